@@ -1,0 +1,102 @@
+"""
+When to write: changes as they arrive become batches for the sink. Pure, no I/O.
+
+The one rule: a batch that will be committed ends with a transaction. It is taken at once when there
+is nothing more to read, so an idle pipeline has the latency of one commit; while the target works,
+more arrives, so the next batch is larger by itself. Only a transaction larger than the limits
+leaves in pieces, which the pipeline writes into one open target transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.change import Change, Commit, Heartbeat, Rows
+
+__all__ = ["Batch", "Batcher", "weigh"]
+
+#: What a row costs in memory beyond its bytes in the log: the tuple and its objects' headers.
+ROW_OVERHEAD_BYTES = 150
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Changes to be applied together; ``end`` is their last ``Commit`` or ``Heartbeat``, None for a
+    piece of a transaction that goes on."""
+
+    changes: list[Change]
+    end: Commit | Heartbeat | None
+    rows: int
+    size: int
+
+
+def weigh(changes: Sequence[Change]) -> tuple[int, int]:
+    """The number of row changes, and the bytes of memory that they take, approximately."""
+    rows = size = 0
+    for change in changes:
+        if type(change) is Rows:
+            images = change.after if change.after is not None else change.before
+            if images is not None:
+                rows += len(images)
+            size += change.size
+    return rows, size + rows * ROW_OVERHEAD_BYTES
+
+
+class Batcher:
+    """Collects changes until a batch is due.
+
+    ``max_rows`` and ``max_bytes`` (as ``weigh`` counts) bound a batch, give or take what one read
+    of the log brought; ``max_age_seconds`` bounds how long the first change of a batch waits while
+    the log never pauses.
+    """
+
+    def __init__(self, max_rows: int, max_bytes: int, max_age_seconds: float) -> None:
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._max_age_seconds = max_age_seconds
+        self._changes: list[Change] = []
+        self._rows = 0
+        self._size = 0
+        self._since = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._changes)
+
+    def add(self, changes: Sequence[Change], rows: int, size: int, now: float) -> None:
+        """Take in what one read brought; ``rows`` and ``size`` as ``weigh`` gives them."""
+        if not self._changes:
+            self._since = now
+        self._changes.extend(changes)
+        self._rows += rows
+        self._size += size
+
+    def clear(self) -> None:
+        """Forget what was collected."""
+        self._changes, self._rows, self._size = [], 0, 0
+
+    def full(self, now: float) -> bool:
+        """Whether a limit is reached, so that a batch is due although more could be read."""
+        return (
+            self._rows >= self._max_rows
+            or self._size >= self._max_bytes
+            or (bool(self._changes) and now - self._since >= self._max_age_seconds)
+        )
+
+    def take(self, now: float) -> Batch | None:
+        """The next batch: up to the last transaction's end; a piece if there is no end in a batch
+        that is full; else None."""
+        for index in range(len(self._changes) - 1, -1, -1):
+            change = self._changes[index]
+            if type(change) is Commit or type(change) is Heartbeat:
+                return self._cut(index + 1, change, now)
+        if self._rows >= self._max_rows or self._size >= self._max_bytes:
+            return self._cut(len(self._changes), None, now)
+        return None
+
+    def _cut(self, count: int, end: Commit | Heartbeat | None, now: float) -> Batch:
+        taken, rest = self._changes[:count], self._changes[count:]
+        left_rows, left_size = weigh(rest)
+        batch = Batch(taken, end, self._rows - left_rows, self._size - left_size)
+        self._changes, self._rows, self._size, self._since = rest, left_rows, left_size, now
+        return batch

@@ -1,0 +1,159 @@
+"""
+Which part of each table has been copied, and what that means for the changes of the stream. Pure.
+
+A chunk is read at some position T, not before S, the position up to which the stream is applied.
+So:
+
+- changes to a table whose copy has not begun are dropped: its first chunk will show them;
+- changes to a table with a key that is being copied are applied again on top of what a chunk may
+  already show; they are idempotent by key, and right once the stream has passed T;
+- a table without a key is copied at one exact position, and the changes up to it are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from engine.change import Begin, Change, Chunk, Rows, SchemaChange, Settled, Truncate
+from engine.checkpoint import TableProgress
+from engine.schema import Table, TableId
+
+__all__ = ["Snapshot"]
+
+Includes = Callable[[str, Begin], bool]
+Reached = Callable[[str, str], bool]
+
+
+class Snapshot:
+    """The tables a pipeline follows, at the version of the last applied change, and how far each
+    one's copy is."""
+
+    def __init__(
+        self, tables: Iterable[Table], progress: Mapping[TableId, TableProgress], includes: Includes
+    ) -> None:
+        self._tables = {table.id: table for table in tables}
+        self._progress = dict(progress)
+        self._includes = includes
+        self._begin: Begin | None = None
+        self._refresh()
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """The followed tables."""
+        return tuple(self._tables.values())
+
+    @property
+    def progress(self) -> Mapping[TableId, TableProgress]:
+        """Each table's progress; the same object as long as nothing has changed."""
+        return self._shown
+
+    @property
+    def settling(self) -> frozenset[TableId]:
+        """The tables whose rows the stream may meet in another state than the log says."""
+        return self._settling
+
+    @property
+    def live(self) -> bool:
+        """Whether all tables are copied and settled, so every change goes through as it is."""
+        return self._live
+
+    def next_table(self) -> Table | None:
+        """The table to copy from now: one that is under way, else the first pending; None: all
+        done.
+        """
+        for state in ("copying", "pending"):
+            for id, progress in self._progress.items():
+                if progress.state == state:
+                    return self._tables[id]
+        return None
+
+    def add(self, table: Table, estimate: int) -> None:
+        """Follow one more table, to be copied from its beginning."""
+        self._tables[table.id] = table
+        self._progress[table.id] = TableProgress(estimate=estimate)
+        self._refresh()
+
+    def copied(self, chunk: Chunk) -> None:
+        """The rows of ``chunk`` are applied; to be committed with them."""
+        progress = self._progress[chunk.table.id]
+        self._progress[chunk.table.id] = progress.copied(
+            len(chunk.rows), chunk.cursor, str(chunk.seen)
+        )
+        self._refresh()
+
+    def restart(self, id: TableId) -> None:
+        """What was copied of the table was rolled back."""
+        self._progress[id] = TableProgress(estimate=self._progress[id].estimate)
+        self._refresh()
+
+    def passed(self, position: str, reached: Reached) -> list[Change]:
+        """The stream is applied up to ``position``: which tables become live by that."""
+        settled: list[Change] = []
+        for id, progress in self._progress.items():
+            if progress.state == "settling" and reached(position, progress.seen or ""):
+                self._progress[id] = progress.settled()
+                settled.append(Settled(self._tables[id]))
+        if settled:
+            self._refresh()
+        return settled
+
+    def admit(self, changes: list[Change]) -> list[Change]:
+        """What of ``changes`` the sink has to apply; follows the changes of schema in them."""
+        if self._live and not any(type(change) is SchemaChange for change in changes):
+            return changes
+        admitted: list[Change] = []
+        for change in changes:
+            if type(change) is Rows or type(change) is Truncate:
+                if self._live or not self._covered(change.table):
+                    admitted.append(change)
+            elif type(change) is SchemaChange:
+                admitted.append(change)
+                admitted.extend(self._follow(change))
+            else:
+                if type(change) is Begin:
+                    self._begin = change
+                admitted.append(change)
+        return admitted
+
+    def _covered(self, table: Table) -> bool:
+        """Whether the table's copy shows, or will show, the current transaction."""
+        progress = self._progress.get(table.id)
+        if progress is None or progress.state == "live":
+            return False
+        if progress.state == "pending":
+            return True
+        if table.key or progress.seen is None or self._begin is None:
+            return False
+        return self._includes(progress.seen, self._begin)
+
+    def _follow(self, change: SchemaChange) -> list[Change]:
+        """Keep track of a table's new version; what the sink has to do besides."""
+        before, after = change.before, change.after
+        progress = TableProgress("live")
+        if before is not None:
+            self._tables.pop(before.id, None)
+            progress = self._progress.pop(before.id, progress)
+        extra: list[Change] = []
+        if after is not None:
+            if before is None:
+                extra.append(Settled(after))
+            elif progress.state == "copying" and _key_names(before) != _key_names(after):
+                progress = TableProgress(estimate=progress.estimate)
+                extra.append(Truncate(after))
+            self._tables[after.id] = after
+            self._progress[after.id] = progress
+        self._refresh()
+        return extra
+
+    def _refresh(self) -> None:
+        self._shown: Mapping[TableId, TableProgress] = dict(self._progress)
+        self._settling = frozenset(
+            id
+            for id, progress in self._progress.items()
+            if progress.state in ("copying", "settling")
+        )
+        self._live = all(progress.state == "live" for progress in self._progress.values())
+
+
+def _key_names(table: Table) -> tuple[str, ...]:
+    return tuple(table.columns[ordinal].name for ordinal in table.key)
