@@ -1,0 +1,23 @@
+-- Runs once, when the MySQL container makes its data directory.
+
+-- What Tailrace needs: read the tables, read the log, see its position.
+GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO tailrace;
+
+-- Something to see.
+USE shop;
+CREATE TABLE customers (
+  id int unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  name varchar(100) NOT NULL,
+  email varchar(200) NOT NULL UNIQUE,
+  created_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP
+);
+CREATE TABLE orders (
+  id int unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  customer_id int unsigned NOT NULL,
+  total decimal(10, 2) NOT NULL,
+  status enum('new', 'paid', 'shipped') NOT NULL DEFAULT 'new',
+  KEY (customer_id)
+);
+INSERT INTO customers (name, email) VALUES
+  ('Ada', 'ada@example.org'), ('Grace', 'grace@example.org'), ('Edsger', 'edsger@example.org');
+INSERT INTO orders (customer_id, total) VALUES (1, 19.90), (1, 5.00), (2, 120.00);

@@ -1,0 +1,168 @@
+"""
+The fixtures that every test shares: database servers, and fresh databases in them.
+
+The idea: each server is started once, when the first test asks for it. By default they are
+private servers (`engine.sandbox`). A person's own servers are used instead where these name them:
+
+    TAILRACE_TEST_MYSQL     mysql://user:password@host:port/       in place of `mysql`
+    TAILRACE_TEST_MARIADB   mysql://user:password@host:port/       in place of `mariadb_10`
+    TAILRACE_TEST_POSTGRES  postgresql://user:password@host:port/postgres  in place of `postgres_15`
+
+Then the other release of the same kind is skipped. These servers need the settings that
+`tailrace check` asks for and a user with all rights; tests make databases of their own there and
+drop them. Tests that stop and start a server are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
+from tests.servers import (
+    STATEMENT_TIMEOUT_SECONDS,
+    AnyServer,
+    ExternalServer,
+    connect_mysql,
+    drop_mysql_database,
+    obtain,
+)
+
+_used: list[AnyServer] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _used:
+        names = ", ".join(f"{server.kind} {server.version}" for server in _used)
+        terminalreporter.write_line(f"database servers: {names}")
+
+
+def _provide(kind: str, start: Callable[[], Server], *, first: bool = True) -> Iterator[AnyServer]:
+    """The person's own server of that kind, or a private one that is stopped at the end."""
+    variable = f"TAILRACE_TEST_{kind.upper()}"
+    url = os.environ.get(variable)
+    if url and not first:
+        pytest.skip(f"{variable} names the one {kind} server to test")
+    if url:
+        external = ExternalServer(kind, url)
+        _used.append(external)
+        yield external
+        return
+    with obtain(start) as server:
+        _used.append(server)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mysql() -> Iterator[AnyServer]:
+    """MySQL 9.7: GTIDs, full row metadata."""
+    yield from _provide("mysql", start_mysql)
+
+
+@pytest.fixture(scope="session")
+def mariadb_10() -> Iterator[AnyServer]:
+    """MariaDB 10.11."""
+    yield from _provide("mariadb", lambda: start_mariadb("10.11"))
+
+
+@pytest.fixture(scope="session")
+def mariadb_11() -> Iterator[AnyServer]:
+    """MariaDB 11.8."""
+    yield from _provide("mariadb", lambda: start_mariadb("11.8"), first=False)
+
+
+@pytest.fixture(scope="session")
+def postgres_15() -> Iterator[AnyServer]:
+    """PostgreSQL 15."""
+    yield from _provide("postgres", lambda: start_postgres("15"))
+
+
+@pytest.fixture(scope="session")
+def postgres_18() -> Iterator[AnyServer]:
+    """PostgreSQL 18."""
+    yield from _provide("postgres", lambda: start_postgres("18"), first=False)
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_15: AnyServer) -> AnyServer:
+    """The PostgreSQL of tests that do not care which."""
+    return postgres_15
+
+
+@pytest.fixture(
+    scope="session",
+    params=["mysql", "mariadb_10", "mariadb_11"],
+    ids=["mysql-9.7", "mariadb-10.11", "mariadb-11.8"],
+)
+def mysql_family(request: pytest.FixtureRequest) -> AnyServer:
+    """Each of the three sources in turn."""
+    server: AnyServer = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture(
+    scope="session", params=["postgres_15", "postgres_18"], ids=["postgres-15", "postgres-18"]
+)
+def postgres_family(request: pytest.FixtureRequest) -> AnyServer:
+    """Each of the two targets in turn."""
+    server: AnyServer = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture
+def fresh_mysql_database() -> Iterator[Callable[[AnyServer], str]]:
+    """A function: server → the name of a new, empty database there, dropped after the test."""
+    made: list[tuple[AnyServer, str]] = []
+
+    def make(server: AnyServer) -> str:
+        name = f"t_{uuid4().hex[:12]}"
+        with connect_mysql(server) as connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4")
+        made.append((server, name))
+        return name
+
+    yield make
+    for server, name in made:
+        drop_mysql_database(server, name)
+
+
+@pytest.fixture
+def fresh_postgres_database() -> Iterator[Callable[[AnyServer], str]]:
+    """A function: server → the URL of a new, empty database there, dropped after the test."""
+    made: list[tuple[AnyServer, str]] = []
+
+    def make(server: AnyServer) -> str:
+        name = f"t_{uuid4().hex[:12]}"
+        _execute(server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        made.append((server, name))
+        return f"{server.url.rpartition('/')[0]}/{name}"
+
+    yield make
+    for server, name in made:
+        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        _execute(server, drop.format(sql.Identifier(name)))
+
+
+def _execute(server: AnyServer, statement: sql.Composed) -> None:
+    timeout = f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
+    with psycopg.connect(server.url, autocommit=True, options=timeout) as connection:
+        connection.execute(statement)
+
+
+@pytest.fixture
+def source_database(mysql: AnyServer, fresh_mysql_database: Callable[[AnyServer], str]) -> str:
+    """The name of a fresh database on `mysql`."""
+    return fresh_mysql_database(mysql)
+
+
+@pytest.fixture
+def target_database(
+    postgres: AnyServer, fresh_postgres_database: Callable[[AnyServer], str]
+) -> str:
+    """The URL of a fresh database on `postgres`."""
+    return fresh_postgres_database(postgres)

@@ -1,0 +1,110 @@
+"""Which changes of the stream a table takes while it is being copied."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from engine.change import Begin, Change, Chunk, Commit, Rows, SchemaChange, Settled, Truncate
+from engine.checkpoint import TableProgress
+from engine.schema import Column, Table, TableId, Type
+from engine.snapshot import Snapshot
+
+ID = Column("id", Type("int32"), "int", nullable=False)
+KEYED = Table(TableId("shop", "keyed"), (ID,), key=(0,))
+BAG = Table(TableId("shop", "bag"), (ID,))
+
+
+def includes(position: str, begin: Begin) -> bool:
+    return int(begin.transaction) <= int(position)
+
+
+def reached(position: str, target: str) -> bool:
+    return int(position) >= int(target)
+
+
+def snapshot(*tables: Table) -> Snapshot:
+    return Snapshot(tables, {table.id: TableProgress() for table in tables}, includes)
+
+
+def insert(table: Table, number: int) -> list[Change]:
+    rows = Rows(table, "insert", None, [(number,)])
+    return [Begin(str(number), str(number - 1), 0.0), rows, Commit(str(number), 0.0)]
+
+
+def changed(changes: list[Change]) -> list[Change]:
+    return [c for c in changes if not isinstance(c, Begin | Commit)]
+
+
+def test_changes_before_the_first_chunk_are_left_to_it() -> None:
+    state = snapshot(KEYED)
+    assert changed(state.admit([*insert(KEYED, 1), Truncate(KEYED)])) == []
+    assert state.settling == frozenset()
+
+
+def test_a_keyed_table_takes_changes_while_it_is_copied_and_settles_at_the_last_chunks_end() -> None:
+    state = snapshot(KEYED)
+    state.copied(Chunk(KEYED, [(1,), (2,)], "[2]", "10"))
+    assert state.next_table() == KEYED
+    assert state.settling == {KEYED.id}
+    assert len(changed(state.admit(insert(KEYED, 5)))) == 1
+    state.copied(Chunk(KEYED, [(3,)], None, "12"))
+    assert state.next_table() is None
+    assert state.progress[KEYED.id].rows == 3
+    assert state.passed("11", reached) == []
+    assert state.passed("12", reached) == [Settled(KEYED)]
+    assert state.live
+
+
+def test_a_table_without_a_key_skips_what_its_copy_shows() -> None:
+    state = snapshot(BAG)
+    state.copied(Chunk(BAG, [(1,)], None, "10"))
+    assert changed(state.admit(insert(BAG, 10))) == []
+    assert len(changed(state.admit(insert(BAG, 11)))) == 1
+
+
+def test_a_transaction_that_arrives_in_pieces_is_skipped_whole() -> None:
+    state = snapshot(BAG)
+    state.copied(Chunk(BAG, [(1,)], None, "10"))
+    begin, rows, commit = insert(BAG, 9)
+    assert state.admit([begin]) == [begin]
+    assert state.admit([rows]) == []
+    assert state.admit([rows, commit]) == [commit]
+
+
+def test_a_table_made_by_the_log_is_live_at_once() -> None:
+    state = snapshot(KEYED)
+    assert state.admit([SchemaChange("", None, BAG)]) == [
+        SchemaChange("", None, BAG),
+        Settled(BAG),
+    ]
+    assert len(changed(state.admit(insert(BAG, 1)))) == 1
+
+
+def test_progress_follows_a_renamed_table_and_goes_with_a_dropped_one() -> None:
+    state = snapshot(KEYED)
+    state.copied(Chunk(KEYED, [(1,)], "[1]", "3"))
+    moved = msgspec.structs.replace(KEYED, id=TableId("shop", "moved"), version=2)
+    state.admit([SchemaChange("", KEYED, moved)])
+    assert state.next_table() == moved
+    assert state.progress[moved.id].cursor == "[1]"
+    state.admit([SchemaChange("", moved, None)])
+    assert state.next_table() is None
+    assert state.progress == {}
+
+
+def test_a_new_key_in_the_middle_of_the_copy_starts_it_again() -> None:
+    state = snapshot(KEYED)
+    state.copied(Chunk(KEYED, [(1,)], "[1]", "3"))
+    other = Column("code", Type("text"), "varchar(5)", nullable=False)
+    after = Table(KEYED.id, (ID, other), key=(1,), version=2)
+    assert state.admit([SchemaChange("", KEYED, after)])[1:] == [Truncate(after)]
+    assert state.progress[KEYED.id].state == "pending"
+
+
+def test_illegal_steps_are_refused() -> None:
+    live = TableProgress("live")
+    with pytest.raises(ValueError, match="takes no chunk"):
+        live.copied(1, None, "1")
+    with pytest.raises(ValueError, match="cannot settle"):
+        live.settled()
