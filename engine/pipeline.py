@@ -326,7 +326,8 @@ class _Session:
             self._open = True
             self._pipeline.rows += sum(applied.rows.values())
             self._metrics.applied(applied)
-            self._metrics.batch(batch.rows, batch.size)
+            transactions = sum(type(change) is Commit for change in changes)
+            self._metrics.batch(batch.rows, batch.size, transactions)
         if batch.end is not None:
             if isinstance(batch.end, Commit) and batch.end.committed_at:
                 self.committed_at = self._pipeline.current_at = batch.end.committed_at

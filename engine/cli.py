@@ -1,0 +1,153 @@
+"""
+The command line: what a person may ask for. The commands themselves are in ``engine.cli_init``,
+``engine.cli_run`` (they move data) and ``engine.cli_look`` (they only look).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from engine.errors import TailraceError
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Tailrace follows the binary log of a MySQL or MariaDB database and keeps a PostgreSQL database the
+same as it: every change, in order, exactly once, with proof.
+
+  tailrace init mysql://repl@old/shop postgresql://tailrace@new/shop   write a configuration
+  tailrace check tailrace.toml      is everything ready? each finding says what to type
+  tailrace run tailrace.toml        copy the tables and follow the log; Ctrl-C drains and commits
+  tailrace status tailrace.toml     how far it is, from another terminal
+  tailrace verify tailrace.toml     compare both sides row by row while changes flow
+  tailrace demo                     all of it on throw-away servers, in a minute
+"""
+EPILOG = """\
+exit status: 0 done, 1 failed, 2 wrong use or configuration, 3 differences found, 4 refused
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status. Errors go to standard error, with their remedy."""
+    options = make_parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except TailraceError as error:
+        show_error(error)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 1
+    except BrokenPipeError:
+        # The reader of our output has gone; keep the interpreter from complaining at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:  # noqa: BLE001 - the one place that may: a fault of ours, shown whole
+        traceback.print_exc()
+        Console(stderr=True).print("[bold red]this is a fault in Tailrace[/], please report it")
+        return 1
+
+
+def show_error(error: TailraceError) -> None:
+    """Print an error and its hint; as a log line where the log is made for machines."""
+    logger = logging.getLogger("tailrace")
+    if logger.handlers:
+        logger.error("stopped", extra={"error": str(error), "hint": error.hint})
+    if not logger.handlers or sys.stderr.isatty():
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        if error.hint:
+            console.print(f"[bold]what to do:[/] {escape(error.hint)}", highlight=False)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from engine import cli_init, cli_look, cli_run
+
+    parser = argparse.ArgumentParser(
+        "tailrace",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], help: str, *, config: bool = True
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=help,
+            description=command.__doc__,
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=command)
+        if config:
+            sub.add_argument("config", type=Path, metavar="CONFIG", help="the TOML configuration")
+        return sub
+
+    init = add("init", cli_init.init, "write a configuration from two URLs", config=False)
+    init.add_argument("source", help="e.g. mysql://repl@legacy:3306/shop")
+    init.add_argument("target", help="e.g. postgresql://tailrace@new:5432/shop")
+    init.add_argument("-o", "--output", type=Path, default=Path("tailrace.toml"), metavar="FILE")
+    init.add_argument("--force", action="store_true", help="replace an existing file")
+
+    check = add("check", cli_look.check, "is everything ready? changes nothing")
+    check.add_argument("--json", action="store_true", help="print findings for machines")
+
+    run = add("run", cli_run.run, "copy the tables and follow the log")
+    run.add_argument(
+        "--until-caught-up",
+        action="store_true",
+        help="stop at the position that the source has now, with every table copied",
+    )
+    run.add_argument(
+        "--metrics-listen", metavar="HOST:PORT", help="serve /metrics, /health and /status"
+    )
+    run.add_argument("--log-format", choices=("text", "json"), help="how to write the log (stderr)")
+    run.add_argument("--no-progress", action="store_true", help="no live view, even in a terminal")
+
+    status = add("status", cli_look.status, "position, lag and the state of each table")
+    status.add_argument("--json", action="store_true", help="print it for machines")
+
+    verify = add("verify", cli_look.verify, "compare both sides row by row while changes flow")
+    verify.add_argument("--json", action="store_true", help="print the whole result for machines")
+    verify.add_argument(
+        "--table", action="append", default=[], metavar="SCHEMA.TABLE", help="only this; repeatable"
+    )
+    verify.add_argument(
+        "--deadline-seconds",
+        type=float,
+        default=60.0,
+        metavar="N",
+        help="how long rows that differ may take to settle (default 60)",
+    )
+
+    tail = add("tail", cli_run.tail, "print the log as change records, a JSON line each")
+    tail.add_argument(
+        "--from",
+        dest="start",
+        default="now",
+        metavar="POSITION",
+        help="now (default), checkpoint (where the target is), or a position's text",
+    )
+    tail.add_argument("--envelope", choices=("plain", "debezium"), default="plain")
+    tail.add_argument("--limit", type=int, default=0, metavar="N", help="end after N records")
+
+    demo = add("demo", cli_run.demo, "everything on throw-away servers, in a minute", config=False)
+    cli_run.add_demo_options(demo)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""
+The commands that move data: ``run``, ``tail`` and ``demo``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from typing import Any
+
+import uvloop
+from rich.console import Console
+from rich.live import Live
+
+from engine import demo as demo_command
+from engine import log
+from engine.cli_wiring import load_settings, make_sink, make_source
+from engine.contract import Source
+from engine.errors import ConfigError, TailraceError
+from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.record import RecordEncoder
+from engine.schema import Table
+from engine.server import StatusServer
+from engine.settings import Settings
+from engine.view import StatusView
+
+__all__ = ["add_demo_options", "demo", "run", "tail"]
+
+#: How often the live view is drawn, and the source asked how much log is left.
+VIEW_SECONDS = 0.25
+BACKLOG_SECONDS = 5.0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Copy every followed table, then follow the log for ever.
+
+    It may be killed at any moment: the next run goes on from the checkpoint in the target and loses
+    or repeats nothing. SIGTERM and Ctrl-C finish what is whole and commit; a second Ctrl-C stops at
+    once, still exact.
+    """
+    settings = load_settings(options.config)
+    log.configure(options.log_format or settings.log.format, settings.log.level)
+    uvloop.run(_run(settings, options))
+    return 0
+
+
+async def _run(settings: Settings, options: argparse.Namespace) -> None:
+    metrics = Metrics(settings.pipeline.name)
+    pipeline = Pipeline(
+        settings.pipeline.name,
+        make_source(settings),
+        make_sink(settings),
+        batch=settings.batch,
+        snapshot=settings.snapshot,
+        retry=settings.retry,
+        metrics=metrics,
+    )
+    work = asyncio.ensure_future(pipeline.run(until_caught_up=options.until_caught_up))
+    _stop_on_signals(pipeline, work)
+    async with AsyncExitStack() as stack:
+        monitor = Monitor(pipeline, metrics)
+        await stack.enter_async_context(monitor.running())
+        if listen := options.metrics_listen or settings.metrics.listen:
+            limit = settings.metrics.max_lag_seconds
+            server = StatusServer(listen, metrics, monitor.status, max_lag_seconds=limit)
+            await stack.enter_async_context(server)
+        if sys.stderr.isatty() and not options.no_progress:
+            await stack.enter_async_context(_live_view(monitor))
+        with suppress(asyncio.CancelledError):
+            await work
+    if work.cancelled():
+        raise KeyboardInterrupt
+
+
+def _stop_on_signals(pipeline: Pipeline, work: asyncio.Future[None]) -> None:
+    """The first signal finishes and commits, a second interrupt stops at once."""
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        if pipeline.stopping.is_set():
+            work.cancel()
+        pipeline.stop()
+
+    loop.add_signal_handler(signal.SIGTERM, pipeline.stop)
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+
+
+class Monitor:
+    """What a running pipeline looks like from outside: the status of ``/status`` and the live view."""
+
+    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+        self._pipeline = pipeline
+        self._metrics = metrics
+        self._backlog: int | None = None
+
+    def status(self) -> dict[str, Any]:
+        """The status as one JSON object."""
+        progress = self._pipeline.progress()
+        return {
+            "pipeline": self._pipeline.name,
+            "state": progress.state,
+            "rows": progress.rows,
+            "copied_rows": progress.copied_rows,
+            "reconnects": progress.reconnects,
+            "position": progress.position,
+            "lag_seconds": progress.lag_seconds,
+            "lag_bytes": self._backlog,
+            "tables": [
+                {"table": str(id), "state": t.state, "rows": t.rows, "estimate": t.estimate}
+                for id, t in sorted(progress.tables.items())
+            ],
+        }
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None, None]:
+        """Ask the source how far behind we are, now and then, and keep the gauges true."""
+        task = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            progress = self._pipeline.progress()
+            if progress.position and progress.state != "connecting":
+                with suppress(TailraceError):
+                    self._backlog = await asyncio.to_thread(
+                        self._pipeline.source.backlog, progress.position
+                    )
+            self._metrics.progress(progress, self._backlog)
+            await asyncio.sleep(BACKLOG_SECONDS if progress.position else VIEW_SECONDS)
+
+
+@asynccontextmanager
+async def _live_view(monitor: Monitor) -> AsyncGenerator[None, None]:
+    """Draw the status in the terminal until the end; log lines scroll above it."""
+    view = StatusView()
+    console = Console(stderr=True)
+
+    async def draw(live: Live) -> None:
+        while True:
+            live.update(view.render(monitor.status()), refresh=True)
+            await asyncio.sleep(VIEW_SECONDS)
+
+    with Live(console=console, auto_refresh=False) as live:
+        task = asyncio.create_task(draw(live))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            live.update(view.render(monitor.status()), refresh=True)
+
+
+def tail(options: argparse.Namespace) -> int:
+    """Print every change to a followed table as a JSON line; writes nothing anywhere.
+
+    The fields are described in docs/records.md. Ctrl-C ends it.
+    """
+    settings = load_settings(options.config)
+    log.configure("text", "warning")
+    source = make_source(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: source.stop())
+    encoder = RecordEncoder(envelope=options.envelope)
+    left = options.limit or sys.maxsize
+    with closing(source):
+        start, tables = asyncio.run(_start_of_tail(settings, source, options.start))
+        for changes in source.stream(start or None, tables):
+            for record in encoder.encode(changes):
+                sys.stdout.buffer.write(record)
+                left -= 1
+                if not left:
+                    return 0
+            sys.stdout.buffer.flush()
+    return 0
+
+
+async def _start_of_tail(
+    settings: Settings, source: Source, start: str
+) -> tuple[str, Sequence[Table]]:
+    """Where to start, and the tables as they are there."""
+    if start != "checkpoint":
+        position = source.position() if start == "now" and source.can_snapshot else start
+        return ("" if start == "now" and not source.can_snapshot else position), source.catalog()
+    state = await make_sink(settings).state()
+    if state is None or state.checkpoint is None:
+        raise ConfigError(
+            "the target holds no checkpoint of this pipeline yet",
+            hint="run the pipeline first, or leave out --from",
+        )
+    return state.checkpoint.position, state.tables
+
+
+def add_demo_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``tailrace demo``."""
+    demo_command.add_options(parser)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Mirror a small live shop database, kill the engine in the middle, prove both sides equal.
+
+    Starts throw-away MySQL and PostgreSQL servers; the first time it downloads them (about 120 MB)
+    into ~/.cache/tailrace, or $TAILRACE_CACHE.
+    """
+    return demo_command.run(options)
