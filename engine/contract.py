@@ -125,6 +125,10 @@ class Source(Protocol):
         """
         ...
 
+    def row_reader(self) -> RowReader:
+        """Plain reads for parity, over a connection of its own; ParityError if there is no such."""
+        ...
+
     def acknowledge(self, position: str) -> None:
         """Everything up to ``position`` is durable in the target; the source may forget it."""
         ...
@@ -186,6 +190,10 @@ class Sink(Protocol):
         """What is stored, without taking the pipeline over or creating anything; None if nothing
         is.
         """
+        ...
+
+    def row_reader(self) -> RowReader:
+        """Plain reads for parity, over a connection of its own; ParityError if there is no such."""
         ...
 
     async def close(self) -> None:

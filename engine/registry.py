@@ -1,0 +1,45 @@
+"""
+From the scheme of a URL to the class that speaks for it, imported only when it is used.
+
+The idea: a registry is plain data, ``scheme → "module:Class"``. Other packages add to it through an
+entry point group of the same form; what ships with Tailrace wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from engine.errors import ConfigError
+
+__all__ = ["known", "load"]
+
+
+def load(scheme: str, shipped: Mapping[str, str], group: str) -> Any:
+    """The class registered for ``scheme``; ConfigError, naming the known ones, if there is none."""
+    if scheme in shipped:
+        module, _, name = shipped[scheme].partition(":")
+        return getattr(import_module(module), name)
+    for entry in entry_points(group=group, name=scheme):
+        try:
+            return entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"the plug-in for '{scheme}:' cannot be loaded: {error}",
+                hint=f"check the entry point {entry.value} of the group {group}",
+            ) from error
+    schemes = known(shipped, group)
+    near = get_close_matches(scheme, schemes, n=1)
+    hint = f"did you mean '{near[0]}:'? " if near else ""
+    raise ConfigError(
+        f"nothing is registered for URLs that begin with '{scheme}:'",
+        hint=f"{hint}known are {', '.join(schemes)}",
+    )
+
+
+def known(shipped: Mapping[str, str], group: str) -> list[str]:
+    """All schemes, in order."""
+    return sorted({*shipped, *(entry.name for entry in entry_points(group=group))})

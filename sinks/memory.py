@@ -1,0 +1,130 @@
+"""
+A target in memory, for tests.
+
+*Guarantee*: exactly once, as long as the process lives. Rows, checkpoint and table versions change
+together at ``commit``, and a second sink on the same store finds them, as after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NoReturn
+
+import msgspec
+
+from engine.change import Change, Row, Rows, SchemaChange, Truncate
+from engine.checkpoint import Checkpoint
+from engine.contents import Contents
+from engine.contract import Applied, Finding, State
+from engine.errors import ApplyError, Fenced, ParityError
+from engine.schema import Table, TableId
+
+__all__ = ["MemorySink", "MemorySinkSettings", "MemoryStore"]
+
+
+class MemorySinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``url``, ``memory:NAME``, names a store of this process; it is made when first used."""
+
+    url: str
+
+
+class MemoryStore:
+    """What survives a sink: rows by table, and the state of each pipeline."""
+
+    named: dict[str, MemoryStore] = {}  # noqa: RUF012 - the stores of this process
+
+    def __init__(self) -> None:
+        self.contents: dict[TableId, Contents] = {}
+        self.states: dict[str, State] = {}
+
+    def rows(self, id: TableId) -> list[Row]:
+        """The committed rows, in key order; those of a bag in order of arrival."""
+        return list(self.contents[id])
+
+
+class MemorySink:
+    """Keeps the rows of each table in a ``MemoryStore``: that of the URL unless one is given."""
+
+    Settings = MemorySinkSettings
+
+    def __init__(
+        self, settings: MemorySinkSettings, pipeline: str, store: MemoryStore | None = None
+    ) -> None:
+        self.store = store or MemoryStore.named.setdefault(settings.url, MemoryStore())
+        self._pipeline = pipeline
+        self._epoch = 0
+        self._open: dict[TableId, Contents] | None = None
+
+    async def check(self, tables: Sequence[Table]) -> list[Finding]:
+        return [Finding("ok", "memory", f"it can hold {len(tables)} tables")]
+
+    async def open(self, epoch: int | None = None) -> State:
+        self._open = None
+        stored = self.store.states.get(self._pipeline, State(0, None, ()))
+        if epoch is None:
+            stored = State(stored.epoch + 1, stored.checkpoint, stored.tables)
+            self.store.states[self._pipeline] = stored
+        elif epoch != stored.epoch:
+            raise Fenced(f"epoch {stored.epoch} has taken over from epoch {epoch}")
+        self._epoch = stored.epoch
+        return stored
+
+    async def apply(self, changes: Sequence[Change], settling: Collection[TableId] = ()) -> Applied:
+        applied = Applied()
+        for change in changes:
+            if isinstance(change, Rows):
+                id = change.table.id
+                drift = self._contents(id).apply(change)
+                kind = (id, change.op)
+                applied.rows[kind] = applied.rows.get(kind, 0) + len(change)
+                if drift and id not in settling and change.op != "read":
+                    applied.drift[id] = applied.drift.get(id, 0) + drift
+            elif isinstance(change, Truncate):
+                self._contents(change.table.id).clear()
+            elif isinstance(change, SchemaChange):
+                self._alter(change)
+        return applied
+
+    async def commit(self, checkpoint: Checkpoint) -> None:
+        newest = self.store.states[self._pipeline].epoch
+        if not self._epoch == checkpoint.epoch == newest:
+            self._open = None
+            raise Fenced(f"epoch {newest} has taken over from epoch {checkpoint.epoch}")
+        self.store.contents = self._transaction()
+        tables = tuple(contents.table for contents in self.store.contents.values())
+        self.store.states[self._pipeline] = State(newest, checkpoint, tables)
+        self._open = None
+
+    async def rollback(self) -> None:
+        self._open = None
+
+    async def state(self) -> State | None:
+        return self.store.states.get(self._pipeline)
+
+    def row_reader(self) -> NoReturn:
+        raise ParityError("a target in memory cannot be compared", hint="read its rows")
+
+    async def close(self) -> None:
+        self._open = None
+
+    def _transaction(self) -> dict[TableId, Contents]:
+        """The open transaction's view of the tables; tables are copied when they are touched."""
+        if self._open is None:
+            self._open = dict(self.store.contents)
+        return self._open
+
+    def _contents(self, id: TableId) -> Contents:
+        """The contents of one table, to be changed in the open transaction."""
+        transaction = self._transaction()
+        if id not in transaction:
+            raise ApplyError("the table was never created", hint="start anew", table=id)
+        if transaction[id] is self.store.contents.get(id):
+            transaction[id] = transaction[id].copy()
+        return transaction[id]
+
+    def _alter(self, change: SchemaChange) -> None:
+        before, after = change.before, change.after
+        old = self._transaction().pop(before.id, None) if before is not None else None
+        if after is not None:
+            new = Contents(after) if old is None else old.altered(after, change.renamed)
+            self._transaction()[after.id] = new

@@ -1,0 +1,236 @@
+"""
+Net effects become statements: few rows one by one in a pipeline, many by COPY and set by set.
+
+The idea: count what each statement has hit. On a table that is settled the counts are known
+beforehand, so a difference is drift: it is counted, and healed where the rows are known whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from psycopg.errors import UniqueViolation
+
+from engine.change import Row
+from engine.compaction import Net
+from engine.contract import Applied
+from engine.schema import Table, TableId
+from sinks.postgres.copy import Encoder, Parameters
+from sinks.postgres.ddl import Naming
+from sinks.postgres.session import Session
+from sinks.postgres.stages import Stages
+from sinks.postgres.statements import Statements
+
+__all__ = ["Applier"]
+
+#: Up to this many rows, statements for single rows are faster than staging.
+FEW_ROWS = 50
+#: After rows were there that had been tried as new, this many nets of the table are not tried.
+CAUTIOUS_NETS = 20
+
+
+class Applier:
+    """Applies nets in the open transaction of a session."""
+
+    def __init__(self, session: Session, naming: Naming) -> None:
+        self._session = session
+        self._naming = naming
+        self._statements: dict[TableId, Statements] = {}
+        self._stages = Stages(session)
+        self._cautious: dict[TableId, int] = {}
+
+    async def apply(self, nets: Sequence[Net], applied: Applied) -> None:
+        """Apply nets of different tables; adds to ``applied`` what was found."""
+        few = [net for net in nets if _is_few(net)]
+        if few:
+            await self._apply_few(few, applied)
+        for net in nets:
+            if not _is_few(net):
+                await self._session.begin()
+                sql = self._sql(net.table)
+                drift = await (
+                    self._many(net, sql, applied) if net.table.key else self._bag(net, sql, applied)
+                )
+                _count_drift(applied, net, drift)
+
+    async def forget(self, id: TableId) -> None:
+        """The table changes its shape: drop, in the open transaction, what was made for it."""
+        self._statements.pop(id, None)
+        self._cautious.pop(id, None)
+        await self._stages.drop(id)
+
+    def settled(self, id: TableId) -> None:
+        """The table's snapshot is done: rows that are new are not there."""
+        self._cautious.pop(id, None)
+
+    def committed(self) -> None:
+        """The transaction is done."""
+        self._stages.committed()
+
+    def rolled_back(self) -> None:
+        """The transaction is undone."""
+        self._stages.rolled_back()
+
+    def reconnected(self) -> None:
+        """The session is a new one, without the old one's temporary tables."""
+        self._stages = Stages(self._session)
+
+    def _sql(self, table: Table) -> Statements:
+        statements = self._statements.get(table.id)
+        if statements is None or statements.table != table:
+            statements = Statements(table, self._naming.sql(table.id))
+            self._statements[table.id] = statements
+        return statements
+
+    # Few rows of several tables, all in one round trip
+
+    async def _apply_few(self, nets: Sequence[Net], applied: Applied) -> None:
+        groups = [(net, self._few(net, self._sql(net.table), applied)) for net in nets]
+        session, table = self._session, nets[0].table.id if len(nets) == 1 else None
+        async with session.guarded(table), session.connection.pipeline():
+            await session.begin()
+            cursors = [
+                [
+                    await session.execute_many(group.query, group.parameters)
+                    for group in groups_of_net
+                ]
+                for _, groups_of_net in groups
+            ]
+        for (net, groups_of_net), its_cursors in zip(groups, cursors, strict=True):
+            drift = 0
+            for group, cursor in zip(groups_of_net, its_cursors, strict=True):
+                missed = len(group.parameters) - cursor.rowcount
+                drift += missed
+                if missed and group.heal and not net.tolerant:
+                    async with session.guarded(net.table.id):
+                        await session.execute_many(group.heal, group.parameters)
+            _count_drift(applied, net, drift)
+
+    def _few(self, net: Net, sql: Statements, applied: Applied) -> list[_Group]:
+        def group(query: str, encoder: Encoder, rows: list[Row], heal: str = "") -> _Group:
+            made = _Group(query, encoder.parameters(rows), heal)
+            _count_replaced(applied, net.table.id, encoder)
+            return made
+
+        groups = []
+        if net.deletes:
+            groups.append(group(sql.delete_one(), sql.keys().encoder, net.deletes))
+        for mask, rows in net.updates.items():
+            if query := sql.update_one(mask):
+                heal = sql.insert_one(None, False) if mask is None else ""
+                groups.append(group(query, sql.rows(mask).encoder, rows, heal))
+        for mask, rows in net.inserts.items():
+            query = sql.insert_one(mask, net.tolerant)
+            heal = sql.insert_one(mask, True)
+            groups.append(group(query, sql.rows(mask).encoder, rows, heal))
+        return groups
+
+    # Many rows of one table; these return how many of them were not as expected
+
+    async def _many(self, net: Net, sql: Statements, applied: Applied) -> int:
+        drift, id = 0, net.table.id
+        if net.deletes:
+            stage = sql.keys()
+            staged = await self._stages.fill(id, stage, net.deletes)
+            _count_replaced(applied, id, stage.encoder)
+            drift += len(net.deletes) - await self._session.work(sql.delete(staged), table=id)
+        merged = ""
+        if net.moves:
+            merged = await self._stages.empty(id, sql.rows(None)._replace(purpose="merged"))
+        for mask, rows in net.moves.items():
+            moving = sql.moves(mask)
+            staged = await self._stages.fill(id, moving, rows)
+            _count_replaced(applied, id, moving.encoder)
+            query = sql.take_out(staged, merged, mask)
+            drift += len(rows) - await self._session.work(query, table=id)
+        for known, rows in net.updates.items():
+            drift += await self._update(sql, known, rows, net.tolerant, applied)
+        if merged:
+            await self._session.work(sql.insert(merged, None, net.tolerant), table=id)
+        for known, rows in net.inserts.items():
+            drift += await self._insert(net, sql, known, rows, applied)
+        return drift
+
+    async def _update(
+        self, sql: Statements, mask: int | None, rows: list[Row], tolerant: bool, applied: Applied
+    ) -> int:
+        id, stage = sql.table.id, sql.rows(mask)
+        staged = await self._stages.fill(id, stage, rows)
+        _count_replaced(applied, id, stage.encoder)
+        query = sql.update(staged, mask)
+        missed = len(rows) - await self._session.work(query, table=id) if query else 0
+        if missed and mask is None and not tolerant:
+            await self._session.work(sql.insert(staged, None, False), table=id)
+        return missed
+
+    async def _insert(
+        self, net: Net, sql: Statements, mask: int | None, rows: list[Row], applied: Applied
+    ) -> int:
+        id, stage = net.table.id, sql.rows(mask)
+        if net.direct and not self._is_cautious(id):
+            copying = self._session.copy(sql.copy(mask), stage.encoder.pieces(rows), table=id)
+            if await self._session.attempt(copying, (UniqueViolation,)):
+                _count_replaced(applied, id, stage.encoder)
+                return 0
+            stage.encoder.take_replaced()
+            self._cautious[id] = CAUTIOUS_NETS
+            rows = _distinct(net.table, rows)
+        staged = await self._stages.fill(id, stage, rows)
+        _count_replaced(applied, id, stage.encoder)
+        present = 0
+        if not net.tolerant:
+            cursor = await self._session.execute(sql.count_present(staged), table=id)
+            (present,) = await cursor.fetchone() or (0,)
+        await self._session.work(sql.insert(staged, mask, True), table=id)
+        return int(present)
+
+    def _is_cautious(self, id: TableId) -> bool:
+        left = self._cautious.get(id, 0)
+        if left:
+            self._cautious[id] = left - 1
+        return left > 0
+
+    async def _bag(self, net: Net, sql: Statements, applied: Applied) -> int:
+        drift, id = 0, net.table.id
+        if net.deletes:
+            stage = sql.rows(None)
+            staged = await self._stages.fill(id, stage, net.deletes)
+            stage.encoder.take_replaced()  # counted when these rows came
+            drift = len(net.deletes) - await self._session.work(sql.take_from_bag(staged), table=id)
+        for mask, rows in net.inserts.items():
+            stage = sql.rows(mask)
+            await self._session.copy(sql.copy(mask), stage.encoder.pieces(rows), table=id)
+            _count_replaced(applied, id, stage.encoder)
+        return drift
+
+
+class _Group(NamedTuple):
+    """Executions of one statement; ``heal`` is what to execute where some hit no row."""
+
+    query: str
+    parameters: list[Parameters]
+    heal: str
+
+
+def _is_few(net: Net) -> bool:
+    return len(net) <= FEW_ROWS and not net.moves and bool(net.table.key or not net.deletes)
+
+
+def _distinct(table: Table, rows: list[Row]) -> list[Row]:
+    """The last row of each key."""
+    last: dict[Any, Row] = {tuple(row[n] for n in table.key): row for row in rows}
+    return list(last.values())
+
+
+def _count_drift(applied: Applied, net: Net, drift: int) -> None:
+    drift += net.anomalies
+    if drift and not net.tolerant:
+        applied.drift[net.table.id] = applied.drift.get(net.table.id, 0) + drift
+
+
+def _count_replaced(applied: Applied, id: TableId, encoder: Encoder) -> None:
+    if encoder.replaced:
+        for (column, reason), count in encoder.take_replaced().items():
+            place = (id, column, reason)
+            applied.replaced[place] = applied.replaced.get(place, 0) + count

@@ -1,0 +1,319 @@
+"""
+Tables of the source as SQL of the target: create, alter, index.
+
+The idea: a change of schema becomes a list of steps. Some are *guards*: queries that must find no
+row, put before a step that would else make the two sides differ. Nothing here runs anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from engine.ddl import (
+    AddColumn,
+    AddIndex,
+    ChangeDefault,
+    ChangeKey,
+    DropColumn,
+    DropIndex,
+    RenameColumn,
+    RenameIndex,
+    RenameTable,
+    Retype,
+    differences,
+)
+from engine.schema import Column, Index, Table, TableId
+from sinks.postgres.conversions import conversion
+from sinks.postgres.defaults import NULL, constant_default, existing_value, implicit_value
+from sinks.postgres.types import MAX_IDENTIFIER_BYTES, column_type, holds_null, quote
+
+__all__ = [
+    "Naming",
+    "Step",
+    "alter_table",
+    "column_definitions",
+    "create_indexes",
+    "create_table",
+    "index_name",
+    "key_constraint",
+]
+
+RECOPY = (
+    "Drop the table on the target and remove it from the pipeline's state, so that it is copied"
+)
+UNINDEXED_KINDS = frozenset({"json", "geometry", "array"})
+
+
+class Naming(NamedTuple):
+    """Where the source's tables are on the target: in one ``schema``, or in those of their
+    names."""
+
+    schema: str = ""
+
+    def place(self, id: TableId) -> tuple[str, str]:
+        """Schema and name on the target."""
+        return (self.schema or id.schema, id.name)
+
+    def sql(self, id: TableId) -> str:
+        """The qualified, quoted name on the target."""
+        return quote(*self.place(id))
+
+
+class Step(NamedTuple):
+    """A statement to be executed; or, where ``refusal`` says why, a query that must find no row."""
+
+    sql: str
+    refusal: str = ""
+
+
+def create_table(table: Table, name: str) -> str:
+    """CREATE TABLE with the key and without secondary indexes; ``name`` is quoted."""
+    parts = column_definitions(table)
+    if table.key:
+        parts.append(key_constraint(table))
+    return f"CREATE TABLE {name} (\n  " + ",\n  ".join(parts) + "\n)"
+
+
+def column_definitions(table: Table) -> list[str]:
+    """Each column with its type, constant default and NOT NULL."""
+    return [_definition(table, ordinal) for ordinal in range(len(table.columns))]
+
+
+def key_constraint(table: Table) -> str:
+    """The PRIMARY KEY clause."""
+    return f"PRIMARY KEY ({', '.join(quote(table.columns[n].name) for n in table.key)})"
+
+
+def create_indexes(table: Table, naming: Naming) -> list[str]:
+    """CREATE INDEX for each secondary index that PostgreSQL can hold and the key does not imply."""
+    return [
+        _create_index(table, index, naming) for index in table.indexes if _indexable(table, index)
+    ]
+
+
+def index_name(table: str, index: str) -> str:
+    """The name of a secondary index on the target, where indexes and tables share one name space
+    per schema: readable, unique, and never longer than an identifier may be."""
+    digest = hashlib.blake2b(f"{table}\0{index}".encode(), digest_size=4).hexdigest()
+    readable = f"{table}_{index}".encode()[: MAX_IDENTIFIER_BYTES - len(digest) - 1]
+    return f"{readable.decode(errors='ignore')}_{digest}"
+
+
+def alter_table(
+    before: Table,
+    after: Table,
+    renamed: Sequence[tuple[str, str]],
+    naming: Naming,
+    *,
+    indexed: bool,
+) -> list[Step]:
+    """The steps from one version to the next.
+
+    ``indexed`` says whether the secondary indexes have been built. A guard that finds a row means
+    that the change cannot be followed exactly.
+    """
+    return list(_Alteration(before, after, renamed, naming, indexed).steps())
+
+
+class _Alteration:
+    """The steps of one change; ``name`` is the table's name at each step."""
+
+    def __init__(
+        self,
+        before: Table,
+        after: Table,
+        renamed: Sequence[tuple[str, str]],
+        naming: Naming,
+        indexed: bool,
+    ) -> None:
+        self.before, self.after, self.naming, self.indexed = before, after, naming, indexed
+        self.found = differences(before, after, renamed)
+        self.names = dict(renamed)
+        self.table = naming.sql(after.id)
+
+    def steps(self) -> Iterator[Step]:
+        for found in self.found:
+            if isinstance(found, RenameTable):
+                yield from self._rename_table()
+        for found in self.found:
+            if isinstance(found, DropIndex) and self.indexed:
+                yield Step(f"DROP INDEX IF EXISTS {self._index(found.index.name)}")
+            elif isinstance(found, ChangeKey) and found.before:
+                yield Step(_drop_key(self.table))
+        for found in self.found:
+            if isinstance(found, DropColumn):
+                yield self._alter(f"DROP COLUMN {quote(found.column.name)}")
+        yield from self._rename_columns()
+        for found in self.found:
+            if isinstance(found, AddColumn):
+                yield from self._add_column(found.column)
+            elif isinstance(found, Retype):
+                yield from self._retype(found)
+            elif isinstance(found, ChangeDefault):
+                yield self._set_default(found.column)
+        yield from self._nullability()
+        yield from self._finish()
+
+    def _alter(self, action: str) -> Step:
+        return Step(f"ALTER TABLE {self.table} {action}")
+
+    def _index(self, name: str) -> str:
+        schema, table = self.naming.place(self.after.id)
+        return quote(schema, index_name(table, name))
+
+    def _rename_table(self) -> Iterator[Step]:
+        schema, name = self.naming.place(self.before.id)
+        new_schema, new_name = self.naming.place(self.after.id)
+        if schema != new_schema:
+            move = f"SET SCHEMA {quote(new_schema)}"
+            yield Step(f"ALTER TABLE {quote(schema, name)} {move}")
+        if name == new_name:
+            return
+        yield Step(f"ALTER TABLE {quote(new_schema, name)} RENAME TO {quote(new_name)}")
+        if self.indexed:
+            for index in filter(lambda index: _indexable(self.before, index), self.before.indexes):
+                old = quote(new_schema, index_name(name, index.name))
+                new = quote(index_name(new_name, index.name))
+                yield Step(f"ALTER INDEX IF EXISTS {old} RENAME TO {new}")
+
+    def _rename_columns(self) -> Iterator[Step]:
+        """Columns may have swapped names, so a name that is still taken is left in two steps."""
+        renames = [found for found in self.found if isinstance(found, RenameColumn)]
+        taken = {found.before for found in renames}
+        late: list[tuple[str, str]] = []
+        for number, found in enumerate(renames):
+            to = found.after
+            if to in taken:
+                to = f"tailrace_{number}"
+                late.append((to, found.after))
+            yield self._alter(f"RENAME COLUMN {quote(found.before)} TO {quote(to)}")
+        for name, to in late:
+            yield self._alter(f"RENAME COLUMN {quote(name)} TO {quote(to)}")
+
+    def _only_if_empty(self, what: str) -> Step:
+        return Step(f"SELECT 1 FROM {self.table} LIMIT 1", what)
+
+    def _add_column(self, column: Column) -> Iterator[Step]:
+        ordinal = self.after.ordinal(column.name)
+        value = existing_value(column)
+        if value is None or ordinal in self.after.key:
+            yield self._only_if_empty(
+                f"the values that the source gave to existing rows in the new column {column.name}"
+                " are not in its log"
+            )
+        default = constant_default(column) or NULL
+        fill = NULL if value is None else value
+        nullable = "" if holds_null(self.after, ordinal) else " NOT NULL"
+        kind = f"{quote(column.name)} {column_type(column)}"
+        if fill == NULL and nullable:
+            yield self._alter(f"ADD COLUMN {kind}{nullable}")
+        else:
+            yield self._alter(f"ADD COLUMN {kind} DEFAULT {fill}{nullable}")
+        if default != fill:
+            yield self._set_default(column)
+
+    def _set_default(self, column: Column) -> Step:
+        default = constant_default(column) or NULL
+        action = "DROP DEFAULT" if default == NULL else f"SET DEFAULT {default}"
+        return self._alter(f"ALTER COLUMN {quote(column.name)} {action}")
+
+    def _retype(self, found: Retype) -> Iterator[Step]:
+        name, kind = quote(found.after.name), column_type(found.after)
+        how = conversion(found.before, found.after)
+        if how is None:
+            yield self._only_if_empty(
+                f"column {found.after.name} changed from {found.before.type} to {found.after.type},"
+                " which PostgreSQL does not convert exactly as the source does"
+            )
+            using = f"NULL::{kind}"
+        else:
+            using = how.using
+        if how is not None and how.guard:
+            yield Step(
+                f"SELECT 1 FROM {self.table} WHERE {how.guard} LIMIT 1",
+                f"column {found.after.name} changed from {found.before.type} to {found.after.type},"
+                " and holds values that the source may have changed by it",
+            )
+        if not using and column_type(found.before) == kind:
+            return
+        yield self._alter(f"ALTER COLUMN {name} DROP DEFAULT")
+        suffix = f" USING {using}" if using else ""
+        yield self._alter(f"ALTER COLUMN {name} TYPE {kind}{suffix}")
+        yield self._set_default(found.after)
+
+    def _nullability(self) -> Iterator[Step]:
+        old = {
+            self.names.get(column.name, column.name): holds_null(self.before, ordinal)
+            for ordinal, column in enumerate(self.before.columns)
+        }
+        for ordinal, column in enumerate(self.after.columns):
+            now = holds_null(self.after, ordinal)
+            if old.get(column.name, now) == now:
+                continue
+            name = quote(column.name)
+            if now:
+                yield self._alter(f"ALTER COLUMN {name} DROP NOT NULL")
+                continue
+            # Outside strict mode the source has turned NULL into the zero of the type.
+            zero = implicit_value(column)
+            if zero is not None and zero != NULL:
+                yield Step(f"UPDATE {self.table} SET {name} = {zero} WHERE {name} IS NULL")
+            yield self._alter(f"ALTER COLUMN {name} SET NOT NULL")
+
+    def _finish(self) -> Iterator[Step]:
+        for found in self.found:
+            if isinstance(found, ChangeKey) and found.after:
+                yield self._alter(f"ADD {key_constraint(self.after)}")
+        if not self.indexed:
+            return
+        for found in self.found:
+            if isinstance(found, RenameIndex):
+                new = quote(index_name(self.naming.place(self.after.id)[1], found.after))
+                old = self._index(found.before)
+                yield Step(f"ALTER INDEX IF EXISTS {old} RENAME TO {new}")
+            elif isinstance(found, AddIndex) and _indexable(self.after, found.index):
+                yield Step(_create_index(self.after, found.index, self.naming))
+
+
+def _definition(table: Table, ordinal: int) -> str:
+    column = table.columns[ordinal]
+    definition = f"{quote(column.name)} {column_type(column)}"
+    default = constant_default(column) or NULL
+    if default != NULL:
+        definition += f" DEFAULT {default}"
+    return definition if holds_null(table, ordinal) else f"{definition} NOT NULL"
+
+
+def _indexable(table: Table, index: Index) -> bool:
+    """Left out: what the key implies, indexes over parts of values (their lengths are not known),
+    and those that only a full-text or spatial index could be."""
+    if index.prefix or (index.unique and set(index.columns) == set(table.key)):
+        return False
+    types = [table.columns[ordinal].type for ordinal in index.columns]
+    if any(type.kind in UNINDEXED_KINDS for type in types):
+        return False
+    return index.unique or all(type.length for type in types if type.kind in ("text", "binary"))
+
+
+def _create_index(table: Table, index: Index, naming: Naming) -> str:
+    columns = ", ".join(quote(table.columns[ordinal].name) for ordinal in index.columns)
+    unique = "UNIQUE " if index.unique else ""
+    name = quote(index_name(naming.place(table.id)[1], index.name))
+    return f"CREATE {unique}INDEX IF NOT EXISTS {name} ON {naming.sql(table.id)} ({columns})"
+
+
+def _drop_key(table: str) -> str:
+    """Drop the primary key under whatever name it has."""
+    regclass = "'" + table.replace("'", "''") + "'::regclass"
+    return f"""DO $tailrace$
+DECLARE its_name name;
+BEGIN
+  FOR its_name IN
+    SELECT conname FROM pg_constraint WHERE conrelid = {regclass} AND contype = 'p'
+  LOOP
+    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', {regclass}, its_name);
+  END LOOP;
+END
+$tailrace$"""

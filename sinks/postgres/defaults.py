@@ -1,0 +1,139 @@
+"""
+A source's default, as SQL text, becomes a PostgreSQL literal.
+
+Why it matters: when a column is added, the source fills the rows that exist with its default (or,
+under NOT NULL without a default, with a zero of its type), and no log holds that. Only constants
+can be followed exactly. MySQL manual, "Data Type Default Values".
+"""
+
+from __future__ import annotations
+
+import re
+
+from engine.schema import Column
+from sinks.postgres.copy import is_date
+from sinks.postgres.types import TEMPORAL, TEXTUAL
+
+__all__ = ["constant_default", "existing_value", "implicit_value", "literal"]
+
+NULL = "NULL"
+
+_STRING = re.compile(r"(?:_\w+\s*|(?:date|time|timestamp)\s*)?'((?:[^'\\]|''|\\.)*)'", re.I | re.S)
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.I)
+_BITS = re.compile(r"b'([01]*)'|0b([01]+)", re.I)
+_BYTES = re.compile(r"x'((?:[0-9a-f]{2})*)'|0x((?:[0-9a-f]{2})+)", re.I)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "Z": "\x1a"}
+
+_NUMERIC = frozenset({"decimal", "float32", "float64"})
+
+
+def literal(text: str) -> str:
+    """A text as an SQL string literal."""
+    return "'" + text.replace("\0", "").replace("'", "''") + "'"
+
+
+def constant_default(column: Column) -> str | None:
+    """The default of new rows as an SQL literal (``NULL`` where there is none); None where it is
+    not a constant, or one that depends on the session that set it."""
+    if column.default is None:
+        return NULL
+    value = _parse(column.default.strip())
+    if value is None:
+        return NULL
+    return _literal_of(column, value) if not isinstance(value, _Expression) else None
+
+
+def existing_value(column: Column) -> str | None:
+    """What the source puts into the rows that exist when it adds the column, as an SQL literal;
+    None where that cannot be known."""
+    if column.generated or "auto_increment" in column.native.lower():
+        return None
+    value = constant_default(column)
+    if value == NULL and not column.nullable and column.default is None:
+        return implicit_value(column)
+    return value
+
+
+def implicit_value(column: Column) -> str | None:
+    """The zero of the column's type, as an SQL literal; None for a type that has none."""
+    kind = column.type.kind
+    if kind in TEMPORAL:
+        return NULL
+    if kind == "enum":
+        return literal(column.type.members[0]) if column.type.members else None
+    if kind == "json":
+        return literal("null")
+    if kind in TEXTUAL:
+        return literal("")
+    if kind == "binary":
+        return _literal_of(column, b"")
+    if kind in ("time", "interval"):
+        return literal("00:00:00")
+    if kind == "uuid":
+        return literal("00000000-0000-0000-0000-000000000000")
+    if kind in ("geometry", "array"):
+        return None
+    return _literal_of(column, "0")
+
+
+class _Expression:
+    """A default that is not a constant."""
+
+
+def _parse(text: str) -> str | bytes | _Expression | None:
+    """A literal of the source's SQL: text, bytes, None for NULL, or what is no constant."""
+    while text.startswith("(") and text.endswith(")"):
+        text = text[1:-1].strip()
+    if text.upper() in ("NULL", ""):
+        return None
+    if text.upper() in ("TRUE", "FALSE"):
+        return "1" if text.upper() == "TRUE" else "0"
+    if found := _STRING.fullmatch(text):
+        return re.sub(r"''|\\(.)", _unescaped, found[1], flags=re.S)
+    if _NUMBER.fullmatch(text):
+        return text
+    if found := _BITS.fullmatch(text):
+        return str(int(found[1] or found[2] or "0", 2))
+    if found := _BYTES.fullmatch(text):
+        return bytes.fromhex(found[1] or found[2] or "")
+    return _Expression()
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    if found[1] is None:
+        return "'"
+    return _ESCAPES.get(found[1], found[1])
+
+
+def _literal_of(column: Column, value: str | bytes) -> str | None:
+    """The constant as a value of the column, None if it cannot be one for certain."""
+    kind = column.type.kind
+    if kind == "binary":
+        data = value if isinstance(value, bytes) else value.encode()
+        if column.native.lower().startswith("binary"):
+            data = data.ljust(column.type.length, b"\0")
+        return literal("\\x" + data.hex())
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace") if kind in TEXTUAL else str(int.from_bytes(value))
+    if kind == "timestamp" and is_date(value[:10]):
+        return None  # read in the time zone of the session that set it
+    if kind in TEMPORAL:
+        return literal(value) if is_date(value[:10]) else NULL
+    if kind in TEXTUAL or kind in ("uuid", "time"):
+        return literal(value)
+    if kind == "interval":
+        return literal(value) if ":" in value else None
+    return _number_of(column, value)
+
+
+def _number_of(column: Column, value: str) -> str | None:
+    kind = column.type.kind
+    if kind in _NUMERIC:
+        return literal(value) if _NUMBER.fullmatch(value) else None
+    if kind in ("geometry", "array") or not re.fullmatch(r"[+-]?\d+", value):
+        return None
+    if kind == "bit":
+        return literal(f"{int(value):0{column.type.length or 1}b}")
+    if kind == "boolean":
+        return "true" if int(value) else "false"
+    return literal(value)

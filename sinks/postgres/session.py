@@ -1,0 +1,301 @@
+"""
+One connection to PostgreSQL: deadlines on every wait, driver errors translated here and only here.
+
+A deadline cuts the socket instead of cancelling the task, so libpq itself reports the connection as
+lost, whatever it was waiting for; a server that is stopped or gone cannot hold the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.pq import TransactionStatus
+
+from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
+from sinks.postgres.settings import PostgresSettings
+
+__all__ = ["Session"]
+
+Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
+
+#: Everything that a person's server or role settings could change about what text means, or that
+#: could end a session that is doing its work. The keepalives let the server notice that we are
+#: gone.
+SESSION_SETTINGS = {
+    "timezone": "'UTC'",
+    "datestyle": "'ISO, YMD'",
+    "intervalstyle": "'postgres'",
+    "bytea_output": "'hex'",
+    "extra_float_digits": "1",
+    "client_encoding": "'UTF8'",
+    "standard_conforming_strings": "on",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "4",
+    "client_min_messages": "'warning'",
+    "work_mem": "'64MB'",
+    "maintenance_work_mem": "'256MB'",
+    "temp_buffers": "'32MB'",
+    "jit": "off",
+}
+
+#: The other side may have mended these by the time of a new attempt.
+_TRANSIENT = (
+    pg.OperationalError,  # lost connections, and resources that have run out (class 53, 57, 58)
+    pg.LockNotAvailable,
+    pg.DeadlockDetected,
+    pg.SerializationFailure,
+    pg.InterfaceError,
+)
+
+
+class Session:
+    """A connection in autocommit mode, on which transactions are begun and ended by hand."""
+
+    def __init__(self, settings: PostgresSettings) -> None:
+        self._settings = settings
+        self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
+        self._begun = False
+        #: Whether triggers and foreign keys of the target are switched off for this session.
+        self.replica_role = False
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self._begun
+
+    @property
+    def connection(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        """The open connection; SinkLost if there is none."""
+        if self._connection is None:
+            raise SinkLost("the connection to PostgreSQL is closed")
+        return self._connection
+
+    async def connect(self) -> None:
+        """Connect anew. Raises ``SinkLost``, or ``SinkError`` for what waiting does not mend."""
+        await self.close()
+        settings = self._settings
+        seconds = settings.timeout_seconds
+        try:
+            self._connection = await psycopg.AsyncConnection.connect(
+                settings.url,
+                autocommit=True,
+                cursor_factory=psycopg.AsyncRawCursor,
+                connect_timeout=max(2, int(seconds)),
+                application_name=settings.application_name,
+                keepalives=1,
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=4,
+                tcp_user_timeout=int(seconds * 1000),
+            )
+        except psycopg.Error as error:
+            raise _connect_error(error) from error
+        self._connection.prepared_max = 500
+        names = {**SESSION_SETTINGS, "lock_timeout": f"'{int(seconds * 1000)}ms'"}
+        await self.execute(";".join(f"SET {name} = {value}" for name, value in names.items()))
+        self.replica_role = await self._switch_off_triggers()
+
+    async def _switch_off_triggers(self) -> bool:
+        try:
+            await self.connection.execute("SET session_replication_role = replica")
+        except pg.InsufficientPrivilege:
+            return False
+        except psycopg.Error as error:
+            raise self._translated(error, None) from error
+        return True
+
+    async def close(self) -> None:
+        """Close the connection if there is one; what was not committed is gone."""
+        connection, self._connection, self._begun = self._connection, None, False
+        if connection is not None:
+            await connection.close()
+
+    # Transactions
+
+    async def begin(self) -> None:
+        """Open a transaction if none is open."""
+        if not self._begun:
+            async with self.guarded():
+                await self.connection.execute("BEGIN")
+            self._begun = True
+
+    async def commit(self) -> None:
+        """Commit. After ``SinkLost`` the outcome is unknown."""
+        async with self.guarded():
+            cursor = await self.connection.execute("COMMIT")
+        self._begun = False
+        if cursor.statusmessage != "COMMIT":
+            raise SinkError("PostgreSQL rolled the transaction back at its COMMIT")
+
+    async def rollback(self) -> None:
+        """Forget the open transaction. A connection that cannot even do that is closed."""
+        if not self._begun:
+            return
+        self._begun = False
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        status = connection.info.transaction_status
+        if status in (TransactionStatus.ACTIVE, TransactionStatus.UNKNOWN):
+            await self.close()
+        elif status != TransactionStatus.IDLE:
+            async with self.guarded():
+                await connection.execute("ROLLBACK")
+
+    # Statements
+
+    async def execute(
+        self, query: str, parameters: Sequence[Any] | None = None, *, table: object = None
+    ) -> Cursor:
+        """One small statement."""
+        async with self.guarded(table):
+            return await self.connection.execute(query, parameters)
+
+    async def execute_many(self, query: str, rows: Sequence[Sequence[Any]]) -> Cursor:
+        """One statement for each row; inside ``guarded``, its row count is known when a surrounding
+        pipeline has ended."""
+        cursor = self.connection.cursor()
+        await cursor.executemany(query, rows)
+        return cursor
+
+    async def work(self, query: str, *, table: object = None) -> int:
+        """One statement that may work on many rows; returns how many."""
+        async with self.guarded(table, self._settings.statement_timeout_seconds):
+            cursor = await self.connection.execute(query)
+        return max(0, cursor.rowcount)
+
+    async def copy(self, query: str, pieces: Iterable[bytes], *, table: object = None) -> int:
+        """COPY … FROM STDIN; returns the number of rows."""
+        async with self.guarded(table, self._settings.statement_timeout_seconds):
+            cursor = self.connection.cursor()
+            async with cursor.copy(query) as copy:
+                for piece in pieces:
+                    await copy.write(piece)
+        return cursor.rowcount
+
+    async def attempt(
+        self, work: Awaitable[int], refusals: tuple[type[psycopg.Error], ...]
+    ) -> bool:
+        """Do ``work`` in a savepoint: False, with nothing changed, after one of these refusals."""
+        await self.execute("SAVEPOINT tailrace")
+        try:
+            await work
+        except TailraceError as error:
+            if not isinstance(error.__cause__, refusals):
+                raise
+            await self.execute("ROLLBACK TO SAVEPOINT tailrace; RELEASE SAVEPOINT tailrace")
+            return False
+        await self.execute("RELEASE SAVEPOINT tailrace")
+        return True
+
+    @asynccontextmanager
+    async def guarded(
+        self, table: object = None, timeout_seconds: float | None = None
+    ) -> AsyncIterator[None]:
+        """A border: inside, a deadline runs and driver errors become ours."""
+        seconds = self._settings.timeout_seconds if timeout_seconds is None else timeout_seconds
+        deadline = asyncio.get_running_loop().call_later(seconds, self._cut)
+        try:
+            yield
+        except psycopg.Error as error:
+            raise self._translated(error, table) from error
+        finally:
+            deadline.cancel()
+
+    def _cut(self) -> None:
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
+
+    def _translated(self, error: psycopg.Error, table: object) -> TailraceError:
+        connection = self._connection
+        if connection is None or connection.closed or connection.broken:
+            return SinkLost(
+                f"the connection to PostgreSQL broke ({_what(error)})",
+                hint="The pipeline reconnects. If it goes on, look into the server's log.",
+                table=table,
+            )
+        if isinstance(error, _TRANSIENT):
+            return SinkLost(
+                f"PostgreSQL could not do it now: {_what(error)}", hint=_hint(error), table=table
+            )
+        message = f"PostgreSQL refused: {_what(error)}"
+        if isinstance(error, pg.InsufficientPrivilege):
+            return SinkError(message, hint=_hint(error), table=table)
+        return ApplyError(message, hint=_hint(error), table=table)
+
+
+def _what(error: psycopg.Error) -> str:
+    """What happened, without a value of a row: those are in a data error's message and details."""
+    diagnosis = error.diag
+    parts = [type(error).__name__]
+    state = diagnosis.sqlstate or ""
+    if diagnosis.message_primary and not state.startswith(("22", "23")):
+        parts.append(diagnosis.message_primary)
+    for label, value in (
+        ("column", diagnosis.column_name or _column_of(diagnosis.context)),
+        ("constraint", diagnosis.constraint_name),
+    ):
+        if value:
+            parts.append(f"{label} {value}")
+    return ", ".join(parts)
+
+
+def _column_of(context: str | None) -> str | None:
+    """COPY names the column in its context: ``COPY t, line 1, column c: "value"``."""
+    found = re.match(r"COPY .*?, line \d+, column (\w+)", context or "")
+    return found[1] if found else None
+
+
+def _hint(error: psycopg.Error) -> str:
+    match error:
+        case pg.LockNotAvailable():
+            return (
+                "Another session holds a lock for longer than timeout_seconds. Find it with"
+                " SELECT pid, application_name, query FROM pg_stat_activity"
+                " WHERE pid = ANY (SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity);"
+            )
+        case pg.InsufficientPrivilege():
+            return "Run `tailrace check`: it lists the rights that are missing."
+        case pg.UniqueViolation():
+            return (
+                "Two rows of the source are one for PostgreSQL, or the target was changed by"
+                " somebody else. Run `tailrace verify` on this table, then copy it again."
+            )
+        case pg.UndefinedTable() | pg.UndefinedColumn():
+            return "The target's table was changed by somebody else. Copy it again."
+    return "Run `tailrace verify` on this table; copy it again if it differs."
+
+
+def _connect_error(error: psycopg.Error) -> SinkError:
+    """The message of libpq names host and user, never the password."""
+    text = " ".join(str(error).split())
+    permanent = (
+        pg.InvalidPassword,
+        pg.InvalidAuthorizationSpecification,
+        pg.InvalidCatalogName,
+        pg.ProgrammingError,
+    )
+    known = ("password authentication failed", "does not exist", "no pg_hba.conf entry")
+    if isinstance(error, permanent) or any(words in text for words in known):
+        return SinkError(
+            f"PostgreSQL refuses the connection: {text}",
+            hint="Correct [sink] url (user, password, database), or pg_hba.conf on the server.",
+        )
+    return SinkLost(
+        f"no connection to PostgreSQL: {text}",
+        hint="Check that the server runs and that host and port in [sink] url are right.",
+    )

@@ -1,0 +1,204 @@
+"""
+The SQL of one table version: every statement that applies rows to it.
+
+The idea: rows are staged by COPY in a temporary table and applied by one statement of each kind.
+Each statement is made when it is first needed and kept with the table version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from engine.compaction import columns_of
+from engine.schema import Table
+from sinks.postgres.copy import Encoder, Field
+from sinks.postgres.types import holds_null, quote
+
+__all__ = ["Stage", "Statements"]
+
+_OLD_KEY = "tailrace_k{}"  # a key column before, in a stage that holds the key after as well
+
+
+class Stage(NamedTuple):
+    """A temporary table: the query that gives its columns their types, and what encodes its
+    rows."""
+
+    purpose: str
+    columns: str
+    query: str
+    encoder: Encoder
+
+
+class Statements:
+    """SQL and encoders for one version of a table; ``name`` is its quoted name on the target.
+
+    A *mask* is one of ``engine.compaction``: the columns that are known, None for all.
+    """
+
+    def __init__(self, table: Table, name: str) -> None:
+        self.table = table
+        self.name = name
+        self._key = [quote(table.columns[n].name) for n in table.key]
+        self._all = ", ".join(quote(column.name) for column in table.columns)
+        # A prepared statement keeps the types of its parameters, so each version has its own.
+        self._mark = f" /* version {table.version} */"
+        self.rows = lru_cache(maxsize=64)(self._rows)
+        self.keys = lru_cache(maxsize=1)(self._keys)
+        self.moves = lru_cache(maxsize=64)(self._moves)
+        self.delete_one = lru_cache(maxsize=1)(self._delete_one)
+        self.update_one = lru_cache(maxsize=64)(self._update_one)
+        self.insert_one = lru_cache(maxsize=64)(self._insert_one)
+
+    # What is staged
+
+    def _rows(self, mask: int | None) -> Stage:
+        """Whole rows, or the columns of a mask."""
+        columns = self._columns(mask)
+        fields = [self._field(n) for n in columns_of(self.table, mask)]
+        return self._stage("rows", columns, columns, fields)
+
+    def _keys(self) -> Stage:
+        """Keys alone, from whole rows."""
+        columns = ", ".join(self._key)
+        return self._stage("keys", columns, columns, [self._field(n) for n in self.table.key])
+
+    def _moves(self, mask: int) -> Stage:
+        """The key before and the columns of a mask after, from joined images."""
+        width = len(self.table.columns)
+        new = [self._field(n, shift=width) for n in columns_of(self.table, mask)]
+        old = [self._field(n) for n in self.table.key]
+        keys = ", ".join(_OLD_KEY.format(n) for n in range(len(old)))
+        query = ", ".join(f"{name} AS {_OLD_KEY.format(n)}" for n, name in enumerate(self._key))
+        known = self._columns(mask)
+        return self._stage("moves", f"{keys}, {known}", f"{query}, {known}", [*old, *new], 2)
+
+    def _stage(
+        self, purpose: str, columns: str, query: str, fields: Sequence[Field], images: int = 1
+    ) -> Stage:
+        encoder = Encoder(self.table.id, fields, images * len(self.table.columns))
+        return Stage(purpose, columns, f"SELECT {query} FROM {self.name}", encoder)
+
+    def _field(self, ordinal: int, shift: int = 0) -> Field:
+        return Field(shift + ordinal, self.table.columns[ordinal], ordinal in self.table.key)
+
+    # What is executed on staged rows; ``stage`` is the temporary table's name
+
+    def copy(self, mask: int | None) -> str:
+        """COPY straight into the table."""
+        return f"COPY {self.name} ({self._columns(mask)}) FROM STDIN"
+
+    def delete(self, stage: str) -> str:
+        """Delete the rows with staged keys."""
+        return f"DELETE FROM {self.name} AS t USING {stage} AS s WHERE {self._same_key()}"
+
+    def update(self, stage: str, mask: int | None) -> str:
+        """Update rows by key; empty if the mask holds nothing but the key."""
+        assignments = ", ".join(f"{name} = s.{name}" for name in self._values(mask))
+        if not assignments:
+            return ""
+        return (
+            f"UPDATE {self.name} AS t SET {assignments} FROM {stage} AS s WHERE {self._same_key()}"
+        )
+
+    def insert(self, stage: str, mask: int | None, replace: bool) -> str:
+        """Insert staged rows; one that is there is replaced (as far as the mask goes), or left."""
+        columns = self._columns(mask)
+        query = f"INSERT INTO {self.name} ({columns}) SELECT {columns} FROM {stage}"
+        return query + self._on_conflict(mask, replace)
+
+    def count_present(self, stage: str) -> str:
+        """How many of the staged rows have a key that is there."""
+        return f"SELECT count(*) FROM {stage} AS s JOIN {self.name} AS t ON {self._same_key()}"
+
+    def take_out(self, stage: str, merged: str, mask: int) -> str:
+        """Delete the rows that move, and keep in ``merged`` what they will be."""
+        known = set(columns_of(self.table, mask))
+        names = [quote(column.name) for column in self.table.columns]
+        merge = ", ".join(f"{'s' if n in known else 't'}.{name}" for n, name in enumerate(names))
+        same = " AND ".join(
+            f"t.{name} = s.{_OLD_KEY.format(n)}" for n, name in enumerate(self._key)
+        )
+        return (
+            f"WITH gone AS (DELETE FROM {self.name} AS t USING {stage} AS s WHERE {same}"
+            f" RETURNING {merge}) INSERT INTO {merged} ({self._all}) SELECT * FROM gone"
+        )
+
+    def take_from_bag(self, stage: str) -> str:
+        """Delete one row for each staged row, equal to it in every column, where there is one."""
+        width = range(len(self.table.columns))
+        values = ", ".join(f"{self._comparable('s', n)} AS c{n}" for n in width)
+        columns = ", ".join(f"c{n}" for n in width)
+        return (
+            f"DELETE FROM {self.name} WHERE ctid = ANY (ARRAY("
+            f"SELECT f.ctid FROM ("
+            f"SELECT t.ctid, w.n, row_number() OVER (PARTITION BY w.i) AS i FROM ("
+            f"SELECT {columns}, count(*) AS n, row_number() OVER () AS i"
+            f" FROM (SELECT {values} FROM {stage} AS s) AS s GROUP BY {columns}) AS w"
+            f" JOIN {self.name} AS t ON {self._same_row()}) AS f WHERE f.i <= f.n))"
+        )
+
+    # What is executed for single rows, with parameters
+
+    def _delete_one(self) -> str:
+        """Delete by key; the parameters are those of ``keys``."""
+        same = " AND ".join(f"{name} = ${n}" for n, name in enumerate(self._key, 1))
+        return f"DELETE FROM {self.name} WHERE {same}{self._mark}"
+
+    def _update_one(self, mask: int | None) -> str:
+        """Update by key; the parameters are those of ``rows``. Empty as ``update``."""
+        places = {n: f"${i}" for i, n in enumerate(columns_of(self.table, mask), 1)}
+        names = {n: quote(self.table.columns[n].name) for n in places}
+        key = self.table.key
+        values = ", ".join(f"{names[n]} = {places[n]}" for n in places if n not in key)
+        same = " AND ".join(f"{names[n]} = {places[n]}" for n in key)
+        return f"UPDATE {self.name} SET {values} WHERE {same}{self._mark}" if values else ""
+
+    def _insert_one(self, mask: int | None, replace: bool) -> str:
+        """Insert one row as ``insert``; the parameters are those of ``rows``."""
+        places = ", ".join(f"${i}" for i in range(1, len(columns_of(self.table, mask)) + 1))
+        query = f"INSERT INTO {self.name} ({self._columns(mask)}) VALUES ({places})"
+        return f"{query}{self._on_conflict(mask, replace)}{self._mark}"
+
+    # Clauses
+
+    def _columns(self, mask: int | None) -> str:
+        names = [self.table.columns[n].name for n in columns_of(self.table, mask)]
+        return ", ".join(map(quote, names))
+
+    def _values(self, mask: int | None) -> list[str]:
+        """The columns of a mask that are not of the key."""
+        known = columns_of(self.table, mask)
+        return [quote(self.table.columns[n].name) for n in known if n not in self.table.key]
+
+    def _same_key(self) -> str:
+        return " AND ".join(f"t.{name} = s.{name}" for name in self._key)
+
+    def _on_conflict(self, mask: int | None, replace: bool) -> str:
+        if not self._key:
+            return ""
+        values = self._values(mask) if replace else []
+        if not values:
+            return f" ON CONFLICT ({', '.join(self._key)}) DO NOTHING"
+        assignments = ", ".join(f"{name} = excluded.{name}" for name in values)
+        return f" ON CONFLICT ({', '.join(self._key)}) DO UPDATE SET {assignments}"
+
+    def _comparable(self, alias: str, ordinal: int) -> str:
+        """A column as a value that has an equality."""
+        column = self.table.columns[ordinal]
+        value = f"{alias}.{quote(column.name)}"
+        return f"{value}::text" if column.type.kind == "json" else value
+
+    def _same_row(self) -> str:
+        """Rows of ``t`` and ``w`` are equal; at least one condition can be hashed."""
+        width = range(len(self.table.columns))
+        theirs = [self._comparable("t", n) for n in width]
+        exact = [f"{theirs[n]} = w.c{n}" for n in width if not holds_null(self.table, n)]
+        loose = [
+            f"{theirs[n]} IS NOT DISTINCT FROM w.c{n}" for n in width if holds_null(self.table, n)
+        ]
+        if not exact:
+            ours = ", ".join(f"w.c{n}" for n in width)
+            exact = [f"ROW({', '.join(theirs)})::text = ROW({ours})::text"]
+        return " AND ".join([*exact, *loose])

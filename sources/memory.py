@@ -1,0 +1,229 @@
+"""
+A scripted source: a small database in memory with a log, for tests.
+
+The idea: a test writes transactions and puts markers between them, and the source behaves as told.
+After ``ABORT`` the connection is lost, once; at ``END`` the log is finished. So a test of resuming
+is ten lines:
+
+    database = MemoryDatabase([[create], [insert, update], ABORT, [delete], END])
+    source = MemorySource(MemorySettings("memory:shop"), database)
+
+Positions count transactions: a stream started at ``"2"`` begins with the third.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from ast import literal_eval
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from enum import Enum
+from itertools import islice
+from typing import ClassVar, NoReturn
+
+import msgspec
+
+from engine.change import Begin, Change, Chunk, Commit, Heartbeat, Row, Rows, SchemaChange, Truncate
+from engine.contents import Contents
+from engine.contract import Finding
+from engine.errors import ParityError, ShapeChanged, SourceError, SourceLost
+from engine.schema import Table, TableId
+
+__all__ = ["ABORT", "END", "Marker", "MemoryDatabase", "MemorySettings", "MemorySource"]
+
+Data = Rows | SchemaChange | Truncate
+
+
+class Marker(Enum):
+    """What may stand in a script between two transactions."""
+
+    ABORT = "the connection is lost here, once"
+    END = "the log is finished here"
+
+
+ABORT = Marker.ABORT
+END = Marker.END
+
+
+class MemorySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``url``, ``memory:NAME``, names a database of this process; it is made when first used. An
+    idle stream shows a heartbeat every ``heartbeat_seconds``. A list that the stream yields holds
+    at most ``changes_per_read`` changes.
+    """
+
+    url: str
+    heartbeat_seconds: float = 0.05
+    changes_per_read: int = 100
+
+
+class MemoryDatabase:
+    """Tables, and the log of their transactions. It may be written to while it is followed."""
+
+    named: ClassVar[dict[str, MemoryDatabase]] = {}
+
+    def __init__(self, script: Iterable[Sequence[Data] | Marker] = ()) -> None:
+        self.contents: dict[TableId, Contents] = {}
+        self.transactions: list[list[Data]] = []
+        self.changed = threading.Condition()
+        self._aborts: set[int] = set()
+        self._end: int | None = None
+        for entry in script:
+            if isinstance(entry, Marker):
+                self.mark(entry)
+            else:
+                self.commit(*entry)
+
+    def load(self, table: Table, rows: Iterable[Row]) -> None:
+        """A table that is there without having been logged."""
+        contents = Contents(table)
+        contents.apply(Rows(table, "read", None, list(rows)))
+        self.contents[table.id] = contents
+
+    def commit(self, *changes: Data) -> str:
+        """Do and log one transaction; returns its position."""
+        with self.changed:
+            for change in changes:
+                self._do(change)
+            self.transactions.append(list(changes))
+            self.changed.notify_all()
+            return str(len(self.transactions))
+
+    def mark(self, marker: Marker) -> None:
+        """Put a marker at the end of the log as it is now."""
+        with self.changed:
+            here = len(self.transactions)
+            if marker is ABORT:
+                self._aborts.add(here)
+            else:
+                self._end = here
+            self.changed.notify_all()
+
+    def aborts_at(self, position: int) -> bool:
+        """Whether the connection is lost here; true once."""
+        if position not in self._aborts:
+            return False
+        self._aborts.remove(position)
+        return True
+
+    def ends_at(self, position: int) -> bool:
+        """Whether the log is finished here."""
+        return self._end is not None and position >= self._end
+
+    def _do(self, change: Data) -> None:
+        if isinstance(change, Rows):
+            self.contents[change.table.id].apply(change)
+        elif isinstance(change, Truncate):
+            self.contents[change.table.id].clear()
+        else:
+            before, after = change.before, change.after
+            old = self.contents.pop(before.id, None) if before is not None else None
+            if after is not None:
+                new = Contents(after) if old is None else old.altered(after, change.renamed)
+                self.contents[after.id] = new
+
+
+class MemorySource:
+    """Follows a ``MemoryDatabase``: that of the URL unless one is given."""
+
+    Settings = MemorySettings
+    can_snapshot = True
+
+    def __init__(self, settings: MemorySettings, database: MemoryDatabase | None = None) -> None:
+        self._settings = settings
+        self.database = database or MemoryDatabase.named.setdefault(settings.url, MemoryDatabase())
+        self._stopped = False
+        self.acknowledged: str | None = None
+
+    def check(self) -> list[Finding]:
+        return [Finding("ok", "memory", f"{len(self.database.contents)} tables")]
+
+    def catalog(self) -> list[Table]:
+        with self.database.changed:
+            contents = self.database.contents
+            return [contents[id].table for id in sorted(contents)]
+
+    def estimate(self, table: Table) -> int:
+        return len(self.database.contents.get(table.id, ()))
+
+    def position(self) -> str:
+        return str(len(self.database.transactions))
+
+    def reached(self, position: str, target: str) -> bool:
+        return int(position or 0) >= int(target or 0)
+
+    def includes(self, position: str, begin: Begin) -> bool:
+        return int(begin.transaction) <= int(position or 0)
+
+    def backlog(self, position: str) -> int | None:
+        behind = self.database.transactions[int(position or 0) :]
+        return sum(change.size for one in behind for change in one if isinstance(change, Rows))
+
+    def stream(self, position: str | None, tables: Iterable[Table]) -> Iterator[list[Change]]:
+        database, here = self.database, int(position or 0)
+        if here > len(database.transactions):
+            raise SourceError(
+                "the position is beyond the log", hint="use the checkpoint's own source"
+            )
+        while not self._stopped:
+            with database.changed:
+                if database.aborts_at(here):
+                    raise SourceLost("the script lost the connection", position=here)
+                if database.ends_at(here):
+                    return
+                if here == len(database.transactions):
+                    database.changed.wait(self._settings.heartbeat_seconds)
+                transaction = database.transactions[here : here + 1]
+            if transaction:
+                yield from self._pieces(here, transaction[0])
+                here += 1
+            elif not self._stopped:
+                yield [Heartbeat(str(here), time.time())]
+
+    def _pieces(self, here: int, transaction: Sequence[Change]) -> Iterator[list[Change]]:
+        """One transaction in its frame, in lists of bounded length."""
+        now = time.time()
+        begin, commit = Begin(str(here + 1), str(here), now), Commit(str(here + 1), now)
+        changes = iter([begin, *transaction, commit])
+        while piece := list(islice(changes, self._settings.changes_per_read)):
+            yield piece
+
+    def chunks(
+        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+    ) -> Generator[Chunk, None, None]:
+        after = None if cursor is None else literal_eval(cursor)
+        whole = None if table.key else self._read(table)
+        while not self._stopped:
+            found, seen = whole or self._read(table)
+            contents = Contents(table)
+            if table.key:
+                left = [row for row in found if after is None or contents.key_of(row) > after]
+            else:
+                left = found[after or 0 :]
+            part = left[:rows]
+            if len(left) <= rows:
+                yield Chunk(table, part, None, seen)
+                return
+            after = contents.key_of(part[-1]) if table.key else (after or 0) + rows
+            yield Chunk(table, part, repr(after), seen)
+
+    def _read(self, table: Table) -> tuple[list[Row], str]:
+        """All rows now, and the position now."""
+        with self.database.changed:
+            live = self.database.contents.get(table.id)
+            if live is None or live.table != table:
+                raise ShapeChanged("the live table has another shape", table=table.id)
+            return list(live), str(len(self.database.transactions))
+
+    def row_reader(self) -> NoReturn:
+        raise ParityError("a source in memory cannot be compared", hint="read its contents")
+
+    def acknowledge(self, position: str) -> None:
+        self.acknowledged = position
+
+    def stop(self) -> None:
+        with self.database.changed:
+            self._stopped = True
+            self.database.changed.notify_all()
+
+    def close(self) -> None:
+        self._stopped = False

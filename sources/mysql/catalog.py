@@ -1,0 +1,168 @@
+"""
+The tables as the server has them now, from ``information_schema``.
+
+A handful of set queries, however many tables there are. What comes out is a ``Table`` exactly as
+the stream's tracking would have it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pymysql.connections import Connection
+
+from engine.schema import Column, Index, Table, TableId
+from sources.mysql.native import INTEGER_KINDS, neutral
+
+__all__ = ["read_catalog", "read_table", "table_estimate"]
+
+_SYSTEM_SCHEMAS = ("information_schema", "mysql", "performance_schema", "sys")
+_TABLES = """
+SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES
+WHERE TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') AND {where}
+"""
+_COLUMNS = """
+SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, COLLATION_NAME,
+    IS_NULLABLE, COLUMN_DEFAULT, EXTRA
+FROM information_schema.COLUMNS WHERE {where}
+ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION
+"""
+_INDEXES = """
+SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART
+FROM information_schema.STATISTICS WHERE INDEX_TYPE IN ('BTREE', 'HASH') AND {where}
+ORDER BY TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX
+"""
+_ESTIMATE = """
+SELECT TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
+"""
+_ONE_TABLE = "TABLE_SCHEMA = %s AND TABLE_NAME = %s"
+_NAME_LISTS = 500  # up to so many tables are asked for by name
+
+
+def read_catalog(connection: Connection[Any], wanted: Callable[[TableId], bool]) -> list[Table]:
+    """The base tables that are wanted, ordered by id; views and the server's own are left out.
+
+    The key is the primary key, else the shortest unique index over whole columns of which none is
+    nullable. Raises pymysql's errors, and SchemaError for a column type that is not known.
+    """
+    systems = ", ".join(f"'{name}'" for name in _SYSTEM_SCHEMAS)
+    where = f"TABLE_SCHEMA NOT IN ({systems})"
+    ids = [
+        id
+        for schema, name in _rows(connection, _TABLES.format(where=where), ())
+        if wanted(id := TableId(schema, name))
+    ]
+    if not ids:
+        return []
+    schemas = sorted({id.schema for id in ids})
+    where, arguments = f"TABLE_SCHEMA IN ({_marks(schemas)})", list(schemas)
+    if len(ids) <= _NAME_LISTS:
+        names = sorted({id.name for id in ids})
+        where += f" AND TABLE_NAME IN ({_marks(names)})"
+        arguments += names
+    return _tables(connection, sorted(ids), where, arguments)
+
+
+def read_table(connection: Connection[Any], id: TableId) -> Table | None:
+    """One table as it is now; None if there is none of that name."""
+    arguments = (id.schema, id.name)
+    if not list(_rows(connection, _TABLES.format(where=_ONE_TABLE), arguments)):
+        return None
+    return _tables(connection, [id], _ONE_TABLE, arguments)[0]
+
+
+def table_estimate(connection: Connection[Any], table: Table) -> int:
+    """About how many rows the table holds, from the server's statistics."""
+    found = list(_rows(connection, _ESTIMATE, (table.id.schema, table.id.name)))
+    return int(found[0][0] or 0) if found else 0
+
+
+def _tables(
+    connection: Connection[Any], ids: Iterable[TableId], where: str, arguments: Iterable[str]
+) -> list[Table]:
+    arguments = tuple(arguments)
+    mariadb = "MariaDB" in _rows(connection, "SELECT VERSION()", ())[0][0]
+    columns: dict[TableId, list[Column]] = defaultdict(list)
+    for schema, name, *column in _rows(connection, _COLUMNS.format(where=where), arguments):
+        columns[TableId(schema, name)].append(_column(mariadb, *column))
+    parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
+    for schema, name, *part in _rows(connection, _INDEXES.format(where=where), arguments):
+        parts[TableId(schema, name)].append(tuple(part))
+    return [_table(id, tuple(columns[id]), parts[id]) for id in ids if columns[id]]
+
+
+def _rows(connection: Connection[Any], query: str, arguments: Iterable[str]) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(query, tuple(arguments))
+        return list(cursor.fetchall())
+
+
+def _marks(values: list[str]) -> str:
+    return ", ".join(["%s"] * len(values))
+
+
+def _column(
+    mariadb: bool,
+    name: str,
+    native: str,
+    charset: str | None,
+    collation: str | None,
+    nullable: str,
+    default: str | None,
+    extra: str,
+) -> Column:
+    if charset:
+        native += f" character set {'utf8mb3' if charset == 'utf8' else charset}"
+        native += f" collate {collation}"
+    extra = extra.upper()
+    generated = "VIRTUAL" in extra or "STORED" in extra or "PERSISTENT" in extra
+    type = neutral(native)
+    if mariadb:
+        default = None if default == "NULL" else default
+    elif default is not None and "DEFAULT_GENERATED" not in extra:
+        default = _as_sql(default, type.kind)
+    return Column(name, type, native, nullable == "YES", default, generated)
+
+
+def _as_sql(default: str, kind: str) -> str:
+    """MySQL shows a constant default without its quotes."""
+    if kind in INTEGER_KINDS or kind in ("float32", "float64", "decimal", "bit", "binary"):
+        return default
+    if kind in ("datetime", "timestamp") and default.upper().startswith("CURRENT_TIMESTAMP"):
+        return default
+    return "'" + default.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _table(id: TableId, columns: tuple[Column, ...], parts: list[tuple[Any, ...]]) -> Table:
+    ordinals = {column.name.lower(): ordinal for ordinal, column in enumerate(columns)}
+    grouped: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    for name, *part in parts:
+        grouped[name].append(tuple(part))
+    primary: tuple[int, ...] = ()
+    indexes = []
+    for name, members in grouped.items():
+        if any(column is None or column.lower() not in ordinals for _, column, _ in members):
+            continue  # over an expression
+        index = Index(
+            name,
+            tuple(ordinals[column.lower()] for _, column, _ in members),
+            unique=not int(members[0][0]),
+            prefix=any(length is not None for _, _, length in members),
+        )
+        if name == "PRIMARY":
+            primary = index.columns
+        else:
+            indexes.append(index)
+    table = Table(id, columns, primary, tuple(indexes))
+    return table if primary else Table(id, columns, _unique_key(table), table.indexes)
+
+
+def _unique_key(table: Table) -> tuple[int, ...]:
+    candidates = [
+        index.columns
+        for index in table.uniques
+        if not any(table.columns[ordinal].nullable for ordinal in index.columns)
+    ]
+    return min(candidates, key=len, default=())

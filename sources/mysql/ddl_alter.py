@@ -1,0 +1,114 @@
+"""
+The table that comes out of an ALTER TABLE. Pure.
+
+As in the server, all clauses of one statement speak of the table as it was before: columns go, are
+changed and renamed by their old names first, then new ones find their place among the new names,
+then indexes follow. What changes rows without the log showing it is refused.
+"""
+
+from __future__ import annotations
+
+from engine.schema import Table
+from sources.mysql.ddl_clauses import FIRST, Alteration, ColumnChange
+from sources.mysql.ddl_columns import Charset, converted, resolve
+from sources.mysql.ddl_draft import Draft, DraftColumn
+from sources.mysql.ddl_keys import KeyDefinition
+
+__all__ = ["Unfollowable", "alter"]
+
+
+class Unfollowable(Exception):
+    """A change of rows or shape that the statement alone does not tell."""
+
+
+def alter(
+    table: Table, change: Alteration, default: Charset, *, ignore: bool = False
+) -> tuple[Table, tuple[tuple[str, str], ...]]:
+    """The table after ``change``, and its columns' old and new names where they differ.
+
+    ``default`` is the charset of a new column if neither the statement nor the other columns tell.
+    Raises Unfollowable, Unreadable and SchemaError.
+    """
+    if change.refused:
+        raise Unfollowable(change.refused)
+    if ignore and _adds_unique(change):
+        raise Unfollowable("may drop rows as duplicates, which the log does not show")
+    draft = Draft.of(table)
+    charset = change.charset.over(draft.charset().over(default))
+    if change.converted:
+        for column in draft.columns:
+            column.column = converted(column.column, charset)
+    renamed = _change_columns(draft, change, charset)
+    if change.primary_dropped:
+        draft.drop_primary()
+    for name in change.dropped_keys:
+        draft.drop_key(name)
+    for old, new in change.renamed_keys:
+        draft.rename_key(old, new)
+    for key in [*_inline_keys(change), *change.keys]:
+        draft.add_key(key)
+    return draft.table(change.name or table.id, table.version + 1), renamed
+
+
+def _adds_unique(change: Alteration) -> bool:
+    keys = [*_inline_keys(change), *change.keys]
+    return any(key.kind in ("primary", "unique") for key in keys)
+
+
+def _inline_keys(change: Alteration) -> list[KeyDefinition]:
+    """The indexes that stand with the definitions of columns."""
+    return [key for column in change.columns for key in column.definition.keys]
+
+
+def _change_columns(
+    draft: Draft, change: Alteration, charset: Charset
+) -> tuple[tuple[str, str], ...]:
+    """All columns as the statement wants them; the old and new names of those that are renamed."""
+    before = {column: column.name for column in draft.columns}
+    # Everything is found by its old name before anything gets a new one.
+    dropped = [
+        draft.find(name) for name, optional in change.dropped if draft.has(name) or not optional
+    ]
+    renames = [(draft.find(old), new) for old, new in change.renamed]
+    columns = [
+        (item, draft.find(item.old) if item.old else None)
+        for item in change.columns
+        if not item.conditional or draft.has(item.old or item.definition.name) == bool(item.old)
+    ]
+    for name, text in change.defaults:
+        draft.find(name).replace(default=text)
+    for column in dropped:
+        draft.drop_column(column)
+    for column, new in renames:
+        column.replace(name=new)
+    placed = [(_changed(item, old, charset), item.after) for item, old in columns]
+    _place(draft, placed)
+    return tuple(
+        (before[column], column.name)
+        for column in draft.columns
+        if before.get(column, column.name) != column.name
+    )
+
+
+def _changed(item: ColumnChange, old: DraftColumn | None, charset: Charset) -> DraftColumn:
+    """The column that a clause makes or changes."""
+    definition = item.definition
+    if definition.generated or (old is None and definition.filled):
+        raise Unfollowable(f"fills a column by {definition.filled}, not shown in the log")
+    column = resolve(definition, charset)
+    if old is None:
+        return DraftColumn(column)
+    old.column = column
+    return old
+
+
+def _place(draft: Draft, placed: list[tuple[DraftColumn, str | None]]) -> None:
+    """Put new columns, and those that move, where they belong, one clause after the other."""
+    columns = draft.columns
+    for column, after in placed:
+        if after is None:
+            columns.extend([column] if column not in columns else [])
+            continue
+        if column in columns:
+            columns.remove(column)
+        columns.insert(0 if after == FIRST else columns.index(draft.find(after)) + 1, column)

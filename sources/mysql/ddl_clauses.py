@@ -1,0 +1,311 @@
+"""
+The clauses of ALTER TABLE, read into one record of what it asks for. Pure.
+
+A clause is known or the statement is unreadable: none is passed over because it looks harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from engine.schema import TableId
+from sources.mysql.ddl_columns import (
+    Charset,
+    ColumnDefinition,
+    read_charset,
+    read_column,
+    read_default,
+)
+from sources.mysql.ddl_dialect import Dialect, read_table_name
+from sources.mysql.ddl_keys import KeyDefinition, at_key, read_key
+from sources.mysql.ddl_tokens import Tokens
+
+__all__ = ["FIRST", "Alteration", "ColumnChange", "read_alteration"]
+
+FIRST: Final = ""
+
+# Clauses and options without any effect on rows or shape.
+_PLAIN_CLAUSES: Final = (
+    ("DISABLE", "KEYS"),
+    ("ENABLE", "KEYS"),
+    ("FORCE",),
+    ("NOWAIT",),
+    ("WITH", "VALIDATION"),
+    ("WITHOUT", "VALIDATION"),
+    ("SECONDARY_LOAD",),
+    ("SECONDARY_UNLOAD",),
+)
+_OPTIONS: Final = (
+    frozenset(("ALGORITHM", "LOCK", "WAIT", "ENGINE", "TYPE", "AUTO_INCREMENT", "COMMENT"))
+    | frozenset(("AVG_ROW_LENGTH", "CHECKSUM", "COMPRESSION", "CONNECTION", "DELAY_KEY_WRITE"))
+    | frozenset(("ENCRYPTION", "INSERT_METHOD", "KEY_BLOCK_SIZE", "MAX_ROWS", "MIN_ROWS"))
+    | frozenset(("PACK_KEYS", "PASSWORD", "ROW_FORMAT", "STORAGE", "STATS_AUTO_RECALC"))
+    | frozenset(("STATS_PERSISTENT", "STATS_SAMPLE_PAGES", "TABLESPACE", "UNION"))
+    | frozenset(("TABLE_CHECKSUM", "PAGE_CHECKSUM", "TRANSACTIONAL", "AUTOEXTEND_SIZE"))
+    | frozenset(("SECONDARY_ENGINE", "ENGINE_ATTRIBUTE", "SECONDARY_ENGINE_ATTRIBUTE", "START"))
+)
+_SAFE_PARTITIONING: Final = (
+    ("ADD", "PARTITION"),
+    ("REORGANIZE", "PARTITION"),
+    ("COALESCE", "PARTITION"),
+    ("ANALYZE", "PARTITION"),
+    ("CHECK", "PARTITION"),
+    ("OPTIMIZE", "PARTITION"),
+    ("REBUILD", "PARTITION"),
+    ("REPAIR", "PARTITION"),
+    ("REMOVE", "PARTITIONING"),
+    ("PARTITION", "BY"),
+)
+_REFUSED: Final = (
+    (("DROP", "PARTITION"), "drops a partition with its rows, which the log does not show"),
+    (("TRUNCATE", "PARTITION"), "empties a partition, which the log does not show"),
+    (("EXCHANGE", "PARTITION"), "exchanges a partition's rows, which the log does not show"),
+    (("CONVERT", "PARTITION"), "moves a partition's rows, which the log does not show"),
+    (("CONVERT", "TABLE"), "moves a table's rows, which the log does not show"),
+    (("DISCARD",), "discards rows, which the log does not show"),
+    (("IMPORT",), "brings rows that the log does not show"),
+    (("ADD", "SYSTEM", "VERSIONING"), "makes a table with history, which cannot be followed"),
+    (("DROP", "SYSTEM", "VERSIONING"), "drops a table's history, which cannot be followed"),
+    (("ADD", "PERIOD", "FOR", "SYSTEM_TIME"), "makes a table with history"),
+    (("WITH", "SYSTEM", "VERSIONING"), "makes a table with history, which cannot be followed"),
+    (("ENGINE", "BLACKHOLE"), "discards rows, which the log does not show"),
+    (("ENGINE", "=", "BLACKHOLE"), "discards rows, which the log does not show"),
+)
+
+
+class ColumnChange(msgspec.Struct, frozen=True):
+    """A column that is added (``old`` empty) or changed; ``after`` is its new place: None for where
+    it is (a new one: last), ``FIRST``, or the column before it."""
+
+    definition: ColumnDefinition
+    old: str = ""
+    after: str | None = None
+    conditional: bool = False
+
+
+class Alteration(msgspec.Struct):
+    """All clauses of one ALTER TABLE, by kind."""
+
+    name: TableId | None = None
+    columns: list[ColumnChange] = msgspec.field(default_factory=list)
+    dropped: list[tuple[str, bool]] = msgspec.field(default_factory=list)
+    renamed: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    defaults: list[tuple[str, str | None]] = msgspec.field(default_factory=list)
+    keys: list[KeyDefinition] = msgspec.field(default_factory=list)
+    dropped_keys: list[str] = msgspec.field(default_factory=list)
+    renamed_keys: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    primary_dropped: bool = False
+    charset: Charset = Charset()
+    converted: bool = False
+    refused: str = ""
+    others: list[TableId] = msgspec.field(default_factory=list)
+
+
+class _Reader:
+    """Reads the clauses of one statement into an ``Alteration``."""
+
+    def __init__(self, tokens: Tokens, schema: str, dialect: Dialect) -> None:
+        self._tokens = tokens
+        self._schema = schema
+        self._dialect = dialect
+        self.found = Alteration()
+        self._verbs: Mapping[str, Callable[[], None]] = {
+            "ADD": self._add,
+            "DROP": self._drop,
+            "CHANGE": self._change,
+            "MODIFY": self._modify,
+            "RENAME": self._rename,
+            "ALTER": self._alter,
+            "CONVERT": self._convert,
+            "ORDER": self._order,
+        }
+
+    def read(self) -> Alteration:
+        tokens = self._tokens
+        while not tokens.ended and not self.found.refused:
+            if self._refuses() or self._repartitions():
+                break
+            if tokens.take(","):
+                continue
+            verb = self._verbs.get(tokens.peek().word)
+            if verb is not None:
+                tokens.next()
+                verb()
+            else:
+                self._option()
+        return self.found
+
+    def _refuses(self) -> bool:
+        tokens = self._tokens
+        for words, reason in _REFUSED:
+            if tokens.at(*words):
+                self.found.refused = reason
+                self._other_tables()
+                return True
+        return False
+
+    def _other_tables(self) -> None:
+        """The tables that a partition is exchanged with or made of."""
+        tokens = self._tokens
+        while not tokens.ended:
+            if tokens.next().word == "TABLE" and not tokens.ended:
+                id = read_table_name(tokens, self._schema, self._dialect)
+                self.found.others.append(id)
+
+    def _repartitions(self) -> bool:
+        tokens = self._tokens
+        if not any(tokens.at(*words) for words in _SAFE_PARTITIONING):
+            return False
+        while not tokens.ended:
+            tokens.skip()
+        return True
+
+    def _option(self) -> None:
+        tokens = self._tokens
+        if any(tokens.take(*words) for words in _PLAIN_CLAUSES):
+            return
+        tokens.take("DEFAULT")
+        charset = read_charset(tokens)
+        if charset is not None:
+            self.found.charset = charset.over(self.found.charset)
+            return
+        directory = tokens.take("DATA", "DIRECTORY") or tokens.take("INDEX", "DIRECTORY")
+        if not directory:
+            assigned = tokens.peek(1).word == "="
+            if not tokens.at_any(_OPTIONS) and not (assigned and tokens.peek().kind == "word"):
+                raise tokens.unreadable()
+            tokens.next()
+        tokens.take("=")
+        tokens.skip()
+
+    def _add(self) -> None:
+        tokens = self._tokens
+        if at_key(tokens):
+            self._add_key()
+            return
+        tokens.take("COLUMN")
+        conditional = tokens.take("IF", "NOT", "EXISTS")
+        if not tokens.take("("):
+            self._add_column(conditional)
+            return
+        while True:
+            if at_key(tokens):
+                self._add_key()
+            else:
+                self._add_column(conditional)
+            if tokens.take(")"):
+                return
+            tokens.expect(",")
+
+    def _add_key(self) -> None:
+        key = read_key(self._tokens)
+        if key is not None:
+            self.found.keys.append(key)
+
+    def _add_column(self, conditional: bool) -> None:
+        definition = read_column(self._tokens, self._tokens.name(), self._dialect)
+        change = ColumnChange(definition, "", self._place(), conditional)
+        self.found.columns.append(change)
+
+    def _place(self) -> str | None:
+        if self._tokens.take("FIRST"):
+            return FIRST
+        return self._tokens.name() if self._tokens.take("AFTER") else None
+
+    def _change(self) -> None:
+        self._tokens.take("COLUMN")
+        conditional = self._tokens.take("IF", "EXISTS")
+        old = self._tokens.name()
+        self._changed(old, self._tokens.name(), conditional)
+
+    def _modify(self) -> None:
+        self._tokens.take("COLUMN")
+        conditional = self._tokens.take("IF", "EXISTS")
+        name = self._tokens.name()
+        self._changed(name, name, conditional)
+
+    def _changed(self, old: str, new: str, conditional: bool) -> None:
+        definition = read_column(self._tokens, new, self._dialect)
+        change = ColumnChange(definition, old, self._place(), conditional)
+        self.found.columns.append(change)
+
+    def _drop(self) -> None:
+        tokens = self._tokens
+        if tokens.take("PRIMARY", "KEY"):
+            self.found.primary_dropped = True
+        elif tokens.take("FOREIGN", "KEY") or tokens.take("CHECK") or tokens.take("PERIOD", "FOR"):
+            tokens.take("IF", "EXISTS")
+            tokens.name()
+        elif tokens.take("INDEX") or tokens.take("KEY") or tokens.take("CONSTRAINT"):
+            # A constraint may be a unique index, a foreign key or a check.
+            tokens.take("IF", "EXISTS")
+            self.found.dropped_keys.append(tokens.name())
+        else:
+            tokens.take("COLUMN")
+            conditional = tokens.take("IF", "EXISTS")
+            self.found.dropped.append((tokens.name(), conditional))
+            tokens.take_any(frozenset(("RESTRICT", "CASCADE")))
+
+    def _rename(self) -> None:
+        tokens = self._tokens
+        if tokens.take("COLUMN"):
+            tokens.take("IF", "EXISTS")
+            old = tokens.name()
+            tokens.expect("TO")
+            self.found.renamed.append((old, tokens.name()))
+        elif tokens.take_any(frozenset(("INDEX", "KEY"))):
+            tokens.take("IF", "EXISTS")
+            old = tokens.name()
+            tokens.expect("TO")
+            self.found.renamed_keys.append((old, tokens.name()))
+        else:
+            tokens.take_any(frozenset(("TO", "AS", "=")))
+            self.found.name = read_table_name(tokens, self._schema, self._dialect)
+
+    def _alter(self) -> None:
+        tokens = self._tokens
+        if tokens.take_any(frozenset(("INDEX", "KEY", "CHECK", "CONSTRAINT"))):
+            tokens.take("IF", "EXISTS")
+            tokens.name()
+            tokens.take("NOT")
+            words = ("VISIBLE", "INVISIBLE", "ENFORCED", "IGNORED")
+            if not tokens.take_any(frozenset(words)):
+                raise tokens.unreadable()
+            return
+        tokens.take("COLUMN")
+        tokens.take("IF", "EXISTS")
+        name = tokens.name()
+        if tokens.take("SET", "DEFAULT"):
+            self.found.defaults.append((name, read_default(tokens)[0]))
+        elif tokens.take("DROP", "DEFAULT"):
+            self.found.defaults.append((name, None))
+        elif not tokens.take("SET", "VISIBLE"):
+            tokens.expect("SET", "INVISIBLE")
+
+    def _convert(self) -> None:
+        tokens = self._tokens
+        tokens.expect("TO")
+        charset = read_charset(tokens) or Charset()
+        collation = read_charset(tokens) or Charset()
+        if charset.name == "default":  # that of the database, which nothing here tells
+            charset = collation
+        if not charset.name and not collation.name:
+            raise tokens.unreadable()
+        self.found.charset = Charset(charset.name or collation.name, collation.collation)
+        self.found.converted = True
+
+    def _order(self) -> None:
+        self._tokens.expect("BY")
+        while True:
+            self._tokens.name()
+            self._tokens.take_any(frozenset(("ASC", "DESC")))
+            if not self._tokens.take(","):
+                return
+
+
+def read_alteration(tokens: Tokens, schema: str, dialect: Dialect) -> Alteration:
+    """The clauses after the name of the table; Unreadable if one is not known."""
+    return _Reader(tokens, schema, dialect).read()

@@ -1,0 +1,377 @@
+"""
+Definitions of columns, as CREATE TABLE and ALTER TABLE spell them. Pure.
+
+Read first, resolved later: what a definition leaves open (the charset above all) is known only when
+the whole statement has been read.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from engine.schema import Column
+from sources.mysql.charset import BYTES_PER_CHARACTER
+from sources.mysql.ddl_dialect import Dialect
+from sources.mysql.ddl_keys import KeyDefinition, read_references
+from sources.mysql.ddl_tokens import Tokens, quote
+from sources.mysql.native import NativeType, neutral, parse_native
+
+__all__ = [
+    "Charset",
+    "ColumnDefinition",
+    "charset_of",
+    "converted",
+    "read_charset",
+    "read_column",
+    "read_default",
+    "resolve",
+]
+
+_CHARACTER: Final = frozenset(
+    ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set")
+)
+_LARGER: Final = {"tinytext": "text", "text": "mediumtext", "mediumtext": "longtext"}
+_LONGEST: Final = {"varchar": "mediumtext", "varbinary": "mediumblob"}
+_TYPE_WORDS: Final = frozenset(
+    ("PRECISION", "VARYING", "CHAR", "CHARACTER", "VARCHAR", "VARCHARACTER", "VARBINARY")
+)
+_TWO_WORD_TYPES: Final = frozenset(("DOUBLE", "NATIONAL", "NCHAR", "CHAR", "CHARACTER", "LONG"))
+_TYPE_ATTRIBUTES: Final = frozenset(("UNSIGNED", "ZEROFILL", "COMPRESSED"))
+_CHARSET_WORDS: Final = {"ASCII": "latin1", "UNICODE": "ucs2", "BYTE": "binary"}
+# Attributes that say nothing about rows: alone, and with a value.
+_FLAGS: Final = frozenset(("SIGNED", "BINARY", "VISIBLE", "INVISIBLE", "ENFORCED", "NOT"))
+_SETTINGS: Final = frozenset(
+    ("COMMENT", "COLUMN_FORMAT", "STORAGE", "SRID", "REF_SYSTEM_ID")
+) | frozenset(("ENGINE_ATTRIBUTE", "SECONDARY_ENGINE_ATTRIBUTE"))
+_TIME_LITERALS: Final = frozenset(("DATE", "TIME", "TIMESTAMP"))
+
+
+class Charset(msgspec.Struct, frozen=True):
+    """A charset and perhaps its collation, each empty where it is not known."""
+
+    name: str = ""
+    collation: str = ""
+
+    def over(self, default: Charset) -> Charset:
+        """This charset, with what it leaves open taken from ``default``."""
+        if not self.name:
+            return Charset(default.name, self.collation or default.collation)
+        if not self.collation and self.name == default.name:
+            return default
+        return self
+
+    def __str__(self) -> str:
+        text = f" character set {self.name}" if self.name else ""
+        return f"{text} collate {self.collation}" if self.collation else text
+
+
+class ColumnDefinition(msgspec.Struct, frozen=True):
+    """A column as a statement spells it.
+
+    ``type`` is the type with its attributes but without charset. ``filled`` says by what the rows
+    that are there get values which the statement does not tell, empty where it does.
+    """
+
+    name: str
+    type: str
+    charset: Charset = Charset()
+    nullable: bool = True
+    default: str | None = None
+    generated: bool = False
+    filled: str = ""
+    primary: bool = False
+    unique: bool = False
+    references: bool = False
+
+    @property
+    def keys(self) -> list[KeyDefinition]:
+        """The indexes that come with the definition."""
+        parts = ((self.name, 0),)
+        primary = [KeyDefinition("primary", "", parts)] * self.primary
+        unique = [KeyDefinition("unique", "", parts)] * self.unique
+        return primary + unique + [KeyDefinition("foreign", "", parts)] * self.references
+
+
+class _Attributes:
+    """What has been read of one column."""
+
+    def __init__(self, type: str) -> None:
+        self.type = type
+        self.charset = ""
+        self.collation = ""
+        self.nullable = True
+        self.default: str | None = None
+        self.generated = False
+        self.filled = ""
+        self.primary = False
+        self.unique = False
+        self.references = False
+
+
+def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition:
+    """The definition that follows a column's name, up to what is no part of it."""
+    found = _Attributes(_read_type(tokens, dialect))
+    if found.type == "serial":
+        found.nullable, found.unique, found.filled = False, True, "numbers of its own"
+    while _read_attribute(tokens, found):
+        pass
+    charset = _charset(found.charset, found.collation)
+    return ColumnDefinition(
+        name,
+        found.type,
+        charset,
+        found.nullable and not found.primary,
+        found.default,
+        found.generated,
+        found.filled,
+        found.primary,
+        found.unique,
+        found.references,
+    )
+
+
+def resolve(definition: ColumnDefinition, default: Charset) -> Column:
+    """The column that the server makes of a definition in a table of that charset.
+
+    SchemaError if the type is no type of MySQL or MariaDB.
+    """
+    parsed = parse_native(definition.type)
+    native = definition.type
+    if parsed.base in _CHARACTER:
+        stated = definition.charset
+        if parsed.charset and not stated.name:
+            stated = Charset(parsed.charset, stated.collation or parsed.collation)
+        native += str(stated.over(default))
+    native = str(_fitting(parse_native(native)))
+    return Column(
+        definition.name,
+        neutral(native),
+        native,
+        definition.nullable,
+        definition.default,
+        definition.generated,
+    )
+
+
+def converted(column: Column, charset: Charset) -> Column:
+    """The column after its table was converted to ``charset``; its values stay."""
+    old = parse_native(column.native)
+    if not old.charset:
+        return column
+    base = old.base
+    if BYTES_PER_CHARACTER.get(charset.name, 1) > BYTES_PER_CHARACTER.get(old.charset, 1):
+        base = _LARGER.get(base, base)
+    new = msgspec.structs.replace(old, base=base, charset=charset.name, collation=charset.collation)
+    native = str(_fitting(parse_native(str(new))))
+    return msgspec.structs.replace(column, type=neutral(native), native=native)
+
+
+def _fitting(native: NativeType) -> NativeType:
+    """What a server that is not strict makes of a type that is too long for a row."""
+    size_bytes = native.length * BYTES_PER_CHARACTER.get(native.charset, 1)
+    if native.base not in _LONGEST or size_bytes < 1 << 16:
+        return native
+    return msgspec.structs.replace(native, base=_LONGEST[native.base], length=0)
+
+
+def _read_type(tokens: Tokens, dialect: Dialect) -> str:
+    if dialect.oracle:
+        raise tokens.unreadable()
+    words = [tokens.peek().word]
+    if tokens.next().kind != "word":
+        raise tokens.unreadable()
+    while words[0] in _TWO_WORD_TYPES and tokens.at_any(_TYPE_WORDS):
+        if tokens.peek(1).word == "SET":  # CHAR CHARACTER SET utf8mb4
+            break
+        words.append(tokens.next().word)
+    name = " ".join(words).lower()
+    if name == "real":
+        name = dialect.real
+    if name == "json" and dialect.mariadb:
+        return "longtext character set utf8mb4 collate utf8mb4_bin"
+    return name + _read_parameters(tokens, members=name in ("enum", "set"))
+
+
+def _read_parameters(tokens: Tokens, *, members: bool) -> str:
+    if not tokens.take("("):
+        return ""
+    parameters: list[str] = []
+    while True:
+        parameters.append(quote(tokens.string()) if members else str(tokens.integer()))
+        if tokens.take(")"):
+            return "(" + ",".join(parameters) + ")"
+        tokens.expect(",")
+
+
+def _read_attribute(tokens: Tokens, found: _Attributes) -> bool:
+    """Take one attribute; whether there was one."""
+    charset = read_charset(tokens)
+    if charset is not None:
+        found.charset, found.collation = (
+            charset.name or found.charset,
+            charset.collation or found.collation,
+        )
+        return True
+    word = tokens.peek().word
+    if word in _TYPE_ATTRIBUTES:
+        found.type += f" {tokens.next().word.lower()}"
+        if word == "COMPRESSED" and tokens.take("="):
+            tokens.next()
+        return True
+    if word in _CHARSET_WORDS:
+        found.charset = _CHARSET_WORDS[tokens.next().word]
+        return True
+    return (
+        _read_value_attribute(tokens, found)
+        or _read_key_attribute(tokens, found)
+        or _read_other_attribute(tokens)
+    )
+
+
+def _read_value_attribute(tokens: Tokens, found: _Attributes) -> bool:
+    if tokens.take("NOT", "NULL"):
+        found.nullable = False
+    elif tokens.take("NULL"):
+        found.nullable = True
+    elif tokens.take("SERIAL", "DEFAULT", "VALUE"):
+        found.nullable, found.unique, found.filled = False, True, "numbers of its own"
+    elif tokens.take("DEFAULT"):
+        found.default, constant = read_default(tokens)
+        found.filled = found.filled if constant else "a default that is computed"
+    elif tokens.take("ON", "UPDATE"):
+        tokens.next()
+        if tokens.at("("):
+            tokens.group()
+    elif tokens.take("AUTO_INCREMENT"):
+        found.nullable, found.filled = False, "numbers of its own"
+    elif tokens.take("GENERATED", "ALWAYS", "AS") or tokens.take("AS"):
+        tokens.group()  # ROW START and ROW END of versioned tables have no parentheses
+        found.generated, found.filled = True, "an expression"
+        tokens.take_any(frozenset(("VIRTUAL", "STORED", "PERSISTENT")))
+    else:
+        return False
+    return True
+
+
+def _read_key_attribute(tokens: Tokens, found: _Attributes) -> bool:
+    if tokens.take("PRIMARY"):
+        tokens.take("KEY")
+        found.primary = True
+    elif tokens.take("UNIQUE"):
+        tokens.take("KEY")
+        found.unique = True
+    elif tokens.take("KEY"):
+        found.primary = True
+    elif tokens.at("REFERENCES"):
+        read_references(tokens)
+        found.references = True
+    elif tokens.at("CONSTRAINT") or tokens.at("CHECK"):
+        if tokens.take("CONSTRAINT") and not tokens.at("CHECK"):
+            tokens.name()
+        tokens.expect("CHECK")
+        tokens.group()
+    else:
+        return False
+    return True
+
+
+def _read_other_attribute(tokens: Tokens) -> bool:
+    word = tokens.peek().word
+    if tokens.take("WITHOUT", "SYSTEM", "VERSIONING") or tokens.take("NOT", "SECONDARY"):
+        return True
+    if word in _FLAGS:
+        tokens.next()
+        return True
+    assigned = tokens.peek(1).word == "="
+    if tokens.peek().kind not in ("word", "name") or not (word in _SETTINGS or assigned):
+        return False
+    tokens.next()
+    tokens.take("=")
+    tokens.next()
+    return True
+
+
+def read_charset(tokens: Tokens) -> Charset | None:
+    """Take ``CHARACTER SET x`` or ``COLLATE x``, with or without an equals sign, if it is there."""
+    words = (("CHARACTER", "SET"), ("CHAR", "SET"), ("CHARSET",))
+    if any(tokens.take(*spelling) for spelling in words):
+        tokens.take("=")
+        return _charset(tokens.next().text.lower(), "")
+    if tokens.take("COLLATE"):
+        tokens.take("=")
+        return _charset("", tokens.next().text.lower())
+    return None
+
+
+def charset_of(name: str) -> Charset:
+    """The charset of that name, or with the collation of that name."""
+    name = name.lower()
+    return _charset("", name) if "_" in name else _charset(name, "")
+
+
+def _charset(name: str, collation: str) -> Charset:
+    collation = collation.replace("utf8_", "utf8mb3_", 1)
+    if collation and not name:
+        head = collation.partition("_")[0]  # MariaDB's uca1400_… fit any charset
+        name = head if head in BYTES_PER_CHARACTER or head == "binary" else ""
+    return Charset("utf8mb3" if name == "utf8" else name, collation)
+
+
+def read_default(tokens: Tokens) -> tuple[str | None, bool]:
+    """The value after ``DEFAULT`` as SQL text (None for NULL), and whether it is a constant.
+
+    A constant text is in single quotes, bits are ``b'101'``.
+    """
+    if tokens.at("("):
+        text = tokens.group()
+        inner = tokens.of(text[1:-1])
+        constant = _read_constant(inner)  # MySQL wants parentheses around the constant of a text
+        return (text, False) if constant is None or not inner.ended else (constant, True)
+    if tokens.take("NULL"):
+        return None, True
+    constant = _read_constant(tokens)
+    if constant is not None:
+        return constant, True
+    start = tokens.peek()
+    if tokens.next().kind != "word":
+        raise tokens.unreadable()
+    call = tokens.group() if tokens.at("(") else ""
+    return start.text + call, False
+
+
+def _read_constant(tokens: Tokens) -> str | None:
+    """Take a literal; None, with nothing taken, if there is none."""
+    sign = "-" if tokens.at("-") else ""
+    if tokens.at_any(frozenset("+-")):
+        tokens.next()
+        if tokens.peek().kind != "number":
+            raise tokens.unreadable()
+    token, following = tokens.peek(), tokens.peek(1)
+    if token.kind == "number":
+        return sign + tokens.next().text
+    if token.kind in ("string", "quoted"):
+        return quote(_read_strings(tokens))
+    if token.word in ("TRUE", "FALSE"):
+        return str(int(tokens.next().word == "TRUE"))
+    if token.kind != "word":
+        return None
+    if token.text.startswith(("0x", "0b")):
+        return tokens.next().text
+    if following.kind not in ("string", "quoted"):
+        return None
+    if token.word in ("X", "B") and following.start == token.end:
+        return f"{tokens.next().word.lower()}'{tokens.string()}'"
+    if token.word in _TIME_LITERALS or token.word == "N" or token.text.startswith("_"):
+        tokens.next()
+        return quote(_read_strings(tokens))
+    return None
+
+
+def _read_strings(tokens: Tokens) -> str:
+    """Take adjacent strings, which are one."""
+    text = tokens.string()
+    while tokens.peek().kind in ("string", "quoted"):
+        text += tokens.string()
+    return text

@@ -1,0 +1,232 @@
+"""
+A table while a statement changes it: columns and indexes that know each other, not ordinals.
+
+A draft is made from a tracked ``Table`` or from nothing, changed by name as the server would, and
+made a ``Table`` again. Names of columns and indexes are compared without regard to case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from engine.schema import Column, Index, Table, TableId
+from sources.mysql.ddl_columns import Charset
+from sources.mysql.ddl_keys import KeyDefinition
+from sources.mysql.ddl_tokens import Unreadable
+from sources.mysql.native import parse_native
+
+__all__ = ["Draft", "DraftColumn"]
+
+
+class DraftColumn:
+    """One column of a draft; indexes hold the object itself, so a new name or type reaches them."""
+
+    def __init__(self, column: Column) -> None:
+        self.column = column
+
+    @property
+    def name(self) -> str:
+        """The name it has now."""
+        return self.column.name
+
+    def replace(self, **fields: Any) -> None:
+        """Give the column other values for some of its fields."""
+        self.column = msgspec.structs.replace(self.column, **fields)
+
+
+class _DraftIndex:
+    def __init__(
+        self, name: str, columns: list[DraftColumn], *, unique: bool, prefix: bool, implied: bool
+    ) -> None:
+        self.name = name
+        self.columns = columns
+        self.unique = unique
+        self.prefix = prefix
+        self.implied = implied  # made by the server for a foreign key
+
+
+class Draft:
+    """A table that is being made or changed."""
+
+    def __init__(self) -> None:
+        self.columns: list[DraftColumn] = []
+        self._primary: list[DraftColumn] = []
+        self._indexes: list[_DraftIndex] = []
+        self._doubtful: list[DraftColumn] = []  # primary key, or only a unique index like it
+        self._key_in_doubt = False
+
+    @classmethod
+    def of(cls, table: Table) -> Draft:
+        """The draft that equals a table."""
+        draft = cls()
+        draft.columns = [DraftColumn(column) for column in table.columns]
+        draft._indexes = [
+            _DraftIndex(
+                index.name,
+                [draft.columns[ordinal] for ordinal in index.columns],
+                unique=index.unique,
+                prefix=index.prefix,
+                implied=False,
+            )
+            for index in table.indexes
+        ]
+        key = [draft.columns[ordinal] for ordinal in table.key]
+        if any(index.columns == table.key for index in table.uniques):
+            draft._doubtful = key
+        else:
+            draft._primary = key
+        return draft
+
+    def add_columns(self, columns: Iterable[Column]) -> None:
+        """Columns at the end."""
+        self.columns.extend(DraftColumn(column) for column in columns)
+
+    def table(self, id: TableId, version: int) -> Table:
+        """The table as it is now; Unreadable if no column is left, or the key is not known."""
+        if not self.columns:
+            raise Unreadable("leaves no column")
+        if self._key_in_doubt and not self._primary:
+            raise Unreadable("drops a unique index, and perhaps the table's key with it")
+        for column in self._primary:
+            column.replace(nullable=False)
+        place = {column: ordinal for ordinal, column in enumerate(self.columns)}
+        columns = tuple(column.column for column in self.columns)
+        self._indexes.sort(key=lambda index: index.name.lower())
+        indexes = tuple(
+            Index(
+                index.name,
+                tuple(place[column] for column in index.columns),
+                unique=index.unique,
+                prefix=index.prefix,
+            )
+            for index in self._indexes
+        )
+        primary = tuple(place[column] for column in self._primary)
+        return Table(id, columns, choose_key(columns, primary, indexes), indexes, version)
+
+    def charset(self) -> Charset:
+        """The charset of the columns of characters; nothing if there are none or they differ."""
+        parsed = [parse_native(column.column.native) for column in self.columns]
+        found = {Charset(native.charset, native.collation) for native in parsed if native.charset}
+        names = {charset.name for charset in found}
+        if len(found) == 1:
+            return found.pop()
+        return Charset(names.pop()) if len(names) == 1 else Charset()
+
+    def find(self, name: str) -> DraftColumn:
+        """The column of that name; Unreadable if there is none."""
+        for column in self.columns:
+            if _same(column.name, name):
+                return column
+        raise Unreadable("names a column that is not known")
+
+    def has(self, name: str) -> bool:
+        """Whether there is a column of that name."""
+        return any(_same(column.name, name) for column in self.columns)
+
+    def drop_column(self, column: DraftColumn) -> None:
+        """The column goes, also from every index; an index goes with its last column."""
+        self.columns.remove(column)
+        self._primary = [other for other in self._primary if other is not column]
+        for index in self._indexes:
+            index.columns = [other for other in index.columns if other is not column]
+        self._indexes = [index for index in self._indexes if index.columns]
+
+    def add_key(self, key: KeyDefinition) -> None:
+        """The index of a definition, as the server makes it.
+
+        Full text, spatial and functional indexes say nothing about rows and are not tracked.
+        """
+        if not key.plain or key.kind == "text":
+            return
+        columns = [self.find(name) for name, _ in key.parts]
+        if key.kind == "primary":
+            self._primary = columns
+            return
+        if key.if_not_exists and self._index(key.name) is not None:
+            return
+        implied = key.kind == "foreign"
+        if implied and self._covered(columns):
+            return
+        if not implied:
+            self._drop_implied(columns)
+        name = key.name or self._free_name(columns[0].name)
+        prefix = any(
+            _is_prefix(column.column, length)
+            for column, (_, length) in zip(columns, key.parts, strict=True)
+        )
+        self._indexes.append(
+            _DraftIndex(name, columns, unique=key.kind == "unique", prefix=prefix, implied=implied)
+        )
+
+    def drop_key(self, name: str) -> None:
+        """The index of that name goes, if it is tracked."""
+        if _same(name, "PRIMARY"):
+            self.drop_primary()
+        index = self._index(name)
+        if index is None:
+            return
+        self._indexes.remove(index)
+        if self._doubtful and index.unique and index.columns == self._doubtful:
+            self._key_in_doubt = not any(
+                other.unique and other.columns == self._doubtful for other in self._indexes
+            )
+
+    def drop_primary(self) -> None:
+        """The primary key goes."""
+        self._primary = self._doubtful = []
+
+    def rename_key(self, old: str, new: str) -> None:
+        """The index ``old`` is called ``new``, if it is tracked."""
+        index = self._index(old)
+        if index is not None:
+            index.name = new
+
+    def _index(self, name: str) -> _DraftIndex | None:
+        return next((index for index in self._indexes if _same(index.name, name)), None)
+
+    def _covered(self, columns: list[DraftColumn]) -> bool:
+        begins = [self._primary, *(index.columns for index in self._indexes if not index.prefix)]
+        return any(begin[: len(columns)] == columns for begin in begins)
+
+    def _drop_implied(self, columns: list[DraftColumn]) -> None:
+        self._indexes = [
+            index
+            for index in self._indexes
+            if not (index.implied and columns[: len(index.columns)] == index.columns)
+        ]
+
+    def _free_name(self, base: str) -> str:
+        name, number = base, 2
+        while _same(name, "PRIMARY") or self._index(name) is not None:
+            name, number = f"{base}_{number}", number + 1
+        return name
+
+
+def choose_key(
+    columns: Sequence[Column], primary: tuple[int, ...], indexes: Iterable[Index]
+) -> tuple[int, ...]:
+    """The ordinals of the columns that identify a row: the primary key, else the shortest unique
+    index over whole columns that cannot be NULL, else none."""
+    if primary:
+        return primary
+    candidates = [
+        index.columns
+        for index in indexes
+        if index.unique
+        and not index.prefix
+        and not any(columns[ordinal].nullable for ordinal in index.columns)
+    ]
+    return min(candidates, key=len, default=())
+
+
+def _is_prefix(column: Column, length: int) -> bool:
+    """Whether an index over ``length`` characters or bytes (0: all) leaves out a part of values."""
+    return bool(length) and length != parse_native(column.native).length
+
+
+def _same(first: str, second: str) -> bool:
+    return first.lower() == second.lower()

@@ -1,0 +1,154 @@
+"""
+Definitions of indexes and constraints, as CREATE and ALTER spell them. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from sources.mysql.ddl_tokens import Tokens
+
+__all__ = ["KeyDefinition", "KeyKind", "at_key", "read_index", "read_key", "read_references"]
+
+KeyKind = Literal["primary", "unique", "index", "text", "foreign"]
+
+_REFERENCE_ACTIONS: Final = (
+    ("RESTRICT",),
+    ("CASCADE",),
+    ("SET", "NULL"),
+    ("SET", "DEFAULT"),
+    ("NO", "ACTION"),
+)
+
+
+class KeyDefinition(msgspec.Struct, frozen=True):
+    """An index as a statement spells it.
+
+    ``parts`` are names of columns with the length of their prefix (0: none), ``plain`` is false
+    where some part is no column. ``name`` is empty where the server has to make one.
+    """
+
+    kind: KeyKind
+    name: str
+    parts: tuple[tuple[str, int], ...]
+    plain: bool = True
+    if_not_exists: bool = False
+
+
+def at_key(tokens: Tokens) -> bool:
+    """Whether an index or a constraint is defined next, not a column."""
+    words = ("PRIMARY", "UNIQUE", "INDEX", "KEY", "FULLTEXT", "SPATIAL", "CONSTRAINT", "FOREIGN")
+    if tokens.at_any(frozenset((*words, "CHECK"))):
+        return True
+    if tokens.at("VECTOR", "(") or tokens.at("PERIOD", "FOR"):
+        return True
+    return tokens.at("VECTOR", "INDEX") or tokens.at("VECTOR", "KEY")
+
+
+def read_key(tokens: Tokens) -> KeyDefinition | None:
+    """Take the definition of an index or a constraint; None for one that has no index."""
+    symbol = ""
+    if tokens.take("CONSTRAINT"):
+        tokens.take("IF", "NOT", "EXISTS")
+        words = frozenset(("PRIMARY", "UNIQUE", "FOREIGN", "CHECK"))
+        if not tokens.at_any(words):
+            symbol = tokens.name()
+    if tokens.take("CHECK"):
+        tokens.group()
+        tokens.take("NOT")
+        tokens.take("ENFORCED")
+        return None
+    if tokens.take("PERIOD", "FOR"):
+        if tokens.at("SYSTEM_TIME"):
+            raise tokens.unreadable()
+        tokens.name()
+        tokens.group()
+        return None
+    if tokens.take("FOREIGN", "KEY"):
+        return _read_foreign_key(tokens, symbol)
+    if tokens.take("PRIMARY", "KEY"):
+        return _read_named(tokens, "primary", symbol)
+    if tokens.take("UNIQUE"):
+        tokens.take_any(frozenset(("INDEX", "KEY")))
+        return _read_named(tokens, "unique", symbol)
+    kind: KeyKind = "index"
+    if tokens.take_any(frozenset(("FULLTEXT", "SPATIAL", "VECTOR"))):
+        kind = "text"
+        tokens.take_any(frozenset(("INDEX", "KEY")))
+    elif not tokens.take_any(frozenset(("INDEX", "KEY"))):
+        raise tokens.unreadable()
+    return _read_named(tokens, kind, symbol)
+
+
+def _read_named(tokens: Tokens, kind: KeyKind, name: str) -> KeyDefinition:
+    """What follows the kind of an index: ``[name] [USING x] (part, …) [options]``."""
+    if_not_exists = tokens.take("IF", "NOT", "EXISTS")
+    if not tokens.at_any(frozenset(("(", "USING", "TYPE"))):
+        name = tokens.name()
+    if tokens.take_any(frozenset(("USING", "TYPE"))):
+        tokens.name()
+    return _read_parts(tokens, kind, name, if_not_exists)
+
+
+def read_index(tokens: Tokens, name: str, *, unique: bool, tracked: bool) -> KeyDefinition:
+    """Take the parts and options of the index that CREATE INDEX makes."""
+    kind: KeyKind = "text" if not tracked else "unique" if unique else "index"
+    return _read_parts(tokens, kind, name, False)
+
+
+def _read_parts(tokens: Tokens, kind: KeyKind, name: str, if_not_exists: bool) -> KeyDefinition:
+    parts, plain = _read_part_list(tokens)
+    _skip_key_options(tokens)
+    return KeyDefinition(kind, name, parts, plain, if_not_exists)
+
+
+def _read_part_list(tokens: Tokens) -> tuple[tuple[tuple[str, int], ...], bool]:
+    tokens.expect("(")
+    parts: list[tuple[str, int]] = []
+    plain = True
+    while True:
+        if tokens.at("("):
+            tokens.group()
+            plain = False
+        else:
+            name, length = tokens.name(), 0
+            if tokens.take("("):
+                length = tokens.integer()
+                tokens.expect(")")
+            parts.append((name, length))
+        tokens.take_any(frozenset(("ASC", "DESC")))
+        if tokens.take("WITHOUT", "OVERLAPS"):
+            plain = False
+        if tokens.take(")"):
+            return tuple(parts), plain
+        tokens.expect(",")
+
+
+def _skip_key_options(tokens: Tokens) -> None:
+    while not (tokens.ended or tokens.at_any(frozenset((",", ")", "ALGORITHM", "LOCK")))):
+        tokens.skip()
+
+
+def _read_foreign_key(tokens: Tokens, symbol: str) -> KeyDefinition:
+    if_not_exists = tokens.take("IF", "NOT", "EXISTS")
+    name = "" if tokens.at("(") else tokens.name()
+    parts, plain = _read_part_list(tokens)
+    read_references(tokens)
+    return KeyDefinition("foreign", symbol or name, parts, plain, if_not_exists)
+
+
+def read_references(tokens: Tokens) -> None:
+    """Take the REFERENCES clause of a foreign key."""
+    tokens.expect("REFERENCES")
+    tokens.name()
+    if tokens.take("."):
+        tokens.name()
+    if tokens.at("("):
+        tokens.group()
+    if tokens.take("MATCH"):
+        tokens.next()
+    while tokens.take("ON", "DELETE") or tokens.take("ON", "UPDATE"):
+        if not any(tokens.take(*action) for action in _REFERENCE_ACTIONS):
+            raise tokens.unreadable()

@@ -1,0 +1,395 @@
+"""
+Statements of the binary log, read as far as they can touch tables. Pure.
+
+What cannot be read is no error here: it may concern nobody. A statement then says so in
+``problem``, or has no tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from engine.schema import TableId
+from sources.mysql.ddl_clauses import Alteration, read_alteration
+from sources.mysql.ddl_columns import Charset, ColumnDefinition, read_charset, read_column
+from sources.mysql.ddl_dialect import Dialect, read_table_name
+from sources.mysql.ddl_keys import KeyDefinition, at_key, read_index, read_key
+from sources.mysql.ddl_tokens import Tokens, Unreadable
+
+__all__ = [
+    "AlterTable",
+    "CreateTable",
+    "DropDatabase",
+    "DropTables",
+    "EmptyTable",
+    "RenameTables",
+    "Statement",
+    "WriteRows",
+    "read_statement",
+]
+
+_HARMLESS: Final = (
+    frozenset(("ANALYZE", "BEGIN", "BINLOG", "CACHE", "CALL", "CHANGE", "CHECK", "CHECKSUM"))
+    | frozenset(("COMMIT", "DEALLOCATE", "DO", "END", "EXECUTE", "FLUSH", "GRANT", "INSTALL"))
+    | frozenset(("KILL", "LOCK", "OPTIMIZE", "PREPARE", "PURGE", "RELEASE", "REPAIR", "RESET"))
+    | frozenset(("REVOKE", "ROLLBACK", "SAVEPOINT", "SELECT", "SET", "SHOW", "START", "STOP"))
+    | frozenset(("UNINSTALL", "UNLOCK", "USE", "XA"))
+)
+_QUERY: Final = frozenset(("SELECT", "AS", "IGNORE", "REPLACE", "WITH", "VALUES", "TABLE", "("))
+_WRITE_OPTIONS: Final = frozenset(
+    ("LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE", "INTO")
+)
+
+
+class Statement(msgspec.Struct, frozen=True):
+    """A statement that may change the rows or the shape of tables.
+
+    ``kind`` is its first words, such as ``ALTER TABLE``. ``tables`` are all that it names as
+    changed; there are none in a statement that is not known.
+    """
+
+    kind: str
+    tables: tuple[TableId, ...] = ()
+
+
+class CreateTable(Statement, frozen=True):
+    """``problem`` says why the columns are not known, empty if they are."""
+
+    if_not_exists: bool = False
+    or_replace: bool = False
+    like: TableId | None = None
+    columns: tuple[ColumnDefinition, ...] = ()
+    keys: tuple[KeyDefinition, ...] = ()
+    charset: Charset = Charset()
+    problem: str = ""
+
+
+class AlterTable(Statement, frozen=True):
+    """The first of ``tables`` is altered; the others are renamed to or lose rows."""
+
+    change: Alteration = msgspec.field(default_factory=Alteration)
+    ignore: bool = False
+    problem: str = ""
+
+
+class RenameTables(Statement, frozen=True):
+    """``pairs`` of old and new names, one after the other."""
+
+    pairs: tuple[tuple[TableId, TableId], ...] = ()
+
+
+class DropTables(Statement, frozen=True):
+    """All of ``tables`` that exist go."""
+
+
+class DropDatabase(Statement, frozen=True):
+    """All tables of ``schema`` go."""
+
+    schema: str = ""
+
+
+class EmptyTable(Statement, frozen=True):
+    """All rows of ``tables`` go."""
+
+
+class WriteRows(Statement, frozen=True):
+    """A change of rows, logged as a statement."""
+
+
+def read_statement(sql: str, schema: str, dialect: Dialect = Dialect()) -> Statement | None:  # noqa: B008
+    """What a statement is; None if it cannot change the rows or the shape of a table.
+
+    ``schema`` is the session's default database. Never raises.
+    """
+    tokens = dialect.tokens(sql)
+    if tokens.take("SET", "STATEMENT"):  # MariaDB: SET STATEMENT variable = value FOR …
+        while not tokens.ended and not tokens.at("FOR"):
+            tokens.next()
+        tokens.take("FOR")
+    verb = tokens.peek().word
+    if tokens.ended or verb in _HARMLESS:
+        return None
+    read = _READERS.get(verb)
+    if read is None:
+        return Statement(verb)
+    tokens.next()
+    try:
+        return read(_Context(tokens, schema, dialect, verb))
+    except Unreadable:
+        return Statement(verb)
+
+
+class _Context(msgspec.Struct, frozen=True):
+    """What every reader gets: the tokens after the first word, and how names are meant."""
+
+    tokens: Tokens
+    schema: str
+    dialect: Dialect
+    verb: str
+
+    def table(self) -> TableId:
+        """Take the name of a table."""
+        return read_table_name(self.tokens, self.schema, self.dialect)
+
+    def tables(self) -> tuple[TableId, ...]:
+        """Take names of tables with commas between."""
+        found = [self.table()]
+        while self.tokens.take(","):
+            found.append(self.table())
+        return tuple(found)
+
+
+def _read_create(context: _Context) -> Statement | None:
+    tokens = context.tokens
+    or_replace = tokens.take("OR", "REPLACE")
+    if tokens.take("TABLE"):
+        return _read_create_table(context, or_replace)
+    tokens.take("ONLINE") or tokens.take("OFFLINE")
+    unique = tokens.take("UNIQUE")
+    other = tokens.take_any(frozenset(("FULLTEXT", "SPATIAL", "VECTOR")))
+    if not tokens.take("INDEX"):
+        return None  # a view, a user, a temporary table …
+    if_not_exists = tokens.take("IF", "NOT", "EXISTS")
+    name = tokens.name()
+    if tokens.take_any(frozenset(("USING", "TYPE"))):
+        tokens.name()
+    tokens.expect("ON")
+    id = context.table()
+    kind = "CREATE INDEX"
+    try:
+        key = read_index(tokens, name, unique=unique, tracked=not other)
+    except Unreadable as error:
+        return AlterTable(kind, (id,), problem=str(error))
+    keys = [msgspec.structs.replace(key, if_not_exists=if_not_exists)]
+    dropped = [name] if or_replace else []
+    return AlterTable(kind, (id,), Alteration(keys=keys, dropped_keys=dropped))
+
+
+def _read_create_table(context: _Context, or_replace: bool) -> Statement | None:
+    tokens = context.tokens
+    if_not_exists = tokens.take("IF", "NOT", "EXISTS")
+    found = CreateTable("CREATE TABLE", (context.table(),), if_not_exists, or_replace)
+    try:
+        return _read_body(context, found)
+    except Unreadable as error:
+        return msgspec.structs.replace(found, problem=str(error))
+
+
+def _read_body(context: _Context, found: CreateTable) -> Statement | None:
+    tokens = context.tokens
+    if tokens.take("LIKE") or tokens.take("(", "LIKE"):
+        return msgspec.structs.replace(found, like=context.table())
+    query = tokens.at("(", "SELECT") or tokens.at("(", "WITH") or tokens.at("(", "(")
+    columns: list[ColumnDefinition] = []
+    keys: list[KeyDefinition] = []
+    if not query and tokens.take("("):
+        _read_definitions(context, columns, keys)
+    charset, problem = Charset(), "" if columns else "does not tell the columns"
+    while not (tokens.ended or tokens.at("PARTITION", "BY")):
+        if tokens.at("SEQUENCE"):
+            return None
+        if tokens.at("WITH", "SYSTEM", "VERSIONING"):
+            raise Unreadable("makes a table with history, which cannot be followed")
+        if tokens.at_any(_QUERY):
+            problem = "takes columns from a query"
+            break
+        charset = _read_option(tokens).over(charset)
+    return msgspec.structs.replace(
+        found, columns=tuple(columns), keys=tuple(keys), charset=charset, problem=problem
+    )
+
+
+def _read_definitions(
+    context: _Context, columns: list[ColumnDefinition], keys: list[KeyDefinition]
+) -> None:
+    tokens = context.tokens
+    while True:
+        if at_key(tokens):
+            key = read_key(tokens)
+            if key is not None:
+                keys.append(key)
+        else:
+            columns.append(read_column(tokens, tokens.name(), context.dialect))
+        if tokens.take(")"):
+            return
+        tokens.expect(",")
+
+
+def _read_option(tokens: Tokens) -> Charset:
+    """Take one option of a table; the charset that it sets."""
+    if tokens.take("DEFAULT") or tokens.take(","):
+        return Charset()
+    charset = read_charset(tokens)
+    if charset is not None:
+        return charset
+    tokens.next()
+    if tokens.take("="):
+        tokens.skip()
+    elif tokens.at("("):
+        tokens.group()
+    return Charset()
+
+
+def _read_alter(context: _Context) -> Statement | None:
+    tokens = context.tokens
+    ignore = False
+    while word := tokens.take_any(frozenset(("ONLINE", "OFFLINE", "IGNORE"))):
+        ignore = ignore or word == "IGNORE"
+    if not tokens.take("TABLE"):
+        return None
+    tokens.take("IF", "EXISTS")
+    id = context.table()
+    kind = "ALTER TABLE"
+    try:
+        change = read_alteration(tokens, context.schema, context.dialect)
+    except Unreadable as error:
+        return AlterTable(kind, (id,), problem=str(error))
+    renamed = () if change.name is None else (change.name,)
+    return AlterTable(kind, (id, *renamed, *change.others), change, ignore)
+
+
+def _read_drop(context: _Context) -> Statement | None:
+    tokens = context.tokens
+    if tokens.take_any(frozenset(("TABLE", "TABLES"))):
+        tokens.take("IF", "EXISTS")
+        return DropTables("DROP TABLE", context.tables())
+    if tokens.take_any(frozenset(("DATABASE", "SCHEMA"))):
+        tokens.take("IF", "EXISTS")
+        name = tokens.name()
+        schema = name.lower() if context.dialect.fold_names else name
+        return DropDatabase("DROP DATABASE", schema=schema)
+    tokens.take("ONLINE") or tokens.take("OFFLINE")
+    if not tokens.take("INDEX"):
+        return None
+    tokens.take("IF", "EXISTS")
+    name = tokens.name()
+    tokens.expect("ON")
+    return AlterTable("DROP INDEX", (context.table(),), Alteration(dropped_keys=[name]))
+
+
+def _read_rename(context: _Context) -> Statement | None:
+    tokens = context.tokens
+    if not tokens.take_any(frozenset(("TABLE", "TABLES"))):
+        return None
+    tokens.take("IF", "EXISTS")
+    pairs: list[tuple[TableId, TableId]] = []
+    while True:
+        old = context.table()
+        if not tokens.take("NOWAIT") and tokens.take("WAIT"):
+            tokens.integer()
+        tokens.expect("TO")
+        pairs.append((old, context.table()))
+        if not tokens.take(","):
+            break
+    ids = tuple(id for pair in pairs for id in pair)
+    return RenameTables("RENAME TABLE", ids, tuple(pairs))
+
+
+def _read_truncate(context: _Context) -> Statement | None:
+    context.tokens.take("TABLE")
+    return EmptyTable("TRUNCATE TABLE", (context.table(),))
+
+
+def _read_insert(context: _Context) -> Statement | None:
+    _skip_write_options(context.tokens)
+    return WriteRows(context.verb, (context.table(),))
+
+
+def _read_update(context: _Context) -> Statement | None:
+    _skip_write_options(context.tokens)
+    return WriteRows(context.verb, _read_references(context, frozenset(("SET",))))
+
+
+def _read_delete(context: _Context) -> Statement | None:
+    tokens = context.tokens
+    _skip_write_options(tokens)
+    listed = not tokens.take("FROM")
+    ids: tuple[TableId, ...] = (_read_reference(context),)
+    if tokens.ended and not listed:  # how the emptying of MEMORY tables is logged
+        return EmptyTable(context.verb, ids)
+    ids += _read_references(context, frozenset(("FROM", "USING", "WHERE")), expected=False)
+    if tokens.take("FROM") or tokens.take("USING"):
+        ids += _read_references(context, frozenset(("WHERE",)))
+    return WriteRows(context.verb, ids)
+
+
+def _read_load(context: _Context) -> Statement | None:
+    tokens = context.tokens
+    if tokens.at("INDEX"):
+        return None
+    while not tokens.ended:
+        if tokens.take("INTO", "TABLE"):
+            return WriteRows("LOAD DATA", (context.table(),))
+        tokens.next()
+    return Statement(context.verb)
+
+
+def _read_with(context: _Context) -> Statement | None:
+    """A common table expression before a change of rows."""
+    tokens = context.tokens
+    while not tokens.ended:
+        verb = tokens.peek().word
+        if verb in ("UPDATE", "DELETE"):
+            tokens.next()
+            read = _READERS[verb]
+            return read(_Context(tokens, context.schema, context.dialect, verb))
+        if verb == "SELECT":
+            return None
+        tokens.skip()
+    return Statement(context.verb)
+
+
+def _skip_write_options(tokens: Tokens) -> None:
+    while tokens.take_any(_WRITE_OPTIONS):
+        pass
+
+
+def _read_references(
+    context: _Context, ends: frozenset[str], *, expected: bool = True
+) -> tuple[TableId, ...]:
+    """The tables of a list with commas and joins, up to one of the words ``ends``; ``expected``
+    says whether it starts with one."""
+    tokens = context.tokens
+    found: list[TableId] = []
+    while not (tokens.ended or tokens.at_any(ends)):
+        if tokens.at("(", "SELECT") or (tokens.at("(") and not expected):
+            tokens.group()
+            expected = False
+        elif expected:
+            if not tokens.take("(") and not tokens.take("LATERAL"):
+                found.append(_read_reference(context))
+                expected = False
+        else:
+            word = tokens.next().word
+            expected = word in (",", "JOIN", "STRAIGHT_JOIN")
+    return tuple(found)
+
+
+def _read_reference(context: _Context) -> TableId:
+    """Take ``[schema.]name[.*]``."""
+    tokens = context.tokens
+    if tokens.peek(1).word == "." and tokens.peek(2).word == "*":
+        id = TableId(context.schema, tokens.name())
+    else:
+        id = context.table()
+    if tokens.take(".") and not tokens.take("*"):
+        raise tokens.unreadable()
+    return id
+
+
+_READERS: Final[Mapping[str, Callable[[_Context], Statement | None]]] = {
+    "CREATE": _read_create,
+    "ALTER": _read_alter,
+    "DROP": _read_drop,
+    "RENAME": _read_rename,
+    "TRUNCATE": _read_truncate,
+    "INSERT": _read_insert,
+    "REPLACE": _read_insert,
+    "UPDATE": _read_update,
+    "DELETE": _read_delete,
+    "LOAD": _read_load,
+    "WITH": _read_with,
+}

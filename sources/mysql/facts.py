@@ -1,0 +1,77 @@
+"""
+What kind of server the source is, and where its log stands.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from pymysql.connections import Connection
+
+from engine.errors import SourceError
+from sources.mysql.connection import is_mariadb, query
+from sources.mysql.gtid import DomainState, GtidSet
+from sources.mysql.position import MySQLPosition
+
+__all__ = ["Facts", "LogFile", "log_end", "log_files", "read_facts", "status_statement"]
+
+
+class Facts(NamedTuple):
+    """What does not change while a server runs.
+
+    ``identity`` tells one server from another: its UUID, or MariaDB's server id. ``gtids``: every
+    transaction in the log has a GTID. ``fold_names``: names are stored in lower case.
+    """
+
+    mariadb: bool
+    version: tuple[int, ...]
+    identity: str
+    gtids: bool
+    fold_names: bool
+
+
+class LogFile(NamedTuple):
+    """One file of the server's log and its size in bytes."""
+
+    name: str
+    size: int
+
+
+def read_facts(connection: Connection[Any]) -> Facts:
+    """Ask the server. Raises SourceError, SourceLost."""
+    mariadb = is_mariadb(connection)
+    text = str(connection.get_server_info()).removeprefix("5.5.5-")
+    version = tuple(int(word) for word in re.findall(r"\d+", text.split("-")[0])[:3])
+    identity = "@@GLOBAL.server_id" if mariadb else "@@GLOBAL.server_uuid"
+    gtid_mode = "'ON'" if mariadb else "@@GLOBAL.gtid_mode"
+    fold = "@@GLOBAL.lower_case_table_names = 1"
+    row = query(connection, f"SELECT {identity}, {gtid_mode}, {fold}")[0]
+    return Facts(mariadb, version, str(row[0]), row[1] == "ON", bool(row[2]))
+
+
+def status_statement(facts: Facts) -> str:
+    """How this server is asked for the end of its log."""
+    if facts.mariadb or facts.version < (8, 2):
+        return "SHOW MASTER STATUS"
+    return "SHOW BINARY LOG STATUS"
+
+
+def log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:
+    """The end of the log now. Raises SourceError if the server keeps none."""
+    executed: GtidSet | DomainState | None = None
+    if facts.mariadb:
+        # Before the file and offset: they may be ahead of the GTIDs, never behind.
+        executed = DomainState.parse(query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
+    rows = query(connection, status_statement(facts))
+    if not rows:
+        raise SourceError("the source keeps no binary log", hint="see `tailrace check`")
+    file, offset, *rest = rows[0]
+    if facts.gtids and not facts.mariadb:
+        executed = GtidSet.parse(rest[2])
+    return MySQLPosition(facts.identity, file, int(offset), executed)
+
+
+def log_files(connection: Connection[Any]) -> list[LogFile]:
+    """The files of the log that the server still has, oldest first."""
+    return [LogFile(row[0], int(row[1])) for row in query(connection, "SHOW BINARY LOGS")]

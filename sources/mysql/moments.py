@@ -1,0 +1,237 @@
+"""
+When a read of a table happened, in terms of the log: not before a position, and at most at one.
+
+A server sends a transaction to its replicas before its own readers can see it. So each read proves
+its moment by what is visible, not by what is logged:
+
+- MySQL with GTIDs: ``WAIT_FOR_EXECUTED_GTID_SET``; a GTID is executed when its rows can be seen.
+- MySQL without: ``LOCK TABLES … READ``, for a moment; it is granted when every writer of the table
+  has finished its commit.
+- MariaDB: a consistent snapshot, whose place in the log the server tells.
+
+What a read can have seen at most is asked for after it: everything visible is logged already.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pymysql.connections import Connection
+from pymysql.err import MySQLError, OperationalError, ProgrammingError
+
+from engine.errors import SourceError
+from engine.schema import Table
+from sources.mysql.gtid import DomainState, GtidSet
+from sources.mysql.position import MySQLPosition
+from sources.mysql.text_rows import quote_name
+
+__all__ = ["Flavour", "Moments", "quote_table"]
+
+Flavour = Literal["mysql", "mariadb"]
+
+_DEADLINE_SECONDS = 60.0
+_PAUSE_SECONDS = 0.02
+# Short: while a lock is waited for, every new writer of the table waits behind it.
+_LOCK_WAIT_SECONDS = 1
+_LOG_ENDS = ("SHOW BINARY LOG STATUS", "SHOW BINLOG STATUS", "SHOW MASTER STATUS")
+_UNKNOWN_STATEMENT = (1064, 1149)
+_DENIED = (1044, 1142, 1227, 1045)
+_LOCK_TIMEOUT = 1205
+_OWNER = re.compile(r"#[0-9]+")
+
+
+def quote_table(table: Table) -> str:
+    """Its name as SQL."""
+    return f"{quote_name(table.id.schema)}.{quote_name(table.id.name)}"
+
+
+class Moments:
+    """Places of reads in one server's log. Raises PyMySQL's errors, and SourceError."""
+
+    def __init__(self, flavour: Flavour, gtid: bool) -> None:
+        self.flavour = flavour
+        self.gtid = gtid
+
+    def prove(self, connection: Connection[Any], table: Table, since: MySQLPosition) -> None:
+        """Return when all of ``since`` is visible to reads of the table that start from now on.
+
+        MariaDB proves it anew with each ``begin``.
+        """
+        if self.flavour == "mariadb":
+            return
+        if self.gtid and since.gtids:
+            self._wait_for_gtids(connection, since)
+        else:
+            with _TableLock(connection, table):
+                pass
+
+    def begin(self, connection: Connection[Any], since: MySQLPosition) -> MySQLPosition | None:
+        """Start the transaction of a read; its place where it is known already (MariaDB)."""
+        if self.flavour == "mysql":
+            _query(connection, "START TRANSACTION READ ONLY")
+            return None
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        server = str(_query(connection, "SELECT @@server_id")[0][0])
+        while True:
+            place = self._snapshot(connection, server)
+            if self._covers(connection, place, since):
+                return place
+            _query(connection, "ROLLBACK")
+            if time.monotonic() > deadline:
+                raise _too_late("the server's snapshots do not reach the position")
+            time.sleep(_PAUSE_SECONDS)
+
+    def seen(self, connection: Connection[Any], place: MySQLPosition | None) -> MySQLPosition:
+        """An upper bound of what the read can have seen, asked for after the read."""
+        if self.flavour == "mysql":
+            return self._end_of_mysql(connection)
+        assert place is not None
+        state = str(_query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
+        return MySQLPosition(place.server, place.file, place.offset, DomainState.parse(state))
+
+    def exact(
+        self,
+        connection: Connection[Any],
+        table: Table,
+        since: MySQLPosition,
+        connect: Callable[[], Connection[Any]],
+    ) -> MySQLPosition:
+        """Start a consistent snapshot that holds exactly the table's changes up to a place."""
+        if self.flavour == "mariadb":
+            place = self.begin(connection, since)
+            assert place is not None
+            return self._with_gtid(connection, place)
+        self.prove(connection, table, since)
+        # Under the lock no change of the table is on its way: what is logged is visible.
+        locker = connect()
+        try:
+            with _TableLock(locker, table):
+                place = self._end_of_mysql(locker)
+                _query(connection, "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                _query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
+        finally:
+            locker.close()
+        return place
+
+    def _wait_for_gtids(self, connection: Connection[Any], since: MySQLPosition) -> None:
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        while time.monotonic() < deadline:
+            # In steps, so that the connection's own deadline is not met by waiting.
+            done = _query(connection, "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 5)", str(since.gtids))
+            if done[0][0] == 0:
+                return
+        raise _too_late("the server has not executed the position's GTIDs")
+
+    def _snapshot(self, connection: Connection[Any], server: str) -> MySQLPosition:
+        _query(connection, "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        _query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
+        status = dict(_query(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'"))
+        status = {name.lower(): value for name, value in status.items()}
+        return MySQLPosition(
+            server, status["binlog_snapshot_file"], int(status["binlog_snapshot_position"] or 0)
+        )
+
+    def _covers(
+        self, connection: Connection[Any], place: MySQLPosition, since: MySQLPosition
+    ) -> bool:
+        if place.at_or_after(since):
+            return True
+        if place.server == since.server and since.file:
+            return False
+        # Another server than before: its files say nothing about that position.
+        return not since.gtids or self._with_gtid(connection, place).at_or_after(since)
+
+    def _with_gtid(self, connection: Connection[Any], place: MySQLPosition) -> MySQLPosition:
+        found = _query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place.file, place.offset)
+        state = DomainState.parse(str(found[0][0] or ""))
+        return MySQLPosition(place.server, place.file, place.offset, state)
+
+    def _end_of_mysql(self, connection: Connection[Any]) -> MySQLPosition:
+        server = str(_query(connection, "SELECT @@server_uuid")[0][0])
+        if not self.gtid:
+            file, offset = _log_end(connection)
+            return MySQLPosition(server, file, offset)
+        # A GTID is owned until its rows are visible and it is executed: in this order none of what
+        # is visible can be missed.
+        owned = str(_query(connection, "SELECT @@GLOBAL.gtid_owned")[0][0])
+        executed = str(_query(connection, "SELECT @@GLOBAL.gtid_executed")[0][0])
+        file, offset = _log_end(connection)
+        gtids = GtidSet.parse(executed).union(GtidSet.parse(_OWNER.sub("", owned)))
+        return MySQLPosition(server, file, offset, gtids)
+
+
+class _TableLock:
+    """A context in which nobody changes the table and all its changes are visible.
+
+    The rights to lock one table are tried first, then those to lock all.
+    """
+
+    def __init__(self, connection: Connection[Any], table: Table) -> None:
+        self._connection = connection
+        self._table = table
+
+    def __enter__(self) -> None:
+        connection = self._connection
+        _query(connection, f"SET SESSION lock_wait_timeout = {_LOCK_WAIT_SECONDS}")
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        statement = f"LOCK TABLES {quote_table(self._table)} READ"
+        while True:
+            try:
+                _query(connection, statement)
+                return
+            except MySQLError as error:
+                if error.args[0] in _DENIED and statement.startswith("LOCK"):
+                    statement = "FLUSH TABLES WITH READ LOCK"
+                elif error.args[0] in _DENIED:
+                    raise self._denied() from error
+                elif error.args[0] != _LOCK_TIMEOUT:
+                    raise
+            if time.monotonic() > deadline:
+                raise _too_late("a transaction keeps the table from being locked for a moment")
+            time.sleep(_PAUSE_SECONDS)
+
+    def __exit__(self, *_: object) -> None:
+        _query(self._connection, "UNLOCK TABLES")
+        _query(self._connection, "SET SESSION lock_wait_timeout = DEFAULT")
+
+    def _denied(self) -> SourceError:
+        schema = quote_name(self._table.id.schema)
+        return SourceError(
+            "the user may not lock the table for a moment, which its copy needs",
+            hint=f"GRANT LOCK TABLES, SELECT ON {schema}.* TO the user of the source's url",
+            table=self._table.id,
+        )
+
+
+def _too_late(reason: str) -> SourceError:
+    return SourceError(
+        f"{reason} within {_DEADLINE_SECONDS:.0f} seconds",
+        hint="Look for long transactions on the source (SHOW PROCESSLIST), end them, and go on.",
+    )
+
+
+def _log_end(connection: Connection[Any]) -> tuple[str, int]:
+    """File and offset of the log's end; the statement's name has changed over the years."""
+    refused: MySQLError | None = None
+    for statement in _LOG_ENDS:
+        try:
+            row = _query(connection, statement)[0]
+            return str(row[0]), int(row[1])
+        except (ProgrammingError, OperationalError) as error:
+            if error.args[0] not in _UNKNOWN_STATEMENT:
+                raise
+            refused = error
+        except IndexError as error:
+            raise SourceError(
+                "the source writes no binary log", hint="Start the server with log_bin."
+            ) from error
+    raise SourceError("the source does not tell the end of its log") from refused
+
+
+def _query(connection: Connection[Any], query: str, *arguments: object) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(query, arguments or None)
+        return list(cursor.fetchall())

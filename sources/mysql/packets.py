@@ -1,0 +1,88 @@
+"""
+The replication stream on the wire: bytes as they are received in, whole events out. Pure.
+
+A packet is a length of three bytes, a sequence number, a status byte and an event. One of the
+greatest length is followed by more of the same event, without a status.
+
+https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from engine.errors import DecodeError
+
+__all__ = ["Packets", "ServerError"]
+
+_HEAD: Final = struct.Struct("<IB")
+_HEAD_SIZE: Final = 4
+_LARGEST: Final = 0xFFFFFF
+_OK, _EOF, _ERR = 0x00, 0xFE, 0xFF
+
+
+class ServerError(NamedTuple):
+    """An ERR packet; code 0 for an EOF packet: the server has nothing more to send."""
+
+    code: int
+    message: str
+
+
+class Packets:
+    """Cuts events from what was received. ``ending`` is set when the server has ended the dump."""
+
+    def __init__(self) -> None:
+        self.ending: ServerError | None = None
+        self._chunks: list[bytes] = []
+        self._missing = 0
+        self._parts: list[bytes] = []
+
+    def cut(self, data: bytes) -> list[bytes]:
+        """The events that are whole now, in order."""
+        if self._chunks:
+            # What belongs to one packet is joined once, however many pieces it comes in.
+            self._chunks.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = b"".join(self._chunks)
+        events: list[bytes] = []
+        at, received = 0, len(data)
+        while at + 5 <= received:
+            head, status = _HEAD.unpack_from(data, at)
+            size = head & _LARGEST
+            end = at + _HEAD_SIZE + size
+            if end > received:
+                break
+            if status == _OK and size != _LARGEST and not self._parts:
+                events.append(data[at + 5 : end])
+            elif not self._take_unusual(data[at + _HEAD_SIZE : end], events):
+                break
+            at = end
+        self._keep(data[at:] if at else data)
+        return events
+
+    def _keep(self, rest: bytes) -> None:
+        self._chunks = [rest] if rest else []
+        size = _HEAD_SIZE + max(1, int.from_bytes(rest[:3], "little"))
+        self._missing = (size if len(rest) >= 3 else _HEAD_SIZE + 1) - len(rest)
+
+    def _take_unusual(self, payload: bytes, events: list[bytes]) -> bool:
+        """A part of a large event, or the end; whether there may be more."""
+        if self._parts or (len(payload) == _LARGEST and payload[0] == _OK):
+            self._parts.append(payload if self._parts else payload[1:])
+            if len(payload) < _LARGEST:
+                events.append(b"".join(self._parts))
+                self._parts = []
+            return True
+        status = payload[0] if payload else None
+        if status == _ERR and len(payload) >= 3:
+            code = int.from_bytes(payload[1:3], "little")
+            text = payload[9:] if payload[3:4] == b"#" else payload[3:]
+            self.ending = ServerError(code, text.decode("utf-8", "replace"))
+        elif status == _EOF:
+            self.ending = ServerError(0, "the server has ended the stream")
+        else:
+            raise DecodeError(f"a packet of the replication stream has the status {status}")
+        return False

@@ -1,0 +1,258 @@
+"""
+A MySQL or MariaDB server as a source: its log as a stream, its tables in chunks.
+
+The stream has a connection of its own; everything else is asked over one ordinary session, which is
+made when it is needed and made again when it has broken.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, ClassVar, Final, TypeVar
+
+import msgspec
+import pymysql
+from pymysql.connections import Connection
+
+from engine.change import Begin, Change, Chunk, Heartbeat
+from engine.contract import Finding, RowReader
+from engine.errors import SourceError, SourceLost
+from engine.schema import Table, TableId
+from sources.mysql.catalog import read_catalog, read_table, table_estimate
+from sources.mysql.connection import BinlogConnection, connect, query, translated
+from sources.mysql.events import xid_text
+from sources.mysql.facts import Facts, log_end, log_files, read_facts
+from sources.mysql.position import MySQLPosition, file_number, parse_position
+from sources.mysql.preflight import preflight
+from sources.mysql.settings import MySQLSettings, selector
+from sources.mysql.start import start_at
+from sources.mysql.stream import UNKNOWN_PLACE, Stream
+from sources.mysql.tracking import Tracking
+
+__all__ = ["MySQLSource"]
+
+T = TypeVar("T")
+
+#: How long the log must be silent before a moved position is told at once.
+_QUIET_SECONDS: Final = 0.05
+#: How long ``position`` waits for XA transactions that are prepared at that moment.
+_DECISION_SECONDS: Final = 3.0
+_DECISION_POLL_SECONDS: Final = 0.05
+
+
+class MySQLSource:
+    """The source for ``mysql://`` and ``mariadb://`` URLs.
+
+    Guarantee: every committed row change of a followed table, once, in commit order. A position
+    holds GTIDs where the server has them, so that another server of the same group may go on.
+    """
+
+    can_snapshot: ClassVar[bool] = True
+    Settings: ClassVar[type[msgspec.Struct]] = MySQLSettings
+
+    def __init__(self, settings: MySQLSettings) -> None:
+        self._settings = settings
+        self._lock = threading.RLock()
+        self._session: Connection[Any] | None = None
+        self._facts: Facts | None = None
+        self._stopping = threading.Event()
+        self._replica: BinlogConnection | None = None
+
+    # -- the server as it is now -------------------------------------------------------------------
+
+    def check(self) -> list[Finding]:
+        """Preflight, see ``sources.mysql.preflight``."""
+        return self._ask(lambda session: preflight(session, self._known(session), self._settings))
+
+    def catalog(self) -> list[Table]:
+        """The followed tables as they are now."""
+        return self._ask(lambda session: read_catalog(session, self._wanted(session)))
+
+    def estimate(self, table: Table) -> int:
+        """About how many rows the table holds, from the server's statistics."""
+        return self._ask(lambda session: table_estimate(session, table))
+
+    def position(self) -> str:
+        """The end of the log now.
+
+        XA transactions that are prepared at this moment are waited for, for a few seconds: their
+        rows are in the log before the position, and take effect after it.
+        """
+        return str(self._ask(self._position))
+
+    def reached(self, position: str, target: str) -> bool:
+        """Whether a stream at ``position`` has seen everything that ``target`` stands for."""
+        return parse_position(position).at_or_after(parse_position(target))
+
+    def includes(self, position: str, begin: Begin) -> bool:
+        """Whether the transaction that ``begin`` starts is part of what ``position`` stands for."""
+        start = begin.position
+        if not isinstance(start, MySQLPosition):
+            start = parse_position(str(start))
+        return parse_position(position).contains(begin.transaction, start)
+
+    def backlog(self, position: str) -> int | None:
+        """Bytes of the server's log after ``position``; None after a change of servers."""
+        return self._ask(lambda session: self._backlog(session, parse_position(position)))
+
+    def acknowledge(self, position: str) -> None:
+        """Nothing: the server keeps its log by age, not for us."""
+
+    # -- the log -----------------------------------------------------------------------------------
+
+    def stream(self, position: str | None, tables: Iterable[Table]) -> Iterator[list[Change]]:
+        """Every change to a followed table after ``position``; see the contract."""
+        replica = self._replica = BinlogConnection(self._settings)
+        try:
+            if self._stopping.is_set():
+                return
+            begin = parse_position(position) if position is not None else None
+            start, dump = self._ask(lambda session: start_at(session, self._known(session), begin))
+            replica.open()
+            stream = Stream(start, self._tracking(tables), checksum=replica.checksum)
+            dump(replica)
+            yield from self._follow(replica, stream)
+        finally:
+            replica.close()
+
+    def _tracking(self, tables: Iterable[Table]) -> Tracking:
+        facts = self._ask(self._known)
+        return Tracking(
+            tables,
+            self._ask(self._wanted),
+            live=lambda id: self._ask(lambda session: read_table(session, id)),
+            default_charset=lambda schema: self._ask(lambda each: _schema_charset(each, schema)),
+            fold_names=facts.fold_names,
+        )
+
+    def _follow(self, replica: BinlogConnection, stream: Stream) -> Iterator[list[Change]]:
+        interval = self._settings.heartbeat_seconds
+        told_at = time.monotonic()
+        while not self._stopping.is_set():
+            events = replica.receive(_QUIET_SECONDS if stream.moved else interval)
+            if events:
+                for changes in stream.feed(events):
+                    yield changes
+                    told_at = time.monotonic()
+            if stream.inside or not (events or stream.moved):
+                continue
+            quiet = stream.moved and not events
+            if quiet or time.monotonic() - told_at > interval * 0.9:
+                stream.moved = False
+                yield [Heartbeat(stream.position, time.time())]
+                told_at = time.monotonic()
+
+    # -- the tables --------------------------------------------------------------------------------
+
+    def chunks(
+        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+    ) -> Generator[Chunk, None, None]:
+        """The rows of ``table`` in key order; see the contract."""
+        raise NotImplementedError
+
+    def row_reader(self) -> RowReader:
+        """Plain reads for parity."""
+        raise NotImplementedError
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Make ``stream`` and ``chunks`` end soon."""
+        self._stopping.set()
+        if self._replica is not None:
+            self._replica.stop()
+
+    def close(self) -> None:
+        """Free all connections; the source can be used again afterwards."""
+        with self._lock:
+            self._drop_session()
+            self._facts = None
+        self._stopping.clear()
+
+    # -- the ordinary session ----------------------------------------------------------------------
+
+    def _ask(self, question: Callable[[Connection[Any]], T]) -> T:
+        """Ask over the session. If an old one turns out to be broken, over a new one."""
+        with self._lock:
+            fresh = self._session is None
+            try:
+                return self._ask_once(question)
+            except SourceLost:
+                if fresh:
+                    raise
+            return self._ask_once(question)
+
+    def _ask_once(self, question: Callable[[Connection[Any]], T]) -> T:
+        if self._session is None:
+            self._session = connect(self._settings)
+        try:
+            with translated():
+                return question(self._session)
+        except SourceError:
+            self._drop_session()
+            raise
+
+    def _drop_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            with suppress(pymysql.MySQLError):
+                session.close()
+
+    def _known(self, session: Connection[Any]) -> Facts:
+        if self._facts is None:
+            self._facts = read_facts(session)
+        return self._facts
+
+    def _wanted(self, session: Connection[Any]) -> Callable[[TableId], bool]:
+        settings = self._settings
+        fold_names = self._known(session).fold_names
+        return selector(settings.tables, settings.exclude, fold_names=fold_names)
+
+    def _position(self, session: Connection[Any]) -> MySQLPosition:
+        end = log_end(session, self._known(session))
+        prepared = waiting = _prepared(session)
+        deadline = time.monotonic() + _DECISION_SECONDS
+        while waiting and time.monotonic() < deadline and not self._stopping.is_set():
+            time.sleep(_DECISION_POLL_SECONDS)
+            waiting &= _prepared(session)
+        if not prepared:
+            return end
+        # A decided one is visible to whoever looks from now on, so its commit may be passed over.
+        places = {xid: UNKNOWN_PLACE if xid in waiting else "" for xid in sorted(prepared)}
+        return msgspec.structs.replace(end, prepared=places)
+
+    def _backlog(self, session: Connection[Any], position: MySQLPosition) -> int | None:
+        if position.server != self._known(session).identity or not position.file:
+            return None
+        here = file_number(position.file)
+        after = sum(log.size for log in log_files(session) if file_number(log.name) >= here)
+        return max(0, after - position.offset)
+
+
+def _prepared(session: Connection[Any]) -> frozenset[str]:
+    """The XA transactions that wait for their decision, as the log would name them."""
+    try:
+        rows = query(session, "XA RECOVER")
+    except SourceLost:
+        raise
+    except SourceError:
+        return frozenset()  # we have no right to look; `tailrace check` says so
+    return frozenset(_xid(*row) for row in rows)
+
+
+def _xid(format_id: int, global_size: int, branch_size: int, data: str | bytes) -> str:
+    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+    return xid_text(raw[:global_size], raw[global_size : global_size + branch_size], format_id)
+
+
+def _schema_charset(session: Connection[Any], schema: str) -> str:
+    """The collation that tables of a schema get by default; empty if there is no such schema."""
+    rows = query(
+        session,
+        "SELECT DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s",
+        (schema,),
+    )
+    return str(rows[0][0]) if rows else ""

@@ -1,0 +1,145 @@
+"""
+Where a stream starts: what we have against what the server still has and ever had.
+
+Asked before the dump, so that a purged log or a wrong server is named with what is missing, and not
+by the server's one error for all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from pymysql.connections import Connection
+
+from engine.errors import SourceError
+from sources.mysql.connection import BinlogConnection, query
+from sources.mysql.facts import Facts, log_files
+from sources.mysql.gtid import DomainState, GtidSet
+from sources.mysql.position import MySQLPosition, file_number
+
+__all__ = ["start_at"]
+
+Dump = Callable[[BinlogConnection], None]
+
+#: How long a server may take to count as executed what it has sent already.
+_SETTLE_SECONDS: Final = 5
+_FIRST_OFFSET: Final = 4
+_COPY_AGAIN: Final = "copy the tables again, and keep the log longer (binlog_expire_logs_seconds)"
+
+
+def start_at(
+    connection: Connection[Any], facts: Facts, position: MySQLPosition | None
+) -> tuple[MySQLPosition, Dump]:
+    """The position as this server has it, and the request that starts the stream there.
+
+    Without one: the beginning of the log. Raises SourceError if the server no longer has, or never
+    had, what the position stands for.
+    """
+    if position is None:
+        return _from_beginning(connection, facts)
+    gtids = position.gtids
+    if isinstance(gtids, GtidSet) and facts.gtids and not facts.mariadb:
+        _check_gtids(connection, gtids)
+        return _rebased(position, facts), lambda replica: replica.dump_from_gtids(gtids)
+    if isinstance(gtids, DomainState) and gtids and facts.mariadb:
+        _check_domains(connection, gtids)
+        state = _oldest_state(gtids, position)
+        return _rebased(position, facts), lambda replica: replica.dump_from_domains(state)
+    return _from_file(connection, facts, position)
+
+
+def _from_beginning(connection: Connection[Any], facts: Facts) -> tuple[MySQLPosition, Dump]:
+    files = log_files(connection)
+    if not files:
+        raise SourceError("the source keeps no binary log", hint="see `tailrace check`")
+    first = files[0].name
+    if facts.gtids and not facts.mariadb:
+        purged = GtidSet.parse(query(connection, "SELECT @@GLOBAL.gtid_purged")[0][0])
+        start = MySQLPosition(facts.identity, first, _FIRST_OFFSET, purged)
+        return start, lambda replica: replica.dump_from_gtids(purged)
+    start = MySQLPosition(facts.identity, first, _FIRST_OFFSET)
+    return start, lambda replica: replica.dump_from_file(first, _FIRST_OFFSET)
+
+
+def _rebased(position: MySQLPosition, facts: Facts) -> MySQLPosition:
+    """On another server files and offsets begin anew; GTIDs go on."""
+    if position.server == facts.identity:
+        return position
+    return msgspec.structs.replace(position, server=facts.identity, file="", offset=0)
+
+
+def _check_gtids(connection: Connection[Any], ours: GtidSet) -> None:
+    sets = query(connection, "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged")[0]
+    executed, purged = (GtidSet.parse(text) for text in sets)
+    unknown = ours.minus(executed)
+    if unknown and query(
+        connection, "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)", (str(unknown), _SETTLE_SECONDS)
+    ) != [(0,)]:
+        raise _ahead(str(unknown))
+    lost = purged.minus(ours)
+    if lost:
+        raise SourceError(
+            f"the source has purged transactions that were not applied yet: {lost}",
+            hint=_COPY_AGAIN,
+        )
+
+
+def _check_domains(connection: Connection[Any], ours: DomainState) -> None:
+    theirs = DomainState.parse(query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
+    ahead = DomainState(
+        {
+            domain: place
+            for domain, place in ours.domains.items()
+            if not theirs.contains(domain, place[1])
+        }
+    )
+    if ahead:
+        raise _ahead(str(ahead))
+
+
+def _ahead(gtids: str) -> SourceError:
+    return SourceError(
+        f"the target holds transactions that the source never had: {gtids}",
+        hint="is it another server, or one restored from a backup? Copy the tables again",
+    )
+
+
+def _oldest_state(gtids: DomainState, position: MySQLPosition) -> DomainState:
+    """Before the first undecided XA transaction, whose rows we need again."""
+    for place in position.prepared.values():
+        if "-" in place:
+            gtids = gtids.before(DomainState.parse(place))
+    return gtids
+
+
+def _from_file(
+    connection: Connection[Any], facts: Facts, position: MySQLPosition
+) -> tuple[MySQLPosition, Dump]:
+    if position.server != facts.identity or not position.file:
+        raise SourceError(
+            "the position is one of another server, and has no GTIDs that this one could follow",
+            hint="go back to the server it was taken from, or copy the tables again",
+        )
+    file, offset = _oldest_place(position)
+    files = {log.name: log.size for log in log_files(connection)}
+    if file not in files:
+        oldest = min(files, key=file_number, default="none")
+        raise SourceError(
+            f"the source has purged its log from {file} on: its oldest file is {oldest}",
+            hint=_COPY_AGAIN,
+        )
+    if offset > files[file]:
+        raise _ahead(f"{file} up to {offset}, which ends at {files[file]}")
+    start = msgspec.structs.replace(position, executed=None, source="")
+    return start, lambda replica: replica.dump_from_file(file, offset)
+
+
+def _oldest_place(position: MySQLPosition) -> tuple[str, int]:
+    places = [(position.file, position.offset)]
+    for place in position.prepared.values():
+        file, colon, offset = place.rpartition(":")
+        if colon:
+            places.append((file, int(offset)))
+    return min(places, key=lambda place: (file_number(place[0]), place[1]))

@@ -1,0 +1,600 @@
+"""
+From the events of a log to changes: the state machine that knows transactions. No I/O.
+
+Idea: one table of handlers by event type, and one place where a transaction ends (``_finish``). A
+group of events becomes a transaction only when something in it concerns a followed table; all other
+groups merely move the position, so filtered traffic costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+from zlib import crc32
+
+from engine.change import Begin, Change, Commit, Operation
+from engine.errors import DecodeError, SourceError, TailraceError
+from sources.mysql import events as ev
+from sources.mysql.gtid import DomainState, GtidSet
+from sources.mysql.position import MySQLPosition, file_number
+from sources.mysql.rows import RowDecoder
+from sources.mysql.tracking import Tracking
+from sources.mysql.xa import Held, XaStatement, read_xa
+
+__all__ = ["UNKNOWN_PLACE", "Stream"]
+
+#: The place of an XA transaction that was prepared before our beginning.
+UNKNOWN_PLACE: Final = "?"
+
+_LOW_32_BITS: Final = 0xFFFFFFFF
+_STATEMENT_END: Final = 0x01
+_DUMMY_TABLE: Final = b"\xff\xff\xff\0\0\0"
+_MOST_TABLE_MAPS: Final = 10_000
+
+#: Events that belong to the log and not to what happened.
+_APART: Final = frozenset((ev.ROTATE, ev.FORMAT_DESCRIPTION, ev.HEARTBEAT, ev.HEARTBEAT_2))
+#: Events that say nothing about rows, or that the statement after them says again.
+_PASSED: Final = (
+    ev.STOP,
+    ev.INTVAR,
+    ev.APPEND_BLOCK,
+    ev.DELETE_FILE,
+    ev.RAND,
+    ev.USER_VAR,
+    ev.BEGIN_LOAD_QUERY,
+    ev.IGNORABLE,
+    ev.ROWS_QUERY,
+    ev.PREVIOUS_GTIDS,
+    ev.TRANSACTION_CONTEXT,
+    ev.VIEW_CHANGE,
+    ev.MARIADB_ANNOTATE_ROWS,
+    ev.MARIADB_BINLOG_CHECKPOINT,
+    ev.MARIADB_GTID_LIST,
+    ev.MARIADB_START_ENCRYPTION,
+)
+_ROWS: Final[dict[int, tuple[Operation, int]]] = {
+    ev.WRITE_ROWS_1: ("insert", 1),
+    ev.UPDATE_ROWS_1: ("update", 1),
+    ev.DELETE_ROWS_1: ("delete", 1),
+    ev.WRITE_ROWS_2: ("insert", 2),
+    ev.UPDATE_ROWS_2: ("update", 2),
+    ev.DELETE_ROWS_2: ("delete", 2),
+    ev.PARTIAL_UPDATE_ROWS: ("update", 2),
+    ev.MARIADB_WRITE_ROWS_COMPRESSED_1: ("insert", 1),
+    ev.MARIADB_UPDATE_ROWS_COMPRESSED_1: ("update", 1),
+    ev.MARIADB_DELETE_ROWS_COMPRESSED_1: ("delete", 1),
+    ev.MARIADB_WRITE_ROWS_COMPRESSED_2: ("insert", 2),
+    ev.MARIADB_UPDATE_ROWS_COMPRESSED_2: ("update", 2),
+    ev.MARIADB_DELETE_ROWS_COMPRESSED_2: ("delete", 2),
+}
+_QUERIES: Final = {
+    ev.QUERY: ev.read_query,
+    ev.EXECUTE_LOAD_QUERY: ev.read_load_query,
+    ev.MARIADB_QUERY_COMPRESSED: ev.read_compressed_query,
+}
+
+Handler = Callable[[int, bytes, int, int], None]
+
+
+class Stream:
+    """Reads events, whole and in order, from ``position`` on.
+
+    ``checksum`` is whether events carry one before the first format description says so. ``file``
+    and ``offset`` are where the next event of the log starts.
+    """
+
+    def __init__(
+        self, position: MySQLPosition, tracking: Tracking, *, checksum: bool = False
+    ) -> None:
+        self.file = position.file
+        self.offset = position.offset
+        #: Whether ``position`` has moved since the last commit; to be reset when that was told.
+        self.moved = False
+        self._tracking = tracking
+        self._checksum = checksum
+        self._server = position.server
+        self._executed = position.executed
+        self._run, self._first, self._last = position.source, position.first, position.last
+        self._undecided = position.prepared
+        self._position: MySQLPosition | None = position
+        # While we read again what ``position`` already stands for, it stays what is reported.
+        self._floor: MySQLPosition | None = position
+        self._awaited = {xid for xid, place in position.prepared.items() if _is_place(place)}
+        self._replay = position if self._awaited or position.executed is None else None
+        self._prepared: dict[str, Held] = {}
+        self._held: Held | None = None
+        self._out: list[Change] = []
+        self._target = self._out
+        self._pending: Iterator[list[Change]] | None = None
+        self._known: dict[bytes, RowDecoder | None] = {}
+        self._tables: dict[bytes, RowDecoder | None] = {}
+        self._sources: dict[bytes, str] = {}
+        self._reset()
+        self._handlers = self._make_handlers()
+
+    def _reset(self) -> None:
+        """The state between two groups."""
+        self._in_group = False
+        self._explicit = False  # the group ends with an XID or COMMIT, not with its statement
+        self._skipped = False  # the group is part of the start position
+        self._deferred = False  # the group's statement takes effect in another group
+        self._begun = False
+        self._gtid: tuple[str, int, int] | None = None
+        self._committed_at = 0.0
+        self._start_offset = 0
+
+    def _make_handlers(self) -> list[Handler | None]:
+        handlers: list[Handler | None] = [None] * 256
+        for kind in _PASSED:
+            handlers[kind] = self._on_passed
+        for kind in _ROWS:
+            handlers[kind] = self._on_rows
+        for kind in _QUERIES:
+            handlers[kind] = self._on_query
+        handlers[ev.XID] = self._on_xid
+        handlers[ev.TABLE_MAP] = self._on_table_map
+        handlers[ev.INCIDENT] = self._on_incident
+        handlers[ev.GTID] = handlers[ev.GTID_TAGGED] = self._on_gtid
+        handlers[ev.ANONYMOUS_GTID] = self._on_anonymous
+        handlers[ev.XA_PREPARE] = self._on_prepare
+        handlers[ev.TRANSACTION_PAYLOAD] = self._on_payload
+        handlers[ev.MARIADB_GTID] = self._on_domain_gtid
+        return handlers
+
+    # -- for those who read the log ----------------------------------------------------------------
+
+    @property
+    def position(self) -> MySQLPosition:
+        """The end of the last group that was read whole."""
+        if self._position is None:
+            offset = self._start_offset if self._in_group else self.offset
+            self._position = MySQLPosition(
+                self._server,
+                self.file,
+                offset,
+                self._executed,
+                self._run,
+                self._first,
+                self._last,
+                self._undecided,
+            )
+        return self._position
+
+    @property
+    def inside(self) -> bool:
+        """Whether a transaction has begun and has not ended."""
+        return self._begun and self._held is None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the events so far end in the middle of a group."""
+        return self._in_group
+
+    def feed(self, events: Iterable[bytes]) -> Iterator[list[Change]]:
+        """The changes that these events bring, in one list or, where they are many, in several.
+
+        To be exhausted. Raises DecodeError, SchemaError and SourceError, with the place in the log.
+        """
+        try:
+            yield from self._feed(events)
+            if self._held is not None:
+                self._held.relieve()
+        except (struct.error, IndexError) as error:
+            where = self._where()
+            raise DecodeError(f"an event is cut off: {error}", position=where) from error
+        except TailraceError as error:
+            error.position = error.position or self._where()
+            raise
+
+    def _feed(self, events: Iterable[bytes]) -> Iterator[list[Change]]:
+        handlers, read_header = self._handlers, ev.read_header
+        for event in events:
+            timestamp, kind, _, size, log_pos, flags = read_header(event)
+            if size != len(event):
+                raise DecodeError(f"an event says it has {size} bytes, it has {len(event)}")
+            if kind in _APART:
+                self._on_apart(kind, event, log_pos)
+                continue
+            end = size
+            if self._checksum:
+                if crc32(event) != ev.GOOD_CHECKSUM:
+                    raise _bad_checksum(kind)
+                end -= 4
+            if not flags & ev.ARTIFICIAL:
+                self.offset += size
+                if log_pos and log_pos != self.offset & _LOW_32_BITS:
+                    self.offset = _nearest(self.offset, log_pos)
+            handler = handlers[kind]
+            if handler is None:
+                self._on_unknown(kind, flags)
+            else:
+                handler(kind, event, end, timestamp)
+            if self._pending is not None:
+                pending, self._pending = self._pending, None
+                yield from pending
+        yield from self._flush()
+
+    def _flush(self) -> Iterator[list[Change]]:
+        if self._out:
+            out, self._out = self._out, []
+            if self._held is None:
+                self._target = self._out
+            yield out
+
+    def _where(self) -> str:
+        return f"{self.file}:{self.offset}"
+
+    # -- the log itself ----------------------------------------------------------------------------
+
+    def _on_apart(self, kind: int, event: bytes, log_pos: int) -> None:
+        good = ev.checksum_is_good(event, kind)
+        if kind == ev.FORMAT_DESCRIPTION:
+            format = ev.read_format(event, len(event))
+            if format.checksum and not good:
+                raise _bad_checksum(kind)
+            self._checksum = format.checksum
+            self._tracking.mariadb = format.mariadb
+            self.offset = log_pos or self.offset
+        elif kind == ev.ROTATE:
+            # A server makes up a ROTATE before it has read what kind of checksum the file has.
+            self.file, self.offset = ev.read_rotate(event, len(event) - (4 if good else 0))
+        else:
+            end = len(event) - (4 if self._checksum else 0)
+            if self._checksum and not good:
+                raise _bad_checksum(kind)
+            self._on_heartbeat(kind, event, end, log_pos)
+        if not self._in_group:
+            self._move()
+
+    def _on_heartbeat(self, kind: int, event: bytes, end: int, log_pos: int) -> None:
+        """The server has passed over what we have: outside a group that moves our place."""
+        if kind == ev.HEARTBEAT:
+            file, offset = ev.read_heartbeat(event, end, log_pos)
+            offset = _nearest(self.offset, offset)
+        else:
+            file, offset = ev.read_heartbeat_2(event, end)
+        if not self._in_group and file == self.file and offset > self.offset:
+            self.offset = offset
+
+    def _on_passed(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        if not self._in_group:
+            self._move()
+
+    def _on_incident(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        raise SourceError(
+            f"the source's log has lost events: {ev.read_incident(event, end)}",
+            hint="copy the tables again; nothing in the log can bring the lost changes back",
+        )
+
+    def _on_unknown(self, kind: int, flags: int) -> None:
+        if flags & ev.MAY_BE_IGNORED:
+            return
+        if kind > ev.MARIADB_DELETE_ROWS_COMPRESSED_2:
+            raise SourceError(
+                f"the log holds an event of the unknown type {kind}, which may be part of a row",
+                hint="MariaDB 12.3 and newer: raise binlog_row_event_fragment_threshold to its"
+                " largest value, then copy the tables again",
+            )
+        raise DecodeError(f"the log holds an event of the unknown type {kind}")
+
+    def _move(self) -> None:
+        """The log went on, outside a group."""
+        floor = self._floor
+        if floor is not None:
+            here = (file_number(self.file), self.offset)
+            if here < (file_number(floor.file), floor.offset):
+                return
+            if self._replay is None:
+                self._floor = None
+        self._position = None
+        self.moved = True
+
+    # -- groups ------------------------------------------------------------------------------------
+
+    def _open(self, size: int) -> None:
+        if self._in_group:
+            if self._begun or self._held is not None:
+                raise DecodeError("a transaction starts before the one before it has ended")
+            self._reset()
+        self._in_group = True
+        self._start_offset = self.offset - size
+        if self._replay is not None and self._replay.executed is None:
+            self._skipped = self._is_replayed(self._replay)
+
+    def _is_replayed(self, replay: MySQLPosition) -> bool:
+        """Whether the group at this place of the files is part of the start position already. The
+        undecided XA transactions are, but they are what we came back for.
+        """
+        here = (file_number(self.file), self._start_offset)
+        if here >= (file_number(replay.file), replay.offset):
+            self._replay = None
+            return False
+        return f"{self.file}:{self._start_offset}" not in replay.prepared.values()
+
+    def _on_gtid(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        read = ev.read_gtid if kind == ev.GTID else ev.read_tagged_gtid
+        source, number, committed_at = read(event, end)
+        self._open(len(event))
+        text = self._sources.get(source)
+        if text is None:
+            text = self._sources[source] = ev.source_text(source)
+        self._gtid = (text, number, number)
+        self._committed_at = committed_at
+
+    def _on_anonymous(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        self._open(len(event))
+        self._committed_at = ev.read_anonymous_gtid(event, end)
+
+    def _on_domain_gtid(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        gtid = ev.read_domain_gtid(event, end, int.from_bytes(event[5:9], "little"))
+        self._open(len(event))
+        self._gtid = (str(gtid.domain), gtid.server, gtid.sequence)
+        self._explicit = not gtid.standalone
+        self._deferred = gtid.alters_later
+        replay = self._replay
+        if replay is not None and isinstance(replay.executed, DomainState):
+            contained = replay.executed.contains(gtid.domain, gtid.sequence)
+            self._skipped = contained and not (gtid.prepares and gtid.xid in self._awaited)
+        if gtid.prepares:
+            self._hold()
+
+    def _on_xid(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        self._finish(timestamp)
+
+    def _begin(self) -> None:
+        self._begun = True
+        if self._held is None:
+            self._out.append(Begin(self._transaction(), self.position, self._committed_at))
+
+    def _transaction(self) -> str:
+        if self._gtid is None:
+            return f"{self.file}:{self._start_offset}"
+        source, first, last = self._gtid
+        return f"{source}-{first}-{last}" if self._tracking.mariadb else f"{source}:{last}"
+
+    def _finish(self, timestamp: int) -> None:
+        """The group ends here, and with it the transaction, if it is one for us."""
+        if self._skipped:
+            self._reset()
+            return
+        if self._gtid is not None:
+            self._record(self._gtid)
+        self._in_group = False
+        self._floor = None
+        self._position = None
+        if self._begun:
+            self.moved = False
+            self._out.append(Commit(self.position, self._committed_at or float(timestamp)))
+        else:
+            self.moved = True
+        self._reset()
+
+    def _record(self, gtid: tuple[str, int, int]) -> None:
+        """Count a GTID as executed."""
+        source, first, last = gtid
+        executed = self._executed
+        if executed is None:
+            return
+        if isinstance(executed, GtidSet):
+            if source == self._run and last == self._last + 1:
+                self._last = last
+                return
+            if self._run:
+                self._executed = executed.add(self._run, self._first, self._last)
+        elif self._run and self._run != source:
+            self._executed = executed.add(int(self._run), self._first, self._last)
+        self._run, self._first, self._last = source, first, last
+
+    # -- statements --------------------------------------------------------------------------------
+
+    def _on_query(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        query = _QUERIES[kind](event, end)
+        if not self._in_group:
+            self._open(len(event))
+        statement = query.statement
+        if statement == b"BEGIN":
+            self._explicit = True
+        elif statement == b"COMMIT":
+            self._finish(timestamp)
+        elif statement.startswith(b"XA ") and (xa := read_xa(statement)) is not None:
+            self._on_xa(xa, timestamp)
+        elif statement.startswith(b"ROLLBACK"):
+            self._on_rollback(statement, timestamp)
+        elif self._skipped or self._deferred:
+            self._end_of_statement(timestamp)
+        else:
+            self._follow(query)
+            self._end_of_statement(timestamp)
+
+    def _follow(self, query: ev.Query) -> None:
+        effects = self._tracking.follow(query)
+        if effects:
+            self._known.clear()
+            if not self._begun:
+                self._begin()
+            self._target.extend(effects)
+
+    def _end_of_statement(self, timestamp: int) -> None:
+        if not self._explicit:
+            self._finish(timestamp)
+
+    def _on_rollback(self, statement: bytes, timestamp: int) -> None:
+        """The log holds what was rolled back only if it could not be rolled back as a whole."""
+        if self._begun and not self._skipped:
+            raise SourceError(
+                "the log holds rows of followed tables that were rolled back, at least in part",
+                hint="set binlog_format = ROW, and do not mix transactional with other engines in"
+                " one transaction; copy the tables again",
+            )
+        if statement == b"ROLLBACK":
+            self._finish(timestamp)
+
+    # -- tables and rows ---------------------------------------------------------------------------
+
+    def _on_table_map(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        body = event[19:end]
+        try:
+            self._tables[body[:6]] = self._known[body]
+        except KeyError:
+            self._tables[body[:6]] = None if self._skipped else self._meet(event, end, body)
+
+    def _meet(self, event: bytes, end: int, body: bytes) -> RowDecoder | None:
+        if not self._in_group:
+            raise DecodeError("a table map outside a transaction")
+        decoder, change = self._tracking.meet(event, end)
+        if change is not None or len(self._known) > _MOST_TABLE_MAPS:
+            self._known.clear()
+        if change is not None:
+            if not self._begun:
+                self._begin()
+            self._target.append(change)
+        self._known[body] = decoder
+        return decoder
+
+    def _on_rows(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        table = event[19:25]
+        if event[25] & _STATEMENT_END:
+            decoder = self._tables.pop(table, False)
+            self._tables.clear()
+        else:
+            decoder = self._tables.get(table, False)
+        if not decoder:
+            if decoder is False and table != _DUMMY_TABLE:
+                raise DecodeError("rows without the table map that they belong to")
+            return
+        if self._skipped:
+            return
+        op, version = _ROWS[kind]
+        start = 27 if version == 1 else 27 + (event[27] | event[28] << 8)
+        if start > end or not self._in_group:
+            raise DecodeError("rows outside a transaction, or rows that are cut off")
+        if kind >= ev.MARIADB_WRITE_ROWS_COMPRESSED_1:
+            event = ev.decompressed_rows(event, start, end, 2 if op == "update" else 1)
+            start, end = 0, len(event)
+        rows = decoder.decode(op, event, start, end, partial_json=kind == ev.PARTIAL_UPDATE_ROWS)
+        if not self._begun:
+            self._begin()
+        self._target.append(rows)
+
+    def _on_payload(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        self._pending = self._unpack(event, end)
+
+    def _unpack(self, event: bytes, end: int) -> Iterator[list[Change]]:
+        """The events of a compressed transaction, which have neither checksum nor position."""
+        for inner in ev.payload_events(event, end):
+            for each in inner:
+                timestamp, kind, _, size, _, flags = ev.read_header(each)
+                handler = self._handlers[kind]
+                if handler is None:
+                    self._on_unknown(kind, flags)
+                elif kind == ev.TRANSACTION_PAYLOAD:
+                    raise DecodeError("a transaction payload inside a transaction payload")
+                else:
+                    handler(kind, each, size, timestamp)
+                if self._pending is not None:
+                    pending, self._pending = self._pending, None
+                    yield from pending
+            if self._held is not None:
+                self._held.relieve()
+            yield from self._flush()
+
+    # -- XA ----------------------------------------------------------------------------------------
+
+    def _on_xa(self, xa: XaStatement, timestamp: int) -> None:
+        if xa.verb == "START":
+            self._explicit = True
+            self._hold()
+        elif xa.verb in ("COMMIT", "ROLLBACK"):
+            if self._skipped:
+                self._finish(timestamp)
+            else:
+                self._decide(xa, timestamp)
+
+    def _hold(self) -> None:
+        """From here on changes wait for the group's end to say what becomes of them."""
+        self._held = Held()
+        self._target = self._held.changes
+
+    def _on_prepare(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        xid, one_phase = ev.read_prepare(event, end)
+        held, self._held = self._held or Held(), None
+        self._target = self._out
+        self._begun = False
+        if self._skipped:
+            self._finish(timestamp)
+        elif one_phase:
+            self._pending = self._commit(held, timestamp)
+        elif xid in self._awaited:
+            self._awaited.remove(xid)
+            self._prepared[xid] = held
+            self._reset()
+        else:
+            self._undecided = {**self._undecided, xid: self._place() if held else ""}
+            if held:
+                self._prepared[xid] = held
+                if isinstance(self._executed, GtidSet):
+                    self._gtid = None  # so that the server sends it again until it is decided
+            self._finish(timestamp)
+
+    def _place(self) -> str:
+        """Where this group is found again."""
+        if self._gtid is not None and isinstance(self._executed, GtidSet):
+            return self._transaction()
+        if isinstance(self._executed, DomainState):
+            return str(self.position.gtids)
+        return f"{self.file}:{self._start_offset}"
+
+    def _decide(self, xa: XaStatement, timestamp: int) -> None:
+        place = self._undecided.get(xa.xid)
+        held = self._prepared.pop(xa.xid, None)
+        self._awaited.discard(xa.xid)
+        self._undecided = {xid: at for xid, at in self._undecided.items() if xid != xa.xid}
+        if held is None:
+            if xa.verb == "COMMIT" and place != "":
+                raise _unknown_rows(xa.xid)
+            self._end_of_statement(timestamp)
+            return
+        if place and isinstance(self._executed, GtidSet):
+            source, _, number = place.rpartition(":")
+            self._executed = self._executed.add(source, int(number), int(number))
+        if xa.verb == "ROLLBACK":
+            held.drop()
+            self._end_of_statement(timestamp)
+        else:
+            self._pending = self._commit(held, timestamp)
+
+    def _commit(self, held: Held, timestamp: int) -> Iterator[list[Change]]:
+        """What was held, as a transaction of the group that is being read."""
+        if held:
+            self._begin()
+            for changes in held.release():
+                self._out += changes
+                yield from self._flush()
+        self._finish(timestamp)
+
+
+def _is_place(text: str) -> bool:
+    return text not in ("", UNKNOWN_PLACE)
+
+
+def _nearest(offset: int, low: int) -> int:
+    """The offset next to ``offset`` that has these low 32 bits: positions wrap at 4 GiB."""
+    ahead = (low - offset) & _LOW_32_BITS
+    return max(0, offset + ahead - (1 << 32 if ahead >> 31 and offset + ahead >= 1 << 32 else 0))
+
+
+def _bad_checksum(kind: int) -> DecodeError:
+    return DecodeError(
+        f"the checksum of an event of type {kind} is wrong",
+        hint="the log or the connection is damaged; `mysqlbinlog --verify-binlog-checksum` looks at"
+        " the file on the source",
+    )
+
+
+def _unknown_rows(xid: str) -> SourceError:
+    return SourceError(
+        f"the XA transaction {xid} is committed, but it was prepared before our log begins",
+        hint="copy the tables again, at a moment when XA RECOVER shows nothing; give our user the"
+        " right XA_RECOVER_ADMIN, so that the copy can wait for such a moment",
+    )

@@ -1,0 +1,52 @@
+"""
+A pipeline from a MySQL or MariaDB server into PostgreSQL, in this process, for tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+
+from engine.metrics import Metrics
+from engine.pipeline import Pipeline
+from engine.settings import BatchSettings, RetrySettings, SnapshotSettings
+from sinks.postgres.settings import PostgresSettings
+from sinks.postgres.writer import PostgresSink
+from sources.mysql.reader import MySQLSource
+from sources.mysql.settings import MySQLSettings
+
+__all__ = ["catch_up", "make_pipeline"]
+
+
+def make_pipeline(
+    source_url: str,
+    target_url: str,
+    tables: Sequence[str],
+    *,
+    name: str = "mirror",
+    batch: BatchSettings | None = None,
+    snapshot: SnapshotSettings | None = None,
+) -> Pipeline:
+    """A pipeline that is ready to run; small chunks by default, so that there are several."""
+    return Pipeline(
+        name,
+        MySQLSource(MySQLSettings(url=source_url, tables=tuple(tables), heartbeat_seconds=1.0)),
+        PostgresSink(PostgresSettings(url=target_url), name),
+        batch=batch or BatchSettings(),
+        snapshot=snapshot or SnapshotSettings(chunk_rows=100),
+        retry=RetrySettings(give_up_seconds=30.0),
+        metrics=Metrics(name),
+    )
+
+
+def catch_up(pipeline: Pipeline, timeout_seconds: float = 60.0) -> None:
+    """Run it until everything that the source holds now is in the target."""
+
+    async def run() -> None:
+        async with asyncio.timeout(timeout_seconds):
+            await pipeline.run(until_caught_up=True)
+
+    asyncio.run(run())
+
+
