@@ -205,23 +205,31 @@ class RowReader(Protocol):
     """Plain reads of a table for parity, through the database's ordinary client.
 
     It shares nothing with the codecs of the stream. Values come as text in one canonical form per
-    neutral type (see ``engine.parity``), so the two sides can be compared as they are.
+    neutral type (see ``engine.canonical``), so the two sides can be compared as they are. A key is
+    the canonical text of the key's columns, in the key's order. Blocking; one call at a time.
     """
 
     def chunk(
-        self, table: Table, after: tuple[Any, ...] | None, limit: int
+        self,
+        table: Table,
+        after: tuple[str | None, ...] | None,
+        limit: int,
+        *,
+        keys_only: bool = False,
     ) -> list[tuple[str | None, ...]]:
-        """Up to ``limit`` whole rows in the side's own key order, after the key ``after``."""
+        """Up to ``limit`` whole rows, or keys, in the side's own key order, after the key
+        ``after``; fewer only at the end."""
         ...
 
     def by_keys(
-        self, table: Table, keys: Sequence[tuple[str | None, ...]]
+        self, table: Table, keys: Sequence[tuple[str | None, ...]], *, keys_only: bool = False
     ) -> list[tuple[str | None, ...]]:
-        """The rows that have one of these keys (canonical text, in key column order), any order."""
+        """The rows that have one of these keys, or their keys, in any order; also such whose key is
+        only alike in the side's collation."""
         ...
 
-    def count(self, table: Table) -> int:
-        """The exact number of rows now."""
+    def scan(self, table: Table) -> Iterator[list[tuple[str | None, ...]]]:
+        """All rows as one moment shows them, in lists, in any order; to be read to the end."""
         ...
 
     def close(self) -> None:

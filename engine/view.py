@@ -22,7 +22,7 @@ from engine.checkpoint import SnapshotState
 from engine.contract import Finding
 
 if TYPE_CHECKING:
-    from engine.parity import VerifyReport
+    from engine.parity import TableReport, VerifyReport
 
 __all__ = [
     "RateMeter",
@@ -33,6 +33,7 @@ __all__ = [
     "findings_table",
     "size",
     "status_table",
+    "verify_table",
 ]
 
 #: A rate is the mean over this window: steady to the eye, and quick to fall.
@@ -43,6 +44,8 @@ POSITION_CHARACTERS = 44
 STATE_STYLE = {"pending": "dim", "copying": "bold cyan", "settling": "yellow", "live": "green"}
 #: Tables in motion come first, since there may be no room for all.
 STATE_ORDER = ("copying", "settling", "pending", "live")
+#: Differing rows that a terminal lists per table; the JSON result has more.
+LISTED_DIFFERENCES = 10
 LEVEL_STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
@@ -297,3 +300,44 @@ def findings_table(findings: Sequence[Finding]) -> RenderableType:
         f"{sum(finding.level == level for finding in findings)} {level}" for level in order
     )
     return Group(table, Text(counts, style="dim"))
+
+
+def verify_table(report: VerifyReport) -> RenderableType:
+    """The result of ``tailrace verify``: every table, then what differs, by key and column."""
+    table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
+    table.add_column("table", ratio=1, overflow="fold")
+    for name in ("rows", "differing", "missing", "extra"):
+        table.add_column(name, justify="right")
+    table.add_column("result")
+    notes: list[RenderableType] = []
+    for each in report.tables:
+        counts = (each.differing, each.missing, each.extra)
+        marks = (f"{count:,}" if count else "" for count in counts)
+        table.add_row(Text(each.table), f"{each.rows:,}", *marks, _result(each))
+        notes += _notes(each)
+    rows = sum(each.rows for each in report.tables)
+    summary = f"{len(report.tables):,} tables, {rows:,} rows, {duration(report.seconds)}"
+    return Group(table, *notes, Text(summary, style="dim"))
+
+
+def _result(report: TableReport) -> Text:
+    if report.equal:
+        return Text("equal", style="green")
+    if report.inconclusive:
+        return Text("inconclusive", style="yellow")
+    return Text("different", style="bold red")
+
+
+def _notes(report: TableReport) -> list[Text]:
+    """What is wrong with a table, a line each."""
+    notes = []
+    if report.inconclusive:
+        notes.append(Text(f"{report.table}: not compared: {report.inconclusive}", style="yellow"))
+    for row in report.differences[:LISTED_DIFFERENCES]:
+        columns = f" in {', '.join(row.columns)}" if row.columns else ""
+        key = ", ".join(map(str, row.key))
+        notes.append(Text(f"{report.table} ({key}): {row.kind}{columns}", style="red"))
+    more = len(report.differences) - LISTED_DIFFERENCES
+    if more > 0:
+        notes.append(Text(f"{report.table}: {more:,} more rows differ", style="red"))
+    return notes

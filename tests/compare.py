@@ -28,6 +28,7 @@ GEOMETRY = {
 }
 DATES = {"date", "datetime", "timestamp"}
 FLOATS = {"float", "double"}
+NUMBERS = {"bit", "year", "tinyint", "smallint", "mediumint", "int", "bigint"}
 Row = tuple[Any, ...]
 
 
@@ -54,7 +55,10 @@ def differences(
     for name in sorted(tables ^ there):
         found[name] = "only in the source" if name in tables else "only in the target"
     for name in sorted(tables & there):
-        left, right = _source_rows(source, database, name), _target_rows(source, target, database, name)
+        left, right = (
+            _source_rows(source, database, name),
+            _target_rows(source, target, database, name),
+        )
         if left != right:
             missing, extra = left - right, right - left
             found[name] = (
@@ -72,7 +76,9 @@ def assert_equal(
     assert not found, "\n".join(f"{name}: {text}" for name, text in found.items())
 
 
-def _columns(source: pymysql.connections.Connection[Any], database: str, table: str) -> list[tuple[str, str]]:
+def _columns(
+    source: pymysql.connections.Connection[Any], database: str, table: str
+) -> list[tuple[str, str]]:
     with source.cursor() as cursor:
         cursor.execute(
             "SELECT column_name, data_type FROM information_schema.columns"
@@ -82,15 +88,17 @@ def _columns(source: pymysql.connections.Connection[Any], database: str, table: 
         return [(str(name), str(kind).lower()) for name, kind in cursor.fetchall()]
 
 
-def _source_rows(source: pymysql.connections.Connection[Any], database: str, table: str) -> Counter[Row]:
+def _source_rows(
+    source: pymysql.connections.Connection[Any], database: str, table: str
+) -> Counter[Row]:
     columns = _columns(source, database, table)
     expressions = []
     for name, kind in columns:
         column = f"`{name}`"
         if kind in HEX or kind in GEOMETRY:
             column = f"LOWER(HEX({column}))"
-        elif kind == "bit":
-            column = f"{column} + 0"
+        elif kind in NUMBERS:  # as a number: without zeros in front
+            column = f"CAST({column} + 0 AS CHAR)"
         elif kind in FLOATS:
             column = f"{column} + 0e0"
         else:

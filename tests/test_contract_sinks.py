@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -190,8 +190,8 @@ ADAPTERS: dict[str, Callable[[pytest.FixtureRequest, Path], Target]] = {
 
 
 @pytest.fixture(params=sorted(ADAPTERS), ids=lambda name: name.split(":")[1])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
-    yield ADAPTERS[request.param](request, tmp_path)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    return ADAPTERS[request.param](request, tmp_path)
 
 
 Test = Callable[[Target], Awaitable[None]]
@@ -549,14 +549,16 @@ async def test_a_table_without_a_key_is_a_bag(target: Target) -> None:
 
 @contract
 async def test_drift_is_counted(target: Target) -> None:
-    if not target.sees_drift:
-        pytest.skip("records are no rows, so this sink cannot see drift, as it says")
+    seen = int(target.sees_drift)
     async with Engine(target) as engine:
         await engine.write(*create(TABLE), *create(BAG), insert(A))
         assert (await engine.write(insert(B))).drift == {}
-        assert (await engine.write(insert((1, "a", "other")))).drift == {TABLE.id: 1}
-        assert (await engine.write(delete(C))).drift == {TABLE.id: 1}
-        assert (await engine.write(delete(("x", None), table=BAG))).drift == {BAG.id: 1}
+        for table, unexpected in (
+            (TABLE, insert((1, "a", "other"))),
+            (TABLE, delete(C)),
+            (BAG, delete(("x", None), table=BAG)),
+        ):
+            assert (await engine.write(unexpected)).drift.get(table.id, 0) == seen
     assert target.rows(TABLE) == [(1, "a", "other"), B]
 
 

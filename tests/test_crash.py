@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from engine.demo.shop import DATABASE, load_shop
+from engine.demo.shop import load_shop
 from engine.demo.writer import ShopWriter, WriterCounts
 from engine.sandbox import Server, start_mysql, start_postgres
 from tests.compare import assert_equal
@@ -24,6 +24,7 @@ from tests.proxy import Proxy
 from tests.servers import AnyServer, connect_mysql, drop_mysql_database, obtain
 from tests.waiting import wait_until
 
+DATABASE = "shop"
 KILLS = 30
 SLOW_COPY = "[snapshot]\nchunk_rows = 200\nround_seconds = 0.05\n"
 IMPATIENT = "[retry]\nfirst_seconds = 0.05\nmax_seconds = 0.5\n"
@@ -33,8 +34,7 @@ IMPATIENT = "[retry]\nfirst_seconds = 0.05\nmax_seconds = 0.5\n"
 def shop(mysql: AnyServer) -> Iterator[AnyServer]:
     """A source with a loaded shop."""
     drop_mysql_database(mysql, DATABASE)
-    for _ in load_shop(mysql.url, 10_000):
-        pass
+    load_shop(f"{mysql.url}{DATABASE}", 10_000)
     yield mysql
     drop_mysql_database(mysql, DATABASE)
 
@@ -62,7 +62,7 @@ def test_thirty_kills(
     config = write_config(tmp_path, shop.url, target, "shop.*", more=SLOW_COPY)
     dice = random.Random(20)
     states = set()
-    with ShopWriter(shop.url, 300) as writer:
+    with ShopWriter(f"{shop.url}{DATABASE}", 300) as writer:
         for number in range(KILLS):
             with EngineProcess(config) as engine:
                 if number % 5:
@@ -85,8 +85,7 @@ def test_thirty_kills(
 def own_servers() -> Iterator[tuple[Server, Server]]:
     """A source and a target that the test may kill."""
     with obtain(start_mysql) as source, obtain(start_postgres) as target:
-        for _ in load_shop(source.url, 5_000):
-            pass
+        load_shop(f"{source.url}{DATABASE}", 5_000)
         yield source, target
 
 
@@ -110,7 +109,7 @@ def test_servers_die_and_connections_break(
 
             def settle() -> None:
                 """The engine has reconnected and applied something new."""
-                rows = (engine.status() or {"rows": 0, "copied_rows": 0})
+                rows = engine.status() or {"rows": 0, "copied_rows": 0}
                 before = rows["rows"] + rows["copied_rows"]
                 engine.wait_status(
                     lambda s: s["state"] != "connecting" and s["rows"] + s["copied_rows"] > before,
@@ -118,7 +117,7 @@ def test_servers_die_and_connections_break(
                 )
 
             for round_number in range(2):
-                with ShopWriter(source.url, 200, seed=round_number) as writer:
+                with ShopWriter(f"{source.url}{DATABASE}", 200, seed=round_number) as writer:
                     settle()
                     for cut in (left.cut, right.cut, left.cut, right.cut):
                         assert cut() > 0

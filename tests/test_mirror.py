@@ -10,12 +10,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from engine.demo.shop import DATABASE, load_shop
+from engine.demo.shop import load_shop
 from engine.demo.writer import ShopWriter
 from tests.compare import assert_equal
 from tests.engine_process import EngineProcess, write_config
 from tests.servers import AnyServer, connect_mysql, drop_mysql_database
 
+DATABASE = "shop"
 ROWS = 8_000
 SMALL_CHUNKS = "[snapshot]\nchunk_rows = 300\nround_seconds = 0.1\n"
 
@@ -24,8 +25,7 @@ SMALL_CHUNKS = "[snapshot]\nchunk_rows = 300\nround_seconds = 0.1\n"
 def shop(mysql_family: AnyServer) -> Iterator[AnyServer]:
     """A source with a loaded shop."""
     drop_mysql_database(mysql_family, DATABASE)
-    for _ in load_shop(mysql_family.url, ROWS):
-        pass
+    load_shop(f"{mysql_family.url}{DATABASE}", ROWS)
     yield mysql_family
     drop_mysql_database(mysql_family, DATABASE)
 
@@ -40,7 +40,7 @@ def test_copy_and_follow(
     THEN both sides are equal, column by column, and every transaction arrived exactly once."""
     target = fresh_postgres_database(postgres_family)
     config = write_config(tmp_path, shop.url, target, "shop.*", more=SMALL_CHUNKS)
-    with ShopWriter(shop.url, 200) as writer, EngineProcess(config) as engine:
+    with ShopWriter(f"{shop.url}{DATABASE}", 200) as writer, EngineProcess(config) as engine:
         engine.wait_status(lambda status: status["copied_rows"] > ROWS / 3, what="some chunks")
         writer.migrate()
         engine.wait_status(

@@ -16,7 +16,7 @@ from pymysql.connections import Connection
 from engine.schema import Column, Index, Table, TableId
 from sources.mysql.native import INTEGER_KINDS, neutral
 
-__all__ = ["read_catalog", "read_table", "table_estimate"]
+__all__ = ["read_catalog", "read_table", "row_length", "table_estimate"]
 
 _SYSTEM_SCHEMAS = ("information_schema", "mysql", "performance_schema", "sys")
 _TABLES = """
@@ -34,8 +34,9 @@ SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART
 FROM information_schema.STATISTICS WHERE INDEX_TYPE IN ('BTREE', 'HASH') AND {where}
 ORDER BY TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX
 """
-_ESTIMATE = """
-SELECT TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
+_STATISTICS = """
+SELECT TABLE_ROWS, AVG_ROW_LENGTH FROM information_schema.TABLES
+WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
 """
 _ONE_TABLE = "TABLE_SCHEMA = %s AND TABLE_NAME = %s"
 _NAME_LISTS = 500  # up to so many tables are asked for by name
@@ -75,8 +76,17 @@ def read_table(connection: Connection[Any], id: TableId) -> Table | None:
 
 def table_estimate(connection: Connection[Any], table: Table) -> int:
     """About how many rows the table holds, from the server's statistics."""
-    found = list(_rows(connection, _ESTIMATE, (table.id.schema, table.id.name)))
-    return int(found[0][0] or 0) if found else 0
+    return _statistics(connection, table)[0]
+
+
+def row_length(connection: Connection[Any], table: Table) -> int:
+    """About how many bytes a row takes, from the server's statistics; 0 if it knows of none."""
+    return _statistics(connection, table)[1]
+
+
+def _statistics(connection: Connection[Any], table: Table) -> tuple[int, int]:
+    found = _rows(connection, _STATISTICS, (table.id.schema, table.id.name))
+    return (int(found[0][0] or 0), int(found[0][1] or 0)) if found else (0, 0)
 
 
 def _tables(

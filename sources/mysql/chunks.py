@@ -1,27 +1,26 @@
 """
 The snapshot's reads: a table in key order, chunk by chunk, over several connections.
 
-A chunk is one range of keys, read in one statement that proves when it read (``moments``). Ranges
+A chunk is one range of keys, read in one transaction that proves when it read (``moments``). Ranges
 are found by counting along the key, so several can be read at once; they are delivered in order,
 with no more than a chunk per reader ahead. Rows are counted so that a chunk stays within a few
-megabytes, and a chunk that grows beyond all the same is cut: the rest of its range is read next.
+megabytes; one that grows beyond all the same is cut, and the rest of its range is read next.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
-from engine.change import Chunk, Row
-from engine.errors import ShapeChanged, SourceError, SourceLost
+from engine.change import Chunk
+from engine.errors import ShapeChanged, SourceLost
 from engine.schema import Table
 from sources.mysql.catalog import read_table, row_length
 from sources.mysql.connection import translated
@@ -30,6 +29,7 @@ from sources.mysql.moments import Flavour, Moments, quote_table
 from sources.mysql.native import same_type
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.resultset import packets
+from sources.mysql.sessions import Sessions
 from sources.mysql.text_rows import select_list, text_row_decoder
 
 __all__ = ["ChunkReader"]
@@ -37,51 +37,26 @@ __all__ = ["ChunkReader"]
 _CHUNK_BYTES = 8 << 20
 _CUT_BYTES = 2 * _CHUNK_BYTES
 _READ_TIMEOUT_SECONDS = 60.0
-_WHOLE_TABLE = "[]"
-# What the server says when the table is not the one that was asked for: no such table or column,
-# a definition that has changed since the snapshot.
-_OTHER_SHAPE = frozenset((1146, 1054, 1412, 1356, 1109))
-
-# Dates that are none must be comparable, CHAR must come without its padding, and text as it is
-# stored: no conversion can then lose what it cannot convert.
-_SESSION = (
-    "SET SESSION sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00', max_sort_length = 8192,"
-    " character_set_results = NULL"
-)
-
-
-class _Range(msgspec.Struct, frozen=True):
-    """Keys above ``after`` up to ``last`` (None: no bound); ``limit`` rows if there is no ``last``."""
-
-    after: Key | None
-    last: Key | None
-    limit: int
-
-
-class _Part(msgspec.Struct, frozen=True):
-    """What a read of a range gave; ``rest`` is what is left to read of it."""
-
-    chunk: Chunk
-    rest: _Range | None
+#: The cursor in the middle of a table without a key: no place to go on from.
+_NO_PLACE = "[]"
+# The server's errors for a table that is not the one asked for: no such table or column, or a
+# definition that has changed since the transaction's snapshot.
+_OTHER_SHAPE = frozenset((1146, 1054, 1412))
 
 
 class ChunkReader:
     """Reads tables in chunks for ``Source.chunks``; keeps its connections between calls.
 
-    ``connect`` opens an ordinary session in UTC. ``gtid`` says whether the server's GTIDs are on
-    (MySQL; MariaDB always has them). ``chunks`` may run on one thread at a time; ``stop`` and
-    ``close`` may be called from any.
+    ``connect`` opens an ordinary session. ``gtid`` says whether the server's GTIDs are on (MySQL;
+    MariaDB always has them). ``chunks`` runs on one thread at a time; ``stop`` and ``close`` may be
+    called from any.
     """
 
     def __init__(
         self, connect: Callable[[], Connection[Any]], flavour: Flavour, *, gtid: bool
     ) -> None:
-        self._connect = connect
+        self._sessions = Sessions(connect)
         self._moments = Moments(flavour, gtid)
-        self._idle: list[Connection[Any]] = []
-        self._busy: set[Connection[Any]] = set()
-        self._lock = threading.Lock()
-        self._stopped = False
 
     def chunks(
         self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
@@ -91,178 +66,227 @@ class ChunkReader:
         A table without a key is read whole, from its beginning whatever ``cursor`` says, and the
         cursors of its chunks are no places to go on from.
         """
-        self._stopped = False
-        reading = _Reading(self, table, parse_position(since), rows)
+        self._sessions.resume()
+        reading = _Reading(self._sessions, self._moments, table, parse_position(since), rows)
         try:
             if table.key:
                 yield from reading.by_key(cursor, readers)
             else:
                 yield from reading.whole()
         except SourceLost:
-            if not self._stopped:
+            if not self._sessions.stopped:
                 raise
+        finally:
+            reading.abandoned = True
 
     def stop(self) -> None:
         """Make ``chunks`` end soon; idempotent."""
-        with self._lock:
-            self._stopped = True
-            busy = list(self._busy)
-        for connection in busy:
-            _break(connection)
+        self._sessions.stop()
 
     def close(self) -> None:
-        """Free all connections; idempotent."""
-        self.stop()
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            _close(connection)
+        """Free all connections; idempotent. The reader can be used again."""
+        self._sessions.close()
 
-    @property
-    def stopped(self) -> bool:
-        """Whether ``stop`` was called since ``chunks`` began."""
-        return self._stopped
 
-    @property
-    def moments(self) -> Moments:
-        """How reads prove when they happened."""
-        return self._moments
+class _Range(msgspec.Struct, frozen=True):
+    """Keys above ``after`` and up to ``last``; without a ``last``, the next ``limit`` rows."""
 
-    def open(self) -> Connection[Any]:
-        """A connection of its own, with the session that reads need."""
-        connection = self._connect()
-        with translated(), connection.cursor() as statement:
-            statement.execute(_SESSION)
-        return connection
+    after: Key | None
+    last: Key | None
+    limit: int
 
-    @contextmanager
-    def session(self) -> Iterator[Connection[Any]]:
-        """A connection for one read; thrown away if the read does not end well."""
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        connection = connection or self.open()
-        with self._lock:
-            self._busy.add(connection)
-            if self._stopped:
-                _break(connection)
-        well = False
-        try:
-            yield connection
-            well = True
-        finally:
-            with self._lock:
-                self._busy.discard(connection)
-                if well and not self._stopped:
-                    self._idle.append(connection)
-            if not well or self._stopped:
-                _close(connection)
+
+class _Part(msgspec.Struct, frozen=True):
+    """What the read of a range gave, and what is left of the range."""
+
+    chunk: Chunk
+    rest: _Range | None
 
 
 class _Reading:
     """One run through one table."""
 
     def __init__(
-        self, reader: ChunkReader, table: Table, since: MySQLPosition, rows: int
+        self,
+        sessions: Sessions,
+        moments: Moments,
+        table: Table,
+        since: MySQLPosition,
+        rows: int,
     ) -> None:
-        self._reader = reader
+        self.abandoned = False
+        self._sessions = sessions
+        self._moments = moments
         self._table = table
         self._since = since
-        self._wanted = rows
+        self._rows = rows
         self._row_bytes = 1.0
         self._decode = text_row_decoder(table)
-        self._select = f"SELECT {select_list(table)} FROM {quote_table(table)}"
         self._keyset = Keyset(table)
+        self._keys = self._keyset.as_table()
 
     def by_key(self, cursor: str | None, readers: int) -> Iterator[Chunk]:
         """Chunks in key order, ``readers`` of them being read at once."""
         after = None if cursor is None else self._keyset.parse(cursor)
-        with self._reader.session() as connection, self._errors():
-            self._row_bytes = max(row_length(connection, self._table), 1)
-            self._reader.moments.prove(connection, self._table, self._since)
+        with self._sessions.lease() as lease, self._errors():
+            self._row_bytes = max(row_length(lease.connection, self._table), 1)
+            self._moments.prove(lease.connection, self._table, self._since)
         pool = ThreadPoolExecutor(readers, thread_name_prefix="tailrace-chunks")
         try:
-            yield from self._in_order(pool, _Range(after, None, self._limit()), readers)
+            yield from self._in_order(pool, _Range(after, None, self._limit), readers)
         finally:
-            self._cancel(pool)
-
-    def _in_order(
-        self, pool: ThreadPoolExecutor, range: _Range | None, readers: int
-    ) -> Iterator[Chunk]:
-        pending: deque[Future[_Part]] = deque()
-        while range is not None or pending:
-            while range is not None and len(pending) < readers:
-                piece, range = self._split(range) if readers > 1 else (range, None)
-                pending.append(pool.submit(self._read, piece))
-            part = pending.popleft().result()
-            if part.rest is not None and part.rest.last is None and not pending:
-                range = msgspec.structs.replace(part.rest, limit=self._limit())
-                if readers == 1:
-                    # Read on while this chunk is being worked on.
-                    pending.append(pool.submit(self._read, range))
-                    range = None
-            elif part.rest is not None:
-                pending.appendleft(pool.submit(self._read, part.rest))
-            if self._reader.stopped:
-                return
-            self._learn(part.chunk)
-            yield part.chunk
-
-    def _cancel(self, pool: ThreadPoolExecutor) -> None:
-        """Wait for nobody's rows any more."""
-        pool.shutdown(wait=False, cancel_futures=True)
-
-    def _limit(self) -> int:
-        return max(1, min(self._wanted, int(_CHUNK_BYTES / self._row_bytes)))
-
-    def _learn(self, chunk: Chunk) -> None:
-        if chunk.rows:
-            self._row_bytes = max(chunk.size / len(chunk.rows), 1)
-
-    def _split(self, range: _Range) -> tuple[_Range, _Range | None]:
-        """The next chunk's range, and what comes after it."""
-        keys = self._keyset.as_table()
-        where = self._keyset.between(range.after, range.last)
-        limit = self._limit()
-        query = (
-            f"SELECT {select_list(keys)} FROM {quote_table(self._table)}{where}"
-            f" ORDER BY {self._keyset.order} LIMIT 1 OFFSET {limit - 1}"
-        )
-        with self._reader.session() as connection, self._errors():
-            found = [row for rows in packets(connection, query, _READ_TIMEOUT_SECONDS) for row in rows]
-        if not found:
-            # Fewer rows than a chunk; read on at the end, there may be more by then.
-            return _Range(range.after, None, limit), None
-        last = text_row_decoder(keys)(found)[0]
-        return _Range(range.after, last, limit), _Range(last, None, limit)
-
-    def _read(self, range: _Range) -> _Part:
-        """One chunk in one transaction."""
-        query = (
-            f"{self._select}{self._keyset.between(range.after, range.last)}"
-            f" ORDER BY {self._keyset.order}"
-        )
-        if range.last is None:
-            query += f" LIMIT {range.limit}"
-        with self._reader.session() as connection, self._errors():
-            place = self._reader.moments.begin(connection, self._since)
-            raw, size, whole = _up_to(packets(connection, query, _READ_TIMEOUT_SECONDS), _CUT_BYTES)
-            if not whole:
-                # The rest is on its way; a connection is quicker opened anew than read empty.
-                connection = self._reader.replace(connection)
-        rows = self._decode(raw)
-        return self._part(range, rows, size, whole, seen)
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def whole(self) -> Iterator[Chunk]:
-        raise NotImplementedError
+        """All rows as of one place in the log, as the server sends them."""
+        with self._sessions.lease() as lease, self._errors():
+            connection = lease.connection
+            seen = self._moments.exact(connection, self._table, self._since, self._sessions.open)
+            self._check_shape(connection)
+            lease.spoiled = True
+            raw: list[bytes] = []
+            size = 0
+            for rows in packets(connection, self._query(""), _READ_TIMEOUT_SECONDS):
+                if size >= _CHUNK_BYTES or len(raw) >= self._rows:
+                    yield Chunk(self._table, self._decode(raw), _NO_PLACE, seen, size)
+                    raw, size = [], 0
+                raw += rows
+                size += sum(map(len, rows))
+            _end(connection)
+            lease.spoiled = False
+        yield Chunk(self._table, self._decode(raw), None, seen, size)
+
+    def _in_order(self, pool: ThreadPoolExecutor, start: _Range, readers: int) -> Iterator[Chunk]:
+        pending: deque[Future[_Part]] = deque()
+        ahead: _Range | None = start
+        while ahead is not None or pending:
+            ahead = self._fill(pool, pending, ahead, readers)
+            part = pending.popleft().result()
+            if part.chunk.rows:
+                self._row_bytes = max(part.chunk.size / len(part.chunk.rows), 1)
+            if part.rest is None:
+                pass
+            elif part.rest.last is None:
+                # Nothing is pending behind an open end.
+                ahead = msgspec.structs.replace(part.rest, limit=self._limit)
+            else:
+                pending.appendleft(pool.submit(self._read, part.rest))
+            # Read on while this chunk is being worked on.
+            ahead = self._fill(pool, pending, ahead, readers)
+            yield part.chunk
+
+    def _fill(
+        self,
+        pool: ThreadPoolExecutor,
+        pending: deque[Future[_Part]],
+        ahead: _Range | None,
+        readers: int,
+    ) -> _Range | None:
+        """Keep all readers busy; what is left to be read after that."""
+        while ahead is not None and len(pending) < readers:
+            piece, ahead = self._split(ahead) if readers > 1 else (ahead, None)
+            pending.append(pool.submit(self._read, piece))
+        return ahead
+
+    @property
+    def _limit(self) -> int:
+        """Rows of the next chunk."""
+        return max(1, min(self._rows, int(_CHUNK_BYTES / self._row_bytes)))
+
+    def _split(self, ahead: _Range) -> tuple[_Range, _Range | None]:
+        """The next chunk's range, and what comes after it."""
+        limit = self._limit
+        query = (
+            f"SELECT {select_list(self._keys)} FROM {quote_table(self._table)}"
+            f"{self._keyset.between(ahead.after, None)}"
+            f" ORDER BY {self._keyset.order} LIMIT 1 OFFSET {limit - 1}"
+        )
+        with self._sessions.lease() as lease, self._errors():
+            pieces = list(packets(lease.connection, query, _READ_TIMEOUT_SECONDS))
+        found = text_row_decoder(self._keys)([row for rows in pieces for row in rows])
+        if not found:
+            return _Range(ahead.after, None, limit), None
+        return _Range(ahead.after, found[0], limit), _Range(found[0], None, limit)
+
+    def _read(self, piece: _Range) -> _Part:
+        """One chunk, in a transaction of its own."""
+        tail = f"{self._keyset.between(piece.after, piece.last)} ORDER BY {self._keyset.order}"
+        if piece.last is None:
+            tail += f" LIMIT {piece.limit}"
+        seen = None
+        with self._sessions.lease() as lease, self._errors():
+            connection = lease.connection
+            place = self._moments.begin(connection, self._since)
+            self._check_shape(connection)
+            raw, size, whole = self._receive(connection, self._query(tail))
+            lease.spoiled = not whole
+            if whole:
+                seen = self._moments.seen(connection, place)
+                _end(connection)
+        if seen is None:
+            # The other connection still has rows on their way.
+            with self._sessions.lease() as lease, self._errors():
+                seen = self._moments.seen(lease.connection, place)
+        return self._part(piece, raw, size, whole, seen)
+
+    def _receive(self, connection: Connection[Any], query: str) -> tuple[list[bytes], int, bool]:
+        """Row packets, their size in bytes, and whether these are all."""
+        raw: list[bytes] = []
+        size = 0
+        for rows in packets(connection, query, _READ_TIMEOUT_SECONDS):
+            raw += rows
+            size += sum(map(len, rows))
+            if size >= _CUT_BYTES:
+                return raw, size, False
+        return raw, size, True
+
+    def _part(
+        self, piece: _Range, raw: list[bytes], size: int, whole: bool, seen: MySQLPosition
+    ) -> _Part:
+        # Nobody waits for the rows of an abandoned reading.
+        rows = self._decode(raw) if not self.abandoned else []
+        rest = None
+        if not whole or (piece.last is None and len(rows) >= piece.limit):
+            rest = _Range(self._keyset.of(rows[-1]), piece.last, piece.limit) if rows else None
+        end = piece.last if rest is None else rest.after
+        cursor = None if end is None else self._keyset.cursor(end)
+        return _Part(Chunk(self._table, rows, cursor, seen, size), rest)
+
+    def _query(self, tail: str) -> str:
+        return f"SELECT {select_list(self._table)} FROM {quote_table(self._table)}{tail}"
+
+    def _check_shape(self, connection: Connection[Any]) -> None:
+        """The live columns are the table's, and stay so until the transaction's end."""
+        with connection.cursor() as cursor:
+            # Using the table takes the lock that keeps its definition.
+            cursor.execute(f"SELECT 1 FROM {quote_table(self._table)} LIMIT 0")
+        live = read_table(connection, self._table.id)
+        same = (
+            live is not None
+            and live.names == self._table.names
+            and all(
+                same_type(now.native, then.native)
+                for now, then in zip(live.columns, self._table.columns, strict=True)
+            )
+        )
+        if not same:
+            raise self._other_shape()
+
+    def _other_shape(self) -> ShapeChanged:
+        return ShapeChanged(
+            "the table has another shape now than the log has had so far", table=self._table.id
+        )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        yield
+        with translated():
+            try:
+                yield
+            except MySQLError as error:
+                if error.args and error.args[0] in _OTHER_SHAPE:
+                    raise self._other_shape() from error
+                raise
 
 
-def _break(connection: Any) -> None:
-    """End what another thread waits for on this connection."""
-
-
-def _close(connection: Any) -> None:
-    """"""
+def _end(connection: Connection[Any]) -> None:
+    connection.rollback()

@@ -26,7 +26,7 @@ from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.packets import Packets, ServerError
 from sources.mysql.settings import Address, MySQLSettings, address_of
 
-__all__ = ["BinlogConnection", "connect", "is_mariadb", "query", "translated"]
+__all__ = ["BinlogConnection", "connect", "is_mariadb", "query", "server_version", "translated"]
 
 #: By this name a server lists us among its replicas.
 REPLICA_HOST: Final = "tailrace"
@@ -59,7 +59,7 @@ def connect(
             host=address.host,
             port=address.port,
             user=address.user,
-            password=address.password.encode(),  # type: ignore[arg-type]
+            password=address.password.encode(),
             charset="utf8mb4",
             autocommit=autocommit,
             connect_timeout=timeout,
@@ -81,7 +81,12 @@ def query(connection: Connection[Any], sql: str, arguments: Sequence[object] = (
 
 def is_mariadb(connection: Connection[Any]) -> bool:
     """Whether the server is a MariaDB."""
-    return "mariadb" in str(connection.get_server_info()).lower()
+    return "mariadb" in server_version(connection).lower()
+
+
+def server_version(connection: Connection[Any]) -> str:
+    """What the server says about itself when it greets, such as ``11.8.6-MariaDB-log``."""
+    return str(connection.get_server_info()).removeprefix("5.5.5-")  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -103,10 +108,12 @@ def _translate(error: pymysql.MySQLError) -> SourceError:
     text = str(error.args[-1]) if error.args else type(error).__name__
     cause = getattr(error, "original_exception", None)
     if isinstance(cause, ssl.SSLError):
-        hint = "see tls, tls_ca and the server's certificate; `tls = \"require\"` does not look"
+        hint = 'see tls, tls_ca and the server\'s certificate; `tls = "require"` does not look'
         return SourceError(f"no secure connection to the source: {text}", hint=hint)
     if code in _DENIED:
-        return SourceError(f"the source refuses: {text}", hint="see `tailrace check` for the rights")
+        return SourceError(
+            f"the source refuses: {text}", hint="see `tailrace check` for the rights"
+        )
     if code in _PASSING or code == 0 or 2000 <= code < 3000:
         return SourceLost(f"the connection to the source broke: {text}")
     return SourceError(f"the source answers with error {code}: {text}")
@@ -305,7 +312,9 @@ def _refusal(ending: ServerError) -> SourceError:
             hint="set server_id of this source to a number of its own, or to 0",
         )
     if ending.code in _DENIED:
-        return SourceError(f"the source refuses: {text}", hint="grant REPLICATION SLAVE to our user")
+        return SourceError(
+            f"the source refuses: {text}", hint="grant REPLICATION SLAVE to our user"
+        )
     if "max_allowed_packet" in lower:
         return SourceError(
             f"the source cannot send a large event: {text}",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pymysql.connections import Connection
 
 from engine.errors import SourceError
-from sources.mysql.connection import is_mariadb, query
+from sources.mysql.connection import is_mariadb, query, server_version
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
 
@@ -41,8 +41,8 @@ class LogFile(NamedTuple):
 def read_facts(connection: Connection[Any]) -> Facts:
     """Ask the server. Raises SourceError, SourceLost."""
     mariadb = is_mariadb(connection)
-    text = str(connection.get_server_info()).removeprefix("5.5.5-")
-    version = tuple(int(word) for word in re.findall(r"\d+", text.split("-")[0])[:3])
+    numbers = re.findall(r"\d+", server_version(connection).split("-")[0])
+    version = tuple(int(number) for number in numbers[:3])
     identity = "@@GLOBAL.server_id" if mariadb else "@@GLOBAL.server_uuid"
     gtid_mode = "'ON'" if mariadb else "@@GLOBAL.gtid_mode"
     fold = "@@GLOBAL.lower_case_table_names = 1"

@@ -49,7 +49,10 @@ def quote_table(table: Table) -> str:
 
 
 class Moments:
-    """Places of reads in one server's log. Raises PyMySQL's errors, and SourceError."""
+    """Places of reads in one server's log, for sessions in REPEATABLE READ.
+
+    Raises PyMySQL's errors, and SourceError.
+    """
 
     def __init__(self, flavour: Flavour, gtid: bool) -> None:
         self.flavour = flavour
@@ -110,7 +113,6 @@ class Moments:
         try:
             with _TableLock(locker, table):
                 place = self._end_of_mysql(locker)
-                _query(connection, "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 _query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
         finally:
             locker.close()
@@ -126,7 +128,6 @@ class Moments:
         raise _too_late("the server has not executed the position's GTIDs")
 
     def _snapshot(self, connection: Connection[Any], server: str) -> MySQLPosition:
-        _query(connection, "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         _query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
         status = dict(_query(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'"))
         status = {name.lower(): value for name, value in status.items()}

@@ -22,6 +22,7 @@ from engine.contract import Finding, RowReader
 from engine.errors import SourceError, SourceLost
 from engine.schema import Table, TableId
 from sources.mysql.catalog import read_catalog, read_table, table_estimate
+from sources.mysql.chunks import ChunkReader
 from sources.mysql.connection import BinlogConnection, connect, query, translated
 from sources.mysql.events import xid_text
 from sources.mysql.facts import Facts, log_end, log_files, read_facts
@@ -60,6 +61,7 @@ class MySQLSource:
         self._facts: Facts | None = None
         self._stopping = threading.Event()
         self._replica: BinlogConnection | None = None
+        self._chunks: ChunkReader | None = None
 
     # -- the server as it is now -------------------------------------------------------------------
 
@@ -151,7 +153,18 @@ class MySQLSource:
         self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
     ) -> Generator[Chunk, None, None]:
         """The rows of ``table`` in key order; see the contract."""
-        raise NotImplementedError
+        yield from self._chunk_reader().chunks(table, cursor, since, rows=rows, readers=readers)
+
+    def _chunk_reader(self) -> ChunkReader:
+        facts = self._ask(self._known)
+        with self._lock:
+            if self._chunks is None:
+                self._chunks = ChunkReader(
+                    lambda: connect(self._settings),
+                    "mariadb" if facts.mariadb else "mysql",
+                    gtid=facts.gtids,
+                )
+            return self._chunks
 
     def row_reader(self) -> RowReader:
         """Plain reads for parity."""
@@ -164,12 +177,17 @@ class MySQLSource:
         self._stopping.set()
         if self._replica is not None:
             self._replica.stop()
+        if self._chunks is not None:
+            self._chunks.stop()
 
     def close(self) -> None:
         """Free all connections; the source can be used again afterwards."""
         with self._lock:
             self._drop_session()
             self._facts = None
+            if self._chunks is not None:
+                self._chunks.close()
+            self._chunks = None
         self._stopping.clear()
 
     # -- the ordinary session ----------------------------------------------------------------------

@@ -21,25 +21,22 @@ __all__ = ["packets"]
 
 _PIECE_BYTES = 1 << 18
 _WHOLE = 0xFFFFFF  # a packet of this size goes on in the next one
-_EOF, _ERROR = 0xFE, 0xFF
+_EOF, _ERROR, _TWO_BYTES = 0xFE, 0xFF, 0xFC
 _EOF_LONGEST = 8
 _LOST = 2013
 
 
-def packets(
-    connection: Any, query: str, timeout_seconds: float
-) -> Iterator[list[bytes]]:
+def packets(connection: Any, query: str, timeout_seconds: float) -> Iterator[list[bytes]]:
     """Run the query on a PyMySQL connection; yield its row packets, as many as one read brings.
 
     Raises PyMySQL's errors, and OSError; TimeoutError after ``timeout_seconds`` without a byte. If
     it is left before its end, the connection must be closed.
     """
     connection._execute_command(COM_QUERY, query)
-    # The head of the response: an error is raised here, as PyMySQL would.
-    columns = connection._read_packet().read_length_encoded_integer()
+    # From its first byte on: PyMySQL's reader would keep what it has read too much.
     socket = connection._sock
     socket.settimeout(timeout_seconds)
-    cutter = _Cutter(columns)
+    cutter = _Cutter()
     while True:
         piece = socket.recv(cutter.wants)
         if not piece:
@@ -54,11 +51,10 @@ def packets(
 class _Cutter:
     """Pieces of a stream → packets; what is cut off waits for the next piece."""
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self) -> None:
         self.ended = False
         self.wants = _PIECE_BYTES
-        # The columns' definitions and the EOF packet after them.
-        self._skip = columns + 1
+        self._skip = -1
         self._rest: list[bytes] = []
         self._rest_size = 0
         self._needed = 0
@@ -88,7 +84,7 @@ class _Cutter:
             if size == _WHOLE or self._long:
                 self._continue(piece[start:stop], size == _WHOLE, rows)
             elif self._skip:
-                self._skip -= 1
+                self._head(piece[start:stop])
             elif piece[start] >= _EOF and (size <= _EOF_LONGEST or piece[start] == _ERROR):
                 self._end(piece[start:stop])
                 return rows
@@ -96,6 +92,16 @@ class _Cutter:
                 add(piece[start:stop])
         self._keep(piece, at)
         return rows
+
+    def _head(self, packet: bytes) -> None:
+        """The number of columns, or an error; then the columns' definitions and an EOF packet."""
+        if packet[0] == _ERROR:
+            raise_mysql_exception(packet)
+        if self._skip < 0:
+            wide = packet[0] == _TWO_BYTES
+            self._skip = int.from_bytes(packet[1:3], "little") if wide else packet[0]
+            self._skip += 2
+        self._skip -= 1
 
     def _keep(self, piece: bytes, at: int) -> None:
         self._rest_size = len(piece) - at

@@ -135,13 +135,17 @@ def selector(
     tables: tuple[str, ...], exclude: tuple[str, ...], *, fold_names: bool = False
 ) -> Callable[[TableId], bool]:
     """Whether a table is to be followed. ``fold_names``: upper and lower case do not count."""
-    wanted, unwanted = ([_pattern(text, fold_names) for text in group] for group in (tables, exclude))
+    wanted, unwanted = (
+        [_pattern(text, fold_names) for text in group] for group in (tables, exclude)
+    )
     known: dict[TableId, bool] = {}
 
     def select(id: TableId) -> bool:
         answer = known.get(id)
         if answer is None:
-            schema, name = (id.schema.lower(), id.name.lower()) if fold_names else (id.schema, id.name)
+            schema, name = (
+                (id.schema.lower(), id.name.lower()) if fold_names else (id.schema, id.name)
+            )
             answer = known[id] = (
                 schema.lower() not in _SYSTEM_SCHEMAS
                 and _matches(wanted, schema, name)

@@ -330,6 +330,7 @@ class Stream:
         gtid = ev.read_domain_gtid(event, end, int.from_bytes(event[5:9], "little"))
         self._open(len(event))
         self._gtid = (str(gtid.domain), gtid.server, gtid.sequence)
+        self._committed_at = float(timestamp)
         self._explicit = not gtid.standalone
         self._deferred = gtid.alters_later
         replay = self._replay
@@ -454,16 +455,15 @@ class Stream:
 
     def _on_rows(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         table = event[19:25]
+        try:
+            decoder = self._tables[table]
+        except KeyError:
+            if table != _DUMMY_TABLE:
+                raise DecodeError("rows without the table map that they belong to") from None
+            decoder = None
         if event[25] & _STATEMENT_END:
-            decoder = self._tables.pop(table, False)
             self._tables.clear()
-        else:
-            decoder = self._tables.get(table, False)
-        if not decoder:
-            if decoder is False and table != _DUMMY_TABLE:
-                raise DecodeError("rows without the table map that they belong to")
-            return
-        if self._skipped:
+        if decoder is None or self._skipped:
             return
         op, version = _ROWS[kind]
         start = 27 if version == 1 else 27 + (event[27] | event[28] << 8)

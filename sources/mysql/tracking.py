@@ -64,8 +64,9 @@ class Tracking:
             return None, None
         try:
             map = parse_table_map(event, 19, end, mariadb=self.mariadb)
+            change: SchemaChange | None
             if table is None:
-                table, change = self._first_seen(map, id)
+                table, change = self._first_seen(map)
             else:
                 table, change = self._checked(table, map)
             decoder = RowDecoder(table, map)
@@ -94,7 +95,7 @@ class Tracking:
                     self.tables[effect.after.id] = effect.after
         return effects
 
-    def _first_seen(self, map: TableMap, id: TableId) -> tuple[Table, SchemaChange]:
+    def _first_seen(self, map: TableMap) -> tuple[Table, SchemaChange]:
         if map.names is None:
             raise SchemaError(
                 "the log does not hold the names of the table's columns", hint=_FULL_METADATA

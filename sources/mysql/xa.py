@@ -59,7 +59,7 @@ class Held:
         size = sum(change.size for change in self.changes if isinstance(change, Rows))
         if size > _IN_MEMORY_BYTES:
             if self._spilled is None:
-                self._spilled = tempfile.TemporaryFile(prefix="tailrace-xa-")
+                self._spilled = tempfile.TemporaryFile(prefix="tailrace-xa-")  # noqa: SIM115
             pickle.dump(self.changes, self._spilled, pickle.HIGHEST_PROTOCOL)
             self._pieces += 1
             self.changes.clear()

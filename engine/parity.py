@@ -1,0 +1,370 @@
+"""
+Are both sides equal? Compared row by row and column by column, while changes flow.
+
+Nothing here knows a codec of the pipeline: both databases are read through their ordinary clients,
+in canonical text (``engine.canonical``). Forward, the source's rows are read in chunks and looked up
+by key in the target; backward, the target's keys are looked up in the source.
+
+The two sides are never seen at the same moment, so a difference is only suspected at first. A
+suspect is settled by reading its row three times: on the source, then, once the pipeline has passed
+the end that the log had after that read, on the target, then on the source again. A target that
+shows either of the source's two is right: what the source held before had to be there, and only what
+changed in between can be newer. A row that is neither, time after time, differs.
+
+Tables without a key are compared as bags, by the same three looks at the whole table: of each row
+the target must hold as many as the source had before or after, or some number between. The rows are
+counted by hash, in as many passes over the table as keep the counters small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from engine.canonical import canonical_json
+from engine.contract import RowReader
+from engine.errors import TailraceError
+from engine.schema import Table
+
+__all__ = ["Difference", "TableReport", "VerifyReport", "verify"]
+
+Key = tuple[str | None, ...]
+TextRow = tuple[str | None, ...]
+Passed = Callable[[str, float], Awaitable[bool]]
+Answer = TypeVar("Answer")
+
+#: How often a suspect is settled before it counts as a difference.
+ATTEMPTS: Final = 3
+#: Differing rows that are named per table; beyond that they are only counted.
+NAMED_ROWS: Final = 10_000
+#: Rows counted by hash in one pass over a table without a key.
+BAG_ROWS: Final = 1_000_000
+_DIGEST_BYTES: Final = 16
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One row that differs: its key's text, and the columns in which both sides differ (none where
+    only one side has the row)."""
+
+    kind: Literal["changed", "missing", "extra"]
+    key: Key
+    columns: tuple[str, ...] = ()
+
+
+class TableReport(msgspec.Struct, frozen=True):
+    """The comparison of one table.
+
+    ``rows`` were read on the source; ``differing`` rows have other values on the target, ``missing``
+    ones are not there, ``extra`` ones are only there: exact counts. ``differences`` names the first
+    10,000 of them, none in a table without a key. ``inconclusive`` says why the table could not be
+    compared to its end, which is no success.
+    """
+
+    table: str
+    rows: int
+    differing: int
+    missing: int
+    extra: int
+    seconds: float
+    equal: bool
+    inconclusive: str = ""
+    differences: tuple[Difference, ...] = ()
+
+
+class VerifyReport(msgspec.Struct, frozen=True):
+    """The comparison of all tables."""
+
+    equal: bool
+    seconds: float
+    tables: tuple[TableReport, ...]
+
+
+async def verify(
+    tables: Iterable[Table],
+    source: RowReader,
+    target: RowReader,
+    *,
+    source_position: Callable[[], str],
+    passed: Passed,
+    chunk_rows: int = 5000,
+    deadline_seconds: float = 60.0,
+    progress: Callable[[str, int], None] = lambda table, rows: None,
+) -> VerifyReport:
+    """Compare ``tables``, one after the other.
+
+    ``source_position`` tells the end of the source's log now (it may block), ``passed`` waits until
+    the target holds all of the log up to a position: false at the deadline, a time of
+    ``time.monotonic``, which comes ``deadline_seconds`` later. ``progress`` hears a table's name and
+    how many of its rows have been read. Readers are used from threads, each by one at a time.
+
+    Raises retryable errors of the readers; others make a table inconclusive.
+    """
+    started = time.monotonic()
+    pipeline = _Pipeline(source_position, passed, deadline_seconds)
+    reports: list[TableReport] = []
+    for table in tables:
+        comparison = _KeyedComparison if table.key else _BagComparison
+        compared = comparison(table, _Side(source), _Side(target), pipeline, chunk_rows, progress)
+        reports.append(await compared.report())
+    seconds = time.monotonic() - started
+    return VerifyReport(all(report.equal for report in reports), seconds, tuple(reports))
+
+
+class _Side:
+    """A blocking reader, one call at a time, off the event loop."""
+
+    def __init__(self, reader: RowReader) -> None:
+        self.reader = reader
+        self._turn = asyncio.Lock()
+
+    async def run(self, call: Callable[[], Answer]) -> Answer:
+        async with self._turn:
+            return await asyncio.to_thread(call)
+
+
+class _Pipeline:
+    """Waits for the pipeline that lies between the two sides."""
+
+    def __init__(
+        self, source_position: Callable[[], str], passed: Passed, deadline_seconds: float
+    ) -> None:
+        self._source_position = source_position
+        self._passed = passed
+        self._deadline_seconds = deadline_seconds
+        #: Why nothing can be settled any more; empty as long as the pipeline keeps up.
+        self.stuck = ""
+
+    async def drained(self) -> None:
+        """Wait until the target holds what the source's log holds now. It is waited for a pipeline
+        that stands still only once."""
+        position = await asyncio.to_thread(self._source_position)
+        seconds = 0.0 if self.stuck else self._deadline_seconds
+        if await self._passed(position, time.monotonic() + seconds) or self.stuck:
+            return
+        self.stuck = f"the pipeline did not get to the log's end within {seconds:.0f} seconds"
+
+
+class _Comparison:
+    """The comparison of one table; a subclass says how."""
+
+    def __init__(
+        self,
+        table: Table,
+        source: _Side,
+        target: _Side,
+        pipeline: _Pipeline,
+        chunk_rows: int,
+        progress: Callable[[str, int], None],
+    ) -> None:
+        self.table = table
+        self.source = source
+        self.target = target
+        self.pipeline = pipeline
+        self.chunk_rows = chunk_rows
+        self.counts: Counter[str] = Counter()
+        self.named: list[Difference] = []
+        self.rows = 0
+        self._progress = progress
+        self._json = [n for n, column in enumerate(table.columns) if column.type.kind == "json"]
+
+    async def report(self) -> TableReport:
+        """Compare, and say what came out."""
+        started, inconclusive = time.monotonic(), ""
+        try:
+            await self.compare()
+        except TailraceError as error:
+            if error.retryable:
+                raise
+            inconclusive = error.message
+        if self.counts:
+            inconclusive = inconclusive or self.pipeline.stuck
+        return TableReport(
+            str(self.table.id),
+            self.rows,
+            self.counts["changed"],
+            self.counts["missing"],
+            self.counts["extra"],
+            time.monotonic() - started,
+            not self.counts.total() and not inconclusive,
+            inconclusive,
+            tuple(self.named),
+        )
+
+    async def compare(self) -> None:
+        """Fill ``counts`` and ``named``."""
+        raise NotImplementedError
+
+    def read(self, rows: int) -> None:
+        """So many more rows of the source have been read."""
+        self.rows += rows
+        self._progress(str(self.table.id), self.rows)
+
+    def settled(self, row: TextRow) -> TextRow:
+        """The row with its JSON texts in the one form that equal values share."""
+        if not self._json:
+            return row
+        values = list(row)
+        for ordinal in self._json:
+            text = values[ordinal]
+            values[ordinal] = None if text is None else canonical_json(text)
+        return tuple(values)
+
+
+class _KeyedComparison(_Comparison):
+    async def compare(self) -> None:
+        await self._forward()
+        await self._backward()
+
+    async def _forward(self) -> None:
+        """Every row of the source is on the target, and the same."""
+        suspects: set[Key] = set()
+        ahead = self._ahead(self.source, None, keys_only=False)
+        while rows := await ahead:
+            ahead = self._ahead(self.source, self._key(rows[-1]), keys_only=False)
+            mine = {self._key(row): row for row in rows}
+            theirs = await self._rows(self.target, list(mine))
+            suspects |= {key for key, row in mine.items() if theirs.get(key) != row}
+            self.read(len(rows))
+            if len(suspects) >= self.chunk_rows:
+                await self._settle(suspects)
+                suspects = set()
+        await self._settle(suspects)
+
+    async def _backward(self) -> None:
+        """Every key of the target is on the source."""
+        suspects: set[Key] = set()
+        ahead = self._ahead(self.target, None, keys_only=True)
+        while keys := await ahead:
+            ahead = self._ahead(self.target, keys[-1], keys_only=True)
+            there = await self.source.run(
+                lambda keys=keys: self.source.reader.by_keys(self.table, keys, keys_only=True)
+            )
+            suspects |= set(keys).difference(there)
+            if len(suspects) >= self.chunk_rows:
+                await self._settle(suspects)
+                suspects = set()
+        await self._settle(suspects)
+
+    def _ahead(
+        self, side: _Side, after: Key | None, *, keys_only: bool
+    ) -> asyncio.Task[list[TextRow]]:
+        """Start to read the next chunk of a side."""
+
+        def read() -> list[TextRow]:
+            return side.reader.chunk(self.table, after, self.chunk_rows, keys_only=keys_only)
+
+        return asyncio.create_task(side.run(read))
+
+    def _key(self, row: TextRow) -> Key:
+        return tuple(row[ordinal] for ordinal in self.table.key)
+
+    async def _rows(self, side: _Side, keys: Sequence[Key]) -> dict[Key, TextRow]:
+        found = await side.run(lambda: side.reader.by_keys(self.table, keys))
+        wanted = set(keys)
+        return {key: row for row in found if (key := self._key(row)) in wanted}
+
+    async def _settle(self, suspects: set[Key]) -> None:
+        """Of these keys, count and name those whose rows really differ."""
+        pending = sorted(suspects, key=str)
+        for start in range(0, len(pending), self.chunk_rows):
+            await self._settle_some(pending[start : start + self.chunk_rows])
+
+    async def _settle_some(self, keys: list[Key]) -> None:
+        before = await self._rows(self.source, keys)
+        for attempt in range(ATTEMPTS):
+            await self.pipeline.drained()
+            theirs = await self._rows(self.target, keys)
+            after = await self._rows(self.source, keys)
+            keys = [
+                key
+                for key in keys
+                if not self._same(theirs.get(key), before.get(key))
+                and not self._same(theirs.get(key), after.get(key))
+            ]
+            if not keys or self.pipeline.stuck or attempt == ATTEMPTS - 1:
+                break
+            before = after
+        for key in keys:
+            self._name(key, after.get(key), theirs.get(key))
+
+    def _same(self, first: TextRow | None, second: TextRow | None) -> bool:
+        if first == second or first is None or second is None:
+            return first == second
+        return self.settled(first) == self.settled(second)
+
+    def _name(self, key: Key, mine: TextRow | None, theirs: TextRow | None) -> None:
+        if mine is not None and theirs is not None:
+            pairs = zip(self.table.names, self.settled(mine), self.settled(theirs), strict=True)
+            columns = tuple(name for name, one, other in pairs if one != other)
+            difference = Difference("changed", key, columns)
+        else:
+            difference = Difference("extra" if mine is None else "missing", key)
+        self.counts[difference.kind] += 1
+        if len(self.named) < NAMED_ROWS:
+            self.named.append(difference)
+
+
+class _BagComparison(_Comparison):
+    async def compare(self) -> None:
+        mine, parts, rows = await self._look(self.source, 0, 1, grow=True)
+        self.read(rows)
+        await self._compare_part(0, parts, mine)
+        for part in range(1, parts):
+            mine, _, _ = await self._look(self.source, part, parts)
+            await self._compare_part(part, parts, mine)
+
+    async def _compare_part(self, part: int, parts: int, before: Counter[bytes]) -> None:
+        """Compare the rows whose hash falls to ``part``, of which the source had ``before``."""
+        missing = extra = Counter[bytes]()
+        for _ in range(ATTEMPTS):
+            await self.pipeline.drained()
+            theirs, _, _ = await self._look(self.target, part, parts)
+            if theirs == before:
+                return
+            after, _, _ = await self._look(self.source, part, parts)
+            missing = (before & after) - theirs
+            extra = theirs - (before | after)
+            if not missing and not extra:
+                return
+            if self.pipeline.stuck:
+                break
+            before = after
+        self.counts["missing"] += missing.total()
+        self.counts["extra"] += extra.total()
+
+    async def _look(
+        self, side: _Side, part: int, parts: int, *, grow: bool = False
+    ) -> tuple[Counter[bytes], int, int]:
+        return await side.run(lambda: self._count(side.reader, part, parts, grow))
+
+    def _count(
+        self, reader: RowReader, part: int, parts: int, grow: bool
+    ) -> tuple[Counter[bytes], int, int]:
+        """How often each row of a part is there, by its hash; of how many parts; all rows.
+
+        ``grow``: there are as many parts as keep the bag of the first one small.
+        """
+        bag: Counter[bytes] = Counter()
+        rows = 0
+        for chunk in reader.scan(self.table):
+            rows += len(chunk)
+            digests = (_digest(self.settled(row)) for row in chunk)
+            bag.update(digest for digest in digests if _part(digest, parts) == part)
+            while grow and len(bag) > BAG_ROWS:
+                parts *= 2
+                bag = Counter({one: n for one, n in bag.items() if _part(one, parts) == part})
+        return bag, parts, rows
+
+
+def _digest(row: TextRow) -> bytes:
+    return blake2b(repr(row).encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+
+
+def _part(digest: bytes, parts: int) -> int:
+    return int.from_bytes(digest[:4]) % parts

@@ -1,0 +1,261 @@
+"""
+Looking at a server before following it: what would go wrong, and what to type against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from pymysql.connections import Connection
+
+from engine.contract import Finding
+from engine.errors import SourceError, SourceLost
+from engine.schema import Table, TableId
+from sources.mysql.catalog import read_catalog
+from sources.mysql.connection import BinlogConnection, query
+from sources.mysql.facts import Facts, log_end
+from sources.mysql.settings import MySQLSettings, selector
+
+__all__ = ["preflight"]
+
+_DAY_SECONDS: Final = 86_400
+_RESTART: Final = "and restart the server"
+_CASCADES: Final = """
+SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME
+FROM information_schema.REFERENTIAL_CONSTRAINTS
+WHERE UPDATE_RULE IN ('CASCADE', 'SET NULL', 'SET DEFAULT')
+   OR DELETE_RULE IN ('CASCADE', 'SET NULL', 'SET DEFAULT')
+ORDER BY 1, 2, 3
+"""
+
+
+def preflight(session: Connection[Any], facts: Facts, settings: MySQLSettings) -> list[Finding]:
+    """All findings, in the order in which one would mend them. Changes nothing.
+
+    Raises SourceLost if the connection breaks.
+    """
+    name = "MariaDB" if facts.mariadb else "MySQL"
+    version = ".".join(map(str, facts.version))
+    findings = [Finding("ok", "server", f"{name} {version}")]
+    variables = _variables(session)
+    for look in (_log, _format, _images, _metadata, _identity, _retention):
+        findings += look(variables, facts)
+    if variables.get("log_bin") == "ON":
+        findings += _rights(session, facts, settings)
+    wanted = selector(settings.tables, settings.exclude, fold_names=facts.fold_names)
+    tables = read_catalog(session, wanted)
+    findings += _tables(session, tables, settings, facts)
+    findings += _cascades(session, facts, variables, wanted)
+    return findings
+
+
+def _variables(session: Connection[Any]) -> dict[str, str]:
+    return {name.lower(): value for name, value in query(session, "SHOW GLOBAL VARIABLES")}
+
+
+def _log(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+    if variables.get("log_bin") != "ON":
+        yield Finding(
+            "error",
+            "log_bin",
+            "the server keeps no binary log",
+            f"write `log_bin = binlog` below [mysqld] in its option file {_RESTART}",
+        )
+    else:
+        yield Finding("ok", "log_bin", "the server keeps a binary log")
+
+
+def _format(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+    format = variables.get("binlog_format", "ROW")
+    if format == "ROW":
+        yield Finding("ok", "binlog_format", "rows are logged as rows")
+        return
+    yield Finding(
+        "error",
+        "binlog_format",
+        f"it is {format}: changes are logged as statements, whose rows nobody can know",
+        "SET GLOBAL binlog_format = 'ROW'; write it into the option file too, and let the sessions"
+        " that are open reconnect",
+    )
+
+
+def _images(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+    image = variables.get("binlog_row_image", "FULL")
+    if image == "FULL":
+        yield Finding("ok", "binlog_row_image", "rows are logged whole")
+    else:
+        yield Finding(
+            "warning",
+            "binlog_row_image",
+            f"it is {image}: rows are logged in part; tables without a key cannot be followed",
+            "SET GLOBAL binlog_row_image = 'FULL'",
+        )
+    if "PARTIAL_JSON" in variables.get("binlog_row_value_options", ""):
+        yield Finding(
+            "error",
+            "binlog_row_value_options",
+            "parts of JSON documents are logged instead of the documents",
+            "SET GLOBAL binlog_row_value_options = ''",
+        )
+
+
+def _metadata(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+    metadata = variables.get("binlog_row_metadata")
+    if metadata == "FULL":
+        yield Finding("ok", "binlog_row_metadata", "the log names columns and types itself")
+        return
+    newer = "MariaDB 10.5" if facts.mariadb else "MySQL 8.0"
+    yield Finding(
+        "warning",
+        "binlog_row_metadata",
+        "the log does not name columns: a schema change that cannot be understood stops its table",
+        "SET GLOBAL binlog_row_metadata = 'FULL'" if metadata else f"none; {newer} can do it",
+    )
+
+
+def _identity(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+    if variables.get("server_id") == "0":
+        yield Finding(
+            "error",
+            "server_id",
+            "it is 0: the server takes no replicas",
+            "SET GLOBAL server_id = 1; write it into the option file too",
+        )
+    if facts.gtids:
+        yield Finding("ok", "gtid_mode", "transactions have GTIDs")
+    else:
+        yield Finding(
+            "warning",
+            "gtid_mode",
+            "transactions have no GTIDs: positions are bound to this one server, and a snapshot"
+            " needs a moment's lock for each round of chunks",
+            "see `Enabling GTID Transactions Online` in MySQL's manual",
+        )
+
+
+def _retention(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+    seconds = float(variables.get("binlog_expire_logs_seconds") or 0)
+    seconds = seconds or float(variables.get("expire_logs_days") or 0) * _DAY_SECONDS
+    if 0 < seconds < _DAY_SECONDS:
+        yield Finding(
+            "warning",
+            "retention",
+            f"the log is kept for {seconds / 3600:.1f} hours: a longer stop loses changes",
+            "SET GLOBAL binlog_expire_logs_seconds = 604800 (Amazon RDS: CALL"
+            " mysql.rds_set_configuration('binlog retention hours', 168))",
+        )
+    else:
+        kept = f"for {seconds / _DAY_SECONDS:.1f} days" if seconds else "until someone purges it"
+        yield Finding("ok", "retention", f"the log is kept {kept}")
+
+
+def _rights(session: Connection[Any], facts: Facts, settings: MySQLSettings) -> Iterator[Finding]:
+    """By trying: what SHOW GRANTS says is not all that counts (roles, partial revokes)."""
+    client = "BINLOG MONITOR" if facts.mariadb else "REPLICATION CLIENT"
+    try:
+        end = log_end(session, facts)
+    except SourceLost:
+        raise
+    except SourceError as error:
+        action = f"GRANT {client}, REPLICATION SLAVE ON *.* TO our user"
+        yield Finding("error", "rights", error.message, action)
+        return
+    replica = BinlogConnection(settings)
+    try:
+        replica.open()
+        replica.dump_from_file(end.file, end.offset)
+        while not replica.receive(settings.timeout_seconds):
+            pass
+        yield Finding("ok", "rights", "we may read the log")
+    except SourceLost:
+        raise
+    except SourceError as error:
+        action = error.hint or "GRANT REPLICATION SLAVE ON *.* TO our user"
+        yield Finding("error", "rights", error.message, action)
+    finally:
+        replica.close()
+    yield from _xa_rights(session, facts)
+
+
+def _xa_rights(session: Connection[Any], facts: Facts) -> Iterator[Finding]:
+    try:
+        prepared = query(session, "XA RECOVER")
+    except SourceLost:
+        raise
+    except SourceError as error:
+        if not facts.mariadb:
+            action = "if applications use XA: GRANT XA_RECOVER_ADMIN ON *.* TO our user"
+            yield Finding("warning", "xa", f"we may not list XA transactions: {error}", action)
+        return
+    if prepared:
+        yield Finding(
+            "warning",
+            "xa",
+            f"{len(prepared)} XA transactions are prepared: their rows cannot be followed if they"
+            " stay so until after the start",
+            "XA RECOVER; then XA COMMIT or XA ROLLBACK what nobody waits for",
+        )
+
+
+def _tables(
+    session: Connection[Any], tables: Sequence[Table], settings: MySQLSettings, facts: Facts
+) -> Iterator[Finding]:
+    yield from _unmatched(tables, settings, facts)
+    denied = [table for table in tables if not _readable(session, table)]
+    for table in denied:
+        action = f"GRANT SELECT ON `{table.id.schema}`.* TO our user"
+        yield Finding("error", str(table.id), "we may not read the table", action)
+    for table in tables:
+        if not table.key:
+            yield Finding(
+                "warning",
+                str(table.id),
+                "the table has no primary key and no unique key without nullable columns: changes"
+                " are applied by comparing whole rows, and its snapshot cannot be resumed",
+                "give it a primary key, if the application allows that",
+            )
+    yield Finding("ok", "tables", f"{len(tables) - len(denied)} tables can be followed")
+
+
+def _unmatched(tables: Sequence[Table], settings: MySQLSettings, facts: Facts) -> Iterator[Finding]:
+    for pattern in settings.tables:
+        matches = selector((pattern,), (), fold_names=facts.fold_names)
+        if not any(matches(table.id) for table in tables):
+            yield Finding(
+                "warning",
+                "tables",
+                f"{pattern!r} matches no table that we can see",
+                "check its spelling, and that our user has the right SELECT there",
+            )
+
+
+def _readable(session: Connection[Any], table: Table) -> bool:
+    schema, name = (part.replace("`", "``") for part in (table.id.schema, table.id.name))
+    try:
+        query(session, f"SELECT 1 FROM `{schema}`.`{name}` LIMIT 0")
+    except SourceLost:
+        raise
+    except SourceError:
+        return False
+    return True
+
+
+def _cascades(
+    session: Connection[Any],
+    facts: Facts,
+    variables: dict[str, str],
+    wanted: Callable[[TableId], bool],
+) -> Iterator[Finding]:
+    """Since MySQL 9.6 the server itself carries them out, so they are in the log."""
+    logged = not facts.mariadb and facts.version >= (9, 6)
+    if logged and variables.get("innodb_native_foreign_keys", "OFF") != "ON":
+        return
+    for schema, table, constraint in query(session, _CASCADES):
+        if wanted(TableId(schema, table)):
+            yield Finding(
+                "warning",
+                f"{schema}.{table}",
+                f"what the foreign key {constraint} changes by CASCADE or SET NULL is not logged",
+                "verify the table often, or let the application make these changes itself",
+            )
