@@ -30,13 +30,14 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Final
 
 __all__ = [
     "Convert",
     "canonical_json",
+    "canonical_rows",
     "clock",
     "day_or_none",
     "float32_text",
@@ -55,6 +56,17 @@ _NO_FRACTION: Final = "." + "0" * 6
 _INTERVAL: Final = re.compile(r"(-?)(\d+)(:\d\d:\d\d)(?:\.(\d{1,6}))?\Z")
 _NUMBER: Final = "\0number"
 _DAYS_IN_MONTH: Final = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+
+def canonical_rows(
+    rows: Iterable[Sequence[str | None]], converts: Sequence[Convert | None]
+) -> list[tuple[str | None, ...]]:
+    """Rows of a client's texts in canonical form; a column without a function is in it already."""
+    columns = [
+        column if convert is None else [None if text is None else convert(text) for text in column]
+        for column, convert in zip(zip(*rows, strict=True), converts, strict=False)
+    ]
+    return list(zip(*columns, strict=True))
 
 
 def integer_text(text: str) -> str:

@@ -2,18 +2,19 @@
 Are both sides equal? Compared row by row and column by column, while changes flow.
 
 Nothing here knows a codec of the pipeline: both databases are read through their ordinary clients,
-in canonical text (``engine.canonical``). Forward, the source's rows are read in chunks and looked up
-by key in the target; backward, the target's keys are looked up in the source.
+in canonical text (``engine.canonical``). Forward, the source's rows are read in chunks and looked
+up by key in the target; backward, the target's keys are looked up in the source.
 
 The two sides are never seen at the same moment, so a difference is only suspected at first. A
 suspect is settled by reading its row three times: on the source, then, once the pipeline has passed
 the end that the log had after that read, on the target, then on the source again. A target that
-shows either of the source's two is right: what the source held before had to be there, and only what
-changed in between can be newer. A row that is neither, time after time, differs.
+shows either of the source's two is right: what the source held before had to be there, and only
+what changed in between can be newer. A row that is neither, time after time, differs.
 
 Tables without a key are compared as bags, by the same three looks at the whole table: of each row
-the target must hold as many as the source had before or after, or some number between. The rows are
-counted by hash, in as many passes over the table as keep the counters small.
+the target must hold as many as the source had before or after, or some number between. So rows that
+stay are compared exactly while others change, and no moment common to both sides is needed. The
+rows are counted by hash, in as many passes over the table as keep the counters small.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ _DIGEST_BYTES: Final = 16
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One row that differs: its key's text, and the columns in which both sides differ (none where
-    only one side has the row)."""
+    """One row that differs: its key's text, and the columns in which the sides differ (none where
+    only one has the row)."""
 
     kind: Literal["changed", "missing", "extra"]
     key: Key
@@ -60,10 +61,10 @@ class Difference(msgspec.Struct, frozen=True):
 class TableReport(msgspec.Struct, frozen=True):
     """The comparison of one table.
 
-    ``rows`` were read on the source; ``differing`` rows have other values on the target, ``missing``
-    ones are not there, ``extra`` ones are only there: exact counts. ``differences`` names the first
-    10,000 of them, none in a table without a key. ``inconclusive`` says why the table could not be
-    compared to its end, which is no success.
+    ``rows`` were read on the source; ``differing`` rows have other values on the target,
+    ``missing`` ones are not there, ``extra`` ones are only there: exact counts. ``differences``
+    names the first 10,000 of them, none in a table without a key. ``inconclusive`` says why the
+    table could not be compared to its end, which is no success.
     """
 
     table: str
@@ -100,8 +101,8 @@ async def verify(
 
     ``source_position`` tells the end of the source's log now (it may block), ``passed`` waits until
     the target holds all of the log up to a position: false at the deadline, a time of
-    ``time.monotonic``, which comes ``deadline_seconds`` later. ``progress`` hears a table's name and
-    how many of its rows have been read. Readers are used from threads, each by one at a time.
+    ``time.monotonic``, which comes ``deadline_seconds`` later. ``progress`` hears a table's name
+    and how many of its rows have been read. Readers are used from threads, each by one at a time.
 
     Raises retryable errors of the readers; others make a table inconclusive.
     """
@@ -242,9 +243,7 @@ class _KeyedComparison(_Comparison):
         ahead = self._ahead(self.target, None, keys_only=True)
         while keys := await ahead:
             ahead = self._ahead(self.target, keys[-1], keys_only=True)
-            there = await self.source.run(
-                lambda keys=keys: self.source.reader.by_keys(self.table, keys, keys_only=True)
-            )
+            there = await self._keys(self.source, keys)
             suspects |= set(keys).difference(there)
             if len(suspects) >= self.chunk_rows:
                 await self._settle(suspects)
@@ -268,6 +267,9 @@ class _KeyedComparison(_Comparison):
         found = await side.run(lambda: side.reader.by_keys(self.table, keys))
         wanted = set(keys)
         return {key: row for row in found if (key := self._key(row)) in wanted}
+
+    async def _keys(self, side: _Side, keys: Sequence[Key]) -> list[Key]:
+        return await side.run(lambda: side.reader.by_keys(self.table, keys, keys_only=True))
 
     async def _settle(self, suspects: set[Key]) -> None:
         """Of these keys, count and name those whose rows really differ."""

@@ -99,9 +99,7 @@ def selected_rows(server: AnyServer, table: Table, suffix: str = "") -> list[Row
     connection = connect_mysql(server)
     try:
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SET time_zone = '+00:00', sql_mode = '', character_set_results = NULL"
-            )
+            cursor.execute("SET time_zone = '+00:00', sql_mode = '', character_set_results = NULL")
         query = f"SELECT {select_list(table)} FROM `{table.id.schema}`.`{table.id.name}` {suffix}"
         connection._execute_command(3, query)
         columns = connection._read_packet().read_length_encoded_integer()

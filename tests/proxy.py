@@ -64,8 +64,12 @@ class Proxy:
         while not self._closed:
             try:
                 client, _ = self._listener.accept()
+            except OSError:
+                continue
+            try:
                 server = socket.create_connection(self._upstream, timeout=5)
             except OSError:
+                client.close()
                 continue
             server.settimeout(None)
             self.connections += 1

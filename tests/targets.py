@@ -78,6 +78,7 @@ class Target:
 
     def query(self, query: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("SET timezone = 'UTC'")
             cursor = connection.execute(query)  # type: ignore[call-overload]
             return cursor.fetchall() if cursor.description else []
 

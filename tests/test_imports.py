@@ -23,8 +23,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(f"engine.{name}" for name in names.split())
     for names in (
         "errors log codegen",
-        "schema registry secrets debezium",
-        "change settings",
+        "schema registry secrets",
+        "change settings debezium",
         "checkpoint record contents",
         "contract",
         "metrics server batching compaction ddl mapping parity view",
@@ -36,8 +36,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 SEEN_BY_ENDS = frozenset(
     f"engine.{name}"
     for name in (
-        "errors schema change checkpoint contract codegen compaction contents ddl record log"
-    ).split()
+        *("errors", "schema", "change", "checkpoint", "contract", "codegen"),
+        *("compaction", "contents", "ddl", "record", "log"),
+    )
 )
 #: The only modules that may import sources and sinks: the command line and the demo.
 WIRING = ("engine.cli", "engine.demo")

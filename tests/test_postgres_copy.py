@@ -102,12 +102,7 @@ def wide_rows() -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
 
 def shown(target: Target, table: Table) -> list[tuple[Any, ...]]:
     names = ", ".join(f'"{name}"::text' for name in table.names)
-    query = f'SET timezone = UTC; SET bytea_output = hex; SELECT {names} FROM {table.id} ORDER BY id'
-    import psycopg
-
-    with psycopg.connect(target.url, autocommit=True) as connection:
-        connection.execute("SET timezone = 'UTC'")
-        return connection.execute(query.split("; ")[-1]).fetchall()  # type: ignore[call-overload]
+    return target.query(f"SELECT {names} FROM {table.id} AS t ORDER BY t.id")
 
 
 def test_every_type_by_copy_and_by_parameters(
@@ -145,6 +140,13 @@ def test_text_is_escaped_only_where_it_must_be() -> None:
     assert encoded(it, (1, "plain"), (2, None)) == b"1\tplain\n2\t\\N\n"
     assert encoded(it, (1, "\\N"), (2, None)) == b"1\t\\\\N\n2\t\\N\n"
     assert encoded(encoder(TEXT), ("a\tb",), ("\r",), ("c\nd",)) == b"a\\tb\n\\r\nc\\nd\n"
+
+
+def test_backslashes_of_our_own_are_no_reason_to_escape() -> None:
+    it = encoder(ID, TEXT, Column("b", Type("binary"), "blob"))
+    rows: list[tuple[Any, ...]] = [(1, None, None), (2, "x", b"\\\t"), (3, "y", None)]
+    assert encoded(it, *rows) == b"1\t\\N\t\\N\n2\tx\t\\\\x5c09\n3\ty\t\\N\n"
+    assert encoded(it, (1, "\\x", b"")) == b"1\t\\\\x\t\\\\x\n"
 
 
 def test_one_bad_value_among_many_is_found_in_its_piece() -> None:

@@ -8,65 +8,24 @@ MySQL and MariaDB; the same seed gives the same rows.
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pymysql
 
-__all__ = ["FIRST_ORDER", "SHOP", "ShopTable", "connect", "load_shop", "row_counts"]
+from engine.demo import rows as make
+from engine.demo.rows import Row
 
-Row: TypeAlias = tuple[object, ...]
+__all__ = ["SHOP", "ShopTable", "connect", "load_shop", "row_counts"]
 
-#: Order numbers start beyond what a signed 64-bit number holds.
-FIRST_ORDER = 2**63 + 1000
-WAREHOUSES = ("BER", "KRK", "LYON", "OSLO")
 STATEMENT_TIMEOUT_SECONDS = 60
 #: As the shop's own software sets it: no strictness, zero dates welcome.
 LEGACY_SESSION = (
     "SET sql_mode = 'NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', lock_wait_timeout = 60"
 )
-
-FIRST_NAMES = (
-    "Ana",
-    "Björn",
-    "Chloë",
-    "Dörte",
-    "Eoin",
-    "Françoise",
-    "Łukasz",
-    "Zoë",
-    "Иван",
-    "美咲",
-)
-LAST_NAMES = ("O'Neill", "Müller", "Garçon", "Šimek", "Nowak", "Ñúñez", "Smith", "Øster", "d'Arc")
-STREETS = (
-    "Straße des 17. Juni",
-    "Rue de l’Église",  # noqa: RUF001 - cp1252 is the point
-    "“Zum Löwen” – Hof 3",  # noqa: RUF001
-    "Œuvre-Platz €-Center",
-    "Žižkov…",
-    "Šumavská ™ 7",
-    "Main St.\\Rear",
-    "Old\x81Side",
-)
-NOTES = (
-    None,
-    "",
-    "calls before noon",
-    "two\tcolumns\nand two lines",
-    "C:\\orders\\2009\\.tmp \\N",
-    "likes 🎁 and 👨‍👩‍👧",
-    'says "it\'s fine"; 100 % of the time',
-    "trailing blanks   ",
-)
-BIRTHDAYS = ("0000-00-00", "1980-00-00", "1975-02-11", "1999-12-31", "1908-01-05", "2004-02-29")
-PAGES = ("/", "/search?q=drill", "/basket", "/p/%d", "/account", "/checkout?step=2")
 
 
 @dataclass(frozen=True)
@@ -85,137 +44,11 @@ class ShopTable:
         return f"CREATE TABLE {self.name} ({self.definition}) ENGINE=InnoDB {self.options}"
 
 
-def moment(number: int, step_seconds: int = 977) -> str:
-    """A moment of the shop's history, without a zone; equal numbers, equal moments."""
-    return str(datetime(2004, 3, 1, 8) + timedelta(seconds=number * step_seconds % 600_000_000))
-
-
-def _customer(random: Random, n: int) -> Row:
-    first, last = random.choice(FIRST_NAMES), random.choice(LAST_NAMES)
-    return (
-        n + 1,
-        f"customer{n}@Example.org",
-        random.choice(("Mr", "Mrs", "Dr", None)),
-        f"{first} {last}",
-        random.choice(("", "tools", "garden,music", "tools,books,toys")),
-        random.choice((0, 1, 1, 2, -1)),
-        random.choice(BIRTHDAYS),
-        random.choice((None, 0, 1998, 2011, 2024)),
-        random.getrandbits(12),
-        f"{random.randint(-99_999, 999_999) / 100:.2f}",
-        random.choice((None, "+49 30 1234   ")),
-        random.choice(NOTES),
-        moment(n),
-        None if n % 7 == 0 else f"{moment(n * 3)}.{random.randrange(10**6):06}",
-    )
-
-
-def _address(random: Random, n: int) -> Row:
-    kind = "billing" if n % 2 else "delivery"
-    house = random.randrange(300)
-    return (n // 2 + 1, kind, random.choice(STREETS), house, f"{n % 99_999:05}", "Köln", None)
-
-
-def _supplier(random: Random, n: int) -> Row:
-    rating = random.choice((None, 0.1, -0.0, 3.3333, 1e-7))
-    return (f"Sup-{n:05}", f"{random.choice(LAST_NAMES)} & Söhne", rating, random.random() * 1e9)
-
-
-def _category(random: Random, n: int) -> Row:
-    return (n + 1, None if n < 10 else n // 10, f"Category {n}", random.choice(("", "A", "a ")))
-
-
-def _product(random: Random, n: int) -> Row:
-    attributes = (
-        f'{{"colour": "{random.choice(("red", "grün"))}", "sizes": [{n % 9}, 2.50], "old": null}}'
-    )
-    return (
-        n + 1,
-        f"SKU-{n:07}",
-        n % 200 + 1,
-        f"Sup-{n % 300:05}",
-        f"{random.randrange(10**12)}.{random.randrange(10**8):08}",
-        struct.pack(">I", n) + b"\0\0",
-        random.randbytes(n % 40),
-        random.random() * 50,
-        attributes if n % 5 else None,
-        random.choice((None, 0, 1)),
-    )
-
-
-def _stock(random: Random, n: int) -> Row:
-    warehouse = WAREHOUSES[n % len(WAREHOUSES)]
-    return (warehouse, n // len(WAREHOUSES) + 1, random.randint(-5, 5000), n + 1, moment(n))
-
-
-def _order(random: Random, n: int) -> Row:
-    state = random.choice(("new", "paid", "sent", "returned", "unknown"))  # unknown is no member
-    return (
-        FIRST_ORDER + n,
-        random.randrange(1, 20_000),
-        state,
-        f"{random.randrange(10**10)}.{random.randrange(10**8):08}",
-        moment(n, 13_000),
-        random.choice(("0000-00-00", "2019-06-30", "2031-01-01")),
-        random.choice((None, "0000-00-00 00:00:00", f"{moment(n, 13_100)}.250")),
-        random.choice(NOTES),
-    )
-
-
-def _order_item(random: Random, n: int) -> Row:
-    price = f"{random.randrange(10_000_000) / 100:.2f}"
-    discount = random.choice((0, 0.05, 0.1, 1 / 3))
-    return (
-        FIRST_ORDER + n // 2,
-        n % 2 + 1,
-        n * 7 % 5000 + 1,
-        random.randint(1, 99),
-        price,
-        discount,
-    )
-
-
-def _payment(random: Random, n: int) -> Row:
-    number = hashlib.md5(b"%d" % n, usedforsecurity=False).digest()
-    amount = f"{random.randrange(10**30)}.{random.randrange(10**30):030}"
-    return (
-        number[:13] + b"\0\0\0" if n % 10 == 0 else number,
-        FIRST_ORDER + n,
-        random.choice(("card", "cash,voucher", "card,cash,voucher")),
-        amount if n % 2 else f"-{amount}",
-        f"{moment(n, 13_050)}.{random.randrange(1000):03}",
-    )
-
-
-def _delivery(random: Random, n: int) -> Row:
-    hours = random.choice((0, 7, 36, 117, 838))
-    duration = f"{random.choice(('', '-'))}{hours}:{random.randrange(60):02}:30.25"
-    point = struct.pack("<IBIdd", 0, 1, 1, random.uniform(-180, 180), random.uniform(-90, 90))
-    carrier = ("Post", "DHL-x", "ups", "Żabka")[n % 4]
-    return (carrier, f"{n // 4:03}", duration, f"{n % 24}:15:00", point, random.choice(NOTES))
-
-
-def _coupon(random: Random, n: int) -> Row:
-    word = random.choice(("Summer", "SUMMER", "spring", "Été", "x"))
-    return (
-        f"{word}-{n:05}",
-        random.randrange(1, 91),
-        random.choice(BIRTHDAYS),
-        random.getrandbits(1),
-    )
-
-
-def _page_view(random: Random, n: int) -> Row:
-    same = n - n % 3  # every third view is stored three times
-    page = PAGES[same % len(PAGES)].replace("%d", str(same % 5000))
-    return (f"s{same % 997:07}", page, moment(same, 31), same % 4000, same % 100 / 8 + 0.1)
-
-
 SHOP = (
     ShopTable(
         "customers",
         0.1,
-        _customer,
+        make.customer,
         """id mediumint unsigned NOT NULL AUTO_INCREMENT,
         email varchar(120) NOT NULL,
         title enum('Mr','Mrs','Dr') DEFAULT NULL,
@@ -235,7 +68,7 @@ SHOP = (
     ShopTable(
         "addresses",
         0.1,
-        _address,
+        make.address,
         """customer_id int(11) NOT NULL,
         kind enum('billing','delivery') NOT NULL,
         street varchar(100) NOT NULL DEFAULT '',
@@ -249,7 +82,7 @@ SHOP = (
     ShopTable(
         "suppliers",
         0.0015,
-        _supplier,
+        make.supplier,
         """code varchar(20) NOT NULL,
         name varchar(60) NOT NULL,
         rating float DEFAULT NULL,
@@ -260,7 +93,7 @@ SHOP = (
     ShopTable(
         "categories",
         0.001,
-        _category,
+        make.category,
         """id smallint NOT NULL,
         parent smallint DEFAULT NULL,
         name varchar(50) NOT NULL,
@@ -270,7 +103,7 @@ SHOP = (
     ShopTable(
         "products",
         0.025,
-        _product,
+        make.product,
         """id int unsigned NOT NULL,
         sku char(12) NOT NULL,
         category_id smallint NOT NULL,
@@ -286,7 +119,7 @@ SHOP = (
     ShopTable(
         "stock",
         0.05,
-        _stock,
+        make.stock,
         """warehouse char(4) NOT NULL,
         product_id int unsigned NOT NULL,
         quantity int NOT NULL DEFAULT 0,
@@ -297,7 +130,7 @@ SHOP = (
     ShopTable(
         "orders",
         0.2,
-        _order,
+        make.order,
         """id bigint unsigned NOT NULL,
         customer_id mediumint unsigned NOT NULL,
         state enum('new','paid','sent','returned') NOT NULL DEFAULT 'new',
@@ -311,7 +144,7 @@ SHOP = (
     ShopTable(
         "order_items",
         0.4,
-        _order_item,
+        make.order_item,
         """order_id bigint unsigned NOT NULL,
         line tinyint unsigned NOT NULL,
         product_id int unsigned NOT NULL,
@@ -323,7 +156,7 @@ SHOP = (
     ShopTable(
         "payments",
         0.06,
-        _payment,
+        make.payment,
         """id binary(16) NOT NULL,
         order_id bigint unsigned NOT NULL,
         means set('card','cash','voucher') DEFAULT NULL,
@@ -334,7 +167,7 @@ SHOP = (
     ShopTable(
         "deliveries",
         0.0075,
-        _delivery,
+        make.delivery,
         """carrier varchar(16) NOT NULL,
         zone char(3) NOT NULL,
         duration time(2) NOT NULL,
@@ -346,7 +179,7 @@ SHOP = (
     ShopTable(
         "coupons",
         0.005,
-        _coupon,
+        make.coupon,
         """code varchar(24) NOT NULL,
         percent tinyint unsigned NOT NULL,
         valid_from date DEFAULT '0000-00-00',
@@ -356,7 +189,7 @@ SHOP = (
     ShopTable(
         "page_views",
         0.05,
-        _page_view,
+        make.page_view,
         """session char(10) NOT NULL,
         page varchar(100) DEFAULT NULL,
         viewed datetime NOT NULL,
@@ -368,7 +201,7 @@ SHOP = (
     ShopTable(
         "ledger",
         0.0,
-        lambda random, n: (n, "", moment(n)),
+        make.ledger_entry,
         """number bigint unsigned NOT NULL,
         kind varchar(20) NOT NULL,
         written timestamp(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)""",

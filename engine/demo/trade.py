@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import pymysql
 
-from engine.demo.shop import FIRST_ORDER, NOTES, PAGES, STREETS
+from engine.demo.rows import FIRST_ORDER, NOTES, PAGES, STREETS
 
 __all__ = ["SCHEMA_CHANGES", "Trade"]
 

@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+import msgspec
 from pymysql.connections import Connection
-from pymysql.err import MySQLError, OperationalError, ProgrammingError
+from pymysql.err import MySQLError
 
 from engine.errors import SourceError
 from engine.schema import Table
+from sources.mysql.facts import Facts, log_end, read_facts
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
 from sources.mysql.text_rows import quote_name
@@ -36,8 +38,6 @@ _DEADLINE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
 # Short: while a lock is waited for, every new writer of the table waits behind it.
 _LOCK_WAIT_SECONDS = 1
-_LOG_ENDS = ("SHOW BINARY LOG STATUS", "SHOW BINLOG STATUS", "SHOW MASTER STATUS")
-_UNKNOWN_STATEMENT = (1064, 1149)
 _DENIED = (1044, 1142, 1227, 1045)
 _LOCK_TIMEOUT = 1205
 _OWNER = re.compile(r"#[0-9]+")
@@ -57,6 +57,7 @@ class Moments:
     def __init__(self, flavour: Flavour, gtid: bool) -> None:
         self.flavour = flavour
         self.gtid = gtid
+        self._facts: Facts | None = None
 
     def prove(self, connection: Connection[Any], table: Table, since: MySQLPosition) -> None:
         """Return when all of ``since`` is visible to reads of the table that start from now on.
@@ -77,7 +78,7 @@ class Moments:
             _query(connection, "START TRANSACTION READ ONLY")
             return None
         deadline = time.monotonic() + _DEADLINE_SECONDS
-        server = str(_query(connection, "SELECT @@server_id")[0][0])
+        server = self._known(connection).identity
         while True:
             place = self._snapshot(connection, server)
             if self._covers(connection, place, since):
@@ -90,8 +91,8 @@ class Moments:
     def seen(self, connection: Connection[Any], place: MySQLPosition | None) -> MySQLPosition:
         """An upper bound of what the read can have seen, asked for after the read."""
         if self.flavour == "mysql":
-            return self._end_of_mysql(connection)
-        assert place is not None
+            return self._end_of_mysql(connection, in_flight=True)
+        assert place is not None  # MariaDB always tells it
         state = str(_query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
         return MySQLPosition(place.server, place.file, place.offset, DomainState.parse(state))
 
@@ -105,14 +106,15 @@ class Moments:
         """Start a consistent snapshot that holds exactly the table's changes up to a place."""
         if self.flavour == "mariadb":
             place = self.begin(connection, since)
-            assert place is not None
+            assert place is not None  # MariaDB always tells it
             return self._with_gtid(connection, place)
         self.prove(connection, table, since)
-        # Under the lock no change of the table is on its way: what is logged is visible.
+        # Under the lock no change of the table is on its way: what is logged is visible. Whoever
+        # owns a GTID now has not changed the table yet, but may as soon as the lock is gone.
         locker = connect()
         try:
             with _TableLock(locker, table):
-                place = self._end_of_mysql(locker)
+                place = self._end_of_mysql(locker, in_flight=False)
                 _query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
         finally:
             locker.close()
@@ -150,18 +152,21 @@ class Moments:
         state = DomainState.parse(str(found[0][0] or ""))
         return MySQLPosition(place.server, place.file, place.offset, state)
 
-    def _end_of_mysql(self, connection: Connection[Any]) -> MySQLPosition:
-        server = str(_query(connection, "SELECT @@server_uuid")[0][0])
-        if not self.gtid:
-            file, offset = _log_end(connection)
-            return MySQLPosition(server, file, offset)
+    def _end_of_mysql(self, connection: Connection[Any], *, in_flight: bool) -> MySQLPosition:
+        """The log's end; ``in_flight``: with the transactions that are committing just now."""
         # A GTID is owned until its rows are visible and it is executed: in this order none of what
         # is visible can be missed.
-        owned = str(_query(connection, "SELECT @@GLOBAL.gtid_owned")[0][0])
-        executed = str(_query(connection, "SELECT @@GLOBAL.gtid_executed")[0][0])
-        file, offset = _log_end(connection)
-        gtids = GtidSet.parse(executed).union(GtidSet.parse(_OWNER.sub("", owned)))
-        return MySQLPosition(server, file, offset, gtids)
+        owned = str(_query(connection, "SELECT @@GLOBAL.gtid_owned")[0][0]) if in_flight else ""
+        end = log_end(connection, self._known(connection))
+        if not owned or not isinstance(end.executed, GtidSet):
+            return end
+        committing = GtidSet.parse(_OWNER.sub("", owned))
+        return msgspec.structs.replace(end, executed=end.executed.union(committing))
+
+    def _known(self, connection: Connection[Any]) -> Facts:
+        if self._facts is None:
+            self._facts = read_facts(connection)
+        return self._facts
 
 
 class _TableLock:
@@ -212,24 +217,6 @@ def _too_late(reason: str) -> SourceError:
         f"{reason} within {_DEADLINE_SECONDS:.0f} seconds",
         hint="Look for long transactions on the source (SHOW PROCESSLIST), end them, and go on.",
     )
-
-
-def _log_end(connection: Connection[Any]) -> tuple[str, int]:
-    """File and offset of the log's end; the statement's name has changed over the years."""
-    refused: MySQLError | None = None
-    for statement in _LOG_ENDS:
-        try:
-            row = _query(connection, statement)[0]
-            return str(row[0]), int(row[1])
-        except (ProgrammingError, OperationalError) as error:
-            if error.args[0] not in _UNKNOWN_STATEMENT:
-                raise
-            refused = error
-        except IndexError as error:
-            raise SourceError(
-                "the source writes no binary log", hint="Start the server with log_bin."
-            ) from error
-    raise SourceError("the source does not tell the end of its log") from refused
 
 
 def _query(connection: Connection[Any], query: str, *arguments: object) -> list[Any]:
