@@ -37,7 +37,7 @@ exit status: 0 done, 1 failed, 2 wrong use or configuration, 3 differences found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status. Errors go to standard error, with their remedy."""
+    """Run one command; returns its exit status. Errors go to standard error with their remedy."""
     options = make_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:

@@ -139,7 +139,12 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
 
         with closing(source.row_reader()) as left, closing(sink.row_reader()) as right:
             return await parity.verify(
-                tables, left, right, source_position=source.position, passed=passed
+                tables,
+                left,
+                right,
+                source_position=source.position,
+                passed=passed,
+                deadline_seconds=options.deadline_seconds,
             )
 
 
@@ -147,9 +152,9 @@ async def _passed(source: Source, sink: Sink, position: str, deadline: float) ->
     """Wait until the target holds everything up to ``position``; false at the deadline."""
     while time.monotonic() < deadline:
         state = await sink.state()
-        if state is not None and state.checkpoint is not None:
-            if source.reached(state.checkpoint.position, position):
-                return True
+        checkpoint = state.checkpoint if state is not None else None
+        if checkpoint is not None and source.reached(checkpoint.position, position):
+            return True
         await asyncio.sleep(POLL_SECONDS)
     return False
 

@@ -91,7 +91,9 @@ def _stop_on_signals(pipeline: Pipeline, work: asyncio.Future[None]) -> None:
 
 
 class Monitor:
-    """What a running pipeline looks like from outside: the status of ``/status`` and the live view."""
+    """What a running pipeline looks like from outside: the status of ``/status`` and the live
+    view.
+    """
 
     def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
         self._pipeline = pipeline

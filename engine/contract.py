@@ -9,7 +9,7 @@ they need in their constructor, which neither connects nor reads anything.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import msgspec
 
@@ -230,6 +230,10 @@ class RowReader(Protocol):
 
     def scan(self, table: Table) -> Iterator[list[tuple[str | None, ...]]]:
         """All rows as one moment shows them, in lists, in any order; to be read to the end."""
+        ...
+
+    def count(self, table: Table) -> int:
+        """The exact number of rows now."""
         ...
 
     def close(self) -> None:

@@ -292,15 +292,18 @@ class _Session:
     async def _stream_turn(self) -> None:
         """Wait for changes unless something else is to be done; write at most one batch."""
         intake, batcher = self._intake, self._batcher
-        if not batcher.full(time.monotonic()):
-            for arrival in await intake.get(0.0 if self._may_copy() else SAVE_SECONDS):
-                batcher.add(arrival.changes, arrival.rows, arrival.size, time.monotonic())
         now = time.monotonic()
-        if batcher and (batcher.full(now) or not intake.ready):
-            if (batch := batcher.take(now)) is not None:
-                await self._write(batch)
-            elif intake.ended:
-                await self._drop_unfinished()
+        batch = batcher.take(now) if batcher.full(now) else None
+        if batch is None:
+            for arrival in await intake.get(0.0 if self._may_copy() else SAVE_SECONDS):
+                now = time.monotonic()
+                batcher.add(arrival.changes, arrival.rows, arrival.size, now)
+            if batcher.full(now) or not intake.ready:
+                batch = batcher.take(now)
+        if batch is not None:
+            await self._write(batch)
+        elif intake.ended and batcher:
+            await self._drop_unfinished()
         if self._unsaved and not self._open and now - self._saved_at >= SAVE_SECONDS:
             await self._save()
         if not (intake.ready or batcher or self._open):

@@ -43,8 +43,9 @@ class EngineProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "engine.cli", "run", str(config), "--log-format", "json"),
-                    *("--metrics-listen", f"127.0.0.1:{self.port}", *arguments),
+                    *(sys.executable, "-m", "engine.cli", "run", str(config)),
+                    *("--log-format", "json", "--metrics-listen", f"127.0.0.1:{self.port}"),
+                    *arguments,
                 ],
                 stdout=log,
                 stderr=log,
@@ -53,8 +54,9 @@ class EngineProcess:
 
     def status(self) -> dict[str, Any] | None:
         """What /status says; None while it does not answer."""
+        url = f"http://127.0.0.1:{self.port}/status"
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=2) as answer:
+            with urllib.request.urlopen(url, timeout=2) as answer:
                 status: dict[str, Any] = json.load(answer)
                 return status
         except (OSError, urllib.error.URLError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.settings import BatchSettings, RetrySettings, SnapshotSettings
@@ -48,5 +47,3 @@ def catch_up(pipeline: Pipeline, timeout_seconds: float = 60.0) -> None:
             await pipeline.run(until_caught_up=True)
 
     asyncio.run(run())
-
-

@@ -21,6 +21,18 @@ from tests.servers import connect_mysql
 FOLDER = Path(__file__).parent / "fixtures" / "binlog"
 TABLES = ("item", "part", "made", "moved", "counted", "later")
 
+ZOO_TABLE = (
+    "CREATE TABLE zoo (a TINYINT, b SMALLINT UNSIGNED, c MEDIUMINT, d BIGINT, e FLOAT, f DOUBLE,"
+    " g DECIMAL(20,5), h BIT(11), i DATE, j TIME(3), k DATETIME(6), l TIMESTAMP(2) NULL, m YEAR,"
+    " n CHAR(10), o VARCHAR(300), p BINARY(5), q VARBINARY(20), r TEXT, s BLOB,"
+    " t ENUM('x','y','z'), u SET('a','b','c'), v JSON, w GEOMETRY)"
+)
+ZOO_ROW = (
+    "INSERT INTO zoo VALUES (-1, 65535, -5, 9007199254740993, 1.5, -2.25, -12345.67891, b'101',"
+    " '1999-12-31', '-837:59:59.123', '2024-02-29 23:59:59.999999', '2024-01-01 00:00:00.25', 2024,"
+    " 'char', 'varchar \u20ac', 'ab', x'00ff', 'text', x'0001', 'y', 'a,c',"
+    " '{\"k\": [1, 2.5, null, \"\u00e4\"]}', ST_GeomFromText('POINT(1 2)'))"
+)
 SHAPES = (
     "CREATE DATABASE rec CHARACTER SET utf8mb4",
     "USE rec",
@@ -28,16 +40,10 @@ SHAPES = (
     "CREATE TABLE part (id INT PRIMARY KEY, item INT, note VARCHAR(300) CHARACTER SET latin1)",
     "CREATE TABLE counted (id INT PRIMARY KEY, n INT) ENGINE=MyISAM",
     "CREATE TABLE later (id BIGINT UNSIGNED PRIMARY KEY, v VARCHAR(10))",
-    "CREATE TABLE zoo (a TINYINT, b SMALLINT UNSIGNED, c MEDIUMINT, d BIGINT, e FLOAT, f DOUBLE,"
-    " g DECIMAL(20,5), h BIT(11), i DATE, j TIME(3), k DATETIME(6), l TIMESTAMP(2) NULL, m YEAR,"
-    " n CHAR(10), o VARCHAR(300), p BINARY(5), q VARBINARY(20), r TEXT, s BLOB,"
-    " t ENUM('x','y','z'), u SET('a','b','c'), v JSON, w GEOMETRY)",
+    ZOO_TABLE,
 )
 ZOO = (
-    "INSERT INTO zoo VALUES (-1, 65535, -5, 9007199254740993, 1.5, -2.25, -12345.67891, b'101',"
-    " '1999-12-31', '-837:59:59.123', '2024-02-29 23:59:59.999999', '2024-01-01 00:00:00.25', 2024,"
-    " 'char', 'varchar \u20ac', 'ab', x'00ff', 'text', x'0001', 'y', 'a,c',"
-    ' \'{"k": [1, 2.5, null, "\u00e4"]}\', ST_GeomFromText(\'POINT(1 2)\'))',
+    ZOO_ROW,
     "INSERT INTO zoo (a) VALUES (NULL), (3)",
     "UPDATE zoo SET o = 'changed', v = '[true]' WHERE a = -1",
     "DELETE FROM zoo WHERE a = 3",
@@ -89,7 +95,10 @@ MINIMAL = (
     "DELETE FROM part WHERE id = 10",
     "SET binlog_row_image = 'FULL'",
 )
-BULK = "INSERT INTO part SELECT 1000 + id * 10 + n, id, REPEAT('x', 250) FROM item, (SELECT 1 n UNION SELECT 2 UNION SELECT 3) numbers"
+BULK = (
+    "INSERT INTO part SELECT 1000 + id * 10 + n, id, REPEAT('x', 250)"
+    " FROM item, (SELECT 1 n UNION SELECT 2 UNION SELECT 3) numbers"
+)
 MYSQL = (
     "SET binlog_transaction_compression = ON",
     BULK,
@@ -134,7 +143,7 @@ def record(name: str, server: Server, own: Iterable[str]) -> None:
     folder.mkdir(parents=True)
     final = {table: contents(connection, table) for table in TABLES}
     (folder / "final.json").write_text(json.dumps(final, indent=1) + "\n")
-    logs = sorted(server.layout.data.glob("binlog.0*"))
+    logs = sorted(server.layout.data.glob("binlog.[0-9]*[0-9]"))
     for log in logs[1:-1]:
         shutil.copyfile(log, folder / log.name)
 

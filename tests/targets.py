@@ -8,9 +8,10 @@ The idea: a test says what it applies and looks at the target with a client of i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -22,6 +23,7 @@ from engine.errors import TailraceError
 from engine.schema import Table, TableId
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.writer import PostgresSink
+from tests.servers import AnyServer
 
 T = TypeVar("T")
 
@@ -104,6 +106,20 @@ def opened(url: str, **settings: Any) -> Iterator[Target]:
         target.close()
 
 
+@contextmanager
+def opened_database(server: AnyServer) -> Iterator[Target]:
+    """A target in a database of its own, for the tests of a whole module."""
+    name = f"t_{uuid4().hex[:12]}"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    try:
+        with opened(f"{server.url.rpartition('/')[0]}/{name}") as target:
+            yield target
+    finally:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 def insert(table: Table, *rows: Row, present: int | None = None) -> Rows:
     return Rows(table, "insert", None, list(rows), after_present=present)
 
@@ -121,4 +137,3 @@ def delete(table: Table, *rows: Row) -> Rows:
 
 
 Fresh = Callable[[Any], str]
-Changes = Sequence[Change]

@@ -22,7 +22,7 @@ PACKAGES = ("engine", "sources", "sinks")
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(f"engine.{name}" for name in names.split())
     for names in (
-        "errors log codegen",
+        "errors log codegen canonical",
         "schema registry secrets",
         "change settings debezium",
         "checkpoint record contents",
@@ -37,7 +37,7 @@ SEEN_BY_ENDS = frozenset(
     f"engine.{name}"
     for name in (
         *("errors", "schema", "change", "checkpoint", "contract", "codegen"),
-        *("compaction", "contents", "ddl", "record", "log"),
+        *("compaction", "contents", "ddl", "record", "canonical", "log"),
     )
 )
 #: The only modules that may import sources and sinks: the command line and the demo.

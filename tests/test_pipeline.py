@@ -111,6 +111,17 @@ def test_a_transaction_larger_than_every_limit_arrives_whole() -> None:
     assert_mirrored(database, store)
 
 
+def test_a_transaction_that_is_old_but_not_whole_does_not_stop_the_reading() -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [])
+    run(pipeline(database, store), until_caught_up=True)
+    database.commit(*[insert(KEYED, (n, "slow")) for n in range(500)])
+    database.mark(END)
+    at_once = BatchSettings(max_rows=10_000, max_age_seconds=0.0, queue_bytes=1000)
+    run(pipeline(database, store, batch=at_once))
+    assert_mirrored(database, store)
+
+
 def test_a_second_engine_fences_the_first() -> None:
     database, store = MemoryDatabase(), MemoryStore()
     database.load(KEYED, [(1, "a")])

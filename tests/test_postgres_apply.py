@@ -5,6 +5,7 @@ Rows reach PostgreSQL exactly: swaps, key changes, bags, partial images, drift; 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from engine.errors import ApplyError
 from engine.schema import Column, Table, TableId, Type
 from tests.conftest import AnyServer
 from tests.histories import BAG, KEYED, History, number, steps, text
-from tests.targets import Target, delete, insert, opened, read, update
+from tests.targets import Target, delete, insert, opened_database, read, update
 
 #: More than fits the path for few rows.
 MANY = 200
@@ -26,15 +27,8 @@ MANY = 200
 @pytest.fixture(scope="module")
 def target(postgres_family: AnyServer) -> Iterator[Target]:
     """One database for the module: each test makes its tables anew."""
-    import psycopg
-
-    with psycopg.connect(postgres_family.url, autocommit=True) as connection:
-        connection.execute("DROP DATABASE IF EXISTS apply_tests WITH (FORCE)")
-        connection.execute("CREATE DATABASE apply_tests")
-    with opened(f"{postgres_family.url.rpartition('/')[0]}/apply_tests") as target:
+    with opened_database(postgres_family) as target:
         yield target
-    with psycopg.connect(postgres_family.url, autocommit=True) as connection:
-        connection.execute("DROP DATABASE apply_tests WITH (FORCE)")
 
 
 @pytest.fixture
@@ -284,7 +278,7 @@ def test_staged_updates_do_not_compare_each_row_with_each(target: Target, things
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     before=steps,
@@ -309,7 +303,7 @@ def test_any_history_in_any_batches(
     history.play(then)
     target.apply(Truncate(things))
     places = sorted({0, *(place for place in cuts if place < len(history.log)), len(history.log)})
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         applied = target.apply(*history.log[start:end])
         assert not applied.drift
     target.commit()

@@ -17,7 +17,7 @@ from sinks.postgres.conversions import conversion
 from sinks.postgres.ddl import index_name
 from sinks.postgres.defaults import constant_default, existing_value
 from tests.conftest import AnyServer
-from tests.targets import Fresh, Target, insert, opened
+from tests.targets import Fresh, Target, insert, opened, opened_database
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 
@@ -26,6 +26,20 @@ ID = Column("id", Type("int32"), "int", nullable=False)
 def target(postgres_family: AnyServer, fresh_postgres_database: Fresh) -> Iterator[Target]:
     with opened(fresh_postgres_database(postgres_family)) as target:
         yield target
+
+
+@pytest.fixture(scope="module")
+def module_target(postgres: AnyServer) -> Iterator[Target]:
+    with opened_database(postgres) as target:
+        yield target
+
+
+@pytest.fixture
+def shared(module_target: Target) -> Iterator[Target]:
+    """A target that tests have in common, one after the other: without a table."""
+    yield module_target
+    module_target.run(module_target.sink.rollback())
+    module_target.do(SchemaChange("", table(), None))
 
 
 def column(kind: str, native: str = "", **more: Any) -> Column:
@@ -119,16 +133,16 @@ ADDED = [
 
 @pytest.mark.parametrize(("new", "value"), ADDED, ids=[str(new.type) for new, _ in ADDED])
 def test_an_added_column_has_the_source_s_default_in_every_row(
-    postgres: AnyServer, target_database: str, new: Column, value: object
+    shared: Target, new: Column, value: object
 ) -> None:
-    with opened(target_database) as target:
-        target.create(table())
-        target.do(insert(table(), (1,), (2,)))
-        alter(target, table(), table(new))
-        (one, two) = target.query("SELECT c FROM shop.t")
-        assert one == two
-        shown = one[0] if isinstance(one[0], (bytes, bool, int, float, type(None))) else str(one[0])
-        assert shown == value
+    target = shared
+    target.create(table())
+    target.do(insert(table(), (1,), (2,)))
+    alter(target, table(), table(new))
+    (one, two) = target.query("SELECT c FROM shop.t")
+    assert one == two
+    shown = one[0] if isinstance(one[0], (bytes, bool, int, float, type(None))) else str(one[0])
+    assert shown == value
 
 
 UNKNOWN = [
@@ -143,20 +157,20 @@ UNKNOWN = [
 
 @pytest.mark.parametrize("new", UNKNOWN, ids=[new.native for new in UNKNOWN])
 def test_an_added_column_of_unknown_values_is_refused_unless_the_table_is_empty(
-    postgres: AnyServer, target_database: str, new: Column
+    shared: Target, new: Column
 ) -> None:
     assert existing_value(new) is None
-    with opened(target_database) as target:
-        target.create(table())
-        target.do(insert(table(), (1,)))
-        error = target.refuses(SchemaChange("", table(), table(new)))
-        assert isinstance(error, SchemaError)
-        assert "new column c" in str(error)
-        assert "shop.t" in str(error)
-        assert error.hint
-        target.query("DELETE FROM shop.t")
-        alter(target, table(), table(new))
-        assert "c" in columns_of(target)
+    target = shared
+    target.create(table())
+    target.do(insert(table(), (1,)))
+    error = target.refuses(SchemaChange("", table(), table(new)))
+    assert isinstance(error, SchemaError)
+    assert "new column c" in str(error)
+    assert "shop.t" in str(error)
+    assert error.hint
+    target.query("DELETE FROM shop.t")
+    alter(target, table(), table(new))
+    assert "c" in columns_of(target)
 
 
 def test_constant_defaults() -> None:
@@ -225,45 +239,52 @@ def test_null_is_allowed_and_forbidden(target: Target) -> None:
     target.do(insert(loose, (3, None)))
 
 
+FIXED_2 = column("binary", "binary(2)", length=2)
+FIXED_3 = column("binary", "binary(3)", length=3)
+SHORT = column("text", "varchar(9)", length=9)
+MILLIS = column("datetime", scale=3)
+X_Y = column("enum", members=("x", "y"))
+DECIMAL = column("decimal", precision=6, scale=3)
+
 CONVERTED = [
     (column("int32"), column("int64"), 5, 5),
     (column("int64"), column("uint8"), 255, 255),
-    (column("int32"), column("text", length=5), -12, "-12"),
-    (column("int32"), column("decimal", precision=5, scale=1), 7, "7.0"),
-    (column("decimal", precision=6, scale=3), column("decimal", precision=6, scale=1), "2.450", "2.5"),
-    (column("decimal", precision=6, scale=1), column("int32"), "-2.5", -3),
+    (column("int32"), SHORT, -12, "-12"),
+    (column("int32"), DECIMAL, 7, "7.000"),
+    (DECIMAL, column("decimal", precision=6, scale=1), "2.450", "2.5"),
+    (DECIMAL, column("int32"), "-2.500", -3),
     (column("float32"), column("float64"), 0.10000000149011612, 0.10000000149011612),
-    (column("text", "varchar(9)", length=9), column("text", "text"), "a", "a"),
-    (column("text", "varchar(9)", length=9), column("text", "char(9)", length=9), "a ", "a"),
-    (column("text", length=9), column("text", length=2), "ab", "ab"),
-    (column("enum", members=("x", "y")), column("enum", members=("y", "x", "z")), "x", "x"),
-    (column("enum", members=("x", "y")), column("text", length=9), "x", "x"),
-    (column("text", length=9), column("enum", members=("x",)), "x", "x"),
+    (SHORT, column("text", "text"), "a", "a"),
+    (SHORT, column("text", "char(9)", length=9), "a ", "a"),
+    (SHORT, column("text", "varchar(2)", length=2), "ab", "ab"),
+    (X_Y, column("enum", members=("y", "x", "z")), "x", "x"),
+    (X_Y, SHORT, "x", "x"),
+    (SHORT, X_Y, "x", "x"),
     (column("set", members=("x", "y")), column("set", members=("x", "w", "y")), "x,y", "x,y"),
-    (column("binary", "binary(2)", length=2), column("binary", "binary(3)", length=3), b"a\0", b"a\0\0"),
+    (FIXED_2, FIXED_3, b"a\0", b"a\0\0"),
     (column("bit", length=3), column("bit", length=6), 5, "000101"),
-    (column("date"), column("datetime", scale=3), "2020-02-02", "2020-02-02 00:00:00"),
-    (column("datetime", scale=3), column("datetime"), "2020-02-02 10:00:00.000", "2020-02-02 10:00:00"),
+    (column("date"), MILLIS, "2020-02-02", "2020-02-02 00:00:00"),
+    (MILLIS, column("datetime"), "2020-02-02 10:00:00.000", "2020-02-02 10:00:00"),
     (column("datetime"), column("date"), "2020-02-02 10:00:00", "2020-02-02"),
     (column("json"), column("text"), '{"a":1}', '{"a":1}'),
-]  # fmt: skip
+]
 CONVERTED_IDS = [f"{old.type}-{new.type}" for old, new, _, _ in CONVERTED]
 
 
 @pytest.mark.parametrize(("old", "new", "value", "expected"), CONVERTED, ids=CONVERTED_IDS)
 def test_a_column_changes_its_type_exactly(
-    postgres: AnyServer, target_database: str, old: Column, new: Column, value: Any, expected: Any
+    shared: Target, old: Column, new: Column, value: Any, expected: Any
 ) -> None:
     old, new = replace(old, default="NULL"), replace(new, default="NULL")
-    with opened(target_database) as target:
-        target.create(table(old))
-        target.do(insert(table(old), (1, value), (2, None)))
-        alter(target, table(old), replace(table(new), version=2))
-        ((found,), (nothing,)) = target.query("SELECT c FROM shop.t ORDER BY id")
-        assert nothing is None
-        assert (found if isinstance(found, (bytes, int, float)) else str(found)) == expected
-        again = value if old.type == new.type else None
-        target.do(insert(replace(table(new), version=2), (3, again)))
+    target = shared
+    target.create(table(old))
+    target.do(insert(table(old), (1, value), (2, None)))
+    alter(target, table(old), replace(table(new), version=2))
+    ((found,), (nothing,)) = target.query("SELECT c FROM shop.t ORDER BY id")
+    assert nothing is None
+    assert (found if isinstance(found, (bytes, int, float)) else str(found)) == expected
+    again = value if old.type == new.type else None
+    target.do(insert(replace(table(new), version=2), (3, again)))
 
 
 REFUSED = [
@@ -284,18 +305,18 @@ REFUSED_IDS = [f"{old.type}-{new.type}" for old, new, _ in REFUSED]
 
 @pytest.mark.parametrize(("old", "new", "value"), REFUSED, ids=REFUSED_IDS)
 def test_a_change_of_type_that_could_differ_is_refused_unless_the_table_is_empty(
-    postgres: AnyServer, target_database: str, old: Column, new: Column, value: Any
+    shared: Target, old: Column, new: Column, value: Any
 ) -> None:
-    with opened(target_database) as target:
-        target.create(table(old))
-        target.do(insert(table(old), (1, value)))
-        error = target.refuses(SchemaChange("", table(old), table(new)))
-        assert isinstance(error, SchemaError)
-        assert "shop.t" in str(error)
-        assert str(value) not in str(error)
-        assert error.hint
-        target.query("DELETE FROM shop.t")
-        alter(target, table(old), table(new))
+    target = shared
+    target.create(table(old))
+    target.do(insert(table(old), (1, value)))
+    error = target.refuses(SchemaChange("", table(old), table(new)))
+    assert isinstance(error, SchemaError)
+    assert "shop.t" in str(error)
+    assert str(value) not in str(error)
+    assert error.hint
+    target.query("DELETE FROM shop.t")
+    alter(target, table(old), table(new))
 
 
 def test_floats_with_digits_round() -> None:

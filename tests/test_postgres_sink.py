@@ -5,14 +5,13 @@ The sink as a whole: checkpoint with the rows, fencing, lost connections, rights
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from msgspec.structs import replace
 
 from engine.change import Begin, Commit, Heartbeat, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
@@ -22,7 +21,8 @@ from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.writer import PostgresSink
 from tests.conftest import AnyServer
 from tests.histories import BAG, KEYED, number
-from tests.targets import Fresh, Target, insert, opened
+from tests.proxy import Proxy
+from tests.targets import Fresh, Target, delete, insert, opened
 from tests.waiting import wait_until
 
 
@@ -163,66 +163,47 @@ def test_a_connection_that_breaks_in_apply_leaves_nothing(target: Target) -> Non
     assert count(target) == 500
 
 
-class Proxy:
-    """A TCP proxy that cuts both sides when the client has sent a given text."""
+class CommitCutter(Proxy):
+    """A proxy that breaks the connection when the client sends its next COMMIT, once ``armed``:
+    after passing it on, if it ``delivers``, and without its answer; else before."""
 
-    def __init__(self, host: str, port: int, *, deliver: bool) -> None:
-        self.target = (host, port)
-        self.deliver = deliver
-        self.cut_at = b""
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.threads = [threading.Thread(target=self._accept, daemon=True)]
-        self.threads[0].start()
+    def __init__(self, host: str, port: int, *, delivers: bool) -> None:
+        self.armed = False
+        self._delivers = delivers
+        super().__init__(host, port)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(self.target)
-            for pair in ((client, server, True), (server, client, False)):
-                self.threads.append(threading.Thread(target=self._pump, args=pair, daemon=True))
-                self.threads[-1].start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, watched: bool) -> None:
-        try:
-            while data := source.recv(65536):
-                if watched and self.cut_at and self.cut_at in data:
-                    self.cut_at = b""
-                    if self.deliver:
-                        sink.sendall(data)
-                        source.shutdown(socket.SHUT_RDWR)
+    def _forward(self, here: socket.socket, there: socket.socket) -> None:
+        to_server = there.getpeername() == self._upstream
+        with contextlib.suppress(OSError):
+            while data := here.recv(1 << 16):
+                if self.armed and to_server and b"COMMIT" in data:
+                    self._break(there, data)
                     break
-                sink.sendall(data)
-        except OSError:
-            pass
-        for one in (source, sink):
-            try:
-                one.shutdown(socket.SHUT_WR if one is sink else socket.SHUT_RDWR)
-            except OSError:
-                continue
+                there.sendall(data)
+        for each in (here, there):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for thread in self.threads:
-            thread.join(10)
+    def _break(self, server: socket.socket, data: bytes) -> None:
+        self.armed = False
+        if self._delivers:
+            server.sendall(data)
+            # The end of input follows the COMMIT, so the server does both in this order.
+            server.shutdown(socket.SHUT_WR)
 
 
 @pytest.mark.parametrize("delivered", [True, False], ids=["arrived", "lost"])
 def test_the_outcome_of_a_commit_that_was_cut_is_read_back(
     postgres_family: AnyServer, url: str, delivered: bool
 ) -> None:
-    proxy = Proxy(postgres_family.host, postgres_family.port, deliver=delivered)
+    proxy = CommitCutter(postgres_family.host, postgres_family.port, delivers=delivered)
     through = url.replace(f":{postgres_family.port}/", f":{proxy.port}/") + "?sslmode=disable"
-    with opened(through) as target:
+    with proxy, opened(through) as target:
         target.create(BAG)
         target.url = url
         for attempt in range(3):
             target.apply(insert(BAG, (attempt, "x")))
-            proxy.cut_at = b"COMMIT"
+            proxy.armed = True
             with pytest.raises(SinkLost):
                 target.commit()
             target.run(target.sink.rollback())
@@ -231,7 +212,6 @@ def test_the_outcome_of_a_commit_that_was_cut_is_read_back(
             done = state.checkpoint.position == str(target.commits)
             assert done == delivered
             assert count(target) == (attempt + 1 if delivered else 0)
-    proxy.close()
 
 
 def test_a_server_that_says_nothing_is_lost_at_the_deadline(url: str) -> None:
@@ -315,7 +295,7 @@ def test_triggers_and_foreign_keys_of_the_target_do_not_act(target: Target) -> N
     target.query("ALTER TABLE shop.things ADD CHECK (id < 1000)")
     target.query("CREATE TABLE shop.child (id int REFERENCES shop.things)")
     target.query("INSERT INTO shop.things VALUES (1); INSERT INTO shop.child VALUES (1)")
-    target.do(replace(insert(KEYED, (1, None, "", "")), op="delete", before=[(1, None, "", "")], after=None))
+    target.do(delete(KEYED, (1, None, "", "")))
     assert target.query("SELECT count(*) FROM shop.child") == [(1,)]
 
 

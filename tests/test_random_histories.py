@@ -7,6 +7,7 @@ The source is the oracle: a statement that it refuses (a duplicate key, say) is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -48,7 +49,9 @@ VALUES: dict[str, Callable[[int], Any]] = {
     "char(8) character set utf8mb4": lambda n: f"c{n} ",
     "varbinary(12)": lambda n: bytes([0, n % 256, 92, 9, 0]),
     "decimal(12,3)": lambda n: f"-{n}.{n % 10}05",
-    "datetime(3)": lambda n: ("0000-00-00", f"1969-12-{n % 28 + 1:02} 01:02:03.45{n % 10}")[n % 5 > 0],
+    "datetime(3)": lambda n: ("0000-00-00", f"1969-12-{n % 28 + 1:02} 01:02:03.45{n % 10}")[
+        n % 5 > 0
+    ],
     "date": lambda n: ("2020-00-10", f"2020-02-{n % 28 + 1:02}")[n % 5 > 0],
     "time(2)": lambda n: f"{'-' if n % 2 else ''}{n * 20 % 838}:59:00.0{n % 10}",
     "double": lambda n: n / 3,
@@ -89,11 +92,9 @@ class Scribe:
             self.execute(self._create(f"t{number}", shape))
 
     def execute(self, sql: str, values: tuple[Any, ...] = ()) -> None:
-        with self.connection.cursor() as cursor:
-            try:
-                cursor.execute(sql, values)
-            except (pymysql.err.IntegrityError, pymysql.err.DataError):
-                pass
+        refused = suppress(pymysql.err.IntegrityError, pymysql.err.DataError)
+        with refused, self.connection.cursor() as cursor:
+            cursor.execute(sql, values)
 
     def write(self, history: list[list[tuple[str, int, int, int, bool]]]) -> None:
         for transaction in history:

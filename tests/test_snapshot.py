@@ -42,7 +42,7 @@ def test_changes_before_the_first_chunk_are_left_to_it() -> None:
     assert state.settling == frozenset()
 
 
-def test_a_keyed_table_takes_changes_while_it_is_copied_and_settles_at_the_last_chunks_end() -> None:
+def test_a_keyed_table_takes_changes_while_it_is_copied_and_settles_after() -> None:
     state = snapshot(KEYED)
     state.copied(Chunk(KEYED, [(1,), (2,)], "[2]", "10"))
     assert state.next_table() == KEYED
@@ -100,6 +100,20 @@ def test_a_new_key_in_the_middle_of_the_copy_starts_it_again() -> None:
     after = Table(KEYED.id, (ID, other), key=(1,), version=2)
     assert state.admit([SchemaChange("", KEYED, after)])[1:] == [Truncate(after)]
     assert state.progress[KEYED.id].state == "pending"
+
+
+def test_a_key_that_moves_with_half_a_row_starts_the_copy_again() -> None:
+    """The row may leave a key that was not copied yet for one that was: no chunk would show it."""
+    more = Column("more", Type("text"), "text")
+    table = Table(KEYED.id, (ID, more), key=(0,))
+    state = snapshot(table)
+    state.copied(Chunk(table, [(1, "a")], "[1]", "3"))
+    stays = Rows(table, "update", [(5, None)], [(5, "x")], 0b01, 0b11)
+    partial = Rows(table, "update", [(5, None)], [(5, None)], 0b01, 0b01)
+    assert changed(state.admit([stays, partial])) == [stays, partial]
+    moves = Rows(table, "update", [(5, None)], [(0, None)], 0b01, 0b01)
+    assert changed(state.admit([moves, stays])) == [Truncate(table)]
+    assert state.progress[table.id].state == "pending"
 
 
 def test_illegal_steps_are_refused() -> None:

@@ -100,6 +100,12 @@ class PostgresRowReader:
                 while rows := cursor.fetchmany(SCAN_ROWS):
                     yield canonical_rows(rows, converts)
 
+    def count(self, table: Table) -> int:
+        """The exact number of rows now."""
+        with self._translated(table):
+            sql = f"SELECT count(*) FROM {self._naming.sql(table.id)}"
+            return int(self._open().execute(sql).fetchall()[0][0])
+
     def close(self) -> None:
         """Free the connection; idempotent."""
         connection, self._connection = self._connection, None

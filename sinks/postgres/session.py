@@ -70,11 +70,6 @@ class Session:
         self.replica_role = False
 
     @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is open."""
-        return self._begun
-
-    @property
     def connection(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         """The open connection; SinkLost if there is none."""
         if self._connection is None:
@@ -102,7 +97,8 @@ class Session:
         except psycopg.Error as error:
             raise _connect_error(error) from error
         self._connection.prepared_max = 500
-        names = {**SESSION_SETTINGS, "lock_timeout": f"'{int(seconds * 1000)}ms'"}
+        # The server gives up waiting for a lock before we give up waiting for the server.
+        names = {**SESSION_SETTINGS, "lock_timeout": f"'{int(seconds * 800)}ms'"}
         await self.execute(";".join(f"SET {name} = {value}" for name, value in names.items()))
         self.replica_role = await self._switch_off_triggers()
 

@@ -15,12 +15,13 @@ import msgspec
 from engine.change import Change, Rows, SchemaChange, Settled, Truncate
 from engine.checkpoint import Checkpoint
 from engine.compaction import net_effects
-from engine.contract import Applied, Finding, State
+from engine.contract import Applied, Finding, RowReader, State
 from engine.errors import Fenced, TailraceError
 from engine.schema import Table, TableId
 from sinks.postgres.apply import Applier
 from sinks.postgres.check import check
 from sinks.postgres.ddl import Naming
+from sinks.postgres.row_reader import PostgresRowReader
 from sinks.postgres.schema import SchemaFollower
 from sinks.postgres.session import Session
 from sinks.postgres.settings import PostgresSettings
@@ -123,6 +124,10 @@ class PostgresSink:
             return await store.read() if await store.exists() else None
         finally:
             await session.close()
+
+    def row_reader(self) -> RowReader:
+        """As ``Sink.row_reader``."""
+        return PostgresRowReader(self._settings)
 
     async def close(self) -> None:
         """As ``Sink.close``."""

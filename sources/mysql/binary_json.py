@@ -68,7 +68,8 @@ def _quoted(text: str) -> str:
 
 
 def double_text(value: float) -> str:
-    """A double as the servers print it: the shortest digits, plain from 1e-15 up to 1e15."""
+    """A double as the servers print it: the shortest digits, plain from 1e-15 up to 1e15 and
+    wherever there are digits after the point."""
     if not isfinite(value):
         raise ValueError("JSON has no such number")
     negative, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
@@ -76,7 +77,7 @@ def double_text(value: float) -> str:
     sign = "-" * negative
     if not any(digits):
         return f"{sign}0.0"
-    if not -15 < point <= 15:
+    if not (-15 < point <= 15 or 0 < point < len(text)):
         mantissa = f"{text[0]}.{text[1:]}" if len(text) > 1 else text
         return f"{sign}{mantissa}e{point - 1}"
     if point <= 0:

@@ -17,7 +17,7 @@ import msgspec
 
 from engine.change import Begin, Change, Chunk
 from engine.contract import Finding, RowReader
-from engine.errors import ConfigError, DecodeError, ParityError, SourceError
+from engine.errors import ConfigError, DecodeError, ParityError, SourceError, TailraceError
 from engine.schema import Table
 from sources.mysql import events as ev
 from sources.mysql.position import MySQLPosition, file_number, parse_position
@@ -51,7 +51,7 @@ class BinlogFileSource:
             for path in self._files():
                 with _open(path):
                     pass
-        except (ConfigError, SourceError) as error:
+        except TailraceError as error:
             return [Finding("error", "files", str(error), error.hint)]
         return [Finding("ok", "files", f"{len(self._files())} log files")]
 

@@ -28,6 +28,7 @@ from sources.mysql.events import xid_text
 from sources.mysql.facts import Facts, log_end, log_files, read_facts
 from sources.mysql.position import MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
+from sources.mysql.row_reader import MySQLRowReader
 from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.start import start_at
 from sources.mysql.stream import UNKNOWN_PLACE, Stream
@@ -168,7 +169,7 @@ class MySQLSource:
 
     def row_reader(self) -> RowReader:
         """Plain reads for parity."""
-        raise NotImplementedError
+        return MySQLRowReader(self._settings)
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -79,6 +79,10 @@ class MySQLRowReader:
             while rows := cursor.fetchmany(SCAN_ROWS):
                 yield canonical_rows(rows, converts)
 
+    def count(self, table: Table) -> int:
+        """The exact number of rows now."""
+        return int(self._query(f"SELECT COUNT(*) FROM {_name(table)}")[0][0])
+
     def close(self) -> None:
         """Free the connection; idempotent."""
         connection, self._connection = self._connection, None
@@ -89,14 +93,17 @@ class MySQLRowReader:
         ordinals = table.key if keys_only else range(len(table.columns))
         columns = [(ordinal, table.columns[ordinal]) for ordinal in ordinals]
         sql = f"SELECT {_list(columns)} FROM {_name(table)}{rest}"
+        return canonical_rows(
+            self._query(sql),
+            [_convert(column, key=ordinal in table.key) for ordinal, column in columns],
+        )
+
+    def _query(self, sql: str) -> list[Any]:
         try:
-            rows = query(self._open(), sql)
+            return query(self._open(), sql)
         except SourceLost:
             self.close()
             raise
-        return canonical_rows(
-            rows, [_convert(column, key=ordinal in table.key) for ordinal, column in columns]
-        )
 
     def _open(self) -> Connection[Any]:
         if self._connection is None:
@@ -189,8 +196,10 @@ def _literal(column: Column, text: str | None) -> str:
         return f"{text}e0" if "e" not in text else text
     if kind == "binary":
         return f"x'{text}'"
-    if kind in _MOMENTS or kind in ("time", "interval"):
+    if kind in _MOMENTS:
         return f"'{text}'"
+    if kind in ("time", "interval"):
+        return f"TIME'{text}'"  # as a plain string it would be compared as text
     if kind in ("enum", "set"):
         return _number(column, text)
     return f"_utf8mb4 x'{text.encode().hex()}'"
