@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -40,7 +40,8 @@ __all__ = [
 RATE_WINDOW_SECONDS = 3.0
 #: The lines of the live view besides its table of tables.
 FIXED_LINES = 6
-POSITION_CHARACTERS = 44
+#: A shorter lag is that of a batch on its way; the log that is left means nothing yet.
+LAG_SECONDS = 1.0
 STATE_STYLE = {"pending": "dim", "copying": "bold cyan", "settling": "yellow", "live": "green"}
 #: Tables in motion come first, since there may be no room for all.
 STATE_ORDER = ("copying", "settling", "pending", "live")
@@ -167,7 +168,7 @@ class StatusView:
         if now.fraction < 1:
             done = f"{now.copied:,} rows ({now.fraction:.0%}), {copy_rate:,.0f} rows/s"
         else:
-            done = f"{now.rows:,} changes applied, {apply_rate:,.0f} rows/s"
+            done = f"{apply_rate:,.0f} changes/s, {now.rows:,} applied"
         return f"{now.state} {done}{lag}{reconnects}"
 
     def _measure(self, status: Mapping[str, Any]) -> tuple[Status, float, float]:
@@ -183,29 +184,31 @@ class _LiveView:
         self._copy_rate = copy_rate
         self._apply_rate = apply_rate
 
-    def __rich_console__(self, console: Console, options: object) -> Sequence[RenderableType]:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Sequence[RenderableType]:
         room = max(1, console.height - FIXED_LINES)
         return [
             Group(
                 self._headline(),
                 self._snapshot_bar(),
                 _tables(self._status.tables, room),
-                self._footline(),
+                self._footline(options.max_width),
             )
         ]
 
     def _headline(self) -> Text:
         status = self._status
+        copying = f"  {self._copy_rate:,.0f} rows/s" if status.fraction < 1 else ""
         text = Text.assemble(
             (status.state, "bold cyan" if status.state == "copying" else "bold green"),
-            f"  {self._copy_rate + self._apply_rate:,.0f} rows/s",
-            f"  {status.rows:,} changes applied",
+            f"{copying}  {self._apply_rate:,.0f} changes/s",
             overflow="ellipsis",
             no_wrap=True,
         )
         if status.lag_seconds is not None:
             text.append(f"  lag {duration(status.lag_seconds)}")
-        if status.lag_bytes:
+        if status.lag_bytes and (status.lag_seconds or 0) >= LAG_SECONDS:
             text.append(f" ({size(status.lag_bytes)})")
         return text
 
@@ -225,19 +228,20 @@ class _LiveView:
         )
         return grid
 
-    def _footline(self) -> Text:
-        position = _shortened(self._status.position or "none yet")
-        text = f"position {position}"
+    def _footline(self, width: int) -> Text:
+        text = f"applied {self._status.rows:,}"
         if self._status.reconnects:
             text += f"  reconnects {self._status.reconnects}"
+        text += "  position "
+        text += _shortened(self._status.position or "none yet", width - len(text))
         return Text(text, style="dim", overflow="ellipsis", no_wrap=True)
 
 
-def _shortened(position: str) -> str:
+def _shortened(position: str, width: int) -> str:
     """The end of a position tells most: it is what moves."""
-    if len(position) <= POSITION_CHARACTERS:
+    if len(position) <= width:
         return position
-    return "…" + position[1 - POSITION_CHARACTERS :]
+    return "…" + position[len(position) + 1 - width :]
 
 
 def _tables(tables: Sequence[TableStatus], room: int) -> Table:
@@ -335,9 +339,10 @@ def _notes(report: TableReport) -> list[Text]:
         notes.append(Text(f"{report.table}: not compared: {report.inconclusive}", style="yellow"))
     for row in report.differences[:LISTED_DIFFERENCES]:
         columns = f" in {', '.join(row.columns)}" if row.columns else ""
-        key = ", ".join(map(str, row.key))
+        key = ", ".join("NULL" if part is None else part for part in row.key)
         notes.append(Text(f"{report.table} ({key}): {row.kind}{columns}", style="red"))
-    more = len(report.differences) - LISTED_DIFFERENCES
-    if more > 0:
+    wrong = report.differing + report.missing + report.extra
+    more = wrong - min(len(report.differences), LISTED_DIFFERENCES)
+    if more:
         notes.append(Text(f"{report.table}: {more:,} more rows differ", style="red"))
     return notes

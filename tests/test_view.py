@@ -10,7 +10,16 @@ import pytest
 from rich.console import Console, RenderableType
 
 from engine.contract import Finding
-from engine.view import RateMeter, StatusView, duration, findings_table, size, status_table
+from engine.parity import Difference, TableReport, VerifyReport
+from engine.view import (
+    RateMeter,
+    StatusView,
+    duration,
+    findings_table,
+    size,
+    status_table,
+    verify_table,
+)
 
 STATES = ("live", "settling", "copying", "pending")
 
@@ -112,12 +121,13 @@ def test_the_live_view_shows_progress_rate_and_lag() -> None:
     view.render(status(copied_rows=100, rows=1000))
     clock.now += 2
     text = draw(view.render(status()))
-    assert "300 rows/s" in text  # 50 copied and 250 applied a second
-    assert "1,500 changes applied" in text
-    assert "lag 0.4 s (1.2 MB)" in text
+    assert "copying  50 rows/s  250 changes/s  lag 0.4 s\n" in text
     # The settling table has all its 60 rows: 200 of 100 + 60 + 100 + 100.
     assert "56%  200 rows  3.2 s left" in text
-    assert "position 3f1c1e6a-0000-11f0-9a00-0242ac110002:1-77" in text
+    assert "applied 1,500  position 3f1c1e6a-0000-11f0-9a00-0242ac110002:1-77" in text
+    behind = status(lag_seconds=75.0, reconnects=2)
+    assert "lag 1 min 15 s (1.2 MB)" in draw(view.render(behind))
+    assert "reconnects 2" in draw(view.render(behind))
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -160,7 +170,7 @@ def test_without_a_terminal_one_line_says_it() -> None:
     live = [{"table": "shop.a", "state": "live", "rows": 7, "estimate": 9}]
     clock.now += 1
     later = status(state="streaming", tables=live, rows=1900, lag_seconds=None, reconnects=1)
-    assert view.line(later) == "streaming 1,900 changes applied, 200 rows/s, reconnects 1"
+    assert view.line(later) == "streaming 200 changes/s, 1,900 applied, reconnects 1"
 
 
 def test_findings_are_sorted_by_level_and_say_what_to_type() -> None:
@@ -190,3 +200,28 @@ def test_the_status_table_shows_the_whole_position_and_every_table() -> None:
     assert position in "".join(text.split())
     for state in STATES:
         assert f"shop.{state}" in text
+
+
+def test_what_differs_is_named_by_key_and_column() -> None:
+    different = TableReport(
+        *("shop.orders", 1234, 12, 1, 0, 0.5, False),
+        differences=(
+            Difference("changed", ("7", "[bold]"), ("total", "due")),
+            Difference("missing", ("8", None)),
+            *(Difference("changed", (str(n),), ("total",)) for n in range(11)),
+        ),
+    )
+    unread = TableReport("shop.log", 0, 0, 0, 0, 0.1, False, inconclusive="it was dropped")
+    equal = TableReport("shop.stock", 10, 0, 0, 0, 0.1, True)
+    text = draw(verify_table(VerifyReport(False, 75.0, (different, unread, equal))))
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[1:4]}
+    assert lines == {
+        "shop.orders": ["1,234", "12", "1", "different"],
+        "shop.log": ["0", "inconclusive"],
+        "shop.stock": ["10", "equal"],
+    }
+    assert "shop.orders (7, [bold]): changed in total, due" in text
+    assert "shop.orders (8, NULL): missing" in text
+    assert "shop.orders: 3 more rows differ" in text
+    assert "shop.log: not compared: it was dropped" in text
+    assert "3 tables, 1,244 rows, 1 min 15 s" in text

@@ -71,6 +71,9 @@ def run(options: argparse.Namespace) -> int:
         show = _Show(options, stage, stack, folder)
         try:
             return show.play()
+        except KeyboardInterrupt:
+            stage.alarm("interrupted: everything is stopped and removed")
+            raise
         except (pymysql.MySQLError, psycopg.Error) as error:
             raise TailraceError(f"a server of the demonstration failed: {error}") from error
         finally:
@@ -127,7 +130,7 @@ class _Show:
     def play(self) -> int:
         """All acts; returns the exit status."""
         started = time.monotonic()
-        self._stage.title("An old shop's database, mirrored live into PostgreSQL")
+        self._stage.title("Tailrace: an old shop's database, mirrored live into PostgreSQL")
         self._start_servers()
         self._load()
         self._configure()
@@ -202,11 +205,7 @@ class _Show:
         self._stage.say(f"started again: it goes on after {goes_on:,} rows")
         begun = time.monotonic()
         done = self._watch(_is_copied, COPY_DEADLINE_SECONDS)
-        self._stage.say(
-            f"the snapshot is complete: {done.copied_rows:,} more rows copied,"
-            " under changes all the while",
-            begun,
-        )
+        self._stage.say(f"the snapshot is complete, after {done.copied_rows:,} more rows", begun)
 
     def _stream_with_a_migration(self, opened: float) -> None:
         """Stream until the shop has been open for the wanted time; migrate at half the time."""

@@ -21,11 +21,11 @@ Transaction: TypeAlias = Callable[[], None]
 
 #: The migration: columns come in the middle, are renamed, widened and dropped; a table is new.
 SCHEMA_CHANGES = (
-    "ALTER TABLE orders ADD COLUMN channel varchar(12) NOT NULL DEFAULT 'shop' AFTER state",
+    "ALTER TABLE orders ADD channel varchar(12) DEFAULT 'shop' AFTER state",
     "ALTER TABLE customers RENAME COLUMN notes TO remarks",
     "ALTER TABLE order_items MODIFY COLUMN quantity int unsigned NOT NULL",
     "ALTER TABLE customers DROP COLUMN fax",
-    "CREATE TABLE complaints (id int AUTO_INCREMENT PRIMARY KEY, order_id bigint unsigned)",
+    "CREATE TABLE complaints (id SERIAL, order_id bigint unsigned)",
     "ALTER TABLE complaints ADD COLUMN text varchar(200) CHARACTER SET utf8mb4",
 )
 

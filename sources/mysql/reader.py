@@ -41,7 +41,7 @@ T = TypeVar("T")
 #: How long the log must be silent before a moved position is told at once.
 _QUIET_SECONDS: Final = 0.05
 #: How long ``position`` waits for XA transactions that are prepared at that moment.
-_DECISION_SECONDS: Final = 3.0
+_DECISION_SECONDS: Final = 1.0
 _DECISION_POLL_SECONDS: Final = 0.05
 
 

@@ -24,7 +24,7 @@ __all__ = ["start_at"]
 Dump = Callable[[BinlogConnection], None]
 
 #: How long a server may take to count as executed what it has sent already.
-_SETTLE_SECONDS: Final = 5
+_SETTLE_SECONDS: Final = 2
 _FIRST_OFFSET: Final = 4
 _COPY_AGAIN: Final = "copy the tables again, and keep the log longer (binlog_expire_logs_seconds)"
 
