@@ -6,10 +6,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    closing,
+    suppress,
+)
 from typing import Any
 
 import uvloop
@@ -31,9 +38,13 @@ from engine.view import StatusView
 
 __all__ = ["add_demo_options", "demo", "run", "tail"]
 
-#: How often the live view is drawn, and the source asked how much log is left.
+#: How often the live view is drawn, and how often the source is asked how much log is left.
 VIEW_SECONDS = 0.25
 BACKLOG_SECONDS = 5.0
+#: How often the log says how it goes where there is no terminal.
+REPORT_SECONDS = 10.0
+
+logger = logging.getLogger("tailrace.run")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -64,13 +75,14 @@ async def _run(settings: Settings, options: argparse.Namespace) -> None:
     _stop_on_signals(pipeline, work)
     async with AsyncExitStack() as stack:
         monitor = Monitor(pipeline, metrics)
-        await stack.enter_async_context(monitor.running())
+        await stack.enter_async_context(monitor.watch())
         if listen := options.metrics_listen or settings.metrics.listen:
             limit = settings.metrics.max_lag_seconds
             server = StatusServer(listen, metrics, monitor.status, max_lag_seconds=limit)
             await stack.enter_async_context(server)
-        if sys.stderr.isatty() and not options.no_progress:
-            await stack.enter_async_context(_live_view(monitor))
+        visible = sys.stderr.isatty() and not options.no_progress
+        shown = _draw(monitor) if visible else _report(monitor)
+        await stack.enter_async_context(_meanwhile(shown))
         with suppress(asyncio.CancelledError):
             await work
     if work.cancelled():
@@ -118,15 +130,9 @@ class Monitor:
             ],
         }
 
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None, None]:
+    def watch(self) -> AbstractAsyncContextManager[None]:
         """Ask the source how far behind we are, now and then, and keep the gauges true."""
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        return _meanwhile(self._watch())
 
     async def _watch(self) -> None:
         while True:
@@ -140,25 +146,36 @@ class Monitor:
             await asyncio.sleep(BACKLOG_SECONDS if progress.position else VIEW_SECONDS)
 
 
-@asynccontextmanager
-async def _live_view(monitor: Monitor) -> AsyncGenerator[None, None]:
-    """Draw the status in the terminal until the end; log lines scroll above it."""
+async def _draw(monitor: Monitor) -> None:
+    """Draw the status in the terminal; log lines scroll above it."""
     view = StatusView()
-    console = Console(stderr=True)
-
-    async def draw(live: Live) -> None:
-        while True:
-            live.update(view.render(monitor.status()), refresh=True)
-            await asyncio.sleep(VIEW_SECONDS)
-
-    with Live(console=console, auto_refresh=False) as live:
-        task = asyncio.create_task(draw(live))
+    with Live(console=Console(stderr=True), auto_refresh=False) as live:
         try:
-            yield
+            while True:
+                live.update(view.render(monitor.status()), refresh=True)
+                await asyncio.sleep(VIEW_SECONDS)
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
             live.update(view.render(monitor.status()), refresh=True)
+
+
+async def _report(monitor: Monitor) -> None:
+    """Where there is no terminal, say in the log how it goes."""
+    shown = ("pipeline", "state", "rows", "copied_rows", "lag_seconds", "lag_bytes", "reconnects")
+    while True:
+        await asyncio.sleep(REPORT_SECONDS)
+        status = monitor.status()
+        logger.info("progress", extra={name: status[name] for name in shown})
+
+
+@asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, None]:
+    """Do ``work``, which never ends, as long as this is entered."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def tail(options: argparse.Namespace) -> int:

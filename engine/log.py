@@ -32,12 +32,25 @@ PLAIN = re.compile(r"[\w.:/,+@*-]+")
 
 def configure(format: Format, level: Level) -> None:
     """Send the logger ``tailrace`` to standard error; replaces what was configured before."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StandardError()
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     logger = logging.getLogger("tailrace")
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+
+
+class StandardError(logging.Handler):
+    """Writes to what standard error is at the moment: a live view may have taken its place, to let
+    log lines scroll above it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except OSError:
+            self.handleError(record)
 
 
 def redact(url: str) -> str:

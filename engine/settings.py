@@ -237,6 +237,8 @@ class _Document:
     def _convert(self, data: Mapping[str, Any], shape: type[Struct]) -> Any:
         try:
             return msgspec.convert(data, shape)
+        except ConfigError as error:  # from a struct's own check
+            raise ConfigError(f"{self._path}: {error.message}", hint=error.hint) from error
         except msgspec.ValidationError as error:
             problem, _, path = str(error).partition(" - at `$.")
             keys = tuple(re.sub(r"\[[^]]*\]", "", path.rstrip("`")).split("."))

@@ -18,7 +18,7 @@ from engine.contract import Applied, Finding, RowReader, Sink, State
 from engine.errors import SinkLost
 from engine.schema import Table, TableId
 
-__all__ = ["FailAfter", "Fault", "FaultySink", "Hold", "Reject", "Slow"]
+__all__ = ["FailAfter", "Fault", "FaultySink", "Hold", "Late", "Reject"]
 
 T = TypeVar("T")
 Call = Literal["open", "apply", "commit"]
@@ -62,14 +62,18 @@ class Hold(Fault):
         return result
 
 
-class Slow(Fault):
-    """The work begins after ``seconds``."""
+class Late(Fault):
+    """The call is slow: the work begins when ``release`` is set."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, deadline_seconds: float = 30.0) -> None:
+        self.reached = asyncio.Event()
+        self.release = asyncio.Event()
+        self._deadline_seconds = deadline_seconds
 
     async def around(self, work: Callable[[], Awaitable[T]]) -> T:
-        await asyncio.sleep(self._seconds)
+        self.reached.set()
+        async with asyncio.timeout(self._deadline_seconds):
+            await self.release.wait()
         return await work()
 
 

@@ -37,7 +37,7 @@ from engine.errors import Fenced, SinkLost
 from engine.record import Record, decode_image, decode_record
 from engine.schema import Column, Index, Table, TableId, Type
 from sinks import SINKS
-from tests.faults import FailAfter, FaultySink, Reject
+from tests.faults import FailAfter, FaultySink, Hold, Late, Reject
 
 PIPELINE = "contract"
 DEADLINE_SECONDS = 60
@@ -431,6 +431,42 @@ async def test_a_commit_that_never_arrived_left_nothing(target: Target) -> None:
         assert engine.position == 1
         await engine.write(insert(("y", None), table=BAG))
     assert target.rows(BAG) == [("x", None), ("y", None)]
+
+
+@contract
+async def test_a_commit_that_comes_after_a_takeover_is_fenced(target: Target) -> None:
+    sink = FaultySink(target.sink())
+    async with Engine(target, sink) as old:
+        await old.write(*create(BAG), insert(("x", None), table=BAG))
+        late = Late()
+        sink.plan("commit", late)
+        await old.apply(insert(("old", None), table=BAG))
+        commit = asyncio.ensure_future(old.commit())
+        await late.reached.wait()
+        async with Engine(target) as new:
+            late.release.set()
+            with pytest.raises(Fenced):
+                await commit
+            assert new.position == 1
+            await new.write(insert(("new", None), table=BAG))
+    assert target.rows(BAG) == [("new", None), ("x", None)]
+
+
+@contract
+async def test_a_takeover_sees_a_commit_whose_answer_is_on_its_way(target: Target) -> None:
+    sink = FaultySink(target.sink())
+    async with Engine(target, sink) as old:
+        await old.write(*create(BAG))
+        held = Hold()
+        sink.plan("commit", held)
+        await old.apply(insert(("x", None), table=BAG))
+        commit = asyncio.ensure_future(old.commit())
+        await held.reached.wait()
+        async with Engine(target) as new:
+            assert new.position == 2
+        held.release.set()
+        await commit
+    assert target.rows(BAG) == [("x", None)]
 
 
 @contract

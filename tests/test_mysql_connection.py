@@ -26,6 +26,7 @@ from sources.mysql.settings import MySQLSettings, address_of, selector
 from tests.changes import Replica
 from tests.following import Following
 from tests.servers import AnyServer, connect_mysql, drop_mysql_database, obtain
+from tests.waiting import wait_until
 
 HEARTBEAT_SECONDS = 0.5
 MIB = 1 << 20
@@ -269,7 +270,16 @@ def test_a_purged_log_is_found_before_anything_is_read(writer: Writer, source: M
     start = source.position()
     writer("INSERT INTO t VALUES (1, 'lost')", "FLUSH BINARY LOGS")
     file = parse_position(source.position()).file
-    writer("INSERT INTO t VALUES (2, 'here')", f"PURGE BINARY LOGS TO '{file}'")
+    writer("INSERT INTO t VALUES (2, 'here')")
+    if writer.server.kind == "mariadb" and writer.server.version >= "11":
+        writer("SET GLOBAL slave_connections_needed_for_purge = 0")
+
+    def purged() -> bool:
+        writer(f"PURGE BINARY LOGS TO '{file}'")
+        return bool(writer.one("SHOW BINARY LOGS")[0] == file)
+
+    # A file is kept as long as the server has not noticed that its last reader has gone.
+    wait_until(purged, 20.0, "the log to be purged")
     with Following(source, start, source.catalog()) as following:
         error = following.failure()
     assert isinstance(error, SourceError)
@@ -453,6 +463,7 @@ def test_our_own_server_id_may_not_be_taken(writer: Writer) -> None:
 
 def test_another_replica_with_our_server_id_is_seen(writer: Writer) -> None:
     other = connect_mysql(writer.server)
+    query(other, "SET @master_binlog_checksum = 'CRC32', @mariadb_slave_capability = 4")
     host = b"elsewhere"
     registration = struct.pack("<IB", 4242, len(host)) + host + bytes(12)
     other._execute_command(COMMAND.COM_REGISTER_SLAVE, registration)

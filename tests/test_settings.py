@@ -46,6 +46,10 @@ class From(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tables: tuple[str, ...]
     server_id: int = 0
 
+    def __post_init__(self) -> None:
+        if self.server_id < 0:
+            raise ConfigError("server_id is negative", hint="choose another")
+
 
 class To(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str
@@ -118,6 +122,11 @@ def test_keys_of_the_source_are_checked_by_its_own_struct(tmp_path: Path) -> Non
     assert message == "shop.toml:1: source.tables: the key is missing"
     message, _ = refused(tmp_path, source='url = "mysql://h"\ntables = [1]')
     assert message == "shop.toml:3: source.tables: expected a text, got a whole number"
+
+
+def test_what_a_struct_itself_refuses_names_the_file(tmp_path: Path) -> None:
+    message, hint = refused(tmp_path, source='url = "mysql://h"\ntables = []\nserver_id = -1')
+    assert (message, hint) == ("shop.toml: server_id is negative", "choose another")
 
 
 def test_an_unknown_scheme_lists_the_known_ones(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import argparse
 
 __all__ = ["add_options", "run"]
 
+FEWEST_ROWS = 1000
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``tailrace demo``."""
     parser.add_argument("--source", choices=("mysql", "mariadb"), default="mysql")
-    parser.add_argument("--rows", type=int, default=200_000, metavar="N", help="rows of the shop")
+    parser.add_argument("--rows", type=_rows, default=200_000, metavar="N", help="rows of the shop")
     parser.add_argument(
         "--seconds", type=float, default=30.0, metavar="N", help="how long the shop keeps changing"
     )
@@ -23,6 +25,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--keep", action="store_true", help="leave both servers running at the end, until Enter"
     )
     parser.add_argument("--plain", action="store_true", help="lines instead of a live view")
+
+
+def _rows(text: str) -> int:
+    count = int(text)
+    if count < FEWEST_ROWS:
+        raise argparse.ArgumentTypeError(f"at least {FEWEST_ROWS}, so that no table is empty")
+    return count
 
 
 def run(options: argparse.Namespace) -> int:

@@ -20,7 +20,9 @@ import msgspec
 
 from engine.errors import TailraceError
 
-__all__ = ["Mirror"]
+__all__ = ["LOG_HINT", "Mirror"]
+
+LOG_HINT = "With --keep the engine's log is left where it is, until Enter."
 
 STATUS_TIMEOUT_SECONDS = 2.0
 STOP_DEADLINE_SECONDS = 60.0
@@ -123,7 +125,7 @@ class Mirror:
     def _failure(self, what: str, status: int | None = None) -> TailraceError:
         if status is not None:
             what += f" with status {status}"
-        return TailraceError(what, hint=f"{_last_words(self._log)}\nThe whole log: {self._log}")
+        return TailraceError(what, hint=f"{_last_words(self._log)}\n{LOG_HINT}")
 
 
 def _last_words(log: Path) -> str:

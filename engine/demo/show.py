@@ -23,7 +23,7 @@ import psycopg
 import pymysql
 from rich.console import Console
 
-from engine.demo.mirror import Mirror
+from engine.demo.mirror import LOG_HINT, Mirror
 from engine.demo.proof import Proof, count_both
 from engine.demo.shop import load_shop
 from engine.demo.stage import Stage
@@ -148,7 +148,7 @@ class _Show:
 
     def wait_for_enter(self) -> None:
         """Leave everything as it is until the person has seen enough."""
-        for line in (self._shop, self._target.url, str(self._config)):
+        for line in (self._shop, self._target.url, str(self._config), str(self._log)):
             self._stage.detail(line)
         self._stage.ask("Both servers are still there. Press Enter to remove them.")
 
@@ -241,7 +241,7 @@ class _Show:
                 time.sleep(POLL_SECONDS)
         raise TailraceError(
             f"the demonstration did not get on within {deadline_seconds:.0f} seconds",
-            hint=f"the engine's log is {self._log}",
+            hint=LOG_HINT,
         )
 
     # -- after -------------------------------------------------------------------------------------
