@@ -235,7 +235,7 @@ def load_shop(url: str, rows: int = 200_000, seed: int = 1) -> dict[str, int]:
     """
     server, _, database = url.rpartition("/")
     random = Random(seed)
-    counts = {table.name: int(rows * table.share) for table in SHOP}
+    counts = {table.name: round(rows * table.share) for table in SHOP}
     with connect(f"{server}/") as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE `{database}` DEFAULT CHARSET=utf8mb4")
         cursor.execute(f"USE `{database}`")

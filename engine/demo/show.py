@@ -126,6 +126,7 @@ class _Show:
         self._config = folder / "shop.toml"
         self._log = folder / "engine.log"
         self._kills = 0
+        self._kept: list[str] = []
 
     def play(self) -> int:
         """All acts; returns the exit status."""
@@ -148,9 +149,11 @@ class _Show:
 
     def wait_for_enter(self) -> None:
         """Leave everything as it is until the person has seen enough."""
-        for line in (self._shop, self._target.url, str(self._config), str(self._log)):
-            self._stage.detail(line)
-        self._stage.ask("Both servers are still there. Press Enter to remove them.")
+        if not self._kept:
+            return
+        for what in (*self._kept, str(self._log)):
+            self._stage.detail(what)
+        self._stage.ask("All of it is still there. Press Enter to remove it.")
 
     # -- before ------------------------------------------------------------------------------------
 
@@ -161,6 +164,7 @@ class _Show:
             self._source: Server = self._stack.enter_context(start_source())
             self._shop = f"{self._source.url}shop"
             self._target: Server = self._stack.enter_context(start_postgres())
+        self._kept += [self._shop, self._target.url]
         names = " and ".join(
             f"{name} {server.version}"
             for name, server in (
@@ -185,6 +189,7 @@ class _Show:
             chunk_rows=max(100, self._options.rows // 100),
         )
         self._config.write_text(text)
+        self._kept.append(str(self._config))
         self._stage.say(f"tailrace run {self._config}")
         for line in text.splitlines():
             if line:
