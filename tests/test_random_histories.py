@@ -166,7 +166,7 @@ def test_random_histories(
     target = fresh_postgres_database(postgres)
 
     @settings(
-        max_examples=15,
+        max_examples=10,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
