@@ -12,6 +12,7 @@ import pytest
 import zstandard
 
 from engine.errors import DecodeError
+from sources.mysql import compression as packed
 from sources.mysql import events as ev
 from tests.test_mysql_stream import RECORDED, events
 
@@ -130,16 +131,16 @@ def test_a_payload_holds_events(compression: int) -> None:
         fields = b"\x02\x03\xfc\xff\x00"
     fields += b"\x03\x04\xfd" + len(plain).to_bytes(3, "little") + b"\x00"
     event = bytes(19) + fields + data
-    assert [each for some in ev.payload_events(event, len(event)) for each in some] == wanted
+    assert [each for some in packed.payload_events(event, len(event)) for each in some] == wanted
     with pytest.raises(DecodeError):
-        list(ev.payload_events(event, len(event) - 1))
+        list(packed.payload_events(event, len(event) - 1))
 
 
 def test_compressed_rows_keep_their_bitmaps() -> None:
     rows = bytes(range(200))
-    packed = b"\x81\xc8" + zlib.compress(rows)
-    event = bytes(27) + b"\x09" + b"\xff\x01" + b"\xff\x01" + packed
-    assert ev.decompressed_rows(event, 27, len(event), 2) == b"\x09\xff\x01\xff\x01" + rows
+    data = b"\x81\xc8" + zlib.compress(rows)
+    event = bytes(27) + b"\x09" + b"\xff\x01" + b"\xff\x01" + data
+    assert packed.decompressed_rows(event, 27, len(event), 2) == b"\x09\xff\x01\xff\x01" + rows
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 16383, 16384, 1 << 40, (1 << 63) - 1, 1 << 63])
@@ -148,7 +149,7 @@ def test_integers_of_variable_length(value: int) -> None:
     ones = (1 << more) - 1
     number = value << 8 | ones if more == 8 else value << (more + 1) | ones
     data = number.to_bytes(more + 1, "little")
-    assert ev._variable(data + b"rest", 0, len(data) + 4) == (value, len(data))
+    assert ev.variable(data + b"rest", 0, len(data) + 4) == (value, len(data))
 
 
 def test_xa_ids_are_the_same_in_events_and_statements() -> None:

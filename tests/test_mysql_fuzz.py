@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import DecodeError, SchemaError, SourceError
+from sources.mysql import compression as packed
 from sources.mysql import events as ev
 from sources.mysql.packets import Packets
 from sources.mysql.position import MySQLPosition
@@ -42,12 +43,12 @@ EVENT_READERS = (
     lambda event: ev.read_prepare(event, len(event)),
     lambda event: ev.read_query(event, len(event)),
     lambda event: ev.read_load_query(event, len(event)),
-    lambda event: ev.read_compressed_query(event, len(event)),
+    lambda event: packed.read_compressed_query(event, len(event)),
     lambda event: ev.read_table_name(event, len(event)),
-    lambda event: ev.decompressed_rows(event, 19, len(event), 2),
-    lambda event: list(ev.payload_events(event, len(event))),
-    lambda event: ev.cut_events(event),
-    lambda event: ev.decompress(event),
+    lambda event: packed.decompressed_rows(event, 19, len(event), 2),
+    lambda event: list(packed.payload_events(event, len(event))),
+    lambda event: packed.cut_events(event),
+    lambda event: packed.decompress(event),
 )
 
 
@@ -121,7 +122,7 @@ def peak_of(event: bytes) -> int:
     tracemalloc.start()
     try:
         with pytest.raises(DecodeError):
-            for _ in ev.payload_events(event, len(event)):
+            for _ in packed.payload_events(event, len(event)):
                 pass
         return tracemalloc.get_traced_memory()[1]
     finally:
@@ -140,4 +141,4 @@ def test_what_is_announced_is_not_allocated() -> None:
     assert peak_of(bytes(19) + fields + zstandard.compress(bytes(30))) < 16 << 20
     plain = zlib.compress(bytes(100))
     with pytest.raises(DecodeError, match="announced"):
-        ev.decompress(b"\x84\x3f\xff\xff\xff" + plain)
+        packed.decompress(b"\x84\x3f\xff\xff\xff" + plain)

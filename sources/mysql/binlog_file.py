@@ -20,6 +20,7 @@ from engine.contract import Finding, RowReader
 from engine.errors import ConfigError, DecodeError, ParityError, SourceError, TailraceError
 from engine.schema import Table
 from sources.mysql import events as ev
+from sources.mysql.compression import cut_events
 from sources.mysql.position import MySQLPosition, file_number, parse_position
 from sources.mysql.settings import BinlogFileSettings, log_path, selector
 from sources.mysql.stream import Stream
@@ -98,7 +99,7 @@ class BinlogFileSource:
         stream = Stream(start, Tracking(tables, wanted, adopt=True))
         first = self._first(files, start)
         for path in files[first:]:
-            stream.file, stream.offset = path.name, len(_MAGIC)
+            stream.progress.file, stream.progress.offset = path.name, len(_MAGIC)
             for events in self._read(path, stream, last=path is files[-1]):
                 yield from stream.feed(events)
                 if self._stopping.is_set():
@@ -107,7 +108,7 @@ class BinlogFileSource:
                 raise DecodeError(
                     "a file of the log ends inside a transaction",
                     hint="is a file missing between this one and the next?",
-                    position=f"{stream.file}:{stream.offset}",
+                    position=stream.progress,
                 )
 
     def chunks(
@@ -167,14 +168,14 @@ class BinlogFileSource:
             while not self._stopping.is_set() and (data := file.read(_READ_BYTES)):
                 if len(rest) >= _READ_BYTES:
                     data += file.read(len(rest))  # a large event: read what is left of it at once
-                events, rest = ev.cut_events(rest + data)
+                events, rest = cut_events(rest + data)
                 if any(event[4] == ev.MARIADB_START_ENCRYPTION for event in events[:3]):
                     raise SourceError(f"the log file {path.name} is encrypted", hint=_DECRYPT)
                 yield events
             if rest and not last and not self._stopping.is_set():
                 raise DecodeError(
                     "an event is cut off at the end of a file that is not the last",
-                    position=f"{stream.file}:{stream.offset}",
+                    position=stream.progress,
                 )
 
 

@@ -33,7 +33,6 @@ REPLICA_HOST: Final = "tailrace"
 
 _RECEIVE_BYTES: Final = 1 << 20
 _RECEIVE_TLS_BYTES: Final = 1 << 16  # TLS hands out 16 KiB at most
-_BUFFER_BYTES: Final = 4 << 20
 _LONGEST_WRITE_SECONDS: Final = 31_536_000
 _MISSED_HEARTBEATS: Final = 3
 _GTID_DUMP_FLAG: Final = 0x04
@@ -217,8 +216,6 @@ class BinlogConnection:
         self._socket = connection._sock  # type: ignore[attr-defined]
         if isinstance(self._socket, ssl.SSLSocket):
             self._receive_bytes = _RECEIVE_TLS_BYTES
-        with suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         if self._stopped:
             self.stop()
 

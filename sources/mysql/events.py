@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 from uuid import UUID
-
-import zstandard
 
 from engine.errors import DecodeError
 from sources.mysql.charset import collation_charset, text_decoder
@@ -93,7 +91,6 @@ _GTID = struct.Struct("<B16sq")
 _XA = struct.Struct("<BIII")
 _DOMAIN_GTID = struct.Struct("<QIB")
 _LISTED_GTID = struct.Struct("<IIQ")
-_PIECE_BYTES = 1 << 20
 
 #: timestamp (Unix seconds), type, server id, size, log position (its low 32 bits), flags.
 read_header: Callable[[bytes], tuple[int, int, int, int, int, int]] = _HEADER.unpack_from
@@ -166,21 +163,22 @@ def decoding(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def _take(event: bytes, at: int, size: int, end: int) -> bytes:
+def take(event: bytes, at: int, size: int, end: int) -> bytes:
+    """``size`` bytes at ``at``; DecodeError if the event ends before."""
     if size < 0 or at + size > end:
         raise DecodeError(f"{size} bytes are announced at {at} of an event that ends at {end}")
     return event[at : at + size]
 
 
-def _length_encoded(event: bytes, at: int, end: int) -> tuple[int, int]:
+def length_encoded(event: bytes, at: int, end: int) -> tuple[int, int]:
     """The protocol's integer of 1, 3, 4 or 9 bytes at ``at``, and where it ends."""
-    first = _take(event, at, 1, end)[0]
+    first = take(event, at, 1, end)[0]
     if first < 0xFB:
         return first, at + 1
     size = {0xFC: 2, 0xFD: 3, 0xFE: 8}.get(first)
     if size is None:
         raise DecodeError(f"no length-encoded integer starts with {first:#x}")
-    return int.from_bytes(_take(event, at + 1, size, end), "little"), at + 1 + size
+    return int.from_bytes(take(event, at + 1, size, end), "little"), at + 1 + size
 
 
 # -- the log itself --------------------------------------------------------------------------------
@@ -191,7 +189,7 @@ def read_format(event: bytes, length: int) -> Format:
     """FORMAT_DESCRIPTION. Since MySQL 5.6 and MariaDB 5.3 it ends with the algorithm and a
     checksum, whether or not the other events have one.
     """
-    _take(event, HEADER_SIZE, 57, length)
+    take(event, HEADER_SIZE, 57, length)
     if int.from_bytes(event[19:21], "little") != 4:
         raise DecodeError("the log is older than MySQL 5.0 (its format is not version 4)")
     version = event[21:71].rstrip(b"\0").decode("ascii", "replace")
@@ -228,7 +226,7 @@ def checksum_is_good(event: bytes, kind: int) -> bool:
 @decoding("rotate event")
 def read_rotate(event: bytes, end: int) -> tuple[str, int]:
     """ROTATE: the next file, and where in it to go on."""
-    offset = int.from_bytes(_take(event, HEADER_SIZE, 8, end), "little")
+    offset = int.from_bytes(take(event, HEADER_SIZE, 8, end), "little")
     return event[HEADER_SIZE + 8 : end].decode("utf-8"), offset
 
 
@@ -243,15 +241,15 @@ def read_heartbeat_2(event: bytes, end: int) -> tuple[str, int]:
     """HEARTBEAT_LOG_EVENT_V2: the same as typed fields, for offsets over 4 GiB."""
     file, offset, at = "", 0, HEADER_SIZE
     while at < end:
-        field, at = _length_encoded(event, at, end)
+        field, at = length_encoded(event, at, end)
         if field == 0:
             break
-        size, at = _length_encoded(event, at, end)
-        value = _take(event, at, size, end)
+        size, at = length_encoded(event, at, end)
+        value = take(event, at, size, end)
         if field == 1:
             file = value.decode("utf-8")
         elif field == 2:
-            offset, _ = _length_encoded(value, 0, size)
+            offset, _ = length_encoded(value, 0, size)
         at += size
     return file, offset
 
@@ -259,8 +257,8 @@ def read_heartbeat_2(event: bytes, end: int) -> tuple[str, int]:
 @decoding("incident event")
 def read_incident(event: bytes, end: int) -> str:
     """INCIDENT: the server's words for what the log has lost."""
-    size = _take(event, HEADER_SIZE + 2, 1, end)[0]
-    return _take(event, HEADER_SIZE + 3, size, end).decode("utf-8", "replace")
+    size = take(event, HEADER_SIZE + 2, 1, end)[0]
+    return take(event, HEADER_SIZE + 3, size, end).decode("utf-8", "replace")
 
 
 # -- transactions ----------------------------------------------------------------------------------
@@ -293,22 +291,22 @@ def read_tagged_gtid(event: bytes, end: int) -> Gtid:
     """
     at = HEADER_SIZE
     for _ in range(3):
-        _, at = _variable(event, at, end)
+        _, at = variable(event, at, end)
     uuid, tag, number, committed = bytearray(), b"", 0, 0
     while at < end:
-        field, at = _variable(event, at, end)
+        field, at = variable(event, at, end)
         if field == 1:
             for _ in range(16):
-                byte, at = _variable(event, at, end)
+                byte, at = variable(event, at, end)
                 uuid.append(byte)
         elif field == 3:
-            size, at = _variable(event, at, end)
-            tag = _take(event, at, size, end)
+            size, at = variable(event, at, end)
+            tag = take(event, at, size, end)
             at += size
         elif field > 6:
             break
         else:
-            value, at = _variable(event, at, end)
+            value, at = variable(event, at, end)
             if field == 2:
                 # A signed number keeps its sign in the lowest bit.
                 number = value >> 1
@@ -319,11 +317,11 @@ def read_tagged_gtid(event: bytes, end: int) -> Gtid:
     return Gtid(bytes(uuid) + tag, number, committed / 1e6)
 
 
-def _variable(event: bytes, at: int, end: int) -> tuple[int, int]:
+def variable(event: bytes, at: int, end: int) -> tuple[int, int]:
     """An integer of 1 to 9 bytes: as many ones at the low end of the first as bytes follow it."""
-    first = _take(event, at, 1, end)[0]
+    first = take(event, at, 1, end)[0]
     more = ((first + 1) & ~first).bit_length() - 1
-    value = int.from_bytes(_take(event, at, more + 1, end), "little")
+    value = int.from_bytes(take(event, at, more + 1, end), "little")
     return value >> (more + 1 if more < 8 else 8), at + more + 1
 
 
@@ -337,17 +335,17 @@ def source_text(source: bytes) -> str:
 @decoding("previous GTIDs event")
 def read_previous_gtids(event: bytes, end: int) -> GtidSet:
     """PREVIOUS_GTIDS_LOG_EVENT: all the GTIDs before this file (see ``GtidSet.encode``)."""
-    head = int.from_bytes(_take(event, HEADER_SIZE, 8, end), "little")
+    head = int.from_bytes(take(event, HEADER_SIZE, 8, end), "little")
     tagged = head >> 56 == 1
     count, at = (head >> 8 & (1 << 48) - 1) if tagged else head, HEADER_SIZE + 8
     sources: dict[str, tuple[tuple[int, int], ...]] = {}
     for _ in range(count):
-        source, at = _take(event, at, 16, end), at + 16
+        source, at = take(event, at, 16, end), at + 16
         if tagged:
-            size, at = _variable(event, at, end)
-            source, at = source + _take(event, at, size, end), at + size
-        pairs = int.from_bytes(_take(event, at, 8, end), "little")
-        numbers = struct.unpack(f"<{pairs * 2}Q", _take(event, at + 8, pairs * 16, end))
+            size, at = variable(event, at, end)
+            source, at = source + take(event, at, size, end), at + size
+        pairs = int.from_bytes(take(event, at, 8, end), "little")
+        numbers = struct.unpack(f"<{pairs * 2}Q", take(event, at + 8, pairs * 16, end))
         at += 8 + pairs * 16
         sources[source_text(source)] = tuple(
             (first, after - 1) for first, after in zip(numbers[::2], numbers[1::2], strict=True)
@@ -361,7 +359,7 @@ def read_domain_gtid(event: bytes, end: int, server: int) -> DomainGtid:
 
     https://mariadb.com/kb/en/gtid_event/
     """
-    _take(event, HEADER_SIZE, 13, end)
+    take(event, HEADER_SIZE, 13, end)
     sequence, domain, flags = _DOMAIN_GTID.unpack_from(event, HEADER_SIZE)
     if not flags & (2 | 64 | 128) and end <= 38:
         # No field is left, only padding: the common case.
@@ -371,8 +369,8 @@ def read_domain_gtid(event: bytes, end: int, server: int) -> DomainGtid:
         at += 8
     xid = ""
     if flags & (64 | 128):
-        format_id, first, second = struct.unpack("<IBB", _take(event, at, 6, end))
-        data = _take(event, at + 6, first + second, end)
+        format_id, first, second = struct.unpack("<IBB", take(event, at, 6, end))
+        data = take(event, at + 6, first + second, end)
         xid = xid_text(data[:first], data[first:], format_id)
         at += 6 + first + second
     extra = event[at] if at < end else 0
@@ -384,8 +382,8 @@ def read_domain_gtid(event: bytes, end: int, server: int) -> DomainGtid:
 @decoding("GTID list event")
 def read_gtid_list(event: bytes, end: int) -> DomainState:
     """MariaDB's GTID_LIST_EVENT: the last GTID of each domain and server before this file."""
-    count = int.from_bytes(_take(event, HEADER_SIZE, 4, end), "little") & 0x0FFFFFFF
-    entries = _LISTED_GTID.iter_unpack(_take(event, HEADER_SIZE + 4, count * 16, end))
+    count = int.from_bytes(take(event, HEADER_SIZE, 4, end), "little") & 0x0FFFFFFF
+    entries = _LISTED_GTID.iter_unpack(take(event, HEADER_SIZE + 4, count * 16, end))
     domains: dict[int, tuple[int, int]] = {}
     for domain, server, sequence in entries:
         if sequence >= domains.get(domain, (0, 0))[1]:
@@ -396,8 +394,8 @@ def read_gtid_list(event: bytes, end: int) -> DomainState:
 @decoding("XA prepare event")
 def read_prepare(event: bytes, end: int) -> Prepare:
     """XA_PREPARE_LOG_EVENT, the same in both families."""
-    one_phase, format_id, first, second = _XA.unpack(_take(event, HEADER_SIZE, 13, end))
-    data = _take(event, HEADER_SIZE + 13, first + second, end)
+    one_phase, format_id, first, second = _XA.unpack(take(event, HEADER_SIZE, 13, end))
+    data = take(event, HEADER_SIZE + 13, first + second, end)
     return Prepare(xid_text(data[:first], data[first:], format_id), one_phase != 0)
 
 
@@ -419,12 +417,6 @@ def read_query(event: bytes, end: int) -> Query:
 def read_load_query(event: bytes, end: int) -> Query:
     """EXECUTE_LOAD_QUERY_EVENT: a LOAD DATA whose file came in events before it."""
     return _read_statement(event, end, _LOAD_QUERY_EXTRA)
-
-
-def read_compressed_query(event: bytes, end: int) -> Query:
-    """MariaDB's QUERY_COMPRESSED_EVENT: a QUERY whose statement is compressed."""
-    query = _read_statement(event, end, 0)
-    return query._replace(statement=decompress(query.statement))
 
 
 def _read_statement(event: bytes, end: int, extra: int) -> Query:
@@ -484,102 +476,7 @@ def statement_text(statement: bytes, charset: str) -> str:
 @decoding("table map event")
 def read_table_name(event: bytes, end: int) -> tuple[str, str]:
     """The schema and name in a TABLE_MAP, which stand after the table's id and flags."""
-    size, at = _length_encoded(event, HEADER_SIZE + 8, end)
-    schema = _take(event, at, size, end)
-    size, at = _length_encoded(event, at + size + 1, end)
-    return schema.decode("utf-8"), _take(event, at, size, end).decode("utf-8")
-
-
-@decoding("compressed rows event")
-def decompressed_rows(event: bytes, start: int, end: int, bitmaps: int) -> bytes:
-    """The body of a MariaDB compressed rows event as the plain event has it: the number of columns
-    and ``bitmaps`` bitmaps stay as they are, the rows behind them are compressed.
-    """
-    columns, at = _length_encoded(event, start, end)
-    rows = at + bitmaps * ((columns + 7) // 8)
-    return _take(event, start, rows - start, end) + decompress(event[rows:end])
-
-
-@decoding("compressed data")
-def decompress(data: bytes) -> bytes:
-    """MariaDB's compressed data: a byte with the algorithm (0, zlib) and the size of the size, the
-    size with its big end first, a zlib stream.
-    """
-    head = _take(data, 0, 1, len(data))[0]
-    size_size = head & 7
-    if head & 0xF0 != 0x80 or not 1 <= size_size <= 4:
-        raise DecodeError(f"unknown compression {head:#x}")
-    size = int.from_bytes(_take(data, 1, size_size, len(data)), "big")
-    if size > LARGEST_EVENT:
-        raise DecodeError(f"{size} bytes of compressed data are announced")
-    stream = zlib.decompressobj()
-    try:
-        plain = stream.decompress(memoryview(data)[1 + size_size :], size + 1)
-    except zlib.error as error:
-        raise DecodeError(f"compressed data: {error}") from error
-    if len(plain) != size or not stream.eof:
-        raise DecodeError(f"compressed data: not the {size} bytes that are announced")
-    return plain
-
-
-def payload_events(event: bytes, end: int) -> Iterator[list[bytes]]:
-    """The events inside a TRANSACTION_PAYLOAD, a few at a time, so memory stays bounded.
-
-    They carry no checksum, and their log positions mean nothing.
-    """
-    compression, size, at = _read_payload_head(event, end)
-    if compression == 255:
-        pieces: Iterator[bytes] = iter((event[at:end],))
-    elif compression == 0:
-        pieces = _zstd_pieces(event, at, end)
-    else:
-        raise DecodeError(f"transaction payload: unknown compression {compression}")
-    rest, total = b"", 0
-    for piece in pieces:
-        total += len(piece)
-        if total > size:
-            break
-        events, rest = cut_events(rest + piece if rest else piece)
-        yield events
-    if total != size or rest:
-        raise DecodeError(f"transaction payload: not the {size} bytes that are announced")
-
-
-@decoding("transaction payload event")
-def _read_payload_head(event: bytes, end: int) -> tuple[int, int, int]:
-    """Compression, uncompressed size, where the payload starts."""
-    fields, at = {2: 255}, HEADER_SIZE
-    while True:
-        field, at = _length_encoded(event, at, end)
-        if field == 0:
-            break
-        size, at = _length_encoded(event, at, end)
-        fields[field], _ = _length_encoded(_take(event, at, size, end), 0, size)
-        at += size
-    return fields[2], fields.get(3, end - at), at
-
-
-def _zstd_pieces(event: bytes, at: int, end: int) -> Iterator[bytes]:
-    reader = zstandard.ZstdDecompressor().stream_reader(
-        memoryview(event)[at:end], read_across_frames=True
-    )
-    try:
-        while piece := reader.read(_PIECE_BYTES):
-            yield piece
-    except zstandard.ZstdError as error:
-        raise DecodeError(f"transaction payload: {error}") from error
-
-
-def cut_events(data: bytes) -> tuple[list[bytes], bytes]:
-    """The whole events at the start of ``data``, and the bytes of the one that is not whole."""
-    events: list[bytes] = []
-    at, end = 0, len(data)
-    while at + HEADER_SIZE <= end:
-        size = int.from_bytes(data[at + 9 : at + 13], "little")
-        if not HEADER_SIZE <= size <= LARGEST_EVENT:
-            raise DecodeError(f"an event of {size} bytes is announced")
-        if at + size > end:
-            break
-        events.append(data[at : at + size])
-        at += size
-    return events, data[at:]
+    size, at = length_encoded(event, HEADER_SIZE + 8, end)
+    schema = take(event, at, size, end)
+    size, at = length_encoded(event, at + size + 1, end)
+    return schema.decode("utf-8"), take(event, at, size, end).decode("utf-8")

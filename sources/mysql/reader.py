@@ -135,17 +135,17 @@ class MySQLSource:
         interval = self._settings.heartbeat_seconds
         told_at = time.monotonic()
         while not self._stopping.is_set():
-            events = replica.receive(_QUIET_SECONDS if stream.moved else interval)
+            events = replica.receive(_QUIET_SECONDS if stream.progress.moved else interval)
             if events:
                 for changes in stream.feed(events):
                     yield changes
                     told_at = time.monotonic()
-            if stream.inside or not (events or stream.moved):
+            if stream.inside or not (events or stream.progress.moved):
                 continue
-            quiet = stream.moved and not events
+            quiet = stream.progress.moved and not events
             if quiet or time.monotonic() - told_at > interval * 0.9:
-                stream.moved = False
-                yield [Heartbeat(stream.position, time.time())]
+                stream.progress.moved = False
+                yield [Heartbeat(stream.progress.position, time.time())]
                 told_at = time.monotonic()
 
     # -- the tables --------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ from zlib import crc32
 from engine.change import Begin, Change, Commit, Operation
 from engine.errors import DecodeError, SourceError, TailraceError
 from sources.mysql import events as ev
+from sources.mysql.compression import decompressed_rows, payload_events, read_compressed_query
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
+from sources.mysql.progress import Gtid, Progress
 from sources.mysql.rows import RowDecoder
 from sources.mysql.tracking import Tracking
 from sources.mysql.xa import Held, XaStatement, read_xa
@@ -27,7 +29,6 @@ __all__ = ["UNKNOWN_PLACE", "Stream"]
 #: The place of an XA transaction that was prepared before our beginning.
 UNKNOWN_PLACE: Final = "?"
 
-_LOW_32_BITS: Final = 0xFFFFFFFF
 _STATEMENT_END: Final = 0x01
 _DUMMY_TABLE: Final = b"\xff\xff\xff\0\0\0"
 _MOST_TABLE_MAPS: Final = 10_000
@@ -71,35 +72,24 @@ _ROWS: Final[dict[int, tuple[Operation, int]]] = {
 _QUERIES: Final = {
     ev.QUERY: ev.read_query,
     ev.EXECUTE_LOAD_QUERY: ev.read_load_query,
-    ev.MARIADB_QUERY_COMPRESSED: ev.read_compressed_query,
+    ev.MARIADB_QUERY_COMPRESSED: read_compressed_query,
 }
 
 Handler = Callable[[int, bytes, int, int], None]
 
 
 class Stream:
-    """Reads events, whole and in order, from ``position`` on.
+    """Reads events, whole and in order, from ``position`` on; ``progress`` tells how far.
 
-    ``checksum`` is whether events carry one before the first format description says so. ``file``
-    and ``offset`` are where the next event of the log starts.
+    ``checksum`` is whether events carry one before the first format description says so.
     """
 
     def __init__(
         self, position: MySQLPosition, tracking: Tracking, *, checksum: bool = False
     ) -> None:
-        self.file = position.file
-        self.offset = position.offset
-        #: Whether ``position`` has moved since the last commit; to be reset when that was told.
-        self.moved = False
+        self.progress = Progress(position)
         self._tracking = tracking
         self._checksum = checksum
-        self._server = position.server
-        self._executed = position.executed
-        self._run, self._first, self._last = position.source, position.first, position.last
-        self._undecided = position.prepared
-        self._position: MySQLPosition | None = position
-        # While we read again what ``position`` already stands for, it stays what is reported.
-        self._floor: MySQLPosition | None = position
         self._awaited = {xid for xid, place in position.prepared.items() if _is_place(place)}
         self._replay = position if self._awaited or position.executed is None else None
         self._prepared: dict[str, Held] = {}
@@ -115,14 +105,12 @@ class Stream:
 
     def _reset(self) -> None:
         """The state between two groups."""
-        self._in_group = False
         self._explicit = False  # the group ends with an XID or COMMIT, not with its statement
         self._skipped = False  # the group is part of the start position
         self._deferred = False  # the group's statement takes effect in another group
         self._begun = False
-        self._gtid: tuple[str, int, int] | None = None
+        self._gtid: Gtid | None = None
         self._committed_at = 0.0
-        self._start_offset = 0
 
     def _make_handlers(self) -> list[Handler | None]:
         handlers: list[Handler | None] = [None] * 256
@@ -145,23 +133,6 @@ class Stream:
     # -- for those who read the log ----------------------------------------------------------------
 
     @property
-    def position(self) -> MySQLPosition:
-        """The end of the last group that was read whole."""
-        if self._position is None:
-            offset = self._start_offset if self._in_group else self.offset
-            self._position = MySQLPosition(
-                self._server,
-                self.file,
-                offset,
-                self._executed,
-                self._run,
-                self._first,
-                self._last,
-                self._undecided,
-            )
-        return self._position
-
-    @property
     def inside(self) -> bool:
         """Whether a transaction has begun and has not ended."""
         return self._begun and self._held is None
@@ -169,7 +140,7 @@ class Stream:
     @property
     def unfinished(self) -> bool:
         """Whether the events so far end in the middle of a group."""
-        return self._in_group
+        return self.progress.group >= 0
 
     def feed(self, events: Iterable[bytes]) -> Iterator[list[Change]]:
         """The changes that these events bring, in one list or, where they are many, in several.
@@ -181,14 +152,14 @@ class Stream:
             if self._held is not None:
                 self._held.relieve()
         except (struct.error, IndexError) as error:
-            where = self._where()
+            where = self.progress
             raise DecodeError(f"an event is cut off: {error}", position=where) from error
         except TailraceError as error:
-            error.position = error.position or self._where()
+            error.position = error.position or str(self.progress)
             raise
 
     def _feed(self, events: Iterable[bytes]) -> Iterator[list[Change]]:
-        handlers, read_header = self._handlers, ev.read_header
+        handlers, progress, read_header = self._handlers, self.progress, ev.read_header
         for event in events:
             timestamp, kind, _, size, log_pos, flags = read_header(event)
             if size != len(event):
@@ -202,9 +173,9 @@ class Stream:
                     raise _bad_checksum(kind)
                 end -= 4
             if not flags & ev.ARTIFICIAL:
-                self.offset += size
-                if log_pos and log_pos != self.offset & _LOW_32_BITS:
-                    self.offset = _nearest(self.offset, log_pos)
+                progress.offset += size
+                if log_pos and log_pos != progress.offset:
+                    progress.synchronise(log_pos)
             handler = handlers[kind]
             if handler is None:
                 self._on_unknown(kind, flags)
@@ -222,12 +193,10 @@ class Stream:
                 self._target = self._out
             yield out
 
-    def _where(self) -> str:
-        return f"{self.file}:{self.offset}"
-
     # -- the log itself ----------------------------------------------------------------------------
 
     def _on_apart(self, kind: int, event: bytes, log_pos: int) -> None:
+        progress = self.progress
         good = ev.checksum_is_good(event, kind)
         if kind == ev.FORMAT_DESCRIPTION:
             format = ev.read_format(event, len(event))
@@ -235,31 +204,23 @@ class Stream:
                 raise _bad_checksum(kind)
             self._checksum = format.checksum
             self._tracking.mariadb = format.mariadb
-            self.offset = log_pos or self.offset
+            progress.offset = log_pos or progress.offset
         elif kind == ev.ROTATE:
             # A server makes up a ROTATE before it has read what kind of checksum the file has.
-            self.file, self.offset = ev.read_rotate(event, len(event) - (4 if good else 0))
+            file, progress.offset = ev.read_rotate(event, len(event) - (4 if good else 0))
+            progress.file = file
         else:
             end = len(event) - (4 if self._checksum else 0)
             if self._checksum and not good:
                 raise _bad_checksum(kind)
-            self._on_heartbeat(kind, event, end, log_pos)
-        if not self._in_group:
-            self._move()
-
-    def _on_heartbeat(self, kind: int, event: bytes, end: int, log_pos: int) -> None:
-        """The server has passed over what we have: outside a group that moves our place."""
-        if kind == ev.HEARTBEAT:
-            file, offset = ev.read_heartbeat(event, end, log_pos)
-            offset = _nearest(self.offset, offset)
-        else:
-            file, offset = ev.read_heartbeat_2(event, end)
-        if not self._in_group and file == self.file and offset > self.offset:
-            self.offset = offset
+            if kind == ev.HEARTBEAT:
+                progress.skip_to(*ev.read_heartbeat(event, end, log_pos))
+            else:
+                progress.skip_to(*ev.read_heartbeat_2(event, end))
+        progress.pass_over()
 
     def _on_passed(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
-        if not self._in_group:
-            self._move()
+        self.progress.pass_over()
 
     def _on_incident(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         raise SourceError(
@@ -278,27 +239,15 @@ class Stream:
             )
         raise DecodeError(f"the log holds an event of the unknown type {kind}")
 
-    def _move(self) -> None:
-        """The log went on, outside a group."""
-        floor = self._floor
-        if floor is not None:
-            here = (file_number(self.file), self.offset)
-            if here < (file_number(floor.file), floor.offset):
-                return
-            if self._replay is None:
-                self._floor = None
-        self._position = None
-        self.moved = True
-
     # -- groups ------------------------------------------------------------------------------------
 
     def _open(self, size: int) -> None:
-        if self._in_group:
+        progress = self.progress
+        if progress.group >= 0:
             if self._begun or self._held is not None:
                 raise DecodeError("a transaction starts before the one before it has ended")
             self._reset()
-        self._in_group = True
-        self._start_offset = self.offset - size
+        progress.enter(size)
         if self._replay is not None and self._replay.executed is None:
             self._skipped = self._is_replayed(self._replay)
 
@@ -306,11 +255,12 @@ class Stream:
         """Whether the group at this place of the files is part of the start position already. The
         undecided XA transactions are, but they are what we came back for.
         """
-        here = (file_number(self.file), self._start_offset)
+        progress = self.progress
+        here = (file_number(progress.file), progress.group)
         if here >= (file_number(replay.file), replay.offset):
             self._replay = None
             return False
-        return f"{self.file}:{self._start_offset}" not in replay.prepared.values()
+        return progress.group_place not in replay.prepared.values()
 
     def _on_gtid(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         read = ev.read_gtid if kind == ev.GTID else ev.read_tagged_gtid
@@ -346,52 +296,35 @@ class Stream:
     def _begin(self) -> None:
         self._begun = True
         if self._held is None:
-            self._out.append(Begin(self._transaction(), self.position, self._committed_at))
+            start = self.progress.position
+            self._out.append(Begin(self._transaction(), start, self._committed_at))
 
     def _transaction(self) -> str:
         if self._gtid is None:
-            return f"{self.file}:{self._start_offset}"
+            return self.progress.group_place
         source, first, last = self._gtid
         return f"{source}-{first}-{last}" if self._tracking.mariadb else f"{source}:{last}"
 
     def _finish(self, timestamp: int) -> None:
         """The group ends here, and with it the transaction, if it is one for us."""
+        progress = self.progress
         if self._skipped:
+            progress.leave()
             self._reset()
             return
         if self._gtid is not None:
-            self._record(self._gtid)
-        self._in_group = False
-        self._floor = None
-        self._position = None
+            progress.record(self._gtid)
+        progress.complete()
         if self._begun:
-            self.moved = False
-            self._out.append(Commit(self.position, self._committed_at or float(timestamp)))
-        else:
-            self.moved = True
+            progress.moved = False
+            self._out.append(Commit(progress.position, self._committed_at or float(timestamp)))
         self._reset()
-
-    def _record(self, gtid: tuple[str, int, int]) -> None:
-        """Count a GTID as executed."""
-        source, first, last = gtid
-        executed = self._executed
-        if executed is None:
-            return
-        if isinstance(executed, GtidSet):
-            if source == self._run and last == self._last + 1:
-                self._last = last
-                return
-            if self._run:
-                self._executed = executed.add(self._run, self._first, self._last)
-        elif self._run and self._run != source:
-            self._executed = executed.add(int(self._run), self._first, self._last)
-        self._run, self._first, self._last = source, first, last
 
     # -- statements --------------------------------------------------------------------------------
 
     def _on_query(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         query = _QUERIES[kind](event, end)
-        if not self._in_group:
+        if self.progress.group < 0:
             self._open(len(event))
         statement = query.statement
         if statement == b"BEGIN":
@@ -441,7 +374,7 @@ class Stream:
             self._tables[body[:6]] = None if self._skipped else self._meet(event, end, body)
 
     def _meet(self, event: bytes, end: int, body: bytes) -> RowDecoder | None:
-        if not self._in_group:
+        if self.progress.group < 0:
             raise DecodeError("a table map outside a transaction")
         decoder, change = self._tracking.meet(event, end)
         if change is not None or len(self._known) > _MOST_TABLE_MAPS:
@@ -467,10 +400,10 @@ class Stream:
             return
         op, version = _ROWS[kind]
         start = 27 if version == 1 else 27 + (event[27] | event[28] << 8)
-        if start > end or not self._in_group:
+        if start > end or self.progress.group < 0:
             raise DecodeError("rows outside a transaction, or rows that are cut off")
         if kind >= ev.MARIADB_WRITE_ROWS_COMPRESSED_1:
-            event = ev.decompressed_rows(event, start, end, 2 if op == "update" else 1)
+            event = decompressed_rows(event, start, end, 2 if op == "update" else 1)
             start, end = 0, len(event)
         rows = decoder.decode(op, event, start, end, partial_json=kind == ev.PARTIAL_UPDATE_ROWS)
         if not self._begun:
@@ -482,7 +415,7 @@ class Stream:
 
     def _unpack(self, event: bytes, end: int) -> Iterator[list[Change]]:
         """The events of a compressed transaction, which have neither checksum nor position."""
-        for inner in ev.payload_events(event, end):
+        for inner in payload_events(event, end):
             for each in inner:
                 timestamp, kind, _, size, _, flags = ev.read_header(each)
                 handler = self._handlers[kind]
@@ -528,36 +461,35 @@ class Stream:
         elif xid in self._awaited:
             self._awaited.remove(xid)
             self._prepared[xid] = held
+            self.progress.leave()
             self._reset()
         else:
-            self._undecided = {**self._undecided, xid: self._place() if held else ""}
+            place = self._place() if held else ""
+            self.progress.undecided = {**self.progress.undecided, xid: place}
             if held:
                 self._prepared[xid] = held
-                if isinstance(self._executed, GtidSet):
+                if isinstance(self.progress.executed, GtidSet):
                     self._gtid = None  # so that the server sends it again until it is decided
             self._finish(timestamp)
 
     def _place(self) -> str:
         """Where this group is found again."""
-        if self._gtid is not None and isinstance(self._executed, GtidSet):
+        progress = self.progress
+        if self._gtid is not None and isinstance(progress.executed, GtidSet):
             return self._transaction()
-        if isinstance(self._executed, DomainState):
-            return str(self.position.gtids)
-        return f"{self.file}:{self._start_offset}"
+        if isinstance(progress.executed, DomainState):
+            return str(progress.position.gtids)
+        return progress.group_place
 
     def _decide(self, xa: XaStatement, timestamp: int) -> None:
-        place = self._undecided.get(xa.xid)
+        place = self.progress.decide(xa.xid)
         held = self._prepared.pop(xa.xid, None)
         self._awaited.discard(xa.xid)
-        self._undecided = {xid: at for xid, at in self._undecided.items() if xid != xa.xid}
         if held is None:
             if xa.verb == "COMMIT" and place != "":
                 raise _unknown_rows(xa.xid)
             self._end_of_statement(timestamp)
             return
-        if place and isinstance(self._executed, GtidSet):
-            source, _, number = place.rpartition(":")
-            self._executed = self._executed.add(source, int(number), int(number))
         if xa.verb == "ROLLBACK":
             held.drop()
             self._end_of_statement(timestamp)
@@ -576,12 +508,6 @@ class Stream:
 
 def _is_place(text: str) -> bool:
     return text not in ("", UNKNOWN_PLACE)
-
-
-def _nearest(offset: int, low: int) -> int:
-    """The offset next to ``offset`` that has these low 32 bits: positions wrap at 4 GiB."""
-    ahead = (low - offset) & _LOW_32_BITS
-    return max(0, offset + ahead - (1 << 32 if ahead >> 31 and offset + ahead >= 1 << 32 else 0))
 
 
 def _bad_checksum(kind: int) -> DecodeError:
