@@ -111,8 +111,9 @@ class Pipeline:
         failing_since: float | None = None
         while not self.stopping.is_set():
             try:
-                await self._attempt(until_caught_up)
-                return
+                if await self._attempt(until_caught_up):
+                    return
+                continue
             except TailraceError as error:
                 if self._session is not None and self._session.commits:
                     delay, failing_since = self.retry.first_seconds, None
@@ -158,7 +159,8 @@ class Pipeline:
             },
         )
 
-    async def _attempt(self, until_caught_up: bool) -> None:
+    async def _attempt(self, until_caught_up: bool) -> bool:
+        """Run from the checkpoint on; false if that is to be done again at once."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, self.source.close)
             stack.push_async_callback(self.sink.close)
@@ -167,7 +169,7 @@ class Pipeline:
             if until_caught_up and self._goal is None:
                 self._goal = await asyncio.to_thread(self.source.position)
             self._session = await _Session.start(self, state)
-            await self._session.run(self._goal)
+            return await self._session.run(self._goal)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -259,8 +261,12 @@ class _Session:
 
     # -- running -----------------------------------------------------------------------------------
 
-    async def run(self, goal: str | None) -> None:
-        """Follow the log, and copy in between, until the goal, a stop or the end of the log."""
+    async def run(self, goal: str | None) -> bool:
+        """Follow the log, and copy in between, until the goal, a stop or the end of the log.
+
+        False when newcomers were adopted: a stream follows the tables with which it was opened, so
+        it takes a new one.
+        """
         position, tables = self.position, self.snapshot.tables
         self._intake = Intake(
             lambda: self._source.stream(position or None, tables), self._pipeline.batch.queue_bytes
@@ -271,9 +277,12 @@ class _Session:
                 if self._pipeline.stopping.is_set():
                     self._source.stop()
                 elif not self._open:
-                    await self._settled_turn()
+                    if self._newcomers and await self._adopt_newcomers():
+                        return False
+                    await self._copying_turn()
             if self._unsaved:
                 await self._save()
+            return True
         finally:
             self._source.stop()
             await self._intake.close()
@@ -356,10 +365,8 @@ class _Session:
 
     # -- between two batches -----------------------------------------------------------------------
 
-    async def _settled_turn(self) -> None:
-        """The target is at a commit: follow new tables, or copy for a while."""
-        if self._newcomers and self._source.reached(self.position, self._newcomers_at):
-            await self._adopt_newcomers()
+    async def _copying_turn(self) -> None:
+        """The target is at a commit: copy for a while."""
         started = time.monotonic()
         while self._may_copy() and (table := self.snapshot.next_table()) is not None:
             self.state = "copying"

@@ -160,6 +160,7 @@ class MemorySource:
 
     def stream(self, position: str | None, tables: Iterable[Table]) -> Iterator[list[Change]]:
         database, here = self.database, int(position or 0)
+        followed = {table.id for table in tables}
         if here > len(database.transactions):
             raise SourceError(
                 "the position is beyond the log", hint="use the checkpoint's own source"
@@ -174,12 +175,12 @@ class MemorySource:
                     database.changed.wait(self._settings.heartbeat_seconds)
                 transaction = database.transactions[here : here + 1]
             if transaction:
-                yield from self._pieces(here, transaction[0])
+                yield from self._pieces(here, _followed(transaction[0], followed))
                 here += 1
             elif not self._stopped:
                 yield [Heartbeat(str(here), time.time())]
 
-    def _pieces(self, here: int, transaction: Sequence[Change]) -> Iterator[list[Change]]:
+    def _pieces(self, here: int, transaction: Iterable[Change]) -> Iterator[list[Change]]:
         """One transaction in its frame, in lists of bounded length."""
         now = time.time()
         begin, commit = Begin(str(here + 1), str(here), now), Commit(str(here + 1), now)
@@ -227,3 +228,16 @@ class MemorySource:
 
     def close(self) -> None:
         self._stopped = False
+
+
+def _followed(transaction: Sequence[Data], tables: set[TableId]) -> Iterator[Data]:
+    """The changes to ``tables``, which the log's own schema changes add to and take from."""
+    for change in transaction:
+        if isinstance(change, SchemaChange):
+            if change.before is not None:
+                tables.discard(change.before.id)
+            if change.after is not None:
+                tables.add(change.after.id)
+            yield change
+        elif change.table.id in tables:
+            yield change

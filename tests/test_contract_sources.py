@@ -465,6 +465,20 @@ def test_a_finished_log_ends(finished: Origin) -> None:
     assert steps(framed(changes)) == expected(*HISTORY)
 
 
+def test_a_finished_log_is_read_to_its_position(finished: Origin) -> None:
+    finished.execute(*HISTORY)
+    with watched(finished.source()) as source:
+        ends = [
+            change.position
+            for piece in source.stream(None, ())
+            for change in piece
+            if isinstance(change, Commit | Heartbeat)
+        ]
+        assert source.reached(str(ends[-1]), source.position())
+        rest = [change for piece in source.stream(str(ends[-1]), ()) for change in piece]
+    assert framed([change for change in rest if not isinstance(change, Heartbeat)]) == []
+
+
 def test_an_idle_source_shows_that_it_lives(live: Origin) -> None:
     live.execute(*HISTORY[:1])
     with watched(live.source()) as source:

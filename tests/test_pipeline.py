@@ -166,14 +166,25 @@ def test_follows_schema_changes_in_the_middle_of_the_copy() -> None:
     assert_mirrored(database, store)
 
 
-def test_a_new_table_of_the_configuration_is_adopted_at_the_next_start() -> None:
+def test_a_new_table_of_the_configuration_is_adopted_and_followed() -> None:
     database, store = MemoryDatabase(), MemoryStore()
     database.load(KEYED, [(1, "a")])
     run(pipeline(database, store), until_caught_up=True)
-    database.load(BAG, [(1, "late")])
     database.commit(insert(KEYED, (2, "b")))
-    run(pipeline(database, store), until_caught_up=True)
+    database.load(BAG, [(1, "late")])
+    work = pipeline(database, store)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(work.run())
+        await wait_until_async(lambda: BAG.id in store.contents and len(store.rows(BAG.id)) == 1)
+        database.commit(insert(BAG, (2, "later")), insert(KEYED, (3, "c")))
+        await wait_until_async(lambda: len(store.rows(KEYED.id)) == 3)
+        work.stop()
+        await running
+
+    asyncio.run(scenario())
     assert_mirrored(database, store)
+    assert work.progress().reconnects == 0
 
 
 def test_an_alteration_that_is_not_in_the_log_stops_the_pipeline_with_a_remedy() -> None:

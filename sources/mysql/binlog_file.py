@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import glob
 import threading
+import time
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import IO, ClassVar, Final, NoReturn
 
 import msgspec
 
-from engine.change import Begin, Change, Chunk
+from engine.change import Begin, Change, Chunk, Heartbeat
 from engine.contract import Finding, RowReader
 from engine.errors import ConfigError, DecodeError, ParityError, SourceError, TailraceError
 from engine.schema import Table
@@ -98,10 +99,13 @@ class BinlogFileSource:
         wanted = selector(self._settings.tables, self._settings.exclude)
         stream = Stream(start, Tracking(tables, wanted, adopt=True))
         first = self._first(files, start)
+        end = start.file, start.offset
         for path in files[first:]:
-            stream.progress.file, stream.progress.offset = path.name, len(_MAGIC)
+            end = path.name, len(_MAGIC)
+            stream.progress.file, stream.progress.offset = end
             for events in self._read(path, stream, last=path is files[-1]):
                 yield from stream.feed(events)
+                end = path.name, end[1] + sum(map(len, events))
                 if self._stopping.is_set():
                     return
             if stream.unfinished and path is not files[-1]:
@@ -110,6 +114,10 @@ class BinlogFileSource:
                     hint="is a file missing between this one and the next?",
                     position=stream.progress,
                 )
+        if not stream.unfinished:
+            # Not the beginning of the next file, to which the last event points: it is not there.
+            place = msgspec.structs.replace(stream.progress.position, file=end[0], offset=end[1])
+            yield [Heartbeat(place, time.time())]
 
     def chunks(
         self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int

@@ -1,0 +1,215 @@
+"""
+The logs that are measured: made once by a real server, then kept in the cache folder.
+
+The idea: what is kept is the whole data directory of a server that was shut down in good order. A
+run starts a server on a copy of it, so it reads the same bytes as the run before, and leaves none.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import pymysql
+from pymysql.constants import CLIENT
+
+from engine.bench.workloads import DATABASE, IDLE, Form, Workload
+from engine.errors import TailraceError
+from engine.sandbox import Server, start_mysql
+from engine.sandbox.cache import cache_folder, entry
+from sources.mysql.reader import MySQLSource
+from sources.mysql.settings import MySQLSettings
+
+__all__ = ["Backlog", "Sums", "connect", "form_sums", "kept_log", "source_server", "write_backlog"]
+
+logger = logging.getLogger("tailrace.bench")
+
+#: Raise when what is written for a workload changes.
+REVISION = 1
+#: Durable as usual for measurements: the log is written at each commit, and flushed once a second.
+SOURCE_OPTIONS = (
+    "--innodb-flush-log-at-trx-commit=2",
+    "--sync-binlog=0",
+    "--innodb-buffer-pool-size=1G",
+    "--innodb-redo-log-capacity=512M",
+    "--max-binlog-size=1G",
+    "--binlog-expire-logs-seconds=0",
+)
+TIMEOUT_SECONDS = 600
+#: About this much text goes to the server at a time.
+PACKET_CHARACTERS = 256 * 1024
+
+
+class Sums(msgspec.Struct, frozen=True):
+    """What must be the same on both sides: the number of rows, and a sum over their hashes."""
+
+    rows: int
+    checksum: int
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """A workload in a source's log: all of it comes after ``position``.
+
+    ``files`` are all of the log, ``bytes`` what the workload wrote; ``after`` is the table then.
+    """
+
+    workload: str
+    position: str
+    files: list[str]
+    bytes: int
+    after: Sums
+
+
+def connect(url: str, **more: Any) -> pymysql.Connection[Any]:
+    """An ordinary session on the source at ``url``, with autocommit."""
+    parts = urlsplit(url)
+    return pymysql.connect(
+        host=parts.hostname or "127.0.0.1",
+        port=parts.port or 3306,
+        user=unquote(parts.username or "root"),
+        password=unquote(parts.password or ""),
+        charset="utf8mb4",
+        autocommit=True,
+        read_timeout=TIMEOUT_SECONDS,
+        write_timeout=TIMEOUT_SECONDS,
+        init_command="SET time_zone = '+00:00', foreign_key_checks = 0",
+        **more,
+    )
+
+
+def kept_log(workload: Workload) -> tuple[Path, Backlog]:
+    """The kept data directory of a server whose log holds the workload; made if there is none."""
+    folder = cache_folder() / "bench" / _name(workload)
+    entry(folder, f"bench-{folder.name}", lambda target: _make(workload, target))
+    backlog = msgspec.json.decode((folder / "backlog.json").read_bytes(), type=Backlog)
+    return folder / "data", backlog
+
+
+@contextmanager
+def source_server(data: Path) -> Iterator[Server]:
+    """A private MySQL on a copy of a kept data directory."""
+    with _scratch() as folder:
+        shutil.copytree(data, folder / "data", symlinks=True)
+        with start_mysql(options=SOURCE_OPTIONS, directory=folder / "data") as server:
+            yield server
+
+
+def write_backlog(url: str, workload: Workload) -> Backlog:
+    """Make the table on the source at ``url``, and run the workload's transactions there."""
+    form = workload.form
+    with closing(connect(url, client_flag=CLIENT.MULTI_STATEMENTS, local_infile=True)) as session:
+        with session.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+            cursor.execute(f"CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4")
+            cursor.execute(f"USE {DATABASE}")
+            cursor.execute(f"CREATE TABLE {form.name} ({form.definition})")
+            for number in range(workload.idle_tables):
+                cursor.execute(f"CREATE TABLE {IDLE}{number:05} ({form.definition})")
+        if workload.preloaded:
+            _preload(session, workload)
+        position = MySQLSource(MySQLSettings(url=url)).position()
+        before = sum(_log_files(session).values())
+        for packet in _packets(workload.transactions()):
+            _send(session, packet)
+        files = _log_files(session)
+        written = sum(files.values()) - before
+        return Backlog(workload.name, position, [*files], written, form_sums(session, form))
+
+
+def form_sums(session: pymysql.Connection[Any], form: Form) -> Sums:
+    """The sums of the table as the source has it."""
+    with session.cursor() as cursor:
+        cursor.execute(
+            "SELECT COUNT(*), IFNULL(SUM(CAST(CONV(LEFT(MD5(CONCAT_WS('|',"
+            f" {form.mysql_text})), 8), 16, 10) AS UNSIGNED)), 0) FROM {DATABASE}.{form.name}"
+        )
+        rows, checksum = cursor.fetchone() or (0, 0)
+    return Sums(int(rows), int(checksum))
+
+
+def _name(workload: Workload) -> str:
+    words = [
+        workload.form.name,
+        workload.kind,
+        workload.changes,
+        workload.per_transaction,
+        workload.preloaded,
+        workload.idle_tables,
+    ]
+    return f"mysql-r{REVISION}-" + "-".join(str(word) for word in words)
+
+
+def _make(workload: Workload, target: Path) -> None:
+    logger.info("writing the log of %s: %d changes ...", workload.name, workload.changes)
+    with _scratch() as folder:
+        data = folder / "data"
+        with start_mysql(options=SOURCE_OPTIONS, directory=data) as server:
+            backlog = write_backlog(server.url, workload)
+            with closing(connect(server.url)) as session, session.cursor() as cursor:
+                # Nothing may be left to be purged or merged while somebody measures.
+                cursor.execute("SET GLOBAL innodb_fast_shutdown = 0")
+            server.shutdown()
+        (target / "backlog.json").write_bytes(msgspec.json.encode(backlog))
+        shutil.copytree(data, target / "data", symlinks=True)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder that a server of another account may enter."""
+    with tempfile.TemporaryDirectory(prefix="tailrace-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def _preload(session: pymysql.Connection[Any], workload: Workload) -> None:
+    """Fill the table without a trace in the log."""
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as file:
+        for row in workload.preload():
+            file.write("\t".join(value.strip("'") for value in row) + "\n")
+        file.flush()
+        with session.cursor() as cursor:
+            cursor.execute("SET sql_log_bin = 0")
+            cursor.execute(
+                f"LOAD DATA LOCAL INFILE '{file.name}' INTO TABLE {DATABASE}.{workload.form.name}"
+            )
+            cursor.execute("SET sql_log_bin = 1")
+            cursor.execute(f"ANALYZE NO_WRITE_TO_BINLOG TABLE {DATABASE}.{workload.form.name}")
+
+
+def _packets(transactions: Iterator[str]) -> Iterator[str]:
+    """Many small statements travel as one packet."""
+    waiting: list[str] = []
+    size = 0
+    for text in transactions:
+        waiting.append(text)
+        size += len(text)
+        if size >= PACKET_CHARACTERS:
+            yield ";".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield ";".join(waiting)
+
+
+def _send(session: pymysql.Connection[Any], packet: str) -> None:
+    with session.cursor() as cursor:
+        cursor.execute(packet)
+        while cursor.nextset():
+            pass
+
+
+def _log_files(session: pymysql.Connection[Any]) -> dict[str, int]:
+    """The log's files and their sizes."""
+    with session.cursor() as cursor:
+        cursor.execute("SHOW BINARY LOGS")
+        files = {str(row[0]): int(row[1]) for row in cursor.fetchall()}
+    if not files:
+        raise TailraceError("the source keeps no binary log", hint="see `tailrace check`")
+    return files
