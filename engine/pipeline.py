@@ -238,10 +238,11 @@ class _Session:
             self._newcomers_at = await asyncio.to_thread(self._source.position)
 
     async def _adopt_newcomers(self) -> bool:
-        """Follow the newcomers from ``position`` on, if it is certain what they look like there: it
-        is not before ``_newcomers_at``, and the catalog is still the same. Else false, having
-        looked again.
+        """Follow the newcomers from ``position`` on, once it is certain what they look like there:
+        it is not before ``_newcomers_at``, and the catalog is still the same. False: not yet.
         """
+        if not self._source.reached(self.position, self._newcomers_at):
+            return False
         expected = self._newcomers
         await self._look_for_newcomers()
         if self._newcomers != expected:

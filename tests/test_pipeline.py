@@ -187,6 +187,20 @@ def test_a_new_table_of_the_configuration_is_adopted_and_followed() -> None:
     assert work.progress().reconnects == 0
 
 
+def test_a_table_that_the_backlog_creates_is_left_to_the_backlog() -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [(1, "a")])
+    run(pipeline(database, store), until_caught_up=True)
+    for number in range(2, 300):
+        database.commit(insert(KEYED, (number, "waits")))
+    database.commit(SchemaChange("CREATE", None, BAG))
+    database.commit(insert(BAG, (1, "new")))
+    work = pipeline(database, store)
+    run(work, until_caught_up=True)
+    assert_mirrored(database, store)
+    assert work.copied_rows == 0
+
+
 def test_an_alteration_that_is_not_in_the_log_stops_the_pipeline_with_a_remedy() -> None:
     database, store = MemoryDatabase(), MemoryStore()
     database.load(KEYED, [(n, "x") for n in range(900)])

@@ -5,7 +5,7 @@ What kind of server the source is, and where its log stands.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pymysql.connections import Connection
 
@@ -14,7 +14,16 @@ from sources.mysql.connection import is_mariadb, query, server_version
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
 
-__all__ = ["Facts", "LogFile", "log_end", "log_files", "read_facts", "status_statement"]
+__all__ = [
+    "Facts",
+    "LogFile",
+    "log_end",
+    "log_files",
+    "owned_gtids",
+    "read_facts",
+    "settled_log_end",
+    "status_statement",
+]
 
 
 class Facts(NamedTuple):
@@ -57,6 +66,12 @@ def status_statement(facts: Facts) -> str:
     return "SHOW BINARY LOG STATUS"
 
 
+#: How long a commit may take between being seen and being counted.
+_COMMIT_SECONDS: Final = 1
+#: In the set of owned GTIDs, the thread that owns one.
+_OWNER: Final = re.compile(r"#[0-9]+")
+
+
 def log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:
     """The end of the log now. Raises SourceError if the server keeps none."""
     executed: GtidSet | DomainState | None = None
@@ -70,6 +85,29 @@ def log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:
     if facts.gtids and not facts.mariadb:
         executed = GtidSet.parse(rest[2])
     return MySQLPosition(facts.identity, file, int(offset), executed)
+
+
+def settled_log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:
+    """The end of the log, where what could be seen before the call is at or before it.
+
+    MySQL shows a transaction, or a new table, a moment before it counts its GTID as executed; until
+    then the GTID is owned. So the owned ones are waited for, but not for long: those of a session
+    that has chosen its GTID itself, as a replica does, stay owned without being seen.
+    """
+    committing = owned_gtids(connection) if facts.gtids and not facts.mariadb else None
+    if committing is not None:
+        query(
+            connection,
+            "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)",
+            (str(committing), _COMMIT_SECONDS),
+        )
+    return log_end(connection, facts)
+
+
+def owned_gtids(connection: Connection[Any]) -> GtidSet | None:
+    """The GTIDs of MySQL's transactions that commit just now; None if there are none."""
+    owned = str(query(connection, "SELECT @@GLOBAL.gtid_owned")[0][0] or "")
+    return GtidSet.parse(_OWNER.sub("", owned)) if owned else None
 
 
 def log_files(connection: Connection[Any]) -> list[LogFile]:

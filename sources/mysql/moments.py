@@ -14,7 +14,6 @@ What a read can have seen at most is asked for after it: everything visible is l
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from pymysql.err import MySQLError
 
 from engine.errors import SourceError
 from engine.schema import Table
-from sources.mysql.facts import Facts, log_end, read_facts
+from sources.mysql.facts import Facts, log_end, owned_gtids, read_facts
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
 from sources.mysql.text_rows import quote_name
@@ -40,7 +39,6 @@ _PAUSE_SECONDS = 0.02
 _LOCK_WAIT_SECONDS = 1
 _DENIED = (1044, 1142, 1227, 1045)
 _LOCK_TIMEOUT = 1205
-_OWNER = re.compile(r"#[0-9]+")
 
 
 def quote_table(table: Table) -> str:
@@ -156,11 +154,10 @@ class Moments:
         """The log's end; ``in_flight``: with the transactions that are committing just now."""
         # A GTID is owned until its rows are visible and it is executed: in this order none of what
         # is visible can be missed.
-        owned = str(_query(connection, "SELECT @@GLOBAL.gtid_owned")[0][0]) if in_flight else ""
+        committing = owned_gtids(connection) if in_flight else None
         end = log_end(connection, self._known(connection))
-        if not owned or not isinstance(end.executed, GtidSet):
+        if committing is None or not isinstance(end.executed, GtidSet):
             return end
-        committing = GtidSet.parse(_OWNER.sub("", owned))
         return msgspec.structs.replace(end, executed=end.executed.union(committing))
 
     def _known(self, connection: Connection[Any]) -> Facts:

@@ -25,7 +25,7 @@ from sources.mysql.catalog import read_catalog, read_table, table_estimate
 from sources.mysql.chunks import ChunkReader
 from sources.mysql.connection import BinlogConnection, connect, query, translated
 from sources.mysql.events import xid_text
-from sources.mysql.facts import Facts, log_end, log_files, read_facts
+from sources.mysql.facts import Facts, log_files, read_facts, settled_log_end
 from sources.mysql.position import MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
 from sources.mysql.row_reader import MySQLRowReader
@@ -231,7 +231,7 @@ class MySQLSource:
         return selector(settings.tables, settings.exclude, fold_names=fold_names)
 
     def _position(self, session: Connection[Any]) -> MySQLPosition:
-        end = log_end(session, self._known(session))
+        end = settled_log_end(session, self._known(session))
         prepared = waiting = _prepared(session)
         deadline = time.monotonic() + _DECISION_SECONDS
         while waiting and time.monotonic() < deadline and not self._stopping.is_set():
