@@ -108,7 +108,6 @@ class Snapshot:
                 if self._live or not self._covered(change.table):
                     admitted.append(self._kept(change))
             elif type(change) is SchemaChange:
-                admitted.append(change)
                 admitted.extend(self._follow(change))
             else:
                 if type(change) is Begin:
@@ -141,23 +140,29 @@ class Snapshot:
         return self._includes(progress.seen, self._begin)
 
     def _follow(self, change: SchemaChange) -> list[Change]:
-        """Keep track of a table's new version; what the sink has to do besides."""
+        """Keep track of a table's new version; ``change`` and what the sink has to do besides.
+
+        Chunks are read by name and in key order. So a copy that has begun holds only as long as
+        both mean the same: else it starts again, with what it has written thrown away first.
+        """
         before, after = change.before, change.after
+        follow: list[Change] = [change]
         progress = TableProgress("live")
         if before is not None:
             self._tables.pop(before.id, None)
             progress = self._progress.pop(before.id, progress)
-        extra: list[Change] = []
         if after is not None:
             if before is None:
-                extra.append(Settled(after))
-            elif progress.state == "copying" and _key_names(before) != _key_names(after):
+                follow.append(Settled(after))
+            elif progress.state in ("copying", "settling") and _copied_as(before) != _copied_as(
+                after
+            ):
                 progress = TableProgress(estimate=progress.estimate)
-                extra.append(Truncate(after))
+                follow.insert(0, Truncate(before))
             self._tables[after.id] = after
             self._progress[after.id] = progress
         self._refresh()
-        return extra
+        return follow
 
     def _refresh(self) -> None:
         self._shown: Mapping[TableId, TableProgress] = dict(self._progress)
@@ -176,5 +181,9 @@ def _moves_key(rows: Rows) -> bool:
     )
 
 
-def _key_names(table: Table) -> tuple[str, ...]:
-    return tuple(table.columns[ordinal].name for ordinal in table.key)
+def _copied_as(table: Table) -> tuple[object, ...]:
+    """What decides which rows a chunk shows: the table's name, its key's columns and their
+    order.
+    """
+    key = [table.columns[ordinal] for ordinal in table.key]
+    return table.id, tuple((column.name, column.native) for column in key)

@@ -195,7 +195,7 @@ def test_a_table_that_the_backlog_creates_is_left_to_the_backlog() -> None:
         database.commit(insert(KEYED, (number, "waits")))
     database.commit(SchemaChange("CREATE", None, BAG))
     database.commit(insert(BAG, (1, "new")))
-    work = pipeline(database, store)
+    work = pipeline(database, store, batch=BatchSettings(queue_bytes=1))
     run(work, until_caught_up=True)
     assert_mirrored(database, store)
     assert work.copied_rows == 0
