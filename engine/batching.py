@@ -17,8 +17,10 @@ from engine.change import Change, Commit, Heartbeat, Rows
 
 __all__ = ["Batch", "Batcher", "weigh"]
 
-#: What a row costs in memory beyond its bytes in the log: the tuple and its objects' headers.
-ROW_OVERHEAD_BYTES = 150
+#: What an image of a row costs in memory beyond its bytes in the log: the tuple, and for each
+#: column a reference and the head of an object (CPython, over numbers and texts).
+IMAGE_BYTES = 64
+COLUMN_BYTES = 56
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -36,11 +38,12 @@ def weigh(changes: Sequence[Change]) -> tuple[int, int]:
     rows = size = 0
     for change in changes:
         if type(change) is Rows:
-            images = change.after if change.after is not None else change.before
-            if images is not None:
-                rows += len(images)
-            size += change.size
-    return rows, size + rows * ROW_OVERHEAD_BYTES
+            before, after = change.before, change.after
+            count = len(before or after or ())
+            images = 2 * count if before and after else count
+            rows += count
+            size += change.size + images * (IMAGE_BYTES + COLUMN_BYTES * len(change.table.columns))
+    return rows, size
 
 
 class Batcher:

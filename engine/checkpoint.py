@@ -57,9 +57,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """What one target transaction made durable.
 
     ``position`` is the source's durable text: everything up to it is applied, nothing after it.
-    ``committed_at`` is the source's commit time of the last applied transaction (Unix seconds, 0.0
-    when nothing was applied). Must never move backward: only a sink's ``commit`` stores one, and it
-    refuses when ``epoch`` is not its own.
+    ``committed_at`` is the source's time up to which everything is applied (Unix seconds, 0.0 when
+    nothing was): the commit time of the last transaction, or that of a heartbeat after it. Must
+    never move backward: only a sink's ``commit`` stores one, and it refuses when ``epoch`` is not
+    its own.
     """
 
     pipeline: str

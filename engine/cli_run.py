@@ -1,5 +1,5 @@
 """
-The commands that move data: ``run``, ``tail`` and ``demo``.
+The commands that move data: ``run``, ``tail``, ``demo`` and ``bench``.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -23,6 +24,7 @@ import uvloop
 from rich.console import Console
 from rich.live import Live
 
+from engine import bench as bench_command
 from engine import demo as demo_command
 from engine import log
 from engine.cli_wiring import load_settings, make_sink, make_source
@@ -36,7 +38,7 @@ from engine.server import StatusServer
 from engine.settings import Settings
 from engine.view import StatusView
 
-__all__ = ["add_demo_options", "demo", "run", "tail"]
+__all__ = ["add_bench_options", "add_demo_options", "bench", "demo", "run", "tail"]
 
 #: How often the live view is drawn, and how often the source is asked how much log is left.
 VIEW_SECONDS = 0.25
@@ -71,8 +73,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> None:
         retry=settings.retry,
         metrics=metrics,
     )
-    work = asyncio.ensure_future(pipeline.run(until_caught_up=options.until_caught_up))
-    _stop_on_signals(pipeline, work)
+    _stop_on_signals(pipeline)
     async with AsyncExitStack() as stack:
         monitor = Monitor(pipeline, metrics)
         await stack.enter_async_context(monitor.watch())
@@ -83,19 +84,21 @@ async def _run(settings: Settings, options: argparse.Namespace) -> None:
         visible = sys.stderr.isatty() and not options.no_progress
         shown = _draw(monitor) if visible else _report(monitor)
         await stack.enter_async_context(_meanwhile(shown))
-        with suppress(asyncio.CancelledError):
-            await work
-    if work.cancelled():
-        raise KeyboardInterrupt
+        await pipeline.run(until_caught_up=options.until_caught_up)
 
 
-def _stop_on_signals(pipeline: Pipeline, work: asyncio.Future[None]) -> None:
-    """The first signal finishes and commits, a second interrupt stops at once."""
+def _stop_on_signals(pipeline: Pipeline) -> None:
+    """The first signal finishes and commits. A second interrupt ends the process where it is: what
+    was not committed is not there, so that is as exact.
+    """
     loop = asyncio.get_running_loop()
 
     def interrupted() -> None:
         if pipeline.stopping.is_set():
-            work.cancel()
+            if sys.stderr.isatty():
+                Console(stderr=True).show_cursor()
+            logger.warning("stopped at once", extra={"pipeline": pipeline.name})
+            os._exit(1)
         pipeline.stop()
 
     loop.add_signal_handler(signal.SIGTERM, pipeline.stop)
@@ -230,3 +233,17 @@ def demo(options: argparse.Namespace) -> int:
     into ~/.cache/tailrace, or $TAILRACE_CACHE.
     """
     return demo_command.run(options)
+
+
+def add_bench_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``tailrace bench``."""
+    bench_command.add_options(parser)
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure the engine against the limits of the databases themselves, on throw-away servers.
+
+    The logs that are measured are written once and kept in ~/.cache/tailrace, or $TAILRACE_CACHE:
+    about 3 GB for the default size. benchmarks/README.md tells what is measured and how.
+    """
+    return bench_command.run(options)

@@ -21,7 +21,16 @@ from contextlib import AsyncExitStack, aclosing, suppress
 import msgspec
 
 from engine.batching import Batch, Batcher
-from engine.change import Change, Chunk, Commit, Rows, SchemaChange, Settled, Truncate
+from engine.change import (
+    Change,
+    Chunk,
+    Commit,
+    Heartbeat,
+    Rows,
+    SchemaChange,
+    Settled,
+    Truncate,
+)
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import Sink, Source, State
 from engine.errors import SchemaError, ShapeChanged, SourceError, TailraceError
@@ -37,6 +46,8 @@ log = logging.getLogger("tailrace.pipeline")
 
 #: How long a position that came without rows may stay unsaved.
 SAVE_SECONDS = 1.0
+#: A heartbeat that is not older says that the log is silent.
+QUIET_SECONDS = 1.0
 #: How often the catalog is read again while it changes under our eyes, before we give up.
 CATALOG_ATTEMPTS = 10
 #: The changes that leave something in the target.
@@ -155,6 +166,7 @@ class Pipeline:
             extra={
                 "pipeline": self.name,
                 "error": str(error),
+                "hint": error.hint,
                 "delay_seconds": round(delay_seconds, 3),
             },
         )
@@ -196,6 +208,7 @@ class _Session:
         pipeline.current_at = pipeline.current_at or checkpoint.committed_at
         self._saved_at = time.monotonic()
         self._unsaved = False  # ``position`` is ahead of the stored one, without rows
+        self._quiet = False  # the source has said that there is nothing more to read
         self._open = False  # rows of an unfinished transaction are in the sink's transaction
         self._newcomers: list[Table] = []
         self._newcomers_at = ""
@@ -316,7 +329,7 @@ class _Session:
             await self._drop_unfinished()
         if self._unsaved and not self._open and now - self._saved_at >= SAVE_SECONDS:
             await self._save()
-        if not (intake.ready or batcher or self._open):
+        if self._quiet and not (intake.ready or batcher):
             self._pipeline.current_at = time.time()
 
     async def _drop_unfinished(self) -> None:
@@ -342,11 +355,24 @@ class _Session:
             transactions = sum(type(change) is Commit for change in changes)
             self._metrics.batch(batch.rows, batch.size, transactions)
         if batch.end is not None:
-            if isinstance(batch.end, Commit) and batch.end.committed_at:
-                self.committed_at = self._pipeline.current_at = batch.end.committed_at
+            self._note_time(batch)
             self._unsaved = True
             if self._open:
                 await self._save()
+
+    def _note_time(self, batch: Batch) -> None:
+        """Up to when the target is equal to the source now: the last commit's time, or what a
+        heartbeat says. One that says "now" means that the log is silent.
+        """
+        at = 0.0
+        if isinstance(batch.end, Heartbeat):
+            at = batch.end.at
+            self._quiet = time.time() - at < QUIET_SECONDS
+        elif batch.end is not None:
+            at = batch.end.committed_at
+            self._quiet = False
+        if at:
+            self.committed_at = self._pipeline.current_at = at
 
     async def _save(self) -> None:
         """Make everything applied durable together with the checkpoint."""
@@ -435,6 +461,7 @@ class _Session:
         with self._metrics.stage("copy"):
             self._metrics.applied(await self._sink.apply([rows], {chunk.table.id}))
         self.snapshot.copied(chunk)
+        self._blocked = None
         self._pipeline.copied_rows += len(chunk.rows)
 
     async def _chunks(self, table: Table) -> AsyncGenerator[Chunk, None]:

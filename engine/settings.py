@@ -80,14 +80,14 @@ class SnapshotSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How much goes into one transaction of the target: up to ``max_rows`` row changes or
-    ``max_bytes``, or what came in ``max_age_seconds`` while the log never pauses. At a pause it is
-    written at once. ``queue_bytes`` bounds what is decoded and waits.
+    ``max_bytes`` of memory, or what came in ``max_age_seconds`` while the log never pauses. At a
+    pause it is written at once. ``queue_bytes`` bounds what is decoded and waits.
     """
 
     max_rows: Count = 50_000
-    max_bytes: Count = 16 * 1024 * 1024
+    max_bytes: Count = 32 * 1024 * 1024
     max_age_seconds: Seconds = 1.0
-    queue_bytes: Count = 64 * 1024 * 1024
+    queue_bytes: Count = 32 * 1024 * 1024
 
 
 class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -80,6 +80,40 @@ def test_a_large_transaction_streams_through_bounded_memory(
     check(copy, database, rows)
 
 
+WIDE = (
+    *(f"d{n} decimal(12,3) NOT NULL DEFAULT {n}.125" for n in range(20)),
+    *(f"s{n} varchar(20) NOT NULL DEFAULT 'text {n}'" for n in range(10)),
+    *(f"t{n} datetime NOT NULL DEFAULT '2024-01-0{n + 1} 10:20:30'" for n in range(5)),
+)
+
+
+def test_a_target_that_stands_still_does_not_fill_the_memory(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    """GIVEN a wide table whose target is locked WHEN much more is written than may wait
+    THEN the engine stops reading, and goes on when the lock is gone."""
+    database, target = fresh_mysql_database(mysql), fresh_postgres_database(postgres)
+    with connect_mysql(mysql, database) as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE wide (id int PRIMARY KEY, {', '.join(WIDE)})")
+    config = write_config(tmp_path, mysql.url, target, f"{database}.*")
+    with EngineProcess(config) as engine, psycopg.connect(target) as locker:
+        engine.wait_status(lambda status: status["state"] == "streaming")
+        locker.execute(f"LOCK TABLE {database}.wide IN ACCESS EXCLUSIVE MODE".encode())
+        with connect_mysql(mysql, database) as connection, connection.cursor() as cursor:
+            for start in range(0, 200_000, 10_000):
+                numbers = ", ".join(f"({n})" for n in range(start, start + 10_000))
+                cursor.execute(f"INSERT INTO wide (id) VALUES {numbers}")
+        engine.wait_status(lambda status: status["lag_seconds"] > 4, what="a standstill")
+        locker.rollback()
+        engine.wait_status(lambda status: status["rows"] >= 200_000, what="all rows")
+        assert peak_megabytes(engine) < 300
+        assert engine.terminate() == 0
+
+
 def check(target: str, database: str, rows: int) -> None:
     """All rows are there, each once."""
     with psycopg.connect(target) as connection:
