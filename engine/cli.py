@@ -146,6 +146,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     demo = add("demo", cli_run.demo, "everything on throw-away servers, in a minute", config=False)
     cli_run.add_demo_options(demo)
+
+    bench = add("bench", cli_run.bench, "how fast it is, against what the target can", config=False)
+    cli_run.add_bench_options(bench)
     return parser
 
 

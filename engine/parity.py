@@ -6,25 +6,29 @@ in canonical text (``engine.canonical``). Forward, the source's rows are read in
 up by key in the target; backward, the target's keys are looked up in the source.
 
 The two sides are never seen at the same moment, so a difference is only suspected at first. A
-suspect is settled by reading its row three times: on the source, then, once the pipeline has passed
-the end that the log had after that read, on the target, then on the source again. A target that
-shows either of the source's two is right: what the source held before had to be there, and only
-what changed in between can be newer. A row that is neither, time after time, differs.
+suspect is settled by looks. One look reads its row on the source, then, once the pipeline has
+passed the end that the log had after that read, on the target, then on the source again. A target
+that shows any of the source's values is right: what the source held before had to be there, and
+only what changed in between can be newer. A row that stood still on both sides, look after look,
+and is another one on each, differs. A row that is neither is too busy: it is looked at again until
+the deadline, and then it is left open, for nobody can say which of its values the target skipped.
 
-Tables without a key are compared as bags, by the same three looks at the whole table: of each row
-the target must hold as many as the source had before or after, or some number between. So rows that
-stay are compared exactly while others change, and no moment common to both sides is needed. The
-rows are counted by hash, in as many passes over the table as keep the counters small.
+Tables without a key are compared as bags, by the same looks at the whole table: of each row the
+target must hold as many as the source had before or after, or some number between. So rows that
+stay are compared exactly while others change, and no moment common to both sides is needed. What
+every look finds differs; what only some find is left open. The rows are counted by hash, in as many
+passes over the table as keep the counters small.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import blake2b
-from typing import Final, Literal, TypeVar
+from itertools import count
+from typing import Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -37,11 +41,18 @@ __all__ = ["Difference", "TableReport", "VerifyReport", "verify"]
 
 Key = tuple[str | None, ...]
 TextRow = tuple[str | None, ...]
+Rows = dict[Key, TextRow]
+Bag = Counter[bytes]
 Passed = Callable[[str, float], Awaitable[bool]]
 Answer = TypeVar("Answer")
 
-#: How often a suspect is settled before it counts as a difference.
-ATTEMPTS: Final = 3
+#: Looks that must agree before a suspect counts as a difference.
+LOOKS: Final = 3
+#: A busy row is looked at together with few others, and read often on the source meanwhile: so many
+#: rows, that many seconds apart, and of so many readings each is remembered.
+BUSY_ROWS: Final = 32
+BUSY_SECONDS: Final = 0.005
+BUSY_READINGS: Final = 200
 #: Differing rows that are named per table; beyond that they are only counted.
 NAMED_ROWS: Final = 10_000
 #: Rows counted by hash in one pass over a table without a key.
@@ -64,7 +75,8 @@ class TableReport(msgspec.Struct, frozen=True):
     ``rows`` were read on the source; ``differing`` rows have other values on the target,
     ``missing`` ones are not there, ``extra`` ones are only there: exact counts. ``differences``
     names the first 10,000 of them, none in a table without a key. ``inconclusive`` says why the
-    table could not be compared to its end, which is no success.
+    table could not be compared to its end, which is no success: one reason are ``unsettled`` rows,
+    which changed too fast until the deadline and are no differences.
     """
 
     table: str
@@ -76,6 +88,7 @@ class TableReport(msgspec.Struct, frozen=True):
     equal: bool
     inconclusive: str = ""
     differences: tuple[Difference, ...] = ()
+    unsettled: int = 0
 
 
 class VerifyReport(msgspec.Struct, frozen=True):
@@ -97,7 +110,8 @@ async def verify(
     deadline_seconds: float = 60.0,
     progress: Callable[[str, int], None] = lambda table, rows: None,
 ) -> VerifyReport:
-    """Compare ``tables``, one after the other.
+    """Compare ``tables``, one after the other. In each, rows that change faster than they can be
+    read are tried for ``deadline_seconds`` after all others have been compared.
 
     ``source_position`` tells the end of the source's log now (it may block), ``passed`` waits until
     the target holds all of the log up to a position: false at the deadline, a time of
@@ -137,7 +151,7 @@ class _Pipeline:
     ) -> None:
         self._source_position = source_position
         self._passed = passed
-        self._deadline_seconds = deadline_seconds
+        self.deadline_seconds = deadline_seconds
         #: Why nothing can be settled any more; empty as long as the pipeline keeps up.
         self.stuck = ""
 
@@ -145,7 +159,7 @@ class _Pipeline:
         """Wait until the target holds what the source's log holds now. It is waited for a pipeline
         that stands still only once."""
         position = await asyncio.to_thread(self._source_position)
-        seconds = 0.0 if self.stuck else self._deadline_seconds
+        seconds = 0.0 if self.stuck else self.deadline_seconds
         if await self._passed(position, time.monotonic() + seconds) or self.stuck:
             return
         self.stuck = f"the pipeline did not get to the log's end within {seconds:.0f} seconds"
@@ -170,6 +184,7 @@ class _Comparison:
         self.chunk_rows = chunk_rows
         self.counts: Counter[str] = Counter()
         self.named: list[Difference] = []
+        self.unsettled = 0
         self.rows = 0
         self._progress = progress
         self._json = [n for n, column in enumerate(table.columns) if column.type.kind == "json"]
@@ -183,8 +198,10 @@ class _Comparison:
             if error.retryable:
                 raise
             inconclusive = error.message
-        if self.counts:
+        if self.counts or self.unsettled:
             inconclusive = inconclusive or self.pipeline.stuck
+        if self.unsettled:
+            inconclusive = inconclusive or f"{self.unsettled:,} rows change too fast to compare"
         return TableReport(
             str(self.table.id),
             self.rows,
@@ -195,10 +212,11 @@ class _Comparison:
             not self.counts.total() and not inconclusive,
             inconclusive,
             tuple(self.named),
+            self.unsettled,
         )
 
     async def compare(self) -> None:
-        """Fill ``counts`` and ``named``."""
+        """Fill ``counts``, ``named`` and ``unsettled``."""
         raise NotImplementedError
 
     def read(self, rows: int) -> None:
@@ -218,9 +236,14 @@ class _Comparison:
 
 
 class _KeyedComparison(_Comparison):
+    _busy: set[Key]
+
     async def compare(self) -> None:
+        self._busy = set()
         await self._forward()
         await self._backward()
+        await self._settle_busy()
+        self.unsettled = len(self._busy)
 
     async def _forward(self) -> None:
         """Every row of the source is on the target, and the same."""
@@ -263,7 +286,7 @@ class _KeyedComparison(_Comparison):
     def _key(self, row: TextRow) -> Key:
         return tuple(row[ordinal] for ordinal in self.table.key)
 
-    async def _rows(self, side: _Side, keys: Sequence[Key]) -> dict[Key, TextRow]:
+    async def _rows(self, side: _Side, keys: Sequence[Key]) -> Rows:
         found = await side.run(lambda: side.reader.by_keys(self.table, keys))
         wanted = set(keys)
         return {key: row for row in found if (key := self._key(row)) in wanted}
@@ -272,28 +295,59 @@ class _KeyedComparison(_Comparison):
         return await side.run(lambda: side.reader.by_keys(self.table, keys, keys_only=True))
 
     async def _settle(self, suspects: set[Key]) -> None:
-        """Of these keys, count and name those whose rows really differ."""
+        """Of these keys, count and name those whose rows really differ, and note the busy ones."""
         pending = sorted(suspects, key=str)
         for start in range(0, len(pending), self.chunk_rows):
             await self._settle_some(pending[start : start + self.chunk_rows])
 
+    async def _settle_busy(self) -> None:
+        """Look at the busy rows again, a few at a time, until the deadline."""
+        deadline = time.monotonic() + self.pipeline.deadline_seconds
+        queue = deque(sorted(self._busy, key=str))
+        while queue and time.monotonic() < deadline and not self.pipeline.stuck:
+            keys = [queue.popleft() for _ in range(min(BUSY_ROWS, len(queue)))]
+            self._busy.difference_update(keys)
+            await self._settle_some(keys)
+            queue += [key for key in keys if key in self._busy]
+
     async def _settle_some(self, keys: list[Key]) -> None:
-        before = await self._rows(self.source, keys)
-        for attempt in range(ATTEMPTS):
-            await self.pipeline.drained()
-            theirs = await self._rows(self.target, keys)
-            after = await self._rows(self.source, keys)
-            keys = [
-                key
-                for key in keys
-                if not self._same(theirs.get(key), before.get(key))
-                and not self._same(theirs.get(key), after.get(key))
-            ]
-            if not keys or self.pipeline.stuck or attempt == ATTEMPTS - 1:
+        """Look at these rows a few times: those that are never equal differ, or are busy."""
+        last: _Look | None = None
+        busy: set[Key] = set()
+        for _ in range(LOOKS):
+            look = await self._look(keys, last.after if last else None)
+            keys = [key for key in keys if not self._fits(look, key)]
+            busy.update(key for key in keys if look.moved(key, last))
+            last = look
+            if not keys or self.pipeline.stuck:
                 break
-            before = after
         for key in keys:
-            self._name(key, after.get(key), theirs.get(key))
+            if key in busy:
+                self._busy.add(key)
+            elif last is not None:
+                self._name(key, last.after.get(key), last.theirs.get(key))
+
+    async def _look(self, keys: list[Key], before: Rows | None) -> _Look:
+        """Read these rows on the source, then on the target, which has caught up, then again on the
+        source; where they are few, also on the source in between."""
+        first = await self._rows(self.source, keys) if before is None else before
+        readings = deque([first], BUSY_READINGS)
+        drained = asyncio.create_task(self.pipeline.drained())
+        try:
+            while not drained.done() and len(keys) <= BUSY_ROWS:
+                readings.append(await self._rows(self.source, keys))
+                await asyncio.wait({drained}, timeout=BUSY_SECONDS)
+            await drained
+        finally:
+            drained.cancel()
+        theirs = await self._rows(self.target, keys)
+        readings.append(await self._rows(self.source, keys))
+        return _Look((first, *readings), theirs)
+
+    def _fits(self, look: _Look, key: Key) -> bool:
+        """Whether the target shows something that the source has shown in this look."""
+        theirs = look.theirs.get(key)
+        return any(self._same(theirs, mine.get(key)) for mine in look.readings)
 
     def _same(self, first: TextRow | None, second: TextRow | None) -> bool:
         if first == second or first is None or second is None:
@@ -312,6 +366,25 @@ class _KeyedComparison(_Comparison):
             self.named.append(difference)
 
 
+class _Look(NamedTuple):
+    """What a look has shown: the source's rows in the order of their reading, and the target's."""
+
+    readings: tuple[Rows, ...]
+    theirs: Rows
+
+    @property
+    def after(self) -> Rows:
+        """The source's rows at the look's end."""
+        return self.readings[-1]
+
+    def moved(self, key: Key, last: _Look | None) -> bool:
+        """Whether this row changed within the look, or on the target since the last one."""
+        first = self.readings[0].get(key)
+        return any(mine.get(key) != first for mine in self.readings) or (
+            last is not None and last.theirs.get(key) != self.theirs.get(key)
+        )
+
+
 class _BagComparison(_Comparison):
     async def compare(self) -> None:
         mine, parts, rows = await self._look(self.source, 0, 1, grow=True)
@@ -321,38 +394,42 @@ class _BagComparison(_Comparison):
             mine, _, _ = await self._look(self.source, part, parts)
             await self._compare_part(part, parts, mine)
 
-    async def _compare_part(self, part: int, parts: int, before: Counter[bytes]) -> None:
+    async def _compare_part(self, part: int, parts: int, before: Bag) -> None:
         """Compare the rows whose hash falls to ``part``, of which the source had ``before``."""
-        missing = extra = Counter[bytes]()
-        for _ in range(ATTEMPTS):
+        deadline = time.monotonic() + self.pipeline.deadline_seconds
+        missing, extra = Bag(), Bag()
+        missed, surplus = Bag(), Bag()  # what was missing, or extra, in every look
+        for number in count(1):
             await self.pipeline.drained()
             theirs, _, _ = await self._look(self.target, part, parts)
             if theirs == before:
                 return
             after, _, _ = await self._look(self.source, part, parts)
-            missing = (before & after) - theirs
-            extra = theirs - (before | after)
+            missing, extra = (before & after) - theirs, theirs - (before | after)
             if not missing and not extra:
                 return
-            if self.pipeline.stuck:
+            missed, surplus = (
+                (missing, extra) if number == 1 else (missed & missing, surplus & extra)
+            )
+            agreed = number >= LOOKS and (missed, surplus) == (missing, extra)
+            if agreed or self.pipeline.stuck or time.monotonic() > deadline:
                 break
             before = after
-        self.counts["missing"] += missing.total()
-        self.counts["extra"] += extra.total()
+        self.counts["missing"] += missed.total()
+        self.counts["extra"] += surplus.total()
+        self.unsettled += missing.total() + extra.total() - missed.total() - surplus.total()
 
     async def _look(
         self, side: _Side, part: int, parts: int, *, grow: bool = False
-    ) -> tuple[Counter[bytes], int, int]:
+    ) -> tuple[Bag, int, int]:
         return await side.run(lambda: self._count(side.reader, part, parts, grow))
 
-    def _count(
-        self, reader: RowReader, part: int, parts: int, grow: bool
-    ) -> tuple[Counter[bytes], int, int]:
+    def _count(self, reader: RowReader, part: int, parts: int, grow: bool) -> tuple[Bag, int, int]:
         """How often each row of a part is there, by its hash; of how many parts; all rows.
 
         ``grow``: there are as many parts as keep the bag of the first one small.
         """
-        bag: Counter[bytes] = Counter()
+        bag: Bag = Counter()
         rows = 0
         for chunk in reader.scan(self.table):
             rows += len(chunk)

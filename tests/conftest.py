@@ -32,6 +32,7 @@ from tests.servers import (
     drop_mysql_database,
     obtain,
 )
+from tests.shops import Shop, load_new_shop
 
 _used: list[AnyServer] = []
 
@@ -129,6 +130,20 @@ def fresh_mysql_database() -> Iterator[Callable[[AnyServer], str]]:
     yield make
     for server, name in made:
         drop_mysql_database(server, name)
+
+
+@pytest.fixture
+def new_shop() -> Iterator[Callable[[AnyServer, int], Shop]]:
+    """A function: server, rows → a loaded shop in a new database there, dropped after the test."""
+    made: list[Shop] = []
+
+    def make(server: AnyServer, rows: int) -> Shop:
+        made.append(load_new_shop(server, rows))
+        return made[-1]
+
+    yield make
+    for shop in made:
+        drop_mysql_database(shop.server, shop.database)
 
 
 @pytest.fixture

@@ -5,8 +5,11 @@ A pipeline from a MySQL or MariaDB server into PostgreSQL, in this process, for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from engine.errors import TailraceError
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.settings import BatchSettings, RetrySettings, SnapshotSettings
@@ -15,7 +18,7 @@ from sinks.postgres.writer import PostgresSink
 from sources.mysql.reader import MySQLSource
 from sources.mysql.settings import MySQLSettings
 
-__all__ = ["catch_up", "make_pipeline"]
+__all__ = ["catch_up", "make_pipeline", "running"]
 
 
 def make_pipeline(
@@ -47,3 +50,27 @@ def catch_up(pipeline: Pipeline, timeout_seconds: float = 60.0) -> None:
             await pipeline.run(until_caught_up=True)
 
     asyncio.run(run())
+
+
+@contextmanager
+def running(pipeline: Pipeline, timeout_seconds: float = 30.0) -> Iterator[None]:
+    """Run it on a thread of its own meanwhile; at the end it is stopped, and its errors raised."""
+    loop = asyncio.new_event_loop()
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(pipeline.run())
+        except TailraceError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(pipeline.stop)
+        thread.join(timeout_seconds)
+        loop.close()
+    if failed:
+        raise failed[0]

@@ -40,8 +40,8 @@ SEEN_BY_ENDS = frozenset(
         *("compaction", "contents", "ddl", "record", "canonical", "log"),
     )
 )
-#: The only modules that may import sources and sinks: the command line and the demo.
-WIRING = ("engine.cli", "engine.demo")
+#: The only modules that see sources and sinks: the command line, the demo and the benchmarks.
+WIRING = ("engine.cli", "engine.demo", "engine.bench")
 #: The private database servers: they stand beside the engine.
 SANDBOX = "engine.sandbox"
 

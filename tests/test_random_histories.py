@@ -7,7 +7,6 @@ The source is the oracle: a statement that it refuses (a duplicate key, say) is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -16,9 +15,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from engine.pipeline import Pipeline
+from engine.settings import SnapshotSettings
 from tests.compare import assert_equal
-from tests.mirror import catch_up, make_pipeline
+from tests.mirror import catch_up, make_pipeline, running
 from tests.servers import AnyServer, connect_mysql
+from tests.waiting import wait_until
 
 TYPES = (
     "int",
@@ -62,6 +64,8 @@ VALUES: dict[str, Callable[[int], Any]] = {
     "text character set utf8mb4": lambda n: f"\\N {n} \r\n" * (n % 4),
 }
 NUMBER = st.integers(0, 11)
+#: What the source may refuse: duplicates, values out of range, columns and keys that are not there.
+REFUSED = (1054, 1060, 1062, 1068, 1072, 1091, 1264, 1265, 1366, 1406)
 
 tables = st.fixed_dictionaries(
     {
@@ -78,6 +82,10 @@ steps = st.tuples(
     st.booleans(),
 )
 transactions = st.lists(st.lists(steps, min_size=1, max_size=8), max_size=12)
+migrations = st.lists(
+    st.sampled_from(["add", "drop", "rename", "widen", "exchange", "unkey", "key", "collate"]),
+    max_size=3,
+)
 
 
 class Scribe:
@@ -91,10 +99,25 @@ class Scribe:
         for number, shape in enumerate(shapes):
             self.execute(self._create(f"t{number}", shape))
 
+    def fill(self, rows: int) -> None:
+        """Some rows in every table, so that there is something to copy."""
+        for number, shape in enumerate(self.shapes):
+            for n in range(rows):
+                values = tuple(VALUES[kind](n % 40) for kind in shape["types"])
+                marks = ", ".join(["%s"] * len(values))
+                names = ", ".join(f"c{n}" for n in range(len(values)))
+                self.execute(
+                    f"INSERT INTO t{number} (k1, k2, u, {names}) VALUES (%s, %s, %s, {marks})",
+                    (n, f"key {n}", 10_000 + n, *values),
+                )
+
     def execute(self, sql: str, values: tuple[Any, ...] = ()) -> None:
-        refused = suppress(pymysql.err.IntegrityError, pymysql.err.DataError)
-        with refused, self.connection.cursor() as cursor:
-            cursor.execute(sql, values)
+        with self.connection.cursor() as cursor:
+            try:
+                cursor.execute(sql, values)
+            except pymysql.MySQLError as error:
+                if error.args[0] not in REFUSED:
+                    raise
 
     def write(self, history: list[list[tuple[str, int, int, int, bool]]]) -> None:
         for transaction in history:
@@ -146,6 +169,22 @@ class Scribe:
         elif not (a % 4):  # truncate, seldom
             self.execute(f"TRUNCATE TABLE {name}")
 
+    def migrate(self, kind: str, serial: int) -> None:
+        """One schema change to the first table; what the source refuses is no change."""
+        alter = {
+            "add": f"ADD COLUMN m{serial} varchar(9) DEFAULT 'new' AFTER k1",
+            "drop": "DROP COLUMN c0",
+            "rename": f"RENAME COLUMN u TO u{serial}",
+            "widen": "MODIFY k1 bigint NOT NULL",
+            "unkey": "DROP PRIMARY KEY",
+            "key": "ADD PRIMARY KEY (k1, k2)",
+            "collate": "MODIFY k2 varchar(10) character set utf8mb4 collate utf8mb4_bin NOT NULL",
+        }
+        if kind == "exchange" and len(self.shapes) > 1:
+            self.execute("RENAME TABLE t0 TO t9, t1 TO t0, t9 TO t1")
+        elif kind in alter:
+            self.execute(f"ALTER TABLE t0 {alter[kind]}")
+
     def _swap(self, name: str, a: int, b: int) -> None:
         """Exchange the unique values of two rows, by way of a value that nobody has."""
         for value, key in ((-1, a), (a * 100 + 1, b), (b * 100 + 1, a)):
@@ -181,6 +220,56 @@ def test_random_histories(
                 scribe.write(history)
                 catch_up(make_pipeline(mysql.url, target, [f"{database}.*"], name=database))
                 assert_equal(scribe.connection, there, database)
+        scribe.connection.close()
+
+    run()
+
+
+@pytest.mark.timeout(170)
+@pytest.mark.parametrize("image", ["FULL", "MINIMAL"])
+def test_histories_that_happen_while_tables_are_copied(
+    mysql_family: AnyServer,
+    postgres: AnyServer,
+    image: str,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    """GIVEN random tables with rows WHEN rows and schema change at random while they are copied in
+    chunks of three rows THEN both sides are equal once the pipeline has caught up."""
+    target = fresh_postgres_database(postgres)
+
+    @settings(
+        max_examples=8,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+    )
+    @given(st.lists(tables, min_size=1, max_size=2), transactions, transactions, migrations)
+    def run(shapes: Any, first: Any, second: Any, changes: Any) -> None:
+        database = fresh_mysql_database(mysql_family)
+        scribe = Scribe(mysql_family, database, shapes)
+        scribe.fill(150)
+        scribe.write(first)
+        scribe.execute(f"SET SESSION binlog_row_image = {image}")
+
+        def pipeline() -> Pipeline:
+            return make_pipeline(
+                mysql_family.url,
+                target,
+                [f"{database}.*"],
+                name=database,
+                snapshot=SnapshotSettings(chunk_rows=3, round_seconds=0.0),
+            )
+
+        with psycopg.connect(target, autocommit=True) as there:
+            with running(work := pipeline()):
+                wait_until(lambda work=work: work.progress().state != "connecting")
+                for number, transaction in enumerate(second):
+                    scribe.write([transaction])
+                    if number < len(changes):
+                        scribe.migrate(changes[number], number)
+            catch_up(pipeline())
+            assert_equal(scribe.connection, there, database)
         scribe.connection.close()
 
     run()

@@ -86,7 +86,9 @@ def read_log(source: str, first_file: str, folder: Path, log: Path) -> Usage:
 
 def decode_as_text(files: list[Path], log: Path) -> Usage:
     """The log's rows as text, by the server's own program."""
-    words = shlex.join([*mysqlbinlog(), "--verbose", "--base64-output=DECODE-ROWS", *map(str, files)])
+    words = shlex.join(
+        [*mysqlbinlog(), "--verbose", "--base64-output=DECODE-ROWS", *map(str, files)]
+    )
     return measure(["sh", "-c", f"exec {words} >/dev/null"], log)
 
 

@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -69,6 +70,13 @@ class Result(msgspec.Struct, kw_only=True):
     def limit_rates(self) -> dict[str, float]:
         """Rows per second of each limit, by its median."""
         return {name: self.rows / median(seconds) for name, seconds in self.limits.items()}
+
+    def in_short(self) -> str:
+        """A line for those who wait."""
+        if self.percentiles_ms is not None:
+            return ", ".join(f"{name} {ms:.2f} ms" for name, ms in self.percentiles_ms.items())
+        limits = ", ".join(f"{name} {short(rate)}" for name, rate in self.limit_rates().items())
+        return f"{short(self.rows_per_second)} rows/s ({limits})"
 
     def to_json(self) -> dict[str, Any]:
         """The fields that others may rely on first; null where one does not apply."""
@@ -128,38 +136,43 @@ def _proc(path: str, field: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
-COLUMNS: Mapping[str, tuple[str, str]] = {
-    "rows": ("rows", ",.0f"),
-    "seconds": ("s", ".2f"),
-    "wall_seconds": ("whole s", ".2f"),
-    "rows_per_second": ("rows/s", ",.0f"),
-    "mb_per_second": ("MB/s", ",.0f"),
-    "limit_rows_per_second": ("limit", ",.0f"),
-    "ratio_to_limit": ("ratio", ".2f"),
-    "engine_cpu_seconds": ("cpu s", ".2f"),
-    "source_cpu_seconds": ("source", ".2f"),
-    "target_cpu_seconds": ("target", ".2f"),
-    "peak_memory_mb": ("MB", ".0f"),
-}
+COLUMNS = ("", "rows", "s", "rows/s", "limit/s", "ratio", "CPU s", "source", "target", "MB")
 
 
 def show(console: Console, results: Sequence[Result]) -> None:
-    """A table, and below it what does not fit in."""
-    table = Table()
-    table.add_column("")
-    for heading, _ in COLUMNS.values():
-        table.add_column(heading, justify="right")
+    """A table of 80 columns, and below it what does not fit in."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in COLUMNS:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for result in results:
-        fields = result.to_json()
-        cells = [
-            "" if fields[name] is None else format(fields[name], form)
-            for name, (_, form) in COLUMNS.items()
-        ]
-        table.add_row(result.name, *cells)
+        table.add_row(result.name, *_cells(result.to_json()))
     console.print(table)
     for result in results:
-        for name, rate in result.limit_rates().items():
-            console.print(f"  {result.name}: {name}: {rate:,.0f} rows/s", highlight=False)
-        if result.percentiles_ms is not None:
-            text = ", ".join(f"{name} {ms:.2f} ms" for name, ms in result.percentiles_ms.items())
-            console.print(f"  {result.name}: {text}", highlight=False)
+        console.print(f"{result.name}: {result.in_short()}", highlight=False)
+
+
+def _cells(fields: Mapping[str, Any]) -> list[str]:
+    rates = [short(fields[name]) for name in ("rows_per_second", "limit_rows_per_second")]
+    cpu = ("engine_cpu_seconds", "source_cpu_seconds", "target_cpu_seconds")
+    return [
+        short(fields["rows"]),
+        _fixed(fields["seconds"]),
+        *rates,
+        _fixed(fields["ratio_to_limit"]),
+        *(_fixed(fields[name]) for name in cpu),
+        short(fields["peak_memory_mb"]),
+    ]
+
+
+def short(number: float | None) -> str:
+    """Three digits that count: 1.39 M, 108 k, 95."""
+    if number is None:
+        return ""
+    for limit, unit in ((1e6, " M"), (1e3, " k")):
+        if number >= limit * 0.9995:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def _fixed(number: float | None) -> str:
+    return "" if number is None else f"{number:.2f}"

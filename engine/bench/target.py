@@ -128,9 +128,10 @@ class Mirror:
 
 def sums(url: str, form: Form) -> Sums:
     """The sums of the table as the target has it."""
+    digest = f"encode(sha256(convert_to(concat_ws('|', {form.postgres_text}), 'UTF8')), 'hex')"
     query = (
-        f"SELECT count(*), coalesce(sum(('x' || left(md5(concat_ws('|', {form.postgres_text})), 8))"
-        f"::bit(32)::bigint), 0) FROM {DATABASE}.{form.name}"
+        f"SELECT count(*), coalesce(sum(('x' || left({digest}, 8))::bit(32)::bigint), 0)"
+        f" FROM {DATABASE}.{form.name}"
     )
     rows, checksum = ask(url, query)
     return Sums(int(rows), int(checksum))
@@ -155,7 +156,7 @@ def commits(url: str, form: Form, first: int, last: int) -> list[Committed]:
           AND pg_xact_commit_timestamp(id::text::xid) IS NOT NULL
         ORDER BY 1"""
     with psycopg.connect(url, options=TIMEOUT) as connection:
-        return [Committed(*row) for row in connection.execute(sql.SQL(query)).fetchall()]  # type: ignore[arg-type]
+        return [Committed(*row) for row in connection.execute(query.encode()).fetchall()]
 
 
 def run(url: str, *statements: str) -> None:
