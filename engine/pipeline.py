@@ -15,7 +15,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 
 import msgspec
@@ -46,6 +46,8 @@ log = logging.getLogger("tailrace.pipeline")
 
 #: How long a position that came without rows may stay unsaved.
 SAVE_SECONDS = 1.0
+#: How much copying one target transaction holds at least, unless the stream has its turn before.
+COPY_SECONDS = 0.2
 #: A heartbeat that is not older says that the log is silent.
 QUIET_SECONDS = 1.0
 #: How often the catalog is read again while it changes under our eyes, before we give up.
@@ -162,7 +164,7 @@ class Pipeline:
         self._reconnects += 1
         self.metrics.reconnected("source" if isinstance(error, SourceError) else "sink")
         log.warning(
-            "connection lost, going on from the checkpoint",
+            "a side cannot be reached, going on from the checkpoint when it can",
             extra={
                 "pipeline": self.name,
                 "error": str(error),
@@ -405,6 +407,8 @@ class _Session:
                 break
         if self.state == "copying":
             await self._settle()
+        if self._open:
+            await self._save()
         if self.snapshot.next_table() is None:
             self.state = "streaming"
 
@@ -413,7 +417,7 @@ class _Session:
         settled = self.snapshot.passed(self.position, self._source.reached)
         if settled:
             await self._sink.apply(settled)
-            await self._save()
+            self._open = True
 
     def _may_copy(self) -> bool:
         if self.snapshot.next_table() is None:
@@ -428,11 +432,15 @@ class _Session:
         )
 
     async def _copy_chunks(self, table: Table, started: float) -> None:
-        """Copy chunk by chunk, each committed by itself, until the round is over."""
+        """Copy chunk by chunk until the round is over. Small ones, perhaps of several tables, share
+        a commit.
+        """
         async with aclosing(self._chunks(table)) as chunks:
             async for chunk in chunks:
                 await self._apply_chunk(chunk)
-                await self._save()
+                self._open = True
+                if time.monotonic() - self._saved_at >= COPY_SECONDS:
+                    await self._save()
                 if self._round_over(started):
                     break
 
@@ -440,6 +448,8 @@ class _Session:
         """Copy a table without a key in one target transaction, since it is read at one
         position.
         """
+        if self._open:
+            await self._save()
         saved = False
         try:
             await self._sink.apply([Truncate(table)], {table.id})
@@ -479,8 +489,8 @@ class _Session:
                 ahead = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
                 yield chunk
         finally:
-            await asyncio.gather(ahead, return_exceptions=True)
-            await asyncio.to_thread(chunks.close)
+            # Shielded: a generator cannot be closed while a thread runs it.
+            await asyncio.shield(_close_after(ahead, chunks))
 
     async def _wait_for_shape(self, table: Table, error: ShapeChanged) -> None:
         """The log is behind the live table: copy again when the stream has passed what is in it
@@ -496,3 +506,10 @@ class _Session:
                 position=self.position,
             ) from error
         self._blocked = (table, await asyncio.to_thread(self._source.position))
+
+
+async def _close_after(
+    ahead: asyncio.Future[Chunk | None], chunks: Generator[Chunk, None, None]
+) -> None:
+    await asyncio.gather(ahead, return_exceptions=True)
+    await asyncio.to_thread(chunks.close)

@@ -59,14 +59,17 @@ class Snapshot:
         return self._live
 
     def next_table(self) -> Table | None:
-        """The table to copy from now: one that is under way, else the first pending; None: all
-        done.
+        """The table to copy from now: one that is under way, else the largest pending one; None:
+        all are copied.
         """
-        for state in ("copying", "pending"):
-            for id, progress in self._progress.items():
-                if progress.state == state:
-                    return self._tables[id]
-        return None
+        pending: TableId | None = None
+        most = -1
+        for id, progress in self._progress.items():
+            if progress.state == "copying":
+                return self._tables[id]
+            if progress.state == "pending" and progress.estimate > most:
+                pending, most = id, progress.estimate
+        return None if pending is None else self._tables[pending]
 
     def add(self, table: Table, estimate: int) -> None:
         """Follow one more table, to be copied from its beginning."""
