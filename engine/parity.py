@@ -41,7 +41,7 @@ __all__ = ["Difference", "TableReport", "VerifyReport", "verify"]
 
 Key = tuple[str | None, ...]
 TextRow = tuple[str | None, ...]
-Rows = dict[Key, TextRow]
+RowsByKey = dict[Key, TextRow]
 Bag = Counter[bytes]
 Passed = Callable[[str, float], Awaitable[bool]]
 Answer = TypeVar("Answer")
@@ -55,7 +55,7 @@ BUSY_SECONDS: Final = 0.005
 BUSY_READINGS: Final = 200
 #: Differing rows that are named per table; beyond that they are only counted.
 NAMED_ROWS: Final = 10_000
-#: Rows counted by hash in one pass over a table without a key.
+#: RowsByKey counted by hash in one pass over a table without a key.
 BAG_ROWS: Final = 1_000_000
 _DIGEST_BYTES: Final = 16
 
@@ -201,7 +201,9 @@ class _Comparison:
         if self.counts or self.unsettled:
             inconclusive = inconclusive or self.pipeline.stuck
         if self.unsettled:
-            inconclusive = inconclusive or f"{self.unsettled:,} rows change too fast to compare"
+            inconclusive = (
+                inconclusive or f"rows that change too fast to compare: {self.unsettled:,}"
+            )
         return TableReport(
             str(self.table.id),
             self.rows,
@@ -286,7 +288,7 @@ class _KeyedComparison(_Comparison):
     def _key(self, row: TextRow) -> Key:
         return tuple(row[ordinal] for ordinal in self.table.key)
 
-    async def _rows(self, side: _Side, keys: Sequence[Key]) -> Rows:
+    async def _rows(self, side: _Side, keys: Sequence[Key]) -> RowsByKey:
         found = await side.run(lambda: side.reader.by_keys(self.table, keys))
         wanted = set(keys)
         return {key: row for row in found if (key := self._key(row)) in wanted}
@@ -327,7 +329,7 @@ class _KeyedComparison(_Comparison):
             elif last is not None:
                 self._name(key, last.after.get(key), last.theirs.get(key))
 
-    async def _look(self, keys: list[Key], before: Rows | None) -> _Look:
+    async def _look(self, keys: list[Key], before: RowsByKey | None) -> _Look:
         """Read these rows on the source, then on the target, which has caught up, then again on the
         source; where they are few, also on the source in between."""
         first = await self._rows(self.source, keys) if before is None else before
@@ -369,11 +371,11 @@ class _KeyedComparison(_Comparison):
 class _Look(NamedTuple):
     """What a look has shown: the source's rows in the order of their reading, and the target's."""
 
-    readings: tuple[Rows, ...]
-    theirs: Rows
+    readings: tuple[RowsByKey, ...]
+    theirs: RowsByKey
 
     @property
-    def after(self) -> Rows:
+    def after(self) -> RowsByKey:
         """The source's rows at the look's end."""
         return self.readings[-1]
 
@@ -408,11 +410,10 @@ class _BagComparison(_Comparison):
             missing, extra = (before & after) - theirs, theirs - (before | after)
             if not missing and not extra:
                 return
-            missed, surplus = (
-                (missing, extra) if number == 1 else (missed & missing, surplus & extra)
-            )
-            agreed = number >= LOOKS and (missed, surplus) == (missing, extra)
-            if agreed or self.pipeline.stuck or time.monotonic() > deadline:
+            first = number == 1
+            missed, surplus = (missing, extra) if first else (missed & missing, surplus & extra)
+            over = (missed, surplus) == (missing, extra) or time.monotonic() > deadline
+            if self.pipeline.stuck or (over and number >= LOOKS):
                 break
             before = after
         self.counts["missing"] += missed.total()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.change import Chunk, Row
@@ -14,9 +15,10 @@ from engine.errors import ConfigError, ShapeChanged, SourceError
 from engine.schema import Table
 from sources.mysql import chunks as chunks_module
 from sources.mysql.chunks import ChunkReader
-from sources.mysql.connection import connect
+from sources.mysql.connection import prepare
 from sources.mysql.facts import log_end, read_facts
 from sources.mysql.gtid import DomainState, GtidSet
+from sources.mysql.keyset import Keyset
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.settings import MySQLSettings
 from tests.mysql_log import live_table, selected_rows
@@ -35,7 +37,7 @@ def make_reader() -> Iterator[Make]:
     def make(server: AnyServer, *, gtid: bool = True, url: str | None = None) -> ChunkReader:
         settings = MySQLSettings(url=url or server.url, timeout_seconds=20)
         flavour = "mysql" if server.kind == "mysql" else "mariadb"
-        made.append(ChunkReader(lambda: connect(settings), flavour, gtid=gtid))
+        made.append(ChunkReader(lambda: prepare(settings), flavour, gtid=gtid))
         return made[-1]
 
     yield make
@@ -72,6 +74,10 @@ KEYS: dict[str, tuple[str, Callable[[int], str]]] = {
     "binary": ("k BINARY(4)", lambda n: f"0x{n * 50000:08X}"),
     "varbinary": ("k VARBINARY(9)", lambda n: f"0x{n:02X}" if n else "''"),
     "enum, int": ("k ENUM('z','a','m'), l INT", lambda n: f"{1 + n % 3}, {n // 3}"),
+    "enum with an empty member, int": (
+        "k ENUM('a','','z'), l INT",
+        lambda n: f"{1 + n % 3}, {n // 3}",
+    ),
     "set, text": ("k SET('z','a'), l VARCHAR(9)", lambda n: f"{n % 4}, '{n // 4}'"),
     "text, date, int": (
         "k VARCHAR(9), l DATE, m INT",
@@ -115,6 +121,37 @@ def test_keys_of_every_type(
                 read += len(chunk.rows)
                 rest = reader.chunks(table, chunk.cursor, since, rows=1000, readers=1)
                 assert (kind, _rows(list(rest))) == (kind, expected[read:])
+
+
+def test_keys_that_read_the_same_are_refused(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh, make_reader: Make
+) -> None:
+    database = fresh_mysql_database(mysql_family)
+    reader = make_reader(mysql_family)
+    with connect_mysql(mysql_family, database) as connection, connection.cursor() as cursor:
+        cursor.execute("SET sql_mode = ''")
+        cursor.execute("CREATE TABLE t (k ENUM('a','') PRIMARY KEY)")
+        cursor.execute("INSERT INTO t VALUES ('invalid'), ('a')")
+        table, since = live_table(connection, database, "t"), _now(connection)
+    with pytest.raises(SourceError, match="reads like") as stop:
+        list(reader.chunks(table, None, since, rows=1, readers=1))
+    assert "`k`+0 = 0" in stop.value.hint
+
+
+def test_a_copy_that_does_not_move_stops(
+    mysql: AnyServer,
+    source_database: str,
+    make_reader: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with connect_mysql(mysql, source_database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (k INT PRIMARY KEY)")
+        cursor.execute("INSERT INTO t VALUES (1), (2), (3)")
+        table, since = live_table(connection, source_database, "t"), _now(connection)
+    monkeypatch.setattr(Keyset, "between", lambda self, after, last: "")
+    for readers in (1, 2):
+        with pytest.raises(SourceError, match="does not get beyond"):
+            list(make_reader(mysql).chunks(table, None, since, rows=1, readers=readers))
 
 
 def test_a_cursor_of_another_key_is_refused(
@@ -251,13 +288,15 @@ def test_what_was_seen_is_bounded_and_not_before_what_was_asked_for(
                     assert len(_rows(found)) >= count
                     seen = parse_position(str(found[-1].seen))
                     assert seen.at_or_after(parse_position(since))
+                    wait_until(lambda: len(written) > len(_rows(found)))
                     _check_seen(seen, written, _rows(found), exact=not table.key)
 
 
 class _Writer:
     """Writes one row per transaction into both tables; lists each row's transaction number."""
 
-    def __init__(self, server: AnyServer, database: str) -> None:
+    def __init__(self, server: AnyServer, database: str, *, transactions: bool = True) -> None:
+        self._transactions = transactions
         self._connection = connect_mysql(server, database)
         self._mariadb = server.kind == "mariadb"
         self._written: list[int] = []
@@ -268,10 +307,12 @@ class _Writer:
         with self._connection.cursor() as cursor:
             while not self._stop.is_set():
                 number = len(self._written)
-                cursor.execute("BEGIN")
+                if self._transactions:
+                    cursor.execute("BEGIN")
                 cursor.execute("INSERT INTO keyed VALUES (%s)", (number,))
                 cursor.execute("INSERT INTO keyless VALUES (%s)", (number,))
-                cursor.execute("COMMIT")
+                if self._transactions:
+                    cursor.execute("COMMIT")
                 self._written.append(self._transaction(cursor))
 
     def _transaction(self, cursor: Any) -> int:
@@ -293,7 +334,6 @@ class _Writer:
 
 
 def _check_seen(seen: MySQLPosition, written: list[int], rows: list[Row], *, exact: bool) -> None:
-    wait_until(lambda: len(written) > len(rows))
     if isinstance(seen.executed, GtidSet):
         last = seen.executed.sources[seen.server][-1][1]
     else:
@@ -329,6 +369,94 @@ def test_another_shape_is_noticed(
         for gone in (table, keyless):
             with pytest.raises(ShapeChanged):
                 read(gone)
+
+
+def test_another_order_of_the_key_is_another_shape(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh, make_reader: Make
+) -> None:
+    database = fresh_mysql_database(mysql_family)
+    reader = make_reader(mysql_family)
+    connection = connect_mysql(mysql_family, database)
+
+    def read(table: Table) -> None:
+        list(reader.chunks(table, None, _now(connection), rows=9, readers=1))
+
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE t (k VARCHAR(9) PRIMARY KEY, v VARCHAR(9)) COLLATE utf8mb4_general_ci"
+        )
+        table = live_table(connection, database, "t")
+        cursor.execute("ALTER TABLE t MODIFY v VARCHAR(9) COLLATE utf8mb4_bin")
+        read(table)
+        cursor.execute("ALTER TABLE t MODIFY k VARCHAR(9) COLLATE utf8mb4_bin")
+        with pytest.raises(ShapeChanged):
+            read(table)
+        key = msgspec.structs.replace(table.columns[0], native="varchar(9) character set utf8mb4")
+        read(msgspec.structs.replace(table, columns=(key, table.columns[1])))
+
+
+@pytest.mark.parametrize("engine", ["MyISAM", "MEMORY", "Aria"])
+def test_a_keyless_table_without_transactions_is_read_under_a_lock(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh, make_reader: Make, engine: str
+) -> None:
+    """What is written while it is read is neither in its rows nor before their place."""
+    if engine == "Aria" and mysql_family.kind == "mysql":
+        pytest.skip("MariaDB has it")
+    database = fresh_mysql_database(mysql_family)
+    connection = connect_mysql(mysql_family, database)
+    writer = connect_mysql(mysql_family, database)
+    with connection, writer, connection.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+        cursor.execute(f"CREATE TABLE t (n INT, v CHAR(200)) ENGINE={engine}")
+        cursor.executemany("INSERT INTO t VALUES (%s, %s)", [(n, "x") for n in range(3000)])
+        table = live_table(connection, database, "t")
+        since = _now(connection)
+        reading = make_reader(mysql_family).chunks(table, None, since, rows=500, readers=2)
+        found = [next(reading)]
+        insert = pool.submit(writer.cursor().execute, "INSERT INTO t VALUES (3000, 'late')")
+
+        def waiting() -> bool:
+            cursor.execute("SHOW FULL PROCESSLIST")
+            states = [str(row[6]).lower() for row in cursor.fetchall() if "'late'" in str(row[7])]
+            return any("lock" in state for state in states)
+
+        wait_until(waiting)
+        before = _now(connection)
+        found += reading
+        insert.result(timeout=20)
+        after = _now(connection)
+    seen = parse_position(str(found[0].seen))
+    assert sorted(row[0] for row in _rows(found)) == list(range(3000))
+    assert parse_position(before).at_or_after(seen)
+    assert not seen.at_or_after(parse_position(after))
+
+
+@pytest.mark.parametrize("engine", ["MyISAM", "Aria"])
+def test_a_keyed_table_without_transactions_under_a_writer(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh, make_reader: Make, engine: str
+) -> None:
+    """A chunk shows all that was logged before, and nothing after ``seen``."""
+    if engine == "Aria" and mysql_family.kind == "mysql":
+        pytest.skip("MariaDB has it")
+    database = fresh_mysql_database(mysql_family)
+    reader = make_reader(mysql_family)
+    connection = connect_mysql(mysql_family, database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE keyed (id INT PRIMARY KEY) ENGINE={engine}")
+        cursor.execute(f"CREATE TABLE keyless (id INT) ENGINE={engine}")
+        tables = [live_table(connection, database, name) for name in ("keyed", "keyless")]
+        with _Writer(mysql_family, database, transactions=False) as written:
+            wait_until(lambda: len(written) > 5)
+            for _ in range(20):
+                since = _now(connection)
+                count = len(written)
+                for table in tables:
+                    found = list(reader.chunks(table, None, since, rows=10_000, readers=1))
+                    assert len(_rows(found)) >= count
+                    seen = parse_position(str(found[-1].seen))
+                    # The table with a key is written one transaction earlier.
+                    wait_until(lambda: len(written) > len(_rows(found)))
+                    numbers = [number - bool(table.key) for number in list(written)]
+                    _check_seen(seen, numbers, _rows(found), exact=not table.key)
 
 
 def test_a_shape_that_was_checked_stays_until_the_read_is_done(

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from engine.change import SchemaChange, Truncate
 from engine.errors import SchemaError
 from engine.schema import Column, Table, TableId
+from sinks.postgres.defaults import existing_value, literal
 from sources.mysql.catalog import read_catalog
 from sources.mysql.ddl import Dialect, apply_statement, read_statement
 from sources.mysql.defaults import constant_default
-from sources.mysql.native import parse_native
+from sources.mysql.native import parse_native, same_order
+from tests.mysql_log import live_table, selected_rows
 from tests.servers import AnyServer, connect_mysql
 
 Tables = dict[TableId, Table]
@@ -91,6 +93,10 @@ SAME_ON_ALL = [
         "f TEXT CHARSET utf8mb4, g VARBINARY(3)) CHARSET latin1"
     ),
     "ALTER TABLE wide CONVERT TO CHARACTER SET utf8mb4",
+    "CREATE TABLE sorted (k VARCHAR(9) CHARSET utf8mb4 PRIMARY KEY, l VARCHAR(9)) COLLATE utf8mb4_bin",
+    "ALTER TABLE sorted ADD m VARCHAR(9), ADD n VARCHAR(9) COLLATE utf8_general_ci",
+    "ALTER TABLE sorted MODIFY l VARCHAR(9) CHARSET latin1, MODIFY m VARCHAR(9) CHARSET utf8mb4",
+    "DROP TABLE sorted",
     "ALTER TABLE wide ADD h VARCHAR(4), CONVERT TO CHARSET utf8 COLLATE utf8_bin",
     "CREATE TABLE t (id INT PRIMARY KEY, a INT, b VARCHAR(10), c INT) CHARACTER SET latin1",
     "ALTER TABLE t ADD d INT",
@@ -101,7 +107,8 @@ SAME_ON_ALL = [
     "ALTER TABLE t MODIFY e SMALLINT AFTER h, MODIFY COLUMN h MEDIUMTEXT FIRST",
     "ALTER TABLE t RENAME COLUMN a TO f2, RENAME COLUMN renamed TO a",
     "ALTER TABLE t RENAME COLUMN a TO f2, RENAME COLUMN f2 TO a",
-    "ALTER TABLE t ADD x1 INT AFTER id, ADD x2 INT AFTER x1, DROP COLUMN e, ADD COLUMN e CHAR(3)",
+    "ALTER TABLE t ADD x1 INT AFTER id, ADD x2 INT AFTER x1, DROP COLUMN e",
+    "ALTER TABLE t ADD COLUMN e CHAR(3)",
     (
         "ALTER TABLE t ADD INDEX (x1), ADD UNIQUE KEY u12 (x1, x2), ADD FULLTEXT KEY words (h), "
         "ADD CONSTRAINT named UNIQUE (x2)"
@@ -157,6 +164,9 @@ MARIADB_ONLY = [
     "ALTER TABLE types ADD p INT /*M!100301 NOT NULL */",
     "CREATE OR REPLACE INDEX by_x ON types (x, id)",
     "DROP INDEX IF EXISTS by_x ON types",
+    "CREATE TABLE sorted (k VARCHAR(9) COLLATE uca1400_ai_ci PRIMARY KEY) CHARSET latin1",
+    "ALTER TABLE sorted MODIFY k VARCHAR(9) CHARSET utf8mb4 COLLATE uca1400_as_cs",
+    "DROP TABLE sorted",
     "CREATE SEQUENCE counter",
     "DROP SEQUENCE counter",
     "ALTER ONLINE TABLE types COMMENT 'x'",
@@ -236,6 +246,8 @@ def test_tracked_tables_equal_the_server(
     statements = SAME_ON_ALL + (MARIADB_ONLY if mariadb else MYSQL_ONLY)
     tables: Tables = {}
     with connect_mysql(mysql_family, schema) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT @@collation_database")
+        ((collation,),) = cursor.fetchall()
         for statement in statements:
             before = log_end(cursor)
             cursor.execute(statement)
@@ -244,12 +256,15 @@ def test_tracked_tables_equal_the_server(
                 schema,
                 tables,
                 everything,
-                default_charset=lambda _: "utf8mb4",
+                default_charset=lambda _: collation,
                 dialect=Dialect(mariadb=mariadb),
             )
             follow(tables, effects)
             live = read_catalog(connection, lambda id: id.schema == schema)
             assert facts(tables.values()) == facts(live), statement
+            for table in live:
+                for was, now in zip(tables[table.id].columns, table.columns, strict=True):
+                    assert same_order(was.native, now.native), (statement, was.native, now.native)
             for table in live:
                 tracked, real = defaults(tables[table.id]), defaults(table)
                 for name in tracked.keys() & real.keys():
@@ -367,6 +382,7 @@ STOPS = [
     ("ALTER TABLE lines ADD n INT AUTO_INCREMENT UNIQUE", "lines", "copy"),
     ("ALTER IGNORE TABLE orders ADD UNIQUE (note)", "orders", "copy"),
     ("ALTER TABLE orders DROP unknown", "orders", "copy"),
+    ("ALTER TABLE orders DROP note, ADD NOTE VARCHAR(9)", "orders", "copy"),
     ("ALTER TABLE orders ADD x NEWTYPE", "orders", "Exclude"),
     ("ALTER TABLE orders ADD x VARCHAR('", "orders", "copy"),
     ("ALTER TABLE orders FROBNICATE", "orders", "copy"),
@@ -414,6 +430,83 @@ def test_tables_swap_through_a_name_that_is_not_selected(tables: Tables) -> None
         "orders": before["lines"],
         "lines": before["orders"],
     }
+
+
+STORED_ON_ALL = [
+    ("CHAR(5)", "'a  '"),
+    ("CHAR(3)", "'ab       '"),
+    ("VARCHAR(20)", "'  sp  '"),
+    ("VARCHAR(9)", "1e3"),
+    ("VARCHAR(9)", "1.50"),
+    ("VARCHAR(9)", "007"),
+    ("VARCHAR(9)", "-7"),
+    ("VARCHAR(9)", "TRUE"),
+    ("CHAR(9)", "b'1000001'"),
+    ("VARCHAR(9)", "0x4142"),
+    ("VARCHAR(9) CHARACTER SET utf8mb4", "x'E282AC'"),
+    ("VARCHAR(9)", "_latin1 x'80'"),
+    ("VARCHAR(9)", "_utf8mb4 0xE282AC"),
+    ("VARCHAR(9)", "_latin1'ab'"),
+    ("VARCHAR(9) CHARACTER SET latin1", "x'80'"),
+    ("VARBINARY(9)", "007"),
+    ("VARBINARY(9)", "b'1000001'"),
+    ("VARBINARY(9)", "'ab '"),
+    ("ENUM('a','b','1')", "'B'"),
+    ("ENUM('x','y')", "'y '"),
+    ("SET('x','y','z')", "'Z,x'"),
+    ("SET('x','y')", "''"),
+    ("BIT(9)", "'5'"),
+]
+
+
+def test_defaults_are_stored_as_the_server_stores_them(
+    mysql_family: AnyServer, fresh_mysql_database: Callable[[AnyServer], str]
+) -> None:
+    schema = fresh_mysql_database(mysql_family)
+    with connect_mysql(mysql_family, schema) as connection, connection.cursor() as cursor:
+        before = log_end(cursor)
+        cursor.execute("CREATE TABLE t (id INT PRIMARY KEY) CHARACTER SET utf8mb4")
+        tables: Tables = {}
+        follow(tables, apply_statement(logged(cursor, before, schema), schema, tables, everything))
+        cursor.execute("INSERT INTO t VALUES (1)")
+        for number, (type, default) in enumerate(STORED_ON_ALL):
+            before = log_end(cursor)
+            cursor.execute(f"ALTER TABLE t ADD c{number} {type} DEFAULT {default}")
+            sql = logged(cursor, before, schema)
+            follow(tables, apply_statement(sql, schema, tables, everything))
+        (table,) = tables.values()
+        (row,) = selected_rows(mysql_family, live_table(connection, schema, "t"))
+    for column, value, case in zip(table.columns[1:], row[1:], STORED_ON_ALL, strict=True):
+        assert (case, existing_value(column)) == (case, literal_of(column, value))
+
+
+def literal_of(column: Column, value: object) -> str:
+    """The same literal made from the value that the server gave to a row."""
+    if isinstance(value, bytes):
+        return literal("\\x" + value.hex())
+    if isinstance(value, int):
+        return literal(f"{value:0{column.type.length}b}")
+    return literal(str(value))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "VARCHAR(9) DEFAULT 1e-3",
+        "VARCHAR(9) DEFAULT -0.0",
+        "ENUM('é') DEFAULT 'e'",
+        "ENUM('a') DEFAULT 1",
+        "VARBINARY(9) DEFAULT 'é'",
+        "VARCHAR(9) DEFAULT x'FF'",
+        "VARCHAR(9) DEFAULT _latin1'é'",
+        "VARCHAR(3) DEFAULT 'abcd'",
+    ],
+)
+def test_a_default_that_cannot_be_known_stops(column: str) -> None:
+    tables = made("CREATE TABLE t (id INT PRIMARY KEY) CHARSET utf8mb4")
+    sql = f"ALTER TABLE t ADD c {column}"
+    with pytest.raises(SchemaError, match="cannot be"):
+        apply_statement(sql, SHOP, tables, everything)
 
 
 def test_dropping_a_database_drops_each_followed_table(tables: Tables) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from itertools import pairwise
 
 import pytest
 import zstandard
@@ -75,22 +74,6 @@ def test_gtids_carry_their_commit_time_and_tag() -> None:
     assert gtid.number == 1
     assert plain[0].committed_at <= gtid.committed_at <= plain[-1].committed_at + 60
     assert abs(gtid.committed_at - struct.unpack_from("<I", tagged)[0]) < 60
-
-
-def test_the_gtids_before_a_file_grow_from_file_to_file() -> None:
-    previous = [
-        ev.read_previous_gtids(found[1], len(found[1]) - (4 if index != 1 else 0))
-        for index, (_, found) in enumerate(events("mysql-9.7"))
-    ]
-    for earlier, later in pairwise(previous):
-        assert later.includes(earlier)
-    assert any(":tagged" in source for source in previous[-1].sources)
-
-
-def test_domains_before_a_file_are_listed() -> None:
-    *_, (_, found) = events("mariadb-11.8")
-    (event,) = (event for event in found if event[4] == ev.MARIADB_GTID_LIST)
-    assert sorted(ev.read_gtid_list(event, len(event)).domains) == [0, 7]
 
 
 def query_event(text: bytes, schema: bytes = b"shop", status: bytes = b"") -> bytes:

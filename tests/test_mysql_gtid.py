@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pymysqlreplication.gtid import GtidSet as OtherGtidSet
 
 from engine.errors import ConfigError
-from sources.mysql.events import read_previous_gtids
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number, parse_position
 
@@ -62,12 +61,6 @@ def test_tags_are_sources_of_their_own() -> None:
     assert not executed.contains(f"{A}:red", 9)
     assert not executed.contains(A, 9)
     assert GtidSet.parse(str(executed)) == executed
-
-
-@pytest.mark.parametrize("text", [f"{A}:1-5:7,{B}:3", f"{A}:1:blue:1-2:9,{B}:red:4", ""])
-def test_the_encoding_is_read_back(text: str) -> None:
-    body = GtidSet.parse(text).encode()
-    assert str(read_previous_gtids(bytes(19) + body, 19 + len(body))) == str(GtidSet.parse(text))
 
 
 @pytest.mark.parametrize("text", ["nonsense", f"{A}:0", f"{A}:5-3", f"{A}:x y:1-", f"{A}:1--2"])

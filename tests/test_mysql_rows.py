@@ -174,7 +174,7 @@ def test_full_metadata_tells_the_table(
         _make_zoo(mysql_family, connection)
         table = live_table(connection, database, "zoo")
         [(_, table_map, _)] = logged(mysql_family, connection, ["INSERT INTO zoo () VALUES ()"])
-    assert not table_map.needs_names
+    assert table_map.names is not None
     assert table_from_map(table_map, table) is table
     told = table_from_map(table_map, None)
     assert (told.id, told.names, told.key) == (table.id, table.names, table.key)

@@ -292,7 +292,7 @@ def test_both_sides_are_compared_while_changes_flow(sides: Sides) -> None:
         for name in ("keyed", "unkeyed"):
             run(f"INSERT INTO {name} VALUES {', '.join(f'({n}, 0)' for n in range(200))}")
     sides.on_target("UPDATE keyed SET v = -1 WHERE id = 77", "DELETE FROM unkeyed WHERE n = 77")
-    with Mirror(sides) as mirror:
+    with Mirror(sides, changes) as mirror:
         report = sides.compare_all([keyed, unkeyed], passed=mirror.passed, chunk_rows=20)
         assert mirror.done > 0
     assert report.tables[0].differences == (Difference("changed", ("77",), ("v",)),)
@@ -300,11 +300,27 @@ def test_both_sides_are_compared_while_changes_flow(sides: Sides) -> None:
     assert [table.inconclusive for table in report.tables] == ["", ""]
 
 
-class Mirror:
-    """A writer that never pauses, and a pipeline that follows it some statements behind."""
+def changes(number: int) -> str:
+    """Of many changes to many rows, one."""
+    id = number * 7 % 50 + 100
+    return [
+        f"UPDATE keyed SET v = {number} WHERE id = {id}",
+        f"DELETE FROM keyed WHERE id = {id + 50}",
+        f"INSERT INTO keyed VALUES ({1000 + number}, 1)",
+        f"INSERT INTO unkeyed VALUES ({1000 + number}, 1)",
+        f"UPDATE unkeyed SET v = {number} WHERE n = {id}",
+    ][number % 5]
 
-    def __init__(self, sides: Sides) -> None:
+
+class Mirror:
+    """A writer that never pauses, and a pipeline that follows it some statements behind.
+
+    ``statement`` makes the n-th change; where it is empty the writer waits for the pipeline.
+    """
+
+    def __init__(self, sides: Sides, statement: Callable[[int], str]) -> None:
         self._sides = sides
+        self._statement = statement
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.done = 0
@@ -314,19 +330,13 @@ class Mirror:
         number = 0
         while not self._stop.is_set():
             number += 1
-            id = number * 7 % 50 + 100
-            queue.append(
-                [
-                    f"UPDATE keyed SET v = {number} WHERE id = {id}",
-                    f"DELETE FROM keyed WHERE id = {id + 50}",
-                    f"INSERT INTO keyed VALUES ({1000 + number}, 1)",
-                    f"INSERT INTO unkeyed VALUES ({1000 + number}, 1)",
-                    f"UPDATE unkeyed SET v = {number} WHERE n = {id}",
-                ][number % 5]
-            )
-            self._sides.on_source(queue[-1])
-            if len(queue) > 5:
-                self._sides.on_target(queue.pop(0))
+            statement = self._statement(number)
+            if statement:
+                queue.append(statement)
+                self._sides.on_source(statement)
+            if len(queue) > 5 or not statement:
+                self._sides.on_target(*queue[:1])
+                del queue[:1]
                 self.done += 1
         self._sides.on_target(*queue)
 
@@ -343,6 +353,78 @@ class Mirror:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join(30)
+
+
+COUNTERS = 5
+
+
+def make_counters(sides: Sides, key: str = " PRIMARY KEY") -> Table:
+    """A row for each counter; ``w`` never changes."""
+    table = sides.make("counters", f"id INT{key}, v INT, w INT")
+    for run in (sides.on_source, sides.on_target):
+        run(f"INSERT INTO counters VALUES {', '.join(f'({n}, 0, 0)' for n in range(COUNTERS))}")
+    return table
+
+
+def count_up(number: int) -> str:
+    return f"UPDATE counters SET v = v + 1 WHERE id = {number % COUNTERS}"
+
+
+@pytest.mark.parametrize("key", [" PRIMARY KEY", ""], ids=["key", "bag"])
+def test_rows_that_change_without_pause_are_never_called_different(sides: Sides, key: str) -> None:
+    table = make_counters(sides, key)
+    with Mirror(sides, count_up) as mirror:
+        for _ in range(4):
+            report = sides.compare(table, passed=mirror.passed, deadline_seconds=0.5)
+            assert (report.differing, report.missing, report.extra) == (0, 0, 0), report
+            assert report.equal != bool(report.unsettled)
+            assert report.equal != ("too fast" in report.inconclusive)
+    assert sides.compare(table).equal
+
+
+def test_a_wrong_row_that_never_stands_still_is_no_success(sides: Sides) -> None:
+    """GIVEN a value that is wrong on the target WHEN its row never stands still
+    THEN nobody can say whether it is only late, so the table is neither equal nor different."""
+    table = make_counters(sides)
+    sides.on_target("UPDATE counters SET w = 1 WHERE id = 3")
+    with Mirror(sides, count_up) as mirror:
+        report = sides.compare(table, passed=mirror.passed, deadline_seconds=0.3)
+    assert (report.equal, report.differing) == (False, 0)
+    assert report.unsettled >= 1
+    assert "too fast" in report.inconclusive
+
+
+def test_a_wrong_value_of_a_busy_row_is_found_when_the_row_stands_still(sides: Sides) -> None:
+    table = make_counters(sides)
+    sides.on_target("UPDATE counters SET w = 1 WHERE id = 3")
+    looks: list[str] = []
+
+    def passed(position: str, deadline: float) -> Awaitable[bool]:
+        looks.append(position)
+        return mirror.passed(position, deadline)
+
+    def count_up_with_a_pause(number: int) -> str:
+        return count_up(number) if number % COUNTERS != 3 or len(looks) < 10 else ""
+
+    with Mirror(sides, count_up_with_a_pause) as mirror:
+        report = sides.compare(table, passed=passed, deadline_seconds=20)
+    assert len(looks) >= 10
+    assert report.differences == (Difference("changed", ("3",), ("w",)),)
+    assert (report.differing, report.missing, report.extra) == (1, 0, 0)
+
+
+def test_a_row_that_goes_to_and_fro_is_not_called_different(sides: Sides) -> None:
+    """GIVEN a row that is the same before and after most looks, and another in between
+    THEN it is compared with what it was in between, too."""
+    table = make_counters(sides)
+
+    def to_and_fro(number: int) -> str:
+        return f"UPDATE counters SET v = {number % 2} WHERE id = {number % COUNTERS}"
+
+    with Mirror(sides, to_and_fro) as mirror:
+        for _ in range(5):
+            report = sides.compare(table, passed=mirror.passed, deadline_seconds=5)
+            assert (report.differing, report.missing, report.extra) == (0, 0, 0)
 
 
 def test_a_pipeline_that_stands_still_leaves_differences_open(sides: Sides) -> None:

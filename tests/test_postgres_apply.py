@@ -209,6 +209,22 @@ def test_a_bag_of_every_awkward_type(target: Target) -> None:
     target.do(SchemaChange("", table, None))
 
 
+@pytest.mark.parametrize("nullable", [False, True])
+def test_a_bag_takes_minus_zero_for_zero(target: Target, nullable: bool) -> None:
+    """A source's client reads one as the other; its log does not."""
+    columns = (
+        Column("f", Type("float64"), "double", nullable),
+        Column("g", Type("float32"), "float", nullable),
+    )
+    table = Table(TableId("shop", "zeros"), columns)
+    target.create(table)
+    target.do(read(table, *[(0.0, 0.0)] * 3, (-0.0, -0.0), (0.1, 0.10000000149011612)))
+    gone = [(-0.0, -0.0), (0.0, -0.0), (-0.0, -0.0), (0.1, 0.10000000149011612)]
+    assert not target.do(delete(table, *gone)).drift
+    assert len(target.rows(table)) == 1
+    target.do(SchemaChange("", table, None))
+
+
 def test_what_postgresql_cannot_hold_is_replaced_and_counted(target: Target) -> None:
     table = Table(
         TableId("shop", "zero"),
@@ -275,6 +291,24 @@ def test_staged_updates_do_not_compare_each_row_with_each(target: Target, things
     target.commit()
     assert not applied.drift
     assert target.rows(things) == []
+
+
+def test_the_plan_of_a_staged_statement_is_made_for_the_rows_at_hand(
+    target: Target, things: Table
+) -> None:
+    """The one for many rows would read the whole table for a few."""
+    rows = [row(n, n) for n in range(MANY)]
+    for _ in range(8):
+        target.do(insert(things, *rows), settling={things.id})
+        target.do(insert(things, *rows))
+        target.do(update(things, *((old, (*old[:2], "x", "")) for old in rows)))
+        target.do(delete(things, *rows))
+    cursor = target.run(
+        target.sink._session.execute(
+            "SELECT statement FROM pg_prepared_statements WHERE statement LIKE '%pg_temp%'"
+        )
+    )
+    assert target.run(cursor.fetchall()) == []
 
 
 @settings(

@@ -17,7 +17,7 @@ from sinks.postgres.conversions import conversion
 from sinks.postgres.ddl import index_name
 from sinks.postgres.defaults import constant_default, existing_value
 from tests.conftest import AnyServer
-from tests.targets import Fresh, Target, insert, opened, opened_database
+from tests.targets import Fresh, Target, delete, insert, opened, opened_database
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 
@@ -202,7 +202,7 @@ def test_columns_dropped_renamed_swapped_and_a_table_renamed(target: Target) -> 
     target.create(again)
     target.do(insert(after, (2, 1, 1)), insert(again, (2, 1, 1, 1)))
     names = target.query("SELECT indexname FROM pg_indexes WHERE schemaname = 'other'")
-    assert {name.rpartition("_")[0] for (name,) in names} == {"t", "u_i", "u_k"}
+    assert {name.rpartition("_")[0] for (name,) in names} == {"pkey", "u_i", "u_k"}
 
 
 def test_another_key(target: Target) -> None:
@@ -379,6 +379,88 @@ def test_all_tables_in_one_schema(postgres: AnyServer, target_database: str) -> 
         twin = replace(table(), id=TableId("second", "t"))
         error = target.refuses(SchemaChange("", None, twin))
         assert "belongs to pipeline" in str(error)
+
+
+LONG = "ä" * 31 + "a" * 33
+
+
+def test_names_that_are_too_long_stay_apart(target: Target) -> None:
+    """Tables and columns whose names differ only where PostgreSQL would cut them."""
+    one, two = (
+        Table(
+            TableId(f"{LONG}s", f"{LONG}{n}"),
+            (ID, *(Column(f"{LONG}{m}", Type("int32"), "int") for m in "xy")),
+            key=(0,),
+            indexes=(Index(f"{LONG}i", (1, 2)),),
+        )
+        for n in "12"
+    )
+    target.create(one, two)
+    many = [(n, n, n) for n in range(200)]
+    assert not target.do(insert(one, (1, 10, 11), (2, 0, 0)), insert(two, *many)).drift
+    third = replace(
+        one,
+        id=TableId(one.id.schema, f"{LONG}3"),
+        columns=(ID, *reversed(one.columns[1:]), column("int32")),
+        version=2,
+    )
+    _, x, y = one.names
+    alter(target, one, third, (x, y), (y, x))
+    assert not target.do(insert(third, (3, 30, 31, 3)), delete(two, *many[:100])).drift
+    reader = target.sink.row_reader()
+    try:
+        assert reader.chunk(third, None, 1) == [("1", "10", "11", None)]
+        assert (reader.count(third), reader.count(two)) == (3, 100)
+    finally:
+        reader.close()
+    target.do(SchemaChange("", two, None))
+    assert target.query("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'ä%'") == [(1,)]
+    made = target.query("SELECT count(*) FROM pg_class WHERE relname LIKE 'ä%' AND relkind = 'r'")
+    assert made == [(1,)]
+
+
+def test_a_table_moves_past_namesakes(target: Target) -> None:
+    """Between schemas, to a new name, where either holds tables with its old and new name."""
+    indexed = table(column("int32"), indexes=(Index("i", (1,)),))
+
+    def at(schema: str, name: str, version: int = 1) -> Table:
+        return replace(indexed, id=TableId(schema, name), version=version)
+
+    others = [at("shop", "u"), at("other", "t"), at("third", "u")]
+    target.create(at("shop", "t"), *others)
+    target.do(insert(at("shop", "t"), (1, 1)))
+    alter(target, at("shop", "t"), at("other", "u", 2))
+    alter(target, at("other", "u", 2), at("other", "v", 3))
+    alter(target, at("other", "v", 3), at("third", "t", 4))
+    alter(target, at("third", "t", 4), at("shop", "t", 5))
+    alter(target, at("shop", "t", 5), at("other", "x", 6))
+    target.create(at("shop", "t", 7))
+    target.do(insert(at("other", "x", 6), (2, 2)))
+    assert target.query("SELECT id, c FROM other.x") == [(1, 1), (2, 2)]
+    indexes = target.query("SELECT schemaname, tablename FROM pg_indexes WHERE indexname ~ '_i_'")
+    tables = [*(other.id for other in others), TableId("shop", "t"), TableId("other", "x")]
+    assert sorted(indexes) == sorted((id.schema, id.name) for id in tables)
+    without = replace(at("other", "x", 7), key=(), indexes=())
+    alter(target, at("other", "x", 6), without)
+    assert target.query("SELECT 1 FROM pg_indexes WHERE tablename = 'x'") == []
+
+
+@pytest.mark.parametrize("name", ["ctid", "xmin", "tableoid"])
+def test_a_column_named_as_one_of_the_server_s_own_is_refused(shared: Target, name: str) -> None:
+    bad = table(Column(name, Type("int32"), "int"))
+    error = shared.refuses(SchemaChange("", None, bad))
+    shared.create(table())
+    for before in (table(), table(column("int32"))):
+        renamed = (("c", name),) if len(before.columns) > 1 else ()
+        again = shared.refuses(SchemaChange("", before, bad, renamed))
+        assert str(again) == str(error)
+    assert isinstance(error, SchemaError)
+    assert name in str(error)
+    assert "xclude" in error.hint
+
+
+def test_a_column_may_be_named_oid(shared: Target) -> None:
+    shared.create(table(Column("oid", Type("int32"), "int"), Column("XMIN", Type("int32"), "int")))
 
 
 def test_names_of_every_kind(target: Target) -> None:

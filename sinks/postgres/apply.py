@@ -8,6 +8,7 @@ beforehand, so a difference is drift: it is counted, and healed where the rows a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from psycopg.errors import UniqueViolation
@@ -15,10 +16,11 @@ from psycopg.errors import UniqueViolation
 from engine.change import Row
 from engine.compaction import Net
 from engine.contract import Applied
+from engine.errors import ApplyError
 from engine.schema import Table, TableId
 from sinks.postgres.copy import Encoder, Parameters
 from sinks.postgres.ddl import Naming
-from sinks.postgres.session import Session
+from sinks.postgres.session import Cursor, Session
 from sinks.postgres.stages import Stages
 from sinks.postgres.statements import Statements
 
@@ -87,25 +89,34 @@ class Applier:
 
     async def _apply_few(self, nets: Sequence[Net], applied: Applied) -> None:
         groups = [(net, self._few(net, self._sql(net.table), applied)) for net in nets]
-        session, table = self._session, nets[0].table.id if len(nets) == 1 else None
-        async with session.guarded(table), session.connection.pipeline():
-            await session.begin()
-            cursors = [
-                [
-                    await session.execute_many(group.query, group.parameters)
-                    for group in groups_of_net
-                ]
-                for _, groups_of_net in groups
-            ]
+        cursors = await self._pipelined(groups)
         for (net, groups_of_net), its_cursors in zip(groups, cursors, strict=True):
             drift = 0
             for group, cursor in zip(groups_of_net, its_cursors, strict=True):
                 missed = len(group.parameters) - cursor.rowcount
                 drift += missed
                 if missed and group.heal and not net.tolerant:
-                    async with session.guarded(net.table.id):
-                        await session.execute_many(group.heal, group.parameters)
+                    async with self._session.guarded(net.table.id):
+                        await self._session.execute_many(group.heal, group.parameters)
             _count_drift(applied, net, drift)
+
+    async def _pipelined(self, groups: Sequence[tuple[Net, list[_Group]]]) -> list[list[Cursor]]:
+        """The cursors of each net's groups. Errors in a pipeline do not tell whose they are, so an
+        empty statement follows each net: the first that was not reached is that of the culprit."""
+        session, cursors, marks = self._session, list[list[Cursor]](), list[Cursor]()
+        try:
+            async with session.guarded(), session.connection.pipeline():
+                await session.begin()
+                for _, its_groups in groups:
+                    cursors.append(
+                        [await session.execute_many(it.query, it.parameters) for it in its_groups]
+                    )
+                    marks.append(await session.connection.execute("SELECT", prepare=True))
+        except ApplyError as error:
+            reached = sum(mark.statusmessage is not None for mark in marks)
+            error.table = str(groups[reached][0].table.id)
+            raise
+        return cursors
 
     def _few(self, net: Net, sql: Statements, applied: Applied) -> list[_Group]:
         def group(query: str, encoder: Encoder, rows: list[Row], heal: str = "") -> _Group:
@@ -169,7 +180,8 @@ class Applier:
     ) -> int:
         id, stage = net.table.id, sql.rows(mask)
         if net.direct and not self._is_cautious(id):
-            copying = self._session.copy(sql.copy(mask), stage.encoder.pieces(rows), table=id)
+            pieces = stage.encoder.pieces(rows)
+            copying = partial(self._session.copy, sql.copy(mask), pieces, table=id)
             if await self._session.attempt(copying, (UniqueViolation,)):
                 _count_replaced(applied, id, stage.encoder)
                 return 0
@@ -180,7 +192,8 @@ class Applier:
         _count_replaced(applied, id, stage.encoder)
         present = 0
         if not net.tolerant:
-            cursor = await self._session.execute(sql.count_present(staged), table=id)
+            query = sql.count_present(staged)
+            cursor = await self._session.execute(query, table=id, prepare=False)
             (present,) = await cursor.fetchone() or (0,)
         await self._session.work(sql.insert(staged, mask, True), table=id)
         return int(present)

@@ -9,18 +9,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from engine.contract import Finding
-from engine.schema import Table
-from sinks.postgres.ddl import Naming
+from engine.schema import Table, Type
+from sinks.postgres.ddl import Naming, indexable
 from sinks.postgres.schema import is_reserved
 from sinks.postgres.session import Session
 from sinks.postgres.state import SCHEMA, StateStore
-from sinks.postgres.types import MAX_IDENTIFIER_BYTES, TEMPORAL, quote
+from sinks.postgres.types import SYSTEM_COLUMNS, TEMPORAL, fitted, quote
 
 __all__ = ["check"]
 
 OLDEST_VERSION, NEWEST_VERSION = 13, 18
 #: A table can have 1600 columns; a row's fixed parts have to fit into one page before that.
 MAX_COLUMNS = 1600
+#: PostgreSQL manual, "B-Tree Indexes": a third of a page.
+MAX_INDEX_ROW_BYTES = 2704
+UTF8_BYTES = 4
 
 
 async def check(
@@ -148,13 +151,13 @@ def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:
             action = "Set [sink] schema to another name."
             yield Finding("error", schema, "this schema's name is reserved on the target", action)
     for table in tables:
-        for name in {*naming.place(table.id), *table.names}:
-            if len(name.encode()) > MAX_IDENTIFIER_BYTES:
+        for name in (naming.schema or table.id.schema, table.id.name, *table.names):
+            if fitted(name) != name:
                 yield Finding(
-                    "error",
+                    "warning",
                     str(table.id),
-                    f"the name {name} is longer than {MAX_IDENTIFIER_BYTES} bytes",
-                    "Rename it in the source, or exclude it.",
+                    f"the name {name} is too long for PostgreSQL: it is {fitted(name)} there",
+                    "Rename it in the source if another name is wanted.",
                 )
 
 
@@ -163,9 +166,10 @@ def _shape(table: Table) -> Iterator[Finding]:
     if len(table.columns) > MAX_COLUMNS:
         message = f"{len(table.columns)} columns are more than the {MAX_COLUMNS} of PostgreSQL"
         yield Finding("error", subject, message, "Exclude columns or the table.")
-    if "ctid" in table.names or {"tableoid", "xmin", "xmax", "cmin", "cmax"} & set(table.names):
-        message = "a column has the name of a system column of PostgreSQL"
-        yield Finding("error", subject, message, "Rename it in the source, or exclude it.")
+    for name in sorted(SYSTEM_COLUMNS & set(table.names)):
+        message = f"column {name} has the name of a system column of PostgreSQL"
+        action = "Rename the column in the source, or exclude the table."
+        yield Finding("error", subject, message, action)
     if not table.key:
         yield Finding(
             "warning",
@@ -173,6 +177,18 @@ def _shape(table: Table) -> Iterator[Finding]:
             "the table has no key: each update or delete searches the whole table on the target",
             "Add a primary key in the source if the table changes often.",
         )
+    indexes = [("key", table.key)] if table.key else []
+    indexes += [(f"index {it.name}", it.columns) for it in table.indexes if indexable(table, it)]
+    for name, ordinals in indexes:
+        widest = sum(_widest_bytes(table.columns[ordinal].type) for ordinal in ordinals)
+        if widest > MAX_INDEX_ROW_BYTES:
+            yield Finding(
+                "warning",
+                subject,
+                f"the {name} takes up to {MAX_INDEX_ROW_BYTES} bytes on the target, and its columns"
+                " can hold longer values: such a row stops the pipeline",
+                "Check for long values in the source, or shorten the columns there.",
+            )
     for ordinal in table.key:
         column = table.columns[ordinal]
         if column.type.kind in TEMPORAL:
@@ -182,3 +198,21 @@ def _shape(table: Table) -> Iterator[Finding]:
                 f"key column {column.name} must not hold a zero date: PostgreSQL has none",
                 f"Check for rows with {column.name} = 0 in the source.",
             )
+
+
+def _widest_bytes(type: Type) -> int:
+    """The most bytes that a value takes in an index row; types of a small fixed size count as
+    16."""
+    match type.kind:
+        case "text":
+            return type.length * UTF8_BYTES or MAX_INDEX_ROW_BYTES + 1
+        case "binary":
+            return type.length or MAX_INDEX_ROW_BYTES + 1
+        case "enum":
+            return max((len(member.encode()) for member in type.members), default=0)
+        case "set":
+            return sum(len(member.encode()) + 1 for member in type.members)
+        case "decimal":
+            return 8 + type.precision // 2
+        case _:
+            return 16

@@ -43,7 +43,8 @@ Parameters = tuple[str | None, ...]
 
 class Field(NamedTuple):
     """A column to encode, and where its value stands in a row tuple. In a ``key`` field a value
-    that the target cannot hold fails: replaced, it might name another row."""
+    that the target cannot hold fails: replaced, it might name another row. In a secondary unique
+    index it is replaced all the same, and two such rows that become alike are refused there."""
 
     position: int
     column: Column
@@ -54,7 +55,8 @@ class Encoder:
     """Encodes rows of ``width`` values, of which ``fields`` are sent.
 
     ``replaced`` counts the values that the target cannot hold, by column and reason: what is no
-    date becomes NULL (``zero_date``), U+0000 is left out of text (``nul_byte``).
+    date becomes NULL (``zero_date``), U+0000 is left out of text (``nul_byte``); both fail in a
+    key.
     """
 
     def __init__(self, table: TableId, fields: Sequence[Field], width: int) -> None:
@@ -219,6 +221,14 @@ class Encoder:
 
         def clean(value: str) -> str:
             if "\0" in value:
+                if field.key:
+                    raise ApplyError(
+                        f"column {column} is part of the key and holds the character U+0000, which"
+                        " PostgreSQL has not",
+                        hint=f"Correct such rows in the source (take U+0000 out of {column}, or"
+                        " make it a binary column), or leave the table out.",
+                        table=self._table,
+                    )
                 self._count(column, "nul_byte")
                 value = value.replace("\0", "")
             return finish(value)

@@ -7,7 +7,6 @@ row, put before a step that would else make the two sides differ. Nothing here r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ from engine.ddl import (
 from engine.schema import Column, Index, Table, TableId
 from sinks.postgres.conversions import conversion
 from sinks.postgres.defaults import NULL, constant_default, existing_value, implicit_value
-from sinks.postgres.types import MAX_IDENTIFIER_BYTES, column_type, holds_null, quote
+from sinks.postgres.types import column_type, digested, fitted, holds_null, quote
 
 __all__ = [
     "Naming",
@@ -37,12 +36,15 @@ __all__ = [
     "create_indexes",
     "create_table",
     "index_name",
+    "indexable",
     "key_constraint",
 ]
 
 RECOPY = (
     "Drop the table on the target and remove it from the pipeline's state, so that it is copied"
 )
+#: The name of a table on its way from one schema to another.
+MOVING = "tailrace_moving"
 UNINDEXED_KINDS = frozenset({"json", "geometry", "array"})
 
 
@@ -53,8 +55,8 @@ class Naming(NamedTuple):
     schema: str = ""
 
     def place(self, id: TableId) -> tuple[str, str]:
-        """Schema and name on the target."""
-        return (self.schema or id.schema, id.name)
+        """Schema and name on the target, fitted."""
+        return (fitted(self.schema or id.schema), fitted(id.name))
 
     def sql(self, id: TableId) -> str:
         """The qualified, quoted name on the target."""
@@ -89,16 +91,14 @@ def key_constraint(table: Table) -> str:
 def create_indexes(table: Table, naming: Naming) -> list[str]:
     """CREATE INDEX for each secondary index that PostgreSQL can hold and the key does not imply."""
     return [
-        _create_index(table, index, naming) for index in table.indexes if _indexable(table, index)
+        _create_index(table, index, naming) for index in table.indexes if indexable(table, index)
     ]
 
 
 def index_name(table: str, index: str) -> str:
     """The name of a secondary index on the target, where indexes and tables share one name space
     per schema: readable, unique, and never longer than an identifier may be."""
-    digest = hashlib.blake2b(f"{table}\0{index}".encode(), digest_size=4).hexdigest()
-    readable = f"{table}_{index}".encode()[: MAX_IDENTIFIER_BYTES - len(digest) - 1]
-    return f"{readable.decode(errors='ignore')}_{digest}"
+    return digested(f"{table}_{index}", f"{table}\0{index}")
 
 
 def alter_table(
@@ -141,7 +141,7 @@ class _Alteration:
             if isinstance(found, DropIndex) and self.indexed:
                 yield Step(f"DROP INDEX IF EXISTS {self._index(found.index.name)}")
             elif isinstance(found, ChangeKey) and found.before:
-                yield Step(_drop_key(self.table))
+                yield Step(_alter_key(self.table, "DROP CONSTRAINT %I"))
         for found in self.found:
             if isinstance(found, DropColumn):
                 yield self._alter(f"DROP COLUMN {quote(found.column.name)}")
@@ -166,15 +166,24 @@ class _Alteration:
     def _rename_table(self) -> Iterator[Step]:
         schema, name = self.naming.place(self.before.id)
         new_schema, new_name = self.naming.place(self.after.id)
-        if schema != new_schema:
-            move = f"SET SCHEMA {quote(new_schema)}"
-            yield Step(f"ALTER TABLE {quote(schema, name)} {move}")
-        if name == new_name:
+        if schema == new_schema:
+            if name != new_name:
+                yield from self._rename_relations(schema, name, new_name)
             return
-        yield Step(f"ALTER TABLE {quote(new_schema, name)} RENAME TO {quote(new_name)}")
+        # Either schema may hold another table, or indexes, of the old name or the new.
+        moving = quote(schema, MOVING)
+        yield from self._rename_relations(schema, name, MOVING)
+        yield Step(_alter_key(moving, "RENAME CONSTRAINT %I TO moving_%s"))
+        yield Step(f"ALTER TABLE {moving} SET SCHEMA {quote(new_schema)}")
+        yield Step(_alter_key(quote(new_schema, MOVING), "RENAME CONSTRAINT %I TO pkey_%s"))
+        yield from self._rename_relations(new_schema, MOVING, new_name)
+
+    def _rename_relations(self, schema: str, name: str, new_name: str) -> Iterator[Step]:
+        """A table and its secondary indexes."""
+        yield Step(f"ALTER TABLE {quote(schema, name)} RENAME TO {quote(new_name)}")
         if self.indexed:
-            for index in filter(lambda index: _indexable(self.before, index), self.before.indexes):
-                old = quote(new_schema, index_name(name, index.name))
+            for index in filter(lambda index: indexable(self.before, index), self.before.indexes):
+                old = quote(schema, index_name(name, index.name))
                 new = quote(index_name(new_name, index.name))
                 yield Step(f"ALTER INDEX IF EXISTS {old} RENAME TO {new}")
 
@@ -273,7 +282,7 @@ class _Alteration:
                 new = quote(index_name(self.naming.place(self.after.id)[1], found.after))
                 old = self._index(found.before)
                 yield Step(f"ALTER INDEX IF EXISTS {old} RENAME TO {new}")
-            elif isinstance(found, AddIndex) and _indexable(self.after, found.index):
+            elif isinstance(found, AddIndex) and indexable(self.after, found.index):
                 yield Step(_create_index(self.after, found.index, self.naming))
 
 
@@ -286,9 +295,10 @@ def _definition(table: Table, ordinal: int) -> str:
     return definition if holds_null(table, ordinal) else f"{definition} NOT NULL"
 
 
-def _indexable(table: Table, index: Index) -> bool:
-    """Left out: what the key implies, indexes over parts of values (their lengths are not known),
-    and those that only a full-text or spatial index could be."""
+def indexable(table: Table, index: Index) -> bool:
+    """Whether the target gets this index. Left out: what the key implies, indexes over parts of
+    values (their lengths are not known), and those that only a full-text or spatial index could
+    be."""
     if index.prefix or (index.unique and set(index.columns) == set(table.key)):
         return False
     types = [table.columns[ordinal].type for ordinal in index.columns]
@@ -304,16 +314,17 @@ def _create_index(table: Table, index: Index, naming: Naming) -> str:
     return f"CREATE {unique}INDEX IF NOT EXISTS {name} ON {naming.sql(table.id)} ({columns})"
 
 
-def _drop_key(table: str) -> str:
-    """Drop the primary key under whatever name it has."""
+def _alter_key(table: str, action: str) -> str:
+    """Alter the primary key under whatever name it has; ``action`` is a format of that name and a
+    number that no other key has."""
     regclass = "'" + table.replace("'", "''") + "'::regclass"
     return f"""DO $tailrace$
-DECLARE its_name name;
+DECLARE its_key record;
 BEGIN
-  FOR its_name IN
-    SELECT conname FROM pg_constraint WHERE conrelid = {regclass} AND contype = 'p'
+  FOR its_key IN
+    SELECT conname, conindid FROM pg_constraint WHERE conrelid = {regclass} AND contype = 'p'
   LOOP
-    EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', {regclass}, its_name);
+    EXECUTE format('ALTER TABLE %s {action}', {regclass}, its_key.conname, its_key.conindid);
   END LOOP;
 END
 $tailrace$"""

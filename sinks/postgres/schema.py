@@ -5,6 +5,8 @@ transaction, together with the record of what they are now.
 
 from __future__ import annotations
 
+from functools import partial
+
 from psycopg import errors as pg
 
 from engine.change import SchemaChange
@@ -20,7 +22,7 @@ from sinks.postgres.ddl import (
 )
 from sinks.postgres.session import Session
 from sinks.postgres.state import SCHEMA, StateStore
-from sinks.postgres.types import quote
+from sinks.postgres.types import SYSTEM_COLUMNS, quote
 
 __all__ = ["SchemaFollower", "is_reserved"]
 
@@ -48,6 +50,8 @@ class SchemaFollower:
     async def change(self, change: SchemaChange) -> None:
         """Bring a table from one version to the next."""
         before, after = change.before, change.after
+        if after is not None:
+            _refuse_system_columns(after)
         if before is None and after is not None:
             await self._create(after)
             await self._state.save_table(after, indexed=False)
@@ -62,7 +66,8 @@ class SchemaFollower:
         name = self._naming.sql(table.id)
         session = self._session
         refusals = (pg.InsufficientPrivilege, pg.FeatureNotSupported)
-        if not await session.attempt(session.work(f"TRUNCATE {name}", table=table.id), refusals):
+        truncate = partial(session.work, f"TRUNCATE {name}", table=table.id)
+        if not await session.attempt(truncate, refusals):
             await session.work(f"DELETE FROM {name}", table=table.id)
 
     async def settle(self, table: Table) -> None:
@@ -145,3 +150,13 @@ class SchemaFollower:
                 " schema.",
                 table=table.id,
             )
+
+
+def _refuse_system_columns(table: Table) -> None:
+    for name in sorted(SYSTEM_COLUMNS & set(table.names)):
+        raise SchemaError(
+            f"column {name} has the name of a system column of PostgreSQL",
+            hint="Rename the column in the source before its table is copied, or exclude the"
+            " table.",
+            table=table.id,
+        )

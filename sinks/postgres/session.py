@@ -2,7 +2,9 @@
 One connection to PostgreSQL: deadlines on every wait, driver errors translated here and only here.
 
 A deadline cuts the socket instead of cancelling the task, so libpq itself reports the connection as
-lost, whatever it was waiting for; a server that is stopped or gone cannot hold the engine.
+lost, whatever it was waiting for. TCP notices a machine that is gone, also within a statement that
+works on many rows; there a server process that merely stands still looks like one that works, and
+is noticed at that statement's own, long deadline. While rows are copied each write has a short one.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,7 +24,7 @@ from psycopg.pq import TransactionStatus
 from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
 from sinks.postgres.settings import PostgresSettings
 
-__all__ = ["Session"]
+__all__ = ["Cursor", "Session"]
 
 Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
 
@@ -37,6 +39,7 @@ SESSION_SETTINGS = {
     "extra_float_digits": "1",
     "client_encoding": "'UTF8'",
     "standard_conforming_strings": "on",
+    "default_transaction_read_only": "off",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "tcp_keepalives_idle": "10",
@@ -48,15 +51,25 @@ SESSION_SETTINGS = {
     "temp_buffers": "'32MB'",
     "jit": "off",
 }
+#: Further ends of a session to be switched off, by the version that has brought them.
+LATER_TIMEOUTS = {"idle_session_timeout": 14, "transaction_timeout": 17}
+
+#: What also a slow network takes within a small statement's time.
+MAX_WRITE_BYTES = 1 << 20
 
 #: The other side may have mended these by the time of a new attempt.
 _TRANSIENT = (
-    pg.OperationalError,  # lost connections, and resources that have run out (class 53, 57, 58)
-    pg.LockNotAvailable,
-    pg.DeadlockDetected,
-    pg.SerializationFailure,
+    pg.OperationalError,  # lost connections, locks, resources that have run out (class 53, 57, 58)
     pg.InterfaceError,
+    pg.ReadOnlySqlTransaction,  # the server has become a standby
+    pg.IdleInTransactionSessionTimeout,
+    pg.TransactionTimeout,
 )
+#: Operational for the driver, and yet the same at each attempt: limits of the program (class 54),
+#: and what the state of an object forbids.
+_PERMANENT = ("54", "55000")
+#: Classes whose messages may hold a value of a row, by themselves or because a person wrote them.
+_TELLING = ("22", "23", "38", "39", "P0")
 
 
 class Session:
@@ -99,6 +112,8 @@ class Session:
         self._connection.prepared_max = 500
         # The server gives up waiting for a lock before we give up waiting for the server.
         names = {**SESSION_SETTINGS, "lock_timeout": f"'{int(seconds * 800)}ms'"}
+        version = self._connection.info.server_version // 10000
+        names |= {name: "0" for name, since in LATER_TIMEOUTS.items() if version >= since}
         await self.execute(";".join(f"SET {name} = {value}" for name, value in names.items()))
         self.replica_role = await self._switch_off_triggers()
 
@@ -152,11 +167,16 @@ class Session:
     # Statements
 
     async def execute(
-        self, query: str, parameters: Sequence[Any] | None = None, *, table: object = None
+        self,
+        query: str,
+        parameters: Sequence[Any] | None = None,
+        *,
+        table: object = None,
+        prepare: bool | None = None,
     ) -> Cursor:
-        """One small statement."""
+        """One small statement; ``prepare`` as psycopg has it."""
         async with self.guarded(table):
-            return await self.connection.execute(query, parameters)
+            return await self.connection.execute(query, parameters, prepare=prepare)
 
     async def execute_many(self, query: str, rows: Sequence[Sequence[Any]]) -> Cursor:
         """One statement for each row; inside ``guarded``, its row count is known when a surrounding
@@ -166,9 +186,10 @@ class Session:
         return cursor
 
     async def work(self, query: str, *, table: object = None) -> int:
-        """One statement that may work on many rows; returns how many."""
+        """One statement that may work on many rows; returns how many. Planned anew each time: what
+        is best for many staged rows reads the whole table for a few."""
         async with self.guarded(table, self._settings.statement_timeout_seconds):
-            cursor = await self.connection.execute(query)
+            cursor = await self.connection.execute(query, prepare=False)
         return max(0, cursor.rowcount)
 
     async def copy(self, query: str, pieces: Iterable[bytes], *, table: object = None) -> int:
@@ -177,16 +198,18 @@ class Session:
             cursor = self.connection.cursor()
             async with cursor.copy(query) as copy:
                 for piece in pieces:
-                    await copy.write(piece)
+                    for start in range(0, len(piece), MAX_WRITE_BYTES):
+                        async with self.guarded(table):
+                            await copy.write(piece[start : start + MAX_WRITE_BYTES])
         return cursor.rowcount
 
     async def attempt(
-        self, work: Awaitable[int], refusals: tuple[type[psycopg.Error], ...]
+        self, work: Callable[[], Awaitable[int]], refusals: tuple[type[psycopg.Error], ...]
     ) -> bool:
         """Do ``work`` in a savepoint: False, with nothing changed, after one of these refusals."""
         await self.execute("SAVEPOINT tailrace")
         try:
-            await work
+            await work()
         except TailraceError as error:
             if not isinstance(error.__cause__, refusals):
                 raise
@@ -224,7 +247,7 @@ class Session:
                 hint="The pipeline reconnects. If it goes on, look into the server's log.",
                 table=table,
             )
-        if isinstance(error, _TRANSIENT):
+        if isinstance(error, _TRANSIENT) and not (error.sqlstate or "").startswith(_PERMANENT):
             return SinkLost(
                 f"PostgreSQL could not do it now: {_what(error)}", hint=_hint(error), table=table
             )
@@ -239,7 +262,7 @@ def _what(error: psycopg.Error) -> str:
     diagnosis = error.diag
     parts = [type(error).__name__]
     state = diagnosis.sqlstate or ""
-    if diagnosis.message_primary and not state.startswith(("22", "23")):
+    if diagnosis.message_primary and not state.startswith(_TELLING):
         parts.append(diagnosis.message_primary)
     for label, value in (
         ("column", diagnosis.column_name or _column_of(diagnosis.context)),
@@ -264,6 +287,17 @@ def _hint(error: psycopg.Error) -> str:
                 " SELECT pid, application_name, query FROM pg_stat_activity"
                 " WHERE pid = ANY (SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity);"
             )
+        case pg.ProgramLimitExceeded():
+            return (
+                "A value is too long for the key or an index on the target. Shorten it in the"
+                " source, drop the index there, or leave the table out; `tailrace check` lists"
+                " such keys and indexes."
+            )
+        case pg.ReadOnlySqlTransaction():
+            return (
+                "The target is a standby now. Point [sink] url at its primary, or name all servers"
+                " there with target_session_attrs=read-write."
+            )
         case pg.InsufficientPrivilege():
             return "Run `tailrace check`: it lists the rights that are missing."
         case pg.UniqueViolation():
@@ -277,7 +311,10 @@ def _hint(error: psycopg.Error) -> str:
 
 
 def _connect_error(error: psycopg.Error) -> SinkError:
-    """The message of libpq names host and user, never the password."""
+    """The message of libpq names host and user, never the password; but where it cannot read the
+    URL, it shows that."""
+    if isinstance(error, pg.ProgrammingError) and error.sqlstate is None:
+        return SinkError("the target's URL cannot be read", hint="Correct [sink] url.")
     text = " ".join(str(error).split())
     permanent = (
         pg.InvalidPassword,
@@ -285,7 +322,15 @@ def _connect_error(error: psycopg.Error) -> SinkError:
         pg.InvalidCatalogName,
         pg.ProgrammingError,
     )
-    known = ("password authentication failed", "does not exist", "no pg_hba.conf entry")
+    # libpq hides the SQLSTATE of a refused connection (28000, 28P01, 3D000, 42501).
+    known = (
+        "authentication failed",
+        "does not exist",
+        "is not permitted to log in",
+        "no password supplied",
+        "no pg_hba.conf entry",
+        "permission denied for database",
+    )
     if isinstance(error, permanent) or any(words in text for words in known):
         return SinkError(
             f"PostgreSQL refuses the connection: {text}",

@@ -2,7 +2,8 @@
 Temporary tables that rows are copied into before one statement applies them.
 
 The idea: made once per session and shape, emptied by the server at each commit; only a transaction
-that fills one twice empties it itself.
+that fills one twice empties it itself. The server empties all that there are at such a commit, so
+only those used last are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ __all__ = ["Stages"]
 
 #: From here on the planner should know more about staged rows than their number.
 ANALYZED_ROWS = 10_000
+#: So many are kept from one transaction to the next.
+KEPT_STAGES = 32
 
 
 class Stages:
@@ -25,25 +28,27 @@ class Stages:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        #: The one used last is last.
         self._names: dict[tuple[TableId, str, str], str] = {}
         self._serial = 0
-        # Of the open transaction: those made in it, and those that hold rows.
-        self._new: set[tuple[TableId, str, str]] = set()
+        #: As they were when the open transaction began.
+        self._committed = dict(self._names)
+        #: Those that the open transaction has used.
         self._filled: set[str] = set()
 
     async def empty(self, id: TableId, stage: Stage) -> str:
         """The name of an empty temporary table for ``stage``."""
         key = (id, stage.purpose, stage.columns)
-        name = self._names.get(key)
+        name = self._names.pop(key, None)
         if name is None:
+            await self._make_room()
             self._serial += 1
             name = f"pg_temp.tailrace_{self._serial}"
             definition = f"({stage.columns}) ON COMMIT DELETE ROWS AS {stage.query} WITH NO DATA"
             await self._session.execute(f"CREATE TEMPORARY TABLE {name[8:]} {definition}", table=id)
-            self._names[key] = name
-            self._new.add(key)
         elif name in self._filled:
-            await self._session.execute(f"TRUNCATE {name}")
+            await self._session.execute(f"TRUNCATE {name}", table=id)
+        self._names[key] = name
         self._filled.add(name)
         return name
 
@@ -53,22 +58,26 @@ class Stages:
         query = f"COPY {name} ({stage.columns}) FROM STDIN"
         await self._session.copy(query, stage.encoder.pieces(rows), table=id)
         if len(rows) >= ANALYZED_ROWS:
-            await self._session.execute(f"ANALYZE {name}")
+            await self._session.execute(f"ANALYZE {name}", table=id)
         return name
 
     async def drop(self, id: TableId) -> None:
         """Drop, in the open transaction, what was made for one table."""
         for key in [key for key in self._names if key[0] == id]:
-            await self._session.execute(f"DROP TABLE {self._names.pop(key)}")
-            self._new.discard(key)
+            await self._session.execute(f"DROP TABLE {self._names.pop(key)}", table=id)
+
+    async def _make_room(self) -> None:
+        """Drop those used longest ago; never one of the open transaction, it may hold rows."""
+        idle = [key for key, name in self._names.items() if name not in self._filled]
+        for key in idle[: max(0, len(self._names) - KEPT_STAGES + 1)]:
+            await self._session.execute(f"DROP TABLE {self._names.pop(key)}", table=key[0])
 
     def committed(self) -> None:
         """The transaction is done: the server has emptied them all."""
-        self._new.clear()
+        self._committed = dict(self._names)
         self._filled.clear()
 
     def rolled_back(self) -> None:
-        """The transaction is undone, with those that were made in it."""
-        for key in self._new:
-            self._names.pop(key, None)
-        self.committed()
+        """The transaction is undone, with those that were made and dropped in it."""
+        self._names = dict(self._committed)
+        self._filled.clear()

@@ -2,14 +2,15 @@
 What the sink remembers, in the target itself: the schema ``tailrace``.
 
     tailrace.layout       the version of these tables
-    tailrace.checkpoint   one row per pipeline: epoch, position
+    tailrace.checkpoint   one row per pipeline: epoch, position, the session that owns it
     tailrace.progress     the snapshot of each table
     tailrace.tables       the version of each table that the target has now
 
 Fencing: ``checkpoint`` is written last in a data transaction, and only where its epoch is ours. So
 a newer engine takes the epoch at once, whatever an older one has open, unless that one is between
 this write and its COMMIT; then the row's lock makes the newer one wait and see its outcome. The
-same lock tells an engine the outcome of its own COMMIT after the connection broke.
+same lock tells an engine the outcome of its own COMMIT after the connection broke. Then a
+transaction that the older engine has open is ended, so that none of its locks is left.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import InsufficientPrivilege, LockNotAvailable
 
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
@@ -42,7 +43,9 @@ CREATE TABLE {SCHEMA}.checkpoint (
   epoch bigint NOT NULL,
   position text,
   committed_at double precision NOT NULL DEFAULT 0,
-  updated_at timestamptz NOT NULL DEFAULT now()
+  updated_at timestamptz NOT NULL DEFAULT now(),
+  owner_pid integer,
+  owner_started timestamptz
 );
 CREATE TABLE {SCHEMA}.progress (
   pipeline text, source_schema text, source_name text,
@@ -57,6 +60,25 @@ CREATE TABLE {SCHEMA}.tables (
   PRIMARY KEY (pipeline, source_schema, source_name),
   UNIQUE (target_schema, target_name) DEFERRABLE INITIALLY DEFERRED
 )"""
+
+_TAKE = f"""
+INSERT INTO {SCHEMA}.checkpoint (pipeline, epoch) VALUES ($1, 1)
+ON CONFLICT (pipeline) DO UPDATE SET epoch = checkpoint.epoch + 1, updated_at = now()
+RETURNING epoch, owner_pid, owner_started::text"""
+
+_CONFIRM = f"""
+SELECT epoch, owner_pid, owner_started::text FROM {SCHEMA}.checkpoint WHERE pipeline = $1"""
+
+_OWN = f"""
+UPDATE {SCHEMA}.checkpoint SET owner_pid = pg_backend_pid(), owner_started =
+  (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+WHERE pipeline = $1"""
+
+# Without a transaction it holds no lock. A pooler may have given it to somebody else, or to us.
+_END = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid = $1 AND backend_start = $2 AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+AND application_name = current_setting('application_name')"""
 
 _SAVE = f"""
 UPDATE {SCHEMA}.checkpoint SET position = $3, committed_at = $4, updated_at = now()
@@ -117,34 +139,46 @@ class StateStore:
     async def take(self, epoch: int | None) -> State:
         """Take a new epoch, or confirm ``epoch``, and read all that is stored.
 
-        Raises ``Fenced``, or ``SinkLost`` if another engine's COMMIT does not end.
+        Raises ``Fenced``, or ``SinkLost`` if another engine's COMMIT does not end. The session that
+        had the pipeline before is ended if it is in a transaction: an engine that is frozen there
+        would hold its locks.
         """
-        session = self._session
+        session, one = self._session, (self._pipeline,)
         await session.begin()
-        if epoch is None:
-            query = (
-                f"INSERT INTO {SCHEMA}.checkpoint (pipeline, epoch) VALUES ($1, 1)"
-                " ON CONFLICT (pipeline) DO UPDATE SET epoch = checkpoint.epoch + 1,"
-                " updated_at = now() RETURNING epoch"
-            )
-        else:
-            query = f"SELECT epoch FROM {SCHEMA}.checkpoint WHERE pipeline = $1 FOR UPDATE"
         try:
-            cursor = await session.execute(query, (self._pipeline,))
+            cursor = await session.execute(
+                _TAKE if epoch is None else f"{_CONFIRM} FOR UPDATE", one
+            )
         except SinkLost as error:
             if not isinstance(error.__cause__, LockNotAvailable):
                 raise
+            if epoch is None:
+                await session.rollback()
+                await self._end_session(await (await session.execute(_CONFIRM, one)).fetchone())
             raise self._locked(error) from error
-        (newest,) = await cursor.fetchone() or (None,)
+        owner = await cursor.fetchone()
+        newest = owner[0] if owner else None
         if epoch is not None and newest != epoch:
             await session.rollback()
-            raise self._fenced(epoch)
+            raise self.fenced(epoch)
         state = await self.read()
         if state is None:
             raise SinkError(f"the checkpoint of pipeline {self._pipeline} vanished from the target")
+        await session.execute(_OWN, one)
         await session.commit()
+        await self._end_session(owner)
         self._saved = state.checkpoint.snapshot if state.checkpoint is not None else {}
         return state
+
+    async def _end_session(self, owner: tuple[Any, ...] | None) -> None:
+        """End the session of an owner, a row of ``_CONFIRM``, if that may be done."""
+        if owner is None or owner[1] is None:
+            return
+        try:
+            await self._session.execute(_END, owner[1:])
+        except SinkError as error:
+            if not isinstance(error.__cause__, InsufficientPrivilege):
+                raise
 
     async def read(self) -> State | None:
         """All that is stored, None if nothing is."""
@@ -205,7 +239,7 @@ class StateStore:
                     (self._pipeline, id.schema, id.name),
                 )
         if cursor.rowcount != 1:
-            raise self._fenced(checkpoint.epoch)
+            raise self.fenced(checkpoint.epoch)
         self._saving = checkpoint.snapshot
 
     def saved(self) -> None:
@@ -255,7 +289,8 @@ class StateStore:
         row = await cursor.fetchone()
         return None if row is None else str(row[0])
 
-    def _fenced(self, epoch: int) -> Fenced:
+    def fenced(self, epoch: int) -> Fenced:
+        """The error of an engine of ``epoch`` that is not the newest."""
         return Fenced(
             f"a newer engine has taken over pipeline {self._pipeline} (ours is epoch {epoch})",
             hint="Only one engine may run a pipeline: stop this one, or the other and start again.",
@@ -264,7 +299,7 @@ class StateStore:
     def _locked(self, error: SinkLost) -> SinkLost:
         return SinkLost(
             f"pipeline {self._pipeline} cannot be taken over yet: {error.message}",
-            hint="An older engine's COMMIT has not ended. If its machine is gone, end its session:"
+            hint="An older engine's COMMIT has not ended. If its session stays, end it:"
             " SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name LIKE 'tailrace%' AND pid <> pg_backend_pid();",
         )

@@ -188,7 +188,12 @@ class Statements:
         """A column as a value that has an equality."""
         column = self.table.columns[ordinal]
         value = f"{alias}.{quote(column.name)}"
-        return f"{value}::text" if column.type.kind == "json" else value
+        match column.type.kind:
+            case "json":
+                return f"{value}::text"
+            case "float32" | "float64":
+                return f"({value} + 0)"  # -0 + 0 is 0, also as text
+        return value
 
     def _same_row(self) -> str:
         """Rows of ``t`` and ``w`` are equal; at least one condition can be hashed."""

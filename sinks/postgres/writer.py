@@ -16,7 +16,7 @@ from engine.change import Change, Rows, SchemaChange, Settled, Truncate
 from engine.checkpoint import Checkpoint
 from engine.compaction import net_effects
 from engine.contract import Applied, Finding, RowReader, State
-from engine.errors import Fenced, TailraceError
+from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Table, TableId
 from sinks.postgres.apply import Applier
 from sinks.postgres.check import check
@@ -106,6 +106,10 @@ class PostgresSink:
         except Fenced:
             await self.rollback()
             raise
+        except SinkLost as error:
+            if await self._is_fenced():
+                raise self._state.fenced(self._epoch) from error
+            raise
         await self._session.commit()
         self._state.saved()
         self._applier.committed()
@@ -124,6 +128,14 @@ class PostgresSink:
             return await store.read() if await store.exists() else None
         finally:
             await session.close()
+
+    async def _is_fenced(self) -> bool:
+        """Whether a newer engine is known to have taken over, and so to have ended our session."""
+        try:
+            state = await self.state()
+        except SinkError:
+            return False
+        return state is not None and state.epoch != self._epoch
 
     def row_reader(self) -> RowReader:
         """As ``Sink.row_reader``."""

@@ -14,6 +14,7 @@ from typing import Any
 from pymysql.connections import Connection
 
 from engine.schema import Column, Index, Table, TableId
+from sources.mysql.connection import query
 from sources.mysql.native import INTEGER_KINDS, neutral
 
 __all__ = ["read_catalog", "read_table", "row_length", "table_estimate"]
@@ -46,13 +47,13 @@ def read_catalog(connection: Connection[Any], wanted: Callable[[TableId], bool])
     """The base tables that are wanted, ordered by id; views and the server's own are left out.
 
     The key is the primary key, else the shortest unique index over whole columns of which none is
-    nullable. Raises pymysql's errors, and SchemaError for a column type that is not known.
+    nullable. Raises SourceError, SourceLost, and SchemaError for a column type that is not known.
     """
     systems = ", ".join(f"'{name}'" for name in _SYSTEM_SCHEMAS)
     where = f"TABLE_SCHEMA NOT IN ({systems})"
     ids = [
         id
-        for schema, name in _rows(connection, _TABLES.format(where=where), ())
+        for schema, name in query(connection, _TABLES.format(where=where))
         if wanted(id := TableId(schema, name))
     ]
     if not ids:
@@ -69,7 +70,7 @@ def read_catalog(connection: Connection[Any], wanted: Callable[[TableId], bool])
 def read_table(connection: Connection[Any], id: TableId) -> Table | None:
     """One table as it is now; None if there is none of that name."""
     arguments = (id.schema, id.name)
-    if not list(_rows(connection, _TABLES.format(where=_ONE_TABLE), arguments)):
+    if not query(connection, _TABLES.format(where=_ONE_TABLE), arguments):
         return None
     return _tables(connection, [id], _ONE_TABLE, arguments)[0]
 
@@ -85,7 +86,7 @@ def row_length(connection: Connection[Any], table: Table) -> int:
 
 
 def _statistics(connection: Connection[Any], table: Table) -> tuple[int, int]:
-    found = _rows(connection, _STATISTICS, (table.id.schema, table.id.name))
+    found = query(connection, _STATISTICS, (table.id.schema, table.id.name))
     return (int(found[0][0] or 0), int(found[0][1] or 0)) if found else (0, 0)
 
 
@@ -93,20 +94,14 @@ def _tables(
     connection: Connection[Any], ids: Iterable[TableId], where: str, arguments: Iterable[str]
 ) -> list[Table]:
     arguments = tuple(arguments)
-    mariadb = "MariaDB" in _rows(connection, "SELECT VERSION()", ())[0][0]
+    mariadb = "MariaDB" in query(connection, "SELECT VERSION()")[0][0]
     columns: dict[TableId, list[Column]] = defaultdict(list)
-    for schema, name, *column in _rows(connection, _COLUMNS.format(where=where), arguments):
+    for schema, name, *column in query(connection, _COLUMNS.format(where=where), arguments):
         columns[TableId(schema, name)].append(_column(mariadb, *column))
     parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
-    for schema, name, *part in _rows(connection, _INDEXES.format(where=where), arguments):
+    for schema, name, *part in query(connection, _INDEXES.format(where=where), arguments):
         parts[TableId(schema, name)].append(tuple(part))
     return [_table(id, tuple(columns[id]), parts[id]) for id in ids if columns[id]]
-
-
-def _rows(connection: Connection[Any], query: str, arguments: Iterable[str]) -> list[Any]:
-    with connection.cursor() as cursor:
-        cursor.execute(query, tuple(arguments))
-        return list(cursor.fetchall())
 
 
 def _marks(values: list[str]) -> str:

@@ -20,13 +20,13 @@ from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
 from engine.change import Chunk
-from engine.errors import ShapeChanged, SourceLost
+from engine.errors import ShapeChanged, SourceError, SourceLost
 from engine.schema import Table
 from sources.mysql.catalog import read_table, row_length
 from sources.mysql.connection import translated
 from sources.mysql.keyset import Key, Keyset
 from sources.mysql.moments import Flavour, Moments, quote_table
-from sources.mysql.native import same_type
+from sources.mysql.native import same_order, same_type
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.resultset import packets
 from sources.mysql.sessions import Sessions
@@ -47,15 +47,15 @@ _OTHER_SHAPE = frozenset((1146, 1054, 1412))
 class ChunkReader:
     """Reads tables in chunks for ``Source.chunks``; keeps its connections between calls.
 
-    ``connect`` opens an ordinary session. ``gtid`` says whether the server's GTIDs are on (MySQL;
-    MariaDB always has them). ``chunks`` runs on one thread at a time; ``stop`` and ``close`` may be
-    called from any.
+    ``prepare`` gives an ordinary session that is not connected yet. ``gtid`` says whether the
+    server's GTIDs are on (MySQL; MariaDB always has them). ``chunks`` runs on one thread at a time;
+    ``stop`` and ``close`` may be called from any.
     """
 
     def __init__(
-        self, connect: Callable[[], Connection[Any]], flavour: Flavour, *, gtid: bool
+        self, prepare: Callable[[], Connection[Any]], flavour: Flavour, *, gtid: bool
     ) -> None:
-        self._sessions = Sessions(connect)
+        self._sessions = Sessions(prepare)
         self._moments = Moments(flavour, gtid)
 
     def chunks(
@@ -131,6 +131,7 @@ class _Reading:
         with self._sessions.lease() as lease, self._errors():
             self._row_bytes = max(row_length(lease.connection, self._table), 1)
             self._moments.prove(lease.connection, self._table, self._since)
+            self._check_keys(lease.connection)
         pool = ThreadPoolExecutor(readers, thread_name_prefix="tailrace-chunks")
         try:
             yield from self._in_order(pool, _Range(after, None, self._limit), readers)
@@ -139,21 +140,22 @@ class _Reading:
 
     def whole(self) -> Iterator[Chunk]:
         """All rows as of one place in the log, as the server sends them."""
+        exact, lease_another = self._moments.exact, self._sessions.lease
         with self._sessions.lease() as lease, self._errors():
             connection = lease.connection
-            seen = self._moments.exact(connection, self._table, self._since, self._sessions.open)
-            self._check_shape(connection)
-            lease.spoiled = True
-            raw: list[bytes] = []
-            size = 0
-            for rows in packets(connection, self._query(""), _READ_TIMEOUT_SECONDS):
-                if size >= _CHUNK_BYTES or len(raw) >= self._rows:
-                    yield Chunk(self._table, self._decode(raw), _NO_PLACE, seen, size)
-                    raw, size = [], 0
-                raw += rows
-                size += sum(map(len, rows))
-            _end(connection)
-            lease.spoiled = False
+            with exact(connection, self._table, self._since, lease_another) as seen:
+                self._check_shape(connection)
+                lease.spoiled = True
+                raw: list[bytes] = []
+                size = 0
+                for rows in packets(connection, self._query(""), _READ_TIMEOUT_SECONDS):
+                    if size >= _CHUNK_BYTES or len(raw) >= self._rows:
+                        yield Chunk(self._table, self._decode(raw), _NO_PLACE, seen, size)
+                        raw, size = [], 0
+                    raw += rows
+                    size += sum(map(len, rows))
+                _end(connection)
+                lease.spoiled = False
         yield Chunk(self._table, self._decode(raw), None, seen, size)
 
     def _in_order(self, pool: ThreadPoolExecutor, start: _Range, readers: int) -> Iterator[Chunk]:
@@ -206,6 +208,7 @@ class _Reading:
         found = text_row_decoder(self._keys)([row for rows in pieces for row in rows])
         if not found:
             return _Range(ahead.after, None, limit), None
+        self._check_progress(ahead.after, found[0])
         return _Range(ahead.after, found[0], limit), _Range(found[0], None, limit)
 
     def _read(self, piece: _Range) -> _Part:
@@ -216,17 +219,17 @@ class _Reading:
         seen = None
         with self._sessions.lease() as lease, self._errors():
             connection = lease.connection
-            place = self._moments.begin(connection, self._since)
+            self._moments.begin(connection, self._since)
             self._check_shape(connection)
             raw, size, whole = self._receive(connection, self._query(tail))
             lease.spoiled = not whole
             if whole:
-                seen = self._moments.seen(connection, place)
+                seen = self._moments.seen(connection)
                 _end(connection)
         if seen is None:
             # The other connection still has rows on their way.
             with self._sessions.lease() as lease, self._errors():
-                seen = self._moments.seen(lease.connection, place)
+                seen = self._moments.seen(lease.connection)
         return self._part(piece, raw, size, whole, seen)
 
     def _receive(self, connection: Connection[Any], query: str) -> tuple[list[bytes], int, bool]:
@@ -248,6 +251,8 @@ class _Reading:
         rest = None
         if not whole or (piece.last is None and len(rows) >= piece.limit):
             rest = _Range(self._keyset.of(rows[-1]), piece.last, piece.limit) if rows else None
+        if rest is not None:
+            self._check_progress(piece.after, rest.after)
         end = piece.last if rest is None else rest.after
         cursor = None if end is None else self._keyset.cursor(end)
         return _Part(Chunk(self._table, rows, cursor, seen, size), rest)
@@ -255,21 +260,37 @@ class _Reading:
     def _query(self, tail: str) -> str:
         return f"SELECT {select_list(self._table)} FROM {quote_table(self._table)}{tail}"
 
+    def _check_keys(self, connection: Connection[Any]) -> None:
+        """No row has a key that reads like another's."""
+        doubtful = self._keyset.doubtful
+        if not doubtful:
+            return
+        query = f"SELECT 1 FROM {quote_table(self._table)} WHERE {doubtful} LIMIT 1"
+        with connection.cursor() as cursor:
+            if cursor.execute(query):
+                raise SourceError(
+                    "rows have an invalid value in an enum of their key, which reads like its"
+                    " member ''",
+                    hint=f"give them a valid one: they are those WHERE {doubtful}",
+                    table=self._table.id,
+                )
+
+    def _check_progress(self, before: Key | None, after: Key | None) -> None:
+        """A copy that does not move would never end."""
+        if before is not None and before == after:
+            raise SourceError(
+                "the copy does not get beyond a row: the source finds its key above itself",
+                hint="exclude the table, or give it another primary key",
+                table=self._table.id,
+            )
+
     def _check_shape(self, connection: Connection[Any]) -> None:
         """The live columns are the table's, and stay so until the transaction's end."""
         with connection.cursor() as cursor:
             # Using the table takes the lock that keeps its definition.
             cursor.execute(f"SELECT 1 FROM {quote_table(self._table)} LIMIT 0")
         live = read_table(connection, self._table.id)
-        same = (
-            live is not None
-            and live.names == self._table.names
-            and all(
-                same_type(now.native, then.native)
-                for now, then in zip(live.columns, self._table.columns, strict=True)
-            )
-        )
-        if not same:
+        if live is None or not _same_shape(live, self._table):
             raise self._other_shape()
 
     def _other_shape(self) -> ShapeChanged:
@@ -286,6 +307,18 @@ class _Reading:
                 if error.args and error.args[0] in _OTHER_SHAPE:
                     raise self._other_shape() from error
                 raise
+
+
+def _same_shape(live: Table, table: Table) -> bool:
+    """Whether both have the same rows, and the same order of the table's key."""
+    if live.names != table.names:
+        return False
+    natives = [
+        (now.native, then.native) for now, then in zip(live.columns, table.columns, strict=True)
+    ]
+    return all(same_type(*pair) for pair in natives) and all(
+        same_order(*natives[ordinal]) for ordinal in table.key
+    )
 
 
 def _end(connection: Connection[Any]) -> None:

@@ -7,6 +7,7 @@ goes through PyMySQL's buffered reader again, so no byte can be left behind in i
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import socket
 import ssl
@@ -26,10 +27,22 @@ from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.packets import Packets, ServerError
 from sources.mysql.settings import Address, MySQLSettings, address_of
 
-__all__ = ["BinlogConnection", "connect", "is_mariadb", "query", "server_version", "translated"]
+__all__ = [
+    "BinlogConnection",
+    "choose_server_id",
+    "connect",
+    "establish",
+    "interrupt",
+    "is_mariadb",
+    "prepare",
+    "query",
+    "replica_host",
+    "server_version",
+    "translated",
+]
 
-#: By this name a server lists us among its replicas.
-REPLICA_HOST: Final = "tailrace"
+#: The longest wait for a server that is being connected to: it has nothing to do yet but answer.
+_GREETING_SECONDS: Final = 10.0
 
 _RECEIVE_BYTES: Final = 1 << 20
 _RECEIVE_TLS_BYTES: Final = 1 << 16  # TLS hands out 16 KiB at most
@@ -37,6 +50,7 @@ _LONGEST_WRITE_SECONDS: Final = 31_536_000
 _MISSED_HEARTBEATS: Final = 3
 _GTID_DUMP_FLAG: Final = 0x04
 
+_OWN_SERVER_ID: Final = "set server_id of this source to a number of its own, or to 0"
 _FATAL_READING_LOG: Final = 1236
 _DENIED: Final = frozenset((1044, 1045, 1142, 1227, 1698, 3118))
 #: The server's errors that pass: too many connections, shutdown, kill, lock waits, deadlock.
@@ -51,24 +65,59 @@ def connect(
     ``timeout_seconds`` (default: the settings') bounds connecting and each wait for an answer.
     Raises SourceLost if the server cannot be reached, SourceError if it refuses us.
     """
+    connection = prepare(settings, autocommit=autocommit, timeout_seconds=timeout_seconds)
+    establish(connection)
+    return connection
+
+
+def prepare(
+    settings: MySQLSettings, *, autocommit: bool = True, timeout_seconds: float | None = None
+) -> Connection[Any]:
+    """The session of ``connect`` before it is made, so that another thread can ``interrupt`` it
+    while ``establish`` makes it.
+    """
     address = address_of(settings)
     timeout = timeout_seconds or settings.timeout_seconds
-    with translated():
-        return pymysql.connect(
-            host=address.host,
-            port=address.port,
-            user=address.user,
-            password=address.password.encode(),
-            charset="utf8mb4",
-            autocommit=autocommit,
-            connect_timeout=timeout,
-            read_timeout=timeout,
-            write_timeout=timeout,
-            init_command="SET time_zone = '+00:00'",
-            program_name="tailrace",
-            max_allowed_packet=1 << 30,
-            **_tls(address),
-        )
+    return Connection(
+        host=address.host,
+        port=address.port,
+        user=address.user,
+        password=address.password.encode(),
+        charset="utf8mb4",
+        autocommit=autocommit,
+        connect_timeout=min(timeout, _GREETING_SECONDS),
+        read_timeout=timeout,
+        write_timeout=timeout,
+        init_command="SET time_zone = '+00:00'",
+        program_name="tailrace",
+        max_allowed_packet=1 << 30,
+        defer_connect=True,
+        **_tls(address),
+    )
+
+
+def establish(connection: Any) -> None:
+    """Connect and log in. Raises as ``connect`` does."""
+    timeouts = connection._read_timeout, connection._write_timeout
+    connection._read_timeout = connection._write_timeout = connection.connect_timeout
+    try:
+        with translated():
+            connection.connect()
+    except RuntimeError as error:
+        raise SourceError(f"cannot log in at the source: {error}") from error
+    connection._read_timeout, connection._write_timeout = timeouts
+
+
+def interrupt(connection: Any) -> None:
+    """End what another thread waits for on this connection, also while it is being made.
+
+    The connection is of no more use; that thread closes it.
+    """
+    line = connection._sock
+    if line is not None:
+        with suppress(OSError):
+            # Not the TLS socket's own method, which takes the session away from its reader.
+            socket.socket.shutdown(line, socket.SHUT_RDWR)
 
 
 def query(connection: Connection[Any], sql: str, arguments: Sequence[object] = ()) -> list[Any]:
@@ -90,16 +139,18 @@ def server_version(connection: Connection[Any]) -> str:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Errors of the driver and of its socket become ours."""
+    """Errors of the driver and of its socket become ours; those of decoding do not."""
     try:
         yield
     except pymysql.MySQLError as error:
         raise _translate(error) from error
-    except (OSError, ValueError) as error:
-        # PyMySQL's own reader says ValueError when another thread has closed it.
+    except OSError as error:
         raise SourceLost(f"the connection to the source broke: {error}") from error
-    except RuntimeError as error:
-        raise SourceError(f"cannot log in at the source: {error}") from error
+    except ValueError as error:
+        # What PyMySQL's reader says when another thread has closed it.
+        if "closed file" not in str(error):
+            raise
+        raise SourceLost(f"the connection to the source broke: {error}") from error
 
 
 def _translate(error: pymysql.MySQLError) -> SourceError:
@@ -142,7 +193,7 @@ def _tls(address: Address) -> dict[str, Any]:
 class BinlogConnection:
     """One replica connection: ``open``, then ``dump…``, then ``receive`` until it raises.
 
-    ``stop`` may be called from any thread and ends a ``receive`` at once.
+    ``stop`` may be called from any thread and ends at once whatever waits for the server.
     """
 
     def __init__(self, settings: MySQLSettings) -> None:
@@ -158,9 +209,12 @@ class BinlogConnection:
 
     def open(self) -> None:
         """Connect and register as a replica. Raises SourceLost, SourceError."""
-        connection = self._connection = connect(self._settings)
+        connection = self._connection = prepare(self._settings)
+        if self._stopped:
+            raise SourceLost("the connection to the source was stopped")
+        establish(connection)
         mariadb = is_mariadb(connection)
-        self.server_id = _choose_server_id(connection, self._settings.server_id, mariadb)
+        self.server_id = choose_server_id(connection, self._settings)
         period = int(self._settings.heartbeat_seconds * 1e9)
         assignments = [
             "@master_binlog_checksum = @@GLOBAL.binlog_checksum",
@@ -173,14 +227,14 @@ class BinlogConnection:
         if mariadb:
             assignments += ["@mariadb_slave_capability = 4"]
         else:
-            name = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{REPLICA_HOST}-{self.server_id}"))
+            name = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"tailrace-{self.server_id}"))
             assignments += [f"@slave_uuid = '{name}'", f"@replica_uuid = '{name}'"]
         query(connection, f"SET {', '.join(assignments)}")
         self.checksum = query(connection, "SELECT @master_binlog_checksum")[0][0] == "CRC32"
         self._register(connection)
 
     def _register(self, connection: Connection[Any]) -> None:
-        host = REPLICA_HOST.encode()
+        host = replica_host(self._settings).encode()
         payload = struct.pack("<IB", self.server_id, len(host)) + host
         with translated():
             connection._execute_command(COMMAND.COM_REGISTER_SLAVE, payload + bytes(2 + 2 + 4 + 4))  # type: ignore[attr-defined]
@@ -218,6 +272,11 @@ class BinlogConnection:
             self._receive_bytes = _RECEIVE_TLS_BYTES
         if self._stopped:
             self.stop()
+
+    @property
+    def partial(self) -> bool:
+        """Whether the rest of an event is still to be received."""
+        return self._packets.partial
 
     def receive(self, timeout_seconds: float) -> list[bytes]:
         """The events of one read; none after the timeout, or if an event is not whole yet.
@@ -257,10 +316,9 @@ class BinlogConnection:
     def stop(self) -> None:
         """End the stream; idempotent."""
         self._stopped = True
-        if self._socket is not None:
-            with suppress(OSError):
-                # Not the TLS socket's own method, which takes the session away from its reader.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        connection = self._connection
+        if connection is not None:
+            interrupt(connection)
 
     def close(self) -> None:
         """Free the socket; idempotent."""
@@ -270,14 +328,27 @@ class BinlogConnection:
             connection._force_close()  # type: ignore[attr-defined]
 
 
-def _choose_server_id(connection: Connection[Any], wanted: int, mariadb: bool) -> int:
-    """``wanted``, or a random number that nobody uses. Raises SourceError if it is taken."""
+def replica_host(settings: MySQLSettings) -> str:
+    """The name by which a server lists us among its replicas: the same for each connection of one
+    pipeline, another one for another pipeline. It holds nothing that is secret.
+    """
+    address = address_of(settings)
+    what = (address.host, address.port, sorted(settings.tables), sorted(settings.exclude))
+    return f"tailrace-{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}"
+
+
+def choose_server_id(connection: Connection[Any], settings: MySQLSettings) -> int:
+    """The id of the settings, or a random one that nobody uses. Raises SourceError if it is taken.
+
+    A connection of our own pipeline takes nothing: the server lets the newer one replace it.
+    """
+    wanted = settings.server_id
     taken = {int(query(connection, "SELECT @@GLOBAL.server_id")[0][0])}
-    taken |= _other_replicas(connection, mariadb)
+    taken |= _other_replicas(connection, replica_host(settings))
     if wanted and wanted in taken:
         raise SourceError(
             f"another replica, or the source itself, has the server_id {wanted} already",
-            hint="set server_id of this source to a number of its own, or to 0",
+            hint=_OWN_SERVER_ID,
         )
     server_id = wanted
     while not server_id or (not wanted and server_id in taken):
@@ -285,17 +356,15 @@ def _choose_server_id(connection: Connection[Any], wanted: int, mariadb: bool) -
     return server_id
 
 
-def _other_replicas(connection: Connection[Any], mariadb: bool) -> set[int]:
-    """The ids of those that the server lists. Our own, perhaps from a lost connection, are left
-    out: the server replaces them.
-    """
+def _other_replicas(connection: Connection[Any], our_host: str) -> set[int]:
+    """The ids of those that the server lists, but for our own, perhaps from a lost connection."""
     try:
-        rows = query(connection, "SHOW SLAVE HOSTS" if mariadb else "SHOW REPLICAS")
+        rows = query(connection, "SHOW SLAVE HOSTS" if is_mariadb(connection) else "SHOW REPLICAS")
     except SourceLost:
         raise
     except SourceError:
         return set()  # MySQL before 8.0.22, or no right to look: the server itself will tell
-    return {int(row[0]) for row in rows if row[1] != REPLICA_HOST}
+    return {int(row[0]) for row in rows if row[1] != our_host}
 
 
 def _refusal(ending: ServerError) -> SourceError:
@@ -304,9 +373,9 @@ def _refusal(ending: ServerError) -> SourceError:
     if ending.code == 0 or ending.code in _PASSING:
         return SourceLost(f"the source ends the stream: {text}")
     if "same server_uuid/server_id" in lower or "same server_id" in lower:
-        return SourceError(
-            "another replica has connected to the source with our server_id",
-            hint="set server_id of this source to a number of its own, or to 0",
+        # Perhaps a newer engine of this pipeline: the target tells when we come back.
+        return SourceLost(
+            "another replica has connected to the source with our server_id", hint=_OWN_SERVER_ID
         )
     if ending.code in _DENIED:
         return SourceError(

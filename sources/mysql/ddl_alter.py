@@ -11,8 +11,10 @@ from __future__ import annotations
 from engine.schema import Table
 from sources.mysql.ddl_clauses import FIRST, Alteration, ColumnChange
 from sources.mysql.ddl_columns import Charset, converted, resolve
+from sources.mysql.ddl_defaults import stored_default
 from sources.mysql.ddl_draft import Draft, DraftColumn
 from sources.mysql.ddl_keys import KeyDefinition
+from sources.mysql.native import parse_native
 
 __all__ = ["Unfollowable", "alter"]
 
@@ -34,7 +36,8 @@ def alter(
     if ignore and _adds_unique(change):
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
     draft = Draft.of(table)
-    charset = change.charset.over(draft.charset().over(default))
+    # The table's own default is only guessed at, so nothing is said about its collation.
+    charset = change.charset.over(Charset(draft.charset() or default.name))
     if change.converted:
         for column in draft.columns:
             column.column = converted(column.column, charset)
@@ -76,7 +79,12 @@ def _change_columns(
         if not item.conditional or draft.has(item.old or item.definition.name) == bool(item.old)
     ]
     for name, text in change.defaults:
-        draft.find(name).replace(default=text)
+        column = draft.find(name)
+        native = parse_native(column.column.native)
+        column.replace(default=stored_default(text, column.column.type, native))
+    made = {item.definition.name.lower() for item, old in columns if old is None}
+    if any(column.name.lower() in made for column in dropped):
+        raise Unfollowable("drops a column and makes another one of that name")
     for column in dropped:
         draft.drop_column(column)
     for column, new in renames:

@@ -13,6 +13,7 @@ import msgspec
 
 from engine.schema import Column
 from sources.mysql.charset import BYTES_PER_CHARACTER
+from sources.mysql.ddl_defaults import bytes_of, decoded, stored_default
 from sources.mysql.ddl_dialect import Dialect
 from sources.mysql.ddl_keys import KeyDefinition, read_references
 from sources.mysql.ddl_tokens import Tokens, quote
@@ -41,7 +42,9 @@ _TWO_WORD_TYPES: Final = frozenset(("DOUBLE", "NATIONAL", "NCHAR", "CHAR", "CHAR
 _TYPE_ATTRIBUTES: Final = frozenset(("UNSIGNED", "ZEROFILL", "COMPRESSED"))
 _CHARSET_WORDS: Final = {"ASCII": "latin1", "UNICODE": "ucs2", "BYTE": "binary"}
 # Attributes that say nothing about rows: alone, and with a value.
-_FLAGS: Final = frozenset(("SIGNED", "BINARY", "VISIBLE", "INVISIBLE", "ENFORCED", "NOT"))
+#: The collation that the attribute BINARY stands for, whatever the charset.
+_BINARY_ORDER: Final = "bin"
+_FLAGS: Final = frozenset(("SIGNED", "VISIBLE", "INVISIBLE", "ENFORCED", "NOT"))
 _SETTINGS: Final = frozenset(
     ("COMMENT", "COLUMN_FORMAT", "STORAGE", "SRID", "REF_SYSTEM_ID")
 ) | frozenset(("ENGINE_ATTRIBUTE", "SECONDARY_ENGINE_ATTRIBUTE"))
@@ -55,12 +58,12 @@ class Charset(msgspec.Struct, frozen=True):
     collation: str = ""
 
     def over(self, default: Charset) -> Charset:
-        """This charset, with what it leaves open taken from ``default``."""
-        if not self.name:
-            return Charset(default.name, self.collation or default.collation)
-        if not self.collation and self.name == default.name:
-            return default
-        return self
+        """This charset, with what it leaves open taken from ``default``. A charset without its
+        collation leaves nothing open: it has the server's own collation for it.
+        """
+        if self.name:
+            return self
+        return Charset(default.name, self.collation or default.collation)
 
     def __str__(self) -> str:
         text = f" character set {self.name}" if self.name else ""
@@ -135,7 +138,7 @@ def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition
 def resolve(definition: ColumnDefinition, default: Charset) -> Column:
     """The column that the server makes of a definition in a table of that charset.
 
-    SchemaError if the type is no type of MySQL or MariaDB.
+    SchemaError if the type is no type of MySQL or MariaDB, Unreadable if its default is not known.
     """
     parsed = parse_native(definition.type)
     native = definition.type
@@ -143,14 +146,21 @@ def resolve(definition: ColumnDefinition, default: Charset) -> Column:
         stated = definition.charset
         if parsed.charset and not stated.name:
             stated = Charset(parsed.charset, stated.collation or parsed.collation)
-        native += str(stated.over(default))
-    native = str(_fitting(parse_native(native)))
+        charset = stated.over(default)
+        if charset.collation == _BINARY_ORDER:
+            charset = Charset(charset.name, f"{charset.name}_bin" if charset.name else "")
+        native += str(charset)
+    fitting = _fitting(parse_native(native))
+    native = str(fitting)
+    type = neutral(native)
     return Column(
         definition.name,
-        neutral(native),
+        type,
         native,
         definition.nullable,
-        definition.default,
+        definition.default
+        if definition.filled
+        else stored_default(definition.default, type, fitting),
         definition.generated,
     )
 
@@ -215,6 +225,9 @@ def _read_attribute(tokens: Tokens, found: _Attributes) -> bool:
         )
         return True
     word = tokens.peek().word
+    if tokens.take("BINARY"):
+        found.collation = _BINARY_ORDER
+        return True
     if word in _TYPE_ATTRIBUTES:
         found.type += f" {tokens.next().word.lower()}"
         if word == "COMPRESSED" and tokens.take("="):
@@ -312,7 +325,7 @@ def charset_of(name: str) -> Charset:
 
 
 def _charset(name: str, collation: str) -> Charset:
-    collation = collation.replace("utf8_", "utf8mb3_", 1)
+    collation = "" if collation == "default" else collation.replace("utf8_", "utf8mb3_", 1)
     if collation and not name:
         head = collation.partition("_")[0]  # MariaDB's uca1400_… fit any charset
         name = head if head in BYTES_PER_CHARACTER or head == "binary" else ""
@@ -359,14 +372,30 @@ def _read_constant(tokens: Tokens) -> str | None:
         return None
     if token.text.startswith(("0x", "0b")):
         return tokens.next().text
+    if token.text.startswith("_"):
+        return _read_introduced(tokens)
     if following.kind not in ("string", "quoted"):
         return None
     if token.word in ("X", "B") and following.start == token.end:
         return f"{tokens.next().word.lower()}'{tokens.string()}'"
-    if token.word in _TIME_LITERALS or token.word == "N" or token.text.startswith("_"):
+    if token.word in _TIME_LITERALS or token.word == "N":
         tokens.next()
         return quote(_read_strings(tokens))
     return None
+
+
+def _read_introduced(tokens: Tokens) -> str | None:
+    """Take a literal that begins with its charset."""
+    charset = tokens.next().text[1:].lower()
+    constant = _read_constant(tokens)
+    if constant is None or charset == "binary":
+        return constant
+    data = bytes_of(constant)
+    if data is not None:
+        return quote(decoded(data, _charset(charset, "").name))
+    if not constant.isascii():
+        raise tokens.unreadable()  # its bytes depend on the session
+    return constant
 
 
 def _read_strings(tokens: Tokens) -> str:

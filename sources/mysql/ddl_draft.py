@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from engine.schema import Column, Index, Table, TableId
-from sources.mysql.ddl_columns import Charset
 from sources.mysql.ddl_keys import KeyDefinition
 from sources.mysql.ddl_tokens import Unreadable
 from sources.mysql.native import parse_native
@@ -107,14 +106,10 @@ class Draft:
         primary = tuple(place[column] for column in self._primary)
         return Table(id, columns, choose_key(columns, primary, indexes), indexes, version)
 
-    def charset(self) -> Charset:
-        """The charset of the columns of characters; nothing if there are none or they differ."""
-        parsed = [parse_native(column.column.native) for column in self.columns]
-        found = {Charset(native.charset, native.collation) for native in parsed if native.charset}
-        names = {charset.name for charset in found}
-        if len(found) == 1:
-            return found.pop()
-        return Charset(names.pop()) if len(names) == 1 else Charset()
+    def charset(self) -> str:
+        """The charset of the columns of characters; empty if there are none or they differ."""
+        names = {parse_native(column.column.native).charset for column in self.columns} - {""}
+        return names.pop() if len(names) == 1 else ""
 
     def find(self, name: str) -> DraftColumn:
         """The column of that name; Unreadable if there is none."""

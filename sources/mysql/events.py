@@ -20,7 +20,6 @@ from uuid import UUID
 
 from engine.errors import DecodeError
 from sources.mysql.charset import collation_charset, text_decoder
-from sources.mysql.gtid import DomainState, GtidSet
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -332,27 +331,6 @@ def source_text(source: bytes) -> str:
     return f"{uuid}:{source[16:].decode('ascii')}" if len(source) > 16 else uuid
 
 
-@decoding("previous GTIDs event")
-def read_previous_gtids(event: bytes, end: int) -> GtidSet:
-    """PREVIOUS_GTIDS_LOG_EVENT: all the GTIDs before this file (see ``GtidSet.encode``)."""
-    head = int.from_bytes(take(event, HEADER_SIZE, 8, end), "little")
-    tagged = head >> 56 == 1
-    count, at = (head >> 8 & (1 << 48) - 1) if tagged else head, HEADER_SIZE + 8
-    sources: dict[str, tuple[tuple[int, int], ...]] = {}
-    for _ in range(count):
-        source, at = take(event, at, 16, end), at + 16
-        if tagged:
-            size, at = variable(event, at, end)
-            source, at = source + take(event, at, size, end), at + size
-        pairs = int.from_bytes(take(event, at, 8, end), "little")
-        numbers = struct.unpack(f"<{pairs * 2}Q", take(event, at + 8, pairs * 16, end))
-        at += 8 + pairs * 16
-        sources[source_text(source)] = tuple(
-            (first, after - 1) for first, after in zip(numbers[::2], numbers[1::2], strict=True)
-        )
-    return GtidSet(sources)
-
-
 @decoding("GTID event")
 def read_domain_gtid(event: bytes, end: int, server: int) -> DomainGtid:
     """MariaDB's GTID_EVENT, whose server id is the header's.
@@ -377,18 +355,6 @@ def read_domain_gtid(event: bytes, end: int, server: int) -> DomainGtid:
     return DomainGtid(
         domain, server, sequence, flags & 1 == 1, flags & 64 == 64, extra & (2 | 8) != 0, xid
     )
-
-
-@decoding("GTID list event")
-def read_gtid_list(event: bytes, end: int) -> DomainState:
-    """MariaDB's GTID_LIST_EVENT: the last GTID of each domain and server before this file."""
-    count = int.from_bytes(take(event, HEADER_SIZE, 4, end), "little") & 0x0FFFFFFF
-    entries = _LISTED_GTID.iter_unpack(take(event, HEADER_SIZE + 4, count * 16, end))
-    domains: dict[int, tuple[int, int]] = {}
-    for domain, server, sequence in entries:
-        if sequence >= domains.get(domain, (0, 0))[1]:
-            domains[domain] = (server, sequence)
-    return DomainState(domains)
 
 
 @decoding("XA prepare event")

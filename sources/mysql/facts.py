@@ -75,16 +75,24 @@ _OWNER: Final = re.compile(r"#[0-9]+")
 def log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:
     """The end of the log now. Raises SourceError if the server keeps none."""
     executed: GtidSet | DomainState | None = None
-    if facts.mariadb:
-        # Before the file and offset: they may be ahead of the GTIDs, never behind.
-        executed = DomainState.parse(query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
+    before = _binlog_state(connection) if facts.mariadb else ""
     rows = query(connection, status_statement(facts))
     if not rows:
         raise SourceError("the source keeps no binary log", hint="see `tailrace check`")
     file, offset, *rest = rows[0]
     if facts.gtids and not facts.mariadb:
         executed = GtidSet.parse(rest[2])
+    if facts.mariadb:
+        if _binlog_state(connection) != before:
+            # Something was logged meanwhile, before or after the offset.
+            place = (file, int(offset))
+            before = str(query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place)[0][0] or "")
+        executed = DomainState.parse(before)
     return MySQLPosition(facts.identity, file, int(offset), executed)
+
+
+def _binlog_state(connection: Connection[Any]) -> str:
+    return str(query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
 
 
 def settled_log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:

@@ -46,6 +46,18 @@ class Keyset:
         """The key of a whole row."""
         return tuple(row[ordinal] for ordinal in self._ordinals)
 
+    @property
+    def doubtful(self) -> str:
+        """The condition of rows whose key does not tell them from others; empty if there are none.
+
+        The number 0, which an enum has instead of an invalid value, is read as an empty text.
+        """
+        return " OR ".join(
+            f"{name} = 0"
+            for name, column in zip(self._names, self.columns, strict=True)
+            if column.type.kind == "enum" and "" in column.type.members
+        )
+
     def between(self, after: Key | None, last: Key | None) -> str:
         """The WHERE clause for keys above ``after`` and up to ``last``; empty for all."""
         conditions = []
@@ -117,7 +129,7 @@ def _literal(column: Column, value: Any) -> str:
         text = repr(float(value))
         return text if "e" in text else f"{text}e0"
     if type.kind == "enum":
-        return str(type.members.index(value) + 1 if value else 0)
+        return str(type.members.index(value) + 1 if value in type.members else 0)
     if type.kind == "set":
         chosen = value.split(",") if value else ()
         return str(sum(1 << type.members.index(member) for member in chosen))

@@ -9,13 +9,18 @@ its moment by what is visible, not by what is logged:
   has finished its commit.
 - MariaDB: a consistent snapshot, whose place in the log the server tells.
 
+An engine without transactions (MyISAM, Aria, MEMORY) knows neither snapshots nor commits: its rows
+are logged and counted before the statement's lock on the table ends, and seen from then on. There
+``LOCK TABLES`` proves the moment on both servers.
+
 What a read can have seen at most is asked for after it: everything visible is logged already.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
 
 import msgspec
@@ -27,6 +32,7 @@ from engine.schema import Table
 from sources.mysql.facts import Facts, log_end, owned_gtids, read_facts
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
+from sources.mysql.sessions import Lease
 from sources.mysql.text_rows import quote_name
 
 __all__ = ["Flavour", "Moments", "quote_table"]
@@ -39,6 +45,10 @@ _PAUSE_SECONDS = 0.02
 _LOCK_WAIT_SECONDS = 1
 _DENIED = (1044, 1142, 1227, 1045)
 _LOCK_TIMEOUT = 1205
+_TRANSACTIONAL = """
+SELECT COUNT(*) FROM information_schema.TABLES JOIN information_schema.ENGINES USING (ENGINE)
+WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND TRANSACTIONS = 'YES'
+"""
 
 
 def quote_table(table: Table) -> str:
@@ -60,21 +70,66 @@ class Moments:
     def prove(self, connection: Connection[Any], table: Table, since: MySQLPosition) -> None:
         """Return when all of ``since`` is visible to reads of the table that start from now on.
 
-        MariaDB proves it anew with each ``begin``.
+        For an engine with transactions MariaDB proves it anew with each ``begin``.
         """
+        transactional = _is_transactional(connection, table)
         if self.flavour == "mariadb":
-            return
-        if self.gtid and since.gtids:
+            if transactional:
+                return
+            # So that all of it is logged here: this may be another server than before.
+            self._covering_snapshot(connection, since)
+            _query(connection, "ROLLBACK")
+        elif self.gtid and since.gtids:
             self._wait_for_gtids(connection, since)
-        else:
-            with _TableLock(connection, table):
-                pass
+            if transactional:
+                return
+        with _TableLock(connection, table):
+            pass
 
-    def begin(self, connection: Connection[Any], since: MySQLPosition) -> MySQLPosition | None:
-        """Start the transaction of a read; its place where it is known already (MariaDB)."""
+    def begin(self, connection: Connection[Any], since: MySQLPosition) -> None:
+        """Start the transaction of a read."""
         if self.flavour == "mysql":
             _query(connection, "START TRANSACTION READ ONLY")
-            return None
+        else:
+            self._covering_snapshot(connection, since)
+
+    def seen(self, connection: Connection[Any]) -> MySQLPosition:
+        """An upper bound of what a read can have seen, asked for after the read."""
+        return self._end(connection, in_flight=True)
+
+    @contextmanager
+    def exact(
+        self,
+        connection: Connection[Any],
+        table: Table,
+        since: MySQLPosition,
+        lend: Callable[[], AbstractContextManager[Lease]],
+    ) -> Iterator[MySQLPosition]:
+        """Inside, a read of the table shows exactly its changes up to the place that is given.
+
+        For an engine without transactions nobody can write the table until the end of the block.
+        """
+        transactional = _is_transactional(connection, table)
+        if self.flavour == "mariadb" and transactional:
+            place = self._covering_snapshot(connection, since)
+            yield self._with_gtid(connection, place)
+            return
+        self.prove(connection, table, since)
+        # Under the lock no change of the table is on its way: what is logged is visible. Whoever
+        # owns a GTID now has not changed the table yet, but may as soon as the lock is gone.
+        with ExitStack() as locked:
+            locker = locked.enter_context(lend()).connection
+            locked.enter_context(_TableLock(locker, table, kept=not transactional))
+            place = self._end(locker, in_flight=False)
+            _query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
+            if transactional:
+                locked.close()
+            yield place
+
+    def _covering_snapshot(
+        self, connection: Connection[Any], since: MySQLPosition
+    ) -> MySQLPosition:
+        """Start a transaction of MariaDB that shows all of ``since``; its place in the log."""
         deadline = time.monotonic() + _DEADLINE_SECONDS
         server = self._known(connection).identity
         while True:
@@ -85,38 +140,6 @@ class Moments:
             if time.monotonic() > deadline:
                 raise _too_late("the server's snapshots do not reach the position")
             time.sleep(_PAUSE_SECONDS)
-
-    def seen(self, connection: Connection[Any], place: MySQLPosition | None) -> MySQLPosition:
-        """An upper bound of what the read can have seen, asked for after the read."""
-        if self.flavour == "mysql":
-            return self._end_of_mysql(connection, in_flight=True)
-        assert place is not None  # MariaDB always tells it
-        state = str(_query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
-        return MySQLPosition(place.server, place.file, place.offset, DomainState.parse(state))
-
-    def exact(
-        self,
-        connection: Connection[Any],
-        table: Table,
-        since: MySQLPosition,
-        connect: Callable[[], Connection[Any]],
-    ) -> MySQLPosition:
-        """Start a consistent snapshot that holds exactly the table's changes up to a place."""
-        if self.flavour == "mariadb":
-            place = self.begin(connection, since)
-            assert place is not None  # MariaDB always tells it
-            return self._with_gtid(connection, place)
-        self.prove(connection, table, since)
-        # Under the lock no change of the table is on its way: what is logged is visible. Whoever
-        # owns a GTID now has not changed the table yet, but may as soon as the lock is gone.
-        locker = connect()
-        try:
-            with _TableLock(locker, table):
-                place = self._end_of_mysql(locker, in_flight=False)
-                _query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
-        finally:
-            locker.close()
-        return place
 
     def _wait_for_gtids(self, connection: Connection[Any], since: MySQLPosition) -> None:
         deadline = time.monotonic() + _DEADLINE_SECONDS
@@ -150,10 +173,11 @@ class Moments:
         state = DomainState.parse(str(found[0][0] or ""))
         return MySQLPosition(place.server, place.file, place.offset, state)
 
-    def _end_of_mysql(self, connection: Connection[Any], *, in_flight: bool) -> MySQLPosition:
+    def _end(self, connection: Connection[Any], *, in_flight: bool) -> MySQLPosition:
         """The log's end; ``in_flight``: with the transactions that are committing just now."""
         # A GTID is owned until its rows are visible and it is executed: in this order none of what
         # is visible can be missed.
+        in_flight = in_flight and self.flavour == "mysql"
         committing = owned_gtids(connection) if in_flight else None
         end = log_end(connection, self._known(connection))
         if committing is None or not isinstance(end.executed, GtidSet):
@@ -169,12 +193,14 @@ class Moments:
 class _TableLock:
     """A context in which nobody changes the table and all its changes are visible.
 
-    The rights to lock one table are tried first, then those to lock all.
+    The rights to lock one table are tried first, then, if it is not ``kept`` for longer than a
+    moment, those to lock all. Ends with an error if the lock was lost.
     """
 
-    def __init__(self, connection: Connection[Any], table: Table) -> None:
+    def __init__(self, connection: Connection[Any], table: Table, *, kept: bool = False) -> None:
         self._connection = connection
         self._table = table
+        self._kept = kept
 
     def __enter__(self) -> None:
         connection = self._connection
@@ -186,9 +212,10 @@ class _TableLock:
                 _query(connection, statement)
                 return
             except MySQLError as error:
-                if error.args[0] in _DENIED and statement.startswith("LOCK"):
+                denied = error.args[0] in _DENIED
+                if denied and statement.startswith("LOCK") and not self._kept:
                     statement = "FLUSH TABLES WITH READ LOCK"
-                elif error.args[0] in _DENIED:
+                elif denied:
                     raise self._denied() from error
                 elif error.args[0] != _LOCK_TIMEOUT:
                     raise
@@ -196,17 +223,24 @@ class _TableLock:
                 raise _too_late("a transaction keeps the table from being locked for a moment")
             time.sleep(_PAUSE_SECONDS)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            return  # the connection is closed, and the lock with it
         _query(self._connection, "UNLOCK TABLES")
         _query(self._connection, "SET SESSION lock_wait_timeout = DEFAULT")
 
     def _denied(self) -> SourceError:
         schema = quote_name(self._table.id.schema)
         return SourceError(
-            "the user may not lock the table for a moment, which its copy needs",
+            "the user may not lock the table, which its copy needs",
             hint=f"GRANT LOCK TABLES, SELECT ON {schema}.* TO the user of the source's url",
             table=self._table.id,
         )
+
+
+def _is_transactional(connection: Connection[Any], table: Table) -> bool:
+    """Whether the table's engine has transactions, and with them consistent snapshots."""
+    return bool(_query(connection, _TRANSACTIONAL, table.id.schema, table.id.name)[0][0])
 
 
 def _too_late(reason: str) -> SourceError:

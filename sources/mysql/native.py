@@ -24,6 +24,7 @@ __all__ = [
     "NativeType",
     "neutral",
     "parse_native",
+    "same_order",
     "same_type",
     "unquote",
 ]
@@ -357,6 +358,23 @@ def same_type(first: str, second: str) -> bool:
     """Whether two native texts say the same about values: display width, zero filling, collation
     and spelling do not count."""
     return first == second or _essence(first) == _essence(second)
+
+
+def same_order(first: str, second: str) -> bool:
+    """Whether the values of two native texts of one type come in the same order, as far as the
+    texts tell: not where both name a collation and these differ."""
+    collations = {_collation(first), _collation(second)}
+    return len(collations) == 1 or "" in collations
+
+
+@lru_cache(maxsize=4096)
+def _collation(native: str) -> str:
+    """The collation in full: MariaDB's ``uca1400_…`` leave out the charset that they are for."""
+    parsed = parse_native(native)
+    collation = parsed.collation
+    if not collation or collation.startswith(f"{parsed.charset}_"):
+        return collation
+    return f"{parsed.charset}_{collation}"
 
 
 @lru_cache(maxsize=4096)

@@ -38,6 +38,11 @@ class Packets:
         self._missing = 0
         self._parts: list[bytes] = []
 
+    @property
+    def partial(self) -> bool:
+        """Whether the rest of an event is still to come."""
+        return bool(self._chunks or self._parts)
+
     def cut(self, data: bytes) -> list[bytes]:
         """The events that are whole now, in order."""
         if self._chunks:

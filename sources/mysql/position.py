@@ -74,7 +74,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
         GTIDs decide where both have them. A file and offset decide between places of one server
         only; they would count a transaction that is logged, but not yet counted as executed.
         """
-        ours, theirs = self._seen(), other.gtids
+        ours, theirs = self.seen, other.gtids
         if isinstance(ours, GtidSet) and isinstance(theirs, GtidSet):
             return ours.includes(theirs)
         if isinstance(ours, DomainState) and isinstance(theirs, DomainState):
@@ -93,8 +93,9 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
             return ours.contains(int(domain), int(sequence))
         return self.server == start.server and self._place() > start._place()
 
-    def _seen(self) -> Executed:
-        """The GTIDs with those of the undecided XA transactions."""
+    @property
+    def seen(self) -> Executed:
+        """``gtids`` with those of the undecided XA transactions."""
         gtids = self.gtids
         if isinstance(gtids, GtidSet):
             for place in self.prepared.values():

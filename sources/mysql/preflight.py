@@ -7,15 +7,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+import msgspec
 from pymysql.connections import Connection
 
 from engine.contract import Finding
 from engine.errors import SourceError, SourceLost
 from engine.schema import Table, TableId
 from sources.mysql.catalog import read_catalog
-from sources.mysql.connection import BinlogConnection, query
+from sources.mysql.connection import BinlogConnection, choose_server_id, query
 from sources.mysql.facts import Facts, log_end
 from sources.mysql.settings import MySQLSettings, selector
+from sources.mysql.unlogged import unlogged
 
 __all__ = ["preflight"]
 
@@ -41,10 +43,13 @@ def preflight(session: Connection[Any], facts: Facts, settings: MySQLSettings) -
     variables = _variables(session)
     for look in (_log, _format, _images, _metadata, _identity, _retention):
         findings += look(variables, facts)
-    if variables.get("log_bin") == "ON":
-        findings += _rights(session, facts, settings)
     wanted = selector(settings.tables, settings.exclude, fold_names=facts.fold_names)
     tables = read_catalog(session, wanted)
+    if variables.get("log_bin") == "ON":
+        rights = list(_rights(session, facts, settings))
+        findings += rights
+        if not any(finding.level == "error" for finding in rights):
+            findings += unlogged(session, facts, {table.id.schema for table in tables})
     findings += _tables(session, tables, settings, facts)
     findings += _cascades(session, facts, variables, wanted)
     return findings
@@ -161,8 +166,10 @@ def _rights(session: Connection[Any], facts: Facts, settings: MySQLSettings) -> 
         action = f"GRANT {client}, REPLICATION SLAVE ON *.* TO our user"
         yield Finding("error", "rights", error.message, action)
         return
-    replica = BinlogConnection(settings)
+    # With an id of its own: ours may be in use by the engine that runs.
+    replica = BinlogConnection(msgspec.structs.replace(settings, server_id=0))
     try:
+        choose_server_id(session, settings)
         replica.open()
         replica.dump_from_file(end.file, end.offset)
         while not replica.receive(settings.timeout_seconds):

@@ -50,6 +50,10 @@ class Progress:
         return f"{self.file}:{self.group}"
 
     @property
+    def _place(self) -> tuple[int, int]:
+        return file_number(self.file), self.offset
+
+    @property
     def position(self) -> MySQLPosition:
         """The end of the last group that was read whole."""
         if self._position is None:
@@ -94,7 +98,8 @@ class Progress:
             return
         floor = self._floor
         if floor is not None:
-            if (file_number(self.file), self.offset) < (file_number(floor.file), floor.offset):
+            # On another server than before, what we have may lie after this place.
+            if not floor.file or self._place < (file_number(floor.file), floor.offset):
                 return
             self._floor = None
         self._position = None

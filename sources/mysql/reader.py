@@ -3,6 +3,9 @@ A MySQL or MariaDB server as a source: its log as a stream, its tables in chunks
 
 The stream has a connection of its own; everything else is asked over one ordinary session, which is
 made when it is needed and made again when it has broken.
+
+Idea: who asks holds the session's lock, who stops does not. ``stop`` and ``close`` break whatever
+connection a thread waits on, so that the lock is free again at once.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from engine.errors import SourceError, SourceLost
 from engine.schema import Table, TableId
 from sources.mysql.catalog import read_catalog, read_table, table_estimate
 from sources.mysql.chunks import ChunkReader
-from sources.mysql.connection import BinlogConnection, connect, query, translated
+from sources.mysql.connection import BinlogConnection, establish, interrupt, prepare, query
 from sources.mysql.events import xid_text
 from sources.mysql.facts import Facts, log_files, read_facts, settled_log_end
 from sources.mysql.position import MySQLPosition, file_number, parse_position
@@ -59,6 +62,8 @@ class MySQLSource:
         self._settings = settings
         self._lock = threading.RLock()
         self._session: Connection[Any] | None = None
+        #: The session while someone waits for it.
+        self._asked: Connection[Any] | None = None
         self._facts: Facts | None = None
         self._stopping = threading.Event()
         self._replica: BinlogConnection | None = None
@@ -107,17 +112,29 @@ class MySQLSource:
     # -- the log -----------------------------------------------------------------------------------
 
     def stream(self, position: str | None, tables: Iterable[Table]) -> Iterator[list[Change]]:
-        """Every change to a followed table after ``position``; see the contract."""
+        """Every change to a followed table after ``position``; see the contract.
+
+        A ``Heartbeat``'s ``at`` is the source's commit time of the newest transaction that was
+        passed over; it is our own clock only where the log is silent: nothing came for a moment, or
+        the server itself says that it has nothing more.
+        """
+        tables = list(tables)
         replica = self._replica = BinlogConnection(self._settings)
         try:
             if self._stopping.is_set():
                 return
             begin = parse_position(position) if position is not None else None
-            start, dump = self._ask(lambda session: start_at(session, self._known(session), begin))
+            schemas = {table.id.schema for table in tables}
+            start, dump = self._ask(
+                lambda session: start_at(session, self._known(session), begin, schemas)
+            )
             replica.open()
             stream = Stream(start, self._tracking(tables), checksum=replica.checksum)
             dump(replica)
             yield from self._follow(replica, stream)
+        except SourceLost:
+            if not self._stopping.is_set():
+                raise
         finally:
             replica.close()
 
@@ -142,10 +159,12 @@ class MySQLSource:
                     told_at = time.monotonic()
             if stream.inside or not (events or stream.progress.moved):
                 continue
-            quiet = stream.progress.moved and not events
-            if quiet or time.monotonic() - told_at > interval * 0.9:
+            silent = not replica.partial and (stream.idle or not events)
+            at = time.time() if silent else stream.committed_at
+            quiet = stream.progress.moved and silent
+            if quiet or (at and time.monotonic() - told_at > interval * 0.9):
                 stream.progress.moved = False
-                yield [Heartbeat(stream.progress.position, time.time())]
+                yield [Heartbeat(stream.progress.position, at)]
                 told_at = time.monotonic()
 
     # -- the tables --------------------------------------------------------------------------------
@@ -161,7 +180,7 @@ class MySQLSource:
         with self._lock:
             if self._chunks is None:
                 self._chunks = ChunkReader(
-                    lambda: connect(self._settings),
+                    lambda: prepare(self._settings),
                     "mariadb" if facts.mariadb else "mysql",
                     gtid=facts.gtids,
                 )
@@ -174,15 +193,22 @@ class MySQLSource:
     # -- the end -----------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Make ``stream`` and ``chunks`` end soon."""
-        self._stopping.set()
+        """Make ``stream`` and ``chunks`` end soon, and break off what is being asked."""
+        self._break_off()
         if self._replica is not None:
             self._replica.stop()
         if self._chunks is not None:
             self._chunks.stop()
 
+    def _break_off(self) -> None:
+        self._stopping.set()
+        asked = self._asked
+        if asked is not None:
+            interrupt(asked)
+
     def close(self) -> None:
         """Free all connections; the source can be used again afterwards."""
+        self._break_off()
         with self._lock:
             self._drop_session()
             self._facts = None
@@ -200,19 +226,22 @@ class MySQLSource:
             try:
                 return self._ask_once(question)
             except SourceLost:
-                if fresh:
+                if fresh or self._stopping.is_set():
                     raise
             return self._ask_once(question)
 
     def _ask_once(self, question: Callable[[Connection[Any]], T]) -> T:
-        if self._session is None:
-            self._session = connect(self._settings)
+        fresh = self._session is None
+        session = self._session = self._asked = self._session or prepare(self._settings)
         try:
-            with translated():
-                return question(self._session)
+            if fresh:
+                establish(session)
+            return question(session)
         except SourceError:
             self._drop_session()
             raise
+        finally:
+            self._asked = None
 
     def _drop_session(self) -> None:
         session, self._session = self._session, None

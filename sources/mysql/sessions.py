@@ -4,15 +4,15 @@ The connections that chunks are read through: lent for one read, kept for the ne
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from pymysql.connections import Connection
 
-from sources.mysql.connection import translated
+from engine.errors import SourceLost
+from sources.mysql.connection import establish, interrupt, query
 
 __all__ = ["Lease", "Sessions"]
 
@@ -34,22 +34,17 @@ class Lease:
 
 
 class Sessions:
-    """Lends connections to any number of threads. Raises what ``connect`` raises."""
+    """Lends connections to any number of threads. ``prepare`` gives one that is not made yet.
 
-    def __init__(self, connect: Callable[[], Connection[Any]]) -> None:
-        self._connect = connect
+    Raises SourceError and SourceLost.
+    """
+
+    def __init__(self, prepare: Callable[[], Connection[Any]]) -> None:
+        self._prepare = prepare
         self._idle: list[Connection[Any]] = []
         self._lent: set[Connection[Any]] = set()
         self._lock = threading.Lock()
         self.stopped = False
-
-    def open(self) -> Connection[Any]:
-        """A connection that is nobody else's; the caller closes it."""
-        connection = self._connect()
-        with translated(), connection.cursor() as cursor:
-            cursor.execute(_SETTINGS)
-            cursor.execute(_ISOLATION)
-        return connection
 
     @contextmanager
     def lease(self) -> Iterator[Lease]:
@@ -64,12 +59,21 @@ class Sessions:
 
     def _take(self) -> Connection[Any]:
         with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        connection = connection or self.open()
-        with self._lock:
+            made = bool(self._idle)
+            connection = self._idle.pop() if made else self._prepare()
+            # From here on ``stop`` reaches it.
             self._lent.add(connection)
-            if self.stopped:
-                _break(connection)
+            stopped = self.stopped
+        try:
+            if stopped:
+                raise SourceLost("the reading was stopped")
+            if not made:
+                establish(connection)
+                query(connection, _SETTINGS)
+                query(connection, _ISOLATION)
+        except BaseException:
+            self._give_back(connection, False)
+            raise
         return connection
 
     def _give_back(self, connection: Connection[Any], well: bool) -> None:
@@ -90,7 +94,7 @@ class Sessions:
         with self._lock:
             self.stopped = True
             for connection in self._lent:
-                _break(connection)
+                interrupt(connection)
 
     def close(self) -> None:
         """Stop, and free all connections; idempotent."""
@@ -99,13 +103,6 @@ class Sessions:
             idle, self._idle = self._idle, []
         for connection in idle:
             _close(connection)
-
-
-def _break(connection: Any) -> None:
-    """End what another thread waits for; that thread closes the connection."""
-    with suppress(OSError):
-        # Not the TLS socket's own method, which takes the session away from its reader.
-        socket.socket.shutdown(connection._sock, socket.SHUT_RDWR)
 
 
 def _close(connection: Any) -> None:

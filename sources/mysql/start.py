@@ -7,17 +7,19 @@ by the server's one error for all of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
 from pymysql.connections import Connection
 
-from engine.errors import SourceError
+from engine.errors import SourceError, SourceLost
 from sources.mysql.connection import BinlogConnection, query
 from sources.mysql.facts import Facts, log_files
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
+from sources.mysql.unlogged import unlogged
 
 __all__ = ["start_at"]
 
@@ -26,19 +28,31 @@ Dump = Callable[[BinlogConnection], None]
 #: How long a server may take to count as executed what it has sent already.
 _SETTLE_SECONDS: Final = 2
 _FIRST_OFFSET: Final = 4
+#: Among so many events is the one that tells the GTIDs of the files before.
+_HEAD_EVENTS: Final = 3
+_GTID_NEXT: Final = re.compile(r"GTID_NEXT= '([^']+):([0-9]+)'")
 _COPY_AGAIN: Final = "copy the tables again, and keep the log longer (binlog_expire_logs_seconds)"
 
 
 def start_at(
-    connection: Connection[Any], facts: Facts, position: MySQLPosition | None
+    connection: Connection[Any],
+    facts: Facts,
+    position: MySQLPosition | None,
+    schemas: Iterable[str] = (),
 ) -> tuple[MySQLPosition, Dump]:
     """The position as this server has it, and the request that starts the stream there.
 
-    Without one: the beginning of the log. Raises SourceError if the server no longer has, or never
-    had, what the position stands for.
+    Without one: the beginning of the log. ``schemas`` are those of the followed tables. Raises
+    SourceError if the server no longer has, or never had, what the position stands for, or does not
+    log what happens in the schemas.
     """
+    for finding in unlogged(connection, facts, schemas):
+        if finding.level == "error":
+            raise SourceError(finding.message, hint=finding.action)
     if position is None:
         return _from_beginning(connection, facts)
+    if position.server == facts.identity and position.file:
+        _check_history(connection, facts, position)
     gtids = position.gtids
     if isinstance(gtids, GtidSet) and facts.gtids and not facts.mariadb:
         _check_gtids(connection, gtids)
@@ -68,6 +82,86 @@ def _rebased(position: MySQLPosition, facts: Facts) -> MySQLPosition:
     if position.server == facts.identity:
         return position
     return msgspec.structs.replace(position, server=facts.identity, file="", offset=0)
+
+
+def _check_history(connection: Connection[Any], facts: Facts, position: MySQLPosition) -> None:
+    """The server's log up to our place is the one that we have read.
+
+    GTIDs alone do not tell: a log that was reset gives the same numbers to other transactions.
+    """
+    stem = position.file.rpartition(".")[0]
+    sizes = {
+        log.name: log.size for log in log_files(connection) if log.name.rpartition(".")[0] == stem
+    }
+    if not sizes:
+        return  # the files have another name now
+    newest = max(sizes, key=file_number)
+    if file_number(position.file) > file_number(newest):
+        raise _reset(f"the log ends with {newest}, and our place is in {position.file}")
+    size = sizes.get(position.file)
+    if size is None:
+        return  # purged; whether that matters, others ask
+    if position.offset > size:
+        raise _reset(f"{position.file} ends at {size}, before our place at {position.offset}")
+    if facts.mariadb:
+        same = _same_domains(connection, position)
+    else:
+        same = _same_gtids(connection, position, ended=position.offset == size)
+    if not same:
+        raise _reset(f"{position.file} is not what was read up to {position.offset}")
+
+
+def _same_domains(connection: Connection[Any], position: MySQLPosition) -> bool:
+    """Whether MariaDB's log has our GTIDs at our place, where both name one of a domain."""
+    ours = position.gtids
+    if not isinstance(ours, DomainState):
+        return True
+    place = (position.file, position.offset)
+    text = query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place)[0][0]
+    if text is None:
+        return False
+    theirs = DomainState.parse(text).domains
+    return all(
+        theirs[domain][1] == sequence
+        for domain, (_, sequence) in ours.domains.items()
+        if domain in theirs
+    )
+
+
+def _same_gtids(connection: Connection[Any], position: MySQLPosition, *, ended: bool) -> bool:
+    """Whether in MySQL's log a transaction ends at our place, with none before it that we lack and
+    none after it that we have."""
+    events = "SHOW BINLOG EVENTS IN %s FROM %s LIMIT %s"
+    head = query(connection, events, (position.file, _FIRST_OFFSET, _HEAD_EVENTS))
+    try:
+        following = query(connection, events, (position.file, position.offset, 1))
+    except SourceLost:
+        raise
+    except SourceError:
+        return ended  # no event begins there
+    seen = position.seen
+    if not isinstance(seen, GtidSet):
+        return True
+    before = [GtidSet.parse(event[5]) for event in head if event[2] == "Previous_gtids"]
+    after = [match for event in following if (match := _GTID_NEXT.search(event[5]))]
+    return all(map(seen.includes, before)) and all(
+        _is_next(seen, gtid[1], int(gtid[2]), position.server) for gtid in after
+    )
+
+
+def _is_next(seen: GtidSet, source: str, number: int, server: str) -> bool:
+    """Whether a log that goes on with this GTID can have what was seen before it."""
+    if seen.contains(source, number):
+        return False
+    # A server numbers its own transactions one by one, in the order of its log.
+    return source != server or number == 1 or seen.contains(source, number - 1)
+
+
+def _reset(what: str) -> SourceError:
+    return SourceError(
+        f"the source's logs were reset or restored: {what}",
+        hint="copy the tables again: what was written since cannot be told from what was applied",
+    )
 
 
 def _check_gtids(connection: Connection[Any], ours: GtidSet) -> None:

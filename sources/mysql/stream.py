@@ -88,6 +88,10 @@ class Stream:
         self, position: MySQLPosition, tracking: Tracking, *, checksum: bool = False
     ) -> None:
         self.progress = Progress(position)
+        #: When the newest group was committed, in Unix seconds by the source's clock; 0.0 if none.
+        self.committed_at = 0.0
+        #: Whether the server has said after it that it has nothing more.
+        self.idle = False
         self._tracking = tracking
         self._checksum = checksum
         self._awaited = {xid for xid, place in position.prepared.items() if _is_place(place)}
@@ -213,6 +217,7 @@ class Stream:
             end = len(event) - (4 if self._checksum else 0)
             if self._checksum and not good:
                 raise _bad_checksum(kind)
+            self.idle = True
             if kind == ev.HEARTBEAT:
                 progress.skip_to(*ev.read_heartbeat(event, end, log_pos))
             else:
@@ -308,6 +313,8 @@ class Stream:
     def _finish(self, timestamp: int) -> None:
         """The group ends here, and with it the transaction, if it is one for us."""
         progress = self.progress
+        self.committed_at = self._committed_at or float(timestamp)
+        self.idle = False
         if self._skipped:
             progress.leave()
             self._reset()
@@ -317,7 +324,7 @@ class Stream:
         progress.complete()
         if self._begun:
             progress.moved = False
-            self._out.append(Commit(progress.position, self._committed_at or float(timestamp)))
+            self._out.append(Commit(progress.position, self.committed_at))
         self._reset()
 
     # -- statements --------------------------------------------------------------------------------

@@ -76,11 +76,6 @@ class TableMap(msgspec.Struct, frozen=True, gc=False):
     geometries: tuple[int | None, ...] | None = None
     invisible: int = 0
 
-    @property
-    def needs_names(self) -> bool:
-        """Whether the columns' names must come from elsewhere."""
-        return self.names is None
-
 
 def parse_table_map(
     data: bytes, start: int, end: int, *, id_width: int = 6, mariadb: bool = False

@@ -1,0 +1,137 @@
+"""
+The default of a column as the server stores it. Pure.
+
+A server converts a default to the column's type when it reads the statement, and gives existing
+rows what comes out: ``'B'`` becomes the member ``b`` of an enum, ``1e3`` the text ``1000``. What
+comes out is known exactly or the statement is unreadable.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from engine.schema import Type
+from sources.mysql.charset import BYTES_PER_CHARACTER, text_decoder
+from sources.mysql.ddl_tokens import Unreadable, quote
+from sources.mysql.native import NativeType, unquote
+
+__all__ = ["bytes_of", "decoded", "stored_default"]
+
+_NUMBER: Final = re.compile(r"-?[0-9.]+(?:[eE][+-]?[0-9]+)?")
+_INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
+_DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
+#: Whole floats below are shown with all their digits.
+_EXACT_BELOW: Final = 1e15
+_NATIVE_TEXTS: Final = frozenset(
+    ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set")
+)
+
+
+def stored_default(default: str | None, type: Type, native: NativeType) -> str | None:
+    """``default``, as ``read_default`` gives it, in the form that the column holds.
+
+    Raises Unreadable if it cannot be known. Numbers and times are left to who knows their types.
+    """
+    if default is None or not _is_constant(default):
+        return default
+    if type.kind == "bit" and default[0] == "'":
+        bits = int.from_bytes(_ascii(unquote(default)).encode())
+        return f"b'{bits:b}'"
+    if type.kind == "binary":
+        return _binary(default)
+    if native.base not in _NATIVE_TEXTS:
+        return default
+    text = _text(default, native.charset)
+    if type.kind == "enum":
+        return quote(_member(text, type.members))
+    if type.kind == "set":
+        chosen = {_member(part, type.members) for part in text.split(",")} if text else set()
+        return quote(",".join(member for member in type.members if member in chosen))
+    if native.base == "char":
+        text = text.rstrip(" ")
+    return quote(_cut(text, native.length or len(text)))
+
+
+def bytes_of(literal: str) -> bytes | None:
+    """The bytes of a literal of bits or hexadecimal digits; None if it is none."""
+    mark, digits = literal[:2].lower(), literal[2:].rstrip("'")
+    try:
+        if mark in ("x'", "0x"):
+            return bytes.fromhex(digits.rjust(len(digits) + len(digits) % 2, "0"))
+        if mark in ("b'", "0b"):
+            return int(digits or "0", 2).to_bytes((len(digits) + 7) // 8)
+    except ValueError as error:
+        raise _unknown() from error
+    return None
+
+
+def decoded(data: bytes, charset: str) -> str:
+    """Bytes as text of a charset; Unreadable if they are none, or the charset is not known."""
+    if charset not in BYTES_PER_CHARACTER and not (data.isascii() and not charset):
+        raise _unknown()
+    try:
+        return text_decoder(charset)(data) if charset else data.decode("ascii")
+    except ValueError as error:
+        raise _unknown() from error
+
+
+def _is_constant(default: str) -> bool:
+    return default[:1] in ("'", "-") or default[:1].isdigit() or default[1:2] == "'"
+
+
+def _text(default: str, charset: str) -> str:
+    """The constant as text."""
+    if default[0] == "'":
+        return unquote(default)
+    data = bytes_of(default)
+    return _digits(default) if data is None else decoded(data, charset)
+
+
+def _binary(default: str) -> str:
+    if default[0] == "'":
+        _ascii(unquote(default))
+        return default
+    data = bytes_of(default)
+    return quote(_digits(default)) if data is None else f"x'{data.hex()}'"
+
+
+def _digits(number: str) -> str:
+    """A number as the server writes it as text."""
+    if _INTEGER.fullmatch(number):
+        return str(int(number))
+    if _DECIMAL.fullmatch(number) and number.strip("-0."):
+        return number
+    if _NUMBER.fullmatch(number) and "e" in number.lower():
+        value = float(number)
+        if value == int(value) and 0 < abs(value) < _EXACT_BELOW:
+            return str(int(value))
+    raise _unknown()
+
+
+def _member(text: str, members: tuple[str, ...]) -> str:
+    text = text.rstrip(" ")
+    if text in members:
+        return text
+    same = [member for member in members if member.casefold() == text.casefold()]
+    if len(same) != 1:
+        raise _unknown()
+    return same[0]
+
+
+def _cut(text: str, length: int) -> str:
+    """Spaces that do not fit are left out."""
+    if text[length:].strip(" "):
+        raise _unknown()
+    return text[:length]
+
+
+def _ascii(text: str) -> str:
+    """``text``; what its bytes are depends on the session if it is more than ASCII."""
+    if not text.isascii():
+        raise _unknown()
+    return text
+
+
+def _unknown() -> Unreadable:
+    return Unreadable("gives a column a default whose stored form cannot be known")

@@ -1,0 +1,73 @@
+"""
+Changes of a server that never get into its log, so that no replica can follow them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pymysql.connections import Connection
+
+from engine.contract import Finding
+from engine.errors import SourceError, SourceLost
+from sources.mysql.connection import query
+from sources.mysql.facts import Facts, status_statement
+
+__all__ = ["unlogged"]
+
+_RESTART = "in its option file and restart the server"
+_VARIABLES = """
+SHOW GLOBAL VARIABLES
+WHERE Variable_name IN ('log_slave_updates', 'log_replica_updates', 'wsrep_on') AND Value <> ''
+"""
+
+
+def unlogged(session: Connection[Any], facts: Facts, schemas: Iterable[str]) -> Iterator[Finding]:
+    """What of the schemas, of which tables are followed, is not logged: errors, and warnings where
+    it may be so. Raises SourceLost, and SourceError if the log's state cannot be asked for.
+    """
+    yield from _filters(session, facts, sorted(set(schemas)))
+    yield from _replicated(session, facts)
+
+
+def _filters(session: Connection[Any], facts: Facts, schemas: list[str]) -> Iterator[Finding]:
+    rows = query(session, status_statement(facts))
+    only, never = (set(filter(None, str(text).split(","))) for text in rows[0][2:4])
+    if not only and not never:
+        return
+    # As in the server: where there is a list of what is logged, the other one does not count.
+    hidden = [name for name in schemas if (name not in only if only else name in never)]
+    action = f"remove binlog_do_db and binlog_ignore_db {_RESTART}"
+    if hidden:
+        what = f"changes in {', '.join(hidden)} are not logged"
+        yield Finding("error", "binlog_do_db", what, action)
+    else:
+        what = "statements are not logged if another database was chosen by USE, such as TRUNCATE"
+        yield Finding("warning", "binlog_do_db", what, action)
+
+
+def _replicated(session: Connection[Any], facts: Facts) -> Iterator[Finding]:
+    variables = {name.lower(): value for name, value in query(session, _VARIABLES)}
+    galera = variables.pop("wsrep_on", "OFF") == "ON"
+    if "OFF" not in variables.values():
+        return
+    action = f"write `log_slave_updates = ON` below [mysqld] {_RESTART}, or follow its source"
+    try:
+        replica = galera or bool(query(session, _replica_statement(facts)))
+    except SourceLost:
+        raise
+    except SourceError:
+        right = "SLAVE MONITOR" if facts.mariadb else "REPLICATION CLIENT"
+        what = "if the server is a replica, what it replicates is not logged; we may not look"
+        yield Finding("warning", "log_slave_updates", what, f"GRANT {right} ON *.* TO our user")
+        return
+    if replica:
+        what = "the server is a replica, and what it replicates is not logged"
+        yield Finding("error", "log_slave_updates", what, action)
+
+
+def _replica_statement(facts: Facts) -> str:
+    if facts.mariadb:
+        return "SHOW ALL SLAVES STATUS"
+    return "SHOW REPLICA STATUS" if facts.version >= (8, 0, 22) else "SHOW SLAVE STATUS"
