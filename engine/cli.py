@@ -51,9 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone; keep the interpreter from complaining at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception:  # noqa: BLE001 - the one place that may: a fault of ours, shown whole
-        traceback.print_exc()
-        Console(stderr=True).print("[bold red]this is a fault in Tailrace[/], please report it")
+    except Exception as error:  # noqa: BLE001 - the one place that may: a fault of ours
+        # Where, and of what kind. Its message may hold a row's values.
+        traceback.print_tb(error.__traceback__)
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        Console(stderr=True).print(
+            f"[bold red]{kind}: this is a fault in Tailrace[/], please report it"
+        )
         return 1
 
 

@@ -174,8 +174,8 @@ def test_init_writes_a_file_that_loads_and_holds_no_password(
     monkeypatch.setenv("TARGET_PASSWORD", "another")
     settings = load_settings(output)
     assert settings.pipeline.name == "pets"
-    assert ":one@" in settings.source.url  # type: ignore[attr-defined]
-    assert ":another@" in settings.sink.url  # type: ignore[attr-defined]
+    assert ":one@" in settings.source.url
+    assert ":another@" in settings.sink.url
     assert tailrace(*words, "--output", output).status == 2
     assert output.read_text() == text
 

@@ -417,6 +417,7 @@ def test_a_keyless_table_without_transactions_is_read_under_a_lock(
         def waiting() -> bool:
             cursor.execute("SHOW FULL PROCESSLIST")
             states = [str(row[6]).lower() for row in cursor.fetchall() if "'late'" in str(row[7])]
+            cursor.execute("SHOW FULL PROCESSLIST"); print("X", insert.done() and (insert.exception() or insert.result()))
             return any("lock" in state for state in states)
 
         wait_until(waiting)

@@ -509,6 +509,60 @@ def test_a_default_that_cannot_be_known_stops(column: str) -> None:
         apply_statement(sql, SHOP, tables, everything)
 
 
+MANY_TYPES = (
+    "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20), x TEXT, b BLOB, bb BINARY(3), vb"
+    " VARBINARY(9), e ENUM('a','b'), n DECIMAL(9,2), f DOUBLE, i INT, bits BIT(9),"
+    " l VARCHAR(20) CHARSET latin1) CHARSET utf8mb4"
+)
+
+
+@pytest.mark.parametrize(
+    ("strict", "change"),
+    [
+        (False, "MODIFY v VARCHAR(19) CHARSET utf8mb4"),
+        (False, "MODIFY x TINYTEXT CHARSET utf8mb4"),
+        (False, "MODIFY x VARCHAR(9000) CHARSET utf8mb4"),
+        (False, "MODIFY b TINYBLOB"),
+        (False, "MODIFY vb VARBINARY(8)"),
+        (False, "MODIFY v VARCHAR(20) CHARSET latin1"),
+        (False, "MODIFY l VARCHAR(20) CHARSET greek"),
+        (False, "CONVERT TO CHARACTER SET latin1"),
+        (False, "MODIFY e ENUM('a') CHARSET utf8mb4"),
+        (False, "MODIFY v ENUM('a') CHARSET utf8mb4"),
+        (False, "MODIFY n DECIMAL(9,2) UNSIGNED"),
+        (False, "MODIFY i YEAR"),
+        (False, "MODIFY bits BIT(8)"),
+        (True, "MODIFY v CHAR(20) CHARSET utf8mb4"),
+        (True, "MODIFY bb BINARY(4)"),
+        (True, "MODIFY vb BINARY(9)"),
+    ],
+)
+def test_a_type_that_may_not_hold_every_value_stops(strict: bool, change: str) -> None:
+    tables = made(MANY_TYPES)
+    dialect = Dialect(sql_mode=1 << 21 if strict else 0)
+    with pytest.raises(SchemaError, match="not shown in the log") as stop:
+        apply_statement(f"ALTER TABLE t {change}", SHOP, tables, everything, dialect=dialect)
+    assert "copy it again" in stop.value.hint
+
+
+@pytest.mark.parametrize(
+    ("strict", "change"),
+    [
+        (True, "MODIFY v VARCHAR(19) CHARSET latin1, MODIFY x TINYTEXT, MODIFY b TINYBLOB"),
+        (False, "MODIFY v VARCHAR(21) CHARSET utf8mb4, MODIFY b MEDIUMBLOB, MODIFY vb BLOB"),
+        (False, "MODIFY v TINYTEXT CHARSET utf8mb4, MODIFY l VARCHAR(20) CHARSET utf8mb4"),
+        (False, "MODIFY e ENUM('b','a','c') CHARSET utf8mb4, MODIFY n DECIMAL(12,2)"),
+        (False, "MODIFY bb VARBINARY(3), MODIFY bits BIT(10), MODIFY i BIGINT"),
+        (False, "MODIFY v VARCHAR(20) CHARSET utf8mb4 COLLATE utf8mb4_bin NOT NULL, DROP x"),
+        (False, "CONVERT TO CHARACTER SET utf8mb4"),
+    ],
+)
+def test_a_type_that_holds_every_value_is_followed(strict: bool, change: str) -> None:
+    dialect = Dialect(sql_mode=1 << 21 if strict else 0)
+    sql = f"ALTER TABLE t {change}"
+    assert apply_statement(sql, SHOP, made(MANY_TYPES), everything, dialect=dialect)
+
+
 def test_dropping_a_database_drops_each_followed_table(tables: Tables) -> None:
     changes = apply_statement("DROP DATABASE IF EXISTS `shop`", "", tables, in_shop)
     gone = [tables[TableId(SHOP, name)] for name in ("lines", "orders")]

@@ -50,6 +50,7 @@ SESSION_SETTINGS = {
     "maintenance_work_mem": "'256MB'",
     "temp_buffers": "'32MB'",
     "jit": "off",
+    "default_statistics_target": "10",  # ANALYZE of staged rows looks at 3,000 of them
 }
 #: Further ends of a session to be switched off, by the version that has brought them.
 LATER_TIMEOUTS = {"idle_session_timeout": 14, "transaction_timeout": 17}

@@ -12,7 +12,6 @@ import hashlib
 from engine.schema import Column, Table, Type
 
 __all__ = [
-    "MAX_IDENTIFIER_BYTES",
     "SYSTEM_COLUMNS",
     "TEMPORAL",
     "TEXTUAL",

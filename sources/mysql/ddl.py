@@ -50,6 +50,7 @@ class _Followed(msgspec.Struct, frozen=True):
     tables: Mapping[TableId, Table]
     wanted: Callable[[TableId], bool]
     charset: Callable[[str], Charset]
+    strict: bool = True
 
     def change(
         self,
@@ -84,7 +85,7 @@ def apply_statement(
     def charset(schema: str) -> Charset:
         return charset_of(default_charset(schema)) if default_charset else Charset()
 
-    followed = _Followed(sql, tables, wanted, charset)
+    followed = _Followed(sql, tables, wanted, charset, dialect.strict)
     match statement:
         case CreateTable():
             return _create(statement, followed)
@@ -160,7 +161,9 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
         raise _stop(statement.kind, id, statement.problem)
     try:
         default = followed.charset(id.schema)
-        after, renamed = alter(table, statement.change, default, ignore=statement.ignore)
+        after, renamed = alter(
+            table, statement.change, default, ignore=statement.ignore, strict=followed.strict
+        )
     except (Unreadable, Unfollowable) as error:
         raise _stop(statement.kind, id, str(error)) from error
     except SchemaError as error:

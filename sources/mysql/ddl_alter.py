@@ -14,6 +14,7 @@ from sources.mysql.ddl_columns import Charset, converted, resolve
 from sources.mysql.ddl_defaults import stored_default
 from sources.mysql.ddl_draft import Draft, DraftColumn
 from sources.mysql.ddl_keys import KeyDefinition
+from sources.mysql.ddl_loss import loss
 from sources.mysql.native import parse_native
 
 __all__ = ["Unfollowable", "alter"]
@@ -24,24 +25,32 @@ class Unfollowable(Exception):
 
 
 def alter(
-    table: Table, change: Alteration, default: Charset, *, ignore: bool = False
+    table: Table,
+    change: Alteration,
+    default: Charset,
+    *,
+    ignore: bool = False,
+    strict: bool = True,
 ) -> tuple[Table, tuple[tuple[str, str], ...]]:
     """The table after ``change``, and its columns' old and new names where they differ.
 
     ``default`` is the charset of a new column if neither the statement nor the other columns tell.
-    Raises Unfollowable, Unreadable and SchemaError.
+    ``strict``: the server has refused what would lose data. Raises Unfollowable, Unreadable and
+    SchemaError.
     """
     if change.refused:
         raise Unfollowable(change.refused)
     if ignore and _adds_unique(change):
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
     draft = Draft.of(table)
+    before = {column: column.column.native for column in draft.columns}
     # The table's own default is only guessed at, so nothing is said about its collation.
     charset = change.charset.over(Charset(draft.charset() or default.name))
     if change.converted:
         for column in draft.columns:
             column.column = converted(column.column, charset)
     renamed = _change_columns(draft, change, charset)
+    _check_values(draft, before, strict=strict and not ignore)
     if change.primary_dropped:
         draft.drop_primary()
     for name in change.dropped_keys:
@@ -51,6 +60,17 @@ def alter(
     for key in [*_inline_keys(change), *change.keys]:
         draft.add_key(key)
     return draft.table(change.name or table.id, table.version + 1), renamed
+
+
+def _check_values(draft: Draft, before: dict[DraftColumn, str], *, strict: bool) -> None:
+    """The values that are there are the same in the columns' new types."""
+    for column in draft.columns:
+        native = before.get(column, column.column.native)
+        if native != column.column.native:
+            old, new = parse_native(native), parse_native(column.column.native)
+            reason = loss(old, new, strict=strict)
+            if reason:
+                raise Unfollowable(f"{reason} of the column {column.name}, not shown in the log")
 
 
 def _adds_unique(change: Alteration) -> bool:

@@ -16,6 +16,8 @@ __all__ = ["Dialect", "read_table_name"]
 _REAL_AS_FLOAT: Final = 1 << 0
 _ORACLE: Final = 1 << 9
 _NO_BACKSLASH_ESCAPES: Final = 1 << 20
+_STRICT_TRANS_TABLES: Final = 1 << 21
+_STRICT_ALL_TABLES: Final = 1 << 22
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -23,13 +25,18 @@ class Dialect(msgspec.Struct, frozen=True):
     them), and whether the server folds the names of tables to lower case."""
 
     mariadb: bool = False
-    sql_mode: int = 0
+    sql_mode: int = _STRICT_TRANS_TABLES
     fold_names: bool = False
 
     def tokens(self, sql: str) -> Tokens:
         """A cursor over a statement."""
         escapes = not self.sql_mode & _NO_BACKSLASH_ESCAPES
         return Tokens(sql, mariadb=self.mariadb, backslash_escapes=escapes)
+
+    @property
+    def strict(self) -> bool:
+        """Whether the server has refused what would lose data."""
+        return bool(self.sql_mode & (_STRICT_TRANS_TABLES | _STRICT_ALL_TABLES))
 
     @property
     def oracle(self) -> bool:

@@ -51,16 +51,18 @@ def start_at(
             raise SourceError(finding.message, hint=finding.action)
     if position is None:
         return _from_beginning(connection, facts)
-    if position.server == facts.identity and position.file:
-        _check_history(connection, facts, position)
+    size = _file_size(connection, facts, position)
     gtids = position.gtids
     if isinstance(gtids, GtidSet) and facts.gtids and not facts.mariadb:
         _check_gtids(connection, gtids)
+        _check_history(connection, facts, position, size)
         return _rebased(position, facts), lambda replica: replica.dump_from_gtids(gtids)
     if isinstance(gtids, DomainState) and gtids and facts.mariadb:
         _check_domains(connection, gtids)
+        _check_history(connection, facts, position, size)
         state = _oldest_state(gtids, position)
         return _rebased(position, facts), lambda replica: replica.dump_from_domains(state)
+    _check_history(connection, facts, position, size)
     return _from_file(connection, facts, position)
 
 
@@ -84,25 +86,37 @@ def _rebased(position: MySQLPosition, facts: Facts) -> MySQLPosition:
     return msgspec.structs.replace(position, server=facts.identity, file="", offset=0)
 
 
-def _check_history(connection: Connection[Any], facts: Facts, position: MySQLPosition) -> None:
-    """The server's log up to our place is the one that we have read.
+def _file_size(connection: Connection[Any], facts: Facts, position: MySQLPosition) -> int | None:
+    """The size of the file that our place is in; None if this server has no such file (any more).
+
+    Raises SourceError if our place is beyond the log's end.
+    """
+    if position.server != facts.identity or not position.file:
+        return None
+    stem = position.file.rpartition(".")[0]
+    files = {
+        log.name: log.size
+        for log in log_files(connection)
+        if log.name.rpartition(".")[0] == stem  # the files may have got another name
+    }
+    newest = max(files, key=file_number, default=position.file)
+    if file_number(position.file) > file_number(newest):
+        raise _reset(f"the log ends with {newest}, and our place is in {position.file}")
+    size = files.get(position.file)
+    if size is not None and position.offset > size:
+        raise _reset(f"{position.file} ends at {size}, before our place at {position.offset}")
+    return size
+
+
+def _check_history(
+    connection: Connection[Any], facts: Facts, position: MySQLPosition, size: int | None
+) -> None:
+    """What the log's file says about our place is what we have read.
 
     GTIDs alone do not tell: a log that was reset gives the same numbers to other transactions.
     """
-    stem = position.file.rpartition(".")[0]
-    sizes = {
-        log.name: log.size for log in log_files(connection) if log.name.rpartition(".")[0] == stem
-    }
-    if not sizes:
-        return  # the files have another name now
-    newest = max(sizes, key=file_number)
-    if file_number(position.file) > file_number(newest):
-        raise _reset(f"the log ends with {newest}, and our place is in {position.file}")
-    size = sizes.get(position.file)
     if size is None:
-        return  # purged; whether that matters, others ask
-    if position.offset > size:
-        raise _reset(f"{position.file} ends at {size}, before our place at {position.offset}")
+        return
     if facts.mariadb:
         same = _same_domains(connection, position)
     else:

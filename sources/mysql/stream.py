@@ -527,7 +527,8 @@ def _bad_checksum(kind: int) -> DecodeError:
 
 def _unknown_rows(xid: str) -> SourceError:
     return SourceError(
-        f"the XA transaction {xid} is committed, but it was prepared before our log begins",
-        hint="copy the tables again, at a moment when XA RECOVER shows nothing; give our user the"
-        " right XA_RECOVER_ADMIN, so that the copy can wait for such a moment",
+        f"the XA transaction {xid} is committed, but it was prepared before our log begins, so its"
+        " rows are not known",
+        hint="copy the tables again, once XA RECOVER on the source shows nothing: wait for what it"
+        " shows, or end it by XA COMMIT or XA ROLLBACK",
     )

@@ -1,0 +1,97 @@
+"""
+Whether a change of a column's type keeps every value. Pure.
+
+A server that is strict refuses what would lose something; one that is not cuts, rounds and replaces
+without a word in its log. Conversions between kinds, whole numbers and decimals are left to the
+sink, which looks at the values that it has.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sources.mysql.charset import BYTES_PER_CHARACTER
+from sources.mysql.native import NativeType
+
+__all__ = ["loss"]
+
+_MOST_BYTES: Final = {
+    f"{size}{family}": (1 << bits) - 1
+    for size, bits in (("tiny", 8), ("", 16), ("medium", 24), ("long", 32))
+    for family in ("text", "blob")
+}
+_CHARACTERS: Final = frozenset(
+    ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set")
+)
+_LABELS: Final = frozenset(("enum", "set"))
+_ALL_OF_UNICODE: Final = frozenset(("utf8mb4", "utf16", "utf16le", "utf32", "gb18030"))
+_SAME_BYTES: Final = frozenset((("ascii", "utf8mb3"), ("ascii", "utf8mb4"), ("utf8mb3", "utf8mb4")))
+_FLOATING: Final = frozenset(("float", "double", "decimal"))
+
+
+def loss(old: NativeType, new: NativeType, *, strict: bool) -> str:
+    """How values of ``old`` may be changed when they become ``new``; empty if they are not.
+
+    ``strict``: the server refuses what it calls a loss of data.
+    """
+    if new.base == "char" and old.base in _CHARACTERS - _LABELS and old.base != "char":
+        return "trims spaces at the end of values"
+    if new.base == "binary" and old.binary and (old.base, old.length) != ("binary", new.length):
+        return "fills up values with zeros"
+    if strict:
+        return ""
+    if old.base in _CHARACTERS and new.base in _CHARACTERS and not (old.binary or new.binary):
+        return _loss_of_text(old, new)
+    if old.binary and new.binary:
+        return "" if _bytes(old) <= _bytes(new) else "may cut values"
+    if new.base in _FLOATING and new.unsigned and not old.unsigned:
+        return "may replace negative values"
+    if (new.base == "year") > (old.base == "year") or (
+        old.base == new.base == "bit" and old.length > new.length
+    ):
+        return "may replace values that are out of range"
+    return ""
+
+
+def _loss_of_text(old: NativeType, new: NativeType) -> str:
+    if not _has_all_characters(new.charset, old.charset):
+        return "may replace characters"
+    if new.base in _LABELS:
+        kept = old.base == new.base and set(old.members) <= set(new.members)
+        return "" if kept else "may replace values that are no members"
+    if _characters(old) > new.length if new.length else not _fits(old, new):
+        return "may cut values"
+    return ""
+
+
+def _has_all_characters(new: str, old: str) -> bool:
+    if new == old:
+        return True
+    if not (new and old):
+        return False
+    if new == "utf8mb3":
+        return old not in _ALL_OF_UNICODE
+    return new in _ALL_OF_UNICODE or old == "ascii"
+
+
+def _fits(old: NativeType, new: NativeType) -> bool:
+    """Whether a text of ``old`` has no more bytes than a ``new`` without a length may have."""
+    limit = _MOST_BYTES.get(new.base, 0)
+    if old.charset == new.charset or (old.charset, new.charset) in _SAME_BYTES:
+        return _bytes(old) <= limit
+    return _characters(old) * BYTES_PER_CHARACTER.get(new.charset, 4) <= limit
+
+
+def _characters(type: NativeType) -> int:
+    """The most characters that a value has."""
+    if type.base == "enum":
+        return max(map(len, type.members), default=0)
+    if type.base == "set":
+        return sum(map(len, type.members)) + max(0, len(type.members) - 1)
+    return _MOST_BYTES.get(type.base, type.length)
+
+
+def _bytes(type: NativeType) -> int:
+    """The most bytes that a value has."""
+    each = BYTES_PER_CHARACTER.get(type.charset, 1)
+    return _MOST_BYTES.get(type.base, _characters(type) * each)
