@@ -327,7 +327,7 @@ def verify_table(report: VerifyReport) -> RenderableType:
 def _result(report: TableReport) -> Text:
     if report.equal:
         return Text("equal", style="green")
-    if report.inconclusive:
+    if not report.differing + report.missing + report.extra:
         return Text("inconclusive", style="yellow")
     return Text("different", style="bold red")
 
@@ -336,7 +336,7 @@ def _notes(report: TableReport) -> list[Text]:
     """What is wrong with a table, a line each."""
     notes = []
     if report.inconclusive:
-        notes.append(Text(f"{report.table}: not compared: {report.inconclusive}", style="yellow"))
+        notes.append(Text(f"{report.table}: not compared to its end: {report.inconclusive}", style="yellow"))
     for row in report.differences[:LISTED_DIFFERENCES]:
         columns = f" in {', '.join(row.columns)}" if row.columns else ""
         key = ", ".join("NULL" if part is None else part for part in row.key)

@@ -288,7 +288,7 @@ def test_what_was_seen_is_bounded_and_not_before_what_was_asked_for(
                     assert len(_rows(found)) >= count
                     seen = parse_position(str(found[-1].seen))
                     assert seen.at_or_after(parse_position(since))
-                    wait_until(lambda: len(written) > len(_rows(found)))
+                    _wait_for_more(written, _rows(found))
                     _check_seen(seen, written, _rows(found), exact=not table.key)
 
 
@@ -331,6 +331,10 @@ class _Writer:
         self._stop.set()
         self._thread.join(20)
         self._connection.close()
+
+
+def _wait_for_more(written: list[int], rows: list[Row]) -> None:
+    wait_until(lambda: len(written) > len(rows))
 
 
 def _check_seen(seen: MySQLPosition, written: list[int], rows: list[Row], *, exact: bool) -> None:
@@ -407,17 +411,16 @@ def test_a_keyless_table_without_transactions_is_read_under_a_lock(
     writer = connect_mysql(mysql_family, database)
     with connection, writer, connection.cursor() as cursor, ThreadPoolExecutor(1) as pool:
         cursor.execute(f"CREATE TABLE t (n INT, v CHAR(200)) ENGINE={engine}")
-        cursor.executemany("INSERT INTO t VALUES (%s, %s)", [(n, "x") for n in range(3000)])
+        cursor.executemany("INSERT INTO t VALUES (%s, %s)", [(n, "x" * 200) for n in range(9000)])
         table = live_table(connection, database, "t")
         since = _now(connection)
-        reading = make_reader(mysql_family).chunks(table, None, since, rows=500, readers=2)
+        reading = make_reader(mysql_family).chunks(table, None, since, rows=1000, readers=2)
         found = [next(reading)]
-        insert = pool.submit(writer.cursor().execute, "INSERT INTO t VALUES (3000, 'late')")
+        insert = pool.submit(writer.cursor().execute, "INSERT INTO t VALUES (9000, 'late')")
 
         def waiting() -> bool:
             cursor.execute("SHOW FULL PROCESSLIST")
             states = [str(row[6]).lower() for row in cursor.fetchall() if "'late'" in str(row[7])]
-            cursor.execute("SHOW FULL PROCESSLIST"); print("X", insert.done() and (insert.exception() or insert.result()))
             return any("lock" in state for state in states)
 
         wait_until(waiting)
@@ -426,7 +429,7 @@ def test_a_keyless_table_without_transactions_is_read_under_a_lock(
         insert.result(timeout=20)
         after = _now(connection)
     seen = parse_position(str(found[0].seen))
-    assert sorted(row[0] for row in _rows(found)) == list(range(3000))
+    assert sorted(row[0] for row in _rows(found)) == list(range(9000))
     assert parse_position(before).at_or_after(seen)
     assert not seen.at_or_after(parse_position(after))
 
@@ -455,7 +458,7 @@ def test_a_keyed_table_without_transactions_under_a_writer(
                     assert len(_rows(found)) >= count
                     seen = parse_position(str(found[-1].seen))
                     # The table with a key is written one transaction earlier.
-                    wait_until(lambda: len(written) > len(_rows(found)))
+                    _wait_for_more(written, _rows(found))
                     numbers = [number - bool(table.key) for number in list(written)]
                     _check_seen(seen, numbers, _rows(found), exact=not table.key)
 

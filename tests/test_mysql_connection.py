@@ -8,24 +8,27 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pymysql.constants import COMMAND
 
-from engine.change import Commit, SchemaChange, Truncate
+from engine.change import Commit, Heartbeat, SchemaChange, Truncate
 from engine.errors import ConfigError, SourceError, SourceLost, TailraceError
 from engine.sandbox import Server, start_mysql
 from engine.schema import TableId
-from sources.mysql.connection import connect, query
+from sources.mysql.connection import connect, query, replica_host
 from sources.mysql.gtid import GtidSet
 from sources.mysql.position import parse_position
 from sources.mysql.reader import MySQLSource
 from sources.mysql.settings import MySQLSettings, address_of, selector
 from tests.changes import Replica
 from tests.following import Following
-from tests.servers import AnyServer, connect_mysql, drop_mysql_database, obtain
+from tests.servers import AnyServer, connect_mysql, obtain
 from tests.waiting import wait_until
 
 HEARTBEAT_SECONDS = 0.5
@@ -85,20 +88,19 @@ def plain_mysql() -> Iterator[Server]:
         "--binlog-row-image=MINIMAL",
         "--binlog-format=MIXED",
         "--binlog-expire-logs-seconds=3600",
+        "--binlog-ignore-db=unlogged",
+        "--log-replica-updates=OFF",
     )
     with obtain(lambda: start_mysql(options=options)) as server:
         yield server
 
 
 @pytest.fixture
-def plain_writer(plain_mysql: Server) -> Iterator[Writer]:
-    with connect_mysql(plain_mysql) as connection:
-        query(connection, "CREATE DATABASE plain")
-    writer = Writer(plain_mysql, "plain")
+def plain_writer(plain_mysql: Server, fresh_mysql_database: Fresh) -> Iterator[Writer]:
+    writer = Writer(plain_mysql, fresh_mysql_database(plain_mysql))
     writer("SET binlog_format = 'ROW'", "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20))")
     yield writer
     writer.connection.close()
-    drop_mysql_database(plain_mysql, "plain")
 
 
 # -- the stream ------------------------------------------------------------------------------------
@@ -162,7 +164,7 @@ def test_what_is_not_followed_moves_the_position(writer: Writer) -> None:
 
 
 def test_the_log_can_be_read_from_its_beginning(plain_writer: Writer) -> None:
-    source = source_of(plain_writer.server, "plain")
+    source = source_of(plain_writer.server, plain_writer.database)
     plain_writer("INSERT INTO t VALUES (1, 'x')")
     with Following(source, None, ()) as following:
         following.wait()
@@ -347,7 +349,7 @@ def test_tagged_gtids(mysql: AnyServer, fresh_mysql_database: Fresh) -> None:
 
 
 def test_by_file_and_offset(plain_writer: Writer) -> None:
-    source = source_of(plain_writer.server, "plain")
+    source = source_of(plain_writer.server, plain_writer.database)
     start, tables = source.position(), source.catalog()
     assert parse_position(start).gtids is None
     with Following(source, start, tables) as following:
@@ -366,13 +368,13 @@ def test_by_file_and_offset(plain_writer: Writer) -> None:
 
 
 def test_another_server_cannot_go_on_from_a_file(plain_writer: Writer, mysql: AnyServer) -> None:
-    position = source_of(plain_writer.server, "plain").position()
-    with Following(source_of(mysql, "plain"), position, ()) as following:
+    position = source_of(plain_writer.server, plain_writer.database).position()
+    with Following(source_of(mysql, plain_writer.database), position, ()) as following:
         assert "another server" in str(following.failure())
 
 
 def test_a_file_that_was_purged(plain_writer: Writer) -> None:
-    source = source_of(plain_writer.server, "plain")
+    source = source_of(plain_writer.server, plain_writer.database)
     start = source.position()
     plain_writer("FLUSH BINARY LOGS")
     file = parse_position(source.position()).file
@@ -382,7 +384,7 @@ def test_a_file_that_was_purged(plain_writer: Writer) -> None:
 
 
 def test_without_metadata_statements_tell_the_shape(plain_writer: Writer) -> None:
-    source = source_of(plain_writer.server, "plain")
+    source = source_of(plain_writer.server, plain_writer.database)
     with Following(source, source.position(), source.catalog()) as following:
         plain_writer(
             "ALTER TABLE t ADD COLUMN n INT FIRST, MODIFY v VARCHAR(400)",
@@ -400,12 +402,12 @@ def test_without_metadata_statements_tell_the_shape(plain_writer: Writer) -> Non
 
 
 def test_a_row_change_that_was_logged_as_a_statement_stops(plain_writer: Writer) -> None:
-    source = source_of(plain_writer.server, "plain")
+    source = source_of(plain_writer.server, plain_writer.database)
     plain_writer("INSERT INTO t VALUES (1, 'a')", "SET binlog_format = 'STATEMENT'")
     with Following(source, source.position(), source.catalog()) as following:
         plain_writer("UPDATE t SET v = 'b'")
         error = following.failure()
-    assert error.table == "plain.t"
+    assert error.table == f"{plain_writer.database}.t"
     assert "binlog_format" in error.hint
 
 
@@ -431,6 +433,8 @@ def test_a_server_that_hangs_is_found_by_its_missing_heartbeat(
 
 
 def test_a_connection_that_is_cut(writer: Writer, source: MySQLSource) -> None:
+    if not isinstance(writer.server, Server):
+        pytest.skip("kills replicas' connections")
     start = source.position()
     with Following(source, start, ()) as following:
         following.wait(start)
@@ -444,6 +448,8 @@ def test_a_connection_that_is_cut(writer: Writer, source: MySQLSource) -> None:
 
 
 def test_the_session_is_made_again_when_it_has_broken(writer: Writer, source: MySQLSource) -> None:
+    if not isinstance(writer.server, Server):
+        pytest.skip("kills connections")
     source.position()
     for (id,) in query(
         writer.connection,
@@ -478,7 +484,7 @@ def test_another_replica_with_our_server_id_is_seen(writer: Writer) -> None:
     other._force_close()
 
 
-def test_two_engines_with_one_server_id_are_told(writer: Writer) -> None:
+def test_a_newer_engine_of_the_pipeline_takes_over(writer: Writer) -> None:
     one, two = (source_of(writer.server, writer.database, server_id=4343) for _ in range(2))
     start = one.position()
     with Following(one, start, ()) as first:
@@ -487,7 +493,124 @@ def test_two_engines_with_one_server_id_are_told(writer: Writer) -> None:
             second.wait(start)
             error = first.failure()
     assert "our server_id" in str(error)
-    assert not error.retryable
+    assert error.retryable
+
+
+def test_another_pipeline_with_our_server_id_is_seen(writer: Writer) -> None:
+    one = source_of(writer.server, writer.database, server_id=4444)
+    two = source_of(writer.server, writer.database, server_id=4444, exclude=("*.none",))
+    start = one.position()
+    with Following(one, start, ()) as first:
+        first.wait(start)
+        assert [each.level for each in two.check() if "4444" in each.message] == ["error"]
+        with Following(two, start, ()) as second:
+            assert "another replica" in str(second.failure())
+        assert [each for each in one.check() if each.level == "error"] == []
+        writer("INSERT INTO t VALUES (1, 'x')")
+        first.wait()
+
+
+def test_the_name_of_a_replica_tells_no_secret() -> None:
+    one = MySQLSettings(url="mysql://user:secret@host/")
+    two = MySQLSettings(url="mysql://other:changed@host:3306/")
+    assert replica_host(one) == replica_host(two)
+    assert replica_host(one).startswith("tailrace-")
+    assert len(replica_host(one)) < 60
+
+
+# -- what is not logged ----------------------------------------------------------------------------
+
+
+def test_a_database_that_is_not_logged_is_refused(plain_writer: Writer) -> None:
+    plain_writer("CREATE DATABASE unlogged", "CREATE TABLE unlogged.t (id INT PRIMARY KEY)")
+    source = source_of(plain_writer.server, "unlogged")
+    (error,) = (finding for finding in source.check() if finding.subject == "binlog_do_db")
+    assert (error.level, "unlogged" in error.message) == ("error", True)
+    assert error.action
+    with Following(source, source.position(), source.catalog()) as following:
+        failure = following.failure()
+    plain_writer("DROP DATABASE unlogged")
+    assert "not logged" in str(failure)
+    assert failure.hint
+    assert not failure.retryable
+
+
+def test_a_replica_that_does_not_log_what_it_replicates_is_refused(plain_writer: Writer) -> None:
+    source = source_of(plain_writer.server, plain_writer.database)
+    assert [each for each in source.check() if each.subject == "log_slave_updates"] == []
+    plain_writer("CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1'")
+    try:
+        (error,) = (each for each in source.check() if each.subject == "log_slave_updates")
+        with Following(source, source.position(), source.catalog()) as following:
+            failure = following.failure()
+    finally:
+        plain_writer("RESET REPLICA ALL")
+    assert error.level == "error"
+    assert "is a replica" in str(failure)
+    assert failure.hint
+
+
+def test_a_replica_of_mariadb_that_does_not_log(mariadb_10: AnyServer) -> None:
+    if not isinstance(mariadb_10, Server):
+        pytest.skip("makes the server a replica")
+    source = MySQLSource(MySQLSettings(url=mariadb_10.url))
+    with connect_mysql(mariadb_10) as connection:
+        if query(connection, "SELECT @@log_slave_updates")[0][0]:
+            pytest.skip("the server logs what it replicates")
+        query(connection, "CHANGE MASTER 'far' TO MASTER_HOST = '127.0.0.1'")
+        try:
+            findings = source.check()
+        finally:
+            query(connection, "RESET SLAVE 'far' ALL")
+            source.close()
+    assert "log_slave_updates" in [each.subject for each in findings if each.level == "error"]
+
+
+# -- time ------------------------------------------------------------------------------------------
+
+
+def test_heartbeats_tell_the_time_of_what_was_passed_over(writer: Writer) -> None:
+    """Under unbroken foreign traffic it is the source's; in silence it is ours."""
+    source = source_of(writer.server, writer.database, exclude=("*.noise",), heartbeat_seconds=0.1)
+    writer("CREATE TABLE noise (id INT PRIMARY KEY)", "SET timestamp = 1000000000")
+    if writer.server.kind == "mariadb":
+        old = 1_000_000_000.0
+    else:  # whose commit times are no one's to set
+        old = 0.0
+    with Following(source, source.position(), source.catalog()) as following:
+        following.wait()
+        ids = iter(range(1_000_000))
+
+        def passed() -> bool:
+            for _ in range(50):
+                writer(f"INSERT INTO noise VALUES ({next(ids)})")
+            beats = [each.at for each in following.changes if isinstance(each, Heartbeat)]
+            return any(abs(at - old) < 1 for at in beats) if old else len(beats) > 5
+
+        wait_until(passed)
+        following.changes.clear()
+        goal = source.position()
+        following.wait(goal)
+        wait_until(lambda: following.changes and _last_beat(following) > time.time() - 5)
+
+
+def _last_beat(following: Following) -> float:
+    last = following.changes[-1]
+    return last.at if isinstance(last, Heartbeat) else 0.0
+
+
+# -- errors of ours --------------------------------------------------------------------------------
+
+
+def test_a_fault_of_ours_is_not_a_lost_connection(
+    writer: Writer, source: MySQLSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*_: object) -> None:
+        int("x")
+
+    monkeypatch.setattr("sources.mysql.reader.read_catalog", faulty)
+    with pytest.raises(ValueError, match="invalid literal"):
+        source.catalog()
 
 
 # -- logging in ------------------------------------------------------------------------------------
@@ -509,11 +632,12 @@ def with_user(server: AnyServer, user: str, **settings: Any) -> MySQLSettings:
 @pytest.fixture
 def user(mysql_family: AnyServer) -> Iterator[str]:
     """``name:password`` as a URL has them, of a user that may follow the log."""
+    name = f"t_{uuid4().hex[:12]}"
     with connect_mysql(mysql_family) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE USER follower@'%' IDENTIFIED BY 's€cret/:@'")
-        cursor.execute("GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO follower@'%'")
-        yield "follower:s%E2%82%ACcret%2F%3A%40"
-        cursor.execute("DROP USER follower@'%'")
+        cursor.execute(f"CREATE USER {name}@'%' IDENTIFIED BY 's€cret/:@'")
+        cursor.execute(f"GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {name}@'%'")
+        yield f"{name}:s%E2%82%ACcret%2F%3A%40"
+        cursor.execute(f"DROP USER {name}@'%'")
 
 
 def test_a_password_without_tls(mysql_family: AnyServer, user: str, writer: Writer) -> None:
@@ -531,18 +655,19 @@ def test_a_password_without_tls(mysql_family: AnyServer, user: str, writer: Writ
 
 def test_a_wrong_password_is_refused_without_being_told(mysql_family: AnyServer, user: str) -> None:
     with pytest.raises(SourceError) as caught:
-        connect(with_user(mysql_family, "follower:wr0ng-secret"))
+        connect(with_user(mysql_family, user.partition(":")[0] + ":wr0ng-secret"))
     assert not caught.value.retryable
     assert "wr0ng-secret" not in str(caught.value) + caught.value.hint
 
 
 def test_a_user_without_rights_is_told_which(mysql_family: AnyServer) -> None:
     with connect_mysql(mysql_family) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE USER nobody@'%' IDENTIFIED BY 'x'")
+        name = f"t_{uuid4().hex[:12]}"
+        cursor.execute(f"CREATE USER {name}@'%' IDENTIFIED BY 'x'")
         try:
-            findings = MySQLSource(with_user(mysql_family, "nobody:x")).check()
+            findings = MySQLSource(with_user(mysql_family, f"{name}:x")).check()
         finally:
-            cursor.execute("DROP USER nobody@'%'")
+            cursor.execute(f"DROP USER {name}@'%'")
     (rights,) = (finding for finding in findings if finding.level == "error")
     assert "GRANT" in rights.action
     assert "REPLICATION SLAVE" in rights.action
@@ -551,6 +676,8 @@ def test_a_user_without_rights_is_told_which(mysql_family: AnyServer) -> None:
 @pytest.mark.parametrize("name", ["mysql", "mariadb_11"])
 def test_tls(name: str, request: pytest.FixtureRequest) -> None:
     server = request.getfixturevalue(name)
+    if not isinstance(server, Server):
+        pytest.skip("needs root without a password")
     assert cipher(with_user(server, "root", tls="prefer"))
     assert cipher(with_user(server, "root", tls="require"))
     assert not cipher(with_user(server, "root", tls="disable"))
@@ -603,6 +730,41 @@ def test_a_server_that_says_nothing_is_given_up() -> None:
             connect(MySQLSettings(url=url, timeout_seconds=0.3))
 
 
+def test_stop_and_close_do_not_wait_for_a_silent_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        source = MySQLSource(
+            MySQLSettings(url=f"mysql://root@127.0.0.1:{server.getsockname()[1]}/")
+        )
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(source.position)
+            accepted, _ = server.accept()
+            wait_until(lambda: getattr(source._asked, "_sock", None) is not None)
+            started = time.monotonic()
+            source.stop()
+            source.close()
+            with pytest.raises(SourceLost):
+                asking.result(timeout=20)
+            took = time.monotonic() - started
+        accepted.close()
+    assert took < 2
+
+
+def test_stop_breaks_off_a_question(writer: Writer, source: MySQLSource) -> None:
+    table = next(each for each in source.catalog() if each.id.name == "t")
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(
+            source._ask, lambda session: query(session, "SELECT SLEEP(20), 'asked'")
+        )
+        wait_until(lambda: "'asked'" in str(query(writer.connection, "SHOW FULL PROCESSLIST")[1:]))
+        started = time.monotonic()
+        source.stop()
+        with pytest.raises(SourceLost):
+            asking.result(timeout=15)
+        assert time.monotonic() - started < 5
+    source.close()
+    assert source.estimate(table) >= 0
+
+
 # -- preflight and settings ------------------------------------------------------------------------
 
 
@@ -612,7 +774,8 @@ def test_preflight_says_what_to_type(plain_writer: Writer) -> None:
         "CREATE TABLE child (id INT PRIMARY KEY, t INT,"
         " FOREIGN KEY (t) REFERENCES t (id) ON DELETE CASCADE)",
     )
-    source = source_of(plain_writer.server, "plain", tables=("plain.*", "typo.*"))
+    name = plain_writer.database
+    source = source_of(plain_writer.server, name, tables=(f"{name}.*", "typo.*"))
     findings = {finding.subject: finding for finding in source.check() if finding.level != "ok"}
     source.close()
     wanted = {
@@ -621,14 +784,14 @@ def test_preflight_says_what_to_type(plain_writer: Writer) -> None:
         "binlog_row_metadata": "SET GLOBAL binlog_row_metadata",
         "gtid_mode": "Enabling GTID",
         "retention": "binlog_expire_logs_seconds",
-        "plain.bag": "primary key",
+        f"{name}.bag": "primary key",
         "tables": "SELECT",
     }
     assert {subject for subject, text in wanted.items() if text in findings[subject].action} == set(
         wanted
     )
     assert findings["binlog_format"].level == "error"
-    assert set(findings) - set(wanted) <= {"plain.child"}
+    assert set(findings) - set(wanted) <= {f"{name}.child", "binlog_do_db"}
 
 
 def test_cascades_that_are_not_logged_are_told(

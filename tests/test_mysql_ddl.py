@@ -93,7 +93,7 @@ SAME_ON_ALL = [
         "f TEXT CHARSET utf8mb4, g VARBINARY(3)) CHARSET latin1"
     ),
     "ALTER TABLE wide CONVERT TO CHARACTER SET utf8mb4",
-    "CREATE TABLE sorted (k VARCHAR(9) CHARSET utf8mb4 PRIMARY KEY, l VARCHAR(9)) COLLATE utf8mb4_bin",
+    "CREATE TABLE sorted (k VARCHAR(9) CHARSET utf8mb4 KEY, l VARCHAR(9)) COLLATE utf8mb4_bin",
     "ALTER TABLE sorted ADD m VARCHAR(9), ADD n VARCHAR(9) COLLATE utf8_general_ci",
     "ALTER TABLE sorted MODIFY l VARCHAR(9) CHARSET latin1, MODIFY m VARCHAR(9) CHARSET utf8mb4",
     "DROP TABLE sorted",
@@ -164,7 +164,7 @@ MARIADB_ONLY = [
     "ALTER TABLE types ADD p INT /*M!100301 NOT NULL */",
     "CREATE OR REPLACE INDEX by_x ON types (x, id)",
     "DROP INDEX IF EXISTS by_x ON types",
-    "CREATE TABLE sorted (k VARCHAR(9) COLLATE uca1400_ai_ci PRIMARY KEY) CHARSET latin1",
+    "CREATE TABLE sorted (k VARCHAR(9) COLLATE uca1400_ai_ci PRIMARY KEY) CHARSET utf8mb4",
     "ALTER TABLE sorted MODIFY k VARCHAR(9) CHARSET utf8mb4 COLLATE uca1400_as_cs",
     "DROP TABLE sorted",
     "CREATE SEQUENCE counter",

@@ -223,5 +223,5 @@ def test_what_differs_is_named_by_key_and_column() -> None:
     assert "shop.orders (7, [bold]): changed in total, due" in text
     assert "shop.orders (8, NULL): missing" in text
     assert "shop.orders: 3 more rows differ" in text
-    assert "shop.log: not compared: it was dropped" in text
+    assert "shop.log: not compared to its end: it was dropped" in text
     assert "3 tables, 1,244 rows, 1 min 15 s" in text
