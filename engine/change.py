@@ -123,7 +123,8 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     """Outside a transaction: the log has reached ``position`` without a change to a followed table.
 
-    ``at`` is the source's clock in Unix seconds, or ours where it sends none.
+    ``at``, in Unix seconds, is up to when the log has been read: the source's time of the newest
+    event passed over, now if there is nothing more, 0.0 where that is not known.
     """
 
     position: Position

@@ -210,6 +210,7 @@ class _Session:
         pipeline.current_at = pipeline.current_at or checkpoint.committed_at
         self._saved_at = time.monotonic()
         self._unsaved = False  # ``position`` is ahead of the stored one, without rows
+        self._accepted = False  # the source has taken our position: it has sent something
         self._quiet = False  # the source has said that there is nothing more to read
         self._open = False  # rows of an unfinished transaction are in the sink's transaction
         self._newcomers: list[Table] = []
@@ -308,6 +309,7 @@ class _Session:
             return True
         return (
             goal is not None
+            and self._accepted
             and not self._open
             and self.snapshot.live
             and not self._newcomers
@@ -321,6 +323,7 @@ class _Session:
         batch = batcher.take(now) if batcher.full(now) else None
         if batch is None:
             for arrival in await intake.get(0.0 if self._may_copy() else SAVE_SECONDS):
+                self._accepted = True
                 now = time.monotonic()
                 batcher.add(arrival.changes, arrival.rows, arrival.size, now)
             if batcher.full(now) or not intake.ready:

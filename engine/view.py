@@ -336,7 +336,8 @@ def _notes(report: TableReport) -> list[Text]:
     """What is wrong with a table, a line each."""
     notes = []
     if report.inconclusive:
-        notes.append(Text(f"{report.table}: not compared to its end: {report.inconclusive}", style="yellow"))
+        reason = f"{report.table}: not compared to its end: {report.inconclusive}"
+        notes.append(Text(reason, style="yellow"))
     for row in report.differences[:LISTED_DIFFERENCES]:
         columns = f" in {', '.join(row.columns)}" if row.columns else ""
         key = ", ".join("NULL" if part is None else part for part in row.key)

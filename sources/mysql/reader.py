@@ -28,7 +28,7 @@ from sources.mysql.catalog import read_catalog, read_table, table_estimate
 from sources.mysql.chunks import ChunkReader
 from sources.mysql.connection import BinlogConnection, establish, interrupt, prepare, query
 from sources.mysql.events import xid_text
-from sources.mysql.facts import Facts, log_files, read_facts, settled_log_end
+from sources.mysql.facts import Facts, log_end, log_files, read_facts, settled_log_end
 from sources.mysql.position import MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
 from sources.mysql.row_reader import MySQLRowReader
@@ -149,23 +149,33 @@ class MySQLSource:
         )
 
     def _follow(self, replica: BinlogConnection, stream: Stream) -> Iterator[list[Change]]:
+        """Changes, and heartbeats: one when the server has taken our position, one whenever the log
+        falls silent, and now and then while it passes over what is not for us.
+
+        Before it has sent what was in its log at our start, its silence means nothing: it searches.
+        """
         interval = self._settings.heartbeat_seconds
+        opened = news = caught_up = False
+        end = self._ask(lambda session: log_end(session, self._known(session)))
         told_at = time.monotonic()
         while not self._stopping.is_set():
-            events = replica.receive(_QUIET_SECONDS if stream.progress.moved else interval)
-            if events:
-                for changes in stream.feed(events):
-                    yield changes
-                    told_at = time.monotonic()
-            if stream.inside or not (events or stream.progress.moved):
+            events = replica.receive(_QUIET_SECONDS if news else interval)
+            if events and not opened:
+                opened = True
+                yield [Heartbeat(stream.progress.position, 0.0)]
+            for changes in stream.feed(events):
+                yield changes
+                news, told_at = True, time.monotonic()
+            news = news or stream.progress.moved or (stream.idle and bool(events))
+            if stream.inside or not news:
                 continue
-            silent = not replica.partial and (stream.idle or not events)
+            caught_up = caught_up or stream.progress.position.at_or_after(end)
+            silent = caught_up and not replica.partial and (stream.idle or not events)
             at = time.time() if silent else stream.committed_at
-            quiet = stream.progress.moved and silent
-            if quiet or (at and time.monotonic() - told_at > interval * 0.9):
+            if silent or (at and time.monotonic() - told_at > interval * 0.9):
                 stream.progress.moved = False
                 yield [Heartbeat(stream.progress.position, at)]
-                told_at = time.monotonic()
+                news, told_at = not silent, time.monotonic()
 
     # -- the tables --------------------------------------------------------------------------------
 
