@@ -12,16 +12,16 @@ from typing import Final
 import msgspec
 
 from engine.schema import TableId
-from sources.mysql.ddl_columns import (
+from sources.mysql.ddl.columns import (
     Charset,
     ColumnDefinition,
     read_charset,
     read_column,
     read_default,
 )
-from sources.mysql.ddl_dialect import Dialect, read_table_name
-from sources.mysql.ddl_keys import KeyDefinition, at_key, read_key
-from sources.mysql.ddl_tokens import Tokens
+from sources.mysql.ddl.dialect import Dialect, read_table_name
+from sources.mysql.ddl.keys import KeyDefinition, at_key, read_key
+from sources.mysql.ddl.tokens import Tokens
 
 __all__ = ["FIRST", "Alteration", "ColumnChange", "read_alteration"]
 

@@ -16,11 +16,11 @@ import msgspec
 from engine.change import SchemaChange, Truncate
 from engine.errors import SchemaError
 from engine.schema import Table, TableId
-from sources.mysql.ddl_alter import Unfollowable, alter
-from sources.mysql.ddl_columns import Charset, charset_of, resolve
-from sources.mysql.ddl_dialect import Dialect
-from sources.mysql.ddl_draft import Draft
-from sources.mysql.ddl_statements import (
+from sources.mysql.ddl.alter import Unfollowable, alter
+from sources.mysql.ddl.columns import Charset, charset_of, resolve
+from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.draft import Draft
+from sources.mysql.ddl.statements import (
     AlterTable,
     CreateTable,
     DropDatabase,
@@ -31,7 +31,7 @@ from sources.mysql.ddl_statements import (
     WriteRows,
     read_statement,
 )
-from sources.mysql.ddl_tokens import Unreadable
+from sources.mysql.ddl.tokens import Unreadable
 
 __all__ = ["Dialect", "Statement", "apply_statement", "read_statement"]
 

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from engine.schema import TableId
-from sources.mysql.ddl_tokens import Tokens
+from sources.mysql.ddl.tokens import Tokens
 
 __all__ = ["Dialect", "read_table_name"]
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from sources.mysql.ddl_tokens import Tokens
+from sources.mysql.ddl.tokens import Tokens
 
 __all__ = ["KeyDefinition", "KeyKind", "at_key", "read_index", "read_key", "read_references"]
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from engine.schema import Type
 from sources.mysql.charset import BYTES_PER_CHARACTER, text_decoder
-from sources.mysql.ddl_tokens import Unreadable, quote
+from sources.mysql.ddl.tokens import Unreadable, quote
 from sources.mysql.native import NativeType, unquote
 
 __all__ = ["bytes_of", "decoded", "stored_default"]

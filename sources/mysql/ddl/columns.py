@@ -13,10 +13,10 @@ import msgspec
 
 from engine.schema import Column
 from sources.mysql.charset import BYTES_PER_CHARACTER
-from sources.mysql.ddl_defaults import bytes_of, decoded, stored_default
-from sources.mysql.ddl_dialect import Dialect
-from sources.mysql.ddl_keys import KeyDefinition, read_references
-from sources.mysql.ddl_tokens import Tokens, quote
+from sources.mysql.ddl.defaults import bytes_of, decoded, stored_default
+from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.keys import KeyDefinition, read_references
+from sources.mysql.ddl.tokens import Tokens, quote
 from sources.mysql.native import NativeType, neutral, parse_native
 
 __all__ = [

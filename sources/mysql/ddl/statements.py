@@ -13,11 +13,11 @@ from typing import Final
 import msgspec
 
 from engine.schema import TableId
-from sources.mysql.ddl_clauses import Alteration, read_alteration
-from sources.mysql.ddl_columns import Charset, ColumnDefinition, read_charset, read_column
-from sources.mysql.ddl_dialect import Dialect, read_table_name
-from sources.mysql.ddl_keys import KeyDefinition, at_key, read_index, read_key
-from sources.mysql.ddl_tokens import Tokens, Unreadable
+from sources.mysql.ddl.clauses import Alteration, read_alteration
+from sources.mysql.ddl.columns import Charset, ColumnDefinition, read_charset, read_column
+from sources.mysql.ddl.dialect import Dialect, read_table_name
+from sources.mysql.ddl.keys import KeyDefinition, at_key, read_index, read_key
+from sources.mysql.ddl.tokens import Tokens, Unreadable
 
 __all__ = [
     "AlterTable",

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from engine.schema import Column, Index, Table, TableId
-from sources.mysql.ddl_keys import KeyDefinition
-from sources.mysql.ddl_tokens import Unreadable
+from sources.mysql.ddl.keys import KeyDefinition
+from sources.mysql.ddl.tokens import Unreadable
 from sources.mysql.native import parse_native
 
 __all__ = ["Draft", "DraftColumn"]
