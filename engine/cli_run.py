@@ -81,6 +81,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> None:
             limit = settings.metrics.max_lag_seconds
             server = StatusServer(listen, metrics, monitor.status, max_lag_seconds=limit)
             await stack.enter_async_context(server)
+        await stack.enter_async_context(_meanwhile(_warn(settings)))
         visible = sys.stderr.isatty() and not options.no_progress
         shown = _draw(monitor) if visible else _report(monitor)
         await stack.enter_async_context(_meanwhile(shown))
@@ -149,6 +150,17 @@ class Monitor:
             await asyncio.sleep(BACKLOG_SECONDS if progress.position else VIEW_SECONDS)
 
 
+async def _warn(settings: Settings) -> None:
+    """Say at the start what `tailrace check` finds wrong with the source: some of it, such as
+    foreign keys whose cascades are not in the log, cannot be seen later.
+    """
+    with closing(make_source(settings)) as source, suppress(TailraceError):
+        for finding in await asyncio.to_thread(source.check):
+            if finding.level != "ok":
+                extra = {"subject": finding.subject, "action": finding.action}
+                logger.warning(finding.message, extra=extra)
+
+
 async def _draw(monitor: Monitor) -> None:
     """Draw the status in the terminal; log lines scroll above it."""
     view = StatusView()
@@ -172,7 +184,7 @@ async def _report(monitor: Monitor) -> None:
 
 @asynccontextmanager
 async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, None]:
-    """Do ``work``, which never ends, as long as this is entered."""
+    """Do ``work``, at most as long as this is entered."""
     task = asyncio.create_task(work)
     try:
         yield

@@ -234,6 +234,11 @@ class _Session:
 
     async def _begin_anew(self) -> None:
         """The first checkpoint: a position at which the tables' shapes are known."""
+        if not self._newcomers:
+            log.warning(
+                "no table of the source matches; only tables that are created later are followed",
+                extra={"pipeline": self._pipeline.name},
+            )
         for _ in range(CATALOG_ATTEMPTS):
             self.position = self._newcomers_at
             if await self._adopt_newcomers():
