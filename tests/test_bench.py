@@ -20,6 +20,7 @@ from engine.bench.target import private_target
 from engine.bench.workloads import ORDERS, SBTEST, all_workloads
 from engine.cli import main
 from engine.sandbox import SandboxUnavailable
+from tests.servers import do_without
 
 ROWS = 1_000
 WORKLOADS = all_workloads(ROWS)
@@ -35,7 +36,7 @@ def bench() -> Iterator[Bench]:
         with private_target() as target:
             yield Bench(target, repeat=1)
     except SandboxUnavailable as error:
-        pytest.skip(str(error))
+        do_without(error)
 
 
 def test_the_same_size_gives_the_same_bytes() -> None:
