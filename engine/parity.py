@@ -23,6 +23,7 @@ passes over the table as keep the counters small.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -46,8 +47,10 @@ Bag = Counter[bytes]
 Passed = Callable[[str, float], Awaitable[bool]]
 Answer = TypeVar("Answer")
 
-#: Looks that must agree before a suspect counts as a difference.
+#: Looks that must agree before a suspect counts as a difference: where the suspects are few, more,
+#: for a row that goes to and fro may look the same each time.
 LOOKS: Final = 3
+LOOKS_OF_FEW: Final = 12
 #: A busy row is looked at together with few others, and read often on the source meanwhile: so many
 #: rows, that many seconds apart, and of so many readings each is remembered.
 BUSY_ROWS: Final = 32
@@ -316,13 +319,16 @@ class _KeyedComparison(_Comparison):
         """Look at these rows a few times: those that are never equal differ, or are busy."""
         last: _Look | None = None
         busy: set[Key] = set()
-        for _ in range(LOOKS):
+        for number in range(LOOKS_OF_FEW):
             look = await self._look(keys, last.after if last else None)
             keys = [key for key in keys if not self._fits(look, key)]
             busy.update(key for key in keys if look.moved(key, last))
             last = look
             if not keys or self.pipeline.stuck:
                 break
+            if number + 1 >= LOOKS and (len(keys) > BUSY_ROWS or busy.issuperset(keys)):
+                break
+            await asyncio.sleep(random.uniform(0.0, BUSY_SECONDS))
         for key in keys:
             if key in busy:
                 self._busy.add(key)

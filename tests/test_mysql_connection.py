@@ -4,9 +4,12 @@ The source against live servers: connections, positions, and everything that bre
 
 from __future__ import annotations
 
+import gc
 import os
+import select
 import signal
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +25,7 @@ from engine.errors import ConfigError, SourceError, SourceLost, TailraceError
 from engine.sandbox import Server, start_mysql
 from engine.schema import TableId
 from sources.mysql.connection import connect, query, replica_host
+from sources.mysql.connection import prepare as prepared
 from sources.mysql.gtid import GtidSet
 from sources.mysql.position import parse_position
 from sources.mysql.reader import MySQLSource
@@ -681,6 +685,22 @@ def test_tls(name: str, request: pytest.FixtureRequest) -> None:
     assert cipher(with_user(server, "root", tls="prefer"))
     assert cipher(with_user(server, "root", tls="require"))
     assert not cipher(with_user(server, "root", tls="disable"))
+
+
+def test_a_connection_that_breaks_before_its_handshake_is_closed() -> None:
+    """GIVEN a server that hangs up when TLS begins THEN no socket is left to the collector, which
+    would say so (any warning fails a test)."""
+    connection = prepared(MySQLSettings(url="mysql://u:p@127.0.0.1/?tls=prefer"))
+    context: ssl.SSLContext = vars(connection)["ctx"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        assert select.select([ours], [], [], 5)[0]  # the reset has arrived
+        with pytest.raises(ConnectionResetError):
+            context.wrap_socket(ours)
+    gc.collect()
 
 
 def test_the_stream_over_tls(mysql: AnyServer, fresh_mysql_database: Fresh) -> None:

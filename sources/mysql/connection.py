@@ -78,7 +78,9 @@ def prepare(
     """
     address = address_of(settings)
     timeout = timeout_seconds or settings.timeout_seconds
-    return Connection(
+    context = _tls(address)
+    required = address.tls != "prefer" or bool(address.tls_ca or address.tls_cert)
+    connection: Connection[Any] = Connection(
         host=address.host,
         port=address.port,
         user=address.user,
@@ -92,8 +94,13 @@ def prepare(
         program_name="tailrace",
         max_allowed_packet=1 << 30,
         defer_connect=True,
-        **_tls(address),
+        ssl=context if required else None,
+        ssl_disabled=context is None or not required,
     )
+    if context is not None and not required:
+        # PyMySQL has a switch for TLS where the server has it, but none for its context.
+        connection.ssl, connection.ctx = True, context  # type: ignore[attr-defined]
+    return connection
 
 
 def establish(connection: Any) -> None:
@@ -169,14 +176,25 @@ def _translate(error: pymysql.MySQLError) -> SourceError:
     return SourceError(f"the source answers with error {code}: {text}")
 
 
-def _tls(address: Address) -> dict[str, Any]:
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself at the latest when it is forgotten, as the standard library forgets one whose
+    server hangs up right before the handshake.
+    """
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _tls(address: Address) -> ssl.SSLContext | None:
+    """How to encrypt; certificates are loaded only where one is looked at, for that takes time."""
     if address.tls == "disable":
-        return {"ssl_disabled": True}
-    if address.tls == "prefer" and not (address.tls_ca or address.tls_cert):
-        return {}
+        return None
     verify = address.tls.startswith("verify")
     try:
-        context = ssl.create_default_context(cafile=address.tls_ca or None)
+        if verify:
+            context = ssl.create_default_context(cafile=address.tls_ca or None)
+        else:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         # The certificates that the servers make for themselves do not keep to the letter of X.509.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context.check_hostname = address.tls == "verify-full"
@@ -187,7 +205,8 @@ def _tls(address: Address) -> dict[str, Any]:
         raise ConfigError(
             f"tls_ca, tls_cert or tls_key cannot be used: {error.strerror or error}"
         ) from error
-    return {"ssl": context}
+    context.sslsocket_class = _TlsSocket
+    return context
 
 
 class BinlogConnection:
