@@ -39,10 +39,10 @@ def weigh(changes: Sequence[Change]) -> tuple[int, int]:
     for change in changes:
         if type(change) is Rows:
             before, after = change.before, change.after
-            count = len(before or after or ())
-            images = 2 * count if before and after else count
+            count = len(after or before or ())
             rows += count
-            size += change.size + images * (IMAGE_BYTES + COLUMN_BYTES * len(change.table.columns))
+            image = IMAGE_BYTES + COLUMN_BYTES * len(change.table.columns)
+            size += change.size + (2 * count if before and after else count) * image
     return rows, size
 
 

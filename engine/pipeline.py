@@ -362,7 +362,7 @@ class _Session:
             self._open = True
             self._pipeline.rows += sum(applied.rows.values())
             self._metrics.applied(applied)
-            transactions = sum(type(change) is Commit for change in changes)
+            transactions = list(map(type, changes)).count(Commit)
             self._metrics.batch(batch.rows, batch.size, transactions)
         if batch.end is not None:
             self._note_time(batch)

@@ -103,7 +103,7 @@ class Snapshot:
 
     def admit(self, changes: list[Change]) -> list[Change]:
         """What of ``changes`` the sink has to apply; follows the changes of schema in them."""
-        if self._live and not any(type(change) is SchemaChange for change in changes):
+        if self._live and SchemaChange not in map(type, changes):
             return changes
         admitted: list[Change] = []
         for change in changes:

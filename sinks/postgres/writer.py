@@ -83,9 +83,12 @@ class PostgresSink:
         applied = Applied()
         runs: dict[TableId, list[Rows]] = {}
         for change in changes:
-            if isinstance(change, Rows):
+            # By its exact type: instance checks of unions would be much of a small transaction.
+            if type(change) is Rows:
                 runs.setdefault(change.table.id, []).append(change)
-            elif isinstance(change, SchemaChange | Truncate | Settled):
+            elif (
+                type(change) is SchemaChange or type(change) is Truncate or type(change) is Settled
+            ):
                 await self._flush(runs, settling, applied)
                 runs = {}
                 await self._follow(change)

@@ -7,6 +7,7 @@ is allocated ahead, and a transaction of any size is handed on a few events at a
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import Final
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _PIECE_BYTES: Final = 1 << 20
+_EVENT_SIZE: Final = struct.Struct("<9xI")  # after the timestamp, type and server id
 _ZSTD, _PLAIN = 0, 255
 _PAYLOAD_END, _COMPRESSION, _SIZE = 0, 2, 3
 
@@ -126,9 +128,11 @@ def _zstd_pieces(event: bytes, at: int, end: int) -> Iterator[bytes]:
 def cut_events(data: bytes) -> tuple[list[bytes], bytes]:
     """The whole events at the start of ``data``, and the bytes of the one that is not whole."""
     events: list[bytes] = []
+    read_size = _EVENT_SIZE.unpack_from
     at, end = 0, len(data)
-    while at + HEADER_SIZE <= end:
-        size = int.from_bytes(data[at + 9 : at + 13], "little")
+    last_start = end - HEADER_SIZE
+    while at <= last_start:
+        (size,) = read_size(data, at)
         if not HEADER_SIZE <= size <= LARGEST_EVENT:
             raise DecodeError(f"an event of {size} bytes is announced")
         if at + size > end:

@@ -87,6 +87,8 @@ _HEADER = struct.Struct("<IBIIIH")
 _QUERY = struct.Struct("<IIBHH")
 _LOAD_QUERY_EXTRA = 13  # file id, two offsets, what to do with duplicates
 _GTID = struct.Struct("<B16sq")
+_TIMED_GTID = struct.Struct("<x16sq17xQ")
+_COMMIT_TIME_BITS = (1 << 55) - 1
 _XA = struct.Struct("<BIII")
 _DOMAIN_GTID = struct.Struct("<QIB")
 _LISTED_GTID = struct.Struct("<IIQ")
@@ -115,16 +117,9 @@ class Query(NamedTuple):
     statement: bytes
 
 
-class Gtid(NamedTuple):
-    """A GTID of MySQL: ``source`` is the UUID's 16 bytes, then the tag's characters if it has one.
-
-    ``committed_at`` is the commit time on the server that sends it, Unix seconds; 0.0 before MySQL
-    8.0.
-    """
-
-    source: bytes
-    number: int
-    committed_at: float
+#: A GTID of MySQL: the source (the UUID's 16 bytes, then the tag's characters if it has one), the
+#: number, and the commit time on the server that sends it in Unix seconds, 0.0 before MySQL 8.0.
+Gtid = tuple[bytes, int, float]
 
 
 class DomainGtid(NamedTuple):
@@ -267,18 +262,22 @@ def read_gtid(event: bytes, end: int) -> Gtid:
     """GTID_LOG_EVENT. The immediate commit time (MySQL 8.0 and newer) is seven bytes of
     microseconds, whose highest bit says that the original commit time follows.
     """
-    if end < 44:
+    if end >= 69:
+        # The eighth byte is of the field that follows, and masked.
+        source, number, committed = _TIMED_GTID.unpack_from(event, HEADER_SIZE)
+    elif end >= 44:
+        _, source, number = _GTID.unpack_from(event, HEADER_SIZE)
+        committed = int.from_bytes(event[61:68], "little") if end >= 68 else 0
+    else:
         raise DecodeError(f"GTID event of {end} bytes")
-    _, source, number = _GTID.unpack_from(event, HEADER_SIZE)
     if number <= 0:
         raise DecodeError(f"GTID number {number}")
-    committed = int.from_bytes(event[61:68], "little") & (1 << 55) - 1 if end >= 68 else 0
-    return Gtid(source, number, committed / 1e6)
+    return source, number, (committed & _COMMIT_TIME_BITS) / 1e6
 
 
 def read_anonymous_gtid(event: bytes, end: int) -> float:
     """ANONYMOUS_GTID_LOG_EVENT: as ``read_gtid``, but there is only the commit time."""
-    return (int.from_bytes(event[61:68], "little") & (1 << 55) - 1) / 1e6 if end >= 68 else 0.0
+    return (int.from_bytes(event[61:68], "little") & _COMMIT_TIME_BITS) / 1e6 if end >= 68 else 0.0
 
 
 @decoding("tagged GTID event")
@@ -313,7 +312,7 @@ def read_tagged_gtid(event: bytes, end: int) -> Gtid:
                 committed = value
     if len(uuid) != 16 or number <= 0:
         raise DecodeError("a GTID without its UUID or number")
-    return Gtid(bytes(uuid) + tag, number, committed / 1e6)
+    return bytes(uuid) + tag, number, committed / 1e6
 
 
 def variable(event: bytes, at: int, end: int) -> tuple[int, int]:

@@ -53,14 +53,16 @@ class Packets:
                 return []
             data = b"".join(self._chunks)
         events: list[bytes] = []
+        read_head, largest, parts = _HEAD.unpack_from, _LARGEST, self._parts
         at, received = 0, len(data)
-        while at + 5 <= received:
-            head, status = _HEAD.unpack_from(data, at)
-            size = head & _LARGEST
+        last_start = received - 5
+        while at <= last_start:
+            head, status = read_head(data, at)
+            size = head & largest
             end = at + _HEAD_SIZE + size
             if end > received:
                 break
-            if status == _OK and size != _LARGEST and not self._parts:
+            if not status and not parts and size != largest:
                 events.append(data[at + 5 : end])
             elif not self._take_unusual(data[at + _HEAD_SIZE : end], events):
                 break
@@ -79,7 +81,7 @@ class Packets:
             self._parts.append(payload if self._parts else payload[1:])
             if len(payload) < _LARGEST:
                 events.append(b"".join(self._parts))
-                self._parts = []
+                self._parts.clear()
             return True
         status = payload[0] if payload else None
         if status == _ERR and len(payload) >= 3:

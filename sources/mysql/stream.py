@@ -32,6 +32,9 @@ UNKNOWN_PLACE: Final = "?"
 _STATEMENT_END: Final = 0x01
 _DUMMY_TABLE: Final = b"\xff\xff\xff\0\0\0"
 _MOST_TABLE_MAPS: Final = 10_000
+_MOST_BEGINS: Final = 1_000
+_GTID: Final = ev.GTID
+_LAST_PLAIN_ROWS: Final = ev.DELETE_ROWS_2
 
 #: Events that belong to the log and not to what happened.
 _APART: Final = frozenset((ev.ROTATE, ev.FORMAT_DESCRIPTION, ev.HEARTBEAT, ev.HEARTBEAT_2))
@@ -104,6 +107,7 @@ class Stream:
         self._known: dict[bytes, RowDecoder | None] = {}
         self._tables: dict[bytes, RowDecoder | None] = {}
         self._sources: dict[bytes, str] = {}
+        self._begins: set[bytes] = set()
         self._reset()
         self._handlers = self._make_handlers()
 
@@ -164,21 +168,25 @@ class Stream:
 
     def _feed(self, events: Iterable[bytes]) -> Iterator[list[Change]]:
         handlers, progress, read_header = self._handlers, self.progress, ev.read_header
+        # What is looked up for every event is local: this loop is most of a single row's cost.
+        apart, crc, good, artificial = _APART, crc32, ev.GOOD_CHECKSUM, ev.ARTIFICIAL
+        checksum = self._checksum
         for event in events:
             timestamp, kind, _, size, log_pos, flags = read_header(event)
             if size != len(event):
                 raise DecodeError(f"an event says it has {size} bytes, it has {len(event)}")
-            if kind in _APART:
+            if kind in apart:
                 self._on_apart(kind, event, log_pos)
+                checksum = self._checksum
                 continue
             end = size
-            if self._checksum:
-                if crc32(event) != ev.GOOD_CHECKSUM:
+            if checksum:
+                if crc(event) != good:
                     raise _bad_checksum(kind)
                 end -= 4
-            if not flags & ev.ARTIFICIAL:
-                progress.offset += size
-                if log_pos and log_pos != progress.offset:
+            if not flags & artificial:
+                offset = progress.offset = progress.offset + size
+                if log_pos != offset and log_pos:
                     progress.synchronise(log_pos)
             handler = handlers[kind]
             if handler is None:
@@ -268,11 +276,12 @@ class Stream:
         return progress.group_place not in replay.prepared.values()
 
     def _on_gtid(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
-        read = ev.read_gtid if kind == ev.GTID else ev.read_tagged_gtid
+        read = ev.read_gtid if kind == _GTID else ev.read_tagged_gtid
         source, number, committed_at = read(event, end)
         self._open(len(event))
-        text = self._sources.get(source)
-        if text is None:
+        try:
+            text = self._sources[source]
+        except KeyError:
             text = self._sources[source] = ev.source_text(source)
         self._gtid = (text, number, number)
         self._committed_at = committed_at
@@ -313,7 +322,7 @@ class Stream:
     def _finish(self, timestamp: int) -> None:
         """The group ends here, and with it the transaction, if it is one for us."""
         progress = self.progress
-        self.committed_at = self._committed_at or float(timestamp)
+        committed_at = self.committed_at = self._committed_at or float(timestamp)
         self.idle = False
         if self._skipped:
             progress.leave()
@@ -324,18 +333,26 @@ class Stream:
         progress.complete()
         if self._begun:
             progress.moved = False
-            self._out.append(Commit(progress.position, self.committed_at))
+            self._out.append(Commit(progress.position, committed_at))
         self._reset()
 
     # -- statements --------------------------------------------------------------------------------
 
     def _on_query(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
-        query = _QUERIES[kind](event, end)
         if self.progress.group < 0:
             self._open(len(event))
+        body = event[19:end]
+        if body in self._begins:
+            # One session's are the same bytes, but for the time and place in their headers.
+            self._explicit = True
+            return
+        query = _QUERIES[kind](event, end)
         statement = query.statement
         if statement == b"BEGIN":
             self._explicit = True
+            if len(self._begins) > _MOST_BEGINS:
+                self._begins.clear()
+            self._begins.add(body)
         elif statement == b"COMMIT":
             self._finish(timestamp)
         elif statement.startswith(b"XA ") and (xa := read_xa(statement)) is not None:
@@ -409,10 +426,13 @@ class Stream:
         start = 27 if version == 1 else 27 + (event[27] | event[28] << 8)
         if start > end or self.progress.group < 0:
             raise DecodeError("rows outside a transaction, or rows that are cut off")
-        if kind >= ev.MARIADB_WRITE_ROWS_COMPRESSED_1:
+        if kind <= _LAST_PLAIN_ROWS:
+            rows = decoder.decode(op, event, start, end)
+        elif kind == ev.PARTIAL_UPDATE_ROWS:
+            rows = decoder.decode(op, event, start, end, partial_json=True)
+        else:
             event = decompressed_rows(event, start, end, 2 if op == "update" else 1)
-            start, end = 0, len(event)
-        rows = decoder.decode(op, event, start, end, partial_json=kind == ev.PARTIAL_UPDATE_ROWS)
+            rows = decoder.decode(op, event, 0, len(event))
         if not self._begun:
             self._begin()
         self._target.append(rows)
