@@ -165,6 +165,63 @@ def test_log_and_read_give_the_same_values(
     assert all(value is None for value in rows[2][1:])
 
 
+# Types of every storage, so that each way to read a stretch of a row is taken.
+NULLABLE = (
+    *("INT UNSIGNED", "MEDIUMINT", "DECIMAL(12,2)", "DECIMAL(27,13)", "DATE", "TIME(3)", "TIME(6)"),
+    *("DATETIME", "DATETIME(5)", "TIMESTAMP(6) NULL", "TIME", "VARCHAR(20)", "BIT(8)", "BIT(23)"),
+    *("TEXT", "ENUM('a','b')", "SET('a','b')", "BLOB", "DOUBLE", "YEAR", "BIGINT", "TIME(1)"),
+    *("DECIMAL(2,0)", "VARBINARY(300)", "TINYINT", "DATETIME(2)", "BIT(64)", "SMALLINT NOT NULL"),
+)
+
+
+def _random_literal(kind: str, chance: random.Random) -> str:
+    if "NOT NULL" not in kind and chance.random() < 0.3:
+        return "NULL"
+    base, _, size = kind.partition("(")
+    clock = f"{chance.randrange(60):02}:{chance.randrange(60):02}.{chance.randrange(10**6):06}"
+    if base == "TIME":
+        return f"'{chance.choice(('', '-'))}{chance.randrange(838):02}:{clock}'"
+    if base in ("DATE", "DATETIME", "TIMESTAMP"):
+        years = (1971, 2037) if base == "TIMESTAMP" else (1000, 9999)
+        day = f"{chance.randrange(*years)}-{chance.randrange(1, 13)}-{chance.randrange(1, 29)}"
+        return f"'{day}'" if base == "DATE" else f"'{day} {chance.randrange(23)}:{clock}'"
+    if base == "DECIMAL":
+        precision, scale = map(int, size.rstrip(")").split(","))
+        return f"{chance.choice(('', '-'))}{chance.randrange(10**precision)}e-{scale}"
+    if base == "BIT":
+        return str(chance.getrandbits(int(size.rstrip(")"))))
+    texts = {"ENUM": "'b'", "SET": "'a,b'", "DOUBLE": "0.1", "YEAR": "2024"}
+    return texts.get(base, str(chance.randrange(100)))
+
+
+def test_any_columns_may_be_null(mysql_family: AnyServer, fresh_mysql_database: Fresh) -> None:
+    database = fresh_mysql_database(mysql_family)
+    connection = connect_mysql(mysql_family, database)
+    chance = random.Random(5)
+    columns = ", ".join(f"c{number} {kind}" for number, kind in enumerate(NULLABLE))
+    values = ", ".join(
+        f"({number},{','.join(_random_literal(kind, chance) for kind in NULLABLE)})"
+        for number in range(600)
+    )
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET time_zone = '+00:00'")
+        cursor.execute(f"CREATE TABLE nulls (id INT PRIMARY KEY, {columns})")
+        table = live_table(connection, database, "nulls")
+        statements = [f"INSERT INTO nulls VALUES {values}", "DELETE FROM nulls WHERE id % 2"]
+        inserts = [
+            row
+            for rows in logged_rows(mysql_family, connection, table, statements[:1])
+            for row in rows.after or ()
+        ]
+        assert inserts == selected_rows(mysql_family, table, "ORDER BY id")
+        deletes = [
+            row
+            for rows in logged_rows(mysql_family, connection, table, statements[1:])
+            for row in rows.before or ()
+        ]
+        assert deletes == inserts[1::2]
+
+
 def test_full_metadata_tells_the_table(
     mysql_family: AnyServer, fresh_mysql_database: Fresh
 ) -> None:

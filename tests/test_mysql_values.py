@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.errors import DecodeError
-from sources.mysql.binary_json import double_text, json_text
+from sources.mysql.binary_json import _TEMPLATES, double_text, json_text
 from sources.mysql.charset import BYTES_PER_CHARACTER, collation_charset, text_decoder
 from sources.mysql.temporal import PackedText
 from sources.mysql.values import SetText, decimal_reader, decimal_size, ewkb, uncompressed
@@ -110,6 +114,10 @@ def test_json_prints_as_the_server_prints_it(
         "[[[[[[]]]]]]",
         json.dumps({f"key{number}": "x" * number for number in range(400)}),
         json.dumps(list(range(70000))),
+        json.dumps([number * 7919 - 2**31 for number in range(20000)]),
+        '{"ab": 1, "cd": "%s"}',
+        '{"ab": 2, "ef": "%d"}',
+        '{"100%": 1, "%s": {"%": [true, false]}, "\\"\\n": -1}',
         json.dumps([chance.uniform(-1, 1) * 10 ** chance.randint(-30, 30) for _ in range(3000)]),
     ]
     constructed = [
@@ -141,6 +149,22 @@ def test_json_that_leads_in_circles_ends() -> None:
         json_text(bytes([2]) + array)
 
 
+def test_json_remembers_a_bounded_number_of_keys() -> None:
+    for number in range(3000):
+        key = f"key{number}".encode()
+        offset, size = (11).to_bytes(2, "little"), (11 + len(key)).to_bytes(2, "little")
+        body = b"\x01\0" + size + offset + len(key).to_bytes(2, "little") + b"\x04\x01\0" + key
+        assert json_text(b"\0" + body) == f'{{"key{number}": true}}'
+    assert len(_TEMPLATES) <= 1024
+
+
+@given(st.binary(max_size=120), st.sampled_from((b"", *map(bytes, [[0], [1], [2], [3], [15]]))))
+def test_any_bytes_are_json_or_refused(data: bytes, kind: bytes) -> None:
+    with suppress(ValueError, IndexError, KeyError, struct.error):
+        # Three bytes that refer to a double print the most.
+        assert len(json_text(kind + data)) <= 10 * len(kind + data) + 32
+
+
 def test_doubles_keep_their_shortest_digits() -> None:
     assert [
         double_text(value) for value in (0.0, -0.0, 1.0, 1e15, 1e14, 1e-15, 1e-16, -2.5e300)
@@ -165,6 +189,33 @@ def test_a_decimal_has_all_digits_of_its_scale() -> None:
     assert decimal_reader(9, 0)(b"\x80\x00\x00\x05") == "5"
     with pytest.raises(ValueError, match="cannot be"):
         decimal_reader(66, 0)
+    with pytest.raises(IndexError):
+        decimal_reader(4, 2)(b"\x8c\x64")  # a hundred hundredths
+
+
+@pytest.mark.parametrize("precision", range(1, 66))
+def test_decimals_of_every_precision_and_scale(precision: int) -> None:
+    chance = random.Random(precision)
+    for scale in range(min(precision, 38) + 1):
+        for _ in range(4):
+            digits = "".join(chance.choices("0123456789", k=precision))
+            whole, fraction = digits[: precision - scale], digits[precision - scale :]
+            text = str(int(whole or "0")) + (f".{fraction}" if scale else "")
+            packed = _packed_decimal(whole, fraction)
+            assert decimal_reader(precision, scale)(packed) == text
+            if int(digits):
+                negative = bytes(255 - byte for byte in packed)
+                assert decimal_reader(precision, scale)(negative) == f"-{text}"
+
+
+def _packed_decimal(whole: str, fraction: str) -> bytes:
+    """Groups of nine digits from the point outwards, each in as few bytes as hold it."""
+    first = len(whole) % 9
+    groups = [whole[:first], *(whole[at : at + 9] for at in range(first, len(whole), 9))]
+    groups += [fraction[at : at + 9] for at in range(0, len(fraction), 9)]
+    sizes = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
+    packed = b"".join(int(group or "0").to_bytes(sizes[len(group)], "big") for group in groups)
+    return bytes([packed[0] | 0x80]) + packed[1:]
 
 
 def test_labels_geometries_and_compressed_values() -> None:

@@ -5,50 +5,61 @@ The format is documented in MySQL's source, ``sql-common/json_binary.h``: a valu
 data; objects and arrays hold a count, their size, and tables of offsets, in two- or four-byte form.
 Offsets come from the log, so everything read is counted against the size of the value: no bytes can
 make this loop, recurse without end, or print more than they hold.
+
+The documents of a table share their keys, so an object is printed by a template, the text around
+its values, which is remembered by the bytes of its keys.
 """
 
 from __future__ import annotations
 
 import base64
-import re
 import struct
 from collections.abc import Callable
 from decimal import Decimal
+from json.encoder import encode_basestring as quoted  # in C, and escapes as the server does
 from math import isfinite
+from typing import Any
 
 from sources.mysql.values import decimal_reader, decimal_size
 
 __all__ = ["double_text", "json_text"]
 
-_SMALL_OBJECT, _LARGE_OBJECT, _SMALL_ARRAY, _LARGE_ARRAY = 0, 1, 2, 3
+_LARGE_OBJECT, _LARGE_ARRAY = 1, 3
 _LITERAL, _INT16, _UINT16, _INT32, _UINT32 = 4, 5, 6, 7, 8
 _INT64, _UINT64, _DOUBLE, _STRING, _OPAQUE = 9, 10, 11, 12, 15
-_LITERALS = {0: "null", 1: "true", 2: "false"}
+_LITERALS = ("null", "true", "false")
 _NUMBERS = {
-    _INT16: struct.Struct("<h"),
-    _UINT16: struct.Struct("<H"),
-    _INT32: struct.Struct("<i"),
-    _UINT32: struct.Struct("<I"),
-    _INT64: struct.Struct("<q"),
-    _UINT64: struct.Struct("<Q"),
+    _INT16: struct.Struct("<h").unpack_from,
+    _UINT16: struct.Struct("<H").unpack_from,
+    _INT32: struct.Struct("<i").unpack_from,
+    _UINT32: struct.Struct("<I").unpack_from,
+    _INT64: struct.Struct("<q").unpack_from,
+    _UINT64: struct.Struct("<Q").unpack_from,
 }
-_DOUBLE_VALUE = struct.Struct("<d")
+_DOUBLE_VALUE = struct.Struct("<d").unpack_from
+
+# By type of container: how count and size are read, the bytes that they take, those of a key's
+# entry and of a value's, and how the values' entries are read.
+_SMALL = struct.Struct("<HH"), struct.Struct("<BH")
+_LARGE = struct.Struct("<II"), struct.Struct("<BI")
+_FORMS = (
+    (_SMALL[0].unpack_from, 4, 4, 3, _SMALL[1].iter_unpack),
+    (_LARGE[0].unpack_from, 8, 6, 5, _LARGE[1].iter_unpack),
+    (_SMALL[0].unpack_from, 4, 0, 3, _SMALL[1].iter_unpack),
+    (_LARGE[0].unpack_from, 8, 0, 5, _LARGE[1].iter_unpack),
+)
+_KEYS = (struct.Struct("<HH").iter_unpack, struct.Struct("<IH").iter_unpack)
 
 # Column types that an opaque value can carry and that print as something else than base64.
 _TIMESTAMP, _DATE, _TIME, _DATETIME, _DECIMAL = 7, 10, 11, 12, 246
 _BASE64_LINE = 76
 _DEEPEST = 100  # the servers refuse to nest deeper
 
-_ESCAPE = re.compile(r'["\\\x00-\x1f]')
-_ESCAPES = {
-    '"': '\\"',
-    "\\": "\\\\",
-    "\b": "\\b",
-    "\f": "\\f",
-    "\n": "\\n",
-    "\r": "\\r",
-    "\t": "\\t",
-}
+
+# What is remembered of objects, until there is too much of it.
+_SPANS: dict[tuple[int, bytes], tuple[int, int, int]] = {}
+_TEMPLATES: dict[tuple[int, bytes, bytes], str] = {}
+_REMEMBERED_BYTES, _REMEMBERED = 1024, 1024
 
 
 def json_text(data: bytes) -> str:
@@ -58,18 +69,16 @@ def json_text(data: bytes) -> str:
     """
     if not data:
         return "null"
-    # A view: cutting it copies nothing, however often a document is nested.
-    return _Printer(len(data)).value(data[0], memoryview(data)[1:], 0)
-
-
-def _quoted(text: str) -> str:
-    escaped = _ESCAPE.sub(lambda found: _ESCAPES.get(found[0]) or f"\\u{ord(found[0]):04x}", text)
-    return f'"{escaped}"'
+    if data[0] <= _LARGE_ARRAY:
+        return _container(data[0], data, 1, len(data), 0, len(data))[0]
+    return _scalar(data[0], data, 1, len(data), len(data))[0]
 
 
 def double_text(value: float) -> str:
     """A double as the servers print it: the shortest digits, plain from 1e-15 up to 1e15 and
     wherever there are digits after the point."""
+    if 1e-4 <= value < 1e15:
+        return repr(value)
     if not isfinite(value):
         raise ValueError("JSON has no such number")
     negative, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
@@ -85,7 +94,117 @@ def double_text(value: float) -> str:
     return f"{sign}{text[:point].ljust(point, '0')}.{text[point:] or '0'}"
 
 
-def _length(data: memoryview, at: int) -> tuple[int, int]:
+def _container(
+    kind: int, data: bytes, at: int, limit: int, depth: int, left: int
+) -> tuple[str, int]:
+    """The object or array at ``data[at:limit]``, and how many bytes may still be read.
+
+    Each byte may be read once: ``left`` starts as the size of the document.
+    """
+    sizes, header, key, entry, entries = _FORMS[kind]
+    count, size = sizes(data, at)
+    end, keys_end = at + size, at + header + count * key
+    stop = keys_end + count * entry
+    left -= stop - at
+    if end > limit or stop > end or left < 0 or depth > _DEEPEST:
+        raise ValueError("JSON is cut off, nested too deeply or leads in circles")
+    texts = []
+    for type, where in entries(data[keys_end:stop]):
+        if type == _STRING:
+            start = at + where + 1
+            length = data[start - 1]
+            if length > 127:
+                length, start = _length(data, start - 1)
+            left -= length
+            if start + length > end or left < 0:
+                raise ValueError("JSON is cut off or refers to the same bytes again and again")
+            text = quoted(data[start : start + length].decode())
+        elif type <= _LARGE_ARRAY:
+            text, left = _container(type, data, at + where, end, depth + 1, left)
+        elif type == _LITERAL:
+            text = _LITERALS[where]
+        elif type <= _UINT16 or (type <= _UINT32 and header == 8):
+            text = _inlined(type, where)
+        elif type in _NUMBERS:
+            text = str(_NUMBERS[type](data, at + where)[0])
+        elif type == _DOUBLE:
+            text = double_text(_DOUBLE_VALUE(data, at + where)[0])
+        else:
+            text, left = _scalar(type, data, at + where, end, left)
+        texts.append(text)
+    if not key:
+        return f"[{', '.join(texts)}]", left
+    template, left = _template(kind, data, at, end, data[at + header : keys_end], left)
+    return template % tuple(texts), left
+
+
+def _inlined(type: int, number: int) -> str:
+    """A value in the place of its offset, which has two or four bytes."""
+    if type == _INT16:
+        return str((number & 0xFFFF ^ 0x8000) - 0x8000)
+    if type == _INT32:
+        return str((number ^ 0x80000000) - 0x80000000)
+    return str(number & 0xFFFF if type == _UINT16 else number)
+
+
+def _template(
+    kind: int, data: bytes, at: int, end: int, entries: bytes, left: int
+) -> tuple[str, int]:
+    """``{"key": %s, …}`` of the object at ``data[at:end]``, and what may still be read."""
+    start, stop, size = _SPANS.get((kind, entries)) or _span(kind, entries)
+    left -= size
+    if at + stop > end or left < 0:
+        raise ValueError("the keys of JSON are cut off or refer to the same bytes again and again")
+    keys = data[at + start : at + stop]
+    template = _TEMPLATES.get((kind, entries, keys))
+    if template is None:
+        names = [
+            keys[where - start : where - start + length].decode()
+            for where, length in _KEYS[kind](entries)
+        ]
+        members = (quoted(name).replace("%", "%%") + ": %s" for name in names)
+        template = "{" + ", ".join(members) + "}"
+        if len(entries) + len(keys) <= _REMEMBERED_BYTES:
+            _bounded(_TEMPLATES)[kind, entries, keys] = template
+    return template, left
+
+
+def _span(kind: int, entries: bytes) -> tuple[int, int, int]:
+    """Where the keys start and stop, and the sum of their lengths."""
+    places = list(_KEYS[kind](entries)) or [(0, 0)]
+    start = min(where for where, _ in places)
+    stop = max(where + length for where, length in places)
+    span = start, stop, sum(length for _, length in places)
+    if len(entries) <= _REMEMBERED_BYTES:
+        _bounded(_SPANS)[kind, entries] = span
+    return span
+
+
+def _bounded(remembered: dict[Any, Any]) -> dict[Any, Any]:
+    if len(remembered) >= _REMEMBERED:
+        remembered.clear()
+    return remembered
+
+
+def _scalar(type: int, data: bytes, at: int, end: int, left: int) -> tuple[str, int]:
+    """The value at ``data[at:end]`` that is no container, and how many bytes may still be read."""
+    if type == _LITERAL:
+        return _LITERALS[data[at]], left
+    if type in _NUMBERS:
+        return str(_NUMBERS[type](data, at)[0]), left
+    if type == _DOUBLE:
+        return double_text(_DOUBLE_VALUE(data, at)[0]), left
+    if type not in (_STRING, _OPAQUE):
+        raise ValueError(f"JSON has no type {type}")
+    length, start = _length(data, at + (type == _OPAQUE))
+    left -= length
+    if start + length > end or left < 0:
+        raise ValueError("JSON is cut off or refers to the same bytes again and again")
+    value = data[start : start + length]
+    return (quoted(value.decode()) if type == _STRING else _opaque(data[at], value)), left
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
     """A length of seven bits per byte, low bits first, and where it ends."""
     length = shift = 0
     for end in range(at, at + 5):
@@ -97,83 +216,7 @@ def _length(data: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("a length in JSON has no end")
 
 
-def _cut(data: memoryview, start: int, size: int) -> memoryview:
-    if start + size > len(data):
-        raise ValueError("JSON is cut off")
-    return data[start : start + size]
-
-
-class _Printer:
-    """Prints one document; ``left`` is how many bytes may still be read."""
-
-    def __init__(self, size: int) -> None:
-        # Inlined values are read from entries that were already counted.
-        self.left = 2 * size + 16
-
-    def _spend(self, size: int) -> None:
-        self.left -= size
-        if self.left < 0:
-            raise ValueError("JSON refers to the same bytes again and again")
-
-    def value(self, kind: int, data: memoryview, depth: int) -> str:
-        if kind <= _LARGE_ARRAY:
-            if depth > _DEEPEST:
-                raise ValueError("JSON is nested too deeply")
-            return self._container(kind, data, depth)
-        self._spend(1)
-        if kind == _LITERAL:
-            return _LITERALS[data[0]]
-        if kind in _NUMBERS:
-            return str(_NUMBERS[kind].unpack_from(data)[0])
-        if kind == _DOUBLE:
-            return double_text(_DOUBLE_VALUE.unpack_from(data)[0])
-        if kind == _STRING:
-            length, start = _length(data, 0)
-            self._spend(length)
-            return _quoted(str(_cut(data, start, length), "utf-8"))
-        if kind == _OPAQUE:
-            length, start = _length(data, 1)
-            self._spend(length)
-            return _opaque(data[0], _cut(data, start, length))
-        raise ValueError(f"JSON has no type {kind}")
-
-    def _container(self, kind: int, data: memoryview, depth: int) -> str:
-        large = kind in (_LARGE_OBJECT, _LARGE_ARRAY)
-        width = 4 if large else 2
-        keyed = kind <= _LARGE_OBJECT
-        count = int.from_bytes(_cut(data, 0, width), "little")
-        size = int.from_bytes(_cut(data, width, width), "little")
-        data = _cut(data, 0, size)
-        entry, key = 1 + width, (width + 2) * keyed
-        self._spend(2 * width + count * (entry + key))
-        values_at = 2 * width + count * key
-        _cut(data, values_at, count * entry)
-        values = [
-            self._element(data, values_at + number * entry, width, depth) for number in range(count)
-        ]
-        if not keyed:
-            return f"[{', '.join(values)}]"
-        keys = [self._key(data, 2 * width + number * key, width) for number in range(count)]
-        return "{" + ", ".join(map("{}: {}".format, keys, values)) + "}"
-
-    def _key(self, data: memoryview, at: int, width: int) -> str:
-        offset = int.from_bytes(data[at : at + width], "little")
-        length = int.from_bytes(data[at + width : at + width + 2], "little")
-        self._spend(length)
-        return _quoted(str(_cut(data, offset, length), "utf-8"))
-
-    def _element(self, data: memoryview, at: int, width: int, depth: int) -> str:
-        kind = data[at]
-        inlined = kind in (_LITERAL, _INT16, _UINT16) or (width == 4 and kind in (_INT32, _UINT32))
-        if inlined:
-            return self.value(kind, data[at + 1 : at + 1 + width], depth + 1)
-        offset = int.from_bytes(data[at + 1 : at + 1 + width], "little")
-        if offset >= len(data):
-            raise ValueError("JSON refers to bytes outside of itself")
-        return self.value(kind, data[offset:], depth + 1)
-
-
-def _opaque(column_type: int, data: memoryview) -> str:
+def _opaque(column_type: int, data: bytes) -> str:
     printer = _OPAQUES.get(column_type)
     if printer is not None:
         return printer(data)
@@ -183,15 +226,21 @@ def _opaque(column_type: int, data: memoryview) -> str:
     return f'"base64:type{column_type}:' + "\\n".join(lines) + '"'
 
 
-def _decimal(data: memoryview) -> str:
+def _cut(data: bytes, size: int) -> bytes:
+    if size > len(data):
+        raise ValueError("JSON is cut off")
+    return data[:size]
+
+
+def _decimal(data: bytes) -> str:
     """Precision, scale, packed digits."""
     precision, scale = data[0], data[1]
-    return decimal_reader(precision, scale)(bytes(_cut(data, 2, decimal_size(precision, scale))))
+    return decimal_reader(precision, scale)(_cut(data[2:], decimal_size(precision, scale)))
 
 
-def _datetime(data: memoryview) -> str:
+def _datetime(data: bytes) -> str:
     """Eight bytes, little endian: 24 bits of microseconds below 13 · year + month, day, time."""
-    packed = int.from_bytes(_cut(data, 0, 8), "little")
+    packed = int.from_bytes(_cut(data, 8), "little")
     packed, microseconds = packed >> 24, packed & 0xFFFFFF
     clock, date = packed & 0x1FFFF, packed >> 17
     months, day = divmod(date, 32)
@@ -201,12 +250,12 @@ def _datetime(data: memoryview) -> str:
     )
 
 
-def _date(data: memoryview) -> str:
+def _date(data: bytes) -> str:
     return _datetime(data)[:11] + '"'
 
 
-def _time(data: memoryview) -> str:
-    packed = int.from_bytes(_cut(data, 0, 8), "little", signed=True)
+def _time(data: bytes) -> str:
+    packed = int.from_bytes(_cut(data, 8), "little", signed=True)
     sign, packed = ("-", -packed) if packed < 0 else ("", packed)
     clock, microseconds = packed >> 24, packed & 0xFFFFFF
     return (
@@ -215,7 +264,7 @@ def _time(data: memoryview) -> str:
     )
 
 
-_OPAQUES: dict[int, Callable[[memoryview], str]] = {
+_OPAQUES: dict[int, Callable[[bytes], str]] = {
     _TIMESTAMP: _datetime,
     _DATETIME: _datetime,
     _DATE: _date,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,27 +18,27 @@ from engine.schema import Column, Table
 from sources.mysql.binary_json import json_text
 from sources.mysql.charset import text_expression
 from sources.mysql.native import NativeType, parse_native
-from sources.mysql.temporal import fixed_size, temporal_expression
+from sources.mysql.temporal import temporal_expression
 from sources.mysql.values import (
     SetText,
     address_text,
-    decimal_reader,
-    decimal_size,
+    big_endian,
+    decimal_expression,
     ewkb,
     uncompressed,
     uuid_text,
 )
 from sources.mysql.wire import TableMap, Wire
 
-__all__ = ["SIZES", "Cell", "bytes_expression", "cells", "packed_size"]
+__all__ = ["SIZES", "Cell", "bytes_expression", "cells", "count_values", "packed_size"]
 
 #: Struct codes of an unsigned little-endian number, and the number made of them.
 SIZES = {
-    1: ("B", "{0}"),
-    2: ("H", "{0}"),
-    3: ("HB", "({0} | {1} << 16)"),
-    4: ("I", "{0}"),
-    8: ("Q", "{0}"),
+    1: ("B", "raw0"),
+    2: ("H", "raw0"),
+    3: ("HB", "(raw0 | raw1 << 16)"),
+    4: ("I", "raw0"),
+    8: ("Q", "raw0"),
 }
 _INTEGERS = {
     Wire.TINY: ("b", "B"),
@@ -55,9 +55,10 @@ _ADDRESSES = {"inet4": socket.AF_INET, "inet6": socket.AF_INET6}
 class Cell(msgspec.Struct, frozen=True):
     """One column in a row image.
 
-    ``codes`` are struct codes; ``value`` is the expression with ``{0}``, ``{1}`` in place of what
-    they unpack to. Where ``prefix`` is not 0 the cell is a length of that many bytes and data:
-    ``{0}`` is then the data. ``names`` are the globals that the expression needs.
+    ``codes`` are struct codes in the byte order ``order``; ``value`` is the expression with
+    ``raw0``, ``raw1`` in place of what they unpack to. Where ``prefix`` is not 0 the cell is a
+    length of that many bytes and data: ``raw0`` is then the data. ``names`` are the globals that
+    the expression needs.
     """
 
     ordinal: int
@@ -65,6 +66,11 @@ class Cell(msgspec.Struct, frozen=True):
     codes: str = ""
     prefix: int = 0
     names: dict[str, Any] = {}
+    order: Literal["<", ">"] = "<"
+
+    def stored(self) -> tuple[Literal["<", ">"], str]:
+        """Byte order and struct codes of what lies at a known place: the value or its length."""
+        return (self.order, self.codes) if not self.prefix else ("<", SIZES[self.prefix][0])
 
 
 def cells(table: Table, map: TableMap) -> tuple[Cell, ...]:
@@ -79,32 +85,28 @@ def _cell(table: Table, column: Column, ordinal: int, wire: int, meta: int, map:
     native = parse_native(column.native)
     if wire in _INTEGERS:
         codes = _INTEGERS[wire][native.unsigned]
-        return Cell(ordinal, "{0}" if len(codes) == 1 else "{0} | {1} << 16", codes)
+        return Cell(ordinal, "raw0" if len(codes) == 1 else "raw0 | raw1 << 16", codes)
     if wire in (Wire.FLOAT, Wire.DOUBLE):
-        return Cell(ordinal, "{0}", "f" if wire == Wire.FLOAT else "d")
+        return Cell(ordinal, "raw0", "f" if wire == Wire.FLOAT else "d")
     if wire == Wire.YEAR:
-        return Cell(ordinal, "{0} and {0} + 1900", "B")
+        return Cell(ordinal, "raw0 and raw0 + 1900", "B")
     if wire == Wire.BIT:
-        return Cell(ordinal, "from_bytes({0}, 'big')", f"{(meta + 7) // 8}s")
+        codes, number = big_endian((meta + 7) // 8)
+        return Cell(ordinal, number, codes, order=">")
     if wire == Wire.NEWDECIMAL:
-        return _decimal(ordinal, meta >> 8, meta & 0xFF)
+        codes, expression, names = decimal_expression(meta >> 8, meta & 0xFF)
+        return Cell(ordinal, expression, codes, names=names, order=">")
     if wire in _TEMPORAL:
         digits = meta if wire in _NEW_TEMPORAL else native.fraction
-        expression, names = temporal_expression(wire, digits, "{0}")
-        return Cell(ordinal, expression, f"{fixed_size(wire, digits)}s", names=names)
+        order, codes, expression, names = temporal_expression(wire, digits)
+        return Cell(ordinal, expression, codes, names=names, order=order)
     if wire in (Wire.ENUM, Wire.SET):
         return _labels(ordinal, wire, meta, native.members)
     charset = native.charset
     if not charset and map.charsets is not None and column.type.kind == "text":
         charset = map.charsets[ordinal] or ""
-    expression, names = bytes_expression(table, column, native, charset, "{0}")
+    expression, names = bytes_expression(table, column, native, charset, "raw0")
     return _bytes(ordinal, wire, meta, expression, names)
-
-
-def _decimal(ordinal: int, precision: int, scale: int) -> Cell:
-    name = f"decimal_{precision}_{scale}"
-    names = {name: decimal_reader(precision, scale)}
-    return Cell(ordinal, f"{name}({{0}})", f"{decimal_size(precision, scale)}s", names=names)
 
 
 def _labels(ordinal: int, wire: int, size: int, members: tuple[str, ...]) -> Cell:
@@ -121,10 +123,10 @@ def _bytes(ordinal: int, wire: int, meta: int, expression: str, names: dict[str,
     else:
         prefix = meta
     if wire in (Wire.VARCHAR_COMPRESSED, Wire.BLOB_COMPRESSED):
-        expression = expression.replace("{0}", "uncompressed({0})")
+        expression = expression.replace("raw0", "uncompressed(raw0)")
         names = {**names, "uncompressed": uncompressed}
     if wire == Wire.JSON:
-        expression, names = "json_text({0})", {"json_text": json_text}
+        expression, names = "json_text(raw0)", {"json_text": json_text}
     if prefix not in (1, 2, 3, 4):
         raise ValueError(f"a length of {prefix} bytes cannot be")
     return Cell(ordinal, expression, prefix=prefix, names=names)
@@ -165,3 +167,8 @@ def bytes_expression(
 def packed_size(codes: str) -> int:
     """Bytes that the struct codes take in a row."""
     return struct.calcsize("<" + codes)
+
+
+def count_values(codes: str) -> int:
+    """How many values the struct codes unpack to; there are no pad bytes in them."""
+    return sum(map(str.isalpha, codes))

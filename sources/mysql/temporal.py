@@ -1,9 +1,9 @@
 """
 Dates and times of the log as canonical text, in every storage format there has been.
 
-Text, because it alone holds what the servers hold: ``0000-00-00``, ``2020-02-00``, 838 hours. The
-parts of a value repeat, so packed integers are looked up in dictionaries that fill themselves: a
-date costs one lookup, a time of day another.
+Text, because it alone holds what the servers hold: ``0000-00-00``, ``2020-02-00``, 838 hours. Whole
+values hardly repeat, their parts do: a value is cut into parts of few bits, each the index of a
+small table of ready texts, so it costs the same whatever the range of the column's values.
 
 The formats are those of the MySQL Internals Manual, "Date and Time Data Type Representation"
 (old: before 5.6.4; new: ``TIMESTAMP2``, ``DATETIME2``, ``TIME2``), and of MariaDB 5.3's
@@ -12,19 +12,23 @@ microseconds, which share their type codes with the old ones and differ by the c
 
 from __future__ import annotations
 
+import itertools
+import struct
 from collections.abc import Callable
 from datetime import date, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from engine.codegen import compile_function
+from sources.mysql.values import big_endian, digit_texts, digits_expression
 
-__all__ = ["PackedText", "fixed_size", "temporal_expression"]
+__all__ = ["PackedText", "temporal_expression"]
 
 DATE, TIME, DATETIME, TIMESTAMP = 10, 11, 12, 7
 TIMESTAMP2, DATETIME2, TIME2 = 17, 18, 19
 
-_ENTRIES = 1 << 17  # a day has 86,400 seconds
+_ENTRIES = 1 << 17
+_MOST_DIGITS = 6
 _EPOCH = date(1970, 1, 1)
 # MariaDB 5.3's sizes in bytes by digits of the fraction.
 _HIRES_TIME = (3, 4, 4, 5, 5, 5, 6)
@@ -47,38 +51,46 @@ class PackedText(dict[Any, str]):
         return text
 
 
-def _old_date(data: bytes) -> str:
-    """Three bytes, little endian: 15 bits year, 4 month, 5 day."""
-    packed = int.from_bytes(data, "little")
-    return f"{packed >> 9:04d}-{packed >> 5 & 15:02d}-{packed & 31:02d}"
+Reader = Callable[[bytes], str] | PackedText
+Expression = tuple[Literal["<", ">"], str, str, dict[str, Any]]
 
 
-def _date_of_datetime2(packed: int) -> str:
-    """The upper 23 bits: a sign that is always set, 13 · year + month, 5 bits day."""
-    months, day = divmod(packed - (1 << 22), 32)
+def _month(packed: int) -> str:
+    """The upper 18 bits of DATETIME2: a sign that is always set, 13 · year + month."""
+    months = packed - (1 << 17)
     if months < 0:
         raise ValueError("a datetime before the year 0")
-    return f"{months // 13:04d}-{months % 13:02d}-{day:02d} "
-
-
-def _clock(packed: int) -> str:
-    """5 bits hour, 6 minute, 6 second."""
-    return f"{packed >> 12:02d}:{packed >> 6 & 63:02d}:{packed & 63:02d}"
+    return f"{months // 13:04d}-{months % 13:02d}-"
 
 
 def _day(days: int) -> str:
     return f"{_EPOCH + timedelta(days)} "
 
 
+def _texts(form: str, *sizes: int) -> tuple[str, ...]:
+    """The form filled with all combinations of numbers below ``sizes``."""
+    numbers = itertools.product(*map(range, sizes))
+    return tuple(itertools.starmap(form.format, numbers))
+
+
+@lru_cache(maxsize=1)
+def _tables() -> dict[str, Any]:
+    """The names that expressions use; made when the first column needs them."""
+    return {
+        "months": PackedText(_month),
+        "days": PackedText(_day),
+        "years": _texts("{:04d}-", 10000),
+        "month_days": _texts("{:02d}-{:02d}", 16, 32),
+        "day_hours": _texts("{:02d} {:02d}:", 32, 32),
+        "hours": _texts("{:02d}:", 2048),
+        "day_minutes": _texts("{:02d}:{:02d}:", 24, 60),
+        "minute_seconds": _texts("{:02d}:{:02d}", 64, 64),
+        "seconds": digit_texts(2),
+    }
+
+
 def _time_of_day(seconds: int) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-
-_OLD_DATES = PackedText(_old_date)
-_DATES2 = PackedText(_date_of_datetime2)
-_CLOCKS = PackedText(_clock)
-_DAYS = PackedText(_day)
-_TIMES_OF_DAY = PackedText(_time_of_day)
 
 
 def _fraction(value: int, digits: int) -> str:
@@ -86,92 +98,117 @@ def _fraction(value: int, digits: int) -> str:
 
 
 def _fraction_bytes(digits: int) -> int:
+    """A fraction with an odd number of digits is stored with one more."""
     return (digits + 1) // 2
 
 
-def fixed_size(wire: int, digits: int) -> int:
-    """Bytes that a value takes in the log; ``digits`` of the fraction as the column declares."""
+@lru_cache(maxsize=64)
+def temporal_expression(wire: int, digits: int) -> Expression:
+    """Byte order and struct codes of a column's values, the expression that makes canonical text of
+    what they give (``raw0``, …), and its names; ``digits`` of the fraction as the column declares.
+    """
     if wire == DATE:
-        return 3
-    if wire in (TIMESTAMP2, DATETIME2, TIME2):
-        return {TIMESTAMP2: 4, DATETIME2: 5, TIME2: 3}[wire] + _fraction_bytes(digits)
+        # 15 bits year, 4 month, 5 day
+        expression = "f'{years[raw1 << 7 | raw0 >> 9]}{month_days[raw0 & 511]}'"
+        return "<", "HB", expression, _tables()
+    if wire in _PACKED:
+        return _packed(wire, digits)
+    name = f"temporal_{wire}_{digits}"
+    reader = _OLD[wire](digits)
+    expression = f"{name}[raw0]" if isinstance(reader, PackedText) else f"{name}(raw0)"
+    return "<", f"{_old_size(wire, digits)}s", expression, {name: reader}
+
+
+_SECONDS = (
+    "(f'{days[raw0 // 86400]}{day_minutes[(v := raw0 % 86400) // 60]}{seconds[v % 60]}"
+    "FRACTION' if ANY else '0000-00-00 00:00:00ZERO')"
+)
+# Struct codes of what comes before the fraction, and the expression. DATETIME2: months, day (5
+# bits), hour (5), minute (6), second (6). TIME2: a bit that is set unless negative, hour (11),
+# minute (6), second (6). TIMESTAMP2, and MariaDB 5.3's with a fraction: seconds since 1970.
+_PACKED = {
+    DATETIME2: (
+        "HBH",
+        (
+            "f'{months[raw0 << 2 | raw1 >> 6]}{day_hours[(raw1 & 63) << 4 | raw2 >> 12]}"
+            "{minute_seconds[raw2 & 4095]}FRACTION'"
+        ),
+    ),
+    TIMESTAMP2: ("I", _SECONDS),
+    TIMESTAMP: ("I", _SECONDS),
+    TIME2: (
+        "BH",
+        (
+            "(f'{hours[(raw0 & 127) << 4 | raw1 >> 12]}{minute_seconds[raw1 & 4095]}FRACTION'"
+            " if raw0 > 127 else negative_timeDIGITS(ALL))"
+        ),
+    ),
+}
+
+
+def _packed(wire: int, digits: int) -> Expression:
+    if digits > _MOST_DIGITS:
+        raise ValueError(f"a fraction of {digits} digits cannot be")
+    codes, expression = _PACKED[wire]
+    more, fraction, names = _fraction_expression(wire, digits, len(codes))
+    codes, names = codes + more, _tables() | names
+    raws = [f"raw{number}" for number in range(len(codes))]
+    for name, text in (
+        ("FRACTION", fraction),
+        ("ZERO", _fraction(0, digits)),
+        ("DIGITS", str(digits)),
+        ("ANY", " or ".join(raws)),
+        ("ALL", ", ".join(raws)),
+    ):
+        expression = expression.replace(name, text)
+    if wire == TIME2:
+        names[f"negative_time{digits}"] = _negative_time(digits, codes)
+    # The oldest format alone is little endian.
+    return "<" if (wire, digits) == (TIMESTAMP, 0) else ">", codes, expression, names
+
+
+def _fraction_expression(wire: int, digits: int, first: int) -> tuple[str, str, dict[str, Any]]:
+    """Struct codes, the inside of an f-string, its names; the codes begin with ``raw<first>``."""
+    if not digits:
+        return "", "", {}
+    if wire == TIMESTAMP:
+        codes, number = big_endian(_HIRES_FRACTION[digits], first)
+    else:
+        codes, number = big_endian(_fraction_bytes(digits), first)
+        number = f"{number} // 10" if digits % 2 else number
+    text, names = digits_expression(number, digits)
+    return codes, f".{text}", names
+
+
+def _negative_time(digits: int, codes: str) -> Callable[..., str]:
+    """The whole value, fraction and all, is one number, counted down from zero's."""
+    bits = 8 * _fraction_bytes(digits)
+    shift, parts = 24 + bits, []
+    for number, code in enumerate(codes):
+        shift -= 8 * struct.calcsize(f">{code}")
+        parts.append(f"(raw{number} << {shift})")
+    stored = f"(packed & {(1 << bits) - 1})"
+    fraction, names = "", _tables()
+    if digits:
+        text, more = digits_expression(f"{stored} // 10" if digits % 2 else stored, digits)
+        fraction, names = f".{text}", names | more
+    source = f"""
+def negative_time({", ".join(f"raw{number}" for number in range(len(codes)))}):
+    packed = {0x800000 << bits} - ({" | ".join(parts)})
+    clock = packed >> {bits}
+    return f'-{{hours[clock >> 12]}}{{minute_seconds[clock & 4095]}}{fraction}'
+"""
+    return compile_function("negative_time", source, names)
+
+
+def _old_size(wire: int, digits: int) -> int:
+    """Bytes that a value takes in the formats before MySQL 5.6 and in MariaDB 5.3's."""
     if wire == TIME:
         return _HIRES_TIME[digits]
-    if wire == DATETIME:
-        return _HIRES_DATETIME[digits] if digits else 8
-    return 4 + _HIRES_FRACTION[digits]
+    return _HIRES_DATETIME[digits] if digits else 8
 
 
-def temporal_expression(wire: int, digits: int, raw: str) -> tuple[str, dict[str, Any]]:
-    """Python text that makes canonical text of the ``fixed_size`` bytes ``raw``, and its names."""
-    if wire == DATE:
-        return f"old_dates[{raw}]", {"old_dates": _OLD_DATES}
-    maker = _MAKERS[wire]
-    function = maker(digits)
-    if isinstance(function, PackedText):
-        name = f"times_{wire}_{digits}"
-        return f"{name}[{raw}]", {name: function}
-    name = f"temporal_{wire}_{digits}"
-    return f"{name}({raw})", {name: function}
-
-
-Maker = Callable[[bytes], str] | PackedText
-
-
-def _generated(source: str, digits: int, names: dict[str, Any]) -> Callable[[bytes], str]:
-    """A reader with its constants in place: ``BITS``, ``MASK`` of the fraction, ``FRACTION``.
-
-    Fractions with an odd number of digits are stored with one more.
-    """
-    bits = 8 * _fraction_bytes(digits)
-    stored = f"(packed & {(1 << bits) - 1})" + (" // 10" if digits % 2 else "")
-    source = source.replace("FRACTION", f".{{{stored}:0{digits}d}}" if digits else "")
-    source = source.replace("BITS", str(bits))
-    return compile_function("text", source, {"from_bytes": int.from_bytes, **names})
-
-
-_DATETIME2 = """
-def text(data):
-    packed = from_bytes(data, 'big')
-    whole = packed >> BITS
-    return f'{dates[whole >> 17]}{clocks[whole & 131071]}FRACTION'
-"""
-_TIMESTAMP2 = """
-def text(data):
-    packed = from_bytes(data, 'big')
-    if not packed:
-        return zero
-    day, second = divmod(packed >> BITS, 86400)
-    return f'{days[day]}{times[second]}FRACTION'
-"""
-_TIME2 = """
-def text(data):
-    packed = from_bytes(data, 'big') - (8388608 << BITS)
-    if packed >= 0:
-        return f'{clocks[packed >> BITS]}FRACTION'
-    packed = -packed
-    return f'-{clocks[packed >> BITS]}FRACTION'
-"""
-
-
-@lru_cache(maxsize=8)
-def _datetime2(digits: int) -> Maker:
-    return _generated(_DATETIME2, digits, {"dates": _DATES2, "clocks": _CLOCKS})
-
-
-@lru_cache(maxsize=8)
-def _timestamp2(digits: int) -> Maker:
-    zero = "0000-00-00 00:00:00" + _fraction(0, digits)
-    return _generated(_TIMESTAMP2, digits, {"days": _DAYS, "times": _TIMES_OF_DAY, "zero": zero})
-
-
-@lru_cache(maxsize=8)
-def _time2(digits: int) -> Maker:
-    text = _generated(_TIME2, digits, {"clocks": _CLOCKS})
-    return text if digits else PackedText(text)
-
-
-def _old_time(digits: int) -> Maker:
+def _old_time(digits: int) -> Reader:
     if digits:
         return _hires_time(digits)
 
@@ -184,7 +221,7 @@ def _old_time(digits: int) -> Maker:
     return PackedText(text)
 
 
-def _old_datetime(digits: int) -> Maker:
+def _old_datetime(digits: int) -> Callable[[bytes], str]:
     if digits:
         return _hires_datetime(digits)
 
@@ -199,23 +236,7 @@ def _old_datetime(digits: int) -> Maker:
     return text
 
 
-def _old_timestamp(digits: int) -> Maker:
-    whole: Any = _timestamp2(0)
-    if not digits:
-        return lambda data: whole(data[::-1])
-
-    def text(data: bytes) -> str:
-        """Seconds as four bytes, then the fraction's digits as a number, both big endian."""
-        fraction = _fraction(int.from_bytes(data[4:], "big"), digits)
-        if not int.from_bytes(data, "big"):
-            return f"0000-00-00 00:00:00{fraction}"
-        day, second = divmod(int.from_bytes(data[:4], "big"), 86400)
-        return f"{_day(day)}{_time_of_day(second)}{fraction}"
-
-    return text
-
-
-def _hires_time(digits: int) -> Maker:
+def _hires_time(digits: int) -> Callable[[bytes], str]:
     unit = 10**digits
 
     def text(data: bytes) -> str:
@@ -228,7 +249,7 @@ def _hires_time(digits: int) -> Maker:
     return text
 
 
-def _hires_datetime(digits: int) -> Maker:
+def _hires_datetime(digits: int) -> Callable[[bytes], str]:
     unit = 10**digits
 
     def text(data: bytes) -> str:
@@ -244,11 +265,7 @@ def _hires_datetime(digits: int) -> Maker:
     return text
 
 
-_MAKERS: dict[int, Callable[[int], Maker]] = {
+_OLD: dict[int, Callable[[int], Reader]] = {
     TIME: _old_time,
     DATETIME: _old_datetime,
-    TIMESTAMP: _old_timestamp,
-    TIMESTAMP2: _timestamp2,
-    DATETIME2: _datetime2,
-    TIME2: _time2,
 }

@@ -2,25 +2,31 @@
 Numbers, labels and other values of the log: packed bytes → the value that travels.
 
 Each function here makes what the table in ``engine.schema`` says, and raises ValueError (or what
-indexing and unpacking raise) for bytes that cannot be. Decimals are read by functions generated per
-precision and scale.
+indexing and unpacking raise) for bytes that cannot be. Decimals are read by expressions written per
+precision and scale, of groups of digits that the row's own unpacking has already cut.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 import uuid
 import zlib
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from engine.codegen import compile_function
 
 __all__ = [
     "SetText",
     "address_text",
+    "big_endian",
+    "decimal_expression",
     "decimal_reader",
     "decimal_size",
+    "digit_texts",
+    "digits_expression",
     "ewkb",
     "uncompressed",
     "uuid_text",
@@ -30,10 +36,9 @@ __all__ = [
 _DIGITS_PER_WORD = 9
 _LEFTOVER_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
 
-# Ready texts of short groups: looking one up is quicker than formatting it.
-_DIGIT_TEXTS = {
-    digits: tuple(f"{number:0{digits}d}" for number in range(10**digits)) for digits in (1, 2, 3)
-}
+# Struct codes of a big-endian number by its size in bytes.
+_BIG_ENDIAN = ("", "B", "H", "BH", "I", "BI", "HI", "BHI", "Q")
+_DIGITS_PER_TABLE = 4
 
 _EWKB_HAS_SRID = 0x20000000
 _SRID_BYTES = 4
@@ -58,49 +63,102 @@ def _groups(precision: int, scale: int) -> tuple[list[int], list[int]]:
     return whole, [_DIGITS_PER_WORD] * words + [left] * (left > 0)
 
 
+def big_endian(size: int, first: int = 0) -> tuple[str, str]:
+    """Struct codes of a big-endian number of ``size`` bytes, and the number made of what they give.
+
+    ``raw<first>`` is the first of them. ValueError for a size that is not 1 to 8.
+    """
+    if not 0 < size < len(_BIG_ENDIAN):
+        raise ValueError(f"a number of {size} bytes cannot be")
+    codes = _BIG_ENDIAN[size]
+    shift, parts = 8 * size, []
+    for number, code in enumerate(codes, first):
+        shift -= 8 * struct.calcsize(f">{code}")
+        parts.append(f"raw{number} << {shift}" if shift else f"raw{number}")
+    return codes, parts[0] if len(parts) == 1 else f"({' | '.join(parts)})"
+
+
+@lru_cache(maxsize=8)
+def digit_texts(digits: int) -> tuple[str, ...]:
+    """The texts of all numbers of that many digits; to look one up is quicker than to format."""
+    return tuple(f"{number:0{digits}d}" for number in range(10**digits))
+
+
+def digits_expression(number: str, digits: int) -> tuple[str, dict[str, Any]]:
+    """The inside of an f-string that prints ``number`` with ``digits`` digits, and its names.
+
+    IndexError if it has more.
+    """
+    if digits <= _DIGITS_PER_TABLE:
+        name = f"digits{digits}"
+        return f"{{{name}[{number}]}}", {name: digit_texts(digits)}
+    unit = 10**_DIGITS_PER_TABLE
+    if " " in number:
+        number, again = f"(v := {number})", "v"  # it is used twice
+    else:
+        again = number
+    high, names = digits_expression(f"{number} // {unit}", digits - _DIGITS_PER_TABLE)
+    low, more = digits_expression(f"{again} % {unit}", _DIGITS_PER_TABLE)
+    return high + low, names | more
+
+
 @lru_cache(maxsize=512)
-def decimal_reader(precision: int, scale: int) -> Callable[[bytes], str]:
-    """A function: packed DECIMAL(precision, scale) → text with all digits of the scale.
+def decimal_expression(precision: int, scale: int) -> tuple[str, str, dict[str, Any]]:
+    """Big-endian struct codes of a packed DECIMAL(precision, scale), the expression that makes text
+    with all digits of the scale of what they give (``raw0``, …), and its names.
 
     The format is that of MySQL's ``decimal2bin``: big endian groups of digits, the top bit set for
     numbers that are not negative, all bits inverted for those that are.
     """
     if not 0 < precision <= 65 or not 0 <= scale <= min(precision, 38):
         raise ValueError(f"decimal({precision},{scale}) cannot be")
+    codes, text, names = _decimal_text(precision, scale)
+    top = 1 << (8 * struct.calcsize(f">{codes[0]}") - 1)
+    raws = [f"raw{number}" for number in range(len(codes))]
+    masks = [(1 << 8 * struct.calcsize(f">{code}")) - 1 for code in codes]
+    masks[0] = top - 1
+    inverted = "; ".join(f"{raw} ^= {mask}" for raw, mask in zip(raws, masks, strict=True))
+    negative = f"negative_decimal_{precision}_{scale}"
+    source = f"""
+def {negative}({", ".join(raws)}):
+    {inverted}
+    return f'-{text}' if {" or ".join(raws)} else f'{text}'
+"""
+    names[negative] = compile_function(negative, source, names)
+    positive = text.replace("raw0", f"(raw0 - {top})")
+    expression = f"(f'{positive}' if raw0 >= {top} else {negative}({', '.join(raws)}))"
+    return codes, expression, names
+
+
+def _decimal_text(precision: int, scale: int) -> tuple[str, str, dict[str, Any]]:
+    """Codes, the inside of an f-string for a number that is not negative, its names."""
     whole, fraction = _groups(precision, scale)
-    top = 1 << (8 * decimal_size(precision, scale) - 1)
-    groups = _group_expressions(whole + fraction)
-    integer = "0"
-    for group in groups[: len(whole)]:
-        integer = group if integer == "0" else f"({integer}) * {10**_DIGITS_PER_WORD} + {group}"
-    tail = "".join(
-        f"{{digits{digits}[{group}]}}" if digits in _DIGIT_TEXTS else f"{{{group}:0{digits}d}}"
-        for group, digits in zip(groups[len(whole) :], fraction, strict=True)
-    )
-    text = f"{{{integer}}}" + (f".{tail}" if fraction else "")
+    codes, integer, text = "", "0", ""
+    names: dict[str, Any] = {}
+    for digits in whole:
+        more, group = big_endian(_LEFTOVER_BYTES[digits], len(codes))
+        integer = f"({integer}) * {10**_DIGITS_PER_WORD} + {group}" if codes else group
+        codes += more
+    for digits in fraction:
+        more, group = big_endian(_LEFTOVER_BYTES[digits], len(codes))
+        part, needed = digits_expression(group, digits)
+        codes, text, names = codes + more, text + part, names | needed
+    return codes, f"{{{integer}}}" + (f".{text}" if text else ""), names
+
+
+@lru_cache(maxsize=512)
+def decimal_reader(precision: int, scale: int) -> Callable[[bytes], str]:
+    """A function: packed DECIMAL(precision, scale) → text; struct.error for another size."""
+    codes, expression, names = decimal_expression(precision, scale)
+    raws = "".join(f"raw{number}, " for number in range(len(codes)))
     source = f"""
 def decimal_text(data):
-    packed = from_bytes(data, 'big')
-    if packed >= {top}:
-        packed -= {top}
-        return f'{text}'
-    packed ^= {top - 1}
-    return f'-{text}' if packed else f'{text}'
+    {raws}= unpack(data)
+    return {expression}
 """
-    names = {f"digits{digits}": texts for digits, texts in _DIGIT_TEXTS.items()}
-    return compile_function("decimal_text", source, {"from_bytes": int.from_bytes, **names})
-
-
-def _group_expressions(groups: list[int]) -> list[str]:
-    """How each group of digits is cut out of ``packed``."""
-    shift = 8 * sum(_LEFTOVER_BYTES[digits] for digits in groups)
-    expressions = []
-    for digits in groups:
-        bits = 8 * _LEFTOVER_BYTES[digits]
-        shift -= bits
-        moved = f"packed >> {shift}" if shift else "packed"
-        expressions.append(f"({moved} & {(1 << bits) - 1})")
-    return expressions
+    return compile_function(
+        "decimal_text", source, {"unpack": struct.Struct(f">{codes}").unpack, **names}
+    )
 
 
 class SetText(dict[int, str]):
