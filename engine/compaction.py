@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -75,8 +76,10 @@ def net_effects(runs: Sequence[Rows], *, tolerant: bool = False) -> list[Net]:
         return [Net(table, tolerant, inserts={None: _joined([rows.after for rows in runs])})]
     if operations == {"delete"}:
         return [Net(table, tolerant, deletes=_joined([rows.before for rows in runs]))]
-    if not tolerant and (rows := _in_place(runs, table)) is not None:
-        return [Net(table, tolerant, updates={None: rows})]
+    if whole and not tolerant and operations == {"update"}:
+        rows = _in_place(runs, table)
+        if rows is not None:
+            return [Net(table, tolerant, updates={None: rows})]
     fold = _Tolerant(table) if tolerant else _Strict(table)
     for run in runs:
         fold.add(run)
@@ -92,29 +95,24 @@ def columns_of(table: Table, mask: int | None) -> tuple[int, ...]:
 def _joined(lists: Sequence[list[Row] | None]) -> list[Row]:
     if len(lists) == 1:
         return lists[0] or []
-    return [row for rows in lists for row in rows or ()]
+    return list(chain.from_iterable(filter(None, lists)))
 
 
 def _in_place(runs: Sequence[Rows], table: Table) -> list[Row] | None:
-    """The last image of each row, if every run updates whole rows and leaves key and unique values
+    """The last image of each row, if these updates of whole rows leave all keys and unique values
     as they are; else None. By far the most common case, and never slower than ``map``."""
-    key, moves = itemgetter(*table.key), _unique_columns(table)
-    unique = itemgetter(*columns_of(table, moves)) if moves else None
-    last: dict[Any, Row] = {}
-    for rows in runs:
-        if rows.op != "update" or rows.after_present is not None:
-            return None
-        befores, afters = rows.before or [], rows.after or []
-        keys = list(map(key, afters))
-        if keys != list(map(key, befores)):
-            return None
-        if unique is not None and (
-            rows.before_present is not None
-            or list(map(unique, befores)) != list(map(unique, afters))
+    befores = _joined([rows.before for rows in runs])
+    afters = _joined([rows.after for rows in runs])
+    keys = list(map(itemgetter(*table.key), afters))
+    if keys != list(map(itemgetter(*table.key), befores)):
+        return None
+    if columns := columns_of(table, _unique_columns(table)):
+        unique = itemgetter(*columns)
+        if any(rows.before_present is not None for rows in runs) or (
+            list(map(unique, befores)) != list(map(unique, afters))
         ):
             return None
-        last.update(zip(keys, afters, strict=True))
-    return list(last.values())
+    return list(dict(zip(keys, afters, strict=True)).values())
 
 
 #: A row that the batch has touched, by its key now: an image with the key it has in the target

@@ -85,9 +85,9 @@ class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     max_rows: Count = 50_000
-    max_bytes: Count = 32 * 1024 * 1024
+    max_bytes: Count = 16 * 1024 * 1024
     max_age_seconds: Seconds = 1.0
-    queue_bytes: Count = 32 * 1024 * 1024
+    queue_bytes: Count = 16 * 1024 * 1024
 
 
 class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True):

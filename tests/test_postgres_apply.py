@@ -293,6 +293,28 @@ def test_staged_updates_do_not_compare_each_row_with_each(target: Target, things
     assert target.rows(things) == []
 
 
+def test_staged_rows_find_theirs_through_the_key(target: Target, things: Table) -> None:
+    """Reading all of the table for each batch costs more, the larger it is."""
+
+    def rows_read_in_sequence() -> int:
+        query = (
+            f"SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = '{things.id.name}'"
+        )
+        cursor = target.run(target.sink._session.execute(query))
+        return int((target.run(cursor.fetchone()) or (0,))[0])
+
+    rows = [row(n, n) for n in range(10_000)]
+    target.do(insert(things, *rows))
+    target.query(f"ANALYZE {things.id}")
+    before = rows_read_in_sequence()
+    target.apply(update(things, *((old, (*old[:2], "x", "")) for old in rows[:8_000])))
+    target.apply(insert(things, *rows[:8_000]), settling={things.id})
+    target.apply(delete(things, *reversed(rows)))
+    assert rows_read_in_sequence() == before
+    target.commit()
+    assert target.rows(things) == []
+
+
 def test_the_plan_of_a_staged_statement_is_made_for_the_rows_at_hand(
     target: Target, things: Table
 ) -> None:

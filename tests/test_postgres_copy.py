@@ -149,6 +149,27 @@ def test_backslashes_of_our_own_are_no_reason_to_escape() -> None:
     assert encoded(it, (1, "\\x", b"")) == b"1\t\\\\x\t\\\\x\n"
 
 
+def test_a_column_is_escaped_as_one_and_its_nulls_and_neighbours_stay() -> None:
+    it = encoder(ID, TEXT, replace(TEXT, name="u"), Column("v", Type("text"), "text", False))
+    rows = [(1, "a\\", None, "x"), (2, None, "\t\0", "\0"), (3, "", "b", ""), (4, "\r", "\\N", "y")]
+    assert encoded(it, *rows).splitlines() == [
+        b"1\ta\\\\\t\\N\tx",
+        b"2\t\\N\t\\t\t",
+        b"3\t\tb\t",
+        b"4\t\\r\t\\\\N\ty",
+    ]
+    assert it.take_replaced() == {("u", "nul_byte"): 1, ("v", "nul_byte"): 1}
+
+
+def test_nul_in_an_array_is_left_out_and_counted() -> None:
+    it = encoder(ID, Column("a", Type("array", element=Type("text")), "text[]"))
+    assert encoded(it, (1, ["x\0", None]), (2, None), (3, ["\t"])) == (
+        b'1\t{"x",NULL}\n2\t\\N\n3\t{"\\t"}\n'
+    )
+    assert it.parameters([(1, ["x\0"])]) == [("1", '{"x"}')]
+    assert it.take_replaced() == {("a", "nul_byte"): 2}
+
+
 def test_one_bad_value_among_many_is_found_in_its_piece() -> None:
     rows: list[tuple[Any, ...]] = [(n, "x" * 50) for n in range(5000)]
     rows[3210] = (3210, "a\\tb")
@@ -173,7 +194,7 @@ def test_a_null_in_a_column_without_null_is_not_the_word_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "day", ["0000-00-00", "2020-00-10", "2020-02-31", "2020-10-00", "0000-01-01"]
+    "day", ["0000-00-00", "2020-00-10", "2020-02-31", "2100-02-29", "2020-10-00", "0000-01-01"]
 )
 def test_a_date_that_is_none_becomes_null_and_is_counted(day: str) -> None:
     it = encoder(DAY, MOMENT, TEXT)
@@ -184,6 +205,15 @@ def test_a_date_that_is_none_becomes_null_and_is_counted(day: str) -> None:
     assert it.take_replaced() == {("d", "zero_date"): 1, ("m", "zero_date"): 1}
     assert it.parameters([row]) == [(None, None, "a\tb")]
     assert it.take_replaced() == {("d", "zero_date"): 1, ("m", "zero_date"): 1}
+    assert it.take_replaced() == {}
+
+
+@pytest.mark.parametrize("day", ["2020-02-29", "0001-01-01", "9999-12-31", "2000-02-29"])
+def test_a_day_of_the_calendar_stays(day: str) -> None:
+    it = encoder(DAY, MOMENT)
+    row = (day, f"{day} 23:59:59")
+    assert encoded(it, row) == f"{day}\t{day} 23:59:59\n".encode()
+    assert it.parameters([row]) == [row]
     assert it.take_replaced() == {}
 
 

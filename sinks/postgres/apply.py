@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from psycopg.errors import UniqueViolation
@@ -28,6 +29,8 @@ __all__ = ["Applier"]
 
 #: Up to this many rows, statements for single rows are faster than staging.
 FEW_ROWS = 50
+#: From here on the planner should know more about staged rows without a key than their number.
+ANALYZED_ROWS = 10_000
 #: After rows were there that had been tried as new, this many nets of the table are not tried.
 CAUTIOUS_NETS = 20
 
@@ -143,7 +146,7 @@ class Applier:
         drift, id = 0, net.table.id
         if net.deletes:
             stage = sql.keys()
-            staged = await self._stages.fill(id, stage, net.deletes)
+            staged = await self._stages.fill(id, stage, _in_order(net.table, net.deletes))
             _count_replaced(applied, id, stage.encoder)
             drift += len(net.deletes) - await self._session.work(sql.delete(staged), table=id)
         merged = ""
@@ -167,7 +170,7 @@ class Applier:
         self, sql: Statements, mask: int | None, rows: list[Row], tolerant: bool, applied: Applied
     ) -> int:
         id, stage = sql.table.id, sql.rows(mask)
-        staged = await self._stages.fill(id, stage, rows)
+        staged = await self._stages.fill(id, stage, _in_order(sql.table, rows))
         _count_replaced(applied, id, stage.encoder)
         query = sql.update(staged, mask)
         missed = len(rows) - await self._session.work(query, table=id) if query else 0
@@ -210,6 +213,9 @@ class Applier:
             stage = sql.rows(None)
             staged = await self._stages.fill(id, stage, net.deletes)
             stage.encoder.take_replaced()  # counted when these rows came
+            if len(net.deletes) >= ANALYZED_ROWS:
+                await self._session.execute(f"ANALYZE {staged}", table=id)
+            await self._session.execute("SET LOCAL enable_hashjoin = on")  # there is no index
             drift = len(net.deletes) - await self._session.work(sql.take_from_bag(staged), table=id)
         for mask, rows in net.inserts.items():
             stage = sql.rows(mask)
@@ -228,6 +234,14 @@ class _Group(NamedTuple):
 
 def _is_few(net: Net) -> bool:
     return len(net) <= FEW_ROWS and not net.moves and bool(net.table.key or not net.deletes)
+
+
+def _in_order(table: Table, rows: list[Row]) -> list[Row]:
+    """In the order of the key, in which their neighbours are near, in index and table alike."""
+    try:
+        return sorted(rows, key=itemgetter(*table.key))
+    except TypeError:  # a NULL where none can be: the target will tell
+        return rows
 
 
 def _distinct(table: Table, rows: list[Row]) -> list[Row]:

@@ -2,11 +2,9 @@
 Row tuples become COPY text: an encoder generated for each table version.
 
 The idea: one f-string makes a row, in a list comprehension, with no branch that the table does not
-need. Escaping is avoided rather than done: a piece of some hundred rows is encoded as if no text in
-it needed any, then tabs, newlines and backslashes are counted at the speed of ``memchr``. If there
-are more than the encoder itself put there, the piece is encoded again, value by value. The
-backslashes it put there itself are known exactly, because every one is drawn from a counted
-iterator.
+need. Columns that may hold any character are taken out of a piece of some hundred rows before,
+each as a whole: joined, it is searched for what needs escaping at the speed of ``memchr``, and
+escaped as one text if there is something. Values of other types are never looked at.
 
 Format: PostgreSQL manual, COPY, "Text Format".
 """
@@ -15,9 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
-from itertools import repeat
-from operator import length_hint
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any, Literal, NamedTuple, cast
 
 from engine.change import Row
 from engine.codegen import compile_function
@@ -29,16 +26,22 @@ __all__ = ["Encoder", "Field", "escape"]
 
 NULL = r"\N"
 HEX = r"\\x"
-#: Aimed at: large enough to be sent at full speed, small enough to leave the event loop free.
+#: What text is searched for; U+0000 cannot be sent, so it can part values.
+SPECIAL = "\\\t\n\r\0"
+#: Aimed at: large enough to be sent at full speed, small enough to stay in the processor's cache
+#: and to leave the event loop free.
 PIECE_BYTES = 128 * 1024
 FIRST_PIECE_ROWS = 256
 MAX_PIECE_ROWS = 4096
-#: After text that needed escaping, this many pieces are not tried without.
-CAREFUL_PIECES = 32
-MAX_KNOWN_DATES = 50_000
-ENDLESS = 1 << 62
+#: ``-MM-DD`` of the days that every year has.
+DAYS = frozenset(
+    f"-{month:02}-{day:02}"
+    for month, days in enumerate((31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), 1)
+    for day in range(1, days + 1)
+)
 
 Parameters = tuple[str | None, ...]
+Form = Literal["copy", "parameters"]
 
 
 class Field(NamedTuple):
@@ -49,6 +52,11 @@ class Field(NamedTuple):
     position: int
     column: Column
     key: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether the values may hold any character."""
+        return self.column.type.kind in TEXTUAL or self.column.type.kind == "array"
 
 
 class Encoder:
@@ -64,16 +72,9 @@ class Encoder:
         self._table = table
         self._fields = tuple(fields)
         self._width = width
-        self._nulls = repeat(NULL, ENDLESS)
-        self._hexes = repeat(HEX, ENDLESS)
-        kinds = {field.column.type.kind for field in fields}
-        self._arrays = "array" in kinds
-        self._plain = not (kinds & TEXTUAL or self._arrays)
-        self._known_dates: set[str] = set()
-        self._fast: Callable[[Sequence[Row]], str] = self._compile("fast")
-        self._careful: Callable[[Sequence[Row]], str] = self._compile("careful")
+        self._columns = [self._open_column(field) for field in self._fields if field.open]
+        self._lines: Callable[..., str] = self._compile_lines()
         self._parameters: Callable[[Sequence[Row]], list[Parameters]] | None = None
-        self._careful_pieces = 0
         self._piece_rows = FIRST_PIECE_ROWS
 
     def pieces(self, rows: Sequence[Row]) -> Iterator[bytes]:
@@ -93,7 +94,7 @@ class Encoder:
     def parameters(self, rows: Sequence[Row]) -> list[Parameters]:
         """The same values as text parameters of a statement, a tuple for each row."""
         if self._parameters is None:
-            self._parameters = self._compile("parameters")
+            self._parameters = self._compile_parameters()
         return self._parameters(rows)
 
     def take_replaced(self) -> dict[tuple[str, str], int]:
@@ -103,7 +104,7 @@ class Encoder:
 
     def _encode(self, rows: Sequence[Row]) -> bytes:
         try:
-            return self._text(rows).encode()
+            return self._lines(rows, *[column(rows) for column in self._columns]).encode()
         except UnicodeEncodeError as error:
             raise ApplyError(
                 "a text value is not Unicode (it holds half of a surrogate pair)",
@@ -111,97 +112,73 @@ class Encoder:
                 table=self._table,
             ) from error
 
-    def _text(self, rows: Sequence[Row]) -> str:
-        if self._plain:
-            return self._fast(rows)
-        if self._arrays or self._careful_pieces:
-            self._careful_pieces = max(0, self._careful_pieces - 1)
-            return self._careful(rows)
-        counted = dict(self.replaced)
-        nulls, hexes = length_hint(self._nulls), length_hint(self._hexes)
-        text = self._fast(rows)
-        own = nulls - length_hint(self._nulls) + 2 * (hexes - length_hint(self._hexes))
-        if (
-            text.count("\\") == own
-            and text.count("\t") == len(rows) * (len(self._fields) - 1)
-            and text.count("\n") == len(rows)
-            and "\r" not in text
-            and "\0" not in text
-        ):
-            return text
-        self._careful_pieces = CAREFUL_PIECES
-        self.replaced = counted
-        return self._careful(rows)
+    # What follows makes the generated functions, and what they call.
 
-    # What follows makes the generated functions.
+    def _compile_lines(self) -> Callable[..., str]:
+        """From rows, and a list for each open column, to lines."""
+        names: dict[str, Any] = {"null": NULL, "hexed": HEX, "days": DAYS}
+        values = [
+            f"c{field.position}" if field.open else self._value(field, "copy", names)
+            for field in self._fields
+        ]
+        line = "\\t".join("{" + value + "}" for value in values)
+        row = self._unpacked([field for field in self._fields if not field.open])
+        columns = [field.position for field in self._fields if field.open]
+        targets = "".join(f"c{n}, " for n in columns)
+        lists = "".join(f", column{n}" for n in columns)
+        made = f'[f"{line}\\n" for ({row}), {targets}in zip(rows{lists})]'
+        return self._compile("copy", f"rows{lists}", f"''.join({made})", names)
 
-    def _compile(self, form: str) -> Callable[..., Any]:
-        names: dict[str, Any] = {
-            "known": self._known_dates,
-            "null": self._nulls.__next__,
-            "hexed": self._hexes.__next__,
-        }
-        values = [self._value(field, form, names) for field in self._fields]
-        used = {field.position for field in self._fields}
-        unpacked = "".join(f"c{n}, " if n in used else "_, " for n in range(self._width))
-        if form == "parameters":
-            source = f"[({''.join(f'{value}, ' for value in values)}) for {unpacked}in rows]"
-        else:
-            row = "\\t".join("{" + value + "}" for value in values)
-            source = f"''.join([f\"{row}\\n\" for {unpacked}in rows])"
+    def _compile_parameters(self) -> Callable[[Sequence[Row]], list[Parameters]]:
+        names: dict[str, Any] = {"null": None, "hexed": r"\x", "days": DAYS}
+        values = "".join(f"{self._value(it, 'parameters', names)}, " for it in self._fields)
+        made = f"[({values}) for {self._unpacked(self._fields)}in rows]"
+        return self._compile("parameters", "rows", made, names)
+
+    def _compile(
+        self, form: Form, arguments: str, made: str, names: dict[str, Any]
+    ) -> Callable[..., Any]:
         name = f"{form}_{self._table.name}" if self._table.name.isidentifier() else form
-        return compile_function(name, f"def {name}(rows):\n    return {source}\n", names)
+        return compile_function(name, f"def {name}({arguments}):\n    return {made}\n", names)
 
-    def _value(self, field: Field, form: str, names: dict[str, Any]) -> str:
-        """The expression of one value: the text of a column ``cN``, in one of the three forms."""
+    def _unpacked(self, fields: Sequence[Field]) -> str:
+        """A row as the target of an assignment that names the values of ``fields``."""
+        used = {field.position for field in fields}
+        return "".join(f"c{n}, " if n in used else "_, " for n in range(self._width))
+
+    def _value(self, field: Field, form: Form, names: dict[str, Any]) -> str:
+        """The expression of one value: the text of a column ``cN``."""
         value = f"c{field.position}"
-        missing = "None" if form == "parameters" else "null()"
         expression = self._expression(field, value, form, names)
-        # Text is asked in any case: a NULL where none is allowed must not arrive as 'None'.
-        if field.column.nullable or field.column.type.kind in TEXTUAL:
-            return f"{missing} if {value} is None else {expression}"
+        if field.column.nullable or field.open:
+            return f"null if {value} is None else {expression}"
         return expression
 
-    def _expression(self, field: Field, value: str, form: str, names: dict[str, Any]) -> str:
+    def _expression(self, field: Field, value: str, form: Form, names: dict[str, Any]) -> str:
         kind = field.column.type.kind
         if kind in TEMPORAL:
-            names[f"date_{value}"] = self._date_mender(field, form)
-            day = value if kind == "date" else f"{value}[:10]"
-            return f"{value} if {day} in known else date_{value}({value})"
-        if kind in TEXTUAL:
-            if form == "fast":
-                return value
-            names[f"text_{value}"] = self._text_cleaner(field, form)
+            names[f"date_{value}"] = self._date_mender(field, names["null"])
+            certain = f"{value}[4:10] in days and {value} >= '0001'"
+            return f"{value} if {certain} else date_{value}({value})"
+        if field.open:
+            names[f"text_{value}"] = self._text(field)
             return f"text_{value}({value})"
         if kind in ("binary", "geometry"):
-            return rf"'\\x' + {value}.hex()" if form == "parameters" else f"hexed() + {value}.hex()"
-        if kind == "array":
-            literal = _array_literal(field.column.type.element or Type("text"))
-            names[f"array_{value}"] = (
-                literal if form == "parameters" else lambda items: escape(literal(items))
-            )
-            return f"array_{value}({value})"
+            return f"hexed + {value}.hex()"
         if kind == "bit":
-            names[f"bits_{value}"] = f"{{:0{field.column.type.length or 1}b}}".format
-            return f"bits_{value}({value})"
+            return f"f'{{{value}:0{field.column.type.length or 1}b}}'"
         if kind == "boolean":
             return f"'t' if {value} else 'f'"
         if kind in ("float32", "float64"):
             return f"repr({value})"
-        if form == "parameters":
-            return f"str({value})"
-        return value
+        return f"str({value})" if form == "parameters" else value
 
-    def _date_mender(self, field: Field, form: str) -> Callable[[str], str | None]:
-        """For a value whose date is not known yet: the value if the date is one, else NULL."""
-        column, known = field.column.name, self._known_dates
-        missing = self._nulls.__next__ if form != "parameters" else lambda: None
+    def _date_mender(self, field: Field, null: str | None) -> Callable[[str], str | None]:
+        """For a value that may begin with what is no date: itself, or ``null``."""
+        column = field.column.name
 
         def mend(value: str) -> str | None:
             if is_date(value[:10]):
-                if len(known) >= MAX_KNOWN_DATES:
-                    known.clear()
-                known.add(value[:10])
                 return value
             if field.key:
                 raise ApplyError(
@@ -211,13 +188,31 @@ class Encoder:
                     table=self._table,
                 )
             self._count(column, "zero_date")
-            return missing()
+            return null
 
         return mend
 
-    def _text_cleaner(self, field: Field, form: str) -> Callable[[str], str]:
+    def _open_column(self, field: Field) -> Callable[[Sequence[Row]], list[str]]:
+        """From rows to the COPY text of one column's values."""
+        take, clean = itemgetter(field.position), self._cleaner(field)
+        if field.column.type.kind == "array":
+            literal = _array_literal(field.column.type.element or Type("text"))
+            return lambda rows: _copy_texts(
+                [None if (items := take(row)) is None else literal(items) for row in rows], clean
+            )
+        return lambda rows: _copy_texts(list(map(take, rows)), clean)
+
+    def _text(self, field: Field) -> Callable[[Any], str]:
+        """For a value of an open column: its text as PostgreSQL reads it."""
+        clean = self._cleaner(field)
+        if field.column.type.kind == "array":
+            literal = _array_literal(field.column.type.element or Type("text"))
+            return lambda items: clean(literal(items))
+        return clean
+
+    def _cleaner(self, field: Field) -> Callable[[str], str]:
+        """For a text: itself, without U+0000."""
         column = field.column.name
-        finish: Callable[[str], str] = str if form == "parameters" else escape
 
         def clean(value: str) -> str:
             if "\0" in value:
@@ -231,12 +226,30 @@ class Encoder:
                     )
                 self._count(column, "nul_byte")
                 value = value.replace("\0", "")
-            return finish(value)
+            return value
 
         return clean
 
     def _count(self, column: str, reason: str) -> None:
         self.replaced[column, reason] = self.replaced.get((column, reason), 0) + 1
+
+
+def _copy_texts(values: list[str | None], clean: Callable[[str], str]) -> list[str]:
+    """The values of a column in COPY's text format; ``clean`` takes U+0000 out of one."""
+    texts = cast("list[str]", values)
+    try:
+        whole = "".join(texts)
+    except TypeError:  # there are NULLs
+        texts = [value for value in values if value is not None]
+        whole = "".join(texts)
+    if any(character in whole for character in SPECIAL):
+        if "\0" in whole:
+            texts = list(map(clean, texts))
+        texts = escape("\0".join(texts)).split("\0")
+    if len(texts) == len(values):
+        return texts
+    following = iter(texts)
+    return [NULL if value is None else next(following) for value in values]
 
 
 def escape(text: str) -> str:

@@ -51,6 +51,10 @@ SESSION_SETTINGS = {
     "temp_buffers": "'32MB'",
     "jit": "off",
     "default_statistics_target": "10",  # ANALYZE of staged rows looks at 3,000 of them
+    # Staged rows find theirs through the index of the key: reading the whole table for each batch,
+    # as the planner would, costs more, and the more the larger the table is.
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
 }
 #: Further ends of a session to be switched off, by the version that has brought them.
 LATER_TIMEOUTS = {"idle_session_timeout": 14, "transaction_timeout": 17}

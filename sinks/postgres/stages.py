@@ -17,8 +17,6 @@ from sinks.postgres.statements import Stage
 
 __all__ = ["Stages"]
 
-#: From here on the planner should know more about staged rows than their number.
-ANALYZED_ROWS = 10_000
 #: So many are kept from one transaction to the next.
 KEPT_STAGES = 32
 
@@ -57,8 +55,6 @@ class Stages:
         name = await self.empty(id, stage)
         query = f"COPY {name} ({stage.columns}) FROM STDIN"
         await self._session.copy(query, stage.encoder.pieces(rows), table=id)
-        if len(rows) >= ANALYZED_ROWS:
-            await self._session.execute(f"ANALYZE {name}", table=id)
         return name
 
     async def drop(self, id: TableId) -> None:
