@@ -13,9 +13,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from engine.errors import TailraceError
 
 __all__ = ["main"]
@@ -53,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:  # noqa: BLE001 - the one place that may: a fault of ours
         # Where, and of what kind. Its message may hold a row's values.
+        from rich.console import Console
+
         traceback.print_tb(error.__traceback__)
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         Console(stderr=True).print(
@@ -67,6 +66,9 @@ def show_error(error: TailraceError) -> None:
     if logger.handlers:
         logger.error("stopped", extra={"error": str(error), "hint": error.hint})
     if not logger.handlers or sys.stderr.isatty():
+        from rich.console import Console
+        from rich.markup import escape
+
         console = Console(stderr=True, soft_wrap=True)
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         if error.hint:

@@ -12,8 +12,6 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from rich.console import Console
-
 from engine.cli_wiring import load_settings, make_source
 from engine.errors import ConfigError
 from engine.schema import Table
@@ -65,6 +63,8 @@ def init(options: argparse.Namespace) -> int:
         draft.replace(output)
     finally:
         draft.unlink(missing_ok=True)
+    from rich.console import Console
+
     console = Console()
     console.print(f"wrote [bold]{output}[/]: {len(tables):,} tables, about {rows:,} rows")
     for name in ("SOURCE_PASSWORD", "TARGET_PASSWORD"):
@@ -83,7 +83,7 @@ def _look(config: Path) -> tuple[Sequence[Table], int]:
                 "the source shows no table that matches",
                 hint="name the database in the URL, and check what the user may SELECT",
             )
-        return tables, sum(source.estimate(table) for table in tables)
+        return tables, sum(source.estimates(tables).values())
 
 
 def _listing(tables: Sequence[Table], rows: int) -> str:

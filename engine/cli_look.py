@@ -13,7 +13,6 @@ from contextlib import closing
 from typing import Any
 
 import msgspec
-from rich.console import Console
 
 from engine import parity
 from engine.cli_wiring import load_settings, make_sink, make_source
@@ -22,7 +21,6 @@ from engine.errors import ConfigError, TailraceError
 from engine.parity import VerifyReport
 from engine.schema import Table
 from engine.settings import Settings
-from engine.view import findings_table, status_table, verify_table
 
 __all__ = ["check", "status", "verify"]
 
@@ -40,6 +38,10 @@ def check(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.buffer.write(msgspec.json.encode(findings) + b"\n")
     else:
+        from rich.console import Console
+
+        from engine.view import findings_table
+
         Console().print(findings_table(findings))
     return int(any(finding.level == "error" for finding in findings))
 
@@ -75,6 +77,10 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
     else:
+        from rich.console import Console
+
+        from engine.view import status_table
+
         Console().print(status_table(report))
     return 0 if report["position"] is not None else 1
 
@@ -120,6 +126,10 @@ def verify(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
     else:
+        from rich.console import Console
+
+        from engine.view import verify_table
+
         Console().print(verify_table(report))
     return 0 if report.equal else 3
 

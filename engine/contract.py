@@ -8,7 +8,7 @@ they need in their constructor, which neither connects nor reads anything.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal, Protocol
 
 import msgspec
@@ -77,8 +77,10 @@ class Source(Protocol):
         """
         ...
 
-    def estimate(self, table: Table) -> int:
-        """About how many rows the table holds; never a full scan."""
+    def estimates(self, tables: Sequence[Table]) -> Mapping[TableId, int]:
+        """About how many rows each table holds; never a full scan. What is not known is left out,
+        or 0.
+        """
         ...
 
     def position(self) -> str:
@@ -122,6 +124,14 @@ class Source(Protocol):
         last chunk has no cursor; an empty table gives one empty chunk. A table without a key is
         read whole at one position. Raises ``ShapeChanged`` if the live table has another shape than
         ``table``. Closing the iterator stops the reading; ``close`` frees the connections.
+        """
+        ...
+
+    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+        """Of those of ``tables`` that hold no row, the chunk that ``chunks`` would give.
+
+        For many tables at a small part of its price; all of them have a key. A table that is left
+        out may be empty all the same, or have another shape.
         """
         ...
 

@@ -101,6 +101,8 @@ class Metrics:
         self._copied = gauge("snapshot_rows", "Rows copied", "table")
         self._estimate = gauge("snapshot_estimate_rows", "Rows expected", "table")
         self._state = gauge("snapshot_state", "1 for the state of the table", "table", "state")
+        #: Each table's progress as the gauges have it.
+        self._shown: Mapping[TableId, TableProgress] = {}
         self._start()
 
     def _start(self) -> None:
@@ -148,17 +150,28 @@ class Metrics:
             self._lag_seconds.labels(self._pipeline).set(observed.lag_seconds)
         if lag_bytes is not None:
             self._lag_bytes.labels(self._pipeline).set(lag_bytes)
-        if not observed.tables:
-            return
-        for gauge in (self._copied, self._estimate, self._state):
-            gauge.clear()
-        for id, progress in observed.tables.items():
+        if observed.tables and observed.tables is not self._shown:
+            self._show(observed.tables)
+
+    def _show(self, tables: Mapping[TableId, TableProgress]) -> None:
+        """Set what has changed of the tables since the last time."""
+        shown, self._shown = self._shown, tables
+        for id in shown.keys() - tables.keys():
+            for gauge in (self._copied, self._estimate):
+                gauge.remove(self._pipeline, str(id))
+            for state in get_args(SnapshotState):
+                self._state.remove(self._pipeline, str(id), state)
+        for id, progress in tables.items():
+            before = shown.get(id)
+            if progress is before:
+                continue
             table = str(id)
             self._copied.labels(self._pipeline, table).set(progress.rows)
             self._estimate.labels(self._pipeline, table).set(progress.estimate)
-            for state in get_args(SnapshotState):
-                now = progress.state == state
-                self._state.labels(self._pipeline, table, state).set(now)
+            if before is None or before.state != progress.state:
+                for state in get_args(SnapshotState):
+                    now = progress.state == state
+                    self._state.labels(self._pipeline, table, state).set(now)
 
     def render(self) -> bytes:
         """All of it in the OpenMetrics text format (``CONTENT_TYPE``)."""

@@ -6,7 +6,7 @@ After any retryable error both sides are dropped and the next attempt reads the 
 the target: there is one path for a lost source, a lost target and a COMMIT of unknown outcome.
 
     intake (a thread decodes) → batcher → snapshot.admit → sink.apply → sink.commit
-                                    chunks of tables ─────────▲   between two batches
+                      copying: chunks of tables ──────────────▲   between two batches
 """
 
 from __future__ import annotations
@@ -15,28 +15,21 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import AsyncExitStack, aclosing, suppress
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
 
 import msgspec
 
 from engine.batching import Batch, Batcher
-from engine.change import (
-    Change,
-    Chunk,
-    Commit,
-    Heartbeat,
-    Rows,
-    SchemaChange,
-    Settled,
-    Truncate,
-)
+from engine.change import Commit, Heartbeat, Rows, SchemaChange, Settled, Truncate
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import Sink, Source, State
-from engine.errors import SchemaError, ShapeChanged, SourceError, TailraceError
+from engine.copying import Copying
+from engine.errors import SourceError, TailraceError
 from engine.intake import Intake
 from engine.metrics import Metrics
-from engine.schema import Table, TableId
+from engine.newcomers import Newcomers
+from engine.schema import TableId
 from engine.settings import BatchSettings, RetrySettings, SnapshotSettings
 from engine.snapshot import Snapshot
 
@@ -46,8 +39,10 @@ log = logging.getLogger("tailrace.pipeline")
 
 #: How long a position that came without rows may stay unsaved.
 SAVE_SECONDS = 1.0
-#: How much copying one target transaction holds at least, unless the stream has its turn before.
-COPY_SECONDS = 0.2
+#: How long rows may stay uncommitted while more of the log waits to be applied.
+COMMIT_SECONDS = 0.5
+#: The share of the limits from which on a batch is large.
+LARGE_SHARE = 0.5
 #: A heartbeat that is not older says that the log is silent.
 QUIET_SECONDS = 1.0
 #: How often the catalog is read again while it changes under our eyes, before we give up.
@@ -182,7 +177,8 @@ class Pipeline:
             self._epoch = state.epoch
             if until_caught_up and self._goal is None:
                 self._goal = await asyncio.to_thread(self.source.position)
-            self._session = await _Session.start(self, state)
+            self._session = _Session.of(self, state)
+            await self._session.start(anew=state.checkpoint is None)
             return await self._session.run(self._goal)
 
     async def _pause(self, seconds: float) -> None:
@@ -206,31 +202,44 @@ class _Session:
         self.position = checkpoint.position
         self.committed_at = checkpoint.committed_at
         self.commits = 0
-        self.state = "streaming"
+        self.state = "connecting"
         pipeline.current_at = pipeline.current_at or checkpoint.committed_at
         self._saved_at = time.monotonic()
         self._unsaved = False  # ``position`` is ahead of the stored one, without rows
         self._accepted = False  # the source has taken our position: it has sent something
         self._quiet = False  # the source has said that there is nothing more to read
-        self._open = False  # rows of an unfinished transaction are in the sink's transaction
-        self._newcomers: list[Table] = []
-        self._newcomers_at = ""
-        self._blocked: tuple[Table, str] | None = None
-        batch = pipeline.batch
+        self._open = False  # there are rows in the sink's transaction
+        self._inside = False  # the last of them are of a transaction that goes on
+        self._large = False  # the last batch was as large as they get: we are behind
+        batch, ends = pipeline.batch, (pipeline.source, pipeline.sink, snapshot)
         self._batcher = Batcher(batch.max_rows, batch.max_bytes, batch.max_age_seconds)
+        self._newcomers = Newcomers(
+            *ends, pipeline.snapshot, save=self._save, meanwhile=self._copying_turn
+        )
+        self._copying = Copying(
+            *ends,
+            pipeline.snapshot,
+            pipeline.metrics,
+            save=self._save,
+            copied=self._count_copied,
+            others_wait=self._others_wait,
+            stopping=pipeline.stopping.is_set,
+        )
 
     # -- opening -----------------------------------------------------------------------------------
 
     @classmethod
-    async def start(cls, pipeline: Pipeline, state: State) -> _Session:
-        """Go on from the target's checkpoint, or make the first one."""
+    def of(cls, pipeline: Pipeline, state: State) -> _Session:
+        """At the target's checkpoint, or before the first one."""
         checkpoint = state.checkpoint or Checkpoint(pipeline.name, state.epoch, "")
         snapshot = Snapshot(state.tables, checkpoint.snapshot, pipeline.source.includes)
-        session = cls(pipeline, state.epoch, checkpoint, snapshot)
-        await session._look_for_newcomers()
-        if state.checkpoint is None and pipeline.source.can_snapshot:
-            await session._begin_anew()
-        return session
+        return cls(pipeline, state.epoch, checkpoint, snapshot)
+
+    async def start(self, *, anew: bool) -> None:
+        """Look for new tables; ``anew``: make the first checkpoint with them."""
+        await self._newcomers.look()
+        if anew and self._source.can_snapshot:
+            await self._begin_anew()
 
     async def _begin_anew(self) -> None:
         """The first checkpoint: a position at which the tables' shapes are known."""
@@ -240,46 +249,13 @@ class _Session:
                 extra={"pipeline": self._pipeline.name},
             )
         for _ in range(CATALOG_ATTEMPTS):
-            self.position = self._newcomers_at
-            if await self._adopt_newcomers():
+            self.position = self._newcomers.position
+            if await self._newcomers.adopt(self.position):
                 return
         raise SourceError(
             "the source's tables change faster than they can be listed",
             hint="start again when no schema migration runs",
         )
-
-    async def _look_for_newcomers(self) -> None:
-        """Which tables of the source are not followed yet, and where its log was after we
-        looked.
-        """
-        known = {table.id for table in self.snapshot.tables}
-        catalog = await asyncio.to_thread(self._source.catalog)
-        self._newcomers = [table for table in catalog if table.id not in known]
-        if self._source.can_snapshot:
-            self._newcomers_at = await asyncio.to_thread(self._source.position)
-
-    async def _adopt_newcomers(self) -> bool:
-        """Follow the newcomers from ``position`` on, once it is certain what they look like there:
-        it is not before ``_newcomers_at``, and the catalog is still the same. False: not yet.
-        """
-        if not self._source.reached(self.position, self._newcomers_at):
-            return False
-        expected = self._newcomers
-        await self._look_for_newcomers()
-        if self._newcomers != expected:
-            return False
-        created: list[Change] = []
-        for table in expected:
-            change = SchemaChange("", None, table)
-            if self._pipeline.snapshot.mode == "never":
-                created += self.snapshot.admit([change])
-            else:
-                self.snapshot.add(table, await asyncio.to_thread(self._source.estimate, table))
-                created.append(change)
-        await self._sink.apply(created)
-        await self._save()
-        self._newcomers = []
-        return True
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -289,6 +265,7 @@ class _Session:
         False when newcomers were adopted: a stream follows the tables with which it was opened, so
         it takes a new one.
         """
+        self.state = "streaming"
         position, tables = self.position, self.snapshot.tables
         self._intake = Intake(
             lambda: self._source.stream(position or None, tables), self._pipeline.batch.queue_bytes
@@ -299,7 +276,7 @@ class _Session:
                 if self._pipeline.stopping.is_set():
                     self._source.stop()
                 elif not self._open:
-                    if self._newcomers and await self._adopt_newcomers():
+                    if self._newcomers and await self._newcomers.adopt(self.position):
                         return False
                     await self._copying_turn()
             if self._unsaved:
@@ -337,7 +314,7 @@ class _Session:
             await self._write(batch)
         elif intake.ended and batcher:
             await self._drop_unfinished()
-        if self._unsaved and not self._open and now - self._saved_at >= SAVE_SECONDS:
+        if self._unsaved and not self._inside and self._save_due():
             await self._save()
         if self._quiet and not (intake.ready or batcher):
             self._pipeline.current_at = time.time()
@@ -345,11 +322,18 @@ class _Session:
     async def _drop_unfinished(self) -> None:
         """The log ended inside a transaction: it was not committed, or it will be sent again."""
         self._batcher.clear()
-        self._open = False
-        await self._sink.rollback()
+        if self._unsaved and not self._inside:
+            await self._save()
+        else:
+            self._open = self._inside = False
+            await self._sink.rollback()
 
     async def _write(self, batch: Batch) -> None:
-        """Apply a batch; commit it if it ends with a transaction."""
+        """Apply a batch. What is whole stands by itself: a piece of a transaction that goes on may
+        be rolled back, so what came before it is committed first.
+        """
+        if batch.end is None and self._unsaved and not self._inside:
+            await self._save()
         settling = self.snapshot.settling
         changes = self.snapshot.admit(batch.changes)
         if batch.end is not None:
@@ -364,25 +348,33 @@ class _Session:
             self._metrics.applied(applied)
             transactions = list(map(type, changes)).count(Commit)
             self._metrics.batch(batch.rows, batch.size, transactions)
+        self._inside = batch.end is None
+        limits = self._pipeline.batch
+        self._large = max(batch.rows / limits.max_rows, batch.size / limits.max_bytes) > LARGE_SHARE
         if batch.end is not None:
-            self._note_time(batch)
+            self._note_time(batch.end)
             self._unsaved = True
-            if self._open:
-                await self._save()
 
-    def _note_time(self, batch: Batch) -> None:
-        """Up to when the target is equal to the source now: the last commit's time, or what a
-        heartbeat says. One that says "now" means that the log is silent.
+    def _save_due(self) -> bool:
+        """Rows are committed at once. But while large batches follow each other they are committed
+        now and then, for each commit waits for the target's disk.
         """
-        at = 0.0
-        if isinstance(batch.end, Heartbeat):
-            at = batch.end.at
-            self._quiet = time.time() - at < QUIET_SECONDS
-        elif batch.end is not None:
-            at = batch.end.committed_at
-            self._quiet = False
+        elapsed = time.monotonic() - self._saved_at
+        if not self._open:
+            return elapsed >= SAVE_SECONDS
+        behind = self._large and self._intake.ready and not self._pipeline.stopping.is_set()
+        return not behind or elapsed >= COMMIT_SECONDS or self._may_copy()
+
+    def _note_time(self, end: Commit | Heartbeat) -> None:
+        """Up to when the target is equal to the source, once this is saved: the last commit's time,
+        or what a heartbeat says. One that says "now" means that the log is silent.
+        """
+        at = end.at if isinstance(end, Heartbeat) else end.committed_at
+        self._quiet = isinstance(end, Heartbeat) and time.time() - at < QUIET_SECONDS
         if at:
-            self.committed_at = self._pipeline.current_at = at
+            self.committed_at = at
+            if not self._open:
+                self._pipeline.current_at = at
 
     async def _save(self) -> None:
         """Make everything applied durable together with the checkpoint."""
@@ -395,6 +387,8 @@ class _Session:
         )
         with self._metrics.stage("commit"):
             await self._sink.commit(checkpoint)
+        if self._unsaved and self._open:
+            self._pipeline.current_at = max(self._pipeline.current_at, self.committed_at)
         self._open = self._unsaved = False
         self._saved_at = time.monotonic()
         self.commits += 1
@@ -404,120 +398,18 @@ class _Session:
 
     async def _copying_turn(self) -> None:
         """The target is at a commit: copy for a while."""
-        started = time.monotonic()
-        while self._may_copy() and (table := self.snapshot.next_table()) is not None:
+        if self._may_copy():
             self.state = "copying"
-            try:
-                await (self._copy_chunks if table.key else self._copy_whole)(table, started)
-            except ShapeChanged as error:
-                await self._wait_for_shape(table, error)
-            if self._round_over(started):
-                break
-        if self.state == "copying":
-            await self._settle()
-        if self._open:
-            await self._save()
+            await self._copying.turn(self.position)
         if self.snapshot.next_table() is None:
             self.state = "streaming"
 
-    async def _settle(self) -> None:
-        """Where nothing was written to the source while a table was copied, it is right already."""
-        settled = self.snapshot.passed(self.position, self._source.reached)
-        if settled:
-            await self._sink.apply(settled)
-            self._open = True
-
     def _may_copy(self) -> bool:
-        if self.snapshot.next_table() is None:
-            return False
-        return self._blocked is None or self._source.reached(self.position, self._blocked[1])
+        return self._copying.possible(self.position)
 
-    def _round_over(self, started: float) -> bool:
-        """Copying goes on while the stream has nothing to say, else for ``round_seconds``."""
-        elapsed = time.monotonic() - started
-        return self._pipeline.stopping.is_set() or (
-            self._intake.ready and elapsed >= self._pipeline.snapshot.round_seconds
-        )
+    def _others_wait(self) -> bool:
+        """Whether copying keeps something else from its turn."""
+        return bool(self._newcomers) or self._intake.ready
 
-    async def _copy_chunks(self, table: Table, started: float) -> None:
-        """Copy chunk by chunk until the round is over. Small ones, perhaps of several tables, share
-        a commit.
-        """
-        async with aclosing(self._chunks(table)) as chunks:
-            async for chunk in chunks:
-                await self._apply_chunk(chunk)
-                self._open = True
-                if time.monotonic() - self._saved_at >= COPY_SECONDS:
-                    await self._save()
-                if self._round_over(started):
-                    break
-
-    async def _copy_whole(self, table: Table, started: float) -> None:
-        """Copy a table without a key in one target transaction, since it is read at one
-        position.
-        """
-        if self._open:
-            await self._save()
-        saved = False
-        try:
-            await self._sink.apply([Truncate(table)], {table.id})
-            async with aclosing(self._chunks(table)) as chunks:
-                async for chunk in chunks:
-                    await self._apply_chunk(chunk)
-                    if self._pipeline.stopping.is_set():
-                        break
-            if self.snapshot.progress[table.id].state == "settling":
-                await self._save()
-                saved = True
-        finally:
-            if not saved:
-                self.snapshot.restart(table.id)
-                await self._sink.rollback()
-
-    async def _apply_chunk(self, chunk: Chunk) -> None:
-        rows = Rows(chunk.table, "read", None, chunk.rows, size=chunk.size)
-        with self._metrics.stage("copy"):
-            self._metrics.applied(await self._sink.apply([rows], {chunk.table.id}))
-        self.snapshot.copied(chunk)
-        self._blocked = None
-        self._pipeline.copied_rows += len(chunk.rows)
-
-    async def _chunks(self, table: Table) -> AsyncGenerator[Chunk, None]:
-        """The table's chunks from its cursor on; the next is read while one is written."""
-        chunks = self._source.chunks(
-            table,
-            self.snapshot.progress[table.id].cursor,
-            self.position,
-            rows=self._pipeline.snapshot.chunk_rows,
-            readers=self._pipeline.snapshot.readers,
-        )
-        ahead = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
-        try:
-            while (chunk := await ahead) is not None:
-                ahead = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
-                yield chunk
-        finally:
-            # Shielded: a generator cannot be closed while a thread runs it.
-            await asyncio.shield(_close_after(ahead, chunks))
-
-    async def _wait_for_shape(self, table: Table, error: ShapeChanged) -> None:
-        """The log is behind the live table: copy again when the stream has passed what is in it
-        now.
-
-        If it has and the shape still differs, the change is not in the log, so it never comes.
-        """
-        if self._blocked is not None and self._blocked[0] == table:
-            raise SchemaError(
-                "the table was altered in a way that the log does not tell",
-                hint="undo the change, or remove the table from the pipeline and add it again",
-                table=table.id,
-                position=self.position,
-            ) from error
-        self._blocked = (table, await asyncio.to_thread(self._source.position))
-
-
-async def _close_after(
-    ahead: asyncio.Future[Chunk | None], chunks: Generator[Chunk, None, None]
-) -> None:
-    await asyncio.gather(ahead, return_exceptions=True)
-    await asyncio.to_thread(chunks.close)
+    def _count_copied(self, rows: int) -> None:
+        self._pipeline.copied_rows += rows

@@ -12,7 +12,7 @@ So:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
 from engine.change import Begin, Change, Chunk, Rows, SchemaChange, Settled, Truncate
@@ -20,6 +20,9 @@ from engine.checkpoint import TableProgress
 from engine.schema import Table, TableId
 
 __all__ = ["Snapshot"]
+
+#: So many tables become live in one transaction, since building their indexes locks them.
+SETTLED_TABLES = 500
 
 Includes = Callable[[str, Begin], bool]
 Reached = Callable[[str, str], bool]
@@ -36,7 +39,12 @@ class Snapshot:
         self._progress = dict(progress)
         self._includes = includes
         self._begin: Begin | None = None
-        self._refresh()
+        self._shown: Mapping[TableId, TableProgress] | None = None
+        self._waiting: list[TableId] | None = None  # pending ones, the largest last
+        moving = (id for id, progress in self._progress.items() if _in_motion(progress))
+        self._settling = frozenset(moving)
+        self._unfinished = sum(map(_unfinished, self._progress.values()))
+        self._live = not self._unfinished
 
     @property
     def tables(self) -> Sequence[Table]:
@@ -46,6 +54,8 @@ class Snapshot:
     @property
     def progress(self) -> Mapping[TableId, TableProgress]:
         """Each table's progress; the same object as long as nothing has changed."""
+        if self._shown is None:
+            self._shown = dict(self._progress)
         return self._shown
 
     @property
@@ -62,43 +72,61 @@ class Snapshot:
         """The table to copy from now: one that is under way, else the largest pending one; None:
         all are copied.
         """
-        pending: TableId | None = None
-        most = -1
-        for id, progress in self._progress.items():
-            if progress.state == "copying":
+        for id in self._settling:
+            if self._progress[id].state == "copying":
                 return self._tables[id]
-            if progress.state == "pending" and progress.estimate > most:
-                pending, most = id, progress.estimate
-        return None if pending is None else self._tables[pending]
+        waiting = self._pending()
+        return self._tables[waiting[-1]] if waiting else None
+
+    @property
+    def pending(self) -> Iterator[Table]:
+        """The tables whose copy has not begun, those with the fewest rows first."""
+        for id in self._pending():
+            if self._progress[id].state == "pending":
+                yield self._tables[id]
+
+    def _pending(self) -> list[TableId]:
+        """The pending tables in the order of their rows, and perhaps former ones; a pending one is
+        last.
+        """
+        if self._waiting is None:
+            found = [id for id, it in self._progress.items() if it.state == "pending"]
+            self._waiting = sorted(found, key=lambda id: self._progress[id].estimate)
+        while self._waiting and self._progress[self._waiting[-1]].state != "pending":
+            self._waiting.pop()
+        return self._waiting
 
     def add(self, table: Table, estimate: int) -> None:
         """Follow one more table, to be copied from its beginning."""
         self._tables[table.id] = table
-        self._progress[table.id] = TableProgress(estimate=estimate)
-        self._refresh()
+        self._note(table.id, TableProgress(estimate=estimate))
 
     def copied(self, chunk: Chunk) -> None:
         """The rows of ``chunk`` are applied; to be committed with them."""
         progress = self._progress[chunk.table.id]
-        self._progress[chunk.table.id] = progress.copied(
-            len(chunk.rows), chunk.cursor, str(chunk.seen)
-        )
-        self._refresh()
+        progress = progress.copied(len(chunk.rows), chunk.cursor, str(chunk.seen))
+        self._note(chunk.table.id, progress)
 
     def restart(self, id: TableId) -> None:
         """What was copied of the table was rolled back."""
-        self._progress[id] = TableProgress(estimate=self._progress[id].estimate)
-        self._refresh()
+        self._note(id, TableProgress(estimate=self._progress[id].estimate))
 
     def passed(self, position: str, reached: Reached) -> list[Change]:
-        """The stream is applied up to ``position``: which tables become live by that."""
+        """The stream is applied up to ``position``: which tables become live by that, but not more
+        of them than one transaction should settle.
+        """
+        seen: dict[str, bool] = {}
         settled: list[Change] = []
-        for id, progress in self._progress.items():
-            if progress.state == "settling" and reached(position, progress.seen or ""):
-                self._progress[id] = progress.settled()
+        for id in sorted(self._settling):
+            progress = self._progress[id]
+            if progress.state != "settling" or len(settled) == SETTLED_TABLES:
+                continue
+            place = progress.seen or ""
+            if place not in seen:
+                seen[place] = reached(position, place)
+            if seen[place]:
+                self._note(id, progress.settled())
                 settled.append(Settled(self._tables[id]))
-        if settled:
-            self._refresh()
         return settled
 
     def admit(self, changes: list[Change]) -> list[Change]:
@@ -153,7 +181,8 @@ class Snapshot:
         progress = TableProgress("live")
         if before is not None:
             self._tables.pop(before.id, None)
-            progress = self._progress.pop(before.id, progress)
+            progress = self._progress.get(before.id, progress)
+            self._note(before.id, None)
         if after is not None:
             if before is None:
                 follow.append(Settled(after))
@@ -163,18 +192,31 @@ class Snapshot:
                 progress = TableProgress(estimate=progress.estimate)
                 follow.insert(0, Truncate(before))
             self._tables[after.id] = after
-            self._progress[after.id] = progress
-        self._refresh()
+            self._note(after.id, progress)
         return follow
 
-    def _refresh(self) -> None:
-        self._shown: Mapping[TableId, TableProgress] = dict(self._progress)
-        self._settling = frozenset(
-            id
-            for id, progress in self._progress.items()
-            if progress.state in ("copying", "settling")
-        )
-        self._live = all(progress.state == "live" for progress in self._progress.values())
+    def _note(self, id: TableId, progress: TableProgress | None) -> None:
+        """A table's progress is this now (None: it is not followed any more). What else is known of
+        all tables follows, at a cost that does not grow with their number.
+        """
+        before = self._progress.pop(id, None) if progress is None else self._progress.get(id)
+        if progress is not None:
+            self._progress[id] = progress
+        self._shown = None
+        if _in_motion(before) != _in_motion(progress):
+            self._settling ^= {id}
+        self._unfinished += _unfinished(progress) - _unfinished(before)
+        self._live = not self._unfinished
+        if progress is None or progress.state == "pending":
+            self._waiting = None
+
+
+def _in_motion(progress: TableProgress | None) -> bool:
+    return progress is not None and progress.state in ("copying", "settling")
+
+
+def _unfinished(progress: TableProgress | None) -> bool:
+    return progress is not None and progress.state != "live"
 
 
 def _moves_key(rows: Rows) -> bool:

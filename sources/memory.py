@@ -142,8 +142,8 @@ class MemorySource:
             contents = self.database.contents
             return [contents[id].table for id in sorted(contents)]
 
-    def estimate(self, table: Table) -> int:
-        return len(self.database.contents.get(table.id, ()))
+    def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
+        return {table.id: len(self.database.contents.get(table.id, ())) for table in tables}
 
     def position(self) -> str:
         return str(len(self.database.transactions))
@@ -206,6 +206,17 @@ class MemorySource:
                 return
             after = contents.key_of(part[-1]) if table.key else (after or 0) + rows
             yield Chunk(table, part, repr(after), seen)
+
+    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+        database = self.database
+        with database.changed:
+            seen = str(len(database.transactions))
+            live = {table: database.contents.get(table.id) for table in tables}
+            return [
+                Chunk(table, [], None, seen)
+                for table, contents in live.items()
+                if contents is not None and not len(contents)
+            ]
 
     def _read(self, table: Table) -> tuple[list[Row], str]:
         """All rows now, and the position now."""

@@ -543,7 +543,7 @@ def test_the_catalog_lists_the_tables_in_order(live: Origin) -> None:
         assert (bag.id.name, bag.key, bag.names) == ("bag", (), ("code", "note"))
         assert (item.id.name, item.key, item.names) == ("item", (0,), ("id", "code", "note"))
         assert bag.id < item.id
-        assert source.estimate(item) >= 0
+        assert all(rows >= 0 for rows in source.estimates([bag, item]).values())
 
 
 def test_a_preflight_finds_no_fault(origin: Origin) -> None:
@@ -585,6 +585,20 @@ def test_an_empty_table_gives_one_empty_chunk(live: Origin) -> None:
         for table in source.catalog():
             (chunk,) = source.chunks(table, None, source.position(), rows=10, readers=2)
             assert (chunk.rows, chunk.cursor) == ([], None)
+
+
+def test_empty_tables_are_told_from_others(live: Origin) -> None:
+    with watched(live.source()) as source:
+        item, since = tables_of(source)["item"], source.position()
+        gone = msgspec.structs.replace(item, id=TableId(item.id.schema, "gone"))
+        assert source.empty([gone], since) == []
+        (chunk,) = source.empty([item], since)
+        assert (chunk.table, chunk.rows, chunk.cursor) == (item, [], None)
+        assert source.reached(str(chunk.seen), since)
+        live.execute(insert("item", (1, "a", None)))
+        assert source.empty([item], source.position()) == []
+    late, _ = follow(live, str(chunk.seen), 1)
+    assert steps(late) == expected(insert("item", (1, "a", None)))
 
 
 def test_a_table_without_a_key_is_read_at_one_position(live: Origin) -> None:

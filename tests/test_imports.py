@@ -29,6 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "contract",
         "metrics server batching compaction ddl mapping parity view",
         "snapshot intake cutover",
+        "copying newcomers",
         "pipeline",
     )
 )

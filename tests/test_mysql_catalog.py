@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from engine.schema import Index, TableId, Type
-from sources.mysql.catalog import read_catalog, read_table, row_length, table_estimate
+from sources.mysql.catalog import read_catalog, read_table, row_estimates, row_statistics
 from tests.mysql_log import live_table
 from tests.servers import AnyServer, connect_mysql
 
@@ -112,5 +114,10 @@ def test_estimates_come_from_statistics(
         cursor.execute("ANALYZE TABLE t")
         cursor.fetchall()
         table = live_table(connection, database, "t")
-        assert 500 < table_estimate(connection, table) < 2000
-        assert 50 < row_length(connection, table) < 1000
+        other = msgspec.structs.replace(table, id=TableId(database, "nothing"))
+        rows, length = row_statistics(connection, table)
+        assert 500 < rows < 2000
+        assert 50 < length < 1000
+        assert row_estimates(connection, [table]) == {table.id: rows}
+        assert row_estimates(connection, [other, table]) == {table.id: rows}
+        assert row_estimates(connection, []) == {}

@@ -244,6 +244,72 @@ def test_without_gtids_a_read_waits_for_the_writers_of_the_table(
     assert chunk.rows == [(1,)]
 
 
+@pytest.mark.parametrize("gtid", [True, False])
+def test_a_table_that_goes_while_it_is_asked_for_is_left_out(
+    mysql: AnyServer,
+    fresh_mysql_database: Fresh,
+    make_reader: Make,
+    gtid: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database = fresh_mysql_database(mysql)
+    reader = make_reader(mysql, gtid=gtid)
+    connection = connect_mysql(mysql, database)
+    begin = reader._moments.begin if gtid else reader._moments.prove
+
+    def late(*arguments: Any) -> None:
+        cursor.execute("DROP TABLE b")
+        begin(*arguments)
+
+    with connection, connection.cursor() as cursor:
+        for name in "ab":
+            cursor.execute(f"CREATE TABLE {name} (id INT PRIMARY KEY)")
+        a, b = (live_table(connection, database, name) for name in "ab")
+        with monkeypatch.context() as patch:
+            patch.setattr(reader._moments, "begin" if gtid else "prove", late)
+            assert reader.empty([a, b], _now(connection)) == []
+        [chunk] = reader.empty([a], _now(connection))
+        assert chunk.table == a
+        with pytest.raises(ShapeChanged):
+            list(reader.chunks(b, None, _now(connection), rows=9, readers=1))
+
+
+@pytest.mark.parametrize("engine", ["InnoDB", "MyISAM"])
+@pytest.mark.parametrize("gtid", [True, False])
+def test_a_table_is_not_called_empty_while_rows_of_the_position_are_on_their_way(
+    mysql: AnyServer, fresh_mysql_database: Fresh, make_reader: Make, gtid: bool, engine: str
+) -> None:
+    database = fresh_mysql_database(mysql)
+    reader = make_reader(mysql, gtid=gtid)
+    connection = connect_mysql(mysql, database)
+    with connection, connection.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+        for name in "abc":
+            cursor.execute(f"CREATE TABLE {name} (id INT PRIMARY KEY) ENGINE = {engine}")
+        tables = [live_table(connection, database, name) for name in "abc"]
+        since = _future(connection) if gtid else _now(connection)
+        if not gtid:
+            cursor.execute("LOCK TABLES b WRITE" if engine == "MyISAM" else "BEGIN")
+            cursor.execute("INSERT INTO b VALUES (1)")
+        asking = pool.submit(lambda: reader.empty(tables, since))
+
+        with connect_mysql(mysql, database) as other, other.cursor() as watching:
+
+            def waiting() -> bool:
+                watching.execute("SHOW FULL PROCESSLIST")
+                wanted = "WAIT_FOR" if gtid else "LOCK TABLES"
+                table = "SELECT EXISTS" if engine == "MyISAM" and not gtid else wanted
+                found = [str(row[7]) for row in watching.fetchall()]
+                return any(wanted in text or table in text for text in found)
+
+            wait_until(waiting)
+        assert not asking.done()
+        if gtid:
+            cursor.execute("INSERT INTO b VALUES (1)")
+        cursor.execute("UNLOCK TABLES" if engine == "MyISAM" else "COMMIT")
+        found = asking.result(timeout=20)
+    assert [chunk.table.id.name for chunk in found] == ["a", "c"]
+
+
 def test_the_right_that_a_read_lacks_is_named(
     mysql: AnyServer, fresh_mysql_database: Fresh, make_reader: Make
 ) -> None:

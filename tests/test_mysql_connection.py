@@ -782,7 +782,7 @@ def test_stop_breaks_off_a_question(writer: Writer, source: MySQLSource) -> None
             asking.result(timeout=15)
         assert time.monotonic() - started < 5
     source.close()
-    assert source.estimate(table) >= 0
+    assert source.estimates([table])[table.id] >= 0
 
 
 # -- preflight and settings ------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.change import Row, Rows, SchemaChange, Truncate
-from engine.errors import Fenced, SchemaError, SourceError, TailraceError
+from engine.change import Chunk, Row, Rows, SchemaChange, Truncate
+from engine.checkpoint import Checkpoint
+from engine.errors import Fenced, SchemaError, SinkLost, SourceError, TailraceError
 from engine.metrics import Metrics
 from engine.pipeline import Pipeline
 from engine.schema import Column, Table, TableId, Type
@@ -119,6 +120,115 @@ def test_a_transaction_that_is_old_but_not_whole_does_not_stop_the_reading() -> 
     database.mark(END)
     at_once = BatchSettings(max_rows=10_000, max_age_seconds=0.0, queue_bytes=1000)
     run(pipeline(database, store, batch=at_once))
+    assert_mirrored(database, store)
+
+
+def many_tables(count: int) -> list[Table]:
+    return [
+        Table(TableId("shop", f"t{number:03}"), (ID, NAME), key=(0,)) for number in range(count)
+    ]
+
+
+class StaleStatistics(MemorySource):
+    """Expects no row anywhere, and counts what it is asked."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        super().__init__(MemorySettings("memory:test"), database)
+        self.asked: list[int] = []
+        self.copied: list[str] = []
+
+    def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
+        return {}
+
+    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+        self.asked.append(len(tables))
+        return super().empty(tables, since)
+
+    def chunks(self, table: Table, *arguments: Any, **more: Any) -> Any:
+        self.copied.append(table.id.name)
+        return super().chunks(table, *arguments, **more)
+
+
+def test_empty_tables_are_passed_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.copying.EMPTY_TABLES", 8)
+    database, store = MemoryDatabase(), MemoryStore()
+    for number, table in enumerate(many_tables(20)):
+        database.load(table, [(1, "a"), (2, "b")] if number in (3, 17) else [])
+    database.load(BAG, [])
+    work = pipeline(database, store)
+    work.source = source = StaleStatistics(database)
+    run(work, until_caught_up=True)
+    assert_mirrored(database, store)
+    assert sorted(source.copied) == ["bag", "t003", "t017"]
+    assert sum(source.asked) == 20
+    assert len(source.asked) <= 5
+    assert work.copied_rows == 4
+    assert {progress.state for progress in work.progress().tables.values()} == {"live"}
+
+
+def test_changes_to_a_table_that_was_empty_are_applied() -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    for table in many_tables(20):
+        database.load(table, [])
+    work = pipeline(database, store)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(work.run())
+        await wait_until_async(lambda: work.progress().state == "streaming")
+        for table in many_tables(20):
+            database.commit(insert(table, (1, "new"), (2, "new")), delete(table, (1, "new")))
+        database.mark(END)
+        await running
+
+    asyncio.run(scenario())
+    assert_mirrored(database, store)
+
+
+def test_large_tables_are_copied_before_all_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And an engine that ends in the middle of the making loses nothing."""
+    monkeypatch.setattr("engine.newcomers.ADOPTED_TABLES", 3)
+    database, store = MemoryDatabase(), MemoryStore()
+    tables = many_tables(10)
+    for number, table in enumerate(tables):
+        database.load(table, [(row, "old") for row in range(number)])
+    work = pipeline(database, store)
+    made: list[tuple[int, int]] = []
+
+    class Watched(MemorySink):
+        async def commit(self, checkpoint: Checkpoint) -> None:
+            await super().commit(checkpoint)
+            rows = sum(len(contents) for contents in store.contents.values())
+            made.append((len(store.contents), rows))
+            if len(store.contents) == 9 and not work.progress().reconnects:
+                raise SinkLost("the engine ends here")
+
+    work.sink = Watched(MemorySinkSettings("memory:test"), "test", store)
+    run(work, until_caught_up=True)
+    assert made[0] == (3, 0)
+    assert next(count for count, rows in made if rows) == 3
+    assert work.progress().reconnects >= 1
+    assert_mirrored(database, store)
+
+
+def test_tables_that_are_not_copied_are_adopted_at_one_position(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.newcomers.ADOPTED_TABLES", 3)
+    database, store = MemoryDatabase(), MemoryStore()
+    for table in many_tables(10):
+        database.load(table, [])
+    work = pipeline(database, store, snapshot=SnapshotSettings(mode="never"))
+    made: list[int] = []
+
+    class Watched(MemorySink):
+        async def commit(self, checkpoint: Checkpoint) -> None:
+            await super().commit(checkpoint)
+            made.append(len(store.contents))
+
+    work.sink = Watched(MemorySinkSettings("memory:test"), "test", store)
+    run(work, until_caught_up=True)
+    assert made[0] == 10
+    assert work.progress().tables
     assert_mirrored(database, store)
 
 

@@ -371,6 +371,51 @@ def test_a_foreign_table_is_taken_only_if_it_is_empty_and_the_same(target: Targe
     assert isinstance(target.refuses(SchemaChange("", None, other)), SinkError)
 
 
+def numbered(count: int, *more: Column) -> list[Table]:
+    index = Index("by_id", (0,))
+    return [
+        Table(TableId(f"shop{n % 2}", f"t{n}"), (ID, *more), key=(0,), indexes=(index,))
+        for n in range(count)
+    ]
+
+
+def test_many_tables_are_made_and_settled_at_once(target: Target) -> None:
+    tables = numbered(30)
+    target.query("CREATE SCHEMA shop1")
+    target.query("CREATE TABLE shop1.t7 (id int PRIMARY KEY)")
+    target.do(*(SchemaChange("", None, table) for table in tables))
+    target.do(*map(Settled, tables))
+    found = target.query("SELECT source_name, target_schema, indexed FROM tailrace.tables")
+    assert sorted(found) == sorted((t.id.name, t.id.schema, True) for t in tables)
+    assert len(target.query("SELECT 1 FROM pg_indexes WHERE indexname LIKE 't%by_id%'")) == 30
+    target.run(target.sink.close())
+    assert set(target.open().tables) == set(tables)
+
+
+def test_of_many_tables_the_one_that_fails_is_named(target: Target) -> None:
+    tables = numbered(20)
+    wide = [Column(f"c{n}", Type("int32"), "int") for n in range(1700)]
+    tables[13] = replace(tables[13], columns=(ID, *wide))
+    error = target.refuses(*(SchemaChange("", None, table) for table in tables))
+    assert isinstance(error, SchemaError)
+    assert error.table == "shop1.t13"
+    tables = numbered(20)
+    target.do(*(SchemaChange("", None, table) for table in tables))
+    target.query("DROP TABLE shop0.t6")
+    error = target.refuses(*map(Settled, tables))
+    assert error.table == "shop0.t6"
+
+
+def test_two_tables_of_one_batch_cannot_share_a_place(
+    postgres: AnyServer, target_database: str
+) -> None:
+    with opened(target_database, schema="mirror") as target:
+        twin = replace(table(), id=TableId("second", "t"))
+        error = target.refuses(SchemaChange("", None, table()), SchemaChange("", None, twin))
+        assert "belongs to pipeline test" in str(error)
+        assert error.table == "second.t"
+
+
 def test_all_tables_in_one_schema(postgres: AnyServer, target_database: str) -> None:
     with opened(target_database, schema="mirror") as target:
         target.create(table())

@@ -141,6 +141,53 @@ def test_a_key_that_moves_with_half_a_row_starts_the_copy_again() -> None:
     assert state.progress[table.id].state == "pending"
 
 
+def test_the_largest_table_is_next_and_the_smallest_is_the_first_that_waits() -> None:
+    tables = [Table(TableId("shop", f"t{n}"), (ID,), key=(0,)) for n in range(5)]
+    state = snapshot()
+    for table, estimate in zip(tables, (3, 0, 9, 1, 7), strict=True):
+        state.add(table, estimate)
+    order = [table.id.name for table in state.pending]
+    assert order == ["t1", "t3", "t0", "t4", "t2"]
+    for name in reversed(order):
+        table = state.next_table()
+        assert table is not None
+        assert table.id.name == name
+        state.copied(Chunk(table, [(1,)], "[1]", "5"))
+        assert state.next_table() == table
+        state.copied(Chunk(table, [], None, "5"))
+    assert state.next_table() is None
+    state.restart(tables[1].id)
+    assert state.next_table() == tables[1]
+    assert not state.live
+
+
+def test_so_many_tables_settle_at_once_and_no_more() -> None:
+    tables = [Table(TableId("shop", f"t{n:04}"), (ID,), key=(0,)) for n in range(1200)]
+    state = snapshot(*tables)
+    for table in tables:
+        state.copied(Chunk(table, [], None, "5"))
+    asked: list[str] = []
+
+    def counted(position: str, target: str) -> bool:
+        asked.append(target)
+        return reached(position, target)
+
+    found = [state.passed("5", counted) for _ in range(4)]
+    assert [len(settled) for settled in found] == [500, 500, 200, 0]
+    assert len(asked) == 3
+    assert state.live
+    assert [one for settled in found for one in settled] == [Settled(table) for table in tables]
+
+
+def test_progress_is_the_same_object_until_it_changes() -> None:
+    state = snapshot(KEYED, BAG)
+    before = state.progress
+    assert state.progress is before
+    state.copied(Chunk(KEYED, [], None, "5"))
+    assert state.progress is not before
+    assert before[KEYED.id].state == "pending"
+
+
 def test_illegal_steps_are_refused() -> None:
     live = TableProgress("live")
     with pytest.raises(ValueError, match="takes no chunk"):

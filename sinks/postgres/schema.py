@@ -5,6 +5,7 @@ transaction, together with the record of what they are now.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from psycopg import errors as pg
@@ -47,15 +48,31 @@ class SchemaFollower:
         self._state = state
         self._naming = naming
 
+    async def create(self, tables: Sequence[Table]) -> None:
+        """Make tables, in a few round trips however many; one that is there is taken if it may
+        be."""
+        for table in tables:
+            _refuse_system_columns(table)
+        await self._make_schemas([table.id for table in tables])
+        names = [self._naming.sql(table.id) for table in tables]
+        there = set(await self._names_that("to_regclass(name) IS NOT NULL", names))
+        missing: dict[str, Table] = {}
+        for name, table in zip(names, tables, strict=True):
+            if name in missing:
+                raise _owned(self._state.pipeline, table)
+            if name in there:
+                await self._adopt(table, name)
+            else:
+                missing[name] = table
+        await self._run_all([(create_table(it, name), it.id) for name, it in missing.items()])
+        await self._state.save_tables(tables, indexed=False)
+
     async def change(self, change: SchemaChange) -> None:
-        """Bring a table from one version to the next."""
+        """Bring a table that is there from one version to the next, or drop it."""
         before, after = change.before, change.after
         if after is not None:
             _refuse_system_columns(after)
-        if before is None and after is not None:
-            await self._create(after)
-            await self._state.save_table(after, indexed=False)
-        elif before is not None and after is None:
+        if before is not None and after is None:
             await self._run(Step(f"DROP TABLE IF EXISTS {self._naming.sql(before.id)}"), before.id)
             await self._state.forget_table(before.id)
         elif before is not None and after is not None:
@@ -70,20 +87,25 @@ class SchemaFollower:
         if not await session.attempt(truncate, refusals):
             await session.work(f"DELETE FROM {name}", table=table.id)
 
-    async def settle(self, table: Table) -> None:
+    async def settle(self, tables: Sequence[Table]) -> None:
         """Build the secondary indexes."""
-        for statement in create_indexes(table, self._naming):
-            await self._session.work(statement, table=table.id)
-        await self._state.save_table(table, indexed=True)
+        await self._session.work_all(
+            [
+                (statement, table.id)
+                for table in tables
+                for statement in create_indexes(table, self._naming)
+            ]
+        )
+        await self._state.save_indexed(tables)
 
     async def _alter(self, before: Table, after: Table, change: SchemaChange) -> None:
-        await self._make_schema(after.id)
+        await self._make_schemas([after.id])
         indexed = await self._state.indexed(before.id)
         for step in alter_table(before, after, change.renamed, self._naming, indexed=indexed):
             await self._run(step, after.id)
         if before.id != after.id:
             await self._state.forget_table(before.id)
-        await self._state.save_table(after, indexed=indexed)
+        await self._state.save_tables([after], indexed=indexed)
 
     async def _run(self, step: Step, id: TableId) -> None:
         try:
@@ -93,41 +115,39 @@ class SchemaFollower:
         if step.refusal and found:
             raise SchemaError(step.refusal, hint=AGAIN, table=id)
 
-    async def _create(self, table: Table) -> None:
-        await self._make_schema(table.id)
-        name = self._naming.sql(table.id)
-        cursor = await self._session.execute(
-            "SELECT to_regclass($1) IS NOT NULL", (name,), table=table.id
-        )
-        if await cursor.fetchone() == (True,):
-            await self._adopt(table, name)
-        else:
-            await self._run(Step(create_table(table, name)), table.id)
+    async def _run_all(self, statements: Sequence[tuple[str, TableId]]) -> None:
+        try:
+            await self._session.work_all(statements)
+        except ApplyError as error:
+            raise SchemaError(error.message, hint=AGAIN, table=error.table) from error
 
-    async def _make_schema(self, id: TableId) -> None:
-        schema, _ = self._naming.place(id)
-        if is_reserved(schema):
-            raise SinkError(
-                f"the schema {schema} is reserved on the target",
-                hint="Set [sink] schema to another one.",
-                table=id,
-            )
-        cursor = await self._session.execute(
-            "SELECT to_regnamespace($1) IS NOT NULL", (quote(schema),)
-        )
-        if await cursor.fetchone() != (True,):
-            await self._run(Step(f"CREATE SCHEMA {quote(schema)}"), id)
+    async def _names_that(self, condition: str, names: Sequence[str]) -> list[str]:
+        """Those of the names of which the condition is true."""
+        query = f"SELECT name FROM unnest($1::text[]) AS name WHERE {condition}"
+        cursor = await self._session.execute(query, (list(names),))
+        return [name for (name,) in await cursor.fetchall()]
+
+    async def _make_schemas(self, ids: Sequence[TableId]) -> None:
+        """Make the target's schemas of these tables, as far as they are not there."""
+        schemas: dict[str, TableId] = {}
+        for id in ids:
+            schema, _ = self._naming.place(id)
+            if is_reserved(schema):
+                raise SinkError(
+                    f"the schema {schema} is reserved on the target",
+                    hint="Set [sink] schema to another one.",
+                    table=id,
+                )
+            schemas.setdefault(quote(schema), id)
+        for name in await self._names_that("to_regnamespace(name) IS NULL", [*schemas]):
+            await self._run(Step(f"CREATE SCHEMA {name}"), schemas[name])
 
     async def _adopt(self, table: Table, name: str) -> None:
         """Take a table that is there, if nobody has it, it is empty and just as we would make
         it."""
         owner = await self._state.owner(table.id)
         if owner is not None:
-            raise SinkError(
-                f"the target's table belongs to pipeline {owner} already",
-                hint="Two sources cannot share a table: set [sink] schema, or exclude it from one.",
-                table=table.id,
-            )
+            raise _owned(owner, table)
         expected = "tailrace_expected"
         definitions = ", ".join(column_definitions(table))
         key = ", ".join(quote(table.columns[ordinal].name) for ordinal in table.key)
@@ -150,6 +170,14 @@ class SchemaFollower:
                 " schema.",
                 table=table.id,
             )
+
+
+def _owned(owner: str, table: Table) -> SinkError:
+    return SinkError(
+        f"the target's table belongs to pipeline {owner} already",
+        hint="Two sources cannot share a table: set [sink] schema, or exclude it from one.",
+        table=table.id,
+    )
 
 
 def _refuse_system_columns(table: Table) -> None:

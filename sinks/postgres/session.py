@@ -197,6 +197,22 @@ class Session:
             cursor = await self.connection.execute(query, prepare=False)
         return max(0, cursor.rowcount)
 
+    async def work_all(self, statements: Sequence[tuple[str, object]]) -> None:
+        """Statements that may work on many rows, each with its table, in one round trip. An error
+        names the table of the one that failed.
+        """
+        cursors: list[Cursor] = []
+        seconds = self._settings.statement_timeout_seconds * max(1, len(statements))
+        try:
+            async with self.guarded(None, seconds), self.connection.pipeline():
+                for query, _ in statements:
+                    cursors.append(await self.connection.execute(query, prepare=False))
+        except TailraceError as error:
+            reached = sum(cursor.statusmessage is not None for cursor in cursors)
+            for _, table in statements[reached : reached + 1]:
+                error.table = str(table)
+            raise
+
     async def copy(self, query: str, pieces: Iterable[bytes], *, table: object = None) -> int:
         """COPY … FROM STDIN; returns the number of rows."""
         async with self.guarded(table, self._settings.statement_timeout_seconds):

@@ -15,7 +15,7 @@ transaction that the older engine has open is ended, so that none of its locks i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -85,16 +85,30 @@ UPDATE {SCHEMA}.checkpoint SET position = $3, committed_at = $4, updated_at = no
 WHERE pipeline = $1 AND epoch = $2"""
 
 _SAVE_PROGRESS = f"""
-INSERT INTO {SCHEMA}.progress VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO {SCHEMA}.progress
+SELECT $1, it.* FROM json_to_recordset($2::json) AS it (source_schema text, source_name text,
+  state text, cursor text, rows bigint, estimate bigint, seen text)
 ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   state = excluded.state, cursor = excluded.cursor, rows = excluded.rows,
   estimate = excluded.estimate, seen = excluded.seen"""
 
-_SAVE_TABLE = f"""
-INSERT INTO {SCHEMA}.tables VALUES ($1, $2, $3, $4, $5, $6, $7)
+_FORGET_PROGRESS = f"""
+DELETE FROM {SCHEMA}.progress USING json_to_recordset($2::json) AS it (schema text, name text)
+WHERE pipeline = $1 AND source_schema = it.schema AND source_name = it.name"""
+
+_SAVE_TABLES = f"""
+INSERT INTO {SCHEMA}.tables
+SELECT $1, source_schema, source_name, target_schema, target_name, $3, definition
+FROM json_to_recordset($2::json) AS it (source_schema text, source_name text,
+  target_schema text, target_name text, definition text)
 ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   target_schema = excluded.target_schema, target_name = excluded.target_name,
   indexed = excluded.indexed, definition = excluded.definition"""
+
+_SAVE_INDEXED = f"""
+UPDATE {SCHEMA}.tables SET indexed = true
+FROM json_to_recordset($2::json) AS it (schema text, name text)
+WHERE pipeline = $1 AND source_schema = it.schema AND source_name = it.name"""
 
 
 class StateStore:
@@ -102,7 +116,7 @@ class StateStore:
 
     def __init__(self, session: Session, pipeline: str, naming: Naming) -> None:
         self._session = session
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._naming = naming
         self._saved: Mapping[TableId, TableProgress] = {}
         self._saving: Mapping[TableId, TableProgress] = {}
@@ -143,7 +157,7 @@ class StateStore:
         had the pipeline before is ended if it is in a transaction: an engine that is frozen there
         would hold its locks.
         """
-        session, one = self._session, (self._pipeline,)
+        session, one = self._session, (self.pipeline,)
         await session.begin()
         try:
             cursor = await session.execute(
@@ -163,7 +177,7 @@ class StateStore:
             raise self.fenced(epoch)
         state = await self.read()
         if state is None:
-            raise SinkError(f"the checkpoint of pipeline {self._pipeline} vanished from the target")
+            raise SinkError(f"the checkpoint of pipeline {self.pipeline} vanished from the target")
         await session.execute(_OWN, one)
         await session.commit()
         await self._end_session(owner)
@@ -182,7 +196,7 @@ class StateStore:
 
     async def read(self) -> State | None:
         """All that is stored, None if nothing is."""
-        one = (self._pipeline,)
+        one = (self.pipeline,)
         cursor = await self._session.execute(
             f"SELECT epoch, position, committed_at FROM {SCHEMA}.checkpoint WHERE pipeline = $1",
             one,
@@ -210,7 +224,7 @@ class StateStore:
         )
         if position is None:
             return State(epoch, None, tables)
-        checkpoint = Checkpoint(self._pipeline, epoch, position, committed_at, progress)
+        checkpoint = Checkpoint(self.pipeline, epoch, position, committed_at, progress)
         return State(epoch, checkpoint, tables)
 
     async def save(self, checkpoint: Checkpoint) -> None:
@@ -224,20 +238,12 @@ class StateStore:
             await self._session.begin()
             values = (checkpoint.epoch, checkpoint.position, checkpoint.committed_at)
             cursor = await connection.execute(
-                _SAVE, (self._pipeline, *map(str, values)), prepare=True
+                _SAVE, (self.pipeline, *map(str, values)), prepare=True
             )
-            for id, it in changed:
-                numbers = (str(it.rows), str(it.estimate))
-                await connection.execute(
-                    _SAVE_PROGRESS,
-                    (self._pipeline, id.schema, id.name, it.state, it.cursor, *numbers, it.seen),
-                )
-            for id in gone:
-                await connection.execute(
-                    f"DELETE FROM {SCHEMA}.progress WHERE pipeline = $1"
-                    " AND source_schema = $2 AND source_name = $3",
-                    (self._pipeline, id.schema, id.name),
-                )
+            if changed:
+                await connection.execute(_SAVE_PROGRESS, (self.pipeline, _json(changed)))
+            if gone:
+                await connection.execute(_FORGET_PROGRESS, (self.pipeline, _names(gone)))
         if cursor.rowcount != 1:
             raise self.fenced(checkpoint.epoch)
         self._saving = checkpoint.snapshot
@@ -248,26 +254,45 @@ class StateStore:
 
     def _changed(
         self, snapshot: Mapping[TableId, TableProgress]
-    ) -> tuple[list[tuple[TableId, TableProgress]], list[TableId]]:
+    ) -> tuple[list[dict[str, object]], list[TableId]]:
+        """Rows of ``progress`` to be written, and the tables of those to be deleted."""
         saved = self._saved
         if snapshot is saved:
             return [], []
-        changed = [(id, it) for id, it in snapshot.items() if saved.get(id) != it]
+        changed = [
+            {"source_schema": id.schema, "source_name": id.name, **msgspec.structs.asdict(it)}
+            for id, it in snapshot.items()
+            if saved.get(id) is not it
+        ]
         return changed, [id for id in saved if id not in snapshot]
 
-    async def save_table(self, table: Table, *, indexed: bool) -> None:
-        """Record a table's version, in the open transaction."""
-        definition = msgspec.json.encode(table).decode()
-        id, place = table.id, self._naming.place(table.id)
-        values: tuple[Any, ...] = (self._pipeline, id.schema, id.name, *place, indexed, definition)
-        await self._session.execute(_SAVE_TABLE, values, table=id)
+    async def save_tables(self, tables: Sequence[Table], *, indexed: bool) -> None:
+        """Record the versions of different tables, in the open transaction."""
+        rows: list[dict[str, object]] = []
+        for table in tables:
+            schema, name = self._naming.place(table.id)
+            rows.append(
+                {
+                    "source_schema": table.id.schema,
+                    "source_name": table.id.name,
+                    "target_schema": schema,
+                    "target_name": name,
+                    "definition": msgspec.json.encode(table).decode(),
+                }
+            )
+        await self._session.execute(_SAVE_TABLES, (self.pipeline, _json(rows), indexed))
+
+    async def save_indexed(self, tables: Sequence[Table]) -> None:
+        """Record that the secondary indexes of tables are built, in the open transaction."""
+        ids = [table.id for table in tables]
+        await self._session.execute(_SAVE_INDEXED, (self.pipeline, _names(ids)))
 
     async def forget_table(self, id: TableId) -> None:
         """Forget a table, in the open transaction."""
         await self._session.execute(
             f"DELETE FROM {SCHEMA}.tables"
             " WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3",
-            (self._pipeline, id.schema, id.name),
+            (self.pipeline, id.schema, id.name),
         )
 
     async def indexed(self, id: TableId) -> bool:
@@ -275,7 +300,7 @@ class StateStore:
         cursor = await self._session.execute(
             f"SELECT indexed FROM {SCHEMA}.tables"
             " WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3",
-            (self._pipeline, id.schema, id.name),
+            (self.pipeline, id.schema, id.name),
         )
         return await cursor.fetchone() == (True,)
 
@@ -292,14 +317,23 @@ class StateStore:
     def fenced(self, epoch: int) -> Fenced:
         """The error of an engine of ``epoch`` that is not the newest."""
         return Fenced(
-            f"a newer engine has taken over pipeline {self._pipeline} (ours is epoch {epoch})",
+            f"a newer engine has taken over pipeline {self.pipeline} (ours is epoch {epoch})",
             hint="Only one engine may run a pipeline: stop this one, or the other and start again.",
         )
 
     def _locked(self, error: SinkLost) -> SinkLost:
         return SinkLost(
-            f"pipeline {self._pipeline} cannot be taken over yet: {error.message}",
+            f"pipeline {self.pipeline} cannot be taken over yet: {error.message}",
             hint="An older engine's COMMIT has not ended. If its session stays, end it:"
             " SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name LIKE 'tailrace%' AND pid <> pg_backend_pid();",
         )
+
+
+def _json(rows: Sequence[Mapping[str, object]]) -> str:
+    """Any number of rows as one parameter, to be read by ``json_to_recordset``."""
+    return msgspec.json.encode(rows).decode()
+
+
+def _names(ids: Sequence[TableId]) -> str:
+    return _json([{"schema": id.schema, "name": id.name} for id in ids])

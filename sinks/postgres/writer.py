@@ -8,6 +8,7 @@ table counts, whatever the order across tables.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import groupby
 from typing import ClassVar
 
 import msgspec
@@ -28,6 +29,9 @@ from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.state import StateStore
 
 __all__ = ["PostgresSink"]
+
+#: What is no change of rows.
+Shaping = SchemaChange | Truncate | Settled
 
 
 class PostgresSink:
@@ -82,16 +86,23 @@ class PostgresSink:
         """As ``Sink.apply``. After an error the transaction must be rolled back."""
         applied = Applied()
         runs: dict[TableId, list[Rows]] = {}
+        shapes: list[Shaping] = []
         for change in changes:
             # By its exact type: instance checks of unions would be much of a small transaction.
             if type(change) is Rows:
+                if shapes:
+                    await self._follow(shapes)
+                    shapes = []
                 runs.setdefault(change.table.id, []).append(change)
             elif (
                 type(change) is SchemaChange or type(change) is Truncate or type(change) is Settled
             ):
-                await self._flush(runs, settling, applied)
-                runs = {}
-                await self._follow(change)
+                if runs:
+                    await self._flush(runs, settling, applied)
+                    runs = {}
+                shapes.append(change)
+        # At most one of them holds something.
+        await self._follow(shapes)
         await self._flush(runs, settling, applied)
         return applied
 
@@ -165,15 +176,36 @@ class PostgresSink:
             for net in its[1:]:
                 await self._applier.apply([net], applied)
 
-    async def _follow(self, change: SchemaChange | Truncate | Settled) -> None:
-        await self._session.begin()
+    async def _follow(self, changes: Sequence[Shaping]) -> None:
+        """Follow them in order; creations in a row at once, and so tables that settle in a row."""
+        for kind, group in groupby(changes, _kind):
+            its = list(group)
+            await self._session.begin()
+            if kind == "created":
+                created = [it.after for it in its if type(it) is SchemaChange and it.after]
+                for table in created:
+                    await self._applier.forget(table.id)
+                await self._follower.create(created)
+            elif kind == "settled":
+                settled = [it.table for it in its if type(it) is Settled]
+                for table in settled:
+                    self._applier.settled(table.id)
+                await self._follower.settle(settled)
+            else:
+                for it in its:
+                    await self._change(it)
+
+    async def _change(self, change: Shaping) -> None:
         if isinstance(change, SchemaChange):
             for table in (change.before, change.after):
                 if table is not None:
                     await self._applier.forget(table.id)
             await self._follower.change(change)
-        elif isinstance(change, Truncate):
-            await self._follower.truncate(change.table)
         else:
-            self._applier.settled(change.table.id)
-            await self._follower.settle(change.table)
+            await self._follower.truncate(change.table)
+
+
+def _kind(change: Shaping) -> str:
+    if type(change) is SchemaChange and change.before is None:
+        return "created"
+    return "settled" if type(change) is Settled else "changed"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, ClassVar, Final, NoReturn
 
@@ -19,7 +19,7 @@ import msgspec
 from engine.change import Begin, Change, Chunk, Heartbeat
 from engine.contract import Finding, RowReader
 from engine.errors import ConfigError, DecodeError, ParityError, SourceError, TailraceError
-from engine.schema import Table
+from engine.schema import Table, TableId
 from sources.mysql import events as ev
 from sources.mysql.compression import cut_events
 from sources.mysql.position import MySQLPosition, file_number, parse_position
@@ -61,9 +61,13 @@ class BinlogFileSource:
         """Nothing: tables come from the log."""
         return []
 
-    def estimate(self, table: Table) -> int:
+    def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
         """Nothing is known."""
-        return 0
+        return {}
+
+    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+        """Nothing is known."""
+        return []
 
     def position(self) -> str:
         """The end of the last file now."""

@@ -8,16 +8,23 @@ the stream's tracking would have it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from pymysql.connections import Connection
 
 from engine.schema import Column, Index, Table, TableId
-from sources.mysql.connection import query
+from sources.mysql.connection import is_mariadb, query
 from sources.mysql.native import INTEGER_KINDS, neutral
 
-__all__ = ["read_catalog", "read_table", "row_length", "table_estimate"]
+__all__ = [
+    "among",
+    "read_catalog",
+    "read_columns",
+    "read_table",
+    "row_estimates",
+    "row_statistics",
+]
 
 _SYSTEM_SCHEMAS = ("information_schema", "mysql", "performance_schema", "sys")
 _TABLES = """
@@ -34,6 +41,9 @@ _INDEXES = """
 SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART
 FROM information_schema.STATISTICS WHERE INDEX_TYPE IN ('BTREE', 'HASH') AND {where}
 ORDER BY TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX
+"""
+_ROWS = """
+SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS FROM information_schema.TABLES WHERE {where}
 """
 _STATISTICS = """
 SELECT TABLE_ROWS, AVG_ROW_LENGTH FROM information_schema.TABLES
@@ -58,50 +68,72 @@ def read_catalog(connection: Connection[Any], wanted: Callable[[TableId], bool])
     ]
     if not ids:
         return []
-    schemas = sorted({id.schema for id in ids})
-    where, arguments = f"TABLE_SCHEMA IN ({_marks(schemas)})", list(schemas)
-    if len(ids) <= _NAME_LISTS:
-        names = sorted({id.name for id in ids})
-        where += f" AND TABLE_NAME IN ({_marks(names)})"
-        arguments += names
-    return _tables(connection, sorted(ids), where, arguments)
+    return _tables(connection, sorted(ids), *among(ids))
 
 
 def read_table(connection: Connection[Any], id: TableId) -> Table | None:
     """One table as it is now; None if there is none of that name."""
-    arguments = (id.schema, id.name)
-    if not query(connection, _TABLES.format(where=_ONE_TABLE), arguments):
+    where, arguments = among([id])
+    if not query(connection, _TABLES.format(where=where), arguments):
         return None
-    return _tables(connection, [id], _ONE_TABLE, arguments)[0]
+    return _tables(connection, [id], where, arguments)[0]
 
 
-def table_estimate(connection: Connection[Any], table: Table) -> int:
-    """About how many rows the table holds, from the server's statistics."""
-    return _statistics(connection, table)[0]
+def read_columns(connection: Connection[Any], id: TableId) -> tuple[Column, ...]:
+    """The columns of a table or view as they are now; empty if there is none of that name."""
+    return tuple(_columns(connection, *among([id]))[id])
 
 
-def row_length(connection: Connection[Any], table: Table) -> int:
-    """About how many bytes a row takes, from the server's statistics; 0 if it knows of none."""
-    return _statistics(connection, table)[1]
+def row_estimates(connection: Connection[Any], tables: Iterable[Table]) -> dict[TableId, int]:
+    """About how many rows each table holds, from the server's statistics."""
+    ids = {table.id for table in tables}
+    if not ids:
+        return {}
+    where, arguments = among(ids)
+    found = query(connection, _ROWS.format(where=where), arguments)
+    estimates = {TableId(schema, name): int(rows or 0) for schema, name, rows in found}
+    return {id: rows for id, rows in estimates.items() if id in ids}
 
 
-def _statistics(connection: Connection[Any], table: Table) -> tuple[int, int]:
+def row_statistics(connection: Connection[Any], table: Table) -> tuple[int, int]:
+    """About how many rows the table holds, and how many bytes one takes, from the server's
+    statistics; 0 where it knows of none.
+    """
     found = query(connection, _STATISTICS, (table.id.schema, table.id.name))
     return (int(found[0][0] or 0), int(found[0][1] or 0)) if found else (0, 0)
 
 
+def among(ids: Collection[TableId]) -> tuple[str, list[str]]:
+    """A condition that these tables meet, and its arguments; where there are several, others may
+    meet it too. The server finds one table by its name without looking at all.
+    """
+    schemas, names = sorted({id.schema for id in ids}), sorted({id.name for id in ids})
+    if len(ids) == 1:
+        return _ONE_TABLE, [*schemas, *names]
+    where = f"TABLE_SCHEMA IN ({_marks(schemas)})"
+    if len(ids) > _NAME_LISTS:
+        return where, schemas
+    return f"{where} AND TABLE_NAME IN ({_marks(names)})", [*schemas, *names]
+
+
 def _tables(
-    connection: Connection[Any], ids: Iterable[TableId], where: str, arguments: Iterable[str]
+    connection: Connection[Any], ids: Iterable[TableId], where: str, arguments: Sequence[str]
 ) -> list[Table]:
-    arguments = tuple(arguments)
-    mariadb = "MariaDB" in query(connection, "SELECT VERSION()")[0][0]
-    columns: dict[TableId, list[Column]] = defaultdict(list)
-    for schema, name, *column in query(connection, _COLUMNS.format(where=where), arguments):
-        columns[TableId(schema, name)].append(_column(mariadb, *column))
+    columns = _columns(connection, where, arguments)
     parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
     for schema, name, *part in query(connection, _INDEXES.format(where=where), arguments):
         parts[TableId(schema, name)].append(tuple(part))
     return [_table(id, tuple(columns[id]), parts[id]) for id in ids if columns[id]]
+
+
+def _columns(
+    connection: Connection[Any], where: str, arguments: Sequence[str]
+) -> dict[TableId, list[Column]]:
+    mariadb = is_mariadb(connection)
+    columns: dict[TableId, list[Column]] = defaultdict(list)
+    for schema, name, *column in query(connection, _COLUMNS.format(where=where), arguments):
+        columns[TableId(schema, name)].append(_column(mariadb, *column))
+    return columns
 
 
 def _marks(values: list[str]) -> str:

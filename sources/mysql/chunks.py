@@ -10,7 +10,7 @@ megabytes; one that grows beyond all the same is cut, and the rest of its range 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -19,10 +19,10 @@ import msgspec
 from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
-from engine.change import Chunk
+from engine.change import Chunk, Row
 from engine.errors import ShapeChanged, SourceError, SourceLost
-from engine.schema import Table
-from sources.mysql.catalog import read_table, row_length
+from engine.schema import Column, Table
+from sources.mysql.catalog import read_columns, row_statistics
 from sources.mysql.connection import translated
 from sources.mysql.keyset import Key, Keyset
 from sources.mysql.moments import Flavour, Moments, quote_table
@@ -79,8 +79,43 @@ class ChunkReader:
         finally:
             reading.abandoned = True
 
+    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+        """See ``engine.contract.Source.empty``.
+
+        A table without rows has none in any shape, so its shape need not be looked at.
+        """
+        self._sessions.resume()
+        try:
+            with self._sessions.lease() as lease, translated():
+                try:
+                    return self._empty(lease.connection, tables, parse_position(since))
+                except MySQLError as error:
+                    lease.spoiled = True
+                    if error.args and error.args[0] in _OTHER_SHAPE:
+                        return []  # one has gone meanwhile; each will be looked at by itself
+                    raise
+        except SourceLost:
+            if not self._sessions.stopped:
+                raise
+            return []
+
+    def _empty(
+        self, connection: Connection[Any], tables: Sequence[Table], since: MySQLPosition
+    ) -> list[Chunk]:
+        """One chunk for each of them that holds no row."""
+        # First without any promise, so that none is waited for, or locked, in vain.
+        found = _without_rows(connection, tables)
+        if not found:
+            return []
+        self._moments.prove(connection, found, since)
+        self._moments.begin(connection, since)
+        found = _without_rows(connection, found)
+        seen = str(self._moments.seen(connection))
+        _end(connection)
+        return [Chunk(table, [], None, seen) for table in found]
+
     def stop(self) -> None:
-        """Make ``chunks`` end soon; idempotent."""
+        """Make ``chunks`` and ``empty`` end soon; idempotent."""
         self._sessions.stop()
 
     def close(self) -> None:
@@ -121,7 +156,6 @@ class _Reading:
         self._since = since
         self._rows = rows
         self._row_bytes = 1.0
-        self._decode = text_row_decoder(table)
         self._keyset = Keyset(table)
         self._keys = self._keyset.as_table()
 
@@ -129,12 +163,21 @@ class _Reading:
         """Chunks in key order, ``readers`` of them being read at once."""
         after = None if cursor is None else self._keyset.parse(cursor)
         with self._sessions.lease() as lease, self._errors():
-            self._row_bytes = max(row_length(lease.connection, self._table), 1)
-            self._moments.prove(lease.connection, self._table, self._since)
+            count, length = row_statistics(lease.connection, self._table)
+            self._row_bytes = max(length, 1)
+            self._moments.prove(lease.connection, [self._table], self._since)
             self._check_keys(lease.connection)
+        start = _Range(after, None, self._limit)
+        if count < start.limit:
+            # One read will do.
+            part = self._read(start)
+            yield part.chunk
+            if part.rest is None:
+                return
+            start = part.rest
         pool = ThreadPoolExecutor(readers, thread_name_prefix="tailrace-chunks")
         try:
-            yield from self._in_order(pool, _Range(after, None, self._limit), readers)
+            yield from self._in_order(pool, start, readers)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -243,6 +286,10 @@ class _Reading:
                 return raw, size, False
         return raw, size, True
 
+    def _decode(self, raw: list[bytes]) -> list[Row]:
+        """Rows; most tables of a large database have none, and then need no decoder."""
+        return text_row_decoder(self._table)(raw) if raw else []
+
     def _part(
         self, piece: _Range, raw: list[bytes], size: int, whole: bool, seen: MySQLPosition
     ) -> _Part:
@@ -289,8 +336,7 @@ class _Reading:
         with connection.cursor() as cursor:
             # Using the table takes the lock that keeps its definition.
             cursor.execute(f"SELECT 1 FROM {quote_table(self._table)} LIMIT 0")
-        live = read_table(connection, self._table.id)
-        if live is None or not _same_shape(live, self._table):
+        if not _same_shape(read_columns(connection, self._table.id), self._table):
             raise self._other_shape()
 
     def _other_shape(self) -> ShapeChanged:
@@ -309,16 +355,23 @@ class _Reading:
                 raise
 
 
-def _same_shape(live: Table, table: Table) -> bool:
+def _same_shape(live: Sequence[Column], table: Table) -> bool:
     """Whether both have the same rows, and the same order of the table's key."""
-    if live.names != table.names:
+    if tuple(column.name for column in live) != table.names:
         return False
-    natives = [
-        (now.native, then.native) for now, then in zip(live.columns, table.columns, strict=True)
-    ]
+    natives = [(now.native, then.native) for now, then in zip(live, table.columns, strict=True)]
     return all(same_type(*pair) for pair in natives) and all(
         same_order(*natives[ordinal]) for ordinal in table.key
     )
+
+
+def _without_rows(connection: Connection[Any], tables: Sequence[Table]) -> list[Table]:
+    """Those that hold no row."""
+    looks = ", ".join(f"EXISTS (SELECT 1 FROM {quote_table(table)})" for table in tables)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {looks}")
+        found = cursor.fetchall()
+    return [table for table, rows in zip(tables, found[0], strict=True) if not rows]
 
 
 def _end(connection: Connection[Any]) -> None:

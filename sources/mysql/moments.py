@@ -19,7 +19,7 @@ What a read can have seen at most is asked for after it: everything visible is l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
 from engine.errors import SourceError
-from engine.schema import Table
+from engine.schema import Table, TableId
+from sources.mysql.catalog import among
 from sources.mysql.facts import Facts, log_end, owned_gtids, read_facts
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
@@ -46,8 +47,9 @@ _LOCK_WAIT_SECONDS = 1
 _DENIED = (1044, 1142, 1227, 1045)
 _LOCK_TIMEOUT = 1205
 _TRANSACTIONAL = """
-SELECT COUNT(*) FROM information_schema.TABLES JOIN information_schema.ENGINES USING (ENGINE)
-WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND TRANSACTIONS = 'YES'
+SELECT TABLE_SCHEMA, TABLE_NAME
+FROM information_schema.TABLES JOIN information_schema.ENGINES USING (ENGINE)
+WHERE TRANSACTIONS = 'YES' AND {where}
 """
 
 
@@ -67,24 +69,26 @@ class Moments:
         self.gtid = gtid
         self._facts: Facts | None = None
 
-    def prove(self, connection: Connection[Any], table: Table, since: MySQLPosition) -> None:
-        """Return when all of ``since`` is visible to reads of the table that start from now on.
+    def prove(
+        self, connection: Connection[Any], tables: Sequence[Table], since: MySQLPosition
+    ) -> None:
+        """Return when all of ``since`` is visible to reads of the tables that start from now on.
 
         For an engine with transactions MariaDB proves it anew with each ``begin``.
         """
-        transactional = _is_transactional(connection, table)
+        doubtful = _without_transactions(connection, tables)
         if self.flavour == "mariadb":
-            if transactional:
-                return
-            # So that all of it is logged here: this may be another server than before.
-            self._covering_snapshot(connection, since)
-            _query(connection, "ROLLBACK")
+            if doubtful:
+                # So that all of it is logged here: this may be another server than before.
+                self._covering_snapshot(connection, since)
+                _query(connection, "ROLLBACK")
         elif self.gtid and since.gtids:
             self._wait_for_gtids(connection, since)
-            if transactional:
-                return
-        with _TableLock(connection, table):
-            pass
+        else:
+            doubtful = list(tables)
+        for table in doubtful:
+            with _TableLock(connection, table):
+                pass
 
     def begin(self, connection: Connection[Any], since: MySQLPosition) -> None:
         """Start the transaction of a read."""
@@ -109,12 +113,12 @@ class Moments:
 
         For an engine without transactions nobody can write the table until the end of the block.
         """
-        transactional = _is_transactional(connection, table)
+        transactional = not _without_transactions(connection, [table])
         if self.flavour == "mariadb" and transactional:
             place = self._covering_snapshot(connection, since)
             yield self._with_gtid(connection, place)
             return
-        self.prove(connection, table, since)
+        self.prove(connection, [table], since)
         # Under the lock no change of the table is on its way: what is logged is visible. Whoever
         # owns a GTID now has not changed the table yet, but may as soon as the lock is gone.
         with ExitStack() as locked:
@@ -238,9 +242,12 @@ class _TableLock:
         )
 
 
-def _is_transactional(connection: Connection[Any], table: Table) -> bool:
-    """Whether the table's engine has transactions, and with them consistent snapshots."""
-    return bool(_query(connection, _TRANSACTIONAL, table.id.schema, table.id.name)[0][0])
+def _without_transactions(connection: Connection[Any], tables: Sequence[Table]) -> list[Table]:
+    """Those whose engine has no transactions, and so no consistent snapshots either."""
+    where, names = among([table.id for table in tables])
+    found = _query(connection, _TRANSACTIONAL.format(where=where), *names)
+    transactional = {TableId(*row) for row in found}
+    return [table for table in tables if table.id not in transactional]
 
 
 def _too_late(reason: str) -> SourceError:

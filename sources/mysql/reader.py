@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -24,7 +24,7 @@ from engine.change import Begin, Change, Chunk, Heartbeat
 from engine.contract import Finding, RowReader
 from engine.errors import SourceError, SourceLost
 from engine.schema import Table, TableId
-from sources.mysql.catalog import read_catalog, read_table, table_estimate
+from sources.mysql.catalog import read_catalog, read_table, row_estimates
 from sources.mysql.chunks import ChunkReader
 from sources.mysql.connection import BinlogConnection, establish, interrupt, prepare, query
 from sources.mysql.events import xid_text
@@ -79,9 +79,9 @@ class MySQLSource:
         """The followed tables as they are now."""
         return self._ask(lambda session: read_catalog(session, self._wanted(session)))
 
-    def estimate(self, table: Table) -> int:
-        """About how many rows the table holds, from the server's statistics."""
-        return self._ask(lambda session: table_estimate(session, table))
+    def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
+        """About how many rows each table holds, from the server's statistics."""
+        return self._ask(lambda session: row_estimates(session, tables))
 
     def position(self) -> str:
         """The end of the log now.
@@ -184,6 +184,10 @@ class MySQLSource:
     ) -> Generator[Chunk, None, None]:
         """The rows of ``table`` in key order; see the contract."""
         yield from self._chunk_reader().chunks(table, cursor, since, rows=rows, readers=readers)
+
+    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+        """Those of the tables that hold no row; see the contract."""
+        return self._chunk_reader().empty(tables, since)
 
     def _chunk_reader(self) -> ChunkReader:
         facts = self._ask(self._known)
