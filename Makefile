@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install test slow lint format demo clean
+.PHONY: help install test slow lint format demo bench bench-check clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv with tailrace and all it needs
 
@@ -39,6 +40,14 @@ format: $(STAMP) ## put the sources into their standard form
 
 demo: $(STAMP) ## mirror a small live shop database, kill the engine, prove both sides equal
 	$(BIN)/tailrace demo
+
+bench: $(STAMP) ## measure everything at full size (an hour), into benchmarks/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/tailrace bench all --peers --tables 2000 --columns 32 --save benchmarks/results.json \
+	  --plot benchmarks/plots --report benchmarks/README.md $(BENCH_ARGS)
+
+bench-check: $(STAMP) ## have the decoders or the encoder become slower than recorded?
+	$(BIN)/python -m engine.bench.check benchmarks/check.json
 
 clean: ## remove the virtual environment and everything that tools have written
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,9 +20,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``tailrace bench``."""
     parser.add_argument(
         "what",
-        choices=("decode", "snapshot", "stream", "latency", "all"),
+        choices=("decode", "snapshot", "stream", "latency", "profile", "all"),
         help="log files into row tuples; a table's copy; a backlog end to end; from commit to"
-        " visible under a steady load; or all of them",
+        " visible under a steady load; where the engine's processor time goes, by step; or all of"
+        " them",
     )
     parser.add_argument(
         "--rows",
@@ -39,13 +40,51 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--columns", type=int, metavar="N", help="also with tables of up to N columns"
     )
-    parser.add_argument("--json", action="store_true", help="print the results for machines")
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw plots, as PNG files")
     parser.add_argument(
-        "--source", metavar="URL", help="your own MySQL; it makes a database tailrace_bench there"
+        "--peers",
+        action="store_true",
+        help="also other programs on the same workloads; what is not there is downloaded, about"
+        " 500 MB",
     )
     parser.add_argument(
-        "--target", metavar="URL", help="your own PostgreSQL; it makes databases of its own there"
+        "--peer-repeat",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how often each of them (default 1: they are slow)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the results for machines")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write them to a file as JSON")
+    parser.add_argument(
+        "--from",
+        dest="saved",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: show what --save has written",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="DIR", help="draw plots there, as PNG and SVG files"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="put tables between the marks of a Markdown file, such as benchmarks/README.md",
+    )
+    parser.add_argument(
+        "--source",
+        metavar="URL",
+        help="your own MySQL: makes a database tailrace_bench there for each measurement and drops"
+        " it afterwards; refuses to touch one that it did not make. Needs a user with all rights"
+        " and local_infile = ON. What reads log files still starts a private server. In both URLs"
+        " ${VARIABLE} and ${file:PATH} keep a password out of sight",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="URL",
+        help="your own PostgreSQL: makes databases tailrace_bench_1, tailrace_bench_2, ... beside"
+        " the one that is named and drops them afterwards; refuses to touch those that it did not"
+        " make. Needs a role with CREATEDB; takes a CHECKPOINT before each run if it may",
     )
 
 

@@ -12,7 +12,9 @@ import msgspec
 
 from engine.bench import limits
 from engine.bench.decode import Decoded
-from engine.bench.kept import kept_log, source_server
+from engine.bench.kept import kept_log, source_facts, source_server
+from engine.bench.peers.peer import Scene
+from engine.bench.peers.turns import measure_peers
 from engine.bench.processes import measure
 from engine.bench.result import Repetition, Result
 from engine.bench.stream import Bench
@@ -26,11 +28,14 @@ def measure_decode(bench: Bench, name: str, workload: Workload) -> Result:
     """Decode the workload's log, in turn with the programs of the server's makers."""
     data, backlog = kept_log(workload)
     files = [data / file for file in backlog.files]
-    result = Result(name=name, rows=workload.changes, bytes=backlog.bytes)
+    result = Result(
+        name=name, rows=workload.changes, bytes=backlog.bytes, workload=workload.shape()
+    )
     with (
         tempfile.TemporaryDirectory(prefix="tailrace-bench-") as scratch,
         source_server(data) as source,
     ):
+        bench.facts.update(source_facts(source.url))
         folder = Path(scratch)
         log = folder / "log"
         for number in range(1, bench.repeat + 1):
@@ -40,6 +45,8 @@ def measure_decode(bench: Bench, name: str, workload: Workload) -> Result:
             result.limits.setdefault("mysqlbinlog --raw", []).append(raw.wall_seconds)
             result.limits.setdefault("mysqlbinlog --verbose", []).append(text.wall_seconds)
             result.repetitions.append(_decode(data, workload, log))
+        scene = Scene(name, workload, source.url, backlog, bench.target, folder)
+        result.peers = measure_peers(scene, bench.peers, bench.peer_repeat, bench.tell)
     return result
 
 

@@ -13,21 +13,32 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 import pymysql
 from pymysql.constants import CLIENT
+from pymysql.cursors import Cursor
 
 from engine.bench.workloads import DATABASE, IDLE, Form, Workload
-from engine.errors import TailraceError
+from engine.errors import ConfigError, SourceError, TailraceError
 from engine.sandbox import Server, start_mysql
 from engine.sandbox.cache import cache_folder, entry
 from engine.sandbox.command import run
 from sources.mysql.reader import MySQLSource
 from sources.mysql.settings import MySQLSettings
 
-__all__ = ["Backlog", "Sums", "connect", "form_sums", "kept_log", "source_server", "write_backlog"]
+__all__ = [
+    "Backlog",
+    "Sums",
+    "connect",
+    "drop_database",
+    "form_sums",
+    "kept_log",
+    "source_facts",
+    "source_server",
+    "write_backlog",
+]
 
 logger = logging.getLogger("tailrace.bench")
 
@@ -44,6 +55,14 @@ SOURCE_OPTIONS = (
     "--tls-version=",
 )
 TIMEOUT_SECONDS = 600
+CONNECT_TIMEOUT_SECONDS = 10
+#: A view in a database says that it is ours, to be emptied and dropped. Only tables are followed.
+MARK = "made_by_tailrace_bench"
+#: What tells how durable a source is, and how it writes its log.
+SETTINGS = (
+    *("version", "innodb_flush_log_at_trx_commit", "sync_binlog", "innodb_buffer_pool_size"),
+    *("binlog_row_image", "binlog_row_metadata", "gtid_mode"),
+)
 #: About this much text goes to the server at a time.
 PACKET_CHARACTERS = 256 * 1024
 
@@ -69,8 +88,13 @@ class Backlog(msgspec.Struct, frozen=True):
 
 
 def connect(url: str, **more: Any) -> pymysql.Connection[Any]:
-    """An ordinary session on the source at ``url``, with autocommit."""
+    """An ordinary session on the source at ``url``, with autocommit. Raises SourceError."""
     parts = urlsplit(url)
+    with _translated():
+        return _connect(parts, more)
+
+
+def _connect(parts: SplitResult, more: dict[str, Any]) -> pymysql.Connection[Any]:
     return pymysql.connect(
         host=parts.hostname or "127.0.0.1",
         port=parts.port or 3306,
@@ -78,11 +102,58 @@ def connect(url: str, **more: Any) -> pymysql.Connection[Any]:
         password=unquote(parts.password or ""),
         charset="utf8mb4",
         autocommit=True,
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
         read_timeout=TIMEOUT_SECONDS,
         write_timeout=TIMEOUT_SECONDS,
         init_command="SET time_zone = '+00:00', foreign_key_checks = 0",
         **more,
     )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The statements here are the benchmarks' own: the server's words tell no more than they do."""
+    try:
+        yield
+    except pymysql.MySQLError as error:
+        words = " ".join(map(str, error.args[1:])) or type(error).__name__
+        raise SourceError(
+            f"the source does not do what the benchmarks need: {words}",
+            hint=f"They need a user with all rights on {DATABASE}.*, REPLICATION SLAVE,"
+            " REPLICATION CLIENT, and SESSION_VARIABLES_ADMIN (MySQL) or BINLOG ADMIN (MariaDB),"
+            " and local_infile = ON on the server.",
+        ) from error
+
+
+def source_facts(url: str) -> dict[str, str]:
+    """The version of the source at ``url``, and the settings that speed depends on."""
+    names = ", ".join(f"'{name}'" for name in SETTINGS)
+    with _translated(), closing(connect(url)) as session, session.cursor() as cursor:
+        cursor.execute(f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})")
+        return {str(name): str(value) for name, value in cursor.fetchall()}
+
+
+def drop_database(url: str) -> None:
+    """Drop the benchmarks' database on the source at ``url``, if there is one."""
+    with _translated(), closing(connect(url)) as session, session.cursor() as cursor:
+        _drop_database(cursor)
+
+
+def _drop_database(cursor: Cursor) -> None:
+    """Raises ConfigError if there is one that the benchmarks did not make."""
+    cursor.execute(
+        "SELECT (SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = %s),"
+        " (SELECT COUNT(*) FROM information_schema.views WHERE table_schema = %s"
+        " AND table_name = %s)",
+        (DATABASE, DATABASE, MARK),
+    )
+    present, marked = cursor.fetchone() or (0, 0)
+    if present and not marked:
+        raise ConfigError(
+            f"the source has a database {DATABASE} that the benchmarks did not make",
+            hint=f"They would drop it. Rename or drop it yourself (its view {MARK} is missing).",
+        )
+    cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
 
 
 def kept_log(workload: Workload) -> tuple[Path, Backlog]:
@@ -107,12 +178,18 @@ def source_server(data: Path) -> Iterator[Server]:
 
 
 def write_backlog(url: str, workload: Workload) -> Backlog:
-    """Make the table on the source at ``url``, and run the workload's transactions there."""
+    """Make the table on the source at ``url``, and run the workload's transactions there.
+
+    A database that former benchmarks have left there is dropped. Raises ConfigError if it is not
+    theirs, SourceError for what the server refuses.
+    """
     form = workload.form
-    with closing(connect(url, client_flag=CLIENT.MULTI_STATEMENTS, local_infile=True)) as session:
+    options = {"client_flag": CLIENT.MULTI_STATEMENTS, "local_infile": True}
+    with _translated(), closing(connect(url, **options)) as session:
         with session.cursor() as cursor:
-            cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+            _drop_database(cursor)
             cursor.execute(f"CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4")
+            cursor.execute(f"CREATE VIEW {DATABASE}.{MARK} AS SELECT 1 AS yes")
             cursor.execute(f"USE {DATABASE}")
             cursor.execute(f"CREATE TABLE {form.name} ({form.definition})")
             for number in range(workload.idle_tables):

@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg
 
 from engine.bench import target
-from engine.bench.kept import SOURCE_OPTIONS, connect, form_sums, write_backlog
+from engine.bench.kept import SOURCE_OPTIONS, connect, form_sums, source_facts, write_backlog
 from engine.bench.processes import Started, cpu_seconds, difference
 from engine.bench.result import Repetition, Result, percentiles
 from engine.bench.stream import Bench, engine_words, write_config
@@ -42,11 +42,12 @@ NOTHING = 0
 def measure_latency(bench: Bench, name: str, rows: int) -> Result:
     """Offer single-row transactions at a steady rate; ``rows`` scales for how long."""
     seconds = min(LONGEST_SECONDS, max(SHORTEST_SECONDS, LONGEST_SECONDS * rows / 1_000_000))
-    result = Result(name=name, rows=int(RATE * seconds))
     workload = Workload("latency", SBTEST, "insert", 0, 1)
+    result = Result(name=name, rows=int(RATE * seconds), workload=workload.shape())
     for number in range(1, bench.repeat + 1):
         bench.tell(f"{name}: {number} of {bench.repeat}")
         with _source(bench) as (source_url, process_id):
+            bench.facts.update(source_facts(source_url))
             write_backlog(source_url, workload)
             with bench.target.database() as url:
                 run = _Run(bench, source_url, process_id, url)
@@ -59,7 +60,8 @@ def measure_latency(bench: Bench, name: str, rows: int) -> Result:
 @contextmanager
 def _source(bench: Bench) -> Iterator[tuple[str, int | None]]:
     if bench.source_url is not None:
-        yield bench.source_url, None
+        with bench.own_database(bench.source_url):
+            yield bench.source_url, None
         return
     with start_mysql(options=SOURCE_OPTIONS) as server:
         yield server.url, server.process_id
@@ -85,7 +87,7 @@ class _Run:
                 last = self._wait_until_following(engine)
                 source_before = cpu_seconds(self._source_process)
                 target_before = cpu_seconds(self._bench.target.process_id)
-                self._offer(engine, folder, seconds, last)
+                self._offer(engine, config, seconds, last)
                 source_used = difference(source_before, lambda: cpu_seconds(self._source_process))
                 target_used = difference(
                     target_before, lambda: cpu_seconds(self._bench.target.process_id)
@@ -117,10 +119,10 @@ class _Run:
                     return written
         raise TailraceError("the engine does not follow the source", hint=engine.last_words())
 
-    def _offer(self, engine: Started, folder: Path, seconds: float, last: int) -> None:
-        output = folder / "times"
-        words = [sys.executable, "-m", "engine.bench.writer", self._source, str(RATE), str(seconds)]
-        writer = Started(words, output)
+    def _offer(self, engine: Started, config: Path, seconds: float, last: int) -> None:
+        output = config.with_name("times")
+        program = (sys.executable, "-m", "engine.bench.writer")
+        writer = Started((*program, config, str(RATE), str(seconds)), output)
         try:
             seen = self._look(engine, last, int(RATE * seconds), DEADLINE_SECONDS + seconds)
             writer.wait(DEADLINE_SECONDS)

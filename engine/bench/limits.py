@@ -30,7 +30,7 @@ __all__ = [
 def copy(url: str, form: Form, rows: Path, log: Path) -> Usage:
     """COPY from a file into the empty table."""
     command = rf"\copy {DATABASE}.{form.name} FROM '{rows}'"
-    return measure([*psql(url), "--command", command], log)
+    return measure([*psql(url, log.parent), "--command", command], log)
 
 
 def copy_with_key_only(url: str, form: Form, rows: Path, log: Path) -> Usage:
@@ -94,15 +94,15 @@ def decode_as_text(files: list[Path], log: Path) -> Usage:
 
 def _pipe(source: str, url: str, form: Form, log: Path, afterwards: list[str]) -> Usage:
     table = f"{DATABASE}.{form.name}"
-    read = shlex.join([*mysql(source), "--execute", f"SELECT * FROM {table}"])
-    words = psql(url)
+    read = shlex.join([*mysql(source, log.parent), "--execute", f"SELECT * FROM {table}"])
+    words = psql(url, log.parent)
     for statement in (f"\\copy {table} FROM STDIN NULL 'NULL'", *afterwards):
         words += ["--command", statement]
     return measure(["bash", "-o", "pipefail", "-c", f"{read} | {shlex.join(words)}"], log)
 
 
 def _transaction(url: str, log: Path, *commands: str) -> Usage:
-    words = [*psql(url), "--single-transaction"]
+    words = [*psql(url, log.parent), "--single-transaction"]
     for command in commands:
         words += ["--command", command]
     return measure(words, log)

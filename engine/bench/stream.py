@@ -8,18 +8,29 @@ database, since a machine's speed drifts. After each run both sides must have eq
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from engine.bench import limits, target
-from engine.bench.kept import Backlog, Sums, kept_log, source_server, write_backlog
+from engine.bench.kept import (
+    Backlog,
+    Sums,
+    drop_database,
+    kept_log,
+    source_facts,
+    source_server,
+    write_backlog,
+)
+from engine.bench.peers.peer import Peer, Scene
+from engine.bench.peers.turns import measure_peers
 from engine.bench.processes import Usage, cpu_seconds, difference, measure
 from engine.bench.programs import psql
 from engine.bench.result import Repetition, Result
@@ -29,7 +40,14 @@ from engine.errors import TailraceError
 from sources.mysql.reader import MySQLSource
 from sources.mysql.settings import MySQLSettings
 
-__all__ = ["Bench", "measure_first_row", "measure_snapshot", "measure_stream", "write_config"]
+__all__ = [
+    "Bench",
+    "measure_first_row",
+    "measure_snapshot",
+    "measure_stream",
+    "prepare_base",
+    "write_config",
+]
 
 #: A limit on the database at this URL; its output goes to the file.
 Limit = Callable[[str, Path], Usage]
@@ -44,18 +62,35 @@ class Bench:
     target: Target
     repeat: int
     source_url: str | None = None
+    #: Of the sources that were there: versions and settings.
+    facts: dict[str, str] = field(default_factory=dict)
     tell: Callable[[str], None] = lambda text: None
+    #: Other programs to measure on the same, and how often.
+    peers: Sequence[Peer] = ()
+    peer_repeat: int = 1
 
     @contextmanager
     def source(self, workload: Workload) -> Iterator[Source]:
         """A source whose log holds the workload."""
         if self.source_url is not None:
             self.tell(f"{workload.name}: writing the log")
-            yield Source(self.source_url, None, write_backlog(self.source_url, workload))
+            with self.own_database(self.source_url):
+                yield Source(self.source_url, None, write_backlog(self.source_url, workload))
             return
         data, backlog = kept_log(workload)
         with source_server(data) as server:
+            self.facts.update(source_facts(server.url))
             yield Source(server.url, server.process_id, backlog)
+
+    @contextmanager
+    def own_database(self, url: str) -> Iterator[None]:
+        """A person's own server, where the benchmarks' database is gone afterwards."""
+        self.facts.update(source_facts(url))
+        drop_database(url)
+        try:
+            yield
+        finally:
+            drop_database(url)
 
 
 @dataclass(frozen=True)
@@ -70,13 +105,19 @@ class Source:
 def measure_stream(bench: Bench, name: str, workload: Workload) -> Result:
     """Apply the workload's backlog, and its limits in turn."""
     with bench.source(workload) as source, bench.target.database() as base, _folder() as folder:
-        asyncio.run(_prepare_base(base, source, workload, folder))
+        asyncio.run(prepare_base(base, source, workload, folder))
         bench.tell(f"{name}: warming up")
         with bench.target.database(base) as url:
             _run_engine(bench, source, url, workload.form, folder)
             _export(url, workload, folder)
-        result = Result(name=name, rows=workload.changes, bytes=source.backlog.bytes)
+        result = Result(
+            name=name,
+            rows=workload.changes,
+            bytes=source.backlog.bytes,
+            workload=workload.shape(),
+        )
         _take_turns(bench, result, source, workload.form, _limits(workload, folder), base, base)
+        _measure_peers(bench, result, workload, source, base, folder)
     return result
 
 
@@ -84,11 +125,11 @@ def measure_snapshot(bench: Bench, name: str, workload: Workload) -> Result:
     """Copy the workload's table as it is in the end, and its limits in turn."""
     form = workload.form
     with bench.source(workload) as source, bench.target.database() as base, _folder() as folder:
-        asyncio.run(_prepare_base(base, source, workload, folder))
+        asyncio.run(prepare_base(base, source, workload, folder))
         bench.tell(f"{name}: warming up")
         with bench.target.database() as url:
             _run_engine(bench, source, url, form, folder)
-        result = Result(name=name, rows=source.backlog.after.rows)
+        result = Result(name=name, rows=source.backlog.after.rows, workload=workload.shape())
         found: dict[str, Limit] = {
             "mysql | psql COPY, then its index": lambda url, log: limits.pipe(
                 source.url, url, form, log
@@ -98,13 +139,14 @@ def measure_snapshot(bench: Bench, name: str, workload: Workload) -> Result:
             ),
         }
         _take_turns(bench, result, source, form, found, base, None)
+        _measure_peers(bench, result, workload, source, base, folder)
     return result
 
 
 def measure_first_row(bench: Bench, name: str, workload: Workload) -> Result:
     """From the start of the process to the first row in a target that is empty."""
     with bench.source(workload) as source, _folder() as folder:
-        result = Result(name=name, rows=1)
+        result = Result(name=name, rows=1, workload=workload.shape())
         for number in range(1, bench.repeat + 1):
             bench.tell(f"{name}: tailrace ({number} of {bench.repeat})")
             with bench.target.database() as url:
@@ -120,13 +162,18 @@ def measure_first_row(bench: Bench, name: str, workload: Workload) -> Result:
 def write_config(folder: Path, source_url: str, target_url: str, more: str = "") -> Path:
     """The configuration that all measurements share: nothing but where from and where to."""
     path = folder / "bench.toml"
+    path.touch(mode=0o600)
     path.write_text(
         f'[pipeline]\nname = "{PIPELINE}"\n'
-        f'[source]\nurl = "{source_url}"\ntables = ["{DATABASE}.*"]\n'
-        f'[sink]\nurl = "{target_url}"\n{more}'
+        f'[source]\nurl = {_toml(source_url)}\ntables = ["{DATABASE}.*"]\n'
+        f"[sink]\nurl = {_toml(target_url)}\n{more}"
     )
-    path.chmod(0o600)
     return path
+
+
+def _toml(url: str) -> str:
+    """As a text of TOML, where "$" begins a placeholder."""
+    return json.dumps(url.replace("$", "$$"))
 
 
 def engine_words(config: Path, *options: str) -> list[str | Path]:
@@ -158,6 +205,24 @@ def _take_turns(
                 repetition, commits = _run_engine(bench, source, url, form, folder)
             result.repetitions.append(repetition)
             result.commits = commits
+
+
+def _measure_peers(
+    bench: Bench, result: Result, workload: Workload, source: Source, base: str, folder: Path
+) -> None:
+    """Let the peers have what the engine has had; ``folder`` holds the exported rows."""
+    scene = Scene(
+        result=result.name,
+        workload=workload,
+        source_url=source.url,
+        backlog=source.backlog,
+        target=bench.target,
+        folder=folder,
+        base=base,
+        prepare=lambda url: asyncio.run(prepare_base(url, source, workload, folder)),
+        rows=folder / "rows.tsv",
+    )
+    result.peers = measure_peers(scene, bench.peers, bench.peer_repeat, bench.tell)
 
 
 def _run_engine(
@@ -198,7 +263,7 @@ def _check(name: str, found: Sums, expected: Sums) -> None:
         raise TailraceError(f"{name} left {found} in the target, the source holds {expected}")
 
 
-async def _prepare_base(url: str, source: Source, workload: Workload, folder: Path) -> None:
+async def prepare_base(url: str, source: Source, workload: Workload, folder: Path) -> None:
     """A target that was mirrored up to the place where the workload begins."""
     catalog = MySQLSource(MySQLSettings(url=source.url, tables=(f"{DATABASE}.*",))).catalog()
     async with Mirror(url) as mirror:
@@ -240,7 +305,7 @@ def _export(url: str, workload: Workload, folder: Path) -> None:
             rf"\copy touched (key) FROM '{keys}'",
             rf"\copy ({select}) TO '{rows}'",
         ]
-    words = psql(url)
+    words = psql(url, folder)
     for command in commands:
         words += ["--command", command]
     measure(words, folder / "export.log")

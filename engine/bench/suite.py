@@ -9,21 +9,31 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
 
+from engine.bench import plots, report
 from engine.bench.decode_runs import measure_decode
 from engine.bench.latency import measure_latency
-from engine.bench.result import Result, describe_machine, show
+from engine.bench.peers.show import show_peers
+from engine.bench.peers.turns import PEERS
+from engine.bench.profile_runs import measure_profile
+from engine.bench.progress import Progress
+from engine.bench.result import Result, describe_machine, in_short, show
 from engine.bench.stream import Bench, measure_first_row, measure_snapshot, measure_stream
 from engine.bench.target import Target, private_target
 from engine.bench.workloads import SBTEST, Workload, all_workloads, wide_form
 from engine.errors import ConfigError
+from engine.secrets import SecretError, resolve
 
 __all__ = ["run"]
 
 Measurement = Callable[[Bench], Result]
+#: ``machine``: what it was measured on; ``results``: each as ``Result.to_json`` gives it.
+Answer = dict[str, Any]
 
 
 def measurements(rows: int) -> dict[str, tuple[str, Measurement]]:
@@ -41,6 +51,8 @@ def measurements(rows: int) -> dict[str, tuple[str, Measurement]]:
         add(f"stream-{name}", measure_stream, of[name])
     add("snapshot", measure_snapshot, of["insert"])
     add("latency", measure_latency, rows)
+    for name in ("insert", "single", "update", "orders"):
+        add(f"profile-{name}", measure_profile, of[name])
     return found
 
 
@@ -64,8 +76,30 @@ def sweeps(rows: int, columns: int | None, tables: int | None) -> dict[str, Meas
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure what the options say, then print it."""
-    console = Console(stderr=True)
+    """Measure what the options say, or take what was saved; then show it as they say."""
+    _see_what_is_needed(options)
+    answer = _load(options.saved) if options.saved else _measure(options, Console(stderr=True))
+    if options.json:
+        sys.stdout.buffer.write(_text(answer))
+    else:
+        show(Console(), answer["results"])
+        show_peers(Console(), answer["results"])
+    if options.plot is not None:
+        plots.draw(answer, options.plot)
+    if options.report is not None:
+        report.fill(options.report, answer)
+    return 0
+
+
+def _see_what_is_needed(options: argparse.Namespace) -> None:
+    """What would be missed at the end is asked for at the beginning. Raises ConfigError."""
+    if options.plot is not None:
+        plots.need_matplotlib()
+    if options.report is not None:
+        report.read(options.report)
+
+
+def _measure(options: argparse.Namespace, console: Console) -> Answer:
     _log_to(console)
     wanted = {
         name: measure
@@ -75,28 +109,48 @@ def run(options: argparse.Namespace) -> int:
     wanted |= sweeps(options.rows // 5, options.columns, options.tables)
     if not wanted:
         raise ConfigError(f"no measurement of {options.what} is named {options.only}")
-    results: list[Result] = []
-    with _target(options.target) as target:
+    results: list[dict[str, Any]] = []
+    answer: Answer = {"machine": {}, "results": results}
+    with Progress(console, len(wanted)) as progress, _target(_url(options.target)) as target:
         bench = Bench(
             target,
             options.repeat,
-            options.source,
-            lambda text: console.print(f"[dim]{text}[/]", highlight=False),
+            _url(options.source),
+            tell=progress.tell,
+            peers=PEERS if options.peers else (),
+            peer_repeat=options.peer_repeat,
         )
         for measure in wanted.values():
-            results.append(measure(bench))
-            bench.tell(f"{results[-1].name}: {results[-1].in_short()}")
-        machine = describe_machine(postgresql=target.version())
-    if options.json:
-        answer = {"machine": machine, "results": [result.to_json() for result in results]}
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(answer), indent=2) + b"\n")
-    else:
-        show(Console(), results)
-    if options.plot is not None:
-        from engine.bench import plots
+            results.append(measure(bench).to_json())
+            progress.measured(f"{results[-1]['name']}: {in_short(results[-1])}")
+            answer["machine"] = describe_machine(mysql=bench.facts, postgresql=target.facts())
+            if options.save is not None:
+                # After each, since the next one may fail, and all take long.
+                options.save.write_bytes(_text(answer))
+    return answer
 
-        plots.draw(results, options.plot)
-    return 0
+
+def _text(answer: Answer) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(answer), indent=2) + b"\n"
+
+
+def _load(path: Path) -> Answer:
+    """What was saved. Raises ConfigError."""
+    try:
+        answer: Answer = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"no results of benchmarks can be read from {path}: {error}") from error
+    if not {"machine", "results"} <= answer.keys():
+        raise ConfigError(f"{path} holds no results of benchmarks")
+    return answer
+
+
+def _url(text: str | None) -> str | None:
+    """With what ``${VARIABLE}`` and ``${file:PATH}`` stand for, as in a configuration."""
+    try:
+        return None if text is None else resolve(text, Path())
+    except SecretError as error:
+        raise ConfigError(f"a server's URL: {error}") from error
 
 
 @contextmanager

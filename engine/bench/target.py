@@ -9,17 +9,19 @@ look while the engine works.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
 
 from engine.bench.kept import Sums
 from engine.bench.workloads import DATABASE, Form
 from engine.change import SchemaChange, Settled
 from engine.checkpoint import Checkpoint, TableProgress
+from engine.errors import ConfigError, SinkError
 from engine.sandbox import Server, start_postgres
 from engine.schema import Table
 from sinks.postgres.settings import PostgresSettings
@@ -37,6 +39,9 @@ TARGET_OPTIONS = (
     "track_commit_timestamp=on",
 )
 TIMEOUT = "-c statement_timeout=600s"
+#: The comment on a database that says that it is ours, to be dropped.
+MARK = "made by tailrace bench"
+SETTINGS = ("fsync", "synchronous_commit", "wal_level", "shared_buffers", "max_wal_size")
 
 
 class Committed(NamedTuple):
@@ -65,33 +70,75 @@ class Target:
     def database(self, template: str | None = None) -> Iterator[str]:
         """The URL of a new database, a copy of that at the URL ``template``; dropped at the end."""
         self._count += 1
-        name = sql.Identifier(f"{DATABASE}_{self._count}")
-        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name)
-        create = sql.SQL("CREATE DATABASE {}").format(name)
+        with self.named(f"{DATABASE}_{self._count}", template) as url:
+            yield url
+
+    @contextmanager
+    def named(self, name: str, template: str | None = None) -> Iterator[str]:
+        """As ``database``, of a given name. Raises ConfigError if somebody else has such a one."""
+        self._refuse_foreign(name)
+        database = sql.Identifier(name)
+        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(database)
+        create = sql.SQL("CREATE DATABASE {}").format(database)
         if template is not None:
             create += sql.SQL(" TEMPLATE {}").format(sql.Identifier(_database(template)))
-        self._execute(drop, create)
+        mark = sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, MARK)
+        self._execute(drop, create, mark)
         try:
-            yield self._url_of(f"{DATABASE}_{self._count}")
+            yield self._url_of(name)
         finally:
             self._execute(drop)
 
     def calm(self) -> None:
-        """Write out what former runs have left behind."""
-        self._execute(sql.SQL("CHECKPOINT"))
+        """Write out what former runs have left behind, where we may."""
+        with suppress(InsufficientPrivilege), self._connect() as connection:
+            connection.execute("CHECKPOINT")
+
+    def facts(self) -> dict[str, str]:
+        """The server's version, and the settings that speed depends on."""
+        with self._connect() as connection:
+            rows = connection.execute(
+                "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)",
+                [list(SETTINGS)],
+            ).fetchall()
+            version = str(connection.info.parameter_status("server_version")).split()[0]
+        return {"version": version, **{str(name): str(value) for name, value in rows}}
 
     def version(self) -> str:
         """Of the server."""
-        with psycopg.connect(self.url) as connection:
-            return str(connection.info.parameter_status("server_version")).split()[0]
+        return self.facts()["version"]
+
+    def _refuse_foreign(self, database: str) -> None:
+        """Raises ConfigError if there is a database of this name that the benchmarks did not
+        make."""
+        query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
+        with self._connect() as connection:
+            found = connection.execute(query, [database]).fetchone()
+        if found is not None and found[0] != MARK:
+            raise ConfigError(
+                f"the target has a database {database} that the benchmarks did not make",
+                hint=f"They would drop it. Rename or drop it yourself; theirs say {MARK!r}.",
+            )
 
     def _url_of(self, database: str) -> str:
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{database}"))
 
     def _execute(self, *statements: sql.SQL | sql.Composed) -> None:
-        with psycopg.connect(self.url, autocommit=True, options=TIMEOUT) as connection:
-            for statement in statements:
-                connection.execute(statement)
+        with self._connect() as connection:
+            try:
+                for statement in statements:
+                    connection.execute(statement)
+            except psycopg.Error as error:
+                raise SinkError(
+                    f"the target refuses what the benchmarks need: {error.diag.message_primary}",
+                    hint="They need a role that may make databases (CREATEDB).",
+                ) from error
+
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        try:
+            return psycopg.connect(self.url, autocommit=True, options=TIMEOUT)
+        except psycopg.OperationalError as error:
+            raise SinkError(f"the target cannot be reached: {error}") from error
 
 
 def _database(url: str) -> str:

@@ -50,6 +50,17 @@ class Workload:
     preloaded: int = 0
     idle_tables: int = 0
 
+    def shape(self) -> dict[str, str | int]:
+        """What its rows are, for those who read the results."""
+        return {
+            "table": self.form.name,
+            "columns": len(next(self.form.rows(1))),
+            "kind": self.kind,
+            "rows_per_transaction": self.per_transaction,
+            "preloaded_rows": self.preloaded,
+            "idle_tables": self.idle_tables,
+        }
+
     def preload(self) -> Iterator[Literals]:
         """The rows that are there before."""
         return self.form.rows(self.preloaded)

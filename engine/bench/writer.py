@@ -1,9 +1,10 @@
 """
-A steady load for the measurement of latency: ``python -m engine.bench.writer URL RATE SECONDS``.
+A steady load for the measurement of latency: ``python -m engine.bench.writer CONFIG RATE SECONDS``.
 
 The idea: one row a transaction, at moments that were fixed beforehand, so a slow moment does not
 make the load lighter. It prints, for each row, when its statement was sent and when the source had
-committed it, in nanoseconds of the system's monotonic clock, which all processes share.
+committed it, in nanoseconds of the system's monotonic clock, which all processes share. The source
+is that of an engine's configuration: a URL among its words would show a password to everybody.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import sys
 import time
 from array import array
 from contextlib import closing
+from pathlib import Path
 
 from engine.bench.kept import connect
 from engine.bench.workloads import DATABASE, SBTEST
+from engine.cli_wiring import load_settings
 
 __all__ = ["read_times"]
 
@@ -49,7 +52,8 @@ def write(url: str, rate: int, seconds: float) -> array[int]:
 
 def main() -> None:
     """The three arguments are those of the module's docstring."""
-    url, rate, seconds = sys.argv[1:4]
+    config, rate, seconds = sys.argv[1:4]
+    url = load_settings(Path(config)).source.url
     sys.stdout.buffer.write(write(url, int(rate), float(seconds)).tobytes())
 
 

@@ -1,0 +1,55 @@
+"""
+What those who wait for the benchmarks see, on standard error.
+
+The idea: a line for whatever begins, with the time since the start, so that a log of it can be
+read afterwards; on a terminal also a bar below the lines.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Shows how far ``total`` measurements are."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._started = time.monotonic()
+        columns = (TextColumn("measured"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def tell(self, text: str) -> None:
+        """Something begins."""
+        self._line(f"[dim]{escape(text)}[/]")
+
+    def measured(self, text: str) -> None:
+        """One of the measurements is done."""
+        self._bar.advance(self._task)
+        self._line(escape(text))
+
+    def _line(self, text: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        self._console.print(f"{minutes:3}:{seconds:02}  {text}", highlight=False)
