@@ -101,10 +101,14 @@ class Source(Protocol):
         """Bytes of log after ``position``; None where the source cannot tell."""
         ...
 
-    def stream(self, position: str | None, tables: Iterable[Table]) -> Iterator[list[Change]]:
+    def stream(
+        self, position: str | None, tables: Iterable[Table], waiting: Iterable[Table] = ()
+    ) -> Iterator[list[Change]]:
         """Every change to a followed table after ``position`` (None: from the log's beginning).
 
-        ``tables`` are the versions that hold at ``position``. Each list is what one read of the log
+        ``tables`` are the versions that hold at ``position``. ``waiting`` ones are there and will
+        be copied later: a statement that may have found its table there does not make it followed,
+        for its rows are not in the log. Each list is what one read of the log
         brought and is never empty; an idle source yields a ``Heartbeat`` at least every few
         seconds. Ends when ``stop`` is called, or when a finite log ends. A transaction starts with
         ``Begin`` and ends with ``Commit``; a list may hold parts of transactions. Raises

@@ -39,6 +39,7 @@ class Newcomers:
         *,
         save: Callable[[], Awaitable[None]],
         meanwhile: Callable[[], Awaitable[None]],
+        stopping: Callable[[], bool],
     ) -> None:
         self._source = source
         self._sink = sink
@@ -46,18 +47,20 @@ class Newcomers:
         self._copied = settings.mode != "never"
         self._save = save
         self._meanwhile = meanwhile
-        self._found: list[Table] = []
+        self._stopping = stopping
+        #: The tables that the last look has found, until they are adopted.
+        self.waiting: list[Table] = []
         #: The end of the source's log after the last look.
         self.position = ""
 
     def __bool__(self) -> bool:
-        return bool(self._found)
+        return bool(self.waiting)
 
     async def look(self) -> None:
         """Which there are, and where the source's log was after we looked."""
         known = {table.id for table in self._snapshot.tables}
         catalog = await asyncio.to_thread(self._source.catalog)
-        self._found = [table for table in catalog if table.id not in known]
+        self.waiting = [table for table in catalog if table.id not in known]
         if self._source.can_snapshot:
             self.position = await asyncio.to_thread(self._source.position)
 
@@ -67,15 +70,15 @@ class Newcomers:
         """
         if not self._source.reached(position, self.position):
             return False
-        expected = self._found
+        expected = self.waiting
         await self.look()
-        if self._found != expected:
+        if self.waiting != expected:
             return False
         if self._copied:
             await self._adopt_for_copying(expected)
         else:
             await self._adopt_as_they_are(expected)
-        self._found = []
+        self.waiting = []
         return True
 
     async def _adopt_for_copying(self, tables: Sequence[Table]) -> None:
@@ -87,6 +90,8 @@ class Newcomers:
         for start in range(0, max(1, len(tables)), ADOPTED_TABLES):
             if start:
                 await self._meanwhile()
+            if self._stopping() and start:
+                break  # the next run finds the others
             part = tables[start : start + ADOPTED_TABLES]
             for table in part:
                 self._snapshot.add(table, estimates.get(table.id, 0))

@@ -205,16 +205,20 @@ class _Session:
         self.state = "connecting"
         pipeline.current_at = pipeline.current_at or checkpoint.committed_at
         self._saved_at = time.monotonic()
-        self._unsaved = False  # ``position`` is ahead of the stored one, without rows
+        self._unsaved = False  # ``position`` is ahead of the stored one
         self._accepted = False  # the source has taken our position: it has sent something
         self._quiet = False  # the source has said that there is nothing more to read
         self._open = False  # there are rows in the sink's transaction
         self._inside = False  # the last of them are of a transaction that goes on
-        self._large = False  # the last batch was as large as they get: we are behind
+        self._large = False  # the last batch was a large one: we are behind
         batch, ends = pipeline.batch, (pipeline.source, pipeline.sink, snapshot)
         self._batcher = Batcher(batch.max_rows, batch.max_bytes, batch.max_age_seconds)
         self._newcomers = Newcomers(
-            *ends, pipeline.snapshot, save=self._save, meanwhile=self._copying_turn
+            *ends,
+            pipeline.snapshot,
+            save=self._save,
+            meanwhile=self._copying_turn,
+            stopping=pipeline.stopping.is_set,
         )
         self._copying = Copying(
             *ends,
@@ -266,16 +270,17 @@ class _Session:
         it takes a new one.
         """
         self.state = "streaming"
-        position, tables = self.position, self.snapshot.tables
+        position, tables, waiting = self.position, self.snapshot.tables, self._newcomers.waiting
         self._intake = Intake(
-            lambda: self._source.stream(position or None, tables), self._pipeline.batch.queue_bytes
+            lambda: self._source.stream(position or None, tables, waiting),
+            self._pipeline.batch.queue_bytes,
         )
         try:
             while not self._finished(goal):
                 await self._stream_turn()
                 if self._pipeline.stopping.is_set():
                     self._source.stop()
-                elif not self._open:
+                elif not (self._open or self._inside):
                     if self._newcomers and await self._newcomers.adopt(self.position):
                         return False
                     await self._copying_turn()
@@ -304,7 +309,8 @@ class _Session:
         now = time.monotonic()
         batch = batcher.take(now) if batcher.full(now) else None
         if batch is None:
-            for arrival in await intake.get(0.0 if self._may_copy() else SAVE_SECONDS):
+            copying = self._may_copy() and not self._inside
+            for arrival in await intake.get(0.0 if copying else SAVE_SECONDS):
                 self._accepted = True
                 now = time.monotonic()
                 batcher.add(arrival.changes, arrival.rows, arrival.size, now)
@@ -316,7 +322,7 @@ class _Session:
             await self._drop_unfinished()
         if self._unsaved and not self._inside and self._save_due():
             await self._save()
-        if self._quiet and not (intake.ready or batcher):
+        if self._quiet and not (intake.ready or batcher or self._inside):
             self._pipeline.current_at = time.time()
 
     async def _drop_unfinished(self) -> None:

@@ -79,9 +79,10 @@ class SnapshotSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """How much goes into one transaction of the target: up to ``max_rows`` row changes or
-    ``max_bytes`` of memory, or what came in ``max_age_seconds`` while the log never pauses. At a
-    pause it is written at once. ``queue_bytes`` bounds what is decoded and waits.
+    """How much is written at once: up to ``max_rows`` row changes or ``max_bytes`` of memory, or
+    what came in ``max_age_seconds`` while the log never pauses. At a pause it is written and
+    committed at once; large batches that follow each other share a transaction of the target for
+    half a second. ``queue_bytes`` bounds what is decoded and waits.
     """
 
     max_rows: Count = 50_000

@@ -21,8 +21,8 @@ from engine.schema import Table, TableId
 
 __all__ = ["Snapshot"]
 
-#: So many tables become live in one transaction, since building their indexes locks them.
-SETTLED_TABLES = 500
+#: So many tables and indexes become live in one transaction, since building them takes locks.
+SETTLED_OBJECTS = 500
 
 Includes = Callable[[str, Begin], bool]
 Reached = Callable[[str, str], bool]
@@ -117,9 +117,10 @@ class Snapshot:
         """
         seen: dict[str, bool] = {}
         settled: list[Change] = []
+        objects = 0
         for id in sorted(self._settling):
             progress = self._progress[id]
-            if progress.state != "settling" or len(settled) == SETTLED_TABLES:
+            if progress.state != "settling" or objects >= SETTLED_OBJECTS:
                 continue
             place = progress.seen or ""
             if place not in seen:
@@ -127,6 +128,7 @@ class Snapshot:
             if seen[place]:
                 self._note(id, progress.settled())
                 settled.append(Settled(self._tables[id]))
+                objects += 1 + len(self._tables[id].indexes)
         return settled
 
     def admit(self, changes: list[Change]) -> list[Change]:

@@ -158,7 +158,9 @@ class MemorySource:
         behind = self.database.transactions[int(position or 0) :]
         return sum(change.size for one in behind for change in one if isinstance(change, Rows))
 
-    def stream(self, position: str | None, tables: Iterable[Table]) -> Iterator[list[Change]]:
+    def stream(
+        self, position: str | None, tables: Iterable[Table], waiting: Iterable[Table] = ()
+    ) -> Iterator[list[Change]]:
         database, here = self.database, int(position or 0)
         followed = {table.id for table in tables}
         if here > len(database.transactions):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine.change import SchemaChange, Truncate
 from engine.errors import SchemaError
-from engine.schema import Column, Table, TableId
+from engine.schema import Column, Table, TableId, Type
 from sinks.postgres.defaults import existing_value, literal
 from sources.mysql.catalog import read_catalog
 from sources.mysql.ddl import Dialect, apply_statement, read_statement
@@ -635,3 +635,25 @@ def test_no_text_takes_long(part: str) -> None:
         with contextlib.suppress(SchemaError):
             apply_statement(head + part * 20_000, SHOP, tables, everything)
     assert time.process_time() - started < 2
+
+
+def test_a_table_that_waits_for_its_copy_is_not_made_by_a_statement_that_may_find_it() -> None:
+    """GIVEN tables that are there and will be copied WHEN a statement makes them if they are not
+    there, or like one of unknown columns THEN they stay as they are; a real one is made.
+    """
+
+    def shop(name: str) -> TableId:
+        return TableId("shop", name)
+
+    columns = (Column("id", Type("int32"), "int"),)
+    waiting = {shop(name): Table(shop(name), columns) for name in ("a", "b")}
+
+    def effects(sql: str) -> list[TableId | None]:
+        found = apply_statement(sql, "shop", {}, lambda id: True, waiting=waiting)
+        return [it.after and it.after.id for it in found if isinstance(it, SchemaChange)]
+
+    assert effects("CREATE TABLE IF NOT EXISTS a (id INT)") == []
+    assert effects("CREATE TABLE a LIKE b") == []
+    assert effects("CREATE TABLE a (id INT)") == [shop("a")]
+    assert effects("CREATE TABLE IF NOT EXISTS other (id INT)") == [shop("other")]
+    assert effects("CREATE TABLE other LIKE b") == [shop("other")]

@@ -5,9 +5,11 @@ The pipeline between a scripted source and a target in memory: what survives los
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -433,3 +435,53 @@ def test_any_history_is_mirrored_while_it_is_copied(
 def test_errors_carry_what_an_operator_needs() -> None:
     error = TailraceError("m", hint="h", table="t", position="p")
     assert (str(error), error.hint) == ("m [table t] [position p]", "h")
+
+
+class Unsettled(MemorySource):
+    """Its chunks show no more than they must: what is logged is not visible yet."""
+
+    def chunks(
+        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+    ) -> Generator[Chunk, None, None]:
+        for chunk in super().chunks(table, cursor, since, rows=rows, readers=readers):
+            time.sleep(0.005)  # so that pieces arrive between chunks
+            old = [row for row in chunk.rows if row[1] == "old"] if since == "0" else chunk.rows
+            yield msgspec.structs.replace(chunk, rows=old, seen=since)
+
+    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+        return []
+
+
+def test_no_table_is_copied_while_a_transaction_is_read_in_pieces() -> None:
+    """GIVEN a transaction larger than a batch on a table whose copy has not begun
+    THEN the copy begins before it or after it: its first pieces would be lost in between."""
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [(1, "old")])
+    database.load(
+        msgspec.structs.replace(KEYED, id=TableId("shop", "copied_first")),
+        [(n, "old") for n in range(6)],
+    )
+    work = pipeline(database, store, batch=BatchSettings(max_rows=7, queue_bytes=1))
+    work.source = Unsettled(MemorySettings("memory:test", changes_per_read=7), database)
+
+    class Watched(MemorySink):
+        async def commit(self, checkpoint: Checkpoint) -> None:
+            await super().commit(checkpoint)
+            if not database.transactions:
+                database.commit(*[insert(KEYED, (100 + n, "new")) for n in range(500)])
+
+    work.sink = Watched(MemorySinkSettings("memory:test"), "test", store)
+
+    async def follow() -> None:
+        running = asyncio.create_task(work.run())
+        await wait_until_async(lambda: work.progress().position == "1" and _all_live(work))
+        work.stop()
+        await running
+
+    asyncio.run(follow())
+    assert_mirrored(database, store)
+
+
+def _all_live(work: Pipeline) -> bool:
+    tables = work.progress().tables
+    return bool(tables) and all(progress.state == "live" for progress in tables.values())

@@ -217,6 +217,7 @@ class Applier:
                 await self._session.execute(f"ANALYZE {staged}", table=id)
             await self._session.execute("SET LOCAL enable_hashjoin = on")  # there is no index
             drift = len(net.deletes) - await self._session.work(sql.take_from_bag(staged), table=id)
+            await self._session.execute("SET LOCAL enable_hashjoin = off")
         for mask, rows in net.inserts.items():
             stage = sql.rows(mask)
             await self._session.copy(sql.copy(mask), stage.encoder.pieces(rows), table=id)

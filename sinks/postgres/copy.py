@@ -4,7 +4,7 @@ Row tuples become COPY text: an encoder generated for each table version.
 The idea: one f-string makes a row, in a list comprehension, with no branch that the table does not
 need. Columns that may hold any character are taken out of a piece of some hundred rows before,
 each as a whole: joined, it is searched for what needs escaping at the speed of ``memchr``, and
-escaped as one text if there is something. Values of other types are never looked at.
+escaped as one text if there is something. Of other types only dates are looked at.
 
 Format: PostgreSQL manual, COPY, "Text Format".
 """

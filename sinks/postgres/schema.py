@@ -57,9 +57,11 @@ class SchemaFollower:
         names = [self._naming.sql(table.id) for table in tables]
         there = set(await self._names_that("to_regclass(name) IS NOT NULL", names))
         missing: dict[str, Table] = {}
+        taken: set[str] = set()
         for name, table in zip(names, tables, strict=True):
-            if name in missing:
+            if name in taken:
                 raise _owned(self._state.pipeline, table)
+            taken.add(name)
             if name in there:
                 await self._adopt(table, name)
             else:

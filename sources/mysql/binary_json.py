@@ -174,7 +174,8 @@ def _span(kind: int, entries: bytes) -> tuple[int, int, int]:
     places = list(_KEYS[kind](entries)) or [(0, 0)]
     start = min(where for where, _ in places)
     stop = max(where + length for where, length in places)
-    span = start, stop, sum(length for _, length in places)
+    # What is cut out counts, too: keys may lie far apart in bytes that nobody should trust.
+    span = start, stop, max(stop - start, sum(length for _, length in places))
     if len(entries) <= _REMEMBERED_BYTES:
         _bounded(_SPANS)[kind, entries] = span
     return span

@@ -90,7 +90,9 @@ class BinlogFileSource:
         after = sum(_size(path) for path in self._files() if file_number(path.name) >= number)
         return max(0, after - here.offset)
 
-    def stream(self, position: str | None, tables: Iterable[Table]) -> Iterator[list[Change]]:
+    def stream(
+        self, position: str | None, tables: Iterable[Table], waiting: Iterable[Table] = ()
+    ) -> Iterator[list[Change]]:
         """Every change to a followed table; ends with the last whole event of the last file.
 
         Raises DecodeError for damage, SchemaError where the log does not name a table's columns,

@@ -111,7 +111,9 @@ class MySQLSource:
 
     # -- the log -----------------------------------------------------------------------------------
 
-    def stream(self, position: str | None, tables: Iterable[Table]) -> Iterator[list[Change]]:
+    def stream(
+        self, position: str | None, tables: Iterable[Table], waiting: Iterable[Table] = ()
+    ) -> Iterator[list[Change]]:
         """Every change to a followed table after ``position``; see the contract.
 
         A ``Heartbeat``'s ``at`` is the source's commit time of the newest transaction that was
@@ -129,7 +131,7 @@ class MySQLSource:
                 lambda session: start_at(session, self._known(session), begin, schemas)
             )
             replica.open()
-            stream = Stream(start, self._tracking(tables), checksum=replica.checksum)
+            stream = Stream(start, self._tracking(tables, waiting), checksum=replica.checksum)
             dump(replica)
             yield from self._follow(replica, stream)
         except SourceLost:
@@ -138,11 +140,12 @@ class MySQLSource:
         finally:
             replica.close()
 
-    def _tracking(self, tables: Iterable[Table]) -> Tracking:
+    def _tracking(self, tables: Iterable[Table], waiting: Iterable[Table]) -> Tracking:
         facts = self._ask(self._known)
         return Tracking(
             tables,
             self._ask(self._wanted),
+            waiting=waiting,
             live=lambda id: self._ask(lambda session: read_table(session, id)),
             default_charset=lambda schema: self._ask(lambda each: _schema_charset(each, schema)),
             fold_names=facts.fold_names,

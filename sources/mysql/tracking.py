@@ -32,8 +32,9 @@ class Tracking:
 
     ``wanted`` tells which tables are followed. ``adopt``: a wanted table that is not among
     ``tables`` is taken from its table map; else its rows are passed over, since no copy of it has
-    begun. ``live`` reads a table as it is now, ``default_charset`` is that of a schema; without
-    them the log alone counts. ``fold_names``: the server stores names in lower case.
+    begun. ``waiting``: see ``Source.stream``. ``live`` reads a table as it is now,
+    ``default_charset`` is that of a schema; without them the log alone counts. ``fold_names``: the
+    server stores names in lower case.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Tracking:
         wanted: Callable[[TableId], bool],
         *,
         adopt: bool = False,
+        waiting: Iterable[Table] = (),
         live: Callable[[TableId], Table | None] | None = None,
         default_charset: Callable[[str], str] | None = None,
         fold_names: bool = False,
@@ -50,6 +52,7 @@ class Tracking:
         self.mariadb = False
         self._wanted = wanted
         self._adopt = adopt
+        self._waiting = {table.id: table for table in waiting}
         self._live = live
         self._default_charset = default_charset
         self._fold_names = fold_names
@@ -84,6 +87,7 @@ class Tracking:
             query.schema,
             self.tables,
             self._wanted,
+            waiting=self._waiting,
             default_charset=self._default_charset,
             dialect=Dialect(self.mariadb, mode, self._fold_names),
         )

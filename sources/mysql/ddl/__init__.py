@@ -51,6 +51,7 @@ class _Followed(msgspec.Struct, frozen=True):
     wanted: Callable[[TableId], bool]
     charset: Callable[[str], Charset]
     strict: bool = True
+    waiting: Mapping[TableId, Table] = {}
 
     def change(
         self,
@@ -68,13 +69,15 @@ def apply_statement(
     tables: Mapping[TableId, Table],
     wanted: Callable[[TableId], bool],
     *,
+    waiting: Mapping[TableId, Table] = {},
     default_charset: Callable[[str], str] | None = None,
     dialect: Dialect = Dialect(),  # noqa: B008  frozen
 ) -> list[Effect]:
     """What ``sql`` does to followed tables, in order; empty if it touches none.
 
     ``schema`` is the session's default database, ``tables`` the tracked versions, ``wanted``
-    whether a table of that name is to be followed, ``default_charset`` the charset (or collation)
+    whether a table of that name is to be followed, ``waiting`` those that are there and will be
+    copied later (``Source.stream``), ``default_charset`` the charset (or collation)
     of a database. Raises SchemaError for what touches a followed table and cannot be followed
     exactly, such as DML that was logged as a statement; no text raises anything else.
     """
@@ -85,7 +88,7 @@ def apply_statement(
     def charset(schema: str) -> Charset:
         return charset_of(default_charset(schema)) if default_charset else Charset()
 
-    followed = _Followed(sql, tables, wanted, charset, dialect.strict)
+    followed = _Followed(sql, tables, wanted, charset, dialect.strict, waiting)
     match statement:
         case CreateTable():
             return _create(statement, followed)
@@ -115,6 +118,8 @@ def _create(statement: CreateTable, followed: _Followed) -> list[Effect]:
     before = followed.tables.get(id)
     if not followed.wanted(id) or (before is not None and statement.if_not_exists):
         return []
+    if before is None and id in followed.waiting and _may_be_there(statement, followed):
+        return []
     if before is not None and not statement.or_replace:
         raise _stop(statement.kind, id, "makes a table that is already followed")
     gone = [] if before is None else [followed.change(before, None)]
@@ -122,12 +127,18 @@ def _create(statement: CreateTable, followed: _Followed) -> list[Effect]:
     return [*gone, followed.change(None, _created(statement, id, version, followed))]
 
 
+def _may_be_there(statement: CreateTable, followed: _Followed) -> bool:
+    """Whether the table may have been there, or its columns are not known yet."""
+    unknown = statement.like is not None and statement.like not in followed.tables
+    return statement.if_not_exists or unknown
+
+
 def _created(statement: CreateTable, id: TableId, version: int, followed: _Followed) -> Table:
     """The table that a CREATE TABLE makes."""
     if statement.problem:
         raise _stop(statement.kind, id, statement.problem)
     if statement.like is not None:
-        model = followed.tables.get(statement.like)
+        model = followed.tables.get(statement.like) or followed.waiting.get(statement.like)
         if model is None:
             reason = f"takes its columns from {statement.like}, which is not followed"
             raise _stop(statement.kind, id, reason)
