@@ -85,6 +85,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print it, and how rows are read"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(
@@ -156,6 +159,19 @@ def make_parser() -> argparse.ArgumentParser:
     bench = add("bench", cli_run.bench, "how fast it is, against what the target can", config=False)
     cli_run.add_bench_options(bench)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version and which row decoder this installation has; ends the command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        from sources.mysql.kernel import AVAILABLE
+
+        decoder = "compiled" if AVAILABLE else "plain Python"
+        print(f"tailrace {version('tailrace')} ({decoder} row decoder)")
+        parser.exit()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pymysql.connections import Connection
 
 from engine.change import Operation, Row, Rows
 from engine.schema import Table, TableId
+from sources.mysql import kernel
 from sources.mysql.catalog import read_table
 from sources.mysql.rows import RowDecoder
 from sources.mysql.tablemap import TableMap, mismatch, parse_table_map
@@ -80,12 +81,22 @@ def logged(
 def logged_rows(
     server: AnyServer, connection: Connection, table: Table, statements: Sequence[str]
 ) -> list[Rows]:
-    """The same, decoded as rows of the table, which must fit."""
+    """The same, decoded as rows of the table, which must fit: the same by both decoders."""
     decoded = []
     for op, table_map, images in logged(server, connection, statements):
         assert mismatch(table, table_map) is None
-        decoded.append(RowDecoder(table, table_map).decode(op, images, 0, len(images)))
+        rows = RowDecoder(table, table_map).decode(op, images, 0, len(images))
+        with kernel.python_only():
+            plain = RowDecoder(table, table_map).decode(op, images, 0, len(images))
+        assert as_text(rows) == as_text(plain)
+        decoded.append(rows)
     return decoded
+
+
+def as_text(rows: Rows) -> str:
+    """All that a decoder tells, in a form that keeps types apart and finds NaN equal."""
+    masks = rows.before_present, rows.after_present
+    return f"{rows.table.id} {rows.op} {rows.before} {rows.after} {masks} {rows.size}"
 
 
 def live_table(connection: Connection, schema: str, name: str) -> Table:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import psycopg
@@ -18,6 +19,7 @@ import pytest
 
 from engine.cli_wiring import load_settings
 from engine.sandbox import Server, start_postgres
+from sources.mysql import kernel
 from tests.engine_process import write_config
 from tests.servers import AnyServer, connect_mysql, obtain
 
@@ -155,6 +157,21 @@ def test_a_missing_environment_variable(mysql: AnyServer, tmp_path: Path) -> Non
 def test_a_file_that_is_not_there_and_no_command(tmp_path: Path) -> None:
     assert tailrace("run", tmp_path / "none.toml").status == 2
     assert tailrace().status == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "decoder"),
+    [("", "compiled" if kernel.AVAILABLE else "plain Python"), ("off", "plain Python")],
+)
+def test_the_version_tells_the_row_decoder(
+    monkeypatch: pytest.MonkeyPatch, setting: str, decoder: str
+) -> None:
+    monkeypatch.setenv("TAILRACE_KERNEL", setting or os.environ.get("TAILRACE_KERNEL", ""))
+    said = tailrace("--version")
+    assert (said.status, said.out) == (
+        0,
+        f"tailrace {version('tailrace')} ({decoder} row decoder)\n",
+    )
 
 
 # -- the way of a pipeline -------------------------------------------------------------------------

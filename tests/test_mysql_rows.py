@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -18,10 +17,19 @@ import pytest
 from engine.change import Operation, Rows
 from engine.errors import DecodeError, SchemaError
 from engine.schema import Column, Table, TableId
+from sources.mysql import kernel
 from sources.mysql.native import neutral
 from sources.mysql.rows import RowDecoder
 from sources.mysql.tablemap import TableMap, mismatch, parse_table_map, table_from_map
-from tests.mysql_log import events, live_table, log_end, logged, logged_rows, selected_rows
+from tests.mysql_log import (
+    as_text,
+    events,
+    live_table,
+    log_end,
+    logged,
+    logged_rows,
+    selected_rows,
+)
 from tests.servers import AnyServer, connect_mysql
 
 Fresh = Callable[[AnyServer], str]
@@ -137,6 +145,18 @@ def _make_zoo(server: AnyServer, connection: Any) -> dict[str, tuple[str, list[t
 def _insert(zoo: dict[str, tuple[str, list[tuple[str, Any]]]], number: int) -> str:
     given = {name: values[number][0] for name, (_, values) in zoo.items() if values}
     return f"INSERT INTO zoo ({','.join(given)}) VALUES ({','.join(given.values())})"
+
+
+@pytest.fixture(params=["compiled", "python"])
+def by_each_decoder(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The row decoders of the test are those with the compiled kernel, and those without."""
+    if request.param == "python":
+        with kernel.python_only():
+            yield
+    elif kernel.AVAILABLE:
+        yield
+    else:
+        pytest.skip("the compiled kernel is not built, or TAILRACE_KERNEL=off")
 
 
 def test_log_and_read_give_the_same_values(
@@ -280,6 +300,7 @@ def test_old_temporal_formats(
     assert rows[1][:4] == ("838:59:59", "0000-00-00 00:00:00", "0000-00-00 00:00:00", "0000-00-00")
 
 
+@pytest.mark.usefixtures("by_each_decoder")
 def test_minimal_images(mysql_family: AnyServer, fresh_mysql_database: Fresh) -> None:
     database = fresh_mysql_database(mysql_family)
     connection = connect_mysql(mysql_family, database)
@@ -395,6 +416,7 @@ def test_parts_of_documents_are_refused(mysql: AnyServer, fresh_mysql_database: 
     assert "binlog_row_value_options" in caught.value.hint
 
 
+@pytest.mark.usefixtures("by_each_decoder")
 def test_text_that_is_none_names_its_column_and_not_its_value(
     mysql: AnyServer, fresh_mysql_database: Fresh
 ) -> None:
@@ -449,6 +471,7 @@ def test_a_version_that_contradicts_the_log_is_not_used() -> None:
         assert re.search(reason, found)
 
 
+@pytest.mark.usefixtures("by_each_decoder")
 def test_rows_that_do_not_add_up_are_refused() -> None:
     table = _table(("a", "int"), ("b", "varchar(10) character set utf8mb4"))
     decoder = RowDecoder(table, _map((3, 15), (0, 40)))
@@ -493,6 +516,8 @@ def test_damage_gives_nothing_but_decode_errors(
     ]
     table_map = parse_table_map(maps[0], 0, len(maps[0]), mariadb=mariadb)
     decoder = RowDecoder(table, table_map)
+    with kernel.python_only():
+        plain = RowDecoder(table, table_map)
     chance = random.Random(11)
     for _ in range(1500):
         _try(
@@ -500,7 +525,12 @@ def test_damage_gives_nothing_but_decode_errors(
             _damaged(chance, maps[0]),
         )
         images, op = chance.choice(bodies)
-        _try(lambda data, op=op: decoder.decode(op, data, 0, len(data)), _damaged(chance, images))
+        damaged = _damaged(chance, images)
+        found = [
+            _try(lambda data, op=op, each=each: each.decode(op, data, 0, len(data)), damaged)
+            for each in (decoder, plain)
+        ]
+        assert found[0] == found[1]
 
 
 def _damaged(chance: random.Random, data: bytes) -> bytes:
@@ -521,10 +551,13 @@ def _damaged(chance: random.Random, data: bytes) -> bytes:
     return bytes(damaged)
 
 
-def _try(decode: Callable[[bytes], Rows | TableMap], data: bytes) -> None:
+def _try(decode: Callable[[bytes], Rows | TableMap], data: bytes) -> str:
     # Any other error fails the test.
-    with suppress(DecodeError):
-        decode(data)
+    try:
+        found = decode(data)
+    except DecodeError as error:
+        return str(error)
+    return as_text(found) if isinstance(found, Rows) else ""
 
 
 def test_the_generated_function_fuses_what_lies_at_known_distances() -> None:

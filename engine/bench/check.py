@@ -5,6 +5,9 @@ The idea: what a row costs is counted in turns of a plain loop that is timed in 
 processor time, the least of several rounds in turn. So neither the machine's speed nor its load
 matter much, and a number that was recorded once can be held against a run elsewhere. The bytes come
 from real logs, a few rows of each table in the folder ``check`` beside the file.
+
+Rows are decoded by plain Python, so that a machine without a C compiler has the same cases; those
+with ``-compiled`` in their name are by the kernel, and only looked at where it is built.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from engine.bench.workloads import DATABASE, ORDERS, SBTEST, Workload
 from engine.change import Change, Rows
 from engine.errors import ConfigError
 from sources.mysql import events as ev
+from sources.mysql import kernel
 from sources.mysql.binlog_file import BinlogFileSource
 from sources.mysql.compression import cut_events
 from sources.mysql.settings import BinlogFileSettings
@@ -113,7 +117,7 @@ def _check(file: Path, cases: Mapping[str, Case]) -> int:
             break
     for name, cost in meter.costs().items():
         before = recorded.turns_per_row.get(name, cost)
-        print(f"{name:15} {cost:8.2f} turns a row, recorded {before:8.2f}: {cost / before:5.2f}")
+        print(f"{name:22} {cost:8.2f} turns a row, recorded {before:8.2f}: {cost / before:5.2f}")
     if not recorded.python.startswith(platform.python_version().rpartition(".")[0]):
         print(f"recorded with Python {recorded.python}; this is {platform.python_version()}")
     for name, times in found.items():
@@ -187,7 +191,10 @@ def _cases(folder: Path) -> Iterator[dict[str, Case]]:
         for name, (workload, times) in LOGS.items():
             log = Path(scratch) / f"{name}.000001"
             log.write_bytes(_repeated((folder / f"{name}.binlog").read_bytes(), times))
-            cases[f"decode-{name}"] = Case(workload.changes * times, partial(_decode, log))
+            rows = workload.changes * times
+            cases[f"decode-{name}"] = Case(rows, partial(_decode_in_python, log))
+            if kernel.AVAILABLE:
+                cases[f"decode-{name}-compiled"] = Case(rows, partial(_decode, log))
             found[name] = _decode(log)
         for name in ("bulk", "orders"):
             nets, encoding = nets_of(found[name]), Encoding()
@@ -197,6 +204,11 @@ def _cases(folder: Path) -> Iterator[dict[str, Case]]:
         decode, packets = text_row_decoder(table), list(_text_packets())
         cases["decode-text"] = Case(len(packets), lambda: decode(packets))
         yield cases
+
+
+def _decode_in_python(log: Path) -> list[Change]:
+    with kernel.python_only():
+        return _decode(log)
 
 
 def _decode(log: Path) -> list[Change]:

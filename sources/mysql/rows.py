@@ -6,6 +6,9 @@ of fixed size that follow each other are unpacked by one call; a row without a N
 without a question. The bytes are trusted only as far as they add up: a row image must end where the
 event ends, so no damage is silent, and nothing can be read twice.
 
+Where the compiled kernel is there (``kernel.py``) it goes first. What it refuses the generated
+function decodes again: that one decides what is right, and explains what is not.
+
 The format is that of MySQL's ``Rows_event`` (``WRITE_ROWS``, ``UPDATE_ROWS``, ``DELETE_ROWS``, v1
 and v2 alike from the column count on).
 """
@@ -18,13 +21,14 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-from engine.change import Operation, Row, Rows
+from engine.change import Operation, Rows
 from engine.codegen import compile_function
 from engine.errors import DecodeError, SchemaError
 from engine.schema import Table
 from sources.mysql.cells import cells
 from sources.mysql.defaults import constant_default
 from sources.mysql.images import Image, Source
+from sources.mysql.kernel import Decode, Kernel, StoredImage, row_kernel
 from sources.mysql.native import parse_native
 from sources.mysql.wire import TableMap
 
@@ -35,16 +39,20 @@ _FULL_IMAGES = (
     "Set binlog_row_image=FULL on the source (globally, and in sessions that override it)."
 )
 
-Decode = Callable[[bytes, int, int], tuple[list[Row] | None, list[Row] | None, int]]
-
 
 class _Compiled:
-    """A generated function, and what its lines are about."""
+    """A generated function, what its lines are about, and what is tried before it."""
 
     def __init__(
-        self, function: Decode, lines: list[int | None], before: int | None, after: int | None
+        self,
+        function: Callable[..., Any],
+        quick: Decode,
+        lines: list[int | None],
+        before: int | None,
+        after: int | None,
     ) -> None:
         self.function = function
+        self.quick = quick
         self.lines = lines
         self.before_present = before
         self.after_present = after
@@ -66,6 +74,7 @@ class RowDecoder:
         self.table = table
         self._nullable = map.nullable
         self._cells = _cells(table, map)
+        self._kernel = row_kernel(self._cells, map)
         self._count = _packed(len(map.types))
         self._bitmap = (len(map.types) + 7) // 8
         one, two = len(self._count) + self._bitmap, len(self._count) + 2 * self._bitmap
@@ -86,8 +95,12 @@ class RowDecoder:
         compiled = self._compiled.get((op, header))
         if compiled is None:
             compiled = self._compile(op, header)
+        at = start + len(header)
         try:
-            before, after, stop = compiled.function(data, start + len(header), end)
+            try:
+                before, after, stop = compiled.quick(data, at, end)
+            except _MALFORMED:
+                before, after, stop = compiled.function(data, at, end)
         except _MALFORMED as error:
             raise self._explain(error, compiled) from error
         if stop != end:
@@ -115,7 +128,8 @@ class RowDecoder:
             self._mask(bitmaps[at : at + self._bitmap])
             for at in range(0, len(bitmaps), self._bitmap)
         ]
-        compiled = _Writer(self.table, self._cells, self._nullable).compile(op, masks)
+        writer = _Writer(self.table, self._cells, self._nullable, self._kernel)
+        compiled = writer.compile(op, masks)
         self._compiled[op, header] = compiled
         return compiled
 
@@ -182,8 +196,9 @@ def _packed(number: int) -> bytes:
 class _Writer:
     """Writes the decoder of one operation for one pair of presence masks."""
 
-    def __init__(self, table: Table, cells: Any, nullable: int) -> None:
+    def __init__(self, table: Table, cells: Any, nullable: int, kernel: Kernel | None) -> None:
         self.table = table
+        self.kernel = kernel
         self.cells = cells
         self.nullable = nullable
         self.all = (1 << len(cells)) - 1
@@ -194,28 +209,29 @@ class _Writer:
         after = masks[-1] if op != "delete" else None
         source = Source()
         source.line(f"def decode_{op}(data, p, end):")
-        images = []
+        images: dict[str, StoredImage] = {}
         if before is not None:
             self._identified(before)
             source.line("    before = []; add_before = before.append")
-            images.append(("add_before", "b", before, self._before(before)))
+            images["before"] = StoredImage(before, self._before(before))
         if after is not None:
             source.line("    after = []; add_after = after.append")
             fill = self._inserted(after) if before is None else self._updated(after)
-            images.append(("add_after", "a", after, fill))
+            images["after"] = StoredImage(after, fill)
         source.line("    while p < end:")
-        for add, letter, mask, fill in images:
-            image = Image(self.cells, mask, self.nullable, letter)
+        for name, stored in images.items():
+            image = Image(self.cells, stored.mask, self.nullable, name[0])
             image.write(source, "        ")
-            source.line(f"        {add}(({', '.join(fill)},))")
-        results = (
-            "before" if before is not None else "None",
-            "after" if after is not None else "None",
-        )
-        source.line(f"    return {results[0]}, {results[1]}, p")
+            source.line(f"        add_{name}(({', '.join(stored.values)},))")
+        results = [name if name in images else "None" for name in ("before", "after")]
+        source.line(f"    return {', '.join(results)}, p")
         function = compile_function(f"decode_{op}", source.text(), source.names)
+        quick: Decode = function
+        if self.kernel is not None:
+            quick = self.kernel.decoder(images.get("before"), images.get("after"))
         return _Compiled(
             function,
+            quick,
             source.ordinals,
             None if before in (None, self.all) else before,
             None if op == "insert" or after in (None, self.all) else (after or 0) | self.key,

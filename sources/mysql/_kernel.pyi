@@ -1,0 +1,9 @@
+from typing import Any
+
+from engine.change import Row
+
+_Plan = tuple[bytes, tuple[Any, ...]]
+
+def decode_rows(
+    before: _Plan | None, after: _Plan | None, data: bytes, start: int, end: int, /
+) -> tuple[list[Row] | None, list[Row] | None, int]: ...

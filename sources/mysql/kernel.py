@@ -1,0 +1,182 @@
+"""
+Programs for the compiled kernel of the row decoder (``_kernel.c``), made of the same cells.
+
+Its one idea: what the kernel does not know by itself it calls back for, with the very expression
+that the generated Python would use, so every table has a program. The kernel is optional: it is
+missing where the package was installed without a C compiler, and ``TAILRACE_KERNEL=off`` in the
+environment keeps it out. Nothing but the time that rows take depends on it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from ast import literal_eval
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, NamedTuple
+
+from engine.change import Row
+from engine.codegen import compile_function
+from sources.mysql.cells import Cell, count_values, packed_size
+from sources.mysql.wire import TableMap, Wire
+
+try:
+    from sources.mysql import _kernel
+except ImportError:
+    _built = False
+else:
+    _built = True
+
+#: Whether rows are decoded by the kernel where nothing else is said.
+AVAILABLE = _built and os.environ.get("TAILRACE_KERNEL") != "off"
+
+__all__ = ["AVAILABLE", "Decode", "Kernel", "StoredImage", "python_only", "row_kernel"]
+
+_wanted = ContextVar("wanted", default=True)
+
+# The kinds of columns, numbered as in _kernel.c.
+_CONSTANT, _BEFORE, _INTEGER, _FLOAT32, _FLOAT64, _YEAR, _BIT, _DECIMAL, _DATE = range(9)
+_DATETIME2, _TIMESTAMP2, _TIME2, _LABELS = range(9, 13)
+_UTF8, _BYTES, _CHARMAP, _JSON, _FIXED, _SIZED = range(13, 19)
+_NULLABLE, _UNSIGNED = 1, 2
+_STEP = struct.Struct("=BBHI")
+
+_INTEGERS = (Wire.TINY, Wire.SHORT, Wire.INT24, Wire.LONG, Wire.LONGLONG)
+# Kinds whose number is their size in bytes, or that need none.
+_SIMPLE = {
+    Wire.FLOAT: _FLOAT32,
+    Wire.DOUBLE: _FLOAT64,
+    Wire.YEAR: _YEAR,
+    Wire.DATE: _DATE,
+    Wire.BIT: _BIT,
+}
+_TEMPORAL = {Wire.DATETIME2: _DATETIME2, Wire.TIMESTAMP2: _TIMESTAMP2, Wire.TIME2: _TIME2}
+_ASCII = bytes(range(128)).decode()
+
+#: Row images in ``data[start:end]`` → rows before, rows after (None: the operation has no such
+#: image), and where the last one ends. ValueError and what expressions raise for other bytes.
+Decode = Callable[[bytes, int, int], tuple[list[Row] | None, list[Row] | None, int]]
+
+
+@contextmanager
+def python_only() -> Iterator[None]:
+    """Row decoders that are made inside do without the kernel: for tests and measurements."""
+    token = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def row_kernel(cells: Sequence[Cell], map: TableMap) -> Kernel | None:
+    """The kernel for one table version and one table map; None where Python does without it."""
+    return Kernel(cells, map) if AVAILABLE and _wanted.get() else None
+
+
+class StoredImage(NamedTuple):
+    """One image of an operation: the columns that it holds, as a bit mask by ordinal, and for each
+    column the Python text of its value.
+
+    A column that it does not hold is a constant, or ``b<ordinal>``: as in the image before.
+    """
+
+    mask: int
+    values: Sequence[str]
+
+
+class _Step(NamedTuple):
+    """What the kernel is told of one column, as in ``_kernel.c``; ``object`` is the one that its
+    second number is to point to."""
+
+    kind: int
+    flags: int = 0
+    number: int = 0
+    second: int = 0
+    object: Any = None
+
+    @property
+    def pointed(self) -> bool:
+        return self.kind in (_CONSTANT, _LABELS, _CHARMAP, _JSON, _FIXED, _SIZED)
+
+
+class Kernel:
+    """Makes the kernel's decoders for one table version and one table map."""
+
+    def __init__(self, cells: Sequence[Cell], map: TableMap) -> None:
+        self._steps = [
+            _step(cell, wire, meta, _NULLABLE if map.nullable >> cell.ordinal & 1 else 0)
+            for cell, wire, meta in zip(cells, map.types, map.metas, strict=True)
+        ]
+
+    def decoder(self, before: StoredImage | None, after: StoredImage | None) -> Decode:
+        """A decoder of an operation with these images, of which there is at least one."""
+        return partial(_kernel.decode_rows, self._plan(before), self._plan(after))
+
+    def _plan(self, image: StoredImage | None) -> tuple[bytes, tuple[Any, ...]] | None:
+        if image is None:
+            return None
+        program, objects = bytearray(), list[Any]()
+        for ordinal, step in enumerate(self._steps):
+            if not image.mask >> ordinal & 1:
+                step = _absent(image.values[ordinal], ordinal)
+            second = step.second
+            if step.pointed:
+                second = len(objects)
+                objects.append(step.object)
+            program += _STEP.pack(step.kind, step.flags, step.number, second)
+        return bytes(program), tuple(objects)
+
+
+def _absent(text: str, ordinal: int) -> _Step:
+    if text == f"b{ordinal}":
+        return _Step(_BEFORE)
+    return _Step(_CONSTANT, object=literal_eval(text))
+
+
+def _step(cell: Cell, wire: int, meta: int, flags: int) -> _Step:
+    """How the kernel reads a column; by its own expression if it does not know it."""
+    if cell.prefix:
+        return _sized(cell, wire, flags)
+    size = packed_size(cell.codes)
+    if wire in _INTEGERS:
+        unsigned = _UNSIGNED if cell.codes[-1].isupper() else 0
+        return _Step(_INTEGER, flags | unsigned, size)
+    if wire in _SIMPLE:
+        return _Step(_SIMPLE[wire], flags, size)
+    if wire == Wire.NEWDECIMAL:
+        return _Step(_DECIMAL, flags, meta >> 8, meta & 0xFF)
+    if wire in _TEMPORAL:
+        return _Step(_TEMPORAL[wire], flags, meta)
+    if wire in (Wire.ENUM, Wire.SET):
+        (labels,) = cell.names.values()
+        return _Step(_LABELS, flags, size, object=labels)
+    return _Step(_FIXED, flags, size, object=_expressed(cell))
+
+
+def _sized(cell: Cell, wire: int, flags: int) -> _Step:
+    """The same for a length and data."""
+    if cell.value == "raw0.decode()":
+        return _Step(_UTF8, flags, cell.prefix)
+    if cell.value == "raw0":
+        return _Step(_BYTES, flags, cell.prefix)
+    if wire == Wire.JSON:
+        return _Step(_JSON, flags, cell.prefix, object=_expressed(cell))
+    if cell.value.startswith("charmap_decode(raw0, "):
+        table = next(each for each in cell.names.values() if isinstance(each, str))
+        if table.startswith(_ASCII):
+            return _Step(_CHARMAP, flags, cell.prefix, object=table)
+    return _Step(_SIZED, flags, cell.prefix, object=_expressed(cell))
+
+
+def _expressed(cell: Cell) -> Callable[[bytes], Any]:
+    """A function: the cell's bytes → its value, by its expression."""
+    if cell.prefix:
+        source = f"def value(raw0):\n    return {cell.value}\n"
+        return compile_function("value", source, cell.names)
+    raws = "".join(f"raw{number}, " for number in range(count_values(cell.codes)))
+    unpack = struct.Struct(cell.order + cell.codes).unpack
+    source = f"def value(data):\n    {raws}= unpack(data)\n    return {cell.value}\n"
+    return compile_function("value", source, {"unpack": unpack, **cell.names})
