@@ -15,11 +15,12 @@ from engine.errors import ConfigError, ShapeChanged, SourceError
 from engine.schema import Table
 from sources.mysql import chunks as chunks_module
 from sources.mysql.chunks import ChunkReader
-from sources.mysql.connection import prepare
+from sources.mysql.connection import prepare, query
 from sources.mysql.facts import log_end, read_facts
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.keyset import Keyset
 from sources.mysql.position import MySQLPosition, parse_position
+from sources.mysql.sessions import Sessions
 from sources.mysql.settings import MySQLSettings
 from tests.mysql_log import live_table, selected_rows
 from tests.servers import AnyServer, connect_mysql
@@ -625,3 +626,16 @@ def test_stop_ends_the_reading(
         assert next(reading).rows[0][0] == 0
         reading.close()  # type: ignore[attr-defined]
         assert len(_rows(list(reader.chunks(table, None, since, rows=999, readers=2)))) == 3000
+
+
+def test_a_connection_that_stop_has_broken_is_not_lent_again(mysql: AnyServer) -> None:
+    """GIVEN a read that ends well although it was stopped WHEN others go on THEN with another."""
+    sessions = Sessions(lambda: prepare(MySQLSettings(url=mysql.url, timeout_seconds=20)))
+    try:
+        with sessions.lease():
+            sessions.stop()
+            sessions.resume()
+        with sessions.lease() as lease:
+            assert query(lease.connection, "SELECT 1") == [(1,)]
+    finally:
+        sessions.close()

@@ -43,6 +43,8 @@ class Sessions:
         self._prepare = prepare
         self._idle: list[Connection[Any]] = []
         self._lent: set[Connection[Any]] = set()
+        #: Those lent ones that ``stop`` has broken: a read may end well all the same.
+        self._broken: set[Connection[Any]] = set()
         self._lock = threading.Lock()
         self.stopped = False
 
@@ -79,7 +81,8 @@ class Sessions:
     def _give_back(self, connection: Connection[Any], well: bool) -> None:
         with self._lock:
             self._lent.discard(connection)
-            well = well and not self.stopped
+            well = well and not self.stopped and connection not in self._broken
+            self._broken.discard(connection)
             if well:
                 self._idle.append(connection)
         if not well:
@@ -93,6 +96,7 @@ class Sessions:
         """Break every connection that is lent, so that its reads fail at once; idempotent."""
         with self._lock:
             self.stopped = True
+            self._broken |= self._lent
             for connection in self._lent:
                 interrupt(connection)
 
