@@ -11,6 +11,7 @@ A table without a key is a bag: what counts is how many times each whole row is 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -124,7 +125,7 @@ _Entry = tuple[Row | None, Row, int | None, bool, bool]
 _NOTHING: _Entry = (None, (), None, False, False)
 
 
-class _Fold:
+class _Fold(ABC):
     """Follows rows by key. The two kinds differ in what they may believe about the target."""
 
     tolerant: bool
@@ -163,14 +164,17 @@ class _Fold:
             return before, [merge(old + new) for old, new in zip(before, after, strict=True)], None
         return before, after, mask
 
+    @abstractmethod
     def insert(self, rows: list[Row], mask: int | None) -> None:
-        raise NotImplementedError
+        """New rows, of which the columns of ``mask`` are known."""
 
+    @abstractmethod
     def update(self, rows: Rows) -> None:
-        raise NotImplementedError
+        """Rows before and after."""
 
+    @abstractmethod
     def delete(self, rows: list[Row]) -> None:
-        raise NotImplementedError
+        """Rows that go."""
 
     def merged(
         self, row: Row, known: int | None, after: Row, mask: int | None

@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from hashlib import blake2b
@@ -168,7 +169,7 @@ class _Pipeline:
         self.stuck = f"the pipeline did not get to the log's end within {seconds:.0f} seconds"
 
 
-class _Comparison:
+class _Comparison(ABC):
     """The comparison of one table; a subclass says how."""
 
     def __init__(
@@ -220,9 +221,9 @@ class _Comparison:
             self.unsettled,
         )
 
+    @abstractmethod
     async def compare(self) -> None:
         """Fill ``counts``, ``named`` and ``unsettled``."""
-        raise NotImplementedError
 
     def read(self, rows: int) -> None:
         """So many more rows of the source have been read."""
