@@ -18,7 +18,7 @@ from sources.mysql import kernel
 from sources.mysql.catalog import read_table
 from sources.mysql.rows import RowDecoder
 from sources.mysql.tablemap import TableMap, mismatch, parse_table_map
-from sources.mysql.text_rows import select_list, text_row_decoder
+from sources.mysql.text_rows import select_list, text_rows
 from tests.servers import AnyServer, connect_mysql
 
 TABLE_MAP = 19
@@ -119,6 +119,6 @@ def selected_rows(server: AnyServer, table: Table, suffix: str = "") -> list[Row
         packets = []
         while not (packet := connection._read_packet()).is_eof_packet():
             packets.append(packet.get_all_data())
-        return text_row_decoder(table)(packets)
+        return text_rows(table).decode(packets)
     finally:
         connection.close()

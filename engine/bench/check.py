@@ -39,7 +39,7 @@ from sources.mysql import kernel
 from sources.mysql.binlog_file import BinlogFileSource
 from sources.mysql.compression import cut_events
 from sources.mysql.settings import BinlogFileSettings
-from sources.mysql.text_rows import text_row_decoder
+from sources.mysql.text_rows import TextRows
 
 __all__ = ["Recorded", "main", "slower"]
 
@@ -201,8 +201,11 @@ def _cases(folder: Path) -> Iterator[dict[str, Case]]:
             rows = sum(map(len, nets))
             cases[f"encode-{name}"] = Case(rows, partial(encoding.encode, nets))
         table = next(it.table for it in found["bulk"] if type(it) is Rows)
-        decode, packets = text_row_decoder(table), list(_text_packets())
-        cases["decode-text"] = Case(len(packets), lambda: decode(packets))
+        text = b"".join(_text_packets())
+        with kernel.python_only():
+            cases["decode-text"] = Case(TEXT_ROWS, partial(TextRows(table).take, text, 0))
+        if kernel.AVAILABLE:
+            cases["decode-text-compiled"] = Case(TEXT_ROWS, partial(TextRows(table).take, text, 0))
         yield cases
 
 
@@ -218,10 +221,13 @@ def _decode(log: Path) -> list[Change]:
 
 
 def _text_packets() -> Iterator[bytes]:
-    """Rows of sysbench's table as a query's result has them: a length and the text of each."""
+    """Rows of sysbench's table as a query's result has them: a length and the text of each, and
+    before all a length of three bytes and a number.
+    """
     for row in SBTEST.rows(TEXT_ROWS):
         values = [value.strip("'").encode() for value in row]
-        yield b"".join(bytes((len(value),)) + value for value in values)
+        packet = b"".join(bytes((len(value),)) + value for value in values)
+        yield len(packet).to_bytes(4, "little") + packet
 
 
 def _repeated(log: bytes, times: int) -> bytes:

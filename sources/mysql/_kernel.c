@@ -1,14 +1,15 @@
 /*
- * The compiled kernel of the row decoder: row images of the binary log -> tuples.
+ * The compiled kernel of the row decoders: row images of the binary log, and rows of a query's
+ * result, -> tuples.
  *
  * Its one idea: it knows only what is usual. A program of eight bytes per column, which kernel.py
  * makes of the same cells as the generated Python, tells what to read; a column that it does not
  * know is read by that Python's own expression. Whatever does not add up, or is no such value, is
- * refused, and the caller decodes the same event again with the generated Python. So that one stays
+ * refused, and the caller decodes the same bytes again with the generated Python. So that one stays
  * the definition of what is right and has the words for errors; this may only ever be quicker.
  *
- * Bytes come from the log and are trusted in nothing: every length is held against the event's end
- * before it is used. Programs come from our own code and are checked nevertheless.
+ * Bytes come from a server and are trusted in nothing: every length is held against the end of the
+ * event or packet before it is used. Programs come from our own code and are checked nevertheless.
  */
 
 #define Py_LIMITED_API 0x030B0000
@@ -22,9 +23,9 @@
 enum { /* what a column is; kernel.py has the same numbers */
     CONSTANT, BEFORE, INTEGER, FLOAT32, FLOAT64, YEAR, BIT, DECIMAL, DATE,
     DATETIME2, TIMESTAMP2, TIME2, LABELS, UTF8, BYTES, CHARMAP, JSON,
-    FIXED, SIZED
+    FIXED, SIZED, DIGITS
 };
-enum { NULLABLE = 1, UNSIGNED = 2 };
+enum { NULLABLE = 1, UNSIGNED = 2, SHORT = 4 };
 
 /* One column. `a` and `b` are what its kind needs: sizes, digits, an index of `objects`. */
 typedef struct {
@@ -599,9 +600,9 @@ static bool good_step(const Step *step)
     case INTEGER: case LABELS: case BIT: return step->a >= 1 && step->a <= 8;
     case DECIMAL: return step->a >= 1 && step->a <= 65 && step->b <= 38 && step->b <= step->a;
     case DATETIME2: case TIMESTAMP2: case TIME2: return step->a <= 6;
-    case UTF8: case BYTES: case CHARMAP: case JSON: case SIZED:
+    case UTF8: case BYTES: case CHARMAP: case JSON: case SIZED: case DIGITS:
         return step->a >= 1 && step->a <= 4;
-    default: return step->kind <= SIZED;
+    default: return step->kind <= DIGITS;
     }
 }
 
@@ -686,8 +687,119 @@ static PyObject *decode_rows(PyObject *module, PyObject *args)
     return result;
 }
 
+/* -- rows of a query's result -> tuples -------------------------------------------------------- */
+
+enum { HEAD = 4, LONGEST = 0xFFFFFF, EOF_SIZE = 8 };
+enum { NULL_TEXT = 0xFB, EOF_PACKET = 0xFE, ERROR_PACKET = 0xFF };
+
+/* A number that was printed as such; up to 19 digits fit into 64 bits. */
+static PyObject *number(const uint8_t *p, Py_ssize_t size)
+{
+    bool negative = size > 0 && p[0] == '-';
+    const uint8_t *end = p + size;
+    uint64_t value = 0;
+    p += negative;
+    if (p == end || end - p > (negative ? 18 : 19))
+        return bad("a number is empty or long");
+    for (; p < end; p++) {
+        if (*p < '0' || *p > '9')
+            return bad("a number has what is no digit");
+        value = value * 10 + (*p - '0');
+    }
+    return negative ? PyLong_FromLongLong(-(int64_t)value) : PyLong_FromUnsignedLongLong(value);
+}
+
+/* Protocol::LengthEncodedInteger, of a text; moves `*at` behind it. */
+static bool text_size(const uint8_t **at, const uint8_t *end, uint8_t flags, uint64_t *size)
+{
+    uint8_t first = *(*at)++;
+    int bytes = first == 0xFC ? 2 : first == 0xFD ? 3 : first == 0xFE ? 8 : 0;
+    if (first < NULL_TEXT)
+        *size = first;
+    else if (flags & SHORT || !bytes || end - *at < bytes)
+        return false;
+    else
+        *size = little(*at, bytes), *at += bytes;
+    return *size <= (uint64_t)(end - *at);
+}
+
+/* ProtocolText::ResultsetRow, all of the bytes. */
+static PyObject *text_row(const Plan *plan, const uint8_t *p, const uint8_t *end)
+{
+    PyObject *row = PyTuple_New(plan->count);
+    if (!row)
+        return NULL;
+    PyObject_GC_UnTrack(row); /* as in read_row */
+    for (Py_ssize_t n = 0; n < plan->count; n++) {
+        const Step *step = plan->steps + n;
+        PyObject *value;
+        uint64_t size;
+        if (p < end && *p == NULL_TEXT) {
+            value = Py_NewRef(Py_None), p++;
+        } else if (p == end || !text_size(&p, end, step->flags, &size)) {
+            value = bad("a row is cut off");
+        } else {
+            value = step->kind == DIGITS ? number(p, (Py_ssize_t)size)
+                                         : sized_value(plan, step, p, (Py_ssize_t)size);
+            p += size;
+        }
+        if (!value) {
+            Py_DECREF(row);
+            return NULL;
+        }
+        PyTuple_SetItem(row, n, value);
+    }
+    if (p == end)
+        return row;
+    Py_DECREF(row);
+    return bad("a row ends before its packet");
+}
+
+/* The size of the row's packet at `p`; 0 if it is not whole, goes on in another, or is no row. */
+static Py_ssize_t row_packet(const uint8_t *p, const uint8_t *end)
+{
+    if (end - p <= HEAD)
+        return 0;
+    Py_ssize_t size = (Py_ssize_t)little(p, 3);
+    bool ends = p[HEAD] == ERROR_PACKET || (p[HEAD] == EOF_PACKET && size <= EOF_SIZE);
+    return size == LONGEST || size > end - p - HEAD || ends ? 0 : size;
+}
+
+PyDoc_STRVAR(take_doc,
+"take_rows(plan, data, start, /) -> (rows, at)\n\n"
+"The rows whose packets begin at `start`, up to the first that is not whole, goes on in another, or\n"
+"is no row: that one is at `at`. Errors as of decode_rows.");
+
+static PyObject *take_rows(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *from, *data_object;
+    Py_ssize_t start, total, size;
+    char *data;
+    Plan plan;
+    if (!PyArg_ParseTuple(args, "OOn", &from, &data_object, &start) ||
+        PyBytes_AsStringAndSize(data_object, &data, &total) < 0 || !open_plan(from, &plan))
+        return NULL;
+    if (start < 0 || start > total || !plan.count)
+        return bad("no rows");
+    for (Py_ssize_t n = 0; n < plan.count; n++)
+        if (plan.steps[n].kind < UTF8 || plan.steps[n].kind == FIXED)
+            return bad("a program has a step that is none of a text");
+    const uint8_t *p = (uint8_t *)data + start, *end = (uint8_t *)data + total;
+    PyObject *rows = PyList_New(0);
+    if (!rows)
+        return NULL;
+    for (; (size = row_packet(p, end)); p += HEAD + size)
+        if (!add_row(rows, text_row(&plan, p + HEAD, p + HEAD + size))) {
+            Py_DECREF(rows);
+            return NULL;
+        }
+    return Py_BuildValue("Nn", rows, (Py_ssize_t)(p - (uint8_t *)data));
+}
+
 static PyMethodDef METHODS[] = {
     {"decode_rows", decode_rows, METH_VARARGS, decode_doc},
+    {"take_rows", take_rows, METH_VARARGS, take_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -696,7 +808,7 @@ static PyModuleDef_Slot SLOTS[] = {{0, NULL}};
 static struct PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_kernel",
-    .m_doc = "The compiled kernel of the row decoder; see kernel.py.",
+    .m_doc = "The compiled kernel of the row decoders; see kernel.py.",
     .m_methods = METHODS,
     .m_slots = SLOTS,
 };

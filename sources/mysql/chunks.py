@@ -28,9 +28,9 @@ from sources.mysql.keyset import Key, Keyset
 from sources.mysql.moments import Flavour, Moments, quote_table
 from sources.mysql.native import same_order, same_type
 from sources.mysql.position import MySQLPosition, parse_position
-from sources.mysql.resultset import packets
+from sources.mysql.resultset import query_rows
 from sources.mysql.sessions import Sessions
-from sources.mysql.text_rows import select_list, text_row_decoder
+from sources.mysql.text_rows import select_list, text_rows
 
 __all__ = ["ChunkReader"]
 
@@ -189,17 +189,17 @@ class _Reading:
             with exact(connection, self._table, self._since, lease_another) as seen:
                 self._check_shape(connection)
                 lease.spoiled = True
-                raw: list[bytes] = []
+                rows: list[Row] = []
                 size = 0
-                for rows in packets(connection, self._query(""), _READ_TIMEOUT_SECONDS):
-                    if size >= _CHUNK_BYTES or len(raw) >= self._rows:
-                        yield Chunk(self._table, self._decode(raw), _NO_PLACE, seen, size)
-                        raw, size = [], 0
-                    raw += rows
-                    size += sum(map(len, rows))
+                for more, received in _rows_of(connection, self._table, self._query("")):
+                    if rows and (size >= _CHUNK_BYTES or len(rows) >= self._rows):
+                        yield Chunk(self._table, rows, _NO_PLACE, seen, size)
+                        rows, size = [], 0
+                    rows += more
+                    size += received
                 _end(connection)
                 lease.spoiled = False
-        yield Chunk(self._table, self._decode(raw), None, seen, size)
+        yield Chunk(self._table, rows, None, seen, size)
 
     def _in_order(self, pool: ThreadPoolExecutor, start: _Range, readers: int) -> Iterator[Chunk]:
         pending: deque[Future[_Part]] = deque()
@@ -247,8 +247,8 @@ class _Reading:
             f" ORDER BY {self._keyset.order} LIMIT 1 OFFSET {limit - 1}"
         )
         with self._sessions.lease() as lease, self._errors():
-            pieces = list(packets(lease.connection, query, _READ_TIMEOUT_SECONDS))
-        found = text_row_decoder(self._keys)([row for rows in pieces for row in rows])
+            pieces = list(_rows_of(lease.connection, self._keys, query))
+        found = [row for rows, _ in pieces for row in rows]
         if not found:
             return _Range(ahead.after, None, limit), None
         self._check_progress(ahead.after, found[0])
@@ -264,7 +264,7 @@ class _Reading:
             connection = lease.connection
             self._moments.begin(connection, self._since)
             self._check_shape(connection)
-            raw, size, whole = self._receive(connection, self._query(tail))
+            rows, size, whole = self._receive(connection, self._query(tail))
             lease.spoiled = not whole
             if whole:
                 seen = self._moments.seen(connection)
@@ -273,28 +273,23 @@ class _Reading:
             # The other connection still has rows on their way.
             with self._sessions.lease() as lease, self._errors():
                 seen = self._moments.seen(lease.connection)
-        return self._part(piece, raw, size, whole, seen)
+        return self._part(piece, rows, size, whole, seen)
 
-    def _receive(self, connection: Connection[Any], query: str) -> tuple[list[bytes], int, bool]:
-        """Row packets, their size in bytes, and whether these are all."""
-        raw: list[bytes] = []
+    def _receive(self, connection: Connection[Any], query: str) -> tuple[list[Row], int, bool]:
+        """Rows, their size in bytes, and whether these are all."""
+        rows: list[Row] = []
         size = 0
-        for rows in packets(connection, query, _READ_TIMEOUT_SECONDS):
-            raw += rows
-            size += sum(map(len, rows))
-            if size >= _CUT_BYTES:
-                return raw, size, False
-        return raw, size, True
-
-    def _decode(self, raw: list[bytes]) -> list[Row]:
-        """Rows; most tables of a large database have none, and then need no decoder."""
-        return text_row_decoder(self._table)(raw) if raw else []
+        for more, received in _rows_of(connection, self._table, query):
+            rows += more
+            size += received
+            # Nobody waits for the rows of an abandoned reading; any other goes on behind a row.
+            if self.abandoned or (more and size >= _CUT_BYTES):
+                return rows, size, False
+        return rows, size, True
 
     def _part(
-        self, piece: _Range, raw: list[bytes], size: int, whole: bool, seen: MySQLPosition
+        self, piece: _Range, rows: list[Row], size: int, whole: bool, seen: MySQLPosition
     ) -> _Part:
-        # Nobody waits for the rows of an abandoned reading.
-        rows = self._decode(raw) if not self.abandoned else []
         rest = None
         if not whole or (piece.last is None and len(rows) >= piece.limit):
             rest = _Range(self._keyset.of(rows[-1]), piece.last, piece.limit) if rows else None
@@ -353,6 +348,13 @@ class _Reading:
                 if error.args and error.args[0] in _OTHER_SHAPE:
                     raise self._other_shape() from error
                 raise
+
+
+def _rows_of(
+    connection: Connection[Any], table: Table, query: str
+) -> Iterator[tuple[list[Row], int]]:
+    """The rows of a query that selects a table's columns, as they come, and their bytes."""
+    return query_rows(connection, query, text_rows(table), _READ_TIMEOUT_SECONDS)
 
 
 def _same_shape(live: Sequence[Column], table: Table) -> bool:

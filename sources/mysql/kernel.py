@@ -1,5 +1,6 @@
 """
-Programs for the compiled kernel of the row decoder (``_kernel.c``), made of the same cells.
+Programs for the compiled kernel of the row decoders (``_kernel.c``), made of the same cells, or of
+the same expressions, as the generated Python.
 
 Its one idea: what the kernel does not know by itself it calls back for, with the very expression
 that the generated Python would use, so every table has a program. The kernel is optional: it is
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import struct
 from ast import literal_eval
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -33,15 +34,25 @@ else:
 #: Whether rows are decoded by the kernel where nothing else is said.
 AVAILABLE = _built and os.environ.get("TAILRACE_KERNEL") != "off"
 
-__all__ = ["AVAILABLE", "Decode", "Kernel", "StoredImage", "python_only", "row_kernel"]
+__all__ = [
+    "AVAILABLE",
+    "Decode",
+    "Kernel",
+    "StoredImage",
+    "TakeRows",
+    "Text",
+    "python_only",
+    "row_kernel",
+    "text_kernel",
+]
 
 _wanted = ContextVar("wanted", default=True)
 
 # The kinds of columns, numbered as in _kernel.c.
 _CONSTANT, _BEFORE, _INTEGER, _FLOAT32, _FLOAT64, _YEAR, _BIT, _DECIMAL, _DATE = range(9)
 _DATETIME2, _TIMESTAMP2, _TIME2, _LABELS = range(9, 13)
-_UTF8, _BYTES, _CHARMAP, _JSON, _FIXED, _SIZED = range(13, 19)
-_NULLABLE, _UNSIGNED = 1, 2
+_UTF8, _BYTES, _CHARMAP, _JSON, _FIXED, _SIZED, _DIGITS = range(13, 20)
+_NULLABLE, _UNSIGNED, _SHORT = 1, 2, 4
 _STEP = struct.Struct("=BBHI")
 
 _INTEGERS = (Wire.TINY, Wire.SHORT, Wire.INT24, Wire.LONG, Wire.LONGLONG)
@@ -59,6 +70,10 @@ _ASCII = bytes(range(128)).decode()
 #: Row images in ``data[start:end]`` → rows before, rows after (None: the operation has no such
 #: image), and where the last one ends. ValueError and what expressions raise for other bytes.
 Decode = Callable[[bytes, int, int], tuple[list[Row] | None, list[Row] | None, int]]
+
+#: Row packets from ``data[start]`` on → their rows, and where the first one stands that is not
+#: whole, goes on in another, or is no row. Errors as of ``Decode``.
+TakeRows = Callable[[bytes, int], tuple[list[Row], int]]
 
 
 @contextmanager
@@ -118,16 +133,40 @@ class Kernel:
     def _plan(self, image: StoredImage | None) -> tuple[bytes, tuple[Any, ...]] | None:
         if image is None:
             return None
-        program, objects = bytearray(), list[Any]()
-        for ordinal, step in enumerate(self._steps):
-            if not image.mask >> ordinal & 1:
-                step = _absent(image.values[ordinal], ordinal)
-            second = step.second
-            if step.pointed:
-                second = len(objects)
-                objects.append(step.object)
-            program += _STEP.pack(step.kind, step.flags, step.number, second)
-        return bytes(program), tuple(objects)
+        return _program(
+            step if image.mask >> ordinal & 1 else _absent(image.values[ordinal], ordinal)
+            for ordinal, step in enumerate(self._steps)
+        )
+
+
+def _program(steps: Iterable[_Step]) -> tuple[bytes, tuple[Any, ...]]:
+    """A plan, as ``_kernel.c`` has it: the steps, and the objects that they point to."""
+    program, objects = bytearray(), list[Any]()
+    for step in steps:
+        second = step.second
+        if step.pointed:
+            second = len(objects)
+            objects.append(step.object)
+        program += _STEP.pack(step.kind, step.flags, step.number, second)
+    return bytes(program), tuple(objects)
+
+
+class Text(NamedTuple):
+    """A column of a query's result: the Python text that makes a value of its bytes ``raw0``, the
+    globals that it needs, and whether one byte is enough for the length of its texts.
+    """
+
+    value: str
+    names: dict[str, Any]
+    short: bool
+
+
+def text_kernel(columns: Sequence[Text]) -> TakeRows | None:
+    """The kernel for the rows of a query; None where Python does without it."""
+    if not (AVAILABLE and _wanted.get()):
+        return None
+    steps = [_text(it.value, it.names, _SHORT if it.short else 0, 1) for it in columns]
+    return partial(_kernel.take_rows, _program(steps))
 
 
 def _absent(text: str, ordinal: int) -> _Step:
@@ -158,17 +197,22 @@ def _step(cell: Cell, wire: int, meta: int, flags: int) -> _Step:
 
 def _sized(cell: Cell, wire: int, flags: int) -> _Step:
     """The same for a length and data."""
-    if cell.value == "raw0.decode()":
-        return _Step(_UTF8, flags, cell.prefix)
-    if cell.value == "raw0":
-        return _Step(_BYTES, flags, cell.prefix)
     if wire == Wire.JSON:
         return _Step(_JSON, flags, cell.prefix, object=_expressed(cell))
-    if cell.value.startswith("charmap_decode(raw0, "):
-        table = next(each for each in cell.names.values() if isinstance(each, str))
+    return _text(cell.value, cell.names, flags, cell.prefix)
+
+
+def _text(value: str, names: dict[str, Any], flags: int, prefix: int) -> _Step:
+    """The same for a length of ``prefix`` bytes and data, by the expression of its value."""
+    simple = {"int(raw0)": _DIGITS, "raw0.decode()": _UTF8, "raw0": _BYTES}
+    if value in simple:
+        return _Step(simple[value], flags, prefix)
+    if value.startswith("charmap_decode(raw0, "):
+        table = next(each for each in names.values() if isinstance(each, str))
         if table.startswith(_ASCII):
-            return _Step(_CHARMAP, flags, cell.prefix, object=table)
-    return _Step(_SIZED, flags, cell.prefix, object=_expressed(cell))
+            return _Step(_CHARMAP, flags, prefix, object=table)
+    source = f"def value(raw0):\n    return {value}\n"
+    return _Step(_SIZED, flags, prefix, object=compile_function("value", source, names))
 
 
 def _expressed(cell: Cell) -> Callable[[bytes], Any]:

@@ -1,5 +1,5 @@
 """
-Rows of a query's result, decoded by a function generated for the table.
+Rows of a query's result, decoded by a function generated for the table, or by the compiled kernel.
 
 The snapshot's half of the bargain: the same values as the stream's. The session asks for no charset
 conversion (``character_set_results = NULL``), so text arrives in the column's own bytes and goes
@@ -11,8 +11,8 @@ The format is ``ProtocolText::ResultsetRow``: a length-encoded string per column
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 from types import CodeType
 
 from engine.change import Row
@@ -21,9 +21,13 @@ from engine.errors import DecodeError
 from engine.schema import Column, Table
 from sources.mysql.cells import bytes_expression
 from sources.mysql.images import Source
+from sources.mysql.kernel import Text, text_kernel
 from sources.mysql.native import INTEGER_KINDS, parse_native
+from sources.mysql.resultset import cut_rows
 
-__all__ = ["quote_name", "select_list", "text_row_decoder"]
+__all__ = ["TextRows", "quote_name", "select_list", "text_rows"]
+
+_MALFORMED = (ValueError, IndexError, OverflowError)
 
 # Kinds whose text is always shorter than the first length that needs more than one byte.
 _SHORT = frozenset(("date", "interval", "datetime", "timestamp", "decimal", "bit", "uuid"))
@@ -36,7 +40,7 @@ def quote_name(name: str) -> str:
 
 
 def select_list(table: Table) -> str:
-    """What to select so that no value is rounded, for ``text_row_decoder``.
+    """What to select so that no value is rounded, for ``TextRows``.
 
     The session needs ``time_zone = '+00:00'``, ``character_set_results = NULL`` and an ``sql_mode``
     without PAD_CHAR_TO_FULL_LENGTH. Columns are named one by one: invisible ones are not in ``*``.
@@ -57,24 +61,51 @@ def _selected(column: Column) -> str:
     return name
 
 
-@lru_cache(maxsize=1024)
-def text_row_decoder(table: Table) -> Callable[[list[bytes]], list[Row]]:
-    """A function: row packets of ``SELECT <select_list>`` → row tuples as the stream would give.
+class TextRows:
+    """Decodes the rows of ``SELECT <select_list>`` of a table into tuples as the stream would give.
 
-    It raises DecodeError, naming the column, for bytes that are no value of it.
+    Both ways raise DecodeError, naming the column, for bytes that are no value of it.
     """
-    source = _write(table)
-    function = compile_function("decode_text", source.text(), source.names)
 
-    def decode(packets: list[bytes]) -> list[Row]:
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._columns = [_text(table, column) for column in table.columns]
+        self._quick = text_kernel(self._columns)
+
+    @cached_property
+    def _written(self) -> tuple[Callable[[list[bytes]], list[Row]], list[int | None]]:
+        """The generated function, and what each of its lines is about."""
+        source = _write(self._columns)
+        return compile_function("decode_text", source.text(), source.names), source.ordinals
+
+    def take(self, data: bytes, start: int) -> tuple[list[Row], int]:
+        """The rows whose packets begin at ``start``, and where the first packet stands that is not
+        whole, goes on in another, or is no row.
+        """
+        if self._quick is not None:
+            try:
+                return self._quick(data, start)
+            except _MALFORMED:
+                pass  # Python decides
+        packets, stop = cut_rows(data, start)
+        return self.decode(packets), stop
+
+    def decode(self, packets: list[bytes]) -> list[Row]:
+        """The rows of whole packets, without their heads."""
+        if not packets:
+            return []
+        function, ordinals = self._written
         try:
-            rows: list[Row] = function(packets)
-        except (ValueError, IndexError, OverflowError) as error:
+            return function(packets)
+        except _MALFORMED as error:
             # The error's own text may hold a value, so it is not chained.
-            raise _explained(error, function.__code__, source.ordinals, table) from None
-        return rows
+            raise _explained(error, function.__code__, ordinals, self._table) from None
 
-    return decode
+
+@lru_cache(maxsize=1024)
+def text_rows(table: Table) -> TextRows:
+    """The decoder of a table's rows; those that were used last are kept."""
+    return TextRows(table)
 
 
 def _explained(
@@ -102,25 +133,24 @@ def _explained(
     )
 
 
-def _write(table: Table) -> Source:
+def _write(columns: Sequence[Text]) -> Source:
     source = Source()
     source.names["long"] = _long
     source.line("def decode_text(packets):")
     source.line("    rows = []; add = rows.append")
     source.line("    for data in packets:")
     source.line("        p = 0")
-    for ordinal, column in enumerate(table.columns):
-        _column(source, table, ordinal, column)
+    for ordinal, column in enumerate(columns):
+        _write_column(source, ordinal, column)
     source.line("        if p != len(data):")
     source.line("            raise IndexError(p)")
-    source.line(f"        add(({', '.join(f'a{n}' for n in range(len(table.columns)))},))")
+    source.line(f"        add(({', '.join(f'a{n}' for n in range(len(columns)))},))")
     source.line("    return rows")
     return source
 
 
-def _column(source: Source, table: Table, ordinal: int, column: Column) -> None:
-    expression, names = _expression(table, column)
-    source.names.update(names)
+def _write_column(source: Source, ordinal: int, column: Text) -> None:
+    source.names.update(column.names)
     source.line("        n = data[p]; p += 1")
     indent = "        "
     # Nullability of the version may be older than the rows that are read.
@@ -128,29 +158,25 @@ def _column(source: Source, table: Table, ordinal: int, column: Column) -> None:
     source.line(f"{indent}    a{ordinal} = None")
     source.line(f"{indent}else:")
     indent += "    "
-    if not _is_short(column):
+    if not column.short:
         source.line(f"{indent}if n > 250:")
         source.line(f"{indent}    n, p = long(data, n, p)")
     source.line(f"{indent}q = p; p += n")
-    source.line(f"{indent}a{ordinal} = {expression}", ordinal)
+    source.line(f"{indent}a{ordinal} = {column.value.replace('raw0', 'data[q:p]')}", ordinal)
 
 
-def _is_short(column: Column) -> bool:
-    kind = column.type.kind
-    return kind in _SHORT or kind in INTEGER_KINDS or kind in ("float32", "float64")
-
-
-def _expression(table: Table, column: Column) -> tuple[str, dict[str, object]]:
+def _text(table: Table, column: Column) -> Text:
+    """How a column is read."""
     kind = column.type.kind
     native = parse_native(column.native)
+    short = kind in _SHORT or kind in INTEGER_KINDS or kind in ("float32", "float64")
     if kind in INTEGER_KINDS or kind == "bit":
-        return "int(data[q:p])", {}
+        return Text("int(raw0)", {}, short)
     if kind in ("float32", "float64"):
-        return "float(data[q:p])", {}
+        return Text("float(raw0)", {}, short)
     if kind in ("decimal", "uuid") or kind in _AS_TEXT or native.base in ("inet4", "inet6"):
-        return "data[q:p].decode()", {}
-    expression, names = bytes_expression(table, column, native, native.charset, "data[q:p]")
-    return expression, names
+        return Text("raw0.decode()", {}, short)
+    return Text(*bytes_expression(table, column, native, native.charset, "raw0"), short)
 
 
 def _long(data: bytes, first: int, start: int) -> tuple[int, int]:
