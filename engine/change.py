@@ -44,8 +44,8 @@ class Position(Protocol):
     def __str__(self) -> str: ...
 
 
-class Rows(msgspec.Struct, frozen=True, gc=False):
-    """A run of row changes of one kind on one table, in order, as the log packs them.
+class Rows(msgspec.Struct, gc=False):
+    """A run of row changes of one kind on one table, in order. Only its maker may change it.
 
     ``before`` (update, delete) and ``after`` (insert, update, read) are lists of equal length of
     row tuples, each as wide as ``table.columns``; the list that does not apply is None. ``read`` is
@@ -70,6 +70,24 @@ class Rows(msgspec.Struct, frozen=True, gc=False):
     def __len__(self) -> int:
         rows = self.after if self.after is not None else self.before
         return len(rows) if rows is not None else 0
+
+    def join(self, more: Rows) -> bool:
+        """Take in the rows that come next; False, with nothing done, if they are of another
+        kind.
+        """
+        if (
+            self.table is not more.table
+            or self.op != more.op
+            or self.before_present != more.before_present
+            or self.after_present != more.after_present
+        ):
+            return False
+        if self.before is not None:
+            self.before += more.before or ()
+        if self.after is not None:
+            self.after += more.after or ()
+        self.size += more.size
+        return True
 
 
 class SchemaChange(msgspec.Struct, frozen=True, gc=False):

@@ -284,14 +284,34 @@ PLAIN = MySQLPosition("s", "binlog.000001", 4)
 def test_a_transaction_has_its_begin_its_rows_and_its_commit() -> None:
     stream = stream_at(START)
     log = Log().gtid(10).query("BEGIN").table().insert(1, last=False).insert(2).xid()
-    begin, first, second, commit = fed(stream, log)
+    begin, rows, commit = fed(stream, log)
     assert isinstance(begin, Begin)
     assert (begin.transaction, str(begin.position)) == (f"{UUID}:10", str(START))
-    assert inserted([first, second]) == [1, 2]
+    assert inserted([rows]) == [1, 2]
     assert isinstance(commit, Commit)
     assert parse_position(str(commit.position)).gtids == GtidSet.parse(f"{UUID}:1-10")
     assert commit.position.offset == log.offset  # type: ignore[attr-defined]
     assert commit.committed_at == 1_700_000_000
+
+
+def test_rows_that_follow_each_other_are_one_run_within_a_transaction() -> None:
+    log = Log().gtid(10).query("BEGIN").table()
+    for id in range(3):
+        log.insert(id, last=id == 2)
+    log.xid().gtid(11).query("BEGIN").table().insert(3).xid()
+    runs = [change for change in fed(stream_at(START), log) if isinstance(change, Rows)]
+    assert [inserted([run]) for run in runs] == [[0, 1, 2], [3]]
+    assert runs[0].size == 3 * runs[1].size
+
+
+def test_a_run_of_rows_does_not_grow_without_end() -> None:
+    log, count = Log().gtid(10).query("BEGIN"), 20_000
+    for id in range(count):
+        log.table().insert(id)
+    runs = [change for change in fed(stream_at(START), log.xid()) if isinstance(change, Rows)]
+    assert inserted(list(runs)) == list(range(count))
+    assert len(runs) > 1
+    assert max(run.size for run in runs) <= (64 << 10) + runs[0].size // len(runs[0])
 
 
 def test_events_may_come_in_any_pieces() -> None:

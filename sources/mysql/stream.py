@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from zlib import crc32
 
-from engine.change import Begin, Change, Commit, Operation
+from engine.change import Begin, Change, Commit, Operation, Rows
 from engine.errors import DecodeError, SourceError, TailraceError
 from sources.mysql import events as ev
 from sources.mysql.compression import decompressed_rows, payload_events, read_compressed_query
@@ -33,6 +33,8 @@ _STATEMENT_END: Final = 0x01
 _DUMMY_TABLE: Final = b"\xff\xff\xff\0\0\0"
 _MOST_TABLE_MAPS: Final = 10_000
 _MOST_BEGINS: Final = 1_000
+#: Rows of several events are handed on together up to this size.
+_JOINED_BYTES: Final = 64 << 10
 _GTID: Final = ev.GTID
 _LAST_PLAIN_ROWS: Final = ev.DELETE_ROWS_2
 
@@ -435,7 +437,11 @@ class Stream:
             rows = decoder.decode(op, event, 0, len(event))
         if not self._begun:
             self._begin()
-        self._target.append(rows)
+        target = self._target
+        last = target[-1] if target else None
+        # Statements of single rows make an event each: together they cost half from here on.
+        if not (type(last) is Rows and last.size < _JOINED_BYTES and last.join(rows)):
+            target.append(rows)
 
     def _on_payload(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         self._pending = self._unpack(event, end)

@@ -1,0 +1,39 @@
+"""Runs of rows: what may be taken together."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.change import Rows
+from engine.schema import Column, Table, TableId, Type
+
+ITEM = Table(TableId("shop", "item"), (Column("id", Type("int32"), "int"),), (0,))
+UPDATE = Rows(ITEM, "update", [(1,)], [(2,)], None, None, 10)
+
+
+def fresh(**changes: object) -> Rows:
+    rows = Rows(ITEM, "update", [(3,)], [(4,)], None, None, 7)
+    return msgspec.structs.replace(rows, **changes)
+
+
+def test_rows_of_one_kind_join() -> None:
+    rows = msgspec.structs.replace(UPDATE, before=[(1,)], after=[(2,)])
+    assert rows.join(fresh())
+    assert rows == Rows(ITEM, "update", [(1,), (3,)], [(2,), (4,)], None, None, 17)
+    inserts = Rows(ITEM, "insert", None, [(1,)])
+    assert inserts.join(Rows(ITEM, "insert", None, [(2,)]))
+    assert (inserts.before, inserts.after, len(inserts)) == (None, [(1,), (2,)], 2)
+
+
+def test_rows_of_other_kinds_do_not() -> None:
+    version = msgspec.structs.replace(ITEM, version=2)
+    others = (
+        fresh(table=version),
+        fresh(op="delete", after=None),
+        fresh(before_present=1),
+        fresh(after_present=1),
+    )
+    for other in others:
+        rows = msgspec.structs.replace(UPDATE)
+        assert not rows.join(other)
+        assert rows == UPDATE
