@@ -71,9 +71,9 @@ class Source(Protocol):
         """Preflight: connects, looks, changes nothing. Every finding says what to type."""
         ...
 
-    def catalog(self) -> list[Table]:
-        """The followed tables as they are now, ordered by id; empty if the source knows only its
-        log.
+    def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
+        """The followed tables as they are now, ordered by id, without those that are ``known``;
+        empty if the source knows only its log.
         """
         ...
 

@@ -59,8 +59,7 @@ class Newcomers:
     async def look(self) -> None:
         """Which there are, and where the source's log was after we looked."""
         known = {table.id for table in self._snapshot.tables}
-        catalog = await asyncio.to_thread(self._source.catalog)
-        self.waiting = [table for table in catalog if table.id not in known]
+        self.waiting = await asyncio.to_thread(self._source.catalog, known)
         if self._source.can_snapshot:
             self.position = await asyncio.to_thread(self._source.position)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from ast import literal_eval
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import islice
 from typing import ClassVar, NoReturn
@@ -137,10 +137,10 @@ class MemorySource:
     def check(self) -> list[Finding]:
         return [Finding("ok", "memory", f"{len(self.database.contents)} tables")]
 
-    def catalog(self) -> list[Table]:
+    def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
         with self.database.changed:
             contents = self.database.contents
-            return [contents[id].table for id in sorted(contents)]
+            return [contents[id].table for id in sorted(contents) if id not in known]
 
     def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
         return {table.id: len(self.database.contents.get(table.id, ())) for table in tables}

@@ -543,6 +543,8 @@ def test_the_catalog_lists_the_tables_in_order(live: Origin) -> None:
         assert (bag.id.name, bag.key, bag.names) == ("bag", (), ("code", "note"))
         assert (item.id.name, item.key, item.names) == ("item", (0,), ("id", "code", "note"))
         assert bag.id < item.id
+        assert source.catalog({bag.id}) == [item]
+        assert source.catalog({bag.id, item.id}) == []
         assert all(rows >= 0 for rows in source.estimates([bag, item]).values())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, ClassVar, Final, NoReturn
 
@@ -57,7 +57,7 @@ class BinlogFileSource:
             return [Finding("error", "files", str(error), error.hint)]
         return [Finding("ok", "files", f"{len(self._files())} log files")]
 
-    def catalog(self) -> list[Table]:
+    def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
         """Nothing: tables come from the log."""
         return []
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -75,9 +75,14 @@ class MySQLSource:
         """Preflight, see ``sources.mysql.preflight``."""
         return self._ask(lambda session: preflight(session, self._known(session), self._settings))
 
-    def catalog(self) -> list[Table]:
-        """The followed tables as they are now."""
-        return self._ask(lambda session: read_catalog(session, self._wanted(session)))
+    def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
+        """The followed tables as they are now, without those that are ``known``."""
+
+        def read(session: Connection[Any]) -> list[Table]:
+            wanted = self._wanted(session)
+            return read_catalog(session, lambda id: id not in known and wanted(id))
+
+        return self._ask(read)
 
     def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
         """About how many rows each table holds, from the server's statistics."""
