@@ -68,8 +68,3 @@ class Checkpoint(msgspec.Struct, frozen=True):
     position: str
     committed_at: float = 0.0
     snapshot: Mapping[TableId, TableProgress] = msgspec.field(default_factory=dict)
-
-    @property
-    def live(self) -> bool:
-        """Whether every table's snapshot is done."""
-        return all(progress.state == "live" for progress in self.snapshot.values())

@@ -1,6 +1,6 @@
 """
-The command line: what a person may ask for. The commands themselves are in ``engine.cli_init``,
-``engine.cli_run`` (they move data) and ``engine.cli_look`` (they only look).
+The command line: what a person may ask for. The commands themselves, with their options, are in
+``engine.cli_init``, ``engine.cli_run`` (they move data) and ``engine.cli_look`` (they only look).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ exit status: 0 done, 1 failed, 2 wrong use or configuration, 3 differences found
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status. Errors go to standard error with their remedy."""
     options = make_parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
+    run: Callable[[argparse.Namespace], int] = options.run
     try:
-        return command(options)
+        return run(options)
     except TailraceError as error:
         show_error(error)
         return error.exit_status
@@ -77,7 +77,9 @@ def show_error(error: TailraceError) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from engine import cli_init, cli_look, cli_run
+    from engine.cli_init import INIT
+    from engine.cli_look import CHECK, STATUS, VERIFY
+    from engine.cli_run import BENCH, DEMO, RUN, TAIL
 
     parser = argparse.ArgumentParser(
         "tailrace",
@@ -89,75 +91,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--version", action=_Version, nargs=0, help="print it, and how rows are read"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def add(
-        name: str, command: Callable[[argparse.Namespace], int], help: str, *, config: bool = True
-    ) -> argparse.ArgumentParser:
+    for command in (INIT, CHECK, RUN, STATUS, VERIFY, TAIL, DEMO, BENCH):
         sub = commands.add_parser(
-            name,
-            help=help,
-            description=command.__doc__,
+            command.name,
+            help=command.help,
+            description=command.run.__doc__,
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(command=command)
-        if config:
+        sub.set_defaults(run=command.run)
+        if command.takes_config:
             sub.add_argument("config", type=Path, metavar="CONFIG", help="the TOML configuration")
-        return sub
-
-    init = add("init", cli_init.init, "write a configuration from two URLs", config=False)
-    init.add_argument("source", help="e.g. mysql://repl@legacy:3306/shop")
-    init.add_argument("target", help="e.g. postgresql://tailrace@new:5432/shop")
-    init.add_argument("-o", "--output", type=Path, default=Path("tailrace.toml"), metavar="FILE")
-    init.add_argument("--force", action="store_true", help="replace an existing file")
-
-    check = add("check", cli_look.check, "is everything ready? changes nothing")
-    check.add_argument("--json", action="store_true", help="print findings for machines")
-
-    run = add("run", cli_run.run, "copy the tables and follow the log")
-    run.add_argument(
-        "--until-caught-up",
-        action="store_true",
-        help="stop at the position that the source has now, with every table copied",
-    )
-    run.add_argument(
-        "--metrics-listen", metavar="HOST:PORT", help="serve /metrics, /health and /status"
-    )
-    run.add_argument("--log-format", choices=("text", "json"), help="how to write the log (stderr)")
-    run.add_argument("--no-progress", action="store_true", help="no live view, even in a terminal")
-
-    status = add("status", cli_look.status, "position, lag and the state of each table")
-    status.add_argument("--json", action="store_true", help="print it for machines")
-
-    verify = add("verify", cli_look.verify, "compare both sides row by row while changes flow")
-    verify.add_argument("--json", action="store_true", help="print the whole result for machines")
-    verify.add_argument(
-        "--table", action="append", default=[], metavar="SCHEMA.TABLE", help="only this; repeatable"
-    )
-    verify.add_argument(
-        "--deadline-seconds",
-        type=float,
-        default=60.0,
-        metavar="N",
-        help="how long rows that differ may take to settle (default 60)",
-    )
-
-    tail = add("tail", cli_run.tail, "print the log as change records, a JSON line each")
-    tail.add_argument(
-        "--from",
-        dest="start",
-        default="now",
-        metavar="POSITION",
-        help="now (default), checkpoint (where the target is), or a position's text",
-    )
-    tail.add_argument("--envelope", choices=("plain", "debezium"), default="plain")
-    tail.add_argument("--limit", type=int, default=0, metavar="N", help="end after N records")
-
-    demo = add("demo", cli_run.demo, "everything on throw-away servers, in a minute", config=False)
-    cli_run.add_demo_options(demo)
-
-    bench = add("bench", cli_run.bench, "how fast it is, against what the target can", config=False)
-    cli_run.add_bench_options(bench)
+        command.add_options(sub)
     return parser
 
 

@@ -12,11 +12,12 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from engine.cli_command import Command
 from engine.cli_wiring import load_settings, make_source
 from engine.errors import ConfigError
 from engine.schema import Table
 
-__all__ = ["init"]
+__all__ = ["INIT"]
 
 #: How many tables the file lists by name; a longer list helps nobody.
 LISTED_TABLES = 40
@@ -72,6 +73,18 @@ def init(options: argparse.Namespace) -> int:
             console.print(f"set the environment variable [bold]{name}[/] before you go on")
     console.print(f"next: [bold]tailrace check {output}[/]")
     return 0
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="e.g. mysql://repl@legacy:3306/shop")
+    parser.add_argument("target", help="e.g. postgresql://tailrace@new:5432/shop")
+    parser.add_argument("-o", "--output", type=Path, default=Path("tailrace.toml"), metavar="FILE")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+INIT = Command(
+    "init", "write a configuration from two URLs", init, _add_options, takes_config=False
+)
 
 
 def _look(config: Path) -> tuple[Sequence[Table], int]:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from engine import parity
+from engine.cli_command import Command
 from engine.cli_wiring import load_settings, make_sink, make_source
 from engine.contract import Finding, Sink, Source, State
 from engine.errors import ConfigError, TailraceError
@@ -22,7 +23,7 @@ from engine.parity import VerifyReport
 from engine.schema import Table
 from engine.settings import Settings
 
-__all__ = ["check", "status", "verify"]
+__all__ = ["CHECK", "STATUS", "VERIFY"]
 
 #: How often the target is asked how far it is.
 POLL_SECONDS = 0.1
@@ -44,6 +45,13 @@ def check(options: argparse.Namespace) -> int:
 
         Console().print(findings_table(findings))
     return int(any(finding.level == "error" for finding in findings))
+
+
+def _add_check_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print findings for machines")
+
+
+CHECK = Command("check", "is everything ready? changes nothing", check, _add_check_options)
 
 
 async def _check(settings: Settings) -> list[Finding]:
@@ -83,6 +91,13 @@ def status(options: argparse.Namespace) -> int:
 
         Console().print(status_table(report))
     return 0 if report["position"] is not None else 1
+
+
+def _add_status_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print it for machines")
+
+
+STATUS = Command("status", "position, lag and the state of each table", status, _add_status_options)
 
 
 async def _status(settings: Settings) -> dict[str, Any]:
@@ -132,6 +147,25 @@ def verify(options: argparse.Namespace) -> int:
 
         Console().print(verify_table(report))
     return 0 if report.equal else 3
+
+
+def _add_verify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the whole result for machines")
+    parser.add_argument(
+        "--table", action="append", default=[], metavar="SCHEMA.TABLE", help="only this; repeatable"
+    )
+    parser.add_argument(
+        "--deadline-seconds",
+        type=float,
+        default=60.0,
+        metavar="N",
+        help="how long rows that differ may take to settle (default 60)",
+    )
+
+
+VERIFY = Command(
+    "verify", "compare both sides row by row while changes flow", verify, _add_verify_options
+)
 
 
 async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyReport:

@@ -29,6 +29,7 @@ import uvloop
 from engine import bench as bench_command
 from engine import demo as demo_command
 from engine import log
+from engine.cli_command import Command
 from engine.cli_wiring import load_settings, make_sink, make_source
 from engine.contract import Source
 from engine.errors import ConfigError, TailraceError
@@ -37,7 +38,7 @@ from engine.pipeline import Pipeline
 from engine.schema import Table
 from engine.settings import Settings
 
-__all__ = ["add_bench_options", "add_demo_options", "bench", "demo", "run", "tail"]
+__all__ = ["BENCH", "DEMO", "RUN", "TAIL"]
 
 #: How often the live view is drawn, and how often the source is asked how much log is left.
 VIEW_SECONDS = 0.25
@@ -63,6 +64,26 @@ def run(options: argparse.Namespace) -> int:
     _collect_seldom()
     uvloop.run(_run(settings, options))
     return 0
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--until-caught-up",
+        action="store_true",
+        help="stop at the position that the source has now, with every table copied",
+    )
+    parser.add_argument(
+        "--metrics-listen", metavar="HOST:PORT", help="serve /metrics, /health and /status"
+    )
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), help="how to write the log (stderr)"
+    )
+    parser.add_argument(
+        "--no-progress", action="store_true", help="no live view, even in a terminal"
+    )
+
+
+RUN = Command("run", "copy the tables and follow the log", run, _add_run_options)
 
 
 def _collect_seldom() -> None:
@@ -239,6 +260,21 @@ def tail(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_tail_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="start",
+        default="now",
+        metavar="POSITION",
+        help="now (default), checkpoint (where the target is), or a position's text",
+    )
+    parser.add_argument("--envelope", choices=("plain", "debezium"), default="plain")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="end after N records")
+
+
+TAIL = Command("tail", "print the log as change records, a JSON line each", tail, _add_tail_options)
+
+
 async def _start_of_tail(
     settings: Settings, source: Source, start: str
 ) -> tuple[str, Sequence[Table]]:
@@ -255,11 +291,6 @@ async def _start_of_tail(
     return state.checkpoint.position, state.tables
 
 
-def add_demo_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``tailrace demo``."""
-    demo_command.add_options(parser)
-
-
 def demo(options: argparse.Namespace) -> int:
     """Mirror a small live shop database, kill the engine in the middle, prove both sides equal.
 
@@ -269,9 +300,13 @@ def demo(options: argparse.Namespace) -> int:
     return demo_command.run(options)
 
 
-def add_bench_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``tailrace bench``."""
-    bench_command.add_options(parser)
+DEMO = Command(
+    "demo",
+    "everything on throw-away servers, in a minute",
+    demo,
+    demo_command.add_options,
+    takes_config=False,
+)
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -281,3 +316,12 @@ def bench(options: argparse.Namespace) -> int:
     about 3 GB for the default size. benchmarks/README.md tells what is measured and how.
     """
     return bench_command.run(options)
+
+
+BENCH = Command(
+    "bench",
+    "how fast it is, against what the target can",
+    bench,
+    bench_command.add_options,
+    takes_config=False,
+)

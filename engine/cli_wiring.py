@@ -15,7 +15,7 @@ from engine.settings import Settings, load
 from sinks import SINKS
 from sources import SOURCES
 
-__all__ = ["load_settings", "make_sink", "make_source", "sink_class", "source_class"]
+__all__ = ["load_settings", "make_sink", "make_source"]
 
 
 def source_class(scheme: str) -> Any:

@@ -132,7 +132,6 @@ class MemorySource:
         self._settings = settings
         self.database = database or MemoryDatabase.named.setdefault(settings.url, MemoryDatabase())
         self._stopped = False
-        self.acknowledged: str | None = None
 
     def check(self) -> list[Finding]:
         return [Finding("ok", "memory", f"{len(self.database.contents)} tables")]
@@ -232,7 +231,7 @@ class MemorySource:
         raise ParityError("a source in memory cannot be compared", hint="read its contents")
 
     def acknowledge(self, position: str) -> None:
-        self.acknowledged = position
+        """Nothing: a database in memory keeps its whole log."""
 
     def stop(self) -> None:
         with self.database.changed:

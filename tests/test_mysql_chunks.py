@@ -50,6 +50,13 @@ def _now(connection: Any) -> str:
     return str(log_end(connection, read_facts(connection)))
 
 
+def _read(
+    reader: ChunkReader, table: Table, connection: Any, *, rows: int = 9, readers: int = 1
+) -> list[Chunk]:
+    """The whole table as it is now."""
+    return list(reader.chunks(table, None, _now(connection), rows=rows, readers=readers))
+
+
 def _rows(chunks: list[Chunk]) -> list[Row]:
     return [row for chunk in chunks for row in chunk.rows]
 
@@ -272,7 +279,7 @@ def test_a_table_that_goes_while_it_is_asked_for_is_left_out(
         [chunk] = reader.empty([a], _now(connection))
         assert chunk.table == a
         with pytest.raises(ShapeChanged):
-            list(reader.chunks(b, None, _now(connection), rows=9, readers=1))
+            _read(reader, b, connection)
 
 
 @pytest.mark.parametrize("engine", ["InnoDB", "MyISAM"])
@@ -324,11 +331,7 @@ def test_the_right_that_a_read_lacks_is_named(
         table = live_table(connection, database, "t")
         try:
             with pytest.raises(SourceError, match="may not lock") as caught:
-                list(
-                    make_reader(mysql, url=url).chunks(
-                        table, None, _now(connection), rows=9, readers=1
-                    )
-                )
+                _read(make_reader(mysql, url=url), table, connection)
         finally:
             cursor.execute(f"DROP USER '{database}'")
     assert "GRANT LOCK TABLES" in caught.value.hint
@@ -423,23 +426,19 @@ def test_another_shape_is_noticed(
     database = fresh_mysql_database(mysql_family)
     reader = make_reader(mysql_family)
     connection = connect_mysql(mysql_family, database)
-
-    def read(table: Table) -> None:
-        list(reader.chunks(table, None, _now(connection), rows=9, readers=1))
-
     with connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, a INT)")
         cursor.execute("CREATE TABLE nk (id INT)")
         table, keyless = (live_table(connection, database, name) for name in ("t", "nk"))
-        read(table)
+        _read(reader, table, connection)
         for change in ("ADD b INT", "DROP b, MODIFY a BIGINT", "DROP a"):
             cursor.execute(f"ALTER TABLE t {change}")
             with pytest.raises(ShapeChanged):
-                read(table)
+                _read(reader, table, connection)
         cursor.execute("DROP TABLE t, nk")
         for gone in (table, keyless):
             with pytest.raises(ShapeChanged):
-                read(gone)
+                _read(reader, gone, connection)
 
 
 def test_another_order_of_the_key_is_another_shape(
@@ -448,22 +447,19 @@ def test_another_order_of_the_key_is_another_shape(
     database = fresh_mysql_database(mysql_family)
     reader = make_reader(mysql_family)
     connection = connect_mysql(mysql_family, database)
-
-    def read(table: Table) -> None:
-        list(reader.chunks(table, None, _now(connection), rows=9, readers=1))
-
     with connection, connection.cursor() as cursor:
         cursor.execute(
             "CREATE TABLE t (k VARCHAR(9) PRIMARY KEY, v VARCHAR(9)) COLLATE utf8mb4_general_ci"
         )
         table = live_table(connection, database, "t")
         cursor.execute("ALTER TABLE t MODIFY v VARCHAR(9) COLLATE utf8mb4_bin")
-        read(table)
+        _read(reader, table, connection)
         cursor.execute("ALTER TABLE t MODIFY k VARCHAR(9) COLLATE utf8mb4_bin")
         with pytest.raises(ShapeChanged):
-            read(table)
+            _read(reader, table, connection)
         key = msgspec.structs.replace(table.columns[0], native="varchar(9) character set utf8mb4")
-        read(msgspec.structs.replace(table, columns=(key, table.columns[1])))
+        as_before = msgspec.structs.replace(table, columns=(key, table.columns[1]))
+        _read(reader, as_before, connection)
 
 
 @pytest.mark.parametrize("engine", ["MyISAM", "MEMORY", "Aria"])
@@ -561,7 +557,7 @@ def test_a_chunk_that_grows_too_large_is_cut(
         cursor.executemany("INSERT INTO t VALUES (%s, %s)", values)
         table = live_table(connection, database, "t")
         for readers in (1, 3):
-            found = list(reader.chunks(table, None, _now(connection), rows=60, readers=readers))
+            found = _read(reader, table, connection, rows=60, readers=readers)
             assert _rows(found) == values
             assert len(found) > 4
 
@@ -578,9 +574,7 @@ def test_rows_beyond_sixteen_megabytes(
         for n, size in enumerate(sizes):
             cursor.execute("INSERT INTO t VALUES (%s, REPEAT('x', %s))", (n, size))
         table = live_table(connection, database, "t")
-        found = _rows(
-            list(make_reader(mysql).chunks(table, None, _now(connection), rows=10, readers=2))
-        )
+        found = _rows(_read(make_reader(mysql), table, connection, rows=10, readers=2))
     assert [(n, len(value)) for n, value in found] == list(enumerate(sizes))
 
 

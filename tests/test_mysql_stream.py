@@ -19,9 +19,9 @@ from sources.mysql import compression as packed
 from sources.mysql import events as ev
 from sources.mysql.binlog_file import BinlogFileSource
 from sources.mysql.gtid import DomainState, GtidSet
-from sources.mysql.position import MySQLPosition, parse_position
+from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, parse_position
 from sources.mysql.settings import BinlogFileSettings
-from sources.mysql.stream import UNKNOWN_PLACE, Stream
+from sources.mysql.stream import Stream
 from sources.mysql.tracking import Tracking
 from sources.mysql.xa import Held
 from tests.changes import Replica

@@ -18,6 +18,13 @@ FEWEST_ROWS = 1_000
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``tailrace bench``."""
+    _add_measurements(parser)
+    _add_results(parser)
+    _add_servers(parser)
+
+
+def _add_measurements(parser: argparse.ArgumentParser) -> None:
+    """What is measured, and how often."""
     parser.add_argument(
         "what",
         choices=("decode", "snapshot", "stream", "latency", "profile", "all"),
@@ -53,6 +60,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how often each of them (default 1: they are slow)",
     )
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    """What becomes of the results."""
     parser.add_argument("--json", action="store_true", help="print the results for machines")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write them to a file as JSON")
     parser.add_argument(
@@ -71,6 +82,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="put tables between the marks of a Markdown file, such as benchmarks/README.md",
     )
+
+
+def _add_servers(parser: argparse.ArgumentParser) -> None:
+    """What is measured on other servers than private ones."""
     parser.add_argument(
         "--source",
         metavar="URL",

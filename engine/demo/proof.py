@@ -23,7 +23,7 @@ STATEMENT_TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Proof:
-    """Rows by table on both sides (None: no such table), and the ledger against the writer.
+    """Rows by table on both sides, of the tables that are there, and the ledger against the writer.
 
     ``ledger`` counts its rows in the target, ``numbers`` the different transactions in it.
     """

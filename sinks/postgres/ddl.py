@@ -37,12 +37,8 @@ __all__ = [
     "create_table",
     "index_name",
     "indexable",
-    "key_constraint",
 ]
 
-RECOPY = (
-    "Drop the table on the target and remove it from the pipeline's state, so that it is copied"
-)
 #: The name of a table on its way from one schema to another.
 MOVING = "tailrace_moving"
 UNINDEXED_KINDS = frozenset({"json", "geometry", "array"})

@@ -77,7 +77,6 @@ ARTIFICIAL: Final = 0x20
 MAY_BE_IGNORED: Final = 0x80
 
 HEADER_SIZE: Final = 19
-CHECKSUM_SIZE: Final = 4
 #: The CRC-32 of any bytes followed by their own CRC-32, little end first.
 GOOD_CHECKSUM: Final = 0x2144DF1C
 #: No event is larger than the largest packet that a server can be told to send.
@@ -91,7 +90,6 @@ _TIMED_GTID = struct.Struct("<x16sq17xQ")
 _COMMIT_TIME_BITS = (1 << 55) - 1
 _XA = struct.Struct("<BIII")
 _DOMAIN_GTID = struct.Struct("<QIB")
-_LISTED_GTID = struct.Struct("<IIQ")
 
 #: timestamp (Unix seconds), type, server id, size, log position (its low 32 bits), flags.
 read_header: Callable[[bytes], tuple[int, int, int, int, int, int]] = _HEADER.unpack_from
@@ -215,6 +213,15 @@ def checksum_is_good(event: bytes, kind: int) -> bool:
         return False
     closed = event[:17] + bytes((event[17] & ~IN_USE,)) + event[18:]
     return zlib.crc32(closed) == GOOD_CHECKSUM
+
+
+def bad_checksum(kind: int) -> DecodeError:
+    """What to raise for an event of this type whose checksum is not good."""
+    return DecodeError(
+        f"the checksum of an event of type {kind} is wrong",
+        hint="the log or the connection is damaged; `mysqlbinlog --verify-binlog-checksum` looks at"
+        " the file on the source",
+    )
 
 
 @decoding("rotate event")

@@ -26,6 +26,11 @@ __all__ = [
     "status_statement",
 ]
 
+#: How long a commit may take between being seen and being counted.
+_COMMIT_SECONDS: Final = 1
+#: In the set of owned GTIDs, the thread that owns one.
+_OWNER: Final = re.compile(r"#[0-9]+")
+
 
 class Facts(NamedTuple):
     """What does not change while a server runs.
@@ -65,12 +70,6 @@ def status_statement(facts: Facts) -> str:
     if facts.mariadb or facts.version < (8, 2):
         return "SHOW MASTER STATUS"
     return "SHOW BINARY LOG STATUS"
-
-
-#: How long a commit may take between being seen and being counted.
-_COMMIT_SECONDS: Final = 1
-#: In the set of owned GTIDs, the thread that owns one.
-_OWNER: Final = re.compile(r"#[0-9]+")
 
 
 def log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:

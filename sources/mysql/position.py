@@ -16,13 +16,16 @@ import msgspec
 from engine.errors import ConfigError
 from sources.mysql.gtid import DomainState, GtidSet
 
-__all__ = ["Executed", "MySQLPosition", "file_number", "parse_position"]
+__all__ = ["UNKNOWN_PLACE", "Executed", "MySQLPosition", "file_number", "parse_position"]
 
 #: What has been executed, in the words of either family; None where the log has no GTIDs.
 Executed = GtidSet | DomainState | None
 
-#: Prepared XA transaction → where its group can be found again.
+#: Prepared XA transaction → where its group is found again; empty where nothing of it is needed.
 Prepared = Mapping[str, str]
+
+#: The place of an XA transaction that was prepared before our beginning.
+UNKNOWN_PLACE = "?"
 
 NOTHING_PREPARED: Prepared = {}
 

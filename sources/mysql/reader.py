@@ -29,12 +29,12 @@ from sources.mysql.chunks import ChunkReader
 from sources.mysql.connection import BinlogConnection, establish, interrupt, prepare, query
 from sources.mysql.events import xid_text
 from sources.mysql.facts import Facts, log_end, log_files, read_facts, settled_log_end
-from sources.mysql.position import MySQLPosition, file_number, parse_position
+from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
 from sources.mysql.row_reader import MySQLRowReader
 from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.start import start_at
-from sources.mysql.stream import UNKNOWN_PLACE, Stream
+from sources.mysql.stream import Stream
 from sources.mysql.tracking import Tracking
 
 __all__ = ["MySQLSource"]
@@ -91,8 +91,8 @@ class MySQLSource:
     def position(self) -> str:
         """The end of the log now.
 
-        XA transactions that are prepared at this moment are waited for, for a few seconds: their
-        rows are in the log before the position, and take effect after it.
+        XA transactions that are prepared at this moment are waited for, up to a second: their rows
+        are in the log before the position, and take effect after it.
         """
         return str(self._ask(self._position))
 

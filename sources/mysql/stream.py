@@ -17,17 +17,15 @@ from engine.change import Begin, Change, Commit, Operation, Rows
 from engine.errors import DecodeError, SourceError, TailraceError
 from sources.mysql import events as ev
 from sources.mysql.compression import decompressed_rows, payload_events, read_compressed_query
-from sources.mysql.gtid import DomainState, GtidSet
-from sources.mysql.position import MySQLPosition, file_number
+from sources.mysql.gtid import GtidSet
+from sources.mysql.position import MySQLPosition
 from sources.mysql.progress import Gtid, Progress
+from sources.mysql.replay import Replay
 from sources.mysql.rows import RowDecoder
 from sources.mysql.tracking import Tracking
-from sources.mysql.xa import Held, XaStatement, read_xa
+from sources.mysql.xa import Held, Undecided, XaStatement, read_xa
 
-__all__ = ["UNKNOWN_PLACE", "Stream"]
-
-#: The place of an XA transaction that was prepared before our beginning.
-UNKNOWN_PLACE: Final = "?"
+__all__ = ["Stream"]
 
 _STATEMENT_END: Final = 0x01
 _DUMMY_TABLE: Final = b"\xff\xff\xff\0\0\0"
@@ -99,9 +97,8 @@ class Stream:
         self.idle = False
         self._tracking = tracking
         self._checksum = checksum
-        self._awaited = {xid for xid, place in position.prepared.items() if _is_place(place)}
-        self._replay = position if self._awaited or position.executed is None else None
-        self._prepared: dict[str, Held] = {}
+        self._undecided = Undecided(self.progress)
+        self._replay = Replay(position, self._undecided.awaited)
         self._held: Held | None = None
         self._out: list[Change] = []
         self._target = self._out
@@ -184,7 +181,7 @@ class Stream:
             end = size
             if checksum:
                 if crc(event) != good:
-                    raise _bad_checksum(kind)
+                    raise ev.bad_checksum(kind)
                 end -= 4
             if not flags & artificial:
                 offset = progress.offset = progress.offset + size
@@ -215,7 +212,7 @@ class Stream:
         if kind == ev.FORMAT_DESCRIPTION:
             format = ev.read_format(event, len(event))
             if format.checksum and not good:
-                raise _bad_checksum(kind)
+                raise ev.bad_checksum(kind)
             self._checksum = format.checksum
             self._tracking.mariadb = format.mariadb
             progress.offset = log_pos or progress.offset
@@ -226,7 +223,7 @@ class Stream:
         else:
             end = len(event) - (4 if self._checksum else 0)
             if self._checksum and not good:
-                raise _bad_checksum(kind)
+                raise ev.bad_checksum(kind)
             self.idle = True
             if kind == ev.HEARTBEAT:
                 progress.skip_to(*ev.read_heartbeat(event, end, log_pos))
@@ -263,19 +260,8 @@ class Stream:
                 raise DecodeError("a transaction starts before the one before it has ended")
             self._reset()
         progress.enter(size)
-        if self._replay is not None and self._replay.executed is None:
-            self._skipped = self._is_replayed(self._replay)
-
-    def _is_replayed(self, replay: MySQLPosition) -> bool:
-        """Whether the group at this place of the files is part of the start position already. The
-        undecided XA transactions are, but they are what we came back for.
-        """
-        progress = self.progress
-        here = (file_number(progress.file), progress.group)
-        if here >= (file_number(replay.file), replay.offset):
-            self._replay = None
-            return False
-        return progress.group_place not in replay.prepared.values()
+        if self._replay.lasts:
+            self._skipped = self._replay.has_place(progress)
 
     def _on_gtid(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         read = ev.read_gtid if kind == _GTID else ev.read_tagged_gtid
@@ -299,10 +285,8 @@ class Stream:
         self._committed_at = float(timestamp)
         self._explicit = not gtid.standalone
         self._deferred = gtid.alters_later
-        replay = self._replay
-        if replay is not None and isinstance(replay.executed, DomainState):
-            contained = replay.executed.contains(gtid.domain, gtid.sequence)
-            self._skipped = contained and not (gtid.prepares and gtid.xid in self._awaited)
+        if self._replay.lasts and self._replay.has_gtid(gtid):
+            self._skipped = True
         if gtid.prepares:
             self._hold()
 
@@ -474,8 +458,10 @@ class Stream:
         elif xa.verb in ("COMMIT", "ROLLBACK"):
             if self._skipped:
                 self._finish(timestamp)
+            elif (held := self._undecided.decide(xa)) is None:
+                self._end_of_statement(timestamp)
             else:
-                self._decide(xa, timestamp)
+                self._pending = self._commit(held, timestamp)
 
     def _hold(self) -> None:
         """From here on changes wait for the group's end to say what becomes of them."""
@@ -491,43 +477,14 @@ class Stream:
             self._finish(timestamp)
         elif one_phase:
             self._pending = self._commit(held, timestamp)
-        elif xid in self._awaited:
-            self._awaited.remove(xid)
-            self._prepared[xid] = held
+        elif self._undecided.recover(xid, held):
             self.progress.leave()
             self._reset()
         else:
-            place = self._place() if held else ""
-            self.progress.undecided = {**self.progress.undecided, xid: place}
-            if held:
-                self._prepared[xid] = held
-                if isinstance(self.progress.executed, GtidSet):
-                    self._gtid = None  # so that the server sends it again until it is decided
+            self._undecided.prepare(xid, held, self._transaction())
+            if held and isinstance(self.progress.executed, GtidSet):
+                self._gtid = None  # so that the server sends it again until it is decided
             self._finish(timestamp)
-
-    def _place(self) -> str:
-        """Where this group is found again."""
-        progress = self.progress
-        if self._gtid is not None and isinstance(progress.executed, GtidSet):
-            return self._transaction()
-        if isinstance(progress.executed, DomainState):
-            return str(progress.position.gtids)
-        return progress.group_place
-
-    def _decide(self, xa: XaStatement, timestamp: int) -> None:
-        place = self.progress.decide(xa.xid)
-        held = self._prepared.pop(xa.xid, None)
-        self._awaited.discard(xa.xid)
-        if held is None:
-            if xa.verb == "COMMIT" and place != "":
-                raise _unknown_rows(xa.xid)
-            self._end_of_statement(timestamp)
-            return
-        if xa.verb == "ROLLBACK":
-            held.drop()
-            self._end_of_statement(timestamp)
-        else:
-            self._pending = self._commit(held, timestamp)
 
     def _commit(self, held: Held, timestamp: int) -> Iterator[list[Change]]:
         """What was held, as a transaction of the group that is being read."""
@@ -537,24 +494,3 @@ class Stream:
                 self._out += changes
                 yield from self._flush()
         self._finish(timestamp)
-
-
-def _is_place(text: str) -> bool:
-    return text not in ("", UNKNOWN_PLACE)
-
-
-def _bad_checksum(kind: int) -> DecodeError:
-    return DecodeError(
-        f"the checksum of an event of type {kind} is wrong",
-        hint="the log or the connection is damaged; `mysqlbinlog --verify-binlog-checksum` looks at"
-        " the file on the source",
-    )
-
-
-def _unknown_rows(xid: str) -> SourceError:
-    return SourceError(
-        f"the XA transaction {xid} is committed, but it was prepared before our log begins, so its"
-        " rows are not known",
-        hint="copy the tables again, once XA RECOVER on the source shows nothing: wait for what it"
-        " shows, or end it by XA COMMIT or XA ROLLBACK",
-    )

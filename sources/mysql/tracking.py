@@ -1,8 +1,8 @@
 """
 The followed tables at the place of the log that is being read.
 
-Idea: a table map is looked at once. The decoder made for it is found again by the map's own bytes,
-and everything that is known is forgotten when a statement changes a table.
+Idea: a table map is looked at once, and its decoder kept by the stream for all maps with the same
+bytes. So nothing here is hot, and each map can be held against the version that is known.
 """
 
 from __future__ import annotations

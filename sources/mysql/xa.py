@@ -1,7 +1,9 @@
 """
-The rows of XA transactions between their PREPARE and their COMMIT, which may be far apart.
+XA transactions: a PREPARE with the rows, and a COMMIT or ROLLBACK that may come much later.
 
-They are held here until the log decides; large ones on disk.
+Idea: between the two the rows are held here, many of them in a temporary file. Nothing of it needs
+to outlive the process: the position leaves the transaction out and names its place, so a stream
+that starts there reads it again and holds the rows anew.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ from collections.abc import Iterator
 from typing import IO, Final, Literal, NamedTuple
 
 from engine.change import Change, Rows
+from engine.errors import SourceError
+from sources.mysql.gtid import DomainState, GtidSet
+from sources.mysql.position import UNKNOWN_PLACE
+from sources.mysql.progress import Progress
 
-__all__ = ["Held", "XaStatement", "read_xa"]
+__all__ = ["Held", "Undecided", "XaStatement", "read_xa"]
 
 _IN_MEMORY_BYTES: Final = 64 << 20
 _STATEMENT = re.compile(
     r"XA\s+(START|BEGIN|END|PREPARE|COMMIT|ROLLBACK)\s+"
     r"X'((?:[0-9a-f]{2})*)'\s*,\s*X'((?:[0-9a-f]{2})*)'\s*,\s*([0-9]+)"
-    r"(\s+ONE\s+PHASE)?\s*",
+    r"(?:\s+ONE\s+PHASE)?\s*",
     re.IGNORECASE,
 )
 
@@ -30,7 +36,6 @@ class XaStatement(NamedTuple):
 
     verb: Literal["START", "END", "PREPARE", "COMMIT", "ROLLBACK"]
     xid: str
-    one_phase: bool
 
 
 def read_xa(statement: bytes) -> XaStatement | None:
@@ -40,7 +45,7 @@ def read_xa(statement: bytes) -> XaStatement | None:
         return None
     verb = match[1].upper().replace("BEGIN", "START")
     xid = f"X'{match[2].lower()}',X'{match[3].lower()}',{int(match[4])}"
-    return XaStatement(verb, xid, match[5] is not None)  # type: ignore[arg-type]
+    return XaStatement(verb, xid)  # type: ignore[arg-type]
 
 
 class Held:
@@ -79,3 +84,64 @@ class Held:
             self._spilled.close()
         self.changes = []
         self._pieces = 0
+
+
+class Undecided:
+    """The transactions that are prepared and not decided, as ``progress`` names them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        #: Those that were prepared before the stream's start and whose rows it has not read again.
+        self.awaited = {
+            xid for xid, place in progress.undecided.items() if place not in ("", UNKNOWN_PLACE)
+        }
+        self._held: dict[str, Held] = {}
+
+    def recover(self, xid: str, held: Held) -> bool:
+        """Whether the group is one that was awaited; then its rows are held, and nothing is new."""
+        if xid not in self.awaited:
+            return False
+        self.awaited.remove(xid)
+        self._held[xid] = held
+        return True
+
+    def prepare(self, xid: str, held: Held, transaction: str) -> None:
+        """The group that is being read, by its own name ``transaction``, prepares these changes."""
+        progress = self._progress
+        place = _place(progress, transaction) if held else ""
+        progress.undecided = {**progress.undecided, xid: place}
+        if held:
+            self._held[xid] = held
+
+    def decide(self, xa: XaStatement) -> Held | None:
+        """The changes that are committed by it, None if there are none.
+
+        Raises SourceError if they were prepared before our log begins.
+        """
+        place = self._progress.decide(xa.xid)
+        self.awaited.discard(xa.xid)
+        held = self._held.pop(xa.xid, None)
+        if held is None and xa.verb == "COMMIT" and place != "":
+            raise _unknown_rows(xa.xid)
+        if held is not None and xa.verb == "ROLLBACK":
+            held.drop()
+            return None
+        return held
+
+
+def _place(progress: Progress, transaction: str) -> str:
+    """Where the group that is being read is found again."""
+    if isinstance(progress.executed, GtidSet):
+        return transaction
+    if isinstance(progress.executed, DomainState):
+        return str(progress.position.gtids)
+    return progress.group_place
+
+
+def _unknown_rows(xid: str) -> SourceError:
+    return SourceError(
+        f"the XA transaction {xid} is committed, but it was prepared before our log begins, so its"
+        " rows are not known",
+        hint="copy the tables again, once XA RECOVER on the source shows nothing: wait for what it"
+        " shows, or end it by XA COMMIT or XA ROLLBACK",
+    )
