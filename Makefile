@@ -15,7 +15,7 @@ help: ## show this list
 
 install: $(STAMP) ## make .venv with tailrace and all it needs
 
-$(STAMP): pyproject.toml setup.py sources/mysql/_kernel.c
+$(STAMP): pyproject.toml setup.py sources/mysql/_kernel.c sinks/postgres/_copy.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Tailrace needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
 	  echo "Choose another one: make PYTHON=python3.12 install" >&2; exit 1; }
@@ -51,5 +51,5 @@ bench-check: $(STAMP) ## have the decoders or the encoder become slower than rec
 
 clean: ## remove the virtual environment and everything that tools have written
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f sources/mysql/_kernel*.so
+	rm -f sources/mysql/_kernel*.so sinks/postgres/_copy*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

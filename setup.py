@@ -1,18 +1,20 @@
 """
-The one part of the build that pyproject.toml has no words for: the row decoder's compiled kernel.
+The one part of the build that pyproject.toml has no words for: the codecs' compiled kernels.
 
-It is optional. Where it cannot be built everything else installs, and rows are decoded by Python.
+They are optional. Where they cannot be built everything else installs, and rows are decoded and
+encoded by Python.
 """
 
 import sysconfig
 
 from setuptools import Extension, setup
 
-KERNEL = Extension(
-    "sources.mysql._kernel", ["sources/mysql/_kernel.c"], py_limited_api=True, optional=True
-)
+KERNELS = [
+    Extension(name, [name.replace(".", "/") + ".c"], py_limited_api=True, optional=True)
+    for name in ("sources.mysql._kernel", "sinks.postgres._copy")
+]
 
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
     setup()  # these Pythons have no stable ABI
 else:
-    setup(ext_modules=[KERNEL], options={"bdist_wheel": {"py_limited_api": "cp311"}})
+    setup(ext_modules=KERNELS, options={"bdist_wheel": {"py_limited_api": "cp311"}})

@@ -107,15 +107,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Prints the version and which row decoder this installation has; ends the command."""
+    """Prints the version and what the codecs of this installation are; ends the command."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        from sources.mysql.kernel import AVAILABLE
+        from sinks.postgres import kernel as encoder
+        from sources.mysql import kernel as decoder
 
-        decoder = "compiled" if AVAILABLE else "plain Python"
-        print(f"tailrace {version('tailrace')} ({decoder} row decoder)")
+        built = (decoder.AVAILABLE, encoder.AVAILABLE)
+        codecs = "compiled" if all(built) else "partly compiled" if any(built) else "plain Python"
+        print(f"tailrace {version('tailrace')} ({codecs} codecs)")
         parser.exit()
 
 

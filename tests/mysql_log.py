@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pymysql.connections import Connection
 
 from engine.change import Operation, Row, Rows
+from engine.compiled import python_only
 from engine.schema import Table, TableId
-from sources.mysql import kernel
 from sources.mysql.catalog import read_table
 from sources.mysql.rows import RowDecoder
 from sources.mysql.tablemap import TableMap, mismatch, parse_table_map
@@ -86,7 +86,7 @@ def logged_rows(
     for op, table_map, images in logged(server, connection, statements):
         assert mismatch(table, table_map) is None
         rows = RowDecoder(table, table_map).decode(op, images, 0, len(images))
-        with kernel.python_only():
+        with python_only():
             plain = RowDecoder(table, table_map).decode(op, images, 0, len(images))
         assert as_text(rows) == as_text(plain)
         decoded.append(rows)

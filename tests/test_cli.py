@@ -160,17 +160,17 @@ def test_a_file_that_is_not_there_and_no_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "decoder"),
+    ("setting", "codecs"),
     [("", "compiled" if kernel.AVAILABLE else "plain Python"), ("off", "plain Python")],
 )
-def test_the_version_tells_the_row_decoder(
-    monkeypatch: pytest.MonkeyPatch, setting: str, decoder: str
+def test_the_version_tells_what_the_codecs_are(
+    monkeypatch: pytest.MonkeyPatch, setting: str, codecs: str
 ) -> None:
     monkeypatch.setenv("TAILRACE_KERNEL", setting or os.environ.get("TAILRACE_KERNEL", ""))
     said = tailrace("--version")
     assert (said.status, said.out) == (
         0,
-        f"tailrace {version('tailrace')} ({decoder} row decoder)\n",
+        f"tailrace {version('tailrace')} ({codecs} codecs)\n",
     )
 
 

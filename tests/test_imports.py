@@ -22,7 +22,7 @@ PACKAGES = ("engine", "sources", "sinks")
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(f"engine.{name}" for name in names.split())
     for names in (
-        "errors log codegen canonical",
+        "errors log codegen compiled canonical",
         "schema registry secrets",
         "change settings debezium",
         "checkpoint record contents",
@@ -38,7 +38,7 @@ SEEN_BY_ENDS = frozenset(
     f"engine.{name}"
     for name in (
         *("errors", "schema", "change", "checkpoint", "contract", "codegen"),
-        *("compaction", "contents", "ddl", "record", "canonical", "log"),
+        *("compaction", "compiled", "contents", "ddl", "record", "canonical", "log"),
     )
 )
 #: The only modules that see sources and sinks: the command line, the demo and the benchmarks.

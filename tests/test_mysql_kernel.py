@@ -21,6 +21,7 @@ import msgspec
 import pytest
 
 from engine.change import Operation, Rows
+from engine.compiled import python_only
 from engine.errors import DecodeError
 from engine.schema import Column, Table, TableId
 from sources.mysql import kernel
@@ -62,7 +63,7 @@ def test_recorded_logs_are_decoded_the_same(path: Path, tmp_path: Path) -> None:
     if path.is_file():
         path = shutil.copy(path, tmp_path / "log.000001")
     compiled = _recorded(path)
-    with kernel.python_only():
+    with python_only():
         python = _recorded(path)
     assert compiled
     assert compiled == python
@@ -351,7 +352,7 @@ class Drawn:
     def both(self, images: bytes, behind: bytes = b"sums") -> tuple[str, str]:
         """What the kernel and what Python makes of the images."""
         compiled = self._decoded(images, behind)
-        with kernel.python_only():
+        with python_only():
             return compiled, self._decoded(images, behind)
 
     def _decoded(self, images: bytes, behind: bytes) -> str:
@@ -406,7 +407,7 @@ def test_each_kind_of_column_is_read_the_same(number: int) -> None:
     table = Table(TableId("s", "t"), (Column("c", neutral(native), native),), ())
     map = TableMap(1, "s", "t", (wire,), (meta,), 0)
     decoder = RowDecoder(table, map)
-    with kernel.python_only():
+    with python_only():
         python = RowDecoder(table, map)
     quick = kernel.Kernel(cells(table, map), map).decoder(None, kernel.StoredImage(1, ["a0"]))
     for turn in range(ROUNDS // 2):

@@ -17,6 +17,7 @@ import pymysql
 import pytest
 
 from engine.change import Row
+from engine.compiled import python_only
 from engine.errors import DecodeError
 from engine.schema import Column, Table, TableId
 from sources.mysql import kernel
@@ -111,7 +112,7 @@ class Wire:
 
 def received(table: Table, pieces: Sequence[bytes], *, compiled: bool) -> list[Row]:
     """The rows; whatever a server sends is counted once."""
-    with nullcontext() if compiled else kernel.python_only():
+    with nullcontext() if compiled else python_only():
         decoder = TextRows(table)
     wire: Any = Wire(pieces)
     found = list(query_rows(wire, "SELECT", decoder, 9.0))
@@ -159,7 +160,7 @@ def streams(seed: int, count: int) -> Iterator[tuple[random.Random, Table, list[
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_are_the_same_however_the_stream_is_cut(seed: int) -> None:
     for chance, table, rows, stream in streams(seed, 60):
-        with kernel.python_only():
+        with python_only():
             expected = repr(TextRows(table).decode(rows))
         for pieces in (1, 2, 7, 60):
             for compiled in (True, False):
@@ -189,7 +190,7 @@ def test_each_kind_of_column_is_read_by_itself(native: str, compiled: bool) -> N
         pytest.skip("the kernel is not built, or TAILRACE_KERNEL=off")
     table = table_of([native])
     stream = b"".join(packet(text_of(value)) for value in (*COLUMNS[native], None))
-    with nullcontext() if compiled else kernel.python_only():
+    with nullcontext() if compiled else python_only():
         decoder = TextRows(table)
     rows, stop = decoder.take(stream, 0)
     assert (len(rows), stop) == (len(COLUMNS[native]) + 1, len(stream))

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from engine.change import Operation, Rows
+from engine.compiled import python_only
 from engine.errors import DecodeError, SchemaError
 from engine.schema import Column, Table, TableId
 from sources.mysql import kernel
@@ -151,7 +152,7 @@ def _insert(zoo: dict[str, tuple[str, list[tuple[str, Any]]]], number: int) -> s
 def by_each_decoder(request: pytest.FixtureRequest) -> Iterator[None]:
     """The row decoders of the test are those with the compiled kernel, and those without."""
     if request.param == "python":
-        with kernel.python_only():
+        with python_only():
             yield
     elif kernel.AVAILABLE:
         yield
@@ -516,7 +517,7 @@ def test_damage_gives_nothing_but_decode_errors(
     ]
     table_map = parse_table_map(maps[0], 0, len(maps[0]), mariadb=mariadb)
     decoder = RowDecoder(table, table_map)
-    with kernel.python_only():
+    with python_only():
         plain = RowDecoder(table, table_map)
     chance = random.Random(11)
     for _ in range(1500):

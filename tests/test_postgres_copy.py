@@ -5,14 +5,17 @@ Values of every neutral type reach PostgreSQL as they are, by COPY and as parame
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from engine.change import Rows
+from engine.compiled import python_only
 from engine.errors import ApplyError
 from engine.schema import Column, Table, TableId, Type
+from sinks.postgres import kernel
 from sinks.postgres.apply import FEW_ROWS
 from sinks.postgres.copy import Encoder, Field
 from tests.conftest import AnyServer
@@ -20,8 +23,10 @@ from tests.targets import Fresh, Target, insert, opened
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 
-#: kind, values of a row tuple, what PostgreSQL shows as text
-VALUES: list[tuple[Type, list[Any], list[str]]] = [
+#: Values of a row tuple, and what PostgreSQL shows as text.
+Values = tuple[Type, list[Any], list[str]]
+
+VALUES: list[Values] = [
     (Type("boolean"), [True, False], ["true", "false"]),
     (Type("int8"), [-128, 127], ["-128", "127"]),
     (Type("uint8"), [255], ["255"]),
@@ -68,6 +73,9 @@ VALUES: list[tuple[Type, list[Any], list[str]]] = [
         ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"],
     ),
     (Type("geometry"), [b"\x01\x01"], ["\\x0101"]),
+]
+#: The compiled kernel knows none of these.
+ARRAYS: list[Values] = [
     (
         Type("array", element=Type("text")),
         [["a", None, 'q"\\\n,{}', "NULL", ""], []],
@@ -81,22 +89,33 @@ VALUES: list[tuple[Type, list[Any], list[str]]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def wide() -> Table:
-    columns = [Column(f"c{n}", type, str(type)) for n, (type, _, _) in enumerate(VALUES)]
-    strict = [Column(f"s{n}", type, str(type), False) for n, (type, _, _) in enumerate(VALUES)]
+@pytest.fixture(autouse=True, params=["compiled", "python"])
+def by_each_encoder(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The encoders of the test are those with the compiled kernel, and those without."""
+    if request.param == "python":
+        with python_only():
+            yield
+    elif kernel.AVAILABLE:
+        yield
+    else:
+        pytest.skip("the compiled kernel is not built, or TAILRACE_KERNEL=off")
+
+
+def wide_table(each: list[Values]) -> Table:
+    columns = [Column(f"c{n}", type, str(type)) for n, (type, _, _) in enumerate(each)]
+    strict = [Column(f"s{n}", type, str(type), False) for n, (type, _, _) in enumerate(each)]
     return Table(TableId("types", "wide"), (ID, *columns, *strict), key=(0,))
 
 
-def wide_rows() -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+def wide_rows(each: list[Values]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Rows, and what each must be as text: every value once, nullable columns NULL elsewhere."""
     rows, texts = [], []
-    for n, (_, values, shown) in enumerate(VALUES):
+    for n, (_, values, shown) in enumerate(each):
         for value, text in zip(values, shown, strict=True):
-            sparse = [value if m == n else None for m in range(len(VALUES))]
-            rows.append((len(rows), *sparse, *(its[1][0] for its in VALUES)))
-            sparse_text = [text if m == n else None for m in range(len(VALUES))]
-            texts.append((str(len(texts)), *sparse_text, *(its[2][0] for its in VALUES)))
+            sparse = [value if m == n else None for m in range(len(each))]
+            rows.append((len(rows), *sparse, *(its[1][0] for its in each)))
+            sparse_text = [text if m == n else None for m in range(len(each))]
+            texts.append((str(len(texts)), *sparse_text, *(its[2][0] for its in each)))
     return rows, texts
 
 
@@ -105,10 +124,11 @@ def shown(target: Target, table: Table) -> list[tuple[Any, ...]]:
     return target.query(f"SELECT {names} FROM {table.id} AS t ORDER BY t.id")
 
 
+@pytest.mark.parametrize("each", [VALUES, [*VALUES, *ARRAYS]], ids=["scalars", "arrays-too"])
 def test_every_type_by_copy_and_by_parameters(
-    postgres_family: AnyServer, fresh_postgres_database: Fresh, wide: Table
+    postgres_family: AnyServer, fresh_postgres_database: Fresh, each: Any
 ) -> None:
-    rows, texts = wide_rows()
+    wide, (rows, texts) = wide_table(each), wide_rows(each)
     with opened(fresh_postgres_database(postgres_family)) as target:
         target.create(wide)
         assert len(rows) > FEW_ROWS
@@ -132,7 +152,7 @@ MOMENT = Column("m", Type("datetime"), "datetime", nullable=False)
 
 
 def encoded(encoder: Encoder, *rows: tuple[Any, ...]) -> bytes:
-    return b"".join(encoder.pieces(rows))
+    return b"".join(encoder.pieces(list(rows)))
 
 
 def test_text_is_escaped_only_where_it_must_be() -> None:

@@ -6,8 +6,8 @@ processor time, the least of several rounds in turn. So neither the machine's sp
 matter much, and a number that was recorded once can be held against a run elsewhere. The bytes come
 from real logs, a few rows of each table in the folder ``check`` beside the file.
 
-Rows are decoded by plain Python, so that a machine without a C compiler has the same cases; those
-with ``-compiled`` in their name are by the kernel, and only looked at where it is built.
+Rows are decoded and encoded by plain Python, so that a machine without a C compiler has the same
+cases; those with ``-compiled`` in their name are by a kernel, and only looked at where it is built.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ from engine.bench.kept import kept_log
 from engine.bench.profile import Encoding, nets_of
 from engine.bench.workloads import DATABASE, ORDERS, SBTEST, Workload
 from engine.change import Change, Rows
+from engine.compiled import python_only
 from engine.errors import ConfigError
+from sinks.postgres import kernel as encoder
 from sources.mysql import events as ev
-from sources.mysql import kernel
+from sources.mysql import kernel as decoder
 from sources.mysql.binlog_file import BinlogFileSource
 from sources.mysql.compression import cut_events
 from sources.mysql.settings import BinlogFileSettings
@@ -192,26 +194,29 @@ def _cases(folder: Path) -> Iterator[dict[str, Case]]:
             log = Path(scratch) / f"{name}.000001"
             log.write_bytes(_repeated((folder / f"{name}.binlog").read_bytes(), times))
             rows = workload.changes * times
-            cases[f"decode-{name}"] = Case(rows, partial(_decode_in_python, log))
-            if kernel.AVAILABLE:
+            cases[f"decode-{name}"] = Case(rows, partial(_in_python, partial(_decode, log)))
+            if decoder.AVAILABLE:
                 cases[f"decode-{name}-compiled"] = Case(rows, partial(_decode, log))
             found[name] = _decode(log)
         for name in ("bulk", "orders"):
-            nets, encoding = nets_of(found[name]), Encoding()
+            nets = nets_of(found[name])
             rows = sum(map(len, nets))
-            cases[f"encode-{name}"] = Case(rows, partial(encoding.encode, nets))
+            encode = partial(Encoding().encode, nets)
+            cases[f"encode-{name}"] = Case(rows, partial(_in_python, encode))
+            if encoder.AVAILABLE:
+                cases[f"encode-{name}-compiled"] = Case(rows, partial(Encoding().encode, nets))
         table = next(it.table for it in found["bulk"] if type(it) is Rows)
         text = b"".join(_text_packets())
-        with kernel.python_only():
+        with python_only():
             cases["decode-text"] = Case(TEXT_ROWS, partial(TextRows(table).take, text, 0))
-        if kernel.AVAILABLE:
+        if decoder.AVAILABLE:
             cases["decode-text-compiled"] = Case(TEXT_ROWS, partial(TextRows(table).take, text, 0))
         yield cases
 
 
-def _decode_in_python(log: Path) -> list[Change]:
-    with kernel.python_only():
-        return _decode(log)
+def _in_python(work: Callable[[], object]) -> None:
+    with python_only():
+        work()
 
 
 def _decode(log: Path) -> list[Change]:

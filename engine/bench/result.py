@@ -23,7 +23,8 @@ from rich.table import Table
 
 from engine.bench.peers.peer import PeerResult
 from engine.bench.target import Committed
-from sources.mysql import kernel
+from sinks.postgres import kernel as encoder
+from sources.mysql import kernel as decoder
 
 __all__ = ["Repetition", "Result", "describe_machine", "in_short", "percentiles", "short", "show"]
 
@@ -165,7 +166,8 @@ def describe_machine(**servers: Mapping[str, str]) -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "row_decoder": "compiled" if kernel.AVAILABLE else "python",
+        "row_decoder": "compiled" if decoder.AVAILABLE else "python",
+        "copy_encoder": "compiled" if encoder.AVAILABLE else "python",
         **servers,
     }
 

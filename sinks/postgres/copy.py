@@ -6,6 +6,9 @@ need. Columns that may hold any character are taken out of a piece of some hundr
 each as a whole: joined, it is searched for what needs escaping at the speed of ``memchr``, and
 escaped as one text if there is something. Of other types only dates are looked at.
 
+Where the compiled kernel is there (``kernel.py``) it goes first. What it refuses the generated
+Python encodes again, which is the definition of what is right, and replaces, counts and raises.
+
 Format: PostgreSQL manual, COPY, "Text Format".
 """
 
@@ -20,6 +23,7 @@ from engine.change import Row
 from engine.codegen import compile_function
 from engine.errors import ApplyError
 from engine.schema import Column, TableId, Type
+from sinks.postgres.kernel import copy_kernel
 from sinks.postgres.types import TEMPORAL, TEXTUAL
 
 __all__ = ["Encoder", "Field", "escape"]
@@ -72,8 +76,9 @@ class Encoder:
         self._table = table
         self._fields = tuple(fields)
         self._width = width
+        self._kernel = copy_kernel([(it.position, it.column) for it in self._fields], width)
         self._columns = [self._open_column(field) for field in self._fields if field.open]
-        self._lines: Callable[..., str] = self._compile_lines()
+        self._lines: Callable[..., str] | None = None
         self._parameters: Callable[[Sequence[Row]], list[Parameters]] | None = None
         self._piece_rows = FIRST_PIECE_ROWS
 
@@ -84,11 +89,13 @@ class Encoder:
         """
         start = 0
         while start < len(rows):
-            part = rows[start : start + self._piece_rows]
-            piece = self._encode(part)
+            stop = min(start + self._piece_rows, len(rows))
+            piece = self._kernel(rows, start, stop) if self._kernel is not None else None
+            if piece is None:
+                piece = self._encode(rows[start:stop])
             yield piece
-            start += len(part)
-            row_bytes = len(piece) / len(part)
+            row_bytes = len(piece) / (stop - start)
+            start = stop
             self._piece_rows = max(1, min(MAX_PIECE_ROWS, int(PIECE_BYTES / row_bytes)))
 
     def parameters(self, rows: Sequence[Row]) -> list[Parameters]:
@@ -103,6 +110,8 @@ class Encoder:
         return taken
 
     def _encode(self, rows: Sequence[Row]) -> bytes:
+        if self._lines is None:
+            self._lines = self._compile_lines()
         try:
             return self._lines(rows, *[column(rows) for column in self._columns]).encode()
         except UnicodeEncodeError as error:

@@ -3,24 +3,21 @@ Programs for the compiled kernel of the row decoders (``_kernel.c``), made of th
 the same expressions, as the generated Python.
 
 Its one idea: what the kernel does not know by itself it calls back for, with the very expression
-that the generated Python would use, so every table has a program. The kernel is optional: it is
-missing where the package was installed without a C compiler, and ``TAILRACE_KERNEL=off`` in the
-environment keeps it out. Nothing but the time that rows take depends on it.
+that the generated Python would use, so every table has a program. Whether the kernel is used,
+``engine/compiled.py`` decides; nothing but the time that rows take depends on it.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 from ast import literal_eval
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from engine.change import Row
 from engine.codegen import compile_function
+from engine.compiled import ALLOWED, wanted
 from sources.mysql.cells import Cell, count_values, packed_size
 from sources.mysql.wire import TableMap, Wire
 
@@ -32,7 +29,7 @@ else:
     _built = True
 
 #: Whether rows are decoded by the kernel where nothing else is said.
-AVAILABLE = _built and os.environ.get("TAILRACE_KERNEL") != "off"
+AVAILABLE = _built and ALLOWED
 
 __all__ = [
     "AVAILABLE",
@@ -41,12 +38,9 @@ __all__ = [
     "StoredImage",
     "TakeRows",
     "Text",
-    "python_only",
     "row_kernel",
     "text_kernel",
 ]
-
-_wanted = ContextVar("wanted", default=True)
 
 # The kinds of columns, numbered as in _kernel.c.
 _CONSTANT, _BEFORE, _INTEGER, _FLOAT32, _FLOAT64, _YEAR, _BIT, _DECIMAL, _DATE = range(9)
@@ -76,19 +70,9 @@ Decode = Callable[[bytes, int, int], tuple[list[Row] | None, list[Row] | None, i
 TakeRows = Callable[[bytes, int], tuple[list[Row], int]]
 
 
-@contextmanager
-def python_only() -> Iterator[None]:
-    """Row decoders that are made inside do without the kernel: for tests and measurements."""
-    token = _wanted.set(False)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
-
-
 def row_kernel(cells: Sequence[Cell], map: TableMap) -> Kernel | None:
     """The kernel for one table version and one table map; None where Python does without it."""
-    return Kernel(cells, map) if AVAILABLE and _wanted.get() else None
+    return Kernel(cells, map) if AVAILABLE and wanted() else None
 
 
 class StoredImage(NamedTuple):
@@ -163,7 +147,7 @@ class Text(NamedTuple):
 
 def text_kernel(columns: Sequence[Text]) -> TakeRows | None:
     """The kernel for the rows of a query; None where Python does without it."""
-    if not (AVAILABLE and _wanted.get()):
+    if not (AVAILABLE and wanted()):
         return None
     steps = [_text(it.value, it.names, _SHORT if it.short else 0, 1) for it in columns]
     return partial(_kernel.take_rows, _program(steps))
