@@ -101,7 +101,8 @@ class Metrics:
         self._copied = gauge("snapshot_rows", "Rows copied", "table")
         self._estimate = gauge("snapshot_estimate_rows", "Rows expected", "table")
         self._state = gauge("snapshot_state", "1 for the state of the table", "table", "state")
-        #: Each table's progress as the gauges have it.
+        #: Each table's progress now, and as the gauges have it: they follow when they are read.
+        self._tables: Mapping[TableId, TableProgress] = {}
         self._shown: Mapping[TableId, TableProgress] = {}
         self._start()
 
@@ -150,12 +151,14 @@ class Metrics:
             self._lag_seconds.labels(self._pipeline).set(observed.lag_seconds)
         if lag_bytes is not None:
             self._lag_bytes.labels(self._pipeline).set(lag_bytes)
-        if observed.tables and observed.tables is not self._shown:
-            self._show(observed.tables)
+        self._tables = observed.tables or self._tables
 
-    def _show(self, tables: Mapping[TableId, TableProgress]) -> None:
+    def _show_tables(self) -> None:
         """Set what has changed of the tables since the last time."""
-        shown, self._shown = self._shown, tables
+        tables, shown = self._tables, self._shown
+        if tables is shown:
+            return
+        self._shown = tables
         for id in shown.keys() - tables.keys():
             for gauge in (self._copied, self._estimate):
                 gauge.remove(self._pipeline, str(id))
@@ -175,5 +178,6 @@ class Metrics:
 
     def render(self) -> bytes:
         """All of it in the OpenMetrics text format (``CONTENT_TYPE``)."""
+        self._show_tables()
         text: bytes = generate_latest(self.registry)  # type: ignore[no-untyped-call]
         return text

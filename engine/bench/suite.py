@@ -106,7 +106,7 @@ def _measure(options: argparse.Namespace, console: Console) -> Answer:
         for name, (group, measure) in measurements(options.rows).items()
         if options.what in ("all", group) and options.only in (None, name)
     }
-    wanted |= sweeps(options.rows // 5, options.columns, options.tables)
+    wanted |= sweeps(options.rows, options.columns, options.tables)
     if not wanted:
         raise ConfigError(f"no measurement of {options.what} is named {options.only}")
     results: list[dict[str, Any]] = []
