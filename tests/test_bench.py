@@ -279,6 +279,7 @@ def test_what_was_recorded_is_complete() -> None:
     assert check.slower(recorded, {name: 1.5 * cost for name, cost in recorded.items()}).keys() == {
         *("decode-bulk", "decode-single", "decode-orders", "decode-text"),
         *("decode-bulk-compiled", "decode-single-compiled", "decode-orders-compiled"),
+        "decode-text-compiled",
         *("encode-bulk", "encode-orders", "encode-bulk-compiled", "encode-orders-compiled"),
     }
 
