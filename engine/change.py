@@ -3,8 +3,8 @@ What travels from a source to a sink, in the order of the source's log.
 
 A transaction is one ``Begin``, its changes, one ``Commit``. Positions arise only in ``Commit`` (and
 ``Heartbeat``), so nothing can be recorded as done that ends in the middle of a transaction.
-Everything is immutable and shared freely between threads; the only objects made per row are the row
-tuples.
+Everything is immutable once it is handed on, and shared freely between threads; the only objects
+made per row are the row tuples.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Position(Protocol):
 
 
 class Rows(msgspec.Struct, gc=False):
-    """A run of row changes of one kind on one table, in order. Only its maker may change it.
+    """A run of row changes of one kind on one table, in order. Only its maker may change it, and
+    only until it is handed on.
 
     ``before`` (update, delete) and ``after`` (insert, update, read) are lists of equal length of
     row tuples, each as wide as ``table.columns``; the list that does not apply is None. ``read`` is
@@ -72,8 +73,8 @@ class Rows(msgspec.Struct, gc=False):
         return len(rows) if rows is not None else 0
 
     def join(self, more: Rows) -> bool:
-        """Take in the rows that come next; False, with nothing done, if they are of another
-        kind.
+        """Take the rows that come next into our lists; False, with nothing done, if they are of
+        another kind.
         """
         if (
             self.table is not more.table
@@ -157,7 +158,8 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
 
     ``cursor`` is the durable text of the last key read, from which the next chunk goes on; None
     when this is the table's last chunk. ``seen`` is an upper bound: no change after it is visible
-    in ``rows``. For a table without a key it is exact, the same for all its chunks.
+    in ``rows``. For a table without a key it is exact, the same for all its chunks. ``size`` is
+    about the number of bytes that the rows took on the wire.
     """
 
     table: Table

@@ -88,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--version", action=_Version, nargs=0, help="print it, and how rows are read"
+        "--version", action=_Version, nargs=0, help="print it, and what the codecs are"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (INIT, CHECK, RUN, STATUS, VERIFY, TAIL, DEMO, BENCH):

@@ -2,7 +2,8 @@
 Every number that Tailrace shows to Prometheus, each name once.
 
 The idea: nothing is counted per row. The pipeline reports once per batch, commit or reconnection,
-and the gauges are set from the pipeline's progress now and then.
+and the gauges are set from the pipeline's progress now and then; those of tables, which may be
+many, when somebody reads them.
 
 ==========================================  =========  ==========================================
 metric (all have the label ``pipeline``)    type       meaning
@@ -145,7 +146,9 @@ class Metrics:
         self._up.labels(self._pipeline).set(0)
 
     def progress(self, observed: Observed, lag_bytes: int | None) -> None:
-        """Set the gauges; what is None keeps its last value. Tables that are gone disappear."""
+        """Set the gauges; what is None keeps its last value. Tables that are gone disappear, at the
+        next ``render``.
+        """
         self._up.labels(self._pipeline).set(observed.state != "connecting")
         if observed.lag_seconds is not None:
             self._lag_seconds.labels(self._pipeline).set(observed.lag_seconds)

@@ -525,6 +525,26 @@ static PyObject *charmap(PyObject *table, const uint8_t *data, Py_ssize_t size)
     return PyUnicode_FromStringAndSize((const char *)data, size);
 }
 
+/* A number that was printed, of 64 bits with or without a sign. */
+static PyObject *number(const uint8_t *p, Py_ssize_t size)
+{
+    bool negative = size > 0 && p[0] == '-';
+    const uint8_t *end = p + size;
+    uint64_t value = 0, most = negative ? (uint64_t)1 << 63 : UINT64_MAX;
+    p += negative;
+    if (p == end)
+        return bad("a number without a digit");
+    for (; p < end; p++) {
+        unsigned digit = (unsigned)*p - '0';
+        if (digit > 9 || value > (most - digit) / 10)
+            return bad("a number has what is no digit, or too many");
+        value = value * 10 + digit;
+    }
+    if (negative && value) /* the least of all has no counterpart */
+        return PyLong_FromLongLong(-(int64_t)(value - 1) - 1);
+    return PyLong_FromUnsignedLongLong(value);
+}
+
 static PyObject *sized_value(const Plan *plan, const Step *step, const uint8_t *p, Py_ssize_t size)
 {
     PyObject *object;
@@ -532,6 +552,8 @@ static PyObject *sized_value(const Plan *plan, const Step *step, const uint8_t *
         return PyUnicode_FromStringAndSize((const char *)p, size);
     if (step->kind == BYTES)
         return PyBytes_FromStringAndSize((const char *)p, size);
+    if (step->kind == DIGITS)
+        return number(p, size);
     if (!(object = object_at(plan, step->b)))
         return NULL;
     if (step->kind == CHARMAP)
@@ -692,23 +714,6 @@ static PyObject *decode_rows(PyObject *module, PyObject *args)
 enum { HEAD = 4, LONGEST = 0xFFFFFF, EOF_SIZE = 8 };
 enum { NULL_TEXT = 0xFB, EOF_PACKET = 0xFE, ERROR_PACKET = 0xFF };
 
-/* A number that was printed as such; up to 19 digits fit into 64 bits. */
-static PyObject *number(const uint8_t *p, Py_ssize_t size)
-{
-    bool negative = size > 0 && p[0] == '-';
-    const uint8_t *end = p + size;
-    uint64_t value = 0;
-    p += negative;
-    if (p == end || end - p > (negative ? 18 : 19))
-        return bad("a number is empty or long");
-    for (; p < end; p++) {
-        if (*p < '0' || *p > '9')
-            return bad("a number has what is no digit");
-        value = value * 10 + (*p - '0');
-    }
-    return negative ? PyLong_FromLongLong(-(int64_t)value) : PyLong_FromUnsignedLongLong(value);
-}
-
 /* Protocol::LengthEncodedInteger, of a text; moves `*at` behind it. */
 static bool text_size(const uint8_t **at, const uint8_t *end, uint8_t flags, uint64_t *size)
 {
@@ -739,8 +744,7 @@ static PyObject *text_row(const Plan *plan, const uint8_t *p, const uint8_t *end
         } else if (p == end || !text_size(&p, end, step->flags, &size)) {
             value = bad("a row is cut off");
         } else {
-            value = step->kind == DIGITS ? number(p, (Py_ssize_t)size)
-                                         : sized_value(plan, step, p, (Py_ssize_t)size);
+            value = sized_value(plan, step, p, (Py_ssize_t)size);
             p += size;
         }
         if (!value) {

@@ -282,8 +282,10 @@ class _Reading:
         for more, received in _rows_of(connection, self._table, query):
             rows += more
             size += received
-            # Nobody waits for the rows of an abandoned reading; any other goes on behind a row.
-            if self.abandoned or (more and size >= _CUT_BYTES):
+            if self.abandoned:
+                raise SourceLost("nobody waits for these rows any more")
+            # What is cut goes on behind its last row, so it needs one.
+            if more and size >= _CUT_BYTES:
                 return rows, size, False
         return rows, size, True
 

@@ -135,6 +135,8 @@ class _Cutter:
         """What is not simply a row's packet; the row that it completes, if it does."""
         if len(packet) == _WHOLE or self._long:
             return self._continue(packet)
+        if not packet:
+            raise OperationalError(_MALFORMED, "the server sent an empty packet")
         if self._skip:
             self._head(packet)
         else:
@@ -165,8 +167,6 @@ class _Cutter:
         return self._decoder.decode([packet])
 
     def _end(self, packet: bytes) -> None:
-        if not packet:
-            raise OperationalError(_MALFORMED, "the server sent an empty packet")
         if packet[0] == _ERROR:
             raise_mysql_exception(packet)
         self.ended = True

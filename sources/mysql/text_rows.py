@@ -104,7 +104,7 @@ class TextRows:
 
 @lru_cache(maxsize=1024)
 def text_rows(table: Table) -> TextRows:
-    """The decoder of a table's rows; those that were used last are kept."""
+    """The decoder of a table's rows; those that were used last are kept, as they were made."""
     return TextRows(table)
 
 
