@@ -27,6 +27,7 @@ __all__ = ["Started", "Usage", "cpu_seconds", "measure"]
 DEADLINE_SECONDS = 1800.0
 STOP_SECONDS = 60.0
 LOOK_SECONDS = 0.02
+CPU_LOOKS = 5
 TAIL_CHARACTERS = 2000
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -80,8 +81,8 @@ class Started:
     def cut_off(self) -> Usage:
         """SIGKILL, its children too; what they have taken until now."""
         self._look()
-        used = cpu_seconds(self._process.pid) or 0.0
         wall = time.perf_counter() - self._started
+        used = cpu_seconds(self._process.pid) or 0.0
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(STOP_SECONDS)
         return Usage(wall, used, self._peak_bytes / 1e6)
@@ -124,9 +125,20 @@ def measure(words: Sequence[str | Path], log: Path) -> Usage:
 
 
 def cpu_seconds(process_id: int | None) -> float | None:
-    """What a server has used so far, its children that are gone included; None if unknown."""
+    """What a server has used so far, its children that are gone included; None if unknown.
+
+    A child that is ending may be missing from both for a moment, so it is the most of some looks.
+    """
     if process_id is None:
         return None
+    most = 0.0
+    for _ in range(CPU_LOOKS):
+        most = max(most, _cpu_seconds(process_id))
+        time.sleep(LOOK_SECONDS)
+    return most
+
+
+def _cpu_seconds(process_id: int) -> float:
     first = _ticks(process_id)
     used = sum(first) + sum(sum(_ticks(child)[:2]) for child in children(process_id))
     return used / TICKS
