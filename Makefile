@@ -15,7 +15,7 @@ help: ## show this list
 
 install: $(STAMP) ## make .venv with tailrace and all it needs
 
-$(STAMP): pyproject.toml setup.py sources/mysql/_kernel.c sinks/postgres/_copy.c
+$(STAMP): pyproject.toml setup.py engine/buffer.h sources/mysql/_kernel.c sinks/postgres/_copy.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Tailrace needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
 	  echo "Choose another one: make PYTHON=python3.12 install" >&2; exit 1; }

@@ -10,7 +10,14 @@ import sysconfig
 from setuptools import Extension, setup
 
 KERNELS = [
-    Extension(name, [name.replace(".", "/") + ".c"], py_limited_api=True, optional=True)
+    Extension(
+        name,
+        [name.replace(".", "/") + ".c"],
+        include_dirs=["engine"],
+        depends=["engine/buffer.h"],
+        py_limited_api=True,
+        optional=True,
+    )
     for name in ("sources.mysql._kernel", "sinks.postgres._copy")
 ]
 

@@ -23,7 +23,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from engine.compiled import python_only
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
+from sinks.postgres import kernel as encoder
+from sources.mysql import kernel as decoder
 from tests.servers import (
     STATEMENT_TIMEOUT_SECONDS,
     AnyServer,
@@ -41,6 +44,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _used:
         names = ", ".join(f"{server.kind} {server.version}" for server in _used)
         terminalreporter.write_line(f"database servers: {names}")
+
+
+@pytest.fixture(params=["compiled", "python"])
+def by_each_codec(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The codecs of the test are those with the compiled kernels, and those without."""
+    if request.param == "python":
+        with python_only():
+            yield
+    elif decoder.AVAILABLE and encoder.AVAILABLE:
+        yield
+    else:
+        pytest.skip("the compiled kernels are not built, or TAILRACE_KERNEL=off")
 
 
 def _provide(kind: str, start: Callable[[], Server], *, first: bool = True) -> Iterator[AnyServer]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -18,7 +18,6 @@ from engine.change import Operation, Rows
 from engine.compiled import python_only
 from engine.errors import DecodeError, SchemaError
 from engine.schema import Column, Table, TableId
-from sources.mysql import kernel
 from sources.mysql.native import neutral
 from sources.mysql.rows import RowDecoder
 from sources.mysql.tablemap import TableMap, mismatch, parse_table_map, table_from_map
@@ -146,18 +145,6 @@ def _make_zoo(server: AnyServer, connection: Any) -> dict[str, tuple[str, list[t
 def _insert(zoo: dict[str, tuple[str, list[tuple[str, Any]]]], number: int) -> str:
     given = {name: values[number][0] for name, (_, values) in zoo.items() if values}
     return f"INSERT INTO zoo ({','.join(given)}) VALUES ({','.join(given.values())})"
-
-
-@pytest.fixture(params=["compiled", "python"])
-def by_each_decoder(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The row decoders of the test are those with the compiled kernel, and those without."""
-    if request.param == "python":
-        with python_only():
-            yield
-    elif kernel.AVAILABLE:
-        yield
-    else:
-        pytest.skip("the compiled kernel is not built, or TAILRACE_KERNEL=off")
 
 
 def test_log_and_read_give_the_same_values(
@@ -301,7 +288,7 @@ def test_old_temporal_formats(
     assert rows[1][:4] == ("838:59:59", "0000-00-00 00:00:00", "0000-00-00 00:00:00", "0000-00-00")
 
 
-@pytest.mark.usefixtures("by_each_decoder")
+@pytest.mark.usefixtures("by_each_codec")
 def test_minimal_images(mysql_family: AnyServer, fresh_mysql_database: Fresh) -> None:
     database = fresh_mysql_database(mysql_family)
     connection = connect_mysql(mysql_family, database)
@@ -417,7 +404,7 @@ def test_parts_of_documents_are_refused(mysql: AnyServer, fresh_mysql_database: 
     assert "binlog_row_value_options" in caught.value.hint
 
 
-@pytest.mark.usefixtures("by_each_decoder")
+@pytest.mark.usefixtures("by_each_codec")
 def test_text_that_is_none_names_its_column_and_not_its_value(
     mysql: AnyServer, fresh_mysql_database: Fresh
 ) -> None:
@@ -472,7 +459,7 @@ def test_a_version_that_contradicts_the_log_is_not_used() -> None:
         assert re.search(reason, found)
 
 
-@pytest.mark.usefixtures("by_each_decoder")
+@pytest.mark.usefixtures("by_each_codec")
 def test_rows_that_do_not_add_up_are_refused() -> None:
     table = _table(("a", "int"), ("b", "varchar(10) character set utf8mb4"))
     decoder = RowDecoder(table, _map((3, 15), (0, 40)))

@@ -5,21 +5,20 @@ Values of every neutral type reach PostgreSQL as they are, by COPY and as parame
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from engine.change import Rows
-from engine.compiled import python_only
 from engine.errors import ApplyError
 from engine.schema import Column, Table, TableId, Type
-from sinks.postgres import kernel
 from sinks.postgres.apply import FEW_ROWS
 from sinks.postgres.copy import Encoder, Field
 from tests.conftest import AnyServer
 from tests.targets import Fresh, Target, insert, opened
+
+pytestmark = pytest.mark.usefixtures("by_each_codec")
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 
@@ -87,18 +86,6 @@ ARRAYS: list[Values] = [
         ["{{1,2},{3,4}}"],
     ),
 ]
-
-
-@pytest.fixture(autouse=True, params=["compiled", "python"])
-def by_each_encoder(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The encoders of the test are those with the compiled kernel, and those without."""
-    if request.param == "python":
-        with python_only():
-            yield
-    elif kernel.AVAILABLE:
-        yield
-    else:
-        pytest.skip("the compiled kernel is not built, or TAILRACE_KERNEL=off")
 
 
 def wide_table(each: list[Values]) -> Table:

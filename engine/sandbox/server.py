@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -113,12 +114,11 @@ class Server:
         self._keeps_data = directory is not None
         self.layout = Layout(folder, directory or folder / "data")
         _live_servers.add(self)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.stop)
             self._fill()
             self.port = self._start_on_free_port()
-        except BaseException:
-            self.stop()
-            raise
+            undo.pop_all()
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.version} on port {self.port}>"

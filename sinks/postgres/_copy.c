@@ -23,6 +23,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "buffer.h"
+
 enum { /* how a column is written; kernel.py has the same numbers */
     PLAIN, /* an int or a str as it is */
     TEXT,  /* a str of any characters */
@@ -44,36 +46,7 @@ typedef struct {
     bool *foreign;           /* by step: whether a text was more than ASCII */
 } Plan;
 
-/* -- bytes that grow --------------------------------------------------------------------------- */
-
-typedef struct {
-    char *data;
-    size_t size, room;
-} Buffer;
-
-/* False: refused, or there is no memory, which is an exception. So it is with all that follow. */
-static bool reserve(Buffer *out, size_t more)
-{
-    if (out->room - out->size >= more)
-        return true;
-    size_t room = out->room * 2 + more + 4096;
-    char *data = realloc(out->data, room);
-    if (!data) {
-        PyErr_NoMemory();
-        return false;
-    }
-    out->data = data, out->room = room;
-    return true;
-}
-
-static inline bool put(Buffer *out, const char *data, size_t size)
-{
-    if (!reserve(out, size))
-        return false;
-    memcpy(out->data + out->size, data, size);
-    out->size += size;
-    return true;
-}
+/* In all that follow, false: refused, or there is no memory, which is an exception. */
 
 /* -- numbers ----------------------------------------------------------------------------------- */
 

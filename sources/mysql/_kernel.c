@@ -20,6 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "buffer.h"
+
 enum { /* what a column is; kernel.py has the same numbers */
     CONSTANT, BEFORE, INTEGER, FLOAT32, FLOAT64, YEAR, BIT, DECIMAL, DATE,
     DATETIME2, TIMESTAMP2, TIME2, LABELS, UTF8, BYTES, CHARMAP, JSON,
@@ -44,36 +46,6 @@ static PyObject *bad(const char *reason)
 {
     PyErr_SetString(PyExc_ValueError, reason);
     return NULL;
-}
-
-/* -- bytes that grow --------------------------------------------------------------------------- */
-
-typedef struct {
-    char *data;
-    size_t size, room;
-} Buffer;
-
-static bool reserve(Buffer *out, size_t more)
-{
-    if (out->room - out->size >= more)
-        return true;
-    size_t room = out->room * 2 + more + 256;
-    char *data = realloc(out->data, room);
-    if (!data) {
-        PyErr_NoMemory();
-        return false;
-    }
-    out->data = data, out->room = room;
-    return true;
-}
-
-static bool put(Buffer *out, const char *data, size_t size)
-{
-    if (!reserve(out, size))
-        return false;
-    memcpy(out->data + out->size, data, size);
-    out->size += size;
-    return true;
 }
 
 /* `value` in at least `width` digits; at most 20 characters. */

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from pymysql.connections import Connection
@@ -66,16 +66,15 @@ class Sessions:
             # From here on ``stop`` reaches it.
             self._lent.add(connection)
             stopped = self.stopped
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._give_back, connection, False)
             if stopped:
                 raise SourceLost("the reading was stopped")
             if not made:
                 establish(connection)
                 query(connection, _SETTINGS)
                 query(connection, _ISOLATION)
-        except BaseException:
-            self._give_back(connection, False)
-            raise
+            undo.pop_all()
         return connection
 
     def _give_back(self, connection: Connection[Any], well: bool) -> None:
