@@ -42,7 +42,6 @@ demo: $(STAMP) ## mirror a small live shop database, kill the engine, prove both
 	$(BIN)/tailrace demo
 
 bench: $(STAMP) ## measure everything at full size (under an hour), into benchmarks/
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/tailrace bench all --peers --tables 2000 --columns 32 --save benchmarks/results.json \
 	  --plot benchmarks/plots --report benchmarks/README.md $(BENCH_ARGS)
 

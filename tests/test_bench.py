@@ -245,7 +245,6 @@ def test_a_report_without_an_end_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_plots_are_drawn_from_what_was_saved(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     saved = tmp_path / "results.json"
     saved.write_text(json.dumps(_answer()))
     assert main(["bench", "all", "--from", str(saved), "--plot", str(tmp_path / "plots")]) == 0
