@@ -15,7 +15,7 @@ help: ## show this list
 
 install: $(STAMP) ## make .venv with tailrace and all it needs
 
-$(STAMP): pyproject.toml setup.py engine/buffer.h sources/mysql/_kernel.c sinks/postgres/_copy.c
+$(STAMP): pyproject.toml setup.py engine/toolkit/buffer.h sources/mysql/codec/_accelerator.c sinks/postgres/_accelerator.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Tailrace needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
 	  echo "Choose another one: make PYTHON=python3.12 install" >&2; exit 1; }
@@ -42,13 +42,13 @@ demo: $(STAMP) ## mirror a small live shop database, kill the engine, prove both
 	$(BIN)/tailrace demo
 
 bench: $(STAMP) ## measure everything at full size (under an hour), into benchmarks/
-	$(BIN)/tailrace bench all --peers --tables 2000 --columns 32 --save benchmarks/results.json \
-	  --plot benchmarks/plots --report benchmarks/README.md $(BENCH_ARGS)
+	$(BIN)/tailrace bench all --peers --tables 2000 --columns 32 --save benchmarks/results/results.json \
+	  --plot benchmarks/results/plots --report benchmarks/README.md $(BENCH_ARGS)
 
 bench-check: $(STAMP) ## have the decoders or the encoder become slower than recorded?
-	$(BIN)/python -m engine.bench.check benchmarks/check.json
+	$(BIN)/python -m benchmarks.check benchmarks/results/check.json
 
 clean: ## remove the virtual environment and everything that tools have written
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f sources/mysql/_kernel*.so sinks/postgres/_copy*.so
+	rm -f sources/mysql/codec/_accelerator*.so sinks/postgres/_accelerator*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

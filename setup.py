@@ -13,12 +13,12 @@ KERNELS = [
     Extension(
         name,
         [name.replace(".", "/") + ".c"],
-        include_dirs=["engine"],
-        depends=["engine/buffer.h"],
+        include_dirs=["engine/toolkit"],
+        depends=["engine/toolkit/buffer.h"],
         py_limited_api=True,
         optional=True,
     )
-    for name in ("sources.mysql._kernel", "sinks.postgres._copy")
+    for name in ("sources.mysql.codec._accelerator", "sinks.postgres._accelerator")
 ]
 
 if sysconfig.get_config_var("Py_GIL_DISABLED"):

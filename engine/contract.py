@@ -219,7 +219,7 @@ class RowReader(Protocol):
     """Plain reads of a table for parity, through the database's ordinary client.
 
     It shares nothing with the codecs of the stream. Values come as text in one canonical form per
-    neutral type (see ``engine.canonical``), so the two sides can be compared as they are. A key is
+    neutral type (``toolkit.canonical``), so the two sides can be compared as they are. A key is
     the canonical text of the key's columns, in the key's order. Blocking; one call at a time.
     """
 

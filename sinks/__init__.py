@@ -8,8 +8,8 @@ the entry point group ``tailrace.sinks``, by the same names.
 from __future__ import annotations
 
 SINKS = {
-    "postgresql": "sinks.postgres.writer:PostgresSink",
-    "postgres": "sinks.postgres.writer:PostgresSink",
+    "postgresql": "sinks.postgres.sink:PostgresSink",
+    "postgres": "sinks.postgres.sink:PostgresSink",
     "jsonl": "sinks.jsonl:JsonlSink",
     "memory": "sinks.memory:MemorySink",
 }

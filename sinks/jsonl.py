@@ -40,8 +40,8 @@ from engine.change import Change, Rows, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import Applied, Finding, State
 from engine.errors import Fenced, ParityError, SinkError, SinkLost
-from engine.record import RecordEncoder
 from engine.schema import Table, TableId
+from engine.toolkit.record import RecordEncoder
 
 __all__ = ["JsonlSettings", "JsonlSink"]
 

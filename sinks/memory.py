@@ -14,10 +14,10 @@ import msgspec
 
 from engine.change import Change, Row, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
-from engine.contents import Contents
 from engine.contract import Applied, Finding, State
 from engine.errors import ApplyError, Fenced, ParityError
 from engine.schema import Table, TableId
+from engine.toolkit.memory_table import Contents
 
 __all__ = ["MemorySink", "MemorySinkSettings", "MemoryStore"]
 

@@ -8,8 +8,8 @@ under the entry point group ``tailrace.sources``, by the same names.
 from __future__ import annotations
 
 SOURCES = {
-    "mysql": "sources.mysql.reader:MySQLSource",
-    "mariadb": "sources.mysql.reader:MySQLSource",
-    "mysql-binlog": "sources.mysql.binlog_file:BinlogFileSource",
+    "mysql": "sources.mysql.source:MySQLSource",
+    "mariadb": "sources.mysql.source:MySQLSource",
+    "mysql-binlog": "sources.mysql.file_source:BinlogFileSource",
     "memory": "sources.memory:MemorySource",
 }

@@ -24,10 +24,10 @@ from typing import ClassVar, NoReturn
 import msgspec
 
 from engine.change import Begin, Change, Chunk, Commit, Heartbeat, Row, Rows, SchemaChange, Truncate
-from engine.contents import Contents
 from engine.contract import Finding
 from engine.errors import ParityError, ShapeChanged, SourceError, SourceLost
 from engine.schema import Table, TableId
+from engine.toolkit.memory_table import Contents
 
 __all__ = ["ABORT", "END", "Marker", "MemoryDatabase", "MemorySettings", "MemorySource"]
 

@@ -23,11 +23,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from engine.compiled import python_only
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
-from sinks.postgres import kernel as encoder
-from sources.mysql import kernel as decoder
-from tests.servers import (
+from engine.toolkit.accelerator import python_only
+from sinks.postgres import accelerator as encoder
+from sources.mysql.codec import accelerator as decoder
+from tests.support.servers import (
     STATEMENT_TIMEOUT_SECONDS,
     AnyServer,
     ExternalServer,
@@ -35,7 +35,7 @@ from tests.servers import (
     drop_mysql_database,
     obtain,
 )
-from tests.shops import Shop, load_new_shop
+from tests.support.shops import Shop, load_new_shop
 
 _used: list[AnyServer] = []
 

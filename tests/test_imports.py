@@ -42,7 +42,7 @@ SEEN_BY_ENDS = frozenset(
     )
 )
 #: The only modules that see sources and sinks: the command line, the demo and the benchmarks.
-WIRING = ("engine.cli", "engine.demo", "engine.bench")
+WIRING = ("engine.cli", "engine.demo", "benchmarks")
 #: The private database servers: they stand beside the engine.
 SANDBOX = "engine.sandbox"
 
@@ -93,7 +93,9 @@ def layer(name: str) -> int | None:
 
 
 def test_there_is_something_to_read() -> None:
-    assert {"engine.errors", "engine.pipeline", "sources.memory", "sinks.jsonl"} <= set(MODULES)
+    assert {"engine.errors", "engine.pipeline.loop", "sources.memory", "sinks.jsonl"} <= set(
+        MODULES
+    )
     assert "engine.schema" in imports("engine.change")
 
 

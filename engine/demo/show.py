@@ -30,9 +30,9 @@ from engine.demo.stage import Stage
 from engine.demo.trade import SCHEMA_CHANGES
 from engine.demo.writer import ShopWriter
 from engine.errors import TailraceError
-from engine.parity import VerifyReport
+from engine.ops.terminal import Status, duration, verify_table
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
-from engine.view import Status, duration, verify_table
+from engine.verify.comparison import VerifyReport
 
 __all__ = ["run"]
 

@@ -18,7 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from engine.view import StatusView, duration
+from engine.ops.terminal import StatusView, duration
 
 __all__ = ["Draw", "Stage"]
 

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 from psycopg.errors import UniqueViolation
 
 from engine.change import Row
-from engine.compaction import Net
 from engine.contract import Applied
 from engine.errors import ApplyError
 from engine.schema import Table, TableId
+from engine.toolkit.compaction import Net
 from sinks.postgres.copy import Encoder, Parameters
 from sinks.postgres.ddl import Naming
 from sinks.postgres.session import Cursor, Session
-from sinks.postgres.stages import Stages
+from sinks.postgres.staging import Stages
 from sinks.postgres.statements import Statements
 
 __all__ = ["Applier"]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from engine.databases.postgres.types import column_type, quote
 from engine.schema import Column
 from sinks.postgres.defaults import literal
-from sinks.postgres.types import column_type, quote
 
 __all__ = ["Conversion", "conversion"]
 

@@ -20,11 +20,11 @@ from operator import itemgetter
 from typing import Any, Literal, NamedTuple, cast
 
 from engine.change import Row
-from engine.codegen import compile_function
+from engine.databases.postgres.types import TEMPORAL, TEXTUAL
 from engine.errors import ApplyError
 from engine.schema import Column, TableId, Type
-from sinks.postgres.kernel import copy_kernel
-from sinks.postgres.types import TEMPORAL, TEXTUAL
+from engine.toolkit.codegen import compile_function
+from sinks.postgres.accelerator import copy_kernel
 
 __all__ = ["Encoder", "Field", "escape"]
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from engine.ddl import (
+from engine.databases.postgres.types import column_type, digested, fitted, holds_null, quote
+from engine.schema import Column, Index, Table, TableId
+from engine.toolkit.table_diff import (
     AddColumn,
     AddIndex,
     ChangeDefault,
@@ -23,10 +25,8 @@ from engine.ddl import (
     Retype,
     differences,
 )
-from engine.schema import Column, Index, Table, TableId
 from sinks.postgres.conversions import conversion
 from sinks.postgres.defaults import NULL, constant_default, existing_value, implicit_value
-from sinks.postgres.types import column_type, digested, fitted, holds_null, quote
 
 __all__ = [
     "Naming",

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 
+from engine.databases.postgres.types import TEMPORAL, TEXTUAL
 from engine.schema import Column
 from sinks.postgres.copy import is_date
-from sinks.postgres.types import TEMPORAL, TEXTUAL
 
 __all__ = ["constant_default", "existing_value", "implicit_value", "literal"]
 

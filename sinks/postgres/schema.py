@@ -11,6 +11,7 @@ from functools import partial
 from psycopg import errors as pg
 
 from engine.change import SchemaChange
+from engine.databases.postgres.types import SYSTEM_COLUMNS, quote
 from engine.errors import ApplyError, SchemaError, SinkError
 from engine.schema import Table, TableId
 from sinks.postgres.ddl import (
@@ -23,7 +24,6 @@ from sinks.postgres.ddl import (
 )
 from sinks.postgres.session import Session
 from sinks.postgres.state import SCHEMA, StateStore
-from sinks.postgres.types import SYSTEM_COLUMNS, quote
 
 __all__ = ["SchemaFollower", "is_reserved"]
 

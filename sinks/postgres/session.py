@@ -21,8 +21,8 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
+from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
-from sinks.postgres.settings import PostgresSettings
 
 __all__ = ["Cursor", "Session"]
 

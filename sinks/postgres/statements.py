@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from engine.compaction import columns_of
+from engine.databases.postgres.types import holds_null, quote
 from engine.schema import Table
+from engine.toolkit.compaction import columns_of
 from sinks.postgres.copy import Encoder, Field
-from sinks.postgres.types import holds_null, quote
 
 __all__ = ["Stage", "Statements"]
 
@@ -34,7 +34,7 @@ class Stage(NamedTuple):
 class Statements:
     """SQL and encoders for one version of a table; ``name`` is its quoted name on the target.
 
-    A *mask* is one of ``engine.compaction``: the columns that are known, None for all.
+    A *mask* is one of ``engine.toolkit.compaction``: the columns that are known, None for all.
     """
 
     def __init__(self, table: Table, name: str) -> None:

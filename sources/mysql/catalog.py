@@ -13,9 +13,9 @@ from typing import Any
 
 from pymysql.connections import Connection
 
+from engine.databases.mysql.connect import is_mariadb, query
+from engine.databases.mysql.types import INTEGER_KINDS, neutral
 from engine.schema import Column, Index, Table, TableId
-from sources.mysql.connection import is_mariadb, query
-from sources.mysql.native import INTEGER_KINDS, neutral
 
 __all__ = [
     "among",

@@ -11,13 +11,13 @@ import msgspec
 from pymysql.connections import Connection
 
 from engine.contract import Finding
+from engine.databases.mysql.connect import BinlogConnection, choose_server_id, query
+from engine.databases.mysql.settings import MySQLSettings, selector
 from engine.errors import SourceError, SourceLost
 from engine.schema import Table, TableId
 from sources.mysql.catalog import read_catalog
-from sources.mysql.connection import BinlogConnection, choose_server_id, query
-from sources.mysql.facts import Facts, log_end
-from sources.mysql.moments import quote_table
-from sources.mysql.settings import MySQLSettings, selector
+from sources.mysql.server_info import Facts, log_end
+from sources.mysql.snapshot.watermarks import quote_table
 from sources.mysql.unlogged import unlogged
 
 __all__ = ["preflight"]

@@ -10,9 +10,9 @@ from typing import Any
 from pymysql.connections import Connection
 
 from engine.contract import Finding
+from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
-from sources.mysql.connection import query
-from sources.mysql.facts import Facts, status_statement
+from sources.mysql.server_info import Facts, status_statement
 
 __all__ = ["unlogged"]
 

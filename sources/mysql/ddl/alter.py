@@ -8,6 +8,7 @@ then indexes follow. What changes rows without the log showing it is refused.
 
 from __future__ import annotations
 
+from engine.databases.mysql.types import parse_native
 from engine.schema import Table
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
 from sources.mysql.ddl.columns import Charset, converted, resolve
@@ -15,7 +16,6 @@ from sources.mysql.ddl.defaults import stored_default
 from sources.mysql.ddl.draft import Draft, DraftColumn
 from sources.mysql.ddl.keys import KeyDefinition
 from sources.mysql.ddl.loss import loss
-from sources.mysql.native import parse_native
 
 __all__ = ["Unfollowable", "alter"]
 

@@ -11,13 +11,13 @@ from typing import Final
 
 import msgspec
 
+from engine.databases.mysql.charset import BYTES_PER_CHARACTER
+from engine.databases.mysql.types import NativeType, neutral, parse_native
 from engine.schema import Column
-from sources.mysql.charset import BYTES_PER_CHARACTER
 from sources.mysql.ddl.defaults import bytes_of, decoded, stored_default
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.keys import KeyDefinition, read_references
 from sources.mysql.ddl.tokens import Tokens, quote
-from sources.mysql.native import NativeType, neutral, parse_native
 
 __all__ = [
     "Charset",

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from engine.databases.mysql.charset import BYTES_PER_CHARACTER, text_decoder
+from engine.databases.mysql.types import NativeType, unquote
 from engine.schema import Type
-from sources.mysql.charset import BYTES_PER_CHARACTER, text_decoder
 from sources.mysql.ddl.tokens import Unreadable, quote
-from sources.mysql.native import NativeType, unquote
 
 __all__ = ["bytes_of", "decoded", "stored_default"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
+from engine.databases.mysql.types import parse_native
 from engine.schema import Column, Index, Table, TableId
 from sources.mysql.ddl.keys import KeyDefinition
 from sources.mysql.ddl.tokens import Unreadable
-from sources.mysql.native import parse_native
 
 __all__ = ["Draft", "DraftColumn"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from sources.mysql.charset import BYTES_PER_CHARACTER
-from sources.mysql.native import NativeType
+from engine.databases.mysql.charset import BYTES_PER_CHARACTER
+from engine.databases.mysql.types import NativeType
 
 __all__ = ["loss"]
 

@@ -1,0 +1,217 @@
+"""
+Where the engine's processor time goes: ``python -m benchmarks.profile CONFIG FILES POSITION``.
+
+The idea: the engine's own parts, one after the other in one process, each on what the one before it
+has made, with the processor time of each added up. Parts that cannot run alone are measured
+together and what is known is taken off. In windows of rows, so that memory stays as the engine's.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from benchmarks.workloads import DATABASE
+from engine.change import Change, Heartbeat, Row, Rows, SchemaChange
+from engine.checkpoint import Checkpoint
+from engine.cli.wiring import load_settings
+from engine.databases.mysql.settings import BinlogFileSettings
+from engine.pipeline.batching import Batch, Batcher, weigh
+from engine.pipeline.reader_queue import Intake
+from engine.schema import Table, TableId
+from engine.settings.loader import BatchSettings, Settings
+from engine.toolkit.compaction import Net, net_effects
+from sinks.postgres.copy import Encoder
+from sinks.postgres.ddl import Naming
+from sinks.postgres.sink import PostgresSink
+from sinks.postgres.statements import Statements
+from sources.mysql.binlog.compression import cut_events
+from sources.mysql.file_source import BinlogFileSource
+from sources.mysql.source import MySQLSource
+
+__all__ = ["STEPS", "Encoding", "nets_of"]
+
+RECEIVING = "receive and cut packets"
+FRAMING = "event framing"
+DECODING = "row decoding"
+HAND_OVER = "hand-over between threads"
+COMPACTION = "batching and compaction"
+ENCODING = "encoding for COPY"
+WRITING = "writing to PostgreSQL"
+STEPS = (RECEIVING, FRAMING, DECODING, HAND_OVER, COMPACTION, ENCODING, WRITING)
+
+WINDOW_ROWS = 50_000
+READ_BYTES = 1 << 20
+MAGIC_BYTES = 4
+TIMEOUT_SECONDS = 60.0
+
+Steps = defaultdict[str, float]
+
+
+def measure(config: Path, files: str, position: str) -> dict[str, float]:
+    """CPU seconds by step, over the whole log after ``position``."""
+    settings = load_settings(config)
+    steps: Steps = defaultdict(float)
+    raw = _used(lambda: _read_raw(files))
+    framed = _used(lambda: _count(_file_changes(files, "nothing")))
+    decoded = _used(lambda: _count(_file_changes(files, DATABASE)))
+    received = _used(lambda: _receive(settings, position))
+    steps[FRAMING] = framed - raw
+    steps[DECODING] = decoded - framed
+    steps[RECEIVING] = received - steps[FRAMING]
+    uvloop.run(_apply(settings, files, position, steps))
+    return {name: max(0.0, steps[name]) for name in STEPS}
+
+
+def _used(work: Callable[[], object]) -> float:
+    before = time.process_time()
+    work()
+    return time.process_time() - before
+
+
+def _paths(files: str) -> list[Path]:
+    pattern = Path(files)
+    return sorted(pattern.parent.glob(pattern.name))
+
+
+def _read_raw(files: str) -> None:
+    """What reading log files costs before an event is looked at."""
+    for path in _paths(files):
+        with path.open("rb") as file:
+            file.seek(MAGIC_BYTES)
+            rest = b""
+            while data := file.read(READ_BYTES):
+                _, rest = cut_events(rest + data)
+
+
+def _file_changes(files: str, schema: str) -> Iterator[list[Change]]:
+    url = f"mysql-binlog:{files}"
+    return BinlogFileSource(BinlogFileSettings(url=url, tables=(f"{schema}.*",))).stream(None, [])
+
+
+def _receive(settings: Settings, position: str) -> None:
+    """The log from the server up to its end, when no table in it is followed."""
+    source = MySQLSource(msgspec.structs.replace(settings.source, tables=("nothing.*",)))
+    end = source.position()
+    try:
+        for changes in source.stream(position, []):
+            last = changes[-1]
+            if type(last) is Heartbeat and last.at and source.reached(str(last.position), end):
+                return
+    finally:
+        source.stop()
+        source.close()
+
+
+def _count(lists: Iterable[list[Change]]) -> int:
+    return sum(len(it) for changes in lists for it in changes if type(it) is Rows)
+
+
+async def _apply(settings: Settings, files: str, position: str, steps: Steps) -> None:
+    """The second half of the engine, window by window."""
+    sink = PostgresSink(settings.sink, settings.pipeline.name)
+    state = await sink.open()
+    checkpoint = Checkpoint(settings.pipeline.name, state.epoch, position)
+    encoding = Encoding(settings.sink.schema)
+    try:
+        for window in _windows(files):
+            before = time.process_time()
+            await _hand_over(window, settings.batch.queue_bytes)
+            steps[HAND_OVER] += time.process_time() - before
+            before = time.process_time()
+            batches = list(_batches(window, settings.batch))
+            steps[COMPACTION] += time.process_time() - before
+            for batch in batches:
+                before = time.process_time()
+                nets = nets_of(batch.changes)
+                compacted = time.process_time() - before
+                encoded = _used(partial(encoding.encode, nets))
+                before = time.process_time()
+                await sink.apply(batch.changes)
+                await sink.commit(checkpoint)
+                steps[COMPACTION] += compacted
+                steps[ENCODING] += encoded
+                steps[WRITING] += time.process_time() - before - compacted - encoded
+    finally:
+        await sink.close()
+
+
+def _windows(files: str) -> Iterator[list[list[Change]]]:
+    """The changes as they were read, some at a time; the tables are there already."""
+    window: list[list[Change]] = []
+    rows = 0
+    for changes in _file_changes(files, DATABASE):
+        window.append([it for it in changes if not isinstance(it, SchemaChange | Heartbeat)])
+        rows += weigh(changes)[0]
+        if rows >= WINDOW_ROWS:
+            yield window
+            window, rows = [], 0
+    yield window
+
+
+async def _hand_over(window: list[list[Change]], queue_bytes: int) -> None:
+    intake = Intake(lambda: iter(window), queue_bytes)
+    while not intake.ended:
+        await intake.get(TIMEOUT_SECONDS)
+    await intake.close()
+
+
+def _batches(window: list[list[Change]], limits: BatchSettings) -> Iterator[Batch]:
+    """As the pipeline takes them while the log never pauses."""
+    batcher = Batcher(limits.max_rows, limits.max_bytes, TIMEOUT_SECONDS)
+    for changes in window:
+        batcher.add(changes, *weigh(changes), 0.0)
+        if batcher.full(0.0) and (batch := batcher.take(0.0)) is not None:
+            yield batch
+    if (batch := batcher.take(0.0)) is not None:
+        yield batch
+
+
+def nets_of(changes: Iterable[Change]) -> list[Net]:
+    """As the sink makes them."""
+    runs: dict[TableId, list[Rows]] = {}
+    for change in changes:
+        if type(change) is Rows:
+            runs.setdefault(change.table.id, []).append(change)
+    return [net for its_runs in runs.values() for net in net_effects(its_runs)]
+
+
+class Encoding:
+    """The sink's encoders, each made once for a table, without what sends their text away."""
+
+    def __init__(self, schema: str = "") -> None:
+        self._naming = Naming(schema)
+        self._statements: dict[Table, Statements] = {}
+
+    def encode(self, nets: Iterable[Net]) -> None:
+        """Make the text of all rows."""
+        for net in nets:
+            for encoder, rows in self._encoders(net):
+                deque(encoder.pieces(rows), maxlen=0)
+
+    def _encoders(self, net: Net) -> Iterator[tuple[Encoder, list[Row]]]:
+        statements = self._statements.get(net.table)
+        if statements is None:
+            statements = Statements(net.table, self._naming.sql(net.table.id))
+            self._statements[net.table] = statements
+        if net.deletes:
+            yield statements.keys().encoder, net.deletes
+        for mask, rows in (*net.updates.items(), *net.inserts.items()):
+            yield statements.rows(mask).encoder, rows
+
+
+def main() -> None:
+    """The three arguments are those of the module's docstring."""
+    config, files, position = sys.argv[1:4]
+    sys.stdout.buffer.write(msgspec.json.encode(measure(Path(config), files, position)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""
+What was measured, for people and for machines.
+
+The idea: a result holds every repetition as it was, and is reduced once, to the form that is kept
+as JSON. Tables, plots and the report are made of that form alone, so also of one that was saved.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.peers.peer import PeerResult
+from benchmarks.target import Committed
+from sinks.postgres import accelerator as encoder
+from sources.mysql.codec import accelerator as decoder
+
+__all__ = ["Repetition", "Result", "describe_machine", "in_short", "percentiles", "short", "show"]
+
+PERCENTILES = (50, 90, 99, 100)
+#: What is kept of many samples: enough for a curve.
+QUANTILES = (*range(100), 99.2, 99.5, 99.8, 99.9, 99.95, 99.99, 100)
+MOST_POINTS = 400
+
+
+class Repetition(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the engine.
+
+    ``seconds`` count from its first transaction in the target to the commit of the last row;
+    ``wall_seconds`` are those of the whole process, the start of the interpreter included.
+    """
+
+    seconds: float
+    wall_seconds: float
+    engine_cpu_seconds: float
+    peak_memory_mb: float
+    source_cpu_seconds: float | None = None
+    target_cpu_seconds: float | None = None
+
+
+class Result(msgspec.Struct, kw_only=True):
+    """All repetitions of one measurement, and of its limits in between them.
+
+    The first of ``limits`` is the one that the engine is held against. ``commits`` are those of the
+    last repetition, ``latencies_ms`` the samples of all. ``bytes`` are those of the log;
+    ``workload`` tells what the rows are. ``steps`` are CPU seconds by what they were spent on.
+    """
+
+    name: str
+    rows: int
+    bytes: int = 0
+    workload: dict[str, Any] | None = None
+    repetitions: list[Repetition] = []
+    limits: dict[str, list[float]] = {}
+    commits: list[Committed] = []
+    latencies_ms: list[float] = []
+    percentiles_ms: dict[str, float] | None = None
+    steps: dict[str, float] | None = None
+    peers: list[PeerResult] = []
+
+    def median(self, field: str) -> float | None:
+        """Of a field of the repetitions; None where it is unknown."""
+        found = [getattr(repetition, field) for repetition in self.repetitions]
+        return None if not found or None in found else float(median(found))
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """By the median of ``seconds``; a single row has no rate."""
+        seconds = self.median("seconds")
+        return self.rows / seconds if seconds and self.rows > 1 else None
+
+    def limit_rates(self) -> dict[str, float]:
+        """Rows per second of each limit, by its median."""
+        return {name: self.rows / median(seconds) for name, seconds in self.limits.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that others may rely on first; null where one does not apply."""
+        rate, limits = self.rows_per_second, self.limit_rates()
+        limit = next(iter(limits.values()), None)
+        seconds = self.median("seconds")
+        times = [repetition.seconds for repetition in self.repetitions]
+        memory = [repetition.peak_memory_mb for repetition in self.repetitions]
+        return {
+            "name": self.name,
+            "rows": self.rows,
+            "seconds": _rounded(seconds, 3),
+            "rows_per_second": _rounded(rate),
+            "limit_rows_per_second": _rounded(limit),
+            "ratio_to_limit": _rounded(rate / limit, 3) if rate and limit else None,
+            "engine_cpu_seconds": _rounded(self.median("engine_cpu_seconds"), 3),
+            "peak_memory_mb": _rounded(self.median("peak_memory_mb"), 1),
+            "percentiles_ms": self.percentiles_ms,
+            "seconds_range": [_rounded(min(times), 3), _rounded(max(times), 3)] if times else None,
+            "wall_seconds": _rounded(self.median("wall_seconds"), 3),
+            "mb_per_second": _rounded(self.bytes / 1e6 / seconds, 1)
+            if seconds and self.bytes
+            else None,
+            "source_cpu_seconds": _rounded(self.median("source_cpu_seconds"), 2),
+            "target_cpu_seconds": _rounded(self.median("target_cpu_seconds"), 2),
+            "limits": {name: _rounded(each) for name, each in limits.items()},
+            "repetitions": len(self.repetitions),
+            "peak_memory_mb_max": _rounded(max(memory), 1) if memory else None,
+            "log_bytes_per_row": _rounded(self.bytes / self.rows, 1) if self.bytes else None,
+            "workload": self.workload,
+            "steps_cpu_seconds": self.steps,
+            "progress": self._progress(),
+            "latency_quantiles_ms": quantiles(self.latencies_ms),
+            "peers": [peer.to_json(self.rows, rate) for peer in self.peers],
+        }
+
+    def _progress(self) -> list[tuple[float, int]] | None:
+        """Seconds since the first commit, and the rows that were there then."""
+        if not self.commits:
+            return None
+        start, done = self.commits[0].at, accumulate(commit.rows for commit in self.commits)
+        points = [
+            (round(commit.at - start, 4), rows)
+            for commit, rows in zip(self.commits, done, strict=True)
+        ]
+        step = max(1, len(points) // MOST_POINTS)
+        return [*points[:-1:step], points[-1]]
+
+
+def percentiles(samples: Sequence[float]) -> dict[str, float]:
+    """The nearest-rank percentiles, and the largest, of samples that are there."""
+    ordered = sorted(samples)
+    names = ["max" if percent == 100 else f"p{percent}" for percent in PERCENTILES]
+    return {
+        name: _nearest(ordered, percent) for name, percent in zip(names, PERCENTILES, strict=True)
+    }
+
+
+def quantiles(samples: Sequence[float]) -> list[tuple[float, float]] | None:
+    """The samples as a curve: (percent, the value that as many are not above); None of none."""
+    ordered = sorted(samples)
+    return [(percent, _nearest(ordered, percent)) for percent in QUANTILES] if ordered else None
+
+
+def _nearest(ordered: Sequence[float], percent: float) -> float:
+    rank = max(0, ceil(len(ordered) * percent / 100) - 1)
+    return round(ordered[rank], 3)
+
+
+def _rounded(number: float | None, digits: int = 0) -> float | None:
+    if number is None:
+        return None
+    return round(number, digits) if digits else round(number)
+
+
+def describe_machine(**servers: Mapping[str, str]) -> dict[str, Any]:
+    """What the numbers were measured on; ``servers`` are versions and settings by server."""
+    return {
+        "cpu": _proc("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "row_decoder": "compiled" if decoder.AVAILABLE else "python",
+        "copy_encoder": "compiled" if encoder.AVAILABLE else "python",
+        **servers,
+    }
+
+
+def _proc(path: str, field: str) -> str:
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+COLUMNS = ("", "rows", "s", "rows/s", "limit/s", "ratio", "CPU s", "source", "target", "MB")
+
+
+def show(console: Console, results: Sequence[Mapping[str, Any]]) -> None:
+    """A table of 80 columns, and below it what does not fit in."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in COLUMNS:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for fields in results:
+        table.add_row(fields["name"], *_cells(fields))
+    console.print(table)
+    for fields in results:
+        console.print(f"{fields['name']}: {in_short(fields)}", highlight=False)
+
+
+def in_short(fields: Mapping[str, Any]) -> str:
+    """A result in its JSON form as one line, for those who wait."""
+    if fields["percentiles_ms"] is not None:
+        return ", ".join(f"{name} {ms:.2f} ms" for name, ms in fields["percentiles_ms"].items())
+    if fields.get("steps_cpu_seconds"):
+        steps = fields["steps_cpu_seconds"].items()
+        return "CPU s per million rows: " + ", ".join(f"{name} {used:.2f}" for name, used in steps)
+    if fields["rows_per_second"] is None:
+        return "" if fields["seconds"] is None else f"{fields['seconds']:.2f} s"
+    limits = ", ".join(f"{name} {short(rate)}" for name, rate in fields["limits"].items())
+    return f"{short(fields['rows_per_second'])} rows/s" + (f" ({limits})" if limits else "")
+
+
+def _cells(fields: Mapping[str, Any]) -> list[str]:
+    rates = [short(fields[name]) for name in ("rows_per_second", "limit_rows_per_second")]
+    cpu = ("engine_cpu_seconds", "source_cpu_seconds", "target_cpu_seconds")
+    return [
+        short(fields["rows"]),
+        _fixed(fields["seconds"]),
+        *rates,
+        _fixed(fields["ratio_to_limit"]),
+        *(_fixed(fields[name]) for name in cpu),
+        short(fields["peak_memory_mb"]),
+    ]
+
+
+def short(number: float | None) -> str:
+    """Three digits that count: 1.39 M, 108 k, 95."""
+    if number is None:
+        return ""
+    for limit, unit in ((1e6, " M"), (1e3, " k")):
+        if number >= limit * 0.9995:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def _fixed(number: float | None) -> str:
+    return "" if number is None else f"{number:.2f}"

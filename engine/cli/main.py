@@ -1,0 +1,121 @@
+"""
+The command line: what a person may ask for. The commands themselves, with their options, are in
+``engine.cli.init``, ``engine.cli.run`` (they move data) and ``engine.cli.inspect`` (they look).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from engine.errors import TailraceError
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Tailrace follows the binary log of a MySQL or MariaDB database and keeps a PostgreSQL database the
+same as it: every change, in order, exactly once, with proof.
+
+  tailrace init mysql://repl@old/shop postgresql://tailrace@new/shop   write a configuration
+  tailrace check tailrace.toml      is everything ready? each finding says what to type
+  tailrace run tailrace.toml        copy the tables and follow the log; Ctrl-C drains and commits
+  tailrace status tailrace.toml     how far it is, from another terminal
+  tailrace verify tailrace.toml     compare both sides row by row while changes flow
+  tailrace demo                     all of it on throw-away servers, in a minute
+"""
+EPILOG = """\
+exit status: 0 done, 1 failed, 2 wrong use or configuration, 3 differences found, 4 refused
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status. Errors go to standard error with their remedy."""
+    options = make_parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except TailraceError as error:
+        show_error(error)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 1
+    except BrokenPipeError:
+        # The reader of our output has gone; keep the interpreter from complaining at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - the one place that may: a fault of ours
+        # Where, and of what kind. Its message may hold a row's values.
+        from rich.console import Console
+
+        traceback.print_tb(error.__traceback__)
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        Console(stderr=True).print(
+            f"[bold red]{kind}: this is a fault in Tailrace[/], please report it"
+        )
+        return 1
+
+
+def show_error(error: TailraceError) -> None:
+    """Print an error and its hint; as a log line where the log is made for machines."""
+    logger = logging.getLogger("tailrace")
+    if logger.handlers:
+        logger.error("stopped", extra={"error": str(error), "hint": error.hint})
+    if not logger.handlers or sys.stderr.isatty():
+        from rich.console import Console
+        from rich.markup import escape
+
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        if error.hint:
+            console.print(f"[bold]what to do:[/] {escape(error.hint)}", highlight=False)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from engine.cli.init import INIT
+    from engine.cli.inspect import CHECK, STATUS, VERIFY
+    from engine.cli.run import BENCH, DEMO, RUN, TAIL
+
+    parser = argparse.ArgumentParser(
+        "tailrace",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print it, and what the codecs are"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (INIT, CHECK, RUN, STATUS, VERIFY, TAIL, DEMO, BENCH):
+        sub = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.run.__doc__,
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=command.run)
+        if command.takes_config:
+            sub.add_argument("config", type=Path, metavar="CONFIG", help="the TOML configuration")
+        command.add_options(sub)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version and what the codecs of this installation are; ends the command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        from sinks.postgres import accelerator as encoder
+        from sources.mysql.codec import accelerator as decoder
+
+        built = (decoder.AVAILABLE, encoder.AVAILABLE)
+        codecs = "compiled" if all(built) else "partly compiled" if any(built) else "plain Python"
+        print(f"tailrace {version('tailrace')} ({codecs} codecs)")
+        parser.exit()

@@ -1,0 +1,47 @@
+"""
+From a configuration to the objects that it names: the only place where the registries are used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from engine.contract import Sink, Source
+from engine.settings import registry
+from engine.settings.loader import Settings, load
+from sinks import SINKS
+from sources import SOURCES
+
+__all__ = ["load_settings", "make_sink", "make_source"]
+
+
+def source_class(scheme: str) -> Any:
+    """The class of the source for URLs of this scheme; ConfigError names the known ones."""
+    return registry.load(scheme, SOURCES, "tailrace.sources")
+
+
+def sink_class(scheme: str) -> Any:
+    """The class of the sink for URLs of this scheme; ConfigError names the known ones."""
+    return registry.load(scheme, SINKS, "tailrace.sinks")
+
+
+def load_settings(path: Path) -> Settings:
+    """Read a configuration whole, with the settings of the source and the sink that it names."""
+    return load(
+        path,
+        lambda scheme: cast("type[msgspec.Struct]", source_class(scheme).Settings),
+        lambda scheme: cast("type[msgspec.Struct]", sink_class(scheme).Settings),
+    )
+
+
+def make_source(settings: Settings) -> Source:
+    """The configured source, not connected."""
+    return cast("Source", source_class(settings.source_scheme)(settings.source))
+
+
+def make_sink(settings: Settings) -> Sink:
+    """The configured sink, not connected."""
+    return cast("Sink", sink_class(settings.sink_scheme)(settings.sink, settings.pipeline.name))

@@ -1,0 +1,3 @@
+"""
+What a source and a sink of one database share.
+"""

@@ -1,0 +1,3 @@
+"""
+MySQL and MariaDB: settings, connections, types, identifiers and plain reads.
+"""

@@ -1,0 +1,229 @@
+"""
+Plain reads of MySQL and MariaDB tables, for parity.
+
+PyMySQL's own cursors, the server's own conversion of charsets, and none of the decoders that the
+stream and the snapshot use: what those have in common must not be trusted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from pymysql.connections import Connection
+from pymysql.cursors import SSCursor
+
+from engine.databases.mysql.connect import connect, is_mariadb, query, translated
+from engine.databases.mysql.settings import MySQLSettings
+from engine.errors import SourceLost
+from engine.schema import Column, Table
+from engine.toolkit.canonical import (
+    Convert,
+    canonical_rows,
+    clock,
+    day_or_none,
+    float32_text,
+    float64_text,
+    integer_text,
+    interval_text,
+    number_text,
+    without_nul,
+)
+
+__all__ = ["MySQLRowReader"]
+
+#: The longest wait for an answer: a look at a whole table takes its time.
+TIMEOUT_SECONDS: Final = 600.0
+SCAN_ROWS: Final = 2000
+
+_EWKB_HAS_SRID: Final = 0x20000000
+_INTEGERS: Final = frozenset(
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 24, 32, 64)
+)
+_MOMENTS: Final = frozenset(("date", "datetime", "timestamp"))
+
+Key = tuple[str | None, ...]
+Text = tuple[str | None, ...]
+
+
+class MySQLRowReader:
+    """A ``RowReader`` with a connection of its own, made at the first read and again when lost."""
+
+    def __init__(self, settings: MySQLSettings) -> None:
+        self._settings = settings
+        self._connection: Connection[Any] | None = None
+
+    def chunk(
+        self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
+    ) -> list[Text]:
+        """Up to ``limit`` rows, or keys, after the key ``after``, in the source's own order."""
+        where = "" if after is None else f" WHERE {_beyond(table, after)}"
+        order = ", ".join(_operand(table.columns[ordinal]) for ordinal in table.key)
+        return self._select(table, f"{where} ORDER BY {order} LIMIT {limit}", keys_only=keys_only)
+
+    def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
+        """The rows that the source finds by these keys, or their keys."""
+        if not keys:
+            return []
+        columns = [table.columns[ordinal] for ordinal in table.key]
+        names = ", ".join(map(_operand, columns))
+        rows = ", ".join(f"({', '.join(map(_literal, columns, key))})" for key in keys)
+        return self._select(table, f" WHERE ({names}) IN ({rows})", keys_only=keys_only)
+
+    def scan(self, table: Table) -> Iterator[list[Text]]:
+        """All rows as one statement sees them."""
+        columns = list(enumerate(table.columns))
+        converts = [_convert(column, key=False) for _, column in columns]
+        with translated(), self._open().cursor(SSCursor) as cursor:
+            cursor.execute(f"SELECT {_list(columns)} FROM {_name(table)}")
+            while rows := cursor.fetchmany(SCAN_ROWS):
+                yield canonical_rows(rows, converts)
+
+    def count(self, table: Table) -> int:
+        """The exact number of rows now."""
+        return int(self._query(f"SELECT COUNT(*) FROM {_name(table)}")[0][0])
+
+    def close(self) -> None:
+        """Free the connection; idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection._force_close()  # type: ignore[attr-defined]
+
+    def _select(self, table: Table, rest: str, *, keys_only: bool) -> list[Text]:
+        ordinals = table.key if keys_only else range(len(table.columns))
+        columns = [(ordinal, table.columns[ordinal]) for ordinal in ordinals]
+        sql = f"SELECT {_list(columns)} FROM {_name(table)}{rest}"
+        return canonical_rows(
+            self._query(sql),
+            [_convert(column, key=ordinal in table.key) for ordinal, column in columns],
+        )
+
+    def _query(self, sql: str) -> list[Any]:
+        try:
+            return query(self._open(), sql)
+        except SourceLost:
+            self.close()
+            raise
+
+    def _open(self) -> Connection[Any]:
+        if self._connection is None:
+            connection = connect(self._settings, timeout_seconds=TIMEOUT_SECONDS)
+            connection.decoders = {}  # every value as its text
+            limit = "max_statement_time" if is_mariadb(connection) else "max_execution_time"
+            timeout = int(TIMEOUT_SECONDS)
+            query(connection, f"SET sql_mode = '', {limit} = 0, net_write_timeout = {timeout}")
+            self._connection = connection
+        return self._connection
+
+
+def _quote(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _name(table: Table) -> str:
+    return f"{_quote(table.id.schema)}.{_quote(table.id.name)}"
+
+
+def _list(columns: Sequence[tuple[int, Column]]) -> str:
+    return ", ".join(_expression(column) for _, column in columns)
+
+
+def _expression(column: Column) -> str:
+    """What to select so that the server shows the whole value as text."""
+    name, kind = _quote(column.name), column.type.kind
+    if kind in ("binary", "geometry"):
+        return f"LOWER(HEX({name}))"
+    if kind == "bit":
+        return f"CAST({name} AS UNSIGNED)"
+    if kind in ("float32", "float64"):
+        return f"{name} + 0e0"  # a FLOAT is shown with six digits, a sum with all
+    if kind in ("enum", "set", "uuid") or column.native.startswith("inet"):
+        return f"CAST({name} AS CHAR)"
+    return name
+
+
+def _convert(column: Column, *, key: bool) -> Convert | None:
+    """How the client's text becomes canonical."""
+    kind = column.type.kind
+    if kind in _INTEGERS or kind == "boolean":
+        return integer_text
+    if kind in _MOMENTS:
+        return _moment(kind != "date", key)
+    if kind in ("text", "enum", "set", "json"):
+        return None if key else without_nul
+    return _CONVERTS.get(kind)
+
+
+def _moment(with_clock: bool, key: bool) -> Convert | None:
+    convert: Callable[[str], str] = clock if with_clock else str
+    if key:
+        return convert
+    return lambda text: day_or_none(convert(text))
+
+
+def _ewkb(text: str) -> str:
+    """MySQL's SRID and WKB as EWKB; both are little-endian. The SRID 0 is left out."""
+    srid, order, rest = text[:8], text[8:10], text[10:]
+    if srid == "00000000" or order != "01":
+        return order + rest
+    kind = int.from_bytes(bytes.fromhex(rest[:8]), "little") | _EWKB_HAS_SRID
+    return order + kind.to_bytes(4, "little").hex() + srid + rest[8:]
+
+
+_CONVERTS: Final[dict[str, Convert]] = {
+    "decimal": number_text,
+    "float32": float32_text,
+    "float64": float64_text,
+    "time": interval_text,
+    "interval": interval_text,
+    "geometry": _ewkb,
+}
+
+
+def _operand(column: Column) -> str:
+    """A column of the key as it is compared and ordered: labels by their number."""
+    return _quote(column.name) + (" + 0" if column.type.kind in ("enum", "set") else "")
+
+
+def _literal(column: Column, text: str | None) -> str:
+    """A canonical text as SQL."""
+    kind = column.type.kind
+    if text is None:
+        return "NULL"
+    if kind in _INTEGERS or kind in ("decimal", "bit", "boolean"):
+        return text
+    if kind in ("float32", "float64"):
+        return f"{text}e0" if "e" not in text else text
+    if kind == "binary":
+        return f"x'{text}'"
+    if kind in _MOMENTS:
+        return f"'{text}'"
+    if kind in ("time", "interval"):
+        return f"TIME'{text}'"  # as a plain string it would be compared as text
+    if kind in ("enum", "set"):
+        return _number(column, text)
+    return f"_utf8mb4 x'{text.encode().hex()}'"
+
+
+def _number(column: Column, text: str) -> str:
+    """The number of a label, or the bits of labels; -1, which is none, for what is no label."""
+    members = column.type.members
+    try:
+        if column.type.kind == "enum":
+            return str(members.index(text) + 1 if text else 0)
+        return str(sum(1 << members.index(label) for label in text.split(",") if label))
+    except ValueError:
+        return "-1"
+
+
+def _beyond(table: Table, after: Key) -> str:
+    """The condition for keys above ``after``; its first part lets the server start in the index."""
+    parts = [
+        (_operand(table.columns[ordinal]), _literal(table.columns[ordinal], text))
+        for ordinal, text in zip(table.key, after, strict=True)
+    ]
+    name, value = parts[-1]
+    condition = f"{name} > {value}"
+    for name, value in reversed(parts[:-1]):
+        condition = f"{name} >= {value} AND ({name} > {value} OR {condition})"
+    return condition

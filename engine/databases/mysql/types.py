@@ -1,0 +1,384 @@
+"""
+MySQL's own type texts, parsed once: ``int(10) unsigned zerofill`` → facts, and → neutral type.
+
+A native text is what ``information_schema.COLUMN_TYPE`` says, plus ``character set X collate Y``
+for what is made of characters. It is complete: decoders are built from it and the table map alone.
+Synonyms of a column definition (``INTEGER``, ``NATIONAL VARCHAR``, ``SERIAL`` …) come out as the
+type that the server makes of them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import msgspec
+
+from engine.databases.mysql.charset import BYTES_PER_CHARACTER
+from engine.errors import SchemaError
+from engine.schema import Kind, Type
+
+__all__ = [
+    "GEOMETRIES",
+    "INTEGER_KINDS",
+    "NativeType",
+    "neutral",
+    "parse_native",
+    "same_order",
+    "same_type",
+    "unquote",
+]
+
+
+class NativeType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A column type of MySQL or MariaDB; ``str()`` of it is its canonical native text.
+
+    ``length`` is in characters (char, varchar), bytes (binary, varbinary), bits (bit) or dimensions
+    (vector), 0 where the type has none. ``scale`` is a decimal's, float's or double's number of
+    digits after the point, None where none was given; for temporal types the digits of a second's
+    fraction. ``charset`` is empty where the text names none.
+    """
+
+    base: str
+    unsigned: bool = False
+    zerofill: bool = False
+    length: int = 0
+    precision: int = 0
+    scale: int | None = None
+    members: tuple[str, ...] = ()
+    charset: str = ""
+    collation: str = ""
+    compressed: bool = False
+
+    @property
+    def fraction(self) -> int:
+        """Digits of a second's fraction."""
+        return self.scale or 0
+
+    @property
+    def binary(self) -> bool:
+        """Whether values are bytes without a charset."""
+        return self.base in _BINARY or (self.base in _CHARACTER and self.charset == "binary")
+
+    def __str__(self) -> str:
+        words = [self.base + self._parameters()]
+        words += ["unsigned"] * self.unsigned + ["zerofill"] * self.zerofill
+        words += ["/*M!100301 COMPRESSED*/"] * self.compressed
+        words += [f"character set {self.charset}"] if self.charset else []
+        words += [f"collate {self.collation}"] if self.collation else []
+        return " ".join(words)
+
+    def _parameters(self) -> str:
+        if self.members:
+            return "(" + ",".join(_quote(member) for member in self.members) + ")"
+        if self.base in ("decimal", "float", "double"):
+            return "" if self.scale is None else f"({self.precision},{self.scale})"
+        if self.base in ("time", "datetime", "timestamp"):
+            return f"({self.scale})" if self.scale else ""
+        if self.base in _SIZED:
+            return f"({self.length})"
+        return ""
+
+
+GEOMETRIES = (
+    "geometry",
+    "point",
+    "linestring",
+    "polygon",
+    "multipoint",
+    "multilinestring",
+    "multipolygon",
+    "geometrycollection",
+)
+_INTEGERS: dict[str, tuple[Kind, Kind]] = {
+    "tinyint": ("int8", "uint8"),
+    "smallint": ("int16", "uint16"),
+    "mediumint": ("int24", "uint24"),
+    "int": ("int32", "uint32"),
+    "bigint": ("int64", "uint64"),
+}
+#: The neutral kinds of whole numbers.
+INTEGER_KINDS = frozenset(kind for kinds in _INTEGERS.values() for kind in kinds)
+_PLAIN: dict[str, Type] = {
+    "float": Type("float32"),
+    "double": Type("float64"),
+    "year": Type("int16"),
+    "date": Type("date"),
+    "json": Type("json"),
+    "uuid": Type("uuid"),
+    "inet4": Type("text", length=15),
+    "inet6": Type("text", length=39),
+    "vector": Type("binary"),
+    **{name: Type("geometry") for name in GEOMETRIES},
+}
+_TEMPORAL: dict[str, Kind] = {"time": "interval", "datetime": "datetime", "timestamp": "timestamp"}
+_TEXTS = ("tinytext", "text", "mediumtext", "longtext")
+_BLOBS = ("tinyblob", "blob", "mediumblob", "longblob")
+_CHARACTER = frozenset(("char", "varchar", "enum", "set", *_TEXTS))
+_BINARY = frozenset(("binary", "varbinary", *_BLOBS))
+_SIZED = frozenset(("char", "varchar", "binary", "varbinary", "bit", "vector"))
+_KNOWN = frozenset((*_INTEGERS, *_PLAIN, *_TEMPORAL, *_CHARACTER, *_BINARY, "decimal", "bit"))
+
+# What a column definition may say → what the server makes of it.
+_SYNONYMS = {
+    "integer": "int",
+    "int1": "tinyint",
+    "int2": "smallint",
+    "int3": "mediumint",
+    "int4": "int",
+    "int8": "bigint",
+    "middleint": "mediumint",
+    "dec": "decimal",
+    "numeric": "decimal",
+    "fixed": "decimal",
+    "number": "decimal",
+    "real": "double",
+    "double precision": "double",
+    "float4": "float",
+    "float8": "double",
+    "character": "char",
+    "character varying": "varchar",
+    "char varying": "varchar",
+    "varcharacter": "varchar",
+    "varchar2": "varchar",
+    "long": "mediumtext",
+    "long varchar": "mediumtext",
+    "long char varying": "mediumtext",
+    "long character varying": "mediumtext",
+    "long varbinary": "mediumblob",
+    "char byte": "binary",
+    "raw": "varbinary",
+    "clob": "longtext",
+    "geomcollection": "geometrycollection",
+}
+_NATIONAL = {
+    "nchar": "char",
+    "national char": "char",
+    "national character": "char",
+    "nvarchar": "varchar",
+    "national varchar": "varchar",
+    "nchar varchar": "varchar",
+    "nchar varying": "varchar",
+    "national varcharacter": "varchar",
+    "national char varying": "varchar",
+    "national character varying": "varchar",
+}
+_NAMES = frozenset((*_KNOWN, *_SYNONYMS, *_NATIONAL, "bool", "boolean", "serial"))
+_LONGEST_NAME = 3
+_AS_BYTES = {"char": "binary", "varchar": "varbinary", **dict(zip(_TEXTS, _BLOBS, strict=True))}
+
+_COMMENT = re.compile(r"/\*(.*?)\*/", re.DOTALL)
+_TOKEN = re.compile(r"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"|[\w$]+|\S", re.DOTALL)
+_ESCAPE = re.compile(r"\\(.)|''", re.DOTALL)
+_ESCAPED = {"0": "\0", "n": "\n", "r": "\r", "t": "\t", "b": "\b", "Z": "\x1a"}
+_QUOTED = str.maketrans({"'": "''", "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
+
+
+def _quote(member: str) -> str:
+    return "'" + member.translate(_QUOTED) + "'"
+
+
+def unquote(token: str) -> str:
+    """What a quoted SQL string says."""
+    quote, text = token[0], token[1:-1]
+    if quote == '"':
+        text = text.replace('""', '"')
+    return _ESCAPE.sub(
+        lambda found: "'" if found[1] is None else _ESCAPED.get(found[1], found[1]), text
+    )
+
+
+@lru_cache(maxsize=4096)
+def neutral(native: str) -> Type:
+    """The neutral type of a native text; SchemaError if it is no type of MySQL or MariaDB."""
+    parsed = parse_native(native)
+    base = parsed.base
+    if base in _INTEGERS:
+        return Type(_INTEGERS[base][parsed.unsigned])
+    if base in _TEMPORAL:
+        return Type(_TEMPORAL[base], scale=parsed.fraction)
+    if base == "decimal":
+        return Type("decimal", precision=parsed.precision, scale=parsed.scale or 0)
+    if base == "bit":
+        return Type("bit", length=parsed.length)
+    if base == "enum":
+        return Type("enum", members=parsed.members)
+    if base == "set":
+        return Type("set", members=parsed.members)
+    if base in _PLAIN:
+        return _PLAIN[base]
+    return Type("binary" if parsed.binary else "text", length=parsed.length)
+
+
+@lru_cache(maxsize=4096)
+def parse_native(native: str) -> NativeType:
+    """The facts in a native text, or in the type part of a column definition.
+
+    SchemaError if it is no type of MySQL or MariaDB. Display widths are dropped: they say nothing
+    about values.
+    """
+    compressed = any("COMPRESSED" in text.upper() for text in _COMMENT.findall(native))
+    tokens = _TOKEN.findall(_COMMENT.sub(" ", native))
+    name, rest = _take_name(tokens)
+    parameters, attributes = _take_parameters(rest)
+    words = [word.lower() for word in attributes]
+    charset, collation = _charset(words, attributes)
+    compressed = compressed or "compressed" in words
+    try:
+        return _canonical(name, parameters, words, charset, collation, compressed)
+    except (ValueError, IndexError) as error:
+        raise _unknown(native) from error
+
+
+def _unknown(native: str) -> SchemaError:
+    return SchemaError(
+        f"the column type {native[:100]!r} is not known",
+        hint="Exclude the table from the pipeline and report the type.",
+    )
+
+
+def _take_name(tokens: list[str]) -> tuple[str, list[str]]:
+    """The longest beginning that is a type's name (``double precision``), and the rest."""
+    for end in range(_LONGEST_NAME, 0, -1):
+        name = " ".join(tokens[:end]).lower()
+        if name in _NAMES:
+            return name, tokens[end:]
+    return " ".join(tokens[:1]).lower(), tokens[1:]
+
+
+def _take_parameters(tokens: list[str]) -> tuple[list[str], list[str]]:
+    if not tokens or tokens[0] != "(":
+        return [], tokens
+    end = tokens.index(")") if ")" in tokens else len(tokens)
+    return [token for token in tokens[1:end] if token != ","], tokens[end + 1 :]
+
+
+def _charset(words: list[str], attributes: list[str]) -> tuple[str, str]:
+    """Charset and collation named by the attributes; a collation alone tells its charset."""
+    charset = collation = ""
+    for at, word in enumerate(words):
+        following = [_bare(token) for token in attributes[at + 1 :] if token != "="]
+        after_character = at > 0 and words[at - 1] in ("character", "char")
+        if word == "charset" or (word == "set" and after_character):
+            charset = following[0] if following else ""
+        elif word == "collate":
+            collation = following[0] if following else ""
+        elif word == "ascii":
+            charset = "latin1"
+        elif word == "unicode":
+            charset = "ucs2"
+        elif word == "byte":
+            charset = "binary"
+    if collation and not charset:
+        charset = collation.split("_", 1)[0]
+        charset = charset if charset in BYTES_PER_CHARACTER or charset == "utf8" else ""
+    return ("utf8mb3" if charset == "utf8" else charset), collation.replace("utf8_", "utf8mb3_", 1)
+
+
+def _bare(token: str) -> str:
+    return token.strip("'\"`").lower()
+
+
+def _canonical(
+    name: str,
+    parameters: list[str],
+    words: list[str],
+    charset: str,
+    collation: str,
+    compressed: bool,
+) -> NativeType:
+    """Synonyms and defaults resolved; ValueError or IndexError if the name is no type."""
+    zerofill = "zerofill" in words
+    unsigned = zerofill or "unsigned" in words
+    if name in ("bool", "boolean"):
+        return NativeType("tinyint")
+    if name == "serial":
+        return NativeType("bigint", unsigned=True)
+    if name in _NATIONAL:
+        name, charset = _NATIONAL[name], charset or "utf8mb3"
+    base = _SYNONYMS.get(name, name)
+    if base not in _KNOWN:
+        raise ValueError(name)
+    if base in ("enum", "set"):
+        members = tuple(unquote(parameter).rstrip(" ") for parameter in parameters)
+        return NativeType(base, members=members, charset=charset, collation=collation)
+    numbers = [int(parameter) for parameter in parameters]
+    if base in _INTEGERS:
+        return NativeType(base, unsigned=unsigned, zerofill=zerofill)
+    if base == "decimal":
+        precision, scale = (*numbers, 10, 0)[:2] if not numbers else (*numbers, 0)[:2]
+        return NativeType(base, unsigned, zerofill, precision=precision or 10, scale=scale)
+    if base in ("float", "double"):
+        return _floating(base, numbers, unsigned, zerofill)
+    if base in _TEMPORAL:
+        return NativeType(base, scale=numbers[0] if numbers and numbers[0] else None)
+    if base in _CHARACTER or base in _BINARY:
+        return _string(base, numbers, charset, collation, compressed)
+    if base == "bit":
+        return NativeType(base, length=numbers[0] if numbers else 1)
+    return NativeType(base, length=(numbers or [0])[0] if base == "vector" else 0)
+
+
+def _floating(base: str, numbers: list[int], unsigned: bool, zerofill: bool) -> NativeType:
+    if len(numbers) == 2:
+        return NativeType(base, unsigned, zerofill, precision=numbers[0], scale=numbers[1])
+    # FLOAT(p) is only a choice between the two sizes.
+    wide = base == "double" or (len(numbers) == 1 and numbers[0] > 24)
+    return NativeType("double" if wide else "float", unsigned, zerofill)
+
+
+def _string(
+    base: str, numbers: list[int], charset: str, collation: str, compressed: bool
+) -> NativeType:
+    if charset == "binary" or base in _BINARY:
+        base, charset, collation = _AS_BYTES.get(base, base), "", ""
+    if base in ("char", "binary"):
+        length = numbers[0] if numbers else 1
+    elif base in ("varchar", "varbinary"):
+        length = numbers[0]
+    else:
+        length = 0
+        if numbers and base in ("text", "blob"):
+            base = _smallest(base, numbers[0] * BYTES_PER_CHARACTER.get(charset, 1))
+    return NativeType(
+        base, length=length, charset=charset, collation=collation, compressed=compressed
+    )
+
+
+def _smallest(base: str, size_bytes: int) -> str:
+    """``text(n)`` and ``blob(n)`` become the smallest of their family that holds n."""
+    family = _TEXTS if base == "text" else _BLOBS
+    for name, limit in zip(family, (1 << 8, 1 << 16, 1 << 24, 1 << 32), strict=True):
+        if size_bytes < limit:
+            return name
+    return family[-1]
+
+
+def same_type(first: str, second: str) -> bool:
+    """Whether two native texts say the same about values: display width, zero filling, collation
+    and spelling do not count."""
+    return first == second or _essence(first) == _essence(second)
+
+
+def same_order(first: str, second: str) -> bool:
+    """Whether the values of two native texts of one type come in the same order, as far as the
+    texts tell: not where both name a collation and these differ."""
+    collations = {_collation(first), _collation(second)}
+    return len(collations) == 1 or "" in collations
+
+
+@lru_cache(maxsize=4096)
+def _collation(native: str) -> str:
+    """The collation in full: MariaDB's ``uca1400_…`` leave out the charset that they are for."""
+    parsed = parse_native(native)
+    collation = parsed.collation
+    if not collation or collation.startswith(f"{parsed.charset}_"):
+        return collation
+    return f"{parsed.charset}_{collation}"
+
+
+@lru_cache(maxsize=4096)
+def _essence(native: str) -> NativeType:
+    return msgspec.structs.replace(
+        parse_native(native), zerofill=False, collation="", compressed=False
+    )

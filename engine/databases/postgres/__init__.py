@@ -1,0 +1,3 @@
+"""
+PostgreSQL: settings, connections, types, identifiers and plain reads.
+"""

@@ -1,0 +1,235 @@
+"""
+Plain reads of PostgreSQL tables, for parity.
+
+psycopg's own cursors and the server's own text of each value; nothing that the sink writes with but
+the names of its tables and types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors as pg
+
+from engine.databases.postgres.settings import PostgresSettings
+from engine.databases.postgres.types import quote, type_name
+from engine.errors import SinkError, SinkLost
+from engine.schema import Column, Table, Type
+from engine.toolkit.canonical import (
+    Convert,
+    canonical_rows,
+    clock,
+    day_or_none,
+    float32_text,
+    float64_text,
+    interval_text,
+    number_text,
+)
+from sinks.postgres.ddl import Naming
+
+__all__ = ["PostgresRowReader"]
+
+#: The longest wait for an answer: a look at a whole table takes its time.
+TIMEOUT_SECONDS: Final = 600
+SCAN_ROWS: Final = 2000
+
+_SESSION: Final = {
+    "timezone": "UTC",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "1",
+    "client_encoding": "UTF8",
+    "default_transaction_read_only": "on",
+    "statement_timeout": f"{TIMEOUT_SECONDS}s",
+}
+
+Key = tuple[str | None, ...]
+Text = tuple[str | None, ...]
+
+
+class PostgresRowReader:
+    """A ``RowReader`` with a connection of its own, made at the first read and again when lost."""
+
+    def __init__(self, settings: PostgresSettings) -> None:
+        self._settings = settings
+        self._naming = Naming(settings.schema)
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    def chunk(
+        self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
+    ) -> list[Text]:
+        """Up to ``limit`` rows, or keys, after the key ``after``, in the target's own order."""
+        columns = [table.columns[ordinal] for ordinal in table.key]
+        names = ", ".join(map(_reference, columns))
+        where, parameters = "", _parameters(columns, after) if after is not None else ()
+        if after is not None:
+            casts = [_cast(f"${n}::text", column.type) for n, column in enumerate(columns, 1)]
+            where = f" WHERE ({names}) > ({', '.join(casts)})"
+        rest = f"{where} ORDER BY {names} LIMIT {limit}"
+        return self._select(table, rest, parameters, keys_only=keys_only)
+
+    def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
+        """The rows that have one of these keys, or their keys; a key that cannot be on the target
+        finds nothing."""
+        columns = [table.columns[ordinal] for ordinal in table.key]
+        rows = [_parameters(columns, key) for key in keys if _can_be(columns, key)]
+        if not rows:
+            return []
+        arrays = ", ".join(f"${n}::text[]" for n in range(1, len(columns) + 1))
+        names = ", ".join(f"k{n}" for n in range(len(columns)))
+        casts = ", ".join(_cast(f"k{n}", column.type) for n, column in enumerate(columns))
+        pairs = " AND ".join(f"{_reference(column)} = w{n}" for n, column in enumerate(columns))
+        wanted = ", ".join(f"w{n}" for n in range(len(columns)))
+        rest = (
+            f" JOIN (SELECT {casts} FROM unnest({arrays}) AS k({names})) AS w({wanted}) ON {pairs}"
+        )
+        parameters = tuple(list(values) for values in zip(*rows, strict=True))
+        return self._select(table, rest, parameters, keys_only=keys_only)
+
+    def scan(self, table: Table) -> Iterator[list[Text]]:
+        """All rows as one statement sees them."""
+        sql = f"SELECT {_list(table.columns)} FROM {self._naming.sql(table.id)} AS t"
+        converts = list(map(_convert, table.columns))
+        with self._translated(table):
+            connection = self._open()
+            with connection.transaction(), connection.cursor("tailrace_scan") as cursor:
+                cursor.execute(sql)
+                while rows := cursor.fetchmany(SCAN_ROWS):
+                    yield canonical_rows(rows, converts)
+
+    def count(self, table: Table) -> int:
+        """The exact number of rows now."""
+        with self._translated(table):
+            sql = f"SELECT count(*) FROM {self._naming.sql(table.id)}"
+            return int(self._open().execute(sql).fetchall()[0][0])
+
+    def close(self) -> None:
+        """Free the connection; idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _select(
+        self, table: Table, rest: str, parameters: Sequence[Any], *, keys_only: bool
+    ) -> list[Text]:
+        ordinals = table.key if keys_only else range(len(table.columns))
+        columns = [table.columns[ordinal] for ordinal in ordinals]
+        sql = f"SELECT {_list(columns)} FROM {self._naming.sql(table.id)} AS t{rest}"
+        with self._translated(table):
+            rows = self._open().execute(sql, parameters).fetchall()
+        return canonical_rows(rows, list(map(_convert, columns)))
+
+    def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._connection is None:
+            settings = self._settings
+            self._connection = psycopg.connect(
+                settings.url,
+                autocommit=True,
+                cursor_factory=psycopg.RawCursor,
+                connect_timeout=max(2, int(settings.timeout_seconds)),
+                application_name=f"{settings.application_name} verify",
+                tcp_user_timeout=TIMEOUT_SECONDS * 1000,
+                keepalives=1,
+                keepalives_idle=10,
+            )
+            self._connection.server_cursor_factory = psycopg.RawServerCursor
+            for name, value in _SESSION.items():
+                self._connection.execute("SELECT set_config($1, $2, false)", (name, value))
+        return self._connection
+
+    @contextmanager
+    def _translated(self, table: Table) -> Iterator[None]:
+        try:
+            yield
+        except (pg.UndefinedTable, pg.InvalidSchemaName) as error:
+            raise SinkError("the target has no such table", table=table.id) from error
+        except (pg.UndefinedColumn, pg.UndefinedFunction) as error:
+            raise SinkError("the target's table has other columns", table=table.id) from error
+        except psycopg.OperationalError as error:
+            self.close()
+            text = f"the connection to PostgreSQL broke ({type(error).__name__})"
+            raise SinkLost(text, table=table.id) from error
+        except psycopg.Error as error:
+            # The error's own text may hold a value.
+            text = f"PostgreSQL refused to read the table: {type(error).__name__}"
+            raise SinkError(text, table=table.id) from error
+
+
+def _reference(column: Column) -> str:
+    return f"t.{quote(column.name)}"
+
+
+def _list(columns: Sequence[Column]) -> str:
+    return ", ".join(map(_expression, columns))
+
+
+def _expression(column: Column) -> str:
+    name = _reference(column)
+    match column.type.kind:
+        case "binary" | "geometry":
+            return f"encode({name}, 'hex')"
+        case "boolean":
+            return f"{name}::int::text"
+        case _:
+            return f"{name}::text"
+
+
+def _convert(column: Column) -> Convert | None:
+    """How the server's text becomes canonical."""
+    return _CONVERTS.get(column.type.kind)
+
+
+def _bits(text: str) -> str:
+    return str(int(text, 2))
+
+
+def _utc(text: str) -> str:
+    return clock(text.removesuffix("+00"))
+
+
+_CONVERTS: Final[dict[str, Convert]] = {
+    "decimal": number_text,
+    "float32": float32_text,
+    "float64": float64_text,
+    "bit": _bits,
+    "datetime": clock,
+    "timestamp": _utc,
+    "time": interval_text,
+    "interval": interval_text,
+}
+
+
+def _cast(text: str, type: Type) -> str:
+    """A canonical text, as an SQL expression, as a value of the target's type."""
+    match type.kind:
+        case "binary" | "geometry":
+            return f"decode({text}, 'hex')"
+        case "boolean":
+            return f"{text}::int::boolean"
+        case "text" | "enum" | "set":
+            return text
+        case _:
+            return f"{text}::{type_name(type)}"
+
+
+def _parameters(columns: Sequence[Column], key: Key) -> tuple[str | None, ...]:
+    return tuple(
+        f"{int(text):0{column.type.length or 1}b}"
+        if column.type.kind == "bit" and text is not None
+        else text
+        for column, text in zip(columns, key, strict=True)
+    )
+
+
+def _can_be(columns: Sequence[Column], key: Key) -> bool:
+    """Whether PostgreSQL can hold the key: dates are dates, and no text has U+0000."""
+    for column, text in zip(columns, key, strict=True):
+        if text is None or "\0" in text:
+            return False
+        moment = column.type.kind in ("date", "datetime", "timestamp")
+        if moment and day_or_none(text) is None:
+            return False
+    return True

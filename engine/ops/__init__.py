@@ -1,0 +1,3 @@
+"""
+What an operator sees: status, metrics, HTTP, log and terminal.
+"""

@@ -1,0 +1,3 @@
+"""
+The pipeline: from a source to a sink.
+"""

@@ -1,0 +1,122 @@
+"""
+The hand-over from the thread that reads and decodes the log to the event loop, bounded in bytes.
+
+Back-pressure is this bound: a full intake blocks the reader's thread, which stops receiving, so the
+source's server waits. The loop is woken once for whatever has arrived, not once per change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from engine.change import Change
+from engine.errors import TailraceError
+from engine.pipeline.batching import weigh
+
+__all__ = ["Arrival", "Intake"]
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """What one read of the log brought: ``rows`` and ``size`` as ``engine.pipeline.batching.weigh``
+    counts.
+    """
+
+    changes: list[Change]
+    rows: int
+    size: int
+
+
+class Intake:
+    """Runs ``read`` on a thread of its own and gives what it yields to the event loop, in order.
+
+    At most about ``max_bytes`` (as ``weigh`` counts) wait to be taken; a single larger arrival
+    passes alone. An error of the reader is raised by ``get`` after everything that came before it.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[list[Change]]], max_bytes: int) -> None:
+        self._read = read
+        self._max_bytes = max_bytes
+        self._loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._room = threading.Condition()
+        self._waiting: deque[Arrival] = deque()
+        self._size = 0
+        self._closed = False
+        self._ended = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="tailrace-reader", daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``get`` would return at once with something."""
+        return bool(self._waiting)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the log has ended, without an error, and everything was taken."""
+        return self._ended and not self._waiting and self._error is None
+
+    async def get(self, timeout_seconds: float) -> list[Arrival]:
+        """Everything that has arrived; empty after the timeout, or at once if the log has ended.
+
+        Raises what the reader raised, once everything before it was taken.
+        """
+        if not self._waiting and not self._ended:
+            self._arrived.clear()
+            if not self._waiting and not self._ended:
+                try:
+                    async with asyncio.timeout(timeout_seconds):
+                        await self._arrived.wait()
+                except TimeoutError:
+                    return []
+        with self._room:
+            taken = list(self._waiting)
+            self._waiting.clear()
+            self._size = 0
+            self._room.notify()
+        if not taken and self._error is not None:
+            raise self._error
+        return taken
+
+    async def close(self) -> None:
+        """Wait for the reader to end; the caller has told the source to stop."""
+        with self._room:
+            self._closed = True
+            self._room.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        try:
+            for changes in self._read():
+                if not self._put(changes):
+                    break
+        except BaseException as error:  # noqa: BLE001 - raised again on the loop's side, by get()
+            self._error = error
+            if not isinstance(error, TailraceError):
+                error.add_note("raised by the thread that reads the log")
+        self._ended = True
+        self._wake()
+
+    def _put(self, changes: list[Change]) -> bool:
+        arrival = Arrival(changes, *weigh(changes))
+        with self._room:
+            self._room.wait_for(
+                lambda: self._closed or not self._waiting or self._size < self._max_bytes
+            )
+            if self._closed:
+                return False
+            self._waiting.append(arrival)
+            self._size += arrival.size
+            first = len(self._waiting) == 1
+        if first:
+            self._wake()
+        return True
+
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._arrived.set)

@@ -1,0 +1,325 @@
+"""
+The configuration: one TOML file, decoded strictly into immutable structs.
+
+The idea: the structs are the specification. What they do not name is refused, with the line, the
+path of the key, what is allowed there, and what was probably meant. The tables ``[source]`` and
+``[sink]`` are decoded by the struct that the source or sink itself brings, chosen by the scheme of
+its ``url``. ``config/reference.toml`` shows every key with its default.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from engine.errors import ConfigError
+from engine.ops.log import Format, Level, redact
+from engine.settings.secrets import SecretError, resolve
+
+__all__ = [
+    "BatchSettings",
+    "LogSettings",
+    "MetricsSettings",
+    "PipelineSettings",
+    "RetrySettings",
+    "Settings",
+    "SnapshotSettings",
+    "StructOf",
+    "load",
+    "redact",
+]
+
+#: From the scheme of a URL to the struct that decodes the table it stands in.
+StructOf = Callable[[str], type[Struct]]
+
+#: What a type is called in an error.
+TOML_NAMES = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "tuple": "a list",
+    "list": "a list",
+    "object": "a table",
+}
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Delay = Annotated[float, Meta(gt=0)]
+
+
+class PipelineSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``name`` is the checkpoint's key in the target: it must stay the same for the pipeline's
+    whole life. Without it, the name of the file without its suffix.
+    """
+
+    name: str = ""
+
+
+class SnapshotSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How tables are copied.
+
+    ``never`` copies nothing: only changes from now on are applied. ``readers`` connections read
+    chunks of about ``chunk_rows`` rows ahead. While the log has changes waiting, chunks are copied
+    for ``round_seconds`` at a time, then the log has its turn.
+    """
+
+    mode: Literal["initial", "never"] = "initial"
+    readers: Count = 2
+    chunk_rows: Count = 20_000
+    round_seconds: Seconds = 1.0
+
+
+class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How much is written at once: up to ``max_rows`` row changes or ``max_bytes`` of memory, or
+    what came in ``max_age_seconds`` while the log never pauses. At a pause it is written and
+    committed at once; large batches that follow each other share a transaction of the target for
+    half a second. ``queue_bytes`` bounds what is decoded and waits.
+    """
+
+    max_rows: Count = 50_000
+    max_bytes: Count = 16 * 1024 * 1024
+    max_age_seconds: Seconds = 1.0
+    queue_bytes: Count = 16 * 1024 * 1024
+
+
+class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long to wait after a lost connection: from ``first_seconds``, doubled each time, up to
+    ``max_seconds``. After ``give_up_seconds`` without one commit the engine stops; 0: never.
+    """
+
+    first_seconds: Delay = 0.2
+    max_seconds: Delay = 30.0
+    give_up_seconds: Seconds = 0.0
+
+
+class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``listen``, ``host:port``, is where /metrics, /health and /status are served; empty: nowhere.
+    /health fails when the target is further than ``max_lag_seconds`` behind.
+    """
+
+    listen: str = ""
+    max_lag_seconds: Delay = 300.0
+
+
+class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the log is written to standard error."""
+
+    format: Format = "text"
+    level: Level = "info"
+
+
+class Settings(Struct, frozen=True):
+    """A whole configuration. ``source`` and ``sink`` are structs of the classes that the schemes
+    stand for.
+    """
+
+    pipeline: PipelineSettings
+    source_scheme: str
+    source: Any
+    sink_scheme: str
+    sink: Any
+    snapshot: SnapshotSettings
+    batch: BatchSettings
+    retry: RetrySettings
+    metrics: MetricsSettings
+    log: LogSettings
+
+
+def load(path: Path, source_type: StructOf, sink_type: StructOf) -> Settings:
+    """Read the configuration in ``path``.
+
+    ``source_type`` and ``sink_type`` give the struct for a URL's scheme, or raise ConfigError.
+    Raises ConfigError, which never holds a value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}",
+            hint="'tailrace init SOURCE TARGET' writes a configuration",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8", hint="save it as UTF-8") from error
+    return _Document(path, text).decode(source_type, sink_type)
+
+
+class _Document:
+    """The text of a configuration, so that an error can point into it."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._text = text
+
+    def decode(self, source_type: StructOf, sink_type: StructOf) -> Settings:
+        try:
+            data = tomllib.loads(self._text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(
+                f"{self._path} is not TOML: {error}", hint='texts stand in quotes: key = "value"'
+            ) from error
+        data = self._resolve(data, ())
+        schemes = {part: self._scheme(data, part) for part in ("source", "sink")}
+        types = {
+            "source": self._type_of("source", schemes["source"], source_type),
+            "sink": self._type_of("sink", schemes["sink"], sink_type),
+        }
+        shape = _shape(types["source"], types["sink"])
+        self._check_keys(data, shape, ())
+        decoded = self._convert(data, shape)
+        parts = {name: getattr(decoded, name) for name in shape.__struct_fields__}
+        if not parts["pipeline"].name:
+            parts["pipeline"] = PipelineSettings(self._path.stem)
+        return Settings(source_scheme=schemes["source"], sink_scheme=schemes["sink"], **parts)
+
+    def _resolve(self, value: Any, keys: tuple[str, ...]) -> Any:
+        """The same value with every secret in every text put in."""
+        if isinstance(value, dict):
+            return {key: self._resolve(inner, (*keys, key)) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._resolve(inner, keys) for inner in value]
+        if not isinstance(value, str):
+            return value
+        try:
+            return resolve(value, self._path.parent)
+        except SecretError as error:
+            raise self._error(keys, str(error), "set it before starting, or correct it") from error
+
+    def _scheme(self, data: Mapping[str, Any], part: str) -> str:
+        """The scheme of the URL in ``[part]``."""
+        table = data.get(part)
+        if not isinstance(table, dict):
+            raise self._error((part,), "the table is missing", f'write [{part}] and url = "…"')
+        url = table.get("url")
+        if url is None:
+            raise self._error((part, "url"), "the key is missing", f'write url = "…" in [{part}]')
+        match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url) if isinstance(url, str) else None
+        if match is None:
+            raise self._error((part, "url"), "this is no URL", "it begins with a scheme: mysql://…")
+        return match[1].lower()
+
+    def _type_of(self, part: str, scheme: str, find: StructOf) -> type[Struct]:
+        try:
+            return find(scheme)
+        except ConfigError as error:
+            raise self._error((part, "url"), error.message, error.hint) from error
+
+    def _check_keys(
+        self, data: Mapping[str, Any], shape: type[Struct], keys: tuple[str, ...]
+    ) -> None:
+        """Every key is known, and every required one is there."""
+        known = {field.encode_name: field for field in msgspec.structs.fields(shape)}
+        for key in data:
+            if key not in known:
+                where = f"[{'.'.join(keys)}] takes" if keys else "the file takes"
+                hint = f"{_did_you_mean(key, list(known))}{where} {', '.join(known)}"
+                raise self._error((*keys, key), "the key is unknown", hint)
+        for key, field in known.items():
+            if key not in data and field.required:
+                raise self._error(
+                    (*keys, key), "the key is missing", f"it is a {_name(field.type)}"
+                )
+            inner = field.type
+            if (
+                isinstance(inner, type)
+                and issubclass(inner, Struct)
+                and isinstance(data.get(key), dict)
+            ):
+                self._check_keys(data[key], inner, (*keys, key))
+
+    def _convert(self, data: Mapping[str, Any], shape: type[Struct]) -> Any:
+        try:
+            return msgspec.convert(data, shape)
+        except ConfigError as error:  # from a struct's own check
+            raise ConfigError(f"{self._path}: {error.message}", hint=error.hint) from error
+        except msgspec.ValidationError as error:
+            problem, _, path = str(error).partition(" - at `$.")
+            keys = tuple(re.sub(r"\[[^]]*\]", "", path.rstrip("`")).split("."))
+            found, allowed = _look_up(data, keys), _allowed(shape, keys)
+            if allowed and isinstance(found, str):
+                problem = "the value is not allowed"
+                hint = f"{_did_you_mean(found, allowed)}allowed are {', '.join(allowed)}"
+            else:
+                hint = "see the reference configuration for its type and unit"
+            raise self._error(keys, _in_words(problem), hint) from None
+
+    def _error(self, keys: Sequence[str], problem: str, hint: str) -> ConfigError:
+        line = self._line_of(keys)
+        place = str(self._path) if line is None else f"{self._path}:{line}"
+        return ConfigError(f"{place}: {'.'.join(keys)}: {problem}", hint=hint)
+
+    def _line_of(self, keys: Sequence[str]) -> int | None:
+        """The number of the line on which the key, or its table, stands; None if it is unclear."""
+        table: list[str] = []
+        found: int | None = None
+        for number, line in enumerate(self._text.splitlines(), 1):
+            if header := re.match(r"\s*\[+([^]]+)\]+", line):
+                table = _split(header[1])
+                key = table
+            elif assignment := re.match(r"\s*([\w.\"' -]+?)\s*=", line):
+                key = table + _split(assignment[1])
+            else:
+                continue
+            if key == list(keys):
+                return number
+            if key == list(keys)[: len(key)]:
+                found = number
+        return found
+
+
+def _shape(source: type[Struct], sink: type[Struct]) -> type[Struct]:
+    """The struct of a whole file."""
+    return msgspec.defstruct(
+        "File",
+        [
+            ("source", source),
+            ("sink", sink),
+            ("pipeline", PipelineSettings, PipelineSettings()),
+            ("snapshot", SnapshotSettings, SnapshotSettings()),
+            ("batch", BatchSettings, BatchSettings()),
+            ("retry", RetrySettings, RetrySettings()),
+            ("metrics", MetricsSettings, MetricsSettings()),
+            ("log", LogSettings, LogSettings()),
+        ],
+        forbid_unknown_fields=True,
+    )
+
+
+def _split(dotted: str) -> list[str]:
+    return [part.strip(" \"'") for part in dotted.split(".")]
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    near = get_close_matches(word, known, n=1)
+    return f"did you mean '{near[0]}'? " if near else ""
+
+
+def _look_up(data: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def _allowed(shape: Any, keys: Sequence[str]) -> list[str]:
+    """The values that a key may have, where they can be listed."""
+    for key in keys:
+        shape = get_type_hints(shape).get(key) if isinstance(shape, type) else None
+    return [str(value) for value in get_args(shape)] if get_origin(shape) is Literal else []
+
+
+def _in_words(problem: str) -> str:
+    """What msgspec says, with the names that the types have in TOML."""
+    return re.sub(r"`(\w+)`", lambda match: TOML_NAMES.get(match[1], match[1]), problem).lower()
+
+
+def _name(kind: Any) -> str:
+    name = getattr(get_origin(kind) or kind, "__name__", str(kind))
+    return TOML_NAMES.get(name, name)

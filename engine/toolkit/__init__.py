@@ -1,0 +1,3 @@
+"""
+What sources and sinks are made of.
+"""

@@ -1,0 +1,286 @@
+"""
+Change records: one JSON line per change of a row or of a schema (docs/records.md).
+
+The idea: a record is lossless, and ``decode_image`` proves it: the row tuple comes back from the
+JSON. What differs from the value table of ``engine.schema`` is only what JSON or ISO 8601 wants:
+
+    binary, geometry      base64 (RFC 4648, padded)
+    datetime              ``2026-01-31T12:00:00.000000``
+    timestamp             ``2026-01-31T12:00:00.000000Z``
+    float32, float64      a number, all digits; ``"nan"``, ``"inf"``, ``"-inf"`` as texts
+    int64, uint64, bit    a number: read it as a 64-bit integer, not as a double
+
+An image is made by an expression that is generated for each version of a table; msgspec writes the
+JSON.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import repeat
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from engine.change import Begin, Change, Commit, Row, Rows, SchemaChange, Truncate
+from engine.errors import ApplyError
+from engine.schema import Table, TableId, Type
+from engine.toolkit.codegen import compile_function
+from engine.toolkit.debezium import Envelope, SchemaEnvelope, TransactionBlock, source_block
+
+__all__ = [
+    "Definition",
+    "EnvelopeName",
+    "Image",
+    "Record",
+    "RecordEncoder",
+    "decode_image",
+    "decode_record",
+]
+
+EnvelopeName = Literal["plain", "debezium"]
+Image = dict[str, Any]
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """A table's version in a record of op ``schema``. ``previous`` is the table's name before, if
+    it had another; ``renamed`` lists columns with another name, as pairs of old and new.
+    """
+
+    table: Table | None
+    previous: TableId | None
+    renamed: tuple[tuple[str, str], ...]
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One change, in the plain form.
+
+    ``op``: insert, update, delete, read (seen by the snapshot), truncate or schema. ``schema`` and
+    ``table`` name the table. ``version`` counts the table's versions from 1.
+
+    ``key``: the columns that identify the row and their values, as they were before the change;
+    null for a table without a key. ``before`` (update, delete) and ``after`` (insert, update,
+    read): column → value, null where there is no such image. A column that the log did not hold is
+    missing in the image, and ``absent`` names those of ``after`` (of ``before`` for a delete): it
+    is unknown, not null.
+
+    ``transaction``: the source's id of the transaction. ``position``: where the transaction starts;
+    a stream from there sends it whole. ``order``: the record's ordinal within it, from 0, so
+    (transaction, order) identifies a change. ``committed_at``: ISO 8601, UTC, to the microsecond.
+    All four are null for what the snapshot read, and ``committed_at`` where the log has no time.
+
+    ``statement`` and ``definition`` are there for op schema only.
+    """
+
+    op: str
+    schema: str
+    table: str
+    version: int
+    key: Image | None
+    before: Image | None
+    after: Image | None
+    transaction: str | None
+    position: str | None
+    order: int | None
+    committed_at: str | None
+    absent: tuple[str, ...] | UnsetType = UNSET
+    statement: str | UnsetType = UNSET
+    definition: Definition | UnsetType = UNSET
+
+
+class RecordEncoder:
+    """Changes in the order of the log become lines of JSON.
+
+    It remembers the transaction it is in, so a transaction may come in pieces. ``envelope``:
+    ``plain``, or ``debezium`` for what Debezium's connectors send without schemas; ``name`` is the
+    pipeline's, for the latter. Raises ApplyError if a text is not valid Unicode.
+    """
+
+    def __init__(self, *, envelope: EnvelopeName = "plain", name: str = "tailrace") -> None:
+        self._json = msgspec.json.Encoder()
+        self._debezium = envelope == "debezium"
+        self._name = name
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the transaction it is in."""
+        self._begin: Begin | None = None
+        self._transaction: str | None = None
+        self._position: str | None = None
+        self._committed_at: str | None = None
+        self._order = 0
+        self._order_in: dict[TableId, int] = {}
+
+    def encode(self, changes: Iterable[Change]) -> Iterator[bytes]:
+        """One line per record, each with its line feed. ``Commit``, ``Heartbeat`` and ``Settled``
+        make none.
+        """
+        for table, records in self._groups(changes):
+            for record in records:
+                yield self._lines(table, [record])
+
+    def encode_all(self, changes: Iterable[Change]) -> bytes:
+        """The lines of ``encode``, joined; faster."""
+        return b"".join(self._lines(table, records) for table, records in self._groups(changes))
+
+    def _lines(self, table: TableId, records: Sequence[object]) -> bytes:
+        try:
+            return self._json.encode_lines(records)
+        except UnicodeEncodeError as error:
+            raise ApplyError(
+                "a text is not valid Unicode, so it is no JSON",
+                hint="correct the value in the source, or leave the table out",
+                table=table,
+            ) from error
+
+    def _groups(self, changes: Iterable[Change]) -> Iterator[tuple[TableId, Sequence[object]]]:
+        """The records that each change makes."""
+        for change in changes:
+            if type(change) is Begin:
+                self._enter(change)
+            elif type(change) is Commit:
+                self.reset()
+            elif type(change) is Rows:
+                yield change.table.id, self._wrapped(change.table, self._of_rows(change))
+            elif type(change) is Truncate:
+                yield change.table.id, self._wrapped(change.table, [self._of_truncate(change)])
+            elif type(change) is SchemaChange and (table := change.after or change.before):
+                yield table.id, self._wrapped(table, [self._of_schema(change, table)])
+
+    def _enter(self, begin: Begin) -> None:
+        self.reset()
+        self._begin = begin
+        self._transaction = begin.transaction
+        self._position = str(begin.position)
+        if begin.committed_at:
+            when = datetime.fromtimestamp(begin.committed_at, UTC)
+            self._committed_at = f"{when:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+    def _orders(self, count: int) -> Iterable[int | None]:
+        if self._begin is None:
+            return repeat(None, count)
+        first, self._order = self._order, self._order + count
+        return range(first, self._order)
+
+    def _of_rows(self, change: Rows) -> list[Record]:
+        table, before, after = change.table, change.before, change.after
+        known = change.before_present if after is None else change.after_present
+        absent = UNSET if known is None else _absent(table, known)
+        identified = before if before is not None else after or []
+        keys = _imager(table, _mask(table.key))(identified) if table.key else repeat(None)
+        befores = repeat(None) if before is None else _imager(table, change.before_present)(before)
+        afters = repeat(None) if after is None else _imager(table, change.after_present)(after)
+        id, version, op = table.id, table.version, change.op
+        transaction, position, when = self._transaction, self._position, self._committed_at
+        return [
+            Record(
+                *(op, id.schema, id.name, version, key, old, new),
+                *(transaction, position, order, when, absent),
+            )
+            for key, old, new, order in zip(
+                keys, befores, afters, self._orders(len(change)), strict=False
+            )
+        ]
+
+    def _of_truncate(self, change: Truncate) -> Record:
+        return self._bare("truncate", change.table)
+
+    def _of_schema(self, change: SchemaChange, table: Table) -> Record:
+        before = change.before
+        moved = before is not None and change.after is not None and before.id != change.after.id
+        previous = before.id if moved and before is not None else None
+        definition = Definition(change.after, previous, change.renamed)
+        record = self._bare("schema", table)
+        return msgspec.structs.replace(record, statement=change.statement, definition=definition)
+
+    def _bare(self, op: str, table: Table) -> Record:
+        (order,) = self._orders(1)
+        return Record(
+            *(op, table.id.schema, table.id.name, table.version, None, None, None),
+            *(self._transaction, self._position, order, self._committed_at),
+        )
+
+    # -- Debezium's form ---------------------------------------------------------------------------
+
+    def _wrapped(self, table: Table, records: list[Record]) -> Sequence[object]:
+        if not self._debezium:
+            return records
+        seconds = self._begin.committed_at if self._begin is not None else 0.0
+        source = source_block(self._name, table.id, self._transaction, seconds)
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        if records and isinstance(definition := records[0].definition, Definition):
+            return [SchemaEnvelope.of(table, definition.table, records[0].statement, source, now)]
+        first = self._order_in.get(table.id, 0)
+        self._order_in[table.id] = first + len(records)
+        return [
+            Envelope.of(
+                *(record.op, record.before, record.after, source, now),
+                TransactionBlock.of(record.transaction, record.order, ordinal),
+            )
+            for ordinal, record in enumerate(records, first)
+        ]
+
+
+_decoder = msgspec.json.Decoder(Record)
+
+
+def decode_record(line: bytes | str) -> Record:
+    """A line of the plain form as a record. Raises ``msgspec.DecodeError`` if it is none."""
+    return _decoder.decode(line)
+
+
+def decode_image(table: Table, image: Mapping[str, Any]) -> Row:
+    """The row tuple that an image was made of; None for a column that is not in it."""
+    return tuple(_decode_value(column.type, image.get(column.name)) for column in table.columns)
+
+
+def _decode_value(type: Type, value: Any) -> Any:
+    if value is None:
+        return None
+    if type.kind in ("binary", "geometry"):
+        return b64decode(value)
+    if type.kind in ("datetime", "timestamp"):
+        return value.removesuffix("Z").replace("T", " ")
+    if type.kind in ("float32", "float64"):
+        return float(value)
+    if type.kind == "array" and type.element is not None:
+        return [_decode_value(type.element, inner) for inner in value]
+    return value
+
+
+def _mask(ordinals: Iterable[int]) -> int:
+    return sum(1 << ordinal for ordinal in ordinals)
+
+
+def _absent(table: Table, present: int) -> tuple[str, ...]:
+    return tuple(name for n, name in enumerate(table.names) if not present >> n & 1)
+
+
+@lru_cache(maxsize=4096)
+def _imager(table: Table, present: int | None) -> Callable[[Sequence[Row]], list[Image]]:
+    """The generated function: rows of ``table`` → their images, of the columns of the mask."""
+    items = ", ".join(
+        f"{column.name!r}: {_expression(column.type, f'row[{ordinal}]')}"
+        for ordinal, column in enumerate(table.columns)
+        if present is None or present >> ordinal & 1
+    )
+    source = f"def images(rows):\n    return [{{{items}}} for row in rows]\n"
+    return compile_function("images", source, {"inf": float("inf")})
+
+
+def _expression(type: Type, value: str) -> str:
+    """Python text: the JSON form of ``value``, which is an expression too. None stays None."""
+    if type.kind == "datetime":
+        return f"{value} and {value}.replace(' ', 'T')"
+    if type.kind == "timestamp":
+        return f"{value} and {value}.replace(' ', 'T') + 'Z'"
+    if type.kind in ("float32", "float64"):
+        return f"{value} if {value} is None or -inf < {value} < inf else str({value})"
+    if type.kind == "array" and type.element is not None:
+        inner = _expression(type.element, "item")
+        return value if inner == "item" else f"{value} and [{inner} for item in {value}]"
+    return value

@@ -1,0 +1,3 @@
+"""
+The comparison of source and target.
+"""

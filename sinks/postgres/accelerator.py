@@ -1,0 +1,71 @@
+"""
+Programs for the compiled kernel of the COPY encoder (``_accelerator.c``), made of the same columns.
+
+Its one idea: a table has a program only if the kernel knows the types of all of its columns, which
+are those of every source but arrays. ``engine.toolkit.accelerator`` decides whether it is used;
+nothing but the time that rows take depends on it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from engine.change import Row
+from engine.databases.postgres.types import TEMPORAL, TEXTUAL
+from engine.schema import Column, Kind
+from engine.toolkit.accelerator import ALLOWED, wanted
+
+try:
+    from sinks.postgres import _accelerator
+except ImportError:
+    _built = False
+else:
+    _built = True
+
+__all__ = ["AVAILABLE", "Encode", "copy_kernel"]
+
+#: Whether rows are encoded by the kernel where nothing else is said.
+AVAILABLE = _built and ALLOWED
+
+# How columns are written, numbered as in _accelerator.c.
+_PLAIN, _TEXT, _DAY, _FLOAT, _BOOLEAN, _BITS, _HEX = range(7)
+_NULLABLE = 1
+_STEP = struct.Struct("=BBHI")
+_MAX_BITS = 64
+
+_PLAIN_KINDS: tuple[Kind, ...] = (
+    *("int8", "int16", "int24", "int32", "int64"),
+    *("uint8", "uint16", "uint24", "uint32", "uint64"),
+    *("decimal", "time", "interval", "uuid"),
+)
+_WRITTEN: dict[str, int] = {
+    **dict.fromkeys(_PLAIN_KINDS, _PLAIN),
+    **dict.fromkeys(TEXTUAL, _TEXT),
+    **dict.fromkeys(TEMPORAL, _DAY),
+    **dict.fromkeys(("float32", "float64"), _FLOAT),
+    **dict.fromkeys(("binary", "geometry"), _HEX),
+    "boolean": _BOOLEAN,
+    "bit": _BITS,
+}
+
+#: COPY text of ``rows[start:stop]``; None if there is something in it that Python has to look at.
+Encode = Callable[[Sequence[Row], int, int], bytes | None]
+
+
+def copy_kernel(columns: Iterable[tuple[int, Column]], width: int) -> Encode | None:
+    """The kernel for these columns of rows of ``width`` values, each with its position in them;
+    None where Python does without it."""
+    if not (AVAILABLE and wanted()):
+        return None
+    program = bytearray()
+    for position, column in columns:
+        kind, bits = _WRITTEN.get(column.type.kind), 0
+        if kind == _BITS:
+            bits = column.type.length or 1
+        if kind is None or bits > _MAX_BITS:
+            return None
+        nullable = column.nullable or kind == _TEXT
+        program += _STEP.pack(kind, _NULLABLE if nullable else 0, bits, position)
+    return partial(_accelerator.encode_rows, bytes(program), width)

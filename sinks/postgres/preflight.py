@@ -1,0 +1,218 @@
+"""
+The preflight of the target: what it is, what we may do there, and what of the tables it cannot
+hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from engine.contract import Finding
+from engine.databases.postgres.types import SYSTEM_COLUMNS, TEMPORAL, fitted, quote
+from engine.schema import Table, Type
+from sinks.postgres.ddl import Naming, indexable
+from sinks.postgres.schema import is_reserved
+from sinks.postgres.session import Session
+from sinks.postgres.state import SCHEMA, StateStore
+
+__all__ = ["check"]
+
+OLDEST_VERSION, NEWEST_VERSION = 13, 18
+#: A table can have 1600 columns; a row's fixed parts have to fit into one page before that.
+MAX_COLUMNS = 1600
+#: PostgreSQL manual, "B-Tree Indexes": a third of a page.
+MAX_INDEX_ROW_BYTES = 2704
+UTF8_BYTES = 4
+
+
+async def check(
+    session: Session, naming: Naming, pipeline: str, tables: Sequence[Table]
+) -> list[Finding]:
+    """All findings, from the server down to the columns. Changes nothing."""
+    findings = [*_version(session), *await _encoding(session), *_triggers(session)]
+    findings += await _rights(session, naming, tables)
+    findings += await _existing(session, naming, pipeline, tables)
+    findings += _names(naming, tables)
+    for table in tables:
+        findings += _shape(table)
+    return findings
+
+
+def _version(session: Session) -> Iterator[Finding]:
+    number = session.connection.info.server_version
+    major, text = number // 10000, f"PostgreSQL {number // 10000}.{number % 10000}"
+    if major < OLDEST_VERSION:
+        action = f"Use PostgreSQL {OLDEST_VERSION} or newer."
+        yield Finding("error", "target version", f"{text} is too old", action)
+    elif major > NEWEST_VERSION:
+        yield Finding("warning", "target version", f"{text} is newer than what has been tested")
+    else:
+        yield Finding("ok", "target version", text)
+
+
+async def _encoding(session: Session) -> list[Finding]:
+    cursor = await session.execute("SHOW server_encoding")
+    (encoding,) = await cursor.fetchone() or ("",)
+    if encoding == "UTF8":
+        return [Finding("ok", "target encoding", "UTF8")]
+    action = "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and use that."
+    message = f"the database's encoding {encoding} cannot hold every character of the source"
+    return [Finding("error", "target encoding", message, action)]
+
+
+def _triggers(session: Session) -> Iterator[Finding]:
+    if session.replica_role:
+        yield Finding("ok", "target triggers", "off while rows are applied")
+        return
+    role = quote(session.connection.info.user)
+    yield Finding(
+        "warning",
+        "target triggers",
+        "session_replication_role cannot be set: triggers and foreign keys that you add to the"
+        " target act on every applied row",
+        f"GRANT SET ON PARAMETER session_replication_role TO {role}; (PostgreSQL 15 or newer, as"
+        " superuser), or add none before the cutover.",
+    )
+
+
+async def _rights(session: Session, naming: Naming, tables: Sequence[Table]) -> list[Finding]:
+    database, role = quote(session.connection.info.dbname), quote(session.connection.info.user)
+    cursor = await session.execute(
+        "SELECT has_database_privilege(current_database(), 'CREATE'),"
+        " has_database_privilege(current_database(), 'TEMPORARY')"
+    )
+    may_create, may_stage = await cursor.fetchone() or (False, False)
+    findings = []
+    if not may_stage:
+        action = f"GRANT TEMPORARY ON DATABASE {database} TO {role};"
+        message = "temporary tables cannot be created"
+        findings.append(Finding("error", "target rights", message, action))
+    for schema in sorted({SCHEMA, *(naming.place(table.id)[0] for table in tables)}):
+        cursor = await session.execute(
+            "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1",
+            (schema,),
+        )
+        row = await cursor.fetchone()
+        if row == (True,) or (row is None and may_create):
+            continue
+        verb = (
+            "CREATE SCHEMA {0} AUTHORIZATION {1};"
+            if row is None
+            else "GRANT CREATE, USAGE ON SCHEMA {0} TO {1};"
+        )
+        message = f"tables cannot be created in schema {schema}"
+        action = verb.format(quote(schema), role)
+        findings.append(Finding("error", "target rights", message, action))
+    return findings or [Finding("ok", "target rights", "schemas and tables can be created")]
+
+
+async def _existing(
+    session: Session, naming: Naming, pipeline: str, tables: Sequence[Table]
+) -> list[Finding]:
+    """Tables that are there and were not made by this pipeline."""
+    places = {naming.place(table.id): table for table in tables}
+    cursor = await session.execute(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = ANY($1::text[])",
+        (sorted({schema for schema, _ in places}),),
+    )
+    there = {(schema, name) for schema, name in await cursor.fetchall()} & set(places)
+    ours: set[tuple[str, str]] = set()
+    if await StateStore(session, pipeline, naming).exists():
+        cursor = await session.execute(
+            f"SELECT target_schema, target_name FROM {SCHEMA}.tables WHERE pipeline = $1",
+            (pipeline,),
+        )
+        ours = {(schema, name) for schema, name in await cursor.fetchall()}
+    return [
+        Finding(
+            "warning",
+            str(places[place].id),
+            "a relation of this name is on the target already; it is taken only if it is an empty"
+            " table of the same shape",
+            f"DROP TABLE {quote(*place)}; if nobody needs it, or set [sink] schema.",
+        )
+        for place in sorted(there - ours)
+    ]
+
+
+def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:
+    for place, count in Counter(naming.place(table.id) for table in tables).items():
+        if count > 1:
+            yield Finding(
+                "error",
+                ".".join(place),
+                f"{count} tables of the source would be this one table of the target",
+                "Leave [sink] schema empty, so that each goes to a schema of its own name.",
+            )
+    for schema in sorted({naming.place(table.id)[0] for table in tables}):
+        if is_reserved(schema):
+            action = "Set [sink] schema to another name."
+            yield Finding("error", schema, "this schema's name is reserved on the target", action)
+    for table in tables:
+        for name in (naming.schema or table.id.schema, table.id.name, *table.names):
+            if fitted(name) != name:
+                yield Finding(
+                    "warning",
+                    str(table.id),
+                    f"the name {name} is too long for PostgreSQL: it is {fitted(name)} there",
+                    "Rename it in the source if another name is wanted.",
+                )
+
+
+def _shape(table: Table) -> Iterator[Finding]:
+    subject = str(table.id)
+    if len(table.columns) > MAX_COLUMNS:
+        message = f"{len(table.columns)} columns are more than the {MAX_COLUMNS} of PostgreSQL"
+        yield Finding("error", subject, message, "Exclude columns or the table.")
+    for name in sorted(SYSTEM_COLUMNS & set(table.names)):
+        message = f"column {name} has the name of a system column of PostgreSQL"
+        action = "Rename the column in the source, or exclude the table."
+        yield Finding("error", subject, message, action)
+    if not table.key:
+        yield Finding(
+            "warning",
+            subject,
+            "the table has no key: each update or delete searches the whole table on the target",
+            "Add a primary key in the source if the table changes often.",
+        )
+    indexes = [("key", table.key)] if table.key else []
+    indexes += [(f"index {it.name}", it.columns) for it in table.indexes if indexable(table, it)]
+    for name, ordinals in indexes:
+        widest = sum(_widest_bytes(table.columns[ordinal].type) for ordinal in ordinals)
+        if widest > MAX_INDEX_ROW_BYTES:
+            yield Finding(
+                "warning",
+                subject,
+                f"the {name} takes up to {MAX_INDEX_ROW_BYTES} bytes on the target, and its columns"
+                " can hold longer values: such a row stops the pipeline",
+                "Check for long values in the source, or shorten the columns there.",
+            )
+    for ordinal in table.key:
+        column = table.columns[ordinal]
+        if column.type.kind in TEMPORAL:
+            yield Finding(
+                "warning",
+                subject,
+                f"key column {column.name} must not hold a zero date: PostgreSQL has none",
+                f"Check for rows with {column.name} = 0 in the source.",
+            )
+
+
+def _widest_bytes(type: Type) -> int:
+    """The most bytes that a value takes in an index row; types of a small fixed size count as
+    16."""
+    match type.kind:
+        case "text":
+            return type.length * UTF8_BYTES or MAX_INDEX_ROW_BYTES + 1
+        case "binary":
+            return type.length or MAX_INDEX_ROW_BYTES + 1
+        case "enum":
+            return max((len(member.encode()) for member in type.members), default=0)
+        case "set":
+            return sum(len(member.encode()) + 1 for member in type.members)
+        case "decimal":
+            return 8 + type.precision // 2
+        case _:
+            return 16

@@ -1,0 +1,3 @@
+"""
+The binary log as changes.
+"""

@@ -1,0 +1,142 @@
+"""
+Compressed parts of the log, unpacked piece by piece. Pure.
+
+What the bytes announce is a bound and never an order: no more is unpacked than announced, nothing
+is allocated ahead, and a transaction of any size is handed on a few events at a time.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+import zstandard
+
+from engine.errors import DecodeError
+from sources.mysql.binlog.events import (
+    HEADER_SIZE,
+    LARGEST_EVENT,
+    Query,
+    decoding,
+    length_encoded,
+    read_query,
+    take,
+)
+
+__all__ = [
+    "cut_events",
+    "decompress",
+    "decompressed_rows",
+    "payload_events",
+    "read_compressed_query",
+]
+
+_PIECE_BYTES: Final = 1 << 20
+_EVENT_SIZE: Final = struct.Struct("<9xI")  # after the timestamp, type and server id
+_ZSTD, _PLAIN = 0, 255
+_PAYLOAD_END, _COMPRESSION, _SIZE = 0, 2, 3
+
+
+def read_compressed_query(event: bytes, end: int) -> Query:
+    """MariaDB's QUERY_COMPRESSED_EVENT: a QUERY whose statement is compressed."""
+    query = read_query(event, end)
+    return query._replace(statement=decompress(query.statement))
+
+
+@decoding("compressed rows event")
+def decompressed_rows(event: bytes, start: int, end: int, bitmaps: int) -> bytes:
+    """The body of a MariaDB compressed rows event as the plain event has it: the number of columns
+    and ``bitmaps`` bitmaps stay as they are, the rows behind them are compressed.
+    """
+    columns, at = length_encoded(event, start, end)
+    rows = at + bitmaps * ((columns + 7) // 8)
+    return take(event, start, rows - start, end) + decompress(event[rows:end])
+
+
+@decoding("compressed data")
+def decompress(data: bytes) -> bytes:
+    """MariaDB's compressed data: a byte with the algorithm (0, zlib) and the size of the size, the
+    size with its big end first, a zlib stream.
+    """
+    head = take(data, 0, 1, len(data))[0]
+    size_size = head & 7
+    if head & 0xF0 != 0x80 or not 1 <= size_size <= 4:
+        raise DecodeError(f"unknown compression {head:#x}")
+    size = int.from_bytes(take(data, 1, size_size, len(data)), "big")
+    if size > LARGEST_EVENT:
+        raise DecodeError(f"{size} bytes of compressed data are announced")
+    stream = zlib.decompressobj()
+    try:
+        plain = stream.decompress(memoryview(data)[1 + size_size :], size + 1)
+    except zlib.error as error:
+        raise DecodeError(f"compressed data: {error}") from error
+    if len(plain) != size or not stream.eof:
+        raise DecodeError(f"compressed data: not the {size} bytes that are announced")
+    return plain
+
+
+def payload_events(event: bytes, end: int) -> Iterator[list[bytes]]:
+    """The events inside a TRANSACTION_PAYLOAD, a few at a time, so memory stays bounded.
+
+    They carry no checksum, and their log positions mean nothing.
+    """
+    compression, size, at = _read_payload_head(event, end)
+    if compression == _PLAIN:
+        pieces: Iterator[bytes] = iter((event[at:end],))
+    elif compression == _ZSTD:
+        pieces = _zstd_pieces(event, at, end)
+    else:
+        raise DecodeError(f"transaction payload: unknown compression {compression}")
+    rest, total = b"", 0
+    for piece in pieces:
+        total += len(piece)
+        if total > size:
+            break
+        events, rest = cut_events(rest + piece if rest else piece)
+        yield events
+    if total != size or rest:
+        raise DecodeError(f"transaction payload: not the {size} bytes that are announced")
+
+
+@decoding("transaction payload event")
+def _read_payload_head(event: bytes, end: int) -> tuple[int, int, int]:
+    """Compression, uncompressed size, where the payload starts."""
+    fields, at = {_COMPRESSION: _PLAIN}, HEADER_SIZE
+    while True:
+        field, at = length_encoded(event, at, end)
+        if field == _PAYLOAD_END:
+            break
+        size, at = length_encoded(event, at, end)
+        fields[field], _ = length_encoded(take(event, at, size, end), 0, size)
+        at += size
+    return fields[_COMPRESSION], fields.get(_SIZE, end - at), at
+
+
+def _zstd_pieces(event: bytes, at: int, end: int) -> Iterator[bytes]:
+    reader = zstandard.ZstdDecompressor().stream_reader(
+        memoryview(event)[at:end], read_across_frames=True
+    )
+    try:
+        while piece := reader.read(_PIECE_BYTES):
+            yield piece
+    except zstandard.ZstdError as error:
+        raise DecodeError(f"transaction payload: {error}") from error
+
+
+def cut_events(data: bytes) -> tuple[list[bytes], bytes]:
+    """The whole events at the start of ``data``, and the bytes of the one that is not whole."""
+    events: list[bytes] = []
+    read_size = _EVENT_SIZE.unpack_from
+    at, end = 0, len(data)
+    last_start = end - HEADER_SIZE
+    while at <= last_start:
+        (size,) = read_size(data, at)
+        if not HEADER_SIZE <= size <= LARGEST_EVENT:
+            raise DecodeError(f"an event of {size} bytes is announced")
+        if at + size > end:
+            break
+        events.append(data[at : at + size])
+        at += size
+    return events, data[at:]

@@ -1,0 +1,454 @@
+"""
+The events of a binary log: bytes in, values out. Pure.
+
+An event is one ``bytes`` object that starts with its header of 19 bytes; ``end`` is where its body
+ends, before the checksum if there is one. Nothing here copies a body that need not be copied, and
+nothing but ``DecodeError`` leaves: a length is checked against ``end`` before it is used.
+
+Formats: https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html
+and https://mariadb.com/kb/en/replication-protocol/
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from functools import wraps
+from typing import Final, NamedTuple, ParamSpec, TypeVar
+from uuid import UUID
+
+from engine.databases.mysql.charset import collation_charset, text_decoder
+from engine.errors import DecodeError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Types, as both families number them.
+QUERY: Final = 2
+STOP: Final = 3
+ROTATE: Final = 4
+INTVAR: Final = 5
+APPEND_BLOCK: Final = 9
+DELETE_FILE: Final = 11
+RAND: Final = 13
+USER_VAR: Final = 14
+FORMAT_DESCRIPTION: Final = 15
+XID: Final = 16
+BEGIN_LOAD_QUERY: Final = 17
+EXECUTE_LOAD_QUERY: Final = 18
+TABLE_MAP: Final = 19
+WRITE_ROWS_1: Final = 23
+UPDATE_ROWS_1: Final = 24
+DELETE_ROWS_1: Final = 25
+INCIDENT: Final = 26
+HEARTBEAT: Final = 27
+IGNORABLE: Final = 28
+ROWS_QUERY: Final = 29
+WRITE_ROWS_2: Final = 30
+UPDATE_ROWS_2: Final = 31
+DELETE_ROWS_2: Final = 32
+GTID: Final = 33
+ANONYMOUS_GTID: Final = 34
+PREVIOUS_GTIDS: Final = 35
+TRANSACTION_CONTEXT: Final = 36
+VIEW_CHANGE: Final = 37
+XA_PREPARE: Final = 38
+PARTIAL_UPDATE_ROWS: Final = 39
+TRANSACTION_PAYLOAD: Final = 40
+HEARTBEAT_2: Final = 41
+GTID_TAGGED: Final = 42
+MARIADB_ANNOTATE_ROWS: Final = 160
+MARIADB_BINLOG_CHECKPOINT: Final = 161
+MARIADB_GTID: Final = 162
+MARIADB_GTID_LIST: Final = 163
+MARIADB_START_ENCRYPTION: Final = 164
+MARIADB_QUERY_COMPRESSED: Final = 165
+MARIADB_WRITE_ROWS_COMPRESSED_1: Final = 166
+MARIADB_UPDATE_ROWS_COMPRESSED_1: Final = 167
+MARIADB_DELETE_ROWS_COMPRESSED_1: Final = 168
+MARIADB_WRITE_ROWS_COMPRESSED_2: Final = 169
+MARIADB_UPDATE_ROWS_COMPRESSED_2: Final = 170
+MARIADB_DELETE_ROWS_COMPRESSED_2: Final = 171
+
+# Flags of the header.
+IN_USE: Final = 0x01
+ARTIFICIAL: Final = 0x20
+MAY_BE_IGNORED: Final = 0x80
+
+HEADER_SIZE: Final = 19
+#: The CRC-32 of any bytes followed by their own CRC-32, little end first.
+GOOD_CHECKSUM: Final = 0x2144DF1C
+#: No event is larger than the largest packet that a server can be told to send.
+LARGEST_EVENT: Final = 1 << 30
+
+_HEADER = struct.Struct("<IBIIIH")
+_QUERY = struct.Struct("<IIBHH")
+_LOAD_QUERY_EXTRA = 13  # file id, two offsets, what to do with duplicates
+_GTID = struct.Struct("<B16sq")
+_TIMED_GTID = struct.Struct("<x16sq17xQ")
+_COMMIT_TIME_BITS = (1 << 55) - 1
+_XA = struct.Struct("<BIII")
+_DOMAIN_GTID = struct.Struct("<QIB")
+
+#: timestamp (Unix seconds), type, server id, size, log position (its low 32 bits), flags.
+read_header: Callable[[bytes], tuple[int, int, int, int, int, int]] = _HEADER.unpack_from
+
+
+class Format(NamedTuple):
+    """A FORMAT_DESCRIPTION: who wrote the log, and whether its events carry a CRC-32."""
+
+    server_version: str
+    checksum: bool
+
+    @property
+    def mariadb(self) -> bool:
+        """Whether a MariaDB wrote it."""
+        return "mariadb" in self.server_version.lower()
+
+
+class Query(NamedTuple):
+    """A QUERY: a statement, its default schema, and the session's variables as raw bytes."""
+
+    schema: str
+    status: bytes
+    statement: bytes
+
+
+#: A GTID of MySQL: the source (the UUID's 16 bytes, then the tag's characters if it has one), the
+#: number, and the commit time on the server that sends it in Unix seconds, 0.0 before MySQL 8.0.
+Gtid = tuple[bytes, int, float]
+
+
+class DomainGtid(NamedTuple):
+    """A GTID of MariaDB. ``xid`` is set for a group that prepares or decides an XA transaction."""
+
+    domain: int
+    server: int
+    sequence: int
+    standalone: bool
+    prepares: bool
+    alters_later: bool
+    xid: str
+
+
+class Prepare(NamedTuple):
+    """An XA_PREPARE: ``one_phase`` if it is at the same time the commit."""
+
+    xid: str
+    one_phase: bool
+
+
+def decoding(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Whatever bytes can provoke becomes a ``DecodeError`` that names ``what`` was read."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def decode(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except (struct.error, IndexError, ValueError, OverflowError) as error:
+                raise DecodeError(f"{what}: {error}") from error
+
+        return decode
+
+    return decorate
+
+
+def take(event: bytes, at: int, size: int, end: int) -> bytes:
+    """``size`` bytes at ``at``; DecodeError if the event ends before."""
+    if size < 0 or at + size > end:
+        raise DecodeError(f"{size} bytes are announced at {at} of an event that ends at {end}")
+    return event[at : at + size]
+
+
+def length_encoded(event: bytes, at: int, end: int) -> tuple[int, int]:
+    """The protocol's integer of 1, 3, 4 or 9 bytes at ``at``, and where it ends."""
+    first = take(event, at, 1, end)[0]
+    if first < 0xFB:
+        return first, at + 1
+    size = {0xFC: 2, 0xFD: 3, 0xFE: 8}.get(first)
+    if size is None:
+        raise DecodeError(f"no length-encoded integer starts with {first:#x}")
+    return int.from_bytes(take(event, at + 1, size, end), "little"), at + 1 + size
+
+
+# -- the log itself --------------------------------------------------------------------------------
+
+
+@decoding("format description event")
+def read_format(event: bytes, length: int) -> Format:
+    """FORMAT_DESCRIPTION. Since MySQL 5.6 and MariaDB 5.3 it ends with the algorithm and a
+    checksum, whether or not the other events have one.
+    """
+    take(event, HEADER_SIZE, 57, length)
+    if int.from_bytes(event[19:21], "little") != 4:
+        raise DecodeError("the log is older than MySQL 5.0 (its format is not version 4)")
+    version = event[21:71].rstrip(b"\0").decode("ascii", "replace")
+    if event[75] != HEADER_SIZE:
+        raise DecodeError(f"event headers of {event[75]} bytes")
+    format = Format(version.removeprefix("5.5.5-"), False)
+    if not _knows_checksums(format):
+        return format
+    algorithm = event[length - 5]
+    if algorithm not in (0, 1, 255):
+        raise DecodeError(f"checksums of the unknown kind {algorithm}")
+    return format._replace(checksum=algorithm == 1)
+
+
+def _knows_checksums(format: Format) -> bool:
+    numbers = format.server_version.split("-")[0].split(".")
+    version = tuple(int(word) for word in numbers if word.isdigit())
+    return version >= ((5, 3) if format.mariadb else (5, 6, 1))
+
+
+def checksum_is_good(event: bytes, kind: int) -> bool:
+    """Whether the event's last four bytes are its CRC-32.
+
+    A log that is being written says so by a flag that its checksum does not know of.
+    """
+    if zlib.crc32(event) == GOOD_CHECKSUM:
+        return True
+    if kind != FORMAT_DESCRIPTION or len(event) < HEADER_SIZE or not event[17] & IN_USE:
+        return False
+    closed = event[:17] + bytes((event[17] & ~IN_USE,)) + event[18:]
+    return zlib.crc32(closed) == GOOD_CHECKSUM
+
+
+def bad_checksum(kind: int) -> DecodeError:
+    """What to raise for an event of this type whose checksum is not good."""
+    return DecodeError(
+        f"the checksum of an event of type {kind} is wrong",
+        hint="the log or the connection is damaged; `mysqlbinlog --verify-binlog-checksum` looks at"
+        " the file on the source",
+    )
+
+
+@decoding("rotate event")
+def read_rotate(event: bytes, end: int) -> tuple[str, int]:
+    """ROTATE: the next file, and where in it to go on."""
+    offset = int.from_bytes(take(event, HEADER_SIZE, 8, end), "little")
+    return event[HEADER_SIZE + 8 : end].decode("utf-8"), offset
+
+
+@decoding("heartbeat event")
+def read_heartbeat(event: bytes, end: int, log_pos: int) -> tuple[str, int]:
+    """HEARTBEAT: the file and offset that the server has reached."""
+    return event[HEADER_SIZE:end].decode("utf-8"), log_pos
+
+
+@decoding("heartbeat event")
+def read_heartbeat_2(event: bytes, end: int) -> tuple[str, int]:
+    """HEARTBEAT_LOG_EVENT_V2: the same as typed fields, for offsets over 4 GiB."""
+    file, offset, at = "", 0, HEADER_SIZE
+    while at < end:
+        field, at = length_encoded(event, at, end)
+        if field == 0:
+            break
+        size, at = length_encoded(event, at, end)
+        value = take(event, at, size, end)
+        if field == 1:
+            file = value.decode("utf-8")
+        elif field == 2:
+            offset, _ = length_encoded(value, 0, size)
+        at += size
+    return file, offset
+
+
+@decoding("incident event")
+def read_incident(event: bytes, end: int) -> str:
+    """INCIDENT: the server's words for what the log has lost."""
+    size = take(event, HEADER_SIZE + 2, 1, end)[0]
+    return take(event, HEADER_SIZE + 3, size, end).decode("utf-8", "replace")
+
+
+# -- transactions ----------------------------------------------------------------------------------
+
+
+def read_gtid(event: bytes, end: int) -> Gtid:
+    """GTID_LOG_EVENT. The immediate commit time (MySQL 8.0 and newer) is seven bytes of
+    microseconds, whose highest bit says that the original commit time follows.
+    """
+    if end >= 69:
+        # The eighth byte is of the field that follows, and masked.
+        source, number, committed = _TIMED_GTID.unpack_from(event, HEADER_SIZE)
+    elif end >= 44:
+        _, source, number = _GTID.unpack_from(event, HEADER_SIZE)
+        committed = int.from_bytes(event[61:68], "little") if end >= 68 else 0
+    else:
+        raise DecodeError(f"GTID event of {end} bytes")
+    if number <= 0:
+        raise DecodeError(f"GTID number {number}")
+    return source, number, (committed & _COMMIT_TIME_BITS) / 1e6
+
+
+def read_anonymous_gtid(event: bytes, end: int) -> float:
+    """ANONYMOUS_GTID_LOG_EVENT: as ``read_gtid``, but there is only the commit time."""
+    return (int.from_bytes(event[61:68], "little") & _COMMIT_TIME_BITS) / 1e6 if end >= 68 else 0.0
+
+
+@decoding("tagged GTID event")
+def read_tagged_gtid(event: bytes, end: int) -> Gtid:
+    """GTID_TAGGED_LOG_EVENT, a message of MySQL's serialization library: version, size, the last
+    field that may not be ignored, then fields, each after its number.
+
+    https://dev.mysql.com/doc/dev/mysql-server/latest/PageLibsMysqlSerialization.html
+    """
+    at = HEADER_SIZE
+    for _ in range(3):
+        _, at = variable(event, at, end)
+    uuid, tag, number, committed = bytearray(), b"", 0, 0
+    while at < end:
+        field, at = variable(event, at, end)
+        if field == 1:
+            for _ in range(16):
+                byte, at = variable(event, at, end)
+                uuid.append(byte)
+        elif field == 3:
+            size, at = variable(event, at, end)
+            tag = take(event, at, size, end)
+            at += size
+        elif field > 6:
+            break
+        else:
+            value, at = variable(event, at, end)
+            if field == 2:
+                # A signed number keeps its sign in the lowest bit.
+                number = value >> 1
+            elif field == 6:
+                committed = value
+    if len(uuid) != 16 or number <= 0:
+        raise DecodeError("a GTID without its UUID or number")
+    return bytes(uuid) + tag, number, committed / 1e6
+
+
+def variable(event: bytes, at: int, end: int) -> tuple[int, int]:
+    """An integer of 1 to 9 bytes: as many ones at the low end of the first as bytes follow it."""
+    first = take(event, at, 1, end)[0]
+    more = ((first + 1) & ~first).bit_length() - 1
+    value = int.from_bytes(take(event, at, more + 1, end), "little")
+    return value >> (more + 1 if more < 8 else 8), at + more + 1
+
+
+@decoding("GTID source")
+def source_text(source: bytes) -> str:
+    """``uuid`` or ``uuid:tag`` of a ``Gtid``'s source."""
+    uuid = str(UUID(bytes=source[:16]))
+    return f"{uuid}:{source[16:].decode('ascii')}" if len(source) > 16 else uuid
+
+
+@decoding("GTID event")
+def read_domain_gtid(event: bytes, end: int, server: int) -> DomainGtid:
+    """MariaDB's GTID_EVENT, whose server id is the header's.
+
+    https://mariadb.com/kb/en/gtid_event/
+    """
+    take(event, HEADER_SIZE, 13, end)
+    sequence, domain, flags = _DOMAIN_GTID.unpack_from(event, HEADER_SIZE)
+    if not flags & (2 | 64 | 128) and end <= 38:
+        # No field is left, only padding: the common case.
+        return DomainGtid(domain, server, sequence, flags & 1 == 1, False, False, "")
+    at = HEADER_SIZE + 13
+    if flags & 2:
+        at += 8
+    xid = ""
+    if flags & (64 | 128):
+        format_id, first, second = struct.unpack("<IBB", take(event, at, 6, end))
+        data = take(event, at + 6, first + second, end)
+        xid = xid_text(data[:first], data[first:], format_id)
+        at += 6 + first + second
+    extra = event[at] if at < end else 0
+    return DomainGtid(
+        domain, server, sequence, flags & 1 == 1, flags & 64 == 64, extra & (2 | 8) != 0, xid
+    )
+
+
+@decoding("XA prepare event")
+def read_prepare(event: bytes, end: int) -> Prepare:
+    """XA_PREPARE_LOG_EVENT, the same in both families."""
+    one_phase, format_id, first, second = _XA.unpack(take(event, HEADER_SIZE, 13, end))
+    data = take(event, HEADER_SIZE + 13, first + second, end)
+    return Prepare(xid_text(data[:first], data[first:], format_id), one_phase != 0)
+
+
+def xid_text(global_part: bytes, branch: bytes, format_id: int) -> str:
+    """An XA transaction's id as the servers write it in the log's statements."""
+    return f"X'{global_part.hex()}',X'{branch.hex()}',{format_id}"
+
+
+# -- statements ------------------------------------------------------------------------------------
+
+
+def read_query(event: bytes, end: int) -> Query:
+    """QUERY_EVENT: thread, duration, length of the schema, error, length of the status variables;
+    these, the schema, a zero, and the statement.
+    """
+    return _read_statement(event, end, 0)
+
+
+def read_load_query(event: bytes, end: int) -> Query:
+    """EXECUTE_LOAD_QUERY_EVENT: a LOAD DATA whose file came in events before it."""
+    return _read_statement(event, end, _LOAD_QUERY_EXTRA)
+
+
+def _read_statement(event: bytes, end: int, extra: int) -> Query:
+    if end < 32 + extra:
+        raise DecodeError(f"query event of {end} bytes")
+    _, _, schema_size, _, status_size = _QUERY.unpack_from(event, HEADER_SIZE)
+    status = 32 + extra
+    schema = status + status_size
+    statement = schema + schema_size + 1
+    if statement > end:
+        raise DecodeError(f"query event: its statement starts at {statement}, it ends at {end}")
+    name = event[schema : statement - 1].decode("utf-8", "replace") if schema_size else ""
+    return Query(name, event[status:schema], event[statement:end])
+
+
+#: Sizes of the status variables that stand before the ones that are read here. None: a length byte
+#: and as many bytes; -1: the same and a zero.
+_STATUS_SIZES: Final = {0: 4, 1: 8, 2: -1, 3: 4, 4: 6, 5: None, 6: None}
+
+
+def session_of(status: bytes) -> tuple[int, str]:
+    """The SQL mode (as bits; 0 if unknown) and the client's charset (``utf8mb4`` if unknown)."""
+    mode, charset, at = 0, "utf8mb4", 0
+    while at < len(status):
+        code = status[at]
+        if code not in _STATUS_SIZES:
+            break
+        size = _STATUS_SIZES[code]
+        at += 1
+        if size is None or size < 0:
+            if at >= len(status):
+                break
+            size = status[at] + (1 if size is None else 2)
+        if code == 1:
+            mode = int.from_bytes(status[at : at + 8], "little")
+        elif code == 4:
+            charset = collation_charset(int.from_bytes(status[at : at + 2], "little")) or charset
+        at += size
+    return mode, charset
+
+
+def statement_text(statement: bytes, charset: str) -> str:
+    """The statement as text. Bytes that are none in the client's charset, as literals may hold,
+    become replacement characters.
+    """
+    if charset not in ("utf8mb4", "utf8mb3", "binary"):
+        try:
+            return text_decoder(charset)(statement)
+        except (DecodeError, LookupError, ValueError):
+            pass
+    return statement.decode("utf-8", "replace")
+
+
+# -- tables and rows -------------------------------------------------------------------------------
+
+
+@decoding("table map event")
+def read_table_name(event: bytes, end: int) -> tuple[str, str]:
+    """The schema and name in a TABLE_MAP, which stand after the table's id and flags."""
+    size, at = length_encoded(event, HEADER_SIZE + 8, end)
+    schema = take(event, at, size, end)
+    size, at = length_encoded(event, at + size + 1, end)
+    return schema.decode("utf-8"), take(event, at, size, end).decode("utf-8")

@@ -1,0 +1,3 @@
+"""
+Row images of the binary log as row tuples.
+"""

@@ -1,0 +1,274 @@
+"""
+MySQL's binary JSON → the text that the server itself would print.
+
+The format is documented in MySQL's source, ``sql-common/json_binary.h``: a value is a type byte and
+data; objects and arrays hold a count, their size, and tables of offsets, in two- or four-byte form.
+Offsets come from the log, so everything read is counted against the size of the value: no bytes can
+make this loop, recurse without end, or print more than they hold.
+
+The documents of a table share their keys, so an object is printed by a template, the text around
+its values, which is remembered by the bytes of its keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Callable
+from decimal import Decimal
+from json.encoder import encode_basestring as quoted  # in C, and escapes as the server does
+from math import isfinite
+from typing import Any
+
+from sources.mysql.codec.values import decimal_reader, decimal_size
+
+__all__ = ["double_text", "json_text"]
+
+_LARGE_OBJECT, _LARGE_ARRAY = 1, 3
+_LITERAL, _INT16, _UINT16, _INT32, _UINT32 = 4, 5, 6, 7, 8
+_INT64, _UINT64, _DOUBLE, _STRING, _OPAQUE = 9, 10, 11, 12, 15
+_LITERALS = ("null", "true", "false")
+_NUMBERS = {
+    _INT16: struct.Struct("<h").unpack_from,
+    _UINT16: struct.Struct("<H").unpack_from,
+    _INT32: struct.Struct("<i").unpack_from,
+    _UINT32: struct.Struct("<I").unpack_from,
+    _INT64: struct.Struct("<q").unpack_from,
+    _UINT64: struct.Struct("<Q").unpack_from,
+}
+_DOUBLE_VALUE = struct.Struct("<d").unpack_from
+
+# By type of container: how count and size are read, the bytes that they take, those of a key's
+# entry and of a value's, and how the values' entries are read.
+_SMALL = struct.Struct("<HH"), struct.Struct("<BH")
+_LARGE = struct.Struct("<II"), struct.Struct("<BI")
+_FORMS = (
+    (_SMALL[0].unpack_from, 4, 4, 3, _SMALL[1].iter_unpack),
+    (_LARGE[0].unpack_from, 8, 6, 5, _LARGE[1].iter_unpack),
+    (_SMALL[0].unpack_from, 4, 0, 3, _SMALL[1].iter_unpack),
+    (_LARGE[0].unpack_from, 8, 0, 5, _LARGE[1].iter_unpack),
+)
+_KEYS = (struct.Struct("<HH").iter_unpack, struct.Struct("<IH").iter_unpack)
+
+# Column types that an opaque value can carry and that print as something else than base64.
+_TIMESTAMP, _DATE, _TIME, _DATETIME, _DECIMAL = 7, 10, 11, 12, 246
+_BASE64_LINE = 76
+_DEEPEST = 100  # the servers refuse to nest deeper
+
+
+# What is remembered of objects, until there is too much of it.
+_SPANS: dict[tuple[int, bytes], tuple[int, int, int]] = {}
+_TEMPLATES: dict[tuple[int, bytes, bytes], str] = {}
+_REMEMBERED_BYTES, _REMEMBERED = 1024, 1024
+
+
+def json_text(data: bytes) -> str:
+    """The text of a JSON column's value; a value of zero bytes is JSON's null.
+
+    Raises ValueError, IndexError, KeyError or struct.error for bytes that are no JSON.
+    """
+    if not data:
+        return "null"
+    if data[0] <= _LARGE_ARRAY:
+        return _container(data[0], data, 1, len(data), 0, len(data))[0]
+    return _scalar(data[0], data, 1, len(data), len(data))[0]
+
+
+def double_text(value: float) -> str:
+    """A double as the servers print it: the shortest digits, plain from 1e-15 up to 1e15 and
+    wherever there are digits after the point."""
+    if 1e-4 <= value < 1e15:
+        return repr(value)
+    if not isfinite(value):
+        raise ValueError("JSON has no such number")
+    negative, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    text, point = "".join(map(str, digits)), len(digits) + int(exponent)
+    sign = "-" * negative
+    if not any(digits):
+        return f"{sign}0.0"
+    if not (-15 < point <= 15 or 0 < point < len(text)):
+        mantissa = f"{text[0]}.{text[1:]}" if len(text) > 1 else text
+        return f"{sign}{mantissa}e{point - 1}"
+    if point <= 0:
+        return f"{sign}0.{'0' * -point}{text}"
+    return f"{sign}{text[:point].ljust(point, '0')}.{text[point:] or '0'}"
+
+
+def _container(
+    kind: int, data: bytes, at: int, limit: int, depth: int, left: int
+) -> tuple[str, int]:
+    """The object or array at ``data[at:limit]``, and how many bytes may still be read.
+
+    Each byte may be read once: ``left`` starts as the size of the document.
+    """
+    sizes, header, key, entry, entries = _FORMS[kind]
+    count, size = sizes(data, at)
+    end, keys_end = at + size, at + header + count * key
+    stop = keys_end + count * entry
+    left -= stop - at
+    if end > limit or stop > end or left < 0 or depth > _DEEPEST:
+        raise ValueError("JSON is cut off, nested too deeply or leads in circles")
+    texts = []
+    for type, where in entries(data[keys_end:stop]):
+        if type == _STRING:
+            start = at + where + 1
+            length = data[start - 1]
+            if length > 127:
+                length, start = _length(data, start - 1)
+            left -= length
+            if start + length > end or left < 0:
+                raise ValueError("JSON is cut off or refers to the same bytes again and again")
+            text = quoted(data[start : start + length].decode())
+        elif type <= _LARGE_ARRAY:
+            text, left = _container(type, data, at + where, end, depth + 1, left)
+        elif type == _LITERAL:
+            text = _LITERALS[where]
+        elif type <= _UINT16 or (type <= _UINT32 and header == 8):
+            text = _inlined(type, where)
+        elif type in _NUMBERS:
+            text = str(_NUMBERS[type](data, at + where)[0])
+        elif type == _DOUBLE:
+            text = double_text(_DOUBLE_VALUE(data, at + where)[0])
+        else:
+            text, left = _scalar(type, data, at + where, end, left)
+        texts.append(text)
+    if not key:
+        return f"[{', '.join(texts)}]", left
+    template, left = _template(kind, data, at, end, data[at + header : keys_end], left)
+    return template % tuple(texts), left
+
+
+def _inlined(type: int, number: int) -> str:
+    """A value in the place of its offset, which has two or four bytes."""
+    if type == _INT16:
+        return str((number & 0xFFFF ^ 0x8000) - 0x8000)
+    if type == _INT32:
+        return str((number ^ 0x80000000) - 0x80000000)
+    return str(number & 0xFFFF if type == _UINT16 else number)
+
+
+def _template(
+    kind: int, data: bytes, at: int, end: int, entries: bytes, left: int
+) -> tuple[str, int]:
+    """``{"key": %s, …}`` of the object at ``data[at:end]``, and what may still be read."""
+    start, stop, size = _SPANS.get((kind, entries)) or _span(kind, entries)
+    left -= size
+    if at + stop > end or left < 0:
+        raise ValueError("the keys of JSON are cut off or refer to the same bytes again and again")
+    keys = data[at + start : at + stop]
+    template = _TEMPLATES.get((kind, entries, keys))
+    if template is None:
+        names = [
+            keys[where - start : where - start + length].decode()
+            for where, length in _KEYS[kind](entries)
+        ]
+        members = (quoted(name).replace("%", "%%") + ": %s" for name in names)
+        template = "{" + ", ".join(members) + "}"
+        if len(entries) + len(keys) <= _REMEMBERED_BYTES:
+            _bounded(_TEMPLATES)[kind, entries, keys] = template
+    return template, left
+
+
+def _span(kind: int, entries: bytes) -> tuple[int, int, int]:
+    """Where the keys start and stop, and the sum of their lengths."""
+    places = list(_KEYS[kind](entries)) or [(0, 0)]
+    start = min(where for where, _ in places)
+    stop = max(where + length for where, length in places)
+    # What is cut out counts, too: keys may lie far apart in bytes that nobody should trust.
+    span = start, stop, max(stop - start, sum(length for _, length in places))
+    if len(entries) <= _REMEMBERED_BYTES:
+        _bounded(_SPANS)[kind, entries] = span
+    return span
+
+
+def _bounded(remembered: dict[Any, Any]) -> dict[Any, Any]:
+    if len(remembered) >= _REMEMBERED:
+        remembered.clear()
+    return remembered
+
+
+def _scalar(type: int, data: bytes, at: int, end: int, left: int) -> tuple[str, int]:
+    """The value at ``data[at:end]`` that is no container, and how many bytes may still be read."""
+    if type == _LITERAL:
+        return _LITERALS[data[at]], left
+    if type in _NUMBERS:
+        return str(_NUMBERS[type](data, at)[0]), left
+    if type == _DOUBLE:
+        return double_text(_DOUBLE_VALUE(data, at)[0]), left
+    if type not in (_STRING, _OPAQUE):
+        raise ValueError(f"JSON has no type {type}")
+    length, start = _length(data, at + (type == _OPAQUE))
+    left -= length
+    if start + length > end or left < 0:
+        raise ValueError("JSON is cut off or refers to the same bytes again and again")
+    value = data[start : start + length]
+    return (quoted(value.decode()) if type == _STRING else _opaque(data[at], value)), left
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """A length of seven bits per byte, low bits first, and where it ends."""
+    length = shift = 0
+    for end in range(at, at + 5):
+        byte = data[end]
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return length, end + 1
+        shift += 7
+    raise ValueError("a length in JSON has no end")
+
+
+def _opaque(column_type: int, data: bytes) -> str:
+    printer = _OPAQUES.get(column_type)
+    if printer is not None:
+        return printer(data)
+    text = base64.b64encode(data).decode()
+    # The server breaks lines, and a line break in JSON is an escape.
+    lines = [text[at : at + _BASE64_LINE] for at in range(0, len(text), _BASE64_LINE)]
+    return f'"base64:type{column_type}:' + "\\n".join(lines) + '"'
+
+
+def _cut(data: bytes, size: int) -> bytes:
+    if size > len(data):
+        raise ValueError("JSON is cut off")
+    return data[:size]
+
+
+def _decimal(data: bytes) -> str:
+    """Precision, scale, packed digits."""
+    precision, scale = data[0], data[1]
+    return decimal_reader(precision, scale)(_cut(data[2:], decimal_size(precision, scale)))
+
+
+def _datetime(data: bytes) -> str:
+    """Eight bytes, little endian: 24 bits of microseconds below 13 · year + month, day, time."""
+    packed = int.from_bytes(_cut(data, 8), "little")
+    packed, microseconds = packed >> 24, packed & 0xFFFFFF
+    clock, date = packed & 0x1FFFF, packed >> 17
+    months, day = divmod(date, 32)
+    return (
+        f'"{months // 13:04d}-{months % 13:02d}-{day:02d} '
+        f'{clock >> 12:02d}:{clock >> 6 & 63:02d}:{clock & 63:02d}.{microseconds:06d}"'
+    )
+
+
+def _date(data: bytes) -> str:
+    return _datetime(data)[:11] + '"'
+
+
+def _time(data: bytes) -> str:
+    packed = int.from_bytes(_cut(data, 8), "little", signed=True)
+    sign, packed = ("-", -packed) if packed < 0 else ("", packed)
+    clock, microseconds = packed >> 24, packed & 0xFFFFFF
+    return (
+        f'"{sign}{clock >> 12 & 1023:02d}:{clock >> 6 & 63:02d}:{clock & 63:02d}'
+        f'.{microseconds:06d}"'
+    )
+
+
+_OPAQUES: dict[int, Callable[[bytes], str]] = {
+    _TIMESTAMP: _datetime,
+    _DATETIME: _datetime,
+    _DATE: _date,
+    _TIME: _time,
+    _DECIMAL: _decimal,
+}

@@ -1,0 +1,68 @@
+"""
+Constant column defaults: SQL text → the value that travels.
+
+A partial row image leaves out a new row's columns that took their default. Only what the default's
+text tells exactly is filled in; everything else is a ValueError, never a guess.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from decimal import Context, Decimal
+from typing import Any
+
+from engine.databases.mysql.types import INTEGER_KINDS, unquote
+from engine.schema import Column
+
+__all__ = ["constant_default"]
+
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\Z")
+_DECIMALS = Context(prec=100)
+_FLOAT = struct.Struct("<f")
+_DATE = r"\d{4}-\d\d-\d\d"
+_CLOCK = r"\d\d:\d\d:\d\d"
+_TEMPORAL = {"date": _DATE, "datetime": f"{_DATE} {_CLOCK}", "interval": f"-?\\d?{_CLOCK}"}
+
+
+def constant_default(column: Column) -> Any:
+    """What a row has in this column if nothing is said; ValueError if that is not known exactly."""
+    default = column.default
+    if column.generated:
+        raise ValueError("the column is computed")
+    if default is None or default.upper() == "NULL":
+        if not column.nullable:
+            raise ValueError("the column has no default")
+        return None
+    if default[:1] == "'" and default[-1:] == "'" and len(default) > 1:
+        return _from_text(column, unquote(default))
+    if _NUMBER.match(default):
+        return _from_text(column, default)
+    if column.type.kind == "bit" and re.fullmatch(r"b'[01]+'", default):
+        return int(default[2:-1], 2)
+    raise ValueError("the default is an expression")
+
+
+def _from_text(column: Column, text: str) -> Any:
+    type = column.type
+    if type.kind in ("text", "enum", "set"):
+        return text
+    if type.kind in _TEMPORAL:
+        fraction = f"\\.\\d{{{type.scale}}}" if type.scale else ""
+        if not re.fullmatch(_TEMPORAL[type.kind] + fraction, text):
+            raise ValueError("the default is not in canonical form")
+        return text
+    if not _NUMBER.match(text):
+        raise ValueError("the default is not a number")
+    if type.kind in INTEGER_KINDS:
+        number = Decimal(text)
+        if number != int(number):
+            raise ValueError("the default is rounded")
+        return int(number)
+    if type.kind == "decimal":
+        return str(Decimal(text).quantize(Decimal(1).scaleb(-type.scale), context=_DECIMALS))
+    if type.kind == "float32":
+        return _FLOAT.unpack(_FLOAT.pack(float(text)))[0]
+    if type.kind == "float64":
+        return float(text)
+    raise ValueError("the default's value is not known")

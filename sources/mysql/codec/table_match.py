@@ -1,0 +1,280 @@
+"""
+A table map against a version of a table: do they fit, and which table does the map tell?
+
+The log's own word wins. A tracked version that contradicts it is not used; with FULL metadata the
+map alone tells the table, and the version before only lends what the log does not know (native
+texts, defaults, secondary indexes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from engine.databases.mysql.charset import BYTES_PER_CHARACTER, text_decoder
+from engine.databases.mysql.types import GEOMETRIES, NativeType, neutral, parse_native
+from engine.errors import DecodeError
+from engine.schema import Column, Index, Table, TableId
+from sources.mysql.codec.table_map import TableMap, Wire, parse_table_map
+
+__all__ = ["TableMap", "mismatch", "parse_table_map", "table_from_map"]
+
+_INTEGERS = {
+    "tinyint": Wire.TINY,
+    "smallint": Wire.SHORT,
+    "mediumint": Wire.INT24,
+    "int": Wire.LONG,
+    "bigint": Wire.LONGLONG,
+}
+_TEMPORAL = {
+    "time": (Wire.TIME2, Wire.TIME),
+    "datetime": (Wire.DATETIME2, Wire.DATETIME),
+    "timestamp": (Wire.TIMESTAMP2, Wire.TIMESTAMP),
+}
+_FIXED = {"float": Wire.FLOAT, "double": Wire.DOUBLE, "year": Wire.YEAR, "date": Wire.DATE}
+_BLOBS = ("tinyblob", "blob", "mediumblob", "longblob")
+_TEXTS = ("tinytext", "text", "mediumtext", "longtext")
+_FIXED_BYTES = {"uuid": 16, "inet4": 4, "inet6": 16}
+_DIMENSION_BYTES = 4
+
+
+def mismatch(table: Table, map: TableMap) -> str | None:
+    """Why this version of the table is not the one that the map describes; None if it may be.
+
+    Whether a column is nullable does not count: decoders take it from the map.
+    """
+    if len(table.columns) != len(map.types):
+        return f"it has {len(table.columns)} columns, the log has {len(map.types)}"
+    if map.names is not None and map.names != table.names:
+        return "its columns have other names than in the log"
+    for ordinal, column in enumerate(table.columns):
+        reason = _column_mismatch(column, map, ordinal)
+        if reason is not None:
+            return f"column {column.name} ({column.native[:60]}): {reason}"
+    return None
+
+
+def _column_mismatch(column: Column, map: TableMap, ordinal: int) -> str | None:
+    native = parse_native(column.native)
+    charset = map.charsets[ordinal] if map.charsets is not None else None
+    if not _stored_as(native, map.types[ordinal], map.metas[ordinal]):
+        return f"the log stores type {map.types[ordinal]} with metadata {map.metas[ordinal]}"
+    if map.unsigned is not None and native.base in (*_INTEGERS, "decimal", "float", "double"):
+        told = map.unsigned[ordinal]
+        if told is not None and told != native.unsigned:
+            return f"the log has it {'unsigned' if told else 'signed'}"
+    if charset is not None and not _same_charset(native, charset):
+        return f"the log has the character set {charset}"
+    members = map.members[ordinal] if map.members is not None else None
+    if members is not None and native.members != _labels(members, charset):
+        return "the log has other labels"
+    return None
+
+
+def _same_charset(native: NativeType, charset: str) -> bool:
+    if native.charset:
+        return native.charset == charset
+    # Of bytes with another meaning (uuid, geometry) the log may say that they are binary.
+    return charset == "binary" if native.binary else native.base not in _TEXTS
+
+
+def _labels(members: tuple[bytes, ...], charset: str | None) -> tuple[str, ...]:
+    decode = text_decoder(charset if charset not in (None, "binary") else "utf8mb4")
+    try:
+        return tuple(map(decode, members))
+    except UnicodeDecodeError as error:
+        raise DecodeError(
+            f"a label of an ENUM or SET is not text in its character set {charset}",
+            hint="Mend the label with ALTER TABLE on the source.",
+        ) from error
+
+
+def _stored_as(native: NativeType, wire: int, meta: int) -> bool:
+    """Whether the server stores this native type as this type of the log."""
+    base = native.base
+    if base in _INTEGERS:
+        return wire == _INTEGERS[base]
+    if base in _FIXED:
+        return wire == _FIXED[base]
+    if base in _TEMPORAL:
+        new, old = _TEMPORAL[base]
+        return (wire == new and meta == native.fraction) or wire == old
+    check = _STORED.get(base)
+    return check is not None and check(native, wire, meta)
+
+
+def _as_decimal(native: NativeType, wire: int, meta: int) -> bool:
+    return wire == Wire.NEWDECIMAL and meta == native.precision << 8 | (native.scale or 0)
+
+
+def _as_bit(native: NativeType, wire: int, meta: int) -> bool:
+    return wire == Wire.BIT and meta == native.length
+
+
+def _size(native: NativeType) -> int:
+    return native.length * BYTES_PER_CHARACTER.get(native.charset, 1)
+
+
+def _as_char(native: NativeType, wire: int, meta: int) -> bool:
+    return wire in (Wire.STRING, Wire.VAR_STRING) and meta == _size(native)
+
+
+def _as_varchar(native: NativeType, wire: int, meta: int) -> bool:
+    # A compressed value may be one byte longer.
+    return (wire == Wire.VARCHAR and meta == _size(native)) or (
+        wire == Wire.VARCHAR_COMPRESSED and meta == _size(native) + 1
+    )
+
+
+def _as_blob(native: NativeType, wire: int, meta: int) -> bool:
+    family = _BLOBS if native.base in _BLOBS else _TEXTS
+    return wire in (Wire.BLOB, Wire.BLOB_COMPRESSED) and meta == family.index(native.base) + 1
+
+
+def _as_labels(native: NativeType, wire: int, meta: int) -> bool:
+    count = len(native.members)
+    if native.base == "enum":
+        return wire == Wire.ENUM and meta == (1 if count < 256 else 2)
+    size = (count + 7) // 8
+    return wire == Wire.SET and meta == (size if size < 5 else 8)
+
+
+def _as_fixed_bytes(native: NativeType, wire: int, meta: int) -> bool:
+    return wire == Wire.STRING and meta == _FIXED_BYTES[native.base]
+
+
+def _as_json(native: NativeType, wire: int, meta: int) -> bool:
+    return wire == Wire.JSON
+
+
+def _as_geometry(native: NativeType, wire: int, meta: int) -> bool:
+    return wire == Wire.GEOMETRY
+
+
+def _as_vector(native: NativeType, wire: int, meta: int) -> bool:
+    return wire == Wire.VECTOR or (
+        wire == Wire.VARCHAR and meta == _DIMENSION_BYTES * native.length
+    )
+
+
+_STORED: dict[str, Callable[[NativeType, int, int], bool]] = {
+    "decimal": _as_decimal,
+    "bit": _as_bit,
+    "json": _as_json,
+    "vector": _as_vector,
+    **dict.fromkeys(("char", "binary"), _as_char),
+    **dict.fromkeys(("varchar", "varbinary"), _as_varchar),
+    **dict.fromkeys((*_BLOBS, *_TEXTS), _as_blob),
+    **dict.fromkeys(("enum", "set"), _as_labels),
+    **dict.fromkeys(_FIXED_BYTES, _as_fixed_bytes),
+    **dict.fromkeys(GEOMETRIES, _as_geometry),
+}
+
+
+def table_from_map(map: TableMap, previous: Table | None) -> Table:
+    """The table that a map with names describes.
+
+    Columns of ``previous`` are reused where the map does not contradict them (by name; their native
+    text says more than the log). Its secondary indexes stay where their columns do. ``previous``
+    itself comes back if nothing differs; else the version is the next one.
+    """
+    if map.names is None:
+        raise ValueError("the table map has no names")
+    known = {column.name: column for column in previous.columns} if previous is not None else {}
+    columns = tuple(
+        _column(map, ordinal, known.get(name)) for ordinal, name in enumerate(map.names)
+    )
+    table = Table(
+        TableId(map.schema, map.name),
+        columns,
+        key=_key(map, map.names, previous),
+        indexes=_indexes(map.names, previous),
+        version=1 if previous is None else previous.version,
+    )
+    if previous is None or table == previous:
+        return previous or table
+    return msgspec.structs.replace(table, version=previous.version + 1)
+
+
+def _column(map: TableMap, ordinal: int, known: Column | None) -> Column:
+    nullable = bool(map.nullable >> ordinal & 1)
+    if known is not None and _column_mismatch(known, map, ordinal) is None:
+        return msgspec.structs.replace(known, nullable=nullable)
+    assert map.names is not None
+    native = str(_native(map, ordinal))
+    return Column(map.names[ordinal], neutral(native), native, nullable)
+
+
+def _key(map: TableMap, names: tuple[str, ...], previous: Table | None) -> tuple[int, ...]:
+    """The primary key; without one, the unique index that served as the key before."""
+    if map.key:
+        return map.key
+    if previous is None:
+        return ()
+    before = tuple(previous.columns[ordinal].name for ordinal in previous.key)
+    if not set(before) <= set(names):
+        return ()
+    ordinals = tuple(map_ordinal for map_ordinal in (names.index(name) for name in before))
+    return () if any(map.nullable >> ordinal & 1 for ordinal in ordinals) else ordinals
+
+
+def _indexes(names: tuple[str, ...], previous: Table | None) -> tuple[Index, ...]:
+    if previous is None:
+        return ()
+    kept = []
+    for index in previous.indexes:
+        columns = [previous.columns[ordinal].name for ordinal in index.columns]
+        if set(columns) <= set(names):
+            ordinals = tuple(names.index(name) for name in columns)
+            kept.append(msgspec.structs.replace(index, columns=ordinals))
+    return tuple(kept)
+
+
+_BASE_OF_WIRE = {
+    **{wire: base for base, wire in _INTEGERS.items()},
+    **{wire: base for base, wire in _FIXED.items()},
+    **{wire: base for base, wires in _TEMPORAL.items() for wire in wires},
+    Wire.NEWDECIMAL: "decimal",
+    Wire.BIT: "bit",
+    Wire.JSON: "json",
+    Wire.VECTOR: "vector",
+    Wire.GEOMETRY: "geometry",
+    Wire.ENUM: "enum",
+    Wire.SET: "set",
+}
+
+
+def _native(map: TableMap, ordinal: int) -> NativeType:
+    """The native type as far as the log knows it."""
+    wire, meta = map.types[ordinal], map.metas[ordinal]
+    charset = (map.charsets[ordinal] if map.charsets is not None else None) or "binary"
+    if wire in (Wire.ENUM, Wire.SET):
+        members = (map.members[ordinal] if map.members is not None else None) or ()
+        return NativeType(_BASE_OF_WIRE[wire], members=_labels(members, charset), charset=charset)
+    if wire in (Wire.BLOB, Wire.BLOB_COMPRESSED):
+        family = _BLOBS if charset == "binary" else _TEXTS
+        return NativeType(family[meta - 1], charset="" if charset == "binary" else charset)
+    base = _BASE_OF_WIRE.get(wire)
+    if base is None:
+        return _string(wire, meta, charset)
+    if wire == Wire.NEWDECIMAL:
+        unsigned = bool(map.unsigned is not None and map.unsigned[ordinal])
+        return NativeType(base, unsigned, precision=meta >> 8, scale=meta & 0xFF)
+    if wire == Wire.BIT:
+        return NativeType(base, length=meta)
+    if wire in (Wire.TIME2, Wire.DATETIME2, Wire.TIMESTAMP2):
+        return NativeType(base, scale=meta or None)
+    if wire == Wire.GEOMETRY and map.geometries is not None:
+        return NativeType(GEOMETRIES[map.geometries[ordinal] or 0])
+    unsigned = bool(map.unsigned is not None and map.unsigned[ordinal]) and wire != Wire.YEAR
+    return NativeType(base, unsigned)
+
+
+def _string(wire: int, meta: int, charset: str) -> NativeType:
+    varying = wire in (Wire.VARCHAR, Wire.VARCHAR_COMPRESSED)
+    meta -= wire == Wire.VARCHAR_COMPRESSED
+    if charset == "binary":
+        return NativeType("varbinary" if varying else "binary", length=meta)
+    length = meta // BYTES_PER_CHARACTER[charset]
+    return NativeType("varchar" if varying else "char", length=length, charset=charset)

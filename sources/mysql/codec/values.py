@@ -1,0 +1,231 @@
+"""
+Numbers, labels and other values of the log: packed bytes → the value that travels.
+
+Each function here makes what the table in ``engine.schema`` says, and raises ValueError (or what
+indexing and unpacking raise) for bytes that cannot be. Decimals are read by expressions written per
+precision and scale, of groups of digits that the row's own unpacking has already cut.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import uuid
+import zlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from engine.toolkit.codegen import compile_function
+
+__all__ = [
+    "SetText",
+    "address_text",
+    "big_endian",
+    "decimal_expression",
+    "decimal_reader",
+    "decimal_size",
+    "digit_texts",
+    "digits_expression",
+    "ewkb",
+    "uncompressed",
+    "uuid_text",
+]
+
+# A decimal packs nine digits into four bytes, and what is left over into as few as hold it.
+_DIGITS_PER_WORD = 9
+_LEFTOVER_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
+
+# Struct codes of a big-endian number by its size in bytes.
+_BIG_ENDIAN = ("", "B", "H", "BH", "I", "BI", "HI", "BHI", "Q")
+_DIGITS_PER_TABLE = 4
+
+_EWKB_HAS_SRID = 0x20000000
+_SRID_BYTES = 4
+_SMALLEST_WKB = 9
+_ADDRESS_BYTES = {socket.AF_INET: 4, socket.AF_INET6: 16}
+
+
+def decimal_size(precision: int, scale: int) -> int:
+    """Bytes of a packed DECIMAL(precision, scale)."""
+    whole, fraction = precision - scale, scale
+    return sum(
+        4 * (digits // _DIGITS_PER_WORD) + _LEFTOVER_BYTES[digits % _DIGITS_PER_WORD]
+        for digits in (whole, fraction)
+    )
+
+
+def _groups(precision: int, scale: int) -> tuple[list[int], list[int]]:
+    """Digits per group: of the whole part (short group first), of the fraction (short one last)."""
+    words, left = divmod(precision - scale, _DIGITS_PER_WORD)
+    whole = [left] * (left > 0) + [_DIGITS_PER_WORD] * words
+    words, left = divmod(scale, _DIGITS_PER_WORD)
+    return whole, [_DIGITS_PER_WORD] * words + [left] * (left > 0)
+
+
+def big_endian(size: int, first: int = 0) -> tuple[str, str]:
+    """Struct codes of a big-endian number of ``size`` bytes, and the number made of what they give.
+
+    ``raw<first>`` is the first of them. ValueError for a size that is not 1 to 8.
+    """
+    if not 0 < size < len(_BIG_ENDIAN):
+        raise ValueError(f"a number of {size} bytes cannot be")
+    codes = _BIG_ENDIAN[size]
+    shift, parts = 8 * size, []
+    for number, code in enumerate(codes, first):
+        shift -= 8 * struct.calcsize(f">{code}")
+        parts.append(f"raw{number} << {shift}" if shift else f"raw{number}")
+    return codes, parts[0] if len(parts) == 1 else f"({' | '.join(parts)})"
+
+
+@lru_cache(maxsize=8)
+def digit_texts(digits: int) -> tuple[str, ...]:
+    """The texts of all numbers of that many digits; to look one up is quicker than to format."""
+    return tuple(f"{number:0{digits}d}" for number in range(10**digits))
+
+
+def digits_expression(number: str, digits: int) -> tuple[str, dict[str, Any]]:
+    """The inside of an f-string that prints ``number`` with ``digits`` digits, and its names.
+
+    IndexError if it has more.
+    """
+    if digits <= _DIGITS_PER_TABLE:
+        name = f"digits{digits}"
+        return f"{{{name}[{number}]}}", {name: digit_texts(digits)}
+    unit = 10**_DIGITS_PER_TABLE
+    if " " in number:
+        number, again = f"(v := {number})", "v"  # it is used twice
+    else:
+        again = number
+    high, names = digits_expression(f"{number} // {unit}", digits - _DIGITS_PER_TABLE)
+    low, more = digits_expression(f"{again} % {unit}", _DIGITS_PER_TABLE)
+    return high + low, names | more
+
+
+@lru_cache(maxsize=512)
+def decimal_expression(precision: int, scale: int) -> tuple[str, str, dict[str, Any]]:
+    """Big-endian struct codes of a packed DECIMAL(precision, scale), the expression that makes text
+    with all digits of the scale of what they give (``raw0``, …), and its names.
+
+    The format is that of MySQL's ``decimal2bin``: big endian groups of digits, the top bit set for
+    numbers that are not negative, all bits inverted for those that are.
+    """
+    if not 0 < precision <= 65 or not 0 <= scale <= min(precision, 38):
+        raise ValueError(f"decimal({precision},{scale}) cannot be")
+    codes, text, names = _decimal_text(precision, scale)
+    top = 1 << (8 * struct.calcsize(f">{codes[0]}") - 1)
+    raws = [f"raw{number}" for number in range(len(codes))]
+    masks = [(1 << 8 * struct.calcsize(f">{code}")) - 1 for code in codes]
+    masks[0] = top - 1
+    inverted = "; ".join(f"{raw} ^= {mask}" for raw, mask in zip(raws, masks, strict=True))
+    negative = f"negative_decimal_{precision}_{scale}"
+    source = f"""
+def {negative}({", ".join(raws)}):
+    {inverted}
+    return f'-{text}' if {" or ".join(raws)} else f'{text}'
+"""
+    names[negative] = compile_function(negative, source, names)
+    positive = text.replace("raw0", f"(raw0 - {top})")
+    expression = f"(f'{positive}' if raw0 >= {top} else {negative}({', '.join(raws)}))"
+    return codes, expression, names
+
+
+def _decimal_text(precision: int, scale: int) -> tuple[str, str, dict[str, Any]]:
+    """Codes, the inside of an f-string for a number that is not negative, its names."""
+    whole, fraction = _groups(precision, scale)
+    codes, integer, text = "", "0", ""
+    names: dict[str, Any] = {}
+    for digits in whole:
+        more, group = big_endian(_LEFTOVER_BYTES[digits], len(codes))
+        integer = f"({integer}) * {10**_DIGITS_PER_WORD} + {group}" if codes else group
+        codes += more
+    for digits in fraction:
+        more, group = big_endian(_LEFTOVER_BYTES[digits], len(codes))
+        part, needed = digits_expression(group, digits)
+        codes, text, names = codes + more, text + part, names | needed
+    return codes, f"{{{integer}}}" + (f".{text}" if text else ""), names
+
+
+@lru_cache(maxsize=512)
+def decimal_reader(precision: int, scale: int) -> Callable[[bytes], str]:
+    """A function: packed DECIMAL(precision, scale) → text; struct.error for another size."""
+    codes, expression, names = decimal_expression(precision, scale)
+    raws = "".join(f"raw{number}, " for number in range(len(codes)))
+    source = f"""
+def decimal_text(data):
+    {raws}= unpack(data)
+    return {expression}
+"""
+    return compile_function(
+        "decimal_text", source, {"unpack": struct.Struct(f">{codes}").unpack, **names}
+    )
+
+
+class SetText(dict[int, str]):
+    """Bits of a SET → its members joined by commas; IndexError for a bit without a member."""
+
+    def __init__(self, members: tuple[str, ...]) -> None:
+        super().__init__({0: ""})
+        self._members = members
+
+    def __missing__(self, bits: int) -> str:
+        if bits >> len(self._members):
+            raise IndexError("a SET holds a bit without a member")
+        text = ",".join(member for number, member in enumerate(self._members) if bits >> number & 1)
+        if len(self) < 1 << 12:
+            self[bits] = text
+        return text
+
+
+def ewkb(data: bytes) -> bytes:
+    """MySQL's geometry (four bytes of SRID, then WKB) → EWKB; the SRID 0 is left out.
+
+    The order of axes stays as stored.
+    """
+    if len(data) < _SRID_BYTES + _SMALLEST_WKB:
+        if data:
+            raise ValueError("a geometry is cut off")
+        return data
+    srid, order, wkb = data[:_SRID_BYTES], data[4], data[5:]
+    if order not in (0, 1):
+        raise ValueError("a geometry has no byte order")
+    if srid == b"\0\0\0\0":
+        return data[_SRID_BYTES:]
+    if order == 1:
+        kind = int.from_bytes(wkb[:4], "little") | _EWKB_HAS_SRID
+        return b"\x01" + kind.to_bytes(4, "little") + srid + wkb[4:]
+    kind = int.from_bytes(wkb[:4], "big") | _EWKB_HAS_SRID
+    return b"\x00" + kind.to_bytes(4, "big") + srid[::-1] + wkb[4:]
+
+
+def uncompressed(data: bytes) -> bytes:
+    """A value of a MariaDB COMPRESSED column.
+
+    The first byte is 0 for plain data; else its upper half is the method (8: zlib), bit 3 says raw
+    deflate, the lower three bits how many bytes of original length follow, big endian.
+    """
+    if not data:
+        return data
+    header = data[0]
+    if header == 0:
+        return data[1:]
+    if header >> 4 != 8:
+        raise ValueError("a compressed column uses an unknown method")
+    start = 1 + (header & 7)
+    length = int.from_bytes(data[1:start], "big")
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS if header & 8 else zlib.MAX_WBITS)
+    value = inflate.decompress(data[start:], length + 1)
+    if len(value) != length:
+        raise ValueError("a compressed column has another length than it says")
+    return value
+
+
+def uuid_text(data: bytes) -> str:
+    """MariaDB's UUID: sixteen bytes, trailing zero bytes left out."""
+    return str(uuid.UUID(bytes=data.ljust(16, b"\0")))
+
+
+def address_text(family: socket.AddressFamily) -> Callable[[bytes], str]:
+    """A function for MariaDB's INET4 or INET6: bytes, trailing zero bytes left out → text."""
+    size = _ADDRESS_BYTES[family]
+    return lambda data: socket.inet_ntop(family, data.ljust(size, b"\0"))

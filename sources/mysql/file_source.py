@@ -1,0 +1,219 @@
+"""
+Binary log files on disk as a source: the same stream, without a server.
+
+The log must name its columns itself (``binlog_row_metadata=FULL``); a table is known from its first
+row on. Guarantee: as the server's, for what the files hold.
+"""
+
+from __future__ import annotations
+
+import glob
+import threading
+import time
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, ClassVar, Final, NoReturn
+
+import msgspec
+
+from engine.change import Begin, Change, Chunk, Heartbeat
+from engine.contract import Finding, RowReader
+from engine.databases.mysql.settings import BinlogFileSettings, log_path, selector
+from engine.errors import ConfigError, DecodeError, ParityError, SourceError, TailraceError
+from engine.schema import Table, TableId
+from sources.mysql.binlog import events as ev
+from sources.mysql.binlog.compression import cut_events
+from sources.mysql.binlog.stream import Stream
+from sources.mysql.binlog.tracking import Tracking
+from sources.mysql.position import MySQLPosition, file_number, parse_position
+
+__all__ = ["BinlogFileSource"]
+
+_MAGIC: Final = b"\xfebin"
+_ENCRYPTED_MAGIC: Final = b"\xfdbin"
+_READ_BYTES: Final = 1 << 20
+_DECRYPT: Final = (
+    "let the server decrypt it: mysqlbinlog --read-from-remote-server --raw, or follow the server"
+)
+
+
+class BinlogFileSource:
+    """The source for ``mysql-binlog:`` URLs. A position is a file and an offset."""
+
+    can_snapshot: ClassVar[bool] = False
+    Settings: ClassVar[type[msgspec.Struct]] = BinlogFileSettings
+
+    def __init__(self, settings: BinlogFileSettings) -> None:
+        self._settings = settings
+        self._stopping = threading.Event()
+
+    def check(self) -> list[Finding]:
+        """Whether there are files, and all begin as log files do."""
+        try:
+            for path in self._files():
+                with _open(path):
+                    pass
+        except TailraceError as error:
+            return [Finding("error", "files", str(error), error.hint)]
+        return [Finding("ok", "files", f"{len(self._files())} log files")]
+
+    def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
+        """Nothing: tables come from the log."""
+        return []
+
+    def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
+        """Nothing is known."""
+        return {}
+
+    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+        """Nothing is known."""
+        return []
+
+    def position(self) -> str:
+        """The end of the last file now."""
+        last = self._files()[-1]
+        return str(MySQLPosition("", last.name, _size(last)))
+
+    def reached(self, position: str, target: str) -> bool:
+        """Whether ``position`` is at or after ``target``."""
+        return parse_position(position).at_or_after(parse_position(target))
+
+    def includes(self, position: str, begin: Begin) -> bool:
+        """Whether the transaction starts before ``position``."""
+        start = parse_position(str(begin.position))
+        return parse_position(position).contains(begin.transaction, start)
+
+    def backlog(self, position: str) -> int | None:
+        """Bytes in the files after ``position``."""
+        here = parse_position(position)
+        number = file_number(here.file)
+        after = sum(_size(path) for path in self._files() if file_number(path.name) >= number)
+        return max(0, after - here.offset)
+
+    def stream(
+        self, position: str | None, tables: Iterable[Table], waiting: Iterable[Table] = ()
+    ) -> Iterator[list[Change]]:
+        """Every change to a followed table; ends with the last whole event of the last file.
+
+        Raises DecodeError for damage, SchemaError where the log does not name a table's columns,
+        SourceError for a file that is missing or encrypted.
+        """
+        files = self._files()
+        start = (
+            MySQLPosition("", files[0].name, 0) if position is None else parse_position(position)
+        )
+        wanted = selector(self._settings.tables, self._settings.exclude)
+        stream = Stream(start, Tracking(tables, wanted, adopt=True))
+        first = self._first(files, start)
+        end = start.file, start.offset
+        for path in files[first:]:
+            end = path.name, len(_MAGIC)
+            stream.progress.file, stream.progress.offset = end
+            for events in self._read(path, stream, last=path is files[-1]):
+                yield from stream.feed(events)
+                end = path.name, end[1] + sum(map(len, events))
+                if self._stopping.is_set():
+                    return
+            if stream.unfinished and path is not files[-1]:
+                raise DecodeError(
+                    "a file of the log ends inside a transaction",
+                    hint="is a file missing between this one and the next?",
+                    position=stream.progress,
+                )
+        if not stream.unfinished:
+            # Not the beginning of the next file, to which the last event points: it is not there.
+            place = msgspec.structs.replace(stream.progress.position, file=end[0], offset=end[1])
+            yield [Heartbeat(place, time.time())]
+
+    def chunks(
+        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+    ) -> Generator[Chunk, None, None]:
+        """Log files hold no tables."""
+        raise SourceError("log files cannot be copied from", hint="follow the server itself")
+
+    def row_reader(self) -> RowReader:
+        """Log files hold no tables."""
+        raise ParityError(
+            "log files cannot be compared with", hint="compare with the server itself"
+        )
+
+    def acknowledge(self, position: str) -> None:
+        """Nothing: the files are not ours."""
+
+    def stop(self) -> None:
+        """Make ``stream`` end soon."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Forget ``stop``."""
+        self._stopping.clear()
+
+    def _files(self) -> list[Path]:
+        """The files, in the log's order. Raises ConfigError if there is none."""
+        path = log_path(self._settings)
+        if path.is_dir():
+            found = [each for each in path.iterdir() if file_number(each.name) >= 0]
+        elif path.is_file():
+            found = [path]
+        else:
+            found = [Path(name) for name in glob.glob(str(path))]
+            found = [each for each in found if file_number(each.name) >= 0]
+        if not found:
+            raise ConfigError(
+                f"no log file at {path}", hint="log files end with a number, as binlog.000001"
+            )
+        return sorted(found, key=lambda each: (file_number(each.name), each.name))
+
+    def _first(self, files: list[Path], start: MySQLPosition) -> int:
+        """The file to begin with: the position's own, or that of an undecided XA transaction."""
+        names = [path.name for path in files]
+        places = [place.rpartition(":")[0] for place in start.prepared.values() if ":" in place]
+        oldest = min((start.file, *places), key=file_number)
+        if oldest not in names:
+            raise SourceError(
+                f"the log file {oldest} of the position is not there", hint="put it back"
+            )
+        return names.index(oldest)
+
+    def _read(self, path: Path, stream: Stream, *, last: bool) -> Iterator[list[bytes]]:
+        """Whole events, about a megabyte at a time."""
+        with _open(path) as file:
+            rest = b""
+            while not self._stopping.is_set() and (data := file.read(_READ_BYTES)):
+                if len(rest) >= _READ_BYTES:
+                    data += file.read(len(rest))  # a large event: read what is left of it at once
+                events, rest = cut_events(rest + data)
+                if any(event[4] == ev.MARIADB_START_ENCRYPTION for event in events[:3]):
+                    raise SourceError(f"the log file {path.name} is encrypted", hint=_DECRYPT)
+                yield events
+            if rest and not last and not self._stopping.is_set():
+                raise DecodeError(
+                    "an event is cut off at the end of a file that is not the last",
+                    position=stream.progress,
+                )
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The file, after its first four bytes."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise SourceError(f"the log file {path.name} cannot be read: {error.strerror}") from error
+    magic = file.read(len(_MAGIC))
+    if magic != _MAGIC:
+        file.close()
+        _refuse(path, magic)
+    return file
+
+
+def _refuse(path: Path, magic: bytes) -> NoReturn:
+    if magic == _ENCRYPTED_MAGIC:
+        raise SourceError(f"the log file {path.name} is encrypted", hint=_DECRYPT)
+    raise DecodeError(f"{path.name} does not begin as a binary log does")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise SourceError(f"the log file {path.name} cannot be read: {error.strerror}") from error

@@ -1,0 +1,127 @@
+"""
+What kind of server the source is, and where its log stands.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from pymysql.connections import Connection
+
+from engine.databases.mysql.connect import is_mariadb, query, server_version
+from engine.errors import SourceError
+from sources.mysql.gtid import DomainState, GtidSet
+from sources.mysql.position import MySQLPosition
+
+__all__ = [
+    "Facts",
+    "LogFile",
+    "log_end",
+    "log_files",
+    "owned_gtids",
+    "read_facts",
+    "settled_log_end",
+    "status_statement",
+]
+
+#: How long a commit may take between being seen and being counted.
+_COMMIT_SECONDS: Final = 1
+#: In the set of owned GTIDs, the thread that owns one.
+_OWNER: Final = re.compile(r"#[0-9]+")
+
+
+class Facts(NamedTuple):
+    """What does not change while a server runs.
+
+    ``identity`` tells one server from another: its UUID, or MariaDB's server id. ``gtids``: every
+    transaction in the log has a GTID. ``fold_names``: names are stored in lower case.
+    """
+
+    mariadb: bool
+    version: tuple[int, ...]
+    identity: str
+    gtids: bool
+    fold_names: bool
+
+
+class LogFile(NamedTuple):
+    """One file of the server's log and its size in bytes."""
+
+    name: str
+    size: int
+
+
+def read_facts(connection: Connection[Any]) -> Facts:
+    """Ask the server. Raises SourceError, SourceLost."""
+    mariadb = is_mariadb(connection)
+    numbers = re.findall(r"\d+", server_version(connection).split("-")[0])
+    version = tuple(int(number) for number in numbers[:3])
+    identity = "@@GLOBAL.server_id" if mariadb else "@@GLOBAL.server_uuid"
+    gtid_mode = "'ON'" if mariadb else "@@GLOBAL.gtid_mode"
+    fold = "@@GLOBAL.lower_case_table_names = 1"
+    row = query(connection, f"SELECT {identity}, {gtid_mode}, {fold}")[0]
+    return Facts(mariadb, version, str(row[0]), row[1] == "ON", bool(row[2]))
+
+
+def status_statement(facts: Facts) -> str:
+    """How this server is asked for the end of its log."""
+    if facts.mariadb or facts.version < (8, 2):
+        return "SHOW MASTER STATUS"
+    return "SHOW BINARY LOG STATUS"
+
+
+def log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:
+    """The end of the log now. Raises SourceError if the server keeps none."""
+    executed: GtidSet | DomainState | None = None
+    before = _binlog_state(connection) if facts.mariadb else ""
+    rows = query(connection, status_statement(facts))
+    if not rows:
+        raise SourceError("the source keeps no binary log", hint="see `tailrace check`")
+    file, offset, *rest = rows[0]
+    if facts.gtids and not facts.mariadb:
+        executed = GtidSet.parse(rest[2])
+    if facts.mariadb:
+        if _binlog_state(connection) != before:
+            # Something was logged meanwhile, before or after the offset.
+            place = (file, int(offset))
+            before = str(query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place)[0][0] or "")
+        executed = DomainState.parse(before)
+    return MySQLPosition(facts.identity, file, int(offset), executed)
+
+
+def _binlog_state(connection: Connection[Any]) -> str:
+    return str(query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
+
+
+def settled_log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:
+    """The end of the log, where what could be seen before the call is at or before it.
+
+    MySQL shows a transaction, or a new table, a moment before it counts its GTID as executed; until
+    then the GTID is owned. So the owned ones are waited for, but not for long: those of a session
+    that has chosen its GTID itself, as a replica does, stay owned without being seen. Where commits
+    are under way, file and offset may not agree with the GTIDs, and are left out.
+    """
+    if facts.mariadb or not facts.gtids:
+        return log_end(connection, facts)
+    if (committing := owned_gtids(connection)) is not None:
+        wait = "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)"
+        query(connection, wait, (str(committing), _COMMIT_SECONDS))
+    before = log_end(connection, facts)
+    quiet = owned_gtids(connection) is None
+    end = log_end(connection, facts)
+    if quiet and str(before) == str(end):
+        return end
+    return msgspec.structs.replace(end, file="", offset=0)
+
+
+def owned_gtids(connection: Connection[Any]) -> GtidSet | None:
+    """The GTIDs of MySQL's transactions that commit just now; None if there are none."""
+    owned = str(query(connection, "SELECT @@GLOBAL.gtid_owned")[0][0] or "")
+    return GtidSet.parse(_OWNER.sub("", owned)) if owned else None
+
+
+def log_files(connection: Connection[Any]) -> list[LogFile]:
+    """The files of the log that the server still has, oldest first."""
+    return [LogFile(row[0], int(row[1])) for row in query(connection, "SHOW BINARY LOGS")]

@@ -1,0 +1,3 @@
+"""
+Tables read in chunks.
+"""

@@ -1,0 +1,382 @@
+"""
+The snapshot's reads: a table in key order, chunk by chunk, over several connections.
+
+A chunk is one range of keys, read in one transaction that proves when it read (``moments``). Ranges
+are found by counting along the key, so several can be read at once; they are delivered in order,
+with no more than a chunk per reader ahead. Rows are counted so that a chunk stays within a few
+megabytes; one that grows beyond all the same is cut, and the rest of its range is read next.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from pymysql.connections import Connection
+from pymysql.err import MySQLError
+
+from engine.change import Chunk, Row
+from engine.databases.mysql.connect import translated
+from engine.databases.mysql.types import same_order, same_type
+from engine.errors import ShapeChanged, SourceError, SourceLost
+from engine.schema import Column, Table
+from sources.mysql.catalog import read_columns, row_statistics
+from sources.mysql.position import MySQLPosition, parse_position
+from sources.mysql.snapshot.keyset import Key, Keyset
+from sources.mysql.snapshot.result_set import query_rows
+from sources.mysql.snapshot.sessions import Sessions
+from sources.mysql.snapshot.text_rows import select_list, text_rows
+from sources.mysql.snapshot.watermarks import Flavour, Moments, quote_table
+
+__all__ = ["ChunkReader"]
+
+_CHUNK_BYTES = 8 << 20
+_CUT_BYTES = 2 * _CHUNK_BYTES
+_READ_TIMEOUT_SECONDS = 60.0
+#: The cursor in the middle of a table without a key: no place to go on from.
+_NO_PLACE = "[]"
+# The server's errors for a table that is not the one asked for: no such table or column, or a
+# definition that has changed since the transaction's snapshot.
+_OTHER_SHAPE = frozenset((1146, 1054, 1412))
+
+
+class ChunkReader:
+    """Reads tables in chunks for ``Source.chunks``; keeps its connections between calls.
+
+    ``prepare`` gives an ordinary session that is not connected yet. ``gtid`` says whether the
+    server's GTIDs are on (MySQL; MariaDB always has them). ``chunks`` runs on one thread at a time;
+    ``stop`` and ``close`` may be called from any.
+    """
+
+    def __init__(
+        self, prepare: Callable[[], Connection[Any]], flavour: Flavour, *, gtid: bool
+    ) -> None:
+        self._sessions = Sessions(prepare)
+        self._moments = Moments(flavour, gtid)
+
+    def chunks(
+        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+    ) -> Iterator[Chunk]:
+        """See ``engine.contract.Source.chunks``.
+
+        A table without a key is read whole, from its beginning whatever ``cursor`` says, and the
+        cursors of its chunks are no places to go on from.
+        """
+        self._sessions.resume()
+        reading = _Reading(self._sessions, self._moments, table, parse_position(since), rows)
+        try:
+            if table.key:
+                yield from reading.by_key(cursor, readers)
+            else:
+                yield from reading.whole()
+        except SourceLost:
+            if not self._sessions.stopped:
+                raise
+        finally:
+            reading.abandoned = True
+
+    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+        """See ``engine.contract.Source.empty``.
+
+        A table without rows has none in any shape, so its shape need not be looked at.
+        """
+        self._sessions.resume()
+        try:
+            with self._sessions.lease() as lease, translated():
+                try:
+                    return self._empty(lease.connection, tables, parse_position(since))
+                except MySQLError as error:
+                    lease.spoiled = True
+                    if error.args and error.args[0] in _OTHER_SHAPE:
+                        return []  # one has gone meanwhile; each will be looked at by itself
+                    raise
+        except SourceLost:
+            if not self._sessions.stopped:
+                raise
+            return []
+
+    def _empty(
+        self, connection: Connection[Any], tables: Sequence[Table], since: MySQLPosition
+    ) -> list[Chunk]:
+        """One chunk for each of them that holds no row."""
+        # First without any promise, so that none is waited for, or locked, in vain.
+        found = _without_rows(connection, tables)
+        if not found:
+            return []
+        self._moments.prove(connection, found, since)
+        self._moments.begin(connection, since)
+        found = _without_rows(connection, found)
+        seen = str(self._moments.seen(connection))
+        _end(connection)
+        return [Chunk(table, [], None, seen) for table in found]
+
+    def stop(self) -> None:
+        """Make ``chunks`` and ``empty`` end soon; idempotent."""
+        self._sessions.stop()
+
+    def close(self) -> None:
+        """Free all connections; idempotent. The reader can be used again."""
+        self._sessions.close()
+
+
+class _Range(msgspec.Struct, frozen=True):
+    """Keys above ``after`` and up to ``last``; without a ``last``, the next ``limit`` rows."""
+
+    after: Key | None
+    last: Key | None
+    limit: int
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """What the read of a range gave, and what is left of the range."""
+
+    chunk: Chunk
+    rest: _Range | None
+
+
+class _Reading:
+    """One run through one table."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        moments: Moments,
+        table: Table,
+        since: MySQLPosition,
+        rows: int,
+    ) -> None:
+        self.abandoned = False
+        self._sessions = sessions
+        self._moments = moments
+        self._table = table
+        self._since = since
+        self._rows = rows
+        self._row_bytes = 1.0
+        self._keyset = Keyset(table)
+        self._keys = self._keyset.as_table()
+
+    def by_key(self, cursor: str | None, readers: int) -> Iterator[Chunk]:
+        """Chunks in key order, ``readers`` of them being read at once."""
+        after = None if cursor is None else self._keyset.parse(cursor)
+        with self._sessions.lease() as lease, self._errors():
+            count, length = row_statistics(lease.connection, self._table)
+            self._row_bytes = max(length, 1)
+            self._moments.prove(lease.connection, [self._table], self._since)
+            self._check_keys(lease.connection)
+        start = _Range(after, None, self._limit)
+        if count < start.limit:
+            # One read will do.
+            part = self._read(start)
+            yield part.chunk
+            if part.rest is None:
+                return
+            start = part.rest
+        pool = ThreadPoolExecutor(readers, thread_name_prefix="tailrace-chunks")
+        try:
+            yield from self._in_order(pool, start, readers)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def whole(self) -> Iterator[Chunk]:
+        """All rows as of one place in the log, as the server sends them."""
+        exact, lease_another = self._moments.exact, self._sessions.lease
+        with self._sessions.lease() as lease, self._errors():
+            connection = lease.connection
+            with exact(connection, self._table, self._since, lease_another) as seen:
+                self._check_shape(connection)
+                lease.spoiled = True
+                rows: list[Row] = []
+                size = 0
+                for more, received in _rows_of(connection, self._table, self._query("")):
+                    if rows and (size >= _CHUNK_BYTES or len(rows) >= self._rows):
+                        yield Chunk(self._table, rows, _NO_PLACE, seen, size)
+                        rows, size = [], 0
+                    rows += more
+                    size += received
+                _end(connection)
+                lease.spoiled = False
+        yield Chunk(self._table, rows, None, seen, size)
+
+    def _in_order(self, pool: ThreadPoolExecutor, start: _Range, readers: int) -> Iterator[Chunk]:
+        pending: deque[Future[_Part]] = deque()
+        ahead: _Range | None = start
+        while ahead is not None or pending:
+            ahead = self._fill(pool, pending, ahead, readers)
+            part = pending.popleft().result()
+            if part.chunk.rows:
+                self._row_bytes = max(part.chunk.size / len(part.chunk.rows), 1)
+            if part.rest is None:
+                pass
+            elif part.rest.last is None:
+                # Nothing is pending behind an open end.
+                ahead = msgspec.structs.replace(part.rest, limit=self._limit)
+            else:
+                pending.appendleft(pool.submit(self._read, part.rest))
+            # Read on while this chunk is being worked on.
+            ahead = self._fill(pool, pending, ahead, readers)
+            yield part.chunk
+
+    def _fill(
+        self,
+        pool: ThreadPoolExecutor,
+        pending: deque[Future[_Part]],
+        ahead: _Range | None,
+        readers: int,
+    ) -> _Range | None:
+        """Keep all readers busy; what is left to be read after that."""
+        while ahead is not None and len(pending) < readers:
+            piece, ahead = self._split(ahead) if readers > 1 else (ahead, None)
+            pending.append(pool.submit(self._read, piece))
+        return ahead
+
+    @property
+    def _limit(self) -> int:
+        """Rows of the next chunk."""
+        return max(1, min(self._rows, int(_CHUNK_BYTES / self._row_bytes)))
+
+    def _split(self, ahead: _Range) -> tuple[_Range, _Range | None]:
+        """The next chunk's range, and what comes after it."""
+        limit = self._limit
+        query = (
+            f"SELECT {select_list(self._keys)} FROM {quote_table(self._table)}"
+            f"{self._keyset.between(ahead.after, None)}"
+            f" ORDER BY {self._keyset.order} LIMIT 1 OFFSET {limit - 1}"
+        )
+        with self._sessions.lease() as lease, self._errors():
+            pieces = list(_rows_of(lease.connection, self._keys, query))
+        found = [row for rows, _ in pieces for row in rows]
+        if not found:
+            return _Range(ahead.after, None, limit), None
+        self._check_progress(ahead.after, found[0])
+        return _Range(ahead.after, found[0], limit), _Range(found[0], None, limit)
+
+    def _read(self, piece: _Range) -> _Part:
+        """One chunk, in a transaction of its own."""
+        tail = f"{self._keyset.between(piece.after, piece.last)} ORDER BY {self._keyset.order}"
+        if piece.last is None:
+            tail += f" LIMIT {piece.limit}"
+        seen = None
+        with self._sessions.lease() as lease, self._errors():
+            connection = lease.connection
+            self._moments.begin(connection, self._since)
+            self._check_shape(connection)
+            rows, size, whole = self._receive(connection, self._query(tail))
+            lease.spoiled = not whole
+            if whole:
+                seen = self._moments.seen(connection)
+                _end(connection)
+        if seen is None:
+            # The other connection still has rows on their way.
+            with self._sessions.lease() as lease, self._errors():
+                seen = self._moments.seen(lease.connection)
+        return self._part(piece, rows, size, whole, seen)
+
+    def _receive(self, connection: Connection[Any], query: str) -> tuple[list[Row], int, bool]:
+        """Rows, their size in bytes, and whether these are all."""
+        rows: list[Row] = []
+        size = 0
+        for more, received in _rows_of(connection, self._table, query):
+            rows += more
+            size += received
+            if self.abandoned:
+                raise SourceLost("nobody waits for these rows any more")
+            # What is cut goes on behind its last row, so it needs one.
+            if more and size >= _CUT_BYTES:
+                return rows, size, False
+        return rows, size, True
+
+    def _part(
+        self, piece: _Range, rows: list[Row], size: int, whole: bool, seen: MySQLPosition
+    ) -> _Part:
+        rest = None
+        if not whole or (piece.last is None and len(rows) >= piece.limit):
+            rest = _Range(self._keyset.of(rows[-1]), piece.last, piece.limit) if rows else None
+        if rest is not None:
+            self._check_progress(piece.after, rest.after)
+        end = piece.last if rest is None else rest.after
+        cursor = None if end is None else self._keyset.cursor(end)
+        return _Part(Chunk(self._table, rows, cursor, seen, size), rest)
+
+    def _query(self, tail: str) -> str:
+        return f"SELECT {select_list(self._table)} FROM {quote_table(self._table)}{tail}"
+
+    def _check_keys(self, connection: Connection[Any]) -> None:
+        """No row has a key that reads like another's."""
+        doubtful = self._keyset.doubtful
+        if not doubtful:
+            return
+        query = f"SELECT 1 FROM {quote_table(self._table)} WHERE {doubtful} LIMIT 1"
+        with connection.cursor() as cursor:
+            if cursor.execute(query):
+                raise SourceError(
+                    "rows have an invalid value in an enum of their key, which reads like its"
+                    " member ''",
+                    hint=f"give them a valid one: they are those WHERE {doubtful}",
+                    table=self._table.id,
+                )
+
+    def _check_progress(self, before: Key | None, after: Key | None) -> None:
+        """A copy that does not move would never end."""
+        if before is not None and before == after:
+            raise SourceError(
+                "the copy does not get beyond a row: the source finds its key above itself",
+                hint="exclude the table, or give it another primary key",
+                table=self._table.id,
+            )
+
+    def _check_shape(self, connection: Connection[Any]) -> None:
+        """The live columns are the table's, and stay so until the transaction's end."""
+        with connection.cursor() as cursor:
+            # Using the table takes the lock that keeps its definition.
+            cursor.execute(f"SELECT 1 FROM {quote_table(self._table)} LIMIT 0")
+        if not _same_shape(read_columns(connection, self._table.id), self._table):
+            raise self._other_shape()
+
+    def _other_shape(self) -> ShapeChanged:
+        return ShapeChanged(
+            "the table has another shape now than the log has had so far", table=self._table.id
+        )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with translated():
+            try:
+                yield
+            except MySQLError as error:
+                if error.args and error.args[0] in _OTHER_SHAPE:
+                    raise self._other_shape() from error
+                raise
+
+
+def _rows_of(
+    connection: Connection[Any], table: Table, query: str
+) -> Iterator[tuple[list[Row], int]]:
+    """The rows of a query that selects a table's columns, as they come, and their bytes."""
+    return query_rows(connection, query, text_rows(table), _READ_TIMEOUT_SECONDS)
+
+
+def _same_shape(live: Sequence[Column], table: Table) -> bool:
+    """Whether both have the same rows, and the same order of the table's key."""
+    if tuple(column.name for column in live) != table.names:
+        return False
+    natives = [(now.native, then.native) for now, then in zip(live, table.columns, strict=True)]
+    return all(same_type(*pair) for pair in natives) and all(
+        same_order(*natives[ordinal]) for ordinal in table.key
+    )
+
+
+def _without_rows(connection: Connection[Any], tables: Sequence[Table]) -> list[Table]:
+    """Those that hold no row."""
+    looks = ", ".join(f"EXISTS (SELECT 1 FROM {quote_table(table)})" for table in tables)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {looks}")
+        found = cursor.fetchall()
+    return [table for table, rows in zip(tables, found[0], strict=True) if not rows]
+
+
+def _end(connection: Connection[Any]) -> None:
+    connection.rollback()

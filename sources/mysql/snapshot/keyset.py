@@ -1,0 +1,141 @@
+"""
+Going through a table by its key: cursors, conditions and order, in the source's own collation.
+
+``(a, b) > (x, y)`` is written as ``a >= x AND (a > x OR (a = x AND b > y))``: the first part lets
+the server start in the index, the second is exact. The server compares, never we: only it knows its
+collations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from engine.change import Row
+from engine.databases.mysql.types import INTEGER_KINDS
+from engine.errors import ConfigError
+from engine.schema import Column, Table
+from sources.mysql.snapshot.text_rows import quote_name
+
+__all__ = ["Keyset"]
+
+Key = tuple[Any, ...]
+_QUOTED = frozenset(("date", "datetime", "timestamp", "interval", "uuid"))
+
+
+class Keyset:
+    """The key of one table as SQL. A key is a tuple of values in the order of the key's columns."""
+
+    def __init__(self, table: Table) -> None:
+        self.columns = [table.columns[ordinal] for ordinal in table.key]
+        self._names = [_operand(column) for column in self.columns]
+        self._ordinals = table.key
+        self._table = table
+
+    @property
+    def order(self) -> str:
+        """The ORDER BY list."""
+        return ", ".join(quote_name(column.name) for column in self.columns)
+
+    def as_table(self) -> Table:
+        """The key's columns alone, to select boundaries with."""
+        return Table(self._table.id, tuple(self.columns), tuple(range(len(self.columns))))
+
+    def of(self, row: Row) -> Key:
+        """The key of a whole row."""
+        return tuple(row[ordinal] for ordinal in self._ordinals)
+
+    @property
+    def doubtful(self) -> str:
+        """The condition of rows whose key does not tell them from others; empty if there are none.
+
+        The number 0, which an enum has instead of an invalid value, is read as an empty text.
+        """
+        return " OR ".join(
+            f"{name} = 0"
+            for name, column in zip(self._names, self.columns, strict=True)
+            if column.type.kind == "enum" and "" in column.type.members
+        )
+
+    def between(self, after: Key | None, last: Key | None) -> str:
+        """The WHERE clause for keys above ``after`` and up to ``last``; empty for all."""
+        conditions = []
+        if after is not None:
+            conditions.append(self._compare(after, ">", ">"))
+        if last is not None:
+            conditions.append(self._compare(last, "<", "<="))
+        return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+    def _compare(self, key: Key, beyond: str, at_end: str) -> str:
+        literals = [
+            _literal(column, value) for column, value in zip(self.columns, key, strict=True)
+        ]
+        condition = f"{self._names[-1]} {at_end} {literals[-1]}"
+        for name, literal in zip(self._names[-2::-1], literals[-2::-1], strict=True):
+            condition = (
+                f"{name} {beyond}= {literal} AND "
+                f"({name} {beyond} {literal} OR ({name} = {literal} AND {condition}))"
+            )
+        return condition
+
+    def cursor(self, key: Key) -> str:
+        """The durable text of a key."""
+        values = [value.hex() if isinstance(value, bytes) else value for value in key]
+        return msgspec.json.encode(values).decode()
+
+    def parse(self, cursor: str) -> Key:
+        """The key of which ``cursor`` is the text; ConfigError if it is none of this table."""
+        try:
+            values = msgspec.json.decode(cursor, type=list[int | float | str])
+            if len(values) != len(self.columns):
+                raise ValueError("it has another number of columns")
+            return tuple(map(_parsed, self.columns, values))
+        except (msgspec.DecodeError, ValueError, TypeError) as error:
+            raise ConfigError(
+                "the place in the table's copy does not belong to its key",
+                hint="Copy the table again.",
+                table=self._table.id,
+            ) from error
+
+
+def _parsed(column: Column, value: Any) -> Any:
+    kind = column.type.kind
+    if kind == "binary":
+        return bytes.fromhex(value)
+    expected: Any = str
+    if kind in INTEGER_KINDS or kind == "bit":
+        expected = int
+    elif kind in ("float32", "float64"):
+        return float(value)
+    if not isinstance(value, expected):
+        raise TypeError(f"a {kind} is expected")
+    return value
+
+
+def _operand(column: Column) -> str:
+    """What is compared: labels by their number, as they are ordered."""
+    name = quote_name(column.name)
+    return f"{name}+0" if column.type.kind in ("enum", "set") else name
+
+
+def _literal(column: Column, value: Any) -> str:
+    type = column.type
+    if type.kind in INTEGER_KINDS or type.kind == "bit":
+        return str(int(value))
+    if type.kind == "decimal":
+        return str(value)
+    if type.kind in ("float32", "float64"):
+        text = repr(float(value))
+        return text if "e" in text else f"{text}e0"
+    if type.kind == "enum":
+        return str(type.members.index(value) + 1 if value in type.members else 0)
+    if type.kind == "set":
+        chosen = value.split(",") if value else ()
+        return str(sum(1 << type.members.index(member) for member in chosen))
+    if type.kind == "binary":
+        return f"0x{value.hex()}" if value else "_binary''"
+    if type.kind in _QUOTED or column.native.startswith("inet"):
+        return f"'{value}'"
+    # Hexadecimal needs no escapes and no agreement on sql_mode.
+    return f"_utf8mb4 0x{value.encode().hex()}" if value else "_utf8mb4''"

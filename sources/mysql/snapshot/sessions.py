@@ -1,0 +1,112 @@
+"""
+The connections that chunks are read through: lent for one read, kept for the next.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from pymysql.connections import Connection
+
+from engine.databases.mysql.connect import establish, interrupt, query
+from engine.errors import SourceLost
+
+__all__ = ["Lease", "Sessions"]
+
+# Dates that are none must compare, CHAR must come without padding, text as it is stored (no
+# conversion can then lose what it cannot convert), and a slow target must not break the connection.
+_SETTINGS = """
+SET SESSION sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00', autocommit = 1,
+    max_sort_length = 8192, net_write_timeout = 31536000, character_set_results = NULL
+"""
+_ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+
+
+class Lease:
+    """A connection for one read; ``spoiled`` while it must not be used again."""
+
+    def __init__(self, connection: Connection[Any]) -> None:
+        self.connection = connection
+        self.spoiled = False
+
+
+class Sessions:
+    """Lends connections to any number of threads. ``prepare`` gives one that is not made yet.
+
+    Raises SourceError and SourceLost.
+    """
+
+    def __init__(self, prepare: Callable[[], Connection[Any]]) -> None:
+        self._prepare = prepare
+        self._idle: list[Connection[Any]] = []
+        self._lent: set[Connection[Any]] = set()
+        #: Those lent ones that ``stop`` has broken: a read may end well all the same.
+        self._broken: set[Connection[Any]] = set()
+        self._lock = threading.Lock()
+        self.stopped = False
+
+    @contextmanager
+    def lease(self) -> Iterator[Lease]:
+        """A connection for one read. It is closed if the read fails or leaves it spoiled."""
+        lease = Lease(self._take())
+        well = False
+        try:
+            yield lease
+            well = not lease.spoiled
+        finally:
+            self._give_back(lease.connection, well)
+
+    def _take(self) -> Connection[Any]:
+        with self._lock:
+            made = bool(self._idle)
+            connection = self._idle.pop() if made else self._prepare()
+            # From here on ``stop`` reaches it.
+            self._lent.add(connection)
+            stopped = self.stopped
+        with ExitStack() as undo:
+            undo.callback(self._give_back, connection, False)
+            if stopped:
+                raise SourceLost("the reading was stopped")
+            if not made:
+                establish(connection)
+                query(connection, _SETTINGS)
+                query(connection, _ISOLATION)
+            undo.pop_all()
+        return connection
+
+    def _give_back(self, connection: Connection[Any], well: bool) -> None:
+        with self._lock:
+            self._lent.discard(connection)
+            well = well and not self.stopped and connection not in self._broken
+            self._broken.discard(connection)
+            if well:
+                self._idle.append(connection)
+        if not well:
+            _close(connection)
+
+    def resume(self) -> None:
+        """Lend again after ``stop``."""
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Break every connection that is lent, so that its reads fail at once; idempotent."""
+        with self._lock:
+            self.stopped = True
+            self._broken |= self._lent
+            for connection in self._lent:
+                interrupt(connection)
+
+    def close(self) -> None:
+        """Stop, and free all connections; idempotent."""
+        self.stop()
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            _close(connection)
+
+
+def _close(connection: Any) -> None:
+    connection._force_close()

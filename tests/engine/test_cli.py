@@ -1,0 +1,237 @@
+"""
+The command line as people and scripts meet it: exit statuses, what is said, and what is never said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from engine.cli.wiring import load_settings
+from engine.sandbox import Server, start_postgres
+from sources.mysql.codec import accelerator as kernel
+from tests.support.engine_process import write_config
+from tests.support.servers import AnyServer, connect_mysql, obtain
+
+SECRET = "open-sesame-4711"
+GIVE_UP = "[retry]\ngive_up_seconds = 1\n"
+DEADLINE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command has left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+def tailrace(*words: str | Path) -> Said:
+    """Run one command to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert SECRET not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+def closed_port() -> int:
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def database(mysql: AnyServer, source_database: str) -> str:
+    """A source database with one table of five rows."""
+    with connect_mysql(mysql, source_database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE pets (id int PRIMARY KEY, name varchar(20))")
+        cursor.execute("INSERT INTO pets VALUES (1,'Rex'), (2,'Tom'), (3,'Kit'), (4,'Ida'), (5,'')")
+    return source_database
+
+
+@pytest.fixture
+def config(mysql: AnyServer, database: str, target_database: str, tmp_path: Path) -> Path:
+    """The configuration of a pipeline that has not run yet."""
+    return write_config(tmp_path, mysql.url, target_database, f"{database}.*")
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+
+def with_password(url: str, user: str, password: str) -> str:
+    return f"{url.partition('://')[0]}://{user}:{password}@{url.rpartition('@')[2]}"
+
+
+@pytest.fixture
+def guest_url(mysql: AnyServer, database: str) -> Iterator[str]:
+    """The URL of a user who needs a password, and may read."""
+    with connect_mysql(mysql) as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE USER {database}@'%' IDENTIFIED BY '{SECRET}'")
+        cursor.execute(f"GRANT SELECT ON {database}.* TO {database}@'%'")
+        yield with_password(mysql.url, database, SECRET)
+        cursor.execute(f"DROP USER {database}@'%'")
+
+
+def test_a_wrong_password_of_the_source(
+    guest_url: str, database: str, target_database: str, tmp_path: Path
+) -> None:
+    url = guest_url.replace(SECRET, f"{SECRET}0")
+    said = tailrace("run", write_config(tmp_path, url, target_database, f"{database}.*"))
+    assert said.status == 1
+    assert f"Access denied for user '{database}'" in said.err
+
+
+@pytest.fixture(scope="module")
+def guarded_postgres() -> Iterator[Server]:
+    """A PostgreSQL that asks the role ``guest`` for a password."""
+    with obtain(start_postgres) as server:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            (path,) = connection.execute("SHOW hba_file").fetchone() or ("",)
+            rules = "('host all guest all scram-sha-256'), ('host all all all trust')"
+            connection.execute("CREATE ROLE guest LOGIN PASSWORD 'another'")
+            connection.execute(f"COPY (VALUES {rules}) TO '{path}'".encode())
+            connection.execute("SELECT pg_reload_conf()")
+        yield server
+
+
+def test_a_wrong_password_of_the_target(
+    mysql: AnyServer, database: str, guarded_postgres: Server, tmp_path: Path
+) -> None:
+    url = with_password(guarded_postgres.url, "guest", SECRET)
+    said = tailrace("run", write_config(tmp_path, mysql.url, url, f"{database}.*"))
+    assert said.status == 1
+    assert "password authentication failed" in said.err
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_host_that_does_not_answer(
+    mysql: AnyServer, database: str, target_database: str, tmp_path: Path, side: str
+) -> None:
+    there, password = f"127.0.0.1:{closed_port()}", SECRET
+    source, target = mysql.url, target_database
+    if side == "source":
+        source = f"mysql://repl:{password}@{there}/"
+    else:
+        target = f"postgresql://tailrace:{password}@{there}/shop"
+    config = write_config(tmp_path, source, target, f"{database}.*", more=GIVE_UP)
+    said = tailrace("run", config, "--log-format", "json")
+    assert said.status == 1
+    assert "refused" in said.err
+    tried = [json.loads(line) for line in said.err.splitlines() if line.startswith("{")]
+    assert sum(line["level"] == "warning" for line in tried) >= 2
+
+
+def test_an_unknown_key(config: Path) -> None:
+    config.write_text(config.read_text() + "[batch]\nmax_row = 3\n")
+    said = tailrace("run", config)
+    assert said.status == 2
+    assert "max_row" in said.err
+    assert "max_rows" in said.err
+
+
+def test_a_missing_environment_variable(mysql: AnyServer, tmp_path: Path) -> None:
+    url = with_password(mysql.url, "repl", "${TAILRACE_NOT_SET_ANYWHERE}")
+    said = tailrace("run", write_config(tmp_path, url, "postgresql://h/shop", "shop.*"))
+    assert said.status == 2
+    assert "TAILRACE_NOT_SET_ANYWHERE" in said.err
+
+
+def test_a_file_that_is_not_there_and_no_command(tmp_path: Path) -> None:
+    assert tailrace("run", tmp_path / "none.toml").status == 2
+    assert tailrace().status == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "codecs"),
+    [("", "compiled" if kernel.AVAILABLE else "plain Python"), ("off", "plain Python")],
+)
+def test_the_version_tells_what_the_codecs_are(
+    monkeypatch: pytest.MonkeyPatch, setting: str, codecs: str
+) -> None:
+    monkeypatch.setenv("TAILRACE_KERNEL", setting or os.environ.get("TAILRACE_KERNEL", ""))
+    said = tailrace("--version")
+    assert (said.status, said.out) == (
+        0,
+        f"tailrace {version('tailrace')} ({codecs} codecs)\n",
+    )
+
+
+# -- the way of a pipeline -------------------------------------------------------------------------
+
+
+def test_init_writes_a_file_that_loads_and_holds_no_password(
+    guest_url: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "pets.toml"
+    words = ("init", guest_url + database, f"postgresql://tailrace:{SECRET}@new/pets")
+    said = tailrace(*words, "--output", output)
+    assert said.status == 0, said.err
+    assert {"SOURCE_PASSWORD", "TARGET_PASSWORD"} <= set(said.out.split())
+    text = output.read_text()
+    assert SECRET not in text
+    monkeypatch.setenv("SOURCE_PASSWORD", "one")
+    monkeypatch.setenv("TARGET_PASSWORD", "another")
+    settings = load_settings(output)
+    assert settings.pipeline.name == "pets"
+    assert ":one@" in settings.source.url
+    assert ":another@" in settings.sink.url
+    assert tailrace(*words, "--output", output).status == 2
+    assert output.read_text() == text
+
+
+def test_from_check_to_verify(database: str, target_database: str, config: Path) -> None:
+    """GIVEN a good set-up WHEN one command after the other is used as the manual says
+    THEN each tells what is so, in its output and its status."""
+    check = tailrace("check", config, "--json")
+    assert check.status == 0, check.out
+    assert {finding["level"] for finding in json.loads(check.out)} <= {"ok", "warning"}
+    assert tailrace("status", config).status == 1
+    assert tailrace("verify", config).status == 2
+
+    assert tailrace("run", config, "--until-caught-up").status == 0
+    status = tailrace("status", config, "--json")
+    assert status.status == 0
+    (table,) = json.loads(status.out)["tables"]
+    assert table == {"table": f"{database}.pets", "state": "live", "rows": 5, "estimate": 5}
+    assert tailrace("verify", config).status == 0
+
+    with psycopg.connect(target_database, autocommit=True) as there:
+        there.execute(f"UPDATE {database}.pets SET name = 'Max' WHERE id = 4".encode())
+    verify = tailrace("verify", config, "--deadline-seconds", "5", "--json")
+    assert verify.status == 3
+    (report,) = json.loads(verify.out)["tables"]
+    assert (report["differing"], report["unsettled"]) == (1, 0)
+    assert report["differences"] == [{"kind": "changed", "key": ["4"], "columns": ["name"]}]
+    shown = tailrace("verify", config, "--deadline-seconds", "5", "--table", f"{database}.pets")
+    assert f"{database}.pets (4): changed in name" in shown.out
+    assert "Max" not in shown.out + verify.out
+
+
+def test_tail_prints_records(mysql: AnyServer, database: str, config: Path) -> None:
+    assert tailrace("run", config, "--until-caught-up").status == 0
+    with connect_mysql(mysql, database) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO pets VALUES (6, 'Bo'), (7, 'Al')")
+        cursor.execute("UPDATE pets SET name = 'Moritz' WHERE id = 5")
+        cursor.execute("DELETE FROM pets WHERE id = 1")
+    said = tailrace("tail", config, "--from", "checkpoint", "--limit", "3")
+    assert said.status == 0, said.err
+    records = [json.loads(line) for line in said.out.splitlines()]
+    assert [record["op"] for record in records] == ["insert", "insert", "update"]

@@ -1,0 +1,236 @@
+"""
+The net effect of a batch equals the batch: on a model of the target, for random histories.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.change import Row, Rows
+from engine.errors import ApplyError
+from engine.schema import Table
+from engine.toolkit.compaction import Net, columns_of, net_effects
+from tests.support.histories import BAG, KEYED, History, steps
+
+
+class Target:
+    """What a sink does with nets, on a dict; refuses what a unique index would refuse."""
+
+    def __init__(self, rows: dict[int, Row], *, unique: bool = True) -> None:
+        self.rows = dict(rows)
+        self.unique = unique
+        self.missed = 0
+
+    def apply(self, net: Net) -> None:
+        missing = object()
+        for row in net.deletes:
+            self.missed += self.rows.pop(row[0], missing) is missing
+        moved = [new for mask, rows in net.moves.items() for new in self._take(mask, rows)]
+        for mask, rows in net.updates.items():
+            for row in rows:
+                self._update(row, mask)
+        for row in moved:
+            self._insert(row, net.tolerant)
+        for mask, rows in net.inserts.items():
+            assert mask is None
+            for row in rows:
+                self._insert(row, net.tolerant)
+
+    def _take(self, mask: int, rows: list[Row]) -> list[Row]:
+        taken = []
+        for joined in rows:
+            old = self.rows.pop(joined[0], None)
+            self.missed += old is None
+            if old is not None:
+                known = set(columns_of(KEYED, mask))
+                taken.append(tuple(joined[4 + n] if n in known else old[n] for n in range(4)))
+        return taken
+
+    def _update(self, row: Row, mask: int | None) -> None:
+        old = self.rows.get(row[0])
+        self.missed += old is None
+        if old is not None:
+            known = set(columns_of(KEYED, mask))
+            new = tuple(row[n] if n in known else old[n] for n in range(4))
+            assert not self.unique or old[1] == new[1], "an update in place changes a unique value"
+            self.rows[row[0]] = new
+
+    def _insert(self, row: Row, replace: bool) -> None:
+        assert replace or row[0] not in self.rows
+        if self.unique and row[1] is not None:
+            others = [its for its in self.rows.values() if its[0] != row[0]]
+            assert row[1] not in {its[1] for its in others}
+        self.rows[row[0]] = row
+
+
+def cut(log: list[Rows], cuts: list[int]) -> list[list[Rows]]:
+    """The log in batches that end at the given places."""
+    places = sorted({place for place in cuts if 0 < place < len(log)})
+    starts = [0, *places]
+    return [log[start:end] for start, end in zip(starts, [*places, len(log)], strict=True)]
+
+
+@given(steps, steps, st.lists(st.integers(0, 40), max_size=4), st.booleans())
+def test_any_history_on_a_settled_table(
+    before: list, then: list, cuts: list[int], minimal: bool
+) -> None:
+    start = History()
+    start.play(before)
+    history = History(start.rows, minimal=minimal)
+    history.play(then)
+    target = Target(start.rows)
+    for batch in cut(history.log, cuts):
+        for net in net_effects(batch) if batch else []:
+            assert net.anomalies == 0
+            target.apply(net)
+    assert target.rows == history.rows
+    assert target.missed == 0
+
+
+@given(steps, steps, st.lists(st.integers(0, 40), max_size=4), st.data())
+def test_whole_images_over_chunks_read_at_any_moments(
+    before: list, then: list, cuts: list[int], data: st.DataObject
+) -> None:
+    start = History()
+    start.play(before)
+    history = History(start.rows)
+    history.play(then)
+    states = [start.rows, *history.states]
+    copied: dict[int, Row] = {}
+    for keys in (range(4), range(4, 7), range(7, 10)):
+        seen = states[data.draw(st.integers(0, len(states) - 1))]
+        copied |= {key: row for key, row in seen.items() if key in keys}
+    target = Target(copied, unique=False)
+    for batch in cut(history.log, cuts):
+        for net in net_effects(batch, tolerant=True) if batch else []:
+            target.apply(net)
+    assert target.rows == history.rows
+
+
+@given(steps, steps, st.lists(st.integers(0, 40), max_size=4), st.data())
+def test_minimal_images_over_a_copy_read_at_one_moment(
+    before: list, then: list, cuts: list[int], data: st.DataObject
+) -> None:
+    start = History()
+    start.play(before)
+    history = History(start.rows, minimal=True)
+    history.play(then)
+    states = [start.rows, *history.states]
+    target = Target(states[data.draw(st.integers(0, len(states) - 1))], unique=False)
+    for batch in cut(history.log, cuts):
+        for net in net_effects(batch, tolerant=True) if batch else []:
+            target.apply(net)
+    assert target.rows == history.rows
+
+
+@given(st.lists(st.tuples(st.sampled_from("+-~"), st.integers(0, 2), st.integers(0, 2))))
+def test_a_table_without_a_key_is_a_bag(changes: list[tuple[str, int, int]]) -> None:
+    bag: Counter[Row] = Counter({(0, "x"): 2})
+    runs = []
+    for kind, one, two in changes:
+        old, new = (one, "x"), (two, "x")
+        if kind != "+" and not bag[old]:
+            continue
+        if kind == "+":
+            runs.append(Rows(BAG, "insert", None, [new]))
+        elif kind == "-":
+            runs.append(Rows(BAG, "delete", [old], None))
+        else:
+            runs.append(Rows(BAG, "update", [old], [new]))
+        if kind != "+":
+            bag[old] -= 1
+        if kind != "-":
+            bag[new] += 1
+    target: Counter[Row] = Counter({(0, "x"): 2})
+    for net in net_effects(runs) if runs else []:
+        for row in net.deletes:
+            assert target[row] > 0
+            target[row] -= 1
+        target.update(row for rows in net.inserts.values() for row in rows)
+    assert +target == +bag
+
+
+def row(key: int, code: int | None = None, a: str = "", b: str = "") -> Row:
+    return (key, code, a, b)
+
+
+def update(*pairs: tuple[Row, Row]) -> Rows:
+    return Rows(KEYED, "update", [old for old, _ in pairs], [new for _, new in pairs])
+
+
+def only(runs: list[Rows], *, tolerant: bool = False) -> Net:
+    (net,) = net_effects(runs, tolerant=tolerant)
+    return net
+
+
+def test_inserts_alone_are_passed_on_as_they_are() -> None:
+    rows = [row(1), row(2)]
+    net = only([Rows(KEYED, "insert", None, rows)])
+    assert net.inserts == {None: rows}
+    assert net.inserts[None] is rows
+    assert net.direct
+
+
+def test_rows_of_the_snapshot_replace_but_are_tried_as_new() -> None:
+    net = only([Rows(KEYED, "read", None, [row(1)])])
+    assert net.tolerant
+    assert net.direct
+    assert net.inserts == {None: [row(1)]}
+
+
+def test_an_update_in_place_keeps_only_the_last_image() -> None:
+    net = only([update((row(1), row(1, a="x"))), update((row(1, a="x"), row(1, a="y")))])
+    assert net.updates == {None: [row(1, a="y")]}
+    assert len(net) == 1
+
+
+def test_swapped_unique_values_are_deleted_and_inserted() -> None:
+    free = update((row(1, 5), row(1, None)))
+    swap = update((row(2, 6), row(2, 5)), (row(1, None), row(1, 6)))
+    net = only([free, swap])
+    assert sorted(key for key, *_ in net.deletes) == [1, 2]
+    assert sorted(net.inserts[None]) == [row(1, 6), row(2, 5)]
+    assert not net.updates
+
+
+def test_a_row_made_and_deleted_leaves_nothing_but_on_an_unsettled_table_is_deleted() -> None:
+    runs = [Rows(KEYED, "insert", None, [row(1)]), Rows(KEYED, "delete", [row(1)], None)]
+    assert len(only(runs)) == 0
+    assert only(runs, tolerant=True).deletes == [row(1)]
+
+
+def test_a_partial_update_never_inserts() -> None:
+    partial = Rows(KEYED, "update", [row(1)], [(1, None, "x", None)], 0b1, 0b100)
+    for tolerant in (False, True):
+        net = only([partial], tolerant=tolerant)
+        assert net.updates == {0b101: [(1, None, "x", None)]}
+        assert not net.inserts
+
+
+def test_a_whole_image_before_completes_a_partial_one_after() -> None:
+    partial = Rows(KEYED, "update", [row(1, 3, "a", "b")], [(1, None, "x", None)], None, 0b100)
+    assert only([partial]).updates == {None: [(1, 3, "x", "b")]}
+
+
+def test_an_insert_that_meets_a_row_of_the_same_batch_is_an_anomaly() -> None:
+    change = update((row(1), row(1, a="x")))
+    net = only([change, Rows(KEYED, "insert", None, [row(1, a="y")])])
+    assert net.anomalies == 1
+    assert net.inserts == {None: [row(1, a="y")]}
+
+
+def test_a_partial_image_before_of_a_table_without_a_key_is_refused() -> None:
+    partial = Rows(BAG, "delete", [(1, None)], None, before_present=0b1)
+    with pytest.raises(ApplyError, match=r"only part of the row before.*shop\.ledger") as raised:
+        net_effects([partial])
+    assert "binlog_row_image=FULL" in raised.value.hint
+
+
+def test_columns_of_a_mask() -> None:
+    table: Table = KEYED
+    assert columns_of(table, None) == (0, 1, 2, 3)
+    assert columns_of(table, 0b1001) == (0, 3)

@@ -1,0 +1,236 @@
+"""The folder of change records: what a kill at any moment leaves, and who may write."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from engine.change import Begin, Commit, Rows, SchemaChange
+from engine.checkpoint import Checkpoint
+from engine.errors import SinkError, SinkLost
+from engine.schema import Column, Table, TableId, Type
+from engine.toolkit.record import decode_record
+from sinks import jsonl
+from sinks.jsonl import Folder, JsonlSettings, JsonlSink
+
+TABLE = Table(TableId("shop", "item"), (Column("id", Type("int32"), "int"),), key=(0,))
+LATER = 3600.0
+
+
+class Killed(BaseException):
+    """The process ends here: nothing of ours catches it."""
+
+
+def sink(folder: Path, **settings: float) -> JsonlSink:
+    return JsonlSink(JsonlSettings(f"jsonl:{folder}", **settings), "shop")  # type: ignore[arg-type]
+
+
+async def write(target: JsonlSink, number: int, epoch: int = 1, rows: int = 1) -> None:
+    await target.apply([Begin(str(number), str(number - 1), 1.0)])
+    await target.apply([Rows(TABLE, "insert", None, [(number,)] * rows), Commit(str(number), 1.0)])
+    await target.commit(Checkpoint("shop", epoch, str(number), 1.0))
+
+
+def finished(folder: Path) -> list[int]:
+    """What a reader sees: the numbers in all finished segments."""
+    return [
+        record.after["id"]
+        for path in sorted(folder.glob("*.jsonl"))
+        for line in path.read_bytes().splitlines()
+        if (record := decode_record(line)).after is not None
+    ]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(work(), 30))
+
+
+def test_a_segment_shows_when_it_is_finished(tmp_path: Path) -> None:
+    async def work() -> None:
+        target = sink(tmp_path / "made" / "here", segment_seconds=LATER)
+        folder = tmp_path / "made" / "here"
+        await target.open()
+        for number in (1, 2, 3):
+            await write(target, number)
+        assert finished(folder) == []
+        assert names(folder) == ["changes-00000001.part", "epoch", "state.json"]
+        await target.close()
+        assert finished(folder) == [1, 2, 3]
+        assert names(folder) == ["changes-00000001.jsonl", "epoch", "state.json"]
+        await target.open()
+        await write(target, 4, 2)
+        await target.close()
+        assert finished(folder) == [1, 2, 3, 4]
+
+    run(work)
+
+
+def test_a_segment_is_finished_when_it_is_full_or_old(tmp_path: Path) -> None:
+    async def work() -> None:
+        target = sink(tmp_path, segment_seconds=LATER, segment_bytes=1000)
+        await target.open()
+        await write(target, 1)
+        assert finished(tmp_path) == []
+        await write(target, 2, rows=20)
+        assert finished(tmp_path) == [1] + [2] * 20
+        await target.close()
+        target = sink(tmp_path, segment_seconds=0)
+        await target.open()
+        await write(target, 3, 2)
+        assert finished(tmp_path)[-1] == 3
+        await target.commit(Checkpoint("shop", 2, "4"))
+        assert len(list(tmp_path.glob("*.jsonl"))) == 2
+
+    run(work)
+
+
+#: Where a kill leaves something unfinished: before and after each durable step of a commit.
+STEPS = ("append", "cut", "state", "publish")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("segment_seconds", [0, LATER])
+def test_a_kill_at_any_step_of_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, when: str, segment_seconds: float
+) -> None:
+    async def work() -> None:
+        target = sink(tmp_path, segment_seconds=segment_seconds)
+        await target.open()
+        await write(target, 1)
+        with monkeypatch.context() as patched:
+            kill_at(patched, step, when)
+            try:
+                await write(target, 2)
+            except Killed:
+                await target.rollback()  # frees what the test's own process holds of it
+            else:
+                assert segment_seconds, "the step never came"
+                assert step in ("cut", "publish"), "the step never came"
+        again = sink(tmp_path, segment_seconds=segment_seconds)
+        state = await again.open()
+        assert state.checkpoint is not None
+        done = int(state.checkpoint.position)
+        assert done in (1, 2)
+        for number in range(done + 1, 5):
+            await write(again, number, 2)
+        await again.close()
+        assert finished(tmp_path) == [1, 2, 3, 4]
+        assert not list(tmp_path.glob("*.part"))
+
+    run(work)
+
+
+def kill_at(patched: pytest.MonkeyPatch, step: str, when: str) -> None:
+    """Let the process die before or after this step. What is appended may be torn."""
+    place, name = {
+        "append": (Folder, "_append"),
+        "cut": (os, "truncate"),
+        "state": (Path, "replace"),
+        "publish": (Folder, "_publish"),
+    }[step]
+    real = getattr(place, name)
+
+    def die(*arguments: object) -> None:
+        if when == "after":
+            real(*arguments)
+        elif step == "append":
+            with (arguments[1]).open("ab") as part:  # type: ignore[attr-defined]
+                part.write(b'{"op":"insert","torn')
+        raise Killed
+
+    patched.setattr(place, name, die)
+
+
+def test_a_disk_error_leaves_nothing_of_the_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        target = sink(tmp_path, segment_seconds=LATER)
+        await target.open()
+        await write(target, 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+            with pytest.raises(SinkLost, match="full"):
+                await write(target, 2)
+        await target.close()
+        assert finished(tmp_path) == [1]
+        state = await target.open(None)
+        assert state.checkpoint is not None
+        assert state.checkpoint.position == "1"
+
+    run(work)
+
+
+def test_a_large_transaction_waits_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "SPOOL_BYTES", 100)
+
+    async def work() -> None:
+        target = sink(tmp_path)
+        await target.open()
+        await target.apply([SchemaChange("", None, TABLE)])
+        for number in range(100):
+            await target.apply([Rows(TABLE, "insert", None, [(number,)])])
+        assert finished(tmp_path) == []
+        await target.commit(Checkpoint("shop", 1, "1"))
+        await target.close()
+        assert finished(tmp_path) == list(range(100))
+
+    run(work)
+
+
+def test_a_folder_belongs_to_one_pipeline(tmp_path: Path) -> None:
+    async def work() -> None:
+        target = sink(tmp_path)
+        await target.open()
+        await write(target, 1)
+        await target.close()
+        with pytest.raises(SinkError, match="belongs to the pipeline 'shop'"):
+            await JsonlSink(JsonlSettings(f"jsonl:{tmp_path}"), "other").open()
+
+    run(work)
+
+
+def test_a_damaged_state_stops(tmp_path: Path) -> None:
+    async def work() -> None:
+        (tmp_path / "state.json").write_text("{}")
+        with pytest.raises(SinkError, match="damaged"):
+            await sink(tmp_path).open()
+
+    run(work)
+
+
+def test_a_check_says_whether_the_folder_can_be_written(tmp_path: Path) -> None:
+    async def work() -> None:
+        (good,) = await sink(tmp_path / "new").check([])
+        assert good.level == "ok"
+        (tmp_path / "file").touch()
+        (bad,) = await sink(tmp_path / "file").check([])
+        assert (bad.level, bool(bad.action)) == ("error", True)
+        assert not (tmp_path / "new").exists()
+
+    run(work)
+
+
+def test_standard_output_takes_records(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    async def work() -> None:
+        target = JsonlSink(JsonlSettings("jsonl:-"), "shop")
+        state = await target.open()
+        assert state.checkpoint is None
+        await write(target, 1)
+        assert await JsonlSink(JsonlSettings("jsonl:-"), "shop").state() is None
+        await target.close()
+
+    run(work)
+    (line,) = capfdbinary.readouterr().out.splitlines()
+    assert decode_record(line).after == {"id": 1}

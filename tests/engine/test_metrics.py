@@ -1,0 +1,264 @@
+"""What a running engine tells: metrics, health and status over HTTP, and the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+import engine.ops.metrics
+from engine.checkpoint import TableProgress
+from engine.contract import Applied
+from engine.errors import ConfigError
+from engine.ops import log
+from engine.ops.metrics import Metrics
+from engine.ops.server import REQUEST_BYTES, StatusServer, parse_listen
+from engine.schema import TableId
+
+ITEM = TableId("shop", "item")
+
+
+class Seen(msgspec.Struct):
+    """What the gauges are set from."""
+
+    state: str = "streaming"
+    lag_seconds: float | None = 1.5
+    tables: Mapping[TableId, TableProgress] = {}
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """Every sample as ``name{values of its labels but the pipeline, in order of their names}``."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            assert sample.labels.pop("pipeline") == "p"
+            labels = ",".join(value for _, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+def test_what_is_reported_is_shown() -> None:
+    metrics = Metrics("p")
+    metrics.applied(Applied({(ITEM, "insert"): 5}, {ITEM: 2}, {(ITEM, "note", "nul_byte"): 3}))
+    metrics.applied(Applied({(ITEM, "insert"): 1}))
+    metrics.batch(6, 600, transactions=4)
+    metrics.reconnected("sink")
+    with metrics.stage("commit"):
+        pass
+    progress = TableProgress("copying", "c", 10, 100)
+    metrics.progress(Seen(tables={ITEM: progress}), 4096)
+    shown = samples(metrics)
+    assert shown["tailrace_rows_total{insert,shop.item}"] == 6
+    assert shown["tailrace_drift_total{shop.item}"] == 2
+    assert shown["tailrace_replaced_values_total{note,nul_byte,shop.item}"] == 3
+    assert shown["tailrace_transactions_total"] == 4
+    assert shown["tailrace_batch_rows_sum"] == 6
+    assert shown["tailrace_batch_bytes_sum"] == 600
+    assert shown["tailrace_reconnects_total{sink}"] == 1
+    assert shown["tailrace_reconnects_total{source}"] == 0
+    assert shown["tailrace_stage_seconds_count{commit}"] == 1
+    assert shown["tailrace_last_commit_timestamp_seconds"] > 1e9
+    assert shown["tailrace_up"] == 1
+    assert shown["tailrace_lag_seconds"] == 1.5
+    assert shown["tailrace_lag_bytes"] == 4096
+    assert shown["tailrace_snapshot_rows{shop.item}"] == 10
+    assert shown["tailrace_snapshot_estimate_rows{shop.item}"] == 100
+    assert shown["tailrace_snapshot_state{copying,shop.item}"] == 1
+    assert shown["tailrace_snapshot_state{live,shop.item}"] == 0
+
+
+def test_a_side_that_is_away_and_a_table_that_is_gone() -> None:
+    metrics = Metrics("p")
+    metrics.progress(Seen(tables={ITEM: TableProgress("live")}), 10)
+    assert "tailrace_snapshot_rows{shop.item}" in samples(metrics)
+    metrics.progress(Seen("connecting", None, {TableId("shop", "bag"): TableProgress()}), None)
+    shown = samples(metrics)
+    assert shown["tailrace_up"] == 0
+    assert (shown["tailrace_lag_seconds"], shown["tailrace_lag_bytes"]) == (1.5, 10)
+    assert not any("shop.item" in name for name in shown)
+    assert "tailrace_snapshot_rows{shop.bag}" in shown
+
+
+def test_a_stage_that_fails_is_not_measured() -> None:
+    metrics = Metrics("p")
+    with pytest.raises(ConfigError), metrics.stage("commit"):
+        raise ConfigError("x")
+    assert samples(metrics)["tailrace_stage_seconds_count{commit}"] == 0
+
+
+def test_every_metric_is_documented() -> None:
+    documented = set(re.findall(r"^tailrace_\w+", engine.ops.metrics.__doc__ or "", re.MULTILINE))
+    families = text_string_to_metric_families(Metrics("p").render().decode())
+    names = {
+        family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        for family in families
+    }
+    assert documented == names
+
+
+# -- HTTP ------------------------------------------------------------------------------------------
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+async def ask(port: int, request: bytes) -> Answer:
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    first, *rest = head.decode().split("\r\n")
+    return int(first.split(" ")[1]), dict(line.split(": ", 1) for line in rest), body
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+def serving(
+    status: Mapping[str, Any], work: Callable[[int], Awaitable[None]], max_lag_seconds: float = 60
+) -> None:
+    async def run() -> None:
+        server = StatusServer(
+            "127.0.0.1:0", Metrics("p"), lambda: status, max_lag_seconds=max_lag_seconds
+        )
+        async with server:
+            await work(server.port)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_the_three_pages() -> None:
+    status = {"pipeline": "p", "state": "streaming", "lag_seconds": 0.5, "rows": 7}
+
+    async def work(port: int) -> None:
+        code, headers, body = await ask(port, get("/metrics"))
+        assert code == 200
+        assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0")
+        assert int(headers["Content-Length"]) == len(body)
+        assert body.endswith(b"# EOF\n")
+        code, headers, body = await ask(port, get("/status?x=1"))
+        assert (code, headers["Content-Type"]) == (200, "application/json")
+        assert json.loads(body) == status
+        code, _, body = await ask(port, get("/health"))
+        shown = {"status": "ok", "pipeline": "p", "state": "streaming", "lag_seconds": 0.5}
+        assert (code, json.loads(body)) == (200, shown)
+
+    serving(status, work)
+
+
+@pytest.mark.parametrize(
+    ("state", "lag_seconds", "max_lag_seconds", "reason"),
+    [
+        ("streaming", 59.0, 60, ""),
+        ("copying", 9999.0, 60, ""),
+        ("connecting", None, 60, ""),
+        ("connecting", 59.0, 60, ""),
+        ("streaming", 61.0, 60, "the target is 61 seconds behind the source"),
+        ("connecting", 61.0, 60, "a side has been away for 61 seconds"),
+        ("connecting", None, -1.0, "a side has been away for 0 seconds"),
+    ],
+)
+def test_health(state: str, lag_seconds: float | None, max_lag_seconds: float, reason: str) -> None:
+    async def work(port: int) -> None:
+        code, _, body = await ask(port, get("/health"))
+        assert json.loads(body).get("reason", "") == reason
+        assert code == (503 if reason else 200)
+
+    serving({"state": state, "lag_seconds": lag_seconds}, work, max_lag_seconds)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (get("/nothing"), 404),
+        (b"POST /status HTTP/1.1\r\n\r\n", 405),
+        (b"\x16\x03\x01 nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * REQUEST_BYTES * 2 + b"\r\n\r\n", 431),
+    ],
+)
+def test_a_wrong_request_is_refused(request_: bytes, code: int) -> None:
+    async def work(port: int) -> None:
+        assert (await ask(port, request_))[0] == code
+
+    serving({}, work)
+
+
+def test_a_silent_client_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.ops.server.REQUEST_SECONDS", 0.05)
+
+    async def work(port: int) -> None:
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /sta")
+            assert await reader.read() == b""
+            writer.close()
+
+    serving({}, work)
+
+
+def test_an_address_that_is_taken_or_wrong() -> None:
+    async def work(port: int) -> None:
+        with pytest.raises(ConfigError, match="cannot listen on 127"):
+            async with StatusServer(f"127.0.0.1:{port}", Metrics("p"), dict):
+                pytest.fail("two servers on one port")
+
+    serving({}, work)
+    assert parse_listen("[::1]:9187") == ("::1", 9187)
+    assert parse_listen(":9187") == ("", 9187)
+    for wrong in ("9187", "host:", "host:99999", "::1:9187", "host:x"):
+        with pytest.raises(ConfigError):
+            parse_listen(wrong)
+
+
+# -- the log ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def configured() -> Iterator[None]:
+    """Put the logger back as it was."""
+    logger = logging.getLogger("tailrace")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
+
+
+@pytest.mark.usefixtures("configured")
+def test_both_formats_carry_the_same_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    extra = {"pipeline": "p", "table": ITEM, "rows": 3, "error": 'a "b"'}
+    log.configure("json", "info")
+    logging.getLogger("tailrace.pipeline").warning("it %s", "stopped", extra=extra)
+    logging.getLogger("tailrace.pipeline").debug("not shown")
+    (text,) = capsys.readouterr().err.splitlines()
+    line = json.loads(text)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    assert line == {
+        "level": "warning",
+        "logger": "tailrace.pipeline",
+        "message": "it stopped",
+        **extra,
+        "table": "shop.item",
+    }
+    log.configure("text", "debug")
+    logging.getLogger("tailrace.pipeline").debug("shown", extra=extra)
+    (text,) = capsys.readouterr().err.splitlines()
+    assert text.endswith(' DEBUG   shown pipeline=p table=shop.item rows=3 error="a \\"b\\""')
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_fault_is_logged_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    for format in ("json", "text"):
+        log.configure(format, "info")  # type: ignore[arg-type]
+        try:
+            raise RuntimeError("fault")
+        except RuntimeError:
+            logging.getLogger("tailrace").exception("stopped")
+        assert "RuntimeError: fault" in capsys.readouterr().err

@@ -1,0 +1,227 @@
+"""
+The terminal views, drawn to text: what fits, what is said, and that rates come from the clock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from engine.contract import Finding
+from engine.ops.terminal import (
+    RateMeter,
+    StatusView,
+    duration,
+    findings_table,
+    size,
+    status_table,
+    verify_table,
+)
+from engine.verify.comparison import Difference, TableReport, VerifyReport
+
+STATES = ("live", "settling", "copying", "pending")
+
+
+class Clock:
+    """A clock that a test moves by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def status(**changes: Any) -> dict[str, Any]:
+    """A pipeline in the middle of its snapshot: 200 of 400 rows are copied."""
+    tables = [
+        {"table": f"shop.{state}", "state": state, "rows": rows, "estimate": 100}
+        for state, rows in zip(STATES, (100, 60, 40, 0), strict=True)
+    ]
+    return {
+        "pipeline": "demo",
+        "state": "copying",
+        "rows": 1500,
+        "copied_rows": 200,
+        "reconnects": 0,
+        "position": "3f1c1e6a-0000-11f0-9a00-0242ac110002:1-77",
+        "lag_seconds": 0.4,
+        "lag_bytes": 1_234_567,
+        "tables": tables,
+    } | changes
+
+
+def draw(view: RenderableType, *, width: int = 80, height: int = 25) -> str:
+    console = Console(width=width, height=height, color_system=None)
+    with console.capture() as capture:
+        console.print(view)
+    return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0 ms"),
+        (0.012, "12 ms"),
+        (0.44, "0.4 s"),
+        (9.97, "10 s"),
+        (59.6, "1 min 0 s"),
+        (75.2, "1 min 15 s"),
+        (7500, "2 h 5 min"),
+        (93_600, "1 d 2 h"),
+    ],
+)
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_234_567, "1.2 MB"),
+        (5 * 10**12, "5.0 TB"),
+        (10**15, "1000.0 TB"),
+    ],
+)
+def test_sizes_are_readable(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def test_a_rate_is_that_of_the_last_seconds() -> None:
+    clock = Clock()
+    meter = RateMeter(clock)
+    assert meter.update(0) == 0.0
+    for count in (100, 200, 300, 400, 500):
+        clock.now += 1
+        rate = meter.update(count)
+    assert rate == 100.0
+    for _ in range(5):
+        clock.now += 1
+        rate = meter.update(500)
+    assert rate == 0.0
+
+
+def test_a_rate_is_never_negative_after_a_restart() -> None:
+    clock = Clock()
+    meter = RateMeter(clock)
+    meter.update(50_000)
+    clock.now += 1
+    assert meter.update(10) == 0.0
+    clock.now += 1
+    assert meter.update(30) == 20.0
+
+
+def test_the_live_view_shows_progress_rate_and_lag() -> None:
+    clock = Clock()
+    view = StatusView(clock)
+    view.render(status(copied_rows=100, rows=1000))
+    clock.now += 2
+    text = draw(view.render(status()))
+    assert "copying  50 rows/s  250 changes/s  lag 0.4 s\n" in text
+    # The settling table has all its 60 rows: 200 of 100 + 60 + 100 + 100.
+    assert "56%  200 rows  3.2 s left" in text
+    assert "applied 1,500  position 3f1c1e6a-0000-11f0-9a00-0242ac110002:1-77" in text
+    behind = status(lag_seconds=75.0, reconnects=2)
+    assert "lag 1 min 15 s (1.2 MB)" in draw(view.render(behind))
+    assert "reconnects 2" in draw(view.render(behind))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("height", [10, 25, 50])
+def test_the_live_view_fits_the_terminal(width: int, height: int) -> None:
+    tables = [
+        {"table": f"shop.{'x' * 100}{number}", "state": STATES[number % 4], "rows": 10**9}
+        for number in range(40)
+    ]
+    position = ",".join(f"3f1c1e6a-0000-11f0-9a00-0242ac11000{n}:1-99999999" for n in range(9))
+    text = draw(
+        StatusView().render(status(tables=tables, position=position, reconnects=12)),
+        width=width,
+        height=height,
+    )
+    lines = text.rstrip("\n").split("\n")
+    assert len(lines) < height
+    assert max(map(len, lines)) <= width
+    assert "copying" in lines[3]
+    assert ("more: " in text) == (height < 50)
+    assert "0242ac110008:1-99999999" in text
+    assert "reconnects 12" in text
+
+
+def test_a_pipeline_that_is_still_connecting_can_be_drawn() -> None:
+    now = status(state="connecting", tables=[], position="", lag_seconds=None, lag_bytes=None)
+    text = draw(StatusView().render(now))
+    assert "connecting" in text
+    assert "none yet" in text
+    assert "lag" not in text
+    assert StatusView().line(now) == "connecting"
+
+
+def test_without_a_terminal_one_line_says_it() -> None:
+    clock = Clock()
+    view = StatusView(clock)
+    view.line(status(copied_rows=0))
+    clock.now += 1
+    assert view.line(status()) == "copying 200 rows (56%), 200 rows/s, lag 0.4 s"
+    live = [{"table": "shop.a", "state": "live", "rows": 7, "estimate": 9}]
+    clock.now += 1
+    later = status(state="streaming", tables=live, rows=1900, lag_seconds=None, reconnects=1)
+    assert view.line(later) == "streaming 200 changes/s, 1,900 applied, reconnects 1"
+
+
+def test_findings_are_sorted_by_level_and_say_what_to_type() -> None:
+    findings = [
+        Finding("ok", "source", "connected"),
+        Finding("warning", "shop.ledger", "no key [x]", "ALTER TABLE shop.ledger"),
+        Finding(
+            "error", "source", "binlog_format is STATEMENT", "SET GLOBAL binlog_format = 'ROW'"
+        ),
+    ]
+    text = draw(findings_table(findings))
+    order = [text.index(finding.message) for finding in findings]
+    assert order == sorted(order, reverse=True)
+    assert "→ SET GLOBAL binlog_format = 'ROW'" in text
+    assert "1 error, 1 warning, 1 ok" in text
+
+
+def test_the_status_of_a_pipeline_that_never_ran() -> None:
+    report = {"pipeline": "demo", "position": None, "epoch": None, "tables": []}
+    assert "has not run yet" in draw(status_table(report))
+
+
+def test_the_status_table_shows_the_whole_position_and_every_table() -> None:
+    position = ",".join(f"3f1c1e6a-0000-11f0-9a00-0242ac11000{n}:1-99999999" for n in range(5))
+    report = {name: value for name, value in status(position=position).items() if name != "rows"}
+    text = draw(status_table(report | {"epoch": 3}), height=5)
+    assert position in "".join(text.split())
+    for state in STATES:
+        assert f"shop.{state}" in text
+
+
+def test_what_differs_is_named_by_key_and_column() -> None:
+    different = TableReport(
+        *("shop.orders", 1234, 12, 1, 0, 0.5, False),
+        differences=(
+            Difference("changed", ("7", "[bold]"), ("total", "due")),
+            Difference("missing", ("8", None)),
+            *(Difference("changed", (str(n),), ("total",)) for n in range(11)),
+        ),
+    )
+    unread = TableReport("shop.log", 0, 0, 0, 0, 0.1, False, inconclusive="it was dropped")
+    equal = TableReport("shop.stock", 10, 0, 0, 0, 0.1, True)
+    text = draw(verify_table(VerifyReport(False, 75.0, (different, unread, equal))))
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[1:4]}
+    assert lines == {
+        "shop.orders": ["1,234", "12", "1", "different"],
+        "shop.log": ["0", "inconclusive"],
+        "shop.stock": ["10", "equal"],
+    }
+    assert "shop.orders (7, [bold]): changed in total, due" in text
+    assert "shop.orders (8, NULL): missing" in text
+    assert "shop.orders: 3 more rows differ" in text
+    assert "shop.log: not compared to its end: it was dropped" in text
+    assert "3 tables, 1,244 rows, 1 min 15 s" in text

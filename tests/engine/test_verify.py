@@ -1,0 +1,498 @@
+"""
+Parity against real servers: the target is written by hand, so no codec of ours is trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+
+from engine.databases.mysql.row_reader import MySQLRowReader
+from engine.databases.mysql.settings import MySQLSettings
+from engine.databases.postgres.row_reader import PostgresRowReader
+from engine.databases.postgres.settings import PostgresSettings
+from engine.schema import Table, TableId
+from engine.toolkit.canonical import canonical_json, day_or_none, interval_text, number_text
+from engine.verify.comparison import Difference, TableReport, VerifyReport, verify
+from sinks.postgres.ddl import Naming, create_table
+from sources.mysql.catalog import read_table
+from tests.support.servers import AnyServer, connect_mysql
+
+
+class Sides:
+    """A source database, and a target schema of the same name."""
+
+    def __init__(self, server: AnyServer, schema: str, target_url: str) -> None:
+        self.schema = schema
+        self.source = connect_mysql(server, schema)
+        with self.source.cursor() as cursor:
+            cursor.execute("SET time_zone = '+00:00', sql_mode = ''")
+        self.target = psycopg.connect(target_url, autocommit=True)
+        self.target.execute("SET timezone = 'UTC'")
+        self.target.execute(f'CREATE SCHEMA "{schema}"')
+        self.target.execute(f'SET search_path = "{schema}"')
+        self.mine = MySQLRowReader(MySQLSettings(url=server.url))
+        self.theirs = PostgresRowReader(PostgresSettings(url=target_url))
+
+    def on_source(self, *statements: str) -> None:
+        with self.source.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    def on_target(self, *statements: str) -> None:
+        for statement in statements:
+            self.target.execute(statement)
+
+    def make(self, name: str, definition: str) -> Table:
+        """The table on both sides, empty."""
+        self.on_source(f"CREATE TABLE `{name}` ({definition}) CHARACTER SET utf8mb4")
+        table = self.table(name)
+        self.on_target(create_table(table, Naming().sql(table.id)))
+        return table
+
+    def table(self, name: str) -> Table:
+        table = read_table(self.source, TableId(self.schema, name))
+        assert table is not None
+        return table
+
+    def compare(self, table: Table, **options: Any) -> TableReport:
+        return self.compare_all([table], **options).tables[0]
+
+    def compare_all(
+        self,
+        tables: Sequence[Table],
+        *,
+        passed: Callable[[str, float], Awaitable[bool]] | None = None,
+        chunk_rows: int = 3,
+        **options: Any,
+    ) -> VerifyReport:
+        async def at_once(position: str, deadline: float) -> bool:
+            return True
+
+        comparison = verify(
+            tables,
+            self.mine,
+            self.theirs,
+            source_position=lambda: "here",
+            passed=passed or at_once,
+            chunk_rows=chunk_rows,
+            **options,
+        )
+        return asyncio.run(comparison)
+
+    def close(self) -> None:
+        self.mine.close()
+        self.theirs.close()
+        self.source.close()
+        self.target.close()
+
+
+@pytest.fixture
+def sides(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> Iterator[Sides]:
+    made = Sides(mysql, fresh_mysql_database(mysql), fresh_postgres_database(postgres))
+    yield made
+    made.close()
+
+
+class Example(NamedTuple):
+    """A column: its type, a value as SQL of both sides, and another value on the target."""
+
+    type: str
+    source: str
+    target: str
+    other: str
+
+
+POINT = "0101000000000000000000f03f0000000000000040"
+ZOO = {
+    "tiny": Example("TINYINT", "-128", "-128", "127"),
+    "bool": Example("TINYINT(1)", "2", "2", "1"),
+    "filled": Example("INT(6) ZEROFILL", "42", "42", "43"),
+    "big": Example("BIGINT UNSIGNED", "18446744073709551615", "18446744073709551615", "0"),
+    "money": Example("DECIMAL(9,2)", "-12.5", "-12.50", "-12.51"),
+    "long_decimal": Example(
+        "DECIMAL(65,30)", "1e-30", "0.000000000000000000000000000001", "0"
+    ),
+    "single": Example("FLOAT", "16777217.3e-1", "'1.6777218e6'", "'1.677722e6'"),
+    "tenth": Example("FLOAT", "0.1", "'0.1'", "'0.10000001'"),
+    "wide": Example("DOUBLE", "0.1e0 + 0.2e0", "0.30000000000000004", "0.3"),
+    "bits": Example("BIT(64)", "0x8000000000000001", f"B'1{'0' * 62}1'", f"B'1{'0' * 63}'"),
+    "year": Example("YEAR", "0", "0", "2000"),
+    "day": Example("DATE", "'2024-02-29'", "'2024-02-29'", "'2024-03-01'"),
+    "moment": Example("DATETIME", "'1000-01-01 00:00:00'", "'1000-01-01'", "'1000-01-01 0:0:1'"),
+    "micro": Example("DATETIME(6)", "'2024-01-01 1:2:3.5'", "'2024-01-01 1:2:3.5'", "NULL"),
+    "stamp": Example(
+        "TIMESTAMP(3) NULL", "'2038-01-19 03:14:07.123'", "'2038-01-19 04:14:07.123+01'",
+        "'2038-01-19 03:14:07.123+01'",
+    ),
+    "span": Example("TIME(1)", "'-838:59:58.9'", "'-838:59:58.9'", "'838:59:58.9'"),
+    "short_span": Example("TIME", "'-00:00:01'", "'-00:00:01'", "'00:00:01'"),
+    "fixed": Example("CHAR(5)", "'ab   '", "'ab'", "'ab '"),
+    "words": Example("VARCHAR(20)", "'trailing  '", "'trailing  '", "'trailing '"),
+    "empty": Example("VARCHAR(20)", "''", "''", "NULL"),
+    "latin": Example("VARCHAR(9) CHARACTER SET latin1", "'€uro é'", "'€uro é'", "'Euro é'"),
+    "smile": Example("TEXT", "'\U0001f600'", "'\U0001f600'", "'\U0001f601'"),
+    "nul": Example("TEXT", "'a\\0b'", "'ab'", "'a b'"),
+    "bytes": Example("VARBINARY(9)", "x'00ff27'", "'\\x00ff27'", "'\\x00ff'"),
+    "padded": Example("BINARY(3)", "x'61'", "'\\x610000'", "'\\x61'"),
+    "blob": Example("BLOB", "''", "''", "NULL"),
+    "label": Example("ENUM('x','it''s')", "'it''s'", "'it''s'", "'x'"),
+    "labels": Example("SET('a','b','c')", "'c,a'", "'a,c'", "'c,a'"),
+    "doc": Example("JSON", """'{"b": [1, 2.50, "x"], "a": null}'""",
+                   """'{"a":null,"b":[1,2.5,"x"]}'""", """'{"b":[1,2.51,"x"],"a":null}'"""),
+    "place": Example("POINT", "ST_GeomFromText('POINT(1 2)')", f"'\\x{POINT}'", "NULL"),
+    "placed": Example(
+        "POINT", "ST_GeomFromText('POINT(1 2)', 3857)",
+        f"'\\x0101000020110f0000{POINT[10:]}'", f"'\\x{POINT}'",
+    ),
+    "no_day": Example("DATE", "'0000-00-00'", "NULL", "'2000-01-01'"),
+    "half_day": Example("DATETIME", "'2020-00-10 01:02:03'", "NULL", "'2020-01-10 01:02:03'"),
+    "no_stamp": Example("TIMESTAMP NULL", "0", "NULL", "'1970-01-01'"),
+}  # fmt: skip
+
+
+def test_one_changed_value_of_each_type_is_found(sides: Sides) -> None:
+    columns = ", ".join(f"`{name}` {example.type}" for name, example in ZOO.items())
+    table = sides.make("zoo", f"id INT PRIMARY KEY, {columns}")
+    nulls = ", ".join(["NULL"] * len(ZOO))
+    mine = ", ".join(example.source for example in ZOO.values())
+    theirs = ", ".join(example.target for example in ZOO.values())
+    sides.on_source(f"INSERT INTO zoo VALUES (1, {mine}), (2, {nulls})")
+    sides.on_target(f"INSERT INTO zoo VALUES (1, {theirs})", f"INSERT INTO zoo VALUES (2, {nulls})")
+    report = sides.compare(table)
+    assert report.differences == ()
+    assert (report.rows, report.equal) == (2, True)
+    for name, example in ZOO.items():
+        sides.on_target(f'UPDATE zoo SET "{name}" = {example.other} WHERE id = 1')
+        report = sides.compare(table)
+        assert report.differences == (Difference("changed", ("1",), (name,)),), name
+        assert (report.differing, report.missing, report.extra, report.equal) == (1, 0, 0, False)
+        sides.on_target(f'UPDATE zoo SET "{name}" = {example.target} WHERE id = 1')
+
+
+def test_missing_and_extra_rows_are_named_by_key(sides: Sides) -> None:
+    table = sides.make("t", "a INT, b VARCHAR(9) COLLATE utf8mb4_bin, v INT, PRIMARY KEY (a, b)")
+    keys = [(a, b) for a in range(4) for b in ("x", "Y", "'z")]
+    rows = ", ".join("({}, '{}', 1)".format(a, b.replace("'", "''")) for a, b in keys)
+    for run in (sides.on_source, sides.on_target):
+        run(f"INSERT INTO t VALUES {rows}")
+    assert sides.compare(table).equal
+    sides.on_source("DELETE FROM t WHERE a = 2 AND b = 'Y'")
+    sides.on_target("DELETE FROM t WHERE b = '''z'", "INSERT INTO t VALUES (9, 'x', 0)")
+    report = sides.compare(table)
+    assert (report.missing, report.extra, report.differing) == (4, 2, 0)
+    assert set(report.differences) == {
+        *(Difference("missing", (str(a), "'z")) for a in range(4)),
+        Difference("extra", ("2", "Y")),
+        Difference("extra", ("9", "x")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("type", "source", "target"),
+    [
+        ("BIGINT UNSIGNED", ["0", "1", "18446744073709551615"], []),
+        ("DECIMAL(9,3)", ["-1.5", "0", "1.25", "10"], []),
+        ("VARCHAR(20)", ["''", "'a'", "'B'", "'c'", "'é'", "'ß'", "'\U0001f600'", "'\\\\'"], []),
+        ("VARCHAR(9) CHARACTER SET latin1", ["'a'", "'€'", "'Ö'", "'z '"], []),
+        (
+            "VARBINARY(9)",
+            ["''", "x'00'", "x'ff'", "x'27'"],
+            ["''", "'\\x00'", "'\\xff'", "'\\x27'"],
+        ),
+        ("DATE", ["'1000-01-01'", "'2024-02-29'", "'9999-12-31'"], []),
+        ("DATETIME(3)", ["'2024-01-01'", "'2024-01-01 00:00:00.001'", "'2024-01-02'"], []),
+        ("TIMESTAMP(6)", ["'2024-01-01 00:00:00.5'", "'2024-01-01 00:00:00.25'"], []),
+        ("TIME", ["'-10:00:00'", "'00:00:00'", "'100:00:00'", "'20:00:00'"], []),
+        ("ENUM('b','a','c')", ["'a'", "'b'", "'c'"], []),
+        ("SET('b','a')", ["''", "'a'", "'b'", "'b,a'"], []),
+        ("BIT(9)", ["0", "1", "256"], ["B'000000000'", "B'000000001'", "B'100000000'"]),
+        ("FLOAT", ["-0.1", "0", "0.1", "1e10"], []),
+        ("DOUBLE", ["-1e300", "0.1", "1e-5"], []),
+        ("YEAR", ["1999", "2024"], []),
+    ],
+)
+def test_keys_of_each_type_page_through_both_sides(
+    sides: Sides, type: str, source: list[str], target: list[str]
+) -> None:
+    table = sides.make("t", f"k {type} NOT NULL, n INT, PRIMARY KEY (k, n)")
+    for run, values in ((sides.on_source, source), (sides.on_target, target or source)):
+        for value in values:
+            text = value.replace("\\\\", "\\") if run == sides.on_target and not target else value
+            run(f"INSERT INTO t VALUES ({text}, 1), ({text}, 2)")
+    report = sides.compare(table, chunk_rows=1)
+    assert (report.equal, report.rows) == (True, 2 * len(source)), report
+
+
+def test_a_key_that_is_only_alike_is_another_row(sides: Sides) -> None:
+    table = sides.make("t", "k VARCHAR(9) PRIMARY KEY, v INT")
+    sides.on_source("INSERT INTO t VALUES ('a', 1), ('b ', 1)")
+    sides.on_target("INSERT INTO t VALUES ('A', 1), ('b', 1)")
+    report = sides.compare(table)
+    assert {(one.kind, one.key) for one in report.differences} == {
+        ("missing", ("a",)),
+        ("missing", ("b ",)),
+        ("extra", ("A",)),
+        ("extra", ("b",)),
+    }
+
+
+def test_a_key_that_the_target_cannot_hold_is_missing(sides: Sides) -> None:
+    table = sides.make("t", "k VARCHAR(9), d DATE, PRIMARY KEY (k, d)")
+    sides.on_source(
+        "INSERT INTO t VALUES ('a\\0', '2000-01-01'), ('b', '0000-00-00'), ('c', 20200101)"
+    )
+    sides.on_target("INSERT INTO t VALUES ('c', '2020-01-01')")
+    report = sides.compare(table)
+    assert [(one.kind, one.key) for one in report.differences] == [
+        ("missing", ("a\0", "2000-01-01")),
+        ("missing", ("b", "0000-00-00")),
+    ]
+
+
+def test_rows_without_a_key_are_counted(sides: Sides) -> None:
+    table = sides.make("t", "a INT, b VARCHAR(9), j JSON")
+    one, nothing = "(1, 'x', '[1.0]')", "(NULL, '', NULL)"
+    sides.on_source(f"INSERT INTO t VALUES {one}, {one}, {nothing}")
+    sides.on_target(f"INSERT INTO t VALUES (1, 'x', '[1]'), {nothing}, {one}")
+    assert sides.compare(table).equal
+    sides.on_target(f"INSERT INTO t VALUES {one}, (NULL, NULL, NULL)")
+    sides.on_target("DELETE FROM t WHERE b = ''")
+    report = sides.compare(table)
+    assert (report.rows, report.missing, report.extra, report.equal) == (3, 1, 2, False)
+
+
+def test_a_large_bag_is_compared_in_parts(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.verify.comparison.BAG_ROWS", 10)
+    table = sides.make("t", "a INT")
+    values = ", ".join(f"({number})" for number in range(100))
+    for run in (sides.on_source, sides.on_target):
+        run(f"INSERT INTO t VALUES {values}")
+    assert sides.compare(table).equal
+    sides.on_target("DELETE FROM t WHERE a % 10 = 3", "INSERT INTO t VALUES (7)")
+    report = sides.compare(table)
+    assert (report.rows, report.missing, report.extra) == (100, 10, 1)
+    assert (sides.mine.count(table), sides.theirs.count(table)) == (100, 91)
+
+
+def test_both_sides_are_compared_while_changes_flow(sides: Sides) -> None:
+    keyed = sides.make("keyed", "id INT PRIMARY KEY, v INT")
+    unkeyed = sides.make("unkeyed", "n INT, v INT")
+    for run in (sides.on_source, sides.on_target):
+        for name in ("keyed", "unkeyed"):
+            run(f"INSERT INTO {name} VALUES {', '.join(f'({n}, 0)' for n in range(200))}")
+    sides.on_target("UPDATE keyed SET v = -1 WHERE id = 77", "DELETE FROM unkeyed WHERE n = 77")
+    with Mirror(sides, changes) as mirror:
+        report = sides.compare_all([keyed, unkeyed], passed=mirror.passed, chunk_rows=20)
+        assert mirror.done > 0
+    assert report.tables[0].differences == (Difference("changed", ("77",), ("v",)),)
+    assert (report.tables[1].missing, report.tables[1].extra) == (1, 0)
+    assert [table.inconclusive for table in report.tables] == ["", ""]
+
+
+def changes(number: int) -> str:
+    """Of many changes to many rows, one."""
+    id = number * 7 % 50 + 100
+    return [
+        f"UPDATE keyed SET v = {number} WHERE id = {id}",
+        f"DELETE FROM keyed WHERE id = {id + 50}",
+        f"INSERT INTO keyed VALUES ({1000 + number}, 1)",
+        f"INSERT INTO unkeyed VALUES ({1000 + number}, 1)",
+        f"UPDATE unkeyed SET v = {number} WHERE n = {id}",
+    ][number % 5]
+
+
+class Mirror:
+    """A writer that never pauses, and a pipeline that follows it some statements behind.
+
+    ``statement`` makes the n-th change; where it is empty the writer waits for the pipeline.
+    """
+
+    def __init__(self, sides: Sides, statement: Callable[[int], str]) -> None:
+        self._sides = sides
+        self._statement = statement
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.done = 0
+
+    def _run(self) -> None:
+        queue: list[str] = []
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            statement = self._statement(number)
+            if statement:
+                queue.append(statement)
+                self._sides.on_source(statement)
+            if len(queue) > 5 or not statement:
+                self._sides.on_target(*queue[:1])
+                del queue[:1]
+                self.done += 1
+        self._sides.on_target(*queue)
+
+    async def passed(self, position: str, deadline: float) -> bool:
+        wanted = self.done + 10
+        while self.done < wanted:
+            await asyncio.sleep(0.001)
+        return True
+
+    def __enter__(self) -> Mirror:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+
+COUNTERS = 5
+
+
+def make_counters(sides: Sides, key: str = " PRIMARY KEY") -> Table:
+    """A row for each counter; ``w`` never changes."""
+    table = sides.make("counters", f"id INT{key}, v INT, w INT")
+    for run in (sides.on_source, sides.on_target):
+        run(f"INSERT INTO counters VALUES {', '.join(f'({n}, 0, 0)' for n in range(COUNTERS))}")
+    return table
+
+
+def count_up(number: int) -> str:
+    return f"UPDATE counters SET v = v + 1 WHERE id = {number % COUNTERS}"
+
+
+@pytest.mark.parametrize("key", [" PRIMARY KEY", ""], ids=["key", "bag"])
+def test_rows_that_change_without_pause_are_never_called_different(sides: Sides, key: str) -> None:
+    table = make_counters(sides, key)
+    with Mirror(sides, count_up) as mirror:
+        for _ in range(4):
+            report = sides.compare(table, passed=mirror.passed, deadline_seconds=0.5)
+            assert (report.differing, report.missing, report.extra) == (0, 0, 0), report
+            assert report.equal != bool(report.unsettled)
+            assert report.equal != ("too fast" in report.inconclusive)
+    assert sides.compare(table).equal
+
+
+def test_a_wrong_row_that_never_stands_still_is_no_success(sides: Sides) -> None:
+    """GIVEN a value that is wrong on the target WHEN its row never stands still
+    THEN nobody can say whether it is only late, so the table is neither equal nor different."""
+    table = make_counters(sides)
+    sides.on_target("UPDATE counters SET w = 1 WHERE id = 3")
+    with Mirror(sides, count_up) as mirror:
+        report = sides.compare(table, passed=mirror.passed, deadline_seconds=0.3)
+    assert (report.equal, report.differing) == (False, 0)
+    assert report.unsettled >= 1
+    assert "too fast" in report.inconclusive
+
+
+def test_a_wrong_value_of_a_busy_row_is_found_when_the_row_stands_still(sides: Sides) -> None:
+    table = make_counters(sides)
+    sides.on_target("UPDATE counters SET w = 1 WHERE id = 3")
+    looks: list[str] = []
+
+    def passed(position: str, deadline: float) -> Awaitable[bool]:
+        looks.append(position)
+        return mirror.passed(position, deadline)
+
+    def count_up_with_a_pause(number: int) -> str:
+        return count_up(number) if number % COUNTERS != 3 or len(looks) < 10 else ""
+
+    with Mirror(sides, count_up_with_a_pause) as mirror:
+        report = sides.compare(table, passed=passed, deadline_seconds=20)
+    assert len(looks) >= 10
+    assert report.differences == (Difference("changed", ("3",), ("w",)),)
+    assert (report.differing, report.missing, report.extra) == (1, 0, 0)
+
+
+def test_a_row_that_goes_to_and_fro_is_not_called_different(sides: Sides) -> None:
+    """GIVEN a row that is the same before and after most looks, and another in between
+    THEN it is compared with what it was in between, too."""
+    table = make_counters(sides)
+
+    def to_and_fro(number: int) -> str:
+        return f"UPDATE counters SET v = {number % 2} WHERE id = {number % COUNTERS}"
+
+    with Mirror(sides, to_and_fro) as mirror:
+        for _ in range(5):
+            report = sides.compare(table, passed=mirror.passed, deadline_seconds=5)
+            assert (report.differing, report.missing, report.extra) == (0, 0, 0)
+
+
+def test_a_pipeline_that_stands_still_leaves_differences_open(sides: Sides) -> None:
+    table = sides.make("t", "id INT PRIMARY KEY")
+    sides.on_source("INSERT INTO t VALUES (1), (2), (3), (4), (5)")
+    asked: list[str] = []
+
+    async def never(position: str, deadline: float) -> bool:
+        asked.append(position)
+        return False
+
+    report = sides.compare(table, passed=never, chunk_rows=2)
+    assert (report.missing, report.equal) == (5, False)
+    assert "did not get to the log's end" in report.inconclusive
+    assert asked[0] == "here"
+
+
+def test_a_table_that_the_target_has_not_is_inconclusive(sides: Sides) -> None:
+    sides.on_source("CREATE TABLE t (id INT PRIMARY KEY)")
+    report = sides.compare(sides.table("t"))
+    assert (report.equal, report.inconclusive) == (False, "the target has no such table")
+
+
+def test_mariadb_types(
+    mariadb_10: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    schema = fresh_mysql_database(mariadb_10)
+    sides = Sides(mariadb_10, schema, fresh_postgres_database(postgres))
+    try:
+        table = sides.make("t", "u UUID PRIMARY KEY, i INET6, c TEXT COMPRESSED, f FLOAT, j JSON")
+        row = "'6CCD780C-BABA-1026-9564-5B8C656024DB', '2001:db8::ff00', 'long text', 0.1, '[1]'"
+        for run in (sides.on_source, sides.on_target):
+            run(f"INSERT INTO t VALUES ({row})")
+        report = sides.compare(table)
+        assert (report.rows, report.equal) == (1, True), report
+    finally:
+        sides.close()
+
+
+def test_the_source_loses_its_connection_and_the_reader_connects_again(sides: Sides) -> None:
+    table = sides.make("t", "id INT PRIMARY KEY")
+    assert sides.compare(table).equal
+    with sides.source.cursor() as cursor:
+        cursor.execute(
+            "SELECT id FROM information_schema.processlist"
+            " WHERE id <> CONNECTION_ID() AND db IS NULL AND command = 'Sleep'"
+        )
+        for (thread,) in cursor.fetchall():
+            cursor.execute(f"KILL {thread}")
+    with pytest.raises(Exception, match="source") as lost:
+        sides.compare(table)
+    assert getattr(lost.value, "retryable", False)
+    assert sides.compare(table).equal
+
+
+def test_canonical_forms() -> None:
+    assert [number_text(text) for text in ("-0.00", "007.10", ".5", "-12", "100")] == [
+        "0", "7.1", "0.5", "-12", "100",
+    ]  # fmt: skip
+    assert [interval_text(text) for text in ("-0:00:00", "100:00:00.5", "1:02:03")] == [
+        "00:00:00.000000", "100:00:00.500000", "01:02:03.000000",
+    ]  # fmt: skip
+    days = ("2000-02-29", "1900-02-29", "2020-13-01")
+    assert [day_or_none(day) is not None for day in days] == [True, False, False]
+    equal = ['{"a": 1.0, "b": [1e2]}', '{"b":[100],"a":1}']
+    assert len({canonical_json(text) for text in equal}) == 1
+    different = ["10000000000000000000001", "10000000000000000000002", '"1"', "1", '{"a": 1}']
+    assert len({canonical_json(f"[{text}]") for text in different}) == len(different)

@@ -1,0 +1,145 @@
+"""Where a stream may start: only where the log is still the one that was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from pymysql.connections import Connection
+
+from engine.errors import SourceError
+from engine.sandbox import Server, start_mariadb, start_mysql
+from sources.mysql.binlog.stream_position import Progress
+from sources.mysql.position import MySQLPosition
+from sources.mysql.resume import start_at
+from sources.mysql.server_info import Facts, log_end, read_facts
+from tests.support.servers import connect_mysql, obtain
+
+LONG = "'" + "x" * 300 + "'"
+
+
+@pytest.fixture(scope="module", params=["mysql", "mysql without GTIDs", "mariadb"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of our own, whose log may be reset."""
+    with obtain(lambda: _start(request.param)) as server:
+        yield server
+
+
+def _start(kind: str) -> Server:
+    if kind == "mariadb":
+        return start_mariadb("11.8")
+    plain = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"]
+    return start_mysql(options=plain if "without" in kind else [])
+
+
+class Log:
+    """The log of a server, and what is written to it."""
+
+    def __init__(self, connection: Connection[Any]) -> None:
+        self.connection = connection
+        self.facts: Facts = read_facts(connection)
+
+    def run(self, *statements: str) -> None:
+        with self.connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    def write(self, rows: int, value: str = "'x'") -> None:
+        for _ in range(rows):
+            self.run(f"INSERT INTO log_start.t (v) VALUES ({value})")
+
+    def reset(self) -> None:
+        self.run("RESET MASTER" if self.facts.mariadb else "RESET BINARY LOGS AND GTIDS")
+
+    @property
+    def end(self) -> MySQLPosition:
+        return log_end(self.connection, self.facts)
+
+    def start(self, position: MySQLPosition) -> MySQLPosition:
+        return start_at(self.connection, self.facts, position)[0]
+
+
+@pytest.fixture
+def log(server: Server) -> Iterator[Log]:
+    """The log after a reset, with a few transactions in its first file."""
+    with connect_mysql(server) as connection:
+        log = Log(connection)
+        log.run(
+            "DROP DATABASE IF EXISTS log_start",
+            "CREATE DATABASE log_start",
+            "CREATE TABLE log_start.t (id INT AUTO_INCREMENT PRIMARY KEY, v TEXT)",
+        )
+        log.reset()
+        log.write(5)
+        yield log
+
+
+def test_every_place_that_was_read_is_one_to_go_on_from(log: Log) -> None:
+    places = []
+    for _ in range(3):
+        places.append(log.end)
+        log.write(1)
+        places.append(log.end)
+        log.run("FLUSH BINARY LOGS")
+    assert [log.start(place) for place in places] == places
+
+
+def test_a_log_that_is_shorter_than_what_was_read(log: Log) -> None:
+    place = log.end
+    log.reset()
+    with pytest.raises(SourceError, match="reset or restored"):
+        log.start(place)
+
+
+def test_a_log_with_fewer_files_than_were_read(log: Log) -> None:
+    log.run("FLUSH BINARY LOGS")
+    place = log.end
+    log.reset()
+    log.write(50)
+    with pytest.raises(SourceError, match="reset or restored") as stop:
+        log.start(place)
+    assert "copy the tables again" in stop.value.hint
+
+
+def test_a_log_in_which_nothing_begins_at_our_place(log: Log) -> None:
+    place = log.end
+    log.reset()
+    log.write(20, LONG)
+    with pytest.raises(SourceError, match="reset or restored"):
+        log.start(place)
+
+
+@pytest.mark.parametrize("fewer_before", [True, False])
+def test_a_log_with_other_transactions_around_our_place(log: Log, fewer_before: bool) -> None:
+    if not (log.facts.gtids or log.facts.mariadb):
+        pytest.skip("without GTIDs only places tell one log from another")
+    log.run("FLUSH BINARY LOGS")
+    log.write(5)
+    place = log.end
+    log.reset()
+    log.write(2 if fewer_before else 8)
+    log.run("FLUSH BINARY LOGS")
+    log.write(20)
+    with pytest.raises(SourceError, match="reset or restored"):
+        log.start(place)
+
+
+def test_another_server_of_the_group_is_asked_for_gtids_only(log: Log) -> None:
+    if not log.facts.gtids:
+        pytest.skip("without GTIDs there is no other server")
+    place = msgspec.structs.replace(log.end, server="another", file="binlog.000077")
+    start = log.start(place)
+    assert (start.server, start.file, start.gtids) == (log.facts.identity, "", place.gtids)
+
+
+def test_a_place_on_another_server_counts_from_the_first_transaction_that_is_new() -> None:
+    start = MySQLPosition("server", "", 0)
+    progress = Progress(start)
+    progress.file, progress.offset = "binlog.000001", 4
+    progress.pass_over()
+    assert progress.position == start
+    progress.offset = 100
+    progress.complete()
+    assert progress.position == MySQLPosition("server", "binlog.000001", 100)

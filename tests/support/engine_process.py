@@ -1,0 +1,106 @@
+"""
+``tailrace run`` as a process of its own, so that it can be killed like one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.support.waiting import wait_until
+
+__all__ = ["EngineProcess", "write_config"]
+
+
+def write_config(
+    folder: Path, source: str, target: str, tables: str, *, name: str = "mirror", more: str = ""
+) -> Path:
+    """A configuration file for these URLs; ``more`` is appended."""
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'[pipeline]\nname = "{name}"\n[source]\nurl = "{source}"\ntables = ["{tables}"]\n'
+        f'[sink]\nurl = "{target}"\n{more}'
+    )
+    return path
+
+
+class EngineProcess:
+    """A running engine; its log goes to a file beside the configuration."""
+
+    def __init__(self, config: Path, *arguments: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.log = config.with_suffix(".log")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "engine.cli", "run", str(config)),
+                    *("--log-format", "json", "--metrics-listen", f"127.0.0.1:{self.port}"),
+                    *arguments,
+                ],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+
+    def status(self) -> dict[str, Any] | None:
+        """What /status says; None while it does not answer."""
+        url = f"http://127.0.0.1:{self.port}/status"
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                status: dict[str, Any] = json.load(answer)
+                return status
+        except (OSError, urllib.error.URLError):
+            return None
+
+    def wait_status(self, condition: Any, timeout: float = 60, what: str = "") -> dict[str, Any]:
+        """Wait until /status fulfils ``condition``; fails if the process ends before."""
+        seen: dict[str, Any] = {}
+
+        def fulfilled() -> bool:
+            assert self.process.poll() is None, f"the engine ended: {self.tail()}"
+            seen.clear()
+            seen.update(self.status() or {})
+            return bool(seen) and bool(condition(seen))
+
+        wait_until(fulfilled, timeout=timeout, what=what or "the status")
+        return seen
+
+    def wait(self, timeout: float = 60) -> int:
+        """Wait for the process's end; its exit status."""
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """SIGKILL, and reap it."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def terminate(self, timeout: float = 30) -> int:
+        """SIGTERM: drain and commit; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait(timeout)
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-3000:]
+
+    def __enter__(self) -> EngineProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.kill()

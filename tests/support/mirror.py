@@ -1,0 +1,76 @@
+"""
+A pipeline from a MySQL or MariaDB server into PostgreSQL, in this process, for tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from engine.databases.mysql.settings import MySQLSettings
+from engine.databases.postgres.settings import PostgresSettings
+from engine.errors import TailraceError
+from engine.ops.metrics import Metrics
+from engine.pipeline.loop import Pipeline
+from engine.settings.loader import BatchSettings, RetrySettings, SnapshotSettings
+from sinks.postgres.sink import PostgresSink
+from sources.mysql.source import MySQLSource
+
+__all__ = ["catch_up", "make_pipeline", "running"]
+
+
+def make_pipeline(
+    source_url: str,
+    target_url: str,
+    tables: Sequence[str],
+    *,
+    name: str = "mirror",
+    batch: BatchSettings | None = None,
+    snapshot: SnapshotSettings | None = None,
+) -> Pipeline:
+    """A pipeline that is ready to run; small chunks by default, so that there are several."""
+    return Pipeline(
+        name,
+        MySQLSource(MySQLSettings(url=source_url, tables=tuple(tables), heartbeat_seconds=1.0)),
+        PostgresSink(PostgresSettings(url=target_url), name),
+        batch=batch or BatchSettings(),
+        snapshot=snapshot or SnapshotSettings(chunk_rows=100),
+        retry=RetrySettings(give_up_seconds=30.0),
+        metrics=Metrics(name),
+    )
+
+
+def catch_up(pipeline: Pipeline, timeout_seconds: float = 60.0) -> None:
+    """Run it until everything that the source holds now is in the target."""
+
+    async def run() -> None:
+        async with asyncio.timeout(timeout_seconds):
+            await pipeline.run(until_caught_up=True)
+
+    asyncio.run(run())
+
+
+@contextmanager
+def running(pipeline: Pipeline, timeout_seconds: float = 30.0) -> Iterator[None]:
+    """Run it on a thread of its own meanwhile; at the end it is stopped, and its errors raised."""
+    loop = asyncio.new_event_loop()
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(pipeline.run())
+        except TailraceError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(pipeline.stop)
+        thread.join(timeout_seconds)
+        loop.close()
+    if failed:
+        raise failed[0]
