@@ -9,7 +9,7 @@ import sysconfig
 
 from setuptools import Extension, setup
 
-KERNELS = [
+ACCELERATORS = [
     Extension(
         name,
         [name.replace(".", "/") + ".c"],
@@ -24,4 +24,4 @@ KERNELS = [
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
     setup()  # these Pythons have no stable ABI
 else:
-    setup(ext_modules=KERNELS, options={"bdist_wheel": {"py_limited_api": "cp311"}})
+    setup(ext_modules=ACCELERATORS, options={"bdist_wheel": {"py_limited_api": "cp311"}})

@@ -24,10 +24,10 @@ from engine.checkpoint import Checkpoint
 from engine.cli.wiring import load_settings
 from engine.databases.mysql.settings import BinlogFileSettings
 from engine.pipeline.batching import Batch, Batcher, weigh
-from engine.pipeline.reader_queue import Intake
+from engine.pipeline.reader_queue import ReaderQueue
 from engine.schema import Table, TableId
 from engine.settings.loader import BatchSettings, Settings
-from engine.toolkit.compaction import Net, net_effects
+from engine.toolkit.compaction import NetChanges, net_changes
 from sinks.postgres.copy import Encoder
 from sinks.postgres.ddl import Naming
 from sinks.postgres.sink import PostgresSink
@@ -157,10 +157,10 @@ def _windows(files: str) -> Iterator[list[list[Change]]]:
 
 
 async def _hand_over(window: list[list[Change]], queue_bytes: int) -> None:
-    intake = Intake(lambda: iter(window), queue_bytes)
-    while not intake.ended:
-        await intake.get(TIMEOUT_SECONDS)
-    await intake.close()
+    queue = ReaderQueue(lambda: iter(window), queue_bytes)
+    while not queue.ended:
+        await queue.get(TIMEOUT_SECONDS)
+    await queue.close()
 
 
 def _batches(window: list[list[Change]], limits: BatchSettings) -> Iterator[Batch]:
@@ -174,13 +174,13 @@ def _batches(window: list[list[Change]], limits: BatchSettings) -> Iterator[Batc
         yield batch
 
 
-def nets_of(changes: Iterable[Change]) -> list[Net]:
+def nets_of(changes: Iterable[Change]) -> list[NetChanges]:
     """As the sink makes them."""
     runs: dict[TableId, list[Rows]] = {}
     for change in changes:
         if type(change) is Rows:
             runs.setdefault(change.table.id, []).append(change)
-    return [net for its_runs in runs.values() for net in net_effects(its_runs)]
+    return [net for its_runs in runs.values() for net in net_changes(its_runs)]
 
 
 class Encoding:
@@ -190,13 +190,13 @@ class Encoding:
         self._naming = Naming(schema)
         self._statements: dict[Table, Statements] = {}
 
-    def encode(self, nets: Iterable[Net]) -> None:
+    def encode(self, nets: Iterable[NetChanges]) -> None:
         """Make the text of all rows."""
         for net in nets:
             for encoder, rows in self._encoders(net):
                 deque(encoder.pieces(rows), maxlen=0)
 
-    def _encoders(self, net: Net) -> Iterator[tuple[Encoder, list[Row]]]:
+    def _encoders(self, net: NetChanges) -> Iterator[tuple[Encoder, list[Row]]]:
         statements = self._statements.get(net.table)
         if statements is None:
             statements = Statements(net.table, self._naming.sql(net.table.id))

@@ -19,7 +19,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from benchmarks.kept import Sums
 from benchmarks.workloads import DATABASE, Form
-from engine.change import SchemaChange, Settled
+from engine.change import CaughtUp, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import ConfigError, SinkError
@@ -169,7 +169,7 @@ class Mirror:
     async def settle(self, tables: Sequence[Table]) -> None:
         """Their secondary indexes."""
         assert self._checkpoint is not None
-        await self._sink.apply([Settled(table) for table in tables])
+        await self._sink.apply([CaughtUp(table) for table in tables])
         await self._sink.commit(self._checkpoint)
 
 

@@ -26,7 +26,7 @@ __all__ = [
     "Row",
     "Rows",
     "SchemaChange",
-    "Settled",
+    "CaughtUp",
     "Truncate",
 ]
 
@@ -111,7 +111,7 @@ class Truncate(msgspec.Struct, frozen=True, gc=False):
     table: Table
 
 
-class Settled(msgspec.Struct, frozen=True, gc=False):
+class CaughtUp(msgspec.Struct, frozen=True, gc=False):
     """The stream has passed all that the table's snapshot has shown: from here on the table is
     right at each commit, so secondary indexes and constraints may be built. Made by the
     pipeline.
@@ -150,7 +150,7 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     at: float
 
 
-Change = Begin | Rows | SchemaChange | Truncate | Settled | Commit | Heartbeat
+Change = Begin | Rows | SchemaChange | Truncate | CaughtUp | Commit | Heartbeat
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
@@ -165,5 +165,5 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     table: Table
     rows: list[Row]
     cursor: str | None
-    seen: Position
+    high_watermark: Position
     size: int = 0

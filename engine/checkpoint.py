@@ -20,35 +20,35 @@ import msgspec
 
 from engine.schema import TableId
 
-__all__ = ["Checkpoint", "SnapshotState", "TableProgress"]
+__all__ = ["Checkpoint", "TableState", "TableProgress"]
 
-SnapshotState = Literal["pending", "copying", "settling", "live"]
+TableState = Literal["pending", "backfilling", "catching_up", "live"]
 
 
 class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """The snapshot of one table.
 
     ``cursor`` is the source's text of the last key copied, ``rows`` how many were copied,
-    ``estimate`` how many the source expected at the start, ``seen`` the position that the stream
-    has to pass before the table is right at every commit.
+    ``estimate`` how many the source expected at the start, ``high_watermark`` the position that the
+    stream has to pass before the table is right at every commit.
     """
 
-    state: SnapshotState = "pending"
+    state: TableState = "pending"
     cursor: str | None = None
     rows: int = 0
     estimate: int = 0
-    seen: str | None = None
+    high_watermark: str | None = None
 
-    def copied(self, rows: int, cursor: str | None, seen: str) -> TableProgress:
+    def copied(self, rows: int, cursor: str | None, high_watermark: str) -> TableProgress:
         """A chunk was applied; ``cursor`` is None after the last one."""
-        if self.state not in ("pending", "copying"):
+        if self.state not in ("pending", "backfilling"):
             raise ValueError(f"a table that is {self.state} takes no chunk")
-        state: SnapshotState = "copying" if cursor is not None else "settling"
-        return TableProgress(state, cursor, self.rows + rows, self.estimate, seen)
+        state: TableState = "backfilling" if cursor is not None else "catching_up"
+        return TableProgress(state, cursor, self.rows + rows, self.estimate, high_watermark)
 
     def settled(self) -> TableProgress:
-        """The stream has passed ``seen``."""
-        if self.state != "settling":
+        """The stream has passed ``high_watermark``."""
+        if self.state != "catching_up":
             raise ValueError(f"a table that is {self.state} cannot settle")
         return TableProgress("live", None, self.rows, self.estimate, None)
 

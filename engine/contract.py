@@ -117,21 +117,22 @@ class Source(Protocol):
         ...
 
     def chunks(
-        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Generator[Chunk, None, None]:
         """The rows of ``table`` after ``cursor`` in key order, in chunks of about ``rows`` rows.
 
         Up to ``readers`` connections read ahead; the chunks come in order all the same.
 
-        Each chunk shows the source at a moment not before ``since`` was visible to readers, which
-        the source proves (``since`` is a position). ``rows`` have the columns of ``table``. The
-        last chunk has no cursor; an empty table gives one empty chunk. A table without a key is
-        read whole at one position. Raises ``ShapeChanged`` if the live table has another shape than
-        ``table``. Closing the iterator stops the reading; ``close`` frees the connections.
+        Each chunk shows the source at a moment not before ``low_watermark`` was visible to readers,
+        which the source proves (``low_watermark`` is a position). ``rows`` have the columns of
+        ``table``. The last chunk has no cursor; an empty table gives one empty chunk. A table
+        without a key is read whole at one position. Raises ``ShapeChanged`` if the live table has
+        another shape than ``table``. Closing the iterator stops the reading; ``close`` frees the
+        connections.
         """
         ...
 
-    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+    def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         """Of those of ``tables`` that hold no row, the chunk that ``chunks`` would give.
 
         For many tables at a small part of its price; all of them have a key. A table that is left
@@ -177,11 +178,13 @@ class Sink(Protocol):
         """
         ...
 
-    async def apply(self, changes: Sequence[Change], settling: Collection[TableId] = ()) -> Applied:
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
         """Apply in order, inside the open target transaction (one is opened if there is none).
 
         ``changes`` may be a part of a transaction, and may hold several. Only the net effect per
-        key counts. Rows of a table in ``settling`` may already be there or be gone: they are
+        key counts. Rows of a table in ``in_backfill`` may already be there or be gone: they are
         applied idempotently and are no drift. Rows of op ``read`` replace a row with their key.
         ``Begin``, ``Commit`` and ``Heartbeat`` carry no data. ``SchemaChange`` also records the
         table's version.

@@ -106,15 +106,15 @@ class Type(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Column(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One column of one version of a table.
 
-    ``native`` is the source's own type text, complete: what the source's decoder needs to know can
-    be read from it again (MySQL: ``varchar(20) character set latin1``, ``int unsigned``).
+    ``source_type`` is the source's own type text, complete: what the source's decoder needs to know
+    can be read from it again (MySQL: ``varchar(20) character set latin1``, ``int unsigned``).
     ``default`` is the source's default as SQL text, None where there is none. ``generated`` is true
     where the source computes the value; it travels and is stored as a plain column in the target.
     """
 
     name: str
     type: Type
-    native: str
+    source_type: str
     nullable: bool = True
     default: str | None = None
     generated: bool = False

@@ -98,13 +98,15 @@ class JsonlSink:
         return [self._output.check()]
 
     async def open(self, epoch: int | None = None) -> State:
-        with _translated():
+        with _translate_errors():
             state = await asyncio.to_thread(self._output.open, epoch)
         self._committed = {table.id: table for table in state.tables}
         self._forget()
         return state
 
-    async def apply(self, changes: Sequence[Change], settling: Collection[TableId] = ()) -> Applied:
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
         applied = Applied()
         for change in changes:
             if isinstance(change, Rows):
@@ -115,12 +117,12 @@ class JsonlSink:
                     self._tables.pop(change.before.id, None)
                 if change.after is not None:
                     self._tables[change.after.id] = change.after
-        with _translated():
+        with _translate_errors():
             await asyncio.to_thread(self._output.write, self._records.encode_all(changes))
         return applied
 
     async def commit(self, checkpoint: Checkpoint) -> None:
-        with _translated():
+        with _translate_errors():
             tables = tuple(self._tables.values())
             await asyncio.to_thread(self._output.commit, checkpoint, tables)
         self._committed = dict(self._tables)
@@ -130,14 +132,14 @@ class JsonlSink:
         self._forget()
 
     async def state(self) -> State | None:
-        with _translated():
+        with _translate_errors():
             return await asyncio.to_thread(self._output.state)
 
     def row_reader(self) -> NoReturn:
         raise ParityError("change records cannot be compared with tables", hint="read the records")
 
     async def close(self) -> None:
-        with _translated():
+        with _translate_errors():
             await asyncio.to_thread(self._output.close)
         self._forget()
 
@@ -407,7 +409,7 @@ def _fenced(newest: int, mine: int) -> Fenced:
 
 
 @contextmanager
-def _translated() -> Generator[None, None, None]:
+def _translate_errors() -> Generator[None, None, None]:
     """File errors become ours. A full disk may be emptied, so waiting can mend them."""
     try:
         yield

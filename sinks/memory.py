@@ -17,7 +17,7 @@ from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Finding, State
 from engine.errors import ApplyError, Fenced, ParityError
 from engine.schema import Table, TableId
-from engine.toolkit.memory_table import Contents
+from engine.toolkit.memory_table import MemoryTable
 
 __all__ = ["MemorySink", "MemorySinkSettings", "MemoryStore"]
 
@@ -34,7 +34,7 @@ class MemoryStore:
     named: dict[str, MemoryStore] = {}  # noqa: RUF012 - the stores of this process
 
     def __init__(self) -> None:
-        self.contents: dict[TableId, Contents] = {}
+        self.contents: dict[TableId, MemoryTable] = {}
         self.states: dict[str, State] = {}
 
     def rows(self, id: TableId) -> list[Row]:
@@ -53,7 +53,7 @@ class MemorySink:
         self.store = store or MemoryStore.named.setdefault(settings.url, MemoryStore())
         self._pipeline = pipeline
         self._epoch = 0
-        self._open: dict[TableId, Contents] | None = None
+        self._open: dict[TableId, MemoryTable] | None = None
 
     async def check(self, tables: Sequence[Table]) -> list[Finding]:
         return [Finding("ok", "memory", f"it can hold {len(tables)} tables")]
@@ -69,7 +69,9 @@ class MemorySink:
         self._epoch = stored.epoch
         return stored
 
-    async def apply(self, changes: Sequence[Change], settling: Collection[TableId] = ()) -> Applied:
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
         applied = Applied()
         for change in changes:
             if isinstance(change, Rows):
@@ -77,7 +79,7 @@ class MemorySink:
                 drift = self._contents(id).apply(change)
                 kind = (id, change.op)
                 applied.rows[kind] = applied.rows.get(kind, 0) + len(change)
-                if drift and id not in settling and change.op != "read":
+                if drift and id not in in_backfill and change.op != "read":
                     applied.drift[id] = applied.drift.get(id, 0) + drift
             elif isinstance(change, Truncate):
                 self._contents(change.table.id).clear()
@@ -107,13 +109,13 @@ class MemorySink:
     async def close(self) -> None:
         self._open = None
 
-    def _transaction(self) -> dict[TableId, Contents]:
+    def _transaction(self) -> dict[TableId, MemoryTable]:
         """The open transaction's view of the tables; tables are copied when they are touched."""
         if self._open is None:
             self._open = dict(self.store.contents)
         return self._open
 
-    def _contents(self, id: TableId) -> Contents:
+    def _contents(self, id: TableId) -> MemoryTable:
         """The contents of one table, to be changed in the open transaction."""
         transaction = self._transaction()
         if id not in transaction:
@@ -126,5 +128,5 @@ class MemorySink:
         before, after = change.before, change.after
         old = self._transaction().pop(before.id, None) if before is not None else None
         if after is not None:
-            new = Contents(after) if old is None else old.altered(after, change.renamed)
+            new = MemoryTable(after) if old is None else old.altered(after, change.renamed)
             self._transaction()[after.id] = new

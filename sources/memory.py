@@ -27,7 +27,7 @@ from engine.change import Begin, Change, Chunk, Commit, Heartbeat, Row, Rows, Sc
 from engine.contract import Finding
 from engine.errors import ParityError, ShapeChanged, SourceError, SourceLost
 from engine.schema import Table, TableId
-from engine.toolkit.memory_table import Contents
+from engine.toolkit.memory_table import MemoryTable
 
 __all__ = ["ABORT", "END", "Marker", "MemoryDatabase", "MemorySettings", "MemorySource"]
 
@@ -62,7 +62,7 @@ class MemoryDatabase:
     named: ClassVar[dict[str, MemoryDatabase]] = {}
 
     def __init__(self, script: Iterable[Sequence[Data] | Marker] = ()) -> None:
-        self.contents: dict[TableId, Contents] = {}
+        self.contents: dict[TableId, MemoryTable] = {}
         self.transactions: list[list[Data]] = []
         self.changed = threading.Condition()
         self._aborts: set[int] = set()
@@ -75,7 +75,7 @@ class MemoryDatabase:
 
     def load(self, table: Table, rows: Iterable[Row]) -> None:
         """A table that is there without having been logged."""
-        contents = Contents(table)
+        contents = MemoryTable(table)
         contents.apply(Rows(table, "read", None, list(rows)))
         self.contents[table.id] = contents
 
@@ -118,7 +118,7 @@ class MemoryDatabase:
             before, after = change.before, change.after
             old = self.contents.pop(before.id, None) if before is not None else None
             if after is not None:
-                new = Contents(after) if old is None else old.altered(after, change.renamed)
+                new = MemoryTable(after) if old is None else old.altered(after, change.renamed)
                 self.contents[after.id] = new
 
 
@@ -190,31 +190,31 @@ class MemorySource:
             yield piece
 
     def chunks(
-        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Generator[Chunk, None, None]:
         after = None if cursor is None else literal_eval(cursor)
         whole = None if table.key else self._read(table)
         while not self._stopped:
-            found, seen = whole or self._read(table)
-            contents = Contents(table)
+            found, high_watermark = whole or self._read(table)
+            contents = MemoryTable(table)
             if table.key:
                 left = [row for row in found if after is None or contents.key_of(row) > after]
             else:
                 left = found[after or 0 :]
             part = left[:rows]
             if len(left) <= rows:
-                yield Chunk(table, part, None, seen)
+                yield Chunk(table, part, None, high_watermark)
                 return
             after = contents.key_of(part[-1]) if table.key else (after or 0) + rows
-            yield Chunk(table, part, repr(after), seen)
+            yield Chunk(table, part, repr(after), high_watermark)
 
-    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+    def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         database = self.database
         with database.changed:
-            seen = str(len(database.transactions))
+            high_watermark = str(len(database.transactions))
             live = {table: database.contents.get(table.id) for table in tables}
             return [
-                Chunk(table, [], None, seen)
+                Chunk(table, [], None, high_watermark)
                 for table, contents in live.items()
                 if contents is not None and not len(contents)
             ]

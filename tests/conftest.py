@@ -55,7 +55,7 @@ def by_each_codec(request: pytest.FixtureRequest) -> Iterator[None]:
     elif decoder.AVAILABLE and encoder.AVAILABLE:
         yield
     else:
-        pytest.skip("the compiled kernels are not built, or TAILRACE_KERNEL=off")
+        pytest.skip("the compiled kernels are not built, or TAILRACE_ACCELERATOR=off")
 
 
 def _provide(kind: str, start: Callable[[], Server], *, first: bool = True) -> Iterator[AnyServer]:

@@ -101,7 +101,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> None:
         make_source(settings),
         make_sink(settings),
         batch=settings.batch,
-        snapshot=settings.snapshot,
+        backfill=settings.backfill,
         retry=settings.retry,
         metrics=metrics,
     )
@@ -159,7 +159,7 @@ class Monitor:
             "pipeline": self._pipeline.name,
             "state": progress.state,
             "rows": progress.rows,
-            "copied_rows": progress.copied_rows,
+            "backfilled_rows": progress.backfilled_rows,
             "reconnects": progress.reconnects,
             "position": progress.position,
             "lag_seconds": progress.lag_seconds,
@@ -202,9 +202,9 @@ async def _draw(monitor: Monitor) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from engine.ops.terminal import StatusView
+    from engine.ops.terminal import TerminalView
 
-    view = StatusView()
+    view = TerminalView()
     with Live(console=Console(stderr=True), auto_refresh=False) as live:
         try:
             while True:
@@ -216,7 +216,15 @@ async def _draw(monitor: Monitor) -> None:
 
 async def _report(monitor: Monitor) -> None:
     """Where there is no terminal, say in the log how it goes."""
-    shown = ("pipeline", "state", "rows", "copied_rows", "lag_seconds", "lag_bytes", "reconnects")
+    shown = (
+        "pipeline",
+        "state",
+        "rows",
+        "backfilled_rows",
+        "lag_seconds",
+        "lag_bytes",
+        "reconnects",
+    )
     while True:
         await asyncio.sleep(REPORT_SECONDS)
         status = monitor.status()

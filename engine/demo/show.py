@@ -56,7 +56,7 @@ tables = ["shop.*"]
 [sink]
 url = "{target}"
 
-[snapshot]
+[backfill]
 chunk_rows = {chunk_rows}
 """
 
@@ -206,11 +206,13 @@ class _Show:
         self._stage.alarm(f"SIGKILL to the engine, at {where}")
         self._mirror.start()
         resumed = self._watch(lambda now: bool(now.tables), STREAM_DEADLINE_SECONDS)
-        goes_on = resumed.copied - resumed.copied_rows
+        goes_on = resumed.copied - resumed.backfilled_rows
         self._stage.say(f"started again: it goes on after {goes_on:,} rows")
         begun = time.monotonic()
         done = self._watch(_is_copied, COPY_DEADLINE_SECONDS)
-        self._stage.say(f"the snapshot is complete, after {done.copied_rows:,} more rows", begun)
+        self._stage.say(
+            f"the snapshot is complete, after {done.backfilled_rows:,} more rows", begun
+        )
 
     def _stream_with_a_migration(self, opened: float) -> None:
         """Stream until the shop has been open for the wanted time; migrate at half the time."""

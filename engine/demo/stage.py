@@ -18,7 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from engine.ops.terminal import StatusView, duration
+from engine.ops.terminal import TerminalView, duration
 
 __all__ = ["Draw", "Stage"]
 
@@ -35,7 +35,7 @@ class Stage:
     def __init__(self, console: Console, *, plain: bool = False) -> None:
         self._console = console
         self._plain = plain or not console.is_terminal
-        self._view = StatusView()
+        self._view = TerminalView()
         self._drawn = 0.0
 
     def title(self, text: str) -> None:

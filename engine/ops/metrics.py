@@ -39,7 +39,7 @@ from typing import Literal, Protocol, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from engine.checkpoint import SnapshotState, TableProgress
+from engine.checkpoint import TableProgress, TableState
 from engine.contract import Applied
 from engine.schema import TableId
 
@@ -165,7 +165,7 @@ class Metrics:
         for id in shown.keys() - tables.keys():
             for gauge in (self._copied, self._estimate):
                 gauge.remove(self._pipeline, str(id))
-            for state in get_args(SnapshotState):
+            for state in get_args(TableState):
                 self._state.remove(self._pipeline, str(id), state)
         for id, progress in tables.items():
             before = shown.get(id)
@@ -175,7 +175,7 @@ class Metrics:
             self._copied.labels(self._pipeline, table).set(progress.rows)
             self._estimate.labels(self._pipeline, table).set(progress.estimate)
             if before is None or before.state != progress.state:
-                for state in get_args(SnapshotState):
+                for state in get_args(TableState):
                     now = progress.state == state
                     self._state.labels(self._pipeline, table, state).set(now)
 

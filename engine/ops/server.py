@@ -134,7 +134,7 @@ class StatusServer:
 
     def _unhealthy(self, state: str | None, lag_seconds: float | None) -> str:
         """What is wrong; empty if nothing is."""
-        if state == "copying":
+        if state == "backfilling":
             return ""
         behind = lag_seconds
         if behind is None:

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from engine.checkpoint import SnapshotState
+from engine.checkpoint import TableState
 from engine.contract import Finding
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RateMeter",
     "Status",
-    "StatusView",
+    "TerminalView",
     "TableStatus",
     "duration",
     "findings_table",
@@ -42,9 +42,14 @@ RATE_WINDOW_SECONDS = 3.0
 FIXED_LINES = 6
 #: A shorter lag is that of a batch on its way; the log that is left means nothing yet.
 LAG_SECONDS = 1.0
-STATE_STYLE = {"pending": "dim", "copying": "bold cyan", "settling": "yellow", "live": "green"}
+STATE_STYLE = {
+    "pending": "dim",
+    "backfilling": "bold cyan",
+    "catching_up": "yellow",
+    "live": "green",
+}
 #: Tables in motion come first, since there may be no room for all.
-STATE_ORDER = ("copying", "settling", "pending", "live")
+STATE_ORDER = ("backfilling", "catching_up", "pending", "live")
 #: Differing rows that a terminal lists per table; the JSON result has more.
 LISTED_DIFFERENCES = 10
 LEVEL_STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -54,27 +59,27 @@ class TableStatus(msgspec.Struct, frozen=True):
     """The snapshot of one table; ``estimate`` is what the source expected at its start."""
 
     table: str
-    state: SnapshotState = "pending"
+    state: TableState = "pending"
     rows: int = 0
     estimate: int = 0
 
     @property
     def total(self) -> int:
         """How many rows the copy will have had, as far as one knows now."""
-        if self.state in ("settling", "live"):
+        if self.state in ("catching_up", "live"):
             return self.rows
         return max(self.rows, self.estimate)
 
 
 class Status(msgspec.Struct, frozen=True):
     """What ``GET /status`` serves. ``rows`` counts row changes that the stream applied and
-    ``copied_rows`` rows of snapshots, both since the engine's start.
+    ``backfilled_rows`` rows of snapshots, both since the engine's start.
     """
 
     pipeline: str = ""
     state: str = "connecting"
     rows: int = 0
-    copied_rows: int = 0
+    backfilled_rows: int = 0
     reconnects: int = 0
     position: str | None = None
     lag_seconds: float | None = None
@@ -94,7 +99,7 @@ class Status(msgspec.Struct, frozen=True):
     @property
     def fraction(self) -> float:
         """How much of the snapshot is done, 0 to 1."""
-        if all(table.state in ("settling", "live") for table in self.tables):
+        if all(table.state in ("catching_up", "live") for table in self.tables):
             return 1.0 if self.tables else 0.0
         return min(1.0, self.copied / self.total) if self.total else 0.0
 
@@ -147,7 +152,7 @@ class RateMeter:
         return (count - at_first) / (now - first) if now > first else 0.0
 
 
-class StatusView:
+class TerminalView:
     """The live view of one pipeline. Give it each status as it comes; ``clock`` is in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -173,7 +178,7 @@ class StatusView:
 
     def _measure(self, status: Mapping[str, Any]) -> tuple[Status, float, float]:
         now = msgspec.convert(status, Status)
-        return now, self._copy.update(now.copied_rows), self._apply.update(now.rows)
+        return now, self._copy.update(now.backfilled_rows), self._apply.update(now.rows)
 
 
 class _LiveView:
@@ -201,7 +206,7 @@ class _LiveView:
         status = self._status
         copying = f"  {self._copy_rate:,.0f} rows/s" if status.fraction < 1 else ""
         text = Text.assemble(
-            (status.state, "bold cyan" if status.state == "copying" else "bold green"),
+            (status.state, "bold cyan" if status.state == "backfilling" else "bold green"),
             f"{copying}  {self._apply_rate:,.0f} changes/s",
             overflow="ellipsis",
             no_wrap=True,

@@ -1,5 +1,5 @@
 """
-Copying tables between two batches of the stream.
+Backfill tables between two batches of the stream.
 
 The idea: copying is a guest. It has a turn only when the target is at a commit, takes as long as
 the stream has nothing to say, and leaves the target at a commit again. What may be small shares:
@@ -18,19 +18,19 @@ from engine.change import Chunk, Rows, Truncate
 from engine.contract import Sink, Source
 from engine.errors import SchemaError, ShapeChanged
 from engine.ops.metrics import Metrics
-from engine.pipeline.table_progress import Snapshot
+from engine.pipeline.table_progress import ProgressTracker
 from engine.schema import Table, TableId
-from engine.settings.loader import SnapshotSettings
+from engine.settings.loader import BackfillSettings
 
-__all__ = ["Copying"]
+__all__ = ["Backfill"]
 
 #: How much copying one target transaction holds at least, unless the stream has its turn before.
-COPY_SECONDS = 0.2
+COMMIT_SECONDS = 0.2
 #: Of so many tables it is asked at a time whether they are empty.
 EMPTY_TABLES = 250
 
 
-class Copying:
+class Backfill:
     """Copies the tables of ``snapshot`` from ``source`` into ``sink``, turn by turn.
 
     ``save`` commits what was applied together with the snapshot's progress; ``copied`` is told how
@@ -41,8 +41,8 @@ class Copying:
         self,
         source: Source,
         sink: Sink,
-        snapshot: Snapshot,
-        settings: SnapshotSettings,
+        snapshot: ProgressTracker,
+        settings: BackfillSettings,
         metrics: Metrics,
         *,
         save: Callable[[], Awaitable[None]],
@@ -96,11 +96,11 @@ class Copying:
             await self._copy_chunks(table)
 
     def _turn_is_over(self) -> bool:
-        """Copying goes on while nothing else waits for its turn, else for ``round_seconds``."""
+        """Backfill goes on while nothing else waits for its turn, else for ``slice_seconds``."""
         if self._stopping():
             return True
         elapsed = time.monotonic() - self._started
-        return elapsed >= self._settings.round_seconds and self._others_wait()
+        return elapsed >= self._settings.slice_seconds and self._others_wait()
 
     async def _save(self) -> None:
         await self._save_all()
@@ -149,7 +149,7 @@ class Copying:
             async for chunk in chunks:
                 await self._apply(chunk)
                 self._open = True
-                if time.monotonic() - self._saved_at >= COPY_SECONDS:
+                if time.monotonic() - self._saved_at >= COMMIT_SECONDS:
                     await self._save()
                 if self._turn_is_over():
                     break
@@ -168,7 +168,7 @@ class Copying:
                     await self._apply(chunk)
                     if self._stopping():
                         break
-            if self._snapshot.progress[table.id].state == "settling":
+            if self._snapshot.progress[table.id].state == "catching_up":
                 await self._save()
                 saved = True
         finally:

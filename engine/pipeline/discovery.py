@@ -11,19 +11,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from engine.change import SchemaChange, Settled
+from engine.change import CaughtUp, SchemaChange
 from engine.contract import Sink, Source
-from engine.pipeline.table_progress import Snapshot
+from engine.pipeline.table_progress import ProgressTracker
 from engine.schema import Table
-from engine.settings.loader import SnapshotSettings
+from engine.settings.loader import BackfillSettings
 
-__all__ = ["Newcomers"]
+__all__ = ["Discovery"]
 
 #: So many are made in one transaction of the target, whose locks are limited.
-ADOPTED_TABLES = 250
+STARTED_TABLES = 250
 
 
-class Newcomers:
+class Discovery:
     """Finds new tables and makes ``snapshot`` and ``sink`` follow them.
 
     ``save`` commits. Where there are many, ``meanwhile`` has a turn now and then: to make a table
@@ -34,8 +34,8 @@ class Newcomers:
         self,
         source: Source,
         sink: Sink,
-        snapshot: Snapshot,
-        settings: SnapshotSettings,
+        snapshot: ProgressTracker,
+        settings: BackfillSettings,
         *,
         save: Callable[[], Awaitable[None]],
         meanwhile: Callable[[], Awaitable[None]],
@@ -86,12 +86,12 @@ class Newcomers:
         """
         estimates = await asyncio.to_thread(self._source.estimates, tables)
         tables = sorted(tables, key=lambda table: estimates.get(table.id, 0), reverse=True)
-        for start in range(0, max(1, len(tables)), ADOPTED_TABLES):
+        for start in range(0, max(1, len(tables)), STARTED_TABLES):
             if start:
                 await self._meanwhile()
             if self._stopping() and start:
                 break  # the next run finds the others
-            part = tables[start : start + ADOPTED_TABLES]
+            part = tables[start : start + STARTED_TABLES]
             for table in part:
                 self._snapshot.add(table, estimates.get(table.id, 0))
             await self._sink.apply([SchemaChange("", None, table) for table in part])
@@ -100,5 +100,5 @@ class Newcomers:
     async def _adopt_as_they_are(self, tables: Sequence[Table]) -> None:
         """In one transaction: a table that will not be copied must not miss a change."""
         changes = self._snapshot.admit([SchemaChange("", None, table) for table in tables])
-        await self._sink.apply(sorted(changes, key=lambda change: type(change) is Settled))
+        await self._sink.apply(sorted(changes, key=lambda change: type(change) is CaughtUp))
         await self._save()

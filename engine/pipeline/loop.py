@@ -5,7 +5,7 @@ One attempt (``_Session``) runs from the target's checkpoint until the end, a st
 After any retryable error both sides are dropped and the next attempt reads the checkpoint back from
 the target: there is one path for a lost source, a lost target and a COMMIT of unknown outcome.
 
-    intake (a thread decodes) → batcher → snapshot.admit → sink.apply → sink.commit
+    queue (a thread decodes) → batcher → snapshot.admit → sink.apply → sink.commit
                       copying: chunks of tables ──────────────▲   between two batches
 """
 
@@ -20,18 +20,18 @@ from contextlib import AsyncExitStack, suppress
 
 import msgspec
 
-from engine.change import Commit, Heartbeat, Rows, SchemaChange, Settled, Truncate
+from engine.change import CaughtUp, Commit, Heartbeat, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import Sink, Source, State
 from engine.errors import SourceError, TailraceError
 from engine.ops.metrics import Metrics
-from engine.pipeline.backfill import Copying
+from engine.pipeline.backfill import Backfill
 from engine.pipeline.batching import Batch, Batcher
-from engine.pipeline.discovery import Newcomers
-from engine.pipeline.reader_queue import Intake
-from engine.pipeline.table_progress import Snapshot
+from engine.pipeline.discovery import Discovery
+from engine.pipeline.reader_queue import ReaderQueue
+from engine.pipeline.table_progress import ProgressTracker
 from engine.schema import TableId
-from engine.settings.loader import BatchSettings, RetrySettings, SnapshotSettings
+from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
 
 __all__ = ["Pipeline", "Progress"]
 
@@ -48,7 +48,7 @@ QUIET_SECONDS = 1.0
 #: How often the catalog is read again while it changes under our eyes, before we give up.
 CATALOG_ATTEMPTS = 10
 #: The changes that leave something in the target.
-DATA = (Rows, SchemaChange, Truncate, Settled)
+DATA = (Rows, SchemaChange, Truncate, CaughtUp)
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class Progress(msgspec.Struct, frozen=True):
 
     state: str
     rows: int
-    copied_rows: int
+    backfilled_rows: int
     reconnects: int
     position: str
     current_at: float
@@ -89,7 +89,7 @@ class Pipeline:
         sink: Sink,
         *,
         batch: BatchSettings,
-        snapshot: SnapshotSettings,
+        backfill: BackfillSettings,
         retry: RetrySettings,
         metrics: Metrics,
     ) -> None:
@@ -97,12 +97,12 @@ class Pipeline:
         self.source = source
         self.sink = sink
         self.batch = batch
-        self.snapshot = snapshot
+        self.backfill = backfill
         self.retry = retry
         self.metrics = metrics
         self.stopping = asyncio.Event()
         self.rows = 0
-        self.copied_rows = 0
+        self.backfilled_rows = 0
         self.current_at = 0.0
         self._epoch: int | None = None
         self._goal: str | None = None
@@ -144,7 +144,7 @@ class Pipeline:
         return Progress(
             state="connecting" if session is None else session.state,
             rows=self.rows,
-            copied_rows=self.copied_rows,
+            backfilled_rows=self.backfilled_rows,
             reconnects=self._reconnects,
             position="" if session is None else session.position,
             current_at=self.current_at,
@@ -190,9 +190,11 @@ class Pipeline:
 class _Session:
     """One attempt, from the checkpoint that the target holds."""
 
-    _intake: Intake
+    _queue: ReaderQueue
 
-    def __init__(self, pipeline: Pipeline, epoch: int, checkpoint: Checkpoint, snapshot: Snapshot):
+    def __init__(
+        self, pipeline: Pipeline, epoch: int, checkpoint: Checkpoint, snapshot: ProgressTracker
+    ):
         self._pipeline = pipeline
         self._source = pipeline.source
         self._sink = pipeline.sink
@@ -213,16 +215,16 @@ class _Session:
         self._large = False  # the last batch was a large one: we are behind
         batch, ends = pipeline.batch, (pipeline.source, pipeline.sink, snapshot)
         self._batcher = Batcher(batch.max_rows, batch.max_bytes, batch.max_age_seconds)
-        self._newcomers = Newcomers(
+        self._discovery = Discovery(
             *ends,
-            pipeline.snapshot,
+            pipeline.backfill,
             save=self._save,
-            meanwhile=self._copying_turn,
+            meanwhile=self._backfill_slice,
             stopping=pipeline.stopping.is_set,
         )
-        self._copying = Copying(
+        self._backfill = Backfill(
             *ends,
-            pipeline.snapshot,
+            pipeline.backfill,
             pipeline.metrics,
             save=self._save,
             copied=self._count_copied,
@@ -236,25 +238,25 @@ class _Session:
     def of(cls, pipeline: Pipeline, state: State) -> _Session:
         """At the target's checkpoint, or before the first one."""
         checkpoint = state.checkpoint or Checkpoint(pipeline.name, state.epoch, "")
-        snapshot = Snapshot(state.tables, checkpoint.snapshot, pipeline.source.includes)
+        snapshot = ProgressTracker(state.tables, checkpoint.snapshot, pipeline.source.includes)
         return cls(pipeline, state.epoch, checkpoint, snapshot)
 
     async def start(self, *, anew: bool) -> None:
         """Look for new tables; ``anew``: make the first checkpoint with them."""
-        await self._newcomers.look()
+        await self._discovery.look()
         if anew and self._source.can_snapshot:
             await self._begin_anew()
 
     async def _begin_anew(self) -> None:
         """The first checkpoint: a position at which the tables' shapes are known."""
-        if not self._newcomers:
+        if not self._discovery:
             log.warning(
                 "no table of the source matches; only tables that are created later are followed",
                 extra={"pipeline": self._pipeline.name},
             )
         for _ in range(CATALOG_ATTEMPTS):
-            self.position = self._newcomers.position
-            if await self._newcomers.adopt(self.position):
+            self.position = self._discovery.position
+            if await self._discovery.adopt(self.position):
                 return
         raise SourceError(
             "the source's tables change faster than they can be listed",
@@ -270,8 +272,8 @@ class _Session:
         it takes a new one.
         """
         self.state = "streaming"
-        position, tables, waiting = self.position, self.snapshot.tables, self._newcomers.waiting
-        self._intake = Intake(
+        position, tables, waiting = self.position, self.snapshot.tables, self._discovery.waiting
+        self._queue = ReaderQueue(
             lambda: self._source.stream(position or None, tables, waiting),
             self._pipeline.batch.queue_bytes,
         )
@@ -281,48 +283,48 @@ class _Session:
                 if self._pipeline.stopping.is_set():
                     self._source.stop()
                 elif not (self._open or self._inside):
-                    if self._newcomers and await self._newcomers.adopt(self.position):
+                    if self._discovery and await self._discovery.adopt(self.position):
                         return False
-                    await self._copying_turn()
+                    await self._backfill_slice()
             if self._unsaved:
                 await self._save()
             return True
         finally:
             self._source.stop()
-            await self._intake.close()
+            await self._queue.close()
 
     def _finished(self, goal: str | None) -> bool:
-        if self._intake.ended and not self._batcher:
+        if self._queue.ended and not self._batcher:
             return True
         return (
             goal is not None
             and self._accepted
             and not self._open
             and self.snapshot.live
-            and not self._newcomers
+            and not self._discovery
             and self._source.reached(self.position, goal)
         )
 
     async def _stream_turn(self) -> None:
         """Wait for changes unless something else is to be done; write at most one batch."""
-        intake, batcher = self._intake, self._batcher
+        queue, batcher = self._queue, self._batcher
         now = time.monotonic()
         batch = batcher.take(now) if batcher.full(now) else None
         if batch is None:
-            copying = self._may_copy() and not self._inside
-            for arrival in await intake.get(0.0 if copying else SAVE_SECONDS):
+            copying = self._may_backfill() and not self._inside
+            for read in await queue.get(0.0 if copying else SAVE_SECONDS):
                 self._accepted = True
                 now = time.monotonic()
-                batcher.add(arrival.changes, arrival.rows, arrival.size, now)
-            if batcher.full(now) or not intake.ready:
+                batcher.add(read.changes, read.rows, read.size, now)
+            if batcher.full(now) or not queue.ready:
                 batch = batcher.take(now)
         if batch is not None:
             await self._write(batch)
-        elif intake.ended and batcher:
+        elif queue.ended and batcher:
             await self._drop_unfinished()
         if self._unsaved and not self._inside and self._save_due():
             await self._save()
-        if self._quiet and not (intake.ready or batcher or self._inside):
+        if self._quiet and not (queue.ready or batcher or self._inside):
             self._pipeline.current_at = time.time()
 
     async def _drop_unfinished(self) -> None:
@@ -340,15 +342,15 @@ class _Session:
         """
         if batch.end is None and self._unsaved and not self._inside:
             await self._save()
-        settling = self.snapshot.settling
+        in_backfill = self.snapshot.in_backfill
         changes = self.snapshot.admit(batch.changes)
         if batch.end is not None:
             self.position = str(batch.end.position)
-            if settling:
+            if in_backfill:
                 changes = changes + self.snapshot.passed(self.position, self._source.reached)
         if any(isinstance(change, DATA) for change in changes):
             with self._metrics.stage("apply"):
-                applied = await self._sink.apply(changes, settling)
+                applied = await self._sink.apply(changes, in_backfill)
             self._open = True
             self._pipeline.rows += sum(applied.rows.values())
             self._metrics.applied(applied)
@@ -368,8 +370,8 @@ class _Session:
         elapsed = time.monotonic() - self._saved_at
         if not self._open:
             return elapsed >= SAVE_SECONDS
-        behind = self._large and self._intake.ready and not self._pipeline.stopping.is_set()
-        return not behind or elapsed >= COMMIT_SECONDS or self._may_copy()
+        behind = self._large and self._queue.ready and not self._pipeline.stopping.is_set()
+        return not behind or elapsed >= COMMIT_SECONDS or self._may_backfill()
 
     def _note_time(self, end: Commit | Heartbeat) -> None:
         """Up to when the target is equal to the source, once this is saved: the last commit's time,
@@ -402,20 +404,20 @@ class _Session:
 
     # -- between two batches -----------------------------------------------------------------------
 
-    async def _copying_turn(self) -> None:
+    async def _backfill_slice(self) -> None:
         """The target is at a commit: copy for a while."""
-        if self._may_copy():
-            self.state = "copying"
-            await self._copying.turn(self.position)
+        if self._may_backfill():
+            self.state = "backfilling"
+            await self._backfill.turn(self.position)
         if self.snapshot.next_table() is None:
             self.state = "streaming"
 
-    def _may_copy(self) -> bool:
-        return self._copying.possible(self.position)
+    def _may_backfill(self) -> bool:
+        return self._backfill.possible(self.position)
 
     def _others_wait(self) -> bool:
         """Whether copying keeps something else from its turn."""
-        return bool(self._newcomers) or self._intake.ready
+        return bool(self._discovery) or self._queue.ready
 
     def _count_copied(self, rows: int) -> None:
-        self._pipeline.copied_rows += rows
+        self._pipeline.backfilled_rows += rows

@@ -1,7 +1,7 @@
 """
 The hand-over from the thread that reads and decodes the log to the event loop, bounded in bytes.
 
-Back-pressure is this bound: a full intake blocks the reader's thread, which stops receiving, so the
+Back-pressure is this bound: a full queue blocks the reader's thread, which stops receiving, so the
 source's server waits. The loop is woken once for whatever has arrived, not once per change.
 """
 
@@ -18,10 +18,10 @@ from engine.change import Change
 from engine.errors import TailraceError
 from engine.pipeline.batching import weigh
 
-__all__ = ["Arrival", "Intake"]
+__all__ = ["ReadBatch", "ReaderQueue"]
 
 
-class Arrival(msgspec.Struct, frozen=True, gc=False):
+class ReadBatch(msgspec.Struct, frozen=True, gc=False):
     """What one read of the log brought: ``rows`` and ``size`` as ``engine.pipeline.batching.weigh``
     counts.
     """
@@ -31,10 +31,10 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     size: int
 
 
-class Intake:
+class ReaderQueue:
     """Runs ``read`` on a thread of its own and gives what it yields to the event loop, in order.
 
-    At most about ``max_bytes`` (as ``weigh`` counts) wait to be taken; a single larger arrival
+    At most about ``max_bytes`` (as ``weigh`` counts) wait to be taken; a single larger read
     passes alone. An error of the reader is raised by ``get`` after everything that came before it.
     """
 
@@ -44,7 +44,7 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._room = threading.Condition()
-        self._waiting: deque[Arrival] = deque()
+        self._waiting: deque[ReadBatch] = deque()
         self._size = 0
         self._closed = False
         self._ended = False
@@ -62,7 +62,7 @@ class Intake:
         """Whether the log has ended, without an error, and everything was taken."""
         return self._ended and not self._waiting and self._error is None
 
-    async def get(self, timeout_seconds: float) -> list[Arrival]:
+    async def get(self, timeout_seconds: float) -> list[ReadBatch]:
         """Everything that has arrived; empty after the timeout, or at once if the log has ended.
 
         Raises what the reader raised, once everything before it was taken.
@@ -104,15 +104,15 @@ class Intake:
         self._wake()
 
     def _put(self, changes: list[Change]) -> bool:
-        arrival = Arrival(changes, *weigh(changes))
+        read = ReadBatch(changes, *weigh(changes))
         with self._room:
             self._room.wait_for(
                 lambda: self._closed or not self._waiting or self._size < self._max_bytes
             )
             if self._closed:
                 return False
-            self._waiting.append(arrival)
-            self._size += arrival.size
+            self._waiting.append(read)
+            self._size += read.size
             first = len(self._waiting) == 1
         if first:
             self._wake()

@@ -15,20 +15,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
-from engine.change import Begin, Change, Chunk, Rows, SchemaChange, Settled, Truncate
+from engine.change import Begin, CaughtUp, Change, Chunk, Rows, SchemaChange, Truncate
 from engine.checkpoint import TableProgress
 from engine.schema import Table, TableId
 
-__all__ = ["Snapshot"]
+__all__ = ["ProgressTracker"]
 
 #: So many tables and indexes become live in one transaction, since building them takes locks.
-SETTLED_OBJECTS = 500
+CAUGHT_UP_OBJECTS = 500
 
 Includes = Callable[[str, Begin], bool]
 Reached = Callable[[str, str], bool]
 
 
-class Snapshot:
+class ProgressTracker:
     """The tables a pipeline follows, at the version of the last applied change, and how far each
     one's copy is."""
 
@@ -59,7 +59,7 @@ class Snapshot:
         return self._shown
 
     @property
-    def settling(self) -> frozenset[TableId]:
+    def in_backfill(self) -> frozenset[TableId]:
         """The tables whose rows the stream may meet in another state than the log says."""
         return self._settling
 
@@ -73,7 +73,7 @@ class Snapshot:
         all are copied.
         """
         for id in self._settling:
-            if self._progress[id].state == "copying":
+            if self._progress[id].state == "backfilling":
                 return self._tables[id]
         waiting = self._pending()
         return self._tables[waiting[-1]] if waiting else None
@@ -104,7 +104,7 @@ class Snapshot:
     def copied(self, chunk: Chunk) -> None:
         """The rows of ``chunk`` are applied; to be committed with them."""
         progress = self._progress[chunk.table.id]
-        progress = progress.copied(len(chunk.rows), chunk.cursor, str(chunk.seen))
+        progress = progress.copied(len(chunk.rows), chunk.cursor, str(chunk.high_watermark))
         self._note(chunk.table.id, progress)
 
     def restart(self, id: TableId) -> None:
@@ -120,14 +120,14 @@ class Snapshot:
         objects = 0
         for id in sorted(self._settling):
             progress = self._progress[id]
-            if progress.state != "settling" or objects >= SETTLED_OBJECTS:
+            if progress.state != "catching_up" or objects >= CAUGHT_UP_OBJECTS:
                 continue
-            place = progress.seen or ""
+            place = progress.high_watermark or ""
             if place not in seen:
                 seen[place] = reached(position, place)
             if seen[place]:
                 self._note(id, progress.settled())
-                settled.append(Settled(self._tables[id]))
+                settled.append(CaughtUp(self._tables[id]))
                 objects += 1 + len(self._tables[id].indexes)
         return settled
 
@@ -168,9 +168,9 @@ class Snapshot:
             return False
         if progress.state == "pending":
             return True
-        if table.key or progress.seen is None or self._begin is None:
+        if table.key or progress.high_watermark is None or self._begin is None:
             return False
-        return self._includes(progress.seen, self._begin)
+        return self._includes(progress.high_watermark, self._begin)
 
     def _follow(self, change: SchemaChange) -> list[Change]:
         """Keep track of a table's new version; ``change`` and what the sink has to do besides.
@@ -187,10 +187,10 @@ class Snapshot:
             self._note(before.id, None)
         if after is not None:
             if before is None:
-                follow.append(Settled(after))
-            elif progress.state in ("copying", "settling") and _copied_as(before) != _copied_as(
-                after
-            ):
+                follow.append(CaughtUp(after))
+            elif progress.state in ("backfilling", "catching_up") and _backfilled_as(
+                before
+            ) != _backfilled_as(after):
                 progress = TableProgress(estimate=progress.estimate)
                 follow.insert(0, Truncate(before))
             self._tables[after.id] = after
@@ -214,7 +214,7 @@ class Snapshot:
 
 
 def _in_motion(progress: TableProgress | None) -> bool:
-    return progress is not None and progress.state in ("copying", "settling")
+    return progress is not None and progress.state in ("backfilling", "catching_up")
 
 
 def _unfinished(progress: TableProgress | None) -> bool:
@@ -228,9 +228,9 @@ def _moves_key(rows: Rows) -> bool:
     )
 
 
-def _copied_as(table: Table) -> tuple[object, ...]:
+def _backfilled_as(table: Table) -> tuple[object, ...]:
     """What decides which rows a chunk shows: the table's name, its key's columns and their
     order.
     """
     key = [table.columns[ordinal] for ordinal in table.key]
-    return table.id, tuple((column.name, column.native) for column in key)
+    return table.id, tuple((column.name, column.source_type) for column in key)

@@ -30,7 +30,7 @@ __all__ = [
     "PipelineSettings",
     "RetrySettings",
     "Settings",
-    "SnapshotSettings",
+    "BackfillSettings",
     "StructOf",
     "load",
     "redact",
@@ -51,6 +51,9 @@ TOML_NAMES = {
     "object": "a table",
 }
 
+#: Names of version 0.1.0 that a configuration may still hold: table or key, and its name now.
+RENAMED = {("snapshot",): "backfill", ("backfill", "round_seconds"): "slice_seconds"}
+
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Delay = Annotated[float, Meta(gt=0)]
@@ -64,18 +67,18 @@ class PipelineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
 
 
-class SnapshotSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """How tables are copied.
+class BackfillSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How tables are backfilled.
 
-    ``never`` copies nothing: only changes from now on are applied. ``readers`` connections read
-    chunks of about ``chunk_rows`` rows ahead. While the log has changes waiting, chunks are copied
-    for ``round_seconds`` at a time, then the log has its turn.
+    ``never`` backfills nothing: only changes from now on are applied. ``readers`` connections read
+    chunks of about ``chunk_rows`` rows ahead. While the log has changes waiting, backfill runs in
+    time slices of ``slice_seconds``, between two batches of the stream.
     """
 
     mode: Literal["initial", "never"] = "initial"
     readers: Count = 2
     chunk_rows: Count = 20_000
-    round_seconds: Seconds = 1.0
+    slice_seconds: Seconds = 1.0
 
 
 class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,7 +130,7 @@ class Settings(Struct, frozen=True):
     source: Any
     sink_scheme: str
     sink: Any
-    snapshot: SnapshotSettings
+    backfill: BackfillSettings
     batch: BatchSettings
     retry: RetrySettings
     metrics: MetricsSettings
@@ -166,7 +169,7 @@ class _Document:
             raise ConfigError(
                 f"{self._path} is not TOML: {error}", hint='texts stand in quotes: key = "value"'
             ) from error
-        data = self._resolve(data, ())
+        data = self._renamed(self._resolve(data, ()))
         schemes = {part: self._scheme(data, part) for part in ("source", "sink")}
         types = {
             "source": self._type_of("source", schemes["source"], source_type),
@@ -192,6 +195,17 @@ class _Document:
             return resolve(value, self._path.parent)
         except SecretError as error:
             raise self._error(keys, str(error), "set it before starting, or correct it") from error
+
+    def _renamed(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The same data under today's names. Both names at once are an error."""
+        for (*path, old), new in RENAMED.items():
+            table = _look_up(data, path)
+            if isinstance(table, dict) and old in table:
+                if new in table:
+                    problem = f"the key is named {new} now, and both are there"
+                    raise self._error((*path, old), problem, f"delete {old}")
+                table[new] = table.pop(old)
+        return data
 
     def _scheme(self, data: Mapping[str, Any], part: str) -> str:
         """The scheme of the URL in ``[part]``."""
@@ -283,7 +297,7 @@ def _shape(source: type[Struct], sink: type[Struct]) -> type[Struct]:
             ("source", source),
             ("sink", sink),
             ("pipeline", PipelineSettings, PipelineSettings()),
-            ("snapshot", SnapshotSettings, SnapshotSettings()),
+            ("backfill", BackfillSettings, BackfillSettings()),
             ("batch", BatchSettings, BatchSettings()),
             ("retry", RetrySettings, RetrySettings()),
             ("metrics", MetricsSettings, MetricsSettings()),

@@ -2,8 +2,8 @@
 Whether codecs use their compiled kernels: one switch for all of them.
 
 The idea: a kernel only saves time, so it may always be missing. It is where the package was
-installed without a C compiler, and ``TAILRACE_KERNEL=off`` in the environment keeps all of them
-out.
+installed without a C compiler, and ``TAILRACE_ACCELERATOR=off`` in the environment keeps all of
+them out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextvars import ContextVar
 __all__ = ["ALLOWED", "python_only", "wanted"]
 
 #: Whether the environment lets kernels be used where they are built.
-ALLOWED = os.environ.get("TAILRACE_KERNEL") != "off"
+ALLOWED = os.environ.get("TAILRACE_ACCELERATOR") != "off"
 
 _wanted = ContextVar("wanted", default=True)
 

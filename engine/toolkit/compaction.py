@@ -24,10 +24,10 @@ from engine.change import Row, Rows
 from engine.errors import ApplyError
 from engine.schema import Table
 
-__all__ = ["Net", "columns_of", "net_effects"]
+__all__ = ["NetChanges", "columns_of", "net_changes"]
 
 
-class Net(msgspec.Struct):
+class NetChanges(msgspec.Struct):
     """What to do to one table, in this order; rows are whole tuples as wide as the table.
 
     ``deletes``: images of rows that go; only the key counts (table without a key: the whole row, as
@@ -37,51 +37,51 @@ class Net(msgspec.Struct):
     values. ``inserts``: by mask, new rows; a column outside the mask has its default.
 
     A mask is None where all columns are known; else it includes the key's columns.
-    In a ``tolerant`` net rows may be there already or be gone, and inserts replace. ``direct`` says
+    In a ``upsert`` net rows may be there already or be gone, and inserts replace. ``direct`` says
     that the inserts are most likely not there, so that they may be tried without looking.
     ``anomalies`` counts changes that contradict earlier ones of the same batch.
     """
 
     table: Table
-    tolerant: bool
+    upsert: bool
     direct: bool = True
     deletes: list[Row] = msgspec.field(default_factory=list)
-    moves: dict[int, list[Row]] = msgspec.field(default_factory=dict)
+    key_changes: dict[int, list[Row]] = msgspec.field(default_factory=dict)
     updates: dict[int | None, list[Row]] = msgspec.field(default_factory=dict)
     inserts: dict[int | None, list[Row]] = msgspec.field(default_factory=dict)
     anomalies: int = 0
 
     def __len__(self) -> int:
         """The number of rows to be written or deleted."""
-        groups = (*self.moves.values(), *self.updates.values(), *self.inserts.values())
+        groups = (*self.key_changes.values(), *self.updates.values(), *self.inserts.values())
         return len(self.deletes) + sum(map(len, groups))
 
 
-def net_effects(runs: Sequence[Rows], *, tolerant: bool = False) -> list[Net]:
+def net_changes(runs: Sequence[Rows], *, upsert: bool = False) -> list[NetChanges]:
     """The net effect of ``runs``, in order, all on the same version of one table.
 
-    ``tolerant`` holds for a table whose snapshot is not settled; rows of op ``read`` make it so.
-    The result has one element, but for a tolerant table with partial images several are possible,
+    ``upsert`` holds for a table whose snapshot is not settled; rows of op ``read`` make it so.
+    The result has one element, but for a upsert table with partial images several are possible,
     to be applied one after the other.
     """
     table = runs[0].table
     operations = {rows.op for rows in runs}
-    tolerant = tolerant or "read" in operations
+    upsert = upsert or "read" in operations
     whole = all(rows.after_present is None for rows in runs)
     if not table.key:
         if operations <= {"insert", "read"} or not any(map(_leaves_defaults, runs)):
-            return [_bag(runs, table, tolerant)]
+            return [_multiset(runs, table, upsert)]
         # A row made of defaults that the log does not name cannot be matched with a later image.
-        return [_bag([rows], table, tolerant) for rows in runs]
-    if operations == {"read"} or (operations == {"insert"} and not tolerant and whole):
-        return [Net(table, tolerant, inserts={None: _joined([rows.after for rows in runs])})]
+        return [_multiset([rows], table, upsert) for rows in runs]
+    if operations == {"read"} or (operations == {"insert"} and not upsert and whole):
+        return [NetChanges(table, upsert, inserts={None: _joined([rows.after for rows in runs])})]
     if operations == {"delete"}:
-        return [Net(table, tolerant, deletes=_joined([rows.before for rows in runs]))]
-    if whole and not tolerant and operations == {"update"}:
+        return [NetChanges(table, upsert, deletes=_joined([rows.before for rows in runs]))]
+    if whole and not upsert and operations == {"update"}:
         rows = _in_place(runs, table)
         if rows is not None:
-            return [Net(table, tolerant, updates={None: rows})]
-    fold = _Tolerant(table) if tolerant else _Strict(table)
+            return [NetChanges(table, upsert, updates={None: rows})]
+    fold = _Upsert(table) if upsert else _Strict(table)
     for run in runs:
         fold.add(run)
     return fold.finish()
@@ -128,7 +128,7 @@ _NOTHING: _Entry = (None, (), None, False, False)
 class _Fold(ABC):
     """Follows rows by key. The two kinds differ in what they may believe about the target."""
 
-    tolerant: bool
+    upsert: bool
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -137,8 +137,8 @@ class _Fold(ABC):
         self.key_mask = _mask(table.key)
         self.full_mask = (1 << self.width) - 1
         self.live: dict[Any, _Entry] = {}
-        self.net = Net(table, self.tolerant, direct=not self.tolerant)
-        self.nets: list[Net] = []
+        self.net = NetChanges(table, self.upsert, direct=not self.upsert)
+        self.nets: list[NetChanges] = []
 
     def add(self, rows: Rows) -> None:
         if rows.op == "delete":
@@ -185,7 +185,7 @@ class _Fold(ABC):
         merged = _merger(self.width, mask)(row + after)
         return merged, None if known is None else self.known(known | mask)
 
-    def finish(self) -> list[Net]:
+    def finish(self) -> list[NetChanges]:
         """All nets, in the order in which they must be applied."""
         for entry in self.live.values():
             self.settle(entry)
@@ -205,13 +205,13 @@ class _Fold(ABC):
             net.deletes.append(origin)
             net.inserts.setdefault(None, []).append(row)
         else:
-            net.moves.setdefault(mask, []).append(origin + row)
+            net.key_changes.setdefault(mask, []).append(origin + row)
 
 
 class _Strict(_Fold):
     """The target is what the log says: a row is where its first before image puts it."""
 
-    tolerant = False
+    upsert = False
 
     def insert(self, rows: list[Row], mask: int | None) -> None:
         live, key = self.live, self.key
@@ -272,11 +272,11 @@ class _Strict(_Fold):
         return itemgetter(*columns_of(self.table, columns))
 
 
-class _Tolerant(_Fold):
+class _Upsert(_Fold):
     """The target may show any later state of a row: every key that a row leaves is deleted, and
     what is known whole replaces what is there."""
 
-    tolerant = True
+    upsert = True
 
     def insert(self, rows: list[Row], mask: int | None) -> None:
         for row in rows:
@@ -294,7 +294,7 @@ class _Tolerant(_Fold):
             elif old == new:
                 self._change(new, before, after, mask)
             else:
-                self._move(old, new, before, after, mask)
+                self._change_key(old, new, before, after, mask)
 
     def delete(self, rows: list[Row]) -> None:
         for before in rows:
@@ -322,7 +322,7 @@ class _Tolerant(_Fold):
             row, known = self.merged(row, known, after, mask)
             self.live[key] = (origin, row, known, moved, created)
 
-    def _move(self, old: Any, new: Any, before: Row, after: Row, mask: int) -> None:
+    def _change_key(self, old: Any, new: Any, before: Row, after: Row, mask: int) -> None:
         """A row that is not known whole leaves its key: the target may show it at either. If the
         batch has touched it before, that comes first, in a net of its own."""
         entry = self.live.get(old)
@@ -333,7 +333,7 @@ class _Tolerant(_Fold):
             return
         if entry is not None or new in self.live:
             self.finish()
-            self.net = Net(self.table, True, direct=False)
+            self.net = NetChanges(self.table, True, direct=False)
         self.live[new] = (before, after, mask, True, False)
 
     def settle(self, entry: _Entry) -> None:
@@ -343,9 +343,9 @@ class _Tolerant(_Fold):
             self.net.updates.setdefault(mask, []).append(row)
 
 
-def _bag(runs: Sequence[Rows], table: Table, tolerant: bool) -> Net:
+def _multiset(runs: Sequence[Rows], table: Table, upsert: bool) -> NetChanges:
     """The net effect on a table without a key, as counts of equal rows."""
-    net = Net(table, tolerant)
+    net = NetChanges(table, upsert)
     if all(rows.op in ("insert", "read") for rows in runs):
         for rows in runs:
             net.inserts.setdefault(rows.after_present, []).extend(rows.after or ())

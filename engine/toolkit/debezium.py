@@ -139,7 +139,7 @@ def _table_block(table: Table) -> TableBlock:
     return TableBlock(
         tuple(table.columns[ordinal].name for ordinal in table.key),
         tuple(
-            ColumnBlock(column.name, column.native, number, column.nullable, column.generated)
+            ColumnBlock(column.name, column.source_type, number, column.nullable, column.generated)
             for number, column in enumerate(table.columns, 1)
         ),
     )

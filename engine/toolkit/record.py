@@ -116,7 +116,7 @@ class RecordEncoder:
         self._order_in: dict[TableId, int] = {}
 
     def encode(self, changes: Iterable[Change]) -> Iterator[bytes]:
-        """One line per record, each with its line feed. ``Commit``, ``Heartbeat`` and ``Settled``
+        """One line per record, each with its line feed. ``Commit``, ``Heartbeat`` and ``CaughtUp``
         make none.
         """
         for table, records in self._groups(changes):

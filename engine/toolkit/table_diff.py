@@ -159,7 +159,7 @@ def _columns(before: Table, after: Table, names: dict[str, str]) -> Iterator[Dif
 
 
 def _column(old: Column, new: Column) -> Iterator[Difference]:
-    if (old.type, old.native) != (new.type, new.native):
+    if (old.type, old.source_type) != (new.type, new.source_type):
         yield Retype(old, new)
     if old.nullable != new.nullable:
         yield ChangeNullability(new)

@@ -44,7 +44,7 @@ __all__ = ["Difference", "TableReport", "VerifyReport", "verify"]
 Key = tuple[str | None, ...]
 TextRow = tuple[str | None, ...]
 RowsByKey = dict[Key, TextRow]
-Bag = Counter[bytes]
+Multiset = Counter[bytes]
 Passed = Callable[[str, float], Awaitable[bool]]
 Answer = TypeVar("Answer")
 
@@ -60,7 +60,7 @@ BUSY_READINGS: Final = 200
 #: Differing rows that are named per table; beyond that they are only counted.
 NAMED_ROWS: Final = 10_000
 #: RowsByKey counted by hash in one pass over a table without a key.
-BAG_ROWS: Final = 1_000_000
+MULTISET_ROWS: Final = 1_000_000
 _DIGEST_BYTES: Final = 16
 
 
@@ -128,7 +128,7 @@ async def verify(
     pipeline = _Pipeline(source_position, passed, deadline_seconds)
     reports: list[TableReport] = []
     for table in tables:
-        comparison = _KeyedComparison if table.key else _BagComparison
+        comparison = _KeyedComparison if table.key else _KeylessComparison
         compared = comparison(table, _Side(source), _Side(target), pipeline, chunk_rows, progress)
         reports.append(await compared.report())
     seconds = time.monotonic() - started
@@ -394,7 +394,7 @@ class _Look(NamedTuple):
         )
 
 
-class _BagComparison(_Comparison):
+class _KeylessComparison(_Comparison):
     async def compare(self) -> None:
         mine, parts, rows = await self._look(self.source, 0, 1, grow=True)
         self.read(rows)
@@ -403,11 +403,11 @@ class _BagComparison(_Comparison):
             mine, _, _ = await self._look(self.source, part, parts)
             await self._compare_part(part, parts, mine)
 
-    async def _compare_part(self, part: int, parts: int, before: Bag) -> None:
+    async def _compare_part(self, part: int, parts: int, before: Multiset) -> None:
         """Compare the rows whose hash falls to ``part``, of which the source had ``before``."""
         deadline = time.monotonic() + self.pipeline.deadline_seconds
-        missing, extra = Bag(), Bag()
-        missed, surplus = Bag(), Bag()  # what was missing, or extra, in every look
+        missing, extra = Multiset(), Multiset()
+        missed, surplus = Multiset(), Multiset()  # what was missing, or extra, in every look
         for number in count(1):
             await self.pipeline.drained()
             theirs, _, _ = await self._look(self.target, part, parts)
@@ -429,21 +429,23 @@ class _BagComparison(_Comparison):
 
     async def _look(
         self, side: _Side, part: int, parts: int, *, grow: bool = False
-    ) -> tuple[Bag, int, int]:
+    ) -> tuple[Multiset, int, int]:
         return await side.run(lambda: self._count(side.reader, part, parts, grow))
 
-    def _count(self, reader: RowReader, part: int, parts: int, grow: bool) -> tuple[Bag, int, int]:
+    def _count(
+        self, reader: RowReader, part: int, parts: int, grow: bool
+    ) -> tuple[Multiset, int, int]:
         """How often each row of a part is there, by its hash; of how many parts; all rows.
 
         ``grow``: there are as many parts as keep the bag of the first one small.
         """
-        bag: Bag = Counter()
+        bag: Multiset = Counter()
         rows = 0
         for chunk in reader.scan(self.table):
             rows += len(chunk)
             digests = (_digest(self.settled(row)) for row in chunk)
             bag.update(digest for digest in digests if _part(digest, parts) == part)
-            while grow and len(bag) > BAG_ROWS:
+            while grow and len(bag) > MULTISET_ROWS:
                 parts *= 2
                 bag = Counter({one: n for one, n in bag.items() if _part(one, parts) == part})
         return bag, parts, rows

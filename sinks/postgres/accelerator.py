@@ -24,7 +24,7 @@ except ImportError:
 else:
     _built = True
 
-__all__ = ["AVAILABLE", "Encode", "copy_kernel"]
+__all__ = ["AVAILABLE", "Encode", "copy_accelerator"]
 
 #: Whether rows are encoded by the kernel where nothing else is said.
 AVAILABLE = _built and ALLOWED
@@ -54,7 +54,7 @@ _WRITTEN: dict[str, int] = {
 Encode = Callable[[Sequence[Row], int, int], bytes | None]
 
 
-def copy_kernel(columns: Iterable[tuple[int, Column]], width: int) -> Encode | None:
+def copy_accelerator(columns: Iterable[tuple[int, Column]], width: int) -> Encode | None:
     """The kernel for these columns of rows of ``width`` values, each with its position in them;
     None where Python does without it."""
     if not (AVAILABLE and wanted()):

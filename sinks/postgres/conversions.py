@@ -102,7 +102,7 @@ def _from_exact_number(before: Column, after: Column, name: str) -> Conversion |
             return None if _rounds(after) else using
         case "float32":
             return using if old in ROUNDED_ONCE and not _rounds(after) else None
-        case "text" if "zerofill" not in before.native.lower():
+        case "text" if "zerofill" not in before.source_type.lower():
             return Conversion(f"{name}::text")
     return None
 
@@ -125,15 +125,15 @@ def _binary(before: Column, after: Column, name: str) -> Conversion:
 
 
 def _unsigned_guard(after: Column, name: str) -> str:
-    return f"{name} < 0" if "unsigned" in after.native.lower() else ""
+    return f"{name} < 0" if "unsigned" in after.source_type.lower() else ""
 
 
 def _rounds(column: Column) -> bool:
     """FLOAT(M,D) rounds to D digits."""
-    return "," in column.native
+    return "," in column.source_type
 
 
 def _word(column: Column) -> str:
     """The first word of the source's own type."""
-    words = column.native.lower().replace("(", " ").split()
+    words = column.source_type.lower().replace("(", " ").split()
     return words[0] if words else ""

@@ -24,7 +24,7 @@ from engine.databases.postgres.types import TEMPORAL, TEXTUAL
 from engine.errors import ApplyError
 from engine.schema import Column, TableId, Type
 from engine.toolkit.codegen import compile_function
-from sinks.postgres.accelerator import copy_kernel
+from sinks.postgres.accelerator import copy_accelerator
 
 __all__ = ["Encoder", "Field", "escape"]
 
@@ -76,7 +76,9 @@ class Encoder:
         self._table = table
         self._fields = tuple(fields)
         self._width = width
-        self._kernel = copy_kernel([(it.position, it.column) for it in self._fields], width)
+        self._accelerator = copy_accelerator(
+            [(it.position, it.column) for it in self._fields], width
+        )
         self._columns = [self._open_column(field) for field in self._fields if field.open]
         self._lines: Callable[..., str] | None = None
         self._parameters: Callable[[Sequence[Row]], list[Parameters]] | None = None
@@ -90,7 +92,7 @@ class Encoder:
         start = 0
         while start < len(rows):
             stop = min(start + self._piece_rows, len(rows))
-            piece = self._kernel(rows, start, stop) if self._kernel is not None else None
+            piece = self._accelerator(rows, start, stop) if self._accelerator is not None else None
             if piece is None:
                 piece = self._encode(rows[start:stop])
             yield piece

@@ -46,7 +46,7 @@ def constant_default(column: Column) -> str | None:
 def existing_value(column: Column) -> str | None:
     """What the source puts into the rows that exist when it adds the column, as an SQL literal;
     None where that cannot be known."""
-    if column.generated or "auto_increment" in column.native.lower():
+    if column.generated or "auto_increment" in column.source_type.lower():
         return None
     value = constant_default(column)
     if value == NULL and not column.nullable and column.default is None:
@@ -110,7 +110,7 @@ def _literal_of(column: Column, value: str | bytes) -> str | None:
     kind = column.type.kind
     if kind == "binary":
         data = value if isinstance(value, bytes) else value.encode()
-        if column.native.lower().startswith("binary"):
+        if column.source_type.lower().startswith("binary"):
             data = data.ljust(column.type.length, b"\0")
         return literal("\\x" + data.hex())
     if isinstance(value, bytes):

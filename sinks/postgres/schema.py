@@ -85,13 +85,13 @@ class SchemaFollower:
         name = self._naming.sql(table.id)
         session = self._session
         refusals = (pg.InsufficientPrivilege, pg.FeatureNotSupported)
-        truncate = partial(session.work, f"TRUNCATE {name}", table=table.id)
-        if not await session.attempt(truncate, refusals):
-            await session.work(f"DELETE FROM {name}", table=table.id)
+        truncate = partial(session.execute_bulk, f"TRUNCATE {name}", table=table.id)
+        if not await session.in_savepoint(truncate, refusals):
+            await session.execute_bulk(f"DELETE FROM {name}", table=table.id)
 
     async def settle(self, tables: Sequence[Table]) -> None:
         """Build the secondary indexes."""
-        await self._session.work_all(
+        await self._session.execute_bulk_all(
             [
                 (statement, table.id)
                 for table in tables
@@ -111,7 +111,7 @@ class SchemaFollower:
 
     async def _run(self, step: Step, id: TableId) -> None:
         try:
-            found = await self._session.work(step.sql, table=id)
+            found = await self._session.execute_bulk(step.sql, table=id)
         except ApplyError as error:
             raise SchemaError(error.message, hint=AGAIN, table=id) from error
         if step.refusal and found:
@@ -119,7 +119,7 @@ class SchemaFollower:
 
     async def _run_all(self, statements: Sequence[tuple[str, TableId]]) -> None:
         try:
-            await self._session.work_all(statements)
+            await self._session.execute_bulk_all(statements)
         except ApplyError as error:
             raise SchemaError(error.message, hint=AGAIN, table=error.table) from error
 
@@ -164,7 +164,9 @@ class SchemaFollower:
             cursor = await self._session.execute(_SHAPE, (one,), table=table.id)
             shapes.append(await cursor.fetchall())
         await self._session.execute(f"DROP TABLE pg_temp.{expected}")
-        if shapes[0] != shapes[1] or await self._session.work(f"SELECT 1 FROM {name} LIMIT 1"):
+        if shapes[0] != shapes[1] or await self._session.execute_bulk(
+            f"SELECT 1 FROM {name} LIMIT 1"
+        ):
             raise SinkError(
                 "a table of this name is on the target, was not made by this pipeline, and is not"
                 " an empty one of the same shape",

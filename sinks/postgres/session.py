@@ -128,7 +128,7 @@ class Session:
         except pg.InsufficientPrivilege:
             return False
         except psycopg.Error as error:
-            raise self._translated(error, None) from error
+            raise self._translate(error, None) from error
         return True
 
     async def close(self) -> None:
@@ -142,13 +142,13 @@ class Session:
     async def begin(self) -> None:
         """Open a transaction if none is open."""
         if not self._begun:
-            async with self.guarded():
+            async with self.translate_errors():
                 await self.connection.execute("BEGIN")
             self._begun = True
 
     async def commit(self) -> None:
         """Commit. After ``SinkLost`` the outcome is unknown."""
-        async with self.guarded():
+        async with self.translate_errors():
             cursor = await self.connection.execute("COMMIT")
         self._begun = False
         if cursor.statusmessage != "COMMIT":
@@ -166,7 +166,7 @@ class Session:
         if status in (TransactionStatus.ACTIVE, TransactionStatus.UNKNOWN):
             await self.close()
         elif status != TransactionStatus.IDLE:
-            async with self.guarded():
+            async with self.translate_errors():
                 await connection.execute("ROLLBACK")
 
     # Statements
@@ -180,31 +180,32 @@ class Session:
         prepare: bool | None = None,
     ) -> Cursor:
         """One small statement; ``prepare`` as psycopg has it."""
-        async with self.guarded(table):
+        async with self.translate_errors(table):
             return await self.connection.execute(query, parameters, prepare=prepare)
 
     async def execute_many(self, query: str, rows: Sequence[Sequence[Any]]) -> Cursor:
-        """One statement for each row; inside ``guarded``, its row count is known when a surrounding
+        """One statement for each row; inside ``translate_errors``, its row count is known when a
+        surrounding
         pipeline has ended."""
         cursor = self.connection.cursor()
         await cursor.executemany(query, rows)
         return cursor
 
-    async def work(self, query: str, *, table: object = None) -> int:
+    async def execute_bulk(self, query: str, *, table: object = None) -> int:
         """One statement that may work on many rows; returns how many. Planned anew each time: what
         is best for many staged rows reads the whole table for a few."""
-        async with self.guarded(table, self._settings.statement_timeout_seconds):
+        async with self.translate_errors(table, self._settings.statement_timeout_seconds):
             cursor = await self.connection.execute(query, prepare=False)
         return max(0, cursor.rowcount)
 
-    async def work_all(self, statements: Sequence[tuple[str, object]]) -> None:
+    async def execute_bulk_all(self, statements: Sequence[tuple[str, object]]) -> None:
         """Statements that may work on many rows, each with its table, in one round trip. An error
         names the table of the one that failed.
         """
         cursors: list[Cursor] = []
         seconds = self._settings.statement_timeout_seconds * max(1, len(statements))
         try:
-            async with self.guarded(None, seconds), self.connection.pipeline():
+            async with self.translate_errors(None, seconds), self.connection.pipeline():
                 for query, _ in statements:
                     cursors.append(await self.connection.execute(query, prepare=False))
         except TailraceError as error:
@@ -215,16 +216,16 @@ class Session:
 
     async def copy(self, query: str, pieces: Iterable[bytes], *, table: object = None) -> int:
         """COPY … FROM STDIN; returns the number of rows."""
-        async with self.guarded(table, self._settings.statement_timeout_seconds):
+        async with self.translate_errors(table, self._settings.statement_timeout_seconds):
             cursor = self.connection.cursor()
             async with cursor.copy(query) as copy:
                 for piece in pieces:
                     for start in range(0, len(piece), MAX_WRITE_BYTES):
-                        async with self.guarded(table):
+                        async with self.translate_errors(table):
                             await copy.write(piece[start : start + MAX_WRITE_BYTES])
         return cursor.rowcount
 
-    async def attempt(
+    async def in_savepoint(
         self, work: Callable[[], Awaitable[int]], refusals: tuple[type[psycopg.Error], ...]
     ) -> bool:
         """Do ``work`` in a savepoint: False, with nothing changed, after one of these refusals."""
@@ -240,7 +241,7 @@ class Session:
         return True
 
     @asynccontextmanager
-    async def guarded(
+    async def translate_errors(
         self, table: object = None, timeout_seconds: float | None = None
     ) -> AsyncIterator[None]:
         """A border: inside, a deadline runs and driver errors become ours."""
@@ -249,7 +250,7 @@ class Session:
         try:
             yield
         except psycopg.Error as error:
-            raise self._translated(error, table) from error
+            raise self._translate(error, table) from error
         finally:
             deadline.cancel()
 
@@ -260,7 +261,7 @@ class Session:
         with socket.socket(fileno=os.dup(connection.pgconn.socket)) as twin:
             twin.shutdown(socket.SHUT_RDWR)
 
-    def _translated(self, error: psycopg.Error, table: object) -> TailraceError:
+    def _translate(self, error: psycopg.Error, table: object) -> TailraceError:
         connection = self._connection
         if connection is None or connection.closed or connection.broken:
             return SinkLost(

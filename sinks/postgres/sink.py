@@ -13,14 +13,14 @@ from typing import ClassVar
 
 import msgspec
 
-from engine.change import Change, Rows, SchemaChange, Settled, Truncate
+from engine.change import CaughtUp, Change, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Finding, RowReader, State
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Table, TableId
-from engine.toolkit.compaction import net_effects
+from engine.toolkit.compaction import net_changes
 from sinks.postgres.apply import Applier
 from sinks.postgres.ddl import Naming
 from sinks.postgres.preflight import check
@@ -31,7 +31,7 @@ from sinks.postgres.state import StateStore
 __all__ = ["PostgresSink"]
 
 #: What is no change of rows.
-Shaping = SchemaChange | Truncate | Settled
+Shaping = SchemaChange | Truncate | CaughtUp
 
 
 class PostgresSink:
@@ -82,7 +82,9 @@ class PostgresSink:
         self._epoch = state.epoch
         return state
 
-    async def apply(self, changes: Sequence[Change], settling: Collection[TableId] = ()) -> Applied:
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
         """As ``Sink.apply``. After an error the transaction must be rolled back."""
         applied = Applied()
         runs: dict[TableId, list[Rows]] = {}
@@ -95,15 +97,15 @@ class PostgresSink:
                     shapes = []
                 runs.setdefault(change.table.id, []).append(change)
             elif (
-                type(change) is SchemaChange or type(change) is Truncate or type(change) is Settled
+                type(change) is SchemaChange or type(change) is Truncate or type(change) is CaughtUp
             ):
                 if runs:
-                    await self._flush(runs, settling, applied)
+                    await self._flush(runs, in_backfill, applied)
                     runs = {}
                 shapes.append(change)
         # At most one of them holds something.
         await self._follow(shapes)
-        await self._flush(runs, settling, applied)
+        await self._flush(runs, in_backfill, applied)
         return applied
 
     async def commit(self, checkpoint: Checkpoint) -> None:
@@ -160,7 +162,7 @@ class PostgresSink:
         await self._session.close()
 
     async def _flush(
-        self, runs: dict[TableId, list[Rows]], settling: Collection[TableId], applied: Applied
+        self, runs: dict[TableId, list[Rows]], in_backfill: Collection[TableId], applied: Applied
     ) -> None:
         if not runs:
             return
@@ -169,7 +171,7 @@ class PostgresSink:
             for rows in its_runs:
                 counted = (id, rows.op)
                 applied.rows[counted] = applied.rows.get(counted, 0) + len(rows)
-            nets.append(net_effects(its_runs, tolerant=id in settling))
+            nets.append(net_changes(its_runs, upsert=id in in_backfill))
         # All but a few tables have one net; where there are more, they go one after the other.
         await self._applier.apply([its[0] for its in nets], applied)
         for its in nets:
@@ -187,7 +189,7 @@ class PostgresSink:
                     await self._applier.forget(table.id)
                 await self._follower.create(created)
             elif kind == "settled":
-                settled = [it.table for it in its if type(it) is Settled]
+                settled = [it.table for it in its if type(it) is CaughtUp]
                 for table in settled:
                     self._applier.settled(table.id)
                 await self._follower.settle(settled)
@@ -208,4 +210,4 @@ class PostgresSink:
 def _kind(change: Shaping) -> str:
     if type(change) is SchemaChange and change.before is None:
         return "created"
-    return "settled" if type(change) is Settled else "changed"
+    return "settled" if type(change) is CaughtUp else "changed"

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from engine.change import Row
 from engine.schema import TableId
 from sinks.postgres.session import Session
-from sinks.postgres.statements import Stage
+from sinks.postgres.statements import StagingTable
 
-__all__ = ["Stages"]
+__all__ = ["StagingTables"]
 
 #: So many are kept from one transaction to the next.
-KEPT_STAGES = 32
+KEPT_TABLES = 32
 
 
-class Stages:
+class StagingTables:
     """The temporary tables of one session, by the table they are for and what they hold."""
 
     def __init__(self, session: Session) -> None:
@@ -32,9 +32,9 @@ class Stages:
         #: As they were when the open transaction began.
         self._committed = dict(self._names)
         #: Those that the open transaction has used.
-        self._filled: set[str] = set()
+        self._loaded: set[str] = set()
 
-    async def empty(self, id: TableId, stage: Stage) -> str:
+    async def create(self, id: TableId, stage: StagingTable) -> str:
         """The name of an empty temporary table for ``stage``."""
         key = (id, stage.purpose, stage.columns)
         name = self._names.pop(key, None)
@@ -44,15 +44,15 @@ class Stages:
             name = f"pg_temp.tailrace_{self._serial}"
             definition = f"({stage.columns}) ON COMMIT DELETE ROWS AS {stage.query} WITH NO DATA"
             await self._session.execute(f"CREATE TEMPORARY TABLE {name[8:]} {definition}", table=id)
-        elif name in self._filled:
+        elif name in self._loaded:
             await self._session.execute(f"TRUNCATE {name}", table=id)
         self._names[key] = name
-        self._filled.add(name)
+        self._loaded.add(name)
         return name
 
-    async def fill(self, id: TableId, stage: Stage, rows: Sequence[Row]) -> str:
+    async def load(self, id: TableId, stage: StagingTable, rows: Sequence[Row]) -> str:
         """The name of a temporary table that holds ``rows`` and nothing else."""
-        name = await self.empty(id, stage)
+        name = await self.create(id, stage)
         query = f"COPY {name} ({stage.columns}) FROM STDIN"
         await self._session.copy(query, stage.encoder.pieces(rows), table=id)
         return name
@@ -64,16 +64,16 @@ class Stages:
 
     async def _make_room(self) -> None:
         """Drop those used longest ago; never one of the open transaction, it may hold rows."""
-        idle = [key for key, name in self._names.items() if name not in self._filled]
-        for key in idle[: max(0, len(self._names) - KEPT_STAGES + 1)]:
+        idle = [key for key, name in self._names.items() if name not in self._loaded]
+        for key in idle[: max(0, len(self._names) - KEPT_TABLES + 1)]:
             await self._session.execute(f"DROP TABLE {self._names.pop(key)}", table=key[0])
 
     def committed(self) -> None:
         """The transaction is done: the server has emptied them all."""
         self._committed = dict(self._names)
-        self._filled.clear()
+        self._loaded.clear()
 
     def rolled_back(self) -> None:
         """The transaction is undone, with those that were made and dropped in it."""
         self._names = dict(self._committed)
-        self._filled.clear()
+        self._loaded.clear()

@@ -234,7 +234,7 @@ class StateStore:
         """
         connection = self._session.connection
         changed, gone = self._changed(checkpoint.snapshot)
-        async with self._session.guarded(), connection.pipeline():
+        async with self._session.translate_errors(), connection.pipeline():
             await self._session.begin()
             values = (checkpoint.epoch, checkpoint.position, checkpoint.committed_at)
             cursor = await connection.execute(

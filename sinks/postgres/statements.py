@@ -16,12 +16,12 @@ from engine.schema import Table
 from engine.toolkit.compaction import columns_of
 from sinks.postgres.copy import Encoder, Field
 
-__all__ = ["Stage", "Statements"]
+__all__ = ["StagingTable", "Statements"]
 
 _OLD_KEY = "tailrace_k{}"  # a key column before, in a stage that holds the key after as well
 
 
-class Stage(NamedTuple):
+class StagingTable(NamedTuple):
     """A temporary table: the query that gives its columns their types, and what encodes its
     rows."""
 
@@ -46,25 +46,27 @@ class Statements:
         self._mark = f" /* version {table.version} */"
         self.rows = lru_cache(maxsize=64)(self._rows)
         self.keys = lru_cache(maxsize=1)(self._keys)
-        self.moves = lru_cache(maxsize=64)(self._moves)
+        self.key_changes = lru_cache(maxsize=64)(self._key_changes)
         self.delete_one = lru_cache(maxsize=1)(self._delete_one)
         self.update_one = lru_cache(maxsize=64)(self._update_one)
         self.insert_one = lru_cache(maxsize=64)(self._insert_one)
 
     # What is staged
 
-    def _rows(self, mask: int | None) -> Stage:
+    def _rows(self, mask: int | None) -> StagingTable:
         """Whole rows, or the columns of a mask."""
         columns = self._columns(mask)
         fields = [self._field(n) for n in columns_of(self.table, mask)]
-        return self._stage("rows", columns, columns, fields)
+        return self._staging_table("rows", columns, columns, fields)
 
-    def _keys(self) -> Stage:
+    def _keys(self) -> StagingTable:
         """Keys alone, from whole rows."""
         columns = ", ".join(self._key)
-        return self._stage("keys", columns, columns, [self._field(n) for n in self.table.key])
+        return self._staging_table(
+            "keys", columns, columns, [self._field(n) for n in self.table.key]
+        )
 
-    def _moves(self, mask: int) -> Stage:
+    def _key_changes(self, mask: int) -> StagingTable:
         """The key before and the columns of a mask after, from joined images."""
         width = len(self.table.columns)
         new = [self._field(n, shift=width) for n in columns_of(self.table, mask)]
@@ -72,13 +74,15 @@ class Statements:
         keys = ", ".join(_OLD_KEY.format(n) for n in range(len(old)))
         query = ", ".join(f"{name} AS {_OLD_KEY.format(n)}" for n, name in enumerate(self._key))
         known = self._columns(mask)
-        return self._stage("moves", f"{keys}, {known}", f"{query}, {known}", [*old, *new], 2)
+        return self._staging_table(
+            "key_changes", f"{keys}, {known}", f"{query}, {known}", [*old, *new], 2
+        )
 
-    def _stage(
+    def _staging_table(
         self, purpose: str, columns: str, query: str, fields: Sequence[Field], images: int = 1
-    ) -> Stage:
+    ) -> StagingTable:
         encoder = Encoder(self.table.id, fields, images * len(self.table.columns))
-        return Stage(purpose, columns, f"SELECT {query} FROM {self.name}", encoder)
+        return StagingTable(purpose, columns, f"SELECT {query} FROM {self.name}", encoder)
 
     def _field(self, ordinal: int, shift: int = 0) -> Field:
         return Field(shift + ordinal, self.table.columns[ordinal], ordinal in self.table.key)
@@ -112,7 +116,7 @@ class Statements:
         """How many of the staged rows have a key that is there."""
         return f"SELECT count(*) FROM {stage} AS s JOIN {self.name} AS t ON {self._same_key()}"
 
-    def take_out(self, stage: str, merged: str, mask: int) -> str:
+    def merge(self, stage: str, merged: str, mask: int) -> str:
         """Delete the rows that move, and keep in ``merged`` what they will be."""
         known = set(columns_of(self.table, mask))
         names = [quote(column.name) for column in self.table.columns]
@@ -125,7 +129,7 @@ class Statements:
             f" RETURNING {merge}) INSERT INTO {merged} ({self._all}) SELECT * FROM gone"
         )
 
-    def take_from_bag(self, stage: str) -> str:
+    def delete_from_multiset(self, stage: str) -> str:
         """Delete one row for each staged row, equal to it in every column, where there is one."""
         width = range(len(self.table.columns))
         values = ", ".join(f"{self._comparable('s', n)} AS c{n}" for n in width)

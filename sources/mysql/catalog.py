@@ -14,7 +14,7 @@ from typing import Any
 from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import is_mariadb, query
-from engine.databases.mysql.types import INTEGER_KINDS, neutral
+from engine.databases.mysql.types import INTEGER_KINDS, neutral_type
 from engine.schema import Column, Index, Table, TableId
 
 __all__ = [
@@ -143,7 +143,7 @@ def _marks(values: list[str]) -> str:
 def _column(
     mariadb: bool,
     name: str,
-    native: str,
+    source_type: str,
     charset: str | None,
     collation: str | None,
     nullable: str,
@@ -151,16 +151,16 @@ def _column(
     extra: str,
 ) -> Column:
     if charset:
-        native += f" character set {'utf8mb3' if charset == 'utf8' else charset}"
-        native += f" collate {collation}"
+        source_type += f" character set {'utf8mb3' if charset == 'utf8' else charset}"
+        source_type += f" collate {collation}"
     extra = extra.upper()
     generated = "VIRTUAL" in extra or "STORED" in extra or "PERSISTENT" in extra
-    type = neutral(native)
+    type = neutral_type(source_type)
     if mariadb:
         default = None if default == "NULL" else default
     elif default is not None and "DEFAULT_GENERATED" not in extra:
         default = _as_sql(default, type.kind)
-    return Column(name, type, native, nullable == "YES", default, generated)
+    return Column(name, type, source_type, nullable == "YES", default, generated)
 
 
 def _as_sql(default: str, kind: str) -> str:

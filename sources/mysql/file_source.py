@@ -65,7 +65,7 @@ class BinlogFileSource:
         """Nothing is known."""
         return {}
 
-    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+    def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         """Nothing is known."""
         return []
 
@@ -126,7 +126,7 @@ class BinlogFileSource:
             yield [Heartbeat(place, time.time())]
 
     def chunks(
-        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Generator[Chunk, None, None]:
         """Log files hold no tables."""
         raise SourceError("log files cannot be copied from", hint="follow the server itself")
@@ -165,7 +165,7 @@ class BinlogFileSource:
         return sorted(found, key=lambda each: (file_number(each.name), each.name))
 
     def _first(self, files: list[Path], start: MySQLPosition) -> int:
-        """The file to begin with: the position's own, or that of an undecided XA transaction."""
+        """The file to begin with: the position's own, or that of an prepared XA transaction."""
         names = [path.name for path in files]
         places = [place.rpartition(":")[0] for place in start.prepared.values() if ":" in place]
         oldest = min((start.file, *places), key=file_number)

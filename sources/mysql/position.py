@@ -38,7 +38,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
     ``executed`` and the run hold the GTIDs. The run is ``last`` of ``source`` and everything down
     to ``first`` (MySQL), or the domain (as text), server id and sequence number of the last
     transaction (MariaDB: ``source``, ``first``, ``last``). ``prepared`` names the XA transactions
-    that are prepared here and undecided; MySQL's GTIDs of those are not in ``executed``.
+    that are prepared here and prepared; MySQL's GTIDs of those are not in ``executed``.
     """
 
     server: str
@@ -98,7 +98,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def seen(self) -> Executed:
-        """``gtids`` with those of the undecided XA transactions."""
+        """``gtids`` with those of the prepared XA transactions."""
         gtids = self.gtids
         if isinstance(gtids, GtidSet):
             for place in self.prepared.values():

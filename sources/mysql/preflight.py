@@ -16,7 +16,7 @@ from engine.databases.mysql.settings import MySQLSettings, selector
 from engine.errors import SourceError, SourceLost
 from engine.schema import Table, TableId
 from sources.mysql.catalog import read_catalog
-from sources.mysql.server_info import Facts, log_end
+from sources.mysql.server_info import ServerInfo, log_end
 from sources.mysql.snapshot.watermarks import quote_table
 from sources.mysql.unlogged import unlogged
 
@@ -34,26 +34,26 @@ ORDER BY 1, 2, 3
 """
 
 
-def preflight(session: Connection[Any], facts: Facts, settings: MySQLSettings) -> list[Finding]:
+def preflight(session: Connection[Any], info: ServerInfo, settings: MySQLSettings) -> list[Finding]:
     """All findings, in the order in which one would mend them. Changes nothing.
 
     Raises SourceLost if the connection breaks.
     """
-    name = "MariaDB" if facts.mariadb else "MySQL"
-    version = ".".join(map(str, facts.version))
+    name = "MariaDB" if info.mariadb else "MySQL"
+    version = ".".join(map(str, info.version))
     findings = [Finding("ok", "server", f"{name} {version}")]
     variables = _variables(session)
     for look in (_log, _format, _images, _metadata, _identity, _retention):
-        findings += look(variables, facts)
-    wanted = selector(settings.tables, settings.exclude, fold_names=facts.fold_names)
+        findings += look(variables, info)
+    wanted = selector(settings.tables, settings.exclude, fold_names=info.fold_names)
     tables = read_catalog(session, wanted)
     if variables.get("log_bin") == "ON":
-        rights = list(_rights(session, facts, settings))
+        rights = list(_rights(session, info, settings))
         findings += rights
         if not any(finding.level == "error" for finding in rights):
-            findings += unlogged(session, facts, {table.id.schema for table in tables})
-    findings += _tables(session, tables, settings, facts)
-    findings += _cascades(session, facts, variables, wanted)
+            findings += unlogged(session, info, {table.id.schema for table in tables})
+    findings += _tables(session, tables, settings, info)
+    findings += _cascades(session, info, variables, wanted)
     return findings
 
 
@@ -61,7 +61,7 @@ def _variables(session: Connection[Any]) -> dict[str, str]:
     return {name.lower(): value for name, value in query(session, "SHOW GLOBAL VARIABLES")}
 
 
-def _log(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+def _log(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
     if variables.get("log_bin") != "ON":
         yield Finding(
             "error",
@@ -73,7 +73,7 @@ def _log(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
         yield Finding("ok", "log_bin", "the server keeps a binary log")
 
 
-def _format(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+def _format(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
     format = variables.get("binlog_format", "ROW")
     if format == "ROW":
         yield Finding("ok", "binlog_format", "rows are logged as rows")
@@ -87,7 +87,7 @@ def _format(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _images(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+def _images(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
     image = variables.get("binlog_row_image", "FULL")
     if image == "FULL":
         yield Finding("ok", "binlog_row_image", "rows are logged whole")
@@ -107,12 +107,12 @@ def _images(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _metadata(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+def _metadata(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
     metadata = variables.get("binlog_row_metadata")
     if metadata == "FULL":
         yield Finding("ok", "binlog_row_metadata", "the log names columns and types itself")
         return
-    newer = "MariaDB 10.5" if facts.mariadb else "MySQL 8.0"
+    newer = "MariaDB 10.5" if info.mariadb else "MySQL 8.0"
     yield Finding(
         "warning",
         "binlog_row_metadata",
@@ -121,7 +121,7 @@ def _metadata(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _identity(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+def _identity(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
     if variables.get("server_id") == "0":
         yield Finding(
             "error",
@@ -129,7 +129,7 @@ def _identity(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
             "it is 0: the server takes no replicas",
             "SET GLOBAL server_id = 1; write it into the option file too",
         )
-    if facts.gtids:
+    if info.gtids:
         yield Finding("ok", "gtid_mode", "transactions have GTIDs")
     else:
         yield Finding(
@@ -141,7 +141,7 @@ def _identity(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _retention(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
+def _retention(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
     seconds = float(variables.get("binlog_expire_logs_seconds") or 0)
     seconds = seconds or float(variables.get("expire_logs_days") or 0) * _DAY_SECONDS
     if 0 < seconds < _DAY_SECONDS:
@@ -157,11 +157,13 @@ def _retention(variables: dict[str, str], facts: Facts) -> Iterator[Finding]:
         yield Finding("ok", "retention", f"the log is kept {kept}")
 
 
-def _rights(session: Connection[Any], facts: Facts, settings: MySQLSettings) -> Iterator[Finding]:
+def _rights(
+    session: Connection[Any], info: ServerInfo, settings: MySQLSettings
+) -> Iterator[Finding]:
     """By trying: what SHOW GRANTS says is not all that counts (roles, partial revokes)."""
-    client = "BINLOG MONITOR" if facts.mariadb else "REPLICATION CLIENT"
+    client = "BINLOG MONITOR" if info.mariadb else "REPLICATION CLIENT"
     try:
-        end = log_end(session, facts)
+        end = log_end(session, info)
     except SourceLost:
         raise
     except SourceError as error:
@@ -184,16 +186,16 @@ def _rights(session: Connection[Any], facts: Facts, settings: MySQLSettings) -> 
         yield Finding("error", "rights", error.message, action)
     finally:
         replica.close()
-    yield from _xa_rights(session, facts)
+    yield from _xa_rights(session, info)
 
 
-def _xa_rights(session: Connection[Any], facts: Facts) -> Iterator[Finding]:
+def _xa_rights(session: Connection[Any], info: ServerInfo) -> Iterator[Finding]:
     try:
         prepared = query(session, "XA RECOVER")
     except SourceLost:
         raise
     except SourceError as error:
-        if not facts.mariadb:
+        if not info.mariadb:
             action = "if applications use XA: GRANT XA_RECOVER_ADMIN ON *.* TO our user"
             yield Finding("warning", "xa", f"we may not list XA transactions: {error}", action)
         return
@@ -208,9 +210,9 @@ def _xa_rights(session: Connection[Any], facts: Facts) -> Iterator[Finding]:
 
 
 def _tables(
-    session: Connection[Any], tables: Sequence[Table], settings: MySQLSettings, facts: Facts
+    session: Connection[Any], tables: Sequence[Table], settings: MySQLSettings, info: ServerInfo
 ) -> Iterator[Finding]:
-    yield from _unmatched(tables, settings, facts)
+    yield from _unmatched(tables, settings, info)
     denied = _unreadable(session, tables)
     for table in denied:
         action = f"GRANT SELECT ON `{table.id.schema}`.* TO our user"
@@ -227,9 +229,11 @@ def _tables(
     yield Finding("ok", "tables", f"{len(tables) - len(denied)} tables can be followed")
 
 
-def _unmatched(tables: Sequence[Table], settings: MySQLSettings, facts: Facts) -> Iterator[Finding]:
+def _unmatched(
+    tables: Sequence[Table], settings: MySQLSettings, info: ServerInfo
+) -> Iterator[Finding]:
     for pattern in settings.tables:
-        matches = selector((pattern,), (), fold_names=facts.fold_names)
+        matches = selector((pattern,), (), fold_names=info.fold_names)
         if not any(matches(table.id) for table in tables):
             yield Finding(
                 "warning",
@@ -263,12 +267,12 @@ def _readable(session: Connection[Any], tables: Sequence[Table]) -> bool:
 
 def _cascades(
     session: Connection[Any],
-    facts: Facts,
+    info: ServerInfo,
     variables: dict[str, str],
     wanted: Callable[[TableId], bool],
 ) -> Iterator[Finding]:
     """Since MySQL 9.6 the server itself carries them out, so they are in the log."""
-    logged = not facts.mariadb and facts.version >= (9, 6)
+    logged = not info.mariadb and info.version >= (9, 6)
     if logged and variables.get("innodb_native_foreign_keys", "OFF") != "ON":
         return
     for schema, table, constraint in query(session, _CASCADES):

@@ -18,10 +18,10 @@ from engine.databases.mysql.connect import BinlogConnection, query
 from engine.errors import SourceError, SourceLost
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
-from sources.mysql.server_info import Facts, log_files
+from sources.mysql.server_info import ServerInfo, log_files
 from sources.mysql.unlogged import unlogged
 
-__all__ = ["start_at"]
+__all__ = ["resume_at"]
 
 Dump = Callable[[BinlogConnection], None]
 
@@ -34,9 +34,9 @@ _GTID_NEXT: Final = re.compile(r"GTID_NEXT= '([^']+):([0-9]+)'")
 _COPY_AGAIN: Final = "copy the tables again, and keep the log longer (binlog_expire_logs_seconds)"
 
 
-def start_at(
+def resume_at(
     connection: Connection[Any],
-    facts: Facts,
+    info: ServerInfo,
     position: MySQLPosition | None,
     schemas: Iterable[str] = (),
 ) -> tuple[MySQLPosition, Dump]:
@@ -46,52 +46,54 @@ def start_at(
     SourceError if the server no longer has, or never had, what the position stands for, or does not
     log what happens in the schemas.
     """
-    for finding in unlogged(connection, facts, schemas):
+    for finding in unlogged(connection, info, schemas):
         if finding.level == "error":
             raise SourceError(finding.message, hint=finding.action)
     if position is None:
-        return _from_beginning(connection, facts)
-    size = _file_size(connection, facts, position)
+        return _from_beginning(connection, info)
+    size = _file_size(connection, info, position)
     gtids = position.gtids
-    if isinstance(gtids, GtidSet) and facts.gtids and not facts.mariadb:
+    if isinstance(gtids, GtidSet) and info.gtids and not info.mariadb:
         _check_gtids(connection, gtids)
-        _check_history(connection, facts, position, size)
-        return _rebased(position, facts), lambda replica: replica.dump_from_gtids(gtids)
-    if isinstance(gtids, DomainState) and gtids and facts.mariadb:
+        _check_history(connection, info, position, size)
+        return _rebased(position, info), lambda replica: replica.dump_from_gtids(gtids)
+    if isinstance(gtids, DomainState) and gtids and info.mariadb:
         _check_domains(connection, gtids)
-        _check_history(connection, facts, position, size)
+        _check_history(connection, info, position, size)
         state = _oldest_state(gtids, position)
-        return _rebased(position, facts), lambda replica: replica.dump_from_domains(state)
-    _check_history(connection, facts, position, size)
-    return _from_file(connection, facts, position)
+        return _rebased(position, info), lambda replica: replica.dump_from_domains(state)
+    _check_history(connection, info, position, size)
+    return _from_file(connection, info, position)
 
 
-def _from_beginning(connection: Connection[Any], facts: Facts) -> tuple[MySQLPosition, Dump]:
+def _from_beginning(connection: Connection[Any], info: ServerInfo) -> tuple[MySQLPosition, Dump]:
     files = log_files(connection)
     if not files:
         raise SourceError("the source keeps no binary log", hint="see `tailrace check`")
     first = files[0].name
-    if facts.gtids and not facts.mariadb:
+    if info.gtids and not info.mariadb:
         purged = GtidSet.parse(query(connection, "SELECT @@GLOBAL.gtid_purged")[0][0])
-        start = MySQLPosition(facts.identity, first, _FIRST_OFFSET, purged)
+        start = MySQLPosition(info.identity, first, _FIRST_OFFSET, purged)
         return start, lambda replica: replica.dump_from_gtids(purged)
-    start = MySQLPosition(facts.identity, first, _FIRST_OFFSET)
+    start = MySQLPosition(info.identity, first, _FIRST_OFFSET)
     return start, lambda replica: replica.dump_from_file(first, _FIRST_OFFSET)
 
 
-def _rebased(position: MySQLPosition, facts: Facts) -> MySQLPosition:
+def _rebased(position: MySQLPosition, info: ServerInfo) -> MySQLPosition:
     """On another server files and offsets begin anew; GTIDs go on."""
-    if position.server == facts.identity:
+    if position.server == info.identity:
         return position
-    return msgspec.structs.replace(position, server=facts.identity, file="", offset=0)
+    return msgspec.structs.replace(position, server=info.identity, file="", offset=0)
 
 
-def _file_size(connection: Connection[Any], facts: Facts, position: MySQLPosition) -> int | None:
+def _file_size(
+    connection: Connection[Any], info: ServerInfo, position: MySQLPosition
+) -> int | None:
     """The size of the file that our place is in; None if this server has no such file (any more).
 
     Raises SourceError if our place is beyond the log's end.
     """
-    if position.server != facts.identity or not position.file:
+    if position.server != info.identity or not position.file:
         return None
     stem = position.file.rpartition(".")[0]
     files = {
@@ -109,7 +111,7 @@ def _file_size(connection: Connection[Any], facts: Facts, position: MySQLPositio
 
 
 def _check_history(
-    connection: Connection[Any], facts: Facts, position: MySQLPosition, size: int | None
+    connection: Connection[Any], info: ServerInfo, position: MySQLPosition, size: int | None
 ) -> None:
     """What the log's file says about our place is what we have read.
 
@@ -117,7 +119,7 @@ def _check_history(
     """
     if size is None:
         return
-    if facts.mariadb:
+    if info.mariadb:
         same = _same_domains(connection, position)
     else:
         same = _same_gtids(connection, position, ended=position.offset == size)
@@ -215,7 +217,7 @@ def _ahead(gtids: str) -> SourceError:
 
 
 def _oldest_state(gtids: DomainState, position: MySQLPosition) -> DomainState:
-    """Before the first undecided XA transaction, whose rows we need again."""
+    """Before the first prepared XA transaction, whose rows we need again."""
     for place in position.prepared.values():
         if "-" in place:
             gtids = gtids.before(DomainState.parse(place))
@@ -223,9 +225,9 @@ def _oldest_state(gtids: DomainState, position: MySQLPosition) -> DomainState:
 
 
 def _from_file(
-    connection: Connection[Any], facts: Facts, position: MySQLPosition
+    connection: Connection[Any], info: ServerInfo, position: MySQLPosition
 ) -> tuple[MySQLPosition, Dump]:
-    if position.server != facts.identity or not position.file:
+    if position.server != info.identity or not position.file:
         raise SourceError(
             "the position is one of another server, and has no GTIDs that this one could follow",
             hint="go back to the server it was taken from, or copy the tables again",
@@ -242,7 +244,7 @@ def _from_file(
         raise _ahead(f"{file} up to {offset}, which ends at {files[file]}")
     # An empty state of MariaDB fills from here on; GTIDs that do not hold here are dropped.
     start = position
-    if not isinstance(position.executed, DomainState) or not facts.mariadb:
+    if not isinstance(position.executed, DomainState) or not info.mariadb:
         start = msgspec.structs.replace(position, executed=None, source="")
     return start, lambda replica: replica.dump_from_file(file, offset)
 

@@ -16,12 +16,12 @@ from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
 
 __all__ = [
-    "Facts",
+    "ServerInfo",
     "LogFile",
     "log_end",
     "log_files",
     "owned_gtids",
-    "read_facts",
+    "read_server_info",
     "settled_log_end",
     "status_statement",
 ]
@@ -32,7 +32,7 @@ _COMMIT_SECONDS: Final = 1
 _OWNER: Final = re.compile(r"#[0-9]+")
 
 
-class Facts(NamedTuple):
+class ServerInfo(NamedTuple):
     """What does not change while a server runs.
 
     ``identity`` tells one server from another: its UUID, or MariaDB's server id. ``gtids``: every
@@ -53,7 +53,7 @@ class LogFile(NamedTuple):
     size: int
 
 
-def read_facts(connection: Connection[Any]) -> Facts:
+def read_server_info(connection: Connection[Any]) -> ServerInfo:
     """Ask the server. Raises SourceError, SourceLost."""
     mariadb = is_mariadb(connection)
     numbers = re.findall(r"\d+", server_version(connection).split("-")[0])
@@ -62,40 +62,40 @@ def read_facts(connection: Connection[Any]) -> Facts:
     gtid_mode = "'ON'" if mariadb else "@@GLOBAL.gtid_mode"
     fold = "@@GLOBAL.lower_case_table_names = 1"
     row = query(connection, f"SELECT {identity}, {gtid_mode}, {fold}")[0]
-    return Facts(mariadb, version, str(row[0]), row[1] == "ON", bool(row[2]))
+    return ServerInfo(mariadb, version, str(row[0]), row[1] == "ON", bool(row[2]))
 
 
-def status_statement(facts: Facts) -> str:
+def status_statement(info: ServerInfo) -> str:
     """How this server is asked for the end of its log."""
-    if facts.mariadb or facts.version < (8, 2):
+    if info.mariadb or info.version < (8, 2):
         return "SHOW MASTER STATUS"
     return "SHOW BINARY LOG STATUS"
 
 
-def log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:
+def log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosition:
     """The end of the log now. Raises SourceError if the server keeps none."""
     executed: GtidSet | DomainState | None = None
-    before = _binlog_state(connection) if facts.mariadb else ""
-    rows = query(connection, status_statement(facts))
+    before = _binlog_state(connection) if info.mariadb else ""
+    rows = query(connection, status_statement(info))
     if not rows:
         raise SourceError("the source keeps no binary log", hint="see `tailrace check`")
     file, offset, *rest = rows[0]
-    if facts.gtids and not facts.mariadb:
+    if info.gtids and not info.mariadb:
         executed = GtidSet.parse(rest[2])
-    if facts.mariadb:
+    if info.mariadb:
         if _binlog_state(connection) != before:
             # Something was logged meanwhile, before or after the offset.
             place = (file, int(offset))
             before = str(query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place)[0][0] or "")
         executed = DomainState.parse(before)
-    return MySQLPosition(facts.identity, file, int(offset), executed)
+    return MySQLPosition(info.identity, file, int(offset), executed)
 
 
 def _binlog_state(connection: Connection[Any]) -> str:
     return str(query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
 
 
-def settled_log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:
+def settled_log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosition:
     """The end of the log, where what could be seen before the call is at or before it.
 
     MySQL shows a transaction, or a new table, a moment before it counts its GTID as executed; until
@@ -103,14 +103,14 @@ def settled_log_end(connection: Connection[Any], facts: Facts) -> MySQLPosition:
     that has chosen its GTID itself, as a replica does, stay owned without being seen. Where commits
     are under way, file and offset may not agree with the GTIDs, and are left out.
     """
-    if facts.mariadb or not facts.gtids:
-        return log_end(connection, facts)
+    if info.mariadb or not info.gtids:
+        return log_end(connection, info)
     if (committing := owned_gtids(connection)) is not None:
         wait = "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)"
         query(connection, wait, (str(committing), _COMMIT_SECONDS))
-    before = log_end(connection, facts)
+    before = log_end(connection, info)
     quiet = owned_gtids(connection) is None
-    end = log_end(connection, facts)
+    end = log_end(connection, info)
     if quiet and str(before) == str(end):
         return end
     return msgspec.structs.replace(end, file="", offset=0)

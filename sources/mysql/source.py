@@ -33,8 +33,14 @@ from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.catalog import read_catalog, read_table, row_estimates
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
-from sources.mysql.resume import start_at
-from sources.mysql.server_info import Facts, log_end, log_files, read_facts, settled_log_end
+from sources.mysql.resume import resume_at
+from sources.mysql.server_info import (
+    ServerInfo,
+    log_end,
+    log_files,
+    read_server_info,
+    settled_log_end,
+)
 from sources.mysql.snapshot.chunks import ChunkReader
 
 __all__ = ["MySQLSource"]
@@ -64,7 +70,7 @@ class MySQLSource:
         self._session: Connection[Any] | None = None
         #: The session while someone waits for it.
         self._asked: Connection[Any] | None = None
-        self._facts: Facts | None = None
+        self._info: ServerInfo | None = None
         self._stopping = threading.Event()
         self._replica: BinlogConnection | None = None
         self._chunks: ChunkReader | None = None
@@ -133,7 +139,7 @@ class MySQLSource:
             begin = parse_position(position) if position is not None else None
             schemas = {table.id.schema for table in tables}
             start, dump = self._ask(
-                lambda session: start_at(session, self._known(session), begin, schemas)
+                lambda session: resume_at(session, self._known(session), begin, schemas)
             )
             replica.open()
             stream = Stream(start, self._tracking(tables, waiting), checksum=replica.checksum)
@@ -146,14 +152,14 @@ class MySQLSource:
             replica.close()
 
     def _tracking(self, tables: Iterable[Table], waiting: Iterable[Table]) -> Tracking:
-        facts = self._ask(self._known)
+        info = self._ask(self._known)
         return Tracking(
             tables,
             self._ask(self._wanted),
             waiting=waiting,
             live=lambda id: self._ask(lambda session: read_table(session, id)),
             default_charset=lambda schema: self._ask(lambda each: _schema_charset(each, schema)),
-            fold_names=facts.fold_names,
+            fold_names=info.fold_names,
         )
 
     def _follow(self, replica: BinlogConnection, stream: Stream) -> Iterator[list[Change]]:
@@ -188,23 +194,25 @@ class MySQLSource:
     # -- the tables --------------------------------------------------------------------------------
 
     def chunks(
-        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Generator[Chunk, None, None]:
         """The rows of ``table`` in key order; see the contract."""
-        yield from self._chunk_reader().chunks(table, cursor, since, rows=rows, readers=readers)
+        yield from self._chunk_reader().chunks(
+            table, cursor, low_watermark, rows=rows, readers=readers
+        )
 
-    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+    def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         """Those of the tables that hold no row; see the contract."""
-        return self._chunk_reader().empty(tables, since)
+        return self._chunk_reader().empty(tables, low_watermark)
 
     def _chunk_reader(self) -> ChunkReader:
-        facts = self._ask(self._known)
+        info = self._ask(self._known)
         with self._lock:
             if self._chunks is None:
                 self._chunks = ChunkReader(
                     lambda: prepare(self._settings),
-                    "mariadb" if facts.mariadb else "mysql",
-                    gtid=facts.gtids,
+                    "mariadb" if info.mariadb else "mysql",
+                    gtid=info.gtids,
                 )
             return self._chunks
 
@@ -233,7 +241,7 @@ class MySQLSource:
         self._break_off()
         with self._lock:
             self._drop_session()
-            self._facts = None
+            self._info = None
             if self._chunks is not None:
                 self._chunks.close()
             self._chunks = None
@@ -271,10 +279,10 @@ class MySQLSource:
             with suppress(pymysql.MySQLError):
                 session.close()
 
-    def _known(self, session: Connection[Any]) -> Facts:
-        if self._facts is None:
-            self._facts = read_facts(session)
-        return self._facts
+    def _known(self, session: Connection[Any]) -> ServerInfo:
+        if self._info is None:
+            self._info = read_server_info(session)
+        return self._info
 
     def _wanted(self, session: Connection[Any]) -> Callable[[TableId], bool]:
         settings = self._settings

@@ -12,7 +12,7 @@ from pymysql.connections import Connection
 from engine.contract import Finding
 from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
-from sources.mysql.server_info import Facts, status_statement
+from sources.mysql.server_info import ServerInfo, status_statement
 
 __all__ = ["unlogged"]
 
@@ -23,16 +23,18 @@ WHERE Variable_name IN ('log_slave_updates', 'log_replica_updates', 'wsrep_on') 
 """
 
 
-def unlogged(session: Connection[Any], facts: Facts, schemas: Iterable[str]) -> Iterator[Finding]:
+def unlogged(
+    session: Connection[Any], info: ServerInfo, schemas: Iterable[str]
+) -> Iterator[Finding]:
     """What of the schemas, of which tables are followed, is not logged: errors, and warnings where
     it may be so. Raises SourceLost, and SourceError if the log's state cannot be asked for.
     """
-    yield from _filters(session, facts, sorted(set(schemas)))
-    yield from _replicated(session, facts)
+    yield from _filters(session, info, sorted(set(schemas)))
+    yield from _replicated(session, info)
 
 
-def _filters(session: Connection[Any], facts: Facts, schemas: list[str]) -> Iterator[Finding]:
-    rows = query(session, status_statement(facts))
+def _filters(session: Connection[Any], info: ServerInfo, schemas: list[str]) -> Iterator[Finding]:
+    rows = query(session, status_statement(info))
     only, never = (set(filter(None, str(text).split(","))) for text in rows[0][2:4])
     if not only and not never:
         return
@@ -47,18 +49,18 @@ def _filters(session: Connection[Any], facts: Facts, schemas: list[str]) -> Iter
         yield Finding("warning", "binlog_do_db", what, action)
 
 
-def _replicated(session: Connection[Any], facts: Facts) -> Iterator[Finding]:
+def _replicated(session: Connection[Any], info: ServerInfo) -> Iterator[Finding]:
     variables = {name.lower(): value for name, value in query(session, _VARIABLES)}
     galera = variables.pop("wsrep_on", "OFF") == "ON"
     if "OFF" not in variables.values():
         return
     action = f"write `log_slave_updates = ON` below [mysqld] {_RESTART}, or follow its source"
     try:
-        replica = galera or bool(query(session, _replica_statement(facts)))
+        replica = galera or bool(query(session, _replica_statement(info)))
     except SourceLost:
         raise
     except SourceError:
-        right = "SLAVE MONITOR" if facts.mariadb else "REPLICATION CLIENT"
+        right = "SLAVE MONITOR" if info.mariadb else "REPLICATION CLIENT"
         what = "if the server is a replica, what it replicates is not logged; we may not look"
         yield Finding("warning", "log_slave_updates", what, f"GRANT {right} ON *.* TO our user")
         return
@@ -67,7 +69,7 @@ def _replicated(session: Connection[Any], facts: Facts) -> Iterator[Finding]:
         yield Finding("error", "log_slave_updates", what, action)
 
 
-def _replica_statement(facts: Facts) -> str:
-    if facts.mariadb:
+def _replica_statement(info: ServerInfo) -> str:
+    if info.mariadb:
         return "SHOW ALL SLAVES STATUS"
-    return "SHOW REPLICA STATUS" if facts.version >= (8, 0, 22) else "SHOW SLAVE STATUS"
+    return "SHOW REPLICA STATUS" if info.version >= (8, 0, 22) else "SHOW SLAVE STATUS"

@@ -20,13 +20,13 @@ from psycopg import sql
 
 from engine.change import (
     Begin,
+    CaughtUp,
     Change,
     Commit,
     Heartbeat,
     Row,
     Rows,
     SchemaChange,
-    Settled,
     Truncate,
 )
 from engine.checkpoint import Checkpoint, TableProgress
@@ -34,7 +34,7 @@ from engine.contract import Applied, Sink, State
 from engine.errors import Fenced, SinkLost
 from engine.schema import Column, Index, Table, TableId, Type
 from engine.settings import registry
-from engine.toolkit.memory_table import Contents
+from engine.toolkit.memory_table import MemoryTable
 from engine.toolkit.record import Record, decode_image, decode_record
 from sinks import SINKS
 from tests.support.faults import FailAfter, FaultySink, Hold, Late, Reject
@@ -52,7 +52,7 @@ TABLE = Table(
     key=(0,),
     indexes=(Index("by_code", (1,), unique=True),),
 )
-BAG = Table(TableId("contract_shop", "bag"), (CODE, NOTE))
+KEYLESS = Table(TableId("contract_shop", "bag"), (CODE, NOTE))
 
 
 class Target(Protocol):
@@ -102,7 +102,7 @@ class JsonlTarget:
         return JsonlSink(settings, PIPELINE)
 
     def rows(self, table: Table) -> list[Row]:
-        tables: dict[tuple[str, str], Contents] = {}
+        tables: dict[tuple[str, str], MemoryTable] = {}
         for segment in sorted(self.folder.glob("*.jsonl")):
             for line in segment.read_bytes().splitlines():
                 replay(decode_record(line), tables)
@@ -132,7 +132,7 @@ class PostgresTarget:
                 raise KeyError(table.id) from error
 
 
-def replay(record: Record, tables: dict[tuple[str, str], Contents]) -> None:
+def replay(record: Record, tables: dict[tuple[str, str], MemoryTable]) -> None:
     """Do what a reader of records has to do."""
     name = (record.schema, record.table)
     if isinstance(record.definition, msgspec.UnsetType):
@@ -145,7 +145,7 @@ def replay(record: Record, tables: dict[tuple[str, str], Contents]) -> None:
     previous, after = record.definition.previous, record.definition.table
     old = tables.pop((previous.schema, previous.name) if previous else name, None)
     if after is not None:
-        new = Contents(after) if old is None else old.altered(after, record.definition.renamed)
+        new = MemoryTable(after) if old is None else old.altered(after, record.definition.renamed)
         tables[name] = new
 
 
@@ -232,25 +232,25 @@ class Engine:
         self.position = int(state.checkpoint.position) if state.checkpoint else 0
         return state
 
-    async def apply(self, *changes: Change, settling: Sequence[Table] = ()) -> Applied:
-        return await self.sink.apply(list(changes), {table.id for table in settling})
+    async def apply(self, *changes: Change, in_backfill: Sequence[Table] = ()) -> Applied:
+        return await self.sink.apply(list(changes), {table.id for table in in_backfill})
 
     async def commit(self, **snapshot: TableProgress) -> None:
         self.position += 1
         progress = {TableId("contract_shop", name): value for name, value in snapshot.items()}
         await self.sink.commit(Checkpoint(PIPELINE, self.epoch, str(self.position), 1.5, progress))
 
-    async def write(self, *changes: Change, settling: Sequence[Table] = ()) -> Applied:
+    async def write(self, *changes: Change, in_backfill: Sequence[Table] = ()) -> Applied:
         """One transaction of the source, in one of the target."""
         begin = Begin(str(self.position + 1), str(self.position), 1.5)
         end = Commit(str(self.position + 1), 1.5)
-        applied = await self.apply(begin, *changes, end, settling=settling)
+        applied = await self.apply(begin, *changes, end, in_backfill=in_backfill)
         await self.commit()
         return applied
 
 
 def create(table: Table) -> list[Change]:
-    return [SchemaChange("CREATE", None, table), Settled(table)]
+    return [SchemaChange("CREATE", None, table), CaughtUp(table)]
 
 
 def insert(*rows: Row, table: Table = TABLE) -> Rows:
@@ -334,11 +334,11 @@ async def test_an_older_engine_is_fenced_and_changes_nothing(target: Target) -> 
 @contract
 async def test_the_checkpoint_comes_back_as_it_was_stored(target: Target) -> None:
     progress = {
-        "item": TableProgress("copying", '["k", 1]', 10, 100, "77"),
+        "item": TableProgress("backfilling", '["k", 1]', 10, 100, "77"),
         "bag": TableProgress("pending", estimate=5),
     }
     async with Engine(target) as engine:
-        await engine.apply(*create(TABLE), *create(BAG))
+        await engine.apply(*create(TABLE), *create(KEYLESS))
         await engine.commit(**progress)
         expected = Checkpoint(
             *(PIPELINE, engine.epoch, "1", 1.5),
@@ -347,7 +347,7 @@ async def test_the_checkpoint_comes_back_as_it_was_stored(target: Target) -> Non
     state = await target.sink().state()
     assert state is not None
     assert state.checkpoint == expected
-    assert set(state.tables) == {TABLE, BAG}
+    assert set(state.tables) == {TABLE, KEYLESS}
     async with Engine(target) as engine:
         assert engine.position == 1
 
@@ -408,39 +408,39 @@ async def test_rollback_forgets_rows_and_schema_changes(target: Target) -> None:
 async def test_a_commit_whose_answer_is_lost_is_read_back(target: Target) -> None:
     sink = FaultySink(target.sink())
     async with Engine(target, sink) as engine:
-        await engine.write(*create(BAG), insert(("x", None), table=BAG))
+        await engine.write(*create(KEYLESS), insert(("x", None), table=KEYLESS))
         sink.plan("commit", FailAfter())
-        await engine.apply(insert(("y", None), table=BAG))
+        await engine.apply(insert(("y", None), table=KEYLESS))
         with pytest.raises(SinkLost):
             await engine.commit()
         await engine.open(engine.epoch)
         assert engine.position == 2
-    assert target.rows(BAG) == [("x", None), ("y", None)]
+    assert target.rows(KEYLESS) == [("x", None), ("y", None)]
 
 
 @contract
 async def test_a_commit_that_never_arrived_left_nothing(target: Target) -> None:
     sink = FaultySink(target.sink())
     async with Engine(target, sink) as engine:
-        await engine.write(*create(BAG), insert(("x", None), table=BAG))
+        await engine.write(*create(KEYLESS), insert(("x", None), table=KEYLESS))
         sink.plan("commit", Reject())
-        await engine.apply(insert(("y", None), table=BAG))
+        await engine.apply(insert(("y", None), table=KEYLESS))
         with pytest.raises(SinkLost):
             await engine.commit()
         await engine.open(engine.epoch)
         assert engine.position == 1
-        await engine.write(insert(("y", None), table=BAG))
-    assert target.rows(BAG) == [("x", None), ("y", None)]
+        await engine.write(insert(("y", None), table=KEYLESS))
+    assert target.rows(KEYLESS) == [("x", None), ("y", None)]
 
 
 @contract
 async def test_a_commit_that_comes_after_a_takeover_is_fenced(target: Target) -> None:
     sink = FaultySink(target.sink())
     async with Engine(target, sink) as old:
-        await old.write(*create(BAG), insert(("x", None), table=BAG))
+        await old.write(*create(KEYLESS), insert(("x", None), table=KEYLESS))
         late = Late()
         sink.plan("commit", late)
-        await old.apply(insert(("old", None), table=BAG))
+        await old.apply(insert(("old", None), table=KEYLESS))
         commit = asyncio.ensure_future(old.commit())
         await late.reached.wait()
         async with Engine(target) as new:
@@ -448,25 +448,25 @@ async def test_a_commit_that_comes_after_a_takeover_is_fenced(target: Target) ->
             with pytest.raises(Fenced):
                 await commit
             assert new.position == 1
-            await new.write(insert(("new", None), table=BAG))
-    assert target.rows(BAG) == [("new", None), ("x", None)]
+            await new.write(insert(("new", None), table=KEYLESS))
+    assert target.rows(KEYLESS) == [("new", None), ("x", None)]
 
 
 @contract
 async def test_a_takeover_sees_a_commit_whose_answer_is_on_its_way(target: Target) -> None:
     sink = FaultySink(target.sink())
     async with Engine(target, sink) as old:
-        await old.write(*create(BAG))
+        await old.write(*create(KEYLESS))
         held = Hold()
         sink.plan("commit", held)
-        await old.apply(insert(("x", None), table=BAG))
+        await old.apply(insert(("x", None), table=KEYLESS))
         commit = asyncio.ensure_future(old.commit())
         await held.reached.wait()
         async with Engine(target) as new:
             assert new.position == 2
         held.release.set()
         await commit
-    assert target.rows(BAG) == [("x", None)]
+    assert target.rows(KEYLESS) == [("x", None)]
 
 
 @contract
@@ -577,22 +577,22 @@ async def test_truncate_empties_a_table_at_its_place_in_the_order(target: Target
 async def test_a_table_without_a_key_is_a_bag(target: Target) -> None:
     x, y, z = ("x", None), ("y", "1"), ("z", "1")
     async with Engine(target) as engine:
-        await engine.write(*create(BAG), insert(x, x, x, y, table=BAG))
-        await engine.write(delete(x, table=BAG))
-        await engine.write(update((x, z), table=BAG), insert(y, table=BAG))
-    assert target.rows(BAG) == [x, y, y, z]
+        await engine.write(*create(KEYLESS), insert(x, x, x, y, table=KEYLESS))
+        await engine.write(delete(x, table=KEYLESS))
+        await engine.write(update((x, z), table=KEYLESS), insert(y, table=KEYLESS))
+    assert target.rows(KEYLESS) == [x, y, y, z]
 
 
 @contract
 async def test_drift_is_counted(target: Target) -> None:
     seen = int(target.sees_drift)
     async with Engine(target) as engine:
-        await engine.write(*create(TABLE), *create(BAG), insert(A))
+        await engine.write(*create(TABLE), *create(KEYLESS), insert(A))
         assert (await engine.write(insert(B))).drift == {}
         for table, unexpected in (
             (TABLE, insert((1, "a", "other"))),
             (TABLE, delete(C)),
-            (BAG, delete(("x", None), table=BAG)),
+            (KEYLESS, delete(("x", None), table=KEYLESS)),
         ):
             assert (await engine.write(unexpected)).drift.get(table.id, 0) == seen
     assert target.rows(TABLE) == [(1, "a", "other"), B]
@@ -605,9 +605,9 @@ async def test_drift_is_counted(target: Target) -> None:
 async def test_rows_of_the_snapshot_replace(target: Target) -> None:
     async with Engine(target) as engine:
         await engine.write(SchemaChange("", None, TABLE))
-        applied = await engine.write(read(A, B), settling=[TABLE])
+        applied = await engine.write(read(A, B), in_backfill=[TABLE])
         assert applied.rows == {(TABLE.id, "read"): 2}
-        await engine.write(read((1, "a", "newer"), C), settling=[TABLE])
+        await engine.write(read((1, "a", "newer"), C), in_backfill=[TABLE])
     assert target.rows(TABLE) == [(1, "a", "newer"), B, C]
 
 
@@ -622,10 +622,10 @@ async def test_changes_that_a_chunk_already_shows_are_no_drift(target: Target) -
     ]
     async with Engine(target) as engine:
         await engine.write(SchemaChange("", None, TABLE))
-        await engine.write(read(newest, moved), settling=[TABLE])
+        await engine.write(read(newest, moved), in_backfill=[TABLE])
         for changes in history:
-            assert (await engine.write(changes, settling=[TABLE])).drift == {}
-        applied = await engine.write(*history, Settled(TABLE), settling=[TABLE])
+            assert (await engine.write(changes, in_backfill=[TABLE])).drift == {}
+        applied = await engine.write(*history, CaughtUp(TABLE), in_backfill=[TABLE])
         assert applied.drift == {}
     assert target.rows(TABLE) == [newest, moved]
 
@@ -635,9 +635,9 @@ async def test_a_partial_image_never_inserts(target: Target) -> None:
     async with Engine(target) as engine:
         await engine.write(SchemaChange("", None, TABLE))
         minimal = Rows(TABLE, "update", [(1, None, None)], [(1, None, "new")], 0b001, 0b101)
-        await engine.write(minimal, settling=[TABLE])
+        await engine.write(minimal, in_backfill=[TABLE])
         assert target.rows(TABLE) == []
-        await engine.write(read((1, "a", "new")), settling=[TABLE])
+        await engine.write(read((1, "a", "new")), in_backfill=[TABLE])
     assert target.rows(TABLE) == [(1, "a", "new")]
 
 
@@ -645,10 +645,10 @@ async def test_a_partial_image_never_inserts(target: Target) -> None:
 async def test_a_unique_value_may_be_twice_until_the_table_settles(target: Target) -> None:
     async with Engine(target) as engine:
         await engine.write(SchemaChange("", None, TABLE))
-        await engine.write(read(A), settling=[TABLE])
+        await engine.write(read(A), in_backfill=[TABLE])
         # The chunk is ahead of the stream: it shows the value on its new row already.
-        await engine.write(read((2, "a", None)), settling=[TABLE])
-        await engine.write(update((A, (1, "free", None))), Settled(TABLE), settling=[TABLE])
+        await engine.write(read((2, "a", None)), in_backfill=[TABLE])
+        await engine.write(update((A, (1, "free", None))), CaughtUp(TABLE), in_backfill=[TABLE])
     assert target.rows(TABLE) == [(1, "free", None), (2, "a", None)]
 
 

@@ -561,11 +561,11 @@ def test_chunks_show_each_row_once_in_key_order(live: Origin, readers: int) -> N
     rows = [(number * 3, f"c{number}", None) for number in range(50)]
     live.execute(insert("item", *reversed(rows)))
     with watched(live.source()) as source:
-        item, since = tables_of(source)["item"], source.position()
-        chunks = read_all(source.chunks(item, None, since, rows=7, readers=readers))
+        item, low_watermark = tables_of(source)["item"], source.position()
+        chunks = read_all(source.chunks(item, None, low_watermark, rows=7, readers=readers))
         assert [row for chunk in chunks for row in chunk.rows] == rows
         assert len(chunks) > 3
-        assert all(source.reached(str(chunk.seen), since) for chunk in chunks)
+        assert all(source.reached(str(chunk.high_watermark), low_watermark) for chunk in chunks)
         assert all(chunk.table == item for chunk in chunks)
 
 
@@ -573,12 +573,12 @@ def test_chunks_go_on_after_each_cursor(live: Origin) -> None:
     rows = [(number, None, None) for number in range(-10, 10)]
     live.execute(insert("item", *rows))
     with watched(live.source()) as source:
-        item, since = tables_of(source)["item"], source.position()
-        first = read_all(source.chunks(item, None, since, rows=6, readers=1))
+        item, low_watermark = tables_of(source)["item"], source.position()
+        first = read_all(source.chunks(item, None, low_watermark, rows=6, readers=1))
         done = 0
         for chunk in first[:-1]:
             done += len(chunk.rows)
-            rest = read_all(source.chunks(item, chunk.cursor, since, rows=6, readers=2))
+            rest = read_all(source.chunks(item, chunk.cursor, low_watermark, rows=6, readers=2))
             assert [row for chunk in rest for row in chunk.rows] == rows[done:]
 
 
@@ -591,15 +591,15 @@ def test_an_empty_table_gives_one_empty_chunk(live: Origin) -> None:
 
 def test_empty_tables_are_told_from_others(live: Origin) -> None:
     with watched(live.source()) as source:
-        item, since = tables_of(source)["item"], source.position()
+        item, low_watermark = tables_of(source)["item"], source.position()
         gone = msgspec.structs.replace(item, id=TableId(item.id.schema, "gone"))
-        assert source.empty([gone], since) == []
-        (chunk,) = source.empty([item], since)
+        assert source.empty([gone], low_watermark) == []
+        (chunk,) = source.empty([item], low_watermark)
         assert (chunk.table, chunk.rows, chunk.cursor) == (item, [], None)
-        assert source.reached(str(chunk.seen), since)
+        assert source.reached(str(chunk.high_watermark), low_watermark)
         live.execute(insert("item", (1, "a", None)))
         assert source.empty([item], source.position()) == []
-    late, _ = follow(live, str(chunk.seen), 1)
+    late, _ = follow(live, str(chunk.high_watermark), 1)
     assert steps(late) == expected(insert("item", (1, "a", None)))
 
 
@@ -607,11 +607,11 @@ def test_a_table_without_a_key_is_read_at_one_position(live: Origin) -> None:
     rows: list[Row] = [("x", str(number % 5)) for number in range(40)]
     live.execute(insert("bag", *rows))
     with watched(live.source()) as source:
-        bag, since = tables_of(source)["bag"], source.position()
+        bag, low_watermark = tables_of(source)["bag"], source.position()
         seen: list[str] = []
         found: list[Row] = []
-        for chunk in source.chunks(bag, None, since, rows=15, readers=2):
-            seen.append(str(chunk.seen))
+        for chunk in source.chunks(bag, None, low_watermark, rows=15, readers=2):
+            seen.append(str(chunk.high_watermark))
             found += chunk.rows
             live.execute(insert("bag", ("late", None)))
         assert sorted(found) == sorted(rows)
@@ -625,10 +625,10 @@ def test_a_chunk_shows_what_was_committed_before_it_was_asked_for(live: Origin) 
         item = tables_of(source)["item"]
         for number in range(10):
             live.execute(insert("item", (number, None, None)))
-            since = source.position()
-            (chunk,) = source.chunks(item, None, since, rows=100, readers=1)
+            low_watermark = source.position()
+            (chunk,) = source.chunks(item, None, low_watermark, rows=100, readers=1)
             assert len(chunk.rows) == number + 1
-            assert source.reached(str(chunk.seen), since)
+            assert source.reached(str(chunk.high_watermark), low_watermark)
 
 
 def test_another_shape_is_refused(live: Origin) -> None:
@@ -643,15 +643,15 @@ def test_another_shape_is_refused(live: Origin) -> None:
 def test_chunks_may_be_left_and_stopped(live: Origin) -> None:
     live.execute(insert("item", *[(number, None, None) for number in range(30)]))
     with watched(live.source()) as source:
-        item, since = tables_of(source)["item"], source.position()
-        left = source.chunks(item, None, since, rows=5, readers=2)
+        item, low_watermark = tables_of(source)["item"], source.position()
+        left = source.chunks(item, None, low_watermark, rows=5, readers=2)
         next(left)
         left.close()
-        stopped = source.chunks(item, None, since, rows=5, readers=2)
+        stopped = source.chunks(item, None, low_watermark, rows=5, readers=2)
         next(stopped)
         source.stop()
         started = time.monotonic()
         assert len(list(stopped)) < 6
         assert time.monotonic() - started < PROMPT_SECONDS
         source.close()
-        assert len(read_all(source.chunks(item, None, since, rows=5, readers=2))) >= 6
+        assert len(read_all(source.chunks(item, None, low_watermark, rows=5, readers=2))) >= 6

@@ -23,7 +23,7 @@ from tests.support.servers import AnyServer, obtain
 from tests.support.shops import Shop, assert_mirrored, catch_up, load_new_shop
 from tests.support.waiting import wait_until
 
-SLOW_COPY = "[snapshot]\nchunk_rows = 15\nround_seconds = 0.05\n"
+SLOW_COPY = "[backfill]\nchunk_rows = 15\nslice_seconds = 0.05\n"
 IMPATIENT = "[retry]\nfirst_seconds = 0.05\nmax_seconds = 0.5\n"
 
 
@@ -82,7 +82,7 @@ def await_work(engine: EngineProcess, dice: random.Random) -> bool:
     def copying(status: dict[str, Any]) -> bool:
         return any(table["state"] != "live" for table in status["tables"] or [{"state": ""}])
 
-    status = engine.wait_status(lambda s: s["copied_rows"] >= rows or not copying(s))
+    status = engine.wait_status(lambda s: s["backfilled_rows"] >= rows or not copying(s))
     pass_moments(dice.uniform(0, 0.02 if copying(status) else 0.4))
     return copying(status)
 
@@ -120,10 +120,12 @@ def test_servers_die_and_connections_break(
 
             def settle() -> None:
                 """The engine has reconnected and applied something new."""
-                rows = engine.status() or {"rows": 0, "copied_rows": 0}
-                before = rows["rows"] + rows["copied_rows"]
+                rows = engine.status() or {"rows": 0, "backfilled_rows": 0}
+                before = rows["rows"] + rows["backfilled_rows"]
                 engine.wait_status(
-                    lambda s: s["state"] != "connecting" and s["rows"] + s["copied_rows"] > before,
+                    lambda s: (
+                        s["state"] != "connecting" and s["rows"] + s["backfilled_rows"] > before
+                    ),
                     what="progress after the break",
                 )
 

@@ -15,7 +15,7 @@ from tests.support.engine_process import EngineProcess, write_config
 from tests.support.servers import AnyServer
 from tests.support.shops import Shop, assert_mirrored, catch_up
 
-SMALL_CHUNKS = "[snapshot]\nchunk_rows = 300\nround_seconds = 0.1\n"
+SMALL_CHUNKS = "[backfill]\nchunk_rows = 300\nslice_seconds = 0.1\n"
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_the_older_of_two_engines_stops(shop: Shop, target_database: str, tmp_pa
         tmp_path, shop.server.url, target_database, shop.tables, more=SMALL_CHUNKS
     )
     with ShopWriter(shop.url, 200) as writer, EngineProcess(config) as older:
-        older.wait_status(lambda status: status["copied_rows"] > 500)
+        older.wait_status(lambda status: status["backfilled_rows"] > 500)
         with EngineProcess(config) as newer:
             assert older.wait(30) == 1
             assert "newer" in older.tail()
@@ -75,7 +75,7 @@ def test_an_interrupt_drains_and_a_second_one_stops_at_once(
     )
     with ShopWriter(shop.url, 200) as writer:
         with EngineProcess(config) as engine:
-            engine.wait_status(lambda status: status["copied_rows"] > 500)
+            engine.wait_status(lambda status: status["backfilled_rows"] > 500)
             for _ in range(interrupts):
                 engine.process.send_signal(signal.SIGINT)
             assert engine.wait(seconds) in statuses, engine.tail()

@@ -15,7 +15,7 @@ from tests.support.servers import AnyServer
 from tests.support.shops import Shop, assert_mirrored, catch_up
 
 ROWS = 8_000
-SMALL_CHUNKS = "[snapshot]\nchunk_rows = 300\nround_seconds = 0.1\n"
+SMALL_CHUNKS = "[backfill]\nchunk_rows = 300\nslice_seconds = 0.1\n"
 
 
 def test_copy_and_follow(
@@ -30,7 +30,7 @@ def test_copy_and_follow(
     shop, target = new_shop(mysql_family, ROWS), fresh_postgres_database(postgres_family)
     config = write_config(tmp_path, mysql_family.url, target, shop.tables, more=SMALL_CHUNKS)
     with ShopWriter(shop.url, 200) as writer, EngineProcess(config) as engine:
-        engine.wait_status(lambda status: status["copied_rows"] > ROWS / 3, what="some chunks")
+        engine.wait_status(lambda status: status["backfilled_rows"] > ROWS / 3, what="some chunks")
         writer.migrate()
         engine.wait_status(
             lambda status: (

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from engine.pipeline.loop import Pipeline
-from engine.settings.loader import SnapshotSettings
+from engine.settings.loader import BackfillSettings
 from tests.support.compare import assert_equal
 from tests.support.mirror import catch_up, make_pipeline, running
 from tests.support.servers import AnyServer, connect_mysql
@@ -258,7 +258,7 @@ def test_histories_that_happen_while_tables_are_copied(
                 target,
                 [f"{database}.*"],
                 name=database,
-                snapshot=SnapshotSettings(chunk_rows=3, round_seconds=0.0),
+                backfill=BackfillSettings(chunk_rows=3, slice_seconds=0.0),
             )
 
         with psycopg.connect(target, autocommit=True) as there:

@@ -19,7 +19,7 @@ import pytest
 
 from engine.cli.wiring import load_settings
 from engine.sandbox import Server, start_postgres
-from sources.mysql.codec import accelerator as kernel
+from sources.mysql.codec import accelerator
 from tests.support.engine_process import write_config
 from tests.support.servers import AnyServer, connect_mysql, obtain
 
@@ -161,12 +161,14 @@ def test_a_file_that_is_not_there_and_no_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "codecs"),
-    [("", "compiled" if kernel.AVAILABLE else "plain Python"), ("off", "plain Python")],
+    [("", "compiled" if accelerator.AVAILABLE else "plain Python"), ("off", "plain Python")],
 )
 def test_the_version_tells_what_the_codecs_are(
     monkeypatch: pytest.MonkeyPatch, setting: str, codecs: str
 ) -> None:
-    monkeypatch.setenv("TAILRACE_KERNEL", setting or os.environ.get("TAILRACE_KERNEL", ""))
+    monkeypatch.setenv(
+        "TAILRACE_ACCELERATOR", setting or os.environ.get("TAILRACE_ACCELERATOR", "")
+    )
     said = tailrace("--version")
     assert (said.status, said.out) == (
         0,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from engine.change import Row, Rows
 from engine.errors import ApplyError
 from engine.schema import Table
-from engine.toolkit.compaction import Net, columns_of, net_effects
-from tests.support.histories import BAG, KEYED, History, steps
+from engine.toolkit.compaction import NetChanges, columns_of, net_changes
+from tests.support.histories import KEYED, KEYLESS, History, steps
 
 
 class Target:
@@ -25,20 +25,20 @@ class Target:
         self.unique = unique
         self.missed = 0
 
-    def apply(self, net: Net) -> None:
+    def apply(self, net: NetChanges) -> None:
         missing = object()
         for row in net.deletes:
             self.missed += self.rows.pop(row[0], missing) is missing
-        moved = [new for mask, rows in net.moves.items() for new in self._take(mask, rows)]
+        moved = [new for mask, rows in net.key_changes.items() for new in self._take(mask, rows)]
         for mask, rows in net.updates.items():
             for row in rows:
                 self._update(row, mask)
         for row in moved:
-            self._insert(row, net.tolerant)
+            self._insert(row, net.upsert)
         for mask, rows in net.inserts.items():
             assert mask is None
             for row in rows:
-                self._insert(row, net.tolerant)
+                self._insert(row, net.upsert)
 
     def _take(self, mask: int, rows: list[Row]) -> list[Row]:
         taken = []
@@ -84,7 +84,7 @@ def test_any_history_on_a_settled_table(
     history.play(then)
     target = Target(start.rows)
     for batch in cut(history.log, cuts):
-        for net in net_effects(batch) if batch else []:
+        for net in net_changes(batch) if batch else []:
             assert net.anomalies == 0
             target.apply(net)
     assert target.rows == history.rows
@@ -106,7 +106,7 @@ def test_whole_images_over_chunks_read_at_any_moments(
         copied |= {key: row for key, row in seen.items() if key in keys}
     target = Target(copied, unique=False)
     for batch in cut(history.log, cuts):
-        for net in net_effects(batch, tolerant=True) if batch else []:
+        for net in net_changes(batch, upsert=True) if batch else []:
             target.apply(net)
     assert target.rows == history.rows
 
@@ -122,7 +122,7 @@ def test_minimal_images_over_a_copy_read_at_one_moment(
     states = [start.rows, *history.states]
     target = Target(states[data.draw(st.integers(0, len(states) - 1))], unique=False)
     for batch in cut(history.log, cuts):
-        for net in net_effects(batch, tolerant=True) if batch else []:
+        for net in net_changes(batch, upsert=True) if batch else []:
             target.apply(net)
     assert target.rows == history.rows
 
@@ -136,17 +136,17 @@ def test_a_table_without_a_key_is_a_bag(changes: list[tuple[str, int, int]]) -> 
         if kind != "+" and not bag[old]:
             continue
         if kind == "+":
-            runs.append(Rows(BAG, "insert", None, [new]))
+            runs.append(Rows(KEYLESS, "insert", None, [new]))
         elif kind == "-":
-            runs.append(Rows(BAG, "delete", [old], None))
+            runs.append(Rows(KEYLESS, "delete", [old], None))
         else:
-            runs.append(Rows(BAG, "update", [old], [new]))
+            runs.append(Rows(KEYLESS, "update", [old], [new]))
         if kind != "+":
             bag[old] -= 1
         if kind != "-":
             bag[new] += 1
     target: Counter[Row] = Counter({(0, "x"): 2})
-    for net in net_effects(runs) if runs else []:
+    for net in net_changes(runs) if runs else []:
         for row in net.deletes:
             assert target[row] > 0
             target[row] -= 1
@@ -162,8 +162,8 @@ def update(*pairs: tuple[Row, Row]) -> Rows:
     return Rows(KEYED, "update", [old for old, _ in pairs], [new for _, new in pairs])
 
 
-def only(runs: list[Rows], *, tolerant: bool = False) -> Net:
-    (net,) = net_effects(runs, tolerant=tolerant)
+def only(runs: list[Rows], *, upsert: bool = False) -> NetChanges:
+    (net,) = net_changes(runs, upsert=upsert)
     return net
 
 
@@ -177,7 +177,7 @@ def test_inserts_alone_are_passed_on_as_they_are() -> None:
 
 def test_rows_of_the_snapshot_replace_but_are_tried_as_new() -> None:
     net = only([Rows(KEYED, "read", None, [row(1)])])
-    assert net.tolerant
+    assert net.upsert
     assert net.direct
     assert net.inserts == {None: [row(1)]}
 
@@ -200,13 +200,13 @@ def test_swapped_unique_values_are_deleted_and_inserted() -> None:
 def test_a_row_made_and_deleted_leaves_nothing_but_on_an_unsettled_table_is_deleted() -> None:
     runs = [Rows(KEYED, "insert", None, [row(1)]), Rows(KEYED, "delete", [row(1)], None)]
     assert len(only(runs)) == 0
-    assert only(runs, tolerant=True).deletes == [row(1)]
+    assert only(runs, upsert=True).deletes == [row(1)]
 
 
 def test_a_partial_update_never_inserts() -> None:
     partial = Rows(KEYED, "update", [row(1)], [(1, None, "x", None)], 0b1, 0b100)
-    for tolerant in (False, True):
-        net = only([partial], tolerant=tolerant)
+    for upsert in (False, True):
+        net = only([partial], upsert=upsert)
         assert net.updates == {0b101: [(1, None, "x", None)]}
         assert not net.inserts
 
@@ -224,9 +224,9 @@ def test_an_insert_that_meets_a_row_of_the_same_batch_is_an_anomaly() -> None:
 
 
 def test_a_partial_image_before_of_a_table_without_a_key_is_refused() -> None:
-    partial = Rows(BAG, "delete", [(1, None)], None, before_present=0b1)
+    partial = Rows(KEYLESS, "delete", [(1, None)], None, before_present=0b1)
     with pytest.raises(ApplyError, match=r"only part of the row before.*shop\.ledger") as raised:
-        net_effects([partial])
+        net_changes([partial])
     assert "binlog_row_image=FULL" in raised.value.hint
 
 

@@ -20,7 +20,7 @@ from engine.errors import Fenced, SchemaError, SinkLost, SourceError, TailraceEr
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
 from engine.schema import Column, Table, TableId, Type
-from engine.settings.loader import BatchSettings, RetrySettings, SnapshotSettings
+from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import ABORT, END, MemoryDatabase, MemorySettings, MemorySource
 from tests.support.waiting import wait_until_async
@@ -28,7 +28,7 @@ from tests.support.waiting import wait_until_async
 ID = Column("id", Type("int32"), "int", nullable=False)
 NAME = Column("name", Type("text"), "text")
 KEYED = Table(TableId("shop", "keyed"), (ID, NAME), key=(0,))
-BAG = Table(TableId("shop", "bag"), (ID, NAME))
+KEYLESS = Table(TableId("shop", "bag"), (ID, NAME))
 
 
 def insert(table: Table, *rows: Row) -> Rows:
@@ -49,7 +49,7 @@ def pipeline(database: MemoryDatabase, store: MemoryStore, **options: Any) -> Pi
         MemorySource(MemorySettings("memory:test"), database),
         MemorySink(MemorySinkSettings("memory:test"), "test", store),
         batch=options.get("batch", BatchSettings(max_rows=7)),
-        snapshot=options.get("snapshot", SnapshotSettings(chunk_rows=2, round_seconds=0.0)),
+        backfill=options.get("backfill", BackfillSettings(chunk_rows=2, slice_seconds=0.0)),
         retry=RetrySettings(first_seconds=0.001, max_seconds=0.01, give_up_seconds=5.0),
         metrics=Metrics("test"),
     )
@@ -72,29 +72,31 @@ def assert_mirrored(database: MemoryDatabase, store: MemoryStore) -> None:
 def test_copies_follows_and_ends_with_the_log() -> None:
     database, store = MemoryDatabase(), MemoryStore()
     database.load(KEYED, [(n, f"old {n}") for n in range(9)])
-    database.load(BAG, [(1, "twice"), (1, "twice"), (2, None)])
+    database.load(KEYLESS, [(1, "twice"), (1, "twice"), (2, None)])
     work = pipeline(database, store)
 
     async def scenario() -> None:
         running = asyncio.create_task(work.run())
-        await wait_until_async(lambda: work.progress().state == "streaming" and work.copied_rows)
-        database.commit(insert(KEYED, (100, "new")), delete(BAG, (1, "twice")))
+        await wait_until_async(
+            lambda: work.progress().state == "streaming" and work.backfilled_rows
+        )
+        database.commit(insert(KEYED, (100, "new")), delete(KEYLESS, (1, "twice")))
         database.commit(update(KEYED, (3, "old 3"), (103, "moved")))
         database.mark(END)
         await running
 
     asyncio.run(scenario())
     assert_mirrored(database, store)
-    assert len(store.rows(BAG.id)) == 2
-    assert work.copied_rows == 12
+    assert len(store.rows(KEYLESS.id)) == 2
+    assert work.backfilled_rows == 12
 
 
 def test_resumes_after_each_lost_connection_without_loss_or_repetition() -> None:
     database, store = MemoryDatabase(), MemoryStore()
-    database.load(BAG, [])
+    database.load(KEYLESS, [])
     run(pipeline(database, store), until_caught_up=True)
     for number in range(10):
-        database.commit(insert(BAG, (number, "once")), insert(BAG, (number, "once")))
+        database.commit(insert(KEYLESS, (number, "once")), insert(KEYLESS, (number, "once")))
         if number % 3 == 0:
             database.mark(ABORT)
     database.mark(END)
@@ -142,9 +144,9 @@ class StaleStatistics(MemorySource):
     def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
         return {}
 
-    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+    def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         self.asked.append(len(tables))
-        return super().empty(tables, since)
+        return super().empty(tables, low_watermark)
 
     def chunks(self, table: Table, *arguments: Any, **more: Any) -> Any:
         self.copied.append(table.id.name)
@@ -156,7 +158,7 @@ def test_empty_tables_are_passed_many_at_a_time(monkeypatch: pytest.MonkeyPatch)
     database, store = MemoryDatabase(), MemoryStore()
     for number, table in enumerate(many_tables(20)):
         database.load(table, [(1, "a"), (2, "b")] if number in (3, 17) else [])
-    database.load(BAG, [])
+    database.load(KEYLESS, [])
     work = pipeline(database, store)
     work.source = source = StaleStatistics(database)
     run(work, until_caught_up=True)
@@ -164,7 +166,7 @@ def test_empty_tables_are_passed_many_at_a_time(monkeypatch: pytest.MonkeyPatch)
     assert sorted(source.copied) == ["bag", "t003", "t017"]
     assert sum(source.asked) == 20
     assert len(source.asked) <= 5
-    assert work.copied_rows == 4
+    assert work.backfilled_rows == 4
     assert {progress.state for progress in work.progress().tables.values()} == {"live"}
 
 
@@ -188,7 +190,7 @@ def test_changes_to_a_table_that_was_empty_are_applied() -> None:
 
 def test_large_tables_are_copied_before_all_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """And an engine that ends in the middle of the making loses nothing."""
-    monkeypatch.setattr("engine.pipeline.discovery.ADOPTED_TABLES", 3)
+    monkeypatch.setattr("engine.pipeline.discovery.STARTED_TABLES", 3)
     database, store = MemoryDatabase(), MemoryStore()
     tables = many_tables(10)
     for number, table in enumerate(tables):
@@ -215,11 +217,11 @@ def test_large_tables_are_copied_before_all_are_made(monkeypatch: pytest.MonkeyP
 def test_tables_that_are_not_copied_are_adopted_at_one_position(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.pipeline.discovery.ADOPTED_TABLES", 3)
+    monkeypatch.setattr("engine.pipeline.discovery.STARTED_TABLES", 3)
     database, store = MemoryDatabase(), MemoryStore()
     for table in many_tables(10):
         database.load(table, [])
-    work = pipeline(database, store, snapshot=SnapshotSettings(mode="never"))
+    work = pipeline(database, store, backfill=BackfillSettings(mode="never"))
     made: list[int] = []
 
     class Watched(MemorySink):
@@ -241,7 +243,9 @@ def test_a_second_engine_fences_the_first() -> None:
 
     async def scenario() -> None:
         first = asyncio.create_task(older.run())
-        await wait_until_async(lambda: older.progress().state == "streaming" and older.copied_rows)
+        await wait_until_async(
+            lambda: older.progress().state == "streaming" and older.backfilled_rows
+        )
         second = asyncio.create_task(newer.run())
         await wait_until_async(lambda: newer.progress().state == "streaming")
         database.commit(insert(KEYED, (2, "b")))
@@ -266,7 +270,7 @@ def test_follows_schema_changes_in_the_middle_of_the_copy() -> None:
 
     async def scenario() -> None:
         running = asyncio.create_task(work.run())
-        await wait_until_async(lambda: work.copied_rows > 2)
+        await wait_until_async(lambda: work.backfilled_rows > 2)
         database.commit(SchemaChange("ALTER", KEYED, wider))
         database.commit(insert(wider, (50, "y", "z")))
         database.commit(SchemaChange("CREATE", None, made))
@@ -283,13 +287,15 @@ def test_a_new_table_of_the_configuration_is_adopted_and_followed() -> None:
     database.load(KEYED, [(1, "a")])
     run(pipeline(database, store), until_caught_up=True)
     database.commit(insert(KEYED, (2, "b")))
-    database.load(BAG, [(1, "late")])
+    database.load(KEYLESS, [(1, "late")])
     work = pipeline(database, store)
 
     async def scenario() -> None:
         running = asyncio.create_task(work.run())
-        await wait_until_async(lambda: BAG.id in store.contents and len(store.rows(BAG.id)) == 1)
-        database.commit(insert(BAG, (2, "later")), insert(KEYED, (3, "c")))
+        await wait_until_async(
+            lambda: KEYLESS.id in store.contents and len(store.rows(KEYLESS.id)) == 1
+        )
+        database.commit(insert(KEYLESS, (2, "later")), insert(KEYED, (3, "c")))
         await wait_until_async(lambda: len(store.rows(KEYED.id)) == 3)
         work.stop()
         await running
@@ -305,12 +311,12 @@ def test_a_table_that_the_backlog_creates_is_left_to_the_backlog() -> None:
     run(pipeline(database, store), until_caught_up=True)
     for number in range(2, 300):
         database.commit(insert(KEYED, (number, "waits")))
-    database.commit(SchemaChange("CREATE", None, BAG))
-    database.commit(insert(BAG, (1, "new")))
+    database.commit(SchemaChange("CREATE", None, KEYLESS))
+    database.commit(insert(KEYLESS, (1, "new")))
     work = pipeline(database, store, batch=BatchSettings(queue_bytes=1))
     run(work, until_caught_up=True)
     assert_mirrored(database, store)
-    assert work.copied_rows == 0
+    assert work.backfilled_rows == 0
 
 
 def test_an_alteration_that_is_not_in_the_log_stops_the_pipeline_with_a_remedy() -> None:
@@ -320,7 +326,7 @@ def test_an_alteration_that_is_not_in_the_log_stops_the_pipeline_with_a_remedy()
 
     async def scenario() -> None:
         running = asyncio.create_task(work.run())
-        await wait_until_async(lambda: work.copied_rows > 2)
+        await wait_until_async(lambda: work.backfilled_rows > 2)
         database.load(Table(KEYED.id, (ID,), (0,), version=9), [])
         async with asyncio.timeout(20):
             await running
@@ -375,7 +381,7 @@ class Model:
     def write(self, steps: Sequence[tuple[str, bool, int, int]]) -> None:
         changes: list[Any] = []
         for kind, keyed, a, b in steps:
-            table = KEYED if keyed else BAG
+            table = KEYED if keyed else KEYLESS
             change = self._change(kind, table, a, b)
             if change is not None:
                 changes.append(change)
@@ -406,7 +412,7 @@ def test_any_history_is_mirrored_while_it_is_copied(
     connections are lost THEN both sides are equal."""
     database, store = MemoryDatabase(), MemoryStore()
     database.load(KEYED, [])
-    database.load(BAG, [])
+    database.load(KEYLESS, [])
     model = Model(database)
     for entry in first:
         if entry is not ABORT:
@@ -441,14 +447,18 @@ class Unsettled(MemorySource):
     """Its chunks show no more than they must: what is logged is not visible yet."""
 
     def chunks(
-        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Generator[Chunk, None, None]:
-        for chunk in super().chunks(table, cursor, since, rows=rows, readers=readers):
+        for chunk in super().chunks(table, cursor, low_watermark, rows=rows, readers=readers):
             time.sleep(0.005)  # so that pieces arrive between chunks
-            old = [row for row in chunk.rows if row[1] == "old"] if since == "0" else chunk.rows
-            yield msgspec.structs.replace(chunk, rows=old, seen=since)
+            old = (
+                [row for row in chunk.rows if row[1] == "old"]
+                if low_watermark == "0"
+                else chunk.rows
+            )
+            yield msgspec.structs.replace(chunk, rows=old, high_watermark=low_watermark)
 
-    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+    def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         return []
 
 

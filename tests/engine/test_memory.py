@@ -74,7 +74,7 @@ def test_a_large_transaction_streams_through_bounded_memory(
     copy = fresh_postgres_database(postgres)
     config = write_config(tmp_path, mysql.url, copy, f"{database}.*", name="copy")
     with EngineProcess(config) as engine:
-        engine.wait_status(lambda status: status["copied_rows"] >= rows, timeout=300)
+        engine.wait_status(lambda status: status["backfilled_rows"] >= rows, timeout=300)
         assert peak_megabytes(engine) < 300
         assert engine.terminate() == 0
     check(copy, database, rows)

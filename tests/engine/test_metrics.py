@@ -52,7 +52,7 @@ def test_what_is_reported_is_shown() -> None:
     metrics.reconnected("sink")
     with metrics.stage("commit"):
         pass
-    progress = TableProgress("copying", "c", 10, 100)
+    progress = TableProgress("backfilling", "c", 10, 100)
     metrics.progress(Seen(tables={ITEM: progress}), 4096)
     shown = samples(metrics)
     assert shown["tailrace_rows_total{insert,shop.item}"] == 6
@@ -70,7 +70,7 @@ def test_what_is_reported_is_shown() -> None:
     assert shown["tailrace_lag_bytes"] == 4096
     assert shown["tailrace_snapshot_rows{shop.item}"] == 10
     assert shown["tailrace_snapshot_estimate_rows{shop.item}"] == 100
-    assert shown["tailrace_snapshot_state{copying,shop.item}"] == 1
+    assert shown["tailrace_snapshot_state{backfilling,shop.item}"] == 1
     assert shown["tailrace_snapshot_state{live,shop.item}"] == 0
 
 
@@ -158,7 +158,7 @@ def test_the_three_pages() -> None:
     ("state", "lag_seconds", "max_lag_seconds", "reason"),
     [
         ("streaming", 59.0, 60, ""),
-        ("copying", 9999.0, 60, ""),
+        ("backfilling", 9999.0, 60, ""),
         ("connecting", None, 60, ""),
         ("connecting", 59.0, 60, ""),
         ("streaming", 61.0, 60, "the target is 61 seconds behind the source"),

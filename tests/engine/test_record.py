@@ -17,7 +17,7 @@ from engine.toolkit.record import RecordEncoder, decode_image, decode_record
 ID = Column("id", Type("int64"), "bigint", nullable=False)
 NAME = Column("name", Type("text"), "varchar(20)")
 TABLE = Table(TableId("shop", "item"), (ID, NAME), key=(0,), version=3)
-BAG = Table(TableId("shop", "bag"), (NAME,))
+KEYLESS = Table(TableId("shop", "bag"), (NAME,))
 BEGIN = Begin("gtid:5", "gtid:1-4", 1_700_000_000.25)
 COMMIT = Commit("gtid:1-5", 1_700_000_000.25)
 
@@ -143,7 +143,7 @@ def test_the_order_counts_within_a_transaction_that_comes_in_pieces() -> None:
     encoder = RecordEncoder()
     pieces: list[list[Change]] = [
         [BEGIN, Rows(TABLE, "insert", None, [(1, "a"), (2, "b")])],
-        [Rows(BAG, "delete", [("x",)], None), Truncate(BAG), COMMIT],
+        [Rows(KEYLESS, "delete", [("x",)], None), Truncate(KEYLESS), COMMIT],
         [Begin("gtid:6", "gtid:1-5", 0.0), Rows(TABLE, "delete", [(1, "a")], None)],
     ]
     records = [decode_record(line) for piece in pieces for line in encoder.encode(piece)]
@@ -202,10 +202,10 @@ def test_all_lines_at_once_are_the_same() -> None:
 def test_debeziums_envelope() -> None:
     changes: list[Change] = [
         BEGIN,
-        Rows(BAG, "insert", None, [("x",)]),
+        Rows(KEYLESS, "insert", None, [("x",)]),
         Rows(TABLE, "update", [(1, "a")], [(1, "b")]),
         Rows(TABLE, "delete", [(1, "b")], None),
-        Truncate(BAG),
+        Truncate(KEYLESS),
         COMMIT,
         Rows(TABLE, "read", None, [(9, None)]),
     ]

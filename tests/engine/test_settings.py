@@ -17,13 +17,13 @@ from engine.errors import ConfigError
 from engine.ops.log import redact
 from engine.settings import registry
 from engine.settings.loader import (
+    BackfillSettings,
     BatchSettings,
     LogSettings,
     MetricsSettings,
     PipelineSettings,
     RetrySettings,
     Settings,
-    SnapshotSettings,
     load,
 )
 from engine.settings.secrets import resolve
@@ -33,7 +33,7 @@ from sources import SOURCES
 REFERENCE = Path(__file__).parents[2] / "config" / "reference.toml"
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "pipeline": PipelineSettings,
-    "snapshot": SnapshotSettings,
+    "backfill": BackfillSettings,
     "batch": BatchSettings,
     "retry": RetrySettings,
     "metrics": MetricsSettings,
@@ -83,7 +83,7 @@ def test_the_smallest_configuration_has_all_defaults(tmp_path: Path) -> None:
     assert settings.source == From("mysql://u@h/", ("shop.*",))
     assert settings.sink == To("postgresql://h/shop")
     assert settings.batch == BatchSettings()
-    assert settings.snapshot == SnapshotSettings()
+    assert settings.backfill == BackfillSettings()
 
 
 def test_values_are_read(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_values_are_read(tmp_path: Path) -> None:
         ("[batch]\n\nmax_rows = '1'", "shop.toml:8: batch.max_rows: expected a whole", "reference"),
         ("[batch]\nmax_rows = 0", "shop.toml:7: batch.max_rows: expected a whole number >= 1", ""),
         ("[retry]\nmax_seconds = true", "shop.toml:7: retry.max_seconds: expected a number", ""),
-        ("[snapshot]\nmode = 'initail'", "shop.toml:7: snapshot.mode: ", "'initial'? allowed are"),
+        ("[backfill]\nmode = 'initail'", "shop.toml:7: backfill.mode: ", "'initial'? allowed are"),
         ("[log]\nlevel = 'loud'", "shop.toml:7: log.level: ", "debug, info, warning, error"),
         ("[log]\nlevel = 3", "shop.toml:7: log.level: ", ""),
         ("[log\n", "shop.toml is not TOML", ""),
@@ -112,6 +112,14 @@ def test_an_error_names_line_key_and_remedy(
     found, advice = refused(tmp_path, more)
     assert found.startswith(message)
     assert hint in advice
+
+
+def test_names_of_version_0_1_are_still_read(tmp_path: Path) -> None:
+    settings = read(tmp_path, "[snapshot]\nchunk_rows = 7\nround_seconds = 0.5")
+    assert settings.backfill == BackfillSettings(chunk_rows=7, slice_seconds=0.5)
+    message, advice = refused(tmp_path, "[backfill]\nreaders = 1\n[snapshot]\nreaders = 2")
+    assert message.startswith("shop.toml:8: snapshot: the key is named backfill now")
+    assert advice == "delete snapshot"
 
 
 def test_keys_of_the_source_are_checked_by_its_own_struct(tmp_path: Path) -> None:

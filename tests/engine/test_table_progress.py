@@ -7,14 +7,14 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from engine.change import Begin, Change, Chunk, Commit, Rows, SchemaChange, Settled, Truncate
+from engine.change import Begin, CaughtUp, Change, Chunk, Commit, Rows, SchemaChange, Truncate
 from engine.checkpoint import TableProgress
-from engine.pipeline.table_progress import Snapshot
+from engine.pipeline.table_progress import ProgressTracker
 from engine.schema import Column, Table, TableId, Type
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 KEYED = Table(TableId("shop", "keyed"), (ID,), key=(0,))
-BAG = Table(TableId("shop", "bag"), (ID,))
+KEYLESS = Table(TableId("shop", "bag"), (ID,))
 
 
 def includes(position: str, begin: Begin) -> bool:
@@ -25,8 +25,8 @@ def reached(position: str, target: str) -> bool:
     return int(position) >= int(target)
 
 
-def snapshot(*tables: Table) -> Snapshot:
-    return Snapshot(tables, {table.id: TableProgress() for table in tables}, includes)
+def snapshot(*tables: Table) -> ProgressTracker:
+    return ProgressTracker(tables, {table.id: TableProgress() for table in tables}, includes)
 
 
 def insert(table: Table, number: int) -> list[Change]:
@@ -41,34 +41,34 @@ def changed(changes: list[Change]) -> list[Change]:
 def test_changes_before_the_first_chunk_are_left_to_it() -> None:
     state = snapshot(KEYED)
     assert changed(state.admit([*insert(KEYED, 1), Truncate(KEYED)])) == []
-    assert state.settling == frozenset()
+    assert state.in_backfill == frozenset()
 
 
 def test_a_keyed_table_takes_changes_while_it_is_copied_and_settles_after() -> None:
     state = snapshot(KEYED)
     state.copied(Chunk(KEYED, [(1,), (2,)], "[2]", "10"))
     assert state.next_table() == KEYED
-    assert state.settling == {KEYED.id}
+    assert state.in_backfill == {KEYED.id}
     assert len(changed(state.admit(insert(KEYED, 5)))) == 1
     state.copied(Chunk(KEYED, [(3,)], None, "12"))
     assert state.next_table() is None
     assert state.progress[KEYED.id].rows == 3
     assert state.passed("11", reached) == []
-    assert state.passed("12", reached) == [Settled(KEYED)]
+    assert state.passed("12", reached) == [CaughtUp(KEYED)]
     assert state.live
 
 
 def test_a_table_without_a_key_skips_what_its_copy_shows() -> None:
-    state = snapshot(BAG)
-    state.copied(Chunk(BAG, [(1,)], None, "10"))
-    assert changed(state.admit(insert(BAG, 10))) == []
-    assert len(changed(state.admit(insert(BAG, 11)))) == 1
+    state = snapshot(KEYLESS)
+    state.copied(Chunk(KEYLESS, [(1,)], None, "10"))
+    assert changed(state.admit(insert(KEYLESS, 10))) == []
+    assert len(changed(state.admit(insert(KEYLESS, 11)))) == 1
 
 
 def test_a_transaction_that_arrives_in_pieces_is_skipped_whole() -> None:
-    state = snapshot(BAG)
-    state.copied(Chunk(BAG, [(1,)], None, "10"))
-    begin, rows, commit = insert(BAG, 9)
+    state = snapshot(KEYLESS)
+    state.copied(Chunk(KEYLESS, [(1,)], None, "10"))
+    begin, rows, commit = insert(KEYLESS, 9)
     assert state.admit([begin]) == [begin]
     assert state.admit([rows]) == []
     assert state.admit([rows, commit]) == [commit]
@@ -76,28 +76,28 @@ def test_a_transaction_that_arrives_in_pieces_is_skipped_whole() -> None:
 
 def test_a_table_made_by_the_log_is_live_at_once() -> None:
     state = snapshot(KEYED)
-    assert state.admit([SchemaChange("", None, BAG)]) == [
-        SchemaChange("", None, BAG),
-        Settled(BAG),
+    assert state.admit([SchemaChange("", None, KEYLESS)]) == [
+        SchemaChange("", None, KEYLESS),
+        CaughtUp(KEYLESS),
     ]
-    assert len(changed(state.admit(insert(BAG, 1)))) == 1
+    assert len(changed(state.admit(insert(KEYLESS, 1)))) == 1
 
 
-def copying(table: Table) -> Snapshot:
+def copying(table: Table) -> ProgressTracker:
     state = snapshot(table)
     state.copied(Chunk(table, [(1,)], "[1]", "3"))
     return state
 
 
-def settling(table: Table) -> Snapshot:
+def in_backfill(table: Table) -> ProgressTracker:
     state = snapshot(table)
     state.copied(Chunk(table, [(1,)], None, "3"))
     return state
 
 
-@pytest.mark.parametrize("begin", [copying, settling])
+@pytest.mark.parametrize("begin", [copying, in_backfill])
 def test_a_copy_holds_only_as_long_as_name_and_key_mean_the_same(
-    begin: Callable[[Table], Snapshot],
+    begin: Callable[[Table], ProgressTracker],
 ) -> None:
     """Chunks are read by name: after a rename they may have shown another table's rows."""
     moved = msgspec.structs.replace(KEYED, id=TableId("shop", "moved"), version=2)
@@ -176,11 +176,11 @@ def test_so_many_tables_settle_at_once_and_no_more() -> None:
     assert [len(settled) for settled in found] == [500, 500, 200, 0]
     assert len(asked) == 3
     assert state.live
-    assert [one for settled in found for one in settled] == [Settled(table) for table in tables]
+    assert [one for settled in found for one in settled] == [CaughtUp(table) for table in tables]
 
 
 def test_progress_is_the_same_object_until_it_changes() -> None:
-    state = snapshot(KEYED, BAG)
+    state = snapshot(KEYED, KEYLESS)
     before = state.progress
     assert state.progress is before
     state.copied(Chunk(KEYED, [], None, "5"))

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from engine.contract import Finding
 from engine.ops.terminal import (
     RateMeter,
-    StatusView,
+    TerminalView,
     duration,
     findings_table,
     size,
@@ -21,7 +21,7 @@ from engine.ops.terminal import (
 )
 from engine.verify.comparison import Difference, TableReport, VerifyReport
 
-STATES = ("live", "settling", "copying", "pending")
+STATES = ("live", "catching_up", "backfilling", "pending")
 
 
 class Clock:
@@ -42,9 +42,9 @@ def status(**changes: Any) -> dict[str, Any]:
     ]
     return {
         "pipeline": "demo",
-        "state": "copying",
+        "state": "backfilling",
         "rows": 1500,
-        "copied_rows": 200,
+        "backfilled_rows": 200,
         "reconnects": 0,
         "position": "3f1c1e6a-0000-11f0-9a00-0242ac110002:1-77",
         "lag_seconds": 0.4,
@@ -117,12 +117,12 @@ def test_a_rate_is_never_negative_after_a_restart() -> None:
 
 def test_the_live_view_shows_progress_rate_and_lag() -> None:
     clock = Clock()
-    view = StatusView(clock)
-    view.render(status(copied_rows=100, rows=1000))
+    view = TerminalView(clock)
+    view.render(status(backfilled_rows=100, rows=1000))
     clock.now += 2
     text = draw(view.render(status()))
-    assert "copying  50 rows/s  250 changes/s  lag 0.4 s\n" in text
-    # The settling table has all its 60 rows: 200 of 100 + 60 + 100 + 100.
+    assert "backfilling  50 rows/s  250 changes/s  lag 0.4 s\n" in text
+    # The in_backfill table has all its 60 rows: 200 of 100 + 60 + 100 + 100.
     assert "56%  200 rows  3.2 s left" in text
     assert "applied 1,500  position 3f1c1e6a-0000-11f0-9a00-0242ac110002:1-77" in text
     behind = status(lag_seconds=75.0, reconnects=2)
@@ -139,14 +139,14 @@ def test_the_live_view_fits_the_terminal(width: int, height: int) -> None:
     ]
     position = ",".join(f"3f1c1e6a-0000-11f0-9a00-0242ac11000{n}:1-99999999" for n in range(9))
     text = draw(
-        StatusView().render(status(tables=tables, position=position, reconnects=12)),
+        TerminalView().render(status(tables=tables, position=position, reconnects=12)),
         width=width,
         height=height,
     )
     lines = text.rstrip("\n").split("\n")
     assert len(lines) < height
     assert max(map(len, lines)) <= width
-    assert "copying" in lines[3]
+    assert "backfilling" in lines[3]
     assert ("more: " in text) == (height < 50)
     assert "0242ac110008:1-99999999" in text
     assert "reconnects 12" in text
@@ -154,19 +154,19 @@ def test_the_live_view_fits_the_terminal(width: int, height: int) -> None:
 
 def test_a_pipeline_that_is_still_connecting_can_be_drawn() -> None:
     now = status(state="connecting", tables=[], position="", lag_seconds=None, lag_bytes=None)
-    text = draw(StatusView().render(now))
+    text = draw(TerminalView().render(now))
     assert "connecting" in text
     assert "none yet" in text
     assert "lag" not in text
-    assert StatusView().line(now) == "connecting"
+    assert TerminalView().line(now) == "connecting"
 
 
 def test_without_a_terminal_one_line_says_it() -> None:
     clock = Clock()
-    view = StatusView(clock)
-    view.line(status(copied_rows=0))
+    view = TerminalView(clock)
+    view.line(status(backfilled_rows=0))
     clock.now += 1
-    assert view.line(status()) == "copying 200 rows (56%), 200 rows/s, lag 0.4 s"
+    assert view.line(status()) == "backfilling 200 rows (56%), 200 rows/s, lag 0.4 s"
     live = [{"table": "shop.a", "state": "live", "rows": 7, "estimate": 9}]
     clock.now += 1
     later = status(state="streaming", tables=live, rows=1900, lag_seconds=None, reconnects=1)

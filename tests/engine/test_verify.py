@@ -273,7 +273,7 @@ def test_rows_without_a_key_are_counted(sides: Sides) -> None:
 
 
 def test_a_large_bag_is_compared_in_parts(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.verify.comparison.BAG_ROWS", 10)
+    monkeypatch.setattr("engine.verify.comparison.MULTISET_ROWS", 10)
     table = sides.make("t", "a INT")
     values = ", ".join(f"({number})" for number in range(100))
     for run in (sides.on_source, sides.on_target):

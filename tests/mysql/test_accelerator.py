@@ -20,11 +20,11 @@ import pytest
 
 from engine.change import Operation, Rows
 from engine.databases.mysql.settings import BinlogFileSettings
-from engine.databases.mysql.types import neutral
+from engine.databases.mysql.types import neutral_type
 from engine.errors import DecodeError
 from engine.schema import Column, Table, TableId
 from engine.toolkit.accelerator import python_only
-from sources.mysql.codec import accelerator as kernel
+from sources.mysql.codec import accelerator
 from sources.mysql.codec.binary_json import json_text
 from sources.mysql.codec.cells import cells
 from sources.mysql.codec.rows import RowDecoder
@@ -40,7 +40,7 @@ LOGS = sorted((ROOT / "benchmarks" / "check").glob("*.binlog")) + sorted(
 ROUNDS = 200
 
 built = pytest.mark.skipif(
-    not kernel.AVAILABLE, reason="the kernel is not built, or TAILRACE_KERNEL=off"
+    not accelerator.AVAILABLE, reason="the kernel is not built, or TAILRACE_ACCELERATOR=off"
 )
 
 
@@ -233,8 +233,8 @@ NUMBERS = (
 # Native type, type and metadata in the log, values. First those that the kernel must take.
 USUAL: tuple[tuple[str, int, int, Sample], ...] = (
     *(
-        (native + sign, wire, 0, _fixed(size))
-        for native, wire, size in (
+        (source_type + sign, wire, 0, _fixed(size))
+        for source_type, wire, size in (
             *(("tinyint", Wire.TINY, 1), ("smallint", Wire.SHORT, 2), ("mediumint", Wire.INT24, 3)),
             *(("int", Wire.LONG, 4), ("bigint", Wire.LONGLONG, 8)),
         )
@@ -251,8 +251,8 @@ USUAL: tuple[tuple[str, int, int, Sample], ...] = (
     ),
     ("date", Wire.DATE, 0, lambda chance: (chance.randrange(10000 << 9)).to_bytes(3, "little")),
     *(
-        (f"{native}({digits})", wire, digits, form(digits))
-        for native, wire, form, _ in TEMPORAL
+        (f"{source_type}({digits})", wire, digits, form(digits))
+        for source_type, wire, form, _ in TEMPORAL
         for digits in range(7)
     ),
     ("time", Wire.TIME, 0, lambda chance: chance.randrange(8385959).to_bytes(3, "little")),
@@ -290,8 +290,8 @@ UNLIKELY: tuple[tuple[str, int, int, Sample], ...] = (
         for sample in (_fixed(decimal_size(precision, scale)),)
     ),
     *(
-        (f"{native}({digits})", wire, digits, _fixed(size + (digits + 1) // 2))
-        for native, wire, _, size in TEMPORAL
+        (f"{source_type}({digits})", wire, digits, _fixed(size + (digits + 1) // 2))
+        for source_type, wire, _, size in TEMPORAL
         for digits in range(7)
     ),
     ("date", Wire.DATE, 0, _fixed(3)),
@@ -307,8 +307,10 @@ class Drawn:
     def __init__(self, chance: random.Random) -> None:
         self.columns = chance.choices(chance.choice((USUAL, COLUMNS)), k=chance.randint(1, 20))
         made = tuple(
-            Column(f"c{number}", neutral(native), native, nullable=True, default="NULL")
-            for number, (native, *_) in enumerate(self.columns)
+            Column(
+                f"c{number}", neutral_type(source_type), source_type, nullable=True, default="NULL"
+            )
+            for number, (source_type, *_) in enumerate(self.columns)
         )
         self.op: Operation = chance.choice(("insert", "update", "delete"))
         self.table = Table(TableId("s", "t"), made, (0,))
@@ -393,13 +395,15 @@ def _damaged(chance: random.Random, data: bytes) -> bytes:
 @pytest.mark.parametrize("number", range(len(COLUMNS)), ids=lambda n: f"{n}-{COLUMNS[n][0]}")
 def test_each_kind_of_column_is_read_the_same(number: int) -> None:
     chance = random.Random(number)
-    native, wire, meta, sample = COLUMNS[number]
-    table = Table(TableId("s", "t"), (Column("c", neutral(native), native),), ())
+    source_type, wire, meta, sample = COLUMNS[number]
+    table = Table(TableId("s", "t"), (Column("c", neutral_type(source_type), source_type),), ())
     map = TableMap(1, "s", "t", (wire,), (meta,), 0)
     decoder = RowDecoder(table, map)
     with python_only():
         python = RowDecoder(table, map)
-    quick = kernel.Kernel(cells(table, map), map).decoder(None, kernel.StoredImage(1, ["a0"]))
+    quick = accelerator.Accelerator(cells(table, map), map).decoder(
+        None, accelerator.StoredImage(1, ["a0"])
+    )
     for turn in range(ROUNDS // 2):
         value = sample(chance)
         data = b"\1\1\0" + (_damaged(chance, value) if turn % 2 else value)
@@ -425,13 +429,13 @@ def test_json_that_the_kernel_prints_is_printed_the_same() -> None:
     def help(raw: bytes) -> str:
         raise Helped
 
-    table = Table(TableId("s", "t"), (Column("j", neutral("json"), "json"),), ())
+    table = Table(TableId("s", "t"), (Column("j", neutral_type("json"), "json"),), ())
     map = TableMap(1, "s", "t", (Wire.JSON,), (4,), 0)
     (cell,) = cells(table, map)
-    alone = kernel.Kernel(
+    alone = accelerator.Accelerator(
         (msgspec.structs.replace(cell, value="help(raw0)", names={"help": help}),), map
     )
-    decode = alone.decoder(None, kernel.StoredImage(1, ["a0"]))
+    decode = alone.decoder(None, accelerator.StoredImage(1, ["a0"]))
     chance, printed = random.Random(5), 0
     documents = [*DOCUMENTS, *REFUSED, *(_document(each) for each in NUMBERS)]
     for turn in range(100 * len(documents)):

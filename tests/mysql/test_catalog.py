@@ -36,9 +36,11 @@ def test_columns(mysql_family: AnyServer, fresh_mysql_database: Fresh) -> None:
     by_name = dict(zip(table.names, table.columns, strict=True))
     assert [column.nullable for column in table.columns[:4]] == [False, True, False, True]
     assert by_name["Id"].type == Type("uint64")
-    assert by_name["déjà vu"].native.startswith("varchar(20) character set latin1 collate latin1_")
+    assert by_name["déjà vu"].source_type.startswith(
+        "varchar(20) character set latin1 collate latin1_"
+    )
     assert by_name["déjà vu"].default == "'it''s \\\\ 1'"
-    assert by_name["t"].native.startswith("text character set utf8mb3 collate utf8")
+    assert by_name["t"].source_type.startswith("text character set utf8mb3 collate utf8")
     assert by_name["t"].default is None
     assert by_name["n"].default == "-5"
     assert by_name["e"].default == "'b'"

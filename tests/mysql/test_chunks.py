@@ -17,7 +17,7 @@ from engine.errors import ConfigError, ShapeChanged, SourceError
 from engine.schema import Table
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, parse_position
-from sources.mysql.server_info import log_end, read_facts
+from sources.mysql.server_info import log_end, read_server_info
 from sources.mysql.snapshot import chunks as chunks_module
 from sources.mysql.snapshot.chunks import ChunkReader
 from sources.mysql.snapshot.keyset import Keyset
@@ -47,7 +47,7 @@ def make_reader() -> Iterator[Make]:
 
 
 def _now(connection: Any) -> str:
-    return str(log_end(connection, read_facts(connection)))
+    return str(log_end(connection, read_server_info(connection)))
 
 
 def _read(
@@ -114,20 +114,20 @@ def test_keys_of_every_type(
             columns = columns.replace(" NULL", "")
             cursor.execute(f"CREATE TABLE t{number} ({columns}, v INT, PRIMARY KEY ({names}))")
             cursor.execute(f"INSERT INTO t{number} VALUES {values}")
-        since = _now(connection)
+        low_watermark = _now(connection)
         for number, (kind, (columns, _)) in enumerate(keys.items()):
             table = live_table(connection, database, f"t{number}")
             names = ", ".join(part.split()[0] for part in columns.split(", "))
             expected = selected_rows(mysql_family, table, f"ORDER BY {names}")
             assert len(expected) == ROWS_PER_TABLE
             for readers in (1, 3):
-                found = list(reader.chunks(table, None, since, rows=40, readers=readers))
+                found = list(reader.chunks(table, None, low_watermark, rows=40, readers=readers))
                 assert (kind, _rows(found)) == (kind, expected)
                 assert found[-1].cursor is None
             read = 0
             for chunk in found[:-1]:
                 read += len(chunk.rows)
-                rest = reader.chunks(table, chunk.cursor, since, rows=1000, readers=1)
+                rest = reader.chunks(table, chunk.cursor, low_watermark, rows=1000, readers=1)
                 assert (kind, _rows(list(rest))) == (kind, expected[read:])
 
 
@@ -140,9 +140,9 @@ def test_keys_that_read_the_same_are_refused(
         cursor.execute("SET sql_mode = ''")
         cursor.execute("CREATE TABLE t (k ENUM('a','') PRIMARY KEY)")
         cursor.execute("INSERT INTO t VALUES ('invalid'), ('a')")
-        table, since = live_table(connection, database, "t"), _now(connection)
+        table, low_watermark = live_table(connection, database, "t"), _now(connection)
     with pytest.raises(SourceError, match="reads like") as stop:
-        list(reader.chunks(table, None, since, rows=1, readers=1))
+        list(reader.chunks(table, None, low_watermark, rows=1, readers=1))
     assert "`k`+0 = 0" in stop.value.hint
 
 
@@ -155,11 +155,11 @@ def test_a_copy_that_does_not_move_stops(
     with connect_mysql(mysql, source_database) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE t (k INT PRIMARY KEY)")
         cursor.execute("INSERT INTO t VALUES (1), (2), (3)")
-        table, since = live_table(connection, source_database, "t"), _now(connection)
+        table, low_watermark = live_table(connection, source_database, "t"), _now(connection)
     monkeypatch.setattr(Keyset, "between", lambda self, after, last: "")
     for readers in (1, 2):
         with pytest.raises(SourceError, match="does not get beyond"):
-            list(make_reader(mysql).chunks(table, None, since, rows=1, readers=readers))
+            list(make_reader(mysql).chunks(table, None, low_watermark, rows=1, readers=readers))
 
 
 def test_a_cursor_of_another_key_is_refused(
@@ -183,17 +183,21 @@ def test_an_empty_table_gives_one_empty_chunk(
     with connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE keyed (id INT PRIMARY KEY)")
         cursor.execute("CREATE TABLE keyless (id INT)")
-        since = _now(connection)
+        low_watermark = _now(connection)
         for name in ("keyed", "keyless"):
             table = live_table(connection, database, name)
-            [chunk] = make_reader(mysql_family).chunks(table, None, since, rows=10, readers=2)
+            [chunk] = make_reader(mysql_family).chunks(
+                table, None, low_watermark, rows=10, readers=2
+            )
             assert (chunk.rows, chunk.cursor) == ([], None)
-            assert parse_position(str(chunk.seen)).at_or_after(parse_position(since))
+            assert parse_position(str(chunk.high_watermark)).at_or_after(
+                parse_position(low_watermark)
+            )
 
 
 def _future(connection: Any) -> str:
     """The position after the next transaction of this server."""
-    end = log_end(connection, read_facts(connection))
+    end = log_end(connection, read_server_info(connection))
     if isinstance(end.executed, GtidSet):
         last = end.executed.sources[end.server][-1][1]
         return str(
@@ -211,8 +215,10 @@ def test_a_read_waits_until_the_position_is_visible(
     with connection, connection.cursor() as cursor, ThreadPoolExecutor(1) as pool:
         cursor.execute("CREATE TABLE t (id INT PRIMARY KEY)")
         table = live_table(connection, database, "t")
-        since = _future(connection)
-        reading = pool.submit(lambda: list(reader.chunks(table, None, since, rows=9, readers=1)))
+        low_watermark = _future(connection)
+        reading = pool.submit(
+            lambda: list(reader.chunks(table, None, low_watermark, rows=9, readers=1))
+        )
 
         def asked() -> bool:
             cursor.execute("SHOW FULL PROCESSLIST")
@@ -236,11 +242,13 @@ def test_without_gtids_a_read_waits_for_the_writers_of_the_table(
     with connection, connection.cursor() as cursor, ThreadPoolExecutor(1) as pool:
         cursor.execute("CREATE TABLE t (id INT PRIMARY KEY)")
         table = live_table(connection, database, "t")
-        end = log_end(connection, read_facts(connection))
-        since = str(MySQLPosition(end.server, end.file, end.offset))
+        end = log_end(connection, read_server_info(connection))
+        low_watermark = str(MySQLPosition(end.server, end.file, end.offset))
         cursor.execute("BEGIN")
         cursor.execute("INSERT INTO t VALUES (1)")
-        reading = pool.submit(lambda: list(reader.chunks(table, None, since, rows=9, readers=1)))
+        reading = pool.submit(
+            lambda: list(reader.chunks(table, None, low_watermark, rows=9, readers=1))
+        )
 
         def waiting() -> bool:
             cursor.execute("SHOW FULL PROCESSLIST")
@@ -263,7 +271,7 @@ def test_a_table_that_goes_while_it_is_asked_for_is_left_out(
     database = fresh_mysql_database(mysql)
     reader = make_reader(mysql, gtid=gtid)
     connection = connect_mysql(mysql, database)
-    begin = reader._moments.begin if gtid else reader._moments.prove
+    begin = reader._watermarks.begin if gtid else reader._watermarks.wait_until_visible
 
     def late(*arguments: Any) -> None:
         cursor.execute("DROP TABLE b")
@@ -274,7 +282,7 @@ def test_a_table_that_goes_while_it_is_asked_for_is_left_out(
             cursor.execute(f"CREATE TABLE {name} (id INT PRIMARY KEY)")
         a, b = (live_table(connection, database, name) for name in "ab")
         with monkeypatch.context() as patch:
-            patch.setattr(reader._moments, "begin" if gtid else "prove", late)
+            patch.setattr(reader._watermarks, "begin" if gtid else "prove", late)
             assert reader.empty([a, b], _now(connection)) == []
         [chunk] = reader.empty([a], _now(connection))
         assert chunk.table == a
@@ -294,11 +302,11 @@ def test_a_table_is_not_called_empty_while_rows_of_the_position_are_on_their_way
         for name in "abc":
             cursor.execute(f"CREATE TABLE {name} (id INT PRIMARY KEY) ENGINE = {engine}")
         tables = [live_table(connection, database, name) for name in "abc"]
-        since = _future(connection) if gtid else _now(connection)
+        low_watermark = _future(connection) if gtid else _now(connection)
         if not gtid:
             cursor.execute("LOCK TABLES b WRITE" if engine == "MyISAM" else "BEGIN")
             cursor.execute("INSERT INTO b VALUES (1)")
-        asking = pool.submit(lambda: reader.empty(tables, since))
+        asking = pool.submit(lambda: reader.empty(tables, low_watermark))
 
         with connect_mysql(mysql, database) as other, other.cursor() as watching:
 
@@ -340,7 +348,7 @@ def test_the_right_that_a_read_lacks_is_named(
 def test_what_was_seen_is_bounded_and_not_before_what_was_asked_for(
     mysql_family: AnyServer, fresh_mysql_database: Fresh, make_reader: Make
 ) -> None:
-    """Under a writer: every row of a chunk was written at or before ``seen``."""
+    """Under a writer: every row of a chunk was written at or before ``high_watermark``."""
     database = fresh_mysql_database(mysql_family)
     reader = make_reader(mysql_family)
     connection = connect_mysql(mysql_family, database)
@@ -351,15 +359,15 @@ def test_what_was_seen_is_bounded_and_not_before_what_was_asked_for(
         with _Writer(mysql_family, database) as written:
             wait_until(lambda: len(written) > 5)
             for _ in range(10):
-                since = _now(connection)
+                low_watermark = _now(connection)
                 count = len(written)
                 for table in tables:
-                    found = list(reader.chunks(table, None, since, rows=10_000, readers=1))
+                    found = list(reader.chunks(table, None, low_watermark, rows=10_000, readers=1))
                     assert len(_rows(found)) >= count
-                    seen = parse_position(str(found[-1].seen))
-                    assert seen.at_or_after(parse_position(since))
+                    high_watermark = parse_position(str(found[-1].high_watermark))
+                    assert high_watermark.at_or_after(parse_position(low_watermark))
                     _wait_for_more(written, _rows(found))
-                    _check_seen(seen, written, _rows(found), exact=not table.key)
+                    _check_seen(high_watermark, written, _rows(found), exact=not table.key)
 
 
 class _Writer:
@@ -407,12 +415,14 @@ def _wait_for_more(written: list[int], rows: list[Row]) -> None:
     wait_until(lambda: len(written) > len(rows))
 
 
-def _check_seen(seen: MySQLPosition, written: list[int], rows: list[Row], *, exact: bool) -> None:
-    if isinstance(seen.executed, GtidSet):
-        last = seen.executed.sources[seen.server][-1][1]
+def _check_seen(
+    high_watermark: MySQLPosition, written: list[int], rows: list[Row], *, exact: bool
+) -> None:
+    if isinstance(high_watermark.executed, GtidSet):
+        last = high_watermark.executed.sources[high_watermark.server][-1][1]
     else:
-        assert isinstance(seen.executed, DomainState)
-        last = max(int(part.split("-")[2]) for part in str(seen.executed).split(","))
+        assert isinstance(high_watermark.executed, DomainState)
+        last = max(int(part.split("-")[2]) for part in str(high_watermark.executed).split(","))
     inside = sum(number <= last for number in list(written)[: len(rows) + 1])
     if exact:
         assert inside == len(rows)
@@ -457,7 +467,9 @@ def test_another_order_of_the_key_is_another_shape(
         cursor.execute("ALTER TABLE t MODIFY k VARCHAR(9) COLLATE utf8mb4_bin")
         with pytest.raises(ShapeChanged):
             _read(reader, table, connection)
-        key = msgspec.structs.replace(table.columns[0], native="varchar(9) character set utf8mb4")
+        key = msgspec.structs.replace(
+            table.columns[0], source_type="varchar(9) character set utf8mb4"
+        )
         as_before = msgspec.structs.replace(table, columns=(key, table.columns[1]))
         _read(reader, as_before, connection)
 
@@ -476,8 +488,8 @@ def test_a_keyless_table_without_transactions_is_read_under_a_lock(
         cursor.execute(f"CREATE TABLE t (n INT, v CHAR(200)) ENGINE={engine}")
         cursor.executemany("INSERT INTO t VALUES (%s, %s)", [(n, "x" * 200) for n in range(9000)])
         table = live_table(connection, database, "t")
-        since = _now(connection)
-        reading = make_reader(mysql_family).chunks(table, None, since, rows=1000, readers=2)
+        low_watermark = _now(connection)
+        reading = make_reader(mysql_family).chunks(table, None, low_watermark, rows=1000, readers=2)
         found = [next(reading)]
         insert = pool.submit(writer.cursor().execute, "INSERT INTO t VALUES (9000, 'late')")
 
@@ -491,17 +503,17 @@ def test_a_keyless_table_without_transactions_is_read_under_a_lock(
         found += reading
         insert.result(timeout=20)
         after = _now(connection)
-    seen = parse_position(str(found[0].seen))
+    high_watermark = parse_position(str(found[0].high_watermark))
     assert sorted(row[0] for row in _rows(found)) == list(range(9000))
-    assert parse_position(before).at_or_after(seen)
-    assert not seen.at_or_after(parse_position(after))
+    assert parse_position(before).at_or_after(high_watermark)
+    assert not high_watermark.at_or_after(parse_position(after))
 
 
 @pytest.mark.parametrize("engine", ["MyISAM", "Aria"])
 def test_a_keyed_table_without_transactions_under_a_writer(
     mysql_family: AnyServer, fresh_mysql_database: Fresh, make_reader: Make, engine: str
 ) -> None:
-    """A chunk shows all that was logged before, and nothing after ``seen``."""
+    """A chunk shows all that was logged before, and nothing after ``high_watermark``."""
     if engine == "Aria" and mysql_family.kind == "mysql":
         pytest.skip("MariaDB has it")
     database = fresh_mysql_database(mysql_family)
@@ -514,16 +526,16 @@ def test_a_keyed_table_without_transactions_under_a_writer(
         with _Writer(mysql_family, database, transactions=False) as written:
             wait_until(lambda: len(written) > 5)
             for _ in range(20):
-                since = _now(connection)
+                low_watermark = _now(connection)
                 count = len(written)
                 for table in tables:
-                    found = list(reader.chunks(table, None, since, rows=10_000, readers=1))
+                    found = list(reader.chunks(table, None, low_watermark, rows=10_000, readers=1))
                     assert len(_rows(found)) >= count
-                    seen = parse_position(str(found[-1].seen))
+                    high_watermark = parse_position(str(found[-1].high_watermark))
                     # The table with a key is written one transaction earlier.
                     _wait_for_more(written, _rows(found))
                     numbers = [number - bool(table.key) for number in list(written)]
-                    _check_seen(seen, numbers, _rows(found), exact=not table.key)
+                    _check_seen(high_watermark, numbers, _rows(found), exact=not table.key)
 
 
 def test_a_shape_that_was_checked_stays_until_the_read_is_done(
@@ -595,7 +607,7 @@ def test_a_keyless_table_comes_in_pieces_of_one_moment(
         found = [first, *reading]
     assert len(found) > 2
     assert sorted(row[0] for row in _rows(found)) == list(range(9000))
-    assert {str(chunk.seen) for chunk in found} == {str(first.seen)}
+    assert {str(chunk.high_watermark) for chunk in found} == {str(first.high_watermark)}
     assert [chunk.cursor is None for chunk in found] == [False] * (len(found) - 1) + [True]
 
 
@@ -609,17 +621,19 @@ def test_stop_ends_the_reading(
         cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, v CHAR(100))")
         cursor.executemany("INSERT INTO t VALUES (%s, %s)", [(n, "x") for n in range(3000)])
         table = live_table(connection, database, "t")
-        since = _now(connection)
+        low_watermark = _now(connection)
         for readers in (1, 3):
-            reading = reader.chunks(table, None, since, rows=10, readers=readers)
+            reading = reader.chunks(table, None, low_watermark, rows=10, readers=readers)
             assert next(reading).rows
             reader.stop()
             assert len(list(reading)) <= readers + 1
         # It can be used again, and an iterator that is closed leaves nothing behind.
-        reading = reader.chunks(table, None, since, rows=10, readers=3)
+        reading = reader.chunks(table, None, low_watermark, rows=10, readers=3)
         assert next(reading).rows[0][0] == 0
         reading.close()  # type: ignore[attr-defined]
-        assert len(_rows(list(reader.chunks(table, None, since, rows=999, readers=2)))) == 3000
+        assert (
+            len(_rows(list(reader.chunks(table, None, low_watermark, rows=999, readers=2)))) == 3000
+        )
 
 
 def test_a_connection_that_stop_has_broken_is_not_lent_again(mysql: AnyServer) -> None:

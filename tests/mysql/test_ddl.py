@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.change import SchemaChange, Truncate
-from engine.databases.mysql.types import parse_native, same_order
+from engine.databases.mysql.types import parse_type, same_order
 from engine.errors import SchemaError
 from engine.schema import Column, Table, TableId, Type
 from sinks.postgres.defaults import existing_value, literal
@@ -174,7 +174,7 @@ MARIADB_ONLY = [
 ]
 
 
-def facts(tables: Iterable[Table]) -> dict[TableId, object]:
+def info(tables: Iterable[Table]) -> dict[TableId, object]:
     """All that a catalog and a tracked version must agree on."""
     return {
         table.id: (
@@ -191,8 +191,8 @@ def facts(tables: Iterable[Table]) -> dict[TableId, object]:
 
 
 def essence(column: Column) -> tuple[object, ...]:
-    """What a decoder reads from a native text."""
-    parsed = parse_native(column.native)
+    """What a decoder reads from a source type text."""
+    parsed = parse_type(column.source_type)
     return parsed.base, parsed.unsigned, parsed.length, parsed.charset, parsed.compressed
 
 
@@ -261,10 +261,14 @@ def test_tracked_tables_equal_the_server(
             )
             follow(tables, effects)
             live = read_catalog(connection, lambda id: id.schema == schema)
-            assert facts(tables.values()) == facts(live), statement
+            assert info(tables.values()) == info(live), statement
             for table in live:
                 for was, now in zip(tables[table.id].columns, table.columns, strict=True):
-                    assert same_order(was.native, now.native), (statement, was.native, now.native)
+                    assert same_order(was.source_type, now.source_type), (
+                        statement,
+                        was.source_type,
+                        now.source_type,
+                    )
             for table in live:
                 tracked, real = defaults(tables[table.id]), defaults(table)
                 for name in tracked.keys() & real.keys():
@@ -418,7 +422,7 @@ def test_an_alter_is_one_change_that_tells_new_names(tables: Tables) -> None:
     assert change.after is not None
     assert change.after.version == before.version + 1
     assert change.after.names == ("id", "sum", "remark")
-    assert change.after.columns[2].native == "varchar(9) character set latin1"
+    assert change.after.columns[2].source_type == "varchar(9) character set latin1"
 
 
 def test_tables_swap_through_a_name_that_is_not_selected(tables: Tables) -> None:
@@ -604,7 +608,7 @@ def test_a_charset_that_nothing_tells_is_left_out() -> None:
     (change,) = apply_statement("ALTER TABLE t ADD c TEXT", SHOP, tables, everything)
     assert isinstance(change, SchemaChange)
     assert change.after is not None
-    assert [column.native for column in change.after.columns] == [
+    assert [column.source_type for column in change.after.columns] == [
         "text character set latin1",
         "text character set utf8mb4",
         "text",

@@ -17,11 +17,11 @@ import pymysql
 import pytest
 
 from engine.change import Row
-from engine.databases.mysql.types import neutral
+from engine.databases.mysql.types import neutral_type
 from engine.errors import DecodeError
 from engine.schema import Column, Table, TableId
 from engine.toolkit.accelerator import python_only
-from sources.mysql.codec import accelerator as kernel
+from sources.mysql.codec import accelerator
 from sources.mysql.snapshot.result_set import query_rows
 from sources.mysql.snapshot.text_rows import TextRows
 
@@ -55,10 +55,10 @@ COLUMNS: dict[str, Sequence[bytes]] = {
 BOTH = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "python"])
 
 
-def table_of(natives: Sequence[str]) -> Table:
+def table_of(source_types: Sequence[str]) -> Table:
     columns = tuple(
-        Column(f"c{number}", neutral(native), native, nullable=True, default="NULL")
-        for number, native in enumerate(natives)
+        Column(f"c{number}", neutral_type(source_type), source_type, nullable=True, default="NULL")
+        for number, source_type in enumerate(source_types)
     )
     return Table(TableId("s", "t"), columns, (0,))
 
@@ -137,15 +137,15 @@ def cut(chance: random.Random, stream: bytes, count: int) -> list[bytes]:
 
 def drawn(chance: random.Random) -> tuple[Table, list[bytes]]:
     """A random table, and the payloads of rows of it."""
-    natives = chance.choices(list(COLUMNS), k=chance.randint(1, 12))
+    source_types = chance.choices(list(COLUMNS), k=chance.randint(1, 12))
     rows = [
         b"".join(
-            text_of(None if chance.random() < 0.2 else chance.choice(COLUMNS[native]))
-            for native in natives
+            text_of(None if chance.random() < 0.2 else chance.choice(COLUMNS[source_type]))
+            for source_type in source_types
         )
         for _ in range(chance.randrange(20))
     ]
-    return table_of(natives), rows
+    return table_of(source_types), rows
 
 
 def streams(seed: int, count: int) -> Iterator[tuple[random.Random, Table, list[bytes], bytes]]:
@@ -183,19 +183,19 @@ def test_damaged_streams_are_refused_the_same(seed: int) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("native", COLUMNS)
-def test_each_kind_of_column_is_read_by_itself(native: str, compiled: bool) -> None:
-    if compiled and not kernel.AVAILABLE:
-        pytest.skip("the kernel is not built, or TAILRACE_KERNEL=off")
-    table = table_of([native])
-    stream = b"".join(packet(text_of(value)) for value in (*COLUMNS[native], None))
+@pytest.mark.parametrize("source_type", COLUMNS)
+def test_each_kind_of_column_is_read_by_itself(source_type: str, compiled: bool) -> None:
+    if compiled and not accelerator.AVAILABLE:
+        pytest.skip("the kernel is not built, or TAILRACE_ACCELERATOR=off")
+    table = table_of([source_type])
+    stream = b"".join(packet(text_of(value)) for value in (*COLUMNS[source_type], None))
     with nullcontext() if compiled else python_only():
         decoder = TextRows(table)
     rows, stop = decoder.take(stream, 0)
-    assert (len(rows), stop) == (len(COLUMNS[native]) + 1, len(stream))
+    assert (len(rows), stop) == (len(COLUMNS[source_type]) + 1, len(stream))
     assert rows[-1] == (None,)
     if compiled:
-        quick = kernel.text_kernel(decoder._columns)
+        quick = accelerator.text_accelerator(decoder._columns)
         assert quick is not None
         assert repr(quick(stream, 0)[0]) == repr(rows)
 
@@ -275,13 +275,13 @@ def test_what_is_no_number_is_refused(text: bytes, compiled: bool) -> None:
         received(table_of(["bigint"]), [stream], compiled=compiled)
 
 
-@pytest.mark.skipif(not kernel.AVAILABLE, reason="the kernel is not built")
+@pytest.mark.skipif(not accelerator.AVAILABLE, reason="the kernel is not built")
 def test_the_kernel_refuses_programs_that_cannot_be() -> None:
-    fixed = kernel._program([kernel._Step(kernel._FIXED, 0, 4, object=bytes)])
+    fixed = accelerator._program([accelerator._Step(accelerator._FIXED, 0, 4, object=bytes)])
     for plan in (None, (b"", ()), (b"1234567", ()), (b"\xff" * 8, ()), fixed):
         with pytest.raises(ValueError):  # noqa: PT011 - its words are not for people
-            kernel._accelerator.take_rows(plan, b"\1\0\0\0\0", 0)
-    good = kernel._program([kernel._Step(kernel._UTF8, 0, 1)])
+            accelerator._accelerator.take_rows(plan, b"\1\0\0\0\0", 0)
+    good = accelerator._program([accelerator._Step(accelerator._UTF8, 0, 1)])
     for start in (-1, 3):
         with pytest.raises(ValueError):  # noqa: PT011
-            kernel._accelerator.take_rows(good, b"\1\0", start)
+            accelerator._accelerator.take_rows(good, b"\1\0", start)

@@ -11,10 +11,10 @@ from pymysql.connections import Connection
 
 from engine.errors import SourceError
 from engine.sandbox import Server, start_mariadb, start_mysql
-from sources.mysql.binlog.stream_position import Progress
+from sources.mysql.binlog.stream_position import StreamPosition
 from sources.mysql.position import MySQLPosition
-from sources.mysql.resume import start_at
-from sources.mysql.server_info import Facts, log_end, read_facts
+from sources.mysql.resume import resume_at
+from sources.mysql.server_info import ServerInfo, log_end, read_server_info
 from tests.support.servers import connect_mysql, obtain
 
 LONG = "'" + "x" * 300 + "'"
@@ -39,7 +39,7 @@ class Log:
 
     def __init__(self, connection: Connection[Any]) -> None:
         self.connection = connection
-        self.facts: Facts = read_facts(connection)
+        self.info: ServerInfo = read_server_info(connection)
 
     def run(self, *statements: str) -> None:
         with self.connection.cursor() as cursor:
@@ -51,14 +51,14 @@ class Log:
             self.run(f"INSERT INTO log_start.t (v) VALUES ({value})")
 
     def reset(self) -> None:
-        self.run("RESET MASTER" if self.facts.mariadb else "RESET BINARY LOGS AND GTIDS")
+        self.run("RESET MASTER" if self.info.mariadb else "RESET BINARY LOGS AND GTIDS")
 
     @property
     def end(self) -> MySQLPosition:
-        return log_end(self.connection, self.facts)
+        return log_end(self.connection, self.info)
 
     def start(self, position: MySQLPosition) -> MySQLPosition:
-        return start_at(self.connection, self.facts, position)[0]
+        return resume_at(self.connection, self.info, position)[0]
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_log_in_which_nothing_begins_at_our_place(log: Log) -> None:
 
 @pytest.mark.parametrize("fewer_before", [True, False])
 def test_a_log_with_other_transactions_around_our_place(log: Log, fewer_before: bool) -> None:
-    if not (log.facts.gtids or log.facts.mariadb):
+    if not (log.info.gtids or log.info.mariadb):
         pytest.skip("without GTIDs only places tell one log from another")
     log.run("FLUSH BINARY LOGS")
     log.write(5)
@@ -127,16 +127,16 @@ def test_a_log_with_other_transactions_around_our_place(log: Log, fewer_before: 
 
 
 def test_another_server_of_the_group_is_asked_for_gtids_only(log: Log) -> None:
-    if not log.facts.gtids:
+    if not log.info.gtids:
         pytest.skip("without GTIDs there is no other server")
     place = msgspec.structs.replace(log.end, server="another", file="binlog.000077")
     start = log.start(place)
-    assert (start.server, start.file, start.gtids) == (log.facts.identity, "", place.gtids)
+    assert (start.server, start.file, start.gtids) == (log.info.identity, "", place.gtids)
 
 
 def test_a_place_on_another_server_counts_from_the_first_transaction_that_is_new() -> None:
     start = MySQLPosition("server", "", 0)
-    progress = Progress(start)
+    progress = StreamPosition(start)
     progress.file, progress.offset = "binlog.000001", 4
     progress.pass_over()
     assert progress.position == start

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from engine.change import Operation, Rows
-from engine.databases.mysql.types import neutral
+from engine.databases.mysql.types import neutral_type
 from engine.errors import DecodeError, SchemaError
 from engine.schema import Column, Table, TableId
 from engine.toolkit.accelerator import python_only
@@ -429,7 +429,9 @@ def test_text_that_is_none_names_its_column_and_not_its_value(
 
 
 def _table(*columns: tuple[str, str]) -> Table:
-    made = tuple(Column(name, neutral(native), native) for name, native in columns)
+    made = tuple(
+        Column(name, neutral_type(source_type), source_type) for name, source_type in columns
+    )
     return Table(TableId("s", "t"), made, (0,))
 
 

@@ -20,7 +20,7 @@ from sources.mysql.binlog import compression as packed
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
-from sources.mysql.binlog.xa import Held
+from sources.mysql.binlog.xa import PreparedTransaction
 from sources.mysql.file_source import BinlogFileSource
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, parse_position
@@ -564,15 +564,15 @@ def test_a_decided_one_that_every_reader_saw_is_passed() -> None:
 
 
 def test_many_held_rows_go_to_disk_and_come_back_in_order() -> None:
-    held = Held()
+    held = PreparedTransaction()
     expected: list[int] = []
     for number in range(3):
         held.changes.append(Rows(ITEM, "insert", None, [(number,)], size=65 << 20))
-        held.relieve()
+        held.spill()
         expected.append(number)
     assert held.changes == []
     held.changes.append(Rows(ITEM, "insert", None, [(3,)], size=10))
-    held.relieve()
+    held.spill()
     assert held
     found = inserted([change for part in held.release() for change in part])
     assert found == [*expected, 3]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.databases.mysql.types import neutral, parse_native, same_type
+from engine.databases.mysql.types import neutral_type, parse_type, same_type
 from engine.errors import SchemaError
 from engine.schema import Type
 
@@ -49,9 +49,9 @@ NEUTRAL = {
 }
 
 
-@pytest.mark.parametrize(("native", "expected"), NEUTRAL.items())
-def test_a_native_text_has_a_neutral_type(native: str, expected: Type) -> None:
-    assert neutral(native) == expected
+@pytest.mark.parametrize(("source_type", "expected"), NEUTRAL.items())
+def test_a_native_text_has_a_neutral_type(source_type: str, expected: Type) -> None:
+    assert neutral_type(source_type) == expected
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_native_text_has_a_neutral_type(native: str, expected: Type) -> None:
     ],
 )
 def test_a_definition_means_what_the_server_makes_of_it(written: str, made: str) -> None:
-    assert str(parse_native(written)) == made
-    assert parse_native(made) == parse_native(written)
+    assert str(parse_type(written)) == made
+    assert parse_type(made) == parse_type(written)
 
 
 def test_what_says_nothing_about_values_does_not_count() -> None:
@@ -117,4 +117,4 @@ def test_what_says_nothing_about_values_does_not_count() -> None:
 @pytest.mark.parametrize("text", ["nonsense", "", "varchar(x)", "varchar", "(1)"])
 def test_what_is_no_type_is_refused(text: str) -> None:
     with pytest.raises(SchemaError, match="not known"):
-        parse_native(text)
+        parse_type(text)

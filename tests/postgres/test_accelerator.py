@@ -21,11 +21,11 @@ from engine.change import Row
 from engine.errors import ApplyError
 from engine.schema import Column, Kind, TableId, Type
 from engine.toolkit.accelerator import python_only
-from sinks.postgres import accelerator as kernel
+from sinks.postgres import accelerator
 from sinks.postgres.copy import FIRST_PIECE_ROWS, Encoder, Field, escape
 
 built = pytest.mark.skipif(
-    not kernel.AVAILABLE, reason="the kernel is not built, or TAILRACE_KERNEL=off"
+    not accelerator.AVAILABLE, reason="the kernel is not built, or TAILRACE_ACCELERATOR=off"
 )
 
 
@@ -191,7 +191,7 @@ def test_usual_rows_are_encoded_the_same_and_not_by_python(data: st.DataObject) 
     with python_only():
         pieces, error, _ = made(columns, width, rows)
     assert not error
-    encode = kernel.copy_kernel([(it.position, it.column) for it in columns], width)
+    encode = accelerator.copy_accelerator([(it.position, it.column) for it in columns], width)
     assert encode is not None
     assert encode(rows, 0, len(rows)) == b"".join(pieces)
     for n in range(len(rows)):
@@ -245,7 +245,7 @@ DAY = Column("d", Type("date"), "date")
 )
 def test_what_is_not_usual_is_refused_and_then_as_python_has_it(type: Type, value: Any) -> None:
     column = Column("c", type, "", nullable=False)
-    encode = kernel.copy_kernel([(0, column)], 1)
+    encode = accelerator.copy_accelerator([(0, column)], 1)
     assert encode is not None
     assert encode([(value,)], 0, 1) is None
     for key in (False, True):
@@ -257,7 +257,7 @@ def test_what_is_not_usual_is_refused_and_then_as_python_has_it(type: Type, valu
 def test_what_is_special_is_found_wherever_it_stands(special: str) -> None:
     texts = ["é" * n + special + "~" * m for n in range(18) for m in range(18)]
     texts += [text.replace("é", " ") for text in texts]
-    encode = kernel.copy_kernel([(0, TEXT)], 1)
+    encode = accelerator.copy_accelerator([(0, TEXT)], 1)
     assert encode is not None
     rows: list[Row] = [(text,) for text in texts]
     assert encode(rows, 0, len(rows)) == "".join(escape(text) + "\n" for text in texts).encode()
@@ -266,7 +266,7 @@ def test_what_is_special_is_found_wherever_it_stands(special: str) -> None:
 @built
 @pytest.mark.parametrize("day", ["2020-02-29", "2000-02-29", "0001-01-01", "9999-12-31"])
 def test_rare_days_are_no_reason_to_refuse(day: str) -> None:
-    encode = kernel.copy_kernel([(0, DAY)], 1)
+    encode = accelerator.copy_accelerator([(0, DAY)], 1)
     assert encode is not None
     assert encode([(day,)], 0, 1) == day.encode() + b"\n"
 
@@ -274,7 +274,7 @@ def test_rare_days_are_no_reason_to_refuse(day: str) -> None:
 @built
 @pytest.mark.parametrize("row", [(), (1,), (1, "x", 2), [1, "x"], None, "1x", Pair((1, "x"))])
 def test_what_is_no_row_of_the_width_is_refused(row: Any) -> None:
-    encode = kernel.copy_kernel([(0, NUMBER), (1, TEXT)], 2)
+    encode = accelerator.copy_accelerator([(0, NUMBER), (1, TEXT)], 2)
     assert encode is not None
     assert encode([(1, "x"), row], 0, 1) == b"1\tx\n"
     assert encode([(1, "x"), row], 0, 2) is None
@@ -306,7 +306,7 @@ def test_only_the_piece_with_the_value_is_left_to_python(monkeypatch: pytest.Mon
 @built
 @pytest.mark.parametrize("type", UNKNOWN, ids=str)
 def test_columns_that_it_does_not_know_are_left_to_python(type: Type) -> None:
-    assert kernel.copy_kernel([(0, NUMBER), (1, Column("c", type, ""))], 2) is None
+    assert accelerator.copy_accelerator([(0, NUMBER), (1, Column("c", type, ""))], 2) is None
 
 
 @built
@@ -355,7 +355,7 @@ def test_no_program_does_harm(program: bytes, width: int, rows: list[Row]) -> No
 @built
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (1, 0), (0, 2), (2, 2)])
 def test_rows_that_are_not_in_the_list(start: int, stop: int) -> None:
-    encode = kernel.copy_kernel([(0, NUMBER)], 1)
+    encode = accelerator.copy_accelerator([(0, NUMBER)], 1)
     assert encode is not None
     with pytest.raises(ValueError, match="no such rows"):
         encode([(1,)], start, stop)

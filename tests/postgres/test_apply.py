@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from engine.change import Row, Rows, SchemaChange, Settled, Truncate
+from engine.change import CaughtUp, Row, Rows, SchemaChange, Truncate
 from engine.errors import ApplyError
 from engine.schema import Column, Table, TableId, Type
 from tests.conftest import AnyServer
-from tests.support.histories import BAG, KEYED, History, number, steps, text
+from tests.support.histories import KEYED, KEYLESS, History, number, steps, text
 from tests.support.targets import Target, delete, insert, opened_database, read, update
 
 #: More than fits the path for few rows.
@@ -40,9 +40,9 @@ def things(target: Target) -> Iterator[Table]:
 
 @pytest.fixture
 def ledger(target: Target) -> Iterator[Table]:
-    target.create(BAG)
-    yield BAG
-    target.do(SchemaChange("", BAG, None))
+    target.create(KEYLESS)
+    yield KEYLESS
+    target.do(SchemaChange("", KEYLESS, None))
 
 
 def row(key: int, code: int | None = None, a: str = "", b: str = "") -> Row:
@@ -107,13 +107,13 @@ def test_an_unsettled_table_takes_what_is_there_and_what_is_gone(
     target: Target, things: Table, count: int
 ) -> None:
     rows = [row(n, n) for n in range(count)]
-    settling = {things.id}
-    target.do(insert(things, *rows), settling=settling)
+    in_backfill = {things.id}
+    target.do(insert(things, *rows), in_backfill=in_backfill)
     applied = target.do(
         insert(things, *((*old[:2], "again", "") for old in rows)),
         update(things, *((row(5000 + n), row(5000 + n, a="new")) for n in range(count))),
         delete(things, *(row(9000 + n) for n in range(count))),
-        settling=settling,
+        in_backfill=in_backfill,
     )
     assert applied.drift == {}
     expected = [row(n, n, "again") for n in range(count)]
@@ -122,7 +122,7 @@ def test_an_unsettled_table_takes_what_is_there_and_what_is_gone(
 
 
 def test_chunks_replace_what_is_there(target: Target, things: Table) -> None:
-    target.do(read(things, *(row(n) for n in range(MANY))), settling={things.id})
+    target.do(read(things, *(row(n) for n in range(MANY))), in_backfill={things.id})
     overlapping = [row(n, a="new") for n in range(100, 100 + MANY)]
     for chunk in (overlapping[:120], overlapping[120:], overlapping):
         applied = target.do(read(things, *chunk))
@@ -150,7 +150,7 @@ def test_partial_images(target: Target, things: Table, count: int) -> None:
     assert target.rows(things) == sorted(((n + 1, n + 1, "x", None) for n in numbers), key=repr)
     absent = partial(0b0100, *((n + 7000, (n + 7000, None, "y", None)) for n in numbers))
     assert target.apply(absent).drift == {things.id: count}
-    assert target.apply(absent, settling={things.id}).drift == {}
+    assert target.apply(absent, in_backfill={things.id}).drift == {}
     target.commit()
     assert len(target.rows(things)) == count
 
@@ -240,7 +240,7 @@ def test_what_postgresql_cannot_hold_is_replaced_and_counted(target: Target) -> 
             (table.id, "t", "nul_byte"): len(rows),
         }
     again = [(n, bad, "d\0") for n in range(2, MANY)]
-    applied = target.do(insert(table, *again), settling={table.id})
+    applied = target.do(insert(table, *again), in_backfill={table.id})
     assert applied.replaced[table.id, "t", "nul_byte"] == len(again)
     assert target.rows(table)[0] == (1, None, "ab")
     target.do(SchemaChange("", table, None))
@@ -261,7 +261,7 @@ def test_truncate_and_settled_act_at_their_place(target: Target, things: Table) 
     applied = target.do(insert(things, row(2)), Truncate(things), insert(things, row(1)))
     assert target.rows(things) == [row(1)]
     assert not applied.drift
-    target.do(Settled(things), Truncate(things), insert(things, row(3, 3)))
+    target.do(CaughtUp(things), Truncate(things), insert(things, row(3, 3)))
     assert target.rows(things) == [row(3, 3)]
 
 
@@ -308,7 +308,7 @@ def test_staged_rows_find_theirs_through_the_key(target: Target, things: Table) 
     target.query(f"ANALYZE {things.id}")
     before = rows_read_in_sequence()
     target.apply(update(things, *((old, (*old[:2], "x", "")) for old in rows[:8_000])))
-    target.apply(insert(things, *rows[:8_000]), settling={things.id})
+    target.apply(insert(things, *rows[:8_000]), in_backfill={things.id})
     target.apply(delete(things, *reversed(rows)))
     assert rows_read_in_sequence() == before
     target.commit()
@@ -321,7 +321,7 @@ def test_the_plan_of_a_staged_statement_is_made_for_the_rows_at_hand(
     """The one for many rows would read the whole table for a few."""
     rows = [row(n, n) for n in range(MANY)]
     for _ in range(8):
-        target.do(insert(things, *rows), settling={things.id})
+        target.do(insert(things, *rows), in_backfill={things.id})
         target.do(insert(things, *rows))
         target.do(update(things, *((old, (*old[:2], "x", "")) for old in rows)))
         target.do(delete(things, *rows))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from engine.change import SchemaChange, Settled
+from engine.change import CaughtUp, SchemaChange
 from engine.errors import SchemaError, SinkError
 from engine.schema import Column, Index, Table, TableId, Type
 from sinks.postgres.conversions import conversion
@@ -42,10 +42,10 @@ def shared(module_target: Target) -> Iterator[Target]:
     module_target.do(SchemaChange("", table(), None))
 
 
-def column(kind: str, native: str = "", **more: Any) -> Column:
+def column(kind: str, source_type: str = "", **more: Any) -> Column:
     names = {"length", "precision", "scale", "members"}
     shape = {name: more.pop(name) for name in names & set(more)}
-    return Column("c", Type(kind, **shape), native or kind, **more)  # type: ignore[arg-type]
+    return Column("c", Type(kind, **shape), source_type or kind, **more)  # type: ignore[arg-type]
 
 
 def table(*columns: Column, **more: Any) -> Table:
@@ -96,10 +96,10 @@ def test_a_table_is_made_with_its_key_and_indexed_when_it_has_settled(target: Ta
     }
     key = "UNIQUE shop.t USING btree (id)"
     assert indexes_of(target) == {key}
-    target.do(Settled(wide))
+    target.do(CaughtUp(wide))
     expected = {key, "shop.t USING btree (c)", "UNIQUE shop.t USING btree (c, d)"}
     assert indexes_of(target) == expected
-    target.do(Settled(wide))
+    target.do(CaughtUp(wide))
     assert indexes_of(target) == expected
 
 
@@ -155,7 +155,7 @@ UNKNOWN = [
 ]
 
 
-@pytest.mark.parametrize("new", UNKNOWN, ids=[new.native for new in UNKNOWN])
+@pytest.mark.parametrize("new", UNKNOWN, ids=[new.source_type for new in UNKNOWN])
 def test_an_added_column_of_unknown_values_is_refused_unless_the_table_is_empty(
     shared: Target, new: Column
 ) -> None:
@@ -329,7 +329,7 @@ def test_rows_and_schema_changes_of_one_transaction_keep_their_places(target: Ta
     wide = replace(after, version=2)
     target.do(
         SchemaChange("", None, before),
-        Settled(before),
+        CaughtUp(before),
         insert(before, (1,)),
         SchemaChange("", before, wide),
         insert(wide, (2, 2)),
@@ -384,7 +384,7 @@ def test_many_tables_are_made_and_settled_at_once(target: Target) -> None:
     target.query("CREATE SCHEMA shop1")
     target.query("CREATE TABLE shop1.t7 (id int PRIMARY KEY)")
     target.do(*(SchemaChange("", None, table) for table in tables))
-    target.do(*map(Settled, tables))
+    target.do(*map(CaughtUp, tables))
     found = target.query("SELECT source_name, target_schema, indexed FROM tailrace.tables")
     assert sorted(found) == sorted((t.id.name, t.id.schema, True) for t in tables)
     assert len(target.query("SELECT 1 FROM pg_indexes WHERE indexname LIKE 't%by_id%'")) == 30
@@ -402,7 +402,7 @@ def test_of_many_tables_the_one_that_fails_is_named(target: Target) -> None:
     tables = numbered(20)
     target.do(*(SchemaChange("", None, table) for table in tables))
     target.query("DROP TABLE shop0.t6")
-    error = target.refuses(*map(Settled, tables))
+    error = target.refuses(*map(CaughtUp, tables))
     assert error.table == "shop0.t6"
 
 

@@ -23,8 +23,8 @@ from engine.sandbox import Server
 from engine.schema import Column, Index, Table, TableId, Type
 from sinks.postgres.session import Session
 from sinks.postgres.sink import PostgresSink
-from sinks.postgres.staging import KEPT_STAGES
-from tests.support.histories import BAG, KEYED, number
+from sinks.postgres.staging import KEPT_TABLES
+from tests.support.histories import KEYED, KEYLESS, number
 from tests.support.servers import AnyServer
 from tests.support.targets import Fresh, Target, delete, insert, opened, update
 from tests.support.waiting import wait_until
@@ -187,8 +187,8 @@ def test_a_server_process_that_stands_still_in_a_copy_is_lost_soon(
     if not isinstance(postgres, Server):
         pytest.skip("only a private server's processes can be stopped")
     with opened(fresh_postgres_database(postgres), timeout_seconds=1.0) as target:
-        target.create(BAG, NAMES)
-        target.apply(insert(BAG, (1, "x")))
+        target.create(KEYLESS, NAMES)
+        target.apply(insert(KEYLESS, (1, "x")))
         process = target.sink._session.connection.info.backend_pid
         rows: list[Row] = [(f"{n}", n) for n in range(MANY)]
         rows += [("x" * 400_000, n) for n in range(MANY)]
@@ -214,17 +214,17 @@ def test_what_a_person_s_trigger_says_is_not_passed_on(target: Target) -> None:
 
 def test_a_frozen_older_engine_keeps_no_locks(target: Target, url: str) -> None:
     """It is in the middle of a batch, and never says anything again."""
-    target.create(KEYED, BAG)
-    target.apply(insert(KEYED, *((n, n, "", "") for n in range(MANY))), insert(BAG, (1, "x")))
+    target.create(KEYED, KEYLESS)
+    target.apply(insert(KEYED, *((n, n, "", "") for n in range(MANY))), insert(KEYLESS, (1, "x")))
     with opened(url, timeout_seconds=5.0) as newer:
         newer.do(SchemaChange("", KEYED, None))
-        newer.do(SchemaChange("", BAG, None))
+        newer.do(SchemaChange("", KEYLESS, None))
         with pytest.raises(Fenced):
             target.commit()
 
 
 def test_an_older_engine_that_is_frozen_in_its_commit_is_ended(target: Target, url: str) -> None:
-    target.create(BAG)
+    target.create(KEYLESS)
     target.run(target.sink._state.save(Checkpoint("test", target.epoch, "9")))
     with pytest.raises(SinkLost, match="cannot be taken over yet"):
         asyncio.run(PostgresSink(PostgresSettings(url, timeout_seconds=0.2), "test").open())
@@ -233,25 +233,25 @@ def test_an_older_engine_that_is_frozen_in_its_commit_is_ended(target: Target, u
 
 
 def test_an_engine_that_comes_back_ends_the_session_it_had(target: Target, url: str) -> None:
-    target.create(BAG)
-    target.apply(insert(BAG, (1, "x")))
+    target.create(KEYLESS)
+    target.apply(insert(KEYLESS, (1, "x")))
     again = Target(url)
     again.open(target.epoch)
-    again.do(SchemaChange("", BAG, None))
+    again.do(SchemaChange("", KEYLESS, None))
     again.close()
 
 
 def test_a_session_that_is_not_the_owner_s_any_more_is_left_alone(target: Target, url: str) -> None:
-    target.create(BAG)
+    target.create(KEYLESS)
     target.query("UPDATE tailrace.checkpoint SET owner_started = owner_started - interval '1 s'")
-    target.apply(insert(BAG, (1, "x")))
+    target.apply(insert(KEYLESS, (1, "x")))
     with opened(url):
         assert target.run(target.sink._session.execute("SELECT 1")).rowcount == 1
 
 
 def test_temporary_tables_do_not_pile_up(target: Target) -> None:
     tables = [
-        Table(TableId("shop", f"t{n}"), (number("id"),), key=(0,)) for n in range(KEPT_STAGES + 8)
+        Table(TableId("shop", f"t{n}"), (number("id"),), key=(0,)) for n in range(KEPT_TABLES + 8)
     ]
     target.create(*tables)
     staged: list[Row] = [(n,) for n in range(MANY)]
@@ -263,15 +263,15 @@ def test_temporary_tables_do_not_pile_up(target: Target) -> None:
         return int(kept)
 
     for table in tables:
-        target.do(insert(table, *staged), settling={table.id})
-    assert kept() == KEPT_STAGES
+        target.do(insert(table, *staged), in_backfill={table.id})
+    assert kept() == KEPT_TABLES
     target.apply(*(delete(table, *staged) for table in tables))
     target.run(target.sink.rollback())
-    assert kept() == KEPT_STAGES
+    assert kept() == KEPT_TABLES
     for _ in range(2):
-        target.do(*(insert(table, *staged) for table in tables), settling={t.id for t in tables})
+        target.do(*(insert(table, *staged) for table in tables), in_backfill={t.id for t in tables})
     assert not target.do(*(delete(table, *staged) for table in tables)).drift
-    target.do(insert(tables[0], *staged), settling={tables[0].id})
+    target.do(insert(tables[0], *staged), in_backfill={tables[0].id})
     assert [len(target.rows(table)) for table in tables] == [MANY] + [0] * (len(tables) - 1)
 
 
@@ -288,7 +288,7 @@ def test_an_attempt_whose_savepoint_fails_is_not_begun(url: str) -> None:
             return 0
 
         with pytest.raises(TailraceError):
-            await session.attempt(work, ())  # no transaction is open
+            await session.in_savepoint(work, ())  # no transaction is open
         assert not begun
         await session.close()
 

@@ -20,7 +20,7 @@ from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Column, Table, TableId, Type
 from sinks.postgres.sink import PostgresSink
 from tests.conftest import AnyServer
-from tests.support.histories import BAG, KEYED, number
+from tests.support.histories import KEYED, KEYLESS, number
 from tests.support.proxy import Proxy
 from tests.support.targets import Fresh, Target, delete, insert, opened
 from tests.support.waiting import wait_until
@@ -34,7 +34,7 @@ def url(postgres_family: AnyServer, fresh_postgres_database: Fresh) -> str:
 @pytest.fixture
 def target(url: str) -> Iterator[Target]:
     with opened(url) as target:
-        target.create(BAG)
+        target.create(KEYLESS)
         yield target
 
 
@@ -58,61 +58,63 @@ def test_nothing_is_made_before_it_is_opened(url: str) -> None:
 
 
 def test_rows_and_checkpoint_are_one(target: Target) -> None:
-    target.apply(insert(BAG, (1, "x")), Heartbeat("p", 1.0), Begin("t", "p", 1.0), Commit("p", 1.0))
+    target.apply(
+        insert(KEYLESS, (1, "x")), Heartbeat("p", 1.0), Begin("t", "p", 1.0), Commit("p", 1.0)
+    )
     state = target.run(target.sink.state())
     assert state is not None
     assert state.checkpoint is not None
     assert state.checkpoint.position == "1"
     assert count(target) == 0
     progress = {
-        BAG.id: TableProgress("copying", "5", 10, 100, "seen"),
+        KEYLESS.id: TableProgress("backfilling", "5", 10, 100, "seen"),
         KEYED.id: TableProgress("pending"),
     }
     target.commit(progress)
     assert count(target) == 1
     state = target.open()
     assert state.checkpoint == Checkpoint("test", target.epoch, "2", 1.5, progress)
-    assert state.tables == (BAG,)
+    assert state.tables == (KEYLESS,)
     del progress[KEYED.id]
-    target.commit({BAG.id: TableProgress("live")})
+    target.commit({KEYLESS.id: TableProgress("live")})
     state = target.run(target.sink.state())
     assert state is not None
     assert state.checkpoint is not None
-    assert state.checkpoint.snapshot == {BAG.id: TableProgress("live")}
+    assert state.checkpoint.snapshot == {KEYLESS.id: TableProgress("live")}
 
 
 def test_a_rollback_leaves_nothing_and_the_sink_goes_on(target: Target) -> None:
-    target.apply(insert(BAG, *[(n, "x") for n in range(200)]), SchemaChange("", None, KEYED))
+    target.apply(insert(KEYLESS, *[(n, "x") for n in range(200)]), SchemaChange("", None, KEYED))
     target.run(target.sink.rollback())
     target.run(target.sink.rollback())
     assert count(target) == 0
     assert target.query("SELECT to_regclass('shop.things')") == [(None,)]
     target.create(KEYED)
-    target.do(insert(BAG, (1, "x")))
+    target.do(insert(KEYLESS, (1, "x")))
     assert count(target) == 1
 
 
 def test_a_newer_engine_fences_an_older_one_in_the_middle_of_its_transaction(
     target: Target, url: str
 ) -> None:
-    target.apply(insert(BAG, *[(n, "old") for n in range(500)]))
+    target.apply(insert(KEYLESS, *[(n, "old") for n in range(500)]))
     with opened(url) as newer:
         assert newer.epoch == target.epoch + 1
         newer.commits = 10
-        newer.do(insert(BAG, (1, "new")))
+        newer.do(insert(KEYLESS, (1, "new")))
         with pytest.raises(Fenced, match="newer engine"):
             target.commit()
-        assert newer.rows(BAG) == [(1, "new")]
+        assert newer.rows(KEYLESS) == [(1, "new")]
         with pytest.raises(Fenced):
             target.open(target.epoch)
         assert newer.open(newer.epoch).epoch == newer.epoch
-        newer.do(insert(BAG, (2, "new")))
-    assert len(target.rows(BAG)) == 2
+        newer.do(insert(KEYLESS, (2, "new")))
+    assert len(target.rows(KEYLESS)) == 2
 
 
 def test_a_newer_engine_waits_for_a_commit_that_has_begun(target: Target, url: str) -> None:
     """The older engine has written its checkpoint and not committed: its outcome must be seen."""
-    target.apply(insert(BAG, (1, "old")))
+    target.apply(insert(KEYLESS, (1, "old")))
     checkpoint = Checkpoint("test", target.epoch, "77")
     target.run(target.sink._state.save(checkpoint))
     newer = PostgresSink(PostgresSettings(url), "test")
@@ -150,16 +152,16 @@ def test_a_lock_that_is_never_released_is_reported(url: str, target: Target) -> 
 
 
 def test_a_connection_that_breaks_in_apply_leaves_nothing(target: Target) -> None:
-    target.apply(insert(BAG, (1, "x")))
+    target.apply(insert(KEYLESS, (1, "x")))
     end_sessions(target)
     with pytest.raises(SinkLost):
-        target.apply(insert(BAG, *[(n, "x") for n in range(500)]))
+        target.apply(insert(KEYLESS, *[(n, "x") for n in range(500)]))
     target.run(target.sink.rollback())
     state = target.open(target.epoch)
     assert state.checkpoint is not None
     assert state.checkpoint.position == "1"
     assert count(target) == 0
-    target.do(insert(BAG, *[(n, "x") for n in range(500)]))
+    target.do(insert(KEYLESS, *[(n, "x") for n in range(500)]))
     assert count(target) == 500
 
 
@@ -199,10 +201,10 @@ def test_the_outcome_of_a_commit_that_was_cut_is_read_back(
     proxy = CommitCutter(postgres_family.host, postgres_family.port, delivers=delivered)
     through = url.replace(f":{postgres_family.port}/", f":{proxy.port}/") + "?sslmode=disable"
     with proxy, opened(through) as target:
-        target.create(BAG)
+        target.create(KEYLESS)
         target.url = url
         for attempt in range(3):
-            target.apply(insert(BAG, (attempt, "x")))
+            target.apply(insert(KEYLESS, (attempt, "x")))
             proxy.armed = True
             with pytest.raises(SinkLost):
                 target.commit()
@@ -296,7 +298,7 @@ def test_the_preflight_names_what_the_target_cannot_hold(target: Target) -> None
     dated = Table(
         TableId("shop", "dated"), (Column("d", Type("date"), "date", nullable=False),), key=(0,)
     )
-    findings = target.run(target.sink.check([KEYED, BAG, long, hidden, ours, dated]))
+    findings = target.run(target.sink.check([KEYED, KEYLESS, long, hidden, ours, dated]))
     bad = {(its.level, its.subject) for its in findings if its.level != "ok"}
     assert bad == {
         ("warning", "shop.things"),
@@ -327,12 +329,12 @@ def test_two_pipelines_share_a_target_and_not_a_table(target: Target, url: str) 
         assert state.checkpoint is None
         assert state.tables == ()
         with pytest.raises(TailraceError, match="belongs to pipeline test"):
-            await second.apply([SchemaChange("", None, BAG)])
+            await second.apply([SchemaChange("", None, KEYLESS)])
         await second.rollback()
         await second.close()
 
     asyncio.run(run())
-    target.do(insert(BAG, (1, "x")))
+    target.do(insert(KEYLESS, (1, "x")))
 
 
 def test_a_newer_layout_is_not_touched(target: Target) -> None:

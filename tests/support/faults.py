@@ -95,8 +95,10 @@ class FaultySink:
     async def open(self, epoch: int | None = None) -> State:
         return await self._call("open", lambda: self._sink.open(epoch))
 
-    async def apply(self, changes: Sequence[Change], settling: Collection[TableId] = ()) -> Applied:
-        return await self._call("apply", lambda: self._sink.apply(changes, settling))
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
+        return await self._call("apply", lambda: self._sink.apply(changes, in_backfill))
 
     async def commit(self, checkpoint: Checkpoint) -> None:
         await self._call("commit", lambda: self._sink.commit(checkpoint))

@@ -34,7 +34,7 @@ KEYED = Table(
     key=(0,),
     indexes=(Index("code", (1,), unique=True),),
 )
-BAG = Table(TableId("shop", "ledger"), (number("n", nullable=True), text("a")))
+KEYLESS = Table(TableId("shop", "ledger"), (number("n", nullable=True), text("a")))
 
 #: Minimal images know the key and what has changed; these are the columns that have not.
 step = st.one_of(

@@ -14,7 +14,7 @@ from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import TailraceError
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
-from engine.settings.loader import BatchSettings, RetrySettings, SnapshotSettings
+from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
 from sinks.postgres.sink import PostgresSink
 from sources.mysql.source import MySQLSource
 
@@ -28,7 +28,7 @@ def make_pipeline(
     *,
     name: str = "mirror",
     batch: BatchSettings | None = None,
-    snapshot: SnapshotSettings | None = None,
+    backfill: BackfillSettings | None = None,
 ) -> Pipeline:
     """A pipeline that is ready to run; small chunks by default, so that there are several."""
     return Pipeline(
@@ -36,7 +36,7 @@ def make_pipeline(
         MySQLSource(MySQLSettings(url=source_url, tables=tuple(tables), heartbeat_seconds=1.0)),
         PostgresSink(PostgresSettings(url=target_url), name),
         batch=batch or BatchSettings(),
-        snapshot=snapshot or SnapshotSettings(chunk_rows=100),
+        backfill=backfill or BackfillSettings(chunk_rows=100),
         retry=RetrySettings(give_up_seconds=30.0),
         metrics=Metrics(name),
     )

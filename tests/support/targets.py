@@ -16,7 +16,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from engine.change import Change, Row, Rows, SchemaChange, Settled
+from engine.change import CaughtUp, Change, Row, Rows, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import Applied, State
 from engine.databases.postgres.settings import PostgresSettings
@@ -53,11 +53,11 @@ class Target:
     def create(self, *tables: Table, settled: bool = True) -> None:
         for table in tables:
             changes: list[Change] = [SchemaChange("", None, table)]
-            self.apply(*changes, *([Settled(table)] if settled else []))
+            self.apply(*changes, *([CaughtUp(table)] if settled else []))
         self.commit()
 
-    def apply(self, *changes: Change, settling: Collection[TableId] = ()) -> Applied:
-        return self.run(self.sink.apply(changes, settling))
+    def apply(self, *changes: Change, in_backfill: Collection[TableId] = ()) -> Applied:
+        return self.run(self.sink.apply(changes, in_backfill))
 
     def commit(self, snapshot: dict[TableId, TableProgress] | None = None) -> None:
         self.commits += 1
@@ -67,8 +67,8 @@ class Target:
             )
         )
 
-    def do(self, *changes: Change, settling: Collection[TableId] = ()) -> Applied:
-        applied = self.apply(*changes, settling=settling)
+    def do(self, *changes: Change, in_backfill: Collection[TableId] = ()) -> Applied:
+        applied = self.apply(*changes, in_backfill=in_backfill)
         self.commit()
         return applied
 

@@ -38,7 +38,7 @@ __all__ = [
     "query",
     "replica_host",
     "server_version",
-    "translated",
+    "translate_errors",
 ]
 
 #: The longest wait for a server that is being connected to: it has nothing to do yet but answer.
@@ -108,7 +108,7 @@ def establish(connection: Any) -> None:
     timeouts = connection._read_timeout, connection._write_timeout
     connection._read_timeout = connection._write_timeout = connection.connect_timeout
     try:
-        with translated():
+        with translate_errors():
             connection.connect()
     except RuntimeError as error:
         raise SourceError(f"cannot log in at the source: {error}") from error
@@ -129,7 +129,7 @@ def interrupt(connection: Any) -> None:
 
 def query(connection: Connection[Any], sql: str, arguments: Sequence[object] = ()) -> list[Any]:
     """All rows of a statement, as tuples. Raises SourceError or SourceLost."""
-    with translated(), connection.cursor() as cursor:
+    with translate_errors(), connection.cursor() as cursor:
         cursor.execute(sql, tuple(arguments) or None)
         return list(cursor.fetchall())
 
@@ -145,7 +145,7 @@ def server_version(connection: Connection[Any]) -> str:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Errors of the driver and of its socket become ours; those of decoding do not."""
     try:
         yield
@@ -255,7 +255,7 @@ class BinlogConnection:
     def _register(self, connection: Connection[Any]) -> None:
         host = replica_host(self._settings).encode()
         payload = struct.pack("<IB", self.server_id, len(host)) + host
-        with translated():
+        with translate_errors():
             connection._execute_command(COMMAND.COM_REGISTER_SLAVE, payload + bytes(2 + 2 + 4 + 4))  # type: ignore[attr-defined]
             connection._read_ok_packet()  # type: ignore[attr-defined]
 
@@ -284,7 +284,7 @@ class BinlogConnection:
     def _dump(self, command: int, payload: bytes) -> None:
         connection = self._connection
         assert connection is not None
-        with translated():
+        with translate_errors():
             connection._execute_command(command, payload)  # type: ignore[attr-defined]
         self._socket = connection._sock  # type: ignore[attr-defined]
         if isinstance(self._socket, ssl.SSLSocket):

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pymysql.connections import Connection
 from pymysql.cursors import SSCursor
 
-from engine.databases.mysql.connect import connect, is_mariadb, query, translated
+from engine.databases.mysql.connect import connect, is_mariadb, query, translate_errors
 from engine.databases.mysql.settings import MySQLSettings
 from engine.errors import SourceLost
 from engine.schema import Column, Table
@@ -74,7 +74,7 @@ class MySQLRowReader:
         """All rows as one statement sees them."""
         columns = list(enumerate(table.columns))
         converts = [_convert(column, key=False) for _, column in columns]
-        with translated(), self._open().cursor(SSCursor) as cursor:
+        with translate_errors(), self._open().cursor(SSCursor) as cursor:
             cursor.execute(f"SELECT {_list(columns)} FROM {_name(table)}")
             while rows := cursor.fetchmany(SCAN_ROWS):
                 yield canonical_rows(rows, converts)
@@ -137,7 +137,7 @@ def _expression(column: Column) -> str:
         return f"CAST({name} AS UNSIGNED)"
     if kind in ("float32", "float64"):
         return f"{name} + 0e0"  # a FLOAT is shown with six digits, a sum with all
-    if kind in ("enum", "set", "uuid") or column.native.startswith("inet"):
+    if kind in ("enum", "set", "uuid") or column.source_type.startswith("inet"):
         return f"CAST({name} AS CHAR)"
     return name
 

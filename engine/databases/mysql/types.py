@@ -1,10 +1,10 @@
 """
 MySQL's own type texts, parsed once: ``int(10) unsigned zerofill`` → facts, and → neutral type.
 
-A native text is what ``information_schema.COLUMN_TYPE`` says, plus ``character set X collate Y``
-for what is made of characters. It is complete: decoders are built from it and the table map alone.
-Synonyms of a column definition (``INTEGER``, ``NATIONAL VARCHAR``, ``SERIAL`` …) come out as the
-type that the server makes of them.
+A source type text is what ``information_schema.COLUMN_TYPE`` says, plus ``character set X collate
+Y`` for what is made of characters. It is complete: decoders are built from it and the table map
+alone. Synonyms of a column definition (``INTEGER``, ``NATIONAL VARCHAR``, ``SERIAL`` …) come out as
+the type that the server makes of them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from engine.schema import Kind, Type
 __all__ = [
     "GEOMETRIES",
     "INTEGER_KINDS",
-    "NativeType",
-    "neutral",
-    "parse_native",
+    "MySQLType",
+    "neutral_type",
+    "parse_type",
     "same_order",
     "same_type",
     "unquote",
 ]
 
 
-class NativeType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A column type of MySQL or MariaDB; ``str()`` of it is its canonical native text.
+class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A column type of MySQL or MariaDB; ``str()`` of it is its canonical source type text.
 
     ``length`` is in characters (char, varchar), bytes (binary, varbinary), bits (bit) or dimensions
     (vector), 0 where the type has none. ``scale`` is a decimal's, float's or double's number of
@@ -97,7 +97,7 @@ _INTEGERS: dict[str, tuple[Kind, Kind]] = {
     "int": ("int32", "uint32"),
     "bigint": ("int64", "uint64"),
 }
-#: The neutral kinds of whole numbers.
+#: The neutral_type kinds of whole numbers.
 INTEGER_KINDS = frozenset(kind for kinds in _INTEGERS.values() for kind in kinds)
 _PLAIN: dict[str, Type] = {
     "float": Type("float32"),
@@ -189,9 +189,9 @@ def unquote(token: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def neutral(native: str) -> Type:
-    """The neutral type of a native text; SchemaError if it is no type of MySQL or MariaDB."""
-    parsed = parse_native(native)
+def neutral_type(source_type: str) -> Type:
+    """The neutral type of a source type text; SchemaError if it is no type of MySQL or MariaDB."""
+    parsed = parse_type(source_type)
     base = parsed.base
     if base in _INTEGERS:
         return Type(_INTEGERS[base][parsed.unsigned])
@@ -211,14 +211,14 @@ def neutral(native: str) -> Type:
 
 
 @lru_cache(maxsize=4096)
-def parse_native(native: str) -> NativeType:
-    """The facts in a native text, or in the type part of a column definition.
+def parse_type(source_type: str) -> MySQLType:
+    """The facts in a source type text, or in the type part of a column definition.
 
     SchemaError if it is no type of MySQL or MariaDB. Display widths are dropped: they say nothing
     about values.
     """
-    compressed = any("COMPRESSED" in text.upper() for text in _COMMENT.findall(native))
-    tokens = _TOKEN.findall(_COMMENT.sub(" ", native))
+    compressed = any("COMPRESSED" in text.upper() for text in _COMMENT.findall(source_type))
+    tokens = _TOKEN.findall(_COMMENT.sub(" ", source_type))
     name, rest = _take_name(tokens)
     parameters, attributes = _take_parameters(rest)
     words = [word.lower() for word in attributes]
@@ -227,12 +227,12 @@ def parse_native(native: str) -> NativeType:
     try:
         return _canonical(name, parameters, words, charset, collation, compressed)
     except (ValueError, IndexError) as error:
-        raise _unknown(native) from error
+        raise _unknown(source_type) from error
 
 
-def _unknown(native: str) -> SchemaError:
+def _unknown(source_type: str) -> SchemaError:
     return SchemaError(
-        f"the column type {native[:100]!r} is not known",
+        f"the column type {source_type[:100]!r} is not known",
         hint="Exclude the table from the pipeline and report the type.",
     )
 
@@ -286,14 +286,14 @@ def _canonical(
     charset: str,
     collation: str,
     compressed: bool,
-) -> NativeType:
+) -> MySQLType:
     """Synonyms and defaults resolved; ValueError or IndexError if the name is no type."""
     zerofill = "zerofill" in words
     unsigned = zerofill or "unsigned" in words
     if name in ("bool", "boolean"):
-        return NativeType("tinyint")
+        return MySQLType("tinyint")
     if name == "serial":
-        return NativeType("bigint", unsigned=True)
+        return MySQLType("bigint", unsigned=True)
     if name in _NATIONAL:
         name, charset = _NATIONAL[name], charset or "utf8mb3"
     base = _SYNONYMS.get(name, name)
@@ -301,35 +301,35 @@ def _canonical(
         raise ValueError(name)
     if base in ("enum", "set"):
         members = tuple(unquote(parameter).rstrip(" ") for parameter in parameters)
-        return NativeType(base, members=members, charset=charset, collation=collation)
+        return MySQLType(base, members=members, charset=charset, collation=collation)
     numbers = [int(parameter) for parameter in parameters]
     if base in _INTEGERS:
-        return NativeType(base, unsigned=unsigned, zerofill=zerofill)
+        return MySQLType(base, unsigned=unsigned, zerofill=zerofill)
     if base == "decimal":
         precision, scale = (*numbers, 10, 0)[:2] if not numbers else (*numbers, 0)[:2]
-        return NativeType(base, unsigned, zerofill, precision=precision or 10, scale=scale)
+        return MySQLType(base, unsigned, zerofill, precision=precision or 10, scale=scale)
     if base in ("float", "double"):
         return _floating(base, numbers, unsigned, zerofill)
     if base in _TEMPORAL:
-        return NativeType(base, scale=numbers[0] if numbers and numbers[0] else None)
+        return MySQLType(base, scale=numbers[0] if numbers and numbers[0] else None)
     if base in _CHARACTER or base in _BINARY:
         return _string(base, numbers, charset, collation, compressed)
     if base == "bit":
-        return NativeType(base, length=numbers[0] if numbers else 1)
-    return NativeType(base, length=(numbers or [0])[0] if base == "vector" else 0)
+        return MySQLType(base, length=numbers[0] if numbers else 1)
+    return MySQLType(base, length=(numbers or [0])[0] if base == "vector" else 0)
 
 
-def _floating(base: str, numbers: list[int], unsigned: bool, zerofill: bool) -> NativeType:
+def _floating(base: str, numbers: list[int], unsigned: bool, zerofill: bool) -> MySQLType:
     if len(numbers) == 2:
-        return NativeType(base, unsigned, zerofill, precision=numbers[0], scale=numbers[1])
+        return MySQLType(base, unsigned, zerofill, precision=numbers[0], scale=numbers[1])
     # FLOAT(p) is only a choice between the two sizes.
     wide = base == "double" or (len(numbers) == 1 and numbers[0] > 24)
-    return NativeType("double" if wide else "float", unsigned, zerofill)
+    return MySQLType("double" if wide else "float", unsigned, zerofill)
 
 
 def _string(
     base: str, numbers: list[int], charset: str, collation: str, compressed: bool
-) -> NativeType:
+) -> MySQLType:
     if charset == "binary" or base in _BINARY:
         base, charset, collation = _AS_BYTES.get(base, base), "", ""
     if base in ("char", "binary"):
@@ -340,7 +340,7 @@ def _string(
         length = 0
         if numbers and base in ("text", "blob"):
             base = _smallest(base, numbers[0] * BYTES_PER_CHARACTER.get(charset, 1))
-    return NativeType(
+    return MySQLType(
         base, length=length, charset=charset, collation=collation, compressed=compressed
     )
 
@@ -355,22 +355,23 @@ def _smallest(base: str, size_bytes: int) -> str:
 
 
 def same_type(first: str, second: str) -> bool:
-    """Whether two native texts say the same about values: display width, zero filling, collation
+    """Whether two source type texts say the same about values: display width, zero filling,
+    collation
     and spelling do not count."""
     return first == second or _essence(first) == _essence(second)
 
 
 def same_order(first: str, second: str) -> bool:
-    """Whether the values of two native texts of one type come in the same order, as far as the
+    """Whether the values of two source type texts of one type come in the same order, as far as the
     texts tell: not where both name a collation and these differ."""
     collations = {_collation(first), _collation(second)}
     return len(collations) == 1 or "" in collations
 
 
 @lru_cache(maxsize=4096)
-def _collation(native: str) -> str:
+def _collation(source_type: str) -> str:
     """The collation in full: MariaDB's ``uca1400_…`` leave out the charset that they are for."""
-    parsed = parse_native(native)
+    parsed = parse_type(source_type)
     collation = parsed.collation
     if not collation or collation.startswith(f"{parsed.charset}_"):
         return collation
@@ -378,7 +379,7 @@ def _collation(native: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _essence(native: str) -> NativeType:
+def _essence(source_type: str) -> MySQLType:
     return msgspec.structs.replace(
-        parse_native(native), zerofill=False, collation="", compressed=False
+        parse_type(source_type), zerofill=False, collation="", compressed=False
     )

@@ -93,7 +93,7 @@ class PostgresRowReader:
         """All rows as one statement sees them."""
         sql = f"SELECT {_list(table.columns)} FROM {self._naming.sql(table.id)} AS t"
         converts = list(map(_convert, table.columns))
-        with self._translated(table):
+        with self._translate_errors(table):
             connection = self._open()
             with connection.transaction(), connection.cursor("tailrace_scan") as cursor:
                 cursor.execute(sql)
@@ -102,7 +102,7 @@ class PostgresRowReader:
 
     def count(self, table: Table) -> int:
         """The exact number of rows now."""
-        with self._translated(table):
+        with self._translate_errors(table):
             sql = f"SELECT count(*) FROM {self._naming.sql(table.id)}"
             return int(self._open().execute(sql).fetchall()[0][0])
 
@@ -118,7 +118,7 @@ class PostgresRowReader:
         ordinals = table.key if keys_only else range(len(table.columns))
         columns = [table.columns[ordinal] for ordinal in ordinals]
         sql = f"SELECT {_list(columns)} FROM {self._naming.sql(table.id)} AS t{rest}"
-        with self._translated(table):
+        with self._translate_errors(table):
             rows = self._open().execute(sql, parameters).fetchall()
         return canonical_rows(rows, list(map(_convert, columns)))
 
@@ -141,7 +141,7 @@ class PostgresRowReader:
         return self._connection
 
     @contextmanager
-    def _translated(self, table: Table) -> Iterator[None]:
+    def _translate_errors(self, table: Table) -> Iterator[None]:
         try:
             yield
         except (pg.UndefinedTable, pg.InvalidSchemaName) as error:

@@ -2,7 +2,7 @@
 Groups that are read although the position from which a stream starts has them already.
 
 Idea: a position is exact, and the place from which the log is read may lie before it: log files are
-read from their first byte, and every log from where an undecided XA transaction was prepared, whose
+read from their first byte, and every log from where an prepared XA transaction was prepared, whose
 rows are needed again. What is between is passed over, except those rows. With a set of GTIDs
 (MySQL) the server does that itself: it sends exactly what the position lacks.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from sources.mysql.binlog.events import DomainGtid
-from sources.mysql.binlog.stream_position import Progress
+from sources.mysql.binlog.stream_position import StreamPosition
 from sources.mysql.gtid import DomainState
 from sources.mysql.position import MySQLPosition, file_number
 
@@ -30,7 +30,7 @@ class Replay:
             isinstance(start.executed, DomainState) and bool(awaited)
         )
 
-    def has_place(self, progress: Progress) -> bool:
+    def has_place(self, progress: StreamPosition) -> bool:
         """Whether it has the group that begins here, where files and offsets are all there is."""
         start = self._start
         if start.executed is not None:

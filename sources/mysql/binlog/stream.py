@@ -22,9 +22,9 @@ from sources.mysql.binlog.compression import (
     read_compressed_query,
 )
 from sources.mysql.binlog.replay import Replay
-from sources.mysql.binlog.stream_position import Gtid, Progress
+from sources.mysql.binlog.stream_position import Gtid, StreamPosition
 from sources.mysql.binlog.tracking import Tracking
-from sources.mysql.binlog.xa import Held, Undecided, XaStatement, read_xa
+from sources.mysql.binlog.xa import PreparedTransaction, PreparedTransactions, XaStatement, read_xa
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.gtid import GtidSet
 from sources.mysql.position import MySQLPosition
@@ -94,16 +94,16 @@ class Stream:
     def __init__(
         self, position: MySQLPosition, tracking: Tracking, *, checksum: bool = False
     ) -> None:
-        self.progress = Progress(position)
+        self.progress = StreamPosition(position)
         #: When the newest group was committed, in Unix seconds by the source's clock; 0.0 if none.
         self.committed_at = 0.0
         #: Whether the server has said after it that it has nothing more.
         self.idle = False
         self._tracking = tracking
         self._checksum = checksum
-        self._undecided = Undecided(self.progress)
-        self._replay = Replay(position, self._undecided.awaited)
-        self._held: Held | None = None
+        self._transactions = PreparedTransactions(self.progress)
+        self._replay = Replay(position, self._transactions.awaited)
+        self._prepared: PreparedTransaction | None = None
         self._out: list[Change] = []
         self._target = self._out
         self._pending: Iterator[list[Change]] | None = None
@@ -146,7 +146,7 @@ class Stream:
     @property
     def inside(self) -> bool:
         """Whether a transaction has begun and has not ended."""
-        return self._begun and self._held is None
+        return self._begun and self._prepared is None
 
     @property
     def unfinished(self) -> bool:
@@ -160,8 +160,8 @@ class Stream:
         """
         try:
             yield from self._feed(events)
-            if self._held is not None:
-                self._held.relieve()
+            if self._prepared is not None:
+                self._prepared.spill()
         except (struct.error, IndexError) as error:
             where = self.progress
             raise DecodeError(f"an event is cut off: {error}", position=where) from error
@@ -204,7 +204,7 @@ class Stream:
     def _flush(self) -> Iterator[list[Change]]:
         if self._out:
             out, self._out = self._out, []
-            if self._held is None:
+            if self._prepared is None:
                 self._target = self._out
             yield out
 
@@ -260,7 +260,7 @@ class Stream:
     def _open(self, size: int) -> None:
         progress = self.progress
         if progress.group >= 0:
-            if self._begun or self._held is not None:
+            if self._begun or self._prepared is not None:
                 raise DecodeError("a transaction starts before the one before it has ended")
             self._reset()
         progress.enter(size)
@@ -299,7 +299,7 @@ class Stream:
 
     def _begin(self) -> None:
         self._begun = True
-        if self._held is None:
+        if self._prepared is None:
             start = self.progress.position
             self._out.append(Begin(self._transaction(), start, self._committed_at))
 
@@ -449,8 +449,8 @@ class Stream:
                 if self._pending is not None:
                     pending, self._pending = self._pending, None
                     yield from pending
-            if self._held is not None:
-                self._held.relieve()
+            if self._prepared is not None:
+                self._prepared.spill()
             yield from self._flush()
 
     # -- XA ----------------------------------------------------------------------------------------
@@ -462,39 +462,39 @@ class Stream:
         elif xa.verb in ("COMMIT", "ROLLBACK"):
             if self._skipped:
                 self._finish(timestamp)
-            elif (held := self._undecided.decide(xa)) is None:
+            elif (prepared := self._transactions.decide(xa)) is None:
                 self._end_of_statement(timestamp)
             else:
-                self._pending = self._commit(held, timestamp)
+                self._pending = self._commit(prepared, timestamp)
 
     def _hold(self) -> None:
         """From here on changes wait for the group's end to say what becomes of them."""
-        self._held = Held()
-        self._target = self._held.changes
+        self._prepared = PreparedTransaction()
+        self._target = self._prepared.changes
 
     def _on_prepare(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         xid, one_phase = ev.read_prepare(event, end)
-        held, self._held = self._held or Held(), None
+        prepared, self._prepared = self._prepared or PreparedTransaction(), None
         self._target = self._out
         self._begun = False
         if self._skipped:
             self._finish(timestamp)
         elif one_phase:
-            self._pending = self._commit(held, timestamp)
-        elif self._undecided.recover(xid, held):
+            self._pending = self._commit(prepared, timestamp)
+        elif self._transactions.recover(xid, prepared):
             self.progress.leave()
             self._reset()
         else:
-            self._undecided.prepare(xid, held, self._transaction())
-            if held and isinstance(self.progress.executed, GtidSet):
+            self._transactions.prepare(xid, prepared, self._transaction())
+            if prepared and isinstance(self.progress.executed, GtidSet):
                 self._gtid = None  # so that the server sends it again until it is decided
             self._finish(timestamp)
 
-    def _commit(self, held: Held, timestamp: int) -> Iterator[list[Change]]:
-        """What was held, as a transaction of the group that is being read."""
-        if held:
+    def _commit(self, prepared: PreparedTransaction, timestamp: int) -> Iterator[list[Change]]:
+        """What was prepared, as a transaction of the group that is being read."""
+        if prepared:
             self._begin()
-            for changes in held.release():
+            for changes in prepared.release():
                 self._out += changes
                 yield from self._flush()
         self._finish(timestamp)

@@ -1,5 +1,5 @@
 """
-Where a stream is: the place in the log's files, the GTIDs, the undecided XA transactions.
+Where a stream is: the place in the log's files, the GTIDs, the prepared XA transactions.
 
 Moving is cheap and making a position is put off until someone asks: per transaction a few numbers
 change, and the GTID set is folded only when another run of numbers begins.
@@ -12,7 +12,7 @@ from typing import Final
 from sources.mysql.gtid import GtidSet
 from sources.mysql.position import Executed, MySQLPosition, file_number
 
-__all__ = ["Gtid", "Progress"]
+__all__ = ["Gtid", "StreamPosition"]
 
 #: Source, first and last number of a run (MySQL); domain, server id, sequence number (MariaDB).
 Gtid = tuple[str, int, int]
@@ -20,18 +20,18 @@ Gtid = tuple[str, int, int]
 _LOW_32_BITS: Final = 0xFFFFFFFF
 
 
-class Progress:
+class StreamPosition:
     """Starts at ``start``. ``file`` and ``offset`` are where the next event of the log begins.
 
     ``moved`` tells that ``position`` is another than when it was reset; ``executed`` is the GTIDs
-    without the run that is under way; ``undecided`` is never changed, only replaced.
+    without the run that is under way; ``prepared`` is never changed, only replaced.
     """
 
     def __init__(self, start: MySQLPosition) -> None:
         self.file = start.file
         self.offset = start.offset
         self.executed: Executed = start.executed
-        self.undecided = start.prepared
+        self.prepared = start.prepared
         self.moved = False
         #: Where the group that is being read starts; -1 between groups.
         self.group = -1
@@ -65,7 +65,7 @@ class Progress:
                 self._run,
                 self._first,
                 self._last,
-                self.undecided,
+                self.prepared,
             )
         return self._position
 
@@ -126,8 +126,8 @@ class Progress:
 
         What was left out of MySQL's GTIDs until now is executed from here on.
         """
-        place = self.undecided.get(xid)
-        self.undecided = {each: at for each, at in self.undecided.items() if each != xid}
+        place = self.prepared.get(xid)
+        self.prepared = {each: at for each, at in self.prepared.items() if each != xid}
         if place and isinstance(self.executed, GtidSet):
             source, _, number = place.rpartition(":")
             if source:

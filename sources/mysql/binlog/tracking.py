@@ -2,7 +2,7 @@
 The followed tables at the place of the log that is being read.
 
 Idea: a table map is looked at once, and its decoder kept by the stream for all maps with the same
-bytes. So nothing here is hot, and each map can be held against the version that is known.
+bytes. So nothing here is hot, and each map can be prepared against the version that is known.
 """
 
 from __future__ import annotations

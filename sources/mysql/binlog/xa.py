@@ -1,9 +1,9 @@
 """
 XA transactions: a PREPARE with the rows, and a COMMIT or ROLLBACK that may come much later.
 
-Idea: between the two the rows are held here, many of them in a temporary file. Nothing of it needs
-to outlive the process: the position leaves the transaction out and names its place, so a stream
-that starts there reads it again and holds the rows anew.
+Idea: between the two the rows are kept here, many of them in a temporary file. Nothing of it
+needs to outlive the process: the position leaves the transaction out and names its place, so a
+stream that starts there reads it again and holds the rows anew.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import IO, Final, Literal, NamedTuple
 
 from engine.change import Change, Rows
 from engine.errors import SourceError
-from sources.mysql.binlog.stream_position import Progress
+from sources.mysql.binlog.stream_position import StreamPosition
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import UNKNOWN_PLACE
 
-__all__ = ["Held", "Undecided", "XaStatement", "read_xa"]
+__all__ = ["PreparedTransaction", "PreparedTransactions", "XaStatement", "read_xa"]
 
 _IN_MEMORY_BYTES: Final = 64 << 20
 _STATEMENT = re.compile(
@@ -48,7 +48,7 @@ def read_xa(statement: bytes) -> XaStatement | None:
     return XaStatement(verb, xid)  # type: ignore[arg-type]
 
 
-class Held:
+class PreparedTransaction:
     """The changes of one prepared transaction, in order. ``changes`` takes more of them."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Held:
     def __bool__(self) -> bool:
         return bool(self.changes or self._pieces)
 
-    def relieve(self) -> None:
+    def spill(self) -> None:
         """Move the changes to disk if they have become many. ``changes`` stays the same list."""
         size = sum(change.size for change in self.changes if isinstance(change, Rows))
         if size > _IN_MEMORY_BYTES:
@@ -86,50 +86,50 @@ class Held:
         self._pieces = 0
 
 
-class Undecided:
+class PreparedTransactions:
     """The transactions that are prepared and not decided, as ``progress`` names them."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: StreamPosition) -> None:
         self._progress = progress
         #: Those that were prepared before the stream's start and whose rows it has not read again.
         self.awaited = {
-            xid for xid, place in progress.undecided.items() if place not in ("", UNKNOWN_PLACE)
+            xid for xid, place in progress.prepared.items() if place not in ("", UNKNOWN_PLACE)
         }
-        self._held: dict[str, Held] = {}
+        self._prepared: dict[str, PreparedTransaction] = {}
 
-    def recover(self, xid: str, held: Held) -> bool:
-        """Whether the group is one that was awaited; then its rows are held, and nothing is new."""
+    def recover(self, xid: str, prepared: PreparedTransaction) -> bool:
+        """Whether the group was awaited; then its rows are kept, and nothing is new."""
         if xid not in self.awaited:
             return False
         self.awaited.remove(xid)
-        self._held[xid] = held
+        self._prepared[xid] = prepared
         return True
 
-    def prepare(self, xid: str, held: Held, transaction: str) -> None:
+    def prepare(self, xid: str, prepared: PreparedTransaction, transaction: str) -> None:
         """The group that is being read, by its own name ``transaction``, prepares these changes."""
         progress = self._progress
-        place = _place(progress, transaction) if held else ""
-        progress.undecided = {**progress.undecided, xid: place}
-        if held:
-            self._held[xid] = held
+        place = _place(progress, transaction) if prepared else ""
+        progress.prepared = {**progress.prepared, xid: place}
+        if prepared:
+            self._prepared[xid] = prepared
 
-    def decide(self, xa: XaStatement) -> Held | None:
+    def decide(self, xa: XaStatement) -> PreparedTransaction | None:
         """The changes that are committed by it, None if there are none.
 
         Raises SourceError if they were prepared before our log begins.
         """
         place = self._progress.decide(xa.xid)
         self.awaited.discard(xa.xid)
-        held = self._held.pop(xa.xid, None)
-        if held is None and xa.verb == "COMMIT" and place != "":
+        prepared = self._prepared.pop(xa.xid, None)
+        if prepared is None and xa.verb == "COMMIT" and place != "":
             raise _unknown_rows(xa.xid)
-        if held is not None and xa.verb == "ROLLBACK":
-            held.drop()
+        if prepared is not None and xa.verb == "ROLLBACK":
+            prepared.drop()
             return None
-        return held
+        return prepared
 
 
-def _place(progress: Progress, transaction: str) -> str:
+def _place(progress: StreamPosition, transaction: str) -> str:
     """Where the group that is being read is found again."""
     if isinstance(progress.executed, GtidSet):
         return transaction

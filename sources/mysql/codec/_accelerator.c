@@ -8,7 +8,7 @@
  * refused, and the caller decodes the same bytes again with the generated Python. So that one stays
  * the definition of what is right and has the words for errors; this may only ever be quicker.
  *
- * Bytes come from a server and are trusted in nothing: every length is held against the end of the
+ * Bytes come from a server and are trusted in nothing: every length is prepared against the end of the
  * event or packet before it is used. Programs come from our own code and are checked nevertheless.
  */
 

@@ -34,12 +34,12 @@ AVAILABLE = _built and ALLOWED
 __all__ = [
     "AVAILABLE",
     "Decode",
-    "Kernel",
+    "Accelerator",
     "StoredImage",
     "TakeRows",
     "Text",
-    "row_kernel",
-    "text_kernel",
+    "row_accelerator",
+    "text_accelerator",
 ]
 
 # The kinds of columns, numbered as in _accelerator.c.
@@ -70,9 +70,9 @@ Decode = Callable[[bytes, int, int], tuple[list[Row] | None, list[Row] | None, i
 TakeRows = Callable[[bytes, int], tuple[list[Row], int]]
 
 
-def row_kernel(cells: Sequence[Cell], map: TableMap) -> Kernel | None:
+def row_accelerator(cells: Sequence[Cell], map: TableMap) -> Accelerator | None:
     """The kernel for one table version and one table map; None where Python does without it."""
-    return Kernel(cells, map) if AVAILABLE and wanted() else None
+    return Accelerator(cells, map) if AVAILABLE and wanted() else None
 
 
 class StoredImage(NamedTuple):
@@ -101,7 +101,7 @@ class _Step(NamedTuple):
         return self.kind in (_CONSTANT, _LABELS, _CHARMAP, _JSON, _FIXED, _SIZED)
 
 
-class Kernel:
+class Accelerator:
     """Makes the kernel's decoders for one table version and one table map."""
 
     def __init__(self, cells: Sequence[Cell], map: TableMap) -> None:
@@ -145,7 +145,7 @@ class Text(NamedTuple):
     short: bool
 
 
-def text_kernel(columns: Sequence[Text]) -> TakeRows | None:
+def text_accelerator(columns: Sequence[Text]) -> TakeRows | None:
     """The kernel for the rows of a query; None where Python does without it."""
     if not (AVAILABLE and wanted()):
         return None

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from engine.databases.mysql.charset import text_expression
-from engine.databases.mysql.types import NativeType, parse_native
+from engine.databases.mysql.types import MySQLType, parse_type
 from engine.errors import SchemaError
 from engine.schema import Column, Table
 from sources.mysql.codec.binary_json import json_text
@@ -82,9 +82,9 @@ def cells(table: Table, map: TableMap) -> tuple[Cell, ...]:
 
 
 def _cell(table: Table, column: Column, ordinal: int, wire: int, meta: int, map: TableMap) -> Cell:
-    native = parse_native(column.native)
+    source_type = parse_type(column.source_type)
     if wire in _INTEGERS:
-        codes = _INTEGERS[wire][native.unsigned]
+        codes = _INTEGERS[wire][source_type.unsigned]
         return Cell(ordinal, "raw0" if len(codes) == 1 else "raw0 | raw1 << 16", codes)
     if wire in (Wire.FLOAT, Wire.DOUBLE):
         return Cell(ordinal, "raw0", "f" if wire == Wire.FLOAT else "d")
@@ -97,15 +97,15 @@ def _cell(table: Table, column: Column, ordinal: int, wire: int, meta: int, map:
         codes, expression, names = decimal_expression(meta >> 8, meta & 0xFF)
         return Cell(ordinal, expression, codes, names=names, order=">")
     if wire in _TEMPORAL:
-        digits = meta if wire in _NEW_TEMPORAL else native.fraction
+        digits = meta if wire in _NEW_TEMPORAL else source_type.fraction
         order, codes, expression, names = temporal_expression(wire, digits)
         return Cell(ordinal, expression, codes, names=names, order=order)
     if wire in (Wire.ENUM, Wire.SET):
-        return _labels(ordinal, wire, meta, native.members)
-    charset = native.charset
+        return _labels(ordinal, wire, meta, source_type.members)
+    charset = source_type.charset
     if not charset and map.charsets is not None and column.type.kind == "text":
         charset = map.charsets[ordinal] or ""
-    expression, names = bytes_expression(table, column, native, charset, "raw0")
+    expression, names = bytes_expression(table, column, source_type, charset, "raw0")
     return _bytes(ordinal, wire, meta, expression, names)
 
 
@@ -133,7 +133,7 @@ def _bytes(ordinal: int, wire: int, meta: int, expression: str, names: dict[str,
 
 
 def bytes_expression(
-    table: Table, column: Column, native: NativeType, charset: str, raw: str
+    table: Table, column: Column, source_type: MySQLType, charset: str, raw: str
 ) -> tuple[str, dict[str, Any]]:
     """The expression that makes a value of the stored bytes ``raw``, and its names.
 
@@ -144,12 +144,12 @@ def bytes_expression(
         return f"ewkb({raw})", {"ewkb": ewkb}
     if kind == "uuid":
         return f"uuid_text({raw})", {"uuid_text": uuid_text}
-    if native.base in _ADDRESSES:
-        name = f"{native.base}_text"
-        return f"{name}({raw})", {name: address_text(_ADDRESSES[native.base])}
-    if native.base == "binary":
+    if source_type.base in _ADDRESSES:
+        name = f"{source_type.base}_text"
+        return f"{name}({raw})", {name: address_text(_ADDRESSES[source_type.base])}
+    if source_type.base == "binary":
         # The log leaves trailing zero bytes out.
-        return f"{raw}.ljust({native.length}, b'\\0')", {}
+        return f"{raw}.ljust({source_type.length}, b'\\0')", {}
     if kind == "binary":
         return raw, {}
     if kind == "json":

@@ -22,11 +22,11 @@ from types import CodeType
 from typing import Any
 
 from engine.change import Operation, Rows
-from engine.databases.mysql.types import parse_native
+from engine.databases.mysql.types import parse_type
 from engine.errors import DecodeError, SchemaError
 from engine.schema import Table
 from engine.toolkit.codegen import compile_function
-from sources.mysql.codec.accelerator import Decode, Kernel, StoredImage, row_kernel
+from sources.mysql.codec.accelerator import Accelerator, Decode, StoredImage, row_accelerator
 from sources.mysql.codec.cells import cells
 from sources.mysql.codec.defaults import constant_default
 from sources.mysql.codec.images import Image, Source
@@ -74,7 +74,7 @@ class RowDecoder:
         self.table = table
         self._nullable = map.nullable
         self._cells = _cells(table, map)
-        self._kernel = row_kernel(self._cells, map)
+        self._accelerator = row_accelerator(self._cells, map)
         self._count = _packed(len(map.types))
         self._bitmap = (len(map.types) + 7) // 8
         one, two = len(self._count) + self._bitmap, len(self._count) + 2 * self._bitmap
@@ -128,7 +128,7 @@ class RowDecoder:
             self._mask(bitmaps[at : at + self._bitmap])
             for at in range(0, len(bitmaps), self._bitmap)
         ]
-        writer = _Writer(self.table, self._cells, self._nullable, self._kernel)
+        writer = _Writer(self.table, self._cells, self._nullable, self._accelerator)
         compiled = writer.compile(op, masks)
         self._compiled[op, header] = compiled
         return compiled
@@ -160,7 +160,7 @@ class RowDecoder:
         column = self.table.columns[ordinal]
         if not isinstance(error, UnicodeDecodeError):
             return self._malformed(f"a value of the column {column.name} cannot be")
-        charset = parse_native(column.native).charset or "utf8mb4"
+        charset = parse_type(column.source_type).charset or "utf8mb4"
         return DecodeError(
             f"the column {column.name} holds bytes that are no text in {charset}",
             hint=f"Mend the value on the source, or declare the column's true character set there "
@@ -196,7 +196,7 @@ def _packed(number: int) -> bytes:
 class _Writer:
     """Writes the decoder of one operation for one pair of presence masks."""
 
-    def __init__(self, table: Table, cells: Any, nullable: int, kernel: Kernel | None) -> None:
+    def __init__(self, table: Table, cells: Any, nullable: int, kernel: Accelerator | None) -> None:
         self.table = table
         self.kernel = kernel
         self.cells = cells

@@ -2,7 +2,7 @@
 A table map against a version of a table: do they fit, and which table does the map tell?
 
 The log's own word wins. A tracked version that contradicts it is not used; with FULL metadata the
-map alone tells the table, and the version before only lends what the log does not know (native
+map alone tells the table, and the version before only lends what the log does not know (source_type
 texts, defaults, secondary indexes).
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER, text_decoder
-from engine.databases.mysql.types import GEOMETRIES, NativeType, neutral, parse_native
+from engine.databases.mysql.types import GEOMETRIES, MySQLType, neutral_type, parse_type
 from engine.errors import DecodeError
 from engine.schema import Column, Index, Table, TableId
 from sources.mysql.codec.table_map import TableMap, Wire, parse_table_map
@@ -51,32 +51,32 @@ def mismatch(table: Table, map: TableMap) -> str | None:
     for ordinal, column in enumerate(table.columns):
         reason = _column_mismatch(column, map, ordinal)
         if reason is not None:
-            return f"column {column.name} ({column.native[:60]}): {reason}"
+            return f"column {column.name} ({column.source_type[:60]}): {reason}"
     return None
 
 
 def _column_mismatch(column: Column, map: TableMap, ordinal: int) -> str | None:
-    native = parse_native(column.native)
+    source_type = parse_type(column.source_type)
     charset = map.charsets[ordinal] if map.charsets is not None else None
-    if not _stored_as(native, map.types[ordinal], map.metas[ordinal]):
+    if not _stored_as(source_type, map.types[ordinal], map.metas[ordinal]):
         return f"the log stores type {map.types[ordinal]} with metadata {map.metas[ordinal]}"
-    if map.unsigned is not None and native.base in (*_INTEGERS, "decimal", "float", "double"):
+    if map.unsigned is not None and source_type.base in (*_INTEGERS, "decimal", "float", "double"):
         told = map.unsigned[ordinal]
-        if told is not None and told != native.unsigned:
+        if told is not None and told != source_type.unsigned:
             return f"the log has it {'unsigned' if told else 'signed'}"
-    if charset is not None and not _same_charset(native, charset):
+    if charset is not None and not _same_charset(source_type, charset):
         return f"the log has the character set {charset}"
     members = map.members[ordinal] if map.members is not None else None
-    if members is not None and native.members != _labels(members, charset):
+    if members is not None and source_type.members != _labels(members, charset):
         return "the log has other labels"
     return None
 
 
-def _same_charset(native: NativeType, charset: str) -> bool:
-    if native.charset:
-        return native.charset == charset
+def _same_charset(source_type: MySQLType, charset: str) -> bool:
+    if source_type.charset:
+        return source_type.charset == charset
     # Of bytes with another meaning (uuid, geometry) the log may say that they are binary.
-    return charset == "binary" if native.binary else native.base not in _TEXTS
+    return charset == "binary" if source_type.binary else source_type.base not in _TEXTS
 
 
 def _labels(members: tuple[bytes, ...], charset: str | None) -> tuple[str, ...]:
@@ -90,75 +90,75 @@ def _labels(members: tuple[bytes, ...], charset: str | None) -> tuple[str, ...]:
         ) from error
 
 
-def _stored_as(native: NativeType, wire: int, meta: int) -> bool:
-    """Whether the server stores this native type as this type of the log."""
-    base = native.base
+def _stored_as(source_type: MySQLType, wire: int, meta: int) -> bool:
+    """Whether the server stores this source_type type as this type of the log."""
+    base = source_type.base
     if base in _INTEGERS:
         return wire == _INTEGERS[base]
     if base in _FIXED:
         return wire == _FIXED[base]
     if base in _TEMPORAL:
         new, old = _TEMPORAL[base]
-        return (wire == new and meta == native.fraction) or wire == old
+        return (wire == new and meta == source_type.fraction) or wire == old
     check = _STORED.get(base)
-    return check is not None and check(native, wire, meta)
+    return check is not None and check(source_type, wire, meta)
 
 
-def _as_decimal(native: NativeType, wire: int, meta: int) -> bool:
-    return wire == Wire.NEWDECIMAL and meta == native.precision << 8 | (native.scale or 0)
+def _as_decimal(source_type: MySQLType, wire: int, meta: int) -> bool:
+    return wire == Wire.NEWDECIMAL and meta == source_type.precision << 8 | (source_type.scale or 0)
 
 
-def _as_bit(native: NativeType, wire: int, meta: int) -> bool:
-    return wire == Wire.BIT and meta == native.length
+def _as_bit(source_type: MySQLType, wire: int, meta: int) -> bool:
+    return wire == Wire.BIT and meta == source_type.length
 
 
-def _size(native: NativeType) -> int:
-    return native.length * BYTES_PER_CHARACTER.get(native.charset, 1)
+def _size(source_type: MySQLType) -> int:
+    return source_type.length * BYTES_PER_CHARACTER.get(source_type.charset, 1)
 
 
-def _as_char(native: NativeType, wire: int, meta: int) -> bool:
-    return wire in (Wire.STRING, Wire.VAR_STRING) and meta == _size(native)
+def _as_char(source_type: MySQLType, wire: int, meta: int) -> bool:
+    return wire in (Wire.STRING, Wire.VAR_STRING) and meta == _size(source_type)
 
 
-def _as_varchar(native: NativeType, wire: int, meta: int) -> bool:
+def _as_varchar(source_type: MySQLType, wire: int, meta: int) -> bool:
     # A compressed value may be one byte longer.
-    return (wire == Wire.VARCHAR and meta == _size(native)) or (
-        wire == Wire.VARCHAR_COMPRESSED and meta == _size(native) + 1
+    return (wire == Wire.VARCHAR and meta == _size(source_type)) or (
+        wire == Wire.VARCHAR_COMPRESSED and meta == _size(source_type) + 1
     )
 
 
-def _as_blob(native: NativeType, wire: int, meta: int) -> bool:
-    family = _BLOBS if native.base in _BLOBS else _TEXTS
-    return wire in (Wire.BLOB, Wire.BLOB_COMPRESSED) and meta == family.index(native.base) + 1
+def _as_blob(source_type: MySQLType, wire: int, meta: int) -> bool:
+    family = _BLOBS if source_type.base in _BLOBS else _TEXTS
+    return wire in (Wire.BLOB, Wire.BLOB_COMPRESSED) and meta == family.index(source_type.base) + 1
 
 
-def _as_labels(native: NativeType, wire: int, meta: int) -> bool:
-    count = len(native.members)
-    if native.base == "enum":
+def _as_labels(source_type: MySQLType, wire: int, meta: int) -> bool:
+    count = len(source_type.members)
+    if source_type.base == "enum":
         return wire == Wire.ENUM and meta == (1 if count < 256 else 2)
     size = (count + 7) // 8
     return wire == Wire.SET and meta == (size if size < 5 else 8)
 
 
-def _as_fixed_bytes(native: NativeType, wire: int, meta: int) -> bool:
-    return wire == Wire.STRING and meta == _FIXED_BYTES[native.base]
+def _as_fixed_bytes(source_type: MySQLType, wire: int, meta: int) -> bool:
+    return wire == Wire.STRING and meta == _FIXED_BYTES[source_type.base]
 
 
-def _as_json(native: NativeType, wire: int, meta: int) -> bool:
+def _as_json(source_type: MySQLType, wire: int, meta: int) -> bool:
     return wire == Wire.JSON
 
 
-def _as_geometry(native: NativeType, wire: int, meta: int) -> bool:
+def _as_geometry(source_type: MySQLType, wire: int, meta: int) -> bool:
     return wire == Wire.GEOMETRY
 
 
-def _as_vector(native: NativeType, wire: int, meta: int) -> bool:
+def _as_vector(source_type: MySQLType, wire: int, meta: int) -> bool:
     return wire == Wire.VECTOR or (
-        wire == Wire.VARCHAR and meta == _DIMENSION_BYTES * native.length
+        wire == Wire.VARCHAR and meta == _DIMENSION_BYTES * source_type.length
     )
 
 
-_STORED: dict[str, Callable[[NativeType, int, int], bool]] = {
+_STORED: dict[str, Callable[[MySQLType, int, int], bool]] = {
     "decimal": _as_decimal,
     "bit": _as_bit,
     "json": _as_json,
@@ -175,9 +175,9 @@ _STORED: dict[str, Callable[[NativeType, int, int], bool]] = {
 def table_from_map(map: TableMap, previous: Table | None) -> Table:
     """The table that a map with names describes.
 
-    Columns of ``previous`` are reused where the map does not contradict them (by name; their native
-    text says more than the log). Its secondary indexes stay where their columns do. ``previous``
-    itself comes back if nothing differs; else the version is the next one.
+    Columns of ``previous`` are reused where the map does not contradict them (by name; their
+    source_type text says more than the log). Its secondary indexes stay where their columns do.
+    ``previous`` itself comes back if nothing differs; else the version is the next one.
     """
     if map.names is None:
         raise ValueError("the table map has no names")
@@ -202,8 +202,8 @@ def _column(map: TableMap, ordinal: int, known: Column | None) -> Column:
     if known is not None and _column_mismatch(known, map, ordinal) is None:
         return msgspec.structs.replace(known, nullable=nullable)
     assert map.names is not None
-    native = str(_native(map, ordinal))
-    return Column(map.names[ordinal], neutral(native), native, nullable)
+    source_type = str(_native(map, ordinal))
+    return Column(map.names[ordinal], neutral_type(source_type), source_type, nullable)
 
 
 def _key(map: TableMap, names: tuple[str, ...], previous: Table | None) -> tuple[int, ...]:
@@ -245,36 +245,36 @@ _BASE_OF_WIRE = {
 }
 
 
-def _native(map: TableMap, ordinal: int) -> NativeType:
-    """The native type as far as the log knows it."""
+def _native(map: TableMap, ordinal: int) -> MySQLType:
+    """The source_type type as far as the log knows it."""
     wire, meta = map.types[ordinal], map.metas[ordinal]
     charset = (map.charsets[ordinal] if map.charsets is not None else None) or "binary"
     if wire in (Wire.ENUM, Wire.SET):
         members = (map.members[ordinal] if map.members is not None else None) or ()
-        return NativeType(_BASE_OF_WIRE[wire], members=_labels(members, charset), charset=charset)
+        return MySQLType(_BASE_OF_WIRE[wire], members=_labels(members, charset), charset=charset)
     if wire in (Wire.BLOB, Wire.BLOB_COMPRESSED):
         family = _BLOBS if charset == "binary" else _TEXTS
-        return NativeType(family[meta - 1], charset="" if charset == "binary" else charset)
+        return MySQLType(family[meta - 1], charset="" if charset == "binary" else charset)
     base = _BASE_OF_WIRE.get(wire)
     if base is None:
         return _string(wire, meta, charset)
     if wire == Wire.NEWDECIMAL:
         unsigned = bool(map.unsigned is not None and map.unsigned[ordinal])
-        return NativeType(base, unsigned, precision=meta >> 8, scale=meta & 0xFF)
+        return MySQLType(base, unsigned, precision=meta >> 8, scale=meta & 0xFF)
     if wire == Wire.BIT:
-        return NativeType(base, length=meta)
+        return MySQLType(base, length=meta)
     if wire in (Wire.TIME2, Wire.DATETIME2, Wire.TIMESTAMP2):
-        return NativeType(base, scale=meta or None)
+        return MySQLType(base, scale=meta or None)
     if wire == Wire.GEOMETRY and map.geometries is not None:
-        return NativeType(GEOMETRIES[map.geometries[ordinal] or 0])
+        return MySQLType(GEOMETRIES[map.geometries[ordinal] or 0])
     unsigned = bool(map.unsigned is not None and map.unsigned[ordinal]) and wire != Wire.YEAR
-    return NativeType(base, unsigned)
+    return MySQLType(base, unsigned)
 
 
-def _string(wire: int, meta: int, charset: str) -> NativeType:
+def _string(wire: int, meta: int, charset: str) -> MySQLType:
     varying = wire in (Wire.VARCHAR, Wire.VARCHAR_COMPRESSED)
     meta -= wire == Wire.VARCHAR_COMPRESSED
     if charset == "binary":
-        return NativeType("varbinary" if varying else "binary", length=meta)
+        return MySQLType("varbinary" if varying else "binary", length=meta)
     length = meta // BYTES_PER_CHARACTER[charset]
-    return NativeType("varchar" if varying else "char", length=length, charset=charset)
+    return MySQLType("varchar" if varying else "char", length=length, charset=charset)

@@ -8,7 +8,7 @@ then indexes follow. What changes rows without the log showing it is refused.
 
 from __future__ import annotations
 
-from engine.databases.mysql.types import parse_native
+from engine.databases.mysql.types import parse_type
 from engine.schema import Table
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
 from sources.mysql.ddl.columns import Charset, converted, resolve
@@ -43,7 +43,7 @@ def alter(
     if ignore and _adds_unique(change):
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
     draft = Draft.of(table)
-    before = {column: column.column.native for column in draft.columns}
+    before = {column: column.column.source_type for column in draft.columns}
     # The table's own default is only guessed at, so nothing is said about its collation.
     charset = change.charset.over(Charset(draft.charset() or default.name))
     if change.converted:
@@ -65,9 +65,9 @@ def alter(
 def _check_values(draft: Draft, before: dict[DraftColumn, str], *, strict: bool) -> None:
     """The values that are there are the same in the columns' new types."""
     for column in draft.columns:
-        native = before.get(column, column.column.native)
-        if native != column.column.native:
-            old, new = parse_native(native), parse_native(column.column.native)
+        source_type = before.get(column, column.column.source_type)
+        if source_type != column.column.source_type:
+            old, new = parse_type(source_type), parse_type(column.column.source_type)
             reason = loss(old, new, strict=strict)
             if reason:
                 raise Unfollowable(f"{reason} of the column {column.name}, not shown in the log")
@@ -100,8 +100,8 @@ def _change_columns(
     ]
     for name, text in change.defaults:
         column = draft.find(name)
-        native = parse_native(column.column.native)
-        column.replace(default=stored_default(text, column.column.type, native))
+        source_type = parse_type(column.column.source_type)
+        column.replace(default=stored_default(text, column.column.type, source_type))
     made = {item.definition.name.lower() for item, old in columns if old is None}
     if any(column.name.lower() in made for column in dropped):
         raise Unfollowable("drops a column and makes another one of that name")

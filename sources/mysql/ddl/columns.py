@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER
-from engine.databases.mysql.types import NativeType, neutral, parse_native
+from engine.databases.mysql.types import MySQLType, neutral_type, parse_type
 from engine.schema import Column
 from sources.mysql.ddl.defaults import bytes_of, decoded, stored_default
 from sources.mysql.ddl.dialect import Dialect
@@ -140,8 +140,8 @@ def resolve(definition: ColumnDefinition, default: Charset) -> Column:
 
     SchemaError if the type is no type of MySQL or MariaDB, Unreadable if its default is not known.
     """
-    parsed = parse_native(definition.type)
-    native = definition.type
+    parsed = parse_type(definition.type)
+    source_type = definition.type
     if parsed.base in _CHARACTER:
         stated = definition.charset
         if parsed.charset and not stated.name:
@@ -149,14 +149,14 @@ def resolve(definition: ColumnDefinition, default: Charset) -> Column:
         charset = stated.over(default)
         if charset.collation == _BINARY_ORDER:
             charset = Charset(charset.name, f"{charset.name}_bin" if charset.name else "")
-        native += str(charset)
-    fitting = _fitting(parse_native(native))
-    native = str(fitting)
-    type = neutral(native)
+        source_type += str(charset)
+    fitting = _fitting(parse_type(source_type))
+    source_type = str(fitting)
+    type = neutral_type(source_type)
     return Column(
         definition.name,
         type,
-        native,
+        source_type,
         definition.nullable,
         definition.default
         if definition.filled
@@ -167,23 +167,23 @@ def resolve(definition: ColumnDefinition, default: Charset) -> Column:
 
 def converted(column: Column, charset: Charset) -> Column:
     """The column after its table was converted to ``charset``; its values stay."""
-    old = parse_native(column.native)
+    old = parse_type(column.source_type)
     if not old.charset:
         return column
     base = old.base
     if BYTES_PER_CHARACTER.get(charset.name, 1) > BYTES_PER_CHARACTER.get(old.charset, 1):
         base = _LARGER.get(base, base)
     new = msgspec.structs.replace(old, base=base, charset=charset.name, collation=charset.collation)
-    native = str(_fitting(parse_native(str(new))))
-    return msgspec.structs.replace(column, type=neutral(native), native=native)
+    source_type = str(_fitting(parse_type(str(new))))
+    return msgspec.structs.replace(column, type=neutral_type(source_type), source_type=source_type)
 
 
-def _fitting(native: NativeType) -> NativeType:
+def _fitting(source_type: MySQLType) -> MySQLType:
     """What a server that is not strict makes of a type that is too long for a row."""
-    size_bytes = native.length * BYTES_PER_CHARACTER.get(native.charset, 1)
-    if native.base not in _LONGEST or size_bytes < 1 << 16:
-        return native
-    return msgspec.structs.replace(native, base=_LONGEST[native.base], length=0)
+    size_bytes = source_type.length * BYTES_PER_CHARACTER.get(source_type.charset, 1)
+    if source_type.base not in _LONGEST or size_bytes < 1 << 16:
+        return source_type
+    return msgspec.structs.replace(source_type, base=_LONGEST[source_type.base], length=0)
 
 
 def _read_type(tokens: Tokens, dialect: Dialect) -> str:

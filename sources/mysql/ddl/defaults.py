@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER, text_decoder
-from engine.databases.mysql.types import NativeType, unquote
+from engine.databases.mysql.types import MySQLType, unquote
 from engine.schema import Type
 from sources.mysql.ddl.tokens import Unreadable, quote
 
@@ -28,7 +28,7 @@ _NATIVE_TEXTS: Final = frozenset(
 )
 
 
-def stored_default(default: str | None, type: Type, native: NativeType) -> str | None:
+def stored_default(default: str | None, type: Type, source_type: MySQLType) -> str | None:
     """``default``, as ``read_default`` gives it, in the form that the column holds.
 
     Raises Unreadable if it cannot be known. Numbers and times are left to who knows their types.
@@ -40,17 +40,17 @@ def stored_default(default: str | None, type: Type, native: NativeType) -> str |
         return f"b'{bits:b}'"
     if type.kind == "binary":
         return _binary(default)
-    if native.base not in _NATIVE_TEXTS:
+    if source_type.base not in _NATIVE_TEXTS:
         return default
-    text = _text(default, native.charset)
+    text = _text(default, source_type.charset)
     if type.kind == "enum":
         return quote(_member(text, type.members))
     if type.kind == "set":
         chosen = {_member(part, type.members) for part in text.split(",")} if text else set()
         return quote(",".join(member for member in type.members if member in chosen))
-    if native.base == "char":
+    if source_type.base == "char":
         text = text.rstrip(" ")
-    return quote(_cut(text, native.length or len(text)))
+    return quote(_cut(text, source_type.length or len(text)))
 
 
 def bytes_of(literal: str) -> bytes | None:

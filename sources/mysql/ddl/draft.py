@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from engine.databases.mysql.types import parse_native
+from engine.databases.mysql.types import parse_type
 from engine.schema import Column, Index, Table, TableId
 from sources.mysql.ddl.keys import KeyDefinition
 from sources.mysql.ddl.tokens import Unreadable
@@ -108,7 +108,7 @@ class Draft:
 
     def charset(self) -> str:
         """The charset of the columns of characters; empty if there are none or they differ."""
-        names = {parse_native(column.column.native).charset for column in self.columns} - {""}
+        names = {parse_type(column.column.source_type).charset for column in self.columns} - {""}
         return names.pop() if len(names) == 1 else ""
 
     def find(self, name: str) -> DraftColumn:
@@ -220,7 +220,7 @@ def choose_key(
 
 def _is_prefix(column: Column, length: int) -> bool:
     """Whether an index over ``length`` characters or bytes (0: all) leaves out a part of values."""
-    return bool(length) and length != parse_native(column.native).length
+    return bool(length) and length != parse_type(column.source_type).length
 
 
 def _same(first: str, second: str) -> bool:

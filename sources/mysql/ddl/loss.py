@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER
-from engine.databases.mysql.types import NativeType
+from engine.databases.mysql.types import MySQLType
 
 __all__ = ["loss"]
 
@@ -29,7 +29,7 @@ _SAME_BYTES: Final = frozenset((("ascii", "utf8mb3"), ("ascii", "utf8mb4"), ("ut
 _FLOATING: Final = frozenset(("float", "double", "decimal"))
 
 
-def loss(old: NativeType, new: NativeType, *, strict: bool) -> str:
+def loss(old: MySQLType, new: MySQLType, *, strict: bool) -> str:
     """How values of ``old`` may be changed when they become ``new``; empty if they are not.
 
     ``strict``: the server refuses what it calls a loss of data.
@@ -53,7 +53,7 @@ def loss(old: NativeType, new: NativeType, *, strict: bool) -> str:
     return ""
 
 
-def _loss_of_text(old: NativeType, new: NativeType) -> str:
+def _loss_of_text(old: MySQLType, new: MySQLType) -> str:
     if not _has_all_characters(new.charset, old.charset):
         return "may replace characters"
     if new.base in _LABELS:
@@ -74,7 +74,7 @@ def _has_all_characters(new: str, old: str) -> bool:
     return new in _ALL_OF_UNICODE or old == "ascii"
 
 
-def _fits(old: NativeType, new: NativeType) -> bool:
+def _fits(old: MySQLType, new: MySQLType) -> bool:
     """Whether a text of ``old`` has no more bytes than a ``new`` without a length may have."""
     limit = _MOST_BYTES.get(new.base, 0)
     if old.charset == new.charset or (old.charset, new.charset) in _SAME_BYTES:
@@ -82,7 +82,7 @@ def _fits(old: NativeType, new: NativeType) -> bool:
     return _characters(old) * BYTES_PER_CHARACTER.get(new.charset, 4) <= limit
 
 
-def _characters(type: NativeType) -> int:
+def _characters(type: MySQLType) -> int:
     """The most characters that a value has."""
     if type.base == "enum":
         return max(map(len, type.members), default=0)
@@ -91,7 +91,7 @@ def _characters(type: NativeType) -> int:
     return _MOST_BYTES.get(type.base, type.length)
 
 
-def _bytes(type: NativeType) -> int:
+def _bytes(type: MySQLType) -> int:
     """The most bytes that a value has."""
     each = BYTES_PER_CHARACTER.get(type.charset, 1)
     return _MOST_BYTES.get(type.base, _characters(type) * each)

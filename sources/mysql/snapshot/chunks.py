@@ -1,10 +1,10 @@
 """
 The snapshot's reads: a table in key order, chunk by chunk, over several connections.
 
-A chunk is one range of keys, read in one transaction that proves when it read (``moments``). Ranges
-are found by counting along the key, so several can be read at once; they are delivered in order,
-with no more than a chunk per reader ahead. Rows are counted so that a chunk stays within a few
-megabytes; one that grows beyond all the same is cut, and the rest of its range is read next.
+A chunk is one range of keys, read in one transaction that proves when it read (``watermarks``).
+Ranges are found by counting along the key, so several can be read at once; they are delivered in
+order, with no more than a chunk per reader ahead. Rows are counted so that a chunk stays within a
+few megabytes; one that grows beyond all the same is cut, and the rest of its range is read next.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
 from engine.change import Chunk, Row
-from engine.databases.mysql.connect import translated
+from engine.databases.mysql.connect import translate_errors
 from engine.databases.mysql.types import same_order, same_type
 from engine.errors import ShapeChanged, SourceError, SourceLost
 from engine.schema import Column, Table
@@ -30,7 +30,7 @@ from sources.mysql.snapshot.keyset import Key, Keyset
 from sources.mysql.snapshot.result_set import query_rows
 from sources.mysql.snapshot.sessions import Sessions
 from sources.mysql.snapshot.text_rows import select_list, text_rows
-from sources.mysql.snapshot.watermarks import Flavour, Moments, quote_table
+from sources.mysql.snapshot.watermarks import Flavour, Watermarks, quote_table
 
 __all__ = ["ChunkReader"]
 
@@ -56,10 +56,10 @@ class ChunkReader:
         self, prepare: Callable[[], Connection[Any]], flavour: Flavour, *, gtid: bool
     ) -> None:
         self._sessions = Sessions(prepare)
-        self._moments = Moments(flavour, gtid)
+        self._watermarks = Watermarks(flavour, gtid)
 
     def chunks(
-        self, table: Table, cursor: str | None, since: str, *, rows: int, readers: int
+        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Iterator[Chunk]:
         """See ``engine.contract.Source.chunks``.
 
@@ -67,7 +67,9 @@ class ChunkReader:
         cursors of its chunks are no places to go on from.
         """
         self._sessions.resume()
-        reading = _Reading(self._sessions, self._moments, table, parse_position(since), rows)
+        reading = _Reading(
+            self._sessions, self._watermarks, table, parse_position(low_watermark), rows
+        )
         try:
             if table.key:
                 yield from reading.by_key(cursor, readers)
@@ -79,16 +81,16 @@ class ChunkReader:
         finally:
             reading.abandoned = True
 
-    def empty(self, tables: Sequence[Table], since: str) -> list[Chunk]:
+    def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         """See ``engine.contract.Source.empty``.
 
         A table without rows has none in any shape, so its shape need not be looked at.
         """
         self._sessions.resume()
         try:
-            with self._sessions.lease() as lease, translated():
+            with self._sessions.lease() as lease, translate_errors():
                 try:
-                    return self._empty(lease.connection, tables, parse_position(since))
+                    return self._empty(lease.connection, tables, parse_position(low_watermark))
                 except MySQLError as error:
                     lease.spoiled = True
                     if error.args and error.args[0] in _OTHER_SHAPE:
@@ -100,19 +102,19 @@ class ChunkReader:
             return []
 
     def _empty(
-        self, connection: Connection[Any], tables: Sequence[Table], since: MySQLPosition
+        self, connection: Connection[Any], tables: Sequence[Table], low_watermark: MySQLPosition
     ) -> list[Chunk]:
         """One chunk for each of them that holds no row."""
         # First without any promise, so that none is waited for, or locked, in vain.
         found = _without_rows(connection, tables)
         if not found:
             return []
-        self._moments.prove(connection, found, since)
-        self._moments.begin(connection, since)
+        self._watermarks.wait_until_visible(connection, found, low_watermark)
+        self._watermarks.begin(connection, low_watermark)
         found = _without_rows(connection, found)
-        seen = str(self._moments.seen(connection))
+        high_watermark = str(self._watermarks.high(connection))
         _end(connection)
-        return [Chunk(table, [], None, seen) for table in found]
+        return [Chunk(table, [], None, high_watermark) for table in found]
 
     def stop(self) -> None:
         """Make ``chunks`` and ``empty`` end soon; idempotent."""
@@ -144,16 +146,16 @@ class _Reading:
     def __init__(
         self,
         sessions: Sessions,
-        moments: Moments,
+        watermarks: Watermarks,
         table: Table,
-        since: MySQLPosition,
+        low_watermark: MySQLPosition,
         rows: int,
     ) -> None:
         self.abandoned = False
         self._sessions = sessions
-        self._moments = moments
+        self._watermarks = watermarks
         self._table = table
-        self._since = since
+        self._low_watermark = low_watermark
         self._rows = rows
         self._row_bytes = 1.0
         self._keyset = Keyset(table)
@@ -165,7 +167,9 @@ class _Reading:
         with self._sessions.lease() as lease, self._errors():
             count, length = row_statistics(lease.connection, self._table)
             self._row_bytes = max(length, 1)
-            self._moments.prove(lease.connection, [self._table], self._since)
+            self._watermarks.wait_until_visible(
+                lease.connection, [self._table], self._low_watermark
+            )
             self._check_keys(lease.connection)
         start = _Range(after, None, self._limit)
         if count < start.limit:
@@ -183,23 +187,25 @@ class _Reading:
 
     def whole(self) -> Iterator[Chunk]:
         """All rows as of one place in the log, as the server sends them."""
-        exact, lease_another = self._moments.exact, self._sessions.lease
+        exact, lease_another = self._watermarks.exact, self._sessions.lease
         with self._sessions.lease() as lease, self._errors():
             connection = lease.connection
-            with exact(connection, self._table, self._since, lease_another) as seen:
+            with exact(
+                connection, self._table, self._low_watermark, lease_another
+            ) as high_watermark:
                 self._check_shape(connection)
                 lease.spoiled = True
                 rows: list[Row] = []
                 size = 0
                 for more, received in _rows_of(connection, self._table, self._query("")):
                     if rows and (size >= _CHUNK_BYTES or len(rows) >= self._rows):
-                        yield Chunk(self._table, rows, _NO_PLACE, seen, size)
+                        yield Chunk(self._table, rows, _NO_PLACE, high_watermark, size)
                         rows, size = [], 0
                     rows += more
                     size += received
                 _end(connection)
                 lease.spoiled = False
-        yield Chunk(self._table, rows, None, seen, size)
+        yield Chunk(self._table, rows, None, high_watermark, size)
 
     def _in_order(self, pool: ThreadPoolExecutor, start: _Range, readers: int) -> Iterator[Chunk]:
         pending: deque[Future[_Part]] = deque()
@@ -259,21 +265,21 @@ class _Reading:
         tail = f"{self._keyset.between(piece.after, piece.last)} ORDER BY {self._keyset.order}"
         if piece.last is None:
             tail += f" LIMIT {piece.limit}"
-        seen = None
+        high_watermark = None
         with self._sessions.lease() as lease, self._errors():
             connection = lease.connection
-            self._moments.begin(connection, self._since)
+            self._watermarks.begin(connection, self._low_watermark)
             self._check_shape(connection)
             rows, size, whole = self._receive(connection, self._query(tail))
             lease.spoiled = not whole
             if whole:
-                seen = self._moments.seen(connection)
+                high_watermark = self._watermarks.high(connection)
                 _end(connection)
-        if seen is None:
+        if high_watermark is None:
             # The other connection still has rows on their way.
             with self._sessions.lease() as lease, self._errors():
-                seen = self._moments.seen(lease.connection)
-        return self._part(piece, rows, size, whole, seen)
+                high_watermark = self._watermarks.high(lease.connection)
+        return self._part(piece, rows, size, whole, high_watermark)
 
     def _receive(self, connection: Connection[Any], query: str) -> tuple[list[Row], int, bool]:
         """Rows, their size in bytes, and whether these are all."""
@@ -290,7 +296,7 @@ class _Reading:
         return rows, size, True
 
     def _part(
-        self, piece: _Range, rows: list[Row], size: int, whole: bool, seen: MySQLPosition
+        self, piece: _Range, rows: list[Row], size: int, whole: bool, high_watermark: MySQLPosition
     ) -> _Part:
         rest = None
         if not whole or (piece.last is None and len(rows) >= piece.limit):
@@ -299,7 +305,7 @@ class _Reading:
             self._check_progress(piece.after, rest.after)
         end = piece.last if rest is None else rest.after
         cursor = None if end is None else self._keyset.cursor(end)
-        return _Part(Chunk(self._table, rows, cursor, seen, size), rest)
+        return _Part(Chunk(self._table, rows, cursor, high_watermark, size), rest)
 
     def _query(self, tail: str) -> str:
         return f"SELECT {select_list(self._table)} FROM {quote_table(self._table)}{tail}"
@@ -343,7 +349,7 @@ class _Reading:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        with translated():
+        with translate_errors():
             try:
                 yield
             except MySQLError as error:
@@ -363,9 +369,11 @@ def _same_shape(live: Sequence[Column], table: Table) -> bool:
     """Whether both have the same rows, and the same order of the table's key."""
     if tuple(column.name for column in live) != table.names:
         return False
-    natives = [(now.native, then.native) for now, then in zip(live, table.columns, strict=True)]
-    return all(same_type(*pair) for pair in natives) and all(
-        same_order(*natives[ordinal]) for ordinal in table.key
+    source_types = [
+        (now.source_type, then.source_type) for now, then in zip(live, table.columns, strict=True)
+    ]
+    return all(same_type(*pair) for pair in source_types) and all(
+        same_order(*source_types[ordinal]) for ordinal in table.key
     )
 
 

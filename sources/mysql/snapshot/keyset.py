@@ -135,7 +135,7 @@ def _literal(column: Column, value: Any) -> str:
         return str(sum(1 << type.members.index(member) for member in chosen))
     if type.kind == "binary":
         return f"0x{value.hex()}" if value else "_binary''"
-    if type.kind in _QUOTED or column.native.startswith("inet"):
+    if type.kind in _QUOTED or column.source_type.startswith("inet"):
         return f"'{value}'"
     # Hexadecimal needs no escapes and no agreement on sql_mode.
     return f"_utf8mb4 0x{value.encode().hex()}" if value else "_utf8mb4''"

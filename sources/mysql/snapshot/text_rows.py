@@ -16,11 +16,11 @@ from functools import cached_property, lru_cache
 from types import CodeType
 
 from engine.change import Row
-from engine.databases.mysql.types import INTEGER_KINDS, parse_native
+from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.errors import DecodeError
 from engine.schema import Column, Table
 from engine.toolkit.codegen import compile_function
-from sources.mysql.codec.accelerator import Text, text_kernel
+from sources.mysql.codec.accelerator import Text, text_accelerator
 from sources.mysql.codec.cells import bytes_expression
 from sources.mysql.codec.images import Source
 from sources.mysql.snapshot.result_set import cut_rows
@@ -49,14 +49,14 @@ def select_list(table: Table) -> str:
 
 
 def _selected(column: Column) -> str:
-    native = parse_native(column.native)
+    source_type = parse_type(column.source_type)
     name = quote_name(column.name)
-    if native.base in ("float", "double"):
+    if source_type.base in ("float", "double"):
         # As a float of unspecified scale it is printed with all its digits.
         return f"{name}+0e0"
-    if native.base == "bit" or (native.base == "decimal" and native.zerofill):
+    if source_type.base == "bit" or (source_type.base == "decimal" and source_type.zerofill):
         return f"{name}+0"
-    if native.base in ("inet4", "inet6", "uuid"):
+    if source_type.base in ("inet4", "inet6", "uuid"):
         return f"CAST({name} AS CHAR CHARACTER SET latin1)"
     return name
 
@@ -70,7 +70,7 @@ class TextRows:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._columns = [_text(table, column) for column in table.columns]
-        self._quick = text_kernel(self._columns)
+        self._quick = text_accelerator(self._columns)
 
     @cached_property
     def _written(self) -> tuple[Callable[[list[bytes]], list[Row]], list[int | None]]:
@@ -124,7 +124,7 @@ def _explained(
             table=table.id,
         )
     column = table.columns[ordinal]
-    charset = parse_native(column.native).charset
+    charset = parse_type(column.source_type).charset
     what = f"bytes that are no text in {charset}" if charset else "what is no value of its type"
     return DecodeError(
         f"the column {column.name} holds {what}",
@@ -168,15 +168,15 @@ def _write_column(source: Source, ordinal: int, column: Text) -> None:
 def _text(table: Table, column: Column) -> Text:
     """How a column is read."""
     kind = column.type.kind
-    native = parse_native(column.native)
+    source_type = parse_type(column.source_type)
     short = kind in _SHORT or kind in INTEGER_KINDS or kind in ("float32", "float64")
     if kind in INTEGER_KINDS or kind == "bit":
         return Text("int(raw0)", {}, short)
     if kind in ("float32", "float64"):
         return Text("float(raw0)", {}, short)
-    if kind in ("decimal", "uuid") or kind in _AS_TEXT or native.base in ("inet4", "inet6"):
+    if kind in ("decimal", "uuid") or kind in _AS_TEXT or source_type.base in ("inet4", "inet6"):
         return Text("raw0.decode()", {}, short)
-    return Text(*bytes_expression(table, column, native, native.charset, "raw0"), short)
+    return Text(*bytes_expression(table, column, source_type, source_type.charset, "raw0"), short)
 
 
 def _long(data: bytes, first: int, start: int) -> tuple[int, int]:

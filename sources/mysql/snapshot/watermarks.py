@@ -32,11 +32,11 @@ from engine.schema import Table, TableId
 from sources.mysql.catalog import among
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
-from sources.mysql.server_info import Facts, log_end, owned_gtids, read_facts
+from sources.mysql.server_info import ServerInfo, log_end, owned_gtids, read_server_info
 from sources.mysql.snapshot.sessions import Lease
 from sources.mysql.snapshot.text_rows import quote_name
 
-__all__ = ["Flavour", "Moments", "quote_table"]
+__all__ = ["Flavour", "Watermarks", "quote_table"]
 
 Flavour = Literal["mysql", "mariadb"]
 
@@ -58,7 +58,7 @@ def quote_table(table: Table) -> str:
     return f"{quote_name(table.id.schema)}.{quote_name(table.id.name)}"
 
 
-class Moments:
+class Watermarks:
     """Places of reads in one server's log, for sessions in REPEATABLE READ.
 
     Raises PyMySQL's errors, and SourceError.
@@ -67,12 +67,13 @@ class Moments:
     def __init__(self, flavour: Flavour, gtid: bool) -> None:
         self.flavour = flavour
         self.gtid = gtid
-        self._facts: Facts | None = None
+        self._info: ServerInfo | None = None
 
-    def prove(
-        self, connection: Connection[Any], tables: Sequence[Table], since: MySQLPosition
+    def wait_until_visible(
+        self, connection: Connection[Any], tables: Sequence[Table], low_watermark: MySQLPosition
     ) -> None:
-        """Return when all of ``since`` is visible to reads of the tables that start from now on.
+        """Return when all of ``low_watermark`` is visible to reads of the tables that start from
+        now on.
 
         For an engine with transactions MariaDB proves it anew with each ``begin``.
         """
@@ -80,25 +81,25 @@ class Moments:
         if self.flavour == "mariadb":
             if doubtful:
                 # So that all of it is logged here: this may be another server than before.
-                self._covering_snapshot(connection, since)
+                self._covering_snapshot(connection, low_watermark)
                 _query(connection, "ROLLBACK")
-        elif self.gtid and since.gtids:
-            self._wait_for_gtids(connection, since)
+        elif self.gtid and low_watermark.gtids:
+            self._wait_for_gtids(connection, low_watermark)
         else:
             doubtful = list(tables)
         for table in doubtful:
             with _TableLock(connection, table):
                 pass
 
-    def begin(self, connection: Connection[Any], since: MySQLPosition) -> None:
+    def begin(self, connection: Connection[Any], low_watermark: MySQLPosition) -> None:
         """Start the transaction of a read."""
         if self.flavour == "mysql":
             _query(connection, "START TRANSACTION READ ONLY")
         else:
-            self._covering_snapshot(connection, since)
+            self._covering_snapshot(connection, low_watermark)
 
-    def seen(self, connection: Connection[Any]) -> MySQLPosition:
-        """An upper bound of what a read can have seen, asked for after the read."""
+    def high(self, connection: Connection[Any]) -> MySQLPosition:
+        """An upper bound of what a read can have high_watermark, asked for after the read."""
         return self._end(connection, in_flight=True)
 
     @contextmanager
@@ -106,7 +107,7 @@ class Moments:
         self,
         connection: Connection[Any],
         table: Table,
-        since: MySQLPosition,
+        low_watermark: MySQLPosition,
         lend: Callable[[], AbstractContextManager[Lease]],
     ) -> Iterator[MySQLPosition]:
         """Inside, a read of the table shows exactly its changes up to the place that is given.
@@ -115,10 +116,10 @@ class Moments:
         """
         transactional = not _without_transactions(connection, [table])
         if self.flavour == "mariadb" and transactional:
-            place = self._covering_snapshot(connection, since)
+            place = self._covering_snapshot(connection, low_watermark)
             yield self._with_gtid(connection, place)
             return
-        self.prove(connection, [table], since)
+        self.wait_until_visible(connection, [table], low_watermark)
         # Under the lock no change of the table is on its way: what is logged is visible. Whoever
         # owns a GTID now has not changed the table yet, but may as soon as the lock is gone.
         with ExitStack() as locked:
@@ -131,25 +132,27 @@ class Moments:
             yield place
 
     def _covering_snapshot(
-        self, connection: Connection[Any], since: MySQLPosition
+        self, connection: Connection[Any], low_watermark: MySQLPosition
     ) -> MySQLPosition:
-        """Start a transaction of MariaDB that shows all of ``since``; its place in the log."""
+        """Start a transaction of MariaDB that shows all of ``low_watermark``; its place."""
         deadline = time.monotonic() + _DEADLINE_SECONDS
         server = self._known(connection).identity
         while True:
             place = self._snapshot(connection, server)
-            if self._covers(connection, place, since):
+            if self._covers(connection, place, low_watermark):
                 return place
             _query(connection, "ROLLBACK")
             if time.monotonic() > deadline:
                 raise _too_late("the server's snapshots do not reach the position")
             time.sleep(_PAUSE_SECONDS)
 
-    def _wait_for_gtids(self, connection: Connection[Any], since: MySQLPosition) -> None:
+    def _wait_for_gtids(self, connection: Connection[Any], low_watermark: MySQLPosition) -> None:
         deadline = time.monotonic() + _DEADLINE_SECONDS
         while time.monotonic() < deadline:
             # In steps, so that the connection's own deadline is not met by waiting.
-            done = _query(connection, "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 5)", str(since.gtids))
+            done = _query(
+                connection, "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 5)", str(low_watermark.gtids)
+            )
             if done[0][0] == 0:
                 return
         raise _too_late("the server has not executed the position's GTIDs")
@@ -163,14 +166,16 @@ class Moments:
         )
 
     def _covers(
-        self, connection: Connection[Any], place: MySQLPosition, since: MySQLPosition
+        self, connection: Connection[Any], place: MySQLPosition, low_watermark: MySQLPosition
     ) -> bool:
-        if place.at_or_after(since):
+        if place.at_or_after(low_watermark):
             return True
-        if place.server == since.server and since.file:
+        if place.server == low_watermark.server and low_watermark.file:
             return False
         # Another server than before: its files say nothing about that position.
-        return not since.gtids or self._with_gtid(connection, place).at_or_after(since)
+        return not low_watermark.gtids or self._with_gtid(connection, place).at_or_after(
+            low_watermark
+        )
 
     def _with_gtid(self, connection: Connection[Any], place: MySQLPosition) -> MySQLPosition:
         found = _query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place.file, place.offset)
@@ -188,10 +193,10 @@ class Moments:
             return end
         return msgspec.structs.replace(end, executed=end.executed.union(committing))
 
-    def _known(self, connection: Connection[Any]) -> Facts:
-        if self._facts is None:
-            self._facts = read_facts(connection)
-        return self._facts
+    def _known(self, connection: Connection[Any]) -> ServerInfo:
+        if self._info is None:
+            self._info = read_server_info(connection)
+        return self._info
 
 
 class _TableLock:
