@@ -1,14 +1,14 @@
 """
-How far a pipeline has come: the position, the epoch, and each table's snapshot state.
+The progress of a pipeline: the position, the epoch, and how far each table's backfill is.
 
-A ``Checkpoint`` is written by the sink in the transaction that writes the rows, so the two cannot
-disagree. It is immutable; the legal steps of a table's snapshot are the methods of
-``TableProgress``, and there are no others:
+A sink writes the ``Checkpoint`` in the transaction that writes the rows, so the two cannot
+disagree. A checkpoint is immutable. The methods of ``TableProgress`` are the only steps from one
+state of a table to the next:
 
-    pending ──copied──▶ copying ──copied──▶ settling ──settled──▶ live
-       └──────────────copied (last chunk)──────▲
+    pending ──backfilled──▶ backfilling ──backfilled (last chunk)──▶ catching_up ──caught_up──▶ live
+       └──────────────backfilled (only chunk)───────────────────────────▲
 
-A table that the log itself created is live from the start.
+A table that the log itself creates is live from the start.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ TableState = Literal["pending", "backfilling", "catching_up", "live"]
 
 
 class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The snapshot of one table.
+    """The backfill of one table.
 
-    ``cursor`` is the source's text of the last key copied, ``rows`` how many were copied,
-    ``estimate`` how many the source expected at the start, ``high_watermark`` the position that the
-    stream has to pass before the table is right at every commit.
+    ``cursor`` is the source's text of the last key that was read, ``rows`` the number of rows
+    written, ``estimate`` the number of rows that the source expected at the start.
+    ``high_watermark`` is the position up to which the chunks may show changes. The stream has to
+    pass it before the table equals the source at every commit.
     """
 
     state: TableState = "pending"
@@ -39,32 +40,38 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     estimate: int = 0
     high_watermark: str | None = None
 
-    def copied(self, rows: int, cursor: str | None, high_watermark: str) -> TableProgress:
-        """A chunk was applied; ``cursor`` is None after the last one."""
+    def backfilled(self, rows: int, cursor: str | None, high_watermark: str) -> TableProgress:
+        """The progress after a chunk of ``rows`` rows; ``cursor`` is None after the last chunk.
+
+        Raises ``ValueError`` unless the table is pending or backfilling.
+        """
         if self.state not in ("pending", "backfilling"):
             raise ValueError(f"a table that is {self.state} takes no chunk")
         state: TableState = "backfilling" if cursor is not None else "catching_up"
         return TableProgress(state, cursor, self.rows + rows, self.estimate, high_watermark)
 
-    def settled(self) -> TableProgress:
-        """The stream has passed ``high_watermark``."""
+    def caught_up(self) -> TableProgress:
+        """The progress after the stream has passed ``high_watermark``.
+
+        Raises ``ValueError`` unless the table is catching up.
+        """
         if self.state != "catching_up":
-            raise ValueError(f"a table that is {self.state} cannot settle")
+            raise ValueError(f"a table that is {self.state} cannot catch up")
         return TableProgress("live", None, self.rows, self.estimate, None)
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """What one target transaction made durable.
+    """The state that one target transaction made durable.
 
     ``position`` is the source's durable text: everything up to it is applied, nothing after it.
-    ``committed_at`` is the source's time up to which everything is applied (Unix seconds, 0.0 when
-    nothing was): the commit time of the last transaction, or that of a heartbeat after it. Must
-    never move backward: only a sink's ``commit`` stores one, and it refuses when ``epoch`` is not
-    its own.
+    ``committed_at`` is the source's time up to which everything is applied: the commit time of the
+    last transaction, or the time of a heartbeat after it (Unix seconds, 0.0 before the first).
+    ``progress`` holds each followed table's progress. The position must never move backward: only
+    a sink's ``commit`` stores a checkpoint, and it refuses one whose ``epoch`` is not its own.
     """
 
     pipeline: str
     epoch: int
     position: str
     committed_at: float = 0.0
-    snapshot: Mapping[TableId, TableProgress] = msgspec.field(default_factory=dict)
+    progress: Mapping[TableId, TableProgress] = msgspec.field(default_factory=dict)

@@ -201,7 +201,7 @@ class StateFile(msgspec.Struct, frozen=True):
     def of(
         cls, segment: int, length: int, checkpoint: Checkpoint, tables: tuple[Table, ...]
     ) -> StateFile:
-        snapshot = tuple(Progress(*item) for item in checkpoint.snapshot.items())
+        snapshot = tuple(Progress(*item) for item in checkpoint.progress.items())
         return cls(
             *(checkpoint.pipeline, segment, length, checkpoint.position),
             *(checkpoint.committed_at, checkpoint.epoch, snapshot, tables),

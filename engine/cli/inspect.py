@@ -124,7 +124,7 @@ async def _status(settings: Settings) -> dict[str, Any]:
         "lag_bytes": 0 if current else lag_bytes,
         "tables": [
             {"table": str(id), "state": t.state, "rows": t.rows, "estimate": t.estimate}
-            for id, t in sorted(checkpoint.snapshot.items())
+            for id, t in sorted(checkpoint.progress.items())
         ],
     }
 

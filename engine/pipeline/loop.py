@@ -238,7 +238,7 @@ class _Session:
     def of(cls, pipeline: Pipeline, state: State) -> _Session:
         """At the target's checkpoint, or before the first one."""
         checkpoint = state.checkpoint or Checkpoint(pipeline.name, state.epoch, "")
-        snapshot = ProgressTracker(state.tables, checkpoint.snapshot, pipeline.source.includes)
+        snapshot = ProgressTracker(state.tables, checkpoint.progress, pipeline.source.includes)
         return cls(pipeline, state.epoch, checkpoint, snapshot)
 
     async def start(self, *, anew: bool) -> None:

@@ -104,7 +104,7 @@ class ProgressTracker:
     def copied(self, chunk: Chunk) -> None:
         """The rows of ``chunk`` are applied; to be committed with them."""
         progress = self._progress[chunk.table.id]
-        progress = progress.copied(len(chunk.rows), chunk.cursor, str(chunk.high_watermark))
+        progress = progress.backfilled(len(chunk.rows), chunk.cursor, str(chunk.high_watermark))
         self._note(chunk.table.id, progress)
 
     def restart(self, id: TableId) -> None:
@@ -126,7 +126,7 @@ class ProgressTracker:
             if place not in seen:
                 seen[place] = reached(position, place)
             if seen[place]:
-                self._note(id, progress.settled())
+                self._note(id, progress.caught_up())
                 settled.append(CaughtUp(self._tables[id]))
                 objects += 1 + len(self._tables[id].indexes)
         return settled

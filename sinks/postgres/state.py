@@ -181,7 +181,7 @@ class StateStore:
         await session.execute(_OWN, one)
         await session.commit()
         await self._end_session(owner)
-        self._saved = state.checkpoint.snapshot if state.checkpoint is not None else {}
+        self._saved = state.checkpoint.progress if state.checkpoint is not None else {}
         return state
 
     async def _end_session(self, owner: tuple[Any, ...] | None) -> None:
@@ -233,7 +233,7 @@ class StateStore:
         Raises ``Fenced`` if the epoch is not the newest. Call ``saved`` after the commit.
         """
         connection = self._session.connection
-        changed, gone = self._changed(checkpoint.snapshot)
+        changed, gone = self._changed(checkpoint.progress)
         async with self._session.translate_errors(), connection.pipeline():
             await self._session.begin()
             values = (checkpoint.epoch, checkpoint.position, checkpoint.committed_at)
@@ -246,7 +246,7 @@ class StateStore:
                 await connection.execute(_FORGET_PROGRESS, (self.pipeline, _names(gone)))
         if cursor.rowcount != 1:
             raise self.fenced(checkpoint.epoch)
-        self._saving = checkpoint.snapshot
+        self._saving = checkpoint.progress
 
     def saved(self) -> None:
         """What ``save`` wrote last is durable."""

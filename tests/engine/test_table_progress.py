@@ -191,6 +191,6 @@ def test_progress_is_the_same_object_until_it_changes() -> None:
 def test_illegal_steps_are_refused() -> None:
     live = TableProgress("live")
     with pytest.raises(ValueError, match="takes no chunk"):
-        live.copied(1, None, "1")
-    with pytest.raises(ValueError, match="cannot settle"):
-        live.settled()
+        live.backfilled(1, None, "1")
+    with pytest.raises(ValueError, match="cannot catch up"):
+        live.caught_up()

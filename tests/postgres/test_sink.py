@@ -80,7 +80,7 @@ def test_rows_and_checkpoint_are_one(target: Target) -> None:
     state = target.run(target.sink.state())
     assert state is not None
     assert state.checkpoint is not None
-    assert state.checkpoint.snapshot == {KEYLESS.id: TableProgress("live")}
+    assert state.checkpoint.progress == {KEYLESS.id: TableProgress("live")}
 
 
 def test_a_rollback_leaves_nothing_and_the_sink_goes_on(target: Target) -> None:
