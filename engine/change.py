@@ -1,10 +1,10 @@
 """
-What travels from a source to a sink, in the order of the source's log.
+The changes that travel from a source to a sink, in the order of the source's log.
 
-A transaction is one ``Begin``, its changes, one ``Commit``. Positions arise only in ``Commit`` (and
-``Heartbeat``), so nothing can be recorded as done that ends in the middle of a transaction.
-Everything is immutable once it is handed on, and shared freely between threads; the only objects
-made per row are the row tuples.
+A transaction is one ``Begin``, its changes, and one ``Commit``. Only ``Commit`` and ``Heartbeat``
+carry a position to resume from, so a checkpoint cannot end in the middle of a transaction. Changes
+are immutable once they are handed on, and threads may share them. The only object made per row is
+the row tuple.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from engine.schema import Table
 
 __all__ = [
     "Begin",
+    "CaughtUp",
     "Change",
     "Chunk",
     "Commit",
@@ -26,7 +27,6 @@ __all__ = [
     "Row",
     "Rows",
     "SchemaChange",
-    "CaughtUp",
     "Truncate",
 ]
 
@@ -37,25 +37,25 @@ Operation = Literal["insert", "update", "delete", "read"]
 class Position(Protocol):
     """A place in a source's log.
 
-    Opaque: ``str(position)`` is its durable text, which only its source can read and order. A plain
-    ``str`` is a position. The text may be costly to make, so take it once per batch.
+    It is opaque: ``str(position)`` is its durable text, which only its source can parse and order.
+    A plain ``str`` is a position. Making the text may be expensive, so call ``str`` once per batch.
     """
 
     def __str__(self) -> str: ...
 
 
 class Rows(msgspec.Struct, gc=False):
-    """A run of row changes of one kind on one table, in order. Only its maker may change it, and
-    only until it is handed on.
+    """Consecutive row changes of one operation on one table, in order. Only the source that builds
+    it may change it, and only until it hands it on.
 
-    ``before`` (update, delete) and ``after`` (insert, update, read) are lists of equal length of
-    row tuples, each as wide as ``table.columns``; the list that does not apply is None. ``read`` is
-    a row seen by the snapshot.
+    ``before`` (update, delete) and ``after`` (insert, update, read) are lists of row tuples, of
+    equal length where both are set; each tuple is as wide as ``table.columns``. The list that does
+    not apply is None. The operation ``read`` stands for rows that a backfill has read.
 
-    ``before_present`` and ``after_present`` are bit masks (bit n: column n) where the log holds
-    only part of the row image; None where all columns are there. An absent column holds None in the
-    tuple, and absent is not NULL. The columns of the key are always present in both images; a key
-    column that the log leaves out of an after image is filled from the before image.
+    ``before_present`` and ``after_present`` are bit masks of the columns that the log contains
+    (bit n: column n), or None if it contains all. A column that is absent holds None in the tuple;
+    absent is not NULL. The columns of the key are always present in both images: a key column that
+    the log leaves out of an after image is filled from the before image.
 
     ``size`` is the number of bytes that the rows took in the log or on the wire.
     """
@@ -73,8 +73,8 @@ class Rows(msgspec.Struct, gc=False):
         return len(rows) if rows is not None else 0
 
     def join(self, more: Rows) -> bool:
-        """Take the rows that come next into our lists; False, with nothing done, if they are of
-        another kind.
+        """Append the rows that follow. Returns False and does nothing if table, operation or
+        present columns differ.
         """
         if (
             self.table is not more.table
@@ -92,11 +92,11 @@ class Rows(msgspec.Struct, gc=False):
 
 
 class SchemaChange(msgspec.Struct, frozen=True, gc=False):
-    """One table before and after a schema change, effective exactly here.
+    """The version of a table before and after a schema change, which takes effect at this place.
 
-    ``before`` is None for a new table, ``after`` is None for a dropped one; ids differ for a
-    renamed one. ``renamed`` maps the old names of columns to new ones: what the two versions cannot
-    tell. ``statement`` is the source's text, for people.
+    ``before`` is None for a new table and ``after`` is None for a dropped one. The ids differ for a
+    renamed table. ``renamed`` holds pairs of old and new column names, because the two versions do
+    not tell a renamed column from a new one. ``statement`` is the source's SQL, for people.
     """
 
     statement: str
@@ -106,15 +106,15 @@ class SchemaChange(msgspec.Struct, frozen=True, gc=False):
 
 
 class Truncate(msgspec.Struct, frozen=True, gc=False):
-    """All rows of the table go, exactly here."""
+    """All rows of the table are removed at this place."""
 
     table: Table
 
 
 class CaughtUp(msgspec.Struct, frozen=True, gc=False):
-    """The stream has passed all that the table's snapshot has shown: from here on the table is
-    right at each commit, so secondary indexes and constraints may be built. Made by the
-    pipeline.
+    """The stream has passed the high watermark of the table's backfill. From here on the table is
+    consistent at each commit, so the sink may build secondary indexes. The pipeline makes this
+    change, not the source.
     """
 
     table: Table
@@ -123,8 +123,8 @@ class CaughtUp(msgspec.Struct, frozen=True, gc=False):
 class Begin(msgspec.Struct, frozen=True, gc=False):
     """The start of a transaction.
 
-    ``transaction`` is the source's id of it, ``position`` where it starts, ``committed_at`` the
-    source's commit time in Unix seconds (0.0 if the log has none).
+    ``transaction`` is its id on the source and ``position`` is where it starts. ``committed_at`` is
+    the source's commit time in Unix seconds, 0.0 if the log has none.
     """
 
     transaction: str
@@ -133,17 +133,18 @@ class Begin(msgspec.Struct, frozen=True, gc=False):
 
 
 class Commit(msgspec.Struct, frozen=True, gc=False):
-    """The end of a transaction: a stream started at ``position`` goes on right after it."""
+    """The end of a transaction. A stream that starts at ``position`` begins right after it."""
 
     position: Position
     committed_at: float
 
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):
-    """Outside a transaction: the log has reached ``position`` without a change to a followed table.
+    """The log has reached ``position`` without a change to a followed table. It never stands inside
+    a transaction.
 
-    ``at``, in Unix seconds, is up to when the log has been read: the source's time of the newest
-    event passed over, now if there is nothing more, 0.0 where that is not known.
+    ``at`` is the time up to which the log has been read, in Unix seconds: the source's time of the
+    newest event, the current time if the log holds nothing more, 0.0 if the time is not known.
     """
 
     position: Position
@@ -154,12 +155,12 @@ Change = Begin | Rows | SchemaChange | Truncate | CaughtUp | Commit | Heartbeat
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """A part of a table as one read of the snapshot saw it.
+    """A range of a table's rows, as one read shows it.
 
-    ``cursor`` is the durable text of the last key read, from which the next chunk goes on; None
-    when this is the table's last chunk. ``seen`` is an upper bound: no change after it is visible
-    in ``rows``. For a table without a key it is exact, the same for all its chunks. ``size`` is
-    about the number of bytes that the rows took on the wire.
+    ``cursor`` is the durable text of the last key in it, and the next chunk starts after that key;
+    None marks the table's last chunk. ``high_watermark`` is an upper bound of the read: ``rows``
+    show no change after it. For a keyless table it is exact, and the same for all chunks. ``size``
+    is about the number of bytes that the rows took on the wire.
     """
 
     table: Table

@@ -1,15 +1,20 @@
 """
-What a source and a sink owe the pipeline. One contract test suite runs against every one of them.
+What a source and a sink provide to the pipeline.
 
-Data flows source → pipeline → sink. Nothing flows back but ``Source.acknowledge``. A source blocks
-and is called from worker threads; a sink is asynchronous and lives on the event loop. Both get all
-they need in their constructor, which neither connects nor reads anything.
+Data flows source → pipeline → sink. Nothing flows back except ``Source.acknowledge``. A source
+blocks, and is called from worker threads. A sink is asynchronous and runs on the event loop. A
+constructor takes the settings, and neither connects nor reads anything.
+
+``Source`` is a log. ``SnapshotSource`` is a source whose tables can be read too, so they can be
+backfilled. ``Readable`` is a source or a sink whose tables can be compared. A sink declares what it
+can do in ``capabilities``. ``engine.contract_suite`` holds the tests that every source and sink
+must pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -17,12 +22,22 @@ from engine.change import Begin, Change, Chunk
 from engine.checkpoint import Checkpoint
 from engine.schema import Table, TableId
 
-__all__ = ["Applied", "Finding", "RowReader", "Sink", "Source", "State"]
+__all__ = [
+    "Applied",
+    "Capabilities",
+    "Finding",
+    "Readable",
+    "RowReader",
+    "Sink",
+    "SnapshotSource",
+    "Source",
+    "State",
+]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One result of a preflight check: ``action`` says what to type, empty where nothing is
-    needed.
+    """One result of a preflight check. ``action`` says what to type; it is empty if nothing is to
+    be done.
     """
 
     level: Literal["ok", "warning", "error"]
@@ -32,8 +47,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a sink remembers of a pipeline: its checkpoint (None: never run) and the tables at
-    it.
+    """What a sink stores for a pipeline: its epoch, its checkpoint (None before the first one), and
+    the version of each followed table at that checkpoint.
     """
 
     epoch: int
@@ -42,188 +57,209 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Applied(msgspec.Struct):
-    """What one ``apply`` did, for metrics: counts only.
+    """Counts of what one ``Sink.apply`` found.
 
-    ``rows`` counts row changes received, by table and operation. ``drift`` counts updates and
-    deletes that hit no row and inserts that hit one, outside a snapshot. ``replaced`` counts values
-    that the target cannot hold and a policy replaced, by table, column and reason.
+    ``drift`` counts, by table, updates and deletes that hit no row and inserts that hit one; the
+    tables of ``in_backfill`` have none. ``replaced`` counts values that the target cannot store
+    and that a policy replaced, by table, column and reason.
     """
 
-    rows: dict[tuple[TableId, str], int] = msgspec.field(default_factory=dict)
     drift: dict[TableId, int] = msgspec.field(default_factory=dict)
     replaced: dict[tuple[TableId, str, str], int] = msgspec.field(default_factory=dict)
 
 
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sink can do.
+
+    ``guarantee`` says how often a change arrives after a crash. ``transactional``: ``rollback``
+    undoes everything since the last commit. ``upsert``: rows of a table in backfill are applied
+    idempotently by key; a sink without it stores each change, and its reader applies them.
+    ``schema_changes``: an altered, renamed or dropped table is followed; without it the pipeline
+    stops at such a change.
+    """
+
+    guarantee: Literal["exactly once", "at least once"]
+    transactional: bool
+    upsert: bool
+    schema_changes: bool
+
+
 class Source(Protocol):
-    """A database, or its log, to be followed.
+    """The log of a database.
 
     Every method may block, is called from a thread, raises only ``TailraceError``, and has a
     deadline on each of its waits (a stalled connection is ``SourceLost``). ``stream`` runs on one
-    thread while the others may run on another at the same time.
+    thread while the other methods may run on another.
     """
 
-    #: Whether the source can be read besides its log; False for log files.
-    can_snapshot: ClassVar[bool]
     #: The struct that decodes the source's part of the configuration.
     Settings: ClassVar[type[msgspec.Struct]]
 
     def check(self) -> list[Finding]:
-        """Preflight: connects, looks, changes nothing. Every finding says what to type."""
+        """Preflight: connect and inspect, change nothing. Every finding says what to type."""
         ...
 
-    def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
-        """The followed tables as they are now, ordered by id, without those that are ``known``;
-        empty if the source knows only its log.
-        """
-        ...
+    def stream(
+        self, position: str | None, tables: Iterable[Table], discovered: Iterable[Table] = ()
+    ) -> Iterator[list[Change]]:
+        """Yield every change to a followed table after ``position`` (None: the log's beginning).
 
-    def estimates(self, tables: Sequence[Table]) -> Mapping[TableId, int]:
-        """About how many rows each table holds; never a full scan. What is not known is left out,
-        or 0.
+        ``tables`` are the versions that are valid at ``position``. The tables of ``discovered``
+        exist on the source and are not followed yet: they are backfilled later, so a
+        ``CREATE TABLE IF NOT EXISTS`` in the log does not make the stream follow them.
+
+        Each list is what one read of the log returned, is never empty, and may hold parts of
+        transactions. A transaction starts with ``Begin`` and ends with ``Commit``. An idle source
+        yields a ``Heartbeat`` at least every few seconds. The iterator ends when ``stop`` is called
+        or a finite log ends. Raises ``SourceLost``, ``SourceError`` (purged log, incident),
+        ``DecodeError``, ``SchemaError``.
         """
         ...
 
     def position(self) -> str:
-        """The end of the log now: every transaction committed before the call is at or before
-        it.
-        """
+        """The end of the log now. Transactions committed before the call are at or before it."""
         ...
 
     def reached(self, position: str, target: str) -> bool:
-        """Whether a stream at ``position`` has seen everything that ``target`` stands for."""
+        """Whether a stream at ``position`` has passed everything up to ``target``."""
         ...
 
     def includes(self, position: str, begin: Begin) -> bool:
-        """Whether the transaction that ``begin`` starts is part of what ``position`` stands for."""
+        """Whether ``position`` includes the transaction that ``begin`` starts."""
         ...
 
     def backlog(self, position: str) -> int | None:
-        """Bytes of log after ``position``; None where the source cannot tell."""
+        """The number of bytes of log after ``position``, or None if the source cannot tell."""
         ...
 
-    def stream(
-        self, position: str | None, tables: Iterable[Table], waiting: Iterable[Table] = ()
-    ) -> Iterator[list[Change]]:
-        """Every change to a followed table after ``position`` (None: from the log's beginning).
+    def acknowledge(self, position: str) -> None:
+        """The target has everything up to ``position`` durably, so the source may discard it."""
+        ...
 
-        ``tables`` are the versions that hold at ``position``. ``waiting`` ones are there and will
-        be copied later: a statement that may have found its table there does not make it followed,
-        for its rows are not in the log. Each list is what one read of the log
-        brought and is never empty; an idle source yields a ``Heartbeat`` at least every few
-        seconds. Ends when ``stop`` is called, or when a finite log ends. A transaction starts with
-        ``Begin`` and ends with ``Commit``; a list may hold parts of transactions. Raises
-        ``SourceLost``, ``SourceError`` (purged log, incident), ``DecodeError``, ``SchemaError``.
+    def stop(self) -> None:
+        """Make ``stream`` and ``chunks`` end soon. May be called from any thread, repeatedly."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections. Idempotent. The source can be used again afterwards."""
+        ...
+
+
+@runtime_checkable
+class SnapshotSource(Source, Protocol):
+    """A source whose tables can be read, so that they can be discovered and backfilled."""
+
+    def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
+        """The tables that match the configuration, as they are now, ordered by id, without those
+        in ``known``.
+        """
+        ...
+
+    def estimates(self, tables: Sequence[Table]) -> Mapping[TableId, int]:
+        """The approximate number of rows of each table, without a full scan. A table whose number
+        is unknown is left out or 0.
         """
         ...
 
     def chunks(
         self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Generator[Chunk, None, None]:
-        """The rows of ``table`` after ``cursor`` in key order, in chunks of about ``rows`` rows.
+        """Yield the rows of ``table`` after ``cursor`` in key order, about ``rows`` per chunk.
 
-        Up to ``readers`` connections read ahead; the chunks come in order all the same.
-
-        Each chunk shows the source at a moment not before ``low_watermark`` was visible to readers,
-        which the source proves (``low_watermark`` is a position). ``rows`` have the columns of
-        ``table``. The last chunk has no cursor; an empty table gives one empty chunk. A table
-        without a key is read whole at one position. Raises ``ShapeChanged`` if the live table has
-        another shape than ``table``. Closing the iterator stops the reading; ``close`` frees the
-        connections.
+        Each chunk shows at least everything up to the position ``low_watermark``; the source proves
+        that for each read. Up to ``readers`` connections read ahead; chunks still come in order.
+        Rows have the columns of ``table``. The last chunk has no cursor, and an empty table yields
+        one empty chunk. A keyless table is read whole at one position. Raises ``ShapeChanged`` if
+        the live table has another shape than ``table``. Closing the iterator stops the reading;
+        ``close`` closes the connections.
         """
         ...
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
-        """Of those of ``tables`` that hold no row, the chunk that ``chunks`` would give.
+        """For each of ``tables`` that has no rows, the chunk that ``chunks`` would yield.
 
-        For many tables at a small part of its price; all of them have a key. A table that is left
-        out may be empty all the same, or have another shape.
+        This is much cheaper than ``chunks`` for many tables. All of them have a key. A table that
+        is left out may still be empty, or have another shape.
         """
-        ...
-
-    def row_reader(self) -> RowReader:
-        """Plain reads for parity, over a connection of its own; ParityError if there is no such."""
-        ...
-
-    def acknowledge(self, position: str) -> None:
-        """Everything up to ``position`` is durable in the target; the source may forget it."""
-        ...
-
-    def stop(self) -> None:
-        """Make ``stream`` and ``chunks`` end soon; from any thread, any number of times."""
-        ...
-
-    def close(self) -> None:
-        """Free all connections; idempotent. The source can be used again afterwards."""
         ...
 
 
 class Sink(Protocol):
-    """A target that takes changes and keeps the checkpoint with them.
+    """A target that stores changes, and the checkpoint with them.
 
-    All methods but ``open`` are called by one task, in order. Raises only ``TailraceError``; a
+    All methods but ``open`` are called by one task, in order. They raise only ``TailraceError``. A
     broken connection is ``SinkLost`` and leaves nothing of the open transaction behind.
     """
 
+    #: The struct that decodes the sink's part of the configuration.
     Settings: ClassVar[type[msgspec.Struct]]
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this sink can do, known without a connection."""
+        ...
+
     async def check(self, tables: Sequence[Table]) -> list[Finding]:
-        """Preflight: rights, version, and what of ``tables`` the target cannot hold."""
+        """Preflight: rights, version, and what the target cannot store of ``tables``."""
         ...
 
     async def open(self, epoch: int | None = None) -> State:
-        """Connect and take over the pipeline.
+        """Connect and take the pipeline over.
 
-        Without ``epoch`` a new, higher epoch is taken, which fences every older engine. With it
-        (after a lost connection) the epoch must still be the newest, else ``Fenced``.
+        Without ``epoch``, take a new and higher epoch, which fences every older engine. With
+        ``epoch`` (after a lost connection), raise ``Fenced`` unless it is still the newest.
         """
         ...
 
     async def apply(
         self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
     ) -> Applied:
-        """Apply in order, inside the open target transaction (one is opened if there is none).
+        """Apply changes in order, inside the open target transaction; open one if there is none.
 
-        ``changes`` may be a part of a transaction, and may hold several. Only the net effect per
-        key counts. Rows of a table in ``in_backfill`` may already be there or be gone: they are
-        applied idempotently and are no drift. Rows of op ``read`` replace a row with their key.
+        ``changes`` may be part of a transaction, and may hold several. Only the net changes per key
+        count. Rows of a table in ``in_backfill`` may already exist or be gone: they are applied
+        idempotently and are no drift. Rows of operation ``read`` replace the row with their key.
         ``Begin``, ``Commit`` and ``Heartbeat`` carry no data. ``SchemaChange`` also records the
-        table's version.
+        version of the table.
         """
         ...
 
     async def commit(self, checkpoint: Checkpoint) -> None:
         """Make everything applied and ``checkpoint`` durable together.
 
-        Raises ``Fenced``, with nothing changed, if a newer epoch exists. After ``SinkLost`` the
-        outcome is unknown and ``open`` tells it.
+        Raises ``Fenced`` and changes nothing if a newer epoch exists. After ``SinkLost`` the
+        outcome is unknown, and ``open`` reads it.
         """
         ...
 
     async def rollback(self) -> None:
-        """Forget the open transaction; does nothing if there is none."""
+        """Undo the open transaction. Does nothing if there is none."""
         ...
 
     async def state(self) -> State | None:
-        """What is stored, without taking the pipeline over or creating anything; None if nothing
-        is.
-        """
-        ...
-
-    def row_reader(self) -> RowReader:
-        """Plain reads for parity, over a connection of its own; ParityError if there is no such."""
+        """What is stored, or None. Neither takes the pipeline over nor creates anything."""
         ...
 
     async def close(self) -> None:
-        """Free the connection; what was not committed is gone. Idempotent."""
+        """Close the connection. Uncommitted changes are lost. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A source or a sink whose tables can be compared."""
+
+    def row_reader(self) -> RowReader:
+        """Plain reads over a connection of their own."""
         ...
 
 
 class RowReader(Protocol):
-    """Plain reads of a table for parity, through the database's ordinary client.
+    """Plain reads of a table through the database's ordinary client, to compare both sides.
 
-    It shares nothing with the codecs of the stream. Values come as text in one canonical form per
-    neutral type (``toolkit.canonical``), so the two sides can be compared as they are. A key is
-    the canonical text of the key's columns, in the key's order. Blocking; one call at a time.
+    It shares no code with the codecs of the stream. Values are text in one canonical form per
+    neutral type (``engine.toolkit.canonical``), so both sides can be compared as they are. A key is
+    the canonical text of the key's columns, in the key's order. Methods block; one call at a time.
     """
 
     def chunk(
@@ -234,19 +270,21 @@ class RowReader(Protocol):
         *,
         keys_only: bool = False,
     ) -> list[tuple[str | None, ...]]:
-        """Up to ``limit`` whole rows, or keys, in the side's own key order, after the key
-        ``after``; fewer only at the end."""
+        """Up to ``limit`` whole rows, or keys, after the key ``after``, in this side's own key
+        order. Fewer than ``limit`` means the end of the table.
+        """
         ...
 
     def by_keys(
         self, table: Table, keys: Sequence[tuple[str | None, ...]], *, keys_only: bool = False
     ) -> list[tuple[str | None, ...]]:
-        """The rows that have one of these keys, or their keys, in any order; also such whose key is
-        only alike in the side's collation."""
+        """The rows with one of these keys, or their keys, in any order. May include rows whose key
+        only compares equal in this side's collation.
+        """
         ...
 
     def scan(self, table: Table) -> Iterator[list[tuple[str | None, ...]]]:
-        """All rows as one moment shows them, in lists, in any order; to be read to the end."""
+        """All rows at one moment, in lists, in any order. The caller reads to the end."""
         ...
 
     def count(self, table: Table) -> int:
@@ -254,5 +292,5 @@ class RowReader(Protocol):
         ...
 
     def close(self) -> None:
-        """Free the connection; idempotent."""
+        """Close the connection. Idempotent."""
         ...

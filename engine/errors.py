@@ -1,23 +1,22 @@
 """
-The error tree: every failure that Tailrace raises on purpose.
+The errors that Tailrace raises on purpose.
 
     TailraceError
-    ├── ConfigError       the configuration, or the command line, is wrong
-    ├── SourceError       the source refuses, or cannot go on
+    ├── ConfigError       the configuration or the command line is wrong
+    ├── SourceError       the source refuses a request, or its log cannot be followed
     │   └── SourceLost    the connection to the source broke or stalled (retried)
-    ├── SinkError         the target refuses, or cannot go on
+    ├── SinkError         the target refuses a request
     │   └── SinkLost      the connection to the target broke or stalled (retried)
-    ├── DecodeError       bytes of the log are not what the format says
-    ├── SchemaError       a table's shape is unknown or cannot be followed
-    │   └── ShapeChanged  the live table is ahead of the log (the stream goes first)
-    ├── ApplyError        the target cannot take a change
+    ├── DecodeError       the bytes of a log do not follow their format
+    ├── SchemaError       the shape of a table is unknown or cannot be followed
+    │   └── ShapeChanged  the live table is ahead of the log (retried after the stream has advanced)
+    ├── ApplyError        the target cannot store a change
     ├── Fenced            a newer engine runs this pipeline
-    ├── ParityError       the comparison of both sides cannot be made
-    └── CutoverError      a step of the cutover is refused
+    └── ParityError       source and target cannot be compared
 
-Driver errors are translated at the border of ``sources`` and ``sinks`` (``raise … from error``), so
-nothing inside the engine knows a driver. A message names what happened, the hint says what to type
-or change. Neither may hold a row value or a secret.
+``sources`` and ``sinks`` translate the errors of their drivers (``raise … from error``), so nothing
+else in the engine knows a driver. The message says what happened. The hint says what to type or
+change. Neither may contain a row value or a secret.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from typing import ClassVar
 __all__ = [
     "ApplyError",
     "ConfigError",
-    "CutoverError",
     "DecodeError",
     "Fenced",
     "ParityError",
@@ -42,9 +40,9 @@ __all__ = [
 
 
 class TailraceError(Exception):
-    """Base of all: a message, and what an operator needs to act on it."""
+    """The base class: a message, a hint, and the table and position that they are about."""
 
-    #: Whether the pipeline may reconnect and go on from the checkpoint by itself.
+    #: Whether the pipeline reconnects and resumes from the checkpoint after this error.
     retryable: ClassVar[bool] = False
     #: The exit status of a command that ends with this error.
     exit_status: ClassVar[int] = 1
@@ -79,7 +77,7 @@ class ConfigError(TailraceError):
 
 
 class SourceError(TailraceError):
-    """The source refuses or cannot go on; waiting does not mend it."""
+    """The source refuses a request, or its log cannot be followed. Retrying does not help."""
 
 
 class SourceLost(SourceError):
@@ -89,43 +87,38 @@ class SourceLost(SourceError):
 
 
 class SinkError(TailraceError):
-    """The target refuses or cannot go on; waiting does not mend it."""
+    """The target refuses a request. Retrying does not help."""
 
 
 class SinkLost(SinkError):
     """The connection to the target broke, stalled, or could not be made.
 
-    If it broke in COMMIT the outcome is unknown: the pipeline reads the checkpoint back, always.
+    If it broke during COMMIT, the outcome is unknown. The pipeline always reads the checkpoint
+    back.
     """
 
     retryable = True
 
 
 class DecodeError(TailraceError):
-    """Bytes of a log that are not what their format says."""
+    """The bytes of a log do not follow their format."""
 
 
 class SchemaError(TailraceError):
-    """A table's shape at a position is unknown, or a schema change cannot be followed."""
+    """The shape of a table at a position is unknown, or a schema change cannot be followed."""
 
 
 class ShapeChanged(SchemaError):
-    """The live table has another shape than the log has had so far: the stream must go first."""
+    """The live table has a newer shape than the stream has reached. The stream must advance."""
 
 
 class ApplyError(TailraceError):
-    """The target cannot take a change that was decoded well."""
+    """The target cannot store a change that was decoded correctly."""
 
 
 class Fenced(TailraceError):
-    """A newer engine has taken over this pipeline; this one must stop and change nothing."""
+    """A newer engine runs this pipeline. This engine must stop and change nothing."""
 
 
 class ParityError(TailraceError):
-    """Both sides cannot be compared (differences found are a result, not an error)."""
-
-
-class CutoverError(TailraceError):
-    """A step of the cutover is refused."""
-
-    exit_status = 4
+    """Source and target cannot be compared. Differences are a result, not an error."""

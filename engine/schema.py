@@ -1,8 +1,8 @@
 """
-What a table is: names, columns, neutral types. One immutable ``Table`` is one version of a table.
+Tables, columns and neutral types. A ``Table`` is one immutable version of a table.
 
-Neutral types stand between the types of a source and those of a sink. A value of each travels in a
-row tuple in one form only, the same from the snapshot and from the stream:
+A source maps its types to neutral types, and a sink maps neutral types to its own. A row tuple
+holds a value in exactly one form, whether it comes from the stream or from a backfill:
 
 ============================  =====================================================================
 neutral type                  value in a row tuple (``None`` is NULL for all)
@@ -15,7 +15,7 @@ text, json, enum, uuid        ``str``
 set                           ``str``, members joined by commas, as MySQL shows it
 binary                        ``bytes``
 bit                           ``int``, the bits as an unsigned number
-date                          ``str`` ``YYYY-MM-DD``, also what is no date: ``0000-00-00``
+date                          ``str`` ``YYYY-MM-DD``, also an invalid date: ``0000-00-00``
 time                          ``str`` ``HH:MM:SS[.ffffff]``, a time of day
 datetime                      ``str`` ``YYYY-MM-DD HH:MM:SS[.ffffff]``, without a zone
 timestamp                     ``str`` as datetime, always UTC, with no suffix
@@ -24,9 +24,9 @@ geometry                      ``bytes``, EWKB with its SRID
 array                         ``list`` of the element's values
 ============================  =====================================================================
 
-Fractions of a second have exactly ``scale`` digits (none for 0). Text is the form of temporal and
-decimal values because it is lossless and both the text protocols of databases and ``COPY`` speak
-it: nothing is parsed on the way that need not be.
+A fraction of a second has exactly ``scale`` digits, and none for scale 0. Temporal and decimal
+values are text because that is lossless, and because ``COPY`` and the text protocols of databases
+use text, so such values are not parsed on the way.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ Kind = Literal[
 
 
 class TableId(msgspec.Struct, frozen=True, gc=False, order=True, cache_hash=True):
-    """The name of a table: ``schema`` (MySQL: database) and ``name``, in the source's spelling."""
+    """The name of a table, as the source spells it. ``schema`` is the database in MySQL."""
 
     schema: str
     name: str
@@ -82,9 +82,9 @@ class TableId(msgspec.Struct, frozen=True, gc=False, order=True, cache_hash=True
 class Type(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A neutral type.
 
-    ``length`` is in characters (text), bytes (binary) or bits (bit), 0 where unbounded;
-    ``precision`` and ``scale`` are decimal digits; for temporal types ``scale`` is the number of
-    digits of a second's fraction. ``members`` are the labels of an enum or set in their order.
+    ``length`` counts characters (text), bytes (binary) or bits (bit), and is 0 if unbounded.
+    ``precision`` and ``scale`` count decimal digits; for a temporal type, ``scale`` counts the
+    digits of a second's fraction. ``members`` are the labels of an enum or set, in order.
     """
 
     kind: Kind
@@ -106,10 +106,10 @@ class Type(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Column(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One column of one version of a table.
 
-    ``source_type`` is the source's own type text, complete: what the source's decoder needs to know
-    can be read from it again (MySQL: ``varchar(20) character set latin1``, ``int unsigned``).
-    ``default`` is the source's default as SQL text, None where there is none. ``generated`` is true
-    where the source computes the value; it travels and is stored as a plain column in the target.
+    ``source_type`` is the complete text of the source's type, such as
+    ``varchar(20) character set latin1`` or ``int unsigned`` for MySQL: the source builds its
+    decoder from it. ``default`` is the source's default as SQL text, or None. ``generated`` marks a
+    column that the source computes; the target stores it as a plain column.
     """
 
     name: str
@@ -121,8 +121,9 @@ class Column(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Index(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A secondary index: ordinals of its columns in order; ``prefix`` where it covers only part of
-    some column's value (it then proves nothing about whole values)."""
+    """A secondary index. ``columns`` are ordinals, in order. ``prefix`` marks an index that covers
+    only the beginning of a column's value, and so does not make whole values unique.
+    """
 
     name: str
     columns: tuple[int, ...]
@@ -133,9 +134,10 @@ class Index(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_hash=True):
     """One immutable version of a table.
 
-    ``key`` holds the ordinals of the columns that identify a row (primary key, else a unique index
-    without nullable columns); empty if nothing does. Hashable, and the hash is kept, so codecs are
-    cached by it. ``version`` counts from 1 with each schema change that Tailrace has followed.
+    ``key`` holds the ordinals of the columns that identify a row: those of the primary key, else of
+    a unique index without nullable columns. It is empty for a keyless table. ``version`` counts
+    from 1 and grows with each schema change that the pipeline follows. A ``Table`` is hashable and
+    keeps its hash, so codecs are cached by it.
     """
 
     id: TableId
@@ -146,16 +148,16 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
 
     @property
     def uniques(self) -> tuple[Index, ...]:
-        """The secondary unique indexes over whole values."""
+        """The secondary unique indexes without prefixes."""
         return tuple(index for index in self.indexes if index.unique and not index.prefix)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns' names in order."""
+        """The names of the columns, in order."""
         return tuple(column.name for column in self.columns)
 
     def ordinal(self, name: str) -> int:
-        """The ordinal of the column of that name; KeyError if there is none."""
+        """The ordinal of the column with this name. Raises KeyError if there is none."""
         for ordinal, column in enumerate(self.columns):
             if column.name == name:
                 return ordinal

@@ -1,5 +1,5 @@
 """
-What a command of ``tailrace`` is: each module of commands says it of its own, next to their code.
+The description of a ``tailrace`` command. Each module of commands defines its own next to the code.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ __all__ = ["Command"]
 
 
 class Command(NamedTuple):
-    """``tailrace NAME``: ``help`` is its line in the list, the docstring of ``run`` the rest."""
+    """``tailrace NAME``. ``help`` is its line in the list; the docstring of ``run`` is its help."""
 
     name: str
     help: str
-    #: Does it; returns the exit status.
+    #: Runs the command and returns the exit status.
     run: Callable[[argparse.Namespace], int]
     add_options: Callable[[argparse.ArgumentParser], None]
     #: Whether its first argument is the configuration.

@@ -1,5 +1,5 @@
 """
-The command ``init``: from two URLs to a commented configuration that works.
+The command ``init``: two URLs → a commented configuration that works.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from engine.cli.command import Command
 from engine.cli.wiring import load_settings, make_source
+from engine.contract import SnapshotSource
 from engine.errors import ConfigError
 from engine.schema import Table
 
 __all__ = ["INIT"]
 
-#: How many tables the file lists by name; a longer list helps nobody.
+#: The number of tables that the file lists by name.
 LISTED_TABLES = 40
 
 TEMPLATE = """\
-# Tailrace. Every key with its default, unit and reason stands in the reference configuration.
+# Tailrace. The reference configuration explains every key, with its default and unit.
 
 [pipeline]
-name = {name}  # the checkpoint's name in the target: keep it for the pipeline's whole life
+name = {name}  # identifies the checkpoint in the target: never change it
 
 [source]
 url = {source}
@@ -39,14 +40,16 @@ url = {sink}
 
 
 def init(options: argparse.Namespace) -> int:
-    """Write a commented configuration from two URLs, after looking at the source.
+    """Write a commented configuration from two URLs, after listing the source's tables.
 
-    A password in a URL is not written into the file, which takes it from the environment instead:
-    SOURCE_PASSWORD and TARGET_PASSWORD.
+    A password in a URL is not written into the file. The file refers to the environment variables
+    SOURCE_PASSWORD and TARGET_PASSWORD instead.
     """
     output: Path = options.output
     if output.exists() and not options.force:
-        raise ConfigError(f"{output} exists already", hint="choose another --output, or --force")
+        raise ConfigError(
+            f"{output} already exists", hint="choose another --output, or add --force"
+        )
     source_url, database = _split_database(_without_password(options.source, "SOURCE_PASSWORD"))
     text = TEMPLATE.format(
         name=json.dumps(output.stem),
@@ -70,7 +73,7 @@ def init(options: argparse.Namespace) -> int:
     console.print(f"wrote [bold]{output}[/]: {len(tables):,} tables, about {rows:,} rows")
     for name in ("SOURCE_PASSWORD", "TARGET_PASSWORD"):
         if f"${{{name}}}" in text + sink:
-            console.print(f"set the environment variable [bold]{name}[/] before you go on")
+            console.print(f"set the environment variable [bold]{name}[/] before the next step")
     console.print(f"next: [bold]tailrace check {output}[/]")
     return 0
 
@@ -88,22 +91,24 @@ INIT = Command(
 
 
 def _look(config: Path) -> tuple[Sequence[Table], int]:
-    """The tables that the source holds now, and about how many rows."""
+    """The source's tables that match, and about how many rows they have."""
     with closing(make_source(load_settings(config))) as source:
+        if not isinstance(source, SnapshotSource):
+            return (), 0
         tables = source.catalog()
         if not tables:
             raise ConfigError(
-                "the source shows no table that matches",
-                hint="name the database in the URL, and check what the user may SELECT",
+                "no table of the source matches",
+                hint="name the database in the URL, and check which tables the user may SELECT",
             )
         return tables, sum(source.estimates(tables).values())
 
 
 def _listing(tables: Sequence[Table], rows: int) -> str:
-    """What was found, as comments."""
+    """The tables, as comments."""
     lines = [f"# found: {len(tables):,} tables, about {rows:,} rows"]
     for table in tables[:LISTED_TABLES]:
-        remark = "" if table.key else "  (no key: copied in one piece, compared as a bag)"
+        remark = "" if table.key else "  (no key: backfilled in one piece, compared as a multiset)"
         lines.append(f"#   {table.id}{remark}")
     if len(tables) > LISTED_TABLES:
         lines.append(f"#   … and {len(tables) - LISTED_TABLES:,} more")
@@ -111,7 +116,7 @@ def _listing(tables: Sequence[Table], rows: int) -> str:
 
 
 def _without_password(url: str, variable: str) -> str:
-    """The URL with its password in the environment: in this process, and by name in the file."""
+    """The URL with a placeholder for its password, which is set in this process's environment."""
     parts = urlsplit(url)
     if not parts.password:
         return url
@@ -124,6 +129,6 @@ def _without_password(url: str, variable: str) -> str:
 
 
 def _split_database(url: str) -> tuple[str, str]:
-    """The URL without its path, and the database that the path names."""
+    """The URL without its path, and the database in the path."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path="/")), unquote(parts.path.strip("/"))

@@ -1,5 +1,5 @@
 """
-The commands that only look: ``check``, ``status`` and ``verify``.
+The commands that change nothing: ``check``, ``status`` and ``verify``.
 """
 
 from __future__ import annotations
@@ -10,29 +10,39 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Any
+from typing import Literal
 
 import msgspec
 
 from engine.cli.command import Command
 from engine.cli.wiring import load_settings, make_sink, make_source
-from engine.contract import Finding, Sink, Source, State
-from engine.errors import ConfigError, TailraceError
+from engine.contract import (
+    Capabilities,
+    Finding,
+    Readable,
+    RowReader,
+    Sink,
+    SnapshotSource,
+    Source,
+    State,
+)
+from engine.errors import ConfigError, ParityError, TailraceError
+from engine.ops.status import Status, TableStatuses
 from engine.schema import Table
 from engine.settings.loader import Settings
-from engine.verify import comparison as parity
+from engine.verify import comparison
 from engine.verify.comparison import VerifyReport
 
 __all__ = ["CHECK", "STATUS", "VERIFY"]
 
-#: How often the target is asked how far it is.
+#: How often the target is asked for its checkpoint.
 POLL_SECONDS = 0.1
 
 
 def check(options: argparse.Namespace) -> int:
-    """Look at both sides and say what is missing, and what to type for it. Changes nothing.
+    """Inspect source and target, and list what is missing, with its remedy. Changes nothing.
 
-    Exit status 0: ready (perhaps with warnings); 1: `tailrace run` would fail.
+    Exit status 0: ready, perhaps with warnings; 1: `tailrace run` would fail.
     """
     settings = load_settings(options.config)
     findings = asyncio.run(_check(settings))
@@ -41,17 +51,17 @@ def check(options: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        from engine.ops.terminal import findings_table
+        from engine.cli.tables import findings_table
 
         Console().print(findings_table(findings))
     return int(any(finding.level == "error" for finding in findings))
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print findings for machines")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
-CHECK = Command("check", "is everything ready? changes nothing", check, _add_check_options)
+CHECK = Command("check", "inspect source and target before a run", check, _add_check_options)
 
 
 async def _check(settings: Settings) -> list[Finding]:
@@ -60,14 +70,28 @@ async def _check(settings: Settings) -> list[Finding]:
     with closing(make_source(settings)) as source:
         try:
             findings += await asyncio.to_thread(source.check)
-            tables = await asyncio.to_thread(source.catalog)
+            if isinstance(source, SnapshotSource):
+                tables = await asyncio.to_thread(source.catalog)
         except TailraceError as error:
             findings.append(_as_finding("source", error))
     try:
-        findings += await make_sink(settings).check(tables)
+        sink = make_sink(settings)
+        findings.append(_guarantee(sink.capabilities))
+        findings += await sink.check(tables)
     except TailraceError as error:
         findings.append(_as_finding("target", error))
     return findings
+
+
+def _guarantee(can: Capabilities) -> Finding:
+    """What the sink promises, and what its reader has to know."""
+    parts = [f"each change arrives {can.guarantee}"]
+    if not can.upsert:
+        parts.append("a row that changes during its table's backfill may be stored twice")
+    if not can.schema_changes:
+        parts.append("altered, renamed and dropped tables are not followed")
+    level: Literal["ok", "warning"] = "ok" if can.guarantee == "exactly once" else "warning"
+    return Finding(level, "guarantee", "; ".join(parts))
 
 
 def _as_finding(subject: str, error: TailraceError) -> Finding:
@@ -75,66 +99,59 @@ def _as_finding(subject: str, error: TailraceError) -> Finding:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Show how far the pipeline is: its position, its lag, and the state of each table.
+    """Show the pipeline's position and lag, and the state of each table.
 
-    Reads the checkpoint in the target, and asks the source for the end of its log. Exit status 1 if
-    the pipeline has never run.
+    Reads the checkpoint in the target, and asks the source for the end of its log. docs/status.md
+    describes the fields. Exit status 1: the pipeline has never run.
     """
     settings = load_settings(options.config)
-    report = asyncio.run(_status(settings))
+    found = asyncio.run(_status(settings))
     if options.json:
-        sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
     else:
         from rich.console import Console
 
-        from engine.ops.terminal import status_table
+        from engine.cli.tables import status_table
 
-        Console().print(status_table(report))
-    return 0 if report["position"] is not None else 1
+        Console().print(status_table(found))
+    return 0 if found.position is not None else 1
 
 
 def _add_status_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print it for machines")
+    parser.add_argument("--json", action="store_true", help="print the status as JSON")
 
 
 STATUS = Command("status", "position, lag and the state of each table", status, _add_status_options)
 
 
-async def _status(settings: Settings) -> dict[str, Any]:
+async def _status(settings: Settings) -> Status:
+    """The status as the checkpoint tells it. It does not say whether an engine runs."""
     state = await make_sink(settings).state()
-    checkpoint = state.checkpoint if state is not None else None
-    report: dict[str, Any] = {
-        "pipeline": settings.pipeline.name,
-        "position": None,
-        "epoch": None if state is None else state.epoch,
-        "lag_seconds": None,
-        "lag_bytes": None,
-        "tables": [],
-    }
-    if checkpoint is None:
-        return report
+    name = settings.pipeline.name
+    if state is None or state.checkpoint is None:
+        return Status(pipeline=name, epoch=None if state is None else state.epoch)
+    checkpoint = state.checkpoint
     with closing(make_source(settings)) as source:
         end = await asyncio.to_thread(source.position)
         current = source.reached(checkpoint.position, end)
         lag_bytes = await asyncio.to_thread(source.backlog, checkpoint.position)
     behind = time.time() - checkpoint.committed_at if checkpoint.committed_at else None
-    return report | {
-        "position": checkpoint.position,
-        "lag_seconds": 0.0 if current else behind,
-        "lag_bytes": 0 if current else lag_bytes,
-        "tables": [
-            {"table": str(id), "state": t.state, "rows": t.rows, "estimate": t.estimate}
-            for id, t in sorted(checkpoint.progress.items())
-        ],
-    }
+    return Status(
+        pipeline=name,
+        epoch=state.epoch,
+        position=checkpoint.position,
+        lag_seconds=0.0 if current else behind,
+        lag_bytes=0 if current else lag_bytes,
+        tables=TableStatuses().of(checkpoint.progress),
+    )
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Compare both sides row by row, chunk by chunk, while changes flow.
+    """Compare source and target row by row, while changes flow.
 
     Reads both databases through their ordinary clients. Rows that differ are read again after the
-    pipeline has passed the place in the log at which they were read, so a running pipeline is no
-    difference. Exit status 0: equal; 3: they differ, or a table could not be compared.
+    pipeline has passed the position at which they were read, so changes on their way are no
+    differences. Exit status 0: equal; 3: different, or a table could not be compared.
     """
     settings = load_settings(options.config)
     report = asyncio.run(_verify(settings, options))
@@ -143,23 +160,27 @@ def verify(options: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        from engine.ops.terminal import verify_table
+        from engine.cli.tables import verify_table
 
         Console().print(verify_table(report))
     return 0 if report.equal else 3
 
 
 def _add_verify_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the whole result for machines")
+    parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     parser.add_argument(
-        "--table", action="append", default=[], metavar="SCHEMA.TABLE", help="only this; repeatable"
+        "--table",
+        action="append",
+        default=[],
+        metavar="SCHEMA.TABLE",
+        help="compare only this table; repeatable",
     )
     parser.add_argument(
         "--deadline-seconds",
         type=float,
         default=60.0,
         metavar="N",
-        help="how long rows that differ may take to settle (default 60)",
+        help="how long to recheck rows that keep changing (default 60)",
     )
 
 
@@ -181,19 +202,32 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
         async def passed(position: str, deadline: float) -> bool:
             return await _passed(source, sink, position, deadline)
 
-        with closing(source.row_reader()) as left, closing(sink.row_reader()) as right:
-            return await parity.verify(
+        with (
+            closing(_rows_of("source", source)) as source_rows,
+            closing(_rows_of("sink", sink)) as target_rows,
+        ):
+            return await comparison.verify(
                 tables,
-                left,
-                right,
+                source_rows,
+                target_rows,
                 source_position=source.position,
                 passed=passed,
                 deadline_seconds=options.deadline_seconds,
             )
 
 
+def _rows_of(side: str, end: Source | Sink) -> RowReader:
+    """The reader of a side's tables. Raises ParityError if its tables cannot be read."""
+    if isinstance(end, Readable):
+        return end.row_reader()
+    raise ParityError(
+        f"the tables of this {side} cannot be read, so they cannot be compared",
+        hint="verify compares a MySQL or MariaDB server with PostgreSQL",
+    )
+
+
 async def _passed(source: Source, sink: Sink, position: str, deadline: float) -> bool:
-    """Wait until the target holds everything up to ``position``; false at the deadline."""
+    """Wait until the target has everything up to ``position``. False after the deadline."""
     while time.monotonic() < deadline:
         state = await sink.state()
         checkpoint = state.checkpoint if state is not None else None

@@ -1,6 +1,7 @@
 """
-The command line: what a person may ask for. The commands themselves, with their options, are in
-``engine.cli.init``, ``engine.cli.run`` (they move data) and ``engine.cli.inspect`` (they look).
+The command line: the parser, exit statuses, and the last resort for errors.
+
+The commands, with their options, are in ``engine.cli.init``, ``run`` and ``inspect``.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from engine.errors import TailraceError
 __all__ = ["main"]
 
 DESCRIPTION = """\
-Tailrace follows the binary log of a MySQL or MariaDB database and keeps a PostgreSQL database the
-same as it: every change, in order, exactly once, with proof.
+Tailrace follows the binary log of a MySQL or MariaDB database, and mirrors it into PostgreSQL:
+every change, in order, exactly once, with a proof that both sides are equal.
 
   tailrace init mysql://repl@old/shop postgresql://tailrace@new/shop   write a configuration
-  tailrace check tailrace.toml      is everything ready? each finding says what to type
-  tailrace run tailrace.toml        copy the tables and follow the log; Ctrl-C drains and commits
-  tailrace status tailrace.toml     how far it is, from another terminal
-  tailrace verify tailrace.toml     compare both sides row by row while changes flow
-  tailrace demo                     all of it on throw-away servers, in a minute
+  tailrace check tailrace.toml      inspect both sides; each finding says what to type
+  tailrace run tailrace.toml        backfill the tables and follow the log; Ctrl-C commits and stops
+  tailrace status tailrace.toml     position and lag, from another terminal
+  tailrace verify tailrace.toml     compare both sides row by row, while changes flow
+  tailrace demo                     try it on temporary servers, in a minute
 """
 EPILOG = """\
-exit status: 0 done, 1 failed, 2 wrong use or configuration, 3 differences found, 4 refused
+exit status: 0 success, 1 failure, 2 wrong usage or configuration, 3 differences found
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status. Errors go to standard error with their remedy."""
+    """Run one command and return its exit status. Errors go to standard error with their hints."""
     options = make_parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -45,23 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 1
     except BrokenPipeError:
-        # The reader of our output has gone; keep the interpreter from complaining at its exit.
+        # The reader of standard output is gone. Keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # noqa: BLE001 - the one place that may: a fault of ours
-        # Where, and of what kind. Its message may hold a row's values.
+    except Exception as error:  # noqa: BLE001 - the last resort, for bugs
+        # Its message is not printed, because it may contain row values.
         from rich.console import Console
 
         traceback.print_tb(error.__traceback__)
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         Console(stderr=True).print(
-            f"[bold red]{kind}: this is a fault in Tailrace[/], please report it"
+            f"[bold red]{kind}: this is a bug in Tailrace[/], please report it"
         )
         return 1
 
 
 def show_error(error: TailraceError) -> None:
-    """Print an error and its hint; as a log line where the log is made for machines."""
+    """Print an error and its hint, and log them where the log is configured."""
     logger = logging.getLogger("tailrace")
     if logger.handlers:
         logger.error("stopped", extra={"error": str(error), "hint": error.hint})
@@ -88,7 +89,10 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--version", action=_Version, nargs=0, help="print it, and what the codecs are"
+        "--version",
+        action=_Version,
+        nargs=0,
+        help="print the version, and whether the codecs are compiled",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (INIT, CHECK, RUN, STATUS, VERIFY, TAIL, DEMO, BENCH):
@@ -107,7 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Prints the version and what the codecs of this installation are; ends the command."""
+    """Prints the version and the kind of the codecs, and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version

@@ -1,8 +1,8 @@
 """
 The commands that move data: ``run``, ``tail``, ``demo`` and ``bench``.
 
-What only some runs need (the terminal, the HTTP server) is imported where it is used, so that a
-start costs no more than it must.
+Modules that only some runs need (the terminal, the HTTP server) are imported where they are used,
+so that the others start faster.
 """
 
 from __future__ import annotations
@@ -15,13 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    closing,
-    suppress,
-)
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from typing import Any
 
 import uvloop
@@ -30,38 +24,44 @@ import benchmarks as bench_command
 from engine import demo as demo_command
 from engine.cli.command import Command
 from engine.cli.wiring import load_settings, make_sink, make_source
-from engine.contract import Source
+from engine.contract import SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
 from engine.ops.metrics import Metrics
+from engine.ops.status import Monitor
 from engine.pipeline.loop import Pipeline
 from engine.schema import Table
 from engine.settings.loader import Settings
 
 __all__ = ["BENCH", "DEMO", "RUN", "TAIL"]
 
-#: How often the live view is drawn, and how often the source is asked how much log is left.
+#: How often the terminal view is drawn.
 VIEW_SECONDS = 0.25
-BACKLOG_SECONDS = 5.0
-#: How often the log says how it goes where there is no terminal.
+#: How often the status is logged where there is no terminal.
 REPORT_SECONDS = 10.0
 
-#: Net allocations of containers, and collections of the generation before, per collection.
+#: The thresholds of ``gc.set_threshold``.
 COLLECTOR_THRESHOLDS = (20_000, 20, 100)
+
+#: The fields of a status that are logged.
+REPORTED = (
+    *("pipeline", "state", "rows", "backfilled_rows"),
+    *("lag_seconds", "lag_bytes", "reconnects"),
+)
 
 logger = logging.getLogger("tailrace.run")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Copy every followed table, then follow the log for ever.
+    """Backfill every table that matches, and follow the log until stopped.
 
-    It may be killed at any moment: the next run goes on from the checkpoint in the target and loses
-    or repeats nothing. SIGTERM and Ctrl-C finish what is whole and commit; a second Ctrl-C stops at
-    once, still exact.
+    The process may be killed at any moment: the next run resumes from the checkpoint in the target,
+    and loses or repeats nothing. SIGTERM and Ctrl-C commit whole transactions and stop. A second
+    Ctrl-C stops at once, which is just as safe.
     """
     settings = load_settings(options.config)
     log.configure(options.log_format or settings.log.format, settings.log.level)
-    _collect_seldom()
+    _tune_garbage_collection()
     uvloop.run(_run(settings, options))
     return 0
 
@@ -70,25 +70,23 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until-caught-up",
         action="store_true",
-        help="stop at the position that the source has now, with every table copied",
+        help="stop at the source's present position, when every table is live",
     )
     parser.add_argument(
         "--metrics-listen", metavar="HOST:PORT", help="serve /metrics, /health and /status"
     )
     parser.add_argument(
-        "--log-format", choices=("text", "json"), help="how to write the log (stderr)"
+        "--log-format", choices=("text", "json"), help="the format of the log (stderr)"
     )
-    parser.add_argument(
-        "--no-progress", action="store_true", help="no live view, even in a terminal"
-    )
+    parser.add_argument("--no-progress", action="store_true", help="do not draw the terminal view")
 
 
-RUN = Command("run", "copy the tables and follow the log", run, _add_run_options)
+RUN = Command("run", "backfill the tables and follow the log", run, _add_run_options)
 
 
-def _collect_seldom() -> None:
-    """Rows are many objects without cycles, which the collector of cycles would look through again
-    and again: without this it takes 6 to 10 % of the time.
+def _tune_garbage_collection() -> None:
+    """Collect cycles less often. Rows are many objects without cycles; with the default thresholds
+    the collector takes 6 to 10 % of the time.
     """
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
@@ -108,7 +106,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> None:
     _stop_on_signals(pipeline)
     async with AsyncExitStack() as stack:
         monitor = Monitor(pipeline, metrics)
-        await stack.enter_async_context(monitor.watch())
+        await stack.enter_async_context(_meanwhile(monitor.watch()))
         if listen := options.metrics_listen or settings.metrics.listen:
             from engine.ops.server import StatusServer
 
@@ -123,13 +121,13 @@ async def _run(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _stop_on_signals(pipeline: Pipeline) -> None:
-    """The first signal finishes and commits. A second interrupt ends the process where it is: what
-    was not committed is not there, so that is as exact.
+    """The first signal commits and stops. A second interrupt ends the process at once; what was not
+    committed is read again by the next run.
     """
     loop = asyncio.get_running_loop()
 
     def interrupted() -> None:
-        if pipeline.stopping.is_set():
+        if pipeline.commands.stopping:
             if sys.stderr.isatty():
                 from rich.console import Console
 
@@ -142,53 +140,9 @@ def _stop_on_signals(pipeline: Pipeline) -> None:
     loop.add_signal_handler(signal.SIGINT, interrupted)
 
 
-class Monitor:
-    """What a running pipeline looks like from outside: the status of ``/status`` and the live
-    view.
-    """
-
-    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
-        self._pipeline = pipeline
-        self._metrics = metrics
-        self._backlog: int | None = None
-
-    def status(self) -> dict[str, Any]:
-        """The status as one JSON object."""
-        progress = self._pipeline.progress()
-        return {
-            "pipeline": self._pipeline.name,
-            "state": progress.state,
-            "rows": progress.rows,
-            "backfilled_rows": progress.backfilled_rows,
-            "reconnects": progress.reconnects,
-            "position": progress.position,
-            "lag_seconds": progress.lag_seconds,
-            "lag_bytes": self._backlog,
-            "tables": [
-                {"table": str(id), "state": t.state, "rows": t.rows, "estimate": t.estimate}
-                for id, t in sorted(progress.tables.items())
-            ],
-        }
-
-    def watch(self) -> AbstractAsyncContextManager[None]:
-        """Ask the source how far behind we are, now and then, and keep the gauges true."""
-        return _meanwhile(self._watch())
-
-    async def _watch(self) -> None:
-        while True:
-            progress = self._pipeline.progress()
-            if progress.position and progress.state != "connecting":
-                with suppress(TailraceError):
-                    self._backlog = await asyncio.to_thread(
-                        self._pipeline.source.backlog, progress.position
-                    )
-            self._metrics.progress(progress, self._backlog)
-            await asyncio.sleep(BACKLOG_SECONDS if progress.position else VIEW_SECONDS)
-
-
 async def _warn(settings: Settings) -> None:
-    """Say at the start what `tailrace check` finds wrong with the source: some of it, such as
-    foreign keys whose cascades are not in the log, cannot be seen later.
+    """Log what ``tailrace check`` finds wrong with the source. Some of it, such as foreign keys
+    whose cascades are not in the log, cannot be noticed later.
     """
     with closing(make_source(settings)) as source, suppress(TailraceError):
         for finding in await asyncio.to_thread(source.check):
@@ -198,7 +152,7 @@ async def _warn(settings: Settings) -> None:
 
 
 async def _draw(monitor: Monitor) -> None:
-    """Draw the status in the terminal; log lines scroll above it."""
+    """Draw the terminal view. Log lines scroll above it."""
     from rich.console import Console
     from rich.live import Live
 
@@ -215,25 +169,17 @@ async def _draw(monitor: Monitor) -> None:
 
 
 async def _report(monitor: Monitor) -> None:
-    """Where there is no terminal, say in the log how it goes."""
-    shown = (
-        "pipeline",
-        "state",
-        "rows",
-        "backfilled_rows",
-        "lag_seconds",
-        "lag_bytes",
-        "reconnects",
-    )
+    """Log the status now and then, where there is no terminal."""
     while True:
         await asyncio.sleep(REPORT_SECONDS)
         status = monitor.status()
-        logger.info("progress", extra={name: status[name] for name in shown})
+        extra = {name: getattr(status, name) for name in REPORTED}
+        logger.info("progress", extra=extra)
 
 
 @asynccontextmanager
 async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, None]:
-    """Do ``work``, at most as long as this is entered."""
+    """Run ``work`` as a task until the context is left."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -243,9 +189,9 @@ async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, No
 
 
 def tail(options: argparse.Namespace) -> int:
-    """Print every change to a followed table as a JSON line; writes nothing anywhere.
+    """Print every change to a table that matches as a JSON line. Changes nothing anywhere.
 
-    The fields are described in docs/records.md. Ctrl-C ends it.
+    docs/records.md describes the fields. Ctrl-C ends the command.
     """
     from engine.toolkit.record import RecordEncoder
 
@@ -274,10 +220,10 @@ def _add_tail_options(parser: argparse.ArgumentParser) -> None:
         dest="start",
         default="now",
         metavar="POSITION",
-        help="now (default), checkpoint (where the target is), or a position's text",
+        help="now (default), checkpoint (the target's position), or the text of a position",
     )
     parser.add_argument("--envelope", choices=("plain", "debezium"), default="plain")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="end after N records")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="stop after N records")
 
 
 TAIL = Command("tail", "print the log as change records, a JSON line each", tail, _add_tail_options)
@@ -286,10 +232,11 @@ TAIL = Command("tail", "print the log as change records, a JSON line each", tail
 async def _start_of_tail(
     settings: Settings, source: Source, start: str
 ) -> tuple[str, Sequence[Table]]:
-    """Where to start, and the tables as they are there."""
+    """The position to start at, and the tables at that position."""
     if start != "checkpoint":
-        position = source.position() if start == "now" and source.can_snapshot else start
-        return ("" if start == "now" and not source.can_snapshot else position), source.catalog()
+        if not isinstance(source, SnapshotSource):
+            return ("" if start == "now" else start), ()
+        return (source.position() if start == "now" else start), source.catalog()
     state = await make_sink(settings).state()
     if state is None or state.checkpoint is None:
         raise ConfigError(
@@ -300,17 +247,17 @@ async def _start_of_tail(
 
 
 def demo(options: argparse.Namespace) -> int:
-    """Mirror a small live shop database, kill the engine in the middle, prove both sides equal.
+    """Mirror a small live shop database, kill the engine in between, and prove both sides equal.
 
-    Starts throw-away MySQL and PostgreSQL servers; the first time it downloads them (about 120 MB)
-    into ~/.cache/tailrace, or $TAILRACE_CACHE.
+    Starts temporary MySQL and PostgreSQL servers. The first run downloads them (about 120 MB) into
+    ~/.cache/tailrace, or $TAILRACE_CACHE.
     """
     return demo_command.run(options)
 
 
 DEMO = Command(
     "demo",
-    "everything on throw-away servers, in a minute",
+    "try it on temporary servers, in a minute",
     demo,
     demo_command.add_options,
     takes_config=False,
@@ -318,17 +265,17 @@ DEMO = Command(
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Measure the engine against the limits of the databases themselves, on throw-away servers.
+    """Measure the engine against the databases' own limits, on temporary servers.
 
-    The logs that are measured are written once and kept in ~/.cache/tailrace, or $TAILRACE_CACHE:
-    about 3 GB for the default size. benchmarks/README.md tells what is measured and how.
+    The logs that are measured are written once, and kept in ~/.cache/tailrace, or $TAILRACE_CACHE:
+    about 3 GB for the default size. benchmarks/README.md describes the method.
     """
     return bench_command.run(options)
 
 
 BENCH = Command(
     "bench",
-    "how fast it is, against what the target can",
+    "measure its speed, against the databases' own limits",
     bench,
     bench_command.add_options,
     takes_config=False,

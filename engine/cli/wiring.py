@@ -1,5 +1,5 @@
 """
-From a configuration to the objects that it names: the only place where the registries are used.
+A configuration → its source and its sink. This is the only place that uses the registries.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ __all__ = ["load_settings", "make_sink", "make_source"]
 
 
 def source_class(scheme: str) -> Any:
-    """The class of the source for URLs of this scheme; ConfigError names the known ones."""
+    """The class of sources for this scheme. Raises ConfigError, which names the known schemes."""
     return registry.load(scheme, SOURCES, "tailrace.sources")
 
 
 def sink_class(scheme: str) -> Any:
-    """The class of the sink for URLs of this scheme; ConfigError names the known ones."""
+    """The class of sinks for this scheme. Raises ConfigError, which names the known schemes."""
     return registry.load(scheme, SINKS, "tailrace.sinks")
 
 
 def load_settings(path: Path) -> Settings:
-    """Read a configuration whole, with the settings of the source and the sink that it names."""
+    """Read a configuration, with the settings of its source and its sink."""
     return load(
         path,
         lambda scheme: cast("type[msgspec.Struct]", source_class(scheme).Settings),

@@ -1,3 +1,3 @@
 """
-What a source and a sink of one database share.
+What a source and a sink of the same database share.
 """

@@ -14,11 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
 from engine.errors import TailraceError
+from engine.ops.status import Status
 
 __all__ = ["LOG_HINT", "Mirror"]
 
@@ -58,7 +59,7 @@ class Mirror:
         self._port = _free_port()
         self._process = self._spawn("--metrics-listen", f"127.0.0.1:{self._port}")
 
-    def status(self) -> dict[str, Any] | None:
+    def status(self) -> Status | None:
         """Its status, or None while it does not answer (yet)."""
         if self._process is not None and self._process.poll() is not None:
             raise self._failure("the engine ended by itself", self._process.returncode)
@@ -66,7 +67,7 @@ class Mirror:
         try:
             connection.request("GET", "/status")
             body = connection.getresponse().read()
-            return msgspec.json.decode(body, type=dict[str, Any])
+            return msgspec.json.decode(body, type=Status)
         except (OSError, http.client.HTTPException):
             return None
         finally:

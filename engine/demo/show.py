@@ -23,6 +23,7 @@ import psycopg
 import pymysql
 from rich.console import Console
 
+from engine.cli.tables import verify_table
 from engine.demo.mirror import LOG_HINT, Mirror
 from engine.demo.proof import Proof, count_both
 from engine.demo.shop import load_shop
@@ -30,7 +31,8 @@ from engine.demo.stage import Stage
 from engine.demo.trade import SCHEMA_CHANGES
 from engine.demo.writer import ShopWriter
 from engine.errors import TailraceError
-from engine.ops.terminal import Status, duration, verify_table
+from engine.ops.status import Status
+from engine.ops.terminal import duration
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
 from engine.verify.comparison import VerifyReport
 
@@ -40,7 +42,7 @@ TRANSACTIONS_PER_SECOND = 300
 #: The engine is killed when this much of the snapshot is done.
 KILL_AT = 0.35
 POLL_SECONDS = 0.05
-COPY_DEADLINE_SECONDS = 300.0
+BACKFILL_DEADLINE_SECONDS = 300.0
 STREAM_DEADLINE_SECONDS = 120.0
 VERIFY_DEADLINE_SECONDS = 300.0
 EQUAL, DIFFERENT = 0, 3
@@ -139,7 +141,7 @@ class _Show:
         self._stage.say(f"the shop is open: {TRANSACTIONS_PER_SECOND} transactions a second")
         opened = time.monotonic()
         self._mirror = self._stack.enter_context(Mirror(self._config, self._log))
-        self._copy_with_a_kill()
+        self._backfill_with_a_kill()
         self._stream_with_a_migration(opened)
         self._drain()
         proof = count_both(self._shop, self._target.url, self._writer.counts)
@@ -197,21 +199,21 @@ class _Show:
 
     # -- the mirror at work ------------------------------------------------------------------------
 
-    def _copy_with_a_kill(self) -> None:
+    def _backfill_with_a_kill(self) -> None:
         self._mirror.start()
-        at_kill = self._watch(lambda now: now.fraction >= KILL_AT, COPY_DEADLINE_SECONDS)
+        at_kill = self._watch(lambda now: now.fraction >= KILL_AT, BACKFILL_DEADLINE_SECONDS)
         self._mirror.kill()
         self._kills += 1
-        where = f"{at_kill.fraction:.0%} of the snapshot, {at_kill.copied:,} rows copied"
+        where = f"{at_kill.fraction:.0%} of the backfill, {at_kill.backfilled:,} rows"
         self._stage.alarm(f"SIGKILL to the engine, at {where}")
         self._mirror.start()
         resumed = self._watch(lambda now: bool(now.tables), STREAM_DEADLINE_SECONDS)
-        goes_on = resumed.copied - resumed.backfilled_rows
+        goes_on = resumed.backfilled - (resumed.backfilled_rows or 0)
         self._stage.say(f"started again: it goes on after {goes_on:,} rows")
         begun = time.monotonic()
-        done = self._watch(_is_copied, COPY_DEADLINE_SECONDS)
+        done = self._watch(_is_backfilled, BACKFILL_DEADLINE_SECONDS)
         self._stage.say(
-            f"the snapshot is complete, after {done.backfilled_rows:,} more rows", begun
+            f"the backfill is complete, after {done.backfilled_rows:,} more rows", begun
         )
 
     def _stream_with_a_migration(self, opened: float) -> None:
@@ -239,10 +241,9 @@ class _Show:
         with self._stage.live() as draw:
             while time.monotonic() < deadline:
                 self._writer.check()
-                status = self._mirror.status()
-                if status is not None:
-                    draw(status)
-                    now = msgspec.convert(status, Status)
+                now = self._mirror.status()
+                if now is not None:
+                    draw(now)
                     if until(now):
                         return now
                 time.sleep(POLL_SECONDS)
@@ -285,5 +286,5 @@ class _Show:
         self._stage.verdict(facts, proof.faults, equal=verified and not proof.faults)
 
 
-def _is_copied(status: Status) -> bool:
+def _is_backfilled(status: Status) -> bool:
     return bool(status.tables) and all(table.state == "live" for table in status.tables)

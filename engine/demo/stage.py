@@ -7,9 +7,9 @@ The idea: the same acts read well in a terminal of 80 columns and in the log of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -18,11 +18,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from engine.ops.status import Status
 from engine.ops.terminal import TerminalView, duration
 
 __all__ = ["Draw", "Stage"]
 
-Draw: TypeAlias = Callable[[Mapping[str, Any]], None]
+Draw: TypeAlias = Callable[[Status], None]
 
 EQUAL = "both sides are equal: nothing lost, nothing repeated"
 FRAME_SECONDS = 0.1
@@ -98,14 +99,14 @@ class Stage:
             return
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
 
-            def draw(status: Mapping[str, Any]) -> None:
+            def draw(status: Status) -> None:
                 frame = self._view.render(status)
                 if self._due(FRAME_SECONDS):
                     live.update(frame, refresh=True)
 
             yield draw
 
-    def _print_line(self, status: Mapping[str, Any]) -> None:
+    def _print_line(self, status: Status) -> None:
         line = self._view.line(status)
         if self._due(LINE_SECONDS):
             self._print(Text(f"  {line}"))

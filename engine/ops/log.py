@@ -1,9 +1,9 @@
 """
 The log: one logger named ``tailrace``, one line per event, as text or as JSON.
 
-A line is a message in plain words, and the ``extra`` fields that say where: pipeline, table,
-position, counts. Both formats carry the same fields. Row values and secrets never get here; the
-name of a server is passed through ``redact`` first.
+A line has a message and ``extra`` fields that say where: pipeline, table, position, counts. Both
+formats have the same fields. Row values and secrets are never logged; the URL of a server passes
+through ``engine.settings.secrets.redact`` first.
 """
 
 from __future__ import annotations
@@ -12,26 +12,22 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
-__all__ = ["Format", "JsonFormatter", "Level", "TextFormatter", "configure", "redact"]
+from engine.settings.loader import LogFormat, LogLevel
 
-Format = Literal["text", "json"]
-Level = Literal["debug", "info", "warning", "error"]
+__all__ = ["JsonFormatter", "TextFormatter", "configure"]
 
-#: What every log record has; all else was passed as ``extra``.
+#: The attributes of every log record; all others were passed as ``extra``.
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-#: Up to the last @, since a password that was not encoded may hold anything.
-PASSWORD_IN_ACCOUNT = re.compile(r"(?<=://)([^/?#:@]*):.*(?=@)", re.DOTALL)
-PASSWORD_IN_QUERY = re.compile(r"(?i)([?&][^=&#]*(?:password|secret|token)[^=&#]*=)[^&#]*")
 #: A value that needs no quotes in a text line.
 PLAIN = re.compile(r"[\w.:/,+@*-]+")
 
 
-def configure(format: Format, level: Level) -> None:
-    """Send the logger ``tailrace`` to standard error; replaces what was configured before."""
+def configure(format: LogFormat, level: LogLevel) -> None:
+    """Send the logger ``tailrace`` to standard error. Replaces an earlier configuration."""
     handler = StandardError()
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     logger = logging.getLogger("tailrace")
@@ -41,8 +37,8 @@ def configure(format: Format, level: Level) -> None:
 
 
 class StandardError(logging.Handler):
-    """Writes to what standard error is at the moment: a live view may have taken its place, to let
-    log lines scroll above it.
+    """Writes to the current ``sys.stderr``, which the terminal view replaces while it is shown, so
+    that log lines scroll above it.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -53,19 +49,14 @@ class StandardError(logging.Handler):
             self.handleError(record)
 
 
-def redact(url: str) -> str:
-    """The URL without its passwords, for messages."""
-    return PASSWORD_IN_QUERY.sub(r"\1***", PASSWORD_IN_ACCOUNT.sub(r"\1:***", url))
-
-
 def fields(record: logging.LogRecord) -> dict[str, Any]:
     """The record's ``extra`` fields, in the order in which they were given."""
     return {name: value for name, value in vars(record).items() if name not in STANDARD}
 
 
 class JsonFormatter(logging.Formatter):
-    """``time`` (ISO, UTC), ``level``, ``logger``, ``message``, then the extra fields, perhaps
-    ``exception``.
+    """``time`` (ISO, UTC), ``level``, ``logger``, ``message``, the extra fields, and ``exception``
+    where there is one.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -81,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """The same for people: ``2026-01-31T12:00:00.000Z INFO message key=value``."""
+    """The same fields for people: ``2026-01-31T12:00:00.000Z INFO message key=value``."""
 
     def format(self, record: logging.LogRecord) -> str:
         words = [moment(record), f"{record.levelname:<7}", record.getMessage()]
@@ -98,6 +89,6 @@ def moment(record: logging.LogRecord) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value in a text line, in quotes where it would not stand for itself."""
+    """A value in a text line, in quotes where it needs them."""
     text = str(value)
     return text if PLAIN.fullmatch(text) else orjson.dumps(text).decode()

@@ -1,46 +1,30 @@
 """
-What people see in a terminal: the live view of a pipeline, and tables of findings and results.
+The terminal view: the status of a running pipeline, redrawn a few times a second.
 
-The idea: a view is drawn from the same status that ``GET /status`` serves, so whoever can ask for
-a status can draw it. A status says where the pipeline is; rates come from successive statuses.
+It is drawn from ``Status``, which is also what ``GET /status`` returns, so a pipeline in another
+process looks the same. Rates come from successive statuses.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
 
-import msgspec
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from engine.checkpoint import TableState
-from engine.contract import Finding
+from engine.ops.status import Status, TableStatus
 
-if TYPE_CHECKING:
-    from engine.verify.comparison import TableReport, VerifyReport
+__all__ = ["RateMeter", "TerminalView", "duration", "size", "tables_table"]
 
-__all__ = [
-    "RateMeter",
-    "Status",
-    "TerminalView",
-    "TableStatus",
-    "duration",
-    "findings_table",
-    "size",
-    "status_table",
-    "verify_table",
-]
-
-#: A rate is the mean over this window: steady to the eye, and quick to fall.
+#: A rate is the mean over this time: steady to the eye, and quick to fall.
 RATE_WINDOW_SECONDS = 3.0
-#: The lines of the live view besides its table of tables.
+#: The lines of the view besides its table of tables.
 FIXED_LINES = 6
-#: A shorter lag is that of a batch on its way; the log that is left means nothing yet.
+#: A shorter lag is that of the batch in progress, and its number of bytes says nothing.
 LAG_SECONDS = 1.0
 STATE_STYLE = {
     "pending": "dim",
@@ -48,64 +32,12 @@ STATE_STYLE = {
     "catching_up": "yellow",
     "live": "green",
 }
-#: Tables in motion come first, since there may be no room for all.
+#: Tables in backfill come first, because there may be no room for all.
 STATE_ORDER = ("backfilling", "catching_up", "pending", "live")
-#: Differing rows that a terminal lists per table; the JSON result has more.
-LISTED_DIFFERENCES = 10
-LEVEL_STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
-
-
-class TableStatus(msgspec.Struct, frozen=True):
-    """The snapshot of one table; ``estimate`` is what the source expected at its start."""
-
-    table: str
-    state: TableState = "pending"
-    rows: int = 0
-    estimate: int = 0
-
-    @property
-    def total(self) -> int:
-        """How many rows the copy will have had, as far as one knows now."""
-        if self.state in ("catching_up", "live"):
-            return self.rows
-        return max(self.rows, self.estimate)
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What ``GET /status`` serves. ``rows`` counts row changes that the stream applied and
-    ``backfilled_rows`` rows of snapshots, both since the engine's start.
-    """
-
-    pipeline: str = ""
-    state: str = "connecting"
-    rows: int = 0
-    backfilled_rows: int = 0
-    reconnects: int = 0
-    position: str | None = None
-    lag_seconds: float | None = None
-    lag_bytes: int | None = None
-    tables: tuple[TableStatus, ...] = ()
-
-    @property
-    def copied(self) -> int:
-        """Rows that are copied, over all tables and all runs of the engine."""
-        return sum(table.rows for table in self.tables)
-
-    @property
-    def total(self) -> int:
-        """Rows to be copied over all tables, as far as one knows now."""
-        return sum(table.total for table in self.tables)
-
-    @property
-    def fraction(self) -> float:
-        """How much of the snapshot is done, 0 to 1."""
-        if all(table.state in ("catching_up", "live") for table in self.tables):
-            return 1.0 if self.tables else 0.0
-        return min(1.0, self.copied / self.total) if self.total else 0.0
 
 
 def duration(seconds: float) -> str:
-    """A readable duration of two units at most: ``40 ms``, ``0.4 s``, ``1 min 15 s``."""
+    """A duration in at most two units: ``40 ms``, ``0.4 s``, ``1 min 15 s``."""
     if seconds < 0.095:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 9.95:
@@ -122,7 +54,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """A readable number of bytes in powers of 1000: ``1.2 MB``."""
+    """A number of bytes in powers of 1000: ``1.2 MB``."""
     if count < 1000:
         return f"{count} B"
     amount = count / 1000
@@ -134,14 +66,14 @@ def size(count: int) -> str:
 
 
 class RateMeter:
-    """The rate of a counter over the last seconds. A counter that fell has started anew."""
+    """The rate of a counter over the last seconds. A counter that falls was reset."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: deque[tuple[float, int]] = deque()
 
     def update(self, count: int) -> float:
-        """Take the counter's value now; returns how much it grows per second."""
+        """Record the counter's value now. Returns its growth per second."""
         now = self._clock()
         if self._seen and count < self._seen[-1][1]:
             self._seen.clear()
@@ -153,40 +85,43 @@ class RateMeter:
 
 
 class TerminalView:
-    """The live view of one pipeline. Give it each status as it comes; ``clock`` is in seconds."""
+    """The view of one pipeline. Pass it each new status; ``clock`` is in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._copy = RateMeter(clock)
-        self._apply = RateMeter(clock)
+        self._backfilled = RateMeter(clock)
+        self._applied = RateMeter(clock)
 
-    def render(self, status: Mapping[str, Any]) -> RenderableType:
-        """The whole view as a renderable that fits the terminal's width and height."""
-        return _LiveView(*self._measure(status))
+    def render(self, status: Status) -> RenderableType:
+        """The whole view, which fits the terminal's width and height."""
+        return _Frame(status, *self._rates(status))
 
-    def line(self, status: Mapping[str, Any]) -> str:
-        """The same in one short line, where there is no terminal."""
-        now, copy_rate, apply_rate = self._measure(status)
-        if not now.tables:
-            return now.state
-        lag = "" if now.lag_seconds is None else f", lag {duration(now.lag_seconds)}"
-        reconnects = f", reconnects {now.reconnects}" if now.reconnects else ""
-        if now.fraction < 1:
-            done = f"{now.copied:,} rows ({now.fraction:.0%}), {copy_rate:,.0f} rows/s"
+    def line(self, status: Status) -> str:
+        """The view in one short line, for output that is not a terminal."""
+        backfill_rate, apply_rate = self._rates(status)
+        state = status.state or "unknown"
+        if not status.tables:
+            return state
+        lag = "" if status.lag_seconds is None else f", lag {duration(status.lag_seconds)}"
+        reconnects = f", reconnects {status.reconnects}" if status.reconnects else ""
+        if status.fraction < 1:
+            share = f"{status.backfilled:,} rows ({status.fraction:.0%})"
+            done = f"{share}, {backfill_rate:,.0f} rows/s"
         else:
-            done = f"{apply_rate:,.0f} changes/s, {now.rows:,} applied"
-        return f"{now.state} {done}{lag}{reconnects}"
+            done = f"{apply_rate:,.0f} changes/s, {status.rows or 0:,} applied"
+        return f"{state} {done}{lag}{reconnects}"
 
-    def _measure(self, status: Mapping[str, Any]) -> tuple[Status, float, float]:
-        now = msgspec.convert(status, Status)
-        return now, self._copy.update(now.backfilled_rows), self._apply.update(now.rows)
+    def _rates(self, status: Status) -> tuple[float, float]:
+        """Backfilled rows and applied changes per second."""
+        backfilled = self._backfilled.update(status.backfilled_rows or 0)
+        return backfilled, self._applied.update(status.rows or 0)
 
 
-class _LiveView:
-    """One frame; what it shows depends on the room that the console gives when it draws."""
+class _Frame:
+    """One frame. The console tells its width and height when it draws."""
 
-    def __init__(self, status: Status, copy_rate: float, apply_rate: float) -> None:
+    def __init__(self, status: Status, backfill_rate: float, apply_rate: float) -> None:
         self._status = status
-        self._copy_rate = copy_rate
+        self._backfill_rate = backfill_rate
         self._apply_rate = apply_rate
 
     def __rich_console__(
@@ -196,18 +131,19 @@ class _LiveView:
         return [
             Group(
                 self._headline(),
-                self._snapshot_bar(),
-                _tables(self._status.tables, room),
+                self._backfill_bar(),
+                tables_table(self._status.tables, room),
                 self._footline(options.max_width),
             )
         ]
 
     def _headline(self) -> Text:
         status = self._status
-        copying = f"  {self._copy_rate:,.0f} rows/s" if status.fraction < 1 else ""
+        backfilling = f"  {self._backfill_rate:,.0f} rows/s" if status.fraction < 1 else ""
+        style = "bold cyan" if status.state == "backfilling" else "bold green"
         text = Text.assemble(
-            (status.state, "bold cyan" if status.state == "backfilling" else "bold green"),
-            f"{copying}  {self._apply_rate:,.0f} changes/s",
+            (status.state or "unknown", style),
+            f"{backfilling}  {self._apply_rate:,.0f} changes/s",
             overflow="ellipsis",
             no_wrap=True,
         )
@@ -217,24 +153,24 @@ class _LiveView:
             text.append(f" ({size(status.lag_bytes)})")
         return text
 
-    def _snapshot_bar(self) -> RenderableType:
+    def _backfill_bar(self) -> RenderableType:
         status = self._status
         left = ""
-        if status.fraction < 1 and self._copy_rate:
-            left = f"  {duration((status.total - status.copied) / self._copy_rate)} left"
+        if status.fraction < 1 and self._backfill_rate:
+            left = f"  {duration((status.total - status.backfilled) / self._backfill_rate)} left"
         grid = Table.grid(padding=(0, 1), expand=True)
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True)
         grid.add_row(
-            "snapshot",
+            "backfill",
             ProgressBar(total=1.0, completed=status.fraction),
-            f"{status.fraction:4.0%}  {status.copied:,} rows{left}",
+            f"{status.fraction:4.0%}  {status.backfilled:,} rows{left}",
         )
         return grid
 
     def _footline(self, width: int) -> Text:
-        text = f"applied {self._status.rows:,}"
+        text = f"applied {self._status.rows or 0:,}"
         if self._status.reconnects:
             text += f"  reconnects {self._status.reconnects}"
         text += "  position "
@@ -243,27 +179,27 @@ class _LiveView:
 
 
 def _shortened(position: str, width: int) -> str:
-    """The end of a position tells most: it is what moves."""
+    """The end of the position, which is the part that changes."""
     if len(position) <= width:
         return position
     return "…" + position[len(position) + 1 - width :]
 
 
-def _tables(tables: Sequence[TableStatus], room: int) -> Table:
-    """A table of tables, of at most ``room`` lines below its heading."""
+def tables_table(tables: Sequence[TableStatus], room: int) -> Table:
+    """The state of each table, in at most ``room`` lines below the heading."""
     shown = sorted(tables, key=lambda table: (STATE_ORDER.index(table.state), table.table))
     hidden: Sequence[TableStatus] = ()
     if len(shown) > room:
         shown, hidden = shown[: room - 1], shown[room - 1 :]
     result = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
     result.add_column("table", ratio=1, no_wrap=True, overflow="ellipsis")
-    result.add_column("state", min_width=8)
+    result.add_column("state", min_width=11)
     result.add_column("rows", justify="right", min_width=11)
     result.add_column("expected", justify="right", min_width=11)
     for table in shown:
         rows = f"{table.rows:,}" if table.rows or table.state == "live" else ""
         expected = "" if table.state == "live" else f"{table.total:,}"
-        state = Text(table.state, style=STATE_STYLE[table.state])
+        state = Text(table.state.replace("_", " "), style=STATE_STYLE[table.state])
         result.add_row(Text(table.table), state, rows, expected)
     if hidden:
         result.add_row(Text(_counted(hidden), style="dim"))
@@ -271,84 +207,9 @@ def _tables(tables: Sequence[TableStatus], room: int) -> Table:
 
 
 def _counted(tables: Sequence[TableStatus]) -> str:
-    """What is not shown: ``… 12 more: 10 live, 2 pending``."""
+    """The tables that are not shown: ``… 12 more: 10 live, 2 pending``."""
     counts = {state: sum(table.state == state for table in tables) for state in STATE_ORDER}
-    parts = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
-    return f"… {len(tables):,} more: {parts}"
-
-
-def status_table(report: Mapping[str, Any]) -> RenderableType:
-    """What ``tailrace status`` knows of a pipeline: a ``Status`` without the running counters."""
-    status = msgspec.convert(report, Status)
-    if status.position is None:
-        return Text(f"pipeline {status.pipeline}: it has not run yet")
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("pipeline", Text(status.pipeline))
-    facts.add_row("position", Text(status.position, overflow="fold"))
-    lag = "unknown" if status.lag_seconds is None else duration(status.lag_seconds)
-    behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
-    facts.add_row("lag", f"{lag}{behind}")
-    facts.add_row("snapshot", f"{status.fraction:.0%}, {status.copied:,} rows")
-    return Group(facts, Text(), _tables(status.tables, len(status.tables)))
-
-
-def findings_table(findings: Sequence[Finding]) -> RenderableType:
-    """The findings of a preflight check, errors first, each with what to type."""
-    order = list(reversed(LEVEL_STYLE))
-    table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
-    table.add_column("", min_width=7)
-    table.add_column("subject", ratio=1, overflow="fold")
-    table.add_column("finding", ratio=3, overflow="fold")
-    for finding in sorted(findings, key=lambda finding: order.index(finding.level)):
-        message = Text(finding.message)
-        if finding.action:
-            message.append(f"\n→ {finding.action}", style="bold")
-        level = Text(finding.level, style=LEVEL_STYLE[finding.level])
-        table.add_row(level, Text(finding.subject), message)
-    counts = ", ".join(
-        f"{sum(finding.level == level for finding in findings)} {level}" for level in order
+    parts = ", ".join(
+        f"{count:,} {state.replace('_', ' ')}" for state, count in counts.items() if count
     )
-    return Group(table, Text(counts, style="dim"))
-
-
-def verify_table(report: VerifyReport) -> RenderableType:
-    """The result of ``tailrace verify``: every table, then what differs, by key and column."""
-    table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
-    table.add_column("table", ratio=1, overflow="fold")
-    for name in ("rows", "differing", "missing", "extra"):
-        table.add_column(name, justify="right")
-    table.add_column("result")
-    notes: list[RenderableType] = []
-    for each in report.tables:
-        counts = (each.differing, each.missing, each.extra)
-        marks = (f"{count:,}" if count else "" for count in counts)
-        table.add_row(Text(each.table), f"{each.rows:,}", *marks, _result(each))
-        notes += _notes(each)
-    rows = sum(each.rows for each in report.tables)
-    summary = f"{len(report.tables):,} tables, {rows:,} rows, {duration(report.seconds)}"
-    return Group(table, *notes, Text(summary, style="dim"))
-
-
-def _result(report: TableReport) -> Text:
-    if report.equal:
-        return Text("equal", style="green")
-    if not report.differing + report.missing + report.extra:
-        return Text("inconclusive", style="yellow")
-    return Text("different", style="bold red")
-
-
-def _notes(report: TableReport) -> list[Text]:
-    """What is wrong with a table, a line each."""
-    notes = []
-    if report.inconclusive:
-        reason = f"{report.table}: not compared to its end: {report.inconclusive}"
-        notes.append(Text(reason, style="yellow"))
-    for row in report.differences[:LISTED_DIFFERENCES]:
-        columns = f" in {', '.join(row.columns)}" if row.columns else ""
-        key = ", ".join("NULL" if part is None else part for part in row.key)
-        notes.append(Text(f"{report.table} ({key}): {row.kind}{columns}", style="red"))
-    wrong = report.differing + report.missing + report.extra
-    more = wrong - min(len(report.differences), LISTED_DIFFERENCES)
-    if more:
-        notes.append(Text(f"{report.table}: {more:,} more rows differ", style="red"))
-    return notes
+    return f"… {len(tables):,} more: {parts}"

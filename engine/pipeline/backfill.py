@@ -1,196 +1,176 @@
 """
-Backfill tables between two batches of the stream.
+The backfill of tables, in time slices between two batches of the stream.
 
-The idea: copying is a guest. It has a turn only when the target is at a commit, takes as long as
-the stream has nothing to say, and leaves the target at a commit again. What may be small shares:
-chunks of several tables share a target transaction, and tables that seem to be empty are asked for
-many at a time, so that one more of them costs next to nothing.
+A slice starts and ends at a commit of the target. It lasts while the stream has nothing to write,
+else for ``slice_seconds``. Small tables share work: chunks of several tables share a target
+transaction, and tables that seem to be empty are checked many at a time, so one more empty table
+costs almost nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing
 
-from engine.change import Chunk, Rows, Truncate
-from engine.contract import Sink, Source
-from engine.errors import SchemaError, ShapeChanged
-from engine.ops.metrics import Metrics
+from engine.change import Chunk, Truncate
+from engine.contract import SnapshotSource, Source
+from engine.errors import SchemaError, ShapeChanged, SourceError
 from engine.pipeline.table_progress import ProgressTracker
+from engine.pipeline.writer import TargetWriter, Transaction
 from engine.schema import Table, TableId
 from engine.settings.loader import BackfillSettings
 
 __all__ = ["Backfill"]
 
-#: How much copying one target transaction holds at least, unless the stream has its turn before.
+#: The least time between two commits of backfilled rows, unless the slice ends before.
 COMMIT_SECONDS = 0.2
-#: Of so many tables it is asked at a time whether they are empty.
+#: The number of tables that are checked for emptiness at a time.
 EMPTY_TABLES = 250
 
 
 class Backfill:
-    """Copies the tables of ``snapshot`` from ``source`` into ``sink``, turn by turn.
+    """Backfills the tables of ``tracker`` from ``source`` through ``writer``.
 
-    ``save`` commits what was applied together with the snapshot's progress; ``copied`` is told how
-    many rows were applied; ``others_wait`` and ``stopping`` say why a turn should end.
+    ``others_wait`` tells whether the stream or the discovery waits, so that the slice should end
+    after its time; ``interrupted`` tells whether it should end at once.
     """
 
     def __init__(
         self,
         source: Source,
-        sink: Sink,
-        snapshot: ProgressTracker,
+        writer: TargetWriter,
+        tracker: ProgressTracker,
         settings: BackfillSettings,
-        metrics: Metrics,
         *,
-        save: Callable[[], Awaitable[None]],
-        copied: Callable[[int], None],
         others_wait: Callable[[], bool],
-        stopping: Callable[[], bool],
+        interrupted: Callable[[], bool],
     ) -> None:
         self._source = source
-        self._sink = sink
-        self._snapshot = snapshot
+        self._writer = writer
+        self._tracker = tracker
         self._settings = settings
-        self._metrics = metrics
-        self._save_all = save
-        self._count_rows = copied
         self._others_wait = others_wait
-        self._stopping = stopping
-        self._open = False  # something is applied that is not saved
-        self._started = self._saved_at = 0.0
-        self._position = ""
-        self._asked: set[TableId] = set()  # whether they are empty
+        self._interrupted = interrupted
+        self._started = 0.0
+        self._checked: set[TableId] = set()  # for emptiness
+        #: A table whose live shape is ahead of the stream, and the position that must be passed.
         self._blocked: tuple[Table, str] | None = None
 
-    def possible(self, position: str) -> bool:
-        """Whether there is something to copy for a stream that is applied up to ``position``."""
-        if self._snapshot.next_table() is None:
+    def possible(self) -> bool:
+        """Whether a table can be backfilled at the writer's position."""
+        if self._tracker.next_table() is None:
             return False
-        return self._blocked is None or self._source.reached(position, self._blocked[1])
+        return self._blocked is None or self._source.reached(
+            self._writer.position, self._blocked[1]
+        )
 
-    async def turn(self, position: str) -> None:
-        """Copy for a while; the stream is applied up to ``position``, and the target is at a
-        commit, as it is again afterwards.
-        """
-        self._started, self._position = time.monotonic(), position
-        while self.possible(position) and (table := self._snapshot.next_table()) is not None:
+    async def run_slice(self) -> None:
+        """Backfill for one time slice. The target is at a commit before and after."""
+        self._started = time.monotonic()
+        while self.possible() and (table := self._tracker.next_table()) is not None:
             try:
-                await self._copy(table)
+                await self._backfill(table)
             except ShapeChanged as error:
-                await self._wait_for_shape(table, error)
-            if self._turn_is_over():
+                await self._block(table, error)
+            if self._slice_is_over():
                 break
-        await self._settle()
-        if self._open:
-            await self._save()
+        await self._make_live()
+        if self._writer.transaction is Transaction.WHOLE:
+            await self._writer.commit()
 
-    async def _copy(self, table: Table) -> None:
+    async def _backfill(self, table: Table) -> None:
         if not table.key:
-            await self._copy_whole(table)
+            await self._read_whole(table)
         elif self._seems_empty(table):
-            await self._pass_empty()
+            await self._pass_empty_tables()
         else:
-            await self._copy_chunks(table)
+            await self._read_chunks(table)
 
-    def _turn_is_over(self) -> bool:
-        """Backfill goes on while nothing else waits for its turn, else for ``slice_seconds``."""
-        if self._stopping():
+    def _slice_is_over(self) -> bool:
+        if self._interrupted():
             return True
         elapsed = time.monotonic() - self._started
         return elapsed >= self._settings.slice_seconds and self._others_wait()
 
-    async def _save(self) -> None:
-        await self._save_all()
-        self._open = False
-        self._saved_at = time.monotonic()
+    async def _make_live(self) -> None:
+        """Make tables live that are consistent already, because the log had nothing to add.
 
-    async def _settle(self) -> None:
-        """Where nothing was written to the source while a table was copied, it is right already.
-        Many tables take many transactions, since each holds locks for as long as it lasts.
+        Each transaction makes a bounded number of tables live, because each table takes locks.
         """
-        while settled := self._snapshot.passed(self._position, self._source.reached):
-            await self._sink.apply(settled)
-            await self._save()
+        position = self._writer.position
+        while caught_up := self._tracker.caught_up(position, self._source.reached):
+            await self._writer.apply(caught_up)
+            await self._writer.commit()
 
     # -- tables without rows -----------------------------------------------------------------------
 
     def _seems_empty(self, table: Table) -> bool:
-        progress = self._snapshot.progress[table.id]
+        progress = self._tracker.progress[table.id]
         return (
             progress.state == "pending"
             and not progress.estimate
             and bool(table.key)
-            and table.id not in self._asked
+            and table.id not in self._checked
         )
 
-    async def _pass_empty(self) -> None:
-        """Be done with some of the tables that seem to be empty, as far as they are; the others
-        are copied like any.
+    async def _pass_empty_tables(self) -> None:
+        """Check some tables that seem to be empty, and make those live that are. The others are
+        read in chunks later.
         """
-        tables = list(filter(self._seems_empty, self._snapshot.pending))[:EMPTY_TABLES]
-        self._asked.update(table.id for table in tables)
-        chunks = await asyncio.to_thread(self._source.empty, tables, self._position)
+        tables = list(filter(self._seems_empty, self._tracker.pending))[:EMPTY_TABLES]
+        self._checked.update(table.id for table in tables)
+        source, position = self._snapshot_source(), self._writer.position
+        chunks = await asyncio.to_thread(source.empty, tables, position)
         for chunk in chunks:
-            self._snapshot.copied(chunk)
+            await self._writer.backfill(chunk)
         if chunks:
-            self._open, self._blocked = True, None
-            await self._settle()
+            self._blocked = None
+            await self._make_live()
 
     # -- chunks ------------------------------------------------------------------------------------
 
-    async def _copy_chunks(self, table: Table) -> None:
-        """Copy chunk by chunk until the turn is over. Small ones, perhaps of several tables, share
-        a commit.
-        """
+    async def _read_chunks(self, table: Table) -> None:
+        """Read a table with a key, chunk by chunk, until the slice is over."""
         async with aclosing(self._chunks(table)) as chunks:
             async for chunk in chunks:
-                await self._apply(chunk)
-                self._open = True
-                if time.monotonic() - self._saved_at >= COMMIT_SECONDS:
-                    await self._save()
-                if self._turn_is_over():
+                await self._write(chunk)
+                if self._writer.seconds_since_commit >= COMMIT_SECONDS:
+                    await self._writer.commit()
+                if self._slice_is_over():
                     break
 
-    async def _copy_whole(self, table: Table) -> None:
-        """Copy a table without a key in one target transaction, since it is read at one
-        position.
-        """
-        if self._open:
-            await self._save()
-        saved = False
+    async def _read_whole(self, table: Table) -> None:
+        """Read a keyless table in one target transaction, because it is read at one position."""
+        if self._writer.transaction is Transaction.WHOLE:
+            await self._writer.commit()
+        committed = False
         try:
-            await self._sink.apply([Truncate(table)], {table.id})
+            await self._writer.apply([Truncate(table)])
             async with aclosing(self._chunks(table)) as chunks:
                 async for chunk in chunks:
-                    await self._apply(chunk)
-                    if self._stopping():
+                    await self._write(chunk)
+                    if self._interrupted():
                         break
-            if self._snapshot.progress[table.id].state == "catching_up":
-                await self._save()
-                saved = True
+            if self._tracker.progress[table.id].state == "catching_up":
+                await self._writer.commit()
+                committed = True
         finally:
-            if not saved:
-                self._snapshot.restart(table.id)
-                await self._sink.rollback()
+            if not committed:
+                self._tracker.restart(table.id)
+                await self._writer.rollback()
 
-    async def _apply(self, chunk: Chunk) -> None:
-        if chunk.rows:
-            rows = Rows(chunk.table, "read", None, chunk.rows, size=chunk.size)
-            with self._metrics.stage("copy"):
-                self._metrics.applied(await self._sink.apply([rows], {chunk.table.id}))
-        self._snapshot.copied(chunk)
+    async def _write(self, chunk: Chunk) -> None:
+        await self._writer.backfill(chunk)
         self._blocked = None
-        self._count_rows(len(chunk.rows))
 
     async def _chunks(self, table: Table) -> AsyncGenerator[Chunk, None]:
-        """The table's chunks from its cursor on; the next is read while one is written."""
-        chunks = self._source.chunks(
+        """The table's chunks after its cursor. The next one is read while one is written."""
+        chunks = self._snapshot_source().chunks(
             table,
-            self._snapshot.progress[table.id].cursor,
-            self._position,
+            self._tracker.progress[table.id].cursor,
+            self._writer.position,
             rows=self._settings.chunk_rows,
             readers=self._settings.readers,
         )
@@ -203,18 +183,26 @@ class Backfill:
             # Shielded: a generator cannot be closed while a thread runs it.
             await asyncio.shield(_close_after(ahead, chunks))
 
-    async def _wait_for_shape(self, table: Table, error: ShapeChanged) -> None:
-        """The log is behind the live table: copy again when the stream has passed what is in it
-        now.
+    def _snapshot_source(self) -> SnapshotSource:
+        if isinstance(self._source, SnapshotSource):
+            return self._source
+        raise SourceError(
+            "tables are to be backfilled, and the source holds only a log",
+            hint='set [source] url to the server, or run with [backfill] mode = "never" and'
+            " another pipeline name",
+        )
 
-        If it has and the shape still differs, the change is not in the log, so it never comes.
+    async def _block(self, table: Table, error: ShapeChanged) -> None:
+        """Postpone the table until the stream has passed what is in the log now.
+
+        If the shape still differs then, the log does not contain the schema change.
         """
         if self._blocked is not None and self._blocked[0] == table:
             raise SchemaError(
-                "the table was altered in a way that the log does not tell",
+                "the table was altered, and the log does not contain the change",
                 hint="undo the change, or remove the table from the pipeline and add it again",
                 table=table.id,
-                position=self._position,
+                position=self._writer.position,
             ) from error
         self._blocked = (table, await asyncio.to_thread(self._source.position))
 

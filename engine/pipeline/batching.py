@@ -1,10 +1,10 @@
 """
-When to write: changes as they arrive become batches for the sink. Pure, no I/O.
+When to write: the changes that were read become batches for the sink. Pure.
 
-The one rule: a batch that will be committed ends with a transaction. It is taken at once when there
-is nothing more to read, so an idle pipeline has the latency of one commit; while the target works,
-more arrives, so the next batch is larger by itself. Only a transaction larger than the limits
-leaves in pieces, which the pipeline writes into one open target transaction.
+A batch that can be committed ends with a transaction. It is taken as soon as nothing more waits to
+be read, so an idle pipeline has the latency of one commit. While the target is busy, more changes
+arrive, so the next batch is larger. Only a transaction that exceeds the limits is split, and the
+pipeline writes its pieces into one open target transaction.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from engine.change import Change, Commit, Heartbeat, Rows
 
 __all__ = ["Batch", "Batcher", "weigh"]
 
-#: What an image of a row costs in memory beyond its bytes in the log: the tuple, and for each
-#: column a reference and the head of an object (CPython, over numbers and texts).
+#: The memory of a row image beyond its bytes in the log: the tuple, and per column a reference and
+#: an object header (the mean over numbers and strings in CPython).
 IMAGE_BYTES = 64
 COLUMN_BYTES = 56
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Changes to be applied together; ``end`` is their last ``Commit`` or ``Heartbeat``, None for a
-    piece of a transaction that goes on."""
+    """Changes to apply together. ``end`` is their last ``Commit`` or ``Heartbeat``, or None for a
+    piece of a transaction that continues in the next batch.
+    """
 
     changes: list[Change]
     end: Commit | Heartbeat | None
@@ -34,7 +35,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def weigh(changes: Sequence[Change]) -> tuple[int, int]:
-    """The number of row changes, and the bytes of memory that they take, approximately."""
+    """The number of row changes, and approximately the bytes of memory that they take."""
     rows = size = 0
     for change in changes:
         if type(change) is Rows:
@@ -49,9 +50,9 @@ def weigh(changes: Sequence[Change]) -> tuple[int, int]:
 class Batcher:
     """Collects changes until a batch is due.
 
-    ``max_rows`` and ``max_bytes`` (as ``weigh`` counts) bound a batch, give or take what one read
-    of the log brought; ``max_age_seconds`` bounds how long the first change of a batch waits while
-    the log never pauses.
+    ``max_rows`` and ``max_bytes`` (as ``weigh`` counts) bound a batch, to within one read of the
+    log. ``max_age_seconds`` bounds how long the first change of a batch waits while the log never
+    pauses.
     """
 
     def __init__(self, max_rows: int, max_bytes: int, max_age_seconds: float) -> None:
@@ -67,7 +68,7 @@ class Batcher:
         return bool(self._changes)
 
     def add(self, changes: Sequence[Change], rows: int, size: int, now: float) -> None:
-        """Take in what one read brought; ``rows`` and ``size`` as ``weigh`` gives them."""
+        """Add the changes of one read, with ``rows`` and ``size`` as ``weigh`` counts them."""
         if not self._changes:
             self._since = now
         self._changes.extend(changes)
@@ -75,11 +76,11 @@ class Batcher:
         self._size += size
 
     def clear(self) -> None:
-        """Forget what was collected."""
+        """Discard the collected changes."""
         self._changes, self._rows, self._size = [], 0, 0
 
     def full(self, now: float) -> bool:
-        """Whether a limit is reached, so that a batch is due although more could be read."""
+        """Whether a limit is reached, so that a batch is due even if more could be read."""
         return (
             self._rows >= self._max_rows
             or self._size >= self._max_bytes
@@ -87,8 +88,9 @@ class Batcher:
         )
 
     def take(self, now: float) -> Batch | None:
-        """The next batch: up to the last transaction's end; a piece if there is no end in a batch
-        that is full; else None."""
+        """The next batch: up to the last end of a transaction, or a piece if a limit is reached
+        without one. None if neither holds.
+        """
         for index in range(len(self._changes) - 1, -1, -1):
             change = self._changes[index]
             if type(change) is Commit or type(change) is Heartbeat:

@@ -1,9 +1,9 @@
 """
-Tables of the source that match the configuration and are not followed yet.
+The discovery of new tables: they match the configuration and are not followed yet.
 
-Idea: a table is adopted at a position at which its shape is certain. The catalog was read, then
-the log's end; when the stream is past that end and the catalog is still the same, the tables looked
-like that there.
+The pipeline starts to follow a table at a position at which its shape is certain. The catalog is
+read, then the end of the log. When the stream has passed that end and the catalog is unchanged, the
+tables had these shapes there.
 """
 
 from __future__ import annotations
@@ -12,93 +12,97 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from engine.change import CaughtUp, SchemaChange
-from engine.contract import Sink, Source
+from engine.contract import SnapshotSource, Source
 from engine.pipeline.table_progress import ProgressTracker
+from engine.pipeline.writer import TargetWriter
 from engine.schema import Table
 from engine.settings.loader import BackfillSettings
 
 __all__ = ["Discovery"]
 
-#: So many are made in one transaction of the target, whose locks are limited.
-STARTED_TABLES = 250
+#: The number of tables that one target transaction creates. Each table takes locks.
+CREATED_TABLES = 250
 
 
 class Discovery:
-    """Finds new tables and makes ``snapshot`` and ``sink`` follow them.
+    """Finds new tables, and starts to follow them. It finds none on a source that holds only a log.
 
-    ``save`` commits. Where there are many, ``meanwhile`` has a turn now and then: to make a table
-    in the target takes its disk a moment, and rows should not wait for all of them.
+    ``between`` runs between the transactions that create many tables, so that backfill need not
+    wait for the last one; ``interrupted`` tells whether to leave the rest to the next run.
     """
 
     def __init__(
         self,
         source: Source,
-        sink: Sink,
-        snapshot: ProgressTracker,
+        writer: TargetWriter,
+        tracker: ProgressTracker,
         settings: BackfillSettings,
         *,
-        save: Callable[[], Awaitable[None]],
-        meanwhile: Callable[[], Awaitable[None]],
-        stopping: Callable[[], bool],
+        between: Callable[[], Awaitable[None]],
+        interrupted: Callable[[], bool],
     ) -> None:
-        self._source = source
-        self._sink = sink
-        self._snapshot = snapshot
-        self._copied = settings.mode != "never"
-        self._save = save
-        self._meanwhile = meanwhile
-        self._stopping = stopping
-        #: The tables that the last look has found, until they are adopted.
-        self.waiting: list[Table] = []
-        #: The end of the source's log after the last look.
+        self._source = source if isinstance(source, SnapshotSource) else None
+        self._writer = writer
+        self._tracker = tracker
+        self._backfills = settings.mode != "never"
+        self._between = between
+        self._interrupted = interrupted
+        #: The tables that the last discovery found and that are not followed yet.
+        self.found: list[Table] = []
+        #: The end of the source's log after the last discovery.
         self.position = ""
 
-    def __bool__(self) -> bool:
-        return bool(self.waiting)
+    async def discover(self) -> None:
+        """Read the catalog, then the end of the log."""
+        if self._source is None:
+            return
+        known = {table.id for table in self._tracker.tables}
+        self.found = await asyncio.to_thread(self._source.catalog, known)
+        self.position = await asyncio.to_thread(self._source.position)
 
-    async def look(self) -> None:
-        """Which there are, and where the source's log was after we looked."""
-        known = {table.id for table in self._snapshot.tables}
-        self.waiting = await asyncio.to_thread(self._source.catalog, known)
-        if self._source.can_snapshot:
-            self.position = await asyncio.to_thread(self._source.position)
+    def due(self) -> bool:
+        """Whether tables were found, and the stream has passed ``position``."""
+        return bool(
+            self.found
+            and self._source is not None
+            and self._source.reached(self._writer.position, self.position)
+        )
 
-    async def adopt(self, position: str) -> bool:
-        """Follow them from ``position`` on, once it is certain what they look like there. False:
-        not yet.
+    async def start_following(self) -> bool:
+        """Follow the found tables from the writer's position on. False if the catalog has changed
+        since; then ``found`` and ``position`` are new. The target is at a commit before and after.
         """
-        if not self._source.reached(position, self.position):
+        assert self._source is not None
+        expected = self.found
+        await self.discover()
+        if self.found != expected:
             return False
-        expected = self.waiting
-        await self.look()
-        if self.waiting != expected:
-            return False
-        if self._copied:
-            await self._adopt_for_copying(expected)
+        if self._backfills:
+            await self._create_pending(self._source, expected)
         else:
-            await self._adopt_as_they_are(expected)
-        self.waiting = []
+            await self._create_live(expected)
+        self.found = []
         return True
 
-    async def _adopt_for_copying(self, tables: Sequence[Table]) -> None:
-        """In several transactions, since a table that will be copied may be adopted after another;
-        the largest first.
-        """
-        estimates = await asyncio.to_thread(self._source.estimates, tables)
+    async def _create_pending(self, source: SnapshotSource, tables: Sequence[Table]) -> None:
+        """Create tables to be backfilled, in several transactions, the largest first."""
+        estimates = await asyncio.to_thread(source.estimates, tables)
         tables = sorted(tables, key=lambda table: estimates.get(table.id, 0), reverse=True)
-        for start in range(0, max(1, len(tables)), STARTED_TABLES):
+        for start in range(0, max(1, len(tables)), CREATED_TABLES):
             if start:
-                await self._meanwhile()
-            if self._stopping() and start:
-                break  # the next run finds the others
-            part = tables[start : start + STARTED_TABLES]
+                await self._between()
+            if self._interrupted() and start:
+                break  # the next run discovers the others
+            part = tables[start : start + CREATED_TABLES]
             for table in part:
-                self._snapshot.add(table, estimates.get(table.id, 0))
-            await self._sink.apply([SchemaChange("", None, table) for table in part])
-            await self._save()
+                self._tracker.add(table, estimates.get(table.id, 0))
+            await self._writer.apply([SchemaChange("", None, table) for table in part])
+            await self._writer.commit()
 
-    async def _adopt_as_they_are(self, tables: Sequence[Table]) -> None:
-        """In one transaction: a table that will not be copied must not miss a change."""
-        changes = self._snapshot.admit([SchemaChange("", None, table) for table in tables])
-        await self._sink.apply(sorted(changes, key=lambda change: type(change) is CaughtUp))
-        await self._save()
+    async def _create_live(self, tables: Sequence[Table]) -> None:
+        """Create tables that are not backfilled, in one transaction: one that were created later
+        would miss the changes in between.
+        """
+        changes = self._tracker.admit([SchemaChange("", None, table) for table in tables])
+        await self._writer.apply(sorted(changes, key=lambda change: type(change) is CaughtUp))
+        await self._writer.commit()

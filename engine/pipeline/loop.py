@@ -1,12 +1,12 @@
 """
-The loop: open both sides, follow the log, copy the tables in between, commit, retry.
+The loop: open source and sink, follow the log, backfill tables in between, commit, retry.
 
-One attempt (``_Session``) runs from the target's checkpoint until the end, a stop, or an error.
-After any retryable error both sides are dropped and the next attempt reads the checkpoint back from
-the target: there is one path for a lost source, a lost target and a COMMIT of unknown outcome.
+One attempt (``_Attempt``) runs from the target's checkpoint until the end, a stop, or an error.
+After a retryable error both sides are closed, and the next attempt reads the checkpoint back from
+the target. So a lost source, a lost target and a COMMIT whose outcome is unknown are handled alike.
 
-    queue (a thread decodes) → batcher → snapshot.admit → sink.apply → sink.commit
-                      copying: chunks of tables ──────────────▲   between two batches
+    reader queue (a thread decodes) → batcher → TargetWriter: admit → apply → commit
+                          backfill: chunks of tables ────────▲      between two batches
 """
 
 from __future__ import annotations
@@ -15,71 +15,46 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
+from enum import Enum
 
-import msgspec
-
-from engine.change import CaughtUp, Commit, Heartbeat, Rows, SchemaChange, Truncate
-from engine.checkpoint import Checkpoint, TableProgress
-from engine.contract import Sink, Source, State
+from engine.change import Heartbeat
+from engine.checkpoint import Checkpoint
+from engine.contract import Sink, SnapshotSource, Source, State
 from engine.errors import SourceError, TailraceError
 from engine.ops.metrics import Metrics
+from engine.ops.status import PipelineState, Status, TableStatuses
 from engine.pipeline.backfill import Backfill
 from engine.pipeline.batching import Batch, Batcher
+from engine.pipeline.commands import CommandInbox, Stop
 from engine.pipeline.discovery import Discovery
 from engine.pipeline.reader_queue import ReaderQueue
 from engine.pipeline.table_progress import ProgressTracker
-from engine.schema import TableId
+from engine.pipeline.writer import Counters, TargetWriter, Transaction
 from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
 
-__all__ = ["Pipeline", "Progress"]
+__all__ = ["Pipeline"]
 
 log = logging.getLogger("tailrace.pipeline")
 
-#: How long a position that came without rows may stay unsaved.
-SAVE_SECONDS = 1.0
+#: How long a position without rows may stay uncommitted.
+POSITION_SECONDS = 1.0
 #: How long rows may stay uncommitted while more of the log waits to be applied.
 COMMIT_SECONDS = 0.5
-#: The share of the limits from which on a batch is large.
+#: The share of the limits above which a batch is large.
 LARGE_SHARE = 0.5
-#: A heartbeat that is not older says that the log is silent.
-QUIET_SECONDS = 1.0
-#: How often the catalog is read again while it changes under our eyes, before we give up.
+#: The log is silent if its last heartbeat is not older.
+SILENT_SECONDS = 1.0
+#: How often the catalog is read again while it changes, before the pipeline gives up.
 CATALOG_ATTEMPTS = 10
-#: The changes that leave something in the target.
-DATA = (Rows, SchemaChange, Truncate, CaughtUp)
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far a running pipeline is, for people; counts are since the start of the process.
-
-    ``current_at`` is the Unix time at which the target was equal to the source last, as far as one
-    can know: the commit time of the last applied transaction, or now while nothing is left to
-    apply. So ``lag_seconds`` is 0 on an idle source and grows while a side is away; None before the
-    first sign.
-    """
-
-    state: str
-    rows: int
-    backfilled_rows: int
-    reconnects: int
-    position: str
-    current_at: float
-    tables: Mapping[TableId, TableProgress]
-
-    @property
-    def lag_seconds(self) -> float | None:
-        """The age of the target's state."""
-        return max(0.0, time.time() - self.current_at) if self.current_at else None
 
 
 class Pipeline:
-    """Mirrors ``source`` into ``sink`` until stopped. ``name`` is the checkpoint's key in the
-    target.
+    """Mirrors ``source`` into ``sink`` until it is stopped. ``name`` identifies the checkpoint in
+    the target.
 
-    Guarantee: every committed transaction of a followed table is applied exactly once, in commit
-    order, as far as the sink's own guarantee goes.
+    Guarantee: every committed transaction of a followed table is applied in commit order, and as
+    often as the sink's guarantee says.
     """
 
     def __init__(
@@ -100,55 +75,59 @@ class Pipeline:
         self.backfill = backfill
         self.retry = retry
         self.metrics = metrics
-        self.stopping = asyncio.Event()
-        self.rows = 0
-        self.backfilled_rows = 0
-        self.current_at = 0.0
+        self.commands = CommandInbox()
+        self.counters = Counters()
+        self.state: PipelineState = "connecting"
         self._epoch: int | None = None
         self._goal: str | None = None
-        self._session: _Session | None = None
-        self._reconnects = 0
+        self._attempt: _Attempt | None = None
+        self._tables = TableStatuses()
 
     async def run(self, *, until_caught_up: bool = False) -> None:
-        """Run until ``stop``, the end of a finite log, or an error that waiting does not mend.
+        """Run until ``stop``, the end of a finite log, or an error that retrying cannot fix.
 
-        With ``until_caught_up``, until everything that the source held at the start is applied and
-        every table is copied. Raises ``TailraceError``.
+        With ``until_caught_up``, run until everything that the source holds at the start is applied
+        and every table is live. Raises ``TailraceError``.
         """
         delay = self.retry.first_seconds
         failing_since: float | None = None
-        while not self.stopping.is_set():
+        while not self.commands.stopping:
             try:
-                if await self._attempt(until_caught_up):
-                    return
+                if await self._run_attempt(until_caught_up):
+                    break
                 continue
             except TailraceError as error:
-                if self._session is not None and self._session.commits:
+                self.state = "connecting"
+                if self._attempt is not None and self._attempt.writer.commits:
                     delay, failing_since = self.retry.first_seconds, None
-                self._session = None
+                self._attempt = None
                 failing_since = failing_since or time.monotonic()
                 if not self._may_retry(error, failing_since):
                     raise
                 self._note_retry(error, delay)
-            await self._pause(delay * random.uniform(0.7, 1.0))
+            await self.commands.wait(delay * random.uniform(0.7, 1.0))
             delay = min(delay * 2, self.retry.max_seconds)
+        self.state = "stopped"
 
     def stop(self) -> None:
-        """Finish: take no more from the log, apply and commit what is whole, then return."""
-        self.stopping.set()
+        """Read no more of the log, apply and commit whole transactions, then let ``run`` return."""
+        self.commands.put(Stop())
         self.source.stop()
 
-    def progress(self) -> Progress:
-        """Where the pipeline is now."""
-        session = self._session
-        return Progress(
-            state="connecting" if session is None else session.state,
-            rows=self.rows,
-            backfilled_rows=self.backfilled_rows,
-            reconnects=self._reconnects,
-            position="" if session is None else session.position,
-            current_at=self.current_at,
-            tables={} if session is None else session.snapshot.progress,
+    def status(self) -> Status:
+        """The status now. ``lag_bytes`` is unknown: only the source can tell it."""
+        attempt, counters = self._attempt, self.counters
+        current_at = counters.current_at
+        return Status(
+            pipeline=self.name,
+            state=self.state,
+            epoch=self._epoch,
+            position=None if attempt is None else attempt.writer.position,
+            rows=counters.rows,
+            backfilled_rows=counters.backfilled_rows,
+            reconnects=counters.reconnects,
+            lag_seconds=max(0.0, time.time() - current_at) if current_at else None,
+            tables=self._tables.of({} if attempt is None else attempt.tracker.progress),
         )
 
     def _may_retry(self, error: TailraceError, failing_since: float) -> bool:
@@ -156,10 +135,10 @@ class Pipeline:
         return error.retryable and not (limit and time.monotonic() - failing_since > limit)
 
     def _note_retry(self, error: TailraceError, delay_seconds: float) -> None:
-        self._reconnects += 1
+        self.counters.reconnects += 1
         self.metrics.reconnected("source" if isinstance(error, SourceError) else "sink")
         log.warning(
-            "a side cannot be reached, going on from the checkpoint when it can",
+            "the connection was lost, the pipeline resumes from the checkpoint",
             extra={
                 "pipeline": self.name,
                 "error": str(error),
@@ -168,8 +147,8 @@ class Pipeline:
             },
         )
 
-    async def _attempt(self, until_caught_up: bool) -> bool:
-        """Run from the checkpoint on; false if that is to be done again at once."""
+    async def _run_attempt(self, until_caught_up: bool) -> bool:
+        """Run from the checkpoint on. False if the next attempt has to start at once."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, self.source.close)
             stack.push_async_callback(self.sink.close)
@@ -177,247 +156,210 @@ class Pipeline:
             self._epoch = state.epoch
             if until_caught_up and self._goal is None:
                 self._goal = await asyncio.to_thread(self.source.position)
-            self._session = _Session.of(self, state)
-            await self._session.start(anew=state.checkpoint is None)
-            return await self._session.run(self._goal)
-
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.stopping.wait()
+            self._attempt = _Attempt(self, state)
+            await self._attempt.prepare(first=state.checkpoint is None)
+            return await self._attempt.run(self._goal)
 
 
-class _Session:
+class _Log(Enum):
+    """What the last read of the log says about what is left in it."""
+
+    #: Nothing was read yet, so the source has not accepted the position.
+    UNREAD = "unread"
+    #: The last batch was large, so more is likely to follow.
+    BEHIND = "behind"
+    FLOWING = "flowing"
+    #: The last heartbeat says that nothing is left to read.
+    SILENT = "silent"
+
+
+class _Attempt:
     """One attempt, from the checkpoint that the target holds."""
 
     _queue: ReaderQueue
 
-    def __init__(
-        self, pipeline: Pipeline, epoch: int, checkpoint: Checkpoint, snapshot: ProgressTracker
-    ):
-        self._pipeline = pipeline
-        self._source = pipeline.source
-        self._sink = pipeline.sink
-        self._metrics = pipeline.metrics
-        self._epoch = epoch
-        self.snapshot = snapshot
-        self.position = checkpoint.position
-        self.committed_at = checkpoint.committed_at
-        self.commits = 0
-        self.state = "connecting"
-        pipeline.current_at = pipeline.current_at or checkpoint.committed_at
-        self._saved_at = time.monotonic()
-        self._unsaved = False  # ``position`` is ahead of the stored one
-        self._accepted = False  # the source has taken our position: it has sent something
-        self._quiet = False  # the source has said that there is nothing more to read
-        self._open = False  # there are rows in the sink's transaction
-        self._inside = False  # the last of them are of a transaction that goes on
-        self._large = False  # the last batch was a large one: we are behind
-        batch, ends = pipeline.batch, (pipeline.source, pipeline.sink, snapshot)
-        self._batcher = Batcher(batch.max_rows, batch.max_bytes, batch.max_age_seconds)
-        self._discovery = Discovery(
-            *ends,
-            pipeline.backfill,
-            save=self._save,
-            meanwhile=self._backfill_slice,
-            stopping=pipeline.stopping.is_set,
-        )
-        self._backfill = Backfill(
-            *ends,
-            pipeline.backfill,
-            pipeline.metrics,
-            save=self._save,
-            copied=self._count_copied,
-            others_wait=self._others_wait,
-            stopping=pipeline.stopping.is_set,
-        )
-
-    # -- opening -----------------------------------------------------------------------------------
-
-    @classmethod
-    def of(cls, pipeline: Pipeline, state: State) -> _Session:
-        """At the target's checkpoint, or before the first one."""
+    def __init__(self, pipeline: Pipeline, state: State) -> None:
         checkpoint = state.checkpoint or Checkpoint(pipeline.name, state.epoch, "")
-        snapshot = ProgressTracker(state.tables, checkpoint.progress, pipeline.source.includes)
-        return cls(pipeline, state.epoch, checkpoint, snapshot)
+        self._pipeline = pipeline
+        self._source = source = pipeline.source
+        self._commands = commands = pipeline.commands
+        self._log = _Log.UNREAD
+        self.tracker = tracker = ProgressTracker(state.tables, checkpoint.progress, source.includes)
+        self.writer = writer = TargetWriter(
+            source,
+            pipeline.sink,
+            tracker,
+            checkpoint,
+            metrics=pipeline.metrics,
+            counters=pipeline.counters,
+        )
+        batch = pipeline.batch
+        self._batcher = Batcher(batch.max_rows, batch.max_bytes, batch.max_age_seconds)
+        self._backfill = Backfill(
+            *(source, writer, tracker, pipeline.backfill),
+            others_wait=self._others_wait,
+            interrupted=lambda: commands.stopping or bool(commands),
+        )
+        self._discovery = Discovery(
+            *(source, writer, tracker, pipeline.backfill),
+            between=self._run_backfill,
+            interrupted=lambda: commands.stopping,
+        )
 
-    async def start(self, *, anew: bool) -> None:
-        """Look for new tables; ``anew``: make the first checkpoint with them."""
-        await self._discovery.look()
-        if anew and self._source.can_snapshot:
-            await self._begin_anew()
-
-    async def _begin_anew(self) -> None:
-        """The first checkpoint: a position at which the tables' shapes are known."""
-        if not self._discovery:
+    async def prepare(self, *, first: bool) -> None:
+        """Discover new tables. At the ``first`` start of a pipeline, follow them and make the first
+        checkpoint, at a position at which their shapes are known.
+        """
+        await self._discovery.discover()
+        if not (first and isinstance(self._source, SnapshotSource)):
+            return
+        if not self._discovery.found:
             log.warning(
-                "no table of the source matches; only tables that are created later are followed",
+                "no table of the source matches, only tables that are created later are followed",
                 extra={"pipeline": self._pipeline.name},
             )
         for _ in range(CATALOG_ATTEMPTS):
-            self.position = self._discovery.position
-            if await self._discovery.adopt(self.position):
+            self.writer.position = self._discovery.position
+            if await self._discovery.start_following():
                 return
         raise SourceError(
             "the source's tables change faster than they can be listed",
             hint="start again when no schema migration runs",
         )
 
-    # -- running -----------------------------------------------------------------------------------
-
     async def run(self, goal: str | None) -> bool:
-        """Follow the log, and copy in between, until the goal, a stop or the end of the log.
+        """Follow the log, and backfill in between, until the goal, a stop, or the end of the log.
 
-        False when newcomers were adopted: a stream follows the tables with which it was opened, so
-        it takes a new one.
+        Returns False if new tables are followed: a stream follows the tables with which it was
+        opened, so a new one has to be opened.
         """
-        self.state = "streaming"
-        position, tables, waiting = self.position, self.snapshot.tables, self._discovery.waiting
+        position, tables = self.writer.position, self.tracker.tables
+        discovered = list(self._discovery.found)
         self._queue = ReaderQueue(
-            lambda: self._source.stream(position or None, tables, waiting),
+            lambda: self._source.stream(position or None, tables, discovered),
             self._pipeline.batch.queue_bytes,
         )
         try:
             while not self._finished(goal):
-                await self._stream_turn()
-                if self._pipeline.stopping.is_set():
-                    self._source.stop()
-                elif not (self._open or self._inside):
-                    if self._discovery and await self._discovery.adopt(self.position):
-                        return False
-                    await self._backfill_slice()
-            if self._unsaved:
-                await self._save()
+                if self.writer.transaction is not Transaction.PARTIAL:
+                    self._take_commands()
+                self._pipeline.state = self._state()
+                if self._log is _Log.SILENT and not (self._queue.ready or self._batcher):
+                    self.writer.mark_current()
+                if await self._turn():
+                    return False
+            await self._finish()
             return True
         finally:
             self._source.stop()
             await self._queue.close()
+
+    def _take_commands(self) -> None:
+        """Act on the commands that wait. ``Stop`` is the only one so far."""
+        if self._commands.take():
+            self._source.stop()
+
+    def _state(self) -> PipelineState:
+        """The state, in order of precedence."""
+        if self._commands.stopping:
+            return "draining"
+        return "streaming" if self.tracker.next_table() is None else "backfilling"
 
     def _finished(self, goal: str | None) -> bool:
         if self._queue.ended and not self._batcher:
             return True
         return (
             goal is not None
-            and self._accepted
-            and not self._open
-            and self.snapshot.live
-            and not self._discovery
-            and self._source.reached(self.position, goal)
+            and self._log is not _Log.UNREAD
+            and self.writer.transaction is Transaction.EMPTY
+            and self.tracker.live
+            and not self._discovery.found
+            and self._source.reached(self.writer.position, goal)
         )
 
-    async def _stream_turn(self) -> None:
-        """Wait for changes unless something else is to be done; write at most one batch."""
-        queue, batcher = self._queue, self._batcher
-        now = time.monotonic()
-        batch = batcher.take(now) if batcher.full(now) else None
-        if batch is None:
-            copying = self._may_backfill() and not self._inside
-            for read in await queue.get(0.0 if copying else SAVE_SECONDS):
-                self._accepted = True
-                now = time.monotonic()
-                batcher.add(read.changes, read.rows, read.size, now)
-            if batcher.full(now) or not queue.ready:
-                batch = batcher.take(now)
-        if batch is not None:
-            await self._write(batch)
-        elif queue.ended and batcher:
-            await self._drop_unfinished()
-        if self._unsaved and not self._inside and self._save_due():
-            await self._save()
-        if self._quiet and not (queue.ready or batcher or self._inside):
-            self._pipeline.current_at = time.time()
+    async def _turn(self) -> bool:
+        """Do the first of these steps that applies:
 
-    async def _drop_unfinished(self) -> None:
-        """The log ended inside a transaction: it was not committed, or it will be sent again."""
-        self._batcher.clear()
-        if self._unsaved and not self._inside:
-            await self._save()
+        1. commit, if the transaction is whole and the commit is due;
+        2. write a batch, if one is full, or if one is whole and nothing more waits to be read;
+        3. read what waits in the queue;
+        4. discard an unfinished transaction, if the log has ended inside it;
+        5. follow discovered tables, if the target is at a commit and the stream has passed the
+           position of their discovery;
+        6. backfill for a time slice, if the target is at a commit;
+        7. wait for the log.
+
+        Returns True if new tables are followed.
+        """
+        now, queue, batcher = time.monotonic(), self._queue, self._batcher
+        if self._commit_is_due():
+            await self.writer.commit()
+        elif (batcher.full(now) or not queue.ready) and (batch := batcher.take(now)):
+            await self._write(batch)
+        elif queue.ready:
+            await self._read(0.0)
+        elif queue.ended:
+            batcher.clear()
+        elif self._at_commit() and self._discovery.due():
+            return await self._discovery.start_following()
+        elif self._at_commit() and self._backfill.possible():
+            await self._run_backfill()
         else:
-            self._open = self._inside = False
-            await self._sink.rollback()
+            await self._read(POSITION_SECONDS)
+        return False
+
+    def _at_commit(self) -> bool:
+        """Whether the target is at a commit, and no stop was asked for."""
+        return self.writer.transaction is Transaction.EMPTY and not self._commands.stopping
+
+    def _commit_is_due(self) -> bool:
+        """Rows are committed at once. While large batches follow each other, several share a
+        transaction, because each commit waits for the target's disk.
+        """
+        writer = self.writer
+        if writer.transaction is Transaction.EMPTY:
+            return writer.moved and writer.seconds_since_commit >= POSITION_SECONDS
+        if writer.transaction is Transaction.PARTIAL:
+            return False
+        more = self._log is _Log.BEHIND and (self._queue.ready or bool(self._batcher))
+        return (
+            not more
+            or self._commands.stopping
+            or writer.seconds_since_commit >= COMMIT_SECONDS
+            or self._backfill.possible()
+        )
+
+    async def _read(self, timeout_seconds: float) -> None:
+        for read in await self._queue.get(timeout_seconds):
+            if self._log is _Log.UNREAD:
+                self._log = _Log.FLOWING
+            self._batcher.add(read.changes, read.rows, read.size, time.monotonic())
 
     async def _write(self, batch: Batch) -> None:
-        """Apply a batch. What is whole stands by itself: a piece of a transaction that goes on may
-        be rolled back, so what came before it is committed first.
-        """
-        if batch.end is None and self._unsaved and not self._inside:
-            await self._save()
-        in_backfill = self.snapshot.in_backfill
-        changes = self.snapshot.admit(batch.changes)
-        if batch.end is not None:
-            self.position = str(batch.end.position)
-            if in_backfill:
-                changes = changes + self.snapshot.passed(self.position, self._source.reached)
-        if any(isinstance(change, DATA) for change in changes):
-            with self._metrics.stage("apply"):
-                applied = await self._sink.apply(changes, in_backfill)
-            self._open = True
-            self._pipeline.rows += sum(applied.rows.values())
-            self._metrics.applied(applied)
-            transactions = list(map(type, changes)).count(Commit)
-            self._metrics.batch(batch.rows, batch.size, transactions)
-        self._inside = batch.end is None
+        await self.writer.write(batch)
         limits = self._pipeline.batch
-        self._large = max(batch.rows / limits.max_rows, batch.size / limits.max_bytes) > LARGE_SHARE
-        if batch.end is not None:
-            self._note_time(batch.end)
-            self._unsaved = True
+        share = max(batch.rows / limits.max_rows, batch.size / limits.max_bytes)
+        if share > LARGE_SHARE:
+            self._log = _Log.BEHIND
+        elif isinstance(batch.end, Heartbeat) and time.time() - batch.end.at < SILENT_SECONDS:
+            self._log = _Log.SILENT
+        else:
+            self._log = _Log.FLOWING
 
-    def _save_due(self) -> bool:
-        """Rows are committed at once. But while large batches follow each other they are committed
-        now and then, for each commit waits for the target's disk.
+    async def _run_backfill(self) -> None:
+        if self._backfill.possible():
+            self._pipeline.state = "backfilling"
+            await self._backfill.run_slice()
+
+    async def _finish(self) -> None:
+        """Commit what is whole. A transaction that is not was not committed on the source, or the
+        log is read again from its beginning.
         """
-        elapsed = time.monotonic() - self._saved_at
-        if not self._open:
-            return elapsed >= SAVE_SECONDS
-        behind = self._large and self._queue.ready and not self._pipeline.stopping.is_set()
-        return not behind or elapsed >= COMMIT_SECONDS or self._may_backfill()
-
-    def _note_time(self, end: Commit | Heartbeat) -> None:
-        """Up to when the target is equal to the source, once this is saved: the last commit's time,
-        or what a heartbeat says. One that says "now" means that the log is silent.
-        """
-        at = end.at if isinstance(end, Heartbeat) else end.committed_at
-        self._quiet = isinstance(end, Heartbeat) and time.time() - at < QUIET_SECONDS
-        if at:
-            self.committed_at = at
-            if not self._open:
-                self._pipeline.current_at = at
-
-    async def _save(self) -> None:
-        """Make everything applied durable together with the checkpoint."""
-        checkpoint = Checkpoint(
-            self._pipeline.name,
-            self._epoch,
-            self.position,
-            self.committed_at,
-            self.snapshot.progress,
-        )
-        with self._metrics.stage("commit"):
-            await self._sink.commit(checkpoint)
-        if self._unsaved and self._open:
-            self._pipeline.current_at = max(self._pipeline.current_at, self.committed_at)
-        self._open = self._unsaved = False
-        self._saved_at = time.monotonic()
-        self.commits += 1
-        self._source.acknowledge(self.position)
-
-    # -- between two batches -----------------------------------------------------------------------
-
-    async def _backfill_slice(self) -> None:
-        """The target is at a commit: copy for a while."""
-        if self._may_backfill():
-            self.state = "backfilling"
-            await self._backfill.turn(self.position)
-        if self.snapshot.next_table() is None:
-            self.state = "streaming"
-
-    def _may_backfill(self) -> bool:
-        return self._backfill.possible(self.position)
+        if self.writer.transaction is Transaction.PARTIAL:
+            await self.writer.rollback()
+        elif self.writer.transaction is Transaction.WHOLE or self.writer.moved:
+            await self.writer.commit()
 
     def _others_wait(self) -> bool:
-        """Whether copying keeps something else from its turn."""
-        return bool(self._discovery) or self._queue.ready
-
-    def _count_copied(self, rows: int) -> None:
-        self._pipeline.backfilled_rows += rows
+        """Whether a backfill slice keeps something else waiting."""
+        return bool(self._discovery.found) or self._queue.ready

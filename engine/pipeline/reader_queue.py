@@ -1,8 +1,9 @@
 """
-The hand-over from the thread that reads and decodes the log to the event loop, bounded in bytes.
+The queue between the thread that reads and decodes the log and the event loop, bounded in bytes.
 
-Back-pressure is this bound: a full queue blocks the reader's thread, which stops receiving, so the
-source's server waits. The loop is woken once for whatever has arrived, not once per change.
+The bound is the back-pressure: a full queue blocks the reader's thread, which stops receiving, so
+the source's server waits. The event loop is woken once for all batches that wait, not once per
+change.
 """
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ __all__ = ["ReadBatch", "ReaderQueue"]
 
 
 class ReadBatch(msgspec.Struct, frozen=True, gc=False):
-    """What one read of the log brought: ``rows`` and ``size`` as ``engine.pipeline.batching.weigh``
-    counts.
-    """
+    """The changes of one read of the log, with ``rows`` and ``size`` as ``weigh`` counts them."""
 
     changes: list[Change]
     rows: int
@@ -32,10 +31,10 @@ class ReadBatch(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReaderQueue:
-    """Runs ``read`` on a thread of its own and gives what it yields to the event loop, in order.
+    """Runs ``read`` on its own thread and hands what it yields to the event loop, in order.
 
-    At most about ``max_bytes`` (as ``weigh`` counts) wait to be taken; a single larger read
-    passes alone. An error of the reader is raised by ``get`` after everything that came before it.
+    About ``max_bytes`` (as ``weigh`` counts) may wait; a larger read batch passes alone. ``get``
+    raises the reader's error after everything that was read before it.
     """
 
     def __init__(self, read: Callable[[], Iterator[list[Change]]], max_bytes: int) -> None:
@@ -54,18 +53,19 @@ class ReaderQueue:
 
     @property
     def ready(self) -> bool:
-        """Whether ``get`` would return at once with something."""
+        """Whether ``get`` would return something at once."""
         return bool(self._waiting)
 
     @property
     def ended(self) -> bool:
-        """Whether the log has ended, without an error, and everything was taken."""
+        """Whether the log has ended without an error, and everything was taken."""
         return self._ended and not self._waiting and self._error is None
 
     async def get(self, timeout_seconds: float) -> list[ReadBatch]:
-        """Everything that has arrived; empty after the timeout, or at once if the log has ended.
+        """Take everything that waits. Returns an empty list after the timeout, or at once if the
+        log has ended.
 
-        Raises what the reader raised, once everything before it was taken.
+        Raises the reader's error once everything before it was taken.
         """
         if not self._waiting and not self._ended:
             self._arrived.clear()
@@ -85,7 +85,7 @@ class ReaderQueue:
         return taken
 
     async def close(self) -> None:
-        """Wait for the reader to end; the caller has told the source to stop."""
+        """Wait until the reader has ended. The caller has stopped the source."""
         with self._room:
             self._closed = True
             self._room.notify()
@@ -96,7 +96,7 @@ class ReaderQueue:
             for changes in self._read():
                 if not self._put(changes):
                     break
-        except BaseException as error:  # noqa: BLE001 - raised again on the loop's side, by get()
+        except BaseException as error:  # noqa: BLE001 - get() raises it again on the event loop
             self._error = error
             if not isinstance(error, TailraceError):
                 error.add_note("raised by the thread that reads the log")
@@ -104,15 +104,15 @@ class ReaderQueue:
         self._wake()
 
     def _put(self, changes: list[Change]) -> bool:
-        read = ReadBatch(changes, *weigh(changes))
+        batch = ReadBatch(changes, *weigh(changes))
         with self._room:
             self._room.wait_for(
                 lambda: self._closed or not self._waiting or self._size < self._max_bytes
             )
             if self._closed:
                 return False
-            self._waiting.append(read)
-            self._size += read.size
+            self._waiting.append(batch)
+            self._size += batch.size
             first = len(self._waiting) == 1
         if first:
             self._wake()

@@ -1,13 +1,15 @@
 """
-Which part of each table has been copied, and what that means for the changes of the stream. Pure.
+The progress of each table's backfill, and which changes of the stream it admits. Pure.
 
-A chunk is read at some position T, not before S, the position up to which the stream is applied.
-So:
+Let the stream be applied up to its position S. A chunk is read with the low watermark S, so it
+shows at least everything up to S. Its high watermark T is the last position whose changes it may
+show. The rules follow from S ≤ T:
 
-- changes to a table whose copy has not begun are dropped: its first chunk will show them;
-- changes to a table with a key that is being copied are applied again on top of what a chunk may
-  already show; they are idempotent by key, and right once the stream has passed T;
-- a table without a key is copied at one exact position, and the changes up to it are dropped.
+- Changes to a pending table are dropped, because its first chunk shows them.
+- Changes to a table with a key are applied by key while it is backfilled and until the stream has
+  passed T. Applying a change that a chunk already shows is harmless, and the table is consistent
+  once the stream has passed T.
+- A keyless table is read whole at one exact position, and its changes up to there are dropped.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from engine.schema import Table, TableId
 
 __all__ = ["ProgressTracker"]
 
-#: So many tables and indexes become live in one transaction, since building them takes locks.
+#: The number of tables and indexes that become live in one transaction. Building them takes locks.
 CAUGHT_UP_OBJECTS = 500
 
 Includes = Callable[[str, Begin], bool]
@@ -29,8 +31,9 @@ Reached = Callable[[str, str], bool]
 
 
 class ProgressTracker:
-    """The tables a pipeline follows, at the version of the last applied change, and how far each
-    one's copy is."""
+    """The tables that a pipeline follows, at their versions after the last admitted change, with
+    the progress of each.
+    """
 
     def __init__(
         self, tables: Iterable[Table], progress: Mapping[TableId, TableProgress], includes: Includes
@@ -39,11 +42,12 @@ class ProgressTracker:
         self._progress = dict(progress)
         self._includes = includes
         self._begin: Begin | None = None
-        self._shown: Mapping[TableId, TableProgress] | None = None
-        self._waiting: list[TableId] | None = None  # pending ones, the largest last
-        moving = (id for id, progress in self._progress.items() if _in_motion(progress))
-        self._settling = frozenset(moving)
-        self._unfinished = sum(map(_unfinished, self._progress.values()))
+        self._shared: Mapping[TableId, TableProgress] | None = None
+        self._pending: list[TableId] | None = None  # ordered by estimate, the largest last
+        self._in_backfill = frozenset(
+            id for id, progress in self._progress.items() if _is_in_backfill(progress)
+        )
+        self._unfinished = sum(map(_is_unfinished, self._progress.values()))
         self._live = not self._unfinished
 
     @property
@@ -53,93 +57,94 @@ class ProgressTracker:
 
     @property
     def progress(self) -> Mapping[TableId, TableProgress]:
-        """Each table's progress; the same object as long as nothing has changed."""
-        if self._shown is None:
-            self._shown = dict(self._progress)
-        return self._shown
+        """The progress of each table. It is the same object until something changes."""
+        if self._shared is None:
+            self._shared = dict(self._progress)
+        return self._shared
 
     @property
     def in_backfill(self) -> frozenset[TableId]:
-        """The tables whose rows the stream may meet in another state than the log says."""
-        return self._settling
+        """The tables that are backfilling or catching up: their rows may be ahead of the stream."""
+        return self._in_backfill
 
     @property
     def live(self) -> bool:
-        """Whether all tables are copied and settled, so every change goes through as it is."""
+        """Whether every table is live, so that all changes are admitted unchanged."""
         return self._live
 
     def next_table(self) -> Table | None:
-        """The table to copy from now: one that is under way, else the largest pending one; None:
-        all are copied.
+        """The table to backfill next: the one that is backfilling, else the pending one with the
+        largest estimate. None if there is neither.
         """
-        for id in self._settling:
+        for id in self._in_backfill:
             if self._progress[id].state == "backfilling":
                 return self._tables[id]
-        waiting = self._pending()
-        return self._tables[waiting[-1]] if waiting else None
+        pending = self._pending_ids()
+        return self._tables[pending[-1]] if pending else None
 
     @property
     def pending(self) -> Iterator[Table]:
-        """The tables whose copy has not begun, those with the fewest rows first."""
-        for id in self._pending():
+        """The pending tables, those with the smallest estimate first."""
+        for id in self._pending_ids():
             if self._progress[id].state == "pending":
                 yield self._tables[id]
 
-    def _pending(self) -> list[TableId]:
-        """The pending tables in the order of their rows, and perhaps former ones; a pending one is
-        last.
+    def _pending_ids(self) -> list[TableId]:
+        """The pending tables by estimate. The list may hold some that are not pending any more, but
+        its last one always is.
         """
-        if self._waiting is None:
+        if self._pending is None:
             found = [id for id, it in self._progress.items() if it.state == "pending"]
-            self._waiting = sorted(found, key=lambda id: self._progress[id].estimate)
-        while self._waiting and self._progress[self._waiting[-1]].state != "pending":
-            self._waiting.pop()
-        return self._waiting
+            self._pending = sorted(found, key=lambda id: self._progress[id].estimate)
+        while self._pending and self._progress[self._pending[-1]].state != "pending":
+            self._pending.pop()
+        return self._pending
 
     def add(self, table: Table, estimate: int) -> None:
-        """Follow one more table, to be copied from its beginning."""
+        """Follow one more table, which is pending."""
         self._tables[table.id] = table
-        self._note(table.id, TableProgress(estimate=estimate))
+        self._set(table.id, TableProgress(estimate=estimate))
 
-    def copied(self, chunk: Chunk) -> None:
-        """The rows of ``chunk`` are applied; to be committed with them."""
+    def backfilled(self, chunk: Chunk) -> None:
+        """The rows of ``chunk`` are applied. The next checkpoint records it."""
         progress = self._progress[chunk.table.id]
         progress = progress.backfilled(len(chunk.rows), chunk.cursor, str(chunk.high_watermark))
-        self._note(chunk.table.id, progress)
+        self._set(chunk.table.id, progress)
 
     def restart(self, id: TableId) -> None:
-        """What was copied of the table was rolled back."""
-        self._note(id, TableProgress(estimate=self._progress[id].estimate))
+        """The backfilled rows of the table were rolled back, so it is pending again."""
+        self._set(id, TableProgress(estimate=self._progress[id].estimate))
 
-    def passed(self, position: str, reached: Reached) -> list[Change]:
-        """The stream is applied up to ``position``: which tables become live by that, but not more
-        of them than one transaction should settle.
+    def caught_up(self, position: str, reached: Reached) -> list[Change]:
+        """Make tables live whose high watermark the stream has passed at ``position``.
+
+        Returns a ``CaughtUp`` for each. Their number is bounded; call again after a commit.
         """
-        seen: dict[str, bool] = {}
-        settled: list[Change] = []
+        passed: dict[str, bool] = {}
+        changes: list[Change] = []
         objects = 0
-        for id in sorted(self._settling):
+        for id in sorted(self._in_backfill):
             progress = self._progress[id]
             if progress.state != "catching_up" or objects >= CAUGHT_UP_OBJECTS:
                 continue
-            place = progress.high_watermark or ""
-            if place not in seen:
-                seen[place] = reached(position, place)
-            if seen[place]:
-                self._note(id, progress.caught_up())
-                settled.append(CaughtUp(self._tables[id]))
+            watermark = progress.high_watermark or ""
+            if watermark not in passed:
+                passed[watermark] = reached(position, watermark)
+            if passed[watermark]:
+                self._set(id, progress.caught_up())
+                changes.append(CaughtUp(self._tables[id]))
                 objects += 1 + len(self._tables[id].indexes)
-        return settled
+        return changes
 
     def admit(self, changes: list[Change]) -> list[Change]:
-        """What of ``changes`` the sink has to apply; follows the changes of schema in them."""
+        """The changes that the sink has to apply. Schema changes among them change the tables."""
         if self._live and SchemaChange not in map(type, changes):
             return changes
         admitted: list[Change] = []
         for change in changes:
             if type(change) is Rows or type(change) is Truncate:
-                if self._live or not self._covered(change.table):
-                    admitted.append(self._kept(change))
+                if self._live or not self._is_covered(change.table):
+                    admitted.append(self._or_restart(change))
             elif type(change) is SchemaChange:
                 admitted.extend(self._follow(change))
             else:
@@ -148,21 +153,21 @@ class ProgressTracker:
                 admitted.append(change)
         return admitted
 
-    def _kept(self, change: Rows | Truncate) -> Change:
-        """``change``, or the table's emptying if its copy must start again.
+    def _or_restart(self, change: Rows | Truncate) -> Change:
+        """``change``, or a ``Truncate`` if the table's backfill must start again.
 
-        A row of which the log holds only part may leave a key that was not copied yet for one that
-        was. Then no chunk shows it, and the stream cannot make it.
+        With partial row images, a row may move from a key that is not backfilled yet to one that
+        is. Then no later chunk shows the row, and the image is not enough to insert it.
         """
         if type(change) is Rows and change.after_present is not None:
             table = change.table
-            if table.id in self._settling and table.key and _moves_key(change):
+            if table.id in self._in_backfill and table.key and _changes_key(change):
                 self.restart(table.id)
                 return Truncate(table)
         return change
 
-    def _covered(self, table: Table) -> bool:
-        """Whether the table's copy shows, or will show, the current transaction."""
+    def _is_covered(self, table: Table) -> bool:
+        """Whether chunks show, or will show, the current transaction's changes to the table."""
         progress = self._progress.get(table.id)
         if progress is None or progress.state == "live":
             return False
@@ -173,64 +178,60 @@ class ProgressTracker:
         return self._includes(progress.high_watermark, self._begin)
 
     def _follow(self, change: SchemaChange) -> list[Change]:
-        """Keep track of a table's new version; ``change`` and what the sink has to do besides.
+        """Record the new version. Returns ``change``, with what the sink has to do besides.
 
-        Chunks are read by name and in key order. So a copy that has begun holds only as long as
-        both mean the same: else it starts again, with what it has written thrown away first.
+        Chunks are read by table name and in key order. If either changes during a backfill, it
+        starts again, and the rows that it has written are removed first.
         """
         before, after = change.before, change.after
-        follow: list[Change] = [change]
+        changes: list[Change] = [change]
         progress = TableProgress("live")
         if before is not None:
             self._tables.pop(before.id, None)
             progress = self._progress.get(before.id, progress)
-            self._note(before.id, None)
+            self._set(before.id, None)
         if after is not None:
             if before is None:
-                follow.append(CaughtUp(after))
-            elif progress.state in ("backfilling", "catching_up") and _backfilled_as(
-                before
-            ) != _backfilled_as(after):
+                changes.append(CaughtUp(after))
+            elif _is_in_backfill(progress) and _read_order(before) != _read_order(after):
                 progress = TableProgress(estimate=progress.estimate)
-                follow.insert(0, Truncate(before))
+                changes.insert(0, Truncate(before))
             self._tables[after.id] = after
-            self._note(after.id, progress)
-        return follow
+            self._set(after.id, progress)
+        return changes
 
-    def _note(self, id: TableId, progress: TableProgress | None) -> None:
-        """A table's progress is this now (None: it is not followed any more). What else is known of
-        all tables follows, at a cost that does not grow with their number.
+    def _set(self, id: TableId, progress: TableProgress | None) -> None:
+        """Set a table's progress (None: the table is not followed any more), and update what is
+        derived from all tables, at a cost that does not grow with their number.
         """
         before = self._progress.pop(id, None) if progress is None else self._progress.get(id)
         if progress is not None:
             self._progress[id] = progress
-        self._shown = None
-        if _in_motion(before) != _in_motion(progress):
-            self._settling ^= {id}
-        self._unfinished += _unfinished(progress) - _unfinished(before)
+        self._shared = None
+        if _is_in_backfill(before) != _is_in_backfill(progress):
+            self._in_backfill ^= {id}
+        self._unfinished += _is_unfinished(progress) - _is_unfinished(before)
         self._live = not self._unfinished
         if progress is None or progress.state == "pending":
-            self._waiting = None
+            self._pending = None
 
 
-def _in_motion(progress: TableProgress | None) -> bool:
+def _is_in_backfill(progress: TableProgress | None) -> bool:
     return progress is not None and progress.state in ("backfilling", "catching_up")
 
 
-def _unfinished(progress: TableProgress | None) -> bool:
+def _is_unfinished(progress: TableProgress | None) -> bool:
     return progress is not None and progress.state != "live"
 
 
-def _moves_key(rows: Rows) -> bool:
+def _changes_key(rows: Rows) -> bool:
     key = itemgetter(*rows.table.key)
     return any(
         key(old) != key(new) for old, new in zip(rows.before or (), rows.after or (), strict=False)
     )
 
 
-def _backfilled_as(table: Table) -> tuple[object, ...]:
-    """What decides which rows a chunk shows: the table's name, its key's columns and their
-    order.
-    """
+def _read_order(table: Table) -> tuple[object, ...]:
+    """What decides which rows a chunk shows: the table's name, and the columns of its key."""
     key = [table.columns[ordinal] for ordinal in table.key]
     return table.id, tuple((column.name, column.source_type) for column in key)

@@ -1,3 +1,7 @@
 """
-The configuration file and its parts.
+The configuration.
+
+    loader      the TOML file → structs, with errors that name line and key
+    secrets     placeholders for passwords, and their redaction from messages
+    registry    the scheme of a URL → the class of its source or sink
 """

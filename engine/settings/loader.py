@@ -1,10 +1,10 @@
 """
 The configuration: one TOML file, decoded strictly into immutable structs.
 
-The idea: the structs are the specification. What they do not name is refused, with the line, the
-path of the key, what is allowed there, and what was probably meant. The tables ``[source]`` and
-``[sink]`` are decoded by the struct that the source or sink itself brings, chosen by the scheme of
-its ``url``. ``config/reference.toml`` shows every key with its default.
+The structs are the specification. A key that they do not name is refused; the error names the line,
+the path of the key, the allowed keys, and a likely correction. The struct for ``[source]`` or
+``[sink]`` belongs to the source or sink, which the scheme of its ``url`` selects.
+``config/reference.toml`` shows every key with its default.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.errors import ConfigError
-from engine.ops.log import Format, Level, redact
 from engine.settings.secrets import SecretError, resolve
 
 __all__ = [
     "BatchSettings",
+    "LogFormat",
+    "LogLevel",
     "LogSettings",
     "MetricsSettings",
     "PipelineSettings",
@@ -33,13 +34,12 @@ __all__ = [
     "BackfillSettings",
     "StructOf",
     "load",
-    "redact",
 ]
 
-#: From the scheme of a URL to the struct that decodes the table it stands in.
+#: Returns the struct that decodes ``[source]`` or ``[sink]``, for the scheme of its URL.
 StructOf = Callable[[str], type[Struct]]
 
-#: What a type is called in an error.
+#: The names of types in errors.
 TOML_NAMES = {
     "str": "a text",
     "int": "a whole number",
@@ -54,14 +54,16 @@ TOML_NAMES = {
 #: Names of version 0.1.0 that a configuration may still hold: table or key, and its name now.
 RENAMED = {("snapshot",): "backfill", ("backfill", "round_seconds"): "slice_seconds"}
 
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Delay = Annotated[float, Meta(gt=0)]
 
 
 class PipelineSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``name`` is the checkpoint's key in the target: it must stay the same for the pipeline's
-    whole life. Without it, the name of the file without its suffix.
+    """``name`` identifies the checkpoint in the target, and must never change for a pipeline. The
+    default is the name of the file without its suffix.
     """
 
     name: str = ""
@@ -82,10 +84,10 @@ class BackfillSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """How much is written at once: up to ``max_rows`` row changes or ``max_bytes`` of memory, or
-    what came in ``max_age_seconds`` while the log never pauses. At a pause it is written and
-    committed at once; large batches that follow each other share a transaction of the target for
-    half a second. ``queue_bytes`` bounds what is decoded and waits.
+    """The size of a batch: up to ``max_rows`` row changes or ``max_bytes`` of memory, or what was
+    read in ``max_age_seconds`` while the log never pauses. When the log pauses, the batch is
+    written and committed at once. Large batches that follow each other share a target transaction
+    for up to half a second. ``queue_bytes`` bounds the decoded changes that wait.
     """
 
     max_rows: Count = 50_000
@@ -95,8 +97,8 @@ class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """How long to wait after a lost connection: from ``first_seconds``, doubled each time, up to
-    ``max_seconds``. After ``give_up_seconds`` without one commit the engine stops; 0: never.
+    """The wait after a lost connection: ``first_seconds``, doubled each time up to ``max_seconds``.
+    After ``give_up_seconds`` without a commit the engine stops; 0 means never.
     """
 
     first_seconds: Delay = 0.2
@@ -105,8 +107,8 @@ class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``listen``, ``host:port``, is where /metrics, /health and /status are served; empty: nowhere.
-    /health fails when the target is further than ``max_lag_seconds`` behind.
+    """``listen`` is the ``host:port`` that serves /metrics, /health and /status; empty serves none.
+    /health fails when the target is more than ``max_lag_seconds`` behind.
     """
 
     listen: str = ""
@@ -114,16 +116,14 @@ class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the log is written to standard error."""
+    """The format and the least level of the log on standard error."""
 
-    format: Format = "text"
-    level: Level = "info"
+    format: LogFormat = "text"
+    level: LogLevel = "info"
 
 
 class Settings(Struct, frozen=True):
-    """A whole configuration. ``source`` and ``sink`` are structs of the classes that the schemes
-    stand for.
-    """
+    """A whole configuration. ``source`` and ``sink`` are structs of the source's and sink's own."""
 
     pipeline: PipelineSettings
     source_scheme: str
@@ -141,7 +141,7 @@ def load(path: Path, source_type: StructOf, sink_type: StructOf) -> Settings:
     """Read the configuration in ``path``.
 
     ``source_type`` and ``sink_type`` give the struct for a URL's scheme, or raise ConfigError.
-    Raises ConfigError, which never holds a value.
+    Raises ConfigError, which never contains a value.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -156,7 +156,7 @@ def load(path: Path, source_type: StructOf, sink_type: StructOf) -> Settings:
 
 
 class _Document:
-    """The text of a configuration, so that an error can point into it."""
+    """The text of a configuration, so that errors can name a line."""
 
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
@@ -167,7 +167,7 @@ class _Document:
             data = tomllib.loads(self._text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(
-                f"{self._path} is not TOML: {error}", hint='texts stand in quotes: key = "value"'
+                f"{self._path} is not TOML: {error}", hint='write strings in quotes: key = "value"'
             ) from error
         data = self._renamed(self._resolve(data, ()))
         schemes = {part: self._scheme(data, part) for part in ("source", "sink")}
@@ -184,7 +184,7 @@ class _Document:
         return Settings(source_scheme=schemes["source"], sink_scheme=schemes["sink"], **parts)
 
     def _resolve(self, value: Any, keys: tuple[str, ...]) -> Any:
-        """The same value with every secret in every text put in."""
+        """The same value with the placeholders in all strings resolved."""
         if isinstance(value, dict):
             return {key: self._resolve(inner, (*keys, key)) for key, inner in value.items()}
         if isinstance(value, list):
@@ -217,7 +217,9 @@ class _Document:
             raise self._error((part, "url"), "the key is missing", f'write url = "…" in [{part}]')
         match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", url) if isinstance(url, str) else None
         if match is None:
-            raise self._error((part, "url"), "this is no URL", "it begins with a scheme: mysql://…")
+            raise self._error(
+                (part, "url"), "this is not a URL", "a URL begins with a scheme: mysql://…"
+            )
         return match[1].lower()
 
     def _type_of(self, part: str, scheme: str, find: StructOf) -> type[Struct]:
@@ -229,7 +231,7 @@ class _Document:
     def _check_keys(
         self, data: Mapping[str, Any], shape: type[Struct], keys: tuple[str, ...]
     ) -> None:
-        """Every key is known, and every required one is there."""
+        """Raise unless every key is known and every required key is present."""
         known = {field.encode_name: field for field in msgspec.structs.fields(shape)}
         for key in data:
             if key not in known:
@@ -271,7 +273,7 @@ class _Document:
         return ConfigError(f"{place}: {'.'.join(keys)}: {problem}", hint=hint)
 
     def _line_of(self, keys: Sequence[str]) -> int | None:
-        """The number of the line on which the key, or its table, stands; None if it is unclear."""
+        """The number of the line with the key, or with its table. None if neither is found."""
         table: list[str] = []
         found: int | None = None
         for number, line in enumerate(self._text.splitlines(), 1):
@@ -323,14 +325,14 @@ def _look_up(data: Any, keys: Sequence[str]) -> Any:
 
 
 def _allowed(shape: Any, keys: Sequence[str]) -> list[str]:
-    """The values that a key may have, where they can be listed."""
+    """The values that a key may have, if they can be listed."""
     for key in keys:
         shape = get_type_hints(shape).get(key) if isinstance(shape, type) else None
     return [str(value) for value in get_args(shape)] if get_origin(shape) is Literal else []
 
 
 def _in_words(problem: str) -> str:
-    """What msgspec says, with the names that the types have in TOML."""
+    """The message of msgspec, with TOML's names of types."""
     return re.sub(r"`(\w+)`", lambda match: TOML_NAMES.get(match[1], match[1]), problem).lower()
 
 

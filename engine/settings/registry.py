@@ -1,8 +1,8 @@
 """
-From the scheme of a URL to the class that speaks for it, imported only when it is used.
+The class of a source or sink for the scheme of a URL, imported only when it is used.
 
-The idea: a registry is plain data, ``scheme → "module:Class"``. Other packages add to it through an
-entry point group of the same form; what ships with Tailrace wins.
+A registry is plain data, ``scheme → "module:Class"``. Other packages add entries through an entry
+point group of the same form. The entries that ship with Tailrace take precedence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["known", "load"]
 
 
 def load(scheme: str, shipped: Mapping[str, str], group: str) -> Any:
-    """The class registered for ``scheme``; ConfigError, naming the known ones, if there is none."""
+    """The class registered for ``scheme``. Raises ConfigError, which names the known schemes."""
     if scheme in shipped:
         module, _, name = shipped[scheme].partition(":")
         return getattr(import_module(module), name)
@@ -35,11 +35,11 @@ def load(scheme: str, shipped: Mapping[str, str], group: str) -> Any:
     near = get_close_matches(scheme, schemes, n=1)
     hint = f"did you mean '{near[0]}:'? " if near else ""
     raise ConfigError(
-        f"nothing is registered for URLs that begin with '{scheme}:'",
+        f"no source or sink is registered for URLs that begin with '{scheme}:'",
         hint=f"{hint}known are {', '.join(schemes)}",
     )
 
 
 def known(shipped: Mapping[str, str], group: str) -> list[str]:
-    """All schemes, in order."""
+    """All schemes, sorted."""
     return sorted({*shipped, *(entry.name for entry in entry_points(group=group))})

@@ -1,5 +1,5 @@
 """
-What stands in the configuration for something that must not be written there.
+Placeholders in the configuration for what must not be written there, and ``redact``.
 
     ${NAME}             an environment variable
     ${NAME:-default}    the same, or ``default`` where it is unset or empty
@@ -7,9 +7,9 @@ What stands in the configuration for something that must not be written there.
     file:/path          the same, as a whole value
     $$                  a dollar sign
 
-Inside a URL what is put in is percent-encoded (but in the place of the host), so a password may
-hold any character. A whole URL may come from one placeholder. What was put in never shows: the text
-it becomes part of has a ``repr`` without it, and errors name variables and files only.
+Inside a URL the value is percent-encoded, except in the host, so a password may contain any
+character. A placeholder may also stand for a whole URL. Values are never shown: the resulting text
+has a ``repr`` without them, and errors name only variables and files.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
-from engine.ops.log import redact
-
-__all__ = ["SecretError", "SecretText", "resolve"]
+__all__ = ["SecretError", "SecretText", "redact", "resolve"]
 
 PLACEHOLDER = re.compile(r"\$\$|\$\{([^{}]*)\}|\$\{")
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(:-(.*))?", re.DOTALL)
+#: Up to the last @, because a password that was not encoded may contain anything.
+PASSWORD_IN_ACCOUNT = re.compile(r"(?<=://)([^/?#:@]*):.*(?=@)", re.DOTALL)
+PASSWORD_IN_QUERY = re.compile(r"(?i)([?&][^=&#]*(?:password|secret|token)[^=&#]*=)[^&#]*")
 
 
 class SecretError(Exception):
-    """A placeholder that stands for nothing; the message names it, never a value."""
+    """A placeholder cannot be resolved. The message names the placeholder, never a value."""
 
 
 class SecretText(str):
-    """A text that holds a secret: its ``repr`` does not show it."""
+    """A string that contains a secret, which its ``repr`` does not show."""
 
     __slots__ = ()
 
@@ -41,8 +42,13 @@ class SecretText(str):
         return repr(shown) if shown != self else "'***'"
 
 
+def redact(url: str) -> str:
+    """The URL without its passwords, for messages."""
+    return PASSWORD_IN_QUERY.sub(r"\1***", PASSWORD_IN_ACCOUNT.sub(r"\1:***", url))
+
+
 def resolve(text: str, folder: Path) -> str:
-    """The text with everything put in; relative paths of files start at ``folder``.
+    """The text with its placeholders resolved. Relative paths start at ``folder``.
 
     Raises SecretError.
     """
@@ -93,7 +99,7 @@ def _read(name: str, folder: Path) -> str:
 
 
 def _takes_encoding(before: str, after: str) -> bool:
-    """Whether a value between these texts is part of a URL, and not its host and port."""
+    """Whether a value between these texts is a part of a URL other than its host and port."""
     _, scheme, rest = PLACEHOLDER.sub("x", before).partition("://")
     if not scheme:
         return False

@@ -1,0 +1,98 @@
+"""
+The tables that commands print: the stored status, preflight findings, the result of a comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from engine.contract import Finding
+from engine.ops.status import Status
+from engine.ops.terminal import duration, size, tables_table
+from engine.verify.comparison import TableReport, VerifyReport
+
+__all__ = ["findings_table", "status_table", "verify_table"]
+
+#: Differing rows that are listed per table. The JSON result has more.
+LISTED_DIFFERENCES = 10
+LEVEL_STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+
+def status_table(status: Status) -> RenderableType:
+    """The status as it is stored in the target, without the counters of a running engine."""
+    if status.position is None:
+        return Text(f"pipeline {status.pipeline} has not run yet")
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("pipeline", Text(status.pipeline))
+    facts.add_row("position", Text(status.position, overflow="fold"))
+    lag = "unknown" if status.lag_seconds is None else duration(status.lag_seconds)
+    behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
+    facts.add_row("lag", f"{lag}{behind}")
+    facts.add_row("backfill", f"{status.fraction:.0%}, {status.backfilled:,} rows")
+    return Group(facts, Text(), tables_table(status.tables, len(status.tables)))
+
+
+def findings_table(findings: Sequence[Finding]) -> RenderableType:
+    """The findings of a preflight check, errors first, each with its remedy."""
+    order = list(reversed(LEVEL_STYLE))
+    table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
+    table.add_column("", min_width=7)
+    table.add_column("subject", ratio=1, overflow="fold")
+    table.add_column("finding", ratio=3, overflow="fold")
+    for finding in sorted(findings, key=lambda finding: order.index(finding.level)):
+        message = Text(finding.message)
+        if finding.action:
+            message.append(f"\n→ {finding.action}", style="bold")
+        level = Text(finding.level, style=LEVEL_STYLE[finding.level])
+        table.add_row(level, Text(finding.subject), message)
+    counts = ", ".join(
+        f"{sum(finding.level == level for finding in findings)} {level}" for level in order
+    )
+    return Group(table, Text(counts, style="dim"))
+
+
+def verify_table(report: VerifyReport) -> RenderableType:
+    """The result of ``tailrace verify``: each table, then the differences by key and column."""
+    table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
+    table.add_column("table", ratio=1, overflow="fold")
+    for name in ("rows", "differing", "missing", "extra"):
+        table.add_column(name, justify="right")
+    table.add_column("result")
+    notes: list[RenderableType] = []
+    for each in report.tables:
+        counts = (each.differing, each.missing, each.extra)
+        marks = (f"{count:,}" if count else "" for count in counts)
+        table.add_row(Text(each.table), f"{each.rows:,}", *marks, _result(each))
+        notes += _notes(each)
+    rows = sum(each.rows for each in report.tables)
+    summary = f"{len(report.tables):,} tables, {rows:,} rows, {duration(report.seconds)}"
+    return Group(table, *notes, Text(summary, style="dim"))
+
+
+def _result(report: TableReport) -> Text:
+    if report.equal:
+        return Text("equal", style="green")
+    if not report.differing + report.missing + report.extra:
+        return Text("inconclusive", style="yellow")
+    return Text("different", style="bold red")
+
+
+def _notes(report: TableReport) -> list[Text]:
+    """What is wrong with a table, a line each."""
+    notes = []
+    if report.inconclusive:
+        reason = f"{report.table}: not compared to its end: {report.inconclusive}"
+        notes.append(Text(reason, style="yellow"))
+    for row in report.differences[:LISTED_DIFFERENCES]:
+        columns = f" in {', '.join(row.columns)}" if row.columns else ""
+        key = ", ".join("NULL" if part is None else part for part in row.key)
+        notes.append(Text(f"{report.table} ({key}): {row.kind}{columns}", style="red"))
+    wrong = report.differing + report.missing + report.extra
+    more = wrong - min(len(report.differences), LISTED_DIFFERENCES)
+    if more:
+        notes.append(Text(f"{report.table}: {more:,} more rows differ", style="red"))
+    return notes

@@ -1,0 +1,155 @@
+"""
+The status of a pipeline: one struct for ``/status``, ``tailrace status --json``, the terminal view
+and the metrics.
+
+``docs/status.md`` describes each field. ``STATUS_VERSION`` grows when a field changes its meaning
+or goes; a new field alone does not change it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Literal, Protocol
+
+import msgspec
+
+from engine.checkpoint import TableProgress, TableState
+from engine.errors import TailraceError
+from engine.schema import TableId
+
+__all__ = [
+    "STATUS_VERSION",
+    "Monitor",
+    "PipelineState",
+    "Status",
+    "TableStatus",
+    "TableStatuses",
+]
+
+STATUS_VERSION = 1
+
+PipelineState = Literal["connecting", "backfilling", "streaming", "draining", "stopped"]
+
+#: How often the source is asked for its backlog, and how often before the first checkpoint.
+BACKLOG_SECONDS = 5.0
+FIRST_SECONDS = 0.25
+
+
+class TableStatus(msgspec.Struct, frozen=True):
+    """The backfill of one table. ``estimate`` is what the source expected at its start."""
+
+    table: str
+    state: TableState = "pending"
+    rows: int = 0
+    estimate: int = 0
+
+    @property
+    def total(self) -> int:
+        """The number of rows at the end of the backfill, as far as it is known now."""
+        if self.state in ("catching_up", "live"):
+            return self.rows
+        return max(self.rows, self.estimate)
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a pipeline is.
+
+    ``rows``, ``backfilled_rows`` and ``reconnects`` count since the engine's start. They and
+    ``state`` are None where the status was read from the checkpoint, without asking the engine.
+    """
+
+    version: int = STATUS_VERSION
+    pipeline: str = ""
+    state: PipelineState | None = None
+    epoch: int | None = None
+    position: str | None = None
+    rows: int | None = None
+    backfilled_rows: int | None = None
+    reconnects: int | None = None
+    lag_seconds: float | None = None
+    lag_bytes: int | None = None
+    tables: tuple[TableStatus, ...] = ()
+
+    @property
+    def backfilled(self) -> int:
+        """The number of backfilled rows, over all tables and all runs of the engine."""
+        return sum(table.rows for table in self.tables)
+
+    @property
+    def total(self) -> int:
+        """The number of rows that all backfills will have, as far as it is known now."""
+        return sum(table.total for table in self.tables)
+
+    @property
+    def fraction(self) -> float:
+        """The finished part of all backfills, 0 to 1."""
+        if all(table.state in ("catching_up", "live") for table in self.tables):
+            return 1.0 if self.tables else 0.0
+        return min(1.0, self.backfilled / self.total) if self.total else 0.0
+
+
+class TableStatuses:
+    """Makes ``Status.tables`` from the progress of all tables. The same progress gives the same
+    tuple, so a status of many idle tables costs nothing.
+    """
+
+    def __init__(self) -> None:
+        self._progress: Mapping[TableId, TableProgress] | None = None
+        self._statuses: tuple[TableStatus, ...] = ()
+
+    def of(self, progress: Mapping[TableId, TableProgress]) -> tuple[TableStatus, ...]:
+        """The status of each table, ordered by name."""
+        if progress is not self._progress:
+            self._progress = progress
+            self._statuses = tuple(
+                TableStatus(str(id), it.state, it.rows, it.estimate)
+                for id, it in sorted(progress.items())
+            )
+        return self._statuses
+
+
+class Log(Protocol):
+    """The part of a source that tells the backlog."""
+
+    def backlog(self, position: str) -> int | None: ...
+
+
+class Running(Protocol):
+    """A running pipeline: ``engine.pipeline.loop.Pipeline``."""
+
+    @property
+    def source(self) -> Log: ...
+    def status(self) -> Status: ...
+
+
+class Gauges(Protocol):
+    """What shows a status: ``engine.ops.metrics.Metrics``."""
+
+    def observe(self, status: Status) -> None: ...
+
+
+class Monitor:
+    """The status of a running pipeline, with the backlog, which the source has to be asked for."""
+
+    def __init__(self, pipeline: Running, gauges: Gauges) -> None:
+        self._pipeline = pipeline
+        self._gauges = gauges
+        self._lag_bytes: int | None = None
+
+    def status(self) -> Status:
+        """The status now. ``lag_bytes`` may be some seconds old."""
+        return msgspec.structs.replace(self._pipeline.status(), lag_bytes=self._lag_bytes)
+
+    async def watch(self) -> None:
+        """Ask the source for its backlog every few seconds, and set the gauges. Never returns."""
+        while True:
+            status = self._pipeline.status()
+            if status.position and status.state != "connecting":
+                with suppress(TailraceError):
+                    self._lag_bytes = await asyncio.to_thread(
+                        self._pipeline.source.backlog, status.position
+                    )
+            self._gauges.observe(self.status())
+            await asyncio.sleep(BACKLOG_SECONDS if status.position else FIRST_SECONDS)

@@ -1,0 +1,55 @@
+"""
+Commands for a running pipeline.
+
+Operators, signals and the HTTP API put commands into one inbox. The loop takes them between two
+batches, at a commit, so a command never interrupts a transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+import msgspec
+
+__all__ = ["Command", "CommandInbox", "Stop"]
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Read no more of the log, apply and commit the transactions that were read whole, and end."""
+
+
+Command = Stop
+
+
+class CommandInbox:
+    """The commands that wait for the loop, in order. Not thread-safe: use it on the event loop."""
+
+    def __init__(self) -> None:
+        self._commands: deque[Command] = deque()
+        self._arrived = asyncio.Event()
+        #: Whether a ``Stop`` was ever put in. Work in slices ends early when it is set.
+        self.stopping = False
+
+    def __bool__(self) -> bool:
+        return bool(self._commands)
+
+    def put(self, command: Command) -> None:
+        """Add a command."""
+        self.stopping = self.stopping or isinstance(command, Stop)
+        self._commands.append(command)
+        self._arrived.set()
+
+    def take(self) -> list[Command]:
+        """Remove and return the commands that wait."""
+        taken = list(self._commands)
+        self._commands.clear()
+        self._arrived.clear()
+        return taken
+
+    async def wait(self, seconds: float) -> None:
+        """Return when a command waits, or after ``seconds``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._arrived.wait()

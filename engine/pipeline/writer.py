@@ -1,0 +1,198 @@
+"""
+The open target transaction: apply → count → commit with the checkpoint → acknowledge.
+
+``TargetWriter`` is the only caller of ``Sink.apply``, ``commit`` and ``rollback``. The loop, the
+backfill and the discovery write through it, so whatever has to happen to every change on its way
+into the target has its place here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from enum import Enum
+
+from engine.change import CaughtUp, Change, Chunk, Commit, Heartbeat, Rows, SchemaChange, Truncate
+from engine.checkpoint import Checkpoint
+from engine.contract import Sink, Source
+from engine.errors import SchemaError
+from engine.ops.metrics import Metrics, Stage
+from engine.pipeline.batching import Batch
+from engine.pipeline.table_progress import ProgressTracker
+from engine.schema import TableId
+
+__all__ = ["Counters", "TargetWriter", "Transaction"]
+
+#: The changes that change the target.
+DATA = (Rows, SchemaChange, Truncate, CaughtUp)
+
+
+class Transaction(Enum):
+    """What the open target transaction holds."""
+
+    #: Nothing: the target is at a commit.
+    EMPTY = "empty"
+    #: Whole source transactions, or backfilled rows. It may be committed.
+    WHOLE = "whole"
+    #: A source transaction that continues in the next batch. It must not be committed yet.
+    PARTIAL = "partial"
+
+
+class Counters:
+    """What a pipeline has done since the process started, over all attempts.
+
+    ``rows`` counts row changes of the stream, ``backfilled_rows`` rows of backfills.
+    ``current_at`` is the last Unix time at which the target is known to have equalled the source:
+    the commit time of the last applied transaction, or now while nothing is left to apply. So the
+    lag is 0 on an idle source, and grows while either side is away. It is 0.0 before the first
+    sign.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.backfilled_rows = 0
+        self.reconnects = 0
+        self.current_at = 0.0
+
+
+class TargetWriter:
+    """Writes into ``sink``, from ``checkpoint`` on.
+
+    After an error of the sink, the writer must not be used again: the next attempt opens the sink
+    anew and reads the checkpoint back.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        tracker: ProgressTracker,
+        checkpoint: Checkpoint,
+        *,
+        metrics: Metrics,
+        counters: Counters,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._tracker = tracker
+        self._pipeline = checkpoint.pipeline
+        self._metrics = metrics
+        self._counters = counters
+        counters.current_at = counters.current_at or checkpoint.committed_at
+        self.epoch = checkpoint.epoch
+        #: Everything up to here is applied. The transaction may hold it without a commit.
+        self.position = checkpoint.position
+        #: The source's time of ``position``, in Unix seconds.
+        self.committed_at = checkpoint.committed_at
+        self.transaction = Transaction.EMPTY
+        #: Whether ``position`` or its time is newer than in the stored checkpoint.
+        self.moved = False
+        #: The number of commits.
+        self.commits = 0
+        self._last_commit = time.monotonic()
+
+    @property
+    def seconds_since_commit(self) -> float:
+        """The time since the last commit, or since the writer was made."""
+        return time.monotonic() - self._last_commit
+
+    async def write(self, batch: Batch) -> None:
+        """Apply a batch of the stream.
+
+        Pending work is committed before the first piece of an oversized transaction, so that a
+        rollback undoes only the pieces.
+        """
+        if batch.end is None and self.transaction is not Transaction.PARTIAL and self.moved:
+            await self.commit()
+        in_backfill = self._tracker.in_backfill
+        changes = self._tracker.admit(batch.changes)
+        if batch.end is not None:
+            self.position = str(batch.end.position)
+            if in_backfill:
+                changes = changes + self._tracker.caught_up(self.position, self._source.reached)
+        has_data = any(isinstance(change, DATA) for change in changes)
+        if has_data:
+            self._counters.rows += await self._apply(changes, in_backfill, "apply")
+            transactions = list(map(type, changes)).count(Commit)
+            self._metrics.batch(batch.rows, batch.size, transactions)
+        if batch.end is None:
+            self.transaction = Transaction.PARTIAL
+        else:
+            if has_data or self.transaction is Transaction.PARTIAL:
+                self.transaction = Transaction.WHOLE
+            self._note_end(batch.end)
+
+    async def backfill(self, chunk: Chunk) -> None:
+        """Apply the rows of a chunk, and record the progress of its table."""
+        if chunk.rows:
+            rows = Rows(chunk.table, "read", None, chunk.rows, size=chunk.size)
+            applied = await self._apply([rows], {chunk.table.id}, "backfill")
+            self._counters.backfilled_rows += applied
+        self._tracker.backfilled(chunk)
+        self.transaction = Transaction.WHOLE
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Apply changes that are not part of the stream: tables that are created, emptied or live.
+
+        They count to the stage ``backfill``.
+        """
+        await self._apply(changes, (), "backfill")
+        self.transaction = Transaction.WHOLE
+
+    async def commit(self) -> None:
+        """Make everything applied durable together with the checkpoint."""
+        checkpoint = Checkpoint(
+            self._pipeline, self.epoch, self.position, self.committed_at, self._tracker.progress
+        )
+        with self._metrics.stage("commit"):
+            await self._sink.commit(checkpoint)
+        if self.moved and self.transaction is Transaction.WHOLE:
+            self._counters.current_at = max(self._counters.current_at, self.committed_at)
+        self.transaction, self.moved = Transaction.EMPTY, False
+        self._last_commit = time.monotonic()
+        self.commits += 1
+        self._source.acknowledge(self.position)
+
+    async def rollback(self) -> None:
+        """Undo what is not committed."""
+        self.transaction = Transaction.EMPTY
+        await self._sink.rollback()
+
+    def mark_current(self) -> None:
+        """Record that the target equals the source now."""
+        self._counters.current_at = time.time()
+
+    async def _apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId], stage: Stage
+    ) -> int:
+        """Apply and count. Returns the number of row changes."""
+        if not self._sink.capabilities.schema_changes:
+            _refuse_schema_changes(changes)
+        with self._metrics.stage(stage):
+            applied = await self._sink.apply(changes, in_backfill)
+        rows: dict[tuple[TableId, str], int] = {}
+        for change in changes:
+            if type(change) is Rows:
+                kind = (change.table.id, change.op)
+                rows[kind] = rows.get(kind, 0) + len(change)
+        self._metrics.applied(rows, applied)
+        return sum(rows.values())
+
+    def _note_end(self, end: Commit | Heartbeat) -> None:
+        """Record the time up to which the target equals the source after the next commit."""
+        at = end.at if isinstance(end, Heartbeat) else end.committed_at
+        if at:
+            self.committed_at = at
+            if self.transaction is Transaction.EMPTY:
+                self._counters.current_at = at
+        self.moved = True
+
+
+def _refuse_schema_changes(changes: Sequence[Change]) -> None:
+    for change in changes:
+        if isinstance(change, SchemaChange) and change.before is not None:
+            raise SchemaError(
+                "the table was altered, renamed or dropped, which this sink cannot follow",
+                hint="adapt the target by hand, and backfill the table again",
+                table=change.before.id,
+            )
