@@ -23,13 +23,13 @@ __all__ = ["MemorySink", "MemorySinkSettings", "MemoryStore"]
 
 
 class MemorySinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``url``, ``memory:NAME``, names a store of this process; it is made when first used."""
+    """``url``, ``memory:NAME``, names a store of this process; the first use makes it."""
 
     url: str
 
 
 class MemoryStore:
-    """What survives a sink: rows by table, and the state of each pipeline."""
+    """The data that outlives a sink: rows by table, and the state of each pipeline."""
 
     named: dict[str, MemoryStore] = {}  # noqa: RUF012 - the stores of this process
 
@@ -38,12 +38,12 @@ class MemoryStore:
         self.states: dict[str, State] = {}
 
     def rows(self, id: TableId) -> list[Row]:
-        """The committed rows, in key order; those of a bag in order of arrival."""
+        """The committed rows in key order; those of a keyless table in the order of insertion."""
         return list(self.contents[id])
 
 
 class MemorySink:
-    """Keeps the rows of each table in a ``MemoryStore``: that of the URL unless one is given."""
+    """Keeps the rows of each table in a ``MemoryStore``: the one given, else the URL's."""
 
     Settings = MemorySinkSettings
 
@@ -110,13 +110,13 @@ class MemorySink:
         self._open = None
 
     def _transaction(self) -> dict[TableId, MemoryTable]:
-        """The open transaction's view of the tables; tables are copied when they are touched."""
+        """The tables as the open transaction sees them; ``_contents`` copies those that change."""
         if self._open is None:
             self._open = dict(self.store.contents)
         return self._open
 
     def _contents(self, id: TableId) -> MemoryTable:
-        """The contents of one table, to be changed in the open transaction."""
+        """The contents of one table, copied so that the open transaction may change them."""
         transaction = self._transaction()
         if id not in transaction:
             raise ApplyError("the table was never created", hint="start anew", table=id)

@@ -118,13 +118,7 @@ async def _existing(
         (sorted({schema for schema, _ in places}),),
     )
     there = {(schema, name) for schema, name in await cursor.fetchall()} & set(places)
-    ours: set[tuple[str, str]] = set()
-    if await StateStore(session, pipeline, naming).exists():
-        cursor = await session.execute(
-            f"SELECT target_schema, target_name FROM {SCHEMA}.tables WHERE pipeline = $1",
-            (pipeline,),
-        )
-        ours = {(schema, name) for schema, name in await cursor.fetchall()}
+    ours = await StateStore(session, pipeline, naming).places()
     return [
         Finding(
             "warning",

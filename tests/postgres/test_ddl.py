@@ -385,7 +385,7 @@ def test_many_tables_are_made_and_settled_at_once(target: Target) -> None:
     target.query("CREATE TABLE shop1.t7 (id int PRIMARY KEY)")
     target.do(*(SchemaChange("", None, table) for table in tables))
     target.do(*map(CaughtUp, tables))
-    found = target.query("SELECT source_name, target_schema, indexed FROM tailrace.tables")
+    found = target.query("SELECT source_name, target_schema, indexed FROM tailrace.table_version")
     assert sorted(found) == sorted((t.id.name, t.id.schema, True) for t in tables)
     assert len(target.query("SELECT 1 FROM pg_indexes WHERE indexname LIKE 't%by_id%'")) == 30
     target.run(target.sink.close())
