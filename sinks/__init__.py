@@ -1,8 +1,8 @@
 """
-The registry of sinks: the scheme of a URL → ``module:Class``, imported only when it is used.
+The registry of sinks: the scheme of a URL → ``module:Class``, which is imported when it is used.
 
-A new sink is one file or folder and one line here. Packages of third parties register theirs under
-the entry point group ``tailrace.sinks``, by the same names.
+A new sink is one module or package, and one line here. Third-party packages register their sinks in
+the entry point group ``tailrace.sinks``, with the scheme as the name.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 /*
- * The compiled kernel of the COPY encoder: row tuples -> lines of COPY's text format.
+ * The accelerator of the COPY encoder: row tuples -> lines of COPY's text format.
  *
- * Its one idea: it knows only what is usual. A program of eight bytes per column, which kernel.py
- * makes of the same columns as the generated Python, tells what to write. Whatever is not of its
- * column's type, or cannot be sent as it is (what is no date, U+0000, half of a surrogate pair),
- * makes it refuse the whole piece, and the caller encodes the same rows again with the generated
- * Python. So that one stays the definition of what is right: it alone replaces values, counts them
- * and has the words for errors; this may only ever be quicker.
+ * A program of eight bytes per column says what to write. accelerator.py makes it from the columns
+ * that the generated Python (copy.py) encodes. The accelerator handles only common values. A value
+ * that does not have its column's type, or that cannot be sent as it is (a date that does not
+ * exist, U+0000, half of a surrogate pair), makes it refuse the whole piece, and the caller encodes
+ * the same rows with the generated Python. That defines the right result: only it replaces values,
+ * counts them and raises errors. The accelerator may only be faster, never different.
  *
- * Up to a refusal no Python code runs, and nothing is made that could wake the collector of cycles,
- * so borrowed references hold. Values and programs come from our own code and are checked
- * nevertheless.
+ * Until it returns or refuses, no Python code runs and no object is made that could start the
+ * garbage collector, so borrowed references stay valid. Values and programs come from our own code
+ * and are checked nevertheless.
  *
  * Format: PostgreSQL manual, COPY, "Text Format".
  */
@@ -25,15 +25,15 @@
 
 #include "buffer.h"
 
-enum { /* how a column is written; kernel.py has the same numbers */
-    PLAIN, /* an int or a str as it is */
-    TEXT,  /* a str of any characters */
+enum { /* how a column is written; accelerator.py has the same numbers */
+    PLAIN, /* an int or a str, as it is */
+    TEXT,  /* a str that may need escaping */
     DAY,   /* a str that begins with a date */
     FLOAT, BOOLEAN, BITS, HEX
 };
 enum { NULLABLE = 1 };
 
-/* One column of the lines. `position` is its value's place in a row; `bits` is for BITS alone. */
+/* One column. `position` is the position of its value in a row; only BITS uses `bits`. */
 typedef struct {
     uint8_t kind, flags;
     uint16_t bits;
@@ -42,11 +42,12 @@ typedef struct {
 
 typedef struct {
     const Step *steps;
-    Py_ssize_t count, width; /* columns of the lines, values of a row */
-    bool *foreign;           /* by step: whether a text was more than ASCII */
+    Py_ssize_t count, width; /* the numbers of steps, and of values in a row */
+    bool *foreign;           /* for each step, whether a text had a character beyond ASCII */
 } Plan;
 
-/* In all that follow, false: refused, or there is no memory, which is an exception. */
+/* The functions put_... and open_... return false if they refuse, or if memory runs out: then
+ * MemoryError is set. */
 
 /* -- numbers ----------------------------------------------------------------------------------- */
 
@@ -121,15 +122,15 @@ static bool put_hex(Buffer *out, PyObject *value)
 
 /* -- texts ------------------------------------------------------------------------------------- */
 
-/* A str in UTF-8; `owner` is what holds it, if it is not the str itself. */
+/* The UTF-8 of a str; `owner` is the object that holds it, NULL if the str itself does. */
 typedef struct {
     const char *data;
     Py_ssize_t size;
     PyObject *owner;
 } Text;
 
-/* The str would keep its UTF-8 until the row is gone, where that is not just its own ASCII. So a
- * column that has had such a text is read by copies from then on. */
+/* A str that is not ASCII would cache its UTF-8 until the row is gone. So once a column has had
+ * such a text, the following ones are encoded into bytes of their own. */
 static bool open_text(Text *text, PyObject *value, bool *foreign)
 {
     text->owner = NULL;
@@ -150,7 +151,7 @@ static bool open_text(Text *text, PyObject *value, bool *foreign)
     return true;
 }
 
-/* Eight bytes: not 0 if there is a control character or a backslash among them (Sean Anderson, "Bit
+/* Not 0 if one of the eight bytes is a control character or a backslash (Sean Anderson, "Bit
  * Twiddling Hacks", "Determine if a word has a byte less than n"). */
 static inline uint64_t special(uint64_t word)
 {
@@ -159,10 +160,10 @@ static inline uint64_t special(uint64_t word)
     return (((word - ones * ' ') & ~word) | ((slash - ones) & ~slash)) & ones * 0x80;
 }
 
-/* Whether there may be something to escape. */
+/* Whether a character may need escaping. */
 static bool may_be_special(const char *data, size_t size)
 {
-    uint64_t word, found = 0, rest = UINT64_MAX; /* which is nothing special */
+    uint64_t word, found = 0, rest = UINT64_MAX; /* of no special bytes */
     for (; size >= 8; data += 8, size -= 8) {
         memcpy(&word, data, 8);
         found |= special(word);
@@ -171,7 +172,7 @@ static bool may_be_special(const char *data, size_t size)
     return found | special(rest);
 }
 
-/* What COPY writes after a backslash; 0 for what stands for itself. */
+/* The character that COPY writes after a backslash; 0 if `c` is not escaped. */
 static char escaped(char c)
 {
     return c == '\\' ? '\\' : c == '\t' ? 't' : c == '\n' ? 'n' : c == '\r' ? 'r' : 0;
@@ -195,7 +196,7 @@ static bool put_escaped(Buffer *out, const char *data, size_t size)
     return true;
 }
 
-/* `count` digits as a number; -1 if they are none. */
+/* `count` digits as a number; -1 if one is not a digit. */
 static int digits(const char *p, int count)
 {
     int value = 0;
@@ -207,7 +208,7 @@ static int digits(const char *p, int count)
     return value;
 }
 
-/* Whether a text begins with a day of the calendar in the years 1 to 9999. */
+/* Whether a text begins with a date of the years 1 to 9999. */
 static bool is_day(const Text *text)
 {
     static const int DAYS[] = {0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
@@ -278,13 +279,13 @@ static bool good_step(const Step *step, Py_ssize_t width)
 
 static bool open_plan(Plan *plan, const char *program, Py_ssize_t size, Py_ssize_t width)
 {
-    plan->steps = (const Step *)(const void *)program; /* bytes are aligned well enough */
+    plan->steps = (const Step *)(const void *)program; /* the data of bytes is aligned */
     plan->count = size / (Py_ssize_t)sizeof(Step), plan->width = width;
     bool good = width >= 0 && size % (Py_ssize_t)sizeof(Step) == 0;
     for (Py_ssize_t n = 0; good && n < plan->count; n++)
         good = good_step(plan->steps + n, width);
     if (!good) {
-        PyErr_SetString(PyExc_ValueError, "no program");
+        PyErr_SetString(PyExc_ValueError, "invalid program");
         return false;
     }
     plan->foreign = calloc((size_t)plan->count + 1, sizeof *plan->foreign);
@@ -295,8 +296,8 @@ static bool open_plan(Plan *plan, const char *program, Py_ssize_t size, Py_ssize
 
 PyDoc_STRVAR(encode_doc,
 "encode_rows(program, width, rows, start, stop, /) -> bytes or None\n\n"
-"COPY's text of rows[start:stop], tuples of width values in a list. None if a value or a row is\n"
-"not usual. ValueError for a program that cannot be, or for rows that are not in the list.");
+"The COPY text of rows[start:stop], where rows is a list of tuples of width values. None if a row\n"
+"or a value is refused. ValueError if the program is invalid, or start or stop out of range.");
 
 static PyObject *encode_rows(PyObject *module, PyObject *args)
 {
@@ -311,7 +312,7 @@ static PyObject *encode_rows(PyObject *module, PyObject *args)
     if (!PyList_CheckExact(rows))
         return Py_NewRef(Py_None);
     if (start < 0 || start > stop || stop > PyList_Size(rows)) {
-        PyErr_SetString(PyExc_ValueError, "no such rows");
+        PyErr_SetString(PyExc_ValueError, "rows out of range");
         return NULL;
     }
     if (!open_plan(&plan, steps, size, width))
@@ -324,7 +325,7 @@ static PyObject *encode_rows(PyObject *module, PyObject *args)
     if (done) {
         result = PyBytes_FromStringAndSize(out.data, (Py_ssize_t)out.size);
     } else if (!PyErr_Occurred() || !PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        PyErr_Clear(); /* refused: Python says why */
+        PyErr_Clear(); /* refused: the generated Python raises the error */
         result = Py_NewRef(Py_None);
     }
     free(plan.foreign);
@@ -342,7 +343,7 @@ static PyModuleDef_Slot SLOTS[] = {{0, NULL}};
 static struct PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_accelerator",
-    .m_doc = "The compiled kernel of the COPY encoder; see kernel.py.",
+    .m_doc = "The accelerator of the COPY encoder; see accelerator.py.",
     .m_methods = METHODS,
     .m_slots = SLOTS,
 };

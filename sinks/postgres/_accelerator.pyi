@@ -1,3 +1,5 @@
+"""The accelerator of the COPY encoder; see accelerator.py."""
+
 from collections.abc import Sequence
 
 from engine.change import Row

@@ -1,9 +1,10 @@
 """
-Programs for the compiled kernel of the COPY encoder (``_accelerator.c``), made of the same columns.
+Programs for the accelerator of the COPY encoder (``_accelerator.c``).
 
-Its one idea: a table has a program only if the kernel knows the types of all of its columns, which
-are those of every source but arrays. ``engine.toolkit.accelerator`` decides whether it is used;
-nothing but the time that rows take depends on it.
+A program describes the columns that the generated encoder (``copy.py``) writes, eight bytes for
+each. A table has a program only if the accelerator knows the types of all its columns: those are
+all types but arrays, and bit strings of more than 64 bits. ``engine.toolkit.accelerator`` decides
+whether it is used. Only the speed depends on it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ else:
 
 __all__ = ["AVAILABLE", "Encode", "copy_accelerator"]
 
-#: Whether rows are encoded by the kernel where nothing else is said.
+#: Whether the accelerator encodes rows, unless ``python_only`` is in effect.
 AVAILABLE = _built and ALLOWED
 
-# How columns are written, numbered as in _accelerator.c.
+# How a column is written; _accelerator.c has the same numbers.
 _PLAIN, _TEXT, _DAY, _FLOAT, _BOOLEAN, _BITS, _HEX = range(7)
 _NULLABLE = 1
 _STEP = struct.Struct("=BBHI")
@@ -50,13 +51,14 @@ _WRITTEN: dict[str, int] = {
     "bit": _BITS,
 }
 
-#: COPY text of ``rows[start:stop]``; None if there is something in it that Python has to look at.
+#: From ``rows, start, stop`` to the COPY text of ``rows[start:stop]``; None if the generated Python
+#: must encode these rows.
 Encode = Callable[[Sequence[Row], int, int], bytes | None]
 
 
 def copy_accelerator(columns: Iterable[tuple[int, Column]], width: int) -> Encode | None:
-    """The kernel for these columns of rows of ``width`` values, each with its position in them;
-    None where Python does without it."""
+    """The accelerated encoder of these columns, each with its position in rows of ``width`` values;
+    None if only the generated Python encodes them."""
     if not (AVAILABLE and wanted()):
         return None
     program = bytearray()

@@ -1,9 +1,12 @@
 """
-NetChanges effects become statements: few rows one by one in a pipeline, many by COPY and set by
-set.
+Net changes become statements.
 
-The idea: count what each statement has hit. On a table that is settled the counts are known
-beforehand, so a difference is drift: it is counted, and healed where the rows are known whole.
+Few rows are executed one by one, the rows of all tables in one pipeline. Many rows are loaded into
+staging tables by COPY, and one statement of each kind applies them.
+
+Each statement's count of affected rows is compared with the number of rows given to it. On a live
+table the two are equal. A difference is drift: it is counted, and where whole rows are known, it is
+repaired.
 """
 
 from __future__ import annotations
@@ -28,60 +31,64 @@ from sinks.postgres.statements import Statements
 
 __all__ = ["Applier"]
 
-#: Up to this many rows, statements for single rows are faster than staging.
-FEW_ROWS = 50
-#: From here on the planner should know more about staged rows without a key than their number.
+#: Up to this many rows of a table, statements for single rows are faster than staging.
+MAX_SINGLE_ROWS = 50
+#: From this many rows on, a staging table without a key is analyzed: its row count alone does not
+#: give the planner a good plan.
 ANALYZED_ROWS = 10_000
-#: After rows were there that had been tried as new, this many nets of the table are not tried.
-CAUTIOUS_NETS = 20
+#: After a direct COPY has hit an existing row, inserts into the table are staged this many times.
+STAGED_INSERTS = 20
 
 
 class Applier:
-    """Applies nets in the open transaction of a session."""
+    """Applies net changes in the open transaction of a session."""
 
     def __init__(self, session: Session, naming: Naming) -> None:
         self._session = session
         self._naming = naming
         self._statements: dict[TableId, Statements] = {}
         self._staging = StagingTables(session)
-        self._cautious: dict[TableId, int] = {}
+        #: How many times more to stage a table's inserts.
+        self._staged_inserts: dict[TableId, int] = {}
 
     async def apply(self, nets: Sequence[NetChanges], applied: Applied) -> None:
-        """Apply nets of different tables; adds to ``applied`` what was found."""
-        few = [net for net in nets if _is_few(net)]
-        if few:
-            await self._apply_few(few, applied)
+        """Apply the net changes of different tables; adds drift and replaced values to
+        ``applied``."""
+        small = [net for net in nets if _is_small(net)]
+        if small:
+            await self._apply_single_rows(small, applied)
         for net in nets:
-            if not _is_few(net):
+            if not _is_small(net):
                 await self._session.begin()
                 sql = self._sql(net.table)
                 drift = await (
-                    self._many(net, sql, applied)
+                    self._apply_staged(net, sql, applied)
                     if net.table.key
-                    else self._multiset(net, sql, applied)
+                    else self._apply_multiset(net, sql, applied)
                 )
                 _count_drift(applied, net, drift)
 
     async def forget(self, id: TableId) -> None:
-        """The table changes its shape: drop, in the open transaction, what was made for it."""
+        """Forget the table's statements and drop its staging tables, in the open transaction; to be
+        called before the table's definition changes."""
         self._statements.pop(id, None)
-        self._cautious.pop(id, None)
+        self._staged_inserts.pop(id, None)
         await self._staging.drop(id)
 
-    def settled(self, id: TableId) -> None:
-        """The table's snapshot is done: rows that are new are not there."""
-        self._cautious.pop(id, None)
+    def caught_up(self, id: TableId) -> None:
+        """The table is live: an inserted row does not exist yet, so a direct COPY is tried."""
+        self._staged_inserts.pop(id, None)
 
     def committed(self) -> None:
-        """The transaction is done."""
+        """The transaction was committed."""
         self._staging.committed()
 
     def rolled_back(self) -> None:
-        """The transaction is undone."""
+        """The transaction was rolled back."""
         self._staging.rolled_back()
 
     def reconnected(self) -> None:
-        """The session is a new one, without the old one's temporary tables."""
+        """The session has a new connection, which has no temporary tables."""
         self._staging = StagingTables(self._session)
 
     def _sql(self, table: Table) -> Statements:
@@ -91,68 +98,75 @@ class Applier:
             self._statements[table.id] = statements
         return statements
 
-    # Few rows of several tables, all in one round trip
+    # Few rows of several tables, in one round trip
 
-    async def _apply_few(self, nets: Sequence[NetChanges], applied: Applied) -> None:
-        groups = [(net, self._few(net, self._sql(net.table), applied)) for net in nets]
-        cursors = await self._pipelined(groups)
-        for (net, groups_of_net), its_cursors in zip(groups, cursors, strict=True):
+    async def _apply_single_rows(self, nets: Sequence[NetChanges], applied: Applied) -> None:
+        batches = [(net, self._statements_for(net, applied)) for net in nets]
+        cursors = await self._execute_pipelined(batches)
+        for (net, statements), net_cursors in zip(batches, cursors, strict=True):
             drift = 0
-            for group, cursor in zip(groups_of_net, its_cursors, strict=True):
-                missed = len(group.parameters) - cursor.rowcount
+            for statement, cursor in zip(statements, net_cursors, strict=True):
+                missed = len(statement.parameters) - cursor.rowcount
                 drift += missed
-                if missed and group.heal and not net.upsert:
+                if missed and statement.fallback and not net.upsert:
                     async with self._session.translate_errors(net.table.id):
-                        await self._session.execute_many(group.heal, group.parameters)
+                        await self._session.execute_many(statement.fallback, statement.parameters)
             _count_drift(applied, net, drift)
 
-    async def _pipelined(
-        self, groups: Sequence[tuple[NetChanges, list[_Group]]]
+    async def _execute_pipelined(
+        self, batches: Sequence[tuple[NetChanges, list[_Statement]]]
     ) -> list[list[Cursor]]:
-        """The cursors of each net's groups. Errors in a pipeline do not tell whose they are, so an
-        empty statement follows each net: the first that was not reached is that of the culprit."""
+        """Execute the statements of each table's net changes; returns their cursors.
+
+        An error in a pipeline does not tell which statement it belongs to. So an empty statement
+        follows those of each table, and the first one that was not reached names the table.
+        """
         session, cursors, marks = self._session, list[list[Cursor]](), list[Cursor]()
         try:
             async with session.translate_errors(), session.connection.pipeline():
                 await session.begin()
-                for _, its_groups in groups:
+                for _, statements in batches:
                     cursors.append(
-                        [await session.execute_many(it.query, it.parameters) for it in its_groups]
+                        [await session.execute_many(it.query, it.parameters) for it in statements]
                     )
                     marks.append(await session.connection.execute("SELECT", prepare=True))
         except ApplyError as error:
             reached = sum(mark.statusmessage is not None for mark in marks)
-            error.table = str(groups[reached][0].table.id)
+            error.table = str(batches[reached][0].table.id)
             raise
         return cursors
 
-    def _few(self, net: NetChanges, sql: Statements, applied: Applied) -> list[_Group]:
-        def group(query: str, encoder: Encoder, rows: list[Row], heal: str = "") -> _Group:
-            made = _Group(query, encoder.parameters(rows), heal)
+    def _statements_for(self, net: NetChanges, applied: Applied) -> list[_Statement]:
+        sql = self._sql(net.table)
+
+        def statement(
+            query: str, encoder: Encoder, rows: list[Row], fallback: str = ""
+        ) -> _Statement:
+            made = _Statement(query, encoder.parameters(rows), fallback)
             _count_replaced(applied, net.table.id, encoder)
             return made
 
-        groups = []
+        statements = []
         if net.deletes:
-            groups.append(group(sql.delete_one(), sql.keys().encoder, net.deletes))
+            statements.append(statement(sql.delete_one(), sql.keys().encoder, net.deletes))
         for mask, rows in net.updates.items():
             if query := sql.update_one(mask):
-                heal = sql.insert_one(None, False) if mask is None else ""
-                groups.append(group(query, sql.rows(mask).encoder, rows, heal))
+                fallback = sql.insert_one(None, False) if mask is None else ""
+                statements.append(statement(query, sql.rows(mask).encoder, rows, fallback))
         for mask, rows in net.inserts.items():
             query = sql.insert_one(mask, net.upsert)
-            heal = sql.insert_one(mask, True)
-            groups.append(group(query, sql.rows(mask).encoder, rows, heal))
-        return groups
+            fallback = sql.insert_one(mask, True)
+            statements.append(statement(query, sql.rows(mask).encoder, rows, fallback))
+        return statements
 
-    # Many rows of one table; these return how many of them were not as expected
+    # Many rows of one table. These return the drift: how many rows were not found, or were present.
 
-    async def _many(self, net: NetChanges, sql: Statements, applied: Applied) -> int:
+    async def _apply_staged(self, net: NetChanges, sql: Statements, applied: Applied) -> int:
         drift, id = 0, net.table.id
         if net.deletes:
-            stage = sql.keys()
-            staged = await self._staging.load(id, stage, _in_order(net.table, net.deletes))
-            _count_replaced(applied, id, stage.encoder)
+            keys = sql.keys()
+            staged = await self._staging.load(id, keys, _in_key_order(net.table, net.deletes))
+            _count_replaced(applied, id, keys.encoder)
             drift += len(net.deletes) - await self._session.execute_bulk(
                 sql.delete(staged), table=id
             )
@@ -160,25 +174,25 @@ class Applier:
         if net.key_changes:
             merged = await self._staging.create(id, sql.rows(None)._replace(purpose="merged"))
         for mask, rows in net.key_changes.items():
-            moving = sql.key_changes(mask)
-            staged = await self._staging.load(id, moving, rows)
-            _count_replaced(applied, id, moving.encoder)
+            images = sql.key_changes(mask)
+            staged = await self._staging.load(id, images, rows)
+            _count_replaced(applied, id, images.encoder)
             query = sql.merge(staged, merged, mask)
             drift += len(rows) - await self._session.execute_bulk(query, table=id)
-        for known, rows in net.updates.items():
-            drift += await self._update(sql, known, rows, net.upsert, applied)
+        for update_mask, rows in net.updates.items():
+            drift += await self._update(sql, update_mask, rows, net.upsert, applied)
         if merged:
             await self._session.execute_bulk(sql.insert(merged, None, net.upsert), table=id)
-        for known, rows in net.inserts.items():
-            drift += await self._insert(net, sql, known, rows, applied)
+        for insert_mask, rows in net.inserts.items():
+            drift += await self._insert(net, sql, insert_mask, rows, applied)
         return drift
 
     async def _update(
         self, sql: Statements, mask: int | None, rows: list[Row], upsert: bool, applied: Applied
     ) -> int:
-        id, stage = sql.table.id, sql.rows(mask)
-        staged = await self._staging.load(id, stage, _in_order(sql.table, rows))
-        _count_replaced(applied, id, stage.encoder)
+        id, staging = sql.table.id, sql.rows(mask)
+        staged = await self._staging.load(id, staging, _in_key_order(sql.table, rows))
+        _count_replaced(applied, id, staging.encoder)
         query = sql.update(staged, mask)
         missed = len(rows) - await self._session.execute_bulk(query, table=id) if query else 0
         if missed and mask is None and not upsert:
@@ -188,18 +202,18 @@ class Applier:
     async def _insert(
         self, net: NetChanges, sql: Statements, mask: int | None, rows: list[Row], applied: Applied
     ) -> int:
-        id, stage = net.table.id, sql.rows(mask)
-        if net.direct and not self._is_cautious(id):
-            pieces = stage.encoder.pieces(rows)
+        id, staging = net.table.id, sql.rows(mask)
+        if net.direct and not self._must_stage_inserts(id):
+            pieces = staging.encoder.pieces(rows)
             copying = partial(self._session.copy, sql.copy(mask), pieces, table=id)
             if await self._session.in_savepoint(copying, (UniqueViolation,)):
-                _count_replaced(applied, id, stage.encoder)
+                _count_replaced(applied, id, staging.encoder)
                 return 0
-            stage.encoder.take_replaced()
-            self._cautious[id] = CAUTIOUS_NETS
-            rows = _distinct(net.table, rows)
-        staged = await self._staging.load(id, stage, rows)
-        _count_replaced(applied, id, stage.encoder)
+            staging.encoder.take_replaced()  # these are counted when the rows are loaded below
+            self._staged_inserts[id] = STAGED_INSERTS
+            rows = _last_of_each_key(net.table, rows)
+        staged = await self._staging.load(id, staging, rows)
+        _count_replaced(applied, id, staging.encoder)
         present = 0
         if not net.upsert:
             query = sql.count_present(staged)
@@ -208,54 +222,62 @@ class Applier:
         await self._session.execute_bulk(sql.insert(staged, mask, True), table=id)
         return int(present)
 
-    def _is_cautious(self, id: TableId) -> bool:
-        left = self._cautious.get(id, 0)
+    def _must_stage_inserts(self, id: TableId) -> bool:
+        """Whether to stage the table's inserts this time."""
+        left = self._staged_inserts.get(id, 0)
         if left:
-            self._cautious[id] = left - 1
+            self._staged_inserts[id] = left - 1
         return left > 0
 
-    async def _multiset(self, net: NetChanges, sql: Statements, applied: Applied) -> int:
+    async def _apply_multiset(self, net: NetChanges, sql: Statements, applied: Applied) -> int:
         drift, id = 0, net.table.id
         if net.deletes:
-            stage = sql.rows(None)
-            staged = await self._staging.load(id, stage, net.deletes)
-            stage.encoder.take_replaced()  # counted when these rows came
+            staging = sql.rows(None)
+            staged = await self._staging.load(id, staging, net.deletes)
+            staging.encoder.take_replaced()  # they were counted when the rows were inserted
             if len(net.deletes) >= ANALYZED_ROWS:
                 await self._session.execute(f"ANALYZE {staged}", table=id)
-            await self._session.execute("SET LOCAL enable_hashjoin = on")  # there is no index
+            # Without an index on the table, a hash join is the fast plan.
+            await self._session.execute("SET LOCAL enable_hashjoin = on")
             drift = len(net.deletes) - await self._session.execute_bulk(
                 sql.delete_from_multiset(staged), table=id
             )
             await self._session.execute("SET LOCAL enable_hashjoin = off")
         for mask, rows in net.inserts.items():
-            stage = sql.rows(mask)
-            await self._session.copy(sql.copy(mask), stage.encoder.pieces(rows), table=id)
-            _count_replaced(applied, id, stage.encoder)
+            encoder = sql.rows(mask).encoder
+            await self._session.copy(sql.copy(mask), encoder.pieces(rows), table=id)
+            _count_replaced(applied, id, encoder)
         return drift
 
 
-class _Group(NamedTuple):
-    """Executions of one statement; ``heal`` is what to execute where some hit no row."""
+class _Statement(NamedTuple):
+    """One statement, executed once for each of ``parameters``. If some of these executions affected
+    no row, ``fallback`` is executed with the same parameters."""
 
     query: str
     parameters: list[Parameters]
-    heal: str
+    fallback: str
 
 
-def _is_few(net: NetChanges) -> bool:
-    return len(net) <= FEW_ROWS and not net.key_changes and bool(net.table.key or not net.deletes)
+def _is_small(net: NetChanges) -> bool:
+    """Whether statements for single rows apply it. There are none for key changes, nor for deletes
+    from a table without a key."""
+    return (
+        len(net) <= MAX_SINGLE_ROWS
+        and not net.key_changes
+        and bool(net.table.key or not net.deletes)
+    )
 
 
-def _in_order(table: Table, rows: list[Row]) -> list[Row]:
-    """In the order of the key, in which their neighbours are near, in index and table alike."""
+def _in_key_order(table: Table, rows: list[Row]) -> list[Row]:
+    """Sorted by key, so that consecutive rows are near each other in the index and in the table."""
     try:
         return sorted(rows, key=itemgetter(*table.key))
-    except TypeError:  # a NULL where none can be: the target will tell
+    except TypeError:  # a NULL in the key: the target refuses it
         return rows
 
 
-def _distinct(table: Table, rows: list[Row]) -> list[Row]:
-    """The last row of each key."""
+def _last_of_each_key(table: Table, rows: list[Row]) -> list[Row]:
     last: dict[Any, Row] = {tuple(row[n] for n in table.key): row for row in rows}
     return list(last.values())
 

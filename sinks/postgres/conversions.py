@@ -1,9 +1,9 @@
 """
-Which changes of a column's type PostgreSQL can follow exactly as the source has done them.
+The changes of a column's type that PostgreSQL can do exactly as the source does.
 
-The list is short on purpose. A conversion is here if both servers give the same value for every
-value, or if PostgreSQL refuses where they could differ, or if a query (the *guard*) finds the rows
-for which they would. Everything else needs the table to be copied again.
+The list is short on purpose. A conversion is listed if both servers convert every value to the same
+value, or if PostgreSQL raises an error where they could differ, or if a query (the *guard*) finds
+the rows for which they differ. After any other change the table must be backfilled again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ ROUNDED_ONCE = frozenset(RANGES) - {"int64", "uint64"}
 
 
 class Conversion(NamedTuple):
-    """``using`` is the new value as an SQL expression, empty if the stored one stays as it is;
-    ``guard`` is a condition that no row may meet, empty if none is needed."""
+    """``using`` is the new value as an SQL expression, empty if the stored value does not change.
+    ``guard`` is a condition that must be false for every row, empty if none is needed."""
 
     using: str = ""
     guard: str = ""
@@ -36,7 +36,8 @@ KEEP = Conversion()
 
 
 def conversion(before: Column, after: Column) -> Conversion | None:
-    """How the values of ``before`` become those of ``after``; None where it is not certain."""
+    """How to convert values of ``before`` to values of ``after``; None if no conversion is certain
+    to be exact."""
     name, old, new = quote(after.name), before.type.kind, after.type.kind
     if "year" in (_word(before), _word(after)) and _word(before) != _word(after):
         return None
@@ -108,7 +109,8 @@ def _from_exact_number(before: Column, after: Column, name: str) -> Conversion |
 
 
 def _to_labels(after: Column, name: str) -> Conversion | None:
-    """A label of another spelling (case, trailing spaces) would be matched by its collation."""
+    """Text to ``enum`` or ``set``. The guard finds values that are not exactly a label: the source
+    may match those by the collation (case, trailing spaces)."""
     if not after.type.members:
         return None
     labels = ", ".join(map(literal, after.type.members))
@@ -129,11 +131,11 @@ def _unsigned_guard(after: Column, name: str) -> str:
 
 
 def _rounds(column: Column) -> bool:
-    """FLOAT(M,D) rounds to D digits."""
+    """Whether the source rounds values of the type: FLOAT(M,D) rounds to D digits."""
     return "," in column.source_type
 
 
 def _word(column: Column) -> str:
-    """The first word of the source's own type."""
+    """The first word of the source type."""
     words = column.source_type.lower().replace("(", " ").split()
     return words[0] if words else ""

@@ -1,13 +1,24 @@
-"""
-Row tuples become COPY text: an encoder generated for each table version.
+r"""
+Row tuples become COPY text, by an encoder generated for each table version.
 
-The idea: one f-string makes a row, in a list comprehension, with no branch that the table does not
-need. Columns that may hold any character are taken out of a piece of some hundred rows before,
-each as a whole: joined, it is searched for what needs escaping at the speed of ``memchr``, and
-escaped as one text if there is something. Of other types only dates are looked at.
+The generated function makes each row with one f-string in a list comprehension, without a branch
+that the table does not need. For a table ``notes`` with the columns ``id int NOT NULL``,
+``day date NOT NULL`` and ``body text`` it is::
 
-Where the compiled kernel is there (``kernel.py``) it goes first. What it refuses the generated
-Python encodes again, which is the definition of what is right, and replaces, counts and raises.
+    def copy_notes(rows, column2):
+        return ''.join([
+            f"{c0}\t{c1 if c1[4:10] in days and c1 >= '0001' else date_c1(c1)}\t{c2}\n"
+            for (c0, c1, _, ), c2, in zip(rows, column2)
+        ])
+
+Columns whose values may need escaping are prepared first, as lists like ``column2``, for some
+hundred rows at a time. The values of a column are joined into one text, which is searched for
+special characters at the speed of ``memchr``, and escaped as one text if it has any. Of the other
+types only dates are checked: ``date_c1`` replaces a date that PostgreSQL cannot store.
+
+Where the accelerator is built (``accelerator.py``), it encodes the rows first. The generated Python
+encodes those that the accelerator refuses. It defines the right result, and only it replaces
+values, counts them and raises errors.
 
 Format: PostgreSQL manual, COPY, "Text Format".
 """
@@ -30,14 +41,14 @@ __all__ = ["Encoder", "Field", "escape"]
 
 NULL = r"\N"
 HEX = r"\\x"
-#: What text is searched for; U+0000 cannot be sent, so it can part values.
+#: The characters that text is searched for. U+0000 cannot be sent, so it can separate values.
 SPECIAL = "\\\t\n\r\0"
-#: Aimed at: large enough to be sent at full speed, small enough to stay in the processor's cache
-#: and to leave the event loop free.
+#: The size to aim at: large enough to be sent at full speed, small enough to stay in the
+#: processor's cache and not to block the event loop.
 PIECE_BYTES = 128 * 1024
 FIRST_PIECE_ROWS = 256
 MAX_PIECE_ROWS = 4096
-#: ``-MM-DD`` of the days that every year has.
+#: ``-MM-DD`` of the days that exist in every year.
 DAYS = frozenset(
     f"-{month:02}-{day:02}"
     for month, days in enumerate((31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), 1)
@@ -49,26 +60,29 @@ Form = Literal["copy", "parameters"]
 
 
 class Field(NamedTuple):
-    """A column to encode, and where its value stands in a row tuple. In a ``key`` field a value
-    that the target cannot hold fails: replaced, it might name another row. In a secondary unique
-    index it is replaced all the same, and two such rows that become alike are refused there."""
+    """A column to encode, and the position of its value in a row tuple.
+
+    A value that the target cannot store is an error in a ``key`` field: its replacement could be
+    the key of another row. In a secondary unique index it is replaced all the same; if two rows
+    become equal by it, the index refuses the second.
+    """
 
     position: int
     column: Column
     key: bool = False
 
     @property
-    def open(self) -> bool:
-        """Whether the values may hold any character."""
+    def may_need_escape(self) -> bool:
+        """Whether a value may hold a character that COPY text escapes."""
         return self.column.type.kind in TEXTUAL or self.column.type.kind == "array"
 
 
 class Encoder:
     """Encodes rows of ``width`` values, of which ``fields`` are sent.
 
-    ``replaced`` counts the values that the target cannot hold, by column and reason: what is no
-    date becomes NULL (``zero_date``), U+0000 is left out of text (``nul_byte``); both fail in a
-    key.
+    ``replaced`` counts the values that the target cannot store, by column and reason. A date that
+    does not exist becomes NULL (``zero_date``); U+0000 is removed from text (``nul_byte``). In a
+    key field both are errors.
     """
 
     def __init__(self, table: TableId, fields: Sequence[Field], width: int) -> None:
@@ -79,7 +93,9 @@ class Encoder:
         self._accelerator = copy_accelerator(
             [(it.position, it.column) for it in self._fields], width
         )
-        self._columns = [self._open_column(field) for field in self._fields if field.open]
+        self._columns = [
+            self._text_column(field) for field in self._fields if field.may_need_escape
+        ]
         self._lines: Callable[..., str] | None = None
         self._parameters: Callable[[Sequence[Row]], list[Parameters]] | None = None
         self._piece_rows = FIRST_PIECE_ROWS
@@ -87,7 +103,7 @@ class Encoder:
     def pieces(self, rows: Sequence[Row]) -> Iterator[bytes]:
         """COPY text of ``rows`` in pieces of about 128 KiB.
 
-        Raises ``ApplyError`` for a value that cannot be sent and has no replacement.
+        Raises ``ApplyError`` for a value that cannot be sent or replaced.
         """
         start = 0
         while start < len(rows):
@@ -101,13 +117,13 @@ class Encoder:
             self._piece_rows = max(1, min(MAX_PIECE_ROWS, int(PIECE_BYTES / row_bytes)))
 
     def parameters(self, rows: Sequence[Row]) -> list[Parameters]:
-        """The same values as text parameters of a statement, a tuple for each row."""
+        """The same values as text parameters of a statement, one tuple for each row."""
         if self._parameters is None:
             self._parameters = self._compile_parameters()
         return self._parameters(rows)
 
     def take_replaced(self) -> dict[tuple[str, str], int]:
-        """What ``replaced`` has counted since the last call."""
+        """The counts of ``replaced`` since the last call."""
         taken, self.replaced = self.replaced, {}
         return taken
 
@@ -119,59 +135,60 @@ class Encoder:
         except UnicodeEncodeError as error:
             raise ApplyError(
                 "a text value is not Unicode (it holds half of a surrogate pair)",
-                hint="Set the column's charset in the configuration to what its bytes really are.",
+                hint="Set the column's charset in the configuration to the encoding of its bytes.",
                 table=self._table,
             ) from error
 
-    # What follows makes the generated functions, and what they call.
+    # The generated functions, and the functions that they call
 
     def _compile_lines(self) -> Callable[..., str]:
-        """From rows, and a list for each open column, to lines."""
+        """A function of the rows, and of a list for each column that may need escaping."""
         names: dict[str, Any] = {"null": NULL, "hexed": HEX, "days": DAYS}
         values = [
-            f"c{field.position}" if field.open else self._value(field, "copy", names)
+            f"c{field.position}" if field.may_need_escape else self._value(field, "copy", names)
             for field in self._fields
         ]
-        line = "\\t".join("{" + value + "}" for value in values)
-        row = self._unpacked([field for field in self._fields if not field.open])
-        columns = [field.position for field in self._fields if field.open]
+        line = "\\t".join("{" + value + "}" for value in values) + "\\n"
+        row = self._unpacked([field for field in self._fields if not field.may_need_escape])
+        columns = [field.position for field in self._fields if field.may_need_escape]
         targets = "".join(f"c{n}, " for n in columns)
         lists = "".join(f", column{n}" for n in columns)
-        made = f'[f"{line}\\n" for ({row}), {targets}in zip(rows{lists})]'
-        return self._compile("copy", f"rows{lists}", f"''.join({made})", names)
+        loop = f"for ({row}), {targets}in zip(rows{lists})"
+        lines = f"''.join([\n        f\"{line}\"\n        {loop}\n    ])"
+        return self._compile("copy", f"rows{lists}", lines, names)
 
     def _compile_parameters(self) -> Callable[[Sequence[Row]], list[Parameters]]:
         names: dict[str, Any] = {"null": None, "hexed": r"\x", "days": DAYS}
         values = "".join(f"{self._value(it, 'parameters', names)}, " for it in self._fields)
-        made = f"[({values}) for {self._unpacked(self._fields)}in rows]"
-        return self._compile("parameters", "rows", made, names)
+        tuples = f"[({values}) for {self._unpacked(self._fields)}in rows]"
+        return self._compile("parameters", "rows", tuples, names)
 
     def _compile(
-        self, form: Form, arguments: str, made: str, names: dict[str, Any]
+        self, form: Form, arguments: str, result: str, names: dict[str, Any]
     ) -> Callable[..., Any]:
         name = f"{form}_{self._table.name}" if self._table.name.isidentifier() else form
-        return compile_function(name, f"def {name}({arguments}):\n    return {made}\n", names)
+        return compile_function(name, f"def {name}({arguments}):\n    return {result}\n", names)
 
     def _unpacked(self, fields: Sequence[Field]) -> str:
-        """A row as the target of an assignment that names the values of ``fields``."""
+        """The target of an assignment that unpacks a row and names the values of ``fields``."""
         used = {field.position for field in fields}
         return "".join(f"c{n}, " if n in used else "_, " for n in range(self._width))
 
     def _value(self, field: Field, form: Form, names: dict[str, Any]) -> str:
-        """The expression of one value: the text of a column ``cN``."""
+        """The expression for the text of one value, ``cN``."""
         value = f"c{field.position}"
         expression = self._expression(field, value, form, names)
-        if field.column.nullable or field.open:
+        if field.column.nullable or field.may_need_escape:
             return f"null if {value} is None else {expression}"
         return expression
 
     def _expression(self, field: Field, value: str, form: Form, names: dict[str, Any]) -> str:
         kind = field.column.type.kind
         if kind in TEMPORAL:
-            names[f"date_{value}"] = self._date_mender(field, names["null"])
+            names[f"date_{value}"] = self._date_or(names["null"], field)
             certain = f"{value}[4:10] in days and {value} >= '0001'"
             return f"{value} if {certain} else date_{value}({value})"
-        if field.open:
+        if field.may_need_escape:
             names[f"text_{value}"] = self._text(field)
             return f"text_{value}({value})"
         if kind in ("binary", "geometry"):
@@ -184,27 +201,30 @@ class Encoder:
             return f"repr({value})"
         return f"str({value})" if form == "parameters" else value
 
-    def _date_mender(self, field: Field, null: str | None) -> Callable[[str], str | None]:
-        """For a value that may begin with what is no date: itself, or ``null``."""
+    def _date_or(self, null: str | None, field: Field) -> Callable[[str], str | None]:
+        """A function that returns ``null`` for a value that does not begin with a date, and any
+        other value as it is."""
         column = field.column.name
 
-        def mend(value: str) -> str | None:
+        def date_or_null(value: str) -> str | None:
             if is_date(value[:10]):
                 return value
             if field.key:
                 raise ApplyError(
-                    f"column {column} is part of the key and holds a date that PostgreSQL has not",
-                    hint=f"Correct such rows in the source (a date of zeros, or a day that no month"
-                    f" has, in {column}), or leave the table out.",
+                    f"column {column} is part of the key and holds a date that PostgreSQL cannot"
+                    " store",
+                    hint=f"Correct the rows in the source that have a zero date, or a date that"
+                    f" does not exist, in {column}; or exclude the table.",
                     table=self._table,
                 )
             self._count(column, "zero_date")
             return null
 
-        return mend
+        return date_or_null
 
-    def _open_column(self, field: Field) -> Callable[[Sequence[Row]], list[str]]:
-        """From rows to the COPY text of one column's values."""
+    def _text_column(self, field: Field) -> Callable[[Sequence[Row]], list[str]]:
+        """A function from rows to the COPY text of the values of one column that may need
+        escaping."""
         take, clean = itemgetter(field.position), self._cleaner(field)
         if field.column.type.kind == "array":
             literal = _array_literal(field.column.type.element or Type("text"))
@@ -214,7 +234,7 @@ class Encoder:
         return lambda rows: _copy_texts(list(map(take, rows)), clean)
 
     def _text(self, field: Field) -> Callable[[Any], str]:
-        """For a value of an open column: its text as PostgreSQL reads it."""
+        """A function from a value that may need escaping to its text as PostgreSQL reads it."""
         clean = self._cleaner(field)
         if field.column.type.kind == "array":
             literal = _array_literal(field.column.type.element or Type("text"))
@@ -222,7 +242,7 @@ class Encoder:
         return clean
 
     def _cleaner(self, field: Field) -> Callable[[str], str]:
-        """For a text: itself, without U+0000."""
+        """A function that removes U+0000 from a text."""
         column = field.column.name
 
         def clean(value: str) -> str:
@@ -230,9 +250,9 @@ class Encoder:
                 if field.key:
                     raise ApplyError(
                         f"column {column} is part of the key and holds the character U+0000, which"
-                        " PostgreSQL has not",
-                        hint=f"Correct such rows in the source (take U+0000 out of {column}, or"
-                        " make it a binary column), or leave the table out.",
+                        " PostgreSQL cannot store",
+                        hint=f"Remove U+0000 from {column} in the source, or change it to a binary"
+                        " column there; or exclude the table.",
                         table=self._table,
                     )
                 self._count(column, "nul_byte")
@@ -246,7 +266,7 @@ class Encoder:
 
 
 def _copy_texts(values: list[str | None], clean: Callable[[str], str]) -> list[str]:
-    """The values of a column in COPY's text format; ``clean`` takes U+0000 out of one."""
+    """The values of a column in COPY's text format; ``clean`` removes U+0000 from one value."""
     texts = cast("list[str]", values)
     try:
         whole = "".join(texts)
@@ -259,17 +279,17 @@ def _copy_texts(values: list[str | None], clean: Callable[[str], str]) -> list[s
         texts = escape("\0".join(texts)).split("\0")
     if len(texts) == len(values):
         return texts
-    following = iter(texts)
-    return [NULL if value is None else next(following) for value in values]
+    remaining = iter(texts)
+    return [NULL if value is None else next(remaining) for value in values]
 
 
 def escape(text: str) -> str:
-    """A value of COPY's text format."""
+    """A text as a value of COPY's text format."""
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def is_date(text: str) -> bool:
-    """Whether ``YYYY-MM-DD`` is a day of the calendar in the years 1 to 9999."""
+    """Whether ``YYYY-MM-DD`` is a date of the years 1 to 9999."""
     try:
         date.fromisoformat(text)
     except ValueError:
@@ -278,7 +298,8 @@ def is_date(text: str) -> bool:
 
 
 def _array_literal(element: Type) -> Callable[[list[Any]], str]:
-    """PostgreSQL manual, Arrays, "Array Value Input": every element quoted."""
+    """A function from a list to an array literal with every element quoted (PostgreSQL manual,
+    Arrays, "Array Value Input")."""
     if element.kind == "array":
         inner = _array_literal(element.element or Type("text"))
         return lambda items: "{" + ",".join(map(inner, items)) + "}"

@@ -1,8 +1,8 @@
 """
-Tables of the source as SQL of the target: create, alter, index.
+DDL for the target: create, alter and index tables as the source does. Pure.
 
-The idea: a change of schema becomes a list of steps. Some are *guards*: queries that must find no
-row, put before a step that would else make the two sides differ. Nothing here runs anything.
+A schema change becomes a list of steps. Some steps are *guards*: queries that must find no row. A
+guard comes before a step that could otherwise make the two sides differ.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "indexable",
 ]
 
-#: The name of a table on its way from one schema to another.
+#: The temporary name of a table that is moved from one schema to another.
 MOVING = "tailrace_moving"
 UNINDEXED_KINDS = frozenset({"json", "geometry", "array"})
 
@@ -60,7 +60,8 @@ class Naming(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A statement to be executed; or, where ``refusal`` says why, a query that must find no row."""
+    """A statement to execute; or a guard, whose ``refusal`` is the error message if it finds a
+    row."""
 
     sql: str
     refusal: str = ""
@@ -85,15 +86,15 @@ def key_constraint(table: Table) -> str:
 
 
 def create_indexes(table: Table, naming: Naming) -> list[str]:
-    """CREATE INDEX for each secondary index that PostgreSQL can hold and the key does not imply."""
+    """CREATE INDEX for each secondary index that the target gets (``indexable``)."""
     return [
         _create_index(table, index, naming) for index in table.indexes if indexable(table, index)
     ]
 
 
 def index_name(table: str, index: str) -> str:
-    """The name of a secondary index on the target, where indexes and tables share one name space
-    per schema: readable, unique, and never longer than an identifier may be."""
+    """The name of a secondary index on the target: readable, unique, and not longer than an
+    identifier may be. In PostgreSQL the indexes and tables of a schema share one name space."""
     return digested(f"{table}_{index}", f"{table}\0{index}")
 
 
@@ -105,16 +106,16 @@ def alter_table(
     *,
     indexed: bool,
 ) -> list[Step]:
-    """The steps from one version to the next.
+    """The steps from one version of a table to the next.
 
-    ``indexed`` says whether the secondary indexes have been built. A guard that finds a row means
-    that the change cannot be followed exactly.
+    ``indexed`` says whether the secondary indexes have been built. If a guard finds a row, the
+    change cannot be followed exactly.
     """
     return list(_Alteration(before, after, renamed, naming, indexed).steps())
 
 
 class _Alteration:
-    """The steps of one change; ``name`` is the table's name at each step."""
+    """The steps of one schema change; ``table`` is the table's new quoted name."""
 
     def __init__(
         self,
@@ -166,7 +167,7 @@ class _Alteration:
             if name != new_name:
                 yield from self._rename_relations(schema, name, new_name)
             return
-        # Either schema may hold another table, or indexes, of the old name or the new.
+        # Either schema may already have a table or indexes of the old or the new name.
         moving = quote(schema, MOVING)
         yield from self._rename_relations(schema, name, MOVING)
         yield Step(_alter_key(moving, "RENAME CONSTRAINT %I TO moving_%s"))
@@ -175,7 +176,7 @@ class _Alteration:
         yield from self._rename_relations(new_schema, MOVING, new_name)
 
     def _rename_relations(self, schema: str, name: str, new_name: str) -> Iterator[Step]:
-        """A table and its secondary indexes."""
+        """Rename a table and its secondary indexes."""
         yield Step(f"ALTER TABLE {quote(schema, name)} RENAME TO {quote(new_name)}")
         if self.indexed:
             for index in filter(lambda index: indexable(self.before, index), self.before.indexes):
@@ -184,29 +185,30 @@ class _Alteration:
                 yield Step(f"ALTER INDEX IF EXISTS {old} RENAME TO {new}")
 
     def _rename_columns(self) -> Iterator[Step]:
-        """Columns may have swapped names, so a name that is still taken is left in two steps."""
+        """Rename columns. They may swap names, so a column whose new name is still taken gets a
+        temporary name first."""
         renames = [found for found in self.found if isinstance(found, RenameColumn)]
         taken = {found.before for found in renames}
-        late: list[tuple[str, str]] = []
+        deferred: list[tuple[str, str]] = []
         for number, found in enumerate(renames):
             to = found.after
             if to in taken:
                 to = f"tailrace_{number}"
-                late.append((to, found.after))
+                deferred.append((to, found.after))
             yield self._alter(f"RENAME COLUMN {quote(found.before)} TO {quote(to)}")
-        for name, to in late:
+        for name, to in deferred:
             yield self._alter(f"RENAME COLUMN {quote(name)} TO {quote(to)}")
 
-    def _only_if_empty(self, what: str) -> Step:
-        return Step(f"SELECT 1 FROM {self.table} LIMIT 1", what)
+    def _only_if_empty(self, refusal: str) -> Step:
+        return Step(f"SELECT 1 FROM {self.table} LIMIT 1", refusal)
 
     def _add_column(self, column: Column) -> Iterator[Step]:
         ordinal = self.after.ordinal(column.name)
         value = existing_value(column)
         if value is None or ordinal in self.after.key:
             yield self._only_if_empty(
-                f"the values that the source gave to existing rows in the new column {column.name}"
-                " are not in its log"
+                f"the source's log does not hold the values that existing rows got in the new"
+                f" column {column.name}"
             )
         default = constant_default(column) or NULL
         fill = NULL if value is None else value
@@ -230,7 +232,7 @@ class _Alteration:
         if how is None:
             yield self._only_if_empty(
                 f"column {found.after.name} changed from {found.before.type} to {found.after.type},"
-                " which PostgreSQL does not convert exactly as the source does"
+                " a conversion that PostgreSQL does not do exactly as the source does"
             )
             using = f"NULL::{kind}"
         else:
@@ -239,7 +241,7 @@ class _Alteration:
             yield Step(
                 f"SELECT 1 FROM {self.table} WHERE {how.guard} LIMIT 1",
                 f"column {found.after.name} changed from {found.before.type} to {found.after.type},"
-                " and holds values that the source may have changed by it",
+                " and has values that this may have changed in the source",
             )
         if not using and column_type(found.before) == kind:
             return
@@ -261,7 +263,7 @@ class _Alteration:
             if now:
                 yield self._alter(f"ALTER COLUMN {name} DROP NOT NULL")
                 continue
-            # Outside strict mode the source has turned NULL into the zero of the type.
+            # Without strict SQL mode the source has replaced NULL by the zero value of the type.
             zero = implicit_value(column)
             if zero is not None and zero != NULL:
                 yield Step(f"UPDATE {self.table} SET {name} = {zero} WHERE {name} IS NULL")
@@ -292,9 +294,11 @@ def _definition(table: Table, ordinal: int) -> str:
 
 
 def indexable(table: Table, index: Index) -> bool:
-    """Whether the target gets this index. Left out: what the key implies, indexes over parts of
-    values (their lengths are not known), and those that only a full-text or spatial index could
-    be."""
+    """Whether the target gets this index.
+
+    Left out are unique indexes on the key's columns, indexes on prefixes of values (the lengths are
+    not known), and indexes that would have to be full-text or spatial ones.
+    """
     if index.prefix or (index.unique and set(index.columns) == set(table.key)):
         return False
     types = [table.columns[ordinal].type for ordinal in index.columns]
@@ -311,16 +315,18 @@ def _create_index(table: Table, index: Index, naming: Naming) -> str:
 
 
 def _alter_key(table: str, action: str) -> str:
-    """Alter the primary key under whatever name it has; ``action`` is a format of that name and a
-    number that no other key has."""
+    """A statement that alters the primary key, whatever its name is. ``action`` is a format string
+    for that name and for a number that no other key has (the oid of its index)."""
     regclass = "'" + table.replace("'", "''") + "'::regclass"
     return f"""DO $tailrace$
-DECLARE its_key record;
+DECLARE primary_key record;
 BEGIN
-  FOR its_key IN
+  FOR primary_key IN
     SELECT conname, conindid FROM pg_constraint WHERE conrelid = {regclass} AND contype = 'p'
   LOOP
-    EXECUTE format('ALTER TABLE %s {action}', {regclass}, its_key.conname, its_key.conindid);
+    EXECUTE format(
+      'ALTER TABLE %s {action}', {regclass}, primary_key.conname, primary_key.conindid
+    );
   END LOOP;
 END
 $tailrace$"""

@@ -1,9 +1,9 @@
 """
-A source's default, as SQL text, becomes a PostgreSQL literal.
+A column's default, which the source gives as SQL text, becomes a PostgreSQL literal.
 
-Why it matters: when a column is added, the source fills the rows that exist with its default (or,
-under NOT NULL without a default, with a zero of its type), and no log holds that. Only constants
-can be followed exactly. MySQL manual, "Data Type Default Values".
+When a column is added, the source fills the existing rows with the column's default, or, if it is
+NOT NULL and has no default, with the zero value of its type (MySQL manual, "Data Type Default
+Values"). These values are not in the log. Only constants can be followed exactly.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def literal(text: str) -> str:
 
 
 def constant_default(column: Column) -> str | None:
-    """The default of new rows as an SQL literal (``NULL`` where there is none); None where it is
-    not a constant, or one that depends on the session that set it."""
+    """The default of new rows as an SQL literal, ``NULL`` if there is none. None if the default is
+    not a constant, or depends on the session that set it."""
     if column.default is None:
         return NULL
     value = _parse(column.default.strip())
@@ -44,8 +44,8 @@ def constant_default(column: Column) -> str | None:
 
 
 def existing_value(column: Column) -> str | None:
-    """What the source puts into the rows that exist when it adds the column, as an SQL literal;
-    None where that cannot be known."""
+    """The value that existing rows get in the source when the column is added, as an SQL literal;
+    None if it cannot be known."""
     if column.generated or "auto_increment" in column.source_type.lower():
         return None
     value = constant_default(column)
@@ -55,7 +55,7 @@ def existing_value(column: Column) -> str | None:
 
 
 def implicit_value(column: Column) -> str | None:
-    """The zero of the column's type, as an SQL literal; None for a type that has none."""
+    """The zero value of the column's type, as an SQL literal; None for a type without one."""
     kind = column.type.kind
     if kind in TEMPORAL:
         return NULL
@@ -81,7 +81,8 @@ class _Expression:
 
 
 def _parse(text: str) -> str | bytes | _Expression | None:
-    """A literal of the source's SQL: text, bytes, None for NULL, or what is no constant."""
+    """The value of a literal of the source's SQL: text, bytes, None for NULL, or ``_Expression``
+    for anything else."""
     while text.startswith("(") and text.endswith(")"):
         text = text[1:-1].strip()
     if text.upper() in ("NULL", ""):
@@ -106,7 +107,8 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _literal_of(column: Column, value: str | bytes) -> str | None:
-    """The constant as a value of the column, None if it cannot be one for certain."""
+    """The constant as an SQL literal of the column's type; None if it is not certain to be a value
+    of that type."""
     kind = column.type.kind
     if kind == "binary":
         data = value if isinstance(value, bytes) else value.encode()
@@ -116,7 +118,7 @@ def _literal_of(column: Column, value: str | bytes) -> str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace") if kind in TEXTUAL else str(int.from_bytes(value))
     if kind == "timestamp" and is_date(value[:10]):
-        return None  # read in the time zone of the session that set it
+        return None  # it was read in the time zone of the session that set it
     if kind in TEMPORAL:
         return literal(value) if is_date(value[:10]) else NULL
     if kind in TEXTUAL or kind in ("uuid", "time"):

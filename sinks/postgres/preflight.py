@@ -1,6 +1,6 @@
 """
-The preflight of the target: what it is, what we may do there, and what of the tables it cannot
-hold.
+Preflight checks of the target: its version and encoding, the role's rights, existing tables, and
+tables or columns that PostgreSQL cannot store.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from sinks.postgres.state import SCHEMA, StateStore
 __all__ = ["check"]
 
 OLDEST_VERSION, NEWEST_VERSION = 13, 18
-#: A table can have 1600 columns; a row's fixed parts have to fit into one page before that.
+#: The most columns that a table can have. A row must also fit into one page, its long values aside,
+#: so a table of wide columns may reach its limit earlier.
 MAX_COLUMNS = 1600
 #: PostgreSQL manual, "B-Tree Indexes": a third of a page.
 MAX_INDEX_ROW_BYTES = 2704
@@ -29,13 +30,13 @@ UTF8_BYTES = 4
 async def check(
     session: Session, naming: Naming, pipeline: str, tables: Sequence[Table]
 ) -> list[Finding]:
-    """All findings, from the server down to the columns. Changes nothing."""
+    """All findings, from the server to the columns. Changes nothing."""
     findings = [*_version(session), *await _encoding(session), *_triggers(session)]
     findings += await _rights(session, naming, tables)
     findings += await _existing(session, naming, pipeline, tables)
     findings += _names(naming, tables)
     for table in tables:
-        findings += _shape(table)
+        findings += _limits(table)
     return findings
 
 
@@ -46,7 +47,7 @@ def _version(session: Session) -> Iterator[Finding]:
         action = f"Use PostgreSQL {OLDEST_VERSION} or newer."
         yield Finding("error", "target version", f"{text} is too old", action)
     elif major > NEWEST_VERSION:
-        yield Finding("warning", "target version", f"{text} is newer than what has been tested")
+        yield Finding("warning", "target version", f"{text} is newer than the versions tested")
     else:
         yield Finding("ok", "target version", text)
 
@@ -56,8 +57,8 @@ async def _encoding(session: Session) -> list[Finding]:
     (encoding,) = await cursor.fetchone() or ("",)
     if encoding == "UTF8":
         return [Finding("ok", "target encoding", "UTF8")]
-    action = "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and use that."
-    message = f"the database's encoding {encoding} cannot hold every character of the source"
+    action = "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and use that database."
+    message = f"the database's encoding {encoding} cannot store every character of the source"
     return [Finding("error", "target encoding", message, action)]
 
 
@@ -69,10 +70,10 @@ def _triggers(session: Session) -> Iterator[Finding]:
     yield Finding(
         "warning",
         "target triggers",
-        "session_replication_role cannot be set: triggers and foreign keys that you add to the"
+        "session_replication_role cannot be set, so triggers and foreign keys that you add to the"
         " target act on every applied row",
         f"GRANT SET ON PARAMETER session_replication_role TO {role}; (PostgreSQL 15 or newer, as"
-        " superuser), or add none before the cutover.",
+        " superuser), or add no triggers and foreign keys before the cutover.",
     )
 
 
@@ -82,9 +83,9 @@ async def _rights(session: Session, naming: Naming, tables: Sequence[Table]) -> 
         "SELECT has_database_privilege(current_database(), 'CREATE'),"
         " has_database_privilege(current_database(), 'TEMPORARY')"
     )
-    may_create, may_stage = await cursor.fetchone() or (False, False)
+    may_create, may_create_temporary = await cursor.fetchone() or (False, False)
     findings = []
-    if not may_stage:
+    if not may_create_temporary:
         action = f"GRANT TEMPORARY ON DATABASE {database} TO {role};"
         message = "temporary tables cannot be created"
         findings.append(Finding("error", "target rights", message, action))
@@ -110,24 +111,24 @@ async def _rights(session: Session, naming: Naming, tables: Sequence[Table]) -> 
 async def _existing(
     session: Session, naming: Naming, pipeline: str, tables: Sequence[Table]
 ) -> list[Finding]:
-    """Tables that are there and were not made by this pipeline."""
+    """Relations that exist at a table's place and were not created by this pipeline."""
     places = {naming.place(table.id): table for table in tables}
     cursor = await session.execute(
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = ANY($1::text[])",
         (sorted({schema for schema, _ in places}),),
     )
-    there = {(schema, name) for schema, name in await cursor.fetchall()} & set(places)
+    existing = {(schema, name) for schema, name in await cursor.fetchall()} & set(places)
     ours = await StateStore(session, pipeline, naming).places()
     return [
         Finding(
             "warning",
             str(places[place].id),
-            "a relation of this name is on the target already; it is taken only if it is an empty"
-            " table of the same shape",
+            "a relation of this name exists on the target; it is used only if it is an empty table"
+            " of the same columns and key",
             f"DROP TABLE {quote(*place)}; if nobody needs it, or set [sink] schema.",
         )
-        for place in sorted(there - ours)
+        for place in sorted(existing - ours)
     ]
 
 
@@ -137,8 +138,8 @@ def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 ".".join(place),
-                f"{count} tables of the source would be this one table of the target",
-                "Leave [sink] schema empty, so that each goes to a schema of its own name.",
+                f"{count} tables of the source map to this one table of the target",
+                "Leave [sink] schema empty, so that each schema of the source has its own.",
             )
     for schema in sorted({naming.place(table.id)[0] for table in tables}):
         if is_reserved(schema):
@@ -151,11 +152,12 @@ def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:
                     "warning",
                     str(table.id),
                     f"the name {name} is too long for PostgreSQL: it is {fitted(name)} there",
-                    "Rename it in the source if another name is wanted.",
+                    "Rename it in the source if you want another name.",
                 )
 
 
-def _shape(table: Table) -> Iterator[Finding]:
+def _limits(table: Table) -> Iterator[Finding]:
+    """Limits of PostgreSQL that the table's columns, key or indexes exceed or may exceed."""
     subject = str(table.id)
     if len(table.columns) > MAX_COLUMNS:
         message = f"{len(table.columns)} columns are more than the {MAX_COLUMNS} of PostgreSQL"
@@ -168,7 +170,7 @@ def _shape(table: Table) -> Iterator[Finding]:
         yield Finding(
             "warning",
             subject,
-            "the table has no key: each update or delete searches the whole table on the target",
+            "the table has no key: each update or delete reads the whole table on the target",
             "Add a primary key in the source if the table changes often.",
         )
     indexes = [("key", table.key)] if table.key else []
@@ -179,8 +181,8 @@ def _shape(table: Table) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 subject,
-                f"the {name} takes up to {MAX_INDEX_ROW_BYTES} bytes on the target, and its columns"
-                " can hold longer values: such a row stops the pipeline",
+                f"the {name} can hold up to {MAX_INDEX_ROW_BYTES} bytes per row on the target, and"
+                " its columns allow longer values: such a row stops the pipeline",
                 "Check for long values in the source, or shorten the columns there.",
             )
     for ordinal in table.key:
@@ -189,13 +191,13 @@ def _shape(table: Table) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 subject,
-                f"key column {column.name} must not hold a zero date: PostgreSQL has none",
+                f"key column {column.name} must not hold a zero date: PostgreSQL cannot store it",
                 f"Check for rows with {column.name} = 0 in the source.",
             )
 
 
 def _widest_bytes(type: Type) -> int:
-    """The most bytes that a value takes in an index row; types of a small fixed size count as
+    """The maximum size of a value in an index row, in bytes. Types of a small fixed size count as
     16."""
     match type.kind:
         case "text":

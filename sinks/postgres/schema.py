@@ -1,6 +1,8 @@
 """
-The target's tables follow the source's: created, altered, indexed, emptied and dropped, in the open
-transaction, together with the record of what they are now.
+Schema changes on the target: tables are created, altered, indexed, truncated and dropped.
+
+Each change, and the record of the table's new version in ``tailrace.tables``, are part of the open
+transaction.
 """
 
 from __future__ import annotations
@@ -27,21 +29,22 @@ from sinks.postgres.state import SCHEMA, StateStore
 
 __all__ = ["SchemaFollower", "is_reserved"]
 
-AGAIN = "DROP the table on the target, and copy it again with the columns it has now."
-#: Columns in the order of their names, with types and the place in the primary key.
-_SHAPE = """
+BACKFILL_AGAIN = "DROP the table on the target, and backfill it again with its present columns."
+#: The columns in the order of their names, with their types and positions in the primary key.
+_COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), array_position(i.indkey, a.attnum)
 FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
 WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attname"""
 
 
 def is_reserved(schema: str) -> bool:
-    """Whether a schema is ours or the server's, and so cannot take a source's tables."""
+    """Whether a schema is Tailrace's or the server's, and so cannot hold a source's tables."""
     return schema in (SCHEMA, "information_schema") or schema.startswith("pg_")
 
 
 class SchemaFollower:
-    """Changes tables through a session; raises ``SchemaError`` for what cannot be followed."""
+    """Follows schema changes through a session. Raises ``SchemaError`` for a change that cannot be
+    followed."""
 
     def __init__(self, session: Session, state: StateStore, naming: Naming) -> None:
         self._session = session
@@ -49,28 +52,28 @@ class SchemaFollower:
         self._naming = naming
 
     async def create(self, tables: Sequence[Table]) -> None:
-        """Make tables, in a few round trips however many; one that is there is taken if it may
-        be."""
+        """Create tables, all of them in a few round trips. A table that exists is used if it is
+        empty, has the same columns and key, and belongs to no pipeline."""
         for table in tables:
             _refuse_system_columns(table)
         await self._make_schemas([table.id for table in tables])
         names = [self._naming.sql(table.id) for table in tables]
-        there = set(await self._names_that("to_regclass(name) IS NOT NULL", names))
+        existing = set(await self._names_that("to_regclass(name) IS NOT NULL", names))
         missing: dict[str, Table] = {}
         taken: set[str] = set()
         for name, table in zip(names, tables, strict=True):
             if name in taken:
                 raise _owned(self._state.pipeline, table)
             taken.add(name)
-            if name in there:
-                await self._adopt(table, name)
+            if name in existing:
+                await self._check_existing(table, name)
             else:
                 missing[name] = table
         await self._run_all([(create_table(it, name), it.id) for name, it in missing.items()])
         await self._state.save_tables(tables, indexed=False)
 
     async def change(self, change: SchemaChange) -> None:
-        """Bring a table that is there from one version to the next, or drop it."""
+        """Alter a table from one version to the next, or drop it."""
         before, after = change.before, change.after
         if after is not None:
             _refuse_system_columns(after)
@@ -81,16 +84,17 @@ class SchemaFollower:
             await self._alter(before, after, change)
 
     async def truncate(self, table: Table) -> None:
-        """Delete all rows, by TRUNCATE where the role may and nothing refers to the table."""
+        """Delete all rows: by TRUNCATE, or by DELETE if the role has no right to truncate the table
+        or a foreign key refers to it."""
         name = self._naming.sql(table.id)
         session = self._session
-        refusals = (pg.InsufficientPrivilege, pg.FeatureNotSupported)
+        expected = (pg.InsufficientPrivilege, pg.FeatureNotSupported)
         truncate = partial(session.execute_bulk, f"TRUNCATE {name}", table=table.id)
-        if not await session.in_savepoint(truncate, refusals):
+        if not await session.in_savepoint(truncate, expected):
             await session.execute_bulk(f"DELETE FROM {name}", table=table.id)
 
-    async def settle(self, tables: Sequence[Table]) -> None:
-        """Build the secondary indexes."""
+    async def build_indexes(self, tables: Sequence[Table]) -> None:
+        """Build the secondary indexes of tables, all of them in one round trip."""
         await self._session.execute_bulk_all(
             [
                 (statement, table.id)
@@ -113,24 +117,24 @@ class SchemaFollower:
         try:
             found = await self._session.execute_bulk(step.sql, table=id)
         except ApplyError as error:
-            raise SchemaError(error.message, hint=AGAIN, table=id) from error
+            raise SchemaError(error.message, hint=BACKFILL_AGAIN, table=id) from error
         if step.refusal and found:
-            raise SchemaError(step.refusal, hint=AGAIN, table=id)
+            raise SchemaError(step.refusal, hint=BACKFILL_AGAIN, table=id)
 
     async def _run_all(self, statements: Sequence[tuple[str, TableId]]) -> None:
         try:
             await self._session.execute_bulk_all(statements)
         except ApplyError as error:
-            raise SchemaError(error.message, hint=AGAIN, table=error.table) from error
+            raise SchemaError(error.message, hint=BACKFILL_AGAIN, table=error.table) from error
 
     async def _names_that(self, condition: str, names: Sequence[str]) -> list[str]:
-        """Those of the names of which the condition is true."""
+        """The names for which the SQL condition is true."""
         query = f"SELECT name FROM unnest($1::text[]) AS name WHERE {condition}"
         cursor = await self._session.execute(query, (list(names),))
         return [name for (name,) in await cursor.fetchall()]
 
     async def _make_schemas(self, ids: Sequence[TableId]) -> None:
-        """Make the target's schemas of these tables, as far as they are not there."""
+        """Create the schemas of these tables on the target, if they do not exist."""
         schemas: dict[str, TableId] = {}
         for id in ids:
             schema, _ = self._naming.place(id)
@@ -144,9 +148,9 @@ class SchemaFollower:
         for name in await self._names_that("to_regnamespace(name) IS NULL", [*schemas]):
             await self._run(Step(f"CREATE SCHEMA {name}"), schemas[name])
 
-    async def _adopt(self, table: Table, name: str) -> None:
-        """Take a table that is there, if nobody has it, it is empty and just as we would make
-        it."""
+    async def _check_existing(self, table: Table, name: str) -> None:
+        """Raise ``SinkError`` unless the existing table belongs to no pipeline, is empty, and has
+        the columns and the key that it would be created with."""
         owner = await self._state.owner(table.id)
         if owner is not None:
             raise _owned(owner, table)
@@ -159,27 +163,28 @@ class SchemaFollower:
             + ") ON COMMIT DROP",
             table=table.id,
         )
-        shapes = []
-        for one in (name, f"pg_temp.{expected}"):
-            cursor = await self._session.execute(_SHAPE, (one,), table=table.id)
-            shapes.append(await cursor.fetchall())
+        columns = []
+        for relation in (name, f"pg_temp.{expected}"):
+            cursor = await self._session.execute(_COLUMNS, (relation,), table=table.id)
+            columns.append(await cursor.fetchall())
         await self._session.execute(f"DROP TABLE pg_temp.{expected}")
-        if shapes[0] != shapes[1] or await self._session.execute_bulk(
+        if columns[0] != columns[1] or await self._session.execute_bulk(
             f"SELECT 1 FROM {name} LIMIT 1"
         ):
             raise SinkError(
-                "a table of this name is on the target, was not made by this pipeline, and is not"
-                " an empty one of the same shape",
-                hint=f"If nobody needs it: DROP TABLE {name}; else set [sink] schema to another"
-                " schema.",
+                "the target has a table of this name that was not created by this pipeline, and is"
+                " not an empty table of the same columns and key",
+                hint=f"If nobody needs it: DROP TABLE {name}; otherwise set [sink] schema to"
+                " another schema.",
                 table=table.id,
             )
 
 
 def _owned(owner: str, table: Table) -> SinkError:
     return SinkError(
-        f"the target's table belongs to pipeline {owner} already",
-        hint="Two sources cannot share a table: set [sink] schema, or exclude it from one.",
+        f"the target's table already belongs to pipeline {owner}",
+        hint="Two sources cannot share a table: set [sink] schema, or exclude the table from one of"
+        " them.",
         table=table.id,
     )
 
@@ -188,7 +193,7 @@ def _refuse_system_columns(table: Table) -> None:
     for name in sorted(SYSTEM_COLUMNS & set(table.names)):
         raise SchemaError(
             f"column {name} has the name of a system column of PostgreSQL",
-            hint="Rename the column in the source before its table is copied, or exclude the"
+            hint="Rename the column in the source before the table is backfilled, or exclude the"
             " table.",
             table=table.id,
         )

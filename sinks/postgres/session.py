@@ -1,10 +1,12 @@
 """
-One connection to PostgreSQL: deadlines on every wait, driver errors translated here and only here.
+One connection to PostgreSQL: every wait has a deadline, and driver errors are translated only here.
 
-A deadline cuts the socket instead of cancelling the task, so libpq itself reports the connection as
-lost, whatever it was waiting for. TCP notices a machine that is gone, also within a statement that
-works on many rows; there a server process that merely stands still looks like one that works, and
-is noticed at that statement's own, long deadline. While rows are copied each write has a short one.
+At a deadline the socket is shut down instead of the task being cancelled, so libpq itself reports
+the connection as lost, whatever it was waiting for.
+
+Statements that work on many rows have a long deadline. While one runs, TCP detects a server machine
+that is gone. A server process that hangs cannot be told from one that works, and is detected only
+at the deadline. In a COPY, each write has the short deadline.
 """
 
 from __future__ import annotations
@@ -28,9 +30,8 @@ __all__ = ["Cursor", "Session"]
 
 Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
 
-#: Everything that a person's server or role settings could change about what text means, or that
-#: could end a session that is doing its work. The keepalives let the server notice that we are
-#: gone.
+#: All settings of the server, the database or the role that could change what a text means, or end
+#: a session that is at work. By the keepalives the server detects that this client is gone.
 SESSION_SETTINGS = {
     "timezone": "'UTC'",
     "datestyle": "'ISO, YMD'",
@@ -50,16 +51,16 @@ SESSION_SETTINGS = {
     "maintenance_work_mem": "'256MB'",
     "temp_buffers": "'32MB'",
     "jit": "off",
-    "default_statistics_target": "10",  # ANALYZE of staged rows looks at 3,000 of them
-    # Staged rows find theirs through the index of the key: reading the whole table for each batch,
-    # as the planner would, costs more, and the more the larger the table is.
+    "default_statistics_target": "10",  # ANALYZE of a staging table samples 3,000 rows
+    # The rows that staged rows refer to are found through the index of the key. The planner would
+    # read the whole table for each batch instead, which costs more, the larger the table is.
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
-#: Further ends of a session to be switched off, by the version that has brought them.
+#: Further timeouts to switch off, by the PostgreSQL version that introduced them.
 LATER_TIMEOUTS = {"idle_session_timeout": 14, "transaction_timeout": 17}
 
-#: What also a slow network takes within a small statement's time.
+#: A slow network can send this much within the deadline of a small statement.
 MAX_WRITE_BYTES = 1 << 20
 
 #: The other side may have mended these by the time of a new attempt.
@@ -78,13 +79,13 @@ _TELLING = ("22", "23", "38", "39", "P0")
 
 
 class Session:
-    """A connection in autocommit mode, on which transactions are begun and ended by hand."""
+    """A connection in autocommit mode, with explicit BEGIN, COMMIT and ROLLBACK."""
 
     def __init__(self, settings: PostgresSettings) -> None:
         self._settings = settings
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
         self._begun = False
-        #: Whether triggers and foreign keys of the target are switched off for this session.
+        #: Whether the target's triggers and foreign keys are off in this session.
         self.replica_role = False
 
     @property
@@ -95,7 +96,7 @@ class Session:
         return self._connection
 
     async def connect(self) -> None:
-        """Connect anew. Raises ``SinkLost``, or ``SinkError`` for what waiting does not mend."""
+        """Open a new connection. Raises ``SinkLost``, or ``SinkError`` if a retry cannot help."""
         await self.close()
         settings = self._settings
         seconds = settings.timeout_seconds
@@ -115,7 +116,7 @@ class Session:
         except psycopg.Error as error:
             raise _connect_error(error) from error
         self._connection.prepared_max = 500
-        # The server gives up waiting for a lock before we give up waiting for the server.
+        # The server stops waiting for a lock before the statement's deadline here.
         names = {**SESSION_SETTINGS, "lock_timeout": f"'{int(seconds * 800)}ms'"}
         version = self._connection.info.server_version // 10000
         names |= {name: "0" for name, since in LATER_TIMEOUTS.items() if version >= since}
@@ -132,7 +133,7 @@ class Session:
         return True
 
     async def close(self) -> None:
-        """Close the connection if there is one; what was not committed is gone."""
+        """Close the connection if there is one. An open transaction is lost."""
         connection, self._connection, self._begun = self._connection, None, False
         if connection is not None:
             await connection.close()
@@ -155,7 +156,8 @@ class Session:
             raise SinkError("PostgreSQL rolled the transaction back at its COMMIT")
 
     async def rollback(self) -> None:
-        """Forget the open transaction. A connection that cannot even do that is closed."""
+        """Roll the open transaction back. The connection is closed if a statement still runs on it
+        or its state is unknown."""
         if not self._begun:
             return
         self._begun = False
@@ -179,28 +181,30 @@ class Session:
         table: object = None,
         prepare: bool | None = None,
     ) -> Cursor:
-        """One small statement; ``prepare`` as psycopg has it."""
+        """Execute one small statement; ``prepare`` is psycopg's."""
         async with self.translate_errors(table):
             return await self.connection.execute(query, parameters, prepare=prepare)
 
     async def execute_many(self, query: str, rows: Sequence[Sequence[Any]]) -> Cursor:
-        """One statement for each row; inside ``translate_errors``, its row count is known when a
-        surrounding
-        pipeline has ended."""
+        """Execute one statement for each row. To be called inside ``translate_errors``; in a
+        pipeline, the cursor's row count is known when the pipeline has ended."""
         cursor = self.connection.cursor()
         await cursor.executemany(query, rows)
         return cursor
 
     async def execute_bulk(self, query: str, *, table: object = None) -> int:
-        """One statement that may work on many rows; returns how many. Planned anew each time: what
-        is best for many staged rows reads the whole table for a few."""
+        """Execute one statement that may work on many rows; returns their number.
+
+        It is planned each time: the best plan for many staged rows would read the whole table for
+        few.
+        """
         async with self.translate_errors(table, self._settings.statement_timeout_seconds):
             cursor = await self.connection.execute(query, prepare=False)
         return max(0, cursor.rowcount)
 
     async def execute_bulk_all(self, statements: Sequence[tuple[str, object]]) -> None:
-        """Statements that may work on many rows, each with its table, in one round trip. An error
-        names the table of the one that failed.
+        """Execute statements that may work on many rows, each given with its table, in one round
+        trip. An error names the table of the statement that failed.
         """
         cursors: list[Cursor] = []
         seconds = self._settings.statement_timeout_seconds * max(1, len(statements))
@@ -215,7 +219,7 @@ class Session:
             raise
 
     async def copy(self, query: str, pieces: Iterable[bytes], *, table: object = None) -> int:
-        """COPY … FROM STDIN; returns the number of rows."""
+        """Execute COPY … FROM STDIN; returns the number of rows."""
         async with self.translate_errors(table, self._settings.statement_timeout_seconds):
             cursor = self.connection.cursor()
             async with cursor.copy(query) as copy:
@@ -226,14 +230,15 @@ class Session:
         return cursor.rowcount
 
     async def in_savepoint(
-        self, work: Callable[[], Awaitable[int]], refusals: tuple[type[psycopg.Error], ...]
+        self, execute: Callable[[], Awaitable[int]], expected: tuple[type[psycopg.Error], ...]
     ) -> bool:
-        """Do ``work`` in a savepoint: False, with nothing changed, after one of these refusals."""
+        """Call ``execute`` in a savepoint. Returns False, with nothing changed, if it fails with
+        one of the ``expected`` errors; raises any other."""
         await self.execute("SAVEPOINT tailrace")
         try:
-            await work()
+            await execute()
         except TailraceError as error:
-            if not isinstance(error.__cause__, refusals):
+            if not isinstance(error.__cause__, expected):
                 raise
             await self.execute("ROLLBACK TO SAVEPOINT tailrace; RELEASE SAVEPOINT tailrace")
             return False
@@ -244,9 +249,9 @@ class Session:
     async def translate_errors(
         self, table: object = None, timeout_seconds: float | None = None
     ) -> AsyncIterator[None]:
-        """A border: inside, a deadline runs and driver errors become ours."""
+        """Run the body with a deadline, and raise its driver errors as ``TailraceError``."""
         seconds = self._settings.timeout_seconds if timeout_seconds is None else timeout_seconds
-        deadline = asyncio.get_running_loop().call_later(seconds, self._cut)
+        deadline = asyncio.get_running_loop().call_later(seconds, self._shut_down)
         try:
             yield
         except psycopg.Error as error:
@@ -254,12 +259,13 @@ class Session:
         finally:
             deadline.cancel()
 
-    def _cut(self) -> None:
+    def _shut_down(self) -> None:
+        """Shut the socket down, so that whatever waits for it fails at once."""
         connection = self._connection
         if connection is None or connection.closed:
             return
-        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as twin:
-            twin.shutdown(socket.SHUT_RDWR)
+        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
 
     def _translate(self, error: psycopg.Error, table: object) -> TailraceError:
         connection = self._connection

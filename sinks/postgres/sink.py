@@ -1,19 +1,18 @@
 """
-The sink itself: tables, rows and the checkpoint in one PostgreSQL transaction.
+The sink: tables, rows and the checkpoint in one PostgreSQL transaction.
 
-Its one idea: a batch is cut where the schema changes; between the cuts only the net effect on each
-table counts, whatever the order across tables.
+``apply`` cuts a batch where the schema changes (``engine.toolkit.segments``). Between two cuts only
+the net changes of each table are written, and the order across tables does not matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from itertools import groupby
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
 
-from engine.change import CaughtUp, Change, Rows, SchemaChange, Truncate
+from engine.change import Change, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Finding, RowReader, State
 from engine.databases.postgres.row_reader import PostgresRowReader
@@ -21,6 +20,7 @@ from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import net_changes
+from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, segments
 from sinks.postgres.apply import Applier
 from sinks.postgres.ddl import Naming
 from sinks.postgres.preflight import check
@@ -30,21 +30,18 @@ from sinks.postgres.state import StateStore
 
 __all__ = ["PostgresSink"]
 
-#: What is no change of rows.
-Shaping = SchemaChange | Truncate | CaughtUp
-
 
 class PostgresSink:
     """A ``Sink`` on PostgreSQL 13 to 18.
 
-    *Guarantee*: exactly once. Rows, tables, position and epoch commit together; a newer engine
-    fences this one; the outcome of a COMMIT whose answer was lost is read back by ``open``.
+    *Guarantee*: exactly once. Rows, tables, position and epoch commit together. A newer engine
+    fences this one. After a COMMIT whose answer was lost, ``open`` reads the outcome back.
 
-    *Rights*: a role that may connect, CREATE on the database (or a schema ``tailrace`` and the
-    target schemas, all owned by it, made beforehand) and TEMPORARY on it. No superuser. If the role
-    may set ``session_replication_role`` (superusers; from PostgreSQL 15: GRANT SET ON PARAMETER),
-    triggers and foreign keys of the target are off while rows are applied; else they act on every
-    row.
+    *Rights*: the role needs CONNECT, CREATE and TEMPORARY on the database. Instead of CREATE it may
+    own the schema ``tailrace`` and the target schemas, made beforehand. It need not be a superuser.
+    If the role may set ``session_replication_role`` (superusers; from PostgreSQL 15 on by GRANT SET
+    ON PARAMETER), triggers and foreign keys of the target are off while rows are applied; otherwise
+    they act on every row.
     """
 
     Settings: ClassVar[type[msgspec.Struct]] = PostgresSettings
@@ -61,7 +58,7 @@ class PostgresSink:
         self._epoch = 0
 
     async def check(self, tables: Sequence[Table]) -> list[Finding]:
-        """Preflight on a connection of its own: rights, version, and what cannot be held."""
+        """As ``Sink.check``, on a connection of its own."""
         session = Session(self._settings)
         try:
             await session.connect()
@@ -70,7 +67,7 @@ class PostgresSink:
             await session.close()
 
     async def open(self, epoch: int | None = None) -> State:
-        """As ``Sink.open``; makes the schema ``tailrace`` at the first time."""
+        """As ``Sink.open``. Creates the schema ``tailrace`` if it does not exist."""
         await self._session.connect()
         self._applier.reconnected()
         try:
@@ -87,33 +84,23 @@ class PostgresSink:
     ) -> Applied:
         """As ``Sink.apply``. After an error the transaction must be rolled back."""
         applied = Applied()
-        runs: dict[TableId, list[Rows]] = {}
-        shapes: list[Shaping] = []
-        for change in changes:
-            # By its exact type: instance checks of unions would be much of a small transaction.
-            if type(change) is Rows:
-                if shapes:
-                    await self._follow(shapes)
-                    shapes = []
-                runs.setdefault(change.table.id, []).append(change)
-            elif (
-                type(change) is SchemaChange or type(change) is Truncate or type(change) is CaughtUp
-            ):
-                if runs:
-                    await self._flush(runs, in_backfill, applied)
-                    runs = {}
-                shapes.append(change)
-        # At most one of them holds something.
-        await self._follow(shapes)
-        await self._flush(runs, in_backfill, applied)
+        for segment in segments(changes):
+            if isinstance(segment, RowRuns):
+                await self._apply_rows(segment.by_table, in_backfill, applied)
+            else:
+                await self._session.begin()
+                await self._follow(segment)
         return applied
 
     async def commit(self, checkpoint: Checkpoint) -> None:
-        """As ``Sink.commit``. Must never move the position backward: the pipeline gives positions
-        in the source's order, and only the newest epoch may write."""
+        """As ``Sink.commit``.
+
+        The position never moves backward: the pipeline commits positions in the source's order, and
+        only the newest epoch may write.
+        """
         if checkpoint.epoch != self._epoch:
             raise Fenced(
-                f"the checkpoint is of epoch {checkpoint.epoch}, the sink was opened as"
+                f"the checkpoint has epoch {checkpoint.epoch}, but the sink was opened with epoch"
                 f" {self._epoch}",
                 hint="Open the sink again.",
             )
@@ -146,7 +133,7 @@ class PostgresSink:
             await session.close()
 
     async def _is_fenced(self) -> bool:
-        """Whether a newer engine is known to have taken over, and so to have ended our session."""
+        """Whether a newer engine is known to have taken over. It ends the older one's session."""
         try:
             state = await self.state()
         except SinkError:
@@ -161,53 +148,37 @@ class PostgresSink:
         """As ``Sink.close``."""
         await self._session.close()
 
-    async def _flush(
-        self, runs: dict[TableId, list[Rows]], in_backfill: Collection[TableId], applied: Applied
+    async def _apply_rows(
+        self,
+        runs: Mapping[TableId, Sequence[Rows]],
+        in_backfill: Collection[TableId],
+        applied: Applied,
     ) -> None:
-        if not runs:
-            return
-        nets = []
-        for id, its_runs in runs.items():
-            for rows in its_runs:
-                counted = (id, rows.op)
-                applied.rows[counted] = applied.rows.get(counted, 0) + len(rows)
-            nets.append(net_changes(its_runs, upsert=id in in_backfill))
-        # All but a few tables have one net; where there are more, they go one after the other.
-        await self._applier.apply([its[0] for its in nets], applied)
-        for its in nets:
-            for net in its[1:]:
+        """Apply the net changes of each table."""
+        nets = [
+            net_changes(table_runs, upsert=id in in_backfill) for id, table_runs in runs.items()
+        ]
+        # Nearly every table has one element. Further ones must be applied after it, in order.
+        await self._applier.apply([table_nets[0] for table_nets in nets], applied)
+        for table_nets in nets:
+            for net in table_nets[1:]:
                 await self._applier.apply([net], applied)
 
-    async def _follow(self, changes: Sequence[Shaping]) -> None:
-        """Follow them in order; creations in a row at once, and so tables that settle in a row."""
-        for kind, group in groupby(changes, _kind):
-            its = list(group)
-            await self._session.begin()
-            if kind == "created":
-                created = [it.after for it in its if type(it) is SchemaChange and it.after]
-                for table in created:
+    async def _follow(self, segment: NewTables | CaughtUpTables | SchemaChange | Truncate) -> None:
+        """Change the target's tables as the source's were changed."""
+        match segment:
+            case NewTables(tables):
+                for table in tables:
                     await self._applier.forget(table.id)
-                await self._follower.create(created)
-            elif kind == "settled":
-                settled = [it.table for it in its if type(it) is CaughtUp]
-                for table in settled:
-                    self._applier.settled(table.id)
-                await self._follower.settle(settled)
-            else:
-                for it in its:
-                    await self._change(it)
-
-    async def _change(self, change: Shaping) -> None:
-        if isinstance(change, SchemaChange):
-            for table in (change.before, change.after):
-                if table is not None:
-                    await self._applier.forget(table.id)
-            await self._follower.change(change)
-        else:
-            await self._follower.truncate(change.table)
-
-
-def _kind(change: Shaping) -> str:
-    if type(change) is SchemaChange and change.before is None:
-        return "created"
-    return "settled" if type(change) is CaughtUp else "changed"
+                await self._follower.create(tables)
+            case CaughtUpTables(tables):
+                for table in tables:
+                    self._applier.caught_up(table.id)
+                await self._follower.build_indexes(tables)
+            case SchemaChange(before=before, after=after):
+                for changed in (before, after):
+                    if changed is not None:
+                        await self._applier.forget(changed.id)
+                await self._follower.change(segment)
+            case Truncate(table):
+                await self._follower.truncate(table)

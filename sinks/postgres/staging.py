@@ -1,9 +1,10 @@
 """
-Temporary tables that rows are copied into before one statement applies them.
+Staging tables: temporary tables that rows are loaded into before one statement applies them.
 
-The idea: made once per session and shape, emptied by the server at each commit; only a transaction
-that fills one twice empties it itself. The server empties all that there are at such a commit, so
-only those used last are kept.
+A staging table is created once per session and set of columns. The server empties it at each commit
+(ON COMMIT DELETE ROWS); it is truncated only to be loaded again in the same transaction. When a
+transaction that has used one commits, the server empties all that exist, so only those used most
+recently are kept.
 """
 
 from __future__ import annotations
@@ -17,32 +18,34 @@ from sinks.postgres.statements import StagingTable
 
 __all__ = ["StagingTables"]
 
-#: So many are kept from one transaction to the next.
+#: How many staging tables are kept from one transaction to the next.
 KEPT_TABLES = 32
 
 
 class StagingTables:
-    """The temporary tables of one session, by the table they are for and what they hold."""
+    """The staging tables of one session, by table, purpose and columns."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        #: The one used last is last.
+        #: In the order of their last use, the most recent last.
         self._names: dict[tuple[TableId, str, str], str] = {}
         self._serial = 0
-        #: As they were when the open transaction began.
+        #: ``_names`` when the open transaction began.
         self._committed = dict(self._names)
-        #: Those that the open transaction has used.
+        #: The staging tables that the open transaction has used.
         self._loaded: set[str] = set()
 
-    async def create(self, id: TableId, stage: StagingTable) -> str:
-        """The name of an empty temporary table for ``stage``."""
-        key = (id, stage.purpose, stage.columns)
+    async def create(self, id: TableId, staging: StagingTable) -> str:
+        """The name of the staging table, which is empty; it is created if it does not exist."""
+        key = (id, staging.purpose, staging.columns)
         name = self._names.pop(key, None)
         if name is None:
             await self._make_room()
             self._serial += 1
             name = f"pg_temp.tailrace_{self._serial}"
-            definition = f"({stage.columns}) ON COMMIT DELETE ROWS AS {stage.query} WITH NO DATA"
+            definition = (
+                f"({staging.columns}) ON COMMIT DELETE ROWS AS {staging.query} WITH NO DATA"
+            )
             await self._session.execute(f"CREATE TEMPORARY TABLE {name[8:]} {definition}", table=id)
         elif name in self._loaded:
             await self._session.execute(f"TRUNCATE {name}", table=id)
@@ -50,30 +53,31 @@ class StagingTables:
         self._loaded.add(name)
         return name
 
-    async def load(self, id: TableId, stage: StagingTable, rows: Sequence[Row]) -> str:
-        """The name of a temporary table that holds ``rows`` and nothing else."""
-        name = await self.create(id, stage)
-        query = f"COPY {name} ({stage.columns}) FROM STDIN"
-        await self._session.copy(query, stage.encoder.pieces(rows), table=id)
+    async def load(self, id: TableId, staging: StagingTable, rows: Sequence[Row]) -> str:
+        """The name of the staging table, which holds ``rows`` and nothing else."""
+        name = await self.create(id, staging)
+        query = f"COPY {name} ({staging.columns}) FROM STDIN"
+        await self._session.copy(query, staging.encoder.pieces(rows), table=id)
         return name
 
     async def drop(self, id: TableId) -> None:
-        """Drop, in the open transaction, what was made for one table."""
+        """Drop the staging tables of one table, in the open transaction."""
         for key in [key for key in self._names if key[0] == id]:
             await self._session.execute(f"DROP TABLE {self._names.pop(key)}", table=id)
 
     async def _make_room(self) -> None:
-        """Drop those used longest ago; never one of the open transaction, it may hold rows."""
+        """Drop the least recently used ones; never one that the open transaction has used, since it
+        may hold rows."""
         idle = [key for key, name in self._names.items() if name not in self._loaded]
         for key in idle[: max(0, len(self._names) - KEPT_TABLES + 1)]:
             await self._session.execute(f"DROP TABLE {self._names.pop(key)}", table=key[0])
 
     def committed(self) -> None:
-        """The transaction is done: the server has emptied them all."""
+        """The transaction was committed, and the server has emptied all staging tables."""
         self._committed = dict(self._names)
         self._loaded.clear()
 
     def rolled_back(self) -> None:
-        """The transaction is undone, with those that were made and dropped in it."""
+        """The transaction was rolled back, with the staging tables created and dropped in it."""
         self._names = dict(self._committed)
         self._loaded.clear()

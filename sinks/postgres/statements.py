@@ -1,8 +1,9 @@
 """
-The SQL of one table version: every statement that applies rows to it.
+The SQL of one table version: every statement that applies rows to the table.
 
-The idea: rows are staged by COPY in a temporary table and applied by one statement of each kind.
-Each statement is made when it is first needed and kept with the table version.
+Many rows are loaded into a staging table and applied by one statement of each kind; few rows are
+applied by a statement for each row. A statement is made when it is first needed, and kept for as
+long as the table version is in use.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from sinks.postgres.copy import Encoder, Field
 
 __all__ = ["StagingTable", "Statements"]
 
-_OLD_KEY = "tailrace_k{}"  # a key column before, in a stage that holds the key after as well
+#: The names of the old key's columns in a staging table that also has the new key.
+_OLD_KEY = "tailrace_k{}"
 
 
 class StagingTable(NamedTuple):
-    """A temporary table: the query that gives its columns their types, and what encodes its
-    rows."""
+    """The definition of a staging table. ``query`` gives its columns their types; ``encoder``
+    encodes the rows that are loaded into it. Tables of equal columns differ by ``purpose``."""
 
     purpose: str
     columns: str
@@ -34,7 +36,7 @@ class StagingTable(NamedTuple):
 class Statements:
     """SQL and encoders for one version of a table; ``name`` is its quoted name on the target.
 
-    A *mask* is one of ``engine.toolkit.compaction``: the columns that are known, None for all.
+    A *mask* is one of ``engine.toolkit.compaction``: the known columns, or None for all columns.
     """
 
     def __init__(self, table: Table, name: str) -> None:
@@ -42,7 +44,8 @@ class Statements:
         self.name = name
         self._key = [quote(table.columns[n].name) for n in table.key]
         self._all = ", ".join(quote(column.name) for column in table.columns)
-        # A prepared statement keeps the types of its parameters, so each version has its own.
+        # A prepared statement keeps the types of its parameters. The comment makes the statements
+        # of each table version different, so that psycopg prepares them anew.
         self._mark = f" /* version {table.version} */"
         self.rows = lru_cache(maxsize=64)(self._rows)
         self.keys = lru_cache(maxsize=1)(self._keys)
@@ -51,23 +54,24 @@ class Statements:
         self.update_one = lru_cache(maxsize=64)(self._update_one)
         self.insert_one = lru_cache(maxsize=64)(self._insert_one)
 
-    # What is staged
+    # Staging tables
 
     def _rows(self, mask: int | None) -> StagingTable:
-        """Whole rows, or the columns of a mask."""
+        """For rows, with the columns of the mask."""
         columns = self._columns(mask)
         fields = [self._field(n) for n in columns_of(self.table, mask)]
         return self._staging_table("rows", columns, columns, fields)
 
     def _keys(self) -> StagingTable:
-        """Keys alone, from whole rows."""
+        """For the keys of rows."""
         columns = ", ".join(self._key)
         return self._staging_table(
             "keys", columns, columns, [self._field(n) for n in self.table.key]
         )
 
     def _key_changes(self, mask: int) -> StagingTable:
-        """The key before and the columns of a mask after, from joined images."""
+        """For key changes: the old key, and the columns of the mask of the new row. The rows to
+        encode are the old and the new image, joined."""
         width = len(self.table.columns)
         new = [self._field(n, shift=width) for n in columns_of(self.table, mask)]
         old = [self._field(n) for n in self.table.key]
@@ -87,37 +91,39 @@ class Statements:
     def _field(self, ordinal: int, shift: int = 0) -> Field:
         return Field(shift + ordinal, self.table.columns[ordinal], ordinal in self.table.key)
 
-    # What is executed on staged rows; ``stage`` is the temporary table's name
+    # Statements that apply staged rows; ``staged`` is the name of the staging table
 
     def copy(self, mask: int | None) -> str:
-        """COPY straight into the table."""
+        """COPY directly into the table, without staging."""
         return f"COPY {self.name} ({self._columns(mask)}) FROM STDIN"
 
-    def delete(self, stage: str) -> str:
-        """Delete the rows with staged keys."""
-        return f"DELETE FROM {self.name} AS t USING {stage} AS s WHERE {self._same_key()}"
+    def delete(self, staged: str) -> str:
+        """Delete the rows whose keys are staged."""
+        return f"DELETE FROM {self.name} AS t USING {staged} AS s WHERE {self._same_key()}"
 
-    def update(self, stage: str, mask: int | None) -> str:
-        """Update rows by key; empty if the mask holds nothing but the key."""
+    def update(self, staged: str, mask: int | None) -> str:
+        """Update rows by key; empty if the mask has no columns but the key's."""
         assignments = ", ".join(f"{name} = s.{name}" for name in self._values(mask))
         if not assignments:
             return ""
         return (
-            f"UPDATE {self.name} AS t SET {assignments} FROM {stage} AS s WHERE {self._same_key()}"
+            f"UPDATE {self.name} AS t SET {assignments} FROM {staged} AS s WHERE {self._same_key()}"
         )
 
-    def insert(self, stage: str, mask: int | None, replace: bool) -> str:
-        """Insert staged rows; one that is there is replaced (as far as the mask goes), or left."""
+    def insert(self, staged: str, mask: int | None, replace: bool) -> str:
+        """Insert the staged rows. Where a row with the key exists, the columns of the mask are
+        replaced; without ``replace`` the row is left as it is."""
         columns = self._columns(mask)
-        query = f"INSERT INTO {self.name} ({columns}) SELECT {columns} FROM {stage}"
+        query = f"INSERT INTO {self.name} ({columns}) SELECT {columns} FROM {staged}"
         return query + self._on_conflict(mask, replace)
 
-    def count_present(self, stage: str) -> str:
-        """How many of the staged rows have a key that is there."""
-        return f"SELECT count(*) FROM {stage} AS s JOIN {self.name} AS t ON {self._same_key()}"
+    def count_present(self, staged: str) -> str:
+        """Count the staged rows whose key exists in the table."""
+        return f"SELECT count(*) FROM {staged} AS s JOIN {self.name} AS t ON {self._same_key()}"
 
-    def merge(self, stage: str, merged: str, mask: int) -> str:
-        """Delete the rows that move, and keep in ``merged`` what they will be."""
+    def merge(self, staged: str, merged: str, mask: int) -> str:
+        """Delete the rows whose key changes, and insert into ``merged`` the rows that they become:
+        the columns of the mask from the staged row, the others from the deleted one."""
         known = set(columns_of(self.table, mask))
         names = [quote(column.name) for column in self.table.columns]
         merge = ", ".join(f"{'s' if n in known else 't'}.{name}" for n, name in enumerate(names))
@@ -125,12 +131,12 @@ class Statements:
             f"t.{name} = s.{_OLD_KEY.format(n)}" for n, name in enumerate(self._key)
         )
         return (
-            f"WITH gone AS (DELETE FROM {self.name} AS t USING {stage} AS s WHERE {same}"
-            f" RETURNING {merge}) INSERT INTO {merged} ({self._all}) SELECT * FROM gone"
+            f"WITH deleted AS (DELETE FROM {self.name} AS t USING {staged} AS s WHERE {same}"
+            f" RETURNING {merge}) INSERT INTO {merged} ({self._all}) SELECT * FROM deleted"
         )
 
-    def delete_from_multiset(self, stage: str) -> str:
-        """Delete one row for each staged row, equal to it in every column, where there is one."""
+    def delete_from_multiset(self, staged: str) -> str:
+        """For each staged row, delete one row that is equal to it in every column, if any."""
         width = range(len(self.table.columns))
         values = ", ".join(f"{self._comparable('s', n)} AS c{n}" for n in width)
         columns = ", ".join(f"c{n}" for n in width)
@@ -139,11 +145,11 @@ class Statements:
             f"SELECT f.ctid FROM ("
             f"SELECT t.ctid, w.n, row_number() OVER (PARTITION BY w.i) AS i FROM ("
             f"SELECT {columns}, count(*) AS n, row_number() OVER () AS i"
-            f" FROM (SELECT {values} FROM {stage} AS s) AS s GROUP BY {columns}) AS w"
+            f" FROM (SELECT {values} FROM {staged} AS s) AS s GROUP BY {columns}) AS w"
             f" JOIN {self.name} AS t ON {self._same_row()}) AS f WHERE f.i <= f.n))"
         )
 
-    # What is executed for single rows, with parameters
+    # Statements for single rows, with parameters
 
     def _delete_one(self) -> str:
         """Delete by key; the parameters are those of ``keys``."""
@@ -151,7 +157,7 @@ class Statements:
         return f"DELETE FROM {self.name} WHERE {same}{self._mark}"
 
     def _update_one(self, mask: int | None) -> str:
-        """Update by key; the parameters are those of ``rows``. Empty as ``update``."""
+        """Update by key; the parameters are those of ``rows``. Empty in the cases of ``update``."""
         places = {n: f"${i}" for i, n in enumerate(columns_of(self.table, mask), 1)}
         names = {n: quote(self.table.columns[n].name) for n in places}
         key = self.table.key
@@ -160,7 +166,7 @@ class Statements:
         return f"UPDATE {self.name} SET {values} WHERE {same}{self._mark}" if values else ""
 
     def _insert_one(self, mask: int | None, replace: bool) -> str:
-        """Insert one row as ``insert``; the parameters are those of ``rows``."""
+        """Insert one row, as ``insert`` does; the parameters are those of ``rows``."""
         places = ", ".join(f"${i}" for i in range(1, len(columns_of(self.table, mask)) + 1))
         query = f"INSERT INTO {self.name} ({self._columns(mask)}) VALUES ({places})"
         return f"{query}{self._on_conflict(mask, replace)}{self._mark}"
@@ -172,7 +178,7 @@ class Statements:
         return ", ".join(map(quote, names))
 
     def _values(self, mask: int | None) -> list[str]:
-        """The columns of a mask that are not of the key."""
+        """The columns of a mask without those of the key."""
         known = columns_of(self.table, mask)
         return [quote(self.table.columns[n].name) for n in known if n not in self.table.key]
 
@@ -189,7 +195,7 @@ class Statements:
         return f" ON CONFLICT ({', '.join(self._key)}) DO UPDATE SET {assignments}"
 
     def _comparable(self, alias: str, ordinal: int) -> str:
-        """A column as a value that has an equality."""
+        """A column as a value of a type that has an equality operator."""
         column = self.table.columns[ordinal]
         value = f"{alias}.{quote(column.name)}"
         match column.type.kind:
@@ -200,14 +206,15 @@ class Statements:
         return value
 
     def _same_row(self) -> str:
-        """Rows of ``t`` and ``w`` are equal; at least one condition can be hashed."""
+        """The condition that rows of ``t`` and ``w`` are equal. It has at least one ``=``, which
+        makes a hash join possible."""
         width = range(len(self.table.columns))
-        theirs = [self._comparable("t", n) for n in width]
-        exact = [f"{theirs[n]} = w.c{n}" for n in width if not holds_null(self.table, n)]
-        loose = [
-            f"{theirs[n]} IS NOT DISTINCT FROM w.c{n}" for n in width if holds_null(self.table, n)
+        values = [self._comparable("t", n) for n in width]
+        hashed = [f"{values[n]} = w.c{n}" for n in width if not holds_null(self.table, n)]
+        others = [
+            f"{values[n]} IS NOT DISTINCT FROM w.c{n}" for n in width if holds_null(self.table, n)
         ]
-        if not exact:
-            ours = ", ".join(f"w.c{n}" for n in width)
-            exact = [f"ROW({', '.join(theirs)})::text = ROW({ours})::text"]
-        return " AND ".join([*exact, *loose])
+        if not hashed:
+            wanted = ", ".join(f"w.c{n}" for n in width)
+            hashed = [f"ROW({', '.join(values)})::text = ROW({wanted})::text"]
+        return " AND ".join([*hashed, *others])

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from engine.change import Rows
 from engine.errors import ApplyError
 from engine.schema import Column, Table, TableId, Type
-from sinks.postgres.apply import FEW_ROWS
+from sinks.postgres.apply import MAX_SINGLE_ROWS
 from sinks.postgres.copy import Encoder, Field
 from tests.conftest import AnyServer
 from tests.support.targets import Fresh, Target, insert, opened
@@ -118,12 +118,12 @@ def test_every_type_by_copy_and_by_parameters(
     wide, (rows, texts) = wide_table(each), wide_rows(each)
     with opened(fresh_postgres_database(postgres_family)) as target:
         target.create(wide)
-        assert len(rows) > FEW_ROWS
+        assert len(rows) > MAX_SINGLE_ROWS
         target.do(insert(wide, *rows))
         by_copy = shown(target, wide)
         target.do(Rows(wide, "delete", rows, None))
-        for start in range(0, len(rows), FEW_ROWS):
-            target.do(insert(wide, *rows[start : start + FEW_ROWS]))
+        for start in range(0, len(rows), MAX_SINGLE_ROWS):
+            target.do(insert(wide, *rows[start : start + MAX_SINGLE_ROWS]))
         assert by_copy == texts
         assert shown(target, wide) == texts
 

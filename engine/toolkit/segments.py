@@ -1,0 +1,91 @@
+"""
+A batch, cut where the schema changes. Pure.
+
+A sink that applies whole sets of rows does not need the order of rows of different tables, and of
+one table it needs only the net changes (``engine.toolkit.compaction``). A schema change, and the
+removal of all rows, take effect exactly at their place: the rows before and after them belong to
+different versions or contents of the table. So ``segments`` collects rows by table up to the next
+such change.
+
+New tables that follow each other are one segment, and so are tables that have caught up: a sink can
+then create or index many tables in a few round trips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from engine.change import CaughtUp, Change, Rows, SchemaChange, Truncate
+from engine.schema import Table, TableId
+
+__all__ = ["CaughtUpTables", "NewTables", "RowRuns", "Segment", "segments"]
+
+
+class RowRuns(msgspec.Struct, frozen=True, gc=False):
+    """Runs of rows by table, in order within each table. All runs of a table have one version."""
+
+    by_table: dict[TableId, list[Rows]]
+
+
+class NewTables(msgspec.Struct, frozen=True, gc=False):
+    """Tables to be created, in order."""
+
+    tables: list[Table]
+
+
+class CaughtUpTables(msgspec.Struct, frozen=True, gc=False):
+    """Tables to be indexed, in order: those of ``CaughtUp``."""
+
+    tables: list[Table]
+
+
+#: A ``SchemaChange`` that is a segment alters, renames or drops a table.
+Segment = RowRuns | NewTables | CaughtUpTables | SchemaChange | Truncate
+
+
+def segments(changes: Iterable[Change]) -> Iterator[Segment]:
+    """Cut ``changes`` into segments, to be applied in this order; none of them is empty.
+
+    ``Begin``, ``Commit`` and ``Heartbeat`` are left out.
+    """
+    runs: dict[TableId, list[Rows]] = {}
+    others: list[SchemaChange | Truncate | CaughtUp] = []
+    for change in changes:
+        # Exact types: isinstance with a union would take much of the time of a small transaction.
+        if type(change) is Rows:
+            if others:
+                yield from _grouped(others)
+                others = []
+            runs.setdefault(change.table.id, []).append(change)
+        elif type(change) is SchemaChange or type(change) is Truncate or type(change) is CaughtUp:
+            if runs:
+                yield RowRuns(runs)
+                runs = {}
+            others.append(change)
+    if runs:
+        yield RowRuns(runs)
+    if others:
+        yield from _grouped(others)
+
+
+def _grouped(changes: Iterable[SchemaChange | Truncate | CaughtUp]) -> list[Segment]:
+    """The same changes, with neighbours joined where several tables make one segment."""
+    grouped: list[Segment] = []
+    for change in changes:
+        last = grouped[-1] if grouped else None
+        match change:
+            case CaughtUp(table):
+                if isinstance(last, CaughtUpTables):
+                    last.tables.append(table)
+                else:
+                    grouped.append(CaughtUpTables([table]))
+            case SchemaChange(before=None, after=Table() as table):
+                if isinstance(last, NewTables):
+                    last.tables.append(table)
+                else:
+                    grouped.append(NewTables([table]))
+            case _:
+                grouped.append(change)
+    return grouped
