@@ -12,12 +12,12 @@ import pytest
 
 from engine.change import Chunk, Row
 from engine.databases.mysql.connect import prepare, query
-from engine.databases.mysql.settings import MySQLSettings
 from engine.errors import ConfigError, ShapeChanged, SourceError
 from engine.schema import Table
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.server_info import log_end, read_server_info
+from sources.mysql.settings import MySQLSettings
 from sources.mysql.snapshot import chunks as chunks_module
 from sources.mysql.snapshot.chunks import ChunkReader
 from sources.mysql.snapshot.keyset import Keyset
