@@ -282,7 +282,7 @@ def test_a_table_that_goes_while_it_is_asked_for_is_left_out(
             cursor.execute(f"CREATE TABLE {name} (id INT PRIMARY KEY)")
         a, b = (live_table(connection, database, name) for name in "ab")
         with monkeypatch.context() as patch:
-            patch.setattr(reader._watermarks, "begin" if gtid else "prove", late)
+            patch.setattr(reader._watermarks, "begin" if gtid else "wait_until_visible", late)
             assert reader.empty([a, b], _now(connection)) == []
         [chunk] = reader.empty([a], _now(connection))
         assert chunk.table == a
