@@ -33,7 +33,6 @@ from benchmarks.kept import kept_log
 from benchmarks.profile import Encoding, nets_of
 from benchmarks.workloads import DATABASE, ORDERS, SBTEST, Workload
 from engine.change import Change, Rows
-from engine.databases.mysql.settings import BinlogFileSettings
 from engine.errors import ConfigError
 from engine.toolkit.accelerator import python_only
 from sinks.postgres import accelerator as encoder
@@ -41,6 +40,7 @@ from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import cut_events
 from sources.mysql.codec import accelerator as decoder
 from sources.mysql.file_source import BinlogFileSource
+from sources.mysql.settings import BinlogFileSettings
 from sources.mysql.snapshot.text_rows import TextRows
 
 __all__ = ["Recorded", "main", "slower"]

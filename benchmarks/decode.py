@@ -16,8 +16,8 @@ import msgspec
 
 from benchmarks.workloads import DATABASE
 from engine.change import Commit, Rows
-from engine.databases.mysql.settings import BinlogFileSettings
 from sources.mysql.file_source import BinlogFileSource
+from sources.mysql.settings import BinlogFileSettings
 
 __all__ = ["Decoded", "decode"]
 

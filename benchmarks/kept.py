@@ -21,11 +21,11 @@ from pymysql.constants import CLIENT
 from pymysql.cursors import Cursor
 
 from benchmarks.workloads import DATABASE, IDLE, Form, Workload
-from engine.databases.mysql.settings import MySQLSettings
 from engine.errors import ConfigError, SourceError, TailraceError
 from engine.sandbox import Server, start_mysql
 from engine.sandbox.cache import cache_folder, entry
 from engine.sandbox.command import run
+from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 
 __all__ = [

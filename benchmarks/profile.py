@@ -22,18 +22,18 @@ from benchmarks.workloads import DATABASE
 from engine.change import Change, Heartbeat, Row, Rows, SchemaChange
 from engine.checkpoint import Checkpoint
 from engine.cli.wiring import load_settings
-from engine.databases.mysql.settings import BinlogFileSettings
+from engine.databases.postgres.identifiers import Naming
 from engine.pipeline.batching import Batch, Batcher, weigh
 from engine.pipeline.reader_queue import ReaderQueue
 from engine.schema import Table, TableId
 from engine.settings.loader import BatchSettings, Settings
 from engine.toolkit.compaction import NetChanges, net_changes
 from sinks.postgres.copy import Encoder
-from sinks.postgres.ddl import Naming
 from sinks.postgres.sink import PostgresSink
 from sinks.postgres.statements import Statements
 from sources.mysql.binlog.compression import cut_events
 from sources.mysql.file_source import BinlogFileSource
+from sources.mysql.settings import BinlogFileSettings
 from sources.mysql.source import MySQLSource
 
 __all__ = ["STEPS", "Encoding", "nets_of"]

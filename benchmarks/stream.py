@@ -36,8 +36,8 @@ from benchmarks.programs import psql
 from benchmarks.result import Repetition, Result
 from benchmarks.target import PIPELINE, Committed, Mirror, Target
 from benchmarks.workloads import DATABASE, Form, Workload
-from engine.databases.mysql.settings import MySQLSettings
 from engine.errors import TailraceError
+from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 
 __all__ = [

@@ -20,11 +20,11 @@ from psycopg.errors import UniqueViolation
 
 from engine.change import Row
 from engine.contract import Applied
+from engine.databases.postgres.identifiers import Naming
 from engine.errors import ApplyError
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges
 from sinks.postgres.copy import Encoder, Parameters
-from sinks.postgres.ddl import Naming
 from sinks.postgres.session import Cursor, Session
 from sinks.postgres.staging import StagingTables
 from sinks.postgres.statements import Statements

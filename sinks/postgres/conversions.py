@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from engine.databases.postgres.types import column_type, quote
+from engine.databases.postgres.identifiers import quote
+from engine.databases.postgres.types import column_type
 from engine.schema import Column
 from sinks.postgres.defaults import literal
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from engine.databases.postgres.types import column_type, digested, fitted, holds_null, quote
-from engine.schema import Column, Index, Table, TableId
+from engine.databases.postgres.identifiers import Naming, digested, quote
+from engine.databases.postgres.types import column_type, holds_null
+from engine.schema import Column, Index, Table
 from engine.toolkit.table_diff import (
     AddColumn,
     AddIndex,
@@ -29,7 +30,6 @@ from sinks.postgres.conversions import conversion
 from sinks.postgres.defaults import NULL, constant_default, existing_value, implicit_value
 
 __all__ = [
-    "Naming",
     "Step",
     "alter_table",
     "column_definitions",
@@ -42,21 +42,6 @@ __all__ = [
 #: The temporary name of a table that is moved from one schema to another.
 MOVING = "tailrace_moving"
 UNINDEXED_KINDS = frozenset({"json", "geometry", "array"})
-
-
-class Naming(NamedTuple):
-    """Where the source's tables are on the target: in one ``schema``, or in those of their
-    names."""
-
-    schema: str = ""
-
-    def place(self, id: TableId) -> tuple[str, str]:
-        """Schema and name on the target, fitted."""
-        return (fitted(self.schema or id.schema), fitted(id.name))
-
-    def sql(self, id: TableId) -> str:
-        """The qualified, quoted name on the target."""
-        return quote(*self.place(id))
 
 
 class Step(NamedTuple):

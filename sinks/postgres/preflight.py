@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from engine.contract import Finding
-from engine.databases.postgres.types import SYSTEM_COLUMNS, TEMPORAL, fitted, quote
+from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, fitted, quote
+from engine.databases.postgres.types import TEMPORAL
 from engine.schema import Table, Type
-from sinks.postgres.ddl import Naming, indexable
+from sinks.postgres.ddl import indexable
 from sinks.postgres.schema import is_reserved
 from sinks.postgres.session import Session
 from sinks.postgres.state import SCHEMA, StateStore

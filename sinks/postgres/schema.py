@@ -13,11 +13,10 @@ from functools import partial
 from psycopg import errors as pg
 
 from engine.change import SchemaChange
-from engine.databases.postgres.types import SYSTEM_COLUMNS, quote
+from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, quote
 from engine.errors import ApplyError, SchemaError, SinkError
 from engine.schema import Table, TableId
 from sinks.postgres.ddl import (
-    Naming,
     Step,
     alter_table,
     column_definitions,

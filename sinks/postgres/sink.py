@@ -15,6 +15,7 @@ import msgspec
 from engine.change import Change, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Finding, RowReader, State
+from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
@@ -22,7 +23,6 @@ from engine.schema import Table, TableId
 from engine.toolkit.compaction import net_changes
 from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, segments
 from sinks.postgres.apply import Applier
-from sinks.postgres.ddl import Naming
 from sinks.postgres.preflight import check
 from sinks.postgres.schema import SchemaFollower
 from sinks.postgres.session import Session

@@ -19,9 +19,9 @@ from psycopg.errors import InsufficientPrivilege, LockNotAvailable
 
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
+from engine.databases.postgres.identifiers import Naming
 from engine.errors import Fenced, SinkError, SinkLost
 from engine.schema import Table, TableId
-from sinks.postgres.ddl import Naming
 from sinks.postgres.layout import SCHEMA, prepare, read_layout, read_progress, read_versions
 from sinks.postgres.session import Session
 

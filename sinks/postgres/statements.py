@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from engine.databases.postgres.types import holds_null, quote
+from engine.databases.postgres.identifiers import quote
+from engine.databases.postgres.types import holds_null
 from engine.schema import Table
 from engine.toolkit.compaction import columns_of
 from sinks.postgres.copy import Encoder, Field

@@ -18,7 +18,6 @@ import msgspec
 
 from engine.change import Begin, Change, Chunk, Heartbeat
 from engine.contract import Finding, RowReader
-from engine.databases.mysql.settings import BinlogFileSettings, log_path, selector
 from engine.errors import ConfigError, DecodeError, ParityError, SourceError, TailraceError
 from engine.schema import Table, TableId
 from sources.mysql.binlog import events as ev
@@ -26,6 +25,7 @@ from sources.mysql.binlog.compression import cut_events
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.position import MySQLPosition, file_number, parse_position
+from sources.mysql.settings import BinlogFileSettings, log_path, selector
 
 __all__ = ["BinlogFileSource"]
 

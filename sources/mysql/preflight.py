@@ -11,13 +11,14 @@ import msgspec
 from pymysql.connections import Connection
 
 from engine.contract import Finding
-from engine.databases.mysql.connect import BinlogConnection, choose_server_id, query
-from engine.databases.mysql.settings import MySQLSettings, selector
+from engine.databases.mysql.connect import query
+from engine.databases.mysql.identifiers import quote_table
 from engine.errors import SourceError, SourceLost
 from engine.schema import Table, TableId
+from sources.mysql.binlog.connection import BinlogConnection, choose_server_id
 from sources.mysql.catalog import read_catalog
 from sources.mysql.server_info import ServerInfo, log_end
-from sources.mysql.snapshot.watermarks import quote_table
+from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.unlogged import unlogged
 
 __all__ = ["preflight"]

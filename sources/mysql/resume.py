@@ -14,8 +14,9 @@ from typing import Any, Final
 import msgspec
 from pymysql.connections import Connection
 
-from engine.databases.mysql.connect import BinlogConnection, query
+from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
+from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
 from sources.mysql.server_info import ServerInfo, log_files

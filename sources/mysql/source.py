@@ -22,11 +22,11 @@ from pymysql.connections import Connection
 
 from engine.change import Begin, Change, Chunk, Heartbeat
 from engine.contract import Finding, RowReader
-from engine.databases.mysql.connect import BinlogConnection, establish, interrupt, prepare, query
+from engine.databases.mysql.connect import establish, interrupt, prepare, query
 from engine.databases.mysql.row_reader import MySQLRowReader
-from engine.databases.mysql.settings import MySQLSettings, selector
 from engine.errors import SourceError, SourceLost
 from engine.schema import Table, TableId
+from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.events import xid_text
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
@@ -41,6 +41,7 @@ from sources.mysql.server_info import (
     read_server_info,
     settled_log_end,
 )
+from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.snapshot.chunks import ChunkReader
 
 __all__ = ["MySQLSource"]

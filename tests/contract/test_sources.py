@@ -151,7 +151,7 @@ class ServerOrigin:
             self._start = source.position()
 
     def source(self) -> Source:
-        from engine.databases.mysql.settings import MySQLSettings
+        from sources.mysql.settings import MySQLSettings
         from sources.mysql.source import MySQLSource
 
         return MySQLSource(
@@ -192,8 +192,8 @@ class FileOrigin:
             return Path(cursor.fetchall()[0][0]).parent / name
 
     def source(self) -> Source:
-        from engine.databases.mysql.settings import BinlogFileSettings
         from sources.mysql.file_source import BinlogFileSource
+        from sources.mysql.settings import BinlogFileSettings
 
         return BinlogFileSource(
             BinlogFileSettings(

@@ -13,14 +13,15 @@ import psycopg
 import pytest
 
 from engine.databases.mysql.row_reader import MySQLRowReader
-from engine.databases.mysql.settings import MySQLSettings
+from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.settings import PostgresSettings
 from engine.schema import Table, TableId
 from engine.toolkit.canonical import canonical_json, day_or_none, interval_text, number_text
 from engine.verify.comparison import Difference, TableReport, VerifyReport, verify
-from sinks.postgres.ddl import Naming, create_table
+from sinks.postgres.ddl import create_table
 from sources.mysql.catalog import read_table
+from sources.mysql.settings import MySQLSettings
 from tests.support.servers import AnyServer, connect_mysql
 
 

@@ -19,7 +19,6 @@ import msgspec
 import pytest
 
 from engine.change import Operation, Rows
-from engine.databases.mysql.settings import BinlogFileSettings
 from engine.databases.mysql.types import neutral_type
 from engine.errors import DecodeError
 from engine.schema import Column, Table, TableId
@@ -31,6 +30,7 @@ from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.table_map import TableMap, Wire
 from sources.mysql.codec.values import decimal_size
 from sources.mysql.file_source import BinlogFileSource
+from sources.mysql.settings import BinlogFileSettings
 from tests.support.mysql_log import as_text
 
 ROOT = Path(__file__).parents[2]

@@ -12,12 +12,12 @@ import pytest
 
 from engine.change import Chunk, Row
 from engine.databases.mysql.connect import prepare, query
-from engine.databases.mysql.settings import MySQLSettings
 from engine.errors import ConfigError, ShapeChanged, SourceError
 from engine.schema import Table
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.server_info import log_end, read_server_info
+from sources.mysql.settings import MySQLSettings
 from sources.mysql.snapshot import chunks as chunks_module
 from sources.mysql.snapshot.chunks import ChunkReader
 from sources.mysql.snapshot.keyset import Keyset
@@ -282,7 +282,7 @@ def test_a_table_that_goes_while_it_is_asked_for_is_left_out(
             cursor.execute(f"CREATE TABLE {name} (id INT PRIMARY KEY)")
         a, b = (live_table(connection, database, name) for name in "ab")
         with monkeypatch.context() as patch:
-            patch.setattr(reader._watermarks, "begin" if gtid else "prove", late)
+            patch.setattr(reader._watermarks, "begin" if gtid else "wait_until_visible", late)
             assert reader.empty([a, b], _now(connection)) == []
         [chunk] = reader.empty([a], _now(connection))
         assert chunk.table == a

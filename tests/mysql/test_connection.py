@@ -21,14 +21,16 @@ import pytest
 from pymysql.constants import COMMAND
 
 from engine.change import Commit, Heartbeat, SchemaChange, Truncate
-from engine.databases.mysql.connect import connect, query, replica_host
+from engine.databases.mysql.connect import connect, query
 from engine.databases.mysql.connect import prepare as prepared
-from engine.databases.mysql.settings import MySQLSettings, address_of, selector
+from engine.databases.mysql.settings import address_of
 from engine.errors import ConfigError, SourceError, SourceLost, TailraceError
 from engine.sandbox import Server, start_mysql
 from engine.schema import TableId
+from sources.mysql.binlog.connection import replica_host
 from sources.mysql.gtid import GtidSet
 from sources.mysql.position import parse_position
+from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.source import MySQLSource
 from tests.support.changes import Replica
 from tests.support.following import Following
@@ -758,7 +760,7 @@ def test_stop_and_close_do_not_wait_for_a_silent_server() -> None:
         with ThreadPoolExecutor(1) as pool:
             asking = pool.submit(source.position)
             accepted, _ = server.accept()
-            wait_until(lambda: getattr(source._asked, "_sock", None) is not None)
+            wait_until(lambda: source._asked is not None and source._asked.open)
             started = time.monotonic()
             source.stop()
             source.close()

@@ -13,7 +13,6 @@ from zlib import crc32
 import pytest
 
 from engine.change import Begin, Change, Commit, Heartbeat, Rows, SchemaChange
-from engine.databases.mysql.settings import BinlogFileSettings
 from engine.errors import ConfigError, DecodeError, SchemaError, SourceError
 from engine.schema import Column, Table, TableId, Type
 from sources.mysql.binlog import compression as packed
@@ -24,6 +23,7 @@ from sources.mysql.binlog.xa import PreparedTransaction
 from sources.mysql.file_source import BinlogFileSource
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, parse_position
+from sources.mysql.settings import BinlogFileSettings
 from tests.support.changes import Replica
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "binlog"

@@ -14,7 +14,9 @@ from pymysql.connections import Connection
 from pymysql.cursors import SSCursor
 
 from engine.databases.mysql.connect import connect, is_mariadb, query, translate_errors
-from engine.databases.mysql.settings import MySQLSettings
+from engine.databases.mysql.identifiers import quote_name, quote_table
+from engine.databases.mysql.pymysql_adapter import force_close, return_text
+from engine.databases.mysql.settings import ConnectionSettings
 from engine.errors import SourceLost
 from engine.schema import Column, Table
 from engine.toolkit.canonical import (
@@ -49,7 +51,7 @@ Text = tuple[str | None, ...]
 class MySQLRowReader:
     """A ``RowReader`` with a connection of its own, made at the first read and again when lost."""
 
-    def __init__(self, settings: MySQLSettings) -> None:
+    def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
         self._connection: Connection[Any] | None = None
 
@@ -75,24 +77,24 @@ class MySQLRowReader:
         columns = list(enumerate(table.columns))
         converts = [_convert(column, key=False) for _, column in columns]
         with translate_errors(), self._open().cursor(SSCursor) as cursor:
-            cursor.execute(f"SELECT {_list(columns)} FROM {_name(table)}")
+            cursor.execute(f"SELECT {_list(columns)} FROM {quote_table(table)}")
             while rows := cursor.fetchmany(SCAN_ROWS):
                 yield canonical_rows(rows, converts)
 
     def count(self, table: Table) -> int:
         """The exact number of rows now."""
-        return int(self._query(f"SELECT COUNT(*) FROM {_name(table)}")[0][0])
+        return int(self._query(f"SELECT COUNT(*) FROM {quote_table(table)}")[0][0])
 
     def close(self) -> None:
         """Free the connection; idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection._force_close()  # type: ignore[attr-defined]
+            force_close(connection)
 
     def _select(self, table: Table, rest: str, *, keys_only: bool) -> list[Text]:
         ordinals = table.key if keys_only else range(len(table.columns))
         columns = [(ordinal, table.columns[ordinal]) for ordinal in ordinals]
-        sql = f"SELECT {_list(columns)} FROM {_name(table)}{rest}"
+        sql = f"SELECT {_list(columns)} FROM {quote_table(table)}{rest}"
         return canonical_rows(
             self._query(sql),
             [_convert(column, key=ordinal in table.key) for ordinal, column in columns],
@@ -108,20 +110,12 @@ class MySQLRowReader:
     def _open(self) -> Connection[Any]:
         if self._connection is None:
             connection = connect(self._settings, timeout_seconds=TIMEOUT_SECONDS)
-            connection.decoders = {}  # every value as its text
+            return_text(connection)
             limit = "max_statement_time" if is_mariadb(connection) else "max_execution_time"
             timeout = int(TIMEOUT_SECONDS)
             query(connection, f"SET sql_mode = '', {limit} = 0, net_write_timeout = {timeout}")
             self._connection = connection
         return self._connection
-
-
-def _quote(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
-
-
-def _name(table: Table) -> str:
-    return f"{_quote(table.id.schema)}.{_quote(table.id.name)}"
 
 
 def _list(columns: Sequence[tuple[int, Column]]) -> str:
@@ -130,7 +124,7 @@ def _list(columns: Sequence[tuple[int, Column]]) -> str:
 
 def _expression(column: Column) -> str:
     """What to select so that the server shows the whole value as text."""
-    name, kind = _quote(column.name), column.type.kind
+    name, kind = quote_name(column.name), column.type.kind
     if kind in ("binary", "geometry"):
         return f"LOWER(HEX({name}))"
     if kind == "bit":
@@ -182,7 +176,7 @@ _CONVERTS: Final[dict[str, Convert]] = {
 
 def _operand(column: Column) -> str:
     """A column of the key as it is compared and ordered: labels by their number."""
-    return _quote(column.name) + (" + 0" if column.type.kind in ("enum", "set") else "")
+    return quote_name(column.name) + (" + 0" if column.type.kind in ("enum", "set") else "")
 
 
 def _literal(column: Column, text: str | None) -> str:

@@ -14,8 +14,9 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors as pg
 
+from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.settings import PostgresSettings
-from engine.databases.postgres.types import quote, type_name
+from engine.databases.postgres.types import type_name
 from engine.errors import SinkError, SinkLost
 from engine.schema import Column, Table, Type
 from engine.toolkit.canonical import (
@@ -28,7 +29,6 @@ from engine.toolkit.canonical import (
     interval_text,
     number_text,
 )
-from sinks.postgres.ddl import Naming
 
 __all__ = ["PostgresRowReader"]
 

@@ -7,26 +7,16 @@ exceptions are listed here (dates that are none, U+0000).
 
 from __future__ import annotations
 
-import hashlib
-
 from engine.schema import Column, Table, Type
 
 __all__ = [
-    "SYSTEM_COLUMNS",
     "TEMPORAL",
     "TEXTUAL",
     "column_type",
-    "digested",
-    "fitted",
     "holds_null",
-    "quote",
     "type_name",
 ]
 
-#: Longer identifiers are cut by the server (NAMEDATALEN - 1).
-MAX_IDENTIFIER_BYTES = 63
-#: Names that every table's hidden columns have (manual, System Columns).
-SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
 MAX_VARCHAR_LENGTH = 10_485_760
 
 #: Kinds whose values travel as text and may hold any character.
@@ -94,21 +84,3 @@ def holds_null(table: Table, ordinal: int) -> bool:
         return False
     column = table.columns[ordinal]
     return column.nullable or column.type.kind in TEMPORAL
-
-
-def quote(*names: str) -> str:
-    """One SQL identifier of the given parts, fitted and quoted: ``"schema"."table"``."""
-    return ".".join('"' + fitted(name).replace('"', '""') + '"' for name in names)
-
-
-def fitted(name: str) -> str:
-    """The name as it is on the target: one that the server would cut is shortened so that it
-    differs from every other name with the same beginning."""
-    return name if len(name.encode()) <= MAX_IDENTIFIER_BYTES else digested(name, name)
-
-
-def digested(readable: str, whole: str) -> str:
-    """A name that begins as ``readable``, is unique as ``whole``, and fits."""
-    digest = hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()
-    start = readable.encode()[: MAX_IDENTIFIER_BYTES - len(digest) - 1]
-    return f"{start.decode(errors='ignore')}_{digest}"

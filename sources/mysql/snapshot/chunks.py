@@ -21,6 +21,7 @@ from pymysql.err import MySQLError
 
 from engine.change import Chunk, Row
 from engine.databases.mysql.connect import translate_errors
+from engine.databases.mysql.identifiers import quote_table
 from engine.databases.mysql.types import same_order, same_type
 from engine.errors import ShapeChanged, SourceError, SourceLost
 from engine.schema import Column, Table
@@ -30,7 +31,7 @@ from sources.mysql.snapshot.keyset import Key, Keyset
 from sources.mysql.snapshot.result_set import query_rows
 from sources.mysql.snapshot.sessions import Sessions
 from sources.mysql.snapshot.text_rows import select_list, text_rows
-from sources.mysql.snapshot.watermarks import Flavour, Watermarks, quote_table
+from sources.mysql.snapshot.watermarks import Flavour, Watermarks
 
 __all__ = ["ChunkReader"]
 

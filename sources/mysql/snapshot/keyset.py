@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from engine.change import Row
+from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS
 from engine.errors import ConfigError
 from engine.schema import Column, Table
-from sources.mysql.snapshot.text_rows import quote_name
 
 __all__ = ["Keyset"]
 

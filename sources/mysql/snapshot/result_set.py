@@ -20,6 +20,7 @@ from pymysql.constants.COMMAND import COM_QUERY
 from pymysql.err import OperationalError, raise_mysql_exception
 
 from engine.change import Row
+from engine.databases.mysql.pymysql_adapter import send_command, take_socket
 
 __all__ = ["Decoder", "cut_rows", "query_rows"]
 
@@ -51,10 +52,9 @@ def query_rows(
     ``timeout_seconds`` without a byte. If it is left before its end, or by an error of the decoder,
     the connection must be closed.
     """
-    connection._execute_command(COM_QUERY, query)
+    send_command(connection, COM_QUERY, query)
     # From its first byte on: PyMySQL's reader would keep what it has read too much.
-    socket = connection._sock
-    socket.settimeout(timeout_seconds)
+    socket = take_socket(connection, timeout_seconds)
     cutter = _Cutter(decoder)
     while True:
         piece = socket.recv(cutter.wants)

@@ -12,6 +12,7 @@ from typing import Any
 from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import establish, interrupt, query
+from engine.databases.mysql.pymysql_adapter import force_close
 from engine.errors import SourceLost
 
 __all__ = ["Lease", "Sessions"]
@@ -85,7 +86,7 @@ class Sessions:
             if well:
                 self._idle.append(connection)
         if not well:
-            _close(connection)
+            force_close(connection)
 
     def resume(self) -> None:
         """Lend again after ``stop``."""
@@ -105,8 +106,4 @@ class Sessions:
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
-            _close(connection)
-
-
-def _close(connection: Any) -> None:
-    connection._force_close()
+            force_close(connection)

@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from types import CodeType
 
 from engine.change import Row
+from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.errors import DecodeError
 from engine.schema import Column, Table
@@ -25,18 +26,13 @@ from sources.mysql.codec.cells import bytes_expression
 from sources.mysql.codec.images import Source
 from sources.mysql.snapshot.result_set import cut_rows
 
-__all__ = ["TextRows", "quote_name", "select_list", "text_rows"]
+__all__ = ["TextRows", "select_list", "text_rows"]
 
 _MALFORMED = (ValueError, IndexError, OverflowError)
 
 # Kinds whose text is always shorter than the first length that needs more than one byte.
 _SHORT = frozenset(("date", "interval", "datetime", "timestamp", "decimal", "bit", "uuid"))
 _AS_TEXT = frozenset(("date", "interval", "datetime", "timestamp"))
-
-
-def quote_name(name: str) -> str:
-    """A name as SQL."""
-    return "`" + name.replace("`", "``") + "`"
 
 
 def select_list(table: Table) -> str:

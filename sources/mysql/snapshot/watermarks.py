@@ -27,6 +27,7 @@ import msgspec
 from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
+from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.errors import SourceError
 from engine.schema import Table, TableId
 from sources.mysql.catalog import among
@@ -34,9 +35,8 @@ from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
 from sources.mysql.server_info import ServerInfo, log_end, owned_gtids, read_server_info
 from sources.mysql.snapshot.sessions import Lease
-from sources.mysql.snapshot.text_rows import quote_name
 
-__all__ = ["Flavour", "Watermarks", "quote_table"]
+__all__ = ["Flavour", "Watermarks"]
 
 Flavour = Literal["mysql", "mariadb"]
 
@@ -51,11 +51,6 @@ SELECT TABLE_SCHEMA, TABLE_NAME
 FROM information_schema.TABLES JOIN information_schema.ENGINES USING (ENGINE)
 WHERE TRANSACTIONS = 'YES' AND {where}
 """
-
-
-def quote_table(table: Table) -> str:
-    """Its name as SQL."""
-    return f"{quote_name(table.id.schema)}.{quote_name(table.id.name)}"
 
 
 class Watermarks:

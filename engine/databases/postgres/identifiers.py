@@ -1,0 +1,56 @@
+"""
+Names as SQL identifiers of PostgreSQL, and the place of each source table on the target.
+
+PostgreSQL cuts longer identifiers silently, so two names with a common beginning could become the
+same. ``fitted`` shortens such a name itself and keeps it unique.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from engine.schema import TableId
+
+__all__ = ["SYSTEM_COLUMNS", "Naming", "digested", "fitted", "quote"]
+
+#: The server's limit (NAMEDATALEN - 1).
+MAX_IDENTIFIER_BYTES = 63
+#: Names that no column can have, because each table has hidden columns of these names (PostgreSQL's
+#: manual, "System Columns").
+SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
+
+
+def quote(*names: str) -> str:
+    """One SQL identifier made of the given names, fitted and quoted: ``"schema"."table"``."""
+    return ".".join('"' + fitted(name).replace('"', '""') + '"' for name in names)
+
+
+def fitted(name: str) -> str:
+    """The name as it is on the target: unchanged if it fits, else shortened by ``digested``."""
+    return name if len(name.encode()) <= MAX_IDENTIFIER_BYTES else digested(name, name)
+
+
+def digested(readable: str, whole: str) -> str:
+    """A name that fits: the beginning of ``readable``, and a digest of ``whole`` that makes it
+    unique.
+    """
+    digest = hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()
+    start = readable.encode()[: MAX_IDENTIFIER_BYTES - len(digest) - 1]
+    return f"{start.decode(errors='ignore')}_{digest}"
+
+
+class Naming(NamedTuple):
+    """The place of the source's tables on the target: all in ``schema``, or, if it is empty, each
+    in the schema that is named as the source's.
+    """
+
+    schema: str = ""
+
+    def place(self, id: TableId) -> tuple[str, str]:
+        """The schema and the name on the target, fitted."""
+        return (fitted(self.schema or id.schema), fitted(id.name))
+
+    def sql(self, id: TableId) -> str:
+        """The qualified, quoted name on the target."""
+        return quote(*self.place(id))

@@ -1,0 +1,28 @@
+"""
+The side that uses a database: its name in messages, and the errors that it raises.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from engine.errors import SinkError, SinkLost, SourceError, SourceLost
+
+__all__ = ["SOURCE", "TARGET", "Role"]
+
+
+class Role(NamedTuple):
+    """Source or target. ``section`` is the part of the configuration with its settings.
+
+    ``lost`` is the error of a broken connection, which is retried, and ``refused`` that of a
+    request that fails again if it is repeated.
+    """
+
+    name: str
+    section: str
+    lost: type[SourceLost | SinkLost]
+    refused: type[SourceError | SinkError]
+
+
+SOURCE = Role("source", "[source]", SourceLost, SourceError)
+TARGET = Role("target", "[sink]", SinkLost, SinkError)
