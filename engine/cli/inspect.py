@@ -20,8 +20,8 @@ from engine.contract import Finding, Sink, Source, State
 from engine.errors import ConfigError, TailraceError
 from engine.schema import Table
 from engine.settings.loader import Settings
-from engine.verify import comparison as parity
-from engine.verify.comparison import VerifyReport
+from engine.verify import comparison
+from engine.verify.report import VerifyReport
 
 __all__ = ["CHECK", "STATUS", "VERIFY"]
 
@@ -182,7 +182,7 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
             return await _passed(source, sink, position, deadline)
 
         with closing(source.row_reader()) as left, closing(sink.row_reader()) as right:
-            return await parity.verify(
+            return await comparison.verify(
                 tables,
                 left,
                 right,

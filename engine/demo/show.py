@@ -32,7 +32,7 @@ from engine.demo.writer import ShopWriter
 from engine.errors import TailraceError
 from engine.ops.terminal import Status, duration, verify_table
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
-from engine.verify.comparison import VerifyReport
+from engine.verify.report import VerifyReport
 
 __all__ = ["run"]
 

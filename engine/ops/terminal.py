@@ -22,7 +22,7 @@ from engine.checkpoint import TableState
 from engine.contract import Finding
 
 if TYPE_CHECKING:
-    from engine.verify.comparison import TableReport, VerifyReport
+    from engine.verify.report import TableReport, VerifyReport
 
 __all__ = [
     "RateMeter",
