@@ -31,7 +31,7 @@ from engine.ops.status import Status, TableStatuses
 from engine.schema import Table
 from engine.settings.loader import Settings
 from engine.verify import comparison
-from engine.verify.comparison import VerifyReport
+from engine.verify.report import VerifyReport
 
 __all__ = ["CHECK", "STATUS", "VERIFY"]
 

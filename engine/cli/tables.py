@@ -13,7 +13,7 @@ from rich.text import Text
 from engine.contract import Finding
 from engine.ops.status import Status
 from engine.ops.terminal import duration, size, tables_table
-from engine.verify.comparison import TableReport, VerifyReport
+from engine.verify.report import TableReport, VerifyReport
 
 __all__ = ["findings_table", "status_table", "verify_table"]
 

@@ -34,7 +34,7 @@ from engine.errors import TailraceError
 from engine.ops.status import Status
 from engine.ops.terminal import duration
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
-from engine.verify.comparison import VerifyReport
+from engine.verify.report import VerifyReport
 
 __all__ = ["run"]
 

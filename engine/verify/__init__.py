@@ -3,5 +3,6 @@ The comparison of source and target, row by row, while changes flow.
 
     comparison    which rows are compared, in keyed and keyless tables
     recheck       how a candidate difference is confirmed or dismissed
+    reader        blocking readers, off the event loop
     report        the result
 """

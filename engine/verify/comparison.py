@@ -1,106 +1,60 @@
 """
-Are both sides equal? Compared row by row and column by column, while changes flow.
+Compare source and target row by row and column by column, while changes flow.
 
-Nothing here knows a codec of the pipeline: both databases are read through their ordinary clients,
-in canonical text (``engine.toolkit.canonical``). Forward, the source's rows are read in chunks and
-looked up by key in the target; backward, the target's keys are looked up in the source.
+Both databases are read through their ordinary clients, each by a ``RowReader``, in the canonical
+text of ``engine.toolkit.canonical``. No codec of the pipeline takes part, so a wrong codec cannot
+hide its own mistakes.
 
-The two sides are never seen at the same moment, so a difference is only suspected at first. A
-suspect is settled by looks. One look reads its row on the source, then, once the pipeline has
-passed the end that the log had after that read, on the target, then on the source again. A target
-that shows any of the source's values is right: what the source held before had to be there, and
-only what changed in between can be newer. A row that stood still on both sides, look after look,
-and is another one on each, differs. A row that is neither is too busy: it is looked at again until
-the deadline, and then it is left open, for nobody can say which of its values the target skipped.
+A table with a key is compared in two passes:
 
-Tables without a key are compared as bags, by the same looks at the whole table: of each row the
-target must hold as many as the source had before or after, or some number between. So rows that
-stay are compared exactly while others change, and no moment common to both sides is needed. What
-every look finds differs; what only some find is left open. The rows are counted by hash, in as many
-passes over the table as keep the counters small.
+- Forward: the source's rows are read in chunks in the order of the key, and looked up by key in the
+  target. This finds rows that are changed or missing in the target.
+- Backward: the target's keys are read in the same way and looked up in the source. This finds rows
+  that are extra in the target.
+
+Two rows belong together if their keys have exactly the same text. Each pass uses the order of one
+database only, so source and target may sort differently. A key that exists throughout the run is
+read by at least one of the passes, so a wrong row always becomes a candidate for a difference. A
+row that only changes at the wrong moment becomes one, too. ``engine.verify.recheck`` decides: a
+candidate that stands still is either right or a difference, and one that never does is reported as
+hot.
+
+A keyless table is compared as a multiset: each distinct row with the number of its occurrences.
+Rows are counted by a digest of 16 bytes. A large multiset is compared in parts, each of which reads
+both tables again. Equal rows have equal digests and belong to the same part, so the parts need not
+be read at one common moment. Rows that stay are compared exactly while others change.
+
+A table is equal if no row differs and none is hot: each row that exists throughout the run has on
+the target a value that the source held when the row was compared. Changes made after a row has
+been compared are not covered; the next run finds them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
 from hashlib import blake2b
-from itertools import count
-from typing import Final, Literal, NamedTuple, TypeVar
-
-import msgspec
+from typing import Final
 
 from engine.contract import RowReader
 from engine.errors import TailraceError
 from engine.schema import Table
-from engine.toolkit.canonical import canonical_json
+from engine.verify.reader import AsyncReader, TextRow, comparable_rows, key_of
+from engine.verify.recheck import Multiset, Passed, PipelineWaiter, Rechecker, recheck_multiset
+from engine.verify.report import Difference, Key, TableReport, VerifyReport
 
-__all__ = ["Difference", "TableReport", "VerifyReport", "verify"]
+__all__ = ["verify"]
 
-Key = tuple[str | None, ...]
-TextRow = tuple[str | None, ...]
-RowsByKey = dict[Key, TextRow]
-Multiset = Counter[bytes]
-Passed = Callable[[str, float], Awaitable[bool]]
-Answer = TypeVar("Answer")
+Progress = Callable[[str, int], None]
 
-#: Looks that must agree before a suspect counts as a difference: where the suspects are few, more,
-#: for a row that goes to and fro may look the same each time.
-LOOKS: Final = 3
-LOOKS_OF_FEW: Final = 12
-#: A busy row is looked at together with few others, and read often on the source meanwhile: so many
-#: rows, that many seconds apart, and of so many readings each is remembered.
-BUSY_ROWS: Final = 32
-BUSY_SECONDS: Final = 0.005
-BUSY_READINGS: Final = 200
-#: Differing rows that are named per table; beyond that they are only counted.
-NAMED_ROWS: Final = 10_000
-#: RowsByKey counted by hash in one pass over a table without a key.
+#: Differences that are listed per table; the others are only counted.
+LISTED_DIFFERENCES: Final = 10_000
+#: Different rows of a keyless table that are counted in one pass over it.
 MULTISET_ROWS: Final = 1_000_000
 _DIGEST_BYTES: Final = 16
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """One row that differs: its key's text, and the columns in which the sides differ (none where
-    only one has the row)."""
-
-    kind: Literal["changed", "missing", "extra"]
-    key: Key
-    columns: tuple[str, ...] = ()
-
-
-class TableReport(msgspec.Struct, frozen=True):
-    """The comparison of one table.
-
-    ``rows`` were read on the source; ``differing`` rows have other values on the target,
-    ``missing`` ones are not there, ``extra`` ones are only there: exact counts. ``differences``
-    names the first 10,000 of them, none in a table without a key. ``inconclusive`` says why the
-    table could not be compared to its end, which is no success: one reason are ``unsettled`` rows,
-    which changed too fast until the deadline and are no differences.
-    """
-
-    table: str
-    rows: int
-    differing: int
-    missing: int
-    extra: int
-    seconds: float
-    equal: bool
-    inconclusive: str = ""
-    differences: tuple[Difference, ...] = ()
-    unsettled: int = 0
-
-
-class VerifyReport(msgspec.Struct, frozen=True):
-    """The comparison of all tables."""
-
-    equal: bool
-    seconds: float
-    tables: tuple[TableReport, ...]
 
 
 async def verify(
@@ -112,89 +66,56 @@ async def verify(
     passed: Passed,
     chunk_rows: int = 5000,
     deadline_seconds: float = 60.0,
-    progress: Callable[[str, int], None] = lambda table, rows: None,
+    progress: Progress = lambda table, rows: None,
 ) -> VerifyReport:
-    """Compare ``tables``, one after the other. In each, rows that change faster than they can be
-    read are tried for ``deadline_seconds`` after all others have been compared.
+    """Compare ``tables``, one after the other.
 
-    ``source_position`` tells the end of the source's log now (it may block), ``passed`` waits until
-    the target holds all of the log up to a position: false at the deadline, a time of
-    ``time.monotonic``, which comes ``deadline_seconds`` later. ``progress`` hears a table's name
-    and how many of its rows have been read. Readers are used from threads, each by one at a time.
+    ``source_position`` returns the position of the end of the source's log now; it may block.
+    ``passed`` gets a position and a time of ``time.monotonic``, waits until the target holds the
+    log up to the position, and returns false if the time comes first. ``deadline_seconds`` limits
+    each such wait, and for each table the time for which its hot rows are rechecked. ``progress``
+    is called with a table's name and the number of its rows that have been read. The readers are
+    called from threads, each by one at a time.
 
-    Raises retryable errors of the readers; others make a table inconclusive.
+    Raises the retryable errors of the readers; another error makes its table inconclusive.
     """
     started = time.monotonic()
-    pipeline = _Pipeline(source_position, passed, deadline_seconds)
+    pipeline = PipelineWaiter(source_position, passed, deadline_seconds)
+    source_reader, target_reader = AsyncReader(source), AsyncReader(target)
     reports: list[TableReport] = []
     for table in tables:
-        comparison = _KeyedComparison if table.key else _KeylessComparison
-        compared = comparison(table, _Side(source), _Side(target), pipeline, chunk_rows, progress)
-        reports.append(await compared.report())
+        kind = _KeyedComparison if table.key else _KeylessComparison
+        comparison = kind(table, source_reader, target_reader, pipeline, chunk_rows, progress)
+        reports.append(await comparison.report())
     seconds = time.monotonic() - started
     return VerifyReport(all(report.equal for report in reports), seconds, tuple(reports))
 
 
-class _Side:
-    """A blocking reader, one call at a time, off the event loop."""
-
-    def __init__(self, reader: RowReader) -> None:
-        self.reader = reader
-        self._turn = asyncio.Lock()
-
-    async def run(self, call: Callable[[], Answer]) -> Answer:
-        async with self._turn:
-            return await asyncio.to_thread(call)
-
-
-class _Pipeline:
-    """Waits for the pipeline that lies between the two sides."""
-
-    def __init__(
-        self, source_position: Callable[[], str], passed: Passed, deadline_seconds: float
-    ) -> None:
-        self._source_position = source_position
-        self._passed = passed
-        self.deadline_seconds = deadline_seconds
-        #: Why nothing can be settled any more; empty as long as the pipeline keeps up.
-        self.stuck = ""
-
-    async def drained(self) -> None:
-        """Wait until the target holds what the source's log holds now. It is waited for a pipeline
-        that stands still only once."""
-        position = await asyncio.to_thread(self._source_position)
-        seconds = 0.0 if self.stuck else self.deadline_seconds
-        if await self._passed(position, time.monotonic() + seconds) or self.stuck:
-            return
-        self.stuck = f"the pipeline did not get to the log's end within {seconds:.0f} seconds"
-
-
 class _Comparison(ABC):
-    """The comparison of one table; a subclass says how."""
+    """The comparison of one table, and its result so far."""
 
     def __init__(
         self,
         table: Table,
-        source: _Side,
-        target: _Side,
-        pipeline: _Pipeline,
+        source: AsyncReader,
+        target: AsyncReader,
+        pipeline: PipelineWaiter,
         chunk_rows: int,
-        progress: Callable[[str, int], None],
+        progress: Progress,
     ) -> None:
         self.table = table
         self.source = source
         self.target = target
         self.pipeline = pipeline
         self.chunk_rows = chunk_rows
-        self.counts: Counter[str] = Counter()
-        self.named: list[Difference] = []
-        self.unsettled = 0
+        self.counts: Counter[str] = Counter()  # by kind of difference
+        self.listed: list[Difference] = []
+        self.hot = 0
         self.rows = 0
         self._progress = progress
-        self._json = [n for n, column in enumerate(table.columns) if column.type.kind == "json"]
 
     async def report(self) -> TableReport:
-        """Compare, and say what came out."""
+        """Compare the table and return the result."""
         started, inconclusive = time.monotonic(), ""
         try:
             await self.compare()
@@ -202,12 +123,10 @@ class _Comparison(ABC):
             if error.retryable:
                 raise
             inconclusive = error.message
-        if self.counts or self.unsettled:
-            inconclusive = inconclusive or self.pipeline.stuck
-        if self.unsettled:
-            inconclusive = (
-                inconclusive or f"rows that change too fast to compare: {self.unsettled:,}"
-            )
+        if self.counts.total() or self.hot:
+            inconclusive = inconclusive or self.pipeline.stalled
+        if self.hot:
+            inconclusive = inconclusive or f"rows that change too fast to compare: {self.hot:,}"
         return TableReport(
             str(self.table.id),
             self.rows,
@@ -217,238 +136,121 @@ class _Comparison(ABC):
             time.monotonic() - started,
             not self.counts.total() and not inconclusive,
             inconclusive,
-            tuple(self.named),
-            self.unsettled,
+            tuple(self.listed),
+            self.hot,
         )
 
     @abstractmethod
     async def compare(self) -> None:
-        """Fill ``counts``, ``named`` and ``unsettled``."""
+        """Compare the table: set ``counts``, ``listed``, ``hot`` and ``rows``."""
 
-    def read(self, rows: int) -> None:
-        """So many more rows of the source have been read."""
+    def count_read(self, rows: int) -> None:
+        """Count rows that have been read from the source."""
         self.rows += rows
         self._progress(str(self.table.id), self.rows)
 
-    def settled(self, row: TextRow) -> TextRow:
-        """The row with its JSON texts in the one form that equal values share."""
-        if not self._json:
-            return row
-        values = list(row)
-        for ordinal in self._json:
-            text = values[ordinal]
-            values[ordinal] = None if text is None else canonical_json(text)
-        return tuple(values)
-
 
 class _KeyedComparison(_Comparison):
-    _busy: set[Key]
-
     async def compare(self) -> None:
-        self._busy = set()
-        await self._forward()
-        await self._backward()
-        await self._settle_busy()
-        self.unsettled = len(self._busy)
-
-    async def _forward(self) -> None:
-        """Every row of the source is on the target, and the same."""
-        suspects: set[Key] = set()
-        ahead = self._ahead(self.source, None, keys_only=False)
-        while rows := await ahead:
-            ahead = self._ahead(self.source, self._key(rows[-1]), keys_only=False)
-            mine = {self._key(row): row for row in rows}
-            theirs = await self._rows(self.target, list(mine))
-            suspects |= {key for key, row in mine.items() if theirs.get(key) != row}
-            self.read(len(rows))
-            if len(suspects) >= self.chunk_rows:
-                await self._settle(suspects)
-                suspects = set()
-        await self._settle(suspects)
-
-    async def _backward(self) -> None:
-        """Every key of the target is on the source."""
-        suspects: set[Key] = set()
-        ahead = self._ahead(self.target, None, keys_only=True)
-        while keys := await ahead:
-            ahead = self._ahead(self.target, keys[-1], keys_only=True)
-            there = await self._keys(self.source, keys)
-            suspects |= set(keys).difference(there)
-            if len(suspects) >= self.chunk_rows:
-                await self._settle(suspects)
-                suspects = set()
-        await self._settle(suspects)
-
-    def _ahead(
-        self, side: _Side, after: Key | None, *, keys_only: bool
-    ) -> asyncio.Task[list[TextRow]]:
-        """Start to read the next chunk of a side."""
-
-        def read() -> list[TextRow]:
-            return side.reader.chunk(self.table, after, self.chunk_rows, keys_only=keys_only)
-
-        return asyncio.create_task(side.run(read))
-
-    def _key(self, row: TextRow) -> Key:
-        return tuple(row[ordinal] for ordinal in self.table.key)
-
-    async def _rows(self, side: _Side, keys: Sequence[Key]) -> RowsByKey:
-        found = await side.run(lambda: side.reader.by_keys(self.table, keys))
-        wanted = set(keys)
-        return {key: row for row in found if (key := self._key(row)) in wanted}
-
-    async def _keys(self, side: _Side, keys: Sequence[Key]) -> list[Key]:
-        return await side.run(lambda: side.reader.by_keys(self.table, keys, keys_only=True))
-
-    async def _settle(self, suspects: set[Key]) -> None:
-        """Of these keys, count and name those whose rows really differ, and note the busy ones."""
-        pending = sorted(suspects, key=str)
-        for start in range(0, len(pending), self.chunk_rows):
-            await self._settle_some(pending[start : start + self.chunk_rows])
-
-    async def _settle_busy(self) -> None:
-        """Look at the busy rows again, a few at a time, until the deadline."""
-        deadline = time.monotonic() + self.pipeline.deadline_seconds
-        queue = deque(sorted(self._busy, key=str))
-        while queue and time.monotonic() < deadline and not self.pipeline.stuck:
-            keys = [queue.popleft() for _ in range(min(BUSY_ROWS, len(queue)))]
-            self._busy.difference_update(keys)
-            await self._settle_some(keys)
-            queue += [key for key in keys if key in self._busy]
-
-    async def _settle_some(self, keys: list[Key]) -> None:
-        """Look at these rows a few times: those that are never equal differ, or are busy."""
-        last: _Look | None = None
-        busy: set[Key] = set()
-        for number in range(LOOKS_OF_FEW):
-            look = await self._look(keys, last.after if last else None)
-            keys = [key for key in keys if not self._fits(look, key)]
-            busy.update(key for key in keys if look.moved(key, last))
-            last = look
-            if not keys or self.pipeline.stuck:
-                break
-            if number + 1 >= LOOKS and (len(keys) > BUSY_ROWS or busy.issuperset(keys)):
-                break
-            await asyncio.sleep(random.uniform(0.0, BUSY_SECONDS))
-        for key in keys:
-            if key in busy:
-                self._busy.add(key)
-            elif last is not None:
-                self._name(key, last.after.get(key), last.theirs.get(key))
-
-    async def _look(self, keys: list[Key], before: RowsByKey | None) -> _Look:
-        """Read these rows on the source, then on the target, which has caught up, then again on the
-        source; where they are few, also on the source in between."""
-        first = await self._rows(self.source, keys) if before is None else before
-        readings = deque([first], BUSY_READINGS)
-        drained = asyncio.create_task(self.pipeline.drained())
-        try:
-            while not drained.done() and len(keys) <= BUSY_ROWS:
-                readings.append(await self._rows(self.source, keys))
-                await asyncio.wait({drained}, timeout=BUSY_SECONDS)
-            await drained
-        finally:
-            drained.cancel()
-        theirs = await self._rows(self.target, keys)
-        readings.append(await self._rows(self.source, keys))
-        return _Look((first, *readings), theirs)
-
-    def _fits(self, look: _Look, key: Key) -> bool:
-        """Whether the target shows something that the source has shown in this look."""
-        theirs = look.theirs.get(key)
-        return any(self._same(theirs, mine.get(key)) for mine in look.readings)
-
-    def _same(self, first: TextRow | None, second: TextRow | None) -> bool:
-        if first == second or first is None or second is None:
-            return first == second
-        return self.settled(first) == self.settled(second)
-
-    def _name(self, key: Key, mine: TextRow | None, theirs: TextRow | None) -> None:
-        if mine is not None and theirs is not None:
-            pairs = zip(self.table.names, self.settled(mine), self.settled(theirs), strict=True)
-            columns = tuple(name for name, one, other in pairs if one != other)
-            difference = Difference("changed", key, columns)
-        else:
-            difference = Difference("extra" if mine is None else "missing", key)
-        self.counts[difference.kind] += 1
-        if len(self.named) < NAMED_ROWS:
-            self.named.append(difference)
-
-
-class _Look(NamedTuple):
-    """What a look has shown: the source's rows in the order of their reading, and the target's."""
-
-    readings: tuple[RowsByKey, ...]
-    theirs: RowsByKey
-
-    @property
-    def after(self) -> RowsByKey:
-        """The source's rows at the look's end."""
-        return self.readings[-1]
-
-    def moved(self, key: Key, last: _Look | None) -> bool:
-        """Whether this row changed within the look, or on the target since the last one."""
-        first = self.readings[0].get(key)
-        return any(mine.get(key) != first for mine in self.readings) or (
-            last is not None and last.theirs.get(key) != self.theirs.get(key)
+        rechecker = Rechecker(
+            self.table, self.source, self.target, self.pipeline, batch_rows=self.chunk_rows
         )
+        await self._forward(rechecker)
+        await self._backward(rechecker)
+        await self._add(rechecker.hot_differences())
+        self.hot = len(rechecker.hot)
+
+    async def _forward(self, rechecker: Rechecker) -> None:
+        """Look up every row of the source in the target."""
+        candidates: set[Key] = set()
+        next_chunk = self._start_chunk(self.source, None, keys_only=False)
+        while rows := await next_chunk:
+            last_key = key_of(self.table, rows[-1])
+            next_chunk = self._start_chunk(self.source, last_key, keys_only=False)
+            in_source = {key_of(self.table, row): row for row in rows}
+            in_target = await self.target.rows(self.table, list(in_source))
+            candidates |= {key for key, row in in_source.items() if in_target.get(key) != row}
+            self.count_read(len(rows))
+            if len(candidates) >= self.chunk_rows:
+                await self._add(rechecker.differences(candidates))
+                candidates = set()
+        await self._add(rechecker.differences(candidates))
+
+    async def _backward(self, rechecker: Rechecker) -> None:
+        """Look up every key of the target in the source."""
+        candidates: set[Key] = set()
+        next_chunk = self._start_chunk(self.target, None, keys_only=True)
+        while keys := await next_chunk:
+            next_chunk = self._start_chunk(self.target, keys[-1], keys_only=True)
+            candidates |= set(keys).difference(await self.source.keys(self.table, keys))
+            if len(candidates) >= self.chunk_rows:
+                await self._add(rechecker.differences(candidates))
+                candidates = set()
+        await self._add(rechecker.differences(candidates))
+
+    def _start_chunk(
+        self, reader: AsyncReader, after: Key | None, *, keys_only: bool
+    ) -> asyncio.Task[list[TextRow]]:
+        """Start to read the chunk after ``after``, while the one before it is looked up."""
+        return asyncio.create_task(
+            reader.chunk(self.table, after, self.chunk_rows, keys_only=keys_only)
+        )
+
+    async def _add(self, differences: AsyncIterator[Difference]) -> None:
+        """Count the differences, and list the first ones."""
+        async for difference in differences:
+            self.counts[difference.kind] += 1
+            if len(self.listed) < LISTED_DIFFERENCES:
+                self.listed.append(difference)
 
 
 class _KeylessComparison(_Comparison):
     async def compare(self) -> None:
-        mine, parts, rows = await self._look(self.source, 0, 1, grow=True)
-        self.read(rows)
-        await self._compare_part(0, parts, mine)
+        multiset, parts, rows = await self._read(self.source, 0, 1, grow=True)
+        self.count_read(rows)
+        await self._compare_part(0, parts, multiset)
         for part in range(1, parts):
-            mine, _, _ = await self._look(self.source, part, parts)
-            await self._compare_part(part, parts, mine)
+            multiset, _, _ = await self._read(self.source, part, parts)
+            await self._compare_part(part, parts, multiset)
 
-    async def _compare_part(self, part: int, parts: int, before: Multiset) -> None:
-        """Compare the rows whose hash falls to ``part``, of which the source had ``before``."""
-        deadline = time.monotonic() + self.pipeline.deadline_seconds
-        missing, extra = Multiset(), Multiset()
-        missed, surplus = Multiset(), Multiset()  # what was missing, or extra, in every look
-        for number in count(1):
-            await self.pipeline.drained()
-            theirs, _, _ = await self._look(self.target, part, parts)
-            if theirs == before:
-                return
-            after, _, _ = await self._look(self.source, part, parts)
-            missing, extra = (before & after) - theirs, theirs - (before | after)
-            if not missing and not extra:
-                return
-            first = number == 1
-            missed, surplus = (missing, extra) if first else (missed & missing, surplus & extra)
-            over = (missed, surplus) == (missing, extra) or time.monotonic() > deadline
-            if self.pipeline.stuck or (over and number >= LOOKS):
-                break
-            before = after
-        self.counts["missing"] += missed.total()
-        self.counts["extra"] += surplus.total()
-        self.unsettled += missing.total() + extra.total() - missed.total() - surplus.total()
+    async def _compare_part(self, part: int, parts: int, first: Multiset) -> None:
+        """Compare the rows whose digest belongs to ``part``; the source has shown ``first``."""
 
-    async def _look(
-        self, side: _Side, part: int, parts: int, *, grow: bool = False
+        async def read_source() -> Multiset:
+            return (await self._read(self.source, part, parts))[0]
+
+        async def read_target() -> Multiset:
+            return (await self._read(self.target, part, parts))[0]
+
+        result = await recheck_multiset(first, read_source, read_target, self.pipeline)
+        self.counts["missing"] += result.missing
+        self.counts["extra"] += result.extra
+        self.hot += result.hot
+
+    async def _read(
+        self, reader: AsyncReader, part: int, parts: int, *, grow: bool = False
     ) -> tuple[Multiset, int, int]:
-        return await side.run(lambda: self._count(side.reader, part, parts, grow))
+        """The multiset of a part, the number of parts, and the number of rows of the table.
+
+        ``grow``: double ``parts`` until the multiset has at most ``MULTISET_ROWS`` different rows.
+        """
+        return await reader.run(lambda blocking: self._count(blocking, part, parts, grow))
 
     def _count(
         self, reader: RowReader, part: int, parts: int, grow: bool
     ) -> tuple[Multiset, int, int]:
-        """How often each row of a part is there, by its hash; of how many parts; all rows.
-
-        ``grow``: there are as many parts as keep the bag of the first one small.
-        """
-        bag: Multiset = Counter()
+        comparable = comparable_rows(self.table)
+        multiset: Multiset = Counter()
         rows = 0
         for chunk in reader.scan(self.table):
             rows += len(chunk)
-            digests = (_digest(self.settled(row)) for row in chunk)
-            bag.update(digest for digest in digests if _part(digest, parts) == part)
-            while grow and len(bag) > MULTISET_ROWS:
+            digests = (_digest(comparable(row)) for row in chunk)
+            multiset.update(digest for digest in digests if _part(digest, parts) == part)
+            while grow and len(multiset) > MULTISET_ROWS:
                 parts *= 2
-                bag = Counter({one: n for one, n in bag.items() if _part(one, parts) == part})
-        return bag, parts, rows
+                kept = {one: n for one, n in multiset.items() if _part(one, parts) == part}
+                multiset = Counter(kept)
+        return multiset, parts, rows
 
 
 def _digest(row: TextRow) -> bytes:

@@ -220,7 +220,7 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
     verify = tailrace("verify", config, "--deadline-seconds", "5", "--json")
     assert verify.status == 3
     (report,) = json.loads(verify.out)["tables"]
-    assert (report["differing"], report["unsettled"]) == (1, 0)
+    assert (report["differing"], report["hot"]) == (1, 0)
     assert report["differences"] == [{"kind": "changed", "key": ["4"], "columns": ["name"]}]
     shown = tailrace("verify", config, "--deadline-seconds", "5", "--table", f"{database}.pets")
     assert f"{database}.pets (4): changed in name" in shown.out

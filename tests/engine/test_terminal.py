@@ -19,7 +19,7 @@ from engine.ops.terminal import (
     status_table,
     verify_table,
 )
-from engine.verify.comparison import Difference, TableReport, VerifyReport
+from engine.verify.report import Difference, TableReport, VerifyReport
 
 STATES = ("live", "catching_up", "backfilling", "pending")
 

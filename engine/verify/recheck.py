@@ -1,0 +1,276 @@
+"""
+Decide whether a candidate is a difference.
+
+Source and target are read at different times, so a row that differs between them is only a
+*candidate*: the pipeline may not have applied its last change yet. A *recheck* of a candidate
+
+1. reads its row on the source,
+2. takes the position of the end of the source's log, and waits until the target holds the log up to
+   that position,
+3. reads its row on the target,
+4. reads its row on the source again, which is also the first reading of the next recheck.
+
+A position includes every transaction that was visible before it was taken (``Source.position``).
+So the target holds everything that the first reading showed, and nothing newer than the last
+reading shows: if the pipeline is right, the target shows a value that the source held between the
+two readings. There are three outcomes:
+
+- The target shows the value of one of the readings. The candidate is dismissed. A wrong row that
+  stands still is never dismissed, because none of its readings shows the target's value. A change
+  that the pipeline loses during the recheck itself is found by the next comparison.
+- All readings are the same and the target shows another value. The row differs, with one exception:
+  the source's row may have changed and changed back between two readings, and the target shows the
+  value in between. Therefore the readings have to be the same, and the target has to show the same
+  other value, in at least three rechecks in a row. If at most ``FEW_ROWS`` candidates are left,
+  they have to fail twelve rechecks, and the source is also read every few milliseconds during the
+  wait. A pause of random length after each recheck keeps the readings out of step with a
+  periodic writer.
+- The readings are not the same and the target shows none of them, or the target's row has changed
+  since the previous recheck. The target may show a value that no reading has caught, so nothing is
+  proven. The row is *hot*. Hot rows are rechecked ``FEW_ROWS`` at a time until the deadline. A row
+  that is still hot then is reported as such: it is neither equal nor a difference.
+
+The rows of a keyless table cannot be looked up, so a recheck reads the whole multiset: on the
+target after the wait, then on the source, whose reading before is the last one of the previous
+recheck. A row that occurs n times in one reading of the source and m times in the other has to
+occur at least min(n, m) and at most max(n, m) times on the target. Fewer are missing, more are
+extra. What is missing or extra in each of at least three rechecks is a difference. What is so in
+the last recheck but not in all of them is counted as hot rows.
+
+If the target does not reach the end of the log before the deadline, nothing more can be proven. The
+candidates of that recheck that are not hot are counted as differences, and the report of the table
+says that it is inconclusive. Later rechecks do not wait again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
+from typing import Final, NamedTuple
+
+from engine.schema import Table
+from engine.verify.reader import AsyncReader, RowsByKey, TextRow, comparable_rows
+from engine.verify.report import Difference, Key
+
+__all__ = [
+    "Multiset",
+    "MultisetResult",
+    "Passed",
+    "PipelineWaiter",
+    "Rechecker",
+    "recheck_multiset",
+]
+
+#: Rows by their digest, with the number of equal rows.
+Multiset = Counter[bytes]
+#: Waits until the target holds the log up to a position; false at the deadline (monotonic clock).
+Passed = Callable[[str, float], Awaitable[bool]]
+
+#: Rechecks in a row that a candidate must fail before it is a difference.
+RECHECKS: Final = 3
+#: The same where at most ``FEW_ROWS`` candidates are left. Each costs little then, and more of them
+#: catch a row that changes to and fro.
+RECHECKS_OF_FEW: Final = 12
+FEW_ROWS: Final = 32
+#: Between two readings of few rows on the source, and the longest pause between two rechecks.
+READING_INTERVAL_SECONDS: Final = 0.005
+#: The newest readings of a recheck that are kept, besides its first.
+KEPT_READINGS: Final = 200
+
+
+class PipelineWaiter:
+    """Waits for the pipeline between source and target.
+
+    ``stalled`` is the reason why nothing can be decided any more; it is empty as long as the
+    pipeline keeps up.
+    """
+
+    def __init__(
+        self, source_position: Callable[[], str], passed: Passed, deadline_seconds: float
+    ) -> None:
+        self._source_position = source_position
+        self._passed = passed
+        self.deadline_seconds = deadline_seconds
+        self.stalled = ""
+
+    async def wait(self) -> None:
+        """Wait until the target holds the source's log up to its end as of this call.
+
+        A timeout sets ``stalled``. Later calls then do not wait.
+        """
+        position = await asyncio.to_thread(self._source_position)
+        seconds = 0.0 if self.stalled else self.deadline_seconds
+        if await self._passed(position, time.monotonic() + seconds) or self.stalled:
+            return
+        self.stalled = f"the pipeline did not reach the end of the log within {seconds:.0f} seconds"
+
+
+class Recheck(NamedTuple):
+    """The readings of one recheck: those of the source in order, and that of the target."""
+
+    source: tuple[RowsByKey, ...]
+    target: RowsByKey
+
+    @property
+    def last(self) -> RowsByKey:
+        """The last reading of the source."""
+        return self.source[-1]
+
+    def is_hot(self, key: Key, previous: Recheck | None) -> bool:
+        """Whether the row changed on the source during the recheck, or on the target since the
+        previous one."""
+        first = self.source[0].get(key)
+        return any(rows.get(key) != first for rows in self.source) or (
+            previous is not None and previous.target.get(key) != self.target.get(key)
+        )
+
+
+class Rechecker:
+    """Rechecks the candidates of one table with a key.
+
+    ``hot`` holds the keys of the rows that no recheck could decide about so far.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        source: AsyncReader,
+        target: AsyncReader,
+        pipeline: PipelineWaiter,
+        batch_rows: int,
+    ) -> None:
+        self.hot: set[Key] = set()
+        self._table = table
+        self._source = source
+        self._target = target
+        self._pipeline = pipeline
+        self._batch_rows = batch_rows
+        self._comparable = comparable_rows(table)
+
+    async def differences(self, candidates: set[Key]) -> AsyncIterator[Difference]:
+        """Yield the candidates that differ, and add those that are hot to ``hot``."""
+        ordered = sorted(candidates, key=str)
+        for start in range(0, len(ordered), self._batch_rows):
+            for difference in await self._decide(ordered[start : start + self._batch_rows]):
+                yield difference
+
+    async def hot_differences(self) -> AsyncIterator[Difference]:
+        """Recheck the hot rows, a few at a time, until the deadline; yield those that differ.
+
+        Rows that stand still leave ``hot``.
+        """
+        deadline = time.monotonic() + self._pipeline.deadline_seconds
+        queue = deque(sorted(self.hot, key=str))
+        while queue and time.monotonic() < deadline and not self._pipeline.stalled:
+            keys = [queue.popleft() for _ in range(min(FEW_ROWS, len(queue)))]
+            self.hot.difference_update(keys)
+            for difference in await self._decide(keys):
+                yield difference
+            queue += [key for key in keys if key in self.hot]
+
+    async def _decide(self, keys: list[Key]) -> list[Difference]:
+        """Recheck these candidates several times. Return those that differ, note the hot ones."""
+        previous: Recheck | None = None
+        hot: set[Key] = set()
+        for number in range(1, RECHECKS_OF_FEW + 1):
+            recheck = await self._recheck(keys, previous.last if previous else None)
+            keys = [key for key in keys if not self._is_right(recheck, key)]
+            hot.update(key for key in keys if recheck.is_hot(key, previous))
+            previous = recheck
+            if not keys or self._pipeline.stalled:
+                break
+            if number >= RECHECKS and (len(keys) > FEW_ROWS or hot.issuperset(keys)):
+                break
+            await asyncio.sleep(random.uniform(0.0, READING_INTERVAL_SECONDS))
+        self.hot.update(key for key in keys if key in hot)
+        if previous is None:
+            return []
+        return [
+            self._difference(key, previous.last.get(key), previous.target.get(key))
+            for key in keys
+            if key not in hot
+        ]
+
+    async def _recheck(self, keys: list[Key], first: RowsByKey | None) -> Recheck:
+        """Read these rows as the module describes. ``first``: the last reading of the source in the
+        previous recheck, which serves as the first one of this recheck."""
+        if first is None:
+            first = await self._source.rows(self._table, keys)
+        readings = deque([first], KEPT_READINGS)
+        wait = asyncio.create_task(self._pipeline.wait())
+        try:
+            while not wait.done() and len(keys) <= FEW_ROWS:
+                readings.append(await self._source.rows(self._table, keys))
+                await asyncio.wait({wait}, timeout=READING_INTERVAL_SECONDS)
+            await wait
+        finally:
+            wait.cancel()
+        target = await self._target.rows(self._table, keys)
+        readings.append(await self._source.rows(self._table, keys))
+        return Recheck((first, *readings), target)
+
+    def _is_right(self, recheck: Recheck, key: Key) -> bool:
+        """Whether the target shows a value that the source has shown in this recheck."""
+        target = recheck.target.get(key)
+        return any(self._are_equal(target, rows.get(key)) for rows in recheck.source)
+
+    def _are_equal(self, one: TextRow | None, other: TextRow | None) -> bool:
+        if one == other or one is None or other is None:
+            return one == other
+        return self._comparable(one) == self._comparable(other)
+
+    def _difference(self, key: Key, source: TextRow | None, target: TextRow | None) -> Difference:
+        if source is None or target is None:
+            return Difference("extra" if source is None else "missing", key)
+        pairs = zip(
+            self._table.names, self._comparable(source), self._comparable(target), strict=True
+        )
+        return Difference("changed", key, tuple(name for name, old, new in pairs if old != new))
+
+
+class MultisetResult(NamedTuple):
+    """How many rows of a multiset are missing, extra or hot."""
+
+    missing: int = 0
+    extra: int = 0
+    hot: int = 0
+
+
+async def recheck_multiset(
+    first: Multiset,
+    read_source: Callable[[], Awaitable[Multiset]],
+    read_target: Callable[[], Awaitable[Multiset]],
+    pipeline: PipelineWaiter,
+) -> MultisetResult:
+    """Recheck the multiset of a keyless table; ``first`` is the first reading of the source.
+
+    Ends when a recheck finds no deviation, or, after at least three, when the last one finds only
+    what each of them has found, or at the deadline.
+    """
+    deadline = time.monotonic() + pipeline.deadline_seconds
+    always_missing, always_extra = Multiset(), Multiset()
+    for number in count(1):
+        await pipeline.wait()
+        target = await read_target()
+        if target == first:
+            return MultisetResult()
+        last = await read_source()
+        missing, extra = (first & last) - target, target - (first | last)
+        if not missing and not extra:
+            return MultisetResult()
+        if number == 1:
+            always_missing, always_extra = missing, extra
+        else:
+            always_missing, always_extra = always_missing & missing, always_extra & extra
+        same = (always_missing, always_extra) == (missing, extra)
+        over = same or time.monotonic() > deadline
+        if pipeline.stalled or (over and number >= RECHECKS):
+            break
+        first = last
+    certain = always_missing.total() + always_extra.total()
+    hot = missing.total() + extra.total() - certain
+    return MultisetResult(always_missing.total(), always_extra.total(), hot)

@@ -1,0 +1,22 @@
+"""
+The canonical texts that values are compared by.
+"""
+
+from __future__ import annotations
+
+from engine.toolkit.canonical import canonical_json, day_or_none, interval_text, number_text
+
+
+def test_canonical_forms() -> None:
+    assert [number_text(text) for text in ("-0.00", "007.10", ".5", "-12", "100")] == [
+        "0", "7.1", "0.5", "-12", "100",
+    ]  # fmt: skip
+    assert [interval_text(text) for text in ("-0:00:00", "100:00:00.5", "1:02:03")] == [
+        "00:00:00.000000", "100:00:00.500000", "01:02:03.000000",
+    ]  # fmt: skip
+    days = ("2000-02-29", "1900-02-29", "2020-13-01")
+    assert [day_or_none(day) is not None for day in days] == [True, False, False]
+    equal = ['{"a": 1.0, "b": [1e2]}', '{"b":[100],"a":1}']
+    assert len({canonical_json(text) for text in equal}) == 1
+    different = ["10000000000000000000001", "10000000000000000000002", '"1"', "1", '{"a": 1}']
+    assert len({canonical_json(f"[{text}]") for text in different}) == len(different)
