@@ -1,12 +1,17 @@
 """
-What a running engine answers over HTTP: GET /metrics, /health and /status.
-
-The idea: it shows what it is given and knows nothing else. It speaks as little HTTP as that needs:
-one request per connection, a request of at most a few kilobytes, a deadline on each.
+The HTTP server of a running engine: GET /metrics, /health and /status.
 
     /metrics   OpenMetrics text, for Prometheus
     /health    200 {"status": "ok", …} or 503 {"status": "failing", "reason": …}
     /status    the status as one JSON object, as `tailrace status --json` prints it
+
+``make_app`` builds the Starlette application; new routes go there. ``StatusServer`` runs it in the
+event loop of the caller. It uses uvicorn's HTTP protocol and configuration but not
+``uvicorn.Server``, which replaces the process's signal handlers, ends the process if the address is
+taken, and wakes up ten times per second.
+
+``Connection`` adds the limits that uvicorn does not have: a deadline, and a size of the request
+head that does not depend on how the head is split into packets. A connection serves one request.
 """
 
 from __future__ import annotations
@@ -15,21 +20,31 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Protocol
 
 import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from engine.errors import ConfigError
 
-__all__ = ["Rendered", "StatusServer", "parse_listen"]
+__all__ = ["Rendered", "StatusServer", "make_app", "parse_listen"]
 
 log = logging.getLogger("tailrace.server")
 
 REQUEST_BYTES = 8192
 REQUEST_SECONDS = 5.0
+CLOSE_SECONDS = 1.0
 JSON = "application/json"
+#: Headers of every response. uvicorn expects lower case.
+HEADERS = [(b"cache-control", b"no-store"), (b"connection", b"close")]
 
 
 class Rendered(Protocol):
@@ -40,15 +55,77 @@ class Rendered(Protocol):
     def render(self) -> bytes: ...
 
 
-Answer = tuple[HTTPStatus, str, bytes]
+def make_app(
+    metrics: Rendered,
+    status: Callable[[], Mapping[str, Any]],
+    *,
+    max_lag_seconds: float = 300.0,
+) -> Starlette:
+    """The application; the arguments are those of ``StatusServer``.
+
+    Handlers must be coroutine functions, since Starlette runs all others in a thread.
+    """
+    started_at = time.monotonic()
+
+    async def get_metrics(_: Request) -> Response:
+        return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
+
+    async def get_status(_: Request) -> Response:
+        return _json(status())
+
+    async def get_health(_: Request) -> Response:
+        now = status()
+        shown = {name: now.get(name) for name in ("pipeline", "state", "lag_seconds")}
+        lag_seconds = now.get("lag_seconds")
+        if lag_seconds is None:
+            lag_seconds = time.monotonic() - started_at
+        if reason := _unhealthy(now.get("state"), lag_seconds, max_lag_seconds):
+            failing = {"status": "failing", "reason": reason, **shown}
+            return _json(failing, HTTPStatus.SERVICE_UNAVAILABLE)
+        return _json({"status": "ok", **shown})
+
+    app = Starlette(
+        routes=[
+            Route("/metrics", get_metrics),
+            Route("/health", get_health),
+            Route("/status", get_status),
+        ],
+        exception_handlers={HTTPException: _problem, Exception: _problem},
+    )
+    # An unknown path is 404, also /metrics/.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _json(
+    content: object, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, media_type=JSON)
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        error = HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR)
+    phrase = HTTPStatus(error.status_code).phrase
+    return _json({"error": phrase}, error.status_code, error.headers)
+
+
+def _unhealthy(state: str | None, lag_seconds: float, max_lag_seconds: float) -> str:
+    """The reason why the pipeline is unhealthy; empty if it is healthy."""
+    if state == "backfilling" or lag_seconds <= max_lag_seconds:
+        return ""
+    if state == "connecting":
+        return f"a side has been away for {lag_seconds:.0f} seconds"
+    return f"the target is {lag_seconds:.0f} seconds behind the source"
 
 
 class StatusServer:
     """Serves while it is entered: ``async with StatusServer("127.0.0.1:9187", …) as server``.
 
-    ``status`` gives the status at the moment of the call; of it /health reads ``state`` and
-    ``lag_seconds``. Healthy is who copies tables, or is at most ``max_lag_seconds`` behind; a side
-    that is away counts as lag. Raises ConfigError if the address is wrong or taken.
+    ``status`` returns the status at the moment of the call; /health reads its ``state`` and
+    ``lag_seconds``. A pipeline is healthy while it backfills or is at most ``max_lag_seconds``
+    behind; the time without a connection to the source or the target counts as lag. Raises
+    ConfigError if the address is wrong or taken.
     """
 
     def __init__(
@@ -60,23 +137,23 @@ class StatusServer:
         max_lag_seconds: float = 300.0,
     ) -> None:
         self._host, self._port = parse_listen(listen)
-        self._metrics = metrics
-        self._status = status
-        self._max_lag_seconds = max_lag_seconds
-        self._started_at = time.monotonic()
+        self._app = make_app(metrics, status, max_lag_seconds=max_lag_seconds)
+        self._state = ServerState()
+        self._state.default_headers = HEADERS
         self._server: asyncio.Server | None = None
 
     @property
     def port(self) -> int:
-        """The port it listens on, also where the configured one was 0."""
+        """The port it listens on, also where the configured one is 0."""
         assert self._server is not None
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     async def __aenter__(self) -> StatusServer:
+        config = _configure(self._app)
         try:
-            self._server = await asyncio.start_server(
-                self._serve, self._host, self._port, limit=REQUEST_BYTES
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: Connection(config, self._state, {}), self._host, self._port
             )
         except OSError as error:
             raise ConfigError(
@@ -87,63 +164,88 @@ class StatusServer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """Stop listening, let requests finish for at most CLOSE_SECONDS, drop all connections."""
         assert self._server is not None
         self._server.close()
         self._server = None
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=CLOSE_SECONDS)
+        for connection in list(self._state.connections):
+            connection.transport.abort()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read one request, answer it, hang up."""
-        try:
-            with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    status, kind, body = await self._respond(reader)
-                    writer.write(_head(status, kind, len(body)) + body)
-                    await writer.drain()
-        finally:
-            writer.close()
 
-    async def _respond(self, reader: asyncio.StreamReader) -> Answer:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            return _problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return _problem(HTTPStatus.BAD_REQUEST)
-        if words[0] != "GET":
-            return _problem(HTTPStatus.METHOD_NOT_ALLOWED)
-        return self._page(words[1].partition("?")[0])
+def _configure(app: Starlette) -> Config:
+    """uvicorn's configuration; of its log, only the errors are kept, as Tailrace's own."""
+    logger = logging.getLogger("uvicorn.error")
+    logger.handlers[:] = [ErrorHandler()]
+    logger.propagate = False
+    config = Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+    )
+    config.load()
+    return config
 
-    def _page(self, path: str) -> Answer:
-        if path == "/metrics":
-            return HTTPStatus.OK, self._metrics.CONTENT_TYPE, self._metrics.render()
-        if path == "/status":
-            return HTTPStatus.OK, JSON, msgspec.json.encode(self._status())
-        if path == "/health":
-            return self._health()
-        return _problem(HTTPStatus.NOT_FOUND)
 
-    def _health(self) -> Answer:
-        status = self._status()
-        reason = self._unhealthy(status.get("state"), status.get("lag_seconds"))
-        shown = {name: status.get(name) for name in ("pipeline", "state", "lag_seconds")}
-        if reason:
-            body = msgspec.json.encode({"status": "failing", "reason": reason, **shown})
-            return HTTPStatus.SERVICE_UNAVAILABLE, JSON, body
-        return HTTPStatus.OK, JSON, msgspec.json.encode({"status": "ok", **shown})
+class ErrorHandler(logging.Handler):
+    """Passes a record on to Tailrace's log."""
 
-    def _unhealthy(self, state: str | None, lag_seconds: float | None) -> str:
-        """What is wrong; empty if nothing is."""
-        if state == "backfilling":
-            return ""
-        behind = lag_seconds
-        if behind is None:
-            behind = time.monotonic() - self._started_at
-        if behind <= self._max_lag_seconds:
-            return ""
-        if state == "connecting":
-            return f"a side has been away for {behind:.0f} seconds"
-        return f"the target is {behind:.0f} seconds behind the source"
+    def emit(self, record: logging.LogRecord) -> None:
+        log.error(record.getMessage().strip(), exc_info=record.exc_info)
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection for one request, with a deadline and a maximum size of the head.
+
+    Bad input is always parsed by h11, so that the answer to it does not depend on whether httptools
+    is installed.
+
+    The deadline covers the connection as a whole. A response that lasts longer, such as a stream
+    of events, would have to cancel it.
+    """
+
+    _deadline: asyncio.TimerHandle
+    #: What arrived of the request head, at most REQUEST_BYTES.
+    _head = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(REQUEST_SECONDS, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if b"\r\n\r\n" not in self._head:
+            self._head = (self._head + data)[:REQUEST_BYTES]
+            if len(self._head) == REQUEST_BYTES and b"\r\n\r\n" not in self._head:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                return
+        super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a malformed request; uvicorn's own answer is plain text."""
+        self._refuse(HTTPStatus.BAD_REQUEST)
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Answer without the application, which has no request to handle."""
+        body = msgspec.json.encode({"error": status.phrase})
+        headers = [
+            (b"content-type", JSON.encode()),
+            (b"content-length", b"%d" % len(body)),
+            *HEADERS,
+        ]
+        head = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()))
+        self.transport.write(head + b"\r\n" + body)
+        self.transport.close()
 
 
 def parse_listen(listen: str) -> tuple[str, int]:
@@ -151,21 +253,7 @@ def parse_listen(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and host[0] != "["):
         raise ConfigError(
-            f"'{listen}' is no address to listen on", hint="write HOST:PORT, e.g. 127.0.0.1:9187"
+            f"'{listen}' is not an address to listen on",
+            hint="write HOST:PORT, e.g. 127.0.0.1:9187",
         )
     return host.strip("[]"), int(port)
-
-
-def _head(status: HTTPStatus, kind: str, length: int) -> bytes:
-    lines = (
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        f"Content-Type: {kind}",
-        f"Content-Length: {length}",
-        "Cache-Control: no-store",
-        "Connection: close",
-    )
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def _problem(status: HTTPStatus) -> Answer:
-    return status, JSON, msgspec.json.encode({"error": status.phrase})

@@ -1,13 +1,11 @@
-"""What a running engine tells: metrics, health and status over HTTP, and the log."""
+"""The metrics of a running engine, and its log."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import msgspec
 import pytest
@@ -19,7 +17,6 @@ from engine.contract import Applied
 from engine.errors import ConfigError
 from engine.ops import log
 from engine.ops.metrics import Metrics
-from engine.ops.server import REQUEST_BYTES, StatusServer, parse_listen
 from engine.schema import TableId
 
 ITEM = TableId("shop", "item")
@@ -101,121 +98,6 @@ def test_every_metric_is_documented() -> None:
         for family in families
     }
     assert documented == names
-
-
-# -- HTTP ------------------------------------------------------------------------------------------
-
-Answer = tuple[int, dict[str, str], bytes]
-
-
-async def ask(port: int, request: bytes) -> Answer:
-    async with asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request)
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-        writer.close()
-    first, *rest = head.decode().split("\r\n")
-    return int(first.split(" ")[1]), dict(line.split(": ", 1) for line in rest), body
-
-
-def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-
-
-def serving(
-    status: Mapping[str, Any], work: Callable[[int], Awaitable[None]], max_lag_seconds: float = 60
-) -> None:
-    async def run() -> None:
-        server = StatusServer(
-            "127.0.0.1:0", Metrics("p"), lambda: status, max_lag_seconds=max_lag_seconds
-        )
-        async with server:
-            await work(server.port)
-
-    asyncio.run(asyncio.wait_for(run(), 30))
-
-
-def test_the_three_pages() -> None:
-    status = {"pipeline": "p", "state": "streaming", "lag_seconds": 0.5, "rows": 7}
-
-    async def work(port: int) -> None:
-        code, headers, body = await ask(port, get("/metrics"))
-        assert code == 200
-        assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0")
-        assert int(headers["Content-Length"]) == len(body)
-        assert body.endswith(b"# EOF\n")
-        code, headers, body = await ask(port, get("/status?x=1"))
-        assert (code, headers["Content-Type"]) == (200, "application/json")
-        assert json.loads(body) == status
-        code, _, body = await ask(port, get("/health"))
-        shown = {"status": "ok", "pipeline": "p", "state": "streaming", "lag_seconds": 0.5}
-        assert (code, json.loads(body)) == (200, shown)
-
-    serving(status, work)
-
-
-@pytest.mark.parametrize(
-    ("state", "lag_seconds", "max_lag_seconds", "reason"),
-    [
-        ("streaming", 59.0, 60, ""),
-        ("backfilling", 9999.0, 60, ""),
-        ("connecting", None, 60, ""),
-        ("connecting", 59.0, 60, ""),
-        ("streaming", 61.0, 60, "the target is 61 seconds behind the source"),
-        ("connecting", 61.0, 60, "a side has been away for 61 seconds"),
-        ("connecting", None, -1.0, "a side has been away for 0 seconds"),
-    ],
-)
-def test_health(state: str, lag_seconds: float | None, max_lag_seconds: float, reason: str) -> None:
-    async def work(port: int) -> None:
-        code, _, body = await ask(port, get("/health"))
-        assert json.loads(body).get("reason", "") == reason
-        assert code == (503 if reason else 200)
-
-    serving({"state": state, "lag_seconds": lag_seconds}, work, max_lag_seconds)
-
-
-@pytest.mark.parametrize(
-    ("request_", "code"),
-    [
-        (get("/nothing"), 404),
-        (b"POST /status HTTP/1.1\r\n\r\n", 405),
-        (b"\x16\x03\x01 nonsense\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nX: " + b"x" * REQUEST_BYTES * 2 + b"\r\n\r\n", 431),
-    ],
-)
-def test_a_wrong_request_is_refused(request_: bytes, code: int) -> None:
-    async def work(port: int) -> None:
-        assert (await ask(port, request_))[0] == code
-
-    serving({}, work)
-
-
-def test_a_silent_client_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.ops.server.REQUEST_SECONDS", 0.05)
-
-    async def work(port: int) -> None:
-        async with asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /sta")
-            assert await reader.read() == b""
-            writer.close()
-
-    serving({}, work)
-
-
-def test_an_address_that_is_taken_or_wrong() -> None:
-    async def work(port: int) -> None:
-        with pytest.raises(ConfigError, match="cannot listen on 127"):
-            async with StatusServer(f"127.0.0.1:{port}", Metrics("p"), dict):
-                pytest.fail("two servers on one port")
-
-    serving({}, work)
-    assert parse_listen("[::1]:9187") == ("::1", 9187)
-    assert parse_listen(":9187") == ("", 9187)
-    for wrong in ("9187", "host:", "host:99999", "::1:9187", "host:x"):
-        with pytest.raises(ConfigError):
-            parse_listen(wrong)
 
 
 # -- the log ---------------------------------------------------------------------------------------
