@@ -1,8 +1,8 @@
 """
-The registry of sources: the scheme of a URL → ``module:Class``, imported only when it is used.
+The registry of sources: URL scheme → ``module:Class``, which is imported when a URL uses it.
 
-A new source is one file or folder and one line here. Packages of third parties register theirs
-under the entry point group ``tailrace.sources``, by the same names.
+A new source is one module or package and one line here. Other packages register their sources as
+entry points in the group ``tailrace.sources``, named by the scheme.
 """
 
 from __future__ import annotations

@@ -1,6 +1,29 @@
 """
-MySQL and MariaDB as a source: their binary log, and their tables as they are now.
+MySQL and MariaDB as a source: the binary log as a stream of changes, and snapshots of tables.
 
-One wire format, two dialects. Everything that knows bytes (events, table maps, rows, values) is
-pure; sockets are in ``connection``, ``resultset`` and ``chunks``.
+The packages:
+
+- ``binlog``: the stream. Event formats, transactions, XA, and the current position.
+  ``binlog/__init__.py`` lists its modules in the order of the data flow.
+- ``codec``: the decoder of row images. It is generated for each table version (``codec/rows.py``),
+  with an optional accelerator in C.
+- ``ddl``: the DDL dialect. It derives a table's next version from a logged statement.
+- ``snapshot``: the backfill of tables in chunks (``snapshot/chunks.py``), with the low and high
+  watermark of each chunk (``snapshot/watermarks.py``).
+
+The modules here:
+
+- ``source``: ``MySQLSource``, which connects the parts to a server: the connector.
+- ``file_source``: ``BinlogFileSource``, the same stream from log files.
+- ``position`` and ``gtid``: the position of a stream (Debezium's offset), MySQL's GTID sets and
+  MariaDB's GTID states.
+- ``resume``: the resume position. It compares a stored position with the server's log, and requests
+  the dump that continues there.
+- ``server_info``: a server's kind, identity and settings, and the end of its log.
+- ``catalog``: tables from ``information_schema``.
+- ``preflight`` and ``unlogged``: the findings of ``tailrace check``; changes that are not logged.
+
+The settings, connections and types that a source and a sink of this database share are in
+``engine/databases/mysql``. The two servers have one wire format and two SQL dialects. Everything
+that reads bytes (events, table maps, rows, values) is pure, and does no I/O.
 """

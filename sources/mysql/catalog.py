@@ -1,8 +1,8 @@
 """
-The tables as the server has them now, from ``information_schema``.
+The current definitions of tables, from ``information_schema``.
 
-A handful of set queries, however many tables there are. What comes out is a ``Table`` exactly as
-the stream's tracking would have it.
+The number of queries does not depend on the number of tables. A ``Table`` from here equals the one
+that the stream's tracking derives from the log.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ SELECT TABLE_ROWS, AVG_ROW_LENGTH FROM information_schema.TABLES
 WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
 """
 _ONE_TABLE = "TABLE_SCHEMA = %s AND TABLE_NAME = %s"
-_NAME_LISTS = 500  # up to so many tables are asked for by name
+_NAME_LISTS = 500  # the most tables that a query lists by name
 
 
 def read_catalog(connection: Connection[Any], wanted: Callable[[TableId], bool]) -> list[Table]:
-    """The base tables that are wanted, ordered by id; views and the server's own are left out.
+    """The wanted base tables, ordered by id, without views and the server's own tables.
 
-    The key is the primary key, else the shortest unique index over whole columns of which none is
-    nullable. Raises SourceError, SourceLost, and SchemaError for a column type that is not known.
+    The key is the primary key, else the shortest unique index over whole columns that are not
+    nullable. Raises SourceError, SourceLost, and SchemaError for an unknown column type.
     """
     systems = ", ".join(f"'{name}'" for name in _SYSTEM_SCHEMAS)
     where = f"TABLE_SCHEMA NOT IN ({systems})"
@@ -72,7 +72,7 @@ def read_catalog(connection: Connection[Any], wanted: Callable[[TableId], bool])
 
 
 def read_table(connection: Connection[Any], id: TableId) -> Table | None:
-    """One table as it is now; None if there is none of that name."""
+    """The current definition of one table; None if it does not exist or is no base table."""
     where, arguments = among([id])
     if not query(connection, _TABLES.format(where=where), arguments):
         return None
@@ -80,12 +80,12 @@ def read_table(connection: Connection[Any], id: TableId) -> Table | None:
 
 
 def read_columns(connection: Connection[Any], id: TableId) -> tuple[Column, ...]:
-    """The columns of a table or view as they are now; empty if there is none of that name."""
+    """The current columns of a table or view; empty if it does not exist."""
     return tuple(_columns(connection, *among([id]))[id])
 
 
 def row_estimates(connection: Connection[Any], tables: Iterable[Table]) -> dict[TableId, int]:
-    """About how many rows each table holds, from the server's statistics."""
+    """The approximate number of rows of each table, from the server's statistics."""
     ids = {table.id for table in tables}
     if not ids:
         return {}
@@ -96,16 +96,18 @@ def row_estimates(connection: Connection[Any], tables: Iterable[Table]) -> dict[
 
 
 def row_statistics(connection: Connection[Any], table: Table) -> tuple[int, int]:
-    """About how many rows the table holds, and how many bytes one takes, from the server's
-    statistics; 0 where it knows of none.
+    """The approximate number of rows and bytes per row, from the server's statistics.
+
+    0 where the statistics have no value.
     """
     found = query(connection, _STATISTICS, (table.id.schema, table.id.name))
     return (int(found[0][0] or 0), int(found[0][1] or 0)) if found else (0, 0)
 
 
 def among(ids: Collection[TableId]) -> tuple[str, list[str]]:
-    """A condition that these tables meet, and its arguments; where there are several, others may
-    meet it too. The server finds one table by its name without looking at all.
+    """A condition for ``information_schema`` that selects these tables, and its arguments.
+
+    With several ids it may select other tables too. With one id the server reads only that table.
     """
     schemas, names = sorted({id.schema for id in ids}), sorted({id.name for id in ids})
     if len(ids) == 1:
@@ -164,7 +166,7 @@ def _column(
 
 
 def _as_sql(default: str, kind: str) -> str:
-    """MySQL shows a constant default without its quotes."""
+    """A constant default as SQL: MySQL returns it without its quotes."""
     if kind in INTEGER_KINDS or kind in ("float32", "float64", "decimal", "bit", "binary"):
         return default
     if kind in ("datetime", "timestamp") and default.upper().startswith("CURRENT_TIMESTAMP"):
@@ -181,7 +183,7 @@ def _table(id: TableId, columns: tuple[Column, ...], parts: list[tuple[Any, ...]
     indexes = []
     for name, members in grouped.items():
         if any(column is None or column.lower() not in ordinals for _, column, _ in members):
-            continue  # over an expression
+            continue  # an index over an expression
         index = Index(
             name,
             tuple(ordinals[column.lower()] for _, column, _ in members),

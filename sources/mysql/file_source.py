@@ -1,8 +1,9 @@
 """
 Binary log files on disk as a source: the same stream, without a server.
 
-The log must name its columns itself (``binlog_row_metadata=FULL``); a table is known from its first
-row on. Guarantee: as the server's, for what the files hold.
+The log must contain the columns' names (``binlog_row_metadata=FULL``). A table is followed from its
+first row event on. Guarantee: the same as that of ``MySQLSource``, for the transactions in the
+files.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class BinlogFileSource:
         self._stopping = threading.Event()
 
     def check(self) -> list[Finding]:
-        """Whether there are files, and all begin as log files do."""
+        """Check that there are files, and that each starts like a log file."""
         try:
             for path in self._files():
                 with _open(path):
@@ -58,19 +59,19 @@ class BinlogFileSource:
         return [Finding("ok", "files", f"{len(self._files())} log files")]
 
     def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
-        """Nothing: tables come from the log."""
+        """No tables: they are found in the log."""
         return []
 
     def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
-        """Nothing is known."""
+        """No estimates: log files have no statistics."""
         return {}
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
-        """Nothing is known."""
+        """No chunks: log files have no tables to read."""
         return []
 
     def position(self) -> str:
-        """The end of the last file now."""
+        """The current end of the last file."""
         last = self._files()[-1]
         return str(MySQLPosition("", last.name, _size(last)))
 
@@ -79,36 +80,36 @@ class BinlogFileSource:
         return parse_position(position).at_or_after(parse_position(target))
 
     def includes(self, position: str, begin: Begin) -> bool:
-        """Whether the transaction starts before ``position``."""
+        """Whether the transaction that ``begin`` starts lies before ``position``."""
         start = parse_position(str(begin.position))
         return parse_position(position).contains(begin.transaction, start)
 
     def backlog(self, position: str) -> int | None:
-        """Bytes in the files after ``position``."""
+        """The number of bytes in the files after ``position``."""
         here = parse_position(position)
         number = file_number(here.file)
         after = sum(_size(path) for path in self._files() if file_number(path.name) >= number)
         return max(0, after - here.offset)
 
     def stream(
-        self, position: str | None, tables: Iterable[Table], waiting: Iterable[Table] = ()
+        self, position: str | None, tables: Iterable[Table], discovered: Iterable[Table] = ()
     ) -> Iterator[list[Change]]:
-        """Every change to a followed table; ends with the last whole event of the last file.
+        """Every change to a followed table, up to the last complete event of the last file.
 
-        Raises DecodeError for damage, SchemaError where the log does not name a table's columns,
-        SourceError for a file that is missing or encrypted.
+        Raises DecodeError for a damaged file, SchemaError if the log does not name a table's
+        columns, SourceError for a missing or encrypted file.
         """
         files = self._files()
         start = (
             MySQLPosition("", files[0].name, 0) if position is None else parse_position(position)
         )
         wanted = selector(self._settings.tables, self._settings.exclude)
-        stream = Stream(start, Tracking(tables, wanted, adopt=True))
+        stream = Stream(start, Tracking(tables, wanted, follow_new=True))
         first = self._first(files, start)
         end = start.file, start.offset
         for path in files[first:]:
             end = path.name, len(_MAGIC)
-            stream.progress.file, stream.progress.offset = end
+            stream.position.file, stream.position.offset = end
             for events in self._read(path, stream, last=path is files[-1]):
                 yield from stream.feed(events)
                 end = path.name, end[1] + sum(map(len, events))
@@ -117,39 +118,43 @@ class BinlogFileSource:
             if stream.unfinished and path is not files[-1]:
                 raise DecodeError(
                     "a file of the log ends inside a transaction",
-                    hint="is a file missing between this one and the next?",
-                    position=stream.progress,
+                    hint="check whether a file is missing between this one and the next",
+                    position=stream.position,
                 )
         if not stream.unfinished:
-            # Not the beginning of the next file, to which the last event points: it is not there.
-            place = msgspec.structs.replace(stream.progress.position, file=end[0], offset=end[1])
+            # A final ROTATE points to the next file, which does not exist here.
+            place = msgspec.structs.replace(
+                stream.position.resume_position, file=end[0], offset=end[1]
+            )
             yield [Heartbeat(place, time.time())]
 
     def chunks(
         self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Generator[Chunk, None, None]:
-        """Log files hold no tables."""
-        raise SourceError("log files cannot be copied from", hint="follow the server itself")
+        """Raise SourceError: log files have no tables to read."""
+        raise SourceError(
+            "log files cannot be used to backfill a table", hint="use the server as the source"
+        )
 
     def row_reader(self) -> RowReader:
-        """Log files hold no tables."""
+        """Raise ParityError: log files have no tables to read."""
         raise ParityError(
-            "log files cannot be compared with", hint="compare with the server itself"
+            "log files cannot be compared with a target", hint="use the server as the source"
         )
 
     def acknowledge(self, position: str) -> None:
-        """Nothing: the files are not ours."""
+        """Do nothing: Tailrace does not delete log files."""
 
     def stop(self) -> None:
         """Make ``stream`` end soon."""
         self._stopping.set()
 
     def close(self) -> None:
-        """Forget ``stop``."""
+        """Reset ``stop``; the source can be used again afterwards."""
         self._stopping.clear()
 
     def _files(self) -> list[Path]:
-        """The files, in the log's order. Raises ConfigError if there is none."""
+        """The files in the order of the log. Raises ConfigError if there are none."""
         path = log_path(self._settings)
         if path.is_dir():
             found = [each for each in path.iterdir() if file_number(each.name) >= 0]
@@ -160,41 +165,44 @@ class BinlogFileSource:
             found = [each for each in found if file_number(each.name) >= 0]
         if not found:
             raise ConfigError(
-                f"no log file at {path}", hint="log files end with a number, as binlog.000001"
+                f"no log file at {path}", hint="a log file's name ends with a number: binlog.000001"
             )
         return sorted(found, key=lambda each: (file_number(each.name), each.name))
 
     def _first(self, files: list[Path], start: MySQLPosition) -> int:
-        """The file to begin with: the position's own, or that of an prepared XA transaction."""
+        """The index of the first file to read.
+
+        It is the file of the position, or of the oldest XA PREPARE of a prepared transaction.
+        """
         names = [path.name for path in files]
         places = [place.rpartition(":")[0] for place in start.prepared.values() if ":" in place]
         oldest = min((start.file, *places), key=file_number)
         if oldest not in names:
             raise SourceError(
-                f"the log file {oldest} of the position is not there", hint="put it back"
+                f"the log file {oldest} of the position is missing", hint="restore the file"
             )
         return names.index(oldest)
 
     def _read(self, path: Path, stream: Stream, *, last: bool) -> Iterator[list[bytes]]:
-        """Whole events, about a megabyte at a time."""
+        """The complete events of a file, about one MiB at a time."""
         with _open(path) as file:
             rest = b""
             while not self._stopping.is_set() and (data := file.read(_READ_BYTES)):
                 if len(rest) >= _READ_BYTES:
-                    data += file.read(len(rest))  # a large event: read what is left of it at once
+                    data += file.read(len(rest))  # a large event: read more each time
                 events, rest = cut_events(rest + data)
                 if any(event[4] == ev.MARIADB_START_ENCRYPTION for event in events[:3]):
                     raise SourceError(f"the log file {path.name} is encrypted", hint=_DECRYPT)
                 yield events
             if rest and not last and not self._stopping.is_set():
                 raise DecodeError(
-                    "an event is cut off at the end of a file that is not the last",
-                    position=stream.progress,
+                    "an event is cut off at the end of a file that is not the last one",
+                    position=stream.position,
                 )
 
 
 def _open(path: Path) -> IO[bytes]:
-    """The file, after its first four bytes."""
+    """Open a log file and check its first four bytes."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -209,7 +217,7 @@ def _open(path: Path) -> IO[bytes]:
 def _refuse(path: Path, magic: bytes) -> NoReturn:
     if magic == _ENCRYPTED_MAGIC:
         raise SourceError(f"the log file {path.name} is encrypted", hint=_DECRYPT)
-    raise DecodeError(f"{path.name} does not begin as a binary log does")
+    raise DecodeError(f"{path.name} does not begin like a binary log file")
 
 
 def _size(path: Path) -> int:

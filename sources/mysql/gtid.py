@@ -1,8 +1,8 @@
 """
-GTID sets of MySQL and GTID states of MariaDB: which transactions a position stands for.
+GTID sets of MySQL and GTID states of MariaDB: the transactions that a position includes.
 
-Sets are immutable, and adding costs a lookup in the common case: the stream keeps the run it is in
-(``uuid``, first, last) by itself and folds it into the set only when another run begins.
+Sets are immutable. Adding to one copies the map of its sources, so the stream does not add each
+transaction: it keeps the current run (source, first, last), and adds it when another run begins.
 
 MySQL: https://dev.mysql.com/doc/refman/en/replication-gtids-concepts.html
 MariaDB: https://mariadb.com/kb/en/gtid/
@@ -31,7 +31,7 @@ _COUNT = struct.Struct("<Q")
 
 
 class GtidSet(msgspec.Struct, frozen=True, gc=False):
-    """A MySQL GTID set: source → its intervals, in order, not touching each other.
+    """A MySQL GTID set: source → its intervals, in order, and not adjacent to each other.
 
     A source is a lower-case UUID, or ``uuid:tag`` (MySQL 8.3 and newer).
     """
@@ -40,9 +40,10 @@ class GtidSet(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def parse(cls, text: str) -> GtidSet:
-        """Read the servers' own text, such as ``uuid:1-5:7,uuid:tag:1``; ValueError if it is none.
+        """Read the server's text of a set, such as ``uuid:1-5:7,uuid:tag:1``.
 
-        A tag holds for all the intervals that follow it, up to the next comma.
+        A tag applies to all intervals after it, up to the next tag or comma. Raises ValueError if
+        the text is not a GTID set.
         """
         sources: dict[str, tuple[Interval, ...]] = {}
         for part in "".join(text.split()).split(","):
@@ -58,7 +59,7 @@ class GtidSet(msgspec.Struct, frozen=True, gc=False):
         return cls(sources)
 
     def __str__(self) -> str:
-        """The servers' own text, sources in order."""
+        """The text as servers write it, ordered by source."""
         return ",".join(
             f"{source}:{':'.join(_interval_text(*interval) for interval in self.sources[source])}"
             for source in sorted(self.sources)
@@ -68,19 +69,19 @@ class GtidSet(msgspec.Struct, frozen=True, gc=False):
         return bool(self.sources)
 
     def add(self, source: str, first: int, last: int) -> GtidSet:
-        """This set and the transactions ``first`` to ``last`` of ``source``."""
+        """This set with the transactions ``first`` to ``last`` of ``source``."""
         intervals = _joined(self.sources.get(source, ()), (first, last))
         return GtidSet({**self.sources, source: intervals})
 
     def union(self, other: GtidSet) -> GtidSet:
-        """The transactions of either set."""
+        """The transactions that are in either set."""
         result = self
         for source, interval in other._pairs():
             result = result.add(source, *interval)
         return result
 
     def contains(self, source: str, number: int) -> bool:
-        """Whether this one transaction is in the set."""
+        """Whether the transaction is in this set."""
         return _covers(self.sources.get(source, ()), number, number)
 
     def includes(self, other: GtidSet) -> bool:
@@ -99,10 +100,10 @@ class GtidSet(msgspec.Struct, frozen=True, gc=False):
         return GtidSet(sources)
 
     def encode(self) -> bytes:
-        """The set for COM_BINLOG_DUMP_GTID, as ``Gtid_set::encode`` of the server writes it.
+        """The set for COM_BINLOG_DUMP_GTID, as the server's ``Gtid_set::encode`` writes it.
 
-        A set with tags takes the newer form: its first eight bytes hold the format (1) twice around
-        the count, and each source's tag follows its UUID.
+        A set with tags has the newer form: its first eight bytes have the format (1) before and
+        after the count, and the tag of each source follows its UUID.
         """
         tagged = any(":" in source for source in self.sources)
         count = len(self.sources)
@@ -126,15 +127,15 @@ class GtidSet(msgspec.Struct, frozen=True, gc=False):
 class DomainState(msgspec.Struct, frozen=True, gc=False):
     """A MariaDB GTID state: domain → (server id, sequence number) of its last transaction.
 
-    Within a domain numbers rise, so the last one stands for all before it. Which server wrote it
-    says nothing about order.
+    Sequence numbers rise within a domain, so the last one includes all before it. The server id
+    does not affect the order.
     """
 
     domains: Mapping[int, tuple[int, int]] = {}
 
     @classmethod
     def parse(cls, text: str) -> DomainState:
-        """Read ``domain-server-sequence``, joined by commas; ValueError if it is none."""
+        """Read a list of ``domain-server-sequence``. Raises ValueError if the text is not one."""
         domains: dict[int, tuple[int, int]] = {}
         for part in "".join(text.split()).split(","):
             if part:
@@ -157,17 +158,20 @@ class DomainState(msgspec.Struct, frozen=True, gc=False):
         return DomainState({**self.domains, domain: (server, sequence)})
 
     def contains(self, domain: int, sequence: int) -> bool:
-        """Whether the transaction is at or before this state."""
+        """Whether this state includes the transaction."""
         return sequence <= self.domains.get(domain, (0, 0))[1]
 
     def includes(self, other: DomainState) -> bool:
-        """Whether every transaction up to ``other`` is at or before this state."""
+        """Whether this state includes every transaction up to ``other``."""
         return all(
             self.contains(domain, sequence) for domain, (_, sequence) in other.domains.items()
         )
 
     def before(self, other: DomainState) -> DomainState:
-        """The earlier place per domain; a domain that either lacks starts at its beginning."""
+        """The earlier transaction of each domain.
+
+        A domain that either state lacks is left out, so it is read from its beginning.
+        """
         return DomainState(
             {
                 domain: min(place, other.domains[domain], key=lambda pair: pair[1])
@@ -193,7 +197,7 @@ def _interval_text(first: int, last: int) -> str:
 
 
 def _joined(intervals: tuple[Interval, ...], new: Interval) -> tuple[Interval, ...]:
-    """``intervals`` and ``new``; those that touch become one."""
+    """``intervals`` with ``new``; intervals that overlap or are adjacent become one."""
     first, last = new
     if not intervals or first > intervals[-1][1] + 1:
         return (*intervals, new)

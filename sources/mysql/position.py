@@ -1,9 +1,9 @@
 """
-A place in the log of a MySQL or MariaDB server.
+A position in the log of a MySQL or MariaDB server.
 
-The text is JSON, so it is durable and readable. Making it costs as much as the GTID set is long;
-making a ``MySQLPosition`` costs nothing: it shares the set of the last fold with its neighbours and
-holds only the run since then.
+``str`` of a position is JSON, which the checkpoint stores. Its cost grows with the length of the
+GTID set. A ``MySQLPosition`` itself is cheap: consecutive positions share one GTID set, and each
+has only the run of GTIDs since that set was made.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from sources.mysql.gtid import DomainState, GtidSet
 
 __all__ = ["UNKNOWN_PLACE", "Executed", "MySQLPosition", "file_number", "parse_position"]
 
-#: What has been executed, in the words of either family; None where the log has no GTIDs.
+#: The executed transactions, in the form of either family; None if the log has no GTIDs.
 Executed = GtidSet | DomainState | None
 
-#: Prepared XA transaction → where its group is found again; empty where nothing of it is needed.
+#: Prepared XA transaction → the place of its XA PREPARE; empty if its rows are not needed.
 Prepared = Mapping[str, str]
 
-#: The place of an XA transaction that was prepared before our beginning.
+#: The place of an XA transaction that was prepared before the pipeline started.
 UNKNOWN_PLACE = "?"
 
 NOTHING_PREPARED: Prepared = {}
@@ -35,10 +35,11 @@ _UUID_CHARACTERS = 36
 class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
     """The end of a transaction in the log of ``server``: right before ``offset`` in ``file``.
 
-    ``executed`` and the run hold the GTIDs. The run is ``last`` of ``source`` and everything down
-    to ``first`` (MySQL), or the domain (as text), server id and sequence number of the last
-    transaction (MariaDB: ``source``, ``first``, ``last``). ``prepared`` names the XA transactions
-    that are prepared here and prepared; MySQL's GTIDs of those are not in ``executed``.
+    ``executed`` and the run together are the GTIDs. For MySQL the run is the numbers ``first`` to
+    ``last`` of ``source``. For MariaDB it is the last transaction: ``source`` is its domain as
+    text, ``first`` its server id and ``last`` its sequence number. ``prepared`` names the XA
+    transactions that are prepared at this position and neither committed nor rolled back; for MySQL
+    the GTIDs of their XA PREPARE are not in ``executed``.
     """
 
     server: str
@@ -52,7 +53,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def gtids(self) -> Executed:
-        """``executed`` with the run."""
+        """The GTIDs: ``executed`` and the run."""
         if not self.source or self.executed is None:
             return self.executed
         if isinstance(self.executed, GtidSet):
@@ -72,12 +73,13 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
         return msgspec.json.encode(text).decode()
 
     def at_or_after(self, other: MySQLPosition) -> bool:
-        """Whether a stream that is here has seen everything up to ``other``.
+        """Whether a stream at this position has read everything up to ``other``.
 
-        GTIDs decide where both have them. A file and offset decide between places of one server
-        only; they would count a transaction that is logged, but not yet counted as executed.
+        If both have GTIDs, these are compared. Otherwise file and offset are compared, which is
+        possible only for positions of one server. They cannot replace GTIDs: a transaction may be
+        logged before its GTID counts as executed.
         """
-        ours, theirs = self.seen, other.gtids
+        ours, theirs = self.gtids_with_prepared, other.gtids
         if isinstance(ours, GtidSet) and isinstance(theirs, GtidSet):
             return ours.includes(theirs)
         if isinstance(ours, DomainState) and isinstance(theirs, DomainState):
@@ -85,7 +87,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
         return self.server == other.server and self._place() >= other._place()
 
     def contains(self, transaction: str, start: MySQLPosition) -> bool:
-        """Whether the transaction of that id, which starts at ``start``, is part of this."""
+        """Whether this position includes the transaction, which starts at ``start``."""
         ours = self.gtids
         if isinstance(ours, GtidSet) and isinstance(start.executed, GtidSet):
             source, _, number = transaction.rpartition(":")
@@ -97,8 +99,8 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
         return self.server == start.server and self._place() > start._place()
 
     @property
-    def seen(self) -> Executed:
-        """``gtids`` with those of the prepared XA transactions."""
+    def gtids_with_prepared(self) -> Executed:
+        """``gtids`` and the GTIDs of the prepared XA transactions: all that has been read."""
         gtids = self.gtids
         if isinstance(gtids, GtidSet):
             for place in self.prepared.values():
@@ -122,7 +124,7 @@ class _PositionText(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tr
 
 @lru_cache(maxsize=64)
 def parse_position(text: str) -> MySQLPosition:
-    """The position that ``str`` of one has written; ConfigError if it is none."""
+    """The position in a text that ``str`` has made. Raises ConfigError for any other text."""
     try:
         parts = msgspec.json.decode(text, type=_PositionText)
         executed: Executed = None
@@ -131,7 +133,7 @@ def parse_position(text: str) -> MySQLPosition:
     except (msgspec.DecodeError, ValueError) as error:
         raise ConfigError(
             f"not a position of a MySQL or MariaDB log: {error}",
-            hint="positions come from Tailrace itself: take it from `tailrace status`",
+            hint="copy the position from the output of `tailrace status`",
         ) from error
     return MySQLPosition(
         parts.server, parts.file, parts.offset, executed, prepared=parts.xa or NOTHING_PREPARED
@@ -140,6 +142,6 @@ def parse_position(text: str) -> MySQLPosition:
 
 @lru_cache(maxsize=1024)
 def file_number(name: str) -> int:
-    """The number at the end of a log file's name, by which files are ordered; -1 without one."""
+    """The number at the end of a log file's name, which orders the files; -1 without one."""
     digits = name.rpartition(".")[2]
     return int(digits) if digits.isascii() and digits.isdigit() else -1

@@ -1,5 +1,7 @@
 """
-Looking at a server before following it: what would go wrong, and what to type against it.
+The checks of a server before it is followed, for ``tailrace check``.
+
+A finding that is not ``ok`` says what to type. Nothing is changed on the server.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from sources.mysql.unlogged import unlogged
 __all__ = ["preflight"]
 
 _DAY_SECONDS: Final = 86_400
-_TRIED_TABLES: Final = 250
+_TABLES_PER_QUERY: Final = 250
 _RESTART: Final = "and restart the server"
 _CASCADES: Final = """
 SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME
@@ -36,7 +38,7 @@ ORDER BY 1, 2, 3
 
 
 def preflight(session: Connection[Any], info: ServerInfo, settings: MySQLSettings) -> list[Finding]:
-    """All findings, in the order in which one would mend them. Changes nothing.
+    """All findings, in the order in which to fix them.
 
     Raises SourceLost if the connection breaks.
     """
@@ -44,8 +46,8 @@ def preflight(session: Connection[Any], info: ServerInfo, settings: MySQLSetting
     version = ".".join(map(str, info.version))
     findings = [Finding("ok", "server", f"{name} {version}")]
     variables = _variables(session)
-    for look in (_log, _format, _images, _metadata, _identity, _retention):
-        findings += look(variables, info)
+    for check in (_log, _format, _images, _metadata, _identity, _retention):
+        findings += check(variables, info)
     wanted = selector(settings.tables, settings.exclude, fold_names=info.fold_names)
     tables = read_catalog(session, wanted)
     if variables.get("log_bin") == "ON":
@@ -67,11 +69,11 @@ def _log(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
         yield Finding(
             "error",
             "log_bin",
-            "the server keeps no binary log",
-            f"write `log_bin = binlog` below [mysqld] in its option file {_RESTART}",
+            "the server has no binary log",
+            f"set `log_bin = binlog` below [mysqld] in its option file {_RESTART}",
         )
     else:
-        yield Finding("ok", "log_bin", "the server keeps a binary log")
+        yield Finding("ok", "log_bin", "the server has a binary log")
 
 
 def _format(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
@@ -82,28 +84,28 @@ def _format(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
     yield Finding(
         "error",
         "binlog_format",
-        f"it is {format}: changes are logged as statements, whose rows nobody can know",
-        "SET GLOBAL binlog_format = 'ROW'; write it into the option file too, and let the sessions"
-        " that are open reconnect",
+        f"it is {format}: changes are logged as statements, which do not contain their rows",
+        "SET GLOBAL binlog_format = 'ROW'; set it in the option file too, and let open sessions"
+        " reconnect",
     )
 
 
 def _images(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
     image = variables.get("binlog_row_image", "FULL")
     if image == "FULL":
-        yield Finding("ok", "binlog_row_image", "rows are logged whole")
+        yield Finding("ok", "binlog_row_image", "whole rows are logged")
     else:
         yield Finding(
             "warning",
             "binlog_row_image",
-            f"it is {image}: rows are logged in part; tables without a key cannot be followed",
+            f"it is {image}: only parts of rows are logged, and keyless tables cannot be followed",
             "SET GLOBAL binlog_row_image = 'FULL'",
         )
     if "PARTIAL_JSON" in variables.get("binlog_row_value_options", ""):
         yield Finding(
             "error",
             "binlog_row_value_options",
-            "parts of JSON documents are logged instead of the documents",
+            "changes of JSON documents are logged instead of the documents",
             "SET GLOBAL binlog_row_value_options = ''",
         )
 
@@ -111,14 +113,16 @@ def _images(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
 def _metadata(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
     metadata = variables.get("binlog_row_metadata")
     if metadata == "FULL":
-        yield Finding("ok", "binlog_row_metadata", "the log names columns and types itself")
+        yield Finding("ok", "binlog_row_metadata", "the log contains the columns' names and types")
         return
     newer = "MariaDB 10.5" if info.mariadb else "MySQL 8.0"
     yield Finding(
         "warning",
         "binlog_row_metadata",
-        "the log does not name columns: a schema change that cannot be understood stops its table",
-        "SET GLOBAL binlog_row_metadata = 'FULL'" if metadata else f"none; {newer} can do it",
+        "the log has no column names: a schema change that cannot be derived stops the pipeline",
+        "SET GLOBAL binlog_row_metadata = 'FULL'"
+        if metadata
+        else f"upgrade the server: {newer} has this setting",
     )
 
 
@@ -127,8 +131,8 @@ def _identity(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
         yield Finding(
             "error",
             "server_id",
-            "it is 0: the server takes no replicas",
-            "SET GLOBAL server_id = 1; write it into the option file too",
+            "it is 0: the server accepts no replicas",
+            "SET GLOBAL server_id = 1; set it in the option file too",
         )
     if info.gtids:
         yield Finding("ok", "gtid_mode", "transactions have GTIDs")
@@ -136,8 +140,8 @@ def _identity(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "gtid_mode",
-            "transactions have no GTIDs: positions are bound to this one server, and a snapshot"
-            " needs a moment's lock for each round of chunks",
+            "transactions have no GTIDs: positions are valid on this server only, and a backfill"
+            " locks the table briefly for each round of chunks",
             "see `Enabling GTID Transactions Online` in MySQL's manual",
         )
 
@@ -149,29 +153,29 @@ def _retention(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]
         yield Finding(
             "warning",
             "retention",
-            f"the log is kept for {seconds / 3600:.1f} hours: a longer stop loses changes",
+            f"the log is kept for {seconds / 3600:.1f} hours: after a longer stop changes are lost",
             "SET GLOBAL binlog_expire_logs_seconds = 604800 (Amazon RDS: CALL"
             " mysql.rds_set_configuration('binlog retention hours', 168))",
         )
     else:
-        kept = f"for {seconds / _DAY_SECONDS:.1f} days" if seconds else "until someone purges it"
+        kept = f"for {seconds / _DAY_SECONDS:.1f} days" if seconds else "until it is purged"
         yield Finding("ok", "retention", f"the log is kept {kept}")
 
 
 def _rights(
     session: Connection[Any], info: ServerInfo, settings: MySQLSettings
 ) -> Iterator[Finding]:
-    """By trying: what SHOW GRANTS says is not all that counts (roles, partial revokes)."""
+    """Check rights by using them. SHOW GRANTS is not enough: roles and partial revokes count."""
     client = "BINLOG MONITOR" if info.mariadb else "REPLICATION CLIENT"
     try:
         end = log_end(session, info)
     except SourceLost:
         raise
     except SourceError as error:
-        action = f"GRANT {client}, REPLICATION SLAVE ON *.* TO our user"
+        action = f"GRANT {client}, REPLICATION SLAVE ON *.* TO <user>"
         yield Finding("error", "rights", error.message, action)
         return
-    # With an id of its own: ours may be in use by the engine that runs.
+    # With a server_id of its own, because a running engine may use the configured one.
     replica = BinlogConnection(msgspec.structs.replace(settings, server_id=0))
     try:
         choose_server_id(session, settings)
@@ -179,11 +183,11 @@ def _rights(
         replica.dump_from_file(end.file, end.offset)
         while not replica.receive(settings.timeout_seconds):
             pass
-        yield Finding("ok", "rights", "we may read the log")
+        yield Finding("ok", "rights", "the user may read the log")
     except SourceLost:
         raise
     except SourceError as error:
-        action = error.hint or "GRANT REPLICATION SLAVE ON *.* TO our user"
+        action = error.hint or "GRANT REPLICATION SLAVE ON *.* TO <user>"
         yield Finding("error", "rights", error.message, action)
     finally:
         replica.close()
@@ -197,16 +201,16 @@ def _xa_rights(session: Connection[Any], info: ServerInfo) -> Iterator[Finding]:
         raise
     except SourceError as error:
         if not info.mariadb:
-            action = "if applications use XA: GRANT XA_RECOVER_ADMIN ON *.* TO our user"
-            yield Finding("warning", "xa", f"we may not list XA transactions: {error}", action)
+            action = "if applications use XA: GRANT XA_RECOVER_ADMIN ON *.* TO <user>"
+            yield Finding("warning", "xa", f"XA transactions cannot be listed: {error}", action)
         return
     if prepared:
         yield Finding(
             "warning",
             "xa",
-            f"{len(prepared)} XA transactions are prepared: their rows cannot be followed if they"
-            " stay so until after the start",
-            "XA RECOVER; then XA COMMIT or XA ROLLBACK what nobody waits for",
+            f"{len(prepared)} XA transactions are prepared: if they are committed after the start,"
+            " the pipeline stops, because their rows were logged before it",
+            "XA RECOVER; then XA COMMIT or XA ROLLBACK those that no application uses",
         )
 
 
@@ -216,16 +220,16 @@ def _tables(
     yield from _unmatched(tables, settings, info)
     denied = _unreadable(session, tables)
     for table in denied:
-        action = f"GRANT SELECT ON `{table.id.schema}`.* TO our user"
-        yield Finding("error", str(table.id), "we may not read the table", action)
+        action = f"GRANT SELECT ON `{table.id.schema}`.* TO <user>"
+        yield Finding("error", str(table.id), "the user may not read the table", action)
     for table in tables:
         if not table.key:
             yield Finding(
                 "warning",
                 str(table.id),
                 "the table has no primary key and no unique key without nullable columns: changes"
-                " are applied by comparing whole rows, and its snapshot cannot be resumed",
-                "give it a primary key, if the application allows that",
+                " are applied by comparing whole rows, and its backfill cannot be resumed",
+                "add a primary key, if the application allows it",
             )
     yield Finding("ok", "tables", f"{len(tables) - len(denied)} tables can be followed")
 
@@ -239,26 +243,28 @@ def _unmatched(
             yield Finding(
                 "warning",
                 "tables",
-                f"{pattern!r} matches no table that we can see",
-                "check its spelling, and that our user has the right SELECT there",
+                f"{pattern!r} matches no table that the user can see",
+                "check its spelling, and that the user has the right SELECT on these tables",
             )
 
 
 def _unreadable(session: Connection[Any], tables: Sequence[Table]) -> list[Table]:
-    """Those that we may not read; as long as we may, many are tried at a time."""
+    """The tables that the user may not read. One query tries many; only if it fails, each."""
     found: list[Table] = []
-    for start in range(0, len(tables), _TRIED_TABLES):
-        some = tables[start : start + _TRIED_TABLES]
+    for start in range(0, len(tables), _TABLES_PER_QUERY):
+        some = tables[start : start + _TABLES_PER_QUERY]
         if not _readable(session, some):
             found += [table for table in some if not _readable(session, [table])]
     return found
 
 
 def _readable(session: Connection[Any], tables: Sequence[Table]) -> bool:
-    """Whether we may read all of them."""
-    looks = " UNION ALL ".join(f"(SELECT 1 FROM {quote_table(table)} LIMIT 0)" for table in tables)
+    """Whether the user may read all these tables."""
+    statement = " UNION ALL ".join(
+        f"(SELECT 1 FROM {quote_table(table)} LIMIT 0)" for table in tables
+    )
     try:
-        query(session, looks)
+        query(session, statement)
     except SourceLost:
         raise
     except SourceError:
@@ -272,7 +278,7 @@ def _cascades(
     variables: dict[str, str],
     wanted: Callable[[TableId], bool],
 ) -> Iterator[Finding]:
-    """Since MySQL 9.6 the server itself carries them out, so they are in the log."""
+    """Since MySQL 9.6 the SQL layer executes cascades, and not InnoDB, so they are logged."""
     logged = not info.mariadb and info.version >= (9, 6)
     if logged and variables.get("innodb_native_foreign_keys", "OFF") != "ON":
         return
@@ -281,6 +287,7 @@ def _cascades(
             yield Finding(
                 "warning",
                 f"{schema}.{table}",
-                f"what the foreign key {constraint} changes by CASCADE or SET NULL is not logged",
-                "verify the table often, or let the application make these changes itself",
+                f"changes that the foreign key {constraint} makes by CASCADE or SET NULL are not"
+                " logged",
+                "run `tailrace verify` on the table often, or let applications make these changes",
             )

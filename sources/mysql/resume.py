@@ -1,8 +1,8 @@
 """
-Where a stream starts: what we have against what the server still has and ever had.
+The resume position: compare a stored position with the server's log, and request the dump.
 
-Asked before the dump, so that a purged log or a wrong server is named with what is missing, and not
-by the server's one error for all of it.
+The comparison comes before the dump request, so that an error says what is missing: a purged log, a
+reset log, or another server. The server itself answers all of these with one error code (1236).
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ __all__ = ["resume_at"]
 
 Dump = Callable[[BinlogConnection], None]
 
-#: How long a server may take to count as executed what it has sent already.
+#: How long a server may take to add a transaction that it has sent to its executed GTIDs.
 _SETTLE_SECONDS: Final = 2
 _FIRST_OFFSET: Final = 4
-#: Among so many events is the one that tells the GTIDs of the files before.
+#: The event with the GTIDs of the previous files is among this number of first events.
 _HEAD_EVENTS: Final = 3
 _GTID_NEXT: Final = re.compile(r"GTID_NEXT= '([^']+):([0-9]+)'")
-_COPY_AGAIN: Final = "copy the tables again, and keep the log longer (binlog_expire_logs_seconds)"
+_BACKFILL_AGAIN: Final = (
+    "backfill the tables again, and keep the log longer (binlog_expire_logs_seconds)"
+)
 
 
 def resume_at(
@@ -41,11 +43,11 @@ def resume_at(
     position: MySQLPosition | None,
     schemas: Iterable[str] = (),
 ) -> tuple[MySQLPosition, Dump]:
-    """The position as this server has it, and the request that starts the stream there.
+    """The position in terms of this server, and the function that requests the dump from there.
 
-    Without one: the beginning of the log. ``schemas`` are those of the followed tables. Raises
-    SourceError if the server no longer has, or never had, what the position stands for, or does not
-    log what happens in the schemas.
+    Without a position, the log's beginning. ``schemas`` are the schemas of the followed tables.
+    Raises SourceError if the server no longer has the transactions after the position, never had
+    those before it, or does not log the changes in a schema.
     """
     for finding in unlogged(connection, info, schemas):
         if finding.level == "error":
@@ -70,7 +72,7 @@ def resume_at(
 def _from_beginning(connection: Connection[Any], info: ServerInfo) -> tuple[MySQLPosition, Dump]:
     files = log_files(connection)
     if not files:
-        raise SourceError("the source keeps no binary log", hint="see `tailrace check`")
+        raise SourceError("the source has no binary log", hint="run `tailrace check`")
     first = files[0].name
     if info.gtids and not info.mariadb:
         purged = GtidSet.parse(query(connection, "SELECT @@GLOBAL.gtid_purged")[0][0])
@@ -81,7 +83,7 @@ def _from_beginning(connection: Connection[Any], info: ServerInfo) -> tuple[MySQ
 
 
 def _rebased(position: MySQLPosition, info: ServerInfo) -> MySQLPosition:
-    """On another server files and offsets begin anew; GTIDs go on."""
+    """The position without file and offset if it was taken from another server."""
     if position.server == info.identity:
         return position
     return msgspec.structs.replace(position, server=info.identity, file="", offset=0)
@@ -90,9 +92,9 @@ def _rebased(position: MySQLPosition, info: ServerInfo) -> MySQLPosition:
 def _file_size(
     connection: Connection[Any], info: ServerInfo, position: MySQLPosition
 ) -> int | None:
-    """The size of the file that our place is in; None if this server has no such file (any more).
+    """The size of the position's file; None if this server does not have it, or no longer.
 
-    Raises SourceError if our place is beyond the log's end.
+    Raises SourceError if the position is beyond the end of the log.
     """
     if position.server != info.identity or not position.file:
         return None
@@ -100,23 +102,24 @@ def _file_size(
     files = {
         log.name: log.size
         for log in log_files(connection)
-        if log.name.rpartition(".")[0] == stem  # the files may have got another name
+        if log.name.rpartition(".")[0] == stem  # log_bin may have a new base name
     }
     newest = max(files, key=file_number, default=position.file)
     if file_number(position.file) > file_number(newest):
-        raise _reset(f"the log ends with {newest}, and our place is in {position.file}")
+        raise _reset(f"the log ends with {newest}, and the position is in {position.file}")
     size = files.get(position.file)
     if size is not None and position.offset > size:
-        raise _reset(f"{position.file} ends at {size}, before our place at {position.offset}")
+        raise _reset(f"{position.file} ends at {size}, before the position at {position.offset}")
     return size
 
 
 def _check_history(
     connection: Connection[Any], info: ServerInfo, position: MySQLPosition, size: int | None
 ) -> None:
-    """What the log's file says about our place is what we have read.
+    """Check that the log up to the position is the one that was read.
 
-    GTIDs alone do not tell: a log that was reset gives the same numbers to other transactions.
+    GTIDs alone cannot show this: after a reset the server gives the same numbers to other
+    transactions.
     """
     if size is None:
         return
@@ -125,29 +128,35 @@ def _check_history(
     else:
         same = _same_gtids(connection, position, ended=position.offset == size)
     if not same:
-        raise _reset(f"{position.file} is not what was read up to {position.offset}")
+        raise _reset(f"{position.file} up to {position.offset} is not the log that was read before")
 
 
 def _same_domains(connection: Connection[Any], position: MySQLPosition) -> bool:
-    """Whether MariaDB's log has our GTIDs at our place, where both name one of a domain."""
-    ours = position.gtids
-    if not isinstance(ours, DomainState):
+    """Whether MariaDB's log has the position's GTIDs at its file and offset.
+
+    Only domains that both have are compared.
+    """
+    gtids = position.gtids
+    if not isinstance(gtids, DomainState):
         return True
     place = (position.file, position.offset)
     text = query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place)[0][0]
     if text is None:
         return False
-    theirs = DomainState.parse(text).domains
+    logged = DomainState.parse(text).domains
     return all(
-        theirs[domain][1] == sequence
-        for domain, (_, sequence) in ours.domains.items()
-        if domain in theirs
+        logged[domain][1] == sequence
+        for domain, (_, sequence) in gtids.domains.items()
+        if domain in logged
     )
 
 
 def _same_gtids(connection: Connection[Any], position: MySQLPosition, *, ended: bool) -> bool:
-    """Whether in MySQL's log a transaction ends at our place, with none before it that we lack and
-    none after it that we have."""
+    """Whether a transaction of MySQL's log ends at the position's file and offset.
+
+    The position must include the transactions of the files before, and lack the next one.
+    ``ended``: the position is the end of its file.
+    """
     events = "SHOW BINLOG EVENTS IN %s FROM %s LIMIT %s"
     head = query(connection, events, (position.file, _FIRST_OFFSET, _HEAD_EVENTS))
     try:
@@ -155,70 +164,71 @@ def _same_gtids(connection: Connection[Any], position: MySQLPosition, *, ended: 
     except SourceLost:
         raise
     except SourceError:
-        return ended  # no event begins there
-    seen = position.seen
-    if not isinstance(seen, GtidSet):
+        return ended  # no event begins at the offset
+    gtids = position.gtids_with_prepared
+    if not isinstance(gtids, GtidSet):
         return True
     before = [GtidSet.parse(event[5]) for event in head if event[2] == "Previous_gtids"]
     after = [match for event in following if (match := _GTID_NEXT.search(event[5]))]
-    return all(map(seen.includes, before)) and all(
-        _is_next(seen, gtid[1], int(gtid[2]), position.server) for gtid in after
+    return all(map(gtids.includes, before)) and all(
+        _is_next(gtids, match[1], int(match[2]), position.server) for match in after
     )
 
 
-def _is_next(seen: GtidSet, source: str, number: int, server: str) -> bool:
-    """Whether a log that goes on with this GTID can have what was seen before it."""
-    if seen.contains(source, number):
+def _is_next(gtids: GtidSet, source: str, number: int, server: str) -> bool:
+    """Whether this GTID can be the next one in the log after the transactions in ``gtids``."""
+    if gtids.contains(source, number):
         return False
-    # A server numbers its own transactions one by one, in the order of its log.
-    return source != server or number == 1 or seen.contains(source, number - 1)
+    # A server gives its own transactions consecutive numbers, in the order of its log.
+    return source != server or number == 1 or gtids.contains(source, number - 1)
 
 
-def _reset(what: str) -> SourceError:
+def _reset(reason: str) -> SourceError:
     return SourceError(
-        f"the source's logs were reset or restored: {what}",
-        hint="copy the tables again: what was written since cannot be told from what was applied",
+        f"the source's log was reset or restored: {reason}",
+        hint="backfill the tables again: the log does not show which changes are missing",
     )
 
 
-def _check_gtids(connection: Connection[Any], ours: GtidSet) -> None:
+def _check_gtids(connection: Connection[Any], applied: GtidSet) -> None:
     sets = query(connection, "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged")[0]
     executed, purged = (GtidSet.parse(text) for text in sets)
-    unknown = ours.minus(executed)
+    unknown = applied.minus(executed)
     if unknown and query(
         connection, "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)", (str(unknown), _SETTLE_SECONDS)
     ) != [(0,)]:
         raise _ahead(str(unknown))
-    lost = purged.minus(ours)
+    lost = purged.minus(applied)
     if lost:
         raise SourceError(
-            f"the source has purged transactions that were not applied yet: {lost}",
-            hint=_COPY_AGAIN,
+            f"the source has purged transactions that are not applied yet: {lost}",
+            hint=_BACKFILL_AGAIN,
         )
 
 
-def _check_domains(connection: Connection[Any], ours: DomainState) -> None:
-    theirs = DomainState.parse(query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
+def _check_domains(connection: Connection[Any], applied: DomainState) -> None:
+    logged = DomainState.parse(query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
     ahead = DomainState(
         {
             domain: place
-            for domain, place in ours.domains.items()
-            if not theirs.contains(domain, place[1])
+            for domain, place in applied.domains.items()
+            if not logged.contains(domain, place[1])
         }
     )
     if ahead:
         raise _ahead(str(ahead))
 
 
-def _ahead(gtids: str) -> SourceError:
+def _ahead(reason: str) -> SourceError:
     return SourceError(
-        f"the target holds transactions that the source never had: {gtids}",
-        hint="is it another server, or one restored from a backup? Copy the tables again",
+        f"the target has transactions that the source never had: {reason}",
+        hint="check whether it is another server, or one restored from a backup; then backfill the"
+        " tables again",
     )
 
 
 def _oldest_state(gtids: DomainState, position: MySQLPosition) -> DomainState:
-    """Before the first prepared XA transaction, whose rows we need again."""
+    """The state before the oldest prepared XA transaction, because its rows are read again."""
     for place in position.prepared.values():
         if "-" in place:
             gtids = gtids.before(DomainState.parse(place))
@@ -230,20 +240,20 @@ def _from_file(
 ) -> tuple[MySQLPosition, Dump]:
     if position.server != info.identity or not position.file:
         raise SourceError(
-            "the position is one of another server, and has no GTIDs that this one could follow",
-            hint="go back to the server it was taken from, or copy the tables again",
+            "the position is from another server, and has no GTIDs to continue on this one",
+            hint="connect to the server it was taken from, or backfill the tables again",
         )
     file, offset = _oldest_place(position)
     files = {log.name: log.size for log in log_files(connection)}
     if file not in files:
         oldest = min(files, key=file_number, default="none")
         raise SourceError(
-            f"the source has purged its log from {file} on: its oldest file is {oldest}",
-            hint=_COPY_AGAIN,
+            f"the source has purged its log file {file}: its oldest file is {oldest}",
+            hint=_BACKFILL_AGAIN,
         )
     if offset > files[file]:
-        raise _ahead(f"{file} up to {offset}, which ends at {files[file]}")
-    # An empty state of MariaDB fills from here on; GTIDs that do not hold here are dropped.
+        raise _ahead(f"{file} ends at {files[file]}, before {offset}")
+    # An empty MariaDB state is filled from here on. Other GTIDs do not apply to this log.
     start = position
     if not isinstance(position.executed, DomainState) or not info.mariadb:
         start = msgspec.structs.replace(position, executed=None, source="")

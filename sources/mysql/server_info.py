@@ -1,5 +1,5 @@
 """
-What kind of server the source is, and where its log stands.
+The kind, identity and settings of the source's server, and the end of its log.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ __all__ = [
     "log_files",
     "owned_gtids",
     "read_server_info",
-    "settled_log_end",
+    "visible_log_end",
     "status_statement",
 ]
 
-#: How long a commit may take between being seen and being counted.
+#: How long a commit may take from being visible to its GTID being executed.
 _COMMIT_SECONDS: Final = 1
-#: In the set of owned GTIDs, the thread that owns one.
+#: The owner (a thread id) of each GTID in gtid_owned.
 _OWNER: Final = re.compile(r"#[0-9]+")
 
 
 class ServerInfo(NamedTuple):
-    """What does not change while a server runs.
+    """Facts about a server that do not change while it runs.
 
-    ``identity`` tells one server from another: its UUID, or MariaDB's server id. ``gtids``: every
-    transaction in the log has a GTID. ``fold_names``: names are stored in lower case.
+    ``identity`` is its UUID, or the server id of MariaDB. ``gtids``: every transaction in the log
+    has a GTID. ``fold_names``: the server stores table names in lower case.
     """
 
     mariadb: bool
@@ -47,14 +47,14 @@ class ServerInfo(NamedTuple):
 
 
 class LogFile(NamedTuple):
-    """One file of the server's log and its size in bytes."""
+    """A file of the server's log, and its size in bytes."""
 
     name: str
     size: int
 
 
 def read_server_info(connection: Connection[Any]) -> ServerInfo:
-    """Ask the server. Raises SourceError, SourceLost."""
+    """Query the server. Raises SourceError, SourceLost."""
     mariadb = is_mariadb(connection)
     numbers = re.findall(r"\d+", server_version(connection).split("-")[0])
     version = tuple(int(number) for number in numbers[:3])
@@ -66,25 +66,25 @@ def read_server_info(connection: Connection[Any]) -> ServerInfo:
 
 
 def status_statement(info: ServerInfo) -> str:
-    """How this server is asked for the end of its log."""
+    """The statement that returns the end of this server's log."""
     if info.mariadb or info.version < (8, 2):
         return "SHOW MASTER STATUS"
     return "SHOW BINARY LOG STATUS"
 
 
 def log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosition:
-    """The end of the log now. Raises SourceError if the server keeps none."""
+    """The end of the log now. Raises SourceError if the server has no binary log."""
     executed: GtidSet | DomainState | None = None
     before = _binlog_state(connection) if info.mariadb else ""
     rows = query(connection, status_statement(info))
     if not rows:
-        raise SourceError("the source keeps no binary log", hint="see `tailrace check`")
+        raise SourceError("the source has no binary log", hint="run `tailrace check`")
     file, offset, *rest = rows[0]
     if info.gtids and not info.mariadb:
         executed = GtidSet.parse(rest[2])
     if info.mariadb:
         if _binlog_state(connection) != before:
-            # Something was logged meanwhile, before or after the offset.
+            # A transaction was logged between the queries, before or after the offset.
             place = (file, int(offset))
             before = str(query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place)[0][0] or "")
         executed = DomainState.parse(before)
@@ -95,13 +95,13 @@ def _binlog_state(connection: Connection[Any]) -> str:
     return str(query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
 
 
-def settled_log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosition:
-    """The end of the log, where what could be seen before the call is at or before it.
+def visible_log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosition:
+    """The end of the log, at or after everything that was visible before the call.
 
-    MySQL shows a transaction, or a new table, a moment before it counts its GTID as executed; until
-    then the GTID is owned. So the owned ones are waited for, but not for long: those of a session
-    that has chosen its GTID itself, as a replica does, stay owned without being seen. Where commits
-    are under way, file and offset may not agree with the GTIDs, and are left out.
+    MySQL makes a transaction or a new table visible a moment before its GTID counts as executed.
+    Until then the GTID is owned. So this waits for the owned GTIDs, but not for long: a GTID that a
+    session has set itself, as a replica does, is owned while its transaction is not visible yet.
+    While transactions commit, file and offset may not match the GTIDs, and are left out.
     """
     if info.mariadb or not info.gtids:
         return log_end(connection, info)
@@ -117,7 +117,7 @@ def settled_log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosit
 
 
 def owned_gtids(connection: Connection[Any]) -> GtidSet | None:
-    """The GTIDs of MySQL's transactions that commit just now; None if there are none."""
+    """The GTIDs of the transactions that MySQL is committing; None if there are none."""
     owned = str(query(connection, "SELECT @@GLOBAL.gtid_owned")[0][0] or "")
     return GtidSet.parse(_OWNER.sub("", owned)) if owned else None
 

@@ -1,11 +1,11 @@
 """
 A MySQL or MariaDB server as a source: its log as a stream, its tables in chunks.
 
-The stream has a connection of its own; everything else is asked over one ordinary session, which is
-made when it is needed and made again when it has broken.
+The stream has a replication connection of its own, and the chunk readers have theirs. All other
+queries use one ordinary session. It is opened when it is needed, and again after it has broken.
 
-Idea: who asks holds the session's lock, who stops does not. ``stop`` and ``close`` break whatever
-connection a thread waits on, so that the lock is free again at once.
+Queries hold the session lock. ``stop`` and ``close`` do not take it first: they shut the socket
+down, so a blocked query fails at once and releases the lock.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sources.mysql.server_info import (
     log_end,
     log_files,
     read_server_info,
-    settled_log_end,
+    visible_log_end,
 )
 from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.snapshot.chunks import ChunkReader
@@ -48,18 +48,18 @@ __all__ = ["MySQLSource"]
 
 T = TypeVar("T")
 
-#: How long the log must be silent before a moved position is told at once.
+#: The log must be silent for this long before a moved position is reported early.
 _QUIET_SECONDS: Final = 0.05
-#: How long ``position`` waits for XA transactions that are prepared at that moment.
-_DECISION_SECONDS: Final = 1.0
-_DECISION_POLL_SECONDS: Final = 0.05
+#: How long ``position`` waits for the XA transactions that are prepared when it is called.
+_PREPARED_SECONDS: Final = 1.0
+_PREPARED_POLL_SECONDS: Final = 0.05
 
 
 class MySQLSource:
     """The source for ``mysql://`` and ``mariadb://`` URLs.
 
-    Guarantee: every committed row change of a followed table, once, in commit order. A position
-    holds GTIDs where the server has them, so that another server of the same group may go on.
+    Guarantee: every committed row change of a followed table, once, in commit order. A position has
+    GTIDs if the server has them, so that it is also valid on other servers of the same group.
     """
 
     can_snapshot: ClassVar[bool] = True
@@ -69,7 +69,7 @@ class MySQLSource:
         self._settings = settings
         self._lock = threading.RLock()
         self._session: Connection[Any] | None = None
-        #: The session while someone waits for it.
+        #: The session while a query runs on it, for ``stop``.
         self._asked: Connection[Any] | None = None
         self._info: ServerInfo | None = None
         self._stopping = threading.Event()
@@ -79,11 +79,13 @@ class MySQLSource:
     # -- the server as it is now -------------------------------------------------------------------
 
     def check(self) -> list[Finding]:
-        """Preflight, see ``sources.mysql.preflight``."""
-        return self._ask(lambda session: preflight(session, self._known(session), self._settings))
+        """The findings of ``sources.mysql.preflight``."""
+        return self._ask(
+            lambda session: preflight(session, self._server_info(session), self._settings)
+        )
 
     def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
-        """The followed tables as they are now, without those that are ``known``."""
+        """The current definitions of the followed tables, without those that are ``known``."""
 
         def read(session: Connection[Any]) -> list[Table]:
             wanted = self._wanted(session)
@@ -92,45 +94,45 @@ class MySQLSource:
         return self._ask(read)
 
     def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
-        """About how many rows each table holds, from the server's statistics."""
+        """The approximate number of rows of each table, from the server's statistics."""
         return self._ask(lambda session: row_estimates(session, tables))
 
     def position(self) -> str:
         """The end of the log now.
 
-        XA transactions that are prepared at this moment are waited for, up to a second: their rows
-        are in the log before the position, and take effect after it.
+        Waits up to one second for the XA transactions that are prepared now, because their rows
+        are in the log before the position and take effect after it.
         """
         return str(self._ask(self._position))
 
     def reached(self, position: str, target: str) -> bool:
-        """Whether a stream at ``position`` has seen everything that ``target`` stands for."""
+        """Whether a stream at ``position`` has read everything that ``target`` includes."""
         return parse_position(position).at_or_after(parse_position(target))
 
     def includes(self, position: str, begin: Begin) -> bool:
-        """Whether the transaction that ``begin`` starts is part of what ``position`` stands for."""
+        """Whether ``position`` includes the transaction that ``begin`` starts."""
         start = begin.position
         if not isinstance(start, MySQLPosition):
             start = parse_position(str(start))
         return parse_position(position).contains(begin.transaction, start)
 
     def backlog(self, position: str) -> int | None:
-        """Bytes of the server's log after ``position``; None after a change of servers."""
+        """Bytes of the server's log after ``position``; None if it is from another server."""
         return self._ask(lambda session: self._backlog(session, parse_position(position)))
 
     def acknowledge(self, position: str) -> None:
-        """Nothing: the server keeps its log by age, not for us."""
+        """Do nothing: a server purges its log by age, whatever its replicas have read."""
 
     # -- the log -----------------------------------------------------------------------------------
 
     def stream(
-        self, position: str | None, tables: Iterable[Table], waiting: Iterable[Table] = ()
+        self, position: str | None, tables: Iterable[Table], discovered: Iterable[Table] = ()
     ) -> Iterator[list[Change]]:
-        """Every change to a followed table after ``position``; see the contract.
+        """Every change to a followed table after ``position``; see ``Source.stream``.
 
-        A ``Heartbeat``'s ``at`` is the source's commit time of the newest transaction that was
-        passed over; it is our own clock only where the log is silent: nothing came for a moment, or
-        the server itself says that it has nothing more.
+        The ``at`` of a ``Heartbeat`` is the source's commit time of the newest transaction that was
+        skipped. It is the local clock only if the log is silent: no event has come for a moment, or
+        the server has sent a heartbeat of its own.
         """
         tables = list(tables)
         replica = self._replica = BinlogConnection(self._settings)
@@ -140,74 +142,75 @@ class MySQLSource:
             begin = parse_position(position) if position is not None else None
             schemas = {table.id.schema for table in tables}
             start, dump = self._ask(
-                lambda session: resume_at(session, self._known(session), begin, schemas)
+                lambda session: resume_at(session, self._server_info(session), begin, schemas)
             )
             replica.open()
-            stream = Stream(start, self._tracking(tables, waiting), checksum=replica.checksum)
+            stream = Stream(start, self._tracking(tables, discovered), checksum=replica.checksum)
             dump(replica)
-            yield from self._follow(replica, stream)
+            yield from self._read_log(replica, stream)
         except SourceLost:
             if not self._stopping.is_set():
                 raise
         finally:
             replica.close()
 
-    def _tracking(self, tables: Iterable[Table], waiting: Iterable[Table]) -> Tracking:
-        info = self._ask(self._known)
+    def _tracking(self, tables: Iterable[Table], discovered: Iterable[Table]) -> Tracking:
+        info = self._ask(self._server_info)
         return Tracking(
             tables,
             self._ask(self._wanted),
-            waiting=waiting,
+            discovered=discovered,
             live=lambda id: self._ask(lambda session: read_table(session, id)),
             default_charset=lambda schema: self._ask(lambda each: _schema_charset(each, schema)),
             fold_names=info.fold_names,
         )
 
-    def _follow(self, replica: BinlogConnection, stream: Stream) -> Iterator[list[Change]]:
-        """Changes, and heartbeats: one when the server has taken our position, one whenever the log
-        falls silent, and now and then while it passes over what is not for us.
+    def _read_log(self, replica: BinlogConnection, stream: Stream) -> Iterator[list[Change]]:
+        """Changes, and heartbeats.
 
-        Before it has sent what was in its log at our start, its silence means nothing: it searches.
+        There is a heartbeat when the server has accepted the position, when the log becomes silent,
+        and at intervals while events are skipped. Silence counts only after the server has sent all
+        that was in its log at the start: before, it may still be searching the log.
         """
         interval = self._settings.heartbeat_seconds
-        opened = news = caught_up = False
-        end = self._ask(lambda session: log_end(session, self._known(session)))
-        told_at = time.monotonic()
+        opened = unreported = caught_up = False
+        end = self._ask(lambda session: log_end(session, self._server_info(session)))
+        reported_at = time.monotonic()
         while not self._stopping.is_set():
-            events = replica.receive(_QUIET_SECONDS if news else interval)
+            events = replica.receive(_QUIET_SECONDS if unreported else interval)
             if events and not opened:
                 opened = True
-                yield [Heartbeat(stream.progress.position, 0.0)]
+                yield [Heartbeat(stream.position.resume_position, 0.0)]
             for changes in stream.feed(events):
                 yield changes
-                news, told_at = True, time.monotonic()
-            news = news or stream.progress.moved or (stream.idle and bool(events))
-            if stream.inside or not news:
+                unreported, reported_at = True, time.monotonic()
+            unreported = unreported or stream.position.moved or (stream.idle and bool(events))
+            if stream.inside or not unreported:
                 continue
-            caught_up = caught_up or stream.progress.position.at_or_after(end)
+            caught_up = caught_up or stream.position.resume_position.at_or_after(end)
             silent = caught_up and not replica.partial and (stream.idle or not events)
             at = time.time() if silent else stream.committed_at
-            if silent or (at and time.monotonic() - told_at > interval * 0.9):
-                stream.progress.moved = False
-                yield [Heartbeat(stream.progress.position, at)]
-                news, told_at = not silent, time.monotonic()
+            if silent or (at and time.monotonic() - reported_at > interval * 0.9):
+                stream.position.moved = False
+                yield [Heartbeat(stream.position.resume_position, at)]
+                unreported, reported_at = not silent, time.monotonic()
 
     # -- the tables --------------------------------------------------------------------------------
 
     def chunks(
         self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Generator[Chunk, None, None]:
-        """The rows of ``table`` in key order; see the contract."""
+        """The rows of ``table`` in key order; see ``Source.chunks``."""
         yield from self._chunk_reader().chunks(
             table, cursor, low_watermark, rows=rows, readers=readers
         )
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
-        """Those of the tables that hold no row; see the contract."""
+        """One chunk for each of the tables that has no row; see ``Source.empty``."""
         return self._chunk_reader().empty(tables, low_watermark)
 
     def _chunk_reader(self) -> ChunkReader:
-        info = self._ask(self._known)
+        info = self._ask(self._server_info)
         with self._lock:
             if self._chunks is None:
                 self._chunks = ChunkReader(
@@ -218,28 +221,28 @@ class MySQLSource:
             return self._chunks
 
     def row_reader(self) -> RowReader:
-        """Plain reads for parity."""
+        """Plain reads of the tables for ``tailrace verify``."""
         return MySQLRowReader(self._settings)
 
     # -- the end -----------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Make ``stream`` and ``chunks`` end soon, and break off what is being asked."""
-        self._break_off()
+        """Make ``stream`` and ``chunks`` end soon, and interrupt the query that is running."""
+        self._interrupt()
         if self._replica is not None:
             self._replica.stop()
         if self._chunks is not None:
             self._chunks.stop()
 
-    def _break_off(self) -> None:
+    def _interrupt(self) -> None:
         self._stopping.set()
         asked = self._asked
         if asked is not None:
             interrupt(asked)
 
     def close(self) -> None:
-        """Free all connections; the source can be used again afterwards."""
-        self._break_off()
+        """Close all connections; the source can be used again afterwards."""
+        self._interrupt()
         with self._lock:
             self._drop_session()
             self._info = None
@@ -251,7 +254,7 @@ class MySQLSource:
     # -- the ordinary session ----------------------------------------------------------------------
 
     def _ask(self, question: Callable[[Connection[Any]], T]) -> T:
-        """Ask over the session. If an old one turns out to be broken, over a new one."""
+        """Run ``question`` on the session; if an existing session has broken, on a new one."""
         with self._lock:
             fresh = self._session is None
             try:
@@ -280,45 +283,45 @@ class MySQLSource:
             with suppress(pymysql.MySQLError):
                 session.close()
 
-    def _known(self, session: Connection[Any]) -> ServerInfo:
+    def _server_info(self, session: Connection[Any]) -> ServerInfo:
         if self._info is None:
             self._info = read_server_info(session)
         return self._info
 
     def _wanted(self, session: Connection[Any]) -> Callable[[TableId], bool]:
         settings = self._settings
-        fold_names = self._known(session).fold_names
+        fold_names = self._server_info(session).fold_names
         return selector(settings.tables, settings.exclude, fold_names=fold_names)
 
     def _position(self, session: Connection[Any]) -> MySQLPosition:
-        end = settled_log_end(session, self._known(session))
-        prepared = waiting = _prepared(session)
-        deadline = time.monotonic() + _DECISION_SECONDS
-        while waiting and time.monotonic() < deadline and not self._stopping.is_set():
-            time.sleep(_DECISION_POLL_SECONDS)
-            waiting &= _prepared(session)
+        end = visible_log_end(session, self._server_info(session))
+        prepared = unresolved = _prepared(session)
+        deadline = time.monotonic() + _PREPARED_SECONDS
+        while unresolved and time.monotonic() < deadline and not self._stopping.is_set():
+            time.sleep(_PREPARED_POLL_SECONDS)
+            unresolved &= _prepared(session)
         if not prepared:
             return end
-        # A decided one is visible to whoever looks from now on, so its commit may be passed over.
-        places = {xid: UNKNOWN_PLACE if xid in waiting else "" for xid in sorted(prepared)}
+        # A committed one is visible to every later read, so its XA COMMIT may be skipped.
+        places = {xid: UNKNOWN_PLACE if xid in unresolved else "" for xid in sorted(prepared)}
         return msgspec.structs.replace(end, prepared=places)
 
     def _backlog(self, session: Connection[Any], position: MySQLPosition) -> int | None:
-        if position.server != self._known(session).identity or not position.file:
+        if position.server != self._server_info(session).identity or not position.file:
             return None
-        here = file_number(position.file)
-        after = sum(log.size for log in log_files(session) if file_number(log.name) >= here)
+        number = file_number(position.file)
+        after = sum(log.size for log in log_files(session) if file_number(log.name) >= number)
         return max(0, after - position.offset)
 
 
 def _prepared(session: Connection[Any]) -> frozenset[str]:
-    """The XA transactions that wait for their decision, as the log would name them."""
+    """The ids of the prepared XA transactions, as the log names them."""
     try:
         rows = query(session, "XA RECOVER")
     except SourceLost:
         raise
     except SourceError:
-        return frozenset()  # we have no right to look; `tailrace check` says so
+        return frozenset()  # the user has no right to list them; `tailrace check` warns of it
     return frozenset(_xid(*row) for row in rows)
 
 
@@ -328,7 +331,7 @@ def _xid(format_id: int, global_size: int, branch_size: int, data: str | bytes) 
 
 
 def _schema_charset(session: Connection[Any], schema: str) -> str:
-    """The collation that tables of a schema get by default; empty if there is no such schema."""
+    """The default collation of a schema's tables; empty if the schema does not exist."""
     rows = query(
         session,
         "SELECT DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s",

@@ -1,5 +1,5 @@
 """
-Changes of a server that never get into its log, so that no replica can follow them.
+Changes that a server does not write to its log, so that they cannot be followed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ WHERE Variable_name IN ('log_slave_updates', 'log_replica_updates', 'wsrep_on') 
 def unlogged(
     session: Connection[Any], info: ServerInfo, schemas: Iterable[str]
 ) -> Iterator[Finding]:
-    """What of the schemas, of which tables are followed, is not logged: errors, and warnings where
-    it may be so. Raises SourceLost, and SourceError if the log's state cannot be asked for.
+    """Findings about changes in these schemas that are not logged.
+
+    ``schemas`` are the schemas of the followed tables. A finding is an error if changes are not
+    logged, and a warning if that is possible. Raises SourceLost, and SourceError if the state of
+    the log cannot be queried.
     """
     yield from _filters(session, info, sorted(set(schemas)))
     yield from _replicated(session, info)
@@ -38,15 +41,15 @@ def _filters(session: Connection[Any], info: ServerInfo, schemas: list[str]) -> 
     only, never = (set(filter(None, str(text).split(","))) for text in rows[0][2:4])
     if not only and not never:
         return
-    # As in the server: where there is a list of what is logged, the other one does not count.
+    # As in the server: if binlog_do_db is set, binlog_ignore_db has no effect.
     hidden = [name for name in schemas if (name not in only if only else name in never)]
     action = f"remove binlog_do_db and binlog_ignore_db {_RESTART}"
     if hidden:
-        what = f"changes in {', '.join(hidden)} are not logged"
-        yield Finding("error", "binlog_do_db", what, action)
+        message = f"changes in {', '.join(hidden)} are not logged"
+        yield Finding("error", "binlog_do_db", message, action)
     else:
-        what = "statements are not logged if another database was chosen by USE, such as TRUNCATE"
-        yield Finding("warning", "binlog_do_db", what, action)
+        message = "a statement such as TRUNCATE is not logged if USE has selected another database"
+        yield Finding("warning", "binlog_do_db", message, action)
 
 
 def _replicated(session: Connection[Any], info: ServerInfo) -> Iterator[Finding]:
@@ -54,19 +57,22 @@ def _replicated(session: Connection[Any], info: ServerInfo) -> Iterator[Finding]
     galera = variables.pop("wsrep_on", "OFF") == "ON"
     if "OFF" not in variables.values():
         return
-    action = f"write `log_slave_updates = ON` below [mysqld] {_RESTART}, or follow its source"
+    action = f"set `log_slave_updates = ON` below [mysqld] {_RESTART}, or follow its source"
     try:
         replica = galera or bool(query(session, _replica_statement(info)))
     except SourceLost:
         raise
     except SourceError:
         right = "SLAVE MONITOR" if info.mariadb else "REPLICATION CLIENT"
-        what = "if the server is a replica, what it replicates is not logged; we may not look"
-        yield Finding("warning", "log_slave_updates", what, f"GRANT {right} ON *.* TO our user")
+        message = (
+            "if the server is a replica, what it replicates is not logged; the user has no right to"
+            " query that"
+        )
+        yield Finding("warning", "log_slave_updates", message, f"GRANT {right} ON *.* TO <user>")
         return
     if replica:
-        what = "the server is a replica, and what it replicates is not logged"
-        yield Finding("error", "log_slave_updates", what, action)
+        message = "the server is a replica, and what it replicates is not logged"
+        yield Finding("error", "log_slave_updates", message, action)
 
 
 def _replica_statement(info: ServerInfo) -> str:

@@ -20,7 +20,9 @@ from engine.schema import Column, Table, TableId, Type
 from sinks.postgres.defaults import existing_value, literal
 from sources.mysql.catalog import read_catalog
 from sources.mysql.codec.defaults import constant_default
-from sources.mysql.ddl import Dialect, apply_statement, read_statement
+from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.effects import apply_statement
+from sources.mysql.ddl.statements import read_statement
 from tests.support.mysql_log import live_table, selected_rows
 from tests.support.servers import AnyServer, connect_mysql
 
@@ -369,36 +371,44 @@ STOPS = [
     ("LOAD DATA LOCAL INFILE 'f' IGNORE INTO TABLE orders", "orders", "ROW"),
     ("WITH c AS (SELECT 1) DELETE FROM lines WHERE line = 1", "lines", "ROW"),
     ("SET STATEMENT max_statement_time=1 FOR DELETE FROM lines LIMIT 1", "lines", "ROW"),
-    ("ALTER TABLE orders DROP PARTITION p1", "orders", "copy"),
-    ("ALTER TABLE orders TRUNCATE PARTITION ALL", "orders", "copy"),
-    ("ALTER TABLE orders EXCHANGE PARTITION p WITH TABLE _x", "orders", "copy"),
-    ("ALTER TABLE _x EXCHANGE PARTITION p WITH TABLE orders WITHOUT VALIDATION", "orders", "copy"),
-    ("ALTER TABLE _x CONVERT TABLE orders TO PARTITION p VALUES LESS THAN (1)", "orders", "copy"),
-    ("ALTER TABLE orders CONVERT PARTITION p TO TABLE _x", "orders", "copy"),
-    ("ALTER TABLE orders DISCARD TABLESPACE", "orders", "copy"),
-    ("ALTER TABLE orders IMPORT TABLESPACE", "orders", "copy"),
-    ("ALTER TABLE orders ADD SYSTEM VERSIONING", "orders", "copy"),
-    ("ALTER TABLE orders ENGINE = BLACKHOLE", "orders", "copy"),
-    ("ALTER TABLE orders ADD made_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP", "orders", "copy"),
-    ("ALTER TABLE orders ADD code CHAR(36) DEFAULT (UUID())", "orders", "copy"),
-    ("ALTER TABLE orders ADD twice INT AS (total * 2) STORED", "orders", "copy"),
-    ("ALTER TABLE lines ADD n SERIAL", "lines", "copy"),
-    ("ALTER TABLE lines ADD n INT AUTO_INCREMENT UNIQUE", "lines", "copy"),
-    ("ALTER IGNORE TABLE orders ADD UNIQUE (note)", "orders", "copy"),
-    ("ALTER TABLE orders DROP unknown", "orders", "copy"),
-    ("ALTER TABLE orders DROP note, ADD NOTE VARCHAR(9)", "orders", "copy"),
+    ("ALTER TABLE orders DROP PARTITION p1", "orders", "backfill"),
+    ("ALTER TABLE orders TRUNCATE PARTITION ALL", "orders", "backfill"),
+    ("ALTER TABLE orders EXCHANGE PARTITION p WITH TABLE _x", "orders", "backfill"),
+    (
+        "ALTER TABLE _x EXCHANGE PARTITION p WITH TABLE orders WITHOUT VALIDATION",
+        "orders",
+        "backfill",
+    ),
+    (
+        "ALTER TABLE _x CONVERT TABLE orders TO PARTITION p VALUES LESS THAN (1)",
+        "orders",
+        "backfill",
+    ),
+    ("ALTER TABLE orders CONVERT PARTITION p TO TABLE _x", "orders", "backfill"),
+    ("ALTER TABLE orders DISCARD TABLESPACE", "orders", "backfill"),
+    ("ALTER TABLE orders IMPORT TABLESPACE", "orders", "backfill"),
+    ("ALTER TABLE orders ADD SYSTEM VERSIONING", "orders", "backfill"),
+    ("ALTER TABLE orders ENGINE = BLACKHOLE", "orders", "backfill"),
+    ("ALTER TABLE orders ADD made_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP", "orders", "backfill"),
+    ("ALTER TABLE orders ADD code CHAR(36) DEFAULT (UUID())", "orders", "backfill"),
+    ("ALTER TABLE orders ADD twice INT AS (total * 2) STORED", "orders", "backfill"),
+    ("ALTER TABLE lines ADD n SERIAL", "lines", "backfill"),
+    ("ALTER TABLE lines ADD n INT AUTO_INCREMENT UNIQUE", "lines", "backfill"),
+    ("ALTER IGNORE TABLE orders ADD UNIQUE (note)", "orders", "backfill"),
+    ("ALTER TABLE orders DROP unknown", "orders", "backfill"),
+    ("ALTER TABLE orders DROP note, ADD NOTE VARCHAR(9)", "orders", "backfill"),
     ("ALTER TABLE orders ADD x NEWTYPE", "orders", "Exclude"),
-    ("ALTER TABLE orders ADD x VARCHAR('", "orders", "copy"),
-    ("ALTER TABLE orders FROBNICATE", "orders", "copy"),
+    ("ALTER TABLE orders ADD x VARCHAR('", "orders", "backfill"),
+    ("ALTER TABLE orders FROBNICATE", "orders", "backfill"),
     ("ALTER TABLE orders RENAME TO _old", "orders", "Include"),
-    ("ALTER TABLE _new RENAME orders", "orders", "Copy"),
-    ("RENAME TABLE orders TO _orders_del, _orders_gho TO orders", "orders", "Copy"),
+    ("ALTER TABLE _new RENAME orders", "orders", "Backfill"),
+    ("RENAME TABLE orders TO _orders_del, _orders_gho TO orders", "orders", "Backfill"),
     ("RENAME TABLE orders TO elsewhere.orders", "orders", "Include"),
-    ("CREATE TABLE orders (id INT)", "orders", "copy"),
-    ("CREATE TABLE fresh SELECT * FROM orders", "fresh", "copy"),
-    ("CREATE TABLE fresh (a INT) AS SELECT 1 AS b", "fresh", "copy"),
-    ("CREATE TABLE fresh LIKE _x", "fresh", "copy"),
-    ("CREATE TABLE fresh (a INT) WITH SYSTEM VERSIONING", "fresh", "copy"),
+    ("CREATE TABLE orders (id INT)", "orders", "backfill"),
+    ("CREATE TABLE fresh SELECT * FROM orders", "fresh", "backfill"),
+    ("CREATE TABLE fresh (a INT) AS SELECT 1 AS b", "fresh", "backfill"),
+    ("CREATE TABLE fresh LIKE _x", "fresh", "backfill"),
+    ("CREATE TABLE fresh (a INT) WITH SYSTEM VERSIONING", "fresh", "backfill"),
 ]
 
 
@@ -544,9 +554,9 @@ MANY_TYPES = (
 def test_a_type_that_may_not_hold_every_value_stops(strict: bool, change: str) -> None:
     tables = made(MANY_TYPES)
     dialect = Dialect(sql_mode=1 << 21 if strict else 0)
-    with pytest.raises(SchemaError, match="not shown in the log") as stop:
+    with pytest.raises(SchemaError, match="the log does not show") as stop:
         apply_statement(f"ALTER TABLE t {change}", SHOP, tables, everything, dialect=dialect)
-    assert "copy it again" in stop.value.hint
+    assert "backfill it again" in stop.value.hint
 
 
 @pytest.mark.parametrize(
@@ -650,10 +660,10 @@ def test_a_table_that_waits_for_its_copy_is_not_made_by_a_statement_that_may_fin
         return TableId("shop", name)
 
     columns = (Column("id", Type("int32"), "int"),)
-    waiting = {shop(name): Table(shop(name), columns) for name in ("a", "b")}
+    discovered = {shop(name): Table(shop(name), columns) for name in ("a", "b")}
 
     def effects(sql: str) -> list[TableId | None]:
-        found = apply_statement(sql, "shop", {}, lambda id: True, waiting=waiting)
+        found = apply_statement(sql, "shop", {}, lambda id: True, discovered=discovered)
         return [it.after and it.after.id for it in found if isinstance(it, SchemaChange)]
 
     assert effects("CREATE TABLE IF NOT EXISTS a (id INT)") == []

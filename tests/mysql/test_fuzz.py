@@ -77,7 +77,7 @@ def test_a_damaged_log_ends_in_an_error_of_ours_or_in_changes(name: str) -> None
         at = dice.randrange(start, len(log))
         mutated = [log[0], *log[start:at], damaged(log[at], dice), *log[at + 1 :]]
         stream = Stream(
-            MySQLPosition("", "binlog.000002", 4), Tracking((), lambda id: True, adopt=True)
+            MySQLPosition("", "binlog.000002", 4), Tracking((), lambda id: True, follow_new=True)
         )
         with suppress(*EXPECTED):
             for _ in stream.feed(mutated):

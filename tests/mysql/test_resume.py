@@ -100,7 +100,7 @@ def test_a_log_with_fewer_files_than_were_read(log: Log) -> None:
     log.write(50)
     with pytest.raises(SourceError, match="reset or restored") as stop:
         log.start(place)
-    assert "copy the tables again" in stop.value.hint
+    assert "backfill the tables again" in stop.value.hint
 
 
 def test_a_log_in_which_nothing_begins_at_our_place(log: Log) -> None:
@@ -136,10 +136,10 @@ def test_another_server_of_the_group_is_asked_for_gtids_only(log: Log) -> None:
 
 def test_a_place_on_another_server_counts_from_the_first_transaction_that_is_new() -> None:
     start = MySQLPosition("server", "", 0)
-    progress = StreamPosition(start)
-    progress.file, progress.offset = "binlog.000001", 4
-    progress.pass_over()
-    assert progress.position == start
-    progress.offset = 100
-    progress.complete()
-    assert progress.position == MySQLPosition("server", "binlog.000001", 100)
+    position = StreamPosition(start)
+    position.file, position.offset = "binlog.000001", 4
+    position.pass_over()
+    assert position.resume_position == start
+    position.offset = 100
+    position.complete()
+    assert position.resume_position == MySQLPosition("server", "binlog.000001", 100)

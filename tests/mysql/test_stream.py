@@ -115,9 +115,9 @@ def test_the_position_is_the_one_of_the_log(name: str) -> None:
                 pass
             log_pos = ev.read_header(event)[4]
             if log_pos and not stream.unfinished and event[4] != ev.ROTATE:
-                assert stream.progress.position.offset == log_pos
+                assert stream.position.resume_position.offset == log_pos
         assert (
-            stream.progress.offset == 4 if found[-1][4] == ev.ROTATE else stream.progress.offset > 4
+            stream.position.offset == 4 if found[-1][4] == ev.ROTATE else stream.position.offset > 4
         )
 
 
@@ -128,7 +128,7 @@ def test_gtids_are_counted_with_their_gaps() -> None:
     for _, found in events("mysql-9.7"):
         for _ in stream.feed(found):
             pass
-    sources = stream.progress.position.gtids
+    sources = stream.position.resume_position.gtids
     assert isinstance(sources, GtidSet)
     assert sorted(source.partition(":")[2] for source in sources.sources) == ["", "tagged"]
 
@@ -140,8 +140,8 @@ def test_domains_are_counted_one_by_one() -> None:
     for _, found in events("mariadb-11.8"):
         for _ in stream.feed(found):
             pass
-    assert isinstance(stream.progress.position.gtids, DomainState)
-    assert sorted(stream.progress.position.gtids.domains) == [0, 7]
+    assert isinstance(stream.position.resume_position.gtids, DomainState)
+    assert sorted(stream.position.resume_position.gtids.domains) == [0, 7]
 
 
 @recorded
@@ -327,8 +327,8 @@ def test_what_is_not_followed_moves_the_position_in_silence() -> None:
     log = Log().gtid(10).query("BEGIN").table("other").insert(1).xid()
     log.gtid(11).query("GRANT SELECT ON shop.* TO someone")
     assert fed(stream, log) == []
-    assert stream.progress.moved
-    assert str(stream.progress.position.gtids) == f"{UUID}:1-11"
+    assert stream.position.moved
+    assert str(stream.position.resume_position.gtids) == f"{UUID}:1-11"
 
 
 def test_groups_end_with_commit_too() -> None:
@@ -459,11 +459,11 @@ def test_a_rotate_leads_to_the_next_file() -> None:
 def test_a_heartbeat_moves_past_what_the_server_passes_over() -> None:
     stream = stream_at(PLAIN)
     fed(stream, Log().add(ev.HEARTBEAT, b"binlog.000001", log_pos=5000))
-    assert stream.progress.position.offset == 5000
+    assert stream.position.resume_position.offset == 5000
     fed(stream, Log().add(ev.HEARTBEAT_2, b"\x01\x0dbinlog.000001\x02\x03\xfc\x70\x17\x00"))
-    assert stream.progress.position.offset == 6000
+    assert stream.position.resume_position.offset == 6000
     fed(stream, Log().add(ev.HEARTBEAT, b"binlog.000009", log_pos=9000))
-    assert stream.progress.position.offset == 6000
+    assert stream.position.resume_position.offset == 6000
 
 
 def test_a_position_never_goes_back_while_the_server_catches_up() -> None:
@@ -472,7 +472,7 @@ def test_a_position_never_goes_back_while_the_server_catches_up() -> None:
     stream = stream_at(start)
     log = Log().add(ev.ROTATE, struct.pack("<Q", 4) + b"binlog.000003", flags=ev.ARTIFICIAL)
     fed(stream, log)
-    assert str(stream.progress.position) == str(start)
+    assert str(stream.position.resume_position) == str(start)
     late = Log(900).gtid(10).query("BEGIN").table().insert(1).xid()
     begin, _, commit = fed(stream, late)
     assert str(begin.position) == str(start)  # type: ignore[union-attr]
@@ -510,7 +510,7 @@ def test_the_server_sends_an_undecided_group_again() -> None:
     position = parse_position(str(fed(first, log)[-1].position))  # type: ignore[union-attr]
     again = stream_at(position)
     assert fed(again, prepared(Log(), 10, 1)) == []
-    assert str(again.progress.position) == str(position)
+    assert str(again.position.resume_position) == str(position)
     later = Log(log.offset).gtid(12).query(f"XA COMMIT {XID}")
     changes = fed(again, later)
     assert inserted(changes) == [1]
@@ -539,8 +539,8 @@ def test_a_rollback_forgets_what_was_prepared() -> None:
     stream = stream_at(START)
     log = prepared(Log(), 10, 1).gtid(11).query(f"XA ROLLBACK {XID}")
     assert fed(stream, log) == []
-    assert str(stream.progress.position.gtids) == f"{UUID}:1-11"
-    assert stream.progress.position.prepared == {}
+    assert str(stream.position.resume_position.gtids) == f"{UUID}:1-11"
+    assert stream.position.resume_position.prepared == {}
 
 
 def test_one_phase_is_an_ordinary_transaction() -> None:

@@ -1,8 +1,9 @@
 """
-Compressed parts of the log, unpacked piece by piece. Pure.
+Decompression of transaction payloads, rows events and statements. Pure.
 
-What the bytes announce is a bound and never an order: no more is unpacked than announced, nothing
-is allocated ahead, and a transaction of any size is handed on a few events at a time.
+The announced size is an upper bound: no more bytes than announced are decompressed, and no memory
+is allocated ahead for them. A compressed transaction of any size is returned a few events at a
+time.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def read_compressed_query(event: bytes, end: int) -> Query:
 
 @decoding("compressed rows event")
 def decompressed_rows(event: bytes, start: int, end: int, bitmaps: int) -> bytes:
-    """The body of a MariaDB compressed rows event as the plain event has it: the number of columns
-    and ``bitmaps`` bitmaps stay as they are, the rows behind them are compressed.
+    """The body of a compressed rows event of MariaDB, in the form of the plain event.
+
+    The number of columns and the ``bitmaps`` bitmaps after it are not compressed; the rows are.
     """
     columns, at = length_encoded(event, start, end)
     rows = at + bitmaps * ((columns + 7) // 8)
@@ -57,8 +59,10 @@ def decompressed_rows(event: bytes, start: int, end: int, bitmaps: int) -> bytes
 
 @decoding("compressed data")
 def decompress(data: bytes) -> bytes:
-    """MariaDB's compressed data: a byte with the algorithm (0, zlib) and the size of the size, the
-    size with its big end first, a zlib stream.
+    """Decompress data in MariaDB's format.
+
+    One byte holds the algorithm (0: zlib) and the number of bytes of the size. The size follows as
+    a big-endian integer, then a zlib stream.
     """
     head = take(data, 0, 1, len(data))[0]
     size_size = head & 7
@@ -66,21 +70,23 @@ def decompress(data: bytes) -> bytes:
         raise DecodeError(f"unknown compression {head:#x}")
     size = int.from_bytes(take(data, 1, size_size, len(data)), "big")
     if size > LARGEST_EVENT:
-        raise DecodeError(f"{size} bytes of compressed data are announced")
+        raise DecodeError(
+            f"compressed data: {size} bytes are announced, more than an event can have"
+        )
     stream = zlib.decompressobj()
     try:
         plain = stream.decompress(memoryview(data)[1 + size_size :], size + 1)
     except zlib.error as error:
         raise DecodeError(f"compressed data: {error}") from error
     if len(plain) != size or not stream.eof:
-        raise DecodeError(f"compressed data: not the {size} bytes that are announced")
+        raise DecodeError(f"compressed data: it does not hold the {size} bytes that are announced")
     return plain
 
 
 def payload_events(event: bytes, end: int) -> Iterator[list[bytes]]:
-    """The events inside a TRANSACTION_PAYLOAD, a few at a time, so memory stays bounded.
+    """The events inside a TRANSACTION_PAYLOAD, a few at a time to bound memory.
 
-    They carry no checksum, and their log positions mean nothing.
+    They have no checksum, and the log positions in their headers are not valid.
     """
     compression, size, at = _read_payload_head(event, end)
     if compression == _PLAIN:
@@ -97,12 +103,14 @@ def payload_events(event: bytes, end: int) -> Iterator[list[bytes]]:
         events, rest = cut_events(rest + piece if rest else piece)
         yield events
     if total != size or rest:
-        raise DecodeError(f"transaction payload: not the {size} bytes that are announced")
+        raise DecodeError(
+            f"transaction payload: it does not hold the {size} bytes that are announced"
+        )
 
 
 @decoding("transaction payload event")
 def _read_payload_head(event: bytes, end: int) -> tuple[int, int, int]:
-    """Compression, uncompressed size, where the payload starts."""
+    """The compression type, the uncompressed size, and the offset of the payload."""
     fields, at = {_COMPRESSION: _PLAIN}, HEADER_SIZE
     while True:
         field, at = length_encoded(event, at, end)
@@ -126,7 +134,7 @@ def _zstd_pieces(event: bytes, at: int, end: int) -> Iterator[bytes]:
 
 
 def cut_events(data: bytes) -> tuple[list[bytes], bytes]:
-    """The whole events at the start of ``data``, and the bytes of the one that is not whole."""
+    """The complete events at the start of ``data``, and the remaining bytes."""
     events: list[bytes] = []
     read_size = _EVENT_SIZE.unpack_from
     at, end = 0, len(data)

@@ -1,9 +1,9 @@
 """
-The events of a binary log: bytes in, values out. Pure.
+The format of binary log events: bytes in, values out. Pure.
 
-An event is one ``bytes`` object that starts with its header of 19 bytes; ``end`` is where its body
-ends, before the checksum if there is one. Nothing here copies a body that need not be copied, and
-nothing but ``DecodeError`` leaves: a length is checked against ``end`` before it is used.
+An event is one ``bytes`` object that starts with its header of 19 bytes. ``end`` is the offset at
+which its body ends, before the checksum if it has one. A length is checked against ``end`` before
+it is used, and only ``DecodeError`` is raised. Bodies are not copied without need.
 
 Formats: https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html
 and https://mariadb.com/kb/en/replication-protocol/
@@ -24,7 +24,7 @@ from engine.errors import DecodeError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Types, as both families number them.
+# Event types, with the numbers of MySQL and MariaDB.
 QUERY: Final = 2
 STOP: Final = 3
 ROTATE: Final = 4
@@ -71,20 +71,20 @@ MARIADB_WRITE_ROWS_COMPRESSED_2: Final = 169
 MARIADB_UPDATE_ROWS_COMPRESSED_2: Final = 170
 MARIADB_DELETE_ROWS_COMPRESSED_2: Final = 171
 
-# Flags of the header.
+# Flags in the event header.
 IN_USE: Final = 0x01
 ARTIFICIAL: Final = 0x20
 MAY_BE_IGNORED: Final = 0x80
 
 HEADER_SIZE: Final = 19
-#: The CRC-32 of any bytes followed by their own CRC-32, little end first.
+#: The CRC-32 of any bytes that are followed by their own CRC-32 in little-endian order.
 GOOD_CHECKSUM: Final = 0x2144DF1C
-#: No event is larger than the largest packet that a server can be told to send.
+#: The maximum size of an event: the maximum of max_allowed_packet.
 LARGEST_EVENT: Final = 1 << 30
 
 _HEADER = struct.Struct("<IBIIIH")
 _QUERY = struct.Struct("<IIBHH")
-_LOAD_QUERY_EXTRA = 13  # file id, two offsets, what to do with duplicates
+_LOAD_QUERY_EXTRA = 13  # file id, two offsets, how duplicates are handled
 _GTID = struct.Struct("<B16sq")
 _TIMED_GTID = struct.Struct("<x16sq17xQ")
 _COMMIT_TIME_BITS = (1 << 55) - 1
@@ -96,32 +96,32 @@ read_header: Callable[[bytes], tuple[int, int, int, int, int, int]] = _HEADER.un
 
 
 class Format(NamedTuple):
-    """A FORMAT_DESCRIPTION: who wrote the log, and whether its events carry a CRC-32."""
+    """A FORMAT_DESCRIPTION: the server's version, and whether events have a CRC-32."""
 
     server_version: str
     checksum: bool
 
     @property
     def mariadb(self) -> bool:
-        """Whether a MariaDB wrote it."""
+        """Whether the log was written by MariaDB."""
         return "mariadb" in self.server_version.lower()
 
 
 class Query(NamedTuple):
-    """A QUERY: a statement, its default schema, and the session's variables as raw bytes."""
+    """A QUERY: a statement, its default schema, and the status variables as raw bytes."""
 
     schema: str
     status: bytes
     statement: bytes
 
 
-#: A GTID of MySQL: the source (the UUID's 16 bytes, then the tag's characters if it has one), the
-#: number, and the commit time on the server that sends it in Unix seconds, 0.0 before MySQL 8.0.
+#: A GTID of MySQL: the source (the 16 bytes of the UUID, then the tag if it has one), the number,
+#: and the commit time on the server that sends it, in Unix seconds (0.0 before MySQL 8.0).
 Gtid = tuple[bytes, int, float]
 
 
 class DomainGtid(NamedTuple):
-    """A GTID of MariaDB. ``xid`` is set for a group that prepares or decides an XA transaction."""
+    """A GTID of MariaDB. ``xid`` is set for XA PREPARE, XA COMMIT and XA ROLLBACK."""
 
     domain: int
     server: int
@@ -133,14 +133,14 @@ class DomainGtid(NamedTuple):
 
 
 class Prepare(NamedTuple):
-    """An XA_PREPARE: ``one_phase`` if it is at the same time the commit."""
+    """An XA_PREPARE. ``one_phase``: it is an XA COMMIT … ONE PHASE, without a PREPARE before."""
 
     xid: str
     one_phase: bool
 
 
 def decoding(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Whatever bytes can provoke becomes a ``DecodeError`` that names ``what`` was read."""
+    """Turn the errors that malformed bytes cause into a ``DecodeError`` that names ``what``."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
@@ -156,14 +156,14 @@ def decoding(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def take(event: bytes, at: int, size: int, end: int) -> bytes:
-    """``size`` bytes at ``at``; DecodeError if the event ends before."""
+    """``size`` bytes at ``at``. Raises DecodeError if the event ends before."""
     if size < 0 or at + size > end:
-        raise DecodeError(f"{size} bytes are announced at {at} of an event that ends at {end}")
+        raise DecodeError(f"{size} bytes are announced at {at} in an event that ends at {end}")
     return event[at : at + size]
 
 
 def length_encoded(event: bytes, at: int, end: int) -> tuple[int, int]:
-    """The protocol's integer of 1, 3, 4 or 9 bytes at ``at``, and where it ends."""
+    """The length-encoded integer of 1, 3, 4 or 9 bytes at ``at``, and the offset after it."""
     first = take(event, at, 1, end)[0]
     if first < 0xFB:
         return first, at + 1
@@ -178,8 +178,10 @@ def length_encoded(event: bytes, at: int, end: int) -> tuple[int, int]:
 
 @decoding("format description event")
 def read_format(event: bytes, length: int) -> Format:
-    """FORMAT_DESCRIPTION. Since MySQL 5.6 and MariaDB 5.3 it ends with the algorithm and a
-    checksum, whether or not the other events have one.
+    """FORMAT_DESCRIPTION.
+
+    Since MySQL 5.6.1 and MariaDB 5.3 it ends with the checksum algorithm and a checksum, whether or
+    not the other events have a checksum.
     """
     take(event, HEADER_SIZE, 57, length)
     if int.from_bytes(event[19:21], "little") != 4:
@@ -192,7 +194,7 @@ def read_format(event: bytes, length: int) -> Format:
         return format
     algorithm = event[length - 5]
     if algorithm not in (0, 1, 255):
-        raise DecodeError(f"checksums of the unknown kind {algorithm}")
+        raise DecodeError(f"unknown checksum algorithm {algorithm}")
     return format._replace(checksum=algorithm == 1)
 
 
@@ -205,7 +207,8 @@ def _knows_checksums(format: Format) -> bool:
 def checksum_is_good(event: bytes, kind: int) -> bool:
     """Whether the event's last four bytes are its CRC-32.
 
-    A log that is being written says so by a flag that its checksum does not know of.
+    The checksum of a format description does not cover its flag IN_USE, which is set while the
+    server writes the file.
     """
     if zlib.crc32(event) == GOOD_CHECKSUM:
         return True
@@ -216,17 +219,17 @@ def checksum_is_good(event: bytes, kind: int) -> bool:
 
 
 def bad_checksum(kind: int) -> DecodeError:
-    """What to raise for an event of this type whose checksum is not good."""
+    """The error for an event of this type whose checksum is wrong."""
     return DecodeError(
         f"the checksum of an event of type {kind} is wrong",
-        hint="the log or the connection is damaged; `mysqlbinlog --verify-binlog-checksum` looks at"
-        " the file on the source",
+        hint="the log file or the connection is damaged; run `mysqlbinlog --verify-binlog-checksum`"
+        " on the file on the source",
     )
 
 
 @decoding("rotate event")
 def read_rotate(event: bytes, end: int) -> tuple[str, int]:
-    """ROTATE: the next file, and where in it to go on."""
+    """ROTATE: the next file, and the offset in it."""
     offset = int.from_bytes(take(event, HEADER_SIZE, 8, end), "little")
     return event[HEADER_SIZE + 8 : end].decode("utf-8"), offset
 
@@ -257,7 +260,7 @@ def read_heartbeat_2(event: bytes, end: int) -> tuple[str, int]:
 
 @decoding("incident event")
 def read_incident(event: bytes, end: int) -> str:
-    """INCIDENT: the server's words for what the log has lost."""
+    """INCIDENT: the server's message about the events that the log has lost."""
     size = take(event, HEADER_SIZE + 2, 1, end)[0]
     return take(event, HEADER_SIZE + 3, size, end).decode("utf-8", "replace")
 
@@ -266,11 +269,13 @@ def read_incident(event: bytes, end: int) -> str:
 
 
 def read_gtid(event: bytes, end: int) -> Gtid:
-    """GTID_LOG_EVENT. The immediate commit time (MySQL 8.0 and newer) is seven bytes of
-    microseconds, whose highest bit says that the original commit time follows.
+    """GTID_LOG_EVENT.
+
+    The immediate commit time (MySQL 8.0 and newer) has seven bytes: microseconds, and a highest bit
+    that says that the original commit time follows.
     """
     if end >= 69:
-        # The eighth byte is of the field that follows, and masked.
+        # The eighth byte belongs to the next field. The mask removes it.
         source, number, committed = _TIMED_GTID.unpack_from(event, HEADER_SIZE)
     elif end >= 44:
         _, source, number = _GTID.unpack_from(event, HEADER_SIZE)
@@ -283,14 +288,16 @@ def read_gtid(event: bytes, end: int) -> Gtid:
 
 
 def read_anonymous_gtid(event: bytes, end: int) -> float:
-    """ANONYMOUS_GTID_LOG_EVENT: as ``read_gtid``, but there is only the commit time."""
+    """ANONYMOUS_GTID_LOG_EVENT: the commit time only, otherwise as ``read_gtid``."""
     return (int.from_bytes(event[61:68], "little") & _COMMIT_TIME_BITS) / 1e6 if end >= 68 else 0.0
 
 
 @decoding("tagged GTID event")
 def read_tagged_gtid(event: bytes, end: int) -> Gtid:
-    """GTID_TAGGED_LOG_EVENT, a message of MySQL's serialization library: version, size, the last
-    field that may not be ignored, then fields, each after its number.
+    """GTID_TAGGED_LOG_EVENT, a message of MySQL's serialization library.
+
+    It has a version, a size, and the number of the last field that must not be ignored. The fields
+    follow, each after its number.
 
     https://dev.mysql.com/doc/dev/mysql-server/latest/PageLibsMysqlSerialization.html
     """
@@ -313,7 +320,7 @@ def read_tagged_gtid(event: bytes, end: int) -> Gtid:
         else:
             value, at = variable(event, at, end)
             if field == 2:
-                # A signed number keeps its sign in the lowest bit.
+                # A signed number has its sign in the lowest bit.
                 number = value >> 1
             elif field == 6:
                 committed = value
@@ -323,7 +330,7 @@ def read_tagged_gtid(event: bytes, end: int) -> Gtid:
 
 
 def variable(event: bytes, at: int, end: int) -> tuple[int, int]:
-    """An integer of 1 to 9 bytes: as many ones at the low end of the first as bytes follow it."""
+    """An integer of 1 to 9 bytes. The low one bits of the first byte count the bytes after it."""
     first = take(event, at, 1, end)[0]
     more = ((first + 1) & ~first).bit_length() - 1
     value = int.from_bytes(take(event, at, more + 1, end), "little")
@@ -332,21 +339,21 @@ def variable(event: bytes, at: int, end: int) -> tuple[int, int]:
 
 @decoding("GTID source")
 def source_text(source: bytes) -> str:
-    """``uuid`` or ``uuid:tag`` of a ``Gtid``'s source."""
+    """The source of a ``Gtid`` as text: ``uuid`` or ``uuid:tag``."""
     uuid = str(UUID(bytes=source[:16]))
     return f"{uuid}:{source[16:].decode('ascii')}" if len(source) > 16 else uuid
 
 
 @decoding("GTID event")
 def read_domain_gtid(event: bytes, end: int, server: int) -> DomainGtid:
-    """MariaDB's GTID_EVENT, whose server id is the header's.
+    """MariaDB's GTID_EVENT. Its server id is in the event header.
 
     https://mariadb.com/kb/en/gtid_event/
     """
     take(event, HEADER_SIZE, 13, end)
     sequence, domain, flags = _DOMAIN_GTID.unpack_from(event, HEADER_SIZE)
     if not flags & (2 | 64 | 128) and end <= 38:
-        # No field is left, only padding: the common case.
+        # The common case: no more fields, only padding.
         return DomainGtid(domain, server, sequence, flags & 1 == 1, False, False, "")
     at = HEADER_SIZE + 13
     if flags & 2:
@@ -365,14 +372,14 @@ def read_domain_gtid(event: bytes, end: int, server: int) -> DomainGtid:
 
 @decoding("XA prepare event")
 def read_prepare(event: bytes, end: int) -> Prepare:
-    """XA_PREPARE_LOG_EVENT, the same in both families."""
+    """XA_PREPARE_LOG_EVENT, which is the same in MySQL and MariaDB."""
     one_phase, format_id, first, second = _XA.unpack(take(event, HEADER_SIZE, 13, end))
     data = take(event, HEADER_SIZE + 13, first + second, end)
     return Prepare(xid_text(data[:first], data[first:], format_id), one_phase != 0)
 
 
 def xid_text(global_part: bytes, branch: bytes, format_id: int) -> str:
-    """An XA transaction's id as the servers write it in the log's statements."""
+    """The id of an XA transaction as it is written in logged statements."""
     return f"X'{global_part.hex()}',X'{branch.hex()}',{format_id}"
 
 
@@ -380,14 +387,16 @@ def xid_text(global_part: bytes, branch: bytes, format_id: int) -> str:
 
 
 def read_query(event: bytes, end: int) -> Query:
-    """QUERY_EVENT: thread, duration, length of the schema, error, length of the status variables;
-    these, the schema, a zero, and the statement.
+    """QUERY_EVENT.
+
+    It starts with the thread, the duration, the schema's length, the error code and the length of
+    the status variables. The status variables follow, then the schema, a zero and the statement.
     """
     return _read_statement(event, end, 0)
 
 
 def read_load_query(event: bytes, end: int) -> Query:
-    """EXECUTE_LOAD_QUERY_EVENT: a LOAD DATA whose file came in events before it."""
+    """EXECUTE_LOAD_QUERY_EVENT: a LOAD DATA statement. Its file came in the events before it."""
     return _read_statement(event, end, _LOAD_QUERY_EXTRA)
 
 
@@ -399,18 +408,18 @@ def _read_statement(event: bytes, end: int, extra: int) -> Query:
     schema = status + status_size
     statement = schema + schema_size + 1
     if statement > end:
-        raise DecodeError(f"query event: its statement starts at {statement}, it ends at {end}")
+        raise DecodeError(f"query event: its statement starts at {statement}, but it ends at {end}")
     name = event[schema : statement - 1].decode("utf-8", "replace") if schema_size else ""
     return Query(name, event[status:schema], event[statement:end])
 
 
-#: Sizes of the status variables that stand before the ones that are read here. None: a length byte
-#: and as many bytes; -1: the same and a zero.
+#: The sizes of the status variables that can precede the SQL mode and the charset. None: a length
+#: byte and that number of bytes; -1: the same and a zero.
 _STATUS_SIZES: Final = {0: 4, 1: 8, 2: -1, 3: 4, 4: 6, 5: None, 6: None}
 
 
 def session_of(status: bytes) -> tuple[int, str]:
-    """The SQL mode (as bits; 0 if unknown) and the client's charset (``utf8mb4`` if unknown)."""
+    """The SQL mode (its bits; 0 if unknown) and the client's charset (``utf8mb4`` if unknown)."""
     mode, charset, at = 0, "utf8mb4", 0
     while at < len(status):
         code = status[at]
@@ -431,8 +440,10 @@ def session_of(status: bytes) -> tuple[int, str]:
 
 
 def statement_text(statement: bytes, charset: str) -> str:
-    """The statement as text. Bytes that are none in the client's charset, as literals may hold,
-    become replacement characters.
+    """The statement as text.
+
+    A literal may have bytes that are invalid in the client's charset. Then the statement is decoded
+    as UTF-8, with replacement characters for invalid bytes.
     """
     if charset not in ("utf8mb4", "utf8mb3", "binary"):
         try:
@@ -447,7 +458,7 @@ def statement_text(statement: bytes, charset: str) -> str:
 
 @decoding("table map event")
 def read_table_name(event: bytes, end: int) -> tuple[str, str]:
-    """The schema and name in a TABLE_MAP, which stand after the table's id and flags."""
+    """The schema and name in a TABLE_MAP, which follow the table's id and flags."""
     size, at = length_encoded(event, HEADER_SIZE + 8, end)
     schema = take(event, at, size, end)
     size, at = length_encoded(event, at + size + 1, end)

@@ -1,8 +1,8 @@
 """
-The replication stream on the wire: bytes as they are received in, whole events out. Pure.
+The replication protocol's packets: received bytes in, complete events out. Pure.
 
-A packet is a length of three bytes, a sequence number, a status byte and an event. One of the
-greatest length is followed by more of the same event, without a status.
+A packet has a length of three bytes, a sequence number, a status byte and an event. A packet of the
+maximum length is followed by a packet that continues the same event and has no status byte.
 
 https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html
 """
@@ -23,14 +23,14 @@ _OK, _EOF, _ERR = 0x00, 0xFE, 0xFF
 
 
 class ServerError(NamedTuple):
-    """An ERR packet; code 0 for an EOF packet: the server has nothing more to send."""
+    """An ERR packet, or an EOF packet (code 0) with which the server ends the dump."""
 
     code: int
     message: str
 
 
 class Packets:
-    """Cuts events from what was received. ``ending`` is set when the server has ended the dump."""
+    """Cuts received bytes into events. ``ending`` is set when the server has ended the dump."""
 
     def __init__(self) -> None:
         self.ending: ServerError | None = None
@@ -40,13 +40,13 @@ class Packets:
 
     @property
     def partial(self) -> bool:
-        """Whether the rest of an event is still to come."""
+        """Whether the last event has been received only in part."""
         return bool(self._chunks or self._parts)
 
     def cut(self, data: bytes) -> list[bytes]:
-        """The events that are whole now, in order."""
+        """Add received bytes. Return the events that are complete now, in order."""
         if self._chunks:
-            # What belongs to one packet is joined once, however many pieces it comes in.
+            # A packet that arrives in many pieces is joined once, so the cost stays linear.
             self._chunks.append(data)
             self._missing -= len(data)
             if self._missing > 0:
@@ -76,7 +76,7 @@ class Packets:
         self._missing = (size if len(rest) >= 3 else _HEAD_SIZE + 1) - len(rest)
 
     def _take_unusual(self, payload: bytes, events: list[bytes]) -> bool:
-        """A part of a large event, or the end; whether there may be more."""
+        """Take a part of a large event, an ERR or an EOF; return False if the dump has ended."""
         if self._parts or (len(payload) == _LARGEST and payload[0] == _OK):
             self._parts.append(payload if self._parts else payload[1:])
             if len(payload) < _LARGEST:

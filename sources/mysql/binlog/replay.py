@@ -1,10 +1,11 @@
 """
-Groups that are read although the position from which a stream starts has them already.
+Event groups that are read again after a resume, although the resume position includes them.
 
-Idea: a position is exact, and the place from which the log is read may lie before it: log files are
-read from their first byte, and every log from where an prepared XA transaction was prepared, whose
-rows are needed again. What is between is passed over, except those rows. With a set of GTIDs
-(MySQL) the server does that itself: it sends exactly what the position lacks.
+The log may be read from a place before the resume position: log files are read from their first
+byte, and a log with prepared XA transactions from the oldest XA PREPARE, because the rows of these
+transactions are needed again. The groups between that place and the resume position are skipped,
+except for those rows. With a GTID set (MySQL) nothing is skipped here: the server sends only the
+transactions that the set lacks.
 """
 
 from __future__ import annotations
@@ -20,28 +21,31 @@ __all__ = ["Replay"]
 
 
 class Replay:
-    """Knows the groups before ``start``; ``awaited`` is the XA transactions that it needs again."""
+    """Recognises the groups that ``start`` includes.
+
+    ``awaited`` holds the XA transactions that are prepared at ``start`` and must be read again.
+    """
 
     def __init__(self, start: MySQLPosition, awaited: Collection[str]) -> None:
         self._start = start
         self._awaited = awaited
-        #: Whether such groups may still come.
+        #: Whether groups that ``start`` includes may still follow.
         self.lasts = start.executed is None or (
             isinstance(start.executed, DomainState) and bool(awaited)
         )
 
-    def has_place(self, progress: StreamPosition) -> bool:
-        """Whether it has the group that begins here, where files and offsets are all there is."""
+    def has_place(self, position: StreamPosition) -> bool:
+        """Whether ``start`` includes the group that begins here, if it has no GTIDs."""
         start = self._start
         if start.executed is not None:
             return False
-        if (file_number(progress.file), progress.group) >= (file_number(start.file), start.offset):
+        if (file_number(position.file), position.group) >= (file_number(start.file), start.offset):
             self.lasts = False
             return False
-        return progress.group_place not in start.prepared.values()
+        return position.group_place not in start.prepared.values()
 
     def has_gtid(self, gtid: DomainGtid) -> bool:
-        """Whether it has the group of this GTID, where MariaDB's GTIDs decide."""
+        """Whether ``start`` includes the group with this GTID, if it has MariaDB's GTIDs."""
         executed = self._start.executed
         if not isinstance(executed, DomainState):
             return False

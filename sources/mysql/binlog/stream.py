@@ -1,9 +1,10 @@
 """
-From the events of a log to changes: the state machine that knows transactions. No I/O.
+The state machine that turns binlog events into transactions and changes. No I/O.
 
-Idea: one table of handlers by event type, and one place where a transaction ends (``_finish``). A
-group of events becomes a transaction only when something in it concerns a followed table; all other
-groups merely move the position, so filtered traffic costs next to nothing.
+Each event type has a handler (``_make_handlers``), and an event group ends in one place
+(``_finish``). A group becomes a transaction (``Begin``, changes, ``Commit``) only when it has an
+event of a followed table; other groups only move the position, so they cost little. ``_feed`` and
+the handlers are hot: for single-row transactions they are most of the cost per row.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ _STATEMENT_END: Final = 0x01
 _DUMMY_TABLE: Final = b"\xff\xff\xff\0\0\0"
 _MOST_TABLE_MAPS: Final = 10_000
 _MOST_BEGINS: Final = 1_000
-#: Rows of several events are handed on together up to this size.
+#: Rows of consecutive events are joined up to this size.
 _JOINED_BYTES: Final = 64 << 10
 _GTID: Final = ev.GTID
 _LAST_PLAIN_ROWS: Final = ev.DELETE_ROWS_2
 
-#: Events that belong to the log and not to what happened.
-_APART: Final = frozenset((ev.ROTATE, ev.FORMAT_DESCRIPTION, ev.HEARTBEAT, ev.HEARTBEAT_2))
-#: Events that say nothing about rows, or that the statement after them says again.
-_PASSED: Final = (
+#: Events that describe the log itself and belong to no group.
+_LOG_EVENTS: Final = frozenset((ev.ROTATE, ev.FORMAT_DESCRIPTION, ev.HEARTBEAT, ev.HEARTBEAT_2))
+#: Events without information about rows, or with information that the next statement repeats.
+_IGNORED: Final = (
     ev.STOP,
     ev.INTVAR,
     ev.APPEND_BLOCK,
@@ -86,24 +87,23 @@ Handler = Callable[[int, bytes, int, int], None]
 
 
 class Stream:
-    """Reads events, whole and in order, from ``position`` on; ``progress`` tells how far.
+    """Turns events into changes, from ``start`` on. ``position`` is the current position.
 
-    ``checksum`` is whether events carry one before the first format description says so.
+    ``checksum`` says whether events have a checksum until a format description says otherwise.
     """
 
-    def __init__(
-        self, position: MySQLPosition, tracking: Tracking, *, checksum: bool = False
-    ) -> None:
-        self.progress = StreamPosition(position)
-        #: When the newest group was committed, in Unix seconds by the source's clock; 0.0 if none.
+    def __init__(self, start: MySQLPosition, tracking: Tracking, *, checksum: bool = False) -> None:
+        self.position = StreamPosition(start)
+        #: The commit time of the newest group, in Unix seconds of the source's clock; 0.0 if none.
         self.committed_at = 0.0
-        #: Whether the server has said after it that it has nothing more.
+        #: Whether a heartbeat came after the newest group: the server has nothing more to send.
         self.idle = False
         self._tracking = tracking
         self._checksum = checksum
-        self._transactions = PreparedTransactions(self.progress)
-        self._replay = Replay(position, self._transactions.awaited)
-        self._prepared: PreparedTransaction | None = None
+        self._prepared = PreparedTransactions(self.position)
+        self._replay = Replay(start, self._prepared.awaited)
+        #: The XA transaction whose rows are being read, until its XA_PREPARE event.
+        self._xa: PreparedTransaction | None = None
         self._out: list[Change] = []
         self._target = self._out
         self._pending: Iterator[list[Change]] | None = None
@@ -115,18 +115,18 @@ class Stream:
         self._handlers = self._make_handlers()
 
     def _reset(self) -> None:
-        """The state between two groups."""
+        """Set the state between two groups."""
         self._explicit = False  # the group ends with an XID or COMMIT, not with its statement
-        self._skipped = False  # the group is part of the start position
+        self._skipped = False  # the start position includes the group
         self._deferred = False  # the group's statement takes effect in another group
-        self._begun = False
+        self._begun = False  # the group has become a transaction
         self._gtid: Gtid | None = None
         self._committed_at = 0.0
 
     def _make_handlers(self) -> list[Handler | None]:
         handlers: list[Handler | None] = [None] * 256
-        for kind in _PASSED:
-            handlers[kind] = self._on_passed
+        for kind in _IGNORED:
+            handlers[kind] = self._on_ignored
         for kind in _ROWS:
             handlers[kind] = self._on_rows
         for kind in _QUERIES:
@@ -141,45 +141,45 @@ class Stream:
         handlers[ev.MARIADB_GTID] = self._on_domain_gtid
         return handlers
 
-    # -- for those who read the log ----------------------------------------------------------------
+    # -- the interface -----------------------------------------------------------------------------
 
     @property
     def inside(self) -> bool:
-        """Whether a transaction has begun and has not ended."""
-        return self._begun and self._prepared is None
+        """Whether ``Begin`` has been returned and ``Commit`` has not."""
+        return self._begun and self._xa is None
 
     @property
     def unfinished(self) -> bool:
-        """Whether the events so far end in the middle of a group."""
-        return self.progress.group >= 0
+        """Whether the last event is in the middle of a group."""
+        return self.position.group >= 0
 
     def feed(self, events: Iterable[bytes]) -> Iterator[list[Change]]:
-        """The changes that these events bring, in one list or, where they are many, in several.
+        """The changes in these events, in one list or, where they are many, in several.
 
-        To be exhausted. Raises DecodeError, SchemaError and SourceError, with the place in the log.
+        Exhaust the iterator. Raises DecodeError, SchemaError and SourceError, with the position.
         """
         try:
             yield from self._feed(events)
-            if self._prepared is not None:
-                self._prepared.spill()
+            if self._xa is not None:
+                self._xa.spill()
         except (struct.error, IndexError) as error:
-            where = self.progress
+            where = self.position
             raise DecodeError(f"an event is cut off: {error}", position=where) from error
         except TailraceError as error:
-            error.position = error.position or str(self.progress)
+            error.position = error.position or str(self.position)
             raise
 
     def _feed(self, events: Iterable[bytes]) -> Iterator[list[Change]]:
-        handlers, progress, read_header = self._handlers, self.progress, ev.read_header
-        # What is looked up for every event is local: this loop is most of a single row's cost.
-        apart, crc, good, artificial = _APART, crc32, ev.GOOD_CHECKSUM, ev.ARTIFICIAL
+        handlers, position, read_header = self._handlers, self.position, ev.read_header
+        # Local names, because this loop is most of the cost of a single-row transaction.
+        log_events, crc, good, artificial = _LOG_EVENTS, crc32, ev.GOOD_CHECKSUM, ev.ARTIFICIAL
         checksum = self._checksum
         for event in events:
             timestamp, kind, _, size, log_pos, flags = read_header(event)
             if size != len(event):
-                raise DecodeError(f"an event says it has {size} bytes, it has {len(event)}")
-            if kind in apart:
-                self._on_apart(kind, event, log_pos)
+                raise DecodeError(f"an event's header says {size} bytes, and it has {len(event)}")
+            if kind in log_events:
+                self._on_log_event(kind, event, log_pos)
                 checksum = self._checksum
                 continue
             end = size
@@ -188,9 +188,9 @@ class Stream:
                     raise ev.bad_checksum(kind)
                 end -= 4
             if not flags & artificial:
-                offset = progress.offset = progress.offset + size
+                offset = position.offset = position.offset + size
                 if log_pos != offset and log_pos:
-                    progress.synchronise(log_pos)
+                    position.synchronise(log_pos)
             handler = handlers[kind]
             if handler is None:
                 self._on_unknown(kind, flags)
@@ -204,14 +204,14 @@ class Stream:
     def _flush(self) -> Iterator[list[Change]]:
         if self._out:
             out, self._out = self._out, []
-            if self._prepared is None:
+            if self._xa is None:
                 self._target = self._out
             yield out
 
     # -- the log itself ----------------------------------------------------------------------------
 
-    def _on_apart(self, kind: int, event: bytes, log_pos: int) -> None:
-        progress = self.progress
+    def _on_log_event(self, kind: int, event: bytes, log_pos: int) -> None:
+        position = self.position
         good = ev.checksum_is_good(event, kind)
         if kind == ev.FORMAT_DESCRIPTION:
             format = ev.read_format(event, len(event))
@@ -219,29 +219,29 @@ class Stream:
                 raise ev.bad_checksum(kind)
             self._checksum = format.checksum
             self._tracking.mariadb = format.mariadb
-            progress.offset = log_pos or progress.offset
+            position.offset = log_pos or position.offset
         elif kind == ev.ROTATE:
-            # A server makes up a ROTATE before it has read what kind of checksum the file has.
-            file, progress.offset = ev.read_rotate(event, len(event) - (4 if good else 0))
-            progress.file = file
+            # A server may send an artificial ROTATE before it knows the file's checksum algorithm.
+            file, position.offset = ev.read_rotate(event, len(event) - (4 if good else 0))
+            position.file = file
         else:
             end = len(event) - (4 if self._checksum else 0)
             if self._checksum and not good:
                 raise ev.bad_checksum(kind)
             self.idle = True
             if kind == ev.HEARTBEAT:
-                progress.skip_to(*ev.read_heartbeat(event, end, log_pos))
+                position.skip_to(*ev.read_heartbeat(event, end, log_pos))
             else:
-                progress.skip_to(*ev.read_heartbeat_2(event, end))
-        progress.pass_over()
+                position.skip_to(*ev.read_heartbeat_2(event, end))
+        position.pass_over()
 
-    def _on_passed(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
-        self.progress.pass_over()
+    def _on_ignored(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        self.position.pass_over()
 
     def _on_incident(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         raise SourceError(
             f"the source's log has lost events: {ev.read_incident(event, end)}",
-            hint="copy the tables again; nothing in the log can bring the lost changes back",
+            hint="backfill the tables again: the lost changes are nowhere in the log",
         )
 
     def _on_unknown(self, kind: int, flags: int) -> None:
@@ -249,23 +249,23 @@ class Stream:
             return
         if kind > ev.MARIADB_DELETE_ROWS_COMPRESSED_2:
             raise SourceError(
-                f"the log holds an event of the unknown type {kind}, which may be part of a row",
+                f"the log has an event of the unknown type {kind}, which may be part of a row",
                 hint="MariaDB 12.3 and newer: raise binlog_row_event_fragment_threshold to its"
-                " largest value, then copy the tables again",
+                " maximum, then backfill the tables again",
             )
-        raise DecodeError(f"the log holds an event of the unknown type {kind}")
+        raise DecodeError(f"the log has an event of the unknown type {kind}")
 
     # -- groups ------------------------------------------------------------------------------------
 
     def _open(self, size: int) -> None:
-        progress = self.progress
-        if progress.group >= 0:
-            if self._begun or self._prepared is not None:
-                raise DecodeError("a transaction starts before the one before it has ended")
+        position = self.position
+        if position.group >= 0:
+            if self._begun or self._xa is not None:
+                raise DecodeError("a transaction starts before the previous one has ended")
             self._reset()
-        progress.enter(size)
+        position.enter(size)
         if self._replay.lasts:
-            self._skipped = self._replay.has_place(progress)
+            self._skipped = self._replay.has_place(position)
 
     def _on_gtid(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         read = ev.read_gtid if kind == _GTID else ev.read_tagged_gtid
@@ -292,48 +292,48 @@ class Stream:
         if self._replay.lasts and self._replay.has_gtid(gtid):
             self._skipped = True
         if gtid.prepares:
-            self._hold()
+            self._begin_xa()
 
     def _on_xid(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         self._finish(timestamp)
 
     def _begin(self) -> None:
         self._begun = True
-        if self._prepared is None:
-            start = self.progress.position
+        if self._xa is None:
+            start = self.position.resume_position
             self._out.append(Begin(self._transaction(), start, self._committed_at))
 
     def _transaction(self) -> str:
         if self._gtid is None:
-            return self.progress.group_place
+            return self.position.group_place
         source, first, last = self._gtid
         return f"{source}-{first}-{last}" if self._tracking.mariadb else f"{source}:{last}"
 
     def _finish(self, timestamp: int) -> None:
-        """The group ends here, and with it the transaction, if it is one for us."""
-        progress = self.progress
+        """End the group, and the transaction if the group has become one."""
+        position = self.position
         committed_at = self.committed_at = self._committed_at or float(timestamp)
         self.idle = False
         if self._skipped:
-            progress.leave()
+            position.leave()
             self._reset()
             return
         if self._gtid is not None:
-            progress.record(self._gtid)
-        progress.complete()
+            position.record(self._gtid)
+        position.complete()
         if self._begun:
-            progress.moved = False
-            self._out.append(Commit(progress.position, committed_at))
+            position.moved = False
+            self._out.append(Commit(position.resume_position, committed_at))
         self._reset()
 
     # -- statements --------------------------------------------------------------------------------
 
     def _on_query(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
-        if self.progress.group < 0:
+        if self.position.group < 0:
             self._open(len(event))
         body = event[19:end]
         if body in self._begins:
-            # One session's are the same bytes, but for the time and place in their headers.
+            # The BEGINs of a session differ only in their headers, so they are compared as bytes.
             self._explicit = True
             return
         query = _QUERIES[kind](event, end)
@@ -368,12 +368,12 @@ class Stream:
             self._finish(timestamp)
 
     def _on_rollback(self, statement: bytes, timestamp: int) -> None:
-        """The log holds what was rolled back only if it could not be rolled back as a whole."""
+        """A transaction that was rolled back is logged only if some of its changes remain."""
         if self._begun and not self._skipped:
             raise SourceError(
-                "the log holds rows of followed tables that were rolled back, at least in part",
-                hint="set binlog_format = ROW, and do not mix transactional with other engines in"
-                " one transaction; copy the tables again",
+                "the log has rows of followed tables that were rolled back, at least in part",
+                hint="set binlog_format = ROW, do not mix transactional with other storage engines"
+                " in one transaction, and backfill the tables again",
             )
         if statement == b"ROLLBACK":
             self._finish(timestamp)
@@ -388,7 +388,7 @@ class Stream:
             self._tables[body[:6]] = None if self._skipped else self._meet(event, end, body)
 
     def _meet(self, event: bytes, end: int, body: bytes) -> RowDecoder | None:
-        if self.progress.group < 0:
+        if self.position.group < 0:
             raise DecodeError("a table map outside a transaction")
         decoder, change = self._tracking.meet(event, end)
         if change is not None or len(self._known) > _MOST_TABLE_MAPS:
@@ -406,7 +406,7 @@ class Stream:
             decoder = self._tables[table]
         except KeyError:
             if table != _DUMMY_TABLE:
-                raise DecodeError("rows without the table map that they belong to") from None
+                raise DecodeError("rows without their table map") from None
             decoder = None
         if event[25] & _STATEMENT_END:
             self._tables.clear()
@@ -414,8 +414,8 @@ class Stream:
             return
         op, version = _ROWS[kind]
         start = 27 if version == 1 else 27 + (event[27] | event[28] << 8)
-        if start > end or self.progress.group < 0:
-            raise DecodeError("rows outside a transaction, or rows that are cut off")
+        if start > end or self.position.group < 0:
+            raise DecodeError("rows outside a transaction, or a rows event that is cut off")
         if kind <= _LAST_PLAIN_ROWS:
             rows = decoder.decode(op, event, start, end)
         elif kind == ev.PARTIAL_UPDATE_ROWS:
@@ -427,7 +427,7 @@ class Stream:
             self._begin()
         target = self._target
         last = target[-1] if target else None
-        # Statements of single rows make an event each: together they cost half from here on.
+        # Single-row statements log one event each. Joined, their rows cost half from here on.
         if not (type(last) is Rows and last.size < _JOINED_BYTES and last.join(rows)):
             target.append(rows)
 
@@ -435,7 +435,7 @@ class Stream:
         self._pending = self._unpack(event, end)
 
     def _unpack(self, event: bytes, end: int) -> Iterator[list[Change]]:
-        """The events of a compressed transaction, which have neither checksum nor position."""
+        """Handle the events of a compressed transaction, which have no checksum or position."""
         for inner in payload_events(event, end):
             for each in inner:
                 timestamp, kind, _, size, _, flags = ev.read_header(each)
@@ -449,8 +449,8 @@ class Stream:
                 if self._pending is not None:
                     pending, self._pending = self._pending, None
                     yield from pending
-            if self._prepared is not None:
-                self._prepared.spill()
+            if self._xa is not None:
+                self._xa.spill()
             yield from self._flush()
 
     # -- XA ----------------------------------------------------------------------------------------
@@ -458,40 +458,40 @@ class Stream:
     def _on_xa(self, xa: XaStatement, timestamp: int) -> None:
         if xa.verb == "START":
             self._explicit = True
-            self._hold()
+            self._begin_xa()
         elif xa.verb in ("COMMIT", "ROLLBACK"):
             if self._skipped:
                 self._finish(timestamp)
-            elif (prepared := self._transactions.decide(xa)) is None:
+            elif (prepared := self._prepared.resolve(xa)) is None:
                 self._end_of_statement(timestamp)
             else:
                 self._pending = self._commit(prepared, timestamp)
 
-    def _hold(self) -> None:
-        """From here on changes wait for the group's end to say what becomes of them."""
-        self._prepared = PreparedTransaction()
-        self._target = self._prepared.changes
+    def _begin_xa(self) -> None:
+        """Collect the following changes in an XA transaction, not in the output."""
+        self._xa = PreparedTransaction()
+        self._target = self._xa.changes
 
     def _on_prepare(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         xid, one_phase = ev.read_prepare(event, end)
-        prepared, self._prepared = self._prepared or PreparedTransaction(), None
+        prepared, self._xa = self._xa or PreparedTransaction(), None
         self._target = self._out
         self._begun = False
         if self._skipped:
             self._finish(timestamp)
         elif one_phase:
             self._pending = self._commit(prepared, timestamp)
-        elif self._transactions.recover(xid, prepared):
-            self.progress.leave()
+        elif self._prepared.recover(xid, prepared):
+            self.position.leave()
             self._reset()
         else:
-            self._transactions.prepare(xid, prepared, self._transaction())
-            if prepared and isinstance(self.progress.executed, GtidSet):
-                self._gtid = None  # so that the server sends it again until it is decided
+            self._prepared.prepare(xid, prepared, self._transaction())
+            if prepared and isinstance(self.position.executed, GtidSet):
+                self._gtid = None  # the server sends it again until it is committed or rolled back
             self._finish(timestamp)
 
     def _commit(self, prepared: PreparedTransaction, timestamp: int) -> Iterator[list[Change]]:
-        """What was prepared, as a transaction of the group that is being read."""
+        """Return the prepared changes as a transaction of the current group."""
         if prepared:
             self._begin()
             for changes in prepared.release():

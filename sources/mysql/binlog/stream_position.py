@@ -1,8 +1,8 @@
 """
-Where a stream is: the place in the log's files, the GTIDs, the prepared XA transactions.
+The current position of a stream: file and offset, GTIDs, prepared XA transactions.
 
-Moving is cheap and making a position is put off until someone asks: per transaction a few numbers
-change, and the GTID set is folded only when another run of numbers begins.
+A ``MySQLPosition`` is made only when ``resume_position`` is read. For each transaction only a few
+numbers change; the GTID set is extended only when a run of consecutive numbers ends.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _LOW_32_BITS: Final = 0xFFFFFFFF
 
 
 class StreamPosition:
-    """Starts at ``start``. ``file`` and ``offset`` are where the next event of the log begins.
+    """Starts at ``start``. ``file`` and ``offset`` are where the next event begins.
 
-    ``moved`` tells that ``position`` is another than when it was reset; ``executed`` is the GTIDs
-    without the run that is under way; ``prepared`` is never changed, only replaced.
+    ``moved`` is set when ``resume_position`` changes; whoever reads it resets it. ``executed``
+    holds the GTIDs without the current run. ``prepared`` is replaced, never changed in place.
     """
 
     def __init__(self, start: MySQLPosition) -> None:
@@ -33,12 +33,12 @@ class StreamPosition:
         self.executed: Executed = start.executed
         self.prepared = start.prepared
         self.moved = False
-        #: Where the group that is being read starts; -1 between groups.
+        #: The offset at which the current group starts; -1 between groups.
         self.group = -1
         self._server = start.server
         self._run, self._first, self._last = start.source, start.first, start.last
         self._position: MySQLPosition | None = start
-        # While the server catches up with ``start``, that stays what is reported.
+        # Until the server has sent what follows ``start``, the resume position stays ``start``.
         self._floor: MySQLPosition | None = start
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class StreamPosition:
 
     @property
     def group_place(self) -> str:
-        """Where the group that is being read starts, as text."""
+        """The place at which the current group starts, as ``file:offset``."""
         return f"{self.file}:{self.group}"
 
     @property
@@ -54,8 +54,8 @@ class StreamPosition:
         return file_number(self.file), self.offset
 
     @property
-    def position(self) -> MySQLPosition:
-        """The end of the last group that was read whole."""
+    def resume_position(self) -> MySQLPosition:
+        """The end of the last complete group: the position from which a stream can resume."""
         if self._position is None:
             self._position = MySQLPosition(
                 self._server,
@@ -70,35 +70,35 @@ class StreamPosition:
         return self._position
 
     def synchronise(self, log_pos: int) -> None:
-        """The log says that it is at an offset with these low 32 bits."""
+        """Correct the offset from the log position of an event, which has only its low 32 bits."""
         self.offset = _nearest(self.offset, log_pos)
 
     def skip_to(self, file: str, offset: int) -> None:
-        """The server has passed over what we have: between groups that moves our place."""
+        """Move to a place that the server reports in a heartbeat, if no group is open."""
         if self.group < 0 and file == self.file and offset > self.offset:
             self.offset = offset
 
     def enter(self, size: int) -> None:
-        """A group begins with the event of that size that was just read."""
+        """Begin a group. Its first event, of ``size`` bytes, has just been read."""
         self.group = self.offset - size
 
     def leave(self) -> None:
-        """The group ends here, and nothing of it is new."""
+        """End a group that the resume position already includes."""
         self.group = -1
 
     def complete(self) -> None:
-        """The group ends here, and the position with it."""
+        """End a group, and move the resume position to its end."""
         self.group = -1
         self._position = self._floor = None
         self.moved = True
 
     def pass_over(self) -> None:
-        """The log went on with something that is part of no group."""
+        """Move the resume position past an event, unless the event is inside a group."""
         if self.group >= 0:
             return
         floor = self._floor
         if floor is not None:
-            # On another server than before, what we have may lie after this place.
+            # On another server the transactions of ``start`` may lie after this place.
             if not floor.file or self._place < (file_number(floor.file), floor.offset):
                 return
             self._floor = None
@@ -106,7 +106,7 @@ class StreamPosition:
         self.moved = True
 
     def record(self, gtid: Gtid) -> None:
-        """Count a transaction as executed, where the position has GTIDs."""
+        """Add a transaction to the GTIDs, if the position has GTIDs."""
         source, first, last = gtid
         executed = self.executed
         if executed is None:
@@ -121,10 +121,11 @@ class StreamPosition:
             self.executed = executed.add(int(self._run), self._first, self._last)
         self._run, self._first, self._last = source, first, last
 
-    def decide(self, xid: str) -> str | None:
-        """An XA transaction is decided; where it was prepared, None if we never knew.
+    def resolve(self, xid: str) -> str | None:
+        """Remove an XA transaction that is committed or rolled back.
 
-        What was left out of MySQL's GTIDs until now is executed from here on.
+        Return the place where it was prepared, None if this position does not name it. The GTID of
+        its XA PREPARE, which MySQL's GTID set lacks until now, is added to the set.
         """
         place = self.prepared.get(xid)
         self.prepared = {each: at for each, at in self.prepared.items() if each != xid}
@@ -136,7 +137,7 @@ class StreamPosition:
 
 
 def _nearest(offset: int, low: int) -> int:
-    """The offset next to ``offset`` that has these low 32 bits: positions wrap at 4 GiB."""
+    """The offset nearest to ``offset`` with these low 32 bits: log positions wrap at 4 GiB."""
     ahead = (low - offset) & _LOW_32_BITS
     behind = offset + ahead - (1 << 32)
     return behind if ahead >> 31 and behind >= 0 else offset + ahead

@@ -1,8 +1,8 @@
 """
-The followed tables at the place of the log that is being read.
+The version of each followed table at the current place in the log.
 
-Idea: a table map is looked at once, and its decoder kept by the stream for all maps with the same
-bytes. So nothing here is hot, and each map can be prepared against the version that is known.
+The stream keeps the decoder of a table map for all later maps with the same bytes, so this module
+sees each distinct map once. It is not hot, and can check each map against the tracked version.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from engine.schema import Table, TableId
 from sources.mysql.binlog.events import Query, read_table_name, session_of, statement_text
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.table_match import TableMap, mismatch, parse_table_map, table_from_map
-from sources.mysql.ddl import Dialect, apply_statement
+from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.effects import apply_statement
 
 __all__ = ["Tracking"]
 
 _FULL_METADATA = (
-    "SET GLOBAL binlog_row_metadata = FULL on the source, let its sessions reconnect, and copy the"
-    " table again"
+    "SET GLOBAL binlog_row_metadata = FULL on the source, let its sessions reconnect, and backfill"
+    " the table again"
 )
 
 
 class Tracking:
-    """Versions of tables, moved along by table maps and statements.
+    """The tracked versions of tables. Table maps and statements change them.
 
-    ``wanted`` tells which tables are followed. ``adopt``: a wanted table that is not among
-    ``tables`` is taken from its table map; else its rows are passed over, since no copy of it has
-    begun. ``waiting``: see ``Source.stream``. ``live`` reads a table as it is now,
-    ``default_charset`` is that of a schema; without them the log alone counts. ``fold_names``: the
-    server stores names in lower case.
+    ``wanted`` says whether the configuration selects a table. With ``follow_new``, a selected table
+    that is not among ``tables`` is followed from its first table map on; without it, its rows are
+    skipped, because its backfill has not begun. ``discovered``: see ``Source.stream``. ``live``
+    reads a table's definition as it is now, and ``default_charset`` the default charset of a
+    schema; without them only the log is read. ``fold_names``: the server stores names in lower
+    case.
     """
 
     def __init__(
@@ -42,8 +44,8 @@ class Tracking:
         tables: Iterable[Table],
         wanted: Callable[[TableId], bool],
         *,
-        adopt: bool = False,
-        waiting: Iterable[Table] = (),
+        follow_new: bool = False,
+        discovered: Iterable[Table] = (),
         live: Callable[[TableId], Table | None] | None = None,
         default_charset: Callable[[str], str] | None = None,
         fold_names: bool = False,
@@ -51,19 +53,20 @@ class Tracking:
         self.tables = {table.id: table for table in tables}
         self.mariadb = False
         self._wanted = wanted
-        self._adopt = adopt
-        self._waiting = {table.id: table for table in waiting}
+        self._follow_new = follow_new
+        self._discovered = {table.id: table for table in discovered}
         self._live = live
         self._default_charset = default_charset
         self._fold_names = fold_names
 
     def meet(self, event: bytes, end: int) -> tuple[RowDecoder | None, SchemaChange | None]:
-        """What decodes the rows after this table map (None: they are not followed), and how it has
-        changed the table. Raises SchemaError, DecodeError.
+        """The decoder for the rows after this table map, and the schema change that it implies.
+
+        The decoder is None if the table is not followed. Raises SchemaError, DecodeError.
         """
         id = TableId(*read_table_name(event, end))
         table = self.tables.get(id)
-        if table is None and not (self._adopt and self._wanted(id)):
+        if table is None and not (self._follow_new and self._wanted(id)):
             return None, None
         try:
             map = parse_table_map(event, 19, end, mariadb=self.mariadb)
@@ -80,14 +83,17 @@ class Tracking:
         return decoder, change
 
     def follow(self, query: Query) -> list[SchemaChange | Truncate]:
-        """What a statement does to followed tables. Raises SchemaError if that cannot be known."""
+        """The effects of a statement on followed tables.
+
+        Raises SchemaError if they cannot be derived from its text.
+        """
         mode, charset = session_of(query.status)
         effects = apply_statement(
             statement_text(query.statement, charset),
             query.schema,
             self.tables,
             self._wanted,
-            waiting=self._waiting,
+            discovered=self._discovered,
             default_charset=self._default_charset,
             dialect=Dialect(self.mariadb, mode, self._fold_names),
         )
@@ -102,13 +108,13 @@ class Tracking:
     def _first_seen(self, map: TableMap) -> tuple[Table, SchemaChange]:
         if map.names is None:
             raise SchemaError(
-                "the log does not hold the names of the table's columns", hint=_FULL_METADATA
+                "the log does not contain the names of the table's columns", hint=_FULL_METADATA
             )
         table = table_from_map(map, None)
         return table, SchemaChange("", None, table)
 
     def _checked(self, table: Table, map: TableMap) -> tuple[Table, SchemaChange | None]:
-        """The version that the map describes, and the step to it from ``table``, if it is one."""
+        """The version that the map describes, and the change from ``table``, None if none."""
         reason = mismatch(table, map)
         if reason is None:
             return table, None
@@ -121,16 +127,17 @@ class Tracking:
         return after, SchemaChange("", table, after)
 
     def _from_catalog(self, table: Table, map: TableMap, reason: str) -> Table:
-        """The table as it is now, if the map does not contradict that either."""
+        """The table as it is now, if its definition matches the map."""
         now = self._live(table.id) if self._live is not None else None
         if now is None or mismatch(now, map) is not None:
             raise SchemaError(
-                f"the log's shape of the table is not the known one: {reason}", hint=_FULL_METADATA
+                f"the table in the log differs from its tracked version: {reason}",
+                hint=_FULL_METADATA,
             )
         return msgspec.structs.replace(now, version=table.version + 1)
 
 
 def _shape(table: Table) -> object:
-    """What a target sees of a table: all but the source's own type texts and defaults."""
+    """The parts of a table that matter to a target: all but its source types and defaults."""
     columns = [(column.name, column.type, column.nullable) for column in table.columns]
     return table.id, columns, table.key, table.indexes

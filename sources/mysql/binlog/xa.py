@@ -1,9 +1,9 @@
 """
-XA transactions: a PREPARE with the rows, and a COMMIT or ROLLBACK that may come much later.
+XA transactions: XA PREPARE comes with the rows, XA COMMIT or XA ROLLBACK may come much later.
 
-Idea: between the two the rows are kept here, many of them in a temporary file. Nothing of it
-needs to outlive the process: the position leaves the transaction out and names its place, so a
-stream that starts there reads it again and holds the rows anew.
+The rows of prepared transactions are kept in memory, and spilled to a temporary file where they are
+many. They need not survive the process: the resume position does not include a prepared transaction
+and names its place in the log, so a stream that resumes reads its rows again.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _STATEMENT = re.compile(
 
 
 class XaStatement(NamedTuple):
-    """``XA verb xid [ONE PHASE]`` as the servers write it into the log."""
+    """``XA verb xid [ONE PHASE]`` as servers log it; BEGIN is read as START."""
 
     verb: Literal["START", "END", "PREPARE", "COMMIT", "ROLLBACK"]
     xid: str
 
 
 def read_xa(statement: bytes) -> XaStatement | None:
-    """The statement, if it is one of XA; None for every other text."""
+    """The XA statement in ``statement``; None if it is no XA statement."""
     match = _STATEMENT.fullmatch(statement.decode("latin-1"))
     if match is None:
         return None
@@ -49,7 +49,7 @@ def read_xa(statement: bytes) -> XaStatement | None:
 
 
 class PreparedTransaction:
-    """The changes of one prepared transaction, in order. ``changes`` takes more of them."""
+    """The changes of one XA transaction, in order. Append to ``changes`` to add more."""
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
@@ -60,7 +60,7 @@ class PreparedTransaction:
         return bool(self.changes or self._pieces)
 
     def spill(self) -> None:
-        """Move the changes to disk if they have become many. ``changes`` stays the same list."""
+        """Move the changes to disk if they exceed 64 MiB. ``changes`` stays the same list."""
         size = sum(change.size for change in self.changes if isinstance(change, Rows))
         if size > _IN_MEMORY_BYTES:
             if self._spilled is None:
@@ -70,7 +70,7 @@ class PreparedTransaction:
             self.changes.clear()
 
     def release(self) -> Iterator[list[Change]]:
-        """All of them, in pieces; to be called once."""
+        """All changes, in pieces. Call it once."""
         if self._spilled is not None:
             with self._spilled as file:
                 file.seek(0)
@@ -79,7 +79,7 @@ class PreparedTransaction:
         yield self.changes
 
     def drop(self) -> None:
-        """Forget them."""
+        """Discard all changes."""
         if self._spilled is not None:
             self._spilled.close()
         self.changes = []
@@ -87,38 +87,38 @@ class PreparedTransaction:
 
 
 class PreparedTransactions:
-    """The transactions that are prepared and not decided, as ``progress`` names them."""
+    """The prepared transactions: those that ``position`` names, with the rows that were read."""
 
-    def __init__(self, progress: StreamPosition) -> None:
-        self._progress = progress
-        #: Those that were prepared before the stream's start and whose rows it has not read again.
+    def __init__(self, position: StreamPosition) -> None:
+        self._position = position
+        #: Prepared before the stream's start, and their rows are not read again yet.
         self.awaited = {
-            xid for xid, place in progress.prepared.items() if place not in ("", UNKNOWN_PLACE)
+            xid for xid, place in position.prepared.items() if place not in ("", UNKNOWN_PLACE)
         }
         self._prepared: dict[str, PreparedTransaction] = {}
 
     def recover(self, xid: str, prepared: PreparedTransaction) -> bool:
-        """Whether the group was awaited; then its rows are kept, and nothing is new."""
+        """Keep the rows of an awaited transaction; return False if it is not awaited."""
         if xid not in self.awaited:
             return False
         self.awaited.remove(xid)
         self._prepared[xid] = prepared
         return True
 
-    def prepare(self, xid: str, prepared: PreparedTransaction, transaction: str) -> None:
-        """The group that is being read, by its own name ``transaction``, prepares these changes."""
-        progress = self._progress
-        place = _place(progress, transaction) if prepared else ""
-        progress.prepared = {**progress.prepared, xid: place}
+    def prepare(self, xid: str, prepared: PreparedTransaction, group: str) -> None:
+        """Keep the changes that the current group prepares; ``group`` is the group's own id."""
+        position = self._position
+        place = _place(position, group) if prepared else ""
+        position.prepared = {**position.prepared, xid: place}
         if prepared:
             self._prepared[xid] = prepared
 
-    def decide(self, xa: XaStatement) -> PreparedTransaction | None:
-        """The changes that are committed by it, None if there are none.
+    def resolve(self, xa: XaStatement) -> PreparedTransaction | None:
+        """The transaction that an XA COMMIT commits; None if it has no rows, and for XA ROLLBACK.
 
-        Raises SourceError if they were prepared before our log begins.
+        Raises SourceError if it was prepared before the place where this stream began.
         """
-        place = self._progress.decide(xa.xid)
+        place = self._position.resolve(xa.xid)
         self.awaited.discard(xa.xid)
         prepared = self._prepared.pop(xa.xid, None)
         if prepared is None and xa.verb == "COMMIT" and place != "":
@@ -129,19 +129,19 @@ class PreparedTransactions:
         return prepared
 
 
-def _place(progress: StreamPosition, transaction: str) -> str:
-    """Where the group that is being read is found again."""
-    if isinstance(progress.executed, GtidSet):
-        return transaction
-    if isinstance(progress.executed, DomainState):
-        return str(progress.position.gtids)
-    return progress.group_place
+def _place(position: StreamPosition, group: str) -> str:
+    """The place from which the current group can be read again."""
+    if isinstance(position.executed, GtidSet):
+        return group
+    if isinstance(position.executed, DomainState):
+        return str(position.resume_position.gtids)
+    return position.group_place
 
 
 def _unknown_rows(xid: str) -> SourceError:
     return SourceError(
-        f"the XA transaction {xid} is committed, but it was prepared before our log begins, so its"
-        " rows are not known",
-        hint="copy the tables again, once XA RECOVER on the source shows nothing: wait for what it"
-        " shows, or end it by XA COMMIT or XA ROLLBACK",
+        f"the XA transaction {xid} is committed, but it was prepared before the position where the"
+        " pipeline started, so its rows are not known",
+        hint="wait until XA RECOVER on the source lists no transaction, or end each by XA COMMIT or"
+        " XA ROLLBACK; then backfill the tables again",
     )

@@ -1,9 +1,9 @@
 """
-The table that comes out of an ALTER TABLE. Pure.
+The table after an ALTER TABLE. Pure.
 
-As in the server, all clauses of one statement speak of the table as it was before: columns go, are
-changed and renamed by their old names first, then new ones find their place among the new names,
-then indexes follow. What changes rows without the log showing it is refused.
+As in the server, all clauses refer to the table before the statement. First columns are dropped,
+renamed and changed by their old names, then new and moved columns are placed by the new names, then
+indexes are changed. A statement that changes rows is refused, because the log does not show how.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Unfollowable", "alter"]
 
 
 class Unfollowable(Exception):
-    """A change of rows or shape that the statement alone does not tell."""
+    """The statement changes rows or the definition in a way that its text does not show."""
 
 
 def alter(
@@ -32,11 +32,11 @@ def alter(
     ignore: bool = False,
     strict: bool = True,
 ) -> tuple[Table, tuple[tuple[str, str], ...]]:
-    """The table after ``change``, and its columns' old and new names where they differ.
+    """The table after ``change``, and the old and new names of renamed columns.
 
-    ``default`` is the charset of a new column if neither the statement nor the other columns tell.
-    ``strict``: the server has refused what would lose data. Raises Unfollowable, Unreadable and
-    SchemaError.
+    ``default`` is the charset of a new column if neither the statement nor the other columns
+    determine it. ``strict``: the server has refused to lose data. Raises Unfollowable, Unreadable
+    and SchemaError.
     """
     if change.refused:
         raise Unfollowable(change.refused)
@@ -44,7 +44,7 @@ def alter(
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
     draft = Draft.of(table)
     before = {column: column.column.source_type for column in draft.columns}
-    # The table's own default is only guessed at, so nothing is said about its collation.
+    # The table's default charset is only inferred from its columns, so its collation is unknown.
     charset = change.charset.over(Charset(draft.charset() or default.name))
     if change.converted:
         for column in draft.columns:
@@ -63,14 +63,16 @@ def alter(
 
 
 def _check_values(draft: Draft, before: dict[DraftColumn, str], *, strict: bool) -> None:
-    """The values that are there are the same in the columns' new types."""
+    """Check that the new types of columns keep the existing values."""
     for column in draft.columns:
         source_type = before.get(column, column.column.source_type)
         if source_type != column.column.source_type:
             old, new = parse_type(source_type), parse_type(column.column.source_type)
             reason = loss(old, new, strict=strict)
             if reason:
-                raise Unfollowable(f"{reason} of the column {column.name}, not shown in the log")
+                raise Unfollowable(
+                    f"{reason} of the column {column.name}, which the log does not show"
+                )
 
 
 def _adds_unique(change: Alteration) -> bool:
@@ -79,16 +81,16 @@ def _adds_unique(change: Alteration) -> bool:
 
 
 def _inline_keys(change: Alteration) -> list[KeyDefinition]:
-    """The indexes that stand with the definitions of columns."""
+    """The indexes that are part of column definitions."""
     return [key for column in change.columns for key in column.definition.keys]
 
 
 def _change_columns(
     draft: Draft, change: Alteration, charset: Charset
 ) -> tuple[tuple[str, str], ...]:
-    """All columns as the statement wants them; the old and new names of those that are renamed."""
+    """Change the columns as the statement says. Return the old and new names of renamed columns."""
     before = {column: column.name for column in draft.columns}
-    # Everything is found by its old name before anything gets a new one.
+    # All columns are looked up by their old names before any of them is renamed.
     dropped = [
         draft.find(name) for name, optional in change.dropped if draft.has(name) or not optional
     ]
@@ -104,7 +106,7 @@ def _change_columns(
         column.replace(default=stored_default(text, column.column.type, source_type))
     made = {item.definition.name.lower() for item, old in columns if old is None}
     if any(column.name.lower() in made for column in dropped):
-        raise Unfollowable("drops a column and makes another one of that name")
+        raise Unfollowable("drops a column and adds another one of the same name")
     for column in dropped:
         draft.drop_column(column)
     for column, new in renames:
@@ -119,10 +121,10 @@ def _change_columns(
 
 
 def _changed(item: ColumnChange, old: DraftColumn | None, charset: Charset) -> DraftColumn:
-    """The column that a clause makes or changes."""
+    """The column that a clause adds or changes."""
     definition = item.definition
     if definition.generated or (old is None and definition.filled):
-        raise Unfollowable(f"fills a column by {definition.filled}, not shown in the log")
+        raise Unfollowable(f"fills a column with {definition.filled}, which the log does not show")
     column = resolve(definition, charset)
     if old is None:
         return DraftColumn(column)
@@ -131,7 +133,7 @@ def _changed(item: ColumnChange, old: DraftColumn | None, charset: Charset) -> D
 
 
 def _place(draft: Draft, placed: list[tuple[DraftColumn, str | None]]) -> None:
-    """Put new columns, and those that move, where they belong, one clause after the other."""
+    """Place new and moved columns, one clause after the other."""
     columns = draft.columns
     for column, after in placed:
         if after is None:

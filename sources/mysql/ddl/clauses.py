@@ -1,7 +1,8 @@
 """
-The clauses of ALTER TABLE, read into one record of what it asks for. Pure.
+The parser for the clauses of ALTER TABLE. Pure.
 
-A clause is known or the statement is unreadable: none is passed over because it looks harmless.
+The result is one ``Alteration``. An unknown clause makes the statement unreadable: no clause is
+ignored because it looks harmless.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["FIRST", "Alteration", "ColumnChange", "read_alteration"]
 
 FIRST: Final = ""
 
-# Clauses and options without any effect on rows or shape.
+# Clauses and options without an effect on rows or the definition.
 _PLAIN_CLAUSES: Final = (
     ("DISABLE", "KEYS"),
     ("ENABLE", "KEYS"),
@@ -66,19 +67,23 @@ _REFUSED: Final = (
     (("CONVERT", "PARTITION"), "moves a partition's rows, which the log does not show"),
     (("CONVERT", "TABLE"), "moves a table's rows, which the log does not show"),
     (("DISCARD",), "discards rows, which the log does not show"),
-    (("IMPORT",), "brings rows that the log does not show"),
-    (("ADD", "SYSTEM", "VERSIONING"), "makes a table with history, which cannot be followed"),
+    (("IMPORT",), "imports rows that the log does not show"),
+    (("ADD", "SYSTEM", "VERSIONING"), "adds a table's history, which cannot be followed"),
     (("DROP", "SYSTEM", "VERSIONING"), "drops a table's history, which cannot be followed"),
-    (("ADD", "PERIOD", "FOR", "SYSTEM_TIME"), "makes a table with history"),
-    (("WITH", "SYSTEM", "VERSIONING"), "makes a table with history, which cannot be followed"),
+    (("ADD", "PERIOD", "FOR", "SYSTEM_TIME"), "adds a table's history"),
+    (("WITH", "SYSTEM", "VERSIONING"), "adds a table's history, which cannot be followed"),
     (("ENGINE", "BLACKHOLE"), "discards rows, which the log does not show"),
     (("ENGINE", "=", "BLACKHOLE"), "discards rows, which the log does not show"),
 )
 
 
 class ColumnChange(msgspec.Struct, frozen=True):
-    """A column that is added (``old`` empty) or changed; ``after`` is its new place: None for where
-    it is (a new one: last), ``FIRST``, or the column before it."""
+    """A column that is added (``old`` is empty) or changed.
+
+    ``after`` is its new place: the name of the column before it, or ``FIRST``. With None it keeps
+    its place, or comes last if it is new. ``conditional``: the clause has IF EXISTS or IF NOT
+    EXISTS.
+    """
 
     definition: ColumnDefinition
     old: str = ""
@@ -87,7 +92,11 @@ class ColumnChange(msgspec.Struct, frozen=True):
 
 
 class Alteration(msgspec.Struct):
-    """All clauses of one ALTER TABLE, by kind."""
+    """All clauses of one ALTER TABLE, by kind.
+
+    ``refused`` says why the statement cannot be followed, and is empty if it can. ``others`` are
+    other tables that a partition is exchanged with or converted from.
+    """
 
     name: TableId | None = None
     columns: list[ColumnChange] = msgspec.field(default_factory=list)
@@ -148,7 +157,7 @@ class _Reader:
         return False
 
     def _other_tables(self) -> None:
-        """The tables that a partition is exchanged with or made of."""
+        """Read the tables that a partition is exchanged with or converted from."""
         tokens = self._tokens
         while not tokens.ended:
             if tokens.next().word == "TABLE" and not tokens.ended:
@@ -290,7 +299,7 @@ class _Reader:
         tokens.expect("TO")
         charset = read_charset(tokens) or Charset()
         collation = read_charset(tokens) or Charset()
-        if charset.name == "default":  # that of the database, which nothing here tells
+        if charset.name == "default":  # the charset of the database, which is not known here
             charset = collation
         if not charset.name and not collation.name:
             raise tokens.unreadable()
@@ -307,5 +316,5 @@ class _Reader:
 
 
 def read_alteration(tokens: Tokens, schema: str, dialect: Dialect) -> Alteration:
-    """The clauses after the name of the table; Unreadable if one is not known."""
+    """The clauses after the table's name. Raises Unreadable if one is not known."""
     return _Reader(tokens, schema, dialect).read()

@@ -1,8 +1,8 @@
 """
-Definitions of columns, as CREATE TABLE and ALTER TABLE spell them. Pure.
+The parser for column definitions in CREATE TABLE and ALTER TABLE. Pure.
 
-Read first, resolved later: what a definition leaves open (the charset above all) is known only when
-the whole statement has been read.
+A definition is read first (``read_column``) and resolved later (``resolve``), because the charset
+that it leaves open is known only after the whole statement.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _TYPE_WORDS: Final = frozenset(
 _TWO_WORD_TYPES: Final = frozenset(("DOUBLE", "NATIONAL", "NCHAR", "CHAR", "CHARACTER", "LONG"))
 _TYPE_ATTRIBUTES: Final = frozenset(("UNSIGNED", "ZEROFILL", "COMPRESSED"))
 _CHARSET_WORDS: Final = {"ASCII": "latin1", "UNICODE": "ucs2", "BYTE": "binary"}
-# Attributes that say nothing about rows: alone, and with a value.
-#: The collation that the attribute BINARY stands for, whatever the charset.
+#: The collation that the attribute BINARY selects, for any charset.
 _BINARY_ORDER: Final = "bin"
+# Attributes without an effect on rows: those without a value, and those with one.
 _FLAGS: Final = frozenset(("SIGNED", "VISIBLE", "INVISIBLE", "ENFORCED", "NOT"))
 _SETTINGS: Final = frozenset(
     ("COMMENT", "COLUMN_FORMAT", "STORAGE", "SRID", "REF_SYSTEM_ID")
@@ -52,14 +52,16 @@ _TIME_LITERALS: Final = frozenset(("DATE", "TIME", "TIMESTAMP"))
 
 
 class Charset(msgspec.Struct, frozen=True):
-    """A charset and perhaps its collation, each empty where it is not known."""
+    """A charset and its collation, each empty if it is not known."""
 
     name: str = ""
     collation: str = ""
 
     def over(self, default: Charset) -> Charset:
-        """This charset, with what it leaves open taken from ``default``. A charset without its
-        collation leaves nothing open: it has the server's own collation for it.
+        """This charset, with missing parts taken from ``default``.
+
+        A charset without a collation has no missing part: it means the server's default collation
+        of the charset.
         """
         if self.name:
             return self
@@ -71,10 +73,10 @@ class Charset(msgspec.Struct, frozen=True):
 
 
 class ColumnDefinition(msgspec.Struct, frozen=True):
-    """A column as a statement spells it.
+    """A column as a statement defines it.
 
-    ``type`` is the type with its attributes but without charset. ``filled`` says by what the rows
-    that are there get values which the statement does not tell, empty where it does.
+    ``type`` is the type with its attributes, without the charset. ``filled`` says how existing rows
+    get a value that the statement does not contain; it is empty if the statement contains it.
     """
 
     name: str
@@ -90,7 +92,7 @@ class ColumnDefinition(msgspec.Struct, frozen=True):
 
     @property
     def keys(self) -> list[KeyDefinition]:
-        """The indexes that come with the definition."""
+        """The indexes that the definition creates."""
         parts = ((self.name, 0),)
         primary = [KeyDefinition("primary", "", parts)] * self.primary
         unique = [KeyDefinition("unique", "", parts)] * self.unique
@@ -98,7 +100,7 @@ class ColumnDefinition(msgspec.Struct, frozen=True):
 
 
 class _Attributes:
-    """What has been read of one column."""
+    """The attributes of one column that have been read so far."""
 
     def __init__(self, type: str) -> None:
         self.type = type
@@ -114,10 +116,10 @@ class _Attributes:
 
 
 def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition:
-    """The definition that follows a column's name, up to what is no part of it."""
+    """Read the definition that follows a column's name."""
     found = _Attributes(_read_type(tokens, dialect))
     if found.type == "serial":
-        found.nullable, found.unique, found.filled = False, True, "numbers of its own"
+        found.nullable, found.unique, found.filled = False, True, "generated numbers"
     while _read_attribute(tokens, found):
         pass
     charset = _charset(found.charset, found.collation)
@@ -136,9 +138,9 @@ def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition
 
 
 def resolve(definition: ColumnDefinition, default: Charset) -> Column:
-    """The column that the server makes of a definition in a table of that charset.
+    """The column that the server creates in a table with the charset ``default``.
 
-    SchemaError if the type is no type of MySQL or MariaDB, Unreadable if its default is not known.
+    Raises SchemaError if the type is unknown, Unreadable if the stored default is unknown.
     """
     parsed = parse_type(definition.type)
     source_type = definition.type
@@ -166,7 +168,7 @@ def resolve(definition: ColumnDefinition, default: Charset) -> Column:
 
 
 def converted(column: Column, charset: Charset) -> Column:
-    """The column after its table was converted to ``charset``; its values stay."""
+    """The column after CONVERT TO CHARACTER SET. Its values stay the same."""
     old = parse_type(column.source_type)
     if not old.charset:
         return column
@@ -179,7 +181,7 @@ def converted(column: Column, charset: Charset) -> Column:
 
 
 def _fitting(source_type: MySQLType) -> MySQLType:
-    """What a server that is not strict makes of a type that is too long for a row."""
+    """The type that a server without strict mode uses for a type that is too long for a row."""
     size_bytes = source_type.length * BYTES_PER_CHARACTER.get(source_type.charset, 1)
     if source_type.base not in _LONGEST or size_bytes < 1 << 16:
         return source_type
@@ -216,7 +218,7 @@ def _read_parameters(tokens: Tokens, *, members: bool) -> str:
 
 
 def _read_attribute(tokens: Tokens, found: _Attributes) -> bool:
-    """Take one attribute; whether there was one."""
+    """Take one attribute. Return False if none comes next."""
     charset = read_charset(tokens)
     if charset is not None:
         found.charset, found.collation = (
@@ -249,16 +251,16 @@ def _read_value_attribute(tokens: Tokens, found: _Attributes) -> bool:
     elif tokens.take("NULL"):
         found.nullable = True
     elif tokens.take("SERIAL", "DEFAULT", "VALUE"):
-        found.nullable, found.unique, found.filled = False, True, "numbers of its own"
+        found.nullable, found.unique, found.filled = False, True, "generated numbers"
     elif tokens.take("DEFAULT"):
         found.default, constant = read_default(tokens)
-        found.filled = found.filled if constant else "a default that is computed"
+        found.filled = found.filled if constant else "a computed default"
     elif tokens.take("ON", "UPDATE"):
         tokens.next()
         if tokens.at("("):
             tokens.group()
     elif tokens.take("AUTO_INCREMENT"):
-        found.nullable, found.filled = False, "numbers of its own"
+        found.nullable, found.filled = False, "generated numbers"
     elif tokens.take("GENERATED", "ALWAYS", "AS") or tokens.take("AS"):
         tokens.group()  # ROW START and ROW END of versioned tables have no parentheses
         found.generated, found.filled = True, "an expression"
@@ -307,7 +309,7 @@ def _read_other_attribute(tokens: Tokens) -> bool:
 
 
 def read_charset(tokens: Tokens) -> Charset | None:
-    """Take ``CHARACTER SET x`` or ``COLLATE x``, with or without an equals sign, if it is there."""
+    """Take ``CHARACTER SET x`` or ``COLLATE x``, with or without =; None if neither comes next."""
     words = (("CHARACTER", "SET"), ("CHAR", "SET"), ("CHARSET",))
     if any(tokens.take(*spelling) for spelling in words):
         tokens.take("=")
@@ -319,7 +321,7 @@ def read_charset(tokens: Tokens) -> Charset | None:
 
 
 def charset_of(name: str) -> Charset:
-    """The charset of that name, or with the collation of that name."""
+    """The charset with this name, or with the collation of this name."""
     name = name.lower()
     return _charset("", name) if "_" in name else _charset(name, "")
 
@@ -327,7 +329,7 @@ def charset_of(name: str) -> Charset:
 def _charset(name: str, collation: str) -> Charset:
     collation = "" if collation == "default" else collation.replace("utf8_", "utf8mb3_", 1)
     if collation and not name:
-        head = collation.partition("_")[0]  # MariaDB's uca1400_… fit any charset
+        head = collation.partition("_")[0]  # MariaDB's uca1400_… apply to any charset
         name = head if head in BYTES_PER_CHARACTER or head == "binary" else ""
     return Charset("utf8mb3" if name == "utf8" else name, collation)
 
@@ -335,12 +337,12 @@ def _charset(name: str, collation: str) -> Charset:
 def read_default(tokens: Tokens) -> tuple[str | None, bool]:
     """The value after ``DEFAULT`` as SQL text (None for NULL), and whether it is a constant.
 
-    A constant text is in single quotes, bits are ``b'101'``.
+    A constant string is in single quotes; bits are ``b'101'``.
     """
     if tokens.at("("):
         text = tokens.group()
         inner = tokens.of(text[1:-1])
-        constant = _read_constant(inner)  # MySQL wants parentheses around the constant of a text
+        constant = _read_constant(inner)  # MySQL requires parentheses for the default of a TEXT
         return (text, False) if constant is None or not inner.ended else (constant, True)
     if tokens.take("NULL"):
         return None, True
@@ -355,7 +357,7 @@ def read_default(tokens: Tokens) -> tuple[str | None, bool]:
 
 
 def _read_constant(tokens: Tokens) -> str | None:
-    """Take a literal; None, with nothing taken, if there is none."""
+    """Take a literal. None, with nothing taken, if none comes next."""
     sign = "-" if tokens.at("-") else ""
     if tokens.at_any(frozenset("+-")):
         tokens.next()
@@ -385,7 +387,7 @@ def _read_constant(tokens: Tokens) -> str | None:
 
 
 def _read_introduced(tokens: Tokens) -> str | None:
-    """Take a literal that begins with its charset."""
+    """Take a literal with a charset introducer, such as ``_latin1'x'``."""
     charset = tokens.next().text[1:].lower()
     constant = _read_constant(tokens)
     if constant is None or charset == "binary":
@@ -394,12 +396,12 @@ def _read_introduced(tokens: Tokens) -> str | None:
     if data is not None:
         return quote(decoded(data, _charset(charset, "").name))
     if not constant.isascii():
-        raise tokens.unreadable()  # its bytes depend on the session
+        raise tokens.unreadable()  # its bytes depend on the session's charset
     return constant
 
 
 def _read_strings(tokens: Tokens) -> str:
-    """Take adjacent strings, which are one."""
+    """Take adjacent string literals, which form one string."""
     text = tokens.string()
     while tokens.peek().kind in ("string", "quoted"):
         text += tokens.string()

@@ -1,9 +1,9 @@
 """
-The default of a column as the server stores it. Pure.
+The default of a column in the form in which the server stores it. Pure.
 
-A server converts a default to the column's type when it reads the statement, and gives existing
-rows what comes out: ``'B'`` becomes the member ``b`` of an enum, ``1e3`` the text ``1000``. What
-comes out is known exactly or the statement is unreadable.
+A server converts a default to the column's type when it reads the statement, and sets it in
+existing rows: ``'B'`` becomes the member ``b`` of an enum, ``1e3`` the text ``1000``. If the stored
+form is not known exactly, the statement is unreadable.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ __all__ = ["bytes_of", "decoded", "stored_default"]
 _NUMBER: Final = re.compile(r"-?[0-9.]+(?:[eE][+-]?[0-9]+)?")
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+")
-#: Whole floats below are shown with all their digits.
+#: The server writes whole floats below this bound with all their digits.
 _EXACT_BELOW: Final = 1e15
-_NATIVE_TEXTS: Final = frozenset(
+_CHARACTER_TYPES: Final = frozenset(
     ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set")
 )
 
 
 def stored_default(default: str | None, type: Type, source_type: MySQLType) -> str | None:
-    """``default``, as ``read_default`` gives it, in the form that the column holds.
+    """``default``, as ``read_default`` returns it, in the form that the column stores.
 
-    Raises Unreadable if it cannot be known. Numbers and times are left to who knows their types.
+    Raises Unreadable if that form is not known. Defaults of numeric and temporal columns are
+    returned unchanged; the reader of the default converts them.
     """
     if default is None or not _is_constant(default):
         return default
@@ -40,7 +41,7 @@ def stored_default(default: str | None, type: Type, source_type: MySQLType) -> s
         return f"b'{bits:b}'"
     if type.kind == "binary":
         return _binary(default)
-    if source_type.base not in _NATIVE_TEXTS:
+    if source_type.base not in _CHARACTER_TYPES:
         return default
     text = _text(default, source_type.charset)
     if type.kind == "enum":
@@ -54,7 +55,7 @@ def stored_default(default: str | None, type: Type, source_type: MySQLType) -> s
 
 
 def bytes_of(literal: str) -> bytes | None:
-    """The bytes of a literal of bits or hexadecimal digits; None if it is none."""
+    """The bytes of a bit or hexadecimal literal; None for any other literal."""
     mark, digits = literal[:2].lower(), literal[2:].rstrip("'")
     try:
         if mark in ("x'", "0x"):
@@ -67,7 +68,7 @@ def bytes_of(literal: str) -> bytes | None:
 
 
 def decoded(data: bytes, charset: str) -> str:
-    """Bytes as text of a charset; Unreadable if they are none, or the charset is not known."""
+    """Bytes as text. Raises Unreadable if they are invalid in the charset, or it is unknown."""
     if charset not in BYTES_PER_CHARACTER and not (data.isascii() and not charset):
         raise _unknown()
     try:
@@ -97,7 +98,7 @@ def _binary(default: str) -> str:
 
 
 def _digits(number: str) -> str:
-    """A number as the server writes it as text."""
+    """A number in the text form of the server."""
     if _INTEGER.fullmatch(number):
         return str(int(number))
     if _DECIMAL.fullmatch(number) and number.strip("-0."):
@@ -120,18 +121,18 @@ def _member(text: str, members: tuple[str, ...]) -> str:
 
 
 def _cut(text: str, length: int) -> str:
-    """Spaces that do not fit are left out."""
+    """Cut spaces that do not fit; raise Unreadable if other characters do not fit."""
     if text[length:].strip(" "):
         raise _unknown()
     return text[:length]
 
 
 def _ascii(text: str) -> str:
-    """``text``; what its bytes are depends on the session if it is more than ASCII."""
+    """``text`` if it is ASCII; other characters have bytes that depend on the session."""
     if not text.isascii():
         raise _unknown()
     return text
 
 
 def _unknown() -> Unreadable:
-    return Unreadable("gives a column a default whose stored form cannot be known")
+    return Unreadable("sets a default whose stored form cannot be derived")

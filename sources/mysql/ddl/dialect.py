@@ -1,5 +1,5 @@
 """
-Whose SQL a statement is: what the session's settings and the server's family change in its meaning.
+The SQL dialect of a statement: the server family and the SQL mode that affect its meaning.
 """
 
 from __future__ import annotations
@@ -21,36 +21,39 @@ _STRICT_ALL_TABLES: Final = 1 << 22
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """Who wrote the statement: the server's family, the session's SQL mode (its bits as the log has
-    them), and whether the server folds the names of tables to lower case."""
+    """The server's family, the session's SQL mode, and how table names are stored.
+
+    ``sql_mode`` has the bits of the log's status variable. ``fold_names``: the server stores table
+    names in lower case.
+    """
 
     mariadb: bool = False
     sql_mode: int = _STRICT_TRANS_TABLES
     fold_names: bool = False
 
     def tokens(self, sql: str) -> Tokens:
-        """A cursor over a statement."""
+        """A cursor over the tokens of a statement."""
         escapes = not self.sql_mode & _NO_BACKSLASH_ESCAPES
         return Tokens(sql, mariadb=self.mariadb, backslash_escapes=escapes)
 
     @property
     def strict(self) -> bool:
-        """Whether the server has refused what would lose data."""
+        """Whether the server has refused to lose data (strict SQL mode)."""
         return bool(self.sql_mode & (_STRICT_TRANS_TABLES | _STRICT_ALL_TABLES))
 
     @property
     def oracle(self) -> bool:
-        """Whether MariaDB reads Oracle's types, where a DATE has a time."""
+        """Whether MariaDB reads types as Oracle does, where a DATE has a time."""
         return self.mariadb and bool(self.sql_mode & _ORACLE)
 
     @property
     def real(self) -> str:
-        """The type that REAL stands for."""
+        """The type that REAL means."""
         return "float" if self.sql_mode & _REAL_AS_FLOAT else "double"
 
 
 def read_table_name(tokens: Tokens, schema: str, dialect: Dialect) -> TableId:
-    """Take ``[schema.]name``; ``schema`` is that of a name without one."""
+    """Take ``[schema.]name``. ``schema`` is the schema of an unqualified name."""
     name = tokens.name()
     if tokens.take("."):
         schema, name = name, tokens.name()

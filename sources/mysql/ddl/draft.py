@@ -1,8 +1,9 @@
 """
-A table while a statement changes it: columns and indexes that know each other, not ordinals.
+A mutable table, for the clauses of a statement to change.
 
-A draft is made from a tracked ``Table`` or from nothing, changed by name as the server would, and
-made a ``Table`` again. Names of columns and indexes are compared without regard to case.
+A draft is made from a tracked ``Table`` or is empty, is changed by the names of columns and
+indexes, and is made a ``Table`` again. Its indexes refer to column objects, not to ordinals. Names
+are compared without regard to case.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ __all__ = ["Draft", "DraftColumn"]
 
 
 class DraftColumn:
-    """One column of a draft; indexes hold the object itself, so a new name or type reaches them."""
+    """A column of a draft. Indexes refer to this object, so they follow a new name or type."""
 
     def __init__(self, column: Column) -> None:
         self.column = column
 
     @property
     def name(self) -> str:
-        """The name it has now."""
+        """The current name."""
         return self.column.name
 
     def replace(self, **fields: Any) -> None:
-        """Give the column other values for some of its fields."""
+        """Replace fields of the column."""
         self.column = msgspec.structs.replace(self.column, **fields)
 
 
@@ -44,22 +45,23 @@ class _DraftIndex:
         self.columns = columns
         self.unique = unique
         self.prefix = prefix
-        self.implied = implied  # made by the server for a foreign key
+        self.implied = implied  # created by the server for a foreign key
 
 
 class Draft:
-    """A table that is being made or changed."""
+    """A table that a statement creates or changes."""
 
     def __init__(self) -> None:
         self.columns: list[DraftColumn] = []
         self._primary: list[DraftColumn] = []
         self._indexes: list[_DraftIndex] = []
-        self._doubtful: list[DraftColumn] = []  # primary key, or only a unique index like it
+        #: A key that is a primary key, or only a unique index with the same columns.
+        self._doubtful: list[DraftColumn] = []
         self._key_in_doubt = False
 
     @classmethod
     def of(cls, table: Table) -> Draft:
-        """The draft that equals a table."""
+        """A draft of an existing table."""
         draft = cls()
         draft.columns = [DraftColumn(column) for column in table.columns]
         draft._indexes = [
@@ -80,15 +82,15 @@ class Draft:
         return draft
 
     def add_columns(self, columns: Iterable[Column]) -> None:
-        """Columns at the end."""
+        """Add columns at the end."""
         self.columns.extend(DraftColumn(column) for column in columns)
 
     def table(self, id: TableId, version: int) -> Table:
-        """The table as it is now; Unreadable if no column is left, or the key is not known."""
+        """The draft as a table. Raises Unreadable if it has no column or its key is unknown."""
         if not self.columns:
-            raise Unreadable("leaves no column")
+            raise Unreadable("drops the last column")
         if self._key_in_doubt and not self._primary:
-            raise Unreadable("drops a unique index, and perhaps the table's key with it")
+            raise Unreadable("drops a unique index, which may be the table's key")
         for column in self._primary:
             column.replace(nullable=False)
         place = {column: ordinal for ordinal, column in enumerate(self.columns)}
@@ -107,23 +109,23 @@ class Draft:
         return Table(id, columns, choose_key(columns, primary, indexes), indexes, version)
 
     def charset(self) -> str:
-        """The charset of the columns of characters; empty if there are none or they differ."""
+        """The charset of the character columns; empty if there are none or they differ."""
         names = {parse_type(column.column.source_type).charset for column in self.columns} - {""}
         return names.pop() if len(names) == 1 else ""
 
     def find(self, name: str) -> DraftColumn:
-        """The column of that name; Unreadable if there is none."""
+        """The column with this name. Raises Unreadable if there is none."""
         for column in self.columns:
             if _same(column.name, name):
                 return column
-        raise Unreadable("names a column that is not known")
+        raise Unreadable("names an unknown column")
 
     def has(self, name: str) -> bool:
-        """Whether there is a column of that name."""
+        """Whether there is a column with this name."""
         return any(_same(column.name, name) for column in self.columns)
 
     def drop_column(self, column: DraftColumn) -> None:
-        """The column goes, also from every index; an index goes with its last column."""
+        """Drop the column, also from every index. An index is dropped with its last column."""
         self.columns.remove(column)
         self._primary = [other for other in self._primary if other is not column]
         for index in self._indexes:
@@ -131,9 +133,9 @@ class Draft:
         self._indexes = [index for index in self._indexes if index.columns]
 
     def add_key(self, key: KeyDefinition) -> None:
-        """The index of a definition, as the server makes it.
+        """Add the index of a definition, as the server does.
 
-        Full text, spatial and functional indexes say nothing about rows and are not tracked.
+        Full-text, spatial and functional indexes do not constrain rows and are not tracked.
         """
         if not key.plain or key.kind == "text":
             return
@@ -158,7 +160,7 @@ class Draft:
         )
 
     def drop_key(self, name: str) -> None:
-        """The index of that name goes, if it is tracked."""
+        """Drop the index with this name, if it is tracked."""
         if _same(name, "PRIMARY"):
             self.drop_primary()
         index = self._index(name)
@@ -171,11 +173,11 @@ class Draft:
             )
 
     def drop_primary(self) -> None:
-        """The primary key goes."""
+        """Drop the primary key."""
         self._primary = self._doubtful = []
 
     def rename_key(self, old: str, new: str) -> None:
-        """The index ``old`` is called ``new``, if it is tracked."""
+        """Rename an index, if it is tracked."""
         index = self._index(old)
         if index is not None:
             index.name = new
@@ -204,8 +206,11 @@ class Draft:
 def choose_key(
     columns: Sequence[Column], primary: tuple[int, ...], indexes: Iterable[Index]
 ) -> tuple[int, ...]:
-    """The ordinals of the columns that identify a row: the primary key, else the shortest unique
-    index over whole columns that cannot be NULL, else none."""
+    """The ordinals of the columns that identify a row.
+
+    They are the primary key, else the shortest unique index over whole columns that are not
+    nullable, else none.
+    """
     if primary:
         return primary
     candidates = [
@@ -219,7 +224,7 @@ def choose_key(
 
 
 def _is_prefix(column: Column, length: int) -> bool:
-    """Whether an index over ``length`` characters or bytes (0: all) leaves out a part of values."""
+    """Whether an index over ``length`` characters or bytes (0: all) covers only a prefix."""
     return bool(length) and length != parse_type(column.source_type).length
 
 

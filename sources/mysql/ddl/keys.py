@@ -1,5 +1,5 @@
 """
-Definitions of indexes and constraints, as CREATE and ALTER spell them. Pure.
+The parser for definitions of indexes and constraints in CREATE and ALTER. Pure.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _REFERENCE_ACTIONS: Final = (
 
 
 class KeyDefinition(msgspec.Struct, frozen=True):
-    """An index as a statement spells it.
+    """An index as a statement defines it.
 
-    ``parts`` are names of columns with the length of their prefix (0: none), ``plain`` is false
-    where some part is no column. ``name`` is empty where the server has to make one.
+    ``parts`` are column names with the length of their prefix (0: none). ``plain`` is false if a
+    part is not a column. ``name`` is empty if the server chooses the name.
     """
 
     kind: KeyKind
@@ -38,7 +38,7 @@ class KeyDefinition(msgspec.Struct, frozen=True):
 
 
 def at_key(tokens: Tokens) -> bool:
-    """Whether an index or a constraint is defined next, not a column."""
+    """Whether the definition of an index or a constraint comes next, not of a column."""
     words = ("PRIMARY", "UNIQUE", "INDEX", "KEY", "FULLTEXT", "SPATIAL", "CONSTRAINT", "FOREIGN")
     if tokens.at_any(frozenset((*words, "CHECK"))):
         return True
@@ -48,7 +48,7 @@ def at_key(tokens: Tokens) -> bool:
 
 
 def read_key(tokens: Tokens) -> KeyDefinition | None:
-    """Take the definition of an index or a constraint; None for one that has no index."""
+    """Take the definition of an index or a constraint. None for one that has no index."""
     symbol = ""
     if tokens.take("CONSTRAINT"):
         tokens.take("IF", "NOT", "EXISTS")
@@ -83,7 +83,7 @@ def read_key(tokens: Tokens) -> KeyDefinition | None:
 
 
 def _read_named(tokens: Tokens, kind: KeyKind, name: str) -> KeyDefinition:
-    """What follows the kind of an index: ``[name] [USING x] (part, …) [options]``."""
+    """Take the rest of an index definition: ``[name] [USING x] (part, …) [options]``."""
     if_not_exists = tokens.take("IF", "NOT", "EXISTS")
     if not tokens.at_any(frozenset(("(", "USING", "TYPE"))):
         name = tokens.name()
@@ -93,7 +93,7 @@ def _read_named(tokens: Tokens, kind: KeyKind, name: str) -> KeyDefinition:
 
 
 def read_index(tokens: Tokens, name: str, *, unique: bool, tracked: bool) -> KeyDefinition:
-    """Take the parts and options of the index that CREATE INDEX makes."""
+    """Take the parts and options of CREATE INDEX."""
     kind: KeyKind = "text" if not tracked else "unique" if unique else "index"
     return _read_parts(tokens, kind, name, False)
 

@@ -1,9 +1,9 @@
 """
 Whether a change of a column's type keeps every value. Pure.
 
-A server that is strict refuses what would lose something; one that is not cuts, rounds and replaces
-without a word in its log. Conversions between kinds, whole numbers and decimals are left to the
-sink, which looks at the values that it has.
+In strict SQL mode a server refuses to lose data. Otherwise it cuts, rounds and replaces values, and
+the log does not show it. Conversions between kinds and of integers and decimals are left to the
+sink, which checks the values that it has.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _FLOATING: Final = frozenset(("float", "double", "decimal"))
 
 
 def loss(old: MySQLType, new: MySQLType, *, strict: bool) -> str:
-    """How values of ``old`` may be changed when they become ``new``; empty if they are not.
+    """How a conversion from ``old`` to ``new`` may change values; empty if it changes none.
 
-    ``strict``: the server refuses what it calls a loss of data.
+    ``strict``: the server refuses conversions that it regards as a loss of data.
     """
     if new.base == "char" and old.base in _CHARACTERS - _LABELS and old.base != "char":
         return "trims spaces at the end of values"
     if new.base == "binary" and old.binary and (old.base, old.length) != ("binary", new.length):
-        return "fills up values with zeros"
+        return "pads values with zeros"
     if strict:
         return ""
     if old.base in _CHARACTERS and new.base in _CHARACTERS and not (old.binary or new.binary):
@@ -58,7 +58,7 @@ def _loss_of_text(old: MySQLType, new: MySQLType) -> str:
         return "may replace characters"
     if new.base in _LABELS:
         kept = old.base == new.base and set(old.members) <= set(new.members)
-        return "" if kept else "may replace values that are no members"
+        return "" if kept else "may replace values that are not members"
     if _characters(old) > new.length if new.length else not _fits(old, new):
         return "may cut values"
     return ""
@@ -75,7 +75,7 @@ def _has_all_characters(new: str, old: str) -> bool:
 
 
 def _fits(old: MySQLType, new: MySQLType) -> bool:
-    """Whether a text of ``old`` has no more bytes than a ``new`` without a length may have."""
+    """Whether every text of ``old`` fits in ``new``, a type without a length, in bytes."""
     limit = _MOST_BYTES.get(new.base, 0)
     if old.charset == new.charset or (old.charset, new.charset) in _SAME_BYTES:
         return _bytes(old) <= limit
@@ -83,7 +83,7 @@ def _fits(old: MySQLType, new: MySQLType) -> bool:
 
 
 def _characters(type: MySQLType) -> int:
-    """The most characters that a value has."""
+    """The maximum number of characters in a value."""
     if type.base == "enum":
         return max(map(len, type.members), default=0)
     if type.base == "set":
@@ -92,6 +92,6 @@ def _characters(type: MySQLType) -> int:
 
 
 def _bytes(type: MySQLType) -> int:
-    """The most bytes that a value has."""
+    """The maximum number of bytes in a value."""
     each = BYTES_PER_CHARACTER.get(type.charset, 1)
     return _MOST_BYTES.get(type.base, _characters(type) * each)

@@ -1,8 +1,8 @@
 """
-Statements of the binary log, read as far as they can touch tables. Pure.
+The parser for logged statements that can change tables. Pure.
 
-What cannot be read is no error here: it may concern nobody. A statement then says so in
-``problem``, or has no tables.
+A statement that cannot be parsed is not an error here, because it may touch no followed table. It
+then has a ``problem``, or no tables.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _WRITE_OPTIONS: Final = frozenset(
 
 
 class Statement(msgspec.Struct, frozen=True):
-    """A statement that may change the rows or the shape of tables.
+    """A statement that may change the rows or the definition of tables.
 
-    ``kind`` is its first words, such as ``ALTER TABLE``. ``tables`` are all that it names as
-    changed; there are none in a statement that is not known.
+    ``kind`` is its first words, such as ``ALTER TABLE``. ``tables`` are all tables that it changes;
+    an unknown statement has none.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Statement(msgspec.Struct, frozen=True):
 
 
 class CreateTable(Statement, frozen=True):
-    """``problem`` says why the columns are not known, empty if they are."""
+    """CREATE TABLE. ``problem`` says why the columns are unknown; it is empty if they are known."""
 
     if_not_exists: bool = False
     or_replace: bool = False
@@ -68,7 +68,7 @@ class CreateTable(Statement, frozen=True):
 
 
 class AlterTable(Statement, frozen=True):
-    """The first of ``tables`` is altered; the others are renamed to or lose rows."""
+    """ALTER TABLE. It alters the first of ``tables``; the others are its new name, or lose rows."""
 
     change: Alteration = msgspec.field(default_factory=Alteration)
     ignore: bool = False
@@ -76,33 +76,33 @@ class AlterTable(Statement, frozen=True):
 
 
 class RenameTables(Statement, frozen=True):
-    """``pairs`` of old and new names, one after the other."""
+    """RENAME TABLE: ``pairs`` of old and new names, in the order of the statement."""
 
     pairs: tuple[tuple[TableId, TableId], ...] = ()
 
 
 class DropTables(Statement, frozen=True):
-    """All of ``tables`` that exist go."""
+    """DROP TABLE: those of ``tables`` that exist are dropped."""
 
 
 class DropDatabase(Statement, frozen=True):
-    """All tables of ``schema`` go."""
+    """DROP DATABASE: all tables of ``schema`` are dropped."""
 
     schema: str = ""
 
 
 class EmptyTable(Statement, frozen=True):
-    """All rows of ``tables`` go."""
+    """TRUNCATE, or a DELETE of all rows: all rows of ``tables`` are removed."""
 
 
 class WriteRows(Statement, frozen=True):
-    """A change of rows, logged as a statement."""
+    """DML that is logged as a statement."""
 
 
 def read_statement(sql: str, schema: str, dialect: Dialect = Dialect()) -> Statement | None:  # noqa: B008
-    """What a statement is; None if it cannot change the rows or the shape of a table.
+    """Parse a statement. None if it cannot change the rows or the definition of a table.
 
-    ``schema`` is the session's default database. Never raises.
+    ``schema`` is the session's default database. Never raises an error.
     """
     tokens = dialect.tokens(sql)
     if tokens.take("SET", "STATEMENT"):  # MariaDB: SET STATEMENT variable = value FOR …
@@ -123,7 +123,7 @@ def read_statement(sql: str, schema: str, dialect: Dialect = Dialect()) -> State
 
 
 class _Context(msgspec.Struct, frozen=True):
-    """What every reader gets: the tokens after the first word, and how names are meant."""
+    """The input of each parser: the tokens after the verb, and the context of names."""
 
     tokens: Tokens
     schema: str
@@ -131,11 +131,11 @@ class _Context(msgspec.Struct, frozen=True):
     verb: str
 
     def table(self) -> TableId:
-        """Take the name of a table."""
+        """Take a table name."""
         return read_table_name(self.tokens, self.schema, self.dialect)
 
     def tables(self) -> tuple[TableId, ...]:
-        """Take names of tables with commas between."""
+        """Take a comma-separated list of table names."""
         found = [self.table()]
         while self.tokens.take(","):
             found.append(self.table())
@@ -187,12 +187,12 @@ def _read_body(context: _Context, found: CreateTable) -> Statement | None:
     keys: list[KeyDefinition] = []
     if not query and tokens.take("("):
         _read_definitions(context, columns, keys)
-    charset, problem = Charset(), "" if columns else "does not tell the columns"
+    charset, problem = Charset(), "" if columns else "does not define the columns"
     while not (tokens.ended or tokens.at("PARTITION", "BY")):
         if tokens.at("SEQUENCE"):
             return None
         if tokens.at("WITH", "SYSTEM", "VERSIONING"):
-            raise Unreadable("makes a table with history, which cannot be followed")
+            raise Unreadable("creates a table with history, which cannot be followed")
         if tokens.at_any(_QUERY):
             problem = "takes columns from a query"
             break
@@ -219,7 +219,7 @@ def _read_definitions(
 
 
 def _read_option(tokens: Tokens) -> Charset:
-    """Take one option of a table; the charset that it sets."""
+    """Take one table option. Return the charset that it sets."""
     if tokens.take("DEFAULT") or tokens.take(","):
         return Charset()
     charset = read_charset(tokens)
@@ -308,7 +308,7 @@ def _read_delete(context: _Context) -> Statement | None:
     _skip_write_options(tokens)
     listed = not tokens.take("FROM")
     ids: tuple[TableId, ...] = (_read_reference(context),)
-    if tokens.ended and not listed:  # how the emptying of MEMORY tables is logged
+    if tokens.ended and not listed:  # logged when a MEMORY table is emptied after a restart
         return EmptyTable(context.verb, ids)
     ids += _read_references(context, frozenset(("FROM", "USING", "WHERE")), expected=False)
     if tokens.take("FROM") or tokens.take("USING"):
@@ -328,7 +328,7 @@ def _read_load(context: _Context) -> Statement | None:
 
 
 def _read_with(context: _Context) -> Statement | None:
-    """A common table expression before a change of rows."""
+    """Skip the common table expressions before DML."""
     tokens = context.tokens
     while not tokens.ended:
         verb = tokens.peek().word
@@ -350,8 +350,10 @@ def _skip_write_options(tokens: Tokens) -> None:
 def _read_references(
     context: _Context, ends: frozenset[str], *, expected: bool = True
 ) -> tuple[TableId, ...]:
-    """The tables of a list with commas and joins, up to one of the words ``ends``; ``expected``
-    says whether it starts with one."""
+    """Take the tables of a list with commas and joins, up to one of the words in ``ends``.
+
+    ``expected`` says whether the list starts with a table.
+    """
     tokens = context.tokens
     found: list[TableId] = []
     while not (tokens.ended or tokens.at_any(ends)):

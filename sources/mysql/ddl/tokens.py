@@ -1,11 +1,11 @@
 """
-SQL text of MySQL and MariaDB as tokens, and a cursor over them. Pure.
+The tokenizer for the SQL of MySQL and MariaDB, and a cursor over its tokens. Pure.
 
-One regular expression, read lazily: a statement of a hundred megabytes costs no more than the words
-that are looked at. It reads what a general SQL tokenizer passes over: the live text of version
-comments (``/*!50100 … */``, ``/*M!100301 … */``; a server blanks the mark of those that it did not
-run before it logs them), names that start with a digit, MySQL's own escapes in strings. No text
-makes it fail: what cannot be read becomes a token that no grammar rule takes.
+It is one regular expression that is applied lazily: a statement of 100 MB costs only the tokens
+that are read. It handles constructs that general SQL tokenizers do not: the SQL in version comments
+(``/*!50100 … */``, ``/*M!100301 … */``; before a server logs a statement it blanks the mark of
+those that it did not execute), names that start with a digit, and MySQL's escapes in strings. It
+accepts any text: an invalid part becomes a token that no grammar rule takes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Token", "Tokens", "Unreadable", "quote"]
 
 TokenKind = Literal["word", "name", "string", "quoted", "number", "symbol", "broken", "end"]
 
-# Possessive groups: a token is read once, so no text takes more than linear time.
+# The groups are possessive: there is no backtracking, so the time is linear in the text.
 _TOKEN: Final = r"""
     (?P<space> [\x00-\x20]++
       | \#[^\n]*+
@@ -36,7 +36,7 @@ _TOKEN: Final = r"""
 """
 _ESCAPE: Final = re.compile(r"\\(.)|''|\"\"", re.DOTALL)
 _ESCAPED: Final = {"0": "\0", "b": "\b", "n": "\n", "r": "\r", "t": "\t", "Z": "\x1a"}
-_KEPT: Final = frozenset("%_")  # outside LIKE these escapes stand for themselves
+_KEPT: Final = frozenset("%_")  # outside LIKE these escapes keep their backslash
 
 
 @lru_cache
@@ -49,12 +49,15 @@ def _pattern(mariadb: bool, backslash_escapes: bool) -> re.Pattern[str]:
 
 
 class Unreadable(Exception):
-    """The text does not follow the grammar as it is known here; says where, never what."""
+    """The text does not match the known grammar. The message has the place, never the text."""
 
 
 class Token(NamedTuple):
-    """One token: ``word`` is an unquoted word in upper case or a symbol, and empty for all else;
-    ``text`` a name, string or number without its quotes; ``start`` and ``end`` its place."""
+    """One token of a statement.
+
+    ``word`` is an unquoted word in upper case or a symbol, and empty for other tokens. ``text`` is
+    the token without its quotes. ``start`` and ``end`` are its place in the statement.
+    """
 
     kind: TokenKind
     word: str
@@ -64,7 +67,7 @@ class Token(NamedTuple):
 
 
 class Tokens:
-    """A cursor over the tokens of one statement, which a semicolon ends."""
+    """A cursor over the tokens of one statement. A semicolon ends it."""
 
     def __init__(self, sql: str, *, mariadb: bool = False, backslash_escapes: bool = True) -> None:
         self.sql = sql
@@ -76,17 +79,17 @@ class Tokens:
         self._scanned = 0
 
     def of(self, sql: str) -> Tokens:
-        """A cursor over a part of the text, by the same rules."""
+        """A cursor over another text, with the same rules."""
         return Tokens(sql, mariadb=self._mariadb, backslash_escapes=self._escapes)
 
     def peek(self, ahead: int = 0) -> Token:
-        """The token that is ``ahead`` tokens away; one of kind ``end`` where there are no more."""
+        """The token that is ``ahead`` tokens away; a token of kind ``end`` after the last one."""
         while len(self._ahead) <= self._place + ahead:
             self._ahead.append(self._scan())
         return self._ahead[self._place + ahead]
 
     def next(self) -> Token:
-        """Take one token, whatever it is; the end can be taken any number of times."""
+        """Take one token of any kind. The end can be taken any number of times."""
         token = self.peek()
         if token.kind != "end":
             self._place += 1
@@ -94,7 +97,7 @@ class Tokens:
 
     @property
     def ended(self) -> bool:
-        """Whether all is read."""
+        """Whether all tokens are taken."""
         return self.peek().kind == "end"
 
     def at(self, *words: str) -> bool:
@@ -106,25 +109,25 @@ class Tokens:
         return self.peek().word in words
 
     def take(self, *words: str) -> bool:
-        """Take these words and symbols if they come next; whether they did."""
+        """Take these words and symbols if they come next. Return whether they did."""
         if not self.at(*words):
             return False
         self._place += len(words)
         return True
 
     def take_any(self, words: frozenset[str]) -> str:
-        """Take one of these words if it comes next: which one, or an empty text."""
+        """Take one of these words if it comes next. Return it, or an empty string."""
         return self.next().word if self.at_any(words) else ""
 
     def expect(self, *words: str) -> None:
-        """Take these words and symbols."""
+        """Take these words and symbols. Raises Unreadable if they do not come next."""
         if not self.take(*words):
             raise self.unreadable()
 
     def name(self) -> str:
         """Take an identifier, quoted or not."""
         token = self.next()
-        # After a dot a name may look like a number; "x" is a name under ANSI_QUOTES.
+        # After a dot a name may look like a number. "x" is a name with ANSI_QUOTES.
         if token.kind not in ("word", "name", "quoted", "number") or not token.text:
             raise self.unreadable()
         return token.text
@@ -137,7 +140,7 @@ class Tokens:
         return token.text
 
     def integer(self) -> int:
-        """Take a number without sign or fraction."""
+        """Take a number without a sign or fraction."""
         token = self.next()
         if token.kind != "number" or not token.text.isascii() or not token.text.isdigit():
             raise self.unreadable()
@@ -146,7 +149,7 @@ class Tokens:
         return int(token.text)
 
     def group(self) -> str:
-        """Take a balanced group in parentheses; its text with them."""
+        """Take a balanced group in parentheses. Return its text with the parentheses."""
         first = self.peek()
         self.expect("(")
         depth, last = 1, first
@@ -158,14 +161,14 @@ class Tokens:
         return self.sql[first.start : last.end]
 
     def skip(self) -> None:
-        """Take one token, or one whole group."""
+        """Take one token, or one group in parentheses."""
         if self.at("("):
             self.group()
         elif self.next().kind in ("end", "broken"):
             raise self.unreadable()
 
     def unreadable(self) -> Unreadable:
-        """The error for what comes next."""
+        """The error for the next token."""
         return Unreadable(f"cannot be read near character {self.peek().start + 1}")
 
     def _scan(self) -> Token:
@@ -209,6 +212,6 @@ class Tokens:
 
 
 def quote(text: str) -> str:
-    """``text`` as a string literal that MySQL reads back whatever the SQL mode of quotes."""
+    """``text`` as a string literal in single quotes, valid with and without ANSI_QUOTES."""
     escaped = text.replace("\\", "\\\\").replace("'", "''")
     return f"'{escaped}'"

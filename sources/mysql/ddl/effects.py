@@ -1,0 +1,229 @@
+"""
+The effects of a logged statement on followed tables. Pure.
+
+A statement that changes a table's definition, its name or all of its rows is logged as text, and
+its effects are derived from the text. If they cannot be derived exactly, a ``SchemaError`` names
+the kind of statement, the table and what to do. A statement that touches no followed table never
+raises an error, even if it cannot be parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from engine.change import SchemaChange, Truncate
+from engine.errors import SchemaError
+from engine.schema import Table, TableId
+from sources.mysql.ddl.alter import Unfollowable, alter
+from sources.mysql.ddl.columns import Charset, charset_of, resolve
+from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.draft import Draft
+from sources.mysql.ddl.statements import (
+    AlterTable,
+    CreateTable,
+    DropDatabase,
+    DropTables,
+    EmptyTable,
+    RenameTables,
+    WriteRows,
+    read_statement,
+)
+from sources.mysql.ddl.tokens import Unreadable
+
+__all__ = ["Effect", "apply_statement"]
+
+#: What a statement can do to a followed table.
+Effect = SchemaChange | Truncate
+
+_BACKFILL_AGAIN = "Exclude the table from the pipeline, or backfill it again after this statement."
+_ROW_FORMAT = (
+    "Set binlog_format = ROW, globally and in sessions that set their own, and backfill the table"
+    " again."
+)
+
+
+class _Followed(msgspec.Struct, frozen=True):
+    """The followed tables before the statement, and the settings that its text does not contain.
+
+    The fields are those of ``apply_statement``.
+    """
+
+    sql: str
+    tables: Mapping[TableId, Table]
+    wanted: Callable[[TableId], bool]
+    charset: Callable[[str], Charset]
+    strict: bool = True
+    discovered: Mapping[TableId, Table] = {}
+
+    def change(
+        self,
+        before: Table | None,
+        after: Table | None,
+        renamed: tuple[tuple[str, str], ...] = (),
+    ) -> SchemaChange:
+        """The schema change from one version to the next."""
+        return SchemaChange(self.sql, before, after, renamed)
+
+
+def apply_statement(
+    sql: str,
+    schema: str,
+    tables: Mapping[TableId, Table],
+    wanted: Callable[[TableId], bool],
+    *,
+    discovered: Mapping[TableId, Table] = {},
+    default_charset: Callable[[str], str] | None = None,
+    dialect: Dialect = Dialect(),  # noqa: B008  frozen
+) -> list[Effect]:
+    """The effects of ``sql`` on followed tables, in order; empty if it touches none.
+
+    ``schema`` is the session's default database, ``tables`` are the tracked versions, and
+    ``wanted`` says whether the configuration selects a table. ``discovered`` are tables that exist
+    and wait for their backfill (``Source.stream``). ``default_charset`` returns the charset or
+    collation of a database. Raises SchemaError if the statement touches a followed table and its
+    effects cannot be derived exactly, such as for DML in statement format. No text raises any other
+    error.
+    """
+    statement = read_statement(sql, schema, dialect)
+    if statement is None:
+        return []
+
+    def charset(schema: str) -> Charset:
+        return charset_of(default_charset(schema)) if default_charset else Charset()
+
+    followed = _Followed(sql, tables, wanted, charset, dialect.strict, discovered)
+    match statement:
+        case CreateTable():
+            return _create(statement, followed)
+        case AlterTable():
+            return _alter(statement, followed)
+        case RenameTables():
+            return _rename(statement, followed)
+        case DropTables():
+            return [followed.change(tables[id], None) for id in statement.tables if id in tables]
+        case DropDatabase():
+            gone = sorted(id for id in tables if id.schema == statement.schema)
+            return [followed.change(tables[id], None) for id in gone]
+        case EmptyTable():
+            return [Truncate(tables[id]) for id in statement.tables if id in tables]
+        case WriteRows():
+            return _write(statement, followed)
+        case _:
+            return []
+
+
+def _stop(kind: str, id: TableId, reason: str, hint: str = _BACKFILL_AGAIN) -> SchemaError:
+    return SchemaError(f"{kind} {reason}", hint=hint, table=id)
+
+
+def _create(statement: CreateTable, followed: _Followed) -> list[Effect]:
+    (id,) = statement.tables
+    before = followed.tables.get(id)
+    if not followed.wanted(id) or (before is not None and statement.if_not_exists):
+        return []
+    if before is None and id in followed.discovered and _may_exist(statement, followed):
+        return []
+    if before is not None and not statement.or_replace:
+        raise _stop(statement.kind, id, "creates a table that is already followed")
+    gone = [] if before is None else [followed.change(before, None)]
+    version = 1 if before is None else before.version + 1
+    return [*gone, followed.change(None, _created(statement, id, version, followed))]
+
+
+def _may_exist(statement: CreateTable, followed: _Followed) -> bool:
+    """Whether a discovered table may be older than the statement, or its columns are unknown."""
+    unknown = statement.like is not None and statement.like not in followed.tables
+    return statement.if_not_exists or unknown
+
+
+def _created(statement: CreateTable, id: TableId, version: int, followed: _Followed) -> Table:
+    """The table that CREATE TABLE creates."""
+    if statement.problem:
+        raise _stop(statement.kind, id, statement.problem)
+    if statement.like is not None:
+        model = followed.tables.get(statement.like) or followed.discovered.get(statement.like)
+        if model is None:
+            reason = f"takes its columns from {statement.like}, which is not followed"
+            raise _stop(statement.kind, id, reason)
+        return msgspec.structs.replace(model, id=id, version=version)
+    draft = Draft()
+    try:
+        charset = statement.charset.over(followed.charset(id.schema))
+        draft.add_columns(resolve(definition, charset) for definition in statement.columns)
+        for definition in statement.columns:
+            for key in definition.keys:
+                draft.add_key(key)
+        for key in statement.keys:
+            draft.add_key(key)
+        return draft.table(id, version)
+    except Unreadable as error:
+        raise _stop(statement.kind, id, str(error)) from error
+
+
+def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
+    id = statement.tables[0]
+    table = followed.tables.get(id)
+    for other in statement.tables[1:]:
+        if other != statement.change.name and other in followed.tables:
+            raise _stop(statement.kind, other, "changes rows that the log does not show")
+    if table is None:
+        target = statement.change.name
+        if target is not None and followed.wanted(target) and not followed.wanted(id):
+            raise _unknown_rows(statement.kind, target, id)
+        return []
+    if statement.problem:
+        raise _stop(statement.kind, id, statement.problem)
+    try:
+        default = followed.charset(id.schema)
+        after, renamed = alter(
+            table, statement.change, default, ignore=statement.ignore, strict=followed.strict
+        )
+    except (Unreadable, Unfollowable) as error:
+        raise _stop(statement.kind, id, str(error)) from error
+    except SchemaError as error:
+        raise _stop(statement.kind, id, error.message, error.hint) from error
+    if after.id != id:
+        _check_name(statement.kind, id, after.id, followed)
+    return [followed.change(table, after, renamed)]
+
+
+def _rename(statement: RenameTables, followed: _Followed) -> list[Effect]:
+    """One schema change for each pair, so that a sink can use the same temporary names."""
+    now = dict(followed.tables)
+    origin = {id: id for id in now}
+    steps: list[SchemaChange] = []
+    for old, new in statement.pairs:
+        table = now.pop(old, None)
+        origin[new] = origin.pop(old, old)
+        if table is not None:
+            now[new] = msgspec.structs.replace(table, id=new, version=table.version + 1)
+            steps.append(followed.change(table, now[new]))
+    moved = [(old, new) for new, old in sorted(origin.items()) if old != new]
+    for old, new in moved:
+        if new not in now and followed.wanted(new) and not followed.wanted(old):
+            raise _unknown_rows(statement.kind, new, old)
+    for old, new in moved:
+        if new in now:
+            _check_name(statement.kind, old, new, followed)
+    return list(steps)
+
+
+def _check_name(kind: str, old: TableId, new: TableId, followed: _Followed) -> None:
+    if not followed.wanted(new):
+        hint = f"Include {new} in the pipeline's tables, or exclude {old}."
+        raise _stop(kind, old, f"renames it to {new}, which the pipeline does not select", hint)
+
+
+def _unknown_rows(kind: str, new: TableId, old: TableId) -> SchemaError:
+    hint = "Backfill the table again: its rows were written under a name that is not followed."
+    return _stop(kind, new, f"replaces it by {old}, which was not followed", hint)
+
+
+def _write(statement: WriteRows, followed: _Followed) -> list[Effect]:
+    for id in statement.tables:
+        if id in followed.tables:
+            reason = "was logged as a statement, not as rows"
+            raise _stop(statement.kind, id, reason, _ROW_FORMAT)
+    return []
