@@ -29,16 +29,16 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from shutil import copyfileobj
-from typing import IO, Annotated, Literal, NoReturn, Protocol
+from typing import IO, Annotated, Literal, Protocol
 from urllib.parse import unquote
 
 import msgspec
 from msgspec import Meta
 
-from engine.change import Change, Rows, SchemaChange
+from engine.change import Change, SchemaChange
 from engine.checkpoint import Checkpoint
-from engine.contract import Applied, Finding, State
-from engine.errors import Fenced, ParityError, SinkLost
+from engine.contract import Applied, Capabilities, Finding, State
+from engine.errors import Fenced, SinkLost
 from engine.schema import Table, TableId
 from engine.toolkit.record import RecordEncoder
 from engine.toolkit.state_file import StateFile, Stored, translate_errors
@@ -89,6 +89,13 @@ class JsonlSink:
         self._records = RecordEncoder(envelope=settings.envelope, name=pipeline)
         self._tables: dict[TableId, Table] = {}
         self._committed: dict[TableId, Table] = {}
+        in_folder = isinstance(self._output, Folder)
+        self.capabilities = Capabilities(
+            guarantee="exactly once" if in_folder else "at least once",
+            transactional=in_folder,
+            upsert=False,
+            schema_changes=True,
+        )
 
     async def check(self, tables: Sequence[Table]) -> list[Finding]:
         if not isinstance(self._output, Folder):
@@ -105,19 +112,15 @@ class JsonlSink:
     async def apply(
         self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
     ) -> Applied:
-        applied = Applied()
         for change in changes:
-            if isinstance(change, Rows):
-                kind = (change.table.id, change.op)
-                applied.rows[kind] = applied.rows.get(kind, 0) + len(change)
-            elif isinstance(change, SchemaChange):
+            if isinstance(change, SchemaChange):
                 if change.before is not None:
                     self._tables.pop(change.before.id, None)
                 if change.after is not None:
                     self._tables[change.after.id] = change.after
         with translate_errors():
             await asyncio.to_thread(self._output.write, self._records.encode_all(changes))
-        return applied
+        return Applied()
 
     async def commit(self, checkpoint: Checkpoint) -> None:
         with translate_errors():
@@ -132,9 +135,6 @@ class JsonlSink:
     async def state(self) -> State | None:
         with translate_errors():
             return await asyncio.to_thread(self._output.state)
-
-    def row_reader(self) -> NoReturn:
-        raise ParityError("change records cannot be compared with tables", hint="read the records")
 
     async def close(self) -> None:
         with translate_errors():

@@ -8,14 +8,13 @@ together at ``commit``, and a second sink on the same store finds them, as after
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NoReturn
 
 import msgspec
 
 from engine.change import Change, Row, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
-from engine.contract import Applied, Finding, State
-from engine.errors import ApplyError, Fenced, ParityError
+from engine.contract import Applied, Capabilities, Finding, State
+from engine.errors import ApplyError, Fenced
 from engine.schema import Table, TableId
 from engine.toolkit.memory_table import MemoryTable
 
@@ -46,6 +45,9 @@ class MemorySink:
     """Keeps the rows of each table in a ``MemoryStore``: the one given, else the URL's."""
 
     Settings = MemorySinkSettings
+    capabilities = Capabilities(
+        guarantee="exactly once", transactional=True, upsert=True, schema_changes=True
+    )
 
     def __init__(
         self, settings: MemorySinkSettings, pipeline: str, store: MemoryStore | None = None
@@ -77,8 +79,6 @@ class MemorySink:
             if isinstance(change, Rows):
                 id = change.table.id
                 drift = self._contents(id).apply(change)
-                kind = (id, change.op)
-                applied.rows[kind] = applied.rows.get(kind, 0) + len(change)
                 if drift and id not in in_backfill and change.op != "read":
                     applied.drift[id] = applied.drift.get(id, 0) + drift
             elif isinstance(change, Truncate):
@@ -102,9 +102,6 @@ class MemorySink:
 
     async def state(self) -> State | None:
         return self.store.states.get(self._pipeline)
-
-    def row_reader(self) -> NoReturn:
-        raise ParityError("a target in memory cannot be compared", hint="read its rows")
 
     async def close(self) -> None:
         self._open = None

@@ -19,13 +19,13 @@ from ast import literal_eval
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import islice
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import msgspec
 
 from engine.change import Begin, Change, Chunk, Commit, Heartbeat, Row, Rows, SchemaChange, Truncate
 from engine.contract import Finding
-from engine.errors import ParityError, ShapeChanged, SourceError, SourceLost
+from engine.errors import ShapeChanged, SourceError, SourceLost
 from engine.schema import Table, TableId
 from engine.toolkit.memory_table import MemoryTable
 
@@ -126,7 +126,6 @@ class MemorySource:
     """Follows a ``MemoryDatabase``: that of the URL unless one is given."""
 
     Settings = MemorySettings
-    can_snapshot = True
 
     def __init__(self, settings: MemorySettings, database: MemoryDatabase | None = None) -> None:
         self._settings = settings
@@ -158,7 +157,7 @@ class MemorySource:
         return sum(change.size for one in behind for change in one if isinstance(change, Rows))
 
     def stream(
-        self, position: str | None, tables: Iterable[Table], waiting: Iterable[Table] = ()
+        self, position: str | None, tables: Iterable[Table], discovered: Iterable[Table] = ()
     ) -> Iterator[list[Change]]:
         database, here = self.database, int(position or 0)
         followed = {table.id for table in tables}
@@ -226,9 +225,6 @@ class MemorySource:
             if live is None or live.table != table:
                 raise ShapeChanged("the live table has another shape", table=table.id)
             return list(live), str(len(self.database.transactions))
-
-    def row_reader(self) -> NoReturn:
-        raise ParityError("a source in memory cannot be compared", hint="read its contents")
 
     def acknowledge(self, position: str) -> None:
         """Nothing: a database in memory keeps its whole log."""

@@ -190,6 +190,7 @@ class _Attempt:
             pipeline.sink,
             tracker,
             checkpoint,
+            epoch=state.epoch,
             metrics=pipeline.metrics,
             counters=pipeline.counters,
         )
@@ -267,7 +268,7 @@ class _Attempt:
 
     def _finished(self, goal: str | None) -> bool:
         if self._queue.ended and not self._batcher:
-            return True
+            return self._commands.stopping or not self._backfill.possible()
         return (
             goal is not None
             and self._log is not _Log.UNREAD
@@ -298,7 +299,7 @@ class _Attempt:
             await self._write(batch)
         elif queue.ready:
             await self._read(0.0)
-        elif queue.ended:
+        elif queue.ended and batcher:
             batcher.clear()
         elif self._at_commit() and self._discovery.due():
             return await self._discovery.start_following()

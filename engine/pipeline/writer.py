@@ -56,7 +56,7 @@ class Counters:
 
 
 class TargetWriter:
-    """Writes into ``sink``, from ``checkpoint`` on.
+    """Writes into ``sink``, from ``checkpoint`` on, as the engine of ``epoch``.
 
     After an error of the sink, the writer must not be used again: the next attempt opens the sink
     anew and reads the checkpoint back.
@@ -69,6 +69,7 @@ class TargetWriter:
         tracker: ProgressTracker,
         checkpoint: Checkpoint,
         *,
+        epoch: int,
         metrics: Metrics,
         counters: Counters,
     ) -> None:
@@ -79,7 +80,7 @@ class TargetWriter:
         self._metrics = metrics
         self._counters = counters
         counters.current_at = counters.current_at or checkpoint.committed_at
-        self.epoch = checkpoint.epoch
+        self._epoch = epoch
         #: Everything up to here is applied. The transaction may hold it without a commit.
         self.position = checkpoint.position
         #: The source's time of ``position``, in Unix seconds.
@@ -142,7 +143,7 @@ class TargetWriter:
     async def commit(self) -> None:
         """Make everything applied durable together with the checkpoint."""
         checkpoint = Checkpoint(
-            self._pipeline, self.epoch, self.position, self.committed_at, self._tracker.progress
+            self._pipeline, self._epoch, self.position, self.committed_at, self._tracker.progress
         )
         with self._metrics.stage("commit"):
             await self._sink.commit(checkpoint)

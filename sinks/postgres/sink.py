@@ -14,7 +14,7 @@ import msgspec
 
 from engine.change import Change, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
-from engine.contract import Applied, Finding, RowReader, State
+from engine.contract import Applied, Capabilities, Finding, RowReader, State
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.settings import PostgresSettings
@@ -45,6 +45,9 @@ class PostgresSink:
     """
 
     Settings: ClassVar[type[msgspec.Struct]] = PostgresSettings
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        guarantee="exactly once", transactional=True, upsert=True, schema_changes=True
+    )
 
     def __init__(self, settings: PostgresSettings, pipeline: str) -> None:
         naming = Naming(settings.schema)

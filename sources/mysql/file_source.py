@@ -11,16 +11,16 @@ from __future__ import annotations
 import glob
 import threading
 import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, ClassVar, Final, NoReturn
 
 import msgspec
 
-from engine.change import Begin, Change, Chunk, Heartbeat
-from engine.contract import Finding, RowReader
-from engine.errors import ConfigError, DecodeError, ParityError, SourceError, TailraceError
-from engine.schema import Table, TableId
+from engine.change import Begin, Change, Heartbeat
+from engine.contract import Finding
+from engine.errors import ConfigError, DecodeError, SourceError, TailraceError
+from engine.schema import Table
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import cut_events
 from sources.mysql.binlog.stream import Stream
@@ -41,7 +41,6 @@ _DECRYPT: Final = (
 class BinlogFileSource:
     """The source for ``mysql-binlog:`` URLs. A position is a file and an offset."""
 
-    can_snapshot: ClassVar[bool] = False
     Settings: ClassVar[type[msgspec.Struct]] = BinlogFileSettings
 
     def __init__(self, settings: BinlogFileSettings) -> None:
@@ -57,18 +56,6 @@ class BinlogFileSource:
         except TailraceError as error:
             return [Finding("error", "files", str(error), error.hint)]
         return [Finding("ok", "files", f"{len(self._files())} log files")]
-
-    def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
-        """No tables: they are found in the log."""
-        return []
-
-    def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
-        """No estimates: log files have no statistics."""
-        return {}
-
-    def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
-        """No chunks: log files have no tables to read."""
-        return []
 
     def position(self) -> str:
         """The current end of the last file."""
@@ -127,20 +114,6 @@ class BinlogFileSource:
                 stream.position.resume_position, file=end[0], offset=end[1]
             )
             yield [Heartbeat(place, time.time())]
-
-    def chunks(
-        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
-    ) -> Generator[Chunk, None, None]:
-        """Raise SourceError: log files have no tables to read."""
-        raise SourceError(
-            "log files cannot be used to backfill a table", hint="use the server as the source"
-        )
-
-    def row_reader(self) -> RowReader:
-        """Raise ParityError: log files have no tables to read."""
-        raise ParityError(
-            "log files cannot be compared with a target", hint="use the server as the source"
-        )
 
     def acknowledge(self, position: str) -> None:
         """Do nothing: Tailrace does not delete log files."""

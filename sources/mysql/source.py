@@ -62,7 +62,6 @@ class MySQLSource:
     GTIDs if the server has them, so that it is also valid on other servers of the same group.
     """
 
-    can_snapshot: ClassVar[bool] = True
     Settings: ClassVar[type[msgspec.Struct]] = MySQLSettings
 
     def __init__(self, settings: MySQLSettings) -> None:

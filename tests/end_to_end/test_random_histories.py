@@ -263,7 +263,7 @@ def test_histories_that_happen_while_tables_are_copied(
 
         with psycopg.connect(target, autocommit=True) as there:
             with running(work := pipeline()):
-                wait_until(lambda work=work: work.progress().state != "connecting")
+                wait_until(lambda work=work: work.status().state != "connecting")
                 for number, transaction in enumerate(second):
                     scribe.write([transaction])
                     if number < len(changes):

@@ -78,7 +78,7 @@ def test_copies_follows_and_ends_with_the_log() -> None:
     async def scenario() -> None:
         running = asyncio.create_task(work.run())
         await wait_until_async(
-            lambda: work.progress().state == "streaming" and work.backfilled_rows
+            lambda: work.status().state == "streaming" and work.counters.backfilled_rows
         )
         database.commit(insert(KEYED, (100, "new")), delete(KEYLESS, (1, "twice")))
         database.commit(update(KEYED, (3, "old 3"), (103, "moved")))
@@ -88,7 +88,7 @@ def test_copies_follows_and_ends_with_the_log() -> None:
     asyncio.run(scenario())
     assert_mirrored(database, store)
     assert len(store.rows(KEYLESS.id)) == 2
-    assert work.backfilled_rows == 12
+    assert work.counters.backfilled_rows == 12
 
 
 def test_resumes_after_each_lost_connection_without_loss_or_repetition() -> None:
@@ -103,7 +103,7 @@ def test_resumes_after_each_lost_connection_without_loss_or_repetition() -> None
     work = pipeline(database, store)
     run(work)
     assert_mirrored(database, store)
-    assert work.progress().reconnects >= 1
+    assert work.status().reconnects >= 1
 
 
 def test_a_transaction_larger_than_every_limit_arrives_whole() -> None:
@@ -166,8 +166,8 @@ def test_empty_tables_are_passed_many_at_a_time(monkeypatch: pytest.MonkeyPatch)
     assert sorted(source.copied) == ["bag", "t003", "t017"]
     assert sum(source.asked) == 20
     assert len(source.asked) <= 5
-    assert work.backfilled_rows == 4
-    assert {progress.state for progress in work.progress().tables.values()} == {"live"}
+    assert work.counters.backfilled_rows == 4
+    assert {progress.state for progress in work.status().tables} == {"live"}
 
 
 def test_changes_to_a_table_that_was_empty_are_applied() -> None:
@@ -178,7 +178,7 @@ def test_changes_to_a_table_that_was_empty_are_applied() -> None:
 
     async def scenario() -> None:
         running = asyncio.create_task(work.run())
-        await wait_until_async(lambda: work.progress().state == "streaming")
+        await wait_until_async(lambda: work.status().state == "streaming")
         for table in many_tables(20):
             database.commit(insert(table, (1, "new"), (2, "new")), delete(table, (1, "new")))
         database.mark(END)
@@ -190,7 +190,7 @@ def test_changes_to_a_table_that_was_empty_are_applied() -> None:
 
 def test_large_tables_are_copied_before_all_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """And an engine that ends in the middle of the making loses nothing."""
-    monkeypatch.setattr("engine.pipeline.discovery.STARTED_TABLES", 3)
+    monkeypatch.setattr("engine.pipeline.discovery.CREATED_TABLES", 3)
     database, store = MemoryDatabase(), MemoryStore()
     tables = many_tables(10)
     for number, table in enumerate(tables):
@@ -203,21 +203,21 @@ def test_large_tables_are_copied_before_all_are_made(monkeypatch: pytest.MonkeyP
             await super().commit(checkpoint)
             rows = sum(len(contents) for contents in store.contents.values())
             made.append((len(store.contents), rows))
-            if len(store.contents) == 9 and not work.progress().reconnects:
+            if len(store.contents) == 9 and not work.status().reconnects:
                 raise SinkLost("the engine ends here")
 
     work.sink = Watched(MemorySinkSettings("memory:test"), "test", store)
     run(work, until_caught_up=True)
     assert made[0] == (3, 0)
     assert next(count for count, rows in made if rows) == 3
-    assert work.progress().reconnects >= 1
+    assert work.status().reconnects >= 1
     assert_mirrored(database, store)
 
 
 def test_tables_that_are_not_copied_are_adopted_at_one_position(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.pipeline.discovery.STARTED_TABLES", 3)
+    monkeypatch.setattr("engine.pipeline.discovery.CREATED_TABLES", 3)
     database, store = MemoryDatabase(), MemoryStore()
     for table in many_tables(10):
         database.load(table, [])
@@ -232,7 +232,7 @@ def test_tables_that_are_not_copied_are_adopted_at_one_position(
     work.sink = Watched(MemorySinkSettings("memory:test"), "test", store)
     run(work, until_caught_up=True)
     assert made[0] == 10
-    assert work.progress().tables
+    assert work.status().tables
     assert_mirrored(database, store)
 
 
@@ -244,10 +244,10 @@ def test_a_second_engine_fences_the_first() -> None:
     async def scenario() -> None:
         first = asyncio.create_task(older.run())
         await wait_until_async(
-            lambda: older.progress().state == "streaming" and older.backfilled_rows
+            lambda: older.status().state == "streaming" and older.counters.backfilled_rows
         )
         second = asyncio.create_task(newer.run())
-        await wait_until_async(lambda: newer.progress().state == "streaming")
+        await wait_until_async(lambda: newer.status().state == "streaming")
         database.commit(insert(KEYED, (2, "b")))
         await wait_until_async(lambda: len(store.rows(KEYED.id)) == 2)
         database.commit(insert(KEYED, (3, "c")))
@@ -270,7 +270,7 @@ def test_follows_schema_changes_in_the_middle_of_the_copy() -> None:
 
     async def scenario() -> None:
         running = asyncio.create_task(work.run())
-        await wait_until_async(lambda: work.backfilled_rows > 2)
+        await wait_until_async(lambda: work.counters.backfilled_rows > 2)
         database.commit(SchemaChange("ALTER", KEYED, wider))
         database.commit(insert(wider, (50, "y", "z")))
         database.commit(SchemaChange("CREATE", None, made))
@@ -302,7 +302,7 @@ def test_a_new_table_of_the_configuration_is_adopted_and_followed() -> None:
 
     asyncio.run(scenario())
     assert_mirrored(database, store)
-    assert work.progress().reconnects == 0
+    assert work.status().reconnects == 0
 
 
 def test_a_table_that_the_backlog_creates_is_left_to_the_backlog() -> None:
@@ -316,7 +316,7 @@ def test_a_table_that_the_backlog_creates_is_left_to_the_backlog() -> None:
     work = pipeline(database, store, batch=BatchSettings(queue_bytes=1))
     run(work, until_caught_up=True)
     assert_mirrored(database, store)
-    assert work.backfilled_rows == 0
+    assert work.counters.backfilled_rows == 0
 
 
 def test_an_alteration_that_is_not_in_the_log_stops_the_pipeline_with_a_remedy() -> None:
@@ -326,7 +326,7 @@ def test_an_alteration_that_is_not_in_the_log_stops_the_pipeline_with_a_remedy()
 
     async def scenario() -> None:
         running = asyncio.create_task(work.run())
-        await wait_until_async(lambda: work.backfilled_rows > 2)
+        await wait_until_async(lambda: work.counters.backfilled_rows > 2)
         database.load(Table(KEYED.id, (ID,), (0,), version=9), [])
         async with asyncio.timeout(20):
             await running
@@ -354,10 +354,10 @@ def test_stop_finishes_what_is_whole() -> None:
 
     async def scenario() -> None:
         running = asyncio.create_task(work.run())
-        await wait_until_async(lambda: work.progress().state == "streaming")
+        await wait_until_async(lambda: work.status().state == "streaming")
         for number in range(50):
             database.commit(insert(KEYED, (number, "x")))
-        await wait_until_async(lambda: work.rows > 0)
+        await wait_until_async(lambda: work.counters.rows > 0)
         work.stop()
         await running
 
@@ -484,7 +484,7 @@ def test_no_table_is_copied_while_a_transaction_is_read_in_pieces() -> None:
 
     async def follow() -> None:
         running = asyncio.create_task(work.run())
-        await wait_until_async(lambda: work.progress().position == "1" and _all_live(work))
+        await wait_until_async(lambda: work.status().position == "1" and _all_live(work))
         work.stop()
         await running
 
@@ -493,5 +493,5 @@ def test_no_table_is_copied_while_a_transaction_is_read_in_pieces() -> None:
 
 
 def _all_live(work: Pipeline) -> bool:
-    tables = work.progress().tables
-    return bool(tables) and all(progress.state == "live" for progress in tables.values())
+    tables = work.status().tables
+    return bool(tables) and all(progress.state == "live" for progress in tables)

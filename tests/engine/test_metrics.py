@@ -5,29 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import engine.ops.metrics
-from engine.checkpoint import TableProgress
 from engine.contract import Applied
 from engine.errors import ConfigError
 from engine.ops import log
 from engine.ops.metrics import Metrics
+from engine.ops.status import Status, TableStatus
 from engine.schema import TableId
 
 ITEM = TableId("shop", "item")
-
-
-class Seen(msgspec.Struct):
-    """What the gauges are set from."""
-
-    state: str = "streaming"
-    lag_seconds: float | None = 1.5
-    tables: Mapping[TableId, TableProgress] = {}
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -43,14 +34,14 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 def test_what_is_reported_is_shown() -> None:
     metrics = Metrics("p")
-    metrics.applied(Applied({(ITEM, "insert"): 5}, {ITEM: 2}, {(ITEM, "note", "nul_byte"): 3}))
-    metrics.applied(Applied({(ITEM, "insert"): 1}))
+    metrics.applied({(ITEM, "insert"): 5}, Applied({ITEM: 2}, {(ITEM, "note", "nul_byte"): 3}))
+    metrics.applied({(ITEM, "insert"): 1}, Applied())
     metrics.batch(6, 600, transactions=4)
     metrics.reconnected("sink")
     with metrics.stage("commit"):
         pass
-    progress = TableProgress("backfilling", "c", 10, 100)
-    metrics.progress(Seen(tables={ITEM: progress}), 4096)
+    table = TableStatus("shop.item", "backfilling", 10, 100)
+    metrics.observe(Status(state="streaming", lag_seconds=1.5, lag_bytes=4096, tables=(table,)))
     shown = samples(metrics)
     assert shown["tailrace_rows_total{insert,shop.item}"] == 6
     assert shown["tailrace_drift_total{shop.item}"] == 2
@@ -65,22 +56,23 @@ def test_what_is_reported_is_shown() -> None:
     assert shown["tailrace_up"] == 1
     assert shown["tailrace_lag_seconds"] == 1.5
     assert shown["tailrace_lag_bytes"] == 4096
-    assert shown["tailrace_snapshot_rows{shop.item}"] == 10
-    assert shown["tailrace_snapshot_estimate_rows{shop.item}"] == 100
-    assert shown["tailrace_snapshot_state{backfilling,shop.item}"] == 1
-    assert shown["tailrace_snapshot_state{live,shop.item}"] == 0
+    assert shown["tailrace_backfill_rows{shop.item}"] == 10
+    assert shown["tailrace_backfill_estimate_rows{shop.item}"] == 100
+    assert shown["tailrace_table_state{backfilling,shop.item}"] == 1
+    assert shown["tailrace_table_state{live,shop.item}"] == 0
 
 
 def test_a_side_that_is_away_and_a_table_that_is_gone() -> None:
     metrics = Metrics("p")
-    metrics.progress(Seen(tables={ITEM: TableProgress("live")}), 10)
-    assert "tailrace_snapshot_rows{shop.item}" in samples(metrics)
-    metrics.progress(Seen("connecting", None, {TableId("shop", "bag"): TableProgress()}), None)
+    live = (TableStatus("shop.item", "live"),)
+    metrics.observe(Status(state="streaming", lag_seconds=1.5, lag_bytes=10, tables=live))
+    assert "tailrace_backfill_rows{shop.item}" in samples(metrics)
+    metrics.observe(Status(state="connecting", tables=(TableStatus("shop.bag"),)))
     shown = samples(metrics)
     assert shown["tailrace_up"] == 0
     assert (shown["tailrace_lag_seconds"], shown["tailrace_lag_bytes"]) == (1.5, 10)
     assert not any("shop.item" in name for name in shown)
-    assert "tailrace_snapshot_rows{shop.bag}" in shown
+    assert "tailrace_backfill_rows{shop.bag}" in shown
 
 
 def test_a_stage_that_fails_is_not_measured() -> None:

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
-from engine.ops.log import redact
 from engine.settings import registry
 from engine.settings.loader import (
     BackfillSettings,
@@ -26,7 +25,7 @@ from engine.settings.loader import (
     Settings,
     load,
 )
-from engine.settings.secrets import resolve
+from engine.settings.secrets import redact, resolve
 from sinks import SINKS
 from sources import SOURCES
 
@@ -142,7 +141,7 @@ def test_an_unknown_scheme_lists_the_known_ones(tmp_path: Path) -> None:
     assert message.startswith("shop.toml:2: source.url: ")
     assert hint.startswith("did you mean 'mysql:'? known are mariadb, memory, mysql, mysql-binlog")
     message, _ = refused(tmp_path, source='url = "nothing"')
-    assert message == "shop.toml:2: source.url: this is no URL"
+    assert message == "shop.toml:2: source.url: this is not a URL"
     message, _ = refused(tmp_path, source="tables = []")
     assert message == "shop.toml:1: source.url: the key is missing"
 

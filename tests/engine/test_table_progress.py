@@ -46,28 +46,28 @@ def test_changes_before_the_first_chunk_are_left_to_it() -> None:
 
 def test_a_keyed_table_takes_changes_while_it_is_copied_and_settles_after() -> None:
     state = snapshot(KEYED)
-    state.copied(Chunk(KEYED, [(1,), (2,)], "[2]", "10"))
+    state.backfilled(Chunk(KEYED, [(1,), (2,)], "[2]", "10"))
     assert state.next_table() == KEYED
     assert state.in_backfill == {KEYED.id}
     assert len(changed(state.admit(insert(KEYED, 5)))) == 1
-    state.copied(Chunk(KEYED, [(3,)], None, "12"))
+    state.backfilled(Chunk(KEYED, [(3,)], None, "12"))
     assert state.next_table() is None
     assert state.progress[KEYED.id].rows == 3
-    assert state.passed("11", reached) == []
-    assert state.passed("12", reached) == [CaughtUp(KEYED)]
+    assert state.caught_up("11", reached) == []
+    assert state.caught_up("12", reached) == [CaughtUp(KEYED)]
     assert state.live
 
 
 def test_a_table_without_a_key_skips_what_its_copy_shows() -> None:
     state = snapshot(KEYLESS)
-    state.copied(Chunk(KEYLESS, [(1,)], None, "10"))
+    state.backfilled(Chunk(KEYLESS, [(1,)], None, "10"))
     assert changed(state.admit(insert(KEYLESS, 10))) == []
     assert len(changed(state.admit(insert(KEYLESS, 11)))) == 1
 
 
 def test_a_transaction_that_arrives_in_pieces_is_skipped_whole() -> None:
     state = snapshot(KEYLESS)
-    state.copied(Chunk(KEYLESS, [(1,)], None, "10"))
+    state.backfilled(Chunk(KEYLESS, [(1,)], None, "10"))
     begin, rows, commit = insert(KEYLESS, 9)
     assert state.admit([begin]) == [begin]
     assert state.admit([rows]) == []
@@ -85,13 +85,13 @@ def test_a_table_made_by_the_log_is_live_at_once() -> None:
 
 def copying(table: Table) -> ProgressTracker:
     state = snapshot(table)
-    state.copied(Chunk(table, [(1,)], "[1]", "3"))
+    state.backfilled(Chunk(table, [(1,)], "[1]", "3"))
     return state
 
 
 def in_backfill(table: Table) -> ProgressTracker:
     state = snapshot(table)
-    state.copied(Chunk(table, [(1,)], None, "3"))
+    state.backfilled(Chunk(table, [(1,)], None, "3"))
     return state
 
 
@@ -132,7 +132,7 @@ def test_a_key_that_moves_with_half_a_row_starts_the_copy_again() -> None:
     more = Column("more", Type("text"), "text")
     table = Table(KEYED.id, (ID, more), key=(0,))
     state = snapshot(table)
-    state.copied(Chunk(table, [(1, "a")], "[1]", "3"))
+    state.backfilled(Chunk(table, [(1, "a")], "[1]", "3"))
     stays = Rows(table, "update", [(5, None)], [(5, "x")], 0b01, 0b11)
     partial = Rows(table, "update", [(5, None)], [(5, None)], 0b01, 0b01)
     assert changed(state.admit([stays, partial])) == [stays, partial]
@@ -152,9 +152,9 @@ def test_the_largest_table_is_next_and_the_smallest_is_the_first_that_waits() ->
         table = state.next_table()
         assert table is not None
         assert table.id.name == name
-        state.copied(Chunk(table, [(1,)], "[1]", "5"))
+        state.backfilled(Chunk(table, [(1,)], "[1]", "5"))
         assert state.next_table() == table
-        state.copied(Chunk(table, [], None, "5"))
+        state.backfilled(Chunk(table, [], None, "5"))
     assert state.next_table() is None
     state.restart(tables[1].id)
     assert state.next_table() == tables[1]
@@ -165,14 +165,14 @@ def test_so_many_tables_settle_at_once_and_no_more() -> None:
     tables = [Table(TableId("shop", f"t{n:04}"), (ID,), key=(0,)) for n in range(1200)]
     state = snapshot(*tables)
     for table in tables:
-        state.copied(Chunk(table, [], None, "5"))
+        state.backfilled(Chunk(table, [], None, "5"))
     asked: list[str] = []
 
     def counted(position: str, target: str) -> bool:
         asked.append(target)
         return reached(position, target)
 
-    found = [state.passed("5", counted) for _ in range(4)]
+    found = [state.caught_up("5", counted) for _ in range(4)]
     assert [len(settled) for settled in found] == [500, 500, 200, 0]
     assert len(asked) == 3
     assert state.live
@@ -183,7 +183,7 @@ def test_progress_is_the_same_object_until_it_changes() -> None:
     state = snapshot(KEYED, KEYLESS)
     before = state.progress
     assert state.progress is before
-    state.copied(Chunk(KEYED, [], None, "5"))
+    state.backfilled(Chunk(KEYED, [], None, "5"))
     assert state.progress is not before
     assert before[KEYED.id].state == "pending"
 

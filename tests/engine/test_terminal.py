@@ -6,22 +6,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
+from engine.checkpoint import TableState
+from engine.cli.tables import findings_table, status_table, verify_table
 from engine.contract import Finding
-from engine.ops.terminal import (
-    RateMeter,
-    TerminalView,
-    duration,
-    findings_table,
-    size,
-    status_table,
-    verify_table,
-)
+from engine.ops.status import Status, TableStatus
+from engine.ops.terminal import RateMeter, TerminalView, duration, size
 from engine.verify.report import Difference, TableReport, VerifyReport
 
-STATES = ("live", "catching_up", "backfilling", "pending")
+STATES: tuple[TableState, ...] = ("live", "catching_up", "backfilling", "pending")
 
 
 class Clock:
@@ -34,23 +30,24 @@ class Clock:
         return self.now
 
 
-def status(**changes: Any) -> dict[str, Any]:
-    """A pipeline in the middle of its snapshot: 200 of 400 rows are copied."""
-    tables = [
-        {"table": f"shop.{state}", "state": state, "rows": rows, "estimate": 100}
+def status(**changes: Any) -> Status:
+    """A pipeline in the middle of its backfill: 200 of 400 rows are there."""
+    tables = tuple(
+        TableStatus(f"shop.{state}", state, rows, 100)
         for state, rows in zip(STATES, (100, 60, 40, 0), strict=True)
-    ]
-    return {
-        "pipeline": "demo",
-        "state": "backfilling",
-        "rows": 1500,
-        "backfilled_rows": 200,
-        "reconnects": 0,
-        "position": "3f1c1e6a-0000-11f0-9a00-0242ac110002:1-77",
-        "lag_seconds": 0.4,
-        "lag_bytes": 1_234_567,
-        "tables": tables,
-    } | changes
+    )
+    whole = Status(
+        pipeline="demo",
+        state="backfilling",
+        rows=1500,
+        backfilled_rows=200,
+        reconnects=0,
+        position="3f1c1e6a-0000-11f0-9a00-0242ac110002:1-77",
+        lag_seconds=0.4,
+        lag_bytes=1_234_567,
+        tables=tables,
+    )
+    return msgspec.structs.replace(whole, **changes)
 
 
 def draw(view: RenderableType, *, width: int = 80, height: int = 25) -> str:
@@ -122,7 +119,7 @@ def test_the_live_view_shows_progress_rate_and_lag() -> None:
     clock.now += 2
     text = draw(view.render(status()))
     assert "backfilling  50 rows/s  250 changes/s  lag 0.4 s\n" in text
-    # The in_backfill table has all its 60 rows: 200 of 100 + 60 + 100 + 100.
+    # The table that is catching up has all its 60 rows: 200 of 100 + 60 + 100 + 100.
     assert "56%  200 rows  3.2 s left" in text
     assert "applied 1,500  position 3f1c1e6a-0000-11f0-9a00-0242ac110002:1-77" in text
     behind = status(lag_seconds=75.0, reconnects=2)
@@ -133,10 +130,9 @@ def test_the_live_view_shows_progress_rate_and_lag() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("height", [10, 25, 50])
 def test_the_live_view_fits_the_terminal(width: int, height: int) -> None:
-    tables = [
-        {"table": f"shop.{'x' * 100}{number}", "state": STATES[number % 4], "rows": 10**9}
-        for number in range(40)
-    ]
+    tables = tuple(
+        TableStatus(f"shop.{'x' * 100}{number}", STATES[number % 4], 10**9) for number in range(40)
+    )
     position = ",".join(f"3f1c1e6a-0000-11f0-9a00-0242ac11000{n}:1-99999999" for n in range(9))
     text = draw(
         TerminalView().render(status(tables=tables, position=position, reconnects=12)),
@@ -153,7 +149,7 @@ def test_the_live_view_fits_the_terminal(width: int, height: int) -> None:
 
 
 def test_a_pipeline_that_is_still_connecting_can_be_drawn() -> None:
-    now = status(state="connecting", tables=[], position="", lag_seconds=None, lag_bytes=None)
+    now = status(state="connecting", tables=(), position=None, lag_seconds=None, lag_bytes=None)
     text = draw(TerminalView().render(now))
     assert "connecting" in text
     assert "none yet" in text
@@ -167,7 +163,7 @@ def test_without_a_terminal_one_line_says_it() -> None:
     view.line(status(backfilled_rows=0))
     clock.now += 1
     assert view.line(status()) == "backfilling 200 rows (56%), 200 rows/s, lag 0.4 s"
-    live = [{"table": "shop.a", "state": "live", "rows": 7, "estimate": 9}]
+    live = (TableStatus("shop.a", "live", 7, 9),)
     clock.now += 1
     later = status(state="streaming", tables=live, rows=1900, lag_seconds=None, reconnects=1)
     assert view.line(later) == "streaming 200 changes/s, 1,900 applied, reconnects 1"
@@ -189,14 +185,13 @@ def test_findings_are_sorted_by_level_and_say_what_to_type() -> None:
 
 
 def test_the_status_of_a_pipeline_that_never_ran() -> None:
-    report = {"pipeline": "demo", "position": None, "epoch": None, "tables": []}
-    assert "has not run yet" in draw(status_table(report))
+    assert "has not run yet" in draw(status_table(Status(pipeline="demo")))
 
 
 def test_the_status_table_shows_the_whole_position_and_every_table() -> None:
     position = ",".join(f"3f1c1e6a-0000-11f0-9a00-0242ac11000{n}:1-99999999" for n in range(5))
-    report = {name: value for name, value in status(position=position).items() if name != "rows"}
-    text = draw(status_table(report | {"epoch": 3}), height=5)
+    stored = status(position=position, state=None, rows=None, backfilled_rows=None, epoch=3)
+    text = draw(status_table(stored), height=5)
     assert position in "".join(text.split())
     for state in STATES:
         assert f"shop.{state}" in text
