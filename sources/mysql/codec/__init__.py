@@ -1,3 +1,18 @@
 """
-Row images of the binary log as row tuples.
+The row codec: row images of the binary log become row tuples.
+
+The way of a row through the modules:
+
+- ``table_map`` parses the TABLE_MAP event that precedes the rows.
+- ``table_match`` checks that a tracked table version fits the map, or makes the table from the map.
+- ``cells`` decides for each column how its value is stored and which expression reads it. A new
+  column type starts here.
+- ``values``, ``temporal`` and ``binary_json`` make the expressions and functions for numbers and
+  labels, dates and times, and JSON documents. ``defaults`` makes the values of columns that a
+  partial row image omits.
+- ``images`` writes the Python code that reads one row image from its cells.
+- ``rows`` puts the code together to a decoder per operation, compiles and calls it. Its docstring
+  shows a generated decoder.
+- ``accelerator`` makes programs for ``_accelerator.c``, the optional C codec, from the same cells.
+  It is tried first; the generated Python defines what is right.
 """
