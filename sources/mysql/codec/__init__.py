@@ -1,7 +1,7 @@
 """
 The row codec: row images of the binary log become row tuples.
 
-The way of a row through the modules:
+The modules:
 
 - ``table_map`` parses the TABLE_MAP event that precedes the rows.
 - ``table_match`` checks that a tracked table version fits the map, or makes the table from the map.
@@ -11,8 +11,9 @@ The way of a row through the modules:
   labels, dates and times, and JSON documents. ``defaults`` makes the values of columns that a
   partial row image omits.
 - ``images`` writes the Python code that reads one row image from its cells.
-- ``rows`` puts the code together to a decoder per operation, compiles and calls it. Its docstring
-  shows a generated decoder.
+- ``rows`` assembles the code into one decoder per operation, compiles it and calls it. Its
+  docstring shows a generated decoder.
 - ``accelerator`` makes programs for ``_accelerator.c``, the optional C codec, from the same cells.
-  It is tried first; the generated Python defines what is right.
+  The C codec decodes first. What it refuses, the generated Python decodes again, which defines what
+  is valid.
 """

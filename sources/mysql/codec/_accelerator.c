@@ -733,7 +733,7 @@ static PyObject *text_row(const Plan *plan, const uint8_t *p, const uint8_t *end
     return bad("a row ends before its packet");
 }
 
-/* The size of the row packet at `p`; 0 if it is incomplete, continues in another, or is no row. */
+/* The size of the row packet at `p`; 0 if it is incomplete, continues, or is not a row. */
 static Py_ssize_t row_packet(const uint8_t *p, const uint8_t *end)
 {
     if (end - p <= HEAD)

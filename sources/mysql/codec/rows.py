@@ -161,7 +161,7 @@ class RowDecoder:
         )
 
     def source(self, op: Operation, header: bytes) -> str:
-        """The source text of the generated function, for debugging and tests."""
+        """The text of the generated function, for debugging and tests."""
         text: str = self._compile(op, header).function.__source__  # type: ignore[attr-defined]
         return text
 
