@@ -1,8 +1,8 @@
 """
-The compiled kernel and the generated Python are one decoder: the same rows, or the same error.
+The accelerator and the generated Python give the same rows, or the same error.
 
-The idea: both get the same bytes, those of recorded logs, random rows of every kind of column, and
-the same ones damaged. Rows are compared by their text, so that 1 and True differ and NaN does not.
+Both get the same bytes: recorded logs, random rows of every kind of column, and damaged ones. Rows
+are compared by their text, so that 1 differs from True, and NaN equals NaN.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LOGS = sorted((ROOT / "benchmarks" / "check").glob("*.binlog")) + sorted(
 ROUNDS = 200
 
 built = pytest.mark.skipif(
-    not accelerator.AVAILABLE, reason="the kernel is not built, or TAILRACE_ACCELERATOR=off"
+    not accelerator.AVAILABLE, reason="the accelerator is not built, or TAILRACE_ACCELERATOR=off"
 )
 
 
@@ -75,7 +75,7 @@ Sample = Callable[[random.Random], bytes]
 
 
 def _fixed(size: int) -> Sample:
-    """Any bytes, and those at the ends of what a number can be."""
+    """Random bytes, and those of the least and the greatest numbers."""
     ends = (bytes(size), b"\xff" * size, b"\x80" + bytes(size - 1), bytes(size - 1) + b"\x80")
     return lambda chance: chance.choice((*ends, *(chance.randbytes(size) for _ in range(9))))
 
@@ -89,7 +89,7 @@ def _sized(prefix: int, *values: bytes) -> Sample:
 
 
 def _decimal(precision: int, scale: int) -> Sample:
-    """Random digits, as the server packs them."""
+    """Random digits, packed as the server packs them."""
 
     def packed(digits: str) -> bytes:
         return int(digits).to_bytes((0, 1, 1, 2, 2, 3, 3, 4, 4, 4)[len(digits)], "big")
@@ -143,7 +143,7 @@ def _fraction(chance: random.Random, digits: int) -> bytes:
 
 
 def _json(value: object) -> tuple[int, bytes]:
-    """Type and data in MySQL's small form, as short as a writer of it can be."""
+    """Type and data of a value in MySQL's small form; a minimal writer of binary JSON."""
     if isinstance(value, dict | list):
         keyed = isinstance(value, dict)
         names = [name.encode() for name in value] if isinstance(value, dict) else []
@@ -186,7 +186,7 @@ def _document(value: object) -> bytes:
 
 
 DOCUMENTS = (
-    *(b"", b"\x0f\xfc\x03abc", b"\x0f\xf6\x04\x04\x02\x8c\x05"),  # null, opaque ones
+    *(b"", b"\x0f\xfc\x03abc", b"\x0f\xf6\x04\x04\x02\x8c\x05"),  # null, opaque values
     # The large forms: {"k": true}, [-5, 4294967295].
     b"\1" + struct.pack("<IIIHBI", 1, 20, 19, 1, 4, 1) + b"k",
     b"\3" + struct.pack("<IIBiBI", 2, 18, 7, -5, 8, 2**32 - 1),
@@ -217,8 +217,8 @@ TEMPORAL = (
 )
 WKB = b"\1\1" + bytes(19)
 REFUSED = (
-    # A key that leads out of its object, into bytes that are there; keys around a value, so that
-    # more is read than there is.
+    # A key whose offset is outside its object, but inside the document; keys that lie around a
+    # value, so that more bytes are counted than there are.
     b"\0" + struct.pack("<HHHHBH", 1, 12, 11, 3, 4, 1) + b"kxy",
     b"\0"
     + struct.pack("<HHHHHHBHBH", 2, 79, 18, 1, 78, 1, 12, 19, 4, 1)
@@ -230,7 +230,7 @@ NUMBERS = (
     *(0.0, -0.0, 1.0, -12.5, 1e-4, 9.9e-5, -1e-5, 999999999999999.9, 1e15, -1e16, 5e-324, 1e300),
     *(float("inf"), float("nan"), -1, 40000, 2**31, 2**64 - 1, -(2**63)),
 )
-# Native type, type and metadata in the log, values. First those that the kernel must take.
+# Source type, type and metadata in the log, values. The accelerator must accept all of these.
 USUAL: tuple[tuple[str, int, int, Sample], ...] = (
     *(
         (source_type + sign, wire, 0, _fixed(size))
@@ -282,7 +282,7 @@ USUAL: tuple[tuple[str, int, int, Sample], ...] = (
         _sized(2, b"", b"\0abc", b"\x81\x06" + zlib.compress(b"abc\xe9de")),
     ),
 )  # fmt: skip
-# Any bytes in the place of values that few are.
+# Random bytes for types of which few byte strings are valid values.
 UNLIKELY: tuple[tuple[str, int, int, Sample], ...] = (
     *(
         (f"decimal({precision},{scale})", Wire.NEWDECIMAL, precision << 8 | scale, sample)
@@ -302,7 +302,7 @@ COLUMNS = USUAL + UNLIKELY
 
 
 class Drawn:
-    """A random table, one operation's presence bitmaps, and rows of it."""
+    """A random table, an operation with its presence bitmaps, and row images."""
 
     def __init__(self, chance: random.Random) -> None:
         self.columns = chance.choices(chance.choice((USUAL, COLUMNS)), k=chance.randint(1, 20))
@@ -341,17 +341,17 @@ class Drawn:
                 values += self.columns[number][3](chance)
         return nulls.to_bytes((len(present) + 7) // 8, "little") + values
 
-    def both(self, images: bytes, behind: bytes = b"sums") -> tuple[str, str]:
-        """What the kernel and what Python makes of the images."""
-        compiled = self._decoded(images, behind)
+    def both(self, images: bytes, checksum: bytes = b"sums") -> tuple[str, str]:
+        """The result of the accelerator and the result of Python, as text."""
+        compiled = self._decoded(images, checksum)
         with python_only():
-            return compiled, self._decoded(images, behind)
+            return compiled, self._decoded(images, checksum)
 
-    def _decoded(self, images: bytes, behind: bytes) -> str:
+    def _decoded(self, images: bytes, checksum: bytes) -> str:
         data = b"head" + self.header + images
         try:
             decoder = RowDecoder(self.table, self.map)
-            return as_text(decoder.decode(self.op, data + behind, 4, len(data)))
+            return as_text(decoder.decode(self.op, data + checksum, 4, len(data)))
         except DecodeError as error:
             return f"{error} {error.hint} {error.table}"
 
@@ -388,7 +388,7 @@ def _damaged(chance: random.Random, data: bytes) -> bytes:
     return bytes(damaged)
 
 
-# -- each kind by itself ---------------------------------------------------------------------------
+# -- each kind of column ---------------------------------------------------------------------------
 
 
 @built
@@ -401,7 +401,7 @@ def test_each_kind_of_column_is_read_the_same(number: int) -> None:
     decoder = RowDecoder(table, map)
     with python_only():
         python = RowDecoder(table, map)
-    quick = accelerator.Accelerator(cells(table, map), map).decoder(
+    decode = accelerator.Accelerator(cells(table, map), map).decoder(
         None, accelerator.StoredImage(1, ["a0"])
     )
     for turn in range(ROUNDS // 2):
@@ -409,7 +409,7 @@ def test_each_kind_of_column_is_read_the_same(number: int) -> None:
         data = b"\1\1\0" + (_damaged(chance, value) if turn % 2 else value)
         assert _result(decoder, data) == _result(python, data)
         if number < len(USUAL) and not turn % 2:
-            quick(data, 2, len(data))  # so it is not Python alone that has read it
+            decode(data, 2, len(data))  # an error here would show that only Python reads it
 
 
 def _result(decoder: RowDecoder, data: bytes) -> str:
@@ -420,20 +420,21 @@ def _result(decoder: RowDecoder, data: bytes) -> str:
 
 
 @built
-def test_json_that_the_kernel_prints_is_printed_the_same() -> None:
-    """Each document by itself, whole and damaged, and without Python's help in between."""
+def test_the_accelerator_prints_json_as_python_does() -> None:
+    """Whole and damaged documents, one by one, without the fallback to Python."""
 
-    class Helped(Exception):
+    class FellBackError(Exception):
         pass
 
-    def help(raw: bytes) -> str:
-        raise Helped
+    def fall_back(raw: bytes) -> str:
+        raise FellBackError
 
     table = Table(TableId("s", "t"), (Column("j", neutral_type("json"), "json"),), ())
     map = TableMap(1, "s", "t", (Wire.JSON,), (4,), 0)
     (cell,) = cells(table, map)
     alone = accelerator.Accelerator(
-        (msgspec.structs.replace(cell, value="help(raw0)", names={"help": help}),), map
+        (msgspec.structs.replace(cell, value="fall_back(raw0)", names={"fall_back": fall_back}),),
+        map,
     )
     decode = alone.decoder(None, accelerator.StoredImage(1, ["a0"]))
     chance, printed = random.Random(5), 0
@@ -443,14 +444,14 @@ def test_json_that_the_kernel_prints_is_printed_the_same() -> None:
         if turn >= len(documents) and document:
             document = _damaged(chance, document)
         data = b"\0" + len(document).to_bytes(4, "little") + document
-        with suppress(Helped):
+        with suppress(FellBackError):
             assert decode(data, 0, len(data))[1] == [(json_text(document),)]
             printed += 1
     assert printed > 10 * len(documents)
 
 
 @built
-def test_programs_that_cannot_be_are_refused() -> None:
+def test_invalid_programs_are_refused() -> None:
     from sources.mysql.codec._accelerator import decode_rows
 
     chance = random.Random(1)

@@ -1,8 +1,7 @@
 """
-Damaged bytes: only our own errors may come of them, soon, and without memory that they do not hold.
+Damaged bytes raise only Tailrace's own errors, soon, and without allocating sizes that they claim.
 
-The idea: recorded events are damaged and get a good checksum again, so the damage reaches every
-decoder behind it.
+Recorded events are damaged and get a valid checksum again, so the damage reaches every decoder.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ EVENT_READERS = (
 
 
 def damaged(event: bytes, dice: random.Random) -> bytes:
-    """The event with some bytes of its body changed, cut out or added, and all lengths right."""
+    """The event with bytes of its body changed, removed or added; its size and checksum fit."""
     body = bytearray(event[19:-4])
     for _ in range(dice.choice((1, 1, 2, 8))):
         at = dice.randrange(len(body) + 1)
@@ -69,7 +68,7 @@ def damaged(event: bytes, dice: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_damaged_log_ends_in_an_error_of_ours_or_in_changes(name: str) -> None:
+def test_a_damaged_log_gives_changes_or_an_expected_error(name: str) -> None:
     dice = random.Random(name)
     log = [event for _, found in events(name) for event in found]
     for _ in range(ROUNDS):
@@ -127,14 +126,14 @@ def peak_of(event: bytes) -> int:
         tracemalloc.stop()
 
 
-def test_a_bomb_does_not_go_off() -> None:
-    """A small payload that unpacks to far more than it announces."""
+def test_a_decompression_bomb_is_refused() -> None:
+    """A small payload that decompresses to far more than the size that it states."""
     bomb = zstandard.ZstdCompressor().compress(bytes(256 << 20))
     fields = b"\x02\x01\x00" + b"\x03\x03\xfc\x00\x10" + b"\x00"
     assert peak_of(bytes(19) + fields + bomb) < 16 << 20
 
 
-def test_what_is_announced_is_not_allocated() -> None:
+def test_a_stated_size_is_not_allocated() -> None:
     fields = b"\x02\x01\x00" + b"\x03\x09\xfe" + (1 << 50).to_bytes(8, "little") + b"\x00"
     assert peak_of(bytes(19) + fields + zstandard.compress(bytes(30))) < 16 << 20
     plain = zlib.compress(bytes(100))

@@ -1,13 +1,14 @@
 """
-The rows of a query's result, from the bytes that a server sends, cut wherever a socket cuts them.
+The rows of a query's result, from the bytes that a server sends, in pieces of any size.
 
-The idea: both decoders, the compiled kernel and the generated Python, get the same stream in the
-same pieces; the rows must be the same, or the error.
+Both decoders, the accelerator and the generated Python, get the same stream in the same pieces.
+They must give the same rows, or the same error.
 """
 
 from __future__ import annotations
 
 import random
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
@@ -22,12 +23,13 @@ from engine.errors import DecodeError
 from engine.schema import Column, Table, TableId
 from engine.toolkit.accelerator import python_only
 from sources.mysql.codec import accelerator
+from sources.mysql.snapshot import text_rows
 from sources.mysql.snapshot.result_set import query_rows
 from sources.mysql.snapshot.text_rows import TextRows
 
 WHOLE = 0xFFFFFF
 EOF = b"\xfe\0\0\2\0"
-#: Native types, and texts of them as a server prints them.
+#: Source types, and texts of their values as a server prints them.
 COLUMNS: dict[str, Sequence[bytes]] = {
     "int": (b"0", b"-7", b"2147483647", b"-0"),
     "bigint": (b"-9223372036854775808", b"9223372036854775807", b"-9223372036854775807"),
@@ -78,7 +80,7 @@ def text_of(value: bytes | None) -> bytes:
 
 
 def packet(payload: bytes) -> bytes:
-    """One packet, or as many as the payload takes."""
+    """The payload as one packet, or as several if it is too long."""
     parts = [payload[at : at + WHOLE] for at in range(0, len(payload) + 1, WHOLE)]
     return b"".join(len(part).to_bytes(3, "little") + b"\7" + part for part in parts)
 
@@ -89,7 +91,7 @@ def head(columns: int) -> bytes:
 
 
 class Wire:
-    """A PyMySQL connection as far as a query's rows need one: it sends ``pieces``."""
+    """The part of a PyMySQL connection that ``query_rows`` uses; it sends ``pieces``."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._sock = self
@@ -102,7 +104,7 @@ class Wire:
         assert seconds > 0
 
     def recv(self, size: int) -> bytes:
-        """The next piece, or as much of it as is wanted."""
+        """The next piece, or at most ``size`` bytes of it."""
         piece = self._pieces.pop(0) if self._pieces else b""
         if len(piece) > size:
             self._pieces.insert(0, piece[size:])
@@ -110,7 +112,7 @@ class Wire:
 
 
 def received(table: Table, pieces: Sequence[bytes], *, compiled: bool) -> list[Row]:
-    """The rows; whatever a server sends is counted once."""
+    """The rows; checks that every byte that the server sends is counted once."""
     with nullcontext() if compiled else python_only():
         decoder = TextRows(table)
     wire: Any = Wire(pieces)
@@ -128,7 +130,7 @@ def result(table: Table, pieces: Sequence[bytes], *, compiled: bool) -> str:
 
 
 def cut(chance: random.Random, stream: bytes, count: int) -> list[bytes]:
-    """A stream in so many pieces, at any places."""
+    """The stream in ``count`` pieces, cut at random."""
     places = sorted(chance.randrange(1, len(stream)) for _ in range(count - 1))
     bounds = [0, *places, len(stream)]
     pieces = [stream[a:b] for a, b in pairwise(bounds)]
@@ -136,7 +138,7 @@ def cut(chance: random.Random, stream: bytes, count: int) -> list[bytes]:
 
 
 def drawn(chance: random.Random) -> tuple[Table, list[bytes]]:
-    """A random table, and the payloads of rows of it."""
+    """A random table, and the payloads of its rows."""
     source_types = chance.choices(list(COLUMNS), k=chance.randint(1, 12))
     rows = [
         b"".join(
@@ -186,7 +188,7 @@ def test_damaged_streams_are_refused_the_same(seed: int) -> None:
 @pytest.mark.parametrize("source_type", COLUMNS)
 def test_each_kind_of_column_is_read_by_itself(source_type: str, compiled: bool) -> None:
     if compiled and not accelerator.AVAILABLE:
-        pytest.skip("the kernel is not built, or TAILRACE_ACCELERATOR=off")
+        pytest.skip("the accelerator is not built, or TAILRACE_ACCELERATOR=off")
     table = table_of([source_type])
     stream = b"".join(packet(text_of(value)) for value in (*COLUMNS[source_type], None))
     with nullcontext() if compiled else python_only():
@@ -195,9 +197,9 @@ def test_each_kind_of_column_is_read_by_itself(source_type: str, compiled: bool)
     assert (len(rows), stop) == (len(COLUMNS[source_type]) + 1, len(stream))
     assert rows[-1] == (None,)
     if compiled:
-        quick = accelerator.text_accelerator(decoder._columns)
-        assert quick is not None
-        assert repr(quick(stream, 0)[0]) == repr(rows)
+        take_rows = accelerator.text_accelerator(decoder._columns)
+        assert take_rows is not None
+        assert repr(take_rows(stream, 0)[0]) == repr(rows)
 
 
 @BOTH
@@ -213,8 +215,8 @@ def test_a_row_may_take_several_packets(size: int, compiled: bool) -> None:
 
 
 @BOTH
-def test_a_row_that_begins_like_the_end_is_a_row(compiled: bool) -> None:
-    """A length of eight bytes begins with the byte of an EOF packet, which is never that long."""
+def test_a_row_that_begins_with_the_byte_of_an_eof_packet_is_a_row(compiled: bool) -> None:
+    """A length of eight bytes begins with that byte, but an EOF packet is never so long."""
     table = table_of(["blob", "blob"])
     row = b"\xfe" + (9).to_bytes(8, "little") + b"123456789" + text_of(b"x")
     stream = head(2) + packet(row) + packet(EOF)
@@ -246,14 +248,14 @@ def test_a_stream_without_an_end_is_an_error(stream: bytes, compiled: bool) -> N
 
 
 @BOTH
-def test_more_columns_than_a_byte_counts(compiled: bool) -> None:
+def test_a_result_may_have_more_than_250_columns(compiled: bool) -> None:
     table = table_of(["int"] * 300)
     stream = head(300) + packet(text_of(b"4") * 300) + packet(EOF)
     assert received(table, [stream], compiled=compiled) == [(4,) * 300]
 
 
 @BOTH
-def test_what_is_no_value_names_its_column_and_not_the_value(compiled: bool) -> None:
+def test_an_error_for_an_invalid_value_names_the_column_and_not_the_value(compiled: bool) -> None:
     stream = head(2) + packet(text_of(b"1") + text_of(b"secret")) + packet(EOF)
     with pytest.raises(DecodeError, match="the column c1 holds") as caught:
         received(table_of(["int", "int"]), [stream], compiled=compiled)
@@ -262,26 +264,32 @@ def test_what_is_no_value_names_its_column_and_not_the_value(compiled: bool) -> 
 
 @BOTH
 @pytest.mark.parametrize("text", [b"18446744073709551616", b"-9223372036854775809", b"9" * 40])
-def test_a_number_beyond_64_bits_is_read_all_the_same(text: bytes, compiled: bool) -> None:
+def test_a_number_beyond_64_bits_is_read(text: bytes, compiled: bool) -> None:
     stream = head(1) + packet(text_of(text)) + packet(EOF)
     assert received(table_of(["bigint"]), [stream], compiled=compiled) == [(int(text),)]
 
 
 @BOTH
 @pytest.mark.parametrize("text", [b"", b"-", b"1x", b"/", b":", b"--1"])
-def test_what_is_no_number_is_refused(text: bytes, compiled: bool) -> None:
+def test_text_that_is_not_a_number_is_refused(text: bytes, compiled: bool) -> None:
     stream = head(1) + packet(text_of(text)) + packet(EOF)
     with pytest.raises(DecodeError, match="the column c0"):
         received(table_of(["bigint"]), [stream], compiled=compiled)
 
 
-@pytest.mark.skipif(not accelerator.AVAILABLE, reason="the kernel is not built")
-def test_the_kernel_refuses_programs_that_cannot_be() -> None:
+@pytest.mark.skipif(not accelerator.AVAILABLE, reason="the accelerator is not built")
+def test_the_accelerator_refuses_invalid_programs() -> None:
     fixed = accelerator._program([accelerator._Step(accelerator._FIXED, 0, 4, object=bytes)])
     for plan in (None, (b"", ()), (b"1234567", ()), (b"\xff" * 8, ()), fixed):
-        with pytest.raises(ValueError):  # noqa: PT011 - its words are not for people
+        with pytest.raises(ValueError):  # noqa: PT011 - the message is not shown to users
             accelerator._accelerator.take_rows(plan, b"\1\0\0\0\0", 0)
     good = accelerator._program([accelerator._Step(accelerator._UTF8, 0, 1)])
     for start in (-1, 3):
         with pytest.raises(ValueError):  # noqa: PT011
             accelerator._accelerator.take_rows(good, b"\1\0", start)
+
+
+def test_the_docstring_shows_a_generated_decoder() -> None:
+    function, _ = TextRows(table_of(["int", "varchar(40) character set utf8mb4"]))._generated
+    source: str = function.__source__  # type: ignore[attr-defined]
+    assert textwrap.indent(source, "    ") in (text_rows.__doc__ or "")

@@ -1,10 +1,11 @@
-"""Values of the log, one family at a time, with the servers as the judge."""
+"""Values of the log by family of types; servers give the expected results where they can."""
 
 from __future__ import annotations
 
 import json
 import random
 import struct
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -14,9 +15,18 @@ from hypothesis import strategies as st
 
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER, collation_charset, text_decoder
 from engine.errors import DecodeError
+from sources.mysql.codec import temporal, values
 from sources.mysql.codec.binary_json import _TEMPLATES, double_text, json_text
-from sources.mysql.codec.temporal import PackedText
-from sources.mysql.codec.values import SetText, decimal_reader, decimal_size, ewkb, uncompressed
+from sources.mysql.codec.table_map import Wire
+from sources.mysql.codec.temporal import PackedText, temporal_expression
+from sources.mysql.codec.values import (
+    SetText,
+    decimal_expression,
+    decimal_reader,
+    decimal_size,
+    ewkb,
+    uncompressed,
+)
 from tests.support.mysql_log import live_table, logged_rows
 from tests.support.servers import AnyServer, connect_mysql
 
@@ -25,7 +35,7 @@ MULTI_BYTE = ("big5", "cp932", "euckr", "gb2312", "gbk", "sjis", "ujis", "eucjpm
 
 
 def _converted(server: AnyServer, charset: str, samples: list[bytes]) -> dict[bytes, str]:
-    """Each sample that is one character to the server, and which."""
+    """The samples that are one character to the server, with that character."""
     connection = connect_mysql(server)
     with connection, connection.cursor() as cursor:
         cursor.execute("SET sql_mode = ''")
@@ -38,7 +48,7 @@ def _converted(server: AnyServer, charset: str, samples: list[bytes]) -> dict[by
         cursor.execute(
             f"SELECT n, HEX(CONVERT(CONVERT(b USING {charset}) USING utf32)) FROM mysql.samples"
             f" WHERE CHAR_LENGTH(CONVERT(b USING {charset})) = 1"
-            # A character that is cut short is not the sample.
+            # The server may drop a part of the sample.
             f" AND CAST(CONVERT(b USING {charset}) AS BINARY) = b"
         )
         # The server shows a question mark, or U+FFFD, for what it cannot convert.
@@ -68,7 +78,7 @@ def test_multi_byte_charsets_read_as_the_server_reads_them(mysql: AnyServer, cha
     assert {sample: decode(sample) for sample in found} == found
 
 
-def test_bytes_that_mean_nothing_are_an_error() -> None:
+def test_bytes_without_a_character_are_an_error() -> None:
     for charset, data in (
         ("utf8mb4", b"\xff"),
         ("cp1250", b"\x81"),
@@ -141,15 +151,15 @@ def test_json_prints_as_the_server_prints_it(
         assert logged == list(cursor.fetchall())
 
 
-def test_json_that_leads_in_circles_ends() -> None:
+def test_json_that_refers_to_the_same_bytes_is_refused() -> None:
     # An array of arrays whose elements all refer to the same bytes.
     element = bytes([2]) + (4).to_bytes(2, "little")
     array = (50).to_bytes(2, "little") + (154).to_bytes(2, "little") + element * 50
-    with pytest.raises(ValueError, match=r"again and again|nested|cut off|outside"):
+    with pytest.raises(ValueError, match=r"repeatedly|nested|cut off"):
         json_text(bytes([2]) + array)
 
 
-def test_json_remembers_a_bounded_number_of_keys() -> None:
+def test_the_cache_of_json_keys_is_bounded() -> None:
     for number in range(3000):
         key = f"key{number}".encode()
         offset, size = (11).to_bytes(2, "little"), (11 + len(key)).to_bytes(2, "little")
@@ -161,11 +171,11 @@ def test_json_remembers_a_bounded_number_of_keys() -> None:
 @given(st.binary(max_size=120), st.sampled_from((b"", *map(bytes, [[0], [1], [2], [3], [15]]))))
 def test_any_bytes_are_json_or_refused(data: bytes, kind: bytes) -> None:
     with suppress(ValueError, IndexError, KeyError, struct.error):
-        # Three bytes that refer to a double print the most.
+        # The longest output comes from three bytes that refer to a double.
         assert len(json_text(kind + data)) <= 10 * len(kind + data) + 32
 
 
-def test_doubles_keep_their_shortest_digits() -> None:
+def test_doubles_are_printed_with_their_shortest_digits() -> None:
     assert [
         double_text(value) for value in (0.0, -0.0, 1.0, 1e15, 1e14, 1e-15, 1e-16, -2.5e300)
     ] == [
@@ -187,7 +197,7 @@ def test_a_decimal_has_all_digits_of_its_scale() -> None:
     assert decimal_reader(4, 2)(b"\x73\xdd") == "-12.34"
     assert decimal_reader(2, 2)(b"\x7f") == "0.00"
     assert decimal_reader(9, 0)(b"\x80\x00\x00\x05") == "5"
-    with pytest.raises(ValueError, match="cannot be"):
+    with pytest.raises(ValueError, match="invalid"):
         decimal_reader(66, 0)
     with pytest.raises(IndexError):
         decimal_reader(4, 2)(b"\x8c\x64")  # a hundred hundredths
@@ -209,7 +219,7 @@ def test_decimals_of_every_precision_and_scale(precision: int) -> None:
 
 
 def _packed_decimal(whole: str, fraction: str) -> bytes:
-    """Groups of nine digits from the point outwards, each in as few bytes as hold it."""
+    """The groups of nine digits, counted from the point, each in as few bytes as possible."""
     first = len(whole) % 9
     groups = [whole[:first], *(whole[at : at + 9] for at in range(first, len(whole), 9))]
     groups += [fraction[at : at + 9] for at in range(0, len(fraction), 9)]
@@ -230,12 +240,23 @@ def test_labels_geometries_and_compressed_values() -> None:
         ewkb(b"\0\0\0\0\x01")
     assert uncompressed(b"") == b""
     assert uncompressed(b"\0plain") == b"plain"
-    with pytest.raises(ValueError, match="another length"):
+    with pytest.raises(ValueError, match="stated length"):
         uncompressed(bytes.fromhex("8a012b4b4a1a05c40200"))
 
 
-def test_remembered_texts_are_bounded() -> None:
+def test_the_cache_of_texts_is_bounded() -> None:
     texts = PackedText(str)
     for number in range((1 << 17) + 10):
         assert texts[number] == str(number)
     assert len(texts) == 10
+
+
+def test_the_docstrings_show_generated_code() -> None:
+    _, _, names = decimal_expression(5, 2)
+    negative_decimal = textwrap.indent(names["negative_decimal_5_2"].__source__.strip("\n"), "    ")
+    assert negative_decimal in (values.__doc__ or "")
+    *_, names = temporal_expression(Wire.TIME2, 2)
+    negative_time = textwrap.indent(names["negative_time2"].__source__.strip("\n"), "    ")
+    assert negative_time in (temporal.__doc__ or "")
+    *_, expression, _ = temporal_expression(Wire.DATE, 0)
+    assert f"\n    {expression}\n" in (temporal.__doc__ or "")

@@ -1,15 +1,15 @@
 /*
- * The compiled kernel of the row decoders: row images of the binary log, and rows of a query's
- * result, -> tuples.
+ * The accelerator of the row decoders: it makes tuples from row images of the binary log, and from
+ * the rows of a query's result.
  *
- * Its one idea: it knows only what is usual. A program of eight bytes per column, which kernel.py
- * makes of the same cells as the generated Python, tells what to read; a column that it does not
- * know is read by that Python's own expression. Whatever does not add up, or is no such value, is
- * refused, and the caller decodes the same bytes again with the generated Python. So that one stays
- * the definition of what is right and has the words for errors; this may only ever be quicker.
+ * accelerator.py makes a program of eight bytes per column from the cells of which the generated
+ * Python is made, too. The usual kinds of columns are read here; for any other column the program
+ * calls the generated Python's own expression. Bytes that are malformed, or hold an unusual value,
+ * are refused, and the caller decodes them again with the generated Python. So the generated Python
+ * defines what is right and words the errors; this file only saves time.
  *
- * Bytes come from a server and are trusted in nothing: every length is prepared against the end of the
- * event or packet before it is used. Programs come from our own code and are checked nevertheless.
+ * The bytes come from a server and are not trusted: every length is checked against the end of the
+ * event or packet before it is used. Programs come from our own code and are checked all the same.
  */
 
 #define Py_LIMITED_API 0x030B0000
@@ -22,14 +22,14 @@
 
 #include "buffer.h"
 
-enum { /* what a column is; kernel.py has the same numbers */
+enum { /* the kinds of columns; accelerator.py has the same numbers */
     CONSTANT, BEFORE, INTEGER, FLOAT32, FLOAT64, YEAR, BIT, DECIMAL, DATE,
     DATETIME2, TIMESTAMP2, TIME2, LABELS, UTF8, BYTES, CHARMAP, JSON,
     FIXED, SIZED, DIGITS
 };
 enum { NULLABLE = 1, UNSIGNED = 2, SHORT = 4 };
 
-/* One column. `a` and `b` are what its kind needs: sizes, digits, an index of `objects`. */
+/* One column. The kind decides what `a` and `b` are: a size, digits, or an index into `objects`. */
 typedef struct {
     uint8_t kind, flags;
     uint16_t a;
@@ -38,7 +38,7 @@ typedef struct {
 
 typedef struct {
     const Step *steps;
-    Py_ssize_t count, stored; /* columns of the row; of them those that the image holds */
+    Py_ssize_t count, stored; /* columns of the row, and those of them that the image holds */
     PyObject *objects;        /* borrowed tuple */
 } Plan;
 
@@ -48,7 +48,7 @@ static PyObject *bad(const char *reason)
     return NULL;
 }
 
-/* `value` in at least `width` digits; at most 20 characters. */
+/* Writes `value` with at least `width` digits, at most 20 characters; returns the end. */
 static char *digits(char *at, uint64_t value, int width)
 {
     char text[20];
@@ -96,8 +96,8 @@ static int decimal_size(int precision, int scale)
     return whole / 9 * 4 + LEFTOVER[whole % 9] + scale / 9 * 4 + LEFTOVER[scale % 9];
 }
 
-/* decimal2bin: big endian groups of nine digits, the short ones outside; the first bit is set for
- * what is not negative, all bits are inverted for what is. */
+/* MySQL's decimal2bin: big-endian groups of nine digits, the short groups first and last. The first
+ * bit is set unless the number is negative; all bits of a negative number are inverted. */
 static PyObject *decimal_text(const uint8_t *data, int precision, int scale)
 {
     char text[96], *at = text + 1, *first = at; /* room for the sign */
@@ -138,7 +138,7 @@ static PyObject *decimal_text(const uint8_t *data, int precision, int scale)
 
 /* -- dates and times --------------------------------------------------------------------------- */
 
-/* The fraction's stored value: it has one more digit where their number is odd. */
+/* Appends the fraction. `stored` has one more digit than the column if `places` is odd. */
 static PyObject *with_fraction(const char *text, char *at, uint64_t stored, int places)
 {
     uint64_t value = places % 2 ? stored / 10 : stored;
@@ -212,7 +212,7 @@ static PyObject *time2_text(uint64_t stored, int places, int bits)
 enum { J_LITERAL = 4, J_INT16, J_UINT16, J_INT32, J_UINT32, J_INT64, J_UINT64, J_DOUBLE, J_STRING };
 enum { J_DEEPEST = 100 };
 
-/* `left` is what may still be read: offsets may refer to the same bytes again and again. */
+/* `left`: the bytes that may still be read. Offsets may refer to the same bytes repeatedly. */
 typedef struct {
     Buffer out;
     int64_t left;
@@ -223,7 +223,7 @@ static bool spend(Printer *printer, int64_t size)
     return (printer->left -= size) >= 0;
 }
 
-/* What JSON writes after a backslash; 'u' for four digits; 0 where there is no backslash. */
+/* The character after the backslash of an escape; 'u': four digits follow; 0: no escape. */
 static char json_escape(uint8_t c)
 {
     return c < 0x20 ? "uuuuuuuubtnufruuuuuuuuuuuuuuuuuu"[c] : c == '"' || c == '\\' ? (char)c : 0;
@@ -251,7 +251,7 @@ static bool json_quoted(Printer *printer, const uint8_t *data, size_t size)
     return put(out, "\"", 1);
 }
 
-/* Where the servers print a double as Python does; the others are Python's. */
+/* Prints doubles that the servers print as Python does; false leaves the others to Python. */
 static bool json_double(Printer *printer, double value)
 {
     double size = value < 0 ? -value : value;
@@ -279,7 +279,7 @@ static bool json_number(Printer *printer, const uint8_t *data, size_t size, int 
 
 static bool json_value(Printer *, int kind, const uint8_t *data, size_t size, int depth);
 
-/* A value's entry at `at` in a container: its type, and its place or itself in `width` bytes. */
+/* The value entry at `at` in a container: a type, then an offset or the value in `width` bytes. */
 static bool json_member(Printer *printer, const uint8_t *at, int width, const uint8_t *data,
                         size_t size, int depth)
 {
@@ -306,7 +306,7 @@ static bool json_container(Printer *printer, int kind, const uint8_t *data, size
         !put(&printer->out, keyed ? "{" : "[", 1))
         return false;
     size = (size_t)stated;
-    uint64_t first = size, last = 0, sum = 0; /* of the keys, which may lie far apart */
+    uint64_t first = size, last = 0, sum = 0; /* extent of the keys, which may lie far apart */
     for (uint64_t n = 0; n < count; n++) {
         if (n && !put(&printer->out, ", ", 2))
             return false;
@@ -325,7 +325,7 @@ static bool json_container(Printer *printer, int kind, const uint8_t *data, size
             return false;
     }
     if (last > first + sum && !spend(printer, (int64_t)(last - first - sum)))
-        return false; /* the Python cuts out what lies between them, and counts it */
+        return false; /* as in Python, which slices the whole extent, so that all of it counts */
     return put(&printer->out, keyed ? "}" : "]", 1);
 }
 
@@ -365,7 +365,7 @@ static bool json_value(Printer *printer, int kind, const uint8_t *data, size_t s
         } while (data[at++] & 0x80);
         return length <= size - at && json_quoted(printer, data + at, length);
     }
-    default: /* opaque values are rare: Python prints the whole document */
+    default: /* an opaque value, which is rare: Python prints the whole document */
         return false;
     }
 }
@@ -393,12 +393,12 @@ static PyObject *json_text(PyObject *fallback, const uint8_t *data, Py_ssize_t s
     return call(fallback, data, size);
 }
 
-/* -- rows -> tuples ---------------------------------------------------------------------------- */
+/* -- row images to tuples ---------------------------------------------------------------------- */
 
 static PyObject *object_at(const Plan *plan, uint32_t index)
 {
     if ((Py_ssize_t)index >= PyTuple_Size(plan->objects))
-        return bad("a program names an object that is not there");
+        return bad("a program has an invalid object index");
     return PyTuple_GetItem(plan->objects, index);
 }
 
@@ -411,7 +411,7 @@ static PyObject *integer(const uint8_t *p, int size, bool is_unsigned)
     return PyLong_FromLongLong((int64_t)(value << shift) >> shift);
 }
 
-/* Bytes that a value of fixed size takes; -1 for one that has a length before it. */
+/* The size of a value of fixed size; -1 for a value that follows its length. */
 static int fixed_size(const Step *step)
 {
     int fraction = (step->a + 1) / 2;
@@ -473,7 +473,7 @@ static PyObject *fixed_value(const Plan *plan, const Step *step, const uint8_t *
             return NULL;
         if (PyTuple_Check(labels)) {
             if (index >= (uint64_t)PyTuple_Size(labels))
-                return bad("an ENUM has a number without a member");
+                return bad("an ENUM has an invalid number");
             return Py_NewRef(PyTuple_GetItem(labels, (Py_ssize_t)index));
         }
         if (!(number = PyLong_FromUnsignedLongLong(index)))
@@ -497,7 +497,7 @@ static PyObject *charmap(PyObject *table, const uint8_t *data, Py_ssize_t size)
     return PyUnicode_FromStringAndSize((const char *)data, size);
 }
 
-/* A number that was printed, of 64 bits with or without a sign. */
+/* A printed number that fits 64 bits, signed or unsigned. */
 static PyObject *number(const uint8_t *p, Py_ssize_t size)
 {
     bool negative = size > 0 && p[0] == '-';
@@ -509,10 +509,10 @@ static PyObject *number(const uint8_t *p, Py_ssize_t size)
     for (; p < end; p++) {
         unsigned digit = (unsigned)*p - '0';
         if (digit > 9 || value > (most - digit) / 10)
-            return bad("a number has what is no digit, or too many");
+            return bad("a number has an invalid character or does not fit 64 bits");
         value = value * 10 + digit;
     }
-    if (negative && value) /* the least of all has no counterpart */
+    if (negative && value) /* -2^63 has no positive counterpart */
         return PyLong_FromLongLong(-(int64_t)(value - 1) - 1);
     return PyLong_FromUnsignedLongLong(value);
 }
@@ -533,7 +533,7 @@ static PyObject *sized_value(const Plan *plan, const Step *step, const uint8_t *
     return step->kind == JSON ? json_text(object, p, size) : call(object, p, size);
 }
 
-/* The value of one column that is stored and not NULL; moves `*at` behind it. */
+/* The value of a stored column that is not NULL; moves `*at` past it. */
 static PyObject *read_value(const Plan *plan, const Step *step, const uint8_t **at,
                             const uint8_t *end)
 {
@@ -555,7 +555,7 @@ static PyObject *read_value(const Plan *plan, const Step *step, const uint8_t **
     return sized_value(plan, step, p, (Py_ssize_t)length);
 }
 
-/* One row image; `before` is the row that it changes, or NULL. */
+/* One row image; `before` is the row before the change, or NULL. */
 static PyObject *read_row(const Plan *plan, const uint8_t **at, const uint8_t *end, PyObject *before)
 {
     const uint8_t *nulls = *at, *p = nulls + (plan->stored + 7) / 8;
@@ -564,7 +564,7 @@ static PyObject *read_row(const Plan *plan, const uint8_t **at, const uint8_t *e
     PyObject *row = PyTuple_New(plan->count);
     if (!row)
         return NULL;
-    PyObject_GC_UnTrack(row); /* it will hold nothing that could refer to it */
+    PyObject_GC_UnTrack(row); /* no value of a row can be part of a reference cycle */
     Py_ssize_t stored = 0;
     for (Py_ssize_t n = 0; n < plan->count; n++) {
         const Step *step = plan->steps + n;
@@ -611,15 +611,15 @@ static bool open_plan(PyObject *from, Plan *plan)
     if (!PyTuple_Check(from) || PyTuple_Size(from) != 2 ||
         PyBytes_AsStringAndSize(PyTuple_GetItem(from, 0), &program, &size) < 0 ||
         size % (Py_ssize_t)sizeof(Step) || !PyTuple_Check(PyTuple_GetItem(from, 1))) {
-        PyErr_SetString(PyExc_ValueError, "no program");
+        PyErr_SetString(PyExc_ValueError, "not a plan");
         return false;
     }
-    plan->steps = (const Step *)(void *)program; /* bytes are aligned well enough */
+    plan->steps = (const Step *)(void *)program; /* bytes objects are aligned sufficiently */
     plan->count = size / (Py_ssize_t)sizeof(Step);
     plan->objects = PyTuple_GetItem(from, 1);
     for (Py_ssize_t n = 0; n < plan->count; n++) {
         if (!good_step(plan->steps + n)) {
-            PyErr_SetString(PyExc_ValueError, "a program has a step that cannot be");
+            PyErr_SetString(PyExc_ValueError, "a program has an invalid step");
             return false;
         }
         plan->stored += plan->steps[n].kind > BEFORE;
@@ -637,16 +637,16 @@ static bool add_row(PyObject *rows, PyObject *row)
 }
 
 static bool read_rows(const Plan *before, const Plan *after, const uint8_t *p, const uint8_t *end,
-                      PyObject *olds, PyObject *news)
+                      PyObject *before_rows, PyObject *after_rows)
 {
     while (p < end) {
         PyObject *old = NULL;
-        if (olds) {
+        if (before_rows) {
             old = read_row(before, &p, end, NULL);
-            if (!add_row(olds, old))
+            if (!add_row(before_rows, old))
                 return false;
         }
-        if (news && !add_row(news, read_row(after, &p, end, old)))
+        if (after_rows && !add_row(after_rows, read_row(after, &p, end, old)))
             return false;
     }
     return true;
@@ -654,8 +654,8 @@ static bool read_rows(const Plan *before, const Plan *after, const uint8_t *p, c
 
 PyDoc_STRVAR(decode_doc,
 "decode_rows(before, after, data, start, end, /) -> (rows or None, rows or None, end)\n\n"
-"The row images in data[start:end]. A plan is (program, objects), None for an image that the event\n"
-"has not. ValueError for bytes that are no such rows or not usual, or what an object raises.");
+"The rows in data[start:end]. A plan is (program, objects), or None for an image that the event\n"
+"does not have. Raises ValueError for malformed or unusual bytes, or what an object raises.");
 
 static PyObject *decode_rows(PyObject *module, PyObject *args)
 {
@@ -670,23 +670,25 @@ static PyObject *decode_rows(PyObject *module, PyObject *args)
         return NULL;
     if (start < 0 || end > size || start > end || before.stored + after.stored == 0)
         return bad("no rows");
-    PyObject *olds = before.count ? PyList_New(0) : NULL;
-    PyObject *news = after.count ? PyList_New(0) : NULL;
+    PyObject *before_rows = before.count ? PyList_New(0) : NULL;
+    PyObject *after_rows = after.count ? PyList_New(0) : NULL;
     PyObject *result = NULL;
-    if ((!before.count || olds) && (!after.count || news) &&
-        read_rows(&before, &after, (uint8_t *)data + start, (uint8_t *)data + end, olds, news))
-        result = Py_BuildValue("OOn", olds ? olds : Py_None, news ? news : Py_None, end);
-    Py_XDECREF(olds);
-    Py_XDECREF(news);
+    const uint8_t *first = (uint8_t *)data + start, *last = (uint8_t *)data + end;
+    if ((!before.count || before_rows) && (!after.count || after_rows) &&
+        read_rows(&before, &after, first, last, before_rows, after_rows))
+        result = Py_BuildValue("OOn", before_rows ? before_rows : Py_None,
+                               after_rows ? after_rows : Py_None, end);
+    Py_XDECREF(before_rows);
+    Py_XDECREF(after_rows);
     return result;
 }
 
-/* -- rows of a query's result -> tuples -------------------------------------------------------- */
+/* -- rows of a query's result to tuples -------------------------------------------------------- */
 
 enum { HEAD = 4, LONGEST = 0xFFFFFF, EOF_SIZE = 8 };
 enum { NULL_TEXT = 0xFB, EOF_PACKET = 0xFE, ERROR_PACKET = 0xFF };
 
-/* Protocol::LengthEncodedInteger, of a text; moves `*at` behind it. */
+/* The length of a text, Protocol::LengthEncodedInteger; moves `*at` past it. */
 static bool text_size(const uint8_t **at, const uint8_t *end, uint8_t flags, uint64_t *size)
 {
     uint8_t first = *(*at)++;
@@ -700,7 +702,7 @@ static bool text_size(const uint8_t **at, const uint8_t *end, uint8_t flags, uin
     return *size <= (uint64_t)(end - *at);
 }
 
-/* ProtocolText::ResultsetRow, all of the bytes. */
+/* One ProtocolText::ResultsetRow, which takes all bytes up to `end`. */
 static PyObject *text_row(const Plan *plan, const uint8_t *p, const uint8_t *end)
 {
     PyObject *row = PyTuple_New(plan->count);
@@ -731,7 +733,7 @@ static PyObject *text_row(const Plan *plan, const uint8_t *p, const uint8_t *end
     return bad("a row ends before its packet");
 }
 
-/* The size of the row's packet at `p`; 0 if it is not whole, goes on in another, or is no row. */
+/* The size of the row packet at `p`; 0 if it is incomplete, continues, or is not a row. */
 static Py_ssize_t row_packet(const uint8_t *p, const uint8_t *end)
 {
     if (end - p <= HEAD)
@@ -743,8 +745,8 @@ static Py_ssize_t row_packet(const uint8_t *p, const uint8_t *end)
 
 PyDoc_STRVAR(take_doc,
 "take_rows(plan, data, start, /) -> (rows, at)\n\n"
-"The rows whose packets begin at `start`, up to the first that is not whole, goes on in another, or\n"
-"is no row: that one is at `at`. Errors as of decode_rows.");
+"The rows of the packets from `start` on. `at` is the position of the first packet that is\n"
+"incomplete, continues in another packet, or is not a row. Raises as decode_rows.");
 
 static PyObject *take_rows(PyObject *module, PyObject *args)
 {
@@ -760,7 +762,7 @@ static PyObject *take_rows(PyObject *module, PyObject *args)
         return bad("no rows");
     for (Py_ssize_t n = 0; n < plan.count; n++)
         if (plan.steps[n].kind < UTF8 || plan.steps[n].kind == FIXED)
-            return bad("a program has a step that is none of a text");
+            return bad("a program has a step that does not read text");
     const uint8_t *p = (uint8_t *)data + start, *end = (uint8_t *)data + total;
     PyObject *rows = PyList_New(0);
     if (!rows)
@@ -784,7 +786,7 @@ static PyModuleDef_Slot SLOTS[] = {{0, NULL}};
 static struct PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_accelerator",
-    .m_doc = "The compiled kernel of the row decoders; see kernel.py.",
+    .m_doc = "The accelerator of the row decoders; see accelerator.py.",
     .m_methods = METHODS,
     .m_slots = SLOTS,
 };

@@ -1,3 +1,5 @@
+# A plan is (program, objects); accelerator.py makes it.
+
 from typing import Any
 
 from engine.change import Row

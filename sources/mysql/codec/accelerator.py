@@ -1,10 +1,12 @@
 """
-Programs for the compiled row decoders (``_accelerator.c``), made of the same cells, or of the same
-expressions, as the generated Python.
+Programs for the C accelerator of the row decoders (``_accelerator.c``).
 
-Its one idea: what the kernel does not know by itself it calls back for, with the very expression
-that the generated Python would use, so every table has a program. Whether the kernel is used,
-``engine/toolkit/accelerator.py`` decides; nothing but the time that rows take depends on it.
+A program has one step per column, made from the same cells or expressions as the generated Python.
+The accelerator reads the usual kinds of columns itself. For any other column the step calls the
+expression that the generated Python uses, so every table has a program.
+
+``engine/toolkit/accelerator.py`` decides whether the accelerator is used. Rows and errors are the
+same without it; only the time differs.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ except ImportError:
 else:
     _built = True
 
-#: Whether rows are decoded by the kernel where nothing else is said.
+#: Whether the accelerator is built and the environment allows it.
 AVAILABLE = _built and ALLOWED
 
 __all__ = [
@@ -61,25 +63,27 @@ _SIMPLE = {
 _TEMPORAL = {Wire.DATETIME2: _DATETIME2, Wire.TIMESTAMP2: _TIMESTAMP2, Wire.TIME2: _TIME2}
 _ASCII = bytes(range(128)).decode()
 
-#: Row images in ``data[start:end]`` → rows before, rows after (None: the operation has no such
-#: image), and where the last one ends. ValueError and what expressions raise for other bytes.
+#: ``(data, start, end)`` → the rows before, the rows after (None where the operation has no such
+#: image), and the position after the last row image. Raises ValueError, or what a column's
+#: expression raises, for bytes that are not row images.
 Decode = Callable[[bytes, int, int], tuple[list[Row] | None, list[Row] | None, int]]
 
-#: Row packets from ``data[start]`` on → their rows, and where the first one stands that is not
-#: whole, goes on in another, or is no row. Errors as of ``Decode``.
+#: ``(data, start)`` → the rows of the packets from ``start`` on, and the position of the first
+#: packet that is incomplete, continues in another packet, or is not a row. Raises as ``Decode``.
 TakeRows = Callable[[bytes, int], tuple[list[Row], int]]
 
 
 def row_accelerator(cells: Sequence[Cell], map: TableMap) -> Accelerator | None:
-    """The kernel for one table version and one table map; None where Python does without it."""
+    """The accelerator for one table version and one table map; None where it is not used."""
     return Accelerator(cells, map) if AVAILABLE and wanted() else None
 
 
 class StoredImage(NamedTuple):
-    """One image of an operation: the columns that it holds, as a bit mask by ordinal, and for each
-    column the Python text of its value.
+    """One image of an operation: ``mask`` has a bit per column that the image holds, by ordinal;
+    ``values`` has the Python text of each column's value.
 
-    A column that it does not hold is a constant, or ``b<ordinal>``: as in the image before.
+    The text of a column that the image does not hold is a constant, or ``b<ordinal>`` for the value
+    in the before image.
     """
 
     mask: int
@@ -87,8 +91,8 @@ class StoredImage(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What is told of one column, as in ``_accelerator.c``; ``object`` is the one that its second
-    number is to point to."""
+    """One column of a program, see ``Step`` in ``_accelerator.c``: ``number`` is its ``a``,
+    ``second`` its ``b``. For kinds that use a Python object, ``b`` is the index of ``object``."""
 
     kind: int
     flags: int = 0
@@ -97,12 +101,13 @@ class _Step(NamedTuple):
     object: Any = None
 
     @property
-    def pointed(self) -> bool:
+    def has_object(self) -> bool:
+        """Whether ``b`` is the index of an object."""
         return self.kind in (_CONSTANT, _LABELS, _CHARMAP, _JSON, _FIXED, _SIZED)
 
 
 class Accelerator:
-    """Makes the kernel's decoders for one table version and one table map."""
+    """Makes the accelerated decoders for one table version and one table map."""
 
     def __init__(self, cells: Sequence[Cell], map: TableMap) -> None:
         self._steps = [
@@ -111,7 +116,7 @@ class Accelerator:
         ]
 
     def decoder(self, before: StoredImage | None, after: StoredImage | None) -> Decode:
-        """A decoder of an operation with these images, of which there is at least one."""
+        """The decoder of an operation with these images; at least one is not None."""
         return partial(_accelerator.decode_rows, self._plan(before), self._plan(after))
 
     def _plan(self, image: StoredImage | None) -> tuple[bytes, tuple[Any, ...]] | None:
@@ -124,11 +129,11 @@ class Accelerator:
 
 
 def _program(steps: Iterable[_Step]) -> tuple[bytes, tuple[Any, ...]]:
-    """A plan, as ``_accelerator.c`` has it: the steps, and the objects that they point to."""
+    """A plan of ``_accelerator.c``: the packed steps, and the objects that they index."""
     program, objects = bytearray(), list[Any]()
     for step in steps:
         second = step.second
-        if step.pointed:
+        if step.has_object:
             second = len(objects)
             objects.append(step.object)
         program += _STEP.pack(step.kind, step.flags, step.number, second)
@@ -136,8 +141,10 @@ def _program(steps: Iterable[_Step]) -> tuple[bytes, tuple[Any, ...]]:
 
 
 class Text(NamedTuple):
-    """A column of a query's result: the Python text that makes a value of its bytes ``raw0``, the
-    globals that it needs, and whether one byte is enough for the length of its texts.
+    """A column of a query's result.
+
+    ``value`` is the expression that makes the value from its bytes ``raw0``, ``names`` are the
+    globals that the expression needs. ``short``: the length of the text always takes one byte.
     """
 
     value: str
@@ -146,21 +153,24 @@ class Text(NamedTuple):
 
 
 def text_accelerator(columns: Sequence[Text]) -> TakeRows | None:
-    """The kernel for the rows of a query; None where Python does without it."""
+    """The accelerated decoder of a query's rows; None where the accelerator is not used."""
     if not (AVAILABLE and wanted()):
         return None
-    steps = [_text(it.value, it.names, _SHORT if it.short else 0, 1) for it in columns]
+    steps = [
+        _text(column.value, column.names, _SHORT if column.short else 0, 1) for column in columns
+    ]
     return partial(_accelerator.take_rows, _program(steps))
 
 
 def _absent(text: str, ordinal: int) -> _Step:
+    """The step of a column that the image does not hold; ``text`` is its value."""
     if text == f"b{ordinal}":
         return _Step(_BEFORE)
     return _Step(_CONSTANT, object=literal_eval(text))
 
 
 def _step(cell: Cell, wire: int, meta: int, flags: int) -> _Step:
-    """How the kernel reads a column; by its own expression if it does not know it."""
+    """The step that reads a column; it calls the cell's expression for kinds unknown to C."""
     if cell.prefix:
         return _sized(cell, wire, flags)
     size = packed_size(cell.codes)
@@ -176,18 +186,18 @@ def _step(cell: Cell, wire: int, meta: int, flags: int) -> _Step:
     if wire in (Wire.ENUM, Wire.SET):
         (labels,) = cell.names.values()
         return _Step(_LABELS, flags, size, object=labels)
-    return _Step(_FIXED, flags, size, object=_expressed(cell))
+    return _Step(_FIXED, flags, size, object=_expression_function(cell))
 
 
 def _sized(cell: Cell, wire: int, flags: int) -> _Step:
-    """The same for a length and data."""
+    """The step of a column that is stored as a length and data."""
     if wire == Wire.JSON:
-        return _Step(_JSON, flags, cell.prefix, object=_expressed(cell))
+        return _Step(_JSON, flags, cell.prefix, object=_expression_function(cell))
     return _text(cell.value, cell.names, flags, cell.prefix)
 
 
 def _text(value: str, names: dict[str, Any], flags: int, prefix: int) -> _Step:
-    """The same for a length of ``prefix`` bytes and data, by the expression of its value."""
+    """The step of a length of ``prefix`` bytes and data, chosen by the value's expression."""
     simple = {"int(raw0)": _DIGITS, "raw0.decode()": _UTF8, "raw0": _BYTES}
     if value in simple:
         return _Step(simple[value], flags, prefix)
@@ -199,8 +209,8 @@ def _text(value: str, names: dict[str, Any], flags: int, prefix: int) -> _Step:
     return _Step(_SIZED, flags, prefix, object=compile_function("value", source, names))
 
 
-def _expressed(cell: Cell) -> Callable[[bytes], Any]:
-    """A function: the cell's bytes → its value, by its expression."""
+def _expression_function(cell: Cell) -> Callable[[bytes], Any]:
+    """A function that makes the value from the cell's bytes by the cell's expression."""
     if cell.prefix:
         source = f"def value(raw0):\n    return {cell.value}\n"
         return compile_function("value", source, cell.names)

@@ -1,13 +1,14 @@
 """
-MySQL's binary JSON → the text that the server itself would print.
+MySQL's binary JSON becomes the text that the server itself prints.
 
 The format is documented in MySQL's source, ``sql-common/json_binary.h``: a value is a type byte and
 data; objects and arrays hold a count, their size, and tables of offsets, in two- or four-byte form.
-Offsets come from the log, so everything read is counted against the size of the value: no bytes can
-make this loop, recurse without end, or print more than they hold.
+Offsets come from the log and are not trusted: every byte that is read counts against the size of
+the document. So damaged bytes cannot cause an endless loop, endless recursion, or output that is
+out of proportion to the input.
 
-The documents of a table share their keys, so an object is printed by a template, the text around
-its values, which is remembered by the bytes of its keys.
+The documents of a table usually have the same keys. An object is therefore printed by a template,
+the text around its values, which is cached by the bytes of the object's keys.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ _NUMBERS = {
 }
 _DOUBLE_VALUE = struct.Struct("<d").unpack_from
 
-# By type of container: how count and size are read, the bytes that they take, those of a key's
-# entry and of a value's, and how the values' entries are read.
+# By type of container: the reader of count and size, the bytes that these take, the bytes of a key
+# entry and of a value entry, and the reader of the value entries.
 _SMALL = struct.Struct("<HH"), struct.Struct("<BH")
 _LARGE = struct.Struct("<II"), struct.Struct("<BI")
 _FORMS = (
@@ -50,22 +51,22 @@ _FORMS = (
 )
 _KEYS = (struct.Struct("<HH").iter_unpack, struct.Struct("<IH").iter_unpack)
 
-# Column types that an opaque value can carry and that print as something else than base64.
+# Column types of opaque values that are not printed as base64.
 _TIMESTAMP, _DATE, _TIME, _DATETIME, _DECIMAL = 7, 10, 11, 12, 246
 _BASE64_LINE = 76
-_DEEPEST = 100  # the servers refuse to nest deeper
+_DEEPEST = 100  # the servers' limit
 
 
-# What is remembered of objects, until there is too much of it.
+# Caches for objects, cleared when they are full; see _span and _template.
 _SPANS: dict[tuple[int, bytes], tuple[int, int, int]] = {}
 _TEMPLATES: dict[tuple[int, bytes, bytes], str] = {}
-_REMEMBERED_BYTES, _REMEMBERED = 1024, 1024
+_CACHED_BYTES, _CACHE_ENTRIES = 1024, 1024
 
 
 def json_text(data: bytes) -> str:
     """The text of a JSON column's value; a value of zero bytes is JSON's null.
 
-    Raises ValueError, IndexError, KeyError or struct.error for bytes that are no JSON.
+    Raises ValueError, IndexError, KeyError or struct.error for bytes that are not binary JSON.
     """
     if not data:
         return "null"
@@ -75,8 +76,8 @@ def json_text(data: bytes) -> str:
 
 
 def double_text(value: float) -> str:
-    """A double as the servers print it: the shortest digits, plain from 1e-15 up to 1e15 and
-    wherever there are digits after the point."""
+    """A double as the servers print it: the shortest digits, without an exponent from 1e-15 up to
+    1e15 and wherever there are digits after the point."""
     if 1e-4 <= value < 1e15:
         return repr(value)
     if not isfinite(value):
@@ -97,9 +98,10 @@ def double_text(value: float) -> str:
 def _container(
     kind: int, data: bytes, at: int, limit: int, depth: int, left: int
 ) -> tuple[str, int]:
-    """The object or array at ``data[at:limit]``, and how many bytes may still be read.
+    """The object or array at ``data[at:limit]``, and the number of bytes that may still be read.
 
-    Each byte may be read once: ``left`` starts as the size of the document.
+    ``left`` is that number before; it starts as the size of the document, so each byte may be read
+    once.
     """
     sizes, header, key, entry, entries = _FORMS[kind]
     count, size = sizes(data, at)
@@ -107,7 +109,7 @@ def _container(
     stop = keys_end + count * entry
     left -= stop - at
     if end > limit or stop > end or left < 0 or depth > _DEEPEST:
-        raise ValueError("JSON is cut off, nested too deeply or leads in circles")
+        raise ValueError("JSON is cut off, nested too deeply or refers to itself")
     texts = []
     for type, where in entries(data[keys_end:stop]):
         if type == _STRING:
@@ -117,7 +119,7 @@ def _container(
                 length, start = _length(data, start - 1)
             left -= length
             if start + length > end or left < 0:
-                raise ValueError("JSON is cut off or refers to the same bytes again and again")
+                raise ValueError("JSON is cut off or refers to the same bytes repeatedly")
             text = quoted(data[start : start + length].decode())
         elif type <= _LARGE_ARRAY:
             text, left = _container(type, data, at + where, end, depth + 1, left)
@@ -139,7 +141,7 @@ def _container(
 
 
 def _inlined(type: int, number: int) -> str:
-    """A value in the place of its offset, which has two or four bytes."""
+    """A value that is stored in place of its offset, in two or four bytes."""
     if type == _INT16:
         return str((number & 0xFFFF ^ 0x8000) - 0x8000)
     if type == _INT32:
@@ -150,11 +152,11 @@ def _inlined(type: int, number: int) -> str:
 def _template(
     kind: int, data: bytes, at: int, end: int, entries: bytes, left: int
 ) -> tuple[str, int]:
-    """``{"key": %s, …}`` of the object at ``data[at:end]``, and what may still be read."""
+    """``{"key": %s, …}`` for the object at ``data[at:end]``, and the bytes still to be read."""
     start, stop, size = _SPANS.get((kind, entries)) or _span(kind, entries)
     left -= size
     if at + stop > end or left < 0:
-        raise ValueError("the keys of JSON are cut off or refer to the same bytes again and again")
+        raise ValueError("the keys of JSON are cut off or refer to the same bytes repeatedly")
     keys = data[at + start : at + stop]
     template = _TEMPLATES.get((kind, entries, keys))
     if template is None:
@@ -164,31 +166,32 @@ def _template(
         ]
         members = (quoted(name).replace("%", "%%") + ": %s" for name in names)
         template = "{" + ", ".join(members) + "}"
-        if len(entries) + len(keys) <= _REMEMBERED_BYTES:
+        if len(entries) + len(keys) <= _CACHED_BYTES:
             _bounded(_TEMPLATES)[kind, entries, keys] = template
     return template, left
 
 
 def _span(kind: int, entries: bytes) -> tuple[int, int, int]:
-    """Where the keys start and stop, and the sum of their lengths."""
+    """The start and end of an object's keys, and the bytes to count for them."""
     places = list(_KEYS[kind](entries)) or [(0, 0)]
     start = min(where for where, _ in places)
     stop = max(where + length for where, length in places)
-    # What is cut out counts, too: keys may lie far apart in bytes that nobody should trust.
+    # The whole slice counts: damaged offsets may place the keys far apart.
     span = start, stop, max(stop - start, sum(length for _, length in places))
-    if len(entries) <= _REMEMBERED_BYTES:
+    if len(entries) <= _CACHED_BYTES:
         _bounded(_SPANS)[kind, entries] = span
     return span
 
 
-def _bounded(remembered: dict[Any, Any]) -> dict[Any, Any]:
-    if len(remembered) >= _REMEMBERED:
-        remembered.clear()
-    return remembered
+def _bounded(cache: dict[Any, Any]) -> dict[Any, Any]:
+    """The cache, emptied if it is full."""
+    if len(cache) >= _CACHE_ENTRIES:
+        cache.clear()
+    return cache
 
 
 def _scalar(type: int, data: bytes, at: int, end: int, left: int) -> tuple[str, int]:
-    """The value at ``data[at:end]`` that is no container, and how many bytes may still be read."""
+    """The value at ``data[at:end]``, not a container, and the bytes that may still be read."""
     if type == _LITERAL:
         return _LITERALS[data[at]], left
     if type in _NUMBERS:
@@ -196,17 +199,17 @@ def _scalar(type: int, data: bytes, at: int, end: int, left: int) -> tuple[str, 
     if type == _DOUBLE:
         return double_text(_DOUBLE_VALUE(data, at)[0]), left
     if type not in (_STRING, _OPAQUE):
-        raise ValueError(f"JSON has no type {type}")
+        raise ValueError(f"binary JSON has no type {type}")
     length, start = _length(data, at + (type == _OPAQUE))
     left -= length
     if start + length > end or left < 0:
-        raise ValueError("JSON is cut off or refers to the same bytes again and again")
+        raise ValueError("JSON is cut off or refers to the same bytes repeatedly")
     value = data[start : start + length]
     return (quoted(value.decode()) if type == _STRING else _opaque(data[at], value)), left
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
-    """A length of seven bits per byte, low bits first, and where it ends."""
+    """A length of seven bits per byte, low bits first, and the position after it."""
     length = shift = 0
     for end in range(at, at + 5):
         byte = data[end]
@@ -222,7 +225,7 @@ def _opaque(column_type: int, data: bytes) -> str:
     if printer is not None:
         return printer(data)
     text = base64.b64encode(data).decode()
-    # The server breaks lines, and a line break in JSON is an escape.
+    # The server breaks the base64 text into lines; in JSON a line break is an escape.
     lines = [text[at : at + _BASE64_LINE] for at in range(0, len(text), _BASE64_LINE)]
     return f'"base64:type{column_type}:' + "\\n".join(lines) + '"'
 
@@ -234,7 +237,7 @@ def _cut(data: bytes, size: int) -> bytes:
 
 
 def _decimal(data: bytes) -> str:
-    """Precision, scale, packed digits."""
+    """One byte of precision, one of scale, then the packed digits."""
     precision, scale = data[0], data[1]
     return decimal_reader(precision, scale)(_cut(data[2:], decimal_size(precision, scale)))
 

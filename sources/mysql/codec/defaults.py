@@ -1,8 +1,9 @@
 """
-Constant column defaults: SQL text → the value that travels.
+Constant column defaults: the SQL text of a default becomes the value in a row tuple.
 
-A partial row image leaves out a new row's columns that took their default. Only what the default's
-text tells exactly is filled in; everything else is a ValueError, never a guess.
+A partial row image omits the columns of a new row that have their default value. Such a column is
+filled in only if its default is a constant whose stored value is known exactly. Every other default
+is a ValueError, never a guess.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _TEMPORAL = {"date": _DATE, "datetime": f"{_DATE} {_CLOCK}", "interval": f"-?\\d
 
 
 def constant_default(column: Column) -> Any:
-    """What a row has in this column if nothing is said; ValueError if that is not known exactly."""
+    """The value of a column that an INSERT does not name; ValueError if it is not known exactly."""
     default = column.default
     if column.generated:
-        raise ValueError("the column is computed")
+        raise ValueError("the column is generated")
     if default is None or default.upper() == "NULL":
         if not column.nullable:
             raise ValueError("the column has no default")
@@ -57,7 +58,7 @@ def _from_text(column: Column, text: str) -> Any:
     if type.kind in INTEGER_KINDS:
         number = Decimal(text)
         if number != int(number):
-            raise ValueError("the default is rounded")
+            raise ValueError("the default would be rounded")
         return int(number)
     if type.kind == "decimal":
         return str(Decimal(text).quantize(Decimal(1).scaleb(-type.scale), context=_DECIMALS))
@@ -65,4 +66,4 @@ def _from_text(column: Column, text: str) -> Any:
         return _FLOAT.unpack(_FLOAT.pack(float(text)))[0]
     if type.kind == "float64":
         return float(text)
-    raise ValueError("the default's value is not known")
+    raise ValueError("the default's value is unknown")

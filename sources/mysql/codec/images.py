@@ -1,10 +1,13 @@
 """
-The text of a row image's decoder: null bitmap, cells, tuple.
+Writes the Python code that reads one row image: its null bitmap and its cells.
 
-Everything that lies at a known distance is fused into one ``unpack_from`` per byte order, the
-length of the next variable cell included. Where columns may be NULL there are two ways through a
-row: one for rows without a NULL, straight; and one in stretches, each of which is straight if
-nothing in it is NULL and else unpacked by what is made and kept for just these NULLs.
+All cells up to the next one of variable size are unpacked by one ``unpack_from`` per byte order,
+together with the length of that cell. ``rows`` shows an example of the code.
+
+Where columns may be NULL the code has two paths. A row without a NULL is read like one without
+nullable columns. Any other row is read in stretches: a stretch without a NULL is read the same way,
+a stretch with NULLs is unpacked by functions that are made once for that combination of NULLs and
+kept (``_Shapes``).
 """
 
 from __future__ import annotations
@@ -16,15 +19,15 @@ from typing import Any
 
 from sources.mysql.codec.cells import SIZES, Cell, count_values, packed_size
 
-__all__ = ["Image", "Source"]
+__all__ = ["Image", "SourceCode"]
 
-# A stretch has at most this many nullable cells: 64 ways to unpack it.
+# A stretch has at most this many nullable cells, so at most 64 combinations of NULLs.
 _STRETCH = 6
 _RAW = re.compile(r"\braw(\d+)\b")
 
 
-class Source:
-    """Lines of Python, the names they use, and which column each line is about."""
+class SourceCode:
+    """Lines of Python, the globals that they use, and the column that each line reads."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -32,6 +35,7 @@ class Source:
         self.names: dict[str, Any] = {"from_bytes": int.from_bytes}
 
     def line(self, text: str, ordinal: int | None = None) -> None:
+        """Add a line; ``ordinal`` is the column whose value it makes."""
         self.lines.append(text)
         self.ordinals.append(ordinal)
 
@@ -42,14 +46,15 @@ class Source:
         return name
 
     def text(self) -> str:
+        """The whole source text."""
         return "\n".join(self.lines) + "\n"
 
 
 class Image:
-    """Writes the reading of one row image into variables ``<letter><ordinal>``.
+    """Writes the code that reads one row image into the variables ``<letter><ordinal>``.
 
-    ``present`` and ``nullable`` are bit masks by ordinal. The position is ``p``; it ends up behind
-    the image.
+    ``present`` and ``nullable`` are bit masks by ordinal. The code reads from the position ``p``
+    and moves ``p`` to the end of the image.
     """
 
     def __init__(self, cells: Sequence[Cell], present: int, nullable: int, letter: str) -> None:
@@ -63,8 +68,8 @@ class Image:
         }
         self.bitmap = (len(self.cells) + 7) // 8
 
-    def write(self, source: Source, indent: str) -> None:
-        """Write it with that indentation."""
+    def write(self, source: SourceCode, indent: str) -> None:
+        """Write the code, indented by ``indent``."""
         if not self.null_bits:
             self._run(source, indent, self.cells, f"{self.bitmap}x")
             return
@@ -74,11 +79,11 @@ class Image:
         leading, rest = self.cells[:first], self.cells[first:]
         self._bitmap(source, indent, leading)
         source.line(f"{indent}if nulls & {sum(self.null_bits.values())}:")
-        self._questions(source, indent + "    ", rest)
+        self._with_nulls(source, indent + "    ", rest)
         source.line(f"{indent}else:")
         self._run(source, indent + "    ", rest)
 
-    def _bitmap(self, source: Source, indent: str, leading: Sequence[Cell]) -> None:
+    def _bitmap(self, source: SourceCode, indent: str, leading: Sequence[Cell]) -> None:
         """Read the null bitmap, and the columns before the first nullable one."""
         if leading and self.bitmap in (1, 2, 4, 8):
             self._run(source, indent, leading, SIZES[self.bitmap][0], ["nulls"])
@@ -91,7 +96,8 @@ class Image:
         source.line(f"{indent}p += {size}")
         self._run(source, indent, leading)
 
-    def _questions(self, source: Source, indent: str, cells: Sequence[Cell]) -> None:
+    def _with_nulls(self, source: SourceCode, indent: str, cells: Sequence[Cell]) -> None:
+        """Read the cells of a row that has a NULL, stretch by stretch."""
         for stretch in self._stretches(cells):
             mask = sum(self.null_bits.get(cell.ordinal, 0) for cell in stretch)
             if not mask:
@@ -101,12 +107,14 @@ class Image:
             if len(stretch) == 1:
                 source.line(f"{indent}    {self.letter}{stretch[0].ordinal} = None")
             else:
-                self._ask(source, indent + "    ", stretch, mask)
+                self._stretch_with_nulls(source, indent + "    ", stretch, mask)
             source.line(f"{indent}else:")
             self._run(source, indent + "    ", stretch)
 
     def _stretches(self, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-        """The cells in pieces: each ends with the first cell of variable size."""
+        """The cells in stretches, which end with a cell of variable size, or at ``_STRETCH``
+        nullable cells.
+        """
         stretch: list[Cell] = []
         nullable = 0
         for cell in cells:
@@ -118,8 +126,10 @@ class Image:
         if stretch:
             yield stretch
 
-    def _ask(self, source: Source, indent: str, cells: Sequence[Cell], mask: int) -> None:
-        """Read a stretch in which something is NULL."""
+    def _stretch_with_nulls(
+        self, source: SourceCode, indent: str, cells: Sequence[Cell], mask: int
+    ) -> None:
+        """Read a stretch with a NULL; ``mask`` has the null bits of its cells."""
         name = f"shapes_{self.letter}{cells[0].ordinal}"
         fields = [(self.null_bits.get(cell.ordinal, 0), *cell.stored()) for cell in cells]
         source.names[name] = _Shapes(fields)
@@ -136,9 +146,10 @@ class Image:
                 source.line(f"{indent}{', '.join(targets)}, = {function}(data, p)")
         source.line(f"{indent}p += size")
         for cell, names in zip(cells, raws, strict=True):
-            self._answer(source, indent, cell, names)
+            self._assign(source, indent, cell, names)
 
-    def _answer(self, source: Source, indent: str, cell: Cell, raws: list[str]) -> None:
+    def _assign(self, source: SourceCode, indent: str, cell: Cell, raws: list[str]) -> None:
+        """Make a cell's value, which may be NULL, from the unpacked ``raws``."""
         variable, bit = f"{self.letter}{cell.ordinal}", self.null_bits.get(cell.ordinal)
         source.names.update(cell.names)
         if bit is not None and (cell.prefix or cell.value == "raw0"):
@@ -160,24 +171,24 @@ class Image:
 
     def _run(
         self,
-        source: Source,
+        source: SourceCode,
         indent: str,
         cells: Sequence[Cell],
         codes: str = "",
         targets: Sequence[str] = (),
     ) -> None:
-        """Read cells that are not NULL; ``codes`` and ``targets`` come first in the same unpack."""
+        """Read cells that are not NULL; the first unpack begins with ``codes`` and ``targets``."""
         group = _Group(source, indent, codes, list(targets))
         for cell in cells:
             source.names.update(cell.names)
-            group.take(cell, f"{self.letter}{cell.ordinal}")
+            group.add(cell, f"{self.letter}{cell.ordinal}")
         group.flush()
 
 
 class _Shapes(dict[int, tuple[Any, Any, int]]):
-    """Bits of a stretch's NULLs → how it is unpacked, and its size.
+    """Null bits of a stretch → its little-endian and big-endian ``unpack_from``, and its size.
 
-    A cell that is NULL takes no bytes and unpacks to nothing that is looked at.
+    A cell that is NULL takes no bytes; the empty values that it unpacks to are not used.
     """
 
     def __init__(self, fields: Sequence[tuple[int, str, str]]) -> None:
@@ -196,22 +207,26 @@ class _Shapes(dict[int, tuple[Any, Any, int]]):
 
 
 def _padded(fields: Sequence[tuple[str, str]], order: str) -> str:
-    """The struct codes of one byte order; bytes of the other are passed over."""
+    """The struct codes of one byte order, with pad bytes in place of the other's."""
     return "".join(
         codes if own == order else f"{packed_size(codes)}x" for own, codes in fields if codes
     )
 
 
 class _Group:
-    """What one ``unpack_from`` per byte order takes, and the values made of it."""
+    """Cells that are unpacked together, and the lines that make their values.
 
-    def __init__(self, source: Source, indent: str, codes: str, targets: list[str]) -> None:
+    ``codes`` and ``targets`` are struct codes and variables that come before the first cell.
+    """
+
+    def __init__(self, source: SourceCode, indent: str, codes: str, targets: list[str]) -> None:
         self.source, self.indent = source, indent
         self.fields = [("<", codes)]
         self.targets: dict[str, list[str]] = {"<": targets, ">": []}
         self.values: list[tuple[str, int]] = []
 
-    def take(self, cell: Cell, variable: str) -> None:
+    def add(self, cell: Cell, variable: str) -> None:
+        """Read ``cell`` into ``variable``; a cell of variable size ends the group."""
         order, codes = cell.stored()
         raw = _raw_names(cell, variable)
         self.fields.append((order, codes))
@@ -224,19 +239,19 @@ class _Group:
         length = _filled(SIZES[cell.prefix][1], raw)
         self.source.line(f"{self.indent}q = p + {size}")
         self.source.line(f"{self.indent}p = q + {length}")
-        self._make()
+        self._write_values()
         value = _filled(cell.value, ["data[q:p]"])
         self.source.line(f"{self.indent}{variable} = {value}", cell.ordinal)
 
     def flush(self) -> None:
-        """Read what is pending."""
+        """Write the code for the pending cells."""
         size = self._unpack()
         if size:
             self.source.line(f"{self.indent}p += {size}")
-            self._make()
+            self._write_values()
 
     def _unpack(self) -> int:
-        """Write the unpacking of what is pending; its size."""
+        """Write the unpack of the pending fields; return their size in bytes."""
         if "".join(codes for _, codes in self.fields) == "B":
             (target,) = self.targets["<"] + self.targets[">"]
             self.source.line(f"{self.indent}{target} = data[p]")
@@ -248,19 +263,19 @@ class _Group:
                 self.source.line(f"{self.indent}{names} = {function}(data, p)")
         return sum(packed_size(codes) for _, codes in self.fields)
 
-    def _make(self) -> None:
+    def _write_values(self) -> None:
         for text, ordinal in self.values:
             self.source.line(self.indent + text, ordinal)
         self.fields, self.targets, self.values = [], {"<": [], ">": []}, []
 
 
 def _raw_names(cell: Cell, variable: str) -> list[str]:
-    """Where the raw values go: straight into the variable if they are the value."""
+    """The variables of the raw values: ``variable`` itself if the raw value is the value."""
     if not cell.prefix and cell.value == "raw0":
         return [variable]
     return [f"{variable}_{part}" for part in range(count_values(cell.stored()[1]))]
 
 
 def _filled(expression: str, raws: Sequence[str]) -> str:
-    """The expression with names or Python text in place of ``raw0``, ``raw1``."""
+    """The expression with ``raws`` in place of ``raw0``, ``raw1``, …"""
     return _RAW.sub(lambda found: raws[int(found[1])], expression)

@@ -1,13 +1,56 @@
 """
-Rows of the log, decoded by a function generated for exactly this table and this table map.
+The row decoder: row images of the binary log become row tuples.
 
-Idea 4 of the design: what a table's shape decides is decided when the function is written. Columns
-of fixed size that follow each other are unpacked by one call; a row without a NULL takes a path
-without a question. The bytes are trusted only as far as they add up: a row image must end where the
-event ends, so no damage is silent, and nothing can be read twice.
+``RowDecoder`` writes a Python function for one table version, one table map, one operation and one
+set of presence bitmaps, compiles it once and keeps it. Everything that the table's shape decides is
+decided while the function is written: ``cells`` makes the expression that reads each column,
+``images`` writes the code around the expressions. Columns of fixed size that follow each other are
+unpacked by one call, and a row without a NULL takes a path without NULL tests.
 
-Where the compiled kernel is there (``kernel.py``) it goes first. What it refuses the generated
-function decodes again: that one decides what is right, and explains what is not.
+For an INSERT into ``t (id INT NOT NULL, size SMALLINT, name VARCHAR(40))`` in utf8mb4 the generated
+function is::
+
+    def decode_insert(data, p, end):
+        after = []; add_after = after.append
+        while p < end:
+            nulls, a0 = unpack_Bi(data, p)
+            p += 5
+            if nulls & 6:
+                if nulls & 6:
+                    unpack, unpack_big, size = shapes_a1[nulls & 6]
+                    a1, a2_0, = unpack(data, p)
+                    p += size
+                    if nulls & 2:
+                        a1 = None
+                    if nulls & 4:
+                        a2 = None
+                    else:
+                        q = p
+                        p = q + a2_0
+                        a2 = data[q:p].decode()
+                else:
+                    a1, a2_0 = unpack_hB(data, p)
+                    q = p + 3
+                    p = q + a2_0
+                    a2 = data[q:p].decode()
+            else:
+                a1, a2_0 = unpack_hB(data, p)
+                q = p + 3
+                p = q + a2_0
+                a2 = data[q:p].decode()
+            add_after((a0, a1, a2,))
+        return None, after, p
+
+``p`` is the position in ``data``. ``unpack_Bi`` is the ``unpack_from`` of the struct codes ``<Bi``:
+the null bitmap and ``id``. ``shapes_a1`` gives, for the NULLs among ``size`` and ``name``, how the
+two are unpacked and the bytes that they take; see ``images``.
+
+The bytes come from a server and are not trusted. The position only moves forward, and the last row
+image must end exactly where the event ends; otherwise the event is refused with DecodeError.
+
+Where the C accelerator is built (``accelerator``), it decodes each event first. The generated
+function decodes again what the accelerator refuses: it defines which bytes are valid, and its
+errors name the column.
 
 The format is that of MySQL's ``Rows_event`` (``WRITE_ROWS``, ``UPDATE_ROWS``, ``DELETE_ROWS``, v1
 and v2 alike from the column count on).
@@ -29,31 +72,33 @@ from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.accelerator import Accelerator, Decode, StoredImage, row_accelerator
 from sources.mysql.codec.cells import cells
 from sources.mysql.codec.defaults import constant_default
-from sources.mysql.codec.images import Image, Source
+from sources.mysql.codec.images import Image, SourceCode
 from sources.mysql.codec.table_map import TableMap
 
 __all__ = ["RowDecoder"]
 
 _MALFORMED = (struct.error, IndexError, KeyError, ValueError, OverflowError, zlib.error)
-_FULL_IMAGES = (
-    "Set binlog_row_image=FULL on the source (globally, and in sessions that override it)."
-)
+_FULL_IMAGES = "set binlog_row_image=FULL on the source, globally and in sessions that override it"
 
 
 class _Compiled:
-    """A generated function, what its lines are about, and what is tried before it."""
+    """The decoder of one operation for one set of presence bitmaps.
+
+    ``decode`` is tried first: the accelerator's decoder, or ``function`` where there is none.
+    ``function`` is the generated function, ``ordinals`` the column that each of its lines reads.
+    """
 
     def __init__(
         self,
         function: Callable[..., Any],
-        quick: Decode,
-        lines: list[int | None],
+        decode: Decode,
+        ordinals: list[int | None],
         before: int | None,
         after: int | None,
     ) -> None:
         self.function = function
-        self.quick = quick
-        self.lines = lines
+        self.decode = decode
+        self.ordinals = ordinals
         self.before_present = before
         self.after_present = after
 
@@ -61,14 +106,14 @@ class _Compiled:
 class RowDecoder:
     """Decodes the rows events that follow one table map.
 
-    SchemaError if the table does not fit the map; see ``tablemap.mismatch``.
+    Raises SchemaError if the table does not fit the map; see ``table_match.mismatch``.
     """
 
     def __init__(self, table: Table, map: TableMap) -> None:
         if len(table.columns) != len(map.types):
             raise SchemaError(
                 f"the table has {len(table.columns)} columns, its table map {len(map.types)}",
-                hint="Set binlog_row_metadata=FULL on the source, or copy the table again.",
+                hint="set binlog_row_metadata=FULL on the source, or backfill the table again",
                 table=table.id,
             )
         self.table = table
@@ -86,8 +131,8 @@ class RowDecoder:
     ) -> Rows:
         """The rows in ``data[start:end]``: column count, presence bitmap(s), row images.
 
-        Raises DecodeError if the bytes are not rows of this table, SchemaError for images of
-        ``binlog_row_value_options=PARTIAL_JSON``.
+        Raises DecodeError if the bytes are not rows of this table, SchemaError for the partial
+        images of ``binlog_row_value_options=PARTIAL_JSON``.
         """
         if partial_json:
             raise self._refuse_partial_json()
@@ -98,13 +143,13 @@ class RowDecoder:
         at = start + len(header)
         try:
             try:
-                before, after, stop = compiled.quick(data, at, end)
+                before, after, stop = compiled.decode(data, at, end)
             except _MALFORMED:
                 before, after, stop = compiled.function(data, at, end)
         except _MALFORMED as error:
             raise self._explain(error, compiled) from error
         if stop != end:
-            raise self._malformed("a row ends behind the event's end")
+            raise self._malformed("a row extends past the end of the event")
         return Rows(
             self.table,
             op,
@@ -116,13 +161,13 @@ class RowDecoder:
         )
 
     def source(self, op: Operation, header: bytes) -> str:
-        """The text of the generated function, for people."""
+        """The text of the generated function, for debugging and tests."""
         text: str = self._compile(op, header).function.__source__  # type: ignore[attr-defined]
         return text
 
     def _compile(self, op: Operation, header: bytes) -> _Compiled:
         if not header.startswith(self._count) or len(header) != self._header_size[op]:
-            raise self._malformed("its number of columns is not that of its table map")
+            raise self._malformed("its column count is not that of its table map")
         bitmaps = header[len(self._count) :]
         masks = [
             self._mask(bitmaps[at : at + self._bitmap])
@@ -142,8 +187,8 @@ class RowDecoder:
     def _malformed(self, reason: str) -> DecodeError:
         return DecodeError(
             f"a rows event is malformed: {reason}",
-            hint="The log is damaged there, or the table's definition is not the one at that "
-            "place; copy the table again.",
+            hint="the log is damaged at this position, or the table's definition is not the one "
+            "that the log was written with; backfill the table again",
             table=self.table.id,
         )
 
@@ -153,26 +198,26 @@ class RowDecoder:
         trace = error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code is code:
-                ordinal = compiled.lines[trace.tb_lineno - 1]
+                ordinal = compiled.ordinals[trace.tb_lineno - 1]
             trace = trace.tb_next
         if ordinal is None:
             return self._malformed("a row is cut off")
         column = self.table.columns[ordinal]
         if not isinstance(error, UnicodeDecodeError):
-            return self._malformed(f"a value of the column {column.name} cannot be")
+            return self._malformed(f"the column {column.name} has an invalid value")
         charset = parse_type(column.source_type).charset or "utf8mb4"
         return DecodeError(
-            f"the column {column.name} holds bytes that are no text in {charset}",
-            hint=f"Mend the value on the source, or declare the column's true character set there "
-            f"(ALTER TABLE … MODIFY {column.name} BLOB, then to the right one).",
+            f"the column {column.name} holds bytes that are not valid {charset} text",
+            hint=f"correct the value on the source, or declare the column's real character set "
+            f"there (ALTER TABLE … MODIFY {column.name} BLOB, then MODIFY it to the right type)",
             table=self.table.id,
         )
 
     def _refuse_partial_json(self) -> SchemaError:
         return SchemaError(
-            "the log holds parts of JSON documents only",
-            hint="SET GLOBAL binlog_row_value_options = '' on the source, let its sessions "
-            "reconnect, and copy the table again.",
+            "the log holds only the changed parts of JSON documents",
+            hint="run SET GLOBAL binlog_row_value_options = '' on the source, let its sessions "
+            "reconnect, and backfill the table again",
             table=self.table.id,
         )
 
@@ -183,7 +228,7 @@ def _cells(table: Table, map: TableMap) -> Any:
     except (ValueError, KeyError) as error:
         raise SchemaError(
             f"the table does not fit its table map: {error}",
-            hint="Copy the table again.",
+            hint="backfill the table again",
             table=table.id,
         ) from error
 
@@ -194,11 +239,13 @@ def _packed(number: int) -> bytes:
 
 
 class _Writer:
-    """Writes the decoder of one operation for one pair of presence masks."""
+    """Writes the decoder of one operation for its one or two presence masks."""
 
-    def __init__(self, table: Table, cells: Any, nullable: int, kernel: Accelerator | None) -> None:
+    def __init__(
+        self, table: Table, cells: Any, nullable: int, accelerator: Accelerator | None
+    ) -> None:
         self.table = table
-        self.kernel = kernel
+        self.accelerator = accelerator
         self.cells = cells
         self.nullable = nullable
         self.all = (1 << len(cells)) - 1
@@ -207,17 +254,17 @@ class _Writer:
     def compile(self, op: Operation, masks: list[int]) -> _Compiled:
         before = masks[0] if op != "insert" else None
         after = masks[-1] if op != "delete" else None
-        source = Source()
+        source = SourceCode()
         source.line(f"def decode_{op}(data, p, end):")
         images: dict[str, StoredImage] = {}
         if before is not None:
-            self._identified(before)
+            self._check_identified(before)
             source.line("    before = []; add_before = before.append")
-            images["before"] = StoredImage(before, self._before(before))
+            images["before"] = StoredImage(before, self._before_values(before))
         if after is not None:
             source.line("    after = []; add_after = after.append")
-            fill = self._inserted(after) if before is None else self._updated(after)
-            images["after"] = StoredImage(after, fill)
+            values = self._insert_values(after) if before is None else self._update_values(after)
+            images["after"] = StoredImage(after, values)
         source.line("    while p < end:")
         for name, stored in images.items():
             image = Image(self.cells, stored.mask, self.nullable, name[0])
@@ -226,23 +273,23 @@ class _Writer:
         results = [name if name in images else "None" for name in ("before", "after")]
         source.line(f"    return {', '.join(results)}, p")
         function = compile_function(f"decode_{op}", source.text(), source.names)
-        quick: Decode = function
-        if self.kernel is not None:
-            quick = self.kernel.decoder(images.get("before"), images.get("after"))
+        decode: Decode = function
+        if self.accelerator is not None:
+            decode = self.accelerator.decoder(images.get("before"), images.get("after"))
         return _Compiled(
             function,
-            quick,
+            decode,
             source.ordinals,
             None if before in (None, self.all) else before,
             None if op == "insert" or after in (None, self.all) else (after or 0) | self.key,
         )
 
-    def _before(self, mask: int) -> list[str]:
+    def _before_values(self, mask: int) -> list[str]:
         return [
             f"b{ordinal}" if mask >> ordinal & 1 else "None" for ordinal in range(len(self.cells))
         ]
 
-    def _identified(self, mask: int) -> None:
+    def _check_identified(self, mask: int) -> None:
         if mask != self.all and (not self.key or self.key & ~mask):
             raise DecodeError(
                 "a row image in the log lacks the columns that identify the row",
@@ -250,8 +297,8 @@ class _Writer:
                 table=self.table.id,
             )
 
-    def _updated(self, mask: int) -> list[str]:
-        """A key column that the after image leaves out has not changed."""
+    def _update_values(self, mask: int) -> list[str]:
+        """The values after an update; a key column that the after image omits has not changed."""
         return [
             f"a{ordinal}"
             if mask >> ordinal & 1
@@ -259,8 +306,8 @@ class _Writer:
             for ordinal in range(len(self.cells))
         ]
 
-    def _inserted(self, mask: int) -> list[str]:
-        """A column that a new row leaves out has its default."""
+    def _insert_values(self, mask: int) -> list[str]:
+        """The values of a new row; a column that the image omits has its default."""
         return [
             f"a{ordinal}" if mask >> ordinal & 1 else self._default(ordinal)
             for ordinal in range(len(self.cells))
@@ -272,7 +319,7 @@ class _Writer:
             return repr(constant_default(column))
         except ValueError as error:
             raise DecodeError(
-                f"the log leaves out the column {column.name}, whose default is not a constant",
+                f"the log omits the column {column.name}, whose default is not a constant",
                 hint=_FULL_IMAGES,
                 table=self.table.id,
             ) from error

@@ -1,9 +1,10 @@
 """
-The table map: what the log itself says about the table whose rows follow.
+The table map: the log's own description of the table whose rows follow.
 
-Always the columns' storage types; with ``binlog_row_metadata`` also signedness, character sets and,
-with FULL, names, labels and the primary key. What it says is the truth at that place of the log, so
-a tracked version of the table is used only where the map does not contradict it.
+A map always has the columns' storage types. With ``binlog_row_metadata=MINIMAL`` it also has
+signedness and character sets, with FULL also names, labels and the primary key. The map is right
+for its place in the log, so a tracked version of the table is used only if the map does not
+contradict it (``table_match``).
 
 The format is that of MySQL's ``TABLE_MAP_EVENT`` (mysql::binlog::event::Table_map_event) with its
 optional metadata fields, which MariaDB shares since 10.5.
@@ -23,7 +24,7 @@ __all__ = ["TableMap", "Wire", "parse_table_map"]
 
 
 class Wire:
-    """Column types as the log numbers them (``enum_field_types``)."""
+    """The log's numbers of column types (``enum_field_types``)."""
 
     TINY, SHORT, LONG, FLOAT, DOUBLE = 1, 2, 3, 4, 5
     TIMESTAMP, LONGLONG, INT24, DATE, TIME, DATETIME, YEAR = 7, 8, 9, 10, 11, 12, 13
@@ -33,7 +34,7 @@ class Wire:
     BLOB, VAR_STRING, STRING, GEOMETRY = 252, 253, 254, 255
 
 
-# YEAR counts among the numbers whose signedness is told.
+# The signedness field has a bit for YEAR, too.
 _NUMBERS = (Wire.TINY, Wire.SHORT, Wire.INT24, Wire.LONG, Wire.LONGLONG, Wire.YEAR)
 _NUMERIC = frozenset((*_NUMBERS, Wire.NEWDECIMAL, Wire.FLOAT, Wire.DOUBLE))
 _STRINGS = (Wire.STRING, Wire.VAR_STRING, Wire.VARCHAR, Wire.BLOB, Wire.VECTOR)
@@ -52,14 +53,16 @@ _PRIMARY_KEY_WITH_PREFIX = 9
 class TableMap(msgspec.Struct, frozen=True, gc=False):
     """One TABLE_MAP event.
 
-    ``types`` and ``metas`` have one entry per column; the types ENUM and SET are unfolded from the
-    STRING that the log hides them in. ``metas``: string types hold their greatest length in bytes,
-    blob-like types the number of bytes of their length, ENUM and SET their size in bytes, BIT its
-    number of bits, DECIMAL ``precision << 8 | scale``, temporal types the digits of the fraction.
+    ``types`` and ``metas`` have one entry per column. ENUM and SET, which the log writes as STRING,
+    have their own types here. ``metas`` holds the maximum length in bytes for string types, the
+    bytes that the length takes for blob-like types, the size in bytes for ENUM and SET, the number
+    of bits for BIT, ``precision << 8 | scale`` for DECIMAL, and the digits of the fraction for
+    temporal types. ``nullable`` and ``invisible`` are bit masks by ordinal.
 
-    What the log may leave out is None: ``names``; ``key`` (ordinals of the primary key; empty where
-    there is none); per column ``unsigned`` (None in it: no number), ``charsets`` (None in it: not
-    made of characters; ``binary`` for bytes) and ``members`` (None in it: no ENUM or SET).
+    A field that the log omits is None: ``names``; ``key`` (ordinals of the primary key; empty if
+    there is none); ``unsigned``, ``charsets``, ``members`` and ``geometries``, which have one entry
+    per column. In these, an entry is None for a column that is not a number, has no characters
+    (bytes have the charset ``binary``), is not an ENUM or SET, or is not a geometry.
     """
 
     table_id: int
@@ -80,24 +83,25 @@ class TableMap(msgspec.Struct, frozen=True, gc=False):
 def parse_table_map(
     data: bytes, start: int, end: int, *, id_width: int = 6, mariadb: bool = False
 ) -> TableMap:
-    """The body of a TABLE_MAP event, without the header and the checksum, ``data[start:end]``.
+    """The table map in ``data[start:end]``: the body of a TABLE_MAP event, without header and
+    checksum.
 
-    ``mariadb`` tells whose log it is: there geometries count among the columns that have a
-    character set, and nothing in the event says so.
+    ``mariadb`` says that the log is MariaDB's: there, geometry columns have a character set, which
+    the event itself does not show.
 
-    Raises DecodeError if the bytes are no table map.
+    Raises DecodeError if the bytes are not a table map.
     """
     try:
         return _parse(_Reader(data, start, end), id_width, mariadb)
     except (IndexError, ValueError, KeyError, struct.error) as error:
         raise DecodeError(
             f"a table map event is malformed: {error}",
-            hint="The log is damaged there, or comes from a server version that is not supported.",
+            hint="the log is damaged at this position, or its server version is not supported",
         ) from error
 
 
 class _Reader:
-    """Bytes from start to end; reading past the end is a ValueError."""
+    """Reads bytes from ``start`` to ``end``; ValueError for a read past the end."""
 
     def __init__(self, data: bytes, start: int, end: int) -> None:
         if end > len(data) or start > end:
@@ -107,7 +111,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         start = self.at
         if size > self.end - start:
-            raise ValueError(f"{size} bytes are wanted where {self.end - start} are left")
+            raise ValueError(f"it ends {size - (self.end - start)} bytes too early")
         self.at = start + size
         return self.data[start : self.at]
 
@@ -142,7 +146,7 @@ def _parse(reader: _Reader, id_width: int, mariadb: bool) -> TableMap:
     metadata = reader.part(reader.packed())
     columns = [_meta(wire, metadata) for wire in wires]
     if metadata.more:
-        raise ValueError("the columns' metadata is longer than its columns")
+        raise ValueError("the metadata is longer than its columns need")
     nullable = reader.number((len(wires) + 7) // 8) & ((1 << len(wires)) - 1)
     types = tuple(wire for wire, _ in columns)
     metas = tuple(meta for _, meta in columns)
@@ -156,10 +160,10 @@ def _parse(reader: _Reader, id_width: int, mariadb: bool) -> TableMap:
 
 
 def _meta(wire: int, metadata: _Reader) -> tuple[int, int]:
-    """The unfolded type and meta of one column."""
+    """The type and the meta of one column; ENUM and SET are written as STRING."""
     if wire not in _META_BYTES:
         if wire not in _WITHOUT_META:
-            raise ValueError(f"column type {wire} is not known")
+            raise ValueError(f"the column type {wire} is unknown")
         return wire, 0
     raw = metadata.take(_META_BYTES[wire])
     if wire == Wire.BIT:
@@ -171,7 +175,7 @@ def _meta(wire: int, metadata: _Reader) -> tuple[int, int]:
     if wire in (Wire.STRING, Wire.ENUM, Wire.SET):
         if raw[0] in (Wire.ENUM, Wire.SET):
             return raw[0], raw[1]
-        # Two bits of a length above 255 hide, inverted, in the type.
+        # The upper two bits of a length above 255 are stored inverted in the type byte.
         return Wire.STRING, raw[1] | ((raw[0] & 0x30) ^ 0x30) << 4
     return wire, raw[0]
 
@@ -196,10 +200,10 @@ class _Optional:
     def signedness(self, field: _Reader) -> None:
         ordinals = self._ordinals(_NUMERIC)
         bits = _bits(field, len(ordinals))
-        told: list[bool | None] = [None] * len(self.types)
+        unsigned: list[bool | None] = [None] * len(self.types)
         for ordinal, bit in zip(ordinals, bits, strict=True):
-            told[ordinal] = bit
-        self.unsigned = tuple(told)
+            unsigned[ordinal] = bit
+        self.unsigned = tuple(unsigned)
 
     def default_charset(self, field: _Reader) -> None:
         self._default_charset(field, self.character)
@@ -254,12 +258,12 @@ class _Optional:
         key = []
         while field.more:
             key.append(field.packed())
-            field.packed()  # the prefix's length: a prefix that is unique makes its whole unique
+            field.packed()  # the prefix's length; values are unique if their prefixes are
         self._set_key(key)
 
     def _set_key(self, key: list[int]) -> None:
         if any(ordinal >= len(self.types) for ordinal in key):
-            raise ValueError("the primary key has a column that the table has not")
+            raise ValueError("the primary key has a column that the table does not have")
         self.key = tuple(key)
 
     def visibility(self, field: _Reader) -> None:
@@ -267,10 +271,10 @@ class _Optional:
             self.invisible |= (not visible) << ordinal
 
     def finish(self, table_map: TableMap) -> TableMap:
-        """The map with everything told.
+        """The map with the optional fields.
 
-        A primary key is told together with names, or not at all: where names are, no key means that
-        there is none.
+        The log has the primary key only together with the names. So a map with names and without a
+        key belongs to a table without a primary key.
         """
         columns = range(len(self.types))
         return msgspec.structs.replace(
@@ -286,7 +290,7 @@ class _Optional:
 
 
 def _bits(field: _Reader, count: int) -> list[bool]:
-    """Bits, the highest of each byte first."""
+    """The next ``count`` bits, the highest of each byte first."""
     raw = field.take((count + 7) // 8)
     return [bool(raw[number // 8] & (0x80 >> number % 8)) for number in range(count)]
 

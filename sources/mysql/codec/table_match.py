@@ -1,9 +1,9 @@
 """
-A table map against a version of a table: do they fit, and which table does the map tell?
+Compares a table map with a version of a table, and makes a table from a map with FULL metadata.
 
-The log's own word wins. A tracked version that contradicts it is not used; with FULL metadata the
-map alone tells the table, and the version before only lends what the log does not know (source_type
-texts, defaults, secondary indexes).
+The map takes precedence: a tracked version that contradicts it is not used. With FULL metadata the
+table is made from the map. Only what the log does not have comes from the previous version: source
+types, defaults and secondary indexes.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _DIMENSION_BYTES = 4
 
 
 def mismatch(table: Table, map: TableMap) -> str | None:
-    """Why this version of the table is not the one that the map describes; None if it may be.
+    """Why the map cannot describe this version of the table; None if it can.
 
-    Whether a column is nullable does not count: decoders take it from the map.
+    Nullability is not compared: decoders take it from the map.
     """
     if len(table.columns) != len(map.types):
         return f"it has {len(table.columns)} columns, the log has {len(map.types)}"
@@ -61,9 +61,9 @@ def _column_mismatch(column: Column, map: TableMap, ordinal: int) -> str | None:
     if not _stored_as(source_type, map.types[ordinal], map.metas[ordinal]):
         return f"the log stores type {map.types[ordinal]} with metadata {map.metas[ordinal]}"
     if map.unsigned is not None and source_type.base in (*_INTEGERS, "decimal", "float", "double"):
-        told = map.unsigned[ordinal]
-        if told is not None and told != source_type.unsigned:
-            return f"the log has it {'unsigned' if told else 'signed'}"
+        unsigned = map.unsigned[ordinal]
+        if unsigned is not None and unsigned != source_type.unsigned:
+            return f"the log has it as {'unsigned' if unsigned else 'signed'}"
     if charset is not None and not _same_charset(source_type, charset):
         return f"the log has the character set {charset}"
     members = map.members[ordinal] if map.members is not None else None
@@ -75,7 +75,7 @@ def _column_mismatch(column: Column, map: TableMap, ordinal: int) -> str | None:
 def _same_charset(source_type: MySQLType, charset: str) -> bool:
     if source_type.charset:
         return source_type.charset == charset
-    # Of bytes with another meaning (uuid, geometry) the log may say that they are binary.
+    # For types that are stored as bytes (uuid, geometry) the log may have the charset binary.
     return charset == "binary" if source_type.binary else source_type.base not in _TEXTS
 
 
@@ -85,13 +85,13 @@ def _labels(members: tuple[bytes, ...], charset: str | None) -> tuple[str, ...]:
         return tuple(map(decode, members))
     except UnicodeDecodeError as error:
         raise DecodeError(
-            f"a label of an ENUM or SET is not text in its character set {charset}",
-            hint="Mend the label with ALTER TABLE on the source.",
+            f"a label of an ENUM or SET is not valid {charset} text",
+            hint="correct the label with ALTER TABLE on the source",
         ) from error
 
 
 def _stored_as(source_type: MySQLType, wire: int, meta: int) -> bool:
-    """Whether the server stores this source_type type as this type of the log."""
+    """Whether the server writes this source type to the log as type ``wire`` with ``meta``."""
     base = source_type.base
     if base in _INTEGERS:
         return wire == _INTEGERS[base]
@@ -121,7 +121,7 @@ def _as_char(source_type: MySQLType, wire: int, meta: int) -> bool:
 
 
 def _as_varchar(source_type: MySQLType, wire: int, meta: int) -> bool:
-    # A compressed value may be one byte longer.
+    # A compressed value has one byte of header.
     return (wire == Wire.VARCHAR and meta == _size(source_type)) or (
         wire == Wire.VARCHAR_COMPRESSED and meta == _size(source_type) + 1
     )
@@ -173,11 +173,12 @@ _STORED: dict[str, Callable[[MySQLType, int, int], bool]] = {
 
 
 def table_from_map(map: TableMap, previous: Table | None) -> Table:
-    """The table that a map with names describes.
+    """The table that a map with names describes; ValueError for a map without names.
 
-    Columns of ``previous`` are reused where the map does not contradict them (by name; their
-    source_type text says more than the log). Its secondary indexes stay where their columns do.
-    ``previous`` itself comes back if nothing differs; else the version is the next one.
+    A column of ``previous`` with the same name is kept if the map does not contradict it, because
+    its source type says more than the log. Secondary indexes of ``previous`` are kept if all their
+    columns still exist. Returns ``previous`` itself if nothing differs, else a table with the next
+    version number.
     """
     if map.names is None:
         raise ValueError("the table map has no names")
@@ -202,12 +203,14 @@ def _column(map: TableMap, ordinal: int, known: Column | None) -> Column:
     if known is not None and _column_mismatch(known, map, ordinal) is None:
         return msgspec.structs.replace(known, nullable=nullable)
     assert map.names is not None
-    source_type = str(_native(map, ordinal))
+    source_type = str(_source_type(map, ordinal))
     return Column(map.names[ordinal], neutral_type(source_type), source_type, nullable)
 
 
 def _key(map: TableMap, names: tuple[str, ...], previous: Table | None) -> tuple[int, ...]:
-    """The primary key; without one, the unique index that served as the key before."""
+    """The ordinals of the primary key; without one, those of the previous version's key if its
+    columns still exist and none is nullable.
+    """
     if map.key:
         return map.key
     if previous is None:
@@ -245,8 +248,8 @@ _BASE_OF_WIRE = {
 }
 
 
-def _native(map: TableMap, ordinal: int) -> MySQLType:
-    """The source_type type as far as the log knows it."""
+def _source_type(map: TableMap, ordinal: int) -> MySQLType:
+    """The source type, as far as the log has it."""
     wire, meta = map.types[ordinal], map.metas[ordinal]
     charset = (map.charsets[ordinal] if map.charsets is not None else None) or "binary"
     if wire in (Wire.ENUM, Wire.SET):

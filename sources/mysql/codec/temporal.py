@@ -1,9 +1,22 @@
 """
-Dates and times of the log as canonical text, in every storage format there has been.
+Dates and times of the log as canonical text, for every storage format.
 
-Text, because it alone holds what the servers hold: ``0000-00-00``, ``2020-02-00``, 838 hours. Whole
-values hardly repeat, their parts do: a value is cut into parts of few bits, each the index of a
-small table of ready texts, so it costs the same whatever the range of the column's values.
+They travel as text because Python's types cannot hold every value of the servers: ``0000-00-00``,
+``2020-02-00``, 838 hours. Whole values seldom repeat, but their parts do. An expression therefore
+cuts a value into parts of a few bits, each the index of a small table of prepared texts, so its
+cost does not depend on the range of the values. The texts of months and of days since 1970 are made
+on first use and kept (``PackedText``).
+
+The expression of ``DATE``, for example, is::
+
+    f'{years[raw1 << 7 | raw0 >> 9]}{month_days[raw0 & 511]}'
+
+A negative ``TIME`` is read by a generated function. For ``TIME(2)`` it is::
+
+    def negative_time(raw0, raw1, raw2):
+        packed = 2147483648 - ((raw0 << 24) | (raw1 << 8) | (raw2 << 0))
+        clock = packed >> 8
+        return f'-{hours[clock >> 12]}{minute_seconds[clock & 4095]}.{digits2[(packed & 255)]}'
 
 The formats are those of the MySQL Internals Manual, "Date and Time Data Type Representation"
 (old: before 5.6.4; new: ``TIMESTAMP2``, ``DATETIME2``, ``TIME2``), and of MariaDB 5.3's
@@ -38,7 +51,7 @@ _TIME_ZERO_POINT_SECONDS = 838 * 3600 + 59 * 60 + 59 + 1
 
 
 class PackedText(dict[Any, str]):
-    """Packed value → text, computed once by ``text`` and remembered; bounded."""
+    """Packed value → text, made by ``text`` on first use and kept; bounded."""
 
     def __init__(self, text: Callable[[Any], str]) -> None:
         super().__init__()
@@ -59,7 +72,7 @@ def _month(packed: int) -> str:
     """The upper 18 bits of DATETIME2: a sign that is always set, 13 · year + month."""
     months = packed - (1 << 17)
     if months < 0:
-        raise ValueError("a datetime before the year 0")
+        raise ValueError("the datetime is before the year 0")
     return f"{months // 13:04d}-{months % 13:02d}-"
 
 
@@ -68,14 +81,14 @@ def _day(days: int) -> str:
 
 
 def _texts(form: str, *sizes: int) -> tuple[str, ...]:
-    """The form filled with all combinations of numbers below ``sizes``."""
+    """The format ``form``, applied to all combinations of numbers below ``sizes``."""
     numbers = itertools.product(*map(range, sizes))
     return tuple(itertools.starmap(form.format, numbers))
 
 
 @lru_cache(maxsize=1)
 def _tables() -> dict[str, Any]:
-    """The names that expressions use; made when the first column needs them."""
+    """The globals of the expressions; made when the first column needs them."""
     return {
         "months": PackedText(_month),
         "days": PackedText(_day),
@@ -98,14 +111,16 @@ def _fraction(value: int, digits: int) -> str:
 
 
 def _fraction_bytes(digits: int) -> int:
-    """A fraction with an odd number of digits is stored with one more."""
+    """The size of a fraction; an odd number of digits is stored with one more digit."""
     return (digits + 1) // 2
 
 
 @lru_cache(maxsize=64)
 def temporal_expression(wire: int, digits: int) -> Expression:
-    """Byte order and struct codes of a column's values, the expression that makes canonical text of
-    what they give (``raw0``, …), and its names; ``digits`` of the fraction as the column declares.
+    """Byte order and struct codes of a column's values, the expression that makes canonical text
+    from the unpacked values (``raw0``, …), and its names.
+
+    ``digits`` is the number of digits of the fraction that the column declares.
     """
     if wire == DATE:
         # 15 bits year, 4 month, 5 day
@@ -123,9 +138,9 @@ _SECONDS = (
     "(f'{days[raw0 // 86400]}{day_minutes[(v := raw0 % 86400) // 60]}{seconds[v % 60]}"
     "FRACTION' if ANY else '0000-00-00 00:00:00ZERO')"
 )
-# Struct codes of what comes before the fraction, and the expression. DATETIME2: months, day (5
-# bits), hour (5), minute (6), second (6). TIME2: a bit that is set unless negative, hour (11),
-# minute (6), second (6). TIMESTAMP2, and MariaDB 5.3's with a fraction: seconds since 1970.
+# Struct codes of the part before the fraction, and the expression. DATETIME2: months, day (5 bits),
+# hour (5), minute (6), second (6). TIME2: a bit that is set unless negative, hour (11), minute (6),
+# second (6). TIMESTAMP2, and TIMESTAMP with or without MariaDB 5.3's fraction: seconds since 1970.
 _PACKED = {
     DATETIME2: (
         "HBH",
@@ -148,7 +163,7 @@ _PACKED = {
 
 def _packed(wire: int, digits: int) -> Expression:
     if digits > _MOST_DIGITS:
-        raise ValueError(f"a fraction of {digits} digits cannot be")
+        raise ValueError(f"a fraction of {digits} digits is invalid")
     codes, expression = _PACKED[wire]
     more, fraction, names = _fraction_expression(wire, digits, len(codes))
     codes, names = codes + more, _tables() | names
@@ -163,12 +178,15 @@ def _packed(wire: int, digits: int) -> Expression:
         expression = expression.replace(name, text)
     if wire == TIME2:
         names[f"negative_time{digits}"] = _negative_time(digits, codes)
-    # The oldest format alone is little endian.
+    # Only the oldest format is little endian.
     return "<" if (wire, digits) == (TIMESTAMP, 0) else ">", codes, expression, names
 
 
 def _fraction_expression(wire: int, digits: int, first: int) -> tuple[str, str, dict[str, Any]]:
-    """Struct codes, the inside of an f-string, its names; the codes begin with ``raw<first>``."""
+    """Struct codes of a fraction, the inside of an f-string that prints it, and its names.
+
+    ``raw<first>`` is the first value that the codes unpack to.
+    """
     if not digits:
         return "", "", {}
     if wire == TIMESTAMP:
@@ -181,7 +199,9 @@ def _fraction_expression(wire: int, digits: int, first: int) -> tuple[str, str, 
 
 
 def _negative_time(digits: int, codes: str) -> Callable[..., str]:
-    """The whole value, fraction and all, is one number, counted down from zero's."""
+    """The function for negative values: value and fraction are one number, subtracted from the
+    number that stands for zero.
+    """
     bits = 8 * _fraction_bytes(digits)
     shift, parts = 24 + bits, []
     for number, code in enumerate(codes):
@@ -202,7 +222,7 @@ def negative_time({", ".join(f"raw{number}" for number in range(len(codes)))}):
 
 
 def _old_size(wire: int, digits: int) -> int:
-    """Bytes that a value takes in the formats before MySQL 5.6 and in MariaDB 5.3's."""
+    """The size of a value in the formats before MySQL 5.6 and in MariaDB 5.3's."""
     if wire == TIME:
         return _HIRES_TIME[digits]
     return _HIRES_DATETIME[digits] if digits else 8
@@ -240,7 +260,7 @@ def _hires_time(digits: int) -> Callable[[bytes], str]:
     unit = 10**digits
 
     def text(data: bytes) -> str:
-        """A count of fractions of a second, big endian, from a zero point below all values."""
+        """Big endian: fractions of a second since a zero point that is below all values."""
         count = int.from_bytes(data, "big") - _TIME_ZERO_POINT_SECONDS * unit
         sign, count = ("-", -count) if count < 0 else ("", count)
         seconds, fraction = divmod(count, unit)

@@ -1,9 +1,18 @@
 """
-Numbers, labels and other values of the log: packed bytes → the value that travels.
+Numbers, labels and other values of the log: stored bytes become the values in row tuples.
 
-Each function here makes what the table in ``engine.schema`` says, and raises ValueError (or what
-indexing and unpacking raise) for bytes that cannot be. Decimals are read by expressions written per
-precision and scale, of groups of digits that the row's own unpacking has already cut.
+The forms of the values are those of the table in ``engine.schema``. The functions raise ValueError,
+or what indexing and unpacking raise, for invalid bytes.
+
+A decimal is stored in groups of digits. The row's own unpack reads the groups, and an expression
+that is written for the precision and scale prints them. Negative numbers are printed by a generated
+function. For ``DECIMAL(5,2)`` it is::
+
+    def negative_decimal_5_2(raw0, raw1):
+        raw0 ^= 32767; raw1 ^= 255
+        return f'-{raw0}.{digits2[raw1]}' if raw0 or raw1 else f'{raw0}.{digits2[raw1]}'
+
+``digits2`` has the texts of all numbers of two digits.
 """
 
 from __future__ import annotations
@@ -32,7 +41,7 @@ __all__ = [
     "uuid_text",
 ]
 
-# A decimal packs nine digits into four bytes, and what is left over into as few as hold it.
+# A decimal stores nine digits in four bytes, and the remaining digits in as few bytes as possible.
 _DIGITS_PER_WORD = 9
 _LEFTOVER_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
 
@@ -47,7 +56,7 @@ _ADDRESS_BYTES = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
 
 def decimal_size(precision: int, scale: int) -> int:
-    """Bytes of a packed DECIMAL(precision, scale)."""
+    """The size of a packed DECIMAL(precision, scale)."""
     whole, fraction = precision - scale, scale
     return sum(
         4 * (digits // _DIGITS_PER_WORD) + _LEFTOVER_BYTES[digits % _DIGITS_PER_WORD]
@@ -56,7 +65,7 @@ def decimal_size(precision: int, scale: int) -> int:
 
 
 def _groups(precision: int, scale: int) -> tuple[list[int], list[int]]:
-    """Digits per group: of the whole part (short group first), of the fraction (short one last)."""
+    """Digits per group: the whole part (short group first), the fraction (short group last)."""
     words, left = divmod(precision - scale, _DIGITS_PER_WORD)
     whole = [left] * (left > 0) + [_DIGITS_PER_WORD] * words
     words, left = divmod(scale, _DIGITS_PER_WORD)
@@ -64,12 +73,13 @@ def _groups(precision: int, scale: int) -> tuple[list[int], list[int]]:
 
 
 def big_endian(size: int, first: int = 0) -> tuple[str, str]:
-    """Struct codes of a big-endian number of ``size`` bytes, and the number made of what they give.
+    """Struct codes of a big-endian number of ``size`` bytes, and the expression that makes the
+    number from the unpacked values.
 
-    ``raw<first>`` is the first of them. ValueError for a size that is not 1 to 8.
+    ``raw<first>`` is the first of these. ValueError for a size that is not 1 to 8.
     """
     if not 0 < size < len(_BIG_ENDIAN):
-        raise ValueError(f"a number of {size} bytes cannot be")
+        raise ValueError(f"a number of {size} bytes is invalid")
     codes = _BIG_ENDIAN[size]
     shift, parts = 8 * size, []
     for number, code in enumerate(codes, first):
@@ -80,21 +90,21 @@ def big_endian(size: int, first: int = 0) -> tuple[str, str]:
 
 @lru_cache(maxsize=8)
 def digit_texts(digits: int) -> tuple[str, ...]:
-    """The texts of all numbers of that many digits; to look one up is quicker than to format."""
+    """The texts of all numbers with ``digits`` digits; a look-up is faster than formatting."""
     return tuple(f"{number:0{digits}d}" for number in range(10**digits))
 
 
 def digits_expression(number: str, digits: int) -> tuple[str, dict[str, Any]]:
-    """The inside of an f-string that prints ``number`` with ``digits`` digits, and its names.
+    """The inside of an f-string that prints the number with ``digits`` digits, and its names.
 
-    IndexError if it has more.
+    ``number`` is an expression. The f-string raises IndexError for a number with more digits.
     """
     if digits <= _DIGITS_PER_TABLE:
         name = f"digits{digits}"
         return f"{{{name}[{number}]}}", {name: digit_texts(digits)}
     unit = 10**_DIGITS_PER_TABLE
     if " " in number:
-        number, again = f"(v := {number})", "v"  # it is used twice
+        number, again = f"(v := {number})", "v"  # evaluated once, used twice
     else:
         again = number
     high, names = digits_expression(f"{number} // {unit}", digits - _DIGITS_PER_TABLE)
@@ -105,13 +115,13 @@ def digits_expression(number: str, digits: int) -> tuple[str, dict[str, Any]]:
 @lru_cache(maxsize=512)
 def decimal_expression(precision: int, scale: int) -> tuple[str, str, dict[str, Any]]:
     """Big-endian struct codes of a packed DECIMAL(precision, scale), the expression that makes text
-    with all digits of the scale of what they give (``raw0``, …), and its names.
+    from the unpacked values (``raw0``, …), and its names. The text has all digits of the scale.
 
-    The format is that of MySQL's ``decimal2bin``: big endian groups of digits, the top bit set for
-    numbers that are not negative, all bits inverted for those that are.
+    The format is that of MySQL's ``decimal2bin``: big-endian groups of digits. The top bit is set
+    unless the number is negative; all bits of a negative number are inverted.
     """
     if not 0 < precision <= 65 or not 0 <= scale <= min(precision, 38):
-        raise ValueError(f"decimal({precision},{scale}) cannot be")
+        raise ValueError(f"decimal({precision},{scale}) is invalid")
     codes, text, names = _decimal_text(precision, scale)
     top = 1 << (8 * struct.calcsize(f">{codes[0]}") - 1)
     raws = [f"raw{number}" for number in range(len(codes))]
@@ -131,7 +141,7 @@ def {negative}({", ".join(raws)}):
 
 
 def _decimal_text(precision: int, scale: int) -> tuple[str, str, dict[str, Any]]:
-    """Codes, the inside of an f-string for a number that is not negative, its names."""
+    """Codes, the inside of an f-string for a number that is not negative, and its names."""
     whole, fraction = _groups(precision, scale)
     codes, integer, text = "", "0", ""
     names: dict[str, Any] = {}
@@ -148,7 +158,10 @@ def _decimal_text(precision: int, scale: int) -> tuple[str, str, dict[str, Any]]
 
 @lru_cache(maxsize=512)
 def decimal_reader(precision: int, scale: int) -> Callable[[bytes], str]:
-    """A function: packed DECIMAL(precision, scale) → text; struct.error for another size."""
+    """A function that makes text from a packed DECIMAL(precision, scale).
+
+    It raises struct.error for bytes of another size.
+    """
     codes, expression, names = decimal_expression(precision, scale)
     raws = "".join(f"raw{number}, " for number in range(len(codes)))
     source = f"""
@@ -162,7 +175,7 @@ def decimal_text(data):
 
 
 class SetText(dict[int, str]):
-    """Bits of a SET → its members joined by commas; IndexError for a bit without a member."""
+    """Bits of a SET → its members, joined by commas; IndexError for a bit without a member."""
 
     def __init__(self, members: tuple[str, ...]) -> None:
         super().__init__({0: ""})
@@ -178,9 +191,9 @@ class SetText(dict[int, str]):
 
 
 def ewkb(data: bytes) -> bytes:
-    """MySQL's geometry (four bytes of SRID, then WKB) → EWKB; the SRID 0 is left out.
+    """The EWKB of MySQL's geometry, which is four bytes of SRID, then WKB; SRID 0 is omitted.
 
-    The order of axes stays as stored.
+    The order of the axes is not changed.
     """
     if len(data) < _SRID_BYTES + _SMALLEST_WKB:
         if data:
@@ -199,10 +212,11 @@ def ewkb(data: bytes) -> bytes:
 
 
 def uncompressed(data: bytes) -> bytes:
-    """A value of a MariaDB COMPRESSED column.
+    """The value of a MariaDB COMPRESSED column.
 
-    The first byte is 0 for plain data; else its upper half is the method (8: zlib), bit 3 says raw
-    deflate, the lower three bits how many bytes of original length follow, big endian.
+    The first byte is 0 for plain data. Otherwise its upper half is the method (8: zlib), bit 3 is
+    set for raw deflate, and the lower three bits are the size of the original length, which follows
+    in big endian.
     """
     if not data:
         return data
@@ -216,16 +230,18 @@ def uncompressed(data: bytes) -> bytes:
     inflate = zlib.decompressobj(-zlib.MAX_WBITS if header & 8 else zlib.MAX_WBITS)
     value = inflate.decompress(data[start:], length + 1)
     if len(value) != length:
-        raise ValueError("a compressed column has another length than it says")
+        raise ValueError("a compressed value does not have its stated length")
     return value
 
 
 def uuid_text(data: bytes) -> str:
-    """MariaDB's UUID: sixteen bytes, trailing zero bytes left out."""
+    """The text of MariaDB's UUID: sixteen bytes, of which the log omits trailing zero bytes."""
     return str(uuid.UUID(bytes=data.ljust(16, b"\0")))
 
 
 def address_text(family: socket.AddressFamily) -> Callable[[bytes], str]:
-    """A function for MariaDB's INET4 or INET6: bytes, trailing zero bytes left out → text."""
+    """A function that makes the text of MariaDB's INET4 or INET6 from its bytes, of which the log
+    omits trailing zero bytes.
+    """
     size = _ADDRESS_BYTES[family]
     return lambda data: socket.inet_ntop(family, data.ljust(size, b"\0"))

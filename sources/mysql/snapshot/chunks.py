@@ -1,10 +1,11 @@
 """
 The snapshot's reads: a table in key order, chunk by chunk, over several connections.
 
-A chunk is one range of keys, read in one transaction that proves when it read (``watermarks``).
-Ranges are found by counting along the key, so several can be read at once; they are delivered in
-order, with no more than a chunk per reader ahead. Rows are counted so that a chunk stays within a
-few megabytes; one that grows beyond all the same is cut, and the rest of its range is read next.
+A chunk is one range of keys, read in one transaction whose watermarks are proven (``watermarks``).
+The ends of the ranges are found first, with OFFSET along the key, so several ranges can be read at
+once. Chunks are delivered in key order, and at most one chunk per reader is read ahead. The number
+of rows is chosen so that a chunk has a few megabytes. A chunk that grows too large is cut, and the
+rest of its range is read next.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ __all__ = ["ChunkReader"]
 _CHUNK_BYTES = 8 << 20
 _CUT_BYTES = 2 * _CHUNK_BYTES
 _READ_TIMEOUT_SECONDS = 60.0
-#: The cursor in the middle of a table without a key: no place to go on from.
+#: The cursor within a table without a key: its read cannot be resumed.
 _NO_PLACE = "[]"
-# The server's errors for a table that is not the one asked for: no such table or column, or a
-# definition that has changed since the transaction's snapshot.
+# Server errors for a table with another definition: no such table, no such column, or a definition
+# that has changed since the transaction's snapshot was taken.
 _OTHER_SHAPE = frozenset((1146, 1054, 1412))
 
 
 class ChunkReader:
     """Reads tables in chunks for ``Source.chunks``; keeps its connections between calls.
 
-    ``prepare`` gives an ordinary session that is not connected yet. ``gtid`` says whether the
-    server's GTIDs are on (MySQL; MariaDB always has them). ``chunks`` runs on one thread at a time;
-    ``stop`` and ``close`` may be called from any.
+    ``prepare`` makes an ordinary session that is not connected yet. ``gtid`` says whether GTIDs are
+    enabled on the server (MySQL; MariaDB always has them). ``chunks`` runs on one thread at a time;
+    ``stop`` and ``close`` may be called from any thread.
     """
 
     def __init__(
@@ -64,8 +65,8 @@ class ChunkReader:
     ) -> Iterator[Chunk]:
         """See ``engine.contract.Source.chunks``.
 
-        A table without a key is read whole, from its beginning whatever ``cursor`` says, and the
-        cursors of its chunks are no places to go on from.
+        A table without a key is always read whole: ``cursor`` is ignored, and the cursors of its
+        chunks cannot be resumed from.
         """
         self._sessions.resume()
         reading = _Reading(
@@ -85,7 +86,7 @@ class ChunkReader:
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         """See ``engine.contract.Source.empty``.
 
-        A table without rows has none in any shape, so its shape need not be looked at.
+        The columns of the tables are not checked: an empty table has no rows in any shape.
         """
         self._sessions.resume()
         try:
@@ -95,7 +96,7 @@ class ChunkReader:
                 except MySQLError as error:
                     lease.spoiled = True
                     if error.args and error.args[0] in _OTHER_SHAPE:
-                        return []  # one has gone meanwhile; each will be looked at by itself
+                        return []  # a table has changed meanwhile; ``chunks`` will check each one
                     raise
         except SourceLost:
             if not self._sessions.stopped:
@@ -105,8 +106,8 @@ class ChunkReader:
     def _empty(
         self, connection: Connection[Any], tables: Sequence[Table], low_watermark: MySQLPosition
     ) -> list[Chunk]:
-        """One chunk for each of them that holds no row."""
-        # First without any promise, so that none is waited for, or locked, in vain.
+        """One chunk for each of the tables that holds no row."""
+        # A first check without a proof, so that tables with rows are not waited for or locked.
         found = _without_rows(connection, tables)
         if not found:
             return []
@@ -127,7 +128,7 @@ class ChunkReader:
 
 
 class _Range(msgspec.Struct, frozen=True):
-    """Keys above ``after`` and up to ``last``; without a ``last``, the next ``limit`` rows."""
+    """Keys above ``after`` and up to ``last``; without ``last``, the next ``limit`` rows."""
 
     after: Key | None
     last: Key | None
@@ -135,14 +136,14 @@ class _Range(msgspec.Struct, frozen=True):
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """What the read of a range gave, and what is left of the range."""
+    """The chunk that was read from a range, and the rest of the range."""
 
     chunk: Chunk
     rest: _Range | None
 
 
 class _Reading:
-    """One run through one table."""
+    """One read of one table; ``abandoned`` makes the reads that are running end."""
 
     def __init__(
         self,
@@ -163,7 +164,7 @@ class _Reading:
         self._keys = self._keyset.as_table()
 
     def by_key(self, cursor: str | None, readers: int) -> Iterator[Chunk]:
-        """Chunks in key order, ``readers`` of them being read at once."""
+        """Chunks in key order; up to ``readers`` of them are read at once."""
         after = None if cursor is None else self._keyset.parse(cursor)
         with self._sessions.lease() as lease, self._errors():
             count, length = row_statistics(lease.connection, self._table)
@@ -174,7 +175,7 @@ class _Reading:
             self._check_keys(lease.connection)
         start = _Range(after, None, self._limit)
         if count < start.limit:
-            # One read will do.
+            # By the statistics, one read is enough.
             part = self._read(start)
             yield part.chunk
             if part.rest is None:
@@ -187,7 +188,7 @@ class _Reading:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def whole(self) -> Iterator[Chunk]:
-        """All rows as of one place in the log, as the server sends them."""
+        """All rows as of one position in the log, in the order in which the server sends them."""
         exact, lease_another = self._watermarks.exact, self._sessions.lease
         with self._sessions.lease() as lease, self._errors():
             connection = lease.connection
@@ -219,11 +220,11 @@ class _Reading:
             if part.rest is None:
                 pass
             elif part.rest.last is None:
-                # Nothing is pending behind an open end.
+                # A range with an open end is the last one, so no other read is pending.
                 ahead = msgspec.structs.replace(part.rest, limit=self._limit)
             else:
                 pending.appendleft(pool.submit(self._read, part.rest))
-            # Read on while this chunk is being worked on.
+            # Keep reading while the caller works on this chunk.
             ahead = self._fill(pool, pending, ahead, readers)
             yield part.chunk
 
@@ -234,7 +235,7 @@ class _Reading:
         ahead: _Range | None,
         readers: int,
     ) -> _Range | None:
-        """Keep all readers busy; what is left to be read after that."""
+        """Start reads until all readers are busy; return the range that is left."""
         while ahead is not None and len(pending) < readers:
             piece, ahead = self._split(ahead) if readers > 1 else (ahead, None)
             pending.append(pool.submit(self._read, piece))
@@ -242,11 +243,11 @@ class _Reading:
 
     @property
     def _limit(self) -> int:
-        """Rows of the next chunk."""
+        """The number of rows of the next chunk."""
         return max(1, min(self._rows, int(_CHUNK_BYTES / self._row_bytes)))
 
     def _split(self, ahead: _Range) -> tuple[_Range, _Range | None]:
-        """The next chunk's range, and what comes after it."""
+        """The range of the next chunk, and the range after it."""
         limit = self._limit
         query = (
             f"SELECT {select_list(self._keys)} FROM {quote_table(self._table)}"
@@ -262,7 +263,7 @@ class _Reading:
         return _Range(ahead.after, found[0], limit), _Range(found[0], None, limit)
 
     def _read(self, piece: _Range) -> _Part:
-        """One chunk, in a transaction of its own."""
+        """Read one chunk in a transaction of its own."""
         tail = f"{self._keyset.between(piece.after, piece.last)} ORDER BY {self._keyset.order}"
         if piece.last is None:
             tail += f" LIMIT {piece.limit}"
@@ -277,21 +278,21 @@ class _Reading:
                 high_watermark = self._watermarks.high(connection)
                 _end(connection)
         if high_watermark is None:
-            # The other connection still has rows on their way.
+            # The server is still sending rows on that connection, so ask on another one.
             with self._sessions.lease() as lease, self._errors():
                 high_watermark = self._watermarks.high(lease.connection)
         return self._part(piece, rows, size, whole, high_watermark)
 
     def _receive(self, connection: Connection[Any], query: str) -> tuple[list[Row], int, bool]:
-        """Rows, their size in bytes, and whether these are all."""
+        """The rows, their size in bytes, and whether the result was read to its end."""
         rows: list[Row] = []
         size = 0
         for more, received in _rows_of(connection, self._table, query):
             rows += more
             size += received
             if self.abandoned:
-                raise SourceLost("nobody waits for these rows any more")
-            # What is cut goes on behind its last row, so it needs one.
+                raise SourceLost("the read was abandoned by its caller")
+            # The rest of a cut chunk begins after its last row, so there must be one.
             if more and size >= _CUT_BYTES:
                 return rows, size, False
         return rows, size, True
@@ -312,40 +313,43 @@ class _Reading:
         return f"SELECT {select_list(self._table)} FROM {quote_table(self._table)}{tail}"
 
     def _check_keys(self, connection: Connection[Any]) -> None:
-        """No row has a key that reads like another's."""
-        doubtful = self._keyset.doubtful
-        if not doubtful:
+        """Raise SourceError if rows have a key that cannot be told from another key."""
+        ambiguous = self._keyset.ambiguous
+        if not ambiguous:
             return
-        query = f"SELECT 1 FROM {quote_table(self._table)} WHERE {doubtful} LIMIT 1"
+        query = f"SELECT 1 FROM {quote_table(self._table)} WHERE {ambiguous} LIMIT 1"
         with connection.cursor() as cursor:
             if cursor.execute(query):
                 raise SourceError(
-                    "rows have an invalid value in an enum of their key, which reads like its"
-                    " member ''",
-                    hint=f"give them a valid one: they are those WHERE {doubtful}",
+                    "rows have an invalid value in an ENUM column of their key, which reads like"
+                    " its member ''",
+                    hint=f"give the rows a valid value; find them with WHERE {ambiguous}",
                     table=self._table.id,
                 )
 
     def _check_progress(self, before: Key | None, after: Key | None) -> None:
-        """A copy that does not move would never end."""
+        """Raise SourceError if a read does not advance: the backfill would never end."""
         if before is not None and before == after:
             raise SourceError(
-                "the copy does not get beyond a row: the source finds its key above itself",
+                "the backfill does not advance: the source sorts a row's key above that same key",
                 hint="exclude the table, or give it another primary key",
                 table=self._table.id,
             )
 
     def _check_shape(self, connection: Connection[Any]) -> None:
-        """The live columns are the table's, and stay so until the transaction's end."""
+        """Raise ShapeChanged unless the live columns are the table's.
+
+        They cannot change until the transaction ends.
+        """
         with connection.cursor() as cursor:
-            # Using the table takes the lock that keeps its definition.
+            # Using the table takes the metadata lock that keeps its definition.
             cursor.execute(f"SELECT 1 FROM {quote_table(self._table)} LIMIT 0")
         if not _same_shape(read_columns(connection, self._table.id), self._table):
             raise self._other_shape()
 
     def _other_shape(self) -> ShapeChanged:
         return ShapeChanged(
-            "the table has another shape now than the log has had so far", table=self._table.id
+            "the live table has another shape than the log up to here", table=self._table.id
         )
 
     @contextmanager
@@ -362,16 +366,17 @@ class _Reading:
 def _rows_of(
     connection: Connection[Any], table: Table, query: str
 ) -> Iterator[tuple[list[Row], int]]:
-    """The rows of a query that selects a table's columns, as they come, and their bytes."""
+    """The rows of a query for the columns of ``table``, piece by piece, and their bytes."""
     return query_rows(connection, query, text_rows(table), _READ_TIMEOUT_SECONDS)
 
 
 def _same_shape(live: Sequence[Column], table: Table) -> bool:
-    """Whether both have the same rows, and the same order of the table's key."""
+    """Whether the live columns give the same rows, and the same order of the table's key."""
     if tuple(column.name for column in live) != table.names:
         return False
     source_types = [
-        (now.source_type, then.source_type) for now, then in zip(live, table.columns, strict=True)
+        (column.source_type, tracked.source_type)
+        for column, tracked in zip(live, table.columns, strict=True)
     ]
     return all(same_type(*pair) for pair in source_types) and all(
         same_order(*source_types[ordinal]) for ordinal in table.key
@@ -379,13 +384,14 @@ def _same_shape(live: Sequence[Column], table: Table) -> bool:
 
 
 def _without_rows(connection: Connection[Any], tables: Sequence[Table]) -> list[Table]:
-    """Those that hold no row."""
-    looks = ", ".join(f"EXISTS (SELECT 1 FROM {quote_table(table)})" for table in tables)
+    """The tables that hold no row."""
+    checks = ", ".join(f"EXISTS (SELECT 1 FROM {quote_table(table)})" for table in tables)
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {looks}")
+        cursor.execute(f"SELECT {checks}")
         found = cursor.fetchall()
     return [table for table, rows in zip(tables, found[0], strict=True) if not rows]
 
 
 def _end(connection: Connection[Any]) -> None:
+    """End the transaction of a read."""
     connection.rollback()

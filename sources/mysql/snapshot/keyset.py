@@ -1,9 +1,9 @@
 """
-Going through a table by its key: cursors, conditions and order, in the source's own collation.
+SQL to read a table in ranges of its key: cursors, conditions and order.
 
 ``(a, b) > (x, y)`` is written as ``a >= x AND (a > x OR (a = x AND b > y))``: the first part lets
-the server start in the index, the second is exact. The server compares, never we: only it knows its
-collations.
+the server start in the index, the second part is exact. Keys are compared only by the server,
+because only the server knows its collations.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Keyset:
         return ", ".join(quote_name(column.name) for column in self.columns)
 
     def as_table(self) -> Table:
-        """The key's columns alone, to select boundaries with."""
+        """A table of the key's columns alone, for queries that select the ends of ranges."""
         return Table(self._table.id, tuple(self.columns), tuple(range(len(self.columns))))
 
     def of(self, row: Row) -> Key:
@@ -47,10 +47,11 @@ class Keyset:
         return tuple(row[ordinal] for ordinal in self._ordinals)
 
     @property
-    def doubtful(self) -> str:
-        """The condition of rows whose key does not tell them from others; empty if there are none.
+    def ambiguous(self) -> str:
+        """The condition for rows whose key reads like another key; empty if no key can.
 
-        The number 0, which an enum has instead of an invalid value, is read as an empty text.
+        An ENUM stores the number 0 for an invalid value and reads it as an empty text, which may
+        also be one of its members.
         """
         return " OR ".join(
             f"{name} = 0"
@@ -80,21 +81,21 @@ class Keyset:
         return condition
 
     def cursor(self, key: Key) -> str:
-        """The durable text of a key."""
+        """The text of a key that is stored as a chunk's cursor."""
         values = [value.hex() if isinstance(value, bytes) else value for value in key]
         return msgspec.json.encode(values).decode()
 
     def parse(self, cursor: str) -> Key:
-        """The key of which ``cursor`` is the text; ConfigError if it is none of this table."""
+        """The key in a cursor; ConfigError if the cursor does not fit this table's key."""
         try:
             values = msgspec.json.decode(cursor, type=list[int | float | str])
             if len(values) != len(self.columns):
-                raise ValueError("it has another number of columns")
+                raise ValueError("the number of columns differs")
             return tuple(map(_parsed, self.columns, values))
         except (msgspec.DecodeError, ValueError, TypeError) as error:
             raise ConfigError(
-                "the place in the table's copy does not belong to its key",
-                hint="Copy the table again.",
+                "the cursor of the table's backfill does not fit its key",
+                hint="backfill the table again",
                 table=self._table.id,
             ) from error
 
@@ -114,7 +115,7 @@ def _parsed(column: Column, value: Any) -> Any:
 
 
 def _operand(column: Column) -> str:
-    """What is compared: labels by their number, as they are ordered."""
+    """The operand of a comparison; labels are compared by number, as the server sorts them."""
     name = quote_name(column.name)
     return f"{name}+0" if column.type.kind in ("enum", "set") else name
 
@@ -137,5 +138,5 @@ def _literal(column: Column, value: Any) -> str:
         return f"0x{value.hex()}" if value else "_binary''"
     if type.kind in _QUOTED or column.source_type.startswith("inet"):
         return f"'{value}'"
-    # Hexadecimal needs no escapes and no agreement on sql_mode.
+    # A hexadecimal literal needs no escapes, whatever sql_mode is.
     return f"_utf8mb4 0x{value.encode().hex()}" if value else "_utf8mb4''"

@@ -1,14 +1,14 @@
 """
-The rows of a query, straight from the connection's socket.
+The rows of a query, read straight from the connection's socket.
 
-PyMySQL reads packet by packet and value by value; here the socket is read in large pieces, and each
-is given to the decoder as a whole, which takes all row packets that it holds. What is left is
-handled here: packets that a piece's end has cut, those that go on in another, and the last one.
-PyMySQL's own buffered reader holds nothing between two complete responses, so its connection can be
-used before and after.
+PyMySQL reads packet by packet and value by value. Here the socket is read in large pieces, and the
+decoder takes all row packets that are complete in a piece. The rest is handled here: packets that
+are cut by the end of a piece, rows that continue in another packet, and the packets before and
+after the rows. PyMySQL's own buffered reader holds nothing between two complete responses, so
+PyMySQL can use the connection before and after.
 
 The format is ``COM_QUERY_RESPONSE`` of the client/server protocol, with EOF packets (PyMySQL does
-not ask for their successors).
+not set CLIENT_DEPRECATE_EOF).
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from engine.databases.mysql.pymysql_adapter import send_command, take_socket
 __all__ = ["Decoder", "cut_rows", "query_rows"]
 
 _PIECE_BYTES = 1 << 18
-_WHOLE = 0xFFFFFF  # a packet of this size goes on in the next one
+_WHOLE = 0xFFFFFF  # a packet of this size continues in the next one
 _EOF, _ERROR, _TWO_BYTES = 0xFE, 0xFF, 0xFC
 _EOF_LONGEST = 8
 _LOST, _MALFORMED = 2013, 2027
 
 
 class Decoder(Protocol):
-    """Makes rows of row packets, see ``sources.mysql.snapshot.text_rows``."""
+    """Makes rows from row packets, see ``sources.mysql.snapshot.text_rows``."""
 
     def take(self, data: bytes, start: int) -> tuple[list[Row], int]:
-        """The rows whose packets begin at ``start``, as far as ``cut_rows`` goes."""
+        """The rows of the packets from ``start`` on, and the position where ``cut_rows`` stops."""
         ...
 
     def decode(self, packets: list[bytes]) -> list[Row]:
-        """The rows of whole packets, without their heads."""
+        """The rows of complete packets, which are given without their headers."""
         ...
 
 
 def query_rows(
     connection: Any, query: str, decoder: Decoder, timeout_seconds: float
 ) -> Iterator[tuple[list[Row], int]]:
-    """Run the query on a PyMySQL connection; yield its rows as they come, and their bytes.
+    """Run the query on a PyMySQL connection; yield its rows piece by piece, and their bytes.
 
     Raises PyMySQL's errors, OSError, and what the decoder raises; TimeoutError after
-    ``timeout_seconds`` without a byte. If it is left before its end, or by an error of the decoder,
-    the connection must be closed.
+    ``timeout_seconds`` without a byte. If the iterator is not read to its end, or the decoder
+    raises, the connection must be closed.
     """
     send_command(connection, COM_QUERY, query)
-    # From its first byte on: PyMySQL's reader would keep what it has read too much.
+    # The socket is read from the first byte on: PyMySQL's reader would buffer bytes of the rows.
     socket = take_socket(connection, timeout_seconds)
     cutter = _Cutter(decoder)
     while True:
@@ -67,8 +67,8 @@ def query_rows(
 
 
 def cut_rows(data: bytes, start: int) -> tuple[list[bytes], int]:
-    """The row packets from ``start`` on, without their heads, and where the first one stands that
-    is not whole, goes on in another, or is no row.
+    """The row packets from ``start`` on, without their headers, and the position of the first
+    packet that is incomplete, continues in another packet, or is not a row.
     """
     packets: list[bytes] = []
     add = packets.append
@@ -87,7 +87,7 @@ def cut_rows(data: bytes, start: int) -> tuple[list[bytes], int]:
 
 
 class _Cutter:
-    """Pieces of a stream → rows; what is cut off waits for the next piece."""
+    """Makes rows from the pieces of a stream; keeps an incomplete packet for the next piece."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.ended = False
@@ -100,7 +100,7 @@ class _Cutter:
         self._long: list[bytes] = []
 
     def cut(self, piece: bytes) -> list[Row]:
-        """The rows whose packets are whole up to here."""
+        """The rows that this piece completes."""
         if self._rest:
             self._rest.append(piece)
             self._rest_size += len(piece)
@@ -123,7 +123,7 @@ class _Cutter:
         return rows
 
     def _whole(self, piece: bytes, at: int) -> int:
-        """Where the packet at this place ends; 0 if it is cut off."""
+        """The end of the packet at this position; 0 if the packet is incomplete."""
         self._needed = 4
         if at + 4 > len(piece):
             return 0
@@ -132,7 +132,7 @@ class _Cutter:
         return stop if stop <= len(piece) else 0
 
     def _other(self, packet: bytes) -> list[Row]:
-        """What is not simply a row's packet; the row that it completes, if it does."""
+        """Handle a packet that the decoder did not take; return the row that it completes."""
         if len(packet) == _WHOLE or self._long:
             return self._continue(packet)
         if not packet:
@@ -156,7 +156,7 @@ class _Cutter:
     def _keep(self, piece: bytes, at: int) -> None:
         self._rest_size = len(piece) - at
         self._rest = [piece[at:]] if self._rest_size else []
-        # A long packet is not joined anew with each piece of it.
+        # For a long packet, ask for its rest at once: the pieces are joined when it is complete.
         self.wants = max(_PIECE_BYTES, min(self._needed - self._rest_size, _WHOLE))
 
     def _continue(self, part: bytes) -> list[Row]:

@@ -1,5 +1,5 @@
 """
-The connections that chunks are read through: lent for one read, kept for the next.
+The connections that chunks are read through: each is lent for one read and kept for the next.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from engine.errors import SourceLost
 
 __all__ = ["Lease", "Sessions"]
 
-# Dates that are none must compare, CHAR must come without padding, text as it is stored (no
-# conversion can then lose what it cannot convert), and a slow target must not break the connection.
+# Comparisons must accept invalid dates, CHAR must come without padding, text must come as it is
+# stored (a conversion could lose characters), and a slow target must not break the connection.
 _SETTINGS = """
 SET SESSION sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00', autocommit = 1,
     max_sort_length = 8192, net_write_timeout = 31536000, character_set_results = NULL
@@ -27,7 +27,7 @@ _ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
 
 class Lease:
-    """A connection for one read; ``spoiled`` while it must not be used again."""
+    """A connection for one read; while ``spoiled`` is set it must not be used for another."""
 
     def __init__(self, connection: Connection[Any]) -> None:
         self.connection = connection
@@ -35,7 +35,7 @@ class Lease:
 
 
 class Sessions:
-    """Lends connections to any number of threads. ``prepare`` gives one that is not made yet.
+    """Lends connections to any number of threads. ``prepare`` makes one that is not connected yet.
 
     Raises SourceError and SourceLost.
     """
@@ -44,7 +44,7 @@ class Sessions:
         self._prepare = prepare
         self._idle: list[Connection[Any]] = []
         self._lent: set[Connection[Any]] = set()
-        #: Those lent ones that ``stop`` has broken: a read may end well all the same.
+        #: Lent connections that ``stop`` has shut down; a read on them may still end without error.
         self._broken: set[Connection[Any]] = set()
         self._lock = threading.Lock()
         self.stopped = False
@@ -64,13 +64,13 @@ class Sessions:
         with self._lock:
             made = bool(self._idle)
             connection = self._idle.pop() if made else self._prepare()
-            # From here on ``stop`` reaches it.
+            # From here on ``stop`` interrupts it.
             self._lent.add(connection)
             stopped = self.stopped
         with ExitStack() as undo:
             undo.callback(self._give_back, connection, False)
             if stopped:
-                raise SourceLost("the reading was stopped")
+                raise SourceLost("the read was stopped")
             if not made:
                 establish(connection)
                 query(connection, _SETTINGS)
@@ -93,7 +93,7 @@ class Sessions:
         self.stopped = False
 
     def stop(self) -> None:
-        """Break every connection that is lent, so that its reads fail at once; idempotent."""
+        """Shut down every lent connection, so that its read fails at once; idempotent."""
         with self._lock:
             self.stopped = True
             self._broken |= self._lent

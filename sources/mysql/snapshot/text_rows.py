@@ -1,10 +1,39 @@
 """
-Rows of a query's result, decoded by a function generated for the table, or by the compiled kernel.
+Rows of a query's result, decoded by a function generated for the table, or by the accelerator.
 
-The snapshot's half of the bargain: the same values as the stream's. The session asks for no charset
-conversion (``character_set_results = NULL``), so text arrives in the column's own bytes and goes
-through the very same decoders, and what the text protocol would round is selected in a form that it
-does not.
+The snapshot must give the same values as the stream. The session therefore asks for no character
+set conversion (``character_set_results = NULL``), so text arrives in the column's own bytes and is
+decoded by the same expressions (``sources.mysql.codec.cells``). Values that the text protocol would
+round are selected in a form that it does not round (``select_list``).
+
+For ``t (id INT, name VARCHAR(40))`` in utf8mb4 the generated function is::
+
+    def decode_text(packets):
+        rows = []; add = rows.append
+        for data in packets:
+            p = 0
+            n = data[p]; p += 1
+            if n == 251:
+                a0 = None
+            else:
+                q = p; p += n
+                a0 = int(data[q:p])
+            n = data[p]; p += 1
+            if n == 251:
+                a1 = None
+            else:
+                if n > 250:
+                    n, p = long(data, n, p)
+                q = p; p += n
+                a1 = data[q:p].decode()
+            if p != len(data):
+                raise IndexError(p)
+            add((a0, a1,))
+        return rows
+
+``packets`` are row packets without their headers, ``p`` is the position in a packet, ``long`` reads
+a length of more than one byte. The docstring of ``sources.mysql.codec.rows`` shows a decoder of the
+log's rows.
 
 The format is ``ProtocolText::ResultsetRow``: a length-encoded string per column, 0xFB for NULL.
 """
@@ -23,23 +52,23 @@ from engine.schema import Column, Table
 from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.accelerator import Text, text_accelerator
 from sources.mysql.codec.cells import bytes_expression
-from sources.mysql.codec.images import Source
+from sources.mysql.codec.images import SourceCode
 from sources.mysql.snapshot.result_set import cut_rows
 
 __all__ = ["TextRows", "select_list", "text_rows"]
 
 _MALFORMED = (ValueError, IndexError, OverflowError)
 
-# Kinds whose text is always shorter than the first length that needs more than one byte.
+# Kinds whose texts are always so short that their length takes one byte.
 _SHORT = frozenset(("date", "interval", "datetime", "timestamp", "decimal", "bit", "uuid"))
 _AS_TEXT = frozenset(("date", "interval", "datetime", "timestamp"))
 
 
 def select_list(table: Table) -> str:
-    """What to select so that no value is rounded, for ``TextRows``.
+    """The columns of ``table`` as a SELECT list for ``TextRows``, so that no value is rounded.
 
     The session needs ``time_zone = '+00:00'``, ``character_set_results = NULL`` and an ``sql_mode``
-    without PAD_CHAR_TO_FULL_LENGTH. Columns are named one by one: invisible ones are not in ``*``.
+    without PAD_CHAR_TO_FULL_LENGTH. Every column is named, because ``*`` omits invisible ones.
     """
     return ", ".join(map(_selected, table.columns))
 
@@ -48,7 +77,7 @@ def _selected(column: Column) -> str:
     source_type = parse_type(column.source_type)
     name = quote_name(column.name)
     if source_type.base in ("float", "double"):
-        # As a float of unspecified scale it is printed with all its digits.
+        # The sum has no declared scale, so it is printed with all its digits.
         return f"{name}+0e0"
     if source_type.base == "bit" or (source_type.base == "decimal" and source_type.zerofill):
         return f"{name}+0"
@@ -58,53 +87,53 @@ def _selected(column: Column) -> str:
 
 
 class TextRows:
-    """Decodes the rows of ``SELECT <select_list>`` of a table into tuples as the stream would give.
+    """Decodes the rows of ``SELECT <select_list>`` into the tuples that the stream would give.
 
-    Both ways raise DecodeError, naming the column, for bytes that are no value of it.
+    Raises DecodeError, which names the column, for bytes that are not a value of the column.
     """
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._columns = [_text(table, column) for column in table.columns]
-        self._quick = text_accelerator(self._columns)
+        self._accelerated = text_accelerator(self._columns)
 
     @cached_property
-    def _written(self) -> tuple[Callable[[list[bytes]], list[Row]], list[int | None]]:
-        """The generated function, and what each of its lines is about."""
+    def _generated(self) -> tuple[Callable[[list[bytes]], list[Row]], list[int | None]]:
+        """The generated function, and the column that each of its lines reads."""
         source = _write(self._columns)
         return compile_function("decode_text", source.text(), source.names), source.ordinals
 
     def take(self, data: bytes, start: int) -> tuple[list[Row], int]:
-        """The rows whose packets begin at ``start``, and where the first packet stands that is not
-        whole, goes on in another, or is no row.
+        """The rows of the packets from ``start`` on, and the position of the first packet that is
+        incomplete, continues in another packet, or is not a row.
         """
-        if self._quick is not None:
+        if self._accelerated is not None:
             try:
-                return self._quick(data, start)
+                return self._accelerated(data, start)
             except _MALFORMED:
-                pass  # Python decides
+                pass  # the generated function decodes the rows, or names the error
         packets, stop = cut_rows(data, start)
         return self.decode(packets), stop
 
     def decode(self, packets: list[bytes]) -> list[Row]:
-        """The rows of whole packets, without their heads."""
+        """The rows of complete packets, which are given without their headers."""
         if not packets:
             return []
-        function, ordinals = self._written
+        function, ordinals = self._generated
         try:
             return function(packets)
         except _MALFORMED as error:
-            # The error's own text may hold a value, so it is not chained.
-            raise _explained(error, function.__code__, ordinals, self._table) from None
+            # Not chained: the text of the error may hold a value.
+            raise _decode_error(error, function.__code__, ordinals, self._table) from None
 
 
 @lru_cache(maxsize=1024)
 def text_rows(table: Table) -> TextRows:
-    """The decoder of a table's rows; those that were used last are kept, as they were made."""
+    """The decoder of a table's rows; the most recently used decoders are cached."""
     return TextRows(table)
 
 
-def _explained(
+def _decode_error(
     error: Exception, code: CodeType, ordinals: list[int | None], table: Table
 ) -> DecodeError:
     ordinal = None
@@ -116,21 +145,21 @@ def _explained(
     if ordinal is None:
         return DecodeError(
             "a row of a query's result is malformed",
-            hint="Is there a proxy between Tailrace and the server? Connect directly.",
+            hint="if there is a proxy between Tailrace and the server, connect directly",
             table=table.id,
         )
     column = table.columns[ordinal]
     charset = parse_type(column.source_type).charset
-    what = f"bytes that are no text in {charset}" if charset else "what is no value of its type"
+    found = f"bytes that are not valid {charset} text" if charset else "an invalid value"
     return DecodeError(
-        f"the column {column.name} holds {what}",
-        hint="Mend the value on the source, or declare the column's true character set there.",
+        f"the column {column.name} holds {found}",
+        hint="correct the value on the source, or declare the column's real character set there",
         table=table.id,
     )
 
 
-def _write(columns: Sequence[Text]) -> Source:
-    source = Source()
+def _write(columns: Sequence[Text]) -> SourceCode:
+    source = SourceCode()
     source.names["long"] = _long
     source.line("def decode_text(packets):")
     source.line("    rows = []; add = rows.append")
@@ -145,11 +174,11 @@ def _write(columns: Sequence[Text]) -> Source:
     return source
 
 
-def _write_column(source: Source, ordinal: int, column: Text) -> None:
+def _write_column(source: SourceCode, ordinal: int, column: Text) -> None:
     source.names.update(column.names)
     source.line("        n = data[p]; p += 1")
     indent = "        "
-    # Nullability of the version may be older than the rows that are read.
+    # Any column may be NULL: the table version may be older than the rows.
     source.line(f"{indent}if n == 251:")
     source.line(f"{indent}    a{ordinal} = None")
     source.line(f"{indent}else:")
@@ -162,7 +191,7 @@ def _write_column(source: Source, ordinal: int, column: Text) -> None:
 
 
 def _text(table: Table, column: Column) -> Text:
-    """How a column is read."""
+    """The expression that reads a column, and whether its texts are short."""
     kind = column.type.kind
     source_type = parse_type(column.source_type)
     short = kind in _SHORT or kind in INTEGER_KINDS or kind in ("float32", "float64")
@@ -176,7 +205,7 @@ def _text(table: Table, column: Column) -> Text:
 
 
 def _long(data: bytes, first: int, start: int) -> tuple[int, int]:
-    """A length-encoded length after its first byte, and where the data start."""
+    """A length-encoded length whose first byte is above 250, and the position after it."""
     size = {252: 2, 253: 3, 254: 8}.get(first)
     if size is None:
         raise IndexError(first)

@@ -1,19 +1,22 @@
 """
-When a read of a table happened, in terms of the log: not before a position, and at most at one.
+The low and the high watermark of a read: which part of the log its rows show.
 
-A server sends a transaction to its replicas before its own readers can see it. So each read proves
-its moment by what is visible, not by what is logged:
+A read shows every transaction up to its low watermark, and none after its high watermark. Both are
+positions in the log.
 
-- MySQL with GTIDs: ``WAIT_FOR_EXECUTED_GTID_SET``; a GTID is executed when its rows can be seen.
-- MySQL without: ``LOCK TABLES … READ``, for a moment; it is granted when every writer of the table
-  has finished its commit.
-- MariaDB: a consistent snapshot, whose place in the log the server tells.
+A server sends a transaction to its replicas before its own readers can see it. So the low watermark
+is proven by what is visible, not by what is logged:
 
-An engine without transactions (MyISAM, Aria, MEMORY) knows neither snapshots nor commits: its rows
-are logged and counted before the statement's lock on the table ends, and seen from then on. There
-``LOCK TABLES`` proves the moment on both servers.
+- MySQL with GTIDs: ``WAIT_FOR_EXECUTED_GTID_SET``. The rows of an executed GTID are visible.
+- MySQL without GTIDs: ``LOCK TABLES … READ``, held for a moment. It is granted when every writer of
+  the table has finished its commit.
+- MariaDB: a consistent snapshot, whose position in the log the server reports.
 
-What a read can have seen at most is asked for after it: everything visible is logged already.
+An engine without transactions (MyISAM, Aria, MEMORY) has neither snapshots nor commits. Its rows
+are in the log, and their GTIDs executed, before the statement releases its lock on the table; from
+then on they are visible. For such a table ``LOCK TABLES`` proves the low watermark on both servers.
+
+The high watermark is the end of the log, read after the rows: everything visible is in the log.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ Flavour = Literal["mysql", "mariadb"]
 
 _DEADLINE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
-# Short: while a lock is waited for, every new writer of the table waits behind it.
+# Short, because new writers of the table queue behind a waiting lock.
 _LOCK_WAIT_SECONDS = 1
 _DENIED = (1044, 1142, 1227, 1045)
 _LOCK_TIMEOUT = 1205
@@ -54,7 +57,7 @@ WHERE TRANSACTIONS = 'YES' AND {where}
 
 
 class Watermarks:
-    """Places of reads in one server's log, for sessions in REPEATABLE READ.
+    """Proves the watermarks of reads on one server, for sessions in REPEATABLE READ.
 
     Raises PyMySQL's errors, and SourceError.
     """
@@ -67,22 +70,22 @@ class Watermarks:
     def wait_until_visible(
         self, connection: Connection[Any], tables: Sequence[Table], low_watermark: MySQLPosition
     ) -> None:
-        """Return when all of ``low_watermark`` is visible to reads of the tables that start from
-        now on.
+        """Return when everything up to ``low_watermark`` is visible to reads of the tables that
+        start from now on.
 
-        For an engine with transactions MariaDB proves it anew with each ``begin``.
+        On MariaDB, ``begin`` proves it for each read of a table whose engine has transactions.
         """
-        doubtful = _without_transactions(connection, tables)
+        to_lock = _without_transactions(connection, tables)
         if self.flavour == "mariadb":
-            if doubtful:
-                # So that all of it is logged here: this may be another server than before.
+            if to_lock:
+                # Wait until all of it is in this server's log: the server may be another one now.
                 self._covering_snapshot(connection, low_watermark)
                 _query(connection, "ROLLBACK")
         elif self.gtid and low_watermark.gtids:
             self._wait_for_gtids(connection, low_watermark)
         else:
-            doubtful = list(tables)
-        for table in doubtful:
+            to_lock = list(tables)
+        for table in to_lock:
             with _TableLock(connection, table):
                 pass
 
@@ -94,7 +97,7 @@ class Watermarks:
             self._covering_snapshot(connection, low_watermark)
 
     def high(self, connection: Connection[Any]) -> MySQLPosition:
-        """An upper bound of what a read can have high_watermark, asked for after the read."""
+        """The high watermark of a read; to be called after the read."""
         return self._end(connection, in_flight=True)
 
     @contextmanager
@@ -103,39 +106,44 @@ class Watermarks:
         connection: Connection[Any],
         table: Table,
         low_watermark: MySQLPosition,
-        lend: Callable[[], AbstractContextManager[Lease]],
+        lease: Callable[[], AbstractContextManager[Lease]],
     ) -> Iterator[MySQLPosition]:
-        """Inside, a read of the table shows exactly its changes up to the place that is given.
+        """A block in which a read of the table shows exactly its changes up to a position.
 
-        For an engine without transactions nobody can write the table until the end of the block.
+        The block gets that position. ``lease`` lends another connection, for the lock. If the
+        table's engine has no transactions, the table cannot be written until the end of the block.
         """
         transactional = not _without_transactions(connection, [table])
         if self.flavour == "mariadb" and transactional:
-            place = self._covering_snapshot(connection, low_watermark)
-            yield self._with_gtid(connection, place)
+            position = self._covering_snapshot(connection, low_watermark)
+            yield self._with_gtid(connection, position)
             return
         self.wait_until_visible(connection, [table], low_watermark)
-        # Under the lock no change of the table is on its way: what is logged is visible. Whoever
-        # owns a GTID now has not changed the table yet, but may as soon as the lock is gone.
+        # Under the lock no change of the table is being committed, so all its logged changes are
+        # visible. A transaction that owns a GTID now has not changed the table, but may do so once
+        # the lock is released: the position must not include it.
         with ExitStack() as locked:
-            locker = locked.enter_context(lend()).connection
+            locker = locked.enter_context(lease()).connection
             locked.enter_context(_TableLock(locker, table, kept=not transactional))
-            place = self._end(locker, in_flight=False)
+            position = self._end(locker, in_flight=False)
             _query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
             if transactional:
                 locked.close()
-            yield place
+            yield position
 
     def _covering_snapshot(
         self, connection: Connection[Any], low_watermark: MySQLPosition
     ) -> MySQLPosition:
-        """Start a transaction of MariaDB that shows all of ``low_watermark``; its place."""
+        """Start a consistent snapshot on MariaDB that shows everything up to ``low_watermark``.
+
+        Returns the position of the snapshot.
+        """
         deadline = time.monotonic() + _DEADLINE_SECONDS
-        server = self._known(connection).identity
+        server = self._server_info(connection).identity
         while True:
-            place = self._snapshot(connection, server)
-            if self._covers(connection, place, low_watermark):
-                return place
+            position = self._snapshot(connection, server)
+            if self._covers(connection, position, low_watermark):
+                return position
             _query(connection, "ROLLBACK")
             if time.monotonic() > deadline:
                 raise _too_late("the server's snapshots do not reach the position")
@@ -144,7 +152,7 @@ class Watermarks:
     def _wait_for_gtids(self, connection: Connection[Any], low_watermark: MySQLPosition) -> None:
         deadline = time.monotonic() + _DEADLINE_SECONDS
         while time.monotonic() < deadline:
-            # In steps, so that the connection's own deadline is not met by waiting.
+            # In steps of 5 seconds, which are shorter than the connection's own read timeout.
             done = _query(
                 connection, "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 5)", str(low_watermark.gtids)
             )
@@ -161,44 +169,45 @@ class Watermarks:
         )
 
     def _covers(
-        self, connection: Connection[Any], place: MySQLPosition, low_watermark: MySQLPosition
+        self, connection: Connection[Any], position: MySQLPosition, low_watermark: MySQLPosition
     ) -> bool:
-        if place.at_or_after(low_watermark):
+        if position.at_or_after(low_watermark):
             return True
-        if place.server == low_watermark.server and low_watermark.file:
+        if position.server == low_watermark.server and low_watermark.file:
             return False
-        # Another server than before: its files say nothing about that position.
-        return not low_watermark.gtids or self._with_gtid(connection, place).at_or_after(
+        # Another server than before: its log files cannot be compared with the watermark's.
+        return not low_watermark.gtids or self._with_gtid(connection, position).at_or_after(
             low_watermark
         )
 
-    def _with_gtid(self, connection: Connection[Any], place: MySQLPosition) -> MySQLPosition:
-        found = _query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place.file, place.offset)
+    def _with_gtid(self, connection: Connection[Any], position: MySQLPosition) -> MySQLPosition:
+        found = _query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", position.file, position.offset)
         state = DomainState.parse(str(found[0][0] or ""))
-        return MySQLPosition(place.server, place.file, place.offset, state)
+        return MySQLPosition(position.server, position.file, position.offset, state)
 
     def _end(self, connection: Connection[Any], *, in_flight: bool) -> MySQLPosition:
-        """The log's end; ``in_flight``: with the transactions that are committing just now."""
-        # A GTID is owned until its rows are visible and it is executed: in this order none of what
-        # is visible can be missed.
+        """The end of the log; ``in_flight`` adds the transactions that are being committed."""
+        # A GTID is owned until its rows are visible and it is executed. So the owned GTIDs are read
+        # before the executed ones: no visible transaction is missed.
         in_flight = in_flight and self.flavour == "mysql"
         committing = owned_gtids(connection) if in_flight else None
-        end = log_end(connection, self._known(connection))
+        end = log_end(connection, self._server_info(connection))
         if committing is None or not isinstance(end.executed, GtidSet):
             return end
         return msgspec.structs.replace(end, executed=end.executed.union(committing))
 
-    def _known(self, connection: Connection[Any]) -> ServerInfo:
+    def _server_info(self, connection: Connection[Any]) -> ServerInfo:
         if self._info is None:
             self._info = read_server_info(connection)
         return self._info
 
 
 class _TableLock:
-    """A context in which nobody changes the table and all its changes are visible.
+    """A block in which the table cannot be changed and all its changes are visible.
 
-    The rights to lock one table are tried first, then, if it is not ``kept`` for longer than a
-    moment, those to lock all. Ends with an error if the lock was lost.
+    It takes ``LOCK TABLES … READ``. If the user may not do that, and the lock is not ``kept`` while
+    rows are read, it takes ``FLUSH TABLES WITH READ LOCK``. The end of the block raises an error if
+    the lock was lost.
     """
 
     def __init__(self, connection: Connection[Any], table: Table, *, kept: bool = False) -> None:
@@ -224,7 +233,7 @@ class _TableLock:
                 elif error.args[0] != _LOCK_TIMEOUT:
                     raise
             if time.monotonic() > deadline:
-                raise _too_late("a transaction keeps the table from being locked for a moment")
+                raise _too_late("a read lock on the table was not granted")
             time.sleep(_PAUSE_SECONDS)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -236,14 +245,14 @@ class _TableLock:
     def _denied(self) -> SourceError:
         schema = quote_name(self._table.id.schema)
         return SourceError(
-            "the user may not lock the table, which its copy needs",
+            "the user may not lock the table, which its backfill needs",
             hint=f"GRANT LOCK TABLES, SELECT ON {schema}.* TO the user of the source's url",
             table=self._table.id,
         )
 
 
 def _without_transactions(connection: Connection[Any], tables: Sequence[Table]) -> list[Table]:
-    """Those whose engine has no transactions, and so no consistent snapshots either."""
+    """The tables whose engine has no transactions, and so no consistent snapshots."""
     where, names = among([table.id for table in tables])
     found = _query(connection, _TRANSACTIONAL.format(where=where), *names)
     transactional = {TableId(*row) for row in found}
@@ -253,7 +262,7 @@ def _without_transactions(connection: Connection[Any], tables: Sequence[Table]) 
 def _too_late(reason: str) -> SourceError:
     return SourceError(
         f"{reason} within {_DEADLINE_SECONDS:.0f} seconds",
-        hint="Look for long transactions on the source (SHOW PROCESSLIST), end them, and go on.",
+        hint="end long transactions on the source (see SHOW PROCESSLIST), and start again",
     )
 
 

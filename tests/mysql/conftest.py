@@ -1,0 +1,29 @@
+"""The fixtures of the tests of MySQL and MariaDB as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from engine.databases.mysql.connect import prepare
+from sources.mysql.settings import MySQLSettings
+from sources.mysql.snapshot.chunks import ChunkReader
+from tests.support.mysql_chunks import MakeReader
+from tests.support.servers import AnyServer
+
+
+@pytest.fixture
+def make_reader() -> Iterator[MakeReader]:
+    """A function that makes the chunk reader of a server; the readers are closed after the test."""
+    made: list[ChunkReader] = []
+
+    def make(server: AnyServer, *, gtid: bool = True, url: str | None = None) -> ChunkReader:
+        settings = MySQLSettings(url=url or server.url, timeout_seconds=20)
+        flavour = "mysql" if server.kind == "mysql" else "mariadb"
+        made.append(ChunkReader(lambda: prepare(settings), flavour, gtid=gtid))
+        return made[-1]
+
+    yield make
+    for reader in made:
+        reader.close()
