@@ -20,10 +20,11 @@ The modules here:
 - ``resume``: the resume position. It compares a stored position with the server's log, and requests
   the dump that continues there.
 - ``server_info``: a server's kind, identity and settings, and the end of its log.
+- ``settings``: the settings of both sources, and the patterns that select tables.
 - ``catalog``: tables from ``information_schema``.
 - ``preflight`` and ``unlogged``: the findings of ``tailrace check``; changes that are not logged.
 
-The settings, connections and types that a source and a sink of this database share are in
-``engine/databases/mysql``. The two servers have one wire format and two SQL dialects. Everything
-that reads bytes (events, table maps, rows, values) is pure, and does no I/O.
+Connections and types, which a source and a sink of this database share, are in
+``engine/databases/mysql``. The two servers have one wire format and two SQL dialects. The code that
+reads bytes (events, table maps, rows, values) is pure: it does no I/O.
 """

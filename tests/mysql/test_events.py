@@ -1,5 +1,5 @@
 """
-Events of the log, from bytes as the servers write them.
+The formats of binary log events, read from bytes as the servers write them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import zstandard
 from engine.errors import DecodeError
 from sources.mysql.binlog import compression as packed
 from sources.mysql.binlog import events as ev
-from tests.mysql.test_stream import RECORDED, events
+from tests.support.recorded_logs import RECORDED, events
 
 VERSIONS = {"mysql-9.7": "9.7.", "mariadb-10.11": "10.11.", "mariadb-11.8": "11.8."}
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_file_says_who_wrote_it_and_whether_it_has_checksums(name: str) -> None:
+def test_the_format_has_the_server_version_and_the_checksum_algorithm(name: str) -> None:
     formats = {file: ev.read_format(found[0], len(found[0])) for file, found in events(name)}
     first, *_ = formats.values()
     assert first.server_version.startswith(VERSIONS[name])
@@ -31,7 +31,7 @@ def test_a_file_says_who_wrote_it_and_whether_it_has_checksums(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_the_recorded_logs_hold_what_they_were_recorded_for(name: str) -> None:
+def test_the_recorded_logs_have_the_events_they_were_recorded_for(name: str) -> None:
     kinds = {event[4] for _, found in events(name) for event in found}
     both = {ev.QUERY, ev.ROTATE, ev.XID, ev.TABLE_MAP, ev.XA_PREPARE}
     mysql = {
@@ -55,7 +55,7 @@ def test_the_recorded_logs_hold_what_they_were_recorded_for(name: str) -> None:
     assert kinds >= both | (mysql if name.startswith("mysql") else mariadb)
 
 
-def test_a_log_that_is_being_written_has_a_good_checksum_all_the_same() -> None:
+def test_the_checksum_ignores_that_the_log_is_in_use() -> None:
     _, found = next(events("mysql-9.7"))
     closed = found[0]
     in_use = closed[:17] + bytes([closed[17] | ev.IN_USE]) + closed[18:]
@@ -63,7 +63,7 @@ def test_a_log_that_is_being_written_has_a_good_checksum_all_the_same() -> None:
     assert not ev.checksum_is_good(in_use[:30] + b"x" + in_use[31:], ev.FORMAT_DESCRIPTION)
 
 
-def test_gtids_carry_their_commit_time_and_tag() -> None:
+def test_gtids_have_their_commit_time_and_tag() -> None:
     found = [event for _, each in events("mysql-9.7") for event in each]
     plain = [ev.read_gtid(event, len(event)) for event in found if event[4] == ev.GTID]
     numbers = [number for _, number, _ in plain]
@@ -81,7 +81,7 @@ def query_event(text: bytes, schema: bytes = b"shop", status: bytes = b"") -> by
     return bytes(19) + head + status + schema + b"\0" + text
 
 
-def test_a_query_has_its_schema_its_mode_and_its_charset() -> None:
+def test_a_query_has_its_schema_sql_mode_and_charset() -> None:
     status = b"\x00" + bytes(4) + b"\x01" + (4).to_bytes(8, "little")
     status += b"\x06\x03std" + b"\x03" + bytes(4) + b"\x04" + struct.pack("<HHH", 8, 8, 8)
     event = query_event("ALTER TABLE caf\xe9".encode("latin-1"), status=status)
@@ -93,7 +93,7 @@ def test_a_query_has_its_schema_its_mode_and_its_charset() -> None:
     assert ev.session_of(b"\x06\xff") == (0, "utf8mb4")
 
 
-def test_a_query_without_a_schema_may_be_empty() -> None:
+def test_a_query_can_have_no_schema_and_no_statement() -> None:
     event = query_event(b"", schema=b"")
     assert ev.read_query(event, len(event)) == ("", b"", b"")
     with pytest.raises(DecodeError):

@@ -23,7 +23,7 @@ from sources.mysql.binlog.packets import Packets
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.position import MySQLPosition
-from tests.mysql.test_stream import RECORDED, events
+from tests.support.recorded_logs import RECORDED, events
 
 EXPECTED = (DecodeError, SchemaError, SourceError)
 ROUNDS = 400

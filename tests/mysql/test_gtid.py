@@ -1,5 +1,5 @@
 """
-GTID sets, MariaDB's GTID states, and the positions that hold them.
+GTID sets, MariaDB's GTID states, and positions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def test_a_gtid_set_is_a_set(one: set[int], two: set[int]) -> None:
 
 
 @given(numbers)
-def test_the_text_and_the_encoding_are_those_of_another_implementation(one: set[int]) -> None:
+def test_text_and_encoding_equal_those_of_mysql_replication(one: set[int]) -> None:
     ours = gtid_set(one)
     other = OtherGtidSet(str(ours))
     assert str(other) == str(ours)
@@ -55,7 +55,7 @@ def test_the_servers_text_is_read() -> None:
     assert str(GtidSet.parse("")) == ""
 
 
-def test_tags_are_sources_of_their_own() -> None:
+def test_each_tag_is_a_source_of_its_own() -> None:
     executed = GtidSet.parse(f"{A}:1-5:blue:1-2:9:red:4")
     assert executed.contains(f"{A}:blue", 9)
     assert not executed.contains(f"{A}:red", 9)
@@ -64,12 +64,12 @@ def test_tags_are_sources_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("text", ["nonsense", f"{A}:0", f"{A}:5-3", f"{A}:x y:1-", f"{A}:1--2"])
-def test_what_is_no_gtid_set_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  UUID has words of its own
+def test_a_text_that_is_not_a_gtid_set_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  UUID has its own message
         GtidSet.parse(text)
 
 
-def test_a_domain_state_goes_by_sequence_and_not_by_server() -> None:
+def test_a_domain_state_compares_sequence_numbers_not_servers() -> None:
     state = DomainState.parse("0-1-100,7-1-5")
     assert state.includes(DomainState.parse("0-2-99"))
     assert not state.includes(DomainState.parse("0-2-101"))
@@ -78,7 +78,7 @@ def test_a_domain_state_goes_by_sequence_and_not_by_server() -> None:
     assert str(state.before(DomainState.parse("0-1-50"))) == "0-1-50"
 
 
-def test_a_position_survives_its_text() -> None:
+def test_a_position_can_be_parsed_from_its_text() -> None:
     executed = GtidSet.parse(f"{A}:1-5:9")
     position = MySQLPosition("s", "binlog.000007", 1 << 33, executed, A, 6, 8, {"X'61',X'',1": "?"})
     again = parse_position(str(position))
@@ -88,12 +88,12 @@ def test_a_position_survives_its_text() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"server": "s", "gtid": "nonsense"}'])
-def test_what_is_no_position_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_position_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_position(text)
 
 
-def test_gtids_decide_the_order_where_both_have_them() -> None:
+def test_positions_with_gtids_are_compared_by_gtids() -> None:
     ahead_in_the_file = MySQLPosition("s", "b.000002", 900, GtidSet.parse(f"{A}:1-5"))
     target = MySQLPosition("s", "b.000002", 800, GtidSet.parse(f"{A}:1-6"))
     assert not ahead_in_the_file.at_or_after(target)
@@ -102,21 +102,21 @@ def test_gtids_decide_the_order_where_both_have_them() -> None:
     assert elsewhere.at_or_after(target)
 
 
-def test_without_gtids_files_decide_on_one_server_only() -> None:
+def test_positions_without_gtids_are_compared_on_one_server_only() -> None:
     early, late = MySQLPosition("s", "b.000009", 900), MySQLPosition("s", "b.000010", 4)
     assert late.at_or_after(early)
     assert not early.at_or_after(late)
     assert not MySQLPosition("t", "b.000010", 4).at_or_after(early)
 
 
-def test_an_undecided_xa_transaction_has_been_seen_but_is_not_executed() -> None:
+def test_a_prepared_xa_transaction_has_been_read_but_is_not_executed() -> None:
     place = {"X'61',X'',1": f"{A}:6"}
     position = MySQLPosition("s", "", 0, GtidSet.parse(f"{A}:1-5"), prepared=place)
     assert position.at_or_after(MySQLPosition("s", "", 0, GtidSet.parse(f"{A}:1-6")))
     assert str(position.gtids) == f"{A}:1-5"
 
 
-def test_a_transaction_is_part_of_a_position_by_its_own_gtid() -> None:
+def test_a_position_includes_a_transaction_by_its_gtid() -> None:
     executed = GtidSet.parse(f"{A}:1-5:7")
     position = MySQLPosition("s", "b.000002", 900, executed)
     start = MySQLPosition("s", "b.000002", 100, executed)

@@ -1,4 +1,4 @@
-"""Where a stream may start: only where the log is still the one that was read."""
+"""The resume position: a stream resumes only on the log that it has read before."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONG = "'" + "x" * 300 + "'"
 
 @pytest.fixture(scope="module", params=["mysql", "mysql without GTIDs", "mariadb"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of our own, whose log may be reset."""
+    """A server of this module, because its log is reset."""
     with obtain(lambda: _start(request.param)) as server:
         yield server
 
@@ -35,7 +35,7 @@ def _start(kind: str) -> Server:
 
 
 class Log:
-    """The log of a server, and what is written to it."""
+    """The log of a server, with methods that write to it."""
 
     def __init__(self, connection: Connection[Any]) -> None:
         self.connection = connection
@@ -48,7 +48,7 @@ class Log:
 
     def write(self, rows: int, value: str = "'x'") -> None:
         for _ in range(rows):
-            self.run(f"INSERT INTO log_start.t (v) VALUES ({value})")
+            self.run(f"INSERT INTO resume_test.t (v) VALUES ({value})")
 
     def reset(self) -> None:
         self.run("RESET MASTER" if self.info.mariadb else "RESET BINARY LOGS AND GTIDS")
@@ -57,7 +57,7 @@ class Log:
     def end(self) -> MySQLPosition:
         return log_end(self.connection, self.info)
 
-    def start(self, position: MySQLPosition) -> MySQLPosition:
+    def resume(self, position: MySQLPosition) -> MySQLPosition:
         return resume_at(self.connection, self.info, position)[0]
 
 
@@ -67,52 +67,52 @@ def log(server: Server) -> Iterator[Log]:
     with connect_mysql(server) as connection:
         log = Log(connection)
         log.run(
-            "DROP DATABASE IF EXISTS log_start",
-            "CREATE DATABASE log_start",
-            "CREATE TABLE log_start.t (id INT AUTO_INCREMENT PRIMARY KEY, v TEXT)",
+            "DROP DATABASE IF EXISTS resume_test",
+            "CREATE DATABASE resume_test",
+            "CREATE TABLE resume_test.t (id INT AUTO_INCREMENT PRIMARY KEY, v TEXT)",
         )
         log.reset()
         log.write(5)
         yield log
 
 
-def test_every_place_that_was_read_is_one_to_go_on_from(log: Log) -> None:
+def test_a_stream_can_resume_at_every_position_that_was_read(log: Log) -> None:
     places = []
     for _ in range(3):
         places.append(log.end)
         log.write(1)
         places.append(log.end)
         log.run("FLUSH BINARY LOGS")
-    assert [log.start(place) for place in places] == places
+    assert [log.resume(place) for place in places] == places
 
 
-def test_a_log_that_is_shorter_than_what_was_read(log: Log) -> None:
+def test_a_log_that_is_shorter_than_before(log: Log) -> None:
     place = log.end
     log.reset()
     with pytest.raises(SourceError, match="reset or restored"):
-        log.start(place)
+        log.resume(place)
 
 
-def test_a_log_with_fewer_files_than_were_read(log: Log) -> None:
+def test_a_log_with_fewer_files_than_before(log: Log) -> None:
     log.run("FLUSH BINARY LOGS")
     place = log.end
     log.reset()
     log.write(50)
     with pytest.raises(SourceError, match="reset or restored") as stop:
-        log.start(place)
+        log.resume(place)
     assert "backfill the tables again" in stop.value.hint
 
 
-def test_a_log_in_which_nothing_begins_at_our_place(log: Log) -> None:
+def test_a_log_without_an_event_at_the_position(log: Log) -> None:
     place = log.end
     log.reset()
     log.write(20, LONG)
     with pytest.raises(SourceError, match="reset or restored"):
-        log.start(place)
+        log.resume(place)
 
 
 @pytest.mark.parametrize("fewer_before", [True, False])
-def test_a_log_with_other_transactions_around_our_place(log: Log, fewer_before: bool) -> None:
+def test_a_log_with_other_transactions_around_the_position(log: Log, fewer_before: bool) -> None:
     if not (log.info.gtids or log.info.mariadb):
         pytest.skip("without GTIDs only places tell one log from another")
     log.run("FLUSH BINARY LOGS")
@@ -123,18 +123,18 @@ def test_a_log_with_other_transactions_around_our_place(log: Log, fewer_before: 
     log.run("FLUSH BINARY LOGS")
     log.write(20)
     with pytest.raises(SourceError, match="reset or restored"):
-        log.start(place)
+        log.resume(place)
 
 
-def test_another_server_of_the_group_is_asked_for_gtids_only(log: Log) -> None:
+def test_on_another_server_of_the_group_only_gtids_count(log: Log) -> None:
     if not log.info.gtids:
         pytest.skip("without GTIDs there is no other server")
     place = msgspec.structs.replace(log.end, server="another", file="binlog.000077")
-    start = log.start(place)
+    start = log.resume(place)
     assert (start.server, start.file, start.gtids) == (log.info.identity, "", place.gtids)
 
 
-def test_a_place_on_another_server_counts_from_the_first_transaction_that_is_new() -> None:
+def test_on_another_server_the_position_moves_at_the_first_new_transaction() -> None:
     start = MySQLPosition("server", "", 0)
     position = StreamPosition(start)
     position.file, position.offset = "binlog.000001", 4

@@ -16,5 +16,5 @@ In the order in which a change passes through them:
 - ``replay``: event groups that are read again after a resume, and are skipped.
 
 The row images inside the row events are decoded by ``sources/mysql/codec``. Only ``connection``
-does I/O.
+uses the network, and only ``xa`` a temporary file; the rest does no I/O.
 """
