@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from engine.change import Begin, Commit, Rows, SchemaChange
-from engine.checkpoint import Checkpoint
+from engine.checkpoint import Checkpoint, TableProgress
+from engine.contract import State
 from engine.errors import SinkError, SinkLost
 from engine.schema import Column, Table, TableId, Type
 from engine.toolkit.record import decode_record
 from sinks import jsonl
 from sinks.jsonl import Folder, JsonlSettings, JsonlSink
+from tests.support.stored_state import CUSTOMER, EMPTY, FOLDER, ORDERS, POSITION, VISIT
 
 TABLE = Table(TableId("shop", "item"), (Column("id", Type("int32"), "int"),), key=(0,))
 LATER = 3600.0
@@ -234,3 +237,111 @@ def test_standard_output_takes_records(capfdbinary: pytest.CaptureFixture[bytes]
     run(work)
     (line,) = capfdbinary.readouterr().out.splitlines()
     assert decode_record(line).after == {"id": 1}
+
+
+# -- Layouts ---------------------------------------------------------------------------------------
+
+OLD_RECORDS = b'{"old":1}\n' * 373 + b'"seven"'  # as many bytes as the state of layout 1 says
+OLD_CHECKPOINT = Checkpoint(
+    "legacy",
+    1,
+    POSITION,
+    0.0,
+    {
+        ORDERS.id: TableProgress("backfilling", "[5]", 5, 900, POSITION),
+        CUSTOMER.id: TableProgress("pending", estimate=200),
+        VISIT.id: TableProgress("pending", estimate=3),
+        EMPTY.id: TableProgress("pending"),
+    },
+)
+
+
+@pytest.fixture
+def old_folder(tmp_path: Path) -> Path:
+    """A folder that version 0.1.0 left when it was killed."""
+    text = (FOLDER / "jsonl-layout-1.json").read_bytes()
+    (tmp_path / "state.json").write_bytes(text)
+    (tmp_path / "epoch").write_text("1\n")
+    (tmp_path / "changes-00000001.part").write_bytes(OLD_RECORDS + b'{"torn')
+    return tmp_path
+
+
+def legacy(folder: Path) -> JsonlSink:
+    return JsonlSink(JsonlSettings(f"jsonl:{folder}"), "legacy")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_of_layout_1_is_upgraded(old_folder: Path) -> None:
+    async def work() -> None:
+        target = legacy(old_folder)
+        state = await target.open()
+        assert state == State(2, OLD_CHECKPOINT, (ORDERS, CUSTOMER, VISIT, EMPTY))
+        upgraded = (old_folder / "state.json").read_bytes()
+        assert b'"layout":2' in upgraded
+        again = await target.open()
+        assert again == State(3, OLD_CHECKPOINT, state.tables)
+        assert (old_folder / "state.json").read_bytes() == upgraded
+        await target.apply([Rows(TABLE, "insert", None, [(1,)])])
+        await target.commit(Checkpoint("legacy", 3, "later"))
+        await target.close()
+        text = (old_folder / "changes-00000001.jsonl").read_bytes()
+        assert text.startswith(OLD_RECORDS + b'{"op"')
+
+    run(work)
+
+
+def test_a_reader_of_layout_1_changes_nothing(old_folder: Path) -> None:
+    async def work() -> None:
+        before = contents(old_folder)
+        state = await legacy(old_folder).state()
+        assert state == State(1, OLD_CHECKPOINT, (ORDERS, CUSTOMER, VISIT, EMPTY))
+        assert contents(old_folder) == before
+
+    run(work)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_in_the_upgrade(
+    old_folder: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    async def work() -> None:
+        with monkeypatch.context() as patched:
+            kill_at(patched, "state", when)
+            with pytest.raises(Killed):
+                await legacy(old_folder).open()
+        text = (old_folder / "state.json").read_bytes()
+        assert (b'"layout":2' in text) == (when == "after")
+        state = await legacy(old_folder).open()
+        assert state == State(3, OLD_CHECKPOINT, (ORDERS, CUSTOMER, VISIT, EMPTY))
+
+    run(work)
+
+
+def test_an_engine_of_version_0_1_0_is_fenced_or_refuses(old_folder: Path) -> None:
+    """It compares ``epoch`` at each commit. At a start it needs a ``pipeline`` at the top level."""
+
+    async def work() -> None:
+        target = legacy(old_folder)
+        await target.open()
+        assert (old_folder / "epoch").read_text() == "2\n"
+        await target.close()
+        assert "pipeline" not in json.loads((old_folder / "state.json").read_bytes())
+
+    run(work)
+
+
+def test_a_newer_layout_is_refused_and_its_engine_goes_on(tmp_path: Path) -> None:
+    async def work() -> None:
+        await sink(tmp_path).open()
+        (tmp_path / "state.json").write_text('{"layout":3}')
+        before = contents(tmp_path)
+        for attempt in (sink(tmp_path).open, sink(tmp_path).state):
+            with pytest.raises(SinkError, match="layout 3, this version knows 2") as raised:
+                await attempt()
+            assert "newer" in raised.value.hint
+        assert contents(tmp_path) == before
+
+    run(work)
