@@ -356,7 +356,12 @@ class _Upsert(_Fold):
 
     def _change_key(self, old: Any, new: Any, before: Row, after: Row, mask: int) -> None:
         """Add a partial image whose key changes: the target may show the row at either key. If the
-        batch has changed a row at one of them before, those net changes are finished first."""
+        batch has changed a row at one of them before, those net changes are finished first.
+
+        The result is wrong if the target already shows a later row at the old key, because its
+        values would complete the image. So the pipeline restarts the backfill of a table at such a
+        change (``engine.pipeline.table_progress``), and no sink gets it for a table in backfill.
+        """
         entry = self.entries.get(old)
         if entry is not None and entry[2] is None:
             row, known = self.merged(entry[1], None, after, mask)

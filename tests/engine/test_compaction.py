@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.change import Row, Rows
@@ -119,12 +119,31 @@ def test_minimal_images_on_top_of_one_consistent_snapshot(
     start.play(before)
     history = History(start.rows, minimal=True)
     history.play(then)
+    assume(not _reuses_a_left_key(history.log))
     states = [start.rows, *history.states]
     target = Target(states[data.draw(st.integers(0, len(states) - 1))], unique=False)
     for batch in cut(history.log, cuts):
         for net in net_changes(batch, upsert=True) if batch else []:
             target.apply(net)
     assert target.rows == history.rows
+
+
+def _reuses_a_left_key(log: list[Rows]) -> bool:
+    """Whether a row takes a key that another row has left by a key change.
+
+    Partial images cannot be applied on top of a later state then, so ``ProgressTracker`` restarts
+    the backfill at a partial key change, and no sink gets one for a table in backfill.
+    """
+    left: set[int] = set()
+    for rows in log:
+        for after in rows.after or ():
+            before = rows.before[0] if rows.before else None
+            if before is None or before[0] != after[0]:
+                if after[0] in left:
+                    return True
+                if before is not None:
+                    left.add(before[0])
+    return False
 
 
 @given(st.lists(st.tuples(st.sampled_from("+-~"), st.integers(0, 2), st.integers(0, 2))))
