@@ -1,9 +1,9 @@
 """
-Whether codecs use their compiled kernels: one switch for all of them.
+The switch for the accelerators, the optional C codecs.
 
-The idea: a kernel only saves time, so it may always be missing. It is where the package was
-installed without a C compiler, and ``TAILRACE_ACCELERATOR=off`` in the environment keeps all of
-them out.
+An accelerator only saves time: the generated Python codec gives the same result. It is missing if
+the package was installed without a C compiler or without Python's headers.
+``TAILRACE_ACCELERATOR=off`` in the environment disables all accelerators.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from contextvars import ContextVar
 
 __all__ = ["ALLOWED", "python_only", "wanted"]
 
-#: Whether the environment lets kernels be used where they are built.
+#: False if the environment disables the accelerators.
 ALLOWED = os.environ.get("TAILRACE_ACCELERATOR") != "off"
 
 _wanted = ContextVar("wanted", default=True)
 
 
 def wanted() -> bool:
-    """Whether a codec that is made now is to use its kernel, if that is available."""
+    """Whether a codec that is made now uses its accelerator, if there is one."""
     return _wanted.get()
 
 
 @contextmanager
 def python_only() -> Iterator[None]:
-    """Codecs that are made inside do without their kernels: for tests and measurements."""
+    """Make codecs without accelerators inside the ``with`` block, for tests and benchmarks."""
     token = _wanted.set(False)
     try:
         yield

@@ -1,7 +1,8 @@
 /*
- * Bytes that grow, for the compiled kernels of the codecs. To be included after Python.h.
+ * A growing byte buffer for the accelerators of the codecs. Include it after Python.h.
  *
- * What can fail returns false, and MemoryError is set.
+ * A zeroed Buffer is empty. The caller frees `data`. Functions return false and set MemoryError if
+ * there is not enough memory.
  */
 
 #ifndef TAILRACE_BUFFER_H
@@ -16,7 +17,7 @@ typedef struct {
     size_t size, room;
 } Buffer;
 
-/* Make room for so many bytes more. */
+/* Make room for `more` bytes after the first `size` ones. */
 static inline bool reserve(Buffer *out, size_t more)
 {
     if (out->room - out->size >= more)
@@ -31,6 +32,7 @@ static inline bool reserve(Buffer *out, size_t more)
     return true;
 }
 
+/* Append `size` bytes. */
 static inline bool put(Buffer *out, const char *data, size_t size)
 {
     if (!reserve(out, size))

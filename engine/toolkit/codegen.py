@@ -1,9 +1,8 @@
 """
-Generated source becomes a function: the one helper behind every row codec.
+Compile generated Python source to a function. Every row codec is made with this helper.
 
-Codecs are written as Python text for one table version, compiled once and cached by their caller.
-The text is kept where tracebacks and debuggers look for it, so a generated function reads like any
-other.
+A codec is Python source for one version of a table. Its caller compiles it once and caches the
+function. The source is registered with ``linecache``, so tracebacks and debuggers show its lines.
 """
 
 from __future__ import annotations
@@ -19,10 +18,13 @@ _serial = count(1)
 
 
 def compile_function(name: str, source: str, names: Mapping[str, Any]) -> Callable[..., Any]:
-    """Compile ``source``, which defines ``name``, with ``names`` as its globals.
+    """Compile ``source`` with the globals ``names``, and return the function ``name`` it defines.
 
-    The source stands on the function as ``__source__``. Nothing in ``source`` may come from data
-    unquoted: callers pass constants through ``names`` or ``repr``.
+    The function has the source as its attribute ``__source__``. ``source`` must not contain
+    unquoted data, for example the name of a column: callers pass data through ``names``, or as a
+    literal made by ``repr``. For example::
+
+        compile_function("total", "def total(rows):\n    return len(rows) * size\n", {"size": 8})
     """
     filename = f"<tailrace {name} {next(_serial)}>"
     scope: dict[str, Any] = dict(names)

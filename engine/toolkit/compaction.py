@@ -1,12 +1,23 @@
 """
-The net effect of a batch on one table. Pure.
+Reduce the changes that a batch makes to one table to their net changes. Pure.
 
-The idea: a row is followed through a batch by its key, from where it stands in the target before
-(its *origin*) to its last state. What remains are sets that may be applied in a fixed order
-(deletes, moves, updates, inserts), each with one statement. A row that leaves its key or a
-secondary unique value is deleted first and inserted last, so values can be swapped between rows.
+The changes of a row are followed through the batch by its key, from the key that it has in the
+target before the batch (its *origin*) to its last image. The result is a ``NetChanges``: sets of
+rows that are applied in a fixed order (deletes, key changes, updates, inserts), each set with one
+statement. A row whose key or secondary unique value changes is deleted first and inserted last, so
+rows can swap such values. For example, on a table with the key ``id``::
 
-A table without a key is a bag: what counts is how many times each whole row is there.
+    insert (1, "a")                 deletes     (2, "x")
+    update (2, "x") to (3, "x")     updates     (4, "z")
+    update (4, "x") to (4, "y")     inserts     (1, "b"), (3, "x")
+    update (1, "a") to (1, "b")
+    update (4, "y") to (4, "z")
+
+A keyless table is a multiset: the net change of a row is the number of its copies that are added
+or removed.
+
+Every row of the stream passes through this module, so each operation per row counts. A batch of
+inserts only, of deletes only, or of updates in place only takes a path without a loop in Python.
 """
 
 from __future__ import annotations
@@ -28,18 +39,25 @@ __all__ = ["NetChanges", "columns_of", "net_changes"]
 
 
 class NetChanges(msgspec.Struct):
-    """What to do to one table, in this order; rows are whole tuples as wide as the table.
+    """The net changes of one table, to be applied in the order of the fields.
 
-    ``deletes``: images of rows that go; only the key counts (table without a key: the whole row, as
-    often as it is listed). ``moves``: by mask, the image before joined to the image after (twice as
-    wide), where only the columns of the mask are known of the row after: the row changes its key or
-    a unique value and keeps its other columns. ``updates``: by mask, rows that keep key and unique
-    values. ``inserts``: by mask, new rows; a column outside the mask has its default.
+    A row is a tuple as wide as the table. A *mask* is a bit mask of the columns whose values are
+    known (bit n: column n); it includes the columns of the key. The mask None stands for all
+    columns.
 
-    A mask is None where all columns are known; else it includes the key's columns.
-    In a ``upsert`` net rows may be there already or be gone, and inserts replace. ``direct`` says
-    that the inserts are most likely not there, so that they may be tried without looking.
-    ``anomalies`` counts changes that contradict earlier ones of the same batch.
+    - ``deletes``: images of the rows to delete, identified by their key. In a keyless table each
+      entry deletes one row that equals it.
+    - ``key_changes``, by mask: rows whose key or secondary unique value changes and whose image
+      after is known in part. Each entry is the image before followed by the image after, in one
+      tuple twice as wide. Columns outside the mask keep their values.
+    - ``updates``, by mask: rows that keep their key and unique values. Columns outside the mask
+      keep their values.
+    - ``inserts``, by mask: new rows. Columns outside the mask get their defaults.
+
+    ``upsert``: rows may already be there or be gone, so inserts replace rows with the same key, and
+    updates and deletes may hit nothing. ``direct``: the inserted rows are most likely new, so a
+    sink may try a plain insert before it looks for them. ``anomalies`` counts changes that
+    contradict earlier ones of the same batch.
     """
 
     table: Table
@@ -58,11 +76,14 @@ class NetChanges(msgspec.Struct):
 
 
 def net_changes(runs: Sequence[Rows], *, upsert: bool = False) -> list[NetChanges]:
-    """The net effect of ``runs``, in order, all on the same version of one table.
+    """Return the net changes of ``runs``, which are in order and of one version of one table.
 
-    ``upsert`` holds for a table whose snapshot is not settled; rows of op ``read`` make it so.
-    The result has one element, but for a upsert table with partial images several are possible,
-    to be applied one after the other.
+    ``upsert`` is true until the table is live; rows of op ``read`` imply it. The result has one
+    element in most cases. It can have several, to be applied one after the other: in upsert mode
+    for partial images whose key changes, and in a keyless table for inserts that leave columns to
+    their defaults.
+
+    Raises ApplyError if the log holds only part of the row before a change of a keyless table.
     """
     table = runs[0].table
     operations = {rows.op for rows in runs}
@@ -71,7 +92,8 @@ def net_changes(runs: Sequence[Rows], *, upsert: bool = False) -> list[NetChange
     if not table.key:
         if operations <= {"insert", "read"} or not any(map(_leaves_defaults, runs)):
             return [_multiset(runs, table, upsert)]
-        # A row made of defaults that the log does not name cannot be matched with a later image.
+        # The log does not hold the defaults of an inserted row, so the row cannot be matched with a
+        # later image of it.
         return [_multiset([rows], table, upsert) for rows in runs]
     if operations == {"read"} or (operations == {"insert"} and not upsert and whole):
         return [NetChanges(table, upsert, inserts={None: _joined([rows.after for rows in runs])})]
@@ -88,7 +110,7 @@ def net_changes(runs: Sequence[Rows], *, upsert: bool = False) -> list[NetChange
 
 
 def columns_of(table: Table, mask: int | None) -> tuple[int, ...]:
-    """The ordinals of the columns that a mask stands for."""
+    """The ordinals of the columns in a mask."""
     width = range(len(table.columns))
     return tuple(width) if mask is None else tuple(n for n in width if mask >> n & 1)
 
@@ -100,8 +122,8 @@ def _joined(lists: Sequence[list[Row] | None]) -> list[Row]:
 
 
 def _in_place(runs: Sequence[Rows], table: Table) -> list[Row] | None:
-    """The last image of each row, if these updates of whole rows leave all keys and unique values
-    as they are; else None. By far the most common case, and never slower than ``map``."""
+    """The last image of each row if these updates of whole rows change no key and no unique value,
+    else None. This is by far the most common case, so it uses ``map`` and no loop in Python."""
     befores = _joined([rows.before for rows in runs])
     afters = _joined([rows.after for rows in runs])
     keys = list(map(itemgetter(*table.key), afters))
@@ -116,17 +138,23 @@ def _in_place(runs: Sequence[Rows], table: Table) -> list[Row] | None:
     return list(dict(zip(keys, afters, strict=True)).values())
 
 
-#: A row that the batch has touched, by its key now: an image with the key it has in the target
-#: (None: the batch made it), its last state, the mask of what is known of it, whether it has left
-#: its key or a unique value, whether the batch made it. A plain tuple, for its speed.
+#: A row that the batch has changed:
+#: - the origin, an image with the key that the row has in the target; None if it is not there,
+#: - the last image,
+#: - the mask of the last image's columns that are known,
+#: - whether the key or a unique value has changed,
+#: - whether the batch has inserted the row.
+#: A plain tuple, because a class would cost time for each row.
 _Entry = tuple[Row | None, Row, int | None, bool, bool]
 
-
-_NOTHING: _Entry = (None, (), None, False, False)
+_NO_ENTRY: _Entry = (None, (), None, False, False)
 
 
 class _Fold(ABC):
-    """Follows rows by key. The two kinds differ in what they may believe about the target."""
+    """Follows rows by key. The two subclasses differ in what they assume about the target.
+
+    ``entries`` holds the rows by the key that they have now.
+    """
 
     upsert: bool
 
@@ -136,11 +164,12 @@ class _Fold(ABC):
         self.key: Callable[[Row], Any] = itemgetter(*table.key)
         self.key_mask = _mask(table.key)
         self.full_mask = (1 << self.width) - 1
-        self.live: dict[Any, _Entry] = {}
+        self.entries: dict[Any, _Entry] = {}
         self.net = NetChanges(table, self.upsert, direct=not self.upsert)
         self.nets: list[NetChanges] = []
 
     def add(self, rows: Rows) -> None:
+        """Add the next run of changes."""
         if rows.op == "delete":
             self.delete(rows.before or [])
         elif rows.op == "update":
@@ -149,14 +178,14 @@ class _Fold(ABC):
             self.insert(rows.after or [], self.known(rows.after_present))
 
     def known(self, present: int | None) -> int | None:
-        """A mask of a row image as one of a row: with the key, None if nothing is absent."""
+        """The mask of an image's columns plus those of the key; None if that is all columns."""
         if present is None or present | self.key_mask == self.full_mask:
             return None
         return present | self.key_mask
 
     def images(self, rows: Rows) -> tuple[list[Row], list[Row], int | None]:
-        """Before, after, and what is known after; a whole before image completes the after
-        image."""
+        """The images before and after, and the mask of those after. A whole image before completes
+        a partial one after."""
         before, after = rows.before or [], rows.after or []
         mask = self.known(rows.after_present)
         if mask is not None and rows.before_present is None:
@@ -166,40 +195,40 @@ class _Fold(ABC):
 
     @abstractmethod
     def insert(self, rows: list[Row], mask: int | None) -> None:
-        """New rows, of which the columns of ``mask`` are known."""
+        """Add inserted rows."""
 
     @abstractmethod
     def update(self, rows: Rows) -> None:
-        """Rows before and after."""
+        """Add updated rows."""
 
     @abstractmethod
     def delete(self, rows: list[Row]) -> None:
-        """Rows that go."""
+        """Add deleted rows."""
 
     def merged(
         self, row: Row, known: int | None, after: Row, mask: int | None
     ) -> tuple[Row, int | None]:
-        """The state of a row after a later image that knows only ``mask`` of it."""
+        """The image and mask of a row after a later image, whose columns in ``mask`` are known."""
         if mask is None:
             return after, None
         merged = _merger(self.width, mask)(row + after)
         return merged, None if known is None else self.known(known | mask)
 
     def finish(self) -> list[NetChanges]:
-        """All nets, in the order in which they must be applied."""
-        for entry in self.live.values():
-            self.settle(entry)
-        self.live.clear()
+        """Return all net changes, in the order in which they must be applied."""
+        for entry in self.entries.values():
+            self.collect(entry)
+        self.entries.clear()
         self.nets.append(self.net)
         return self.nets
 
-    def settle(self, entry: _Entry) -> None:
-        """Add a row's last state to the net."""
+    def collect(self, entry: _Entry) -> None:
+        """Add the last image of a row to the net changes."""
         net = self.net
-        origin, row, mask, moved, created = entry
-        if created:
+        origin, row, mask, key_changed, inserted = entry
+        if inserted:
             net.inserts.setdefault(mask, []).append(row)
-        elif not moved or origin is None:
+        elif not key_changed or origin is None:
             net.updates.setdefault(mask, []).append(row)
         elif mask is None:
             net.deletes.append(origin)
@@ -209,59 +238,62 @@ class _Fold(ABC):
 
 
 class _Strict(_Fold):
-    """The target is what the log says: a row is where its first before image puts it."""
+    """Assumes that the target is at the state before the batch, so the first image before of a row
+    is its origin."""
 
     upsert = False
 
     def insert(self, rows: list[Row], mask: int | None) -> None:
-        live, key = self.live, self.key
+        entries, key = self.entries, self.key
         for row in rows:
             this = key(row)
-            there = live.get(this)
-            if there is None:
-                live[this] = (None, row, mask, False, True)
+            entry = entries.get(this)
+            if entry is None:
+                entries[this] = (None, row, mask, False, True)
             else:
                 self.net.anomalies += 1
-                live[this] = (there[0], row, mask, True, there[4])
+                entries[this] = (entry[0], row, mask, True, entry[4])
 
     def update(self, rows: Rows) -> None:
         befores, afters, mask = self.images(rows)
-        live, key, moves = self.live, self.key, self._moves(rows, mask)
+        entries, key, unique = self.entries, self.key, self._changeable_uniques(rows, mask)
         for before, after in zip(befores, afters, strict=True):
             old, new = key(before), key(after)
-            entry = live.get(old)
-            moved = moves is not None and moves(before) != moves(after)
+            entry = entries.get(old)
+            key_changed = unique is not None and unique(before) != unique(after)
             if old != new:
-                moved = True
-                live.pop(old, None)
+                key_changed = True
+                entries.pop(old, None)
                 self._overwrite(new)
             if entry is None:
-                live[new] = (before, after, mask, moved, False)
+                entries[new] = (before, after, mask, key_changed, False)
             else:
-                origin, row, known, moved_before, created = entry
+                origin, row, known, changed_before, inserted = entry
                 row, known = self.merged(row, known, after, mask)
-                live[new] = (origin, row, known, moved or moved_before, created)
+                entries[new] = (origin, row, known, key_changed or changed_before, inserted)
 
     def delete(self, rows: list[Row]) -> None:
-        live, key, deletes = self.live, self.key, self.net.deletes
+        entries, key, deletes = self.entries, self.key, self.net.deletes
         for before in rows:
-            entry = live.pop(key(before), None)
+            entry = entries.pop(key(before), None)
             if entry is None:
                 deletes.append(before)
             elif entry[0] is not None:
                 deletes.append(entry[0])
 
     def _overwrite(self, key: Any) -> None:
-        """A row takes a key: nothing has it, in a history that a database could have produced."""
-        there = self.live.pop(key, None)
-        if there is not None:
+        """Make room for a row that changes its key to ``key``. A log of a database never needs it,
+        so it is counted as an anomaly."""
+        entry = self.entries.pop(key, None)
+        if entry is not None:
             self.net.anomalies += 1
-            if there[0] is not None:
-                self.net.deletes.append(there[0])
+            if entry[0] is not None:
+                self.net.deletes.append(entry[0])
 
-    def _moves(self, rows: Rows, mask: int | None) -> Callable[[Row], Any] | None:
-        """What differs between before and after if a secondary unique value changes; None: nothing
-        can. Where the image before lacks such a value, everything differs."""
+    def _changeable_uniques(self, rows: Rows, mask: int | None) -> Callable[[Row], Any] | None:
+        """A function that returns the secondary unique values of an image; None if these updates
+        cannot change any. If the images before lack such a value, each row counts as changed: the
+        function is ``id``, which differs between the two images."""
         present = self.full_mask if mask is None else mask
         columns = _unique_columns(self.table) & present & ~self.key_mask
         if not columns:
@@ -273,8 +305,8 @@ class _Strict(_Fold):
 
 
 class _Upsert(_Fold):
-    """The target may show any later state of a row: every key that a row leaves is deleted, and
-    what is known whole replaces what is there."""
+    """Assumes that the target may already show a later state of any row, as in a backfill: every
+    key that a row had is deleted, and a whole image replaces the row with its key."""
 
     upsert = True
 
@@ -289,7 +321,7 @@ class _Upsert(_Fold):
             old, new = key(before), key(after)
             if mask is None:
                 if old != new:
-                    self._leave(old, before)
+                    self._delete_key(old, before)
                 self._replace(new, after, None)
             elif old == new:
                 self._change(new, before, after, mask)
@@ -298,66 +330,72 @@ class _Upsert(_Fold):
 
     def delete(self, rows: list[Row]) -> None:
         for before in rows:
-            self._leave(self.key(before), before)
+            self._delete_key(self.key(before), before)
 
     def _forget(self, key: Any) -> None:
-        origin, _, _, moved, _ = self.live.pop(key, _NOTHING)
-        if moved and origin is not None:
+        origin, _, _, key_changed, _ = self.entries.pop(key, _NO_ENTRY)
+        if key_changed and origin is not None:
             self.net.deletes.append(origin)
 
-    def _leave(self, key: Any, before: Row) -> None:
+    def _delete_key(self, key: Any, before: Row) -> None:
         self._forget(key)
         self.net.deletes.append(before)
 
     def _replace(self, key: Any, row: Row, mask: int | None) -> None:
         self._forget(key)
-        self.live[key] = (None, row, mask, False, True)
+        self.entries[key] = (None, row, mask, False, True)
 
     def _change(self, key: Any, before: Row, after: Row, mask: int) -> None:
-        entry = self.live.get(key)
+        entry = self.entries.get(key)
         if entry is None:
-            self.live[key] = (before, after, mask, False, False)
+            self.entries[key] = (before, after, mask, False, False)
         else:
-            origin, row, known, moved, created = entry
+            origin, row, known, key_changed, inserted = entry
             row, known = self.merged(row, known, after, mask)
-            self.live[key] = (origin, row, known, moved, created)
+            self.entries[key] = (origin, row, known, key_changed, inserted)
 
     def _change_key(self, old: Any, new: Any, before: Row, after: Row, mask: int) -> None:
-        """A row that is not known whole leaves its key: the target may show it at either. If the
-        batch has touched it before, that comes first, in a net of its own."""
-        entry = self.live.get(old)
+        """Add a partial image whose key changes: the target may show the row at either key. If the
+        batch has changed a row at one of them before, those net changes are finished first.
+
+        The result is wrong if the target already shows a later row at the old key, because its
+        values would complete the image. So the pipeline restarts the backfill of a table at such a
+        change (``engine.pipeline.table_progress``), and no sink gets it for a table in backfill.
+        """
+        entry = self.entries.get(old)
         if entry is not None and entry[2] is None:
             row, known = self.merged(entry[1], None, after, mask)
-            self._leave(old, before)
+            self._delete_key(old, before)
             self._replace(new, row, known)
             return
-        if entry is not None or new in self.live:
+        if entry is not None or new in self.entries:
             self.finish()
             self.net = NetChanges(self.table, True, direct=False)
-        self.live[new] = (before, after, mask, True, False)
+        self.entries[new] = (before, after, mask, True, False)
 
-    def settle(self, entry: _Entry) -> None:
-        super().settle(entry)
-        _, row, mask, moved, created = entry
-        if moved and mask is not None and not created:
+    def collect(self, entry: _Entry) -> None:
+        """Add a row; a key change also updates the row that may be at its new key already."""
+        super().collect(entry)
+        _, row, mask, key_changed, inserted = entry
+        if key_changed and mask is not None and not inserted:
             self.net.updates.setdefault(mask, []).append(row)
 
 
 def _multiset(runs: Sequence[Rows], table: Table, upsert: bool) -> NetChanges:
-    """The net effect on a table without a key, as counts of equal rows."""
+    """The net changes of a keyless table."""
     net = NetChanges(table, upsert)
     if all(rows.op in ("insert", "read") for rows in runs):
         for rows in runs:
             net.inserts.setdefault(rows.after_present, []).extend(rows.after or ())
         return net
     identity = _identity(table)
-    counts: dict[Any, list[Any]] = {}  # identity → [row, how many more of it]
+    counts: dict[Any, list[Any]] = {}  # identity → [row, copies added]
     for rows in runs:
         for images, step in ((_whole_before(rows), -1), (_whole_after(rows), 1)):
             for row in images:
                 counts.setdefault(identity(row), [row, 0])[1] += step
-    net.deletes = [row for row, more in counts.values() for _ in range(-more)]
-    inserts = [row for row, more in counts.values() for _ in range(more)]
+    net.deletes = [row for row, added in counts.values() for _ in range(-added)]
+    inserts = [row for row, added in counts.values() for _ in range(added)]
     if inserts:
         net.inserts.setdefault(None, []).extend(inserts)
     return net
@@ -370,9 +408,9 @@ def _leaves_defaults(rows: Rows) -> bool:
 def _whole_before(rows: Rows) -> list[Row]:
     if rows.before and rows.before_present is not None:
         raise ApplyError(
-            "a row of a table without a key changed, and the log holds only part of the row before",
+            "a row of a keyless table changed, and the log holds only part of the row before",
             hint="Set binlog_row_image=FULL on the source (or give the table a primary key), then"
-            " copy the table again.",
+            " backfill the table again.",
             table=rows.table.id,
         )
     return rows.before or []
@@ -387,7 +425,8 @@ def _whole_after(rows: Rows) -> list[Row]:
 
 
 def _identity(table: Table) -> Callable[[Row], Any]:
-    """A hashable form of a row: the row itself, but for arrays."""
+    """A function that returns a hashable form of a row: the row itself, or its text if the table
+    has arrays."""
     if any(column.type.kind == "array" for column in table.columns):
         return repr
     return tuple
@@ -404,7 +443,8 @@ def _unique_columns(table: Table) -> int:
 
 @lru_cache(maxsize=1024)
 def _merger(width: int, mask: int) -> Callable[[Row], Row]:
-    """Two joined rows → one row: the second's columns where the mask has them, else the first's."""
+    """A function that merges two joined rows: columns in the mask from the second, others from the
+    first."""
     picks = [width + n if mask >> n & 1 else n for n in range(width)]
     if width == 1:
         return lambda joined: (joined[picks[0]],)

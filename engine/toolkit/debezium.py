@@ -1,9 +1,9 @@
 """
-Debezium's envelope around a change, as its connectors send it without schemas.
+Debezium's envelope of a change, as its connectors send it without schemas.
 
-The idea: the envelope is theirs, the values are ours. They agree with a connector configured by
-``decimal.handling.mode=string``, ``binary.handling.mode=base64`` and
-``time.precision.mode=isostring``; see "Debezium's envelope" in docs/records.md.
+The envelope is Debezium's. The values are those of ``engine.toolkit.record``, and they agree with a
+connector that has ``decimal.handling.mode=string``, ``binary.handling.mode=base64`` and
+``time.precision.mode=isostring``. See "Debezium's envelope" in docs/records.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ LETTERS = {"insert": "c", "update": "u", "delete": "d", "read": "r", "truncate":
 
 
 class SourceBlock(msgspec.Struct, frozen=True, gc=False):
-    """Where a change comes from. ``ts_ms`` is the commit's time, ``gtid`` the transaction's id."""
+    """The origin of a change. ``ts_ms`` is the commit time in milliseconds, 0 if it is unknown.
+    ``gtid`` is the source's id of the transaction."""
 
     version: str
     connector: str
@@ -35,7 +36,8 @@ class SourceBlock(msgspec.Struct, frozen=True, gc=False):
 
 
 class TransactionBlock(msgspec.Struct, frozen=True, gc=False):
-    """The place within the transaction; both ordinals count from 1."""
+    """The place of a change in its transaction: among all its changes, and among those of its
+    table. Both ordinals count from 1."""
 
     id: str
     total_order: int
@@ -43,12 +45,13 @@ class TransactionBlock(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, id: str | None, order: int | None, ordinal: int) -> TransactionBlock | None:
-        """The block, from ordinals that count from 0; None outside a transaction."""
+        """Make the block from ordinals that count from 0; None outside a transaction."""
         return None if id is None or order is None else cls(id, order + 1, ordinal + 1)
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """The change of one row: ``op`` is c, u, d, r or t; ``ts_ms`` is when it was written."""
+    """The change of one row, or a truncate. ``op`` is c, u, d, r or t. ``ts_ms`` is the time at
+    which the envelope was made."""
 
     before: dict[str, Any] | None
     after: dict[str, Any] | None
@@ -67,7 +70,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
         ts_ms: int,
         transaction: TransactionBlock | None,
     ) -> Envelope:
-        """The envelope of a change of our kind ``op``."""
+        """Make the envelope; ``op`` is that of a ``Record``."""
         if op == "read":
             source = msgspec.structs.replace(source, snapshot="true")
         return cls(before, after, source, LETTERS[op], ts_ms, transaction)
@@ -91,7 +94,7 @@ class TableBlock(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class TableChange(msgspec.Struct, frozen=True):
-    """What happened to one table: CREATE, ALTER or DROP."""
+    """A change of one table. ``type`` is CREATE, ALTER or DROP; ``table`` is None for DROP."""
 
     type: str
     id: str
@@ -99,7 +102,7 @@ class TableChange(msgspec.Struct, frozen=True):
 
 
 class SchemaEnvelope(msgspec.Struct, frozen=True):
-    """The change of one table's schema, as on Debezium's schema change topic."""
+    """The change of one table's schema, as in Debezium's schema change topic."""
 
     source: SourceBlock
     ts_ms: int
@@ -116,7 +119,7 @@ class SchemaEnvelope(msgspec.Struct, frozen=True):
         source: SourceBlock,
         ts_ms: int,
     ) -> SchemaEnvelope:
-        """The envelope of a change that made ``after`` of the table, or dropped ``table``."""
+        """Make the envelope of a change to ``after``; None if ``table`` was dropped."""
         kind = "DROP" if after is None else "CREATE" if after.version == 1 else "ALTER"
         block = None if after is None else _table_block(after)
         change = TableChange(kind, f'"{table.id.schema}"."{table.id.name}"', block)
@@ -127,7 +130,7 @@ class SchemaEnvelope(msgspec.Struct, frozen=True):
 def source_block(
     name: str, table: TableId, transaction: str | None, committed_at: float
 ) -> SourceBlock:
-    """The source block of a table's changes in one transaction."""
+    """Make the source block for the changes of a table in one transaction."""
     milliseconds = int(committed_at * 1000)
     return SourceBlock(
         *(VERSION, "tailrace", name, milliseconds, "false"),

@@ -1,8 +1,8 @@
 """
-The rows of one table in memory: what the source and the sink in memory keep.
+The rows of one table in memory, for the memory source and the memory sink.
 
-The idea: the plainest reading of the contract. Rows are applied one by one, in order, with no net
-effect and no sets, so what a real sink must arrive at can be read here.
+Rows are applied one by one and in order, without net changes. The code is as simple as the contract
+allows, and tests use it as the reference for other sinks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["MemoryTable"]
 
 
 class MemoryTable:
-    """The rows of ``table``: by key, or as a bag if it has none."""
+    """The rows of ``table``: by key, or as a multiset if it is keyless."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -25,7 +25,7 @@ class MemoryTable:
         self._multiset: list[Row] = []
 
     def __iter__(self) -> Iterator[Row]:
-        """The rows in key order; those of a bag in the order in which they came."""
+        """The rows in key order; those of a keyless table in the order of insertion."""
         if self.table.key:
             return iter([self._keyed[key] for key in sorted(self._keyed)])
         return iter(list(self._multiset))
@@ -34,7 +34,7 @@ class MemoryTable:
         return len(self._keyed) if self.table.key else len(self._multiset)
 
     def copy(self) -> MemoryTable:
-        """The same rows, to be changed apart."""
+        """Return an independent copy."""
         twin = MemoryTable(self.table)
         twin._keyed, twin._multiset = dict(self._keyed), list(self._multiset)
         return twin
@@ -45,11 +45,15 @@ class MemoryTable:
         self._multiset.clear()
 
     def key_of(self, row: Row) -> tuple[Any, ...]:
-        """The values of the key."""
+        """Return the values of the key columns."""
         return tuple(row[ordinal] for ordinal in self.table.key)
 
     def apply(self, rows: Rows) -> int:
-        """Apply changes in order; returns how many met another row than they expected."""
+        """Apply changes in order.
+
+        Returns the number of changes that contradict the rows before them: an insert of a row that
+        is there, an update or delete of a row that is not. A keyless table takes every insert.
+        """
         change = self._apply_keyed if self.table.key else self._apply_keyless
         befores: Sequence[Row | None] = rows.before or [None] * len(rows)
         afters: Sequence[Row | None] = rows.after or [None] * len(rows)
@@ -58,7 +62,7 @@ class MemoryTable:
         )
 
     def altered(self, table: Table, renamed: Sequence[tuple[str, str]]) -> MemoryTable:
-        """The same rows in another version of the table; a new column is null."""
+        """Return the same rows in another version of the table; a new column is NULL."""
         old_name = {new: old for old, new in renamed}
         ordinals = {name: ordinal for ordinal, name in enumerate(self.table.names)}
         places = [ordinals.get(old_name.get(name, name)) for name in table.names]
@@ -74,7 +78,7 @@ class MemoryTable:
             self._multiset.append(row)
 
     def _apply_keyed(self, rows: Rows, before: Row | None, after: Row | None) -> bool:
-        """Apply one change; whether it contradicts what was there."""
+        """Apply one change; return whether it contradicts the rows before it."""
         old = None
         if before is not None:
             old = self._keyed.pop(self.key_of(before), None)
@@ -98,7 +102,7 @@ class MemoryTable:
         return False
 
     def _take(self, image: Row, present: int | None) -> Row | None:
-        """Remove one row that equals the image, as far as it is known."""
+        """Remove and return one row that equals the image in its present columns."""
         for place, row in enumerate(self._multiset):
             if _merged(row, image, present) == row:
                 return self._multiset.pop(place)
@@ -106,7 +110,7 @@ class MemoryTable:
 
 
 def _merged(old: Row | None, new: Row, present: int | None) -> Row:
-    """``new``, with the columns that the log did not hold taken from ``old``."""
+    """Return ``new`` with the columns that are not present taken from ``old``."""
     if present is None or old is None:
         return new
     return tuple(

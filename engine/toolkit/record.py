@@ -1,17 +1,23 @@
 """
 Change records: one JSON line per change of a row or of a schema (docs/records.md).
 
-The idea: a record is lossless, and ``decode_image`` proves it: the row tuple comes back from the
-JSON. What differs from the value table of ``engine.schema`` is only what JSON or ISO 8601 wants:
+A record is lossless: ``decode_image`` makes the row tuple of it again. Values have the form that
+``engine.schema`` lists, except for these types, whose form JSON or ISO 8601 requires:
 
     binary, geometry      base64 (RFC 4648, padded)
     datetime              ``2026-01-31T12:00:00.000000``
     timestamp             ``2026-01-31T12:00:00.000000Z``
-    float32, float64      a number, all digits; ``"nan"``, ``"inf"``, ``"-inf"`` as texts
-    int64, uint64, bit    a number: read it as a 64-bit integer, not as a double
+    float32, float64      a number with all digits; the texts ``"nan"``, ``"inf"``, ``"-inf"``
+    int64, uint64, bit    a number, which readers must take for a 64-bit integer, not for a double
 
-An image is made by an expression that is generated for each version of a table; msgspec writes the
-JSON.
+A function is generated for each version of a table and each set of present columns. It makes the
+dicts that msgspec encodes. For a table with the columns ``id`` (int64), ``at`` (timestamp) and
+``weight`` (float64), and with the constant ``inf``, it is (here in several lines)::
+
+    def images(rows):
+        return [{'id': row[0], 'at': row[1] and row[1].replace(' ', 'T') + 'Z',
+                 'weight': row[2] if row[2] is None or -inf < row[2] < inf else str(row[2])}
+                for row in rows]
 """
 
 from __future__ import annotations
@@ -47,8 +53,10 @@ Image = dict[str, Any]
 
 
 class Definition(msgspec.Struct, frozen=True):
-    """A table's version in a record of op ``schema``. ``previous`` is the table's name before, if
-    it had another; ``renamed`` lists columns with another name, as pairs of old and new.
+    """The table in a record of op ``schema``.
+
+    ``table`` is the version after the change, None if the table was dropped. ``previous`` is the
+    former name of a renamed table. ``renamed`` lists renamed columns as pairs of old and new name.
     """
 
     table: Table | None
@@ -59,21 +67,22 @@ class Definition(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One change, in the plain form.
 
-    ``op``: insert, update, delete, read (seen by the snapshot), truncate or schema. ``schema`` and
-    ``table`` name the table. ``version`` counts the table's versions from 1.
+    ``op`` is insert, update, delete, read (a row of the snapshot), truncate or schema. ``schema``
+    and ``table`` are the name of the table. ``version`` counts the versions of the table from 1.
 
-    ``key``: the columns that identify the row and their values, as they were before the change;
-    null for a table without a key. ``before`` (update, delete) and ``after`` (insert, update,
-    read): column → value, null where there is no such image. A column that the log did not hold is
-    missing in the image, and ``absent`` names those of ``after`` (of ``before`` for a delete): it
-    is unknown, not null.
+    ``key`` holds the columns that identify the row, with their values before the change; null for
+    a keyless table. ``before`` (update, delete) and ``after`` (insert, update, read) map columns to
+    values; an image that does not apply is null. A column that is not in the log is missing in the
+    image: its value is unknown, which is not null. ``absent`` names the columns that are missing in
+    ``after`` (in ``before`` for a delete).
 
-    ``transaction``: the source's id of the transaction. ``position``: where the transaction starts;
-    a stream from there sends it whole. ``order``: the record's ordinal within it, from 0, so
-    (transaction, order) identifies a change. ``committed_at``: ISO 8601, UTC, to the microsecond.
-    All four are null for what the snapshot read, and ``committed_at`` where the log has no time.
+    ``transaction`` is the source's id of the transaction. ``position`` is where the transaction
+    starts; a stream from there sends all of it. ``order`` is the record's ordinal within the
+    transaction, from 0, so (transaction, order) identifies a change. ``committed_at`` is the commit
+    time in ISO 8601, UTC, with microseconds; null if the log has none. All four are null for rows
+    of the snapshot.
 
-    ``statement`` and ``definition`` are there for op schema only.
+    ``statement`` and ``definition`` exist in records of op schema only.
     """
 
     op: str
@@ -93,11 +102,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class RecordEncoder:
-    """Changes in the order of the log become lines of JSON.
+    """Encodes changes, in the order of the log, as lines of JSON.
 
-    It remembers the transaction it is in, so a transaction may come in pieces. ``envelope``:
-    ``plain``, or ``debezium`` for what Debezium's connectors send without schemas; ``name`` is the
-    pipeline's, for the latter. Raises ApplyError if a text is not valid Unicode.
+    The encoder keeps the state of the open transaction, so a transaction may be passed in pieces.
+    ``envelope`` is ``plain``, or ``debezium`` for the form that Debezium's connectors send without
+    schemas. ``name`` is the name of the pipeline, for the latter. Encoding raises ApplyError if a
+    text is not valid Unicode.
     """
 
     def __init__(self, *, envelope: EnvelopeName = "plain", name: str = "tailrace") -> None:
@@ -107,7 +117,7 @@ class RecordEncoder:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the transaction it is in."""
+        """Forget the open transaction."""
         self._begin: Begin | None = None
         self._transaction: str | None = None
         self._position: str | None = None
@@ -116,15 +126,15 @@ class RecordEncoder:
         self._order_in: dict[TableId, int] = {}
 
     def encode(self, changes: Iterable[Change]) -> Iterator[bytes]:
-        """One line per record, each with its line feed. ``Commit``, ``Heartbeat`` and ``CaughtUp``
-        make none.
+        """Yield one line per record, with its line feed. ``Begin``, ``Commit``, ``Heartbeat`` and
+        ``CaughtUp`` have no record.
         """
         for table, records in self._groups(changes):
             for record in records:
                 yield self._lines(table, [record])
 
     def encode_all(self, changes: Iterable[Change]) -> bytes:
-        """The lines of ``encode``, joined; faster."""
+        """Return the lines of ``encode`` joined, which is faster."""
         return b"".join(self._lines(table, records) for table, records in self._groups(changes))
 
     def _lines(self, table: TableId, records: Sequence[object]) -> bytes:
@@ -132,13 +142,13 @@ class RecordEncoder:
             return self._json.encode_lines(records)
         except UnicodeEncodeError as error:
             raise ApplyError(
-                "a text is not valid Unicode, so it is no JSON",
-                hint="correct the value in the source, or leave the table out",
+                "a text is not valid Unicode and cannot be written as JSON",
+                hint="correct the value in the source, or exclude the table",
                 table=table,
             ) from error
 
     def _groups(self, changes: Iterable[Change]) -> Iterator[tuple[TableId, Sequence[object]]]:
-        """The records that each change makes."""
+        """Yield the records of each change, with its table."""
         for change in changes:
             if type(change) is Begin:
                 self._enter(change)
@@ -191,8 +201,8 @@ class RecordEncoder:
 
     def _of_schema(self, change: SchemaChange, table: Table) -> Record:
         before = change.before
-        moved = before is not None and change.after is not None and before.id != change.after.id
-        previous = before.id if moved and before is not None else None
+        renamed = before is not None and change.after is not None and before.id != change.after.id
+        previous = before.id if renamed and before is not None else None
         definition = Definition(change.after, previous, change.renamed)
         record = self._bare("schema", table)
         return msgspec.structs.replace(record, statement=change.statement, definition=definition)
@@ -204,7 +214,7 @@ class RecordEncoder:
             *(self._transaction, self._position, order, self._committed_at),
         )
 
-    # -- Debezium's form ---------------------------------------------------------------------------
+    # -- Debezium's envelope -----------------------------------------------------------------------
 
     def _wrapped(self, table: Table, records: list[Record]) -> Sequence[object]:
         if not self._debezium:
@@ -229,12 +239,12 @@ _decoder = msgspec.json.Decoder(Record)
 
 
 def decode_record(line: bytes | str) -> Record:
-    """A line of the plain form as a record. Raises ``msgspec.DecodeError`` if it is none."""
+    """Decode a line of the plain form. Raises ``msgspec.DecodeError`` if it is not a record."""
     return _decoder.decode(line)
 
 
 def decode_image(table: Table, image: Mapping[str, Any]) -> Row:
-    """The row tuple that an image was made of; None for a column that is not in it."""
+    """Return the row tuple of an image; a column that is missing in the image is None."""
     return tuple(_decode_value(column.type, image.get(column.name)) for column in table.columns)
 
 
@@ -262,7 +272,7 @@ def _absent(table: Table, present: int) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def _imager(table: Table, present: int | None) -> Callable[[Sequence[Row]], list[Image]]:
-    """The generated function: rows of ``table`` → their images, of the columns of the mask."""
+    """Generate the function from rows of ``table`` to images of the present columns."""
     items = ", ".join(
         f"{column.name!r}: {_expression(column.type, f'row[{ordinal}]')}"
         for ordinal, column in enumerate(table.columns)
@@ -273,7 +283,10 @@ def _imager(table: Table, present: int | None) -> Callable[[Sequence[Row]], list
 
 
 def _expression(type: Type, value: str) -> str:
-    """Python text: the JSON form of ``value``, which is an expression too. None stays None."""
+    """The Python expression that converts the expression ``value`` to its JSON form.
+
+    None stays None.
+    """
     if type.kind == "datetime":
         return f"{value} and {value}.replace(' ', 'T')"
     if type.kind == "timestamp":

@@ -1,8 +1,9 @@
 """
-What differs between two versions of a table. Pure.
+The changes that lead from one version of a table to another. Pure.
 
-The idea: a sink never reads a source's DDL. It is told the table before and after, and follows the
-difference; what two versions cannot tell (which column was renamed) comes with the change.
+A sink does not read the source's DDL. It gets the table before and after a schema change and
+applies their differences. Two versions do not show which columns were renamed; a ``SchemaChange``
+holds the renamed columns, too.
 """
 
 from __future__ import annotations
@@ -31,72 +32,72 @@ __all__ = [
 
 
 class RenameTable(msgspec.Struct, frozen=True):
-    """The table has another name, or is in another schema."""
+    """Rename a table, or move it to another schema."""
 
     before: TableId
     after: TableId
 
 
 class DropIndex(msgspec.Struct, frozen=True):
-    """A secondary index is gone; its columns are the ordinals of the table before."""
+    """Drop a secondary index; its ``columns`` are ordinals in the table before."""
 
     index: Index
 
 
 class ChangeKey(msgspec.Struct, frozen=True):
-    """The key consists of other columns: names of before (by their names after), and of after."""
+    """Change the columns of the key. Both fields hold the names that the columns have after."""
 
     before: tuple[str, ...]
     after: tuple[str, ...]
 
 
 class DropColumn(msgspec.Struct, frozen=True):
-    """A column is gone."""
+    """Drop a column."""
 
     column: Column
 
 
 class RenameColumn(msgspec.Struct, frozen=True):
-    """A column has another name, and keeps its values."""
+    """Rename a column, which keeps its values."""
 
     before: str
     after: str
 
 
 class AddColumn(msgspec.Struct, frozen=True):
-    """A column is new; rows that exist get its default, which no log holds."""
+    """Add a column. Existing rows get its default; the log does not hold these values."""
 
     column: Column
 
 
 class Retype(msgspec.Struct, frozen=True):
-    """A column has another type: ``before`` has the name of ``after``."""
+    """Change the type of a column. ``before`` has the name of ``after`` already."""
 
     before: Column
     after: Column
 
 
 class ChangeNullability(msgspec.Struct, frozen=True):
-    """A column may hold NULL now, or may not any longer, as ``column`` says."""
+    """Allow or forbid NULL in a column, as in ``column``."""
 
     column: Column
 
 
 class ChangeDefault(msgspec.Struct, frozen=True):
-    """New rows get another default, as ``column`` says; rows that exist keep their values."""
+    """Change the default for new rows to that of ``column``; existing rows keep their values."""
 
     column: Column
 
 
 class RenameIndex(msgspec.Struct, frozen=True):
-    """A secondary index has another name."""
+    """Rename a secondary index."""
 
     before: str
     after: str
 
 
 class AddIndex(msgspec.Struct, frozen=True):
-    """A secondary index is new; its columns are the ordinals of the table after."""
+    """Add a secondary index; its ``columns`` are ordinals in the table after."""
 
     index: Index
 
@@ -119,13 +120,14 @@ Difference = (
 def differences(
     before: Table, after: Table, renamed: Sequence[tuple[str, str]] = ()
 ) -> tuple[Difference, ...]:
-    """What leads from ``before`` to ``after``, in an order in which it can be done.
+    """Return the changes that lead from ``before`` to ``after``, in an order to apply them.
 
-    ``renamed`` are the old and new names of columns. The order of columns is no difference. A
-    column that was dropped and made again under its name cannot be told from one that was changed.
+    ``renamed`` holds the old and new names of renamed columns. The order of columns is ignored. A
+    column that was dropped and created again under its name is treated as a changed column.
     """
     names = dict(renamed)
-    # A column that goes, whose name a renamed one takes, must not be taken for it.
+    # A renamed column may take the name of a dropped one. Give the dropped one a name that cannot
+    # occur, so that the two are not matched.
     taken = set(names.values()) - set(names)
     names |= {name: f"{name}\0dropped" for name in before.names if name in taken}
     found: list[Difference] = []
@@ -170,7 +172,7 @@ def _column(old: Column, new: Column) -> Iterator[Difference]:
 def _indexes(
     before: Table, after: Table, names: dict[str, str]
 ) -> tuple[list[Index], list[RenameIndex], list[Index]]:
-    """Dropped, renamed and added indexes. One of another shape is dropped and added."""
+    """Dropped, renamed and added indexes. A changed index is dropped and added."""
 
     def shape(table: Table, index: Index, names: dict[str, str]) -> object:
         return _named(table, index.columns, names), index.unique, index.prefix

@@ -1,4 +1,6 @@
-"""The compiled kernels are there where they can be."""
+"""
+The accelerators are built wherever that is possible.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ from sources.mysql.codec import accelerator as decoder
 
 
 @pytest.mark.parametrize("available", [decoder.AVAILABLE, encoder.AVAILABLE], ids=["rows", "copy"])
-def test_a_kernel_is_built_where_it_can_be(available: bool) -> None:
+def test_the_accelerator_is_built_if_it_can_be(available: bool) -> None:
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     if not (os.environ.get("CI") == "true" and headers.exists() and shutil.which(compiler)):
-        pytest.skip("asked only in CI, and where there are a C compiler and Python's headers")
+        pytest.skip("runs only in CI, with a C compiler and Python's headers")
     assert available or os.environ.get("TAILRACE_ACCELERATOR") == "off"

@@ -1,5 +1,5 @@
 """
-The net effect of a batch equals the batch: on a model of the target, for random histories.
+Net changes have the effect of the batch: on a model of the target, for random histories.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.change import Row, Rows
@@ -18,7 +18,7 @@ from tests.support.histories import KEYED, KEYLESS, History, steps
 
 
 class Target:
-    """What a sink does with nets, on a dict; refuses what a unique index would refuse."""
+    """Applies net changes to a dict, as a sink does; refuses duplicate unique values."""
 
     def __init__(self, rows: dict[int, Row], *, unique: bool = True) -> None:
         self.rows = dict(rows)
@@ -29,11 +29,11 @@ class Target:
         missing = object()
         for row in net.deletes:
             self.missed += self.rows.pop(row[0], missing) is missing
-        moved = [new for mask, rows in net.key_changes.items() for new in self._take(mask, rows)]
+        changed = [new for mask, rows in net.key_changes.items() for new in self._take(mask, rows)]
         for mask, rows in net.updates.items():
             for row in rows:
                 self._update(row, mask)
-        for row in moved:
+        for row in changed:
             self._insert(row, net.upsert)
         for mask, rows in net.inserts.items():
             assert mask is None
@@ -68,14 +68,14 @@ class Target:
 
 
 def cut(log: list[Rows], cuts: list[int]) -> list[list[Rows]]:
-    """The log in batches that end at the given places."""
+    """Cut the log into batches that end at the given places."""
     places = sorted({place for place in cuts if 0 < place < len(log)})
     starts = [0, *places]
     return [log[start:end] for start, end in zip(starts, [*places, len(log)], strict=True)]
 
 
 @given(steps, steps, st.lists(st.integers(0, 40), max_size=4), st.booleans())
-def test_any_history_on_a_settled_table(
+def test_any_history_of_a_live_table(
     before: list, then: list, cuts: list[int], minimal: bool
 ) -> None:
     start = History()
@@ -92,7 +92,7 @@ def test_any_history_on_a_settled_table(
 
 
 @given(steps, steps, st.lists(st.integers(0, 40), max_size=4), st.data())
-def test_whole_images_over_chunks_read_at_any_moments(
+def test_whole_images_on_top_of_chunks_read_at_different_times(
     before: list, then: list, cuts: list[int], data: st.DataObject
 ) -> None:
     start = History()
@@ -100,11 +100,11 @@ def test_whole_images_over_chunks_read_at_any_moments(
     history = History(start.rows)
     history.play(then)
     states = [start.rows, *history.states]
-    copied: dict[int, Row] = {}
+    backfilled: dict[int, Row] = {}
     for keys in (range(4), range(4, 7), range(7, 10)):
-        seen = states[data.draw(st.integers(0, len(states) - 1))]
-        copied |= {key: row for key, row in seen.items() if key in keys}
-    target = Target(copied, unique=False)
+        state = states[data.draw(st.integers(0, len(states) - 1))]
+        backfilled |= {key: row for key, row in state.items() if key in keys}
+    target = Target(backfilled, unique=False)
     for batch in cut(history.log, cuts):
         for net in net_changes(batch, upsert=True) if batch else []:
             target.apply(net)
@@ -112,13 +112,14 @@ def test_whole_images_over_chunks_read_at_any_moments(
 
 
 @given(steps, steps, st.lists(st.integers(0, 40), max_size=4), st.data())
-def test_minimal_images_over_a_copy_read_at_one_moment(
+def test_minimal_images_on_top_of_one_consistent_snapshot(
     before: list, then: list, cuts: list[int], data: st.DataObject
 ) -> None:
     start = History()
     start.play(before)
     history = History(start.rows, minimal=True)
     history.play(then)
+    assume(not _reuses_a_left_key(history.log))
     states = [start.rows, *history.states]
     target = Target(states[data.draw(st.integers(0, len(states) - 1))], unique=False)
     for batch in cut(history.log, cuts):
@@ -127,13 +128,31 @@ def test_minimal_images_over_a_copy_read_at_one_moment(
     assert target.rows == history.rows
 
 
+def _reuses_a_left_key(log: list[Rows]) -> bool:
+    """Whether a row takes a key that another row has left by a key change.
+
+    Partial images cannot be applied on top of a later state then, so ``ProgressTracker`` restarts
+    the backfill at a partial key change, and no sink gets one for a table in backfill.
+    """
+    left: set[int] = set()
+    for rows in log:
+        for after in rows.after or ():
+            before = rows.before[0] if rows.before else None
+            if before is None or before[0] != after[0]:
+                if after[0] in left:
+                    return True
+                if before is not None:
+                    left.add(before[0])
+    return False
+
+
 @given(st.lists(st.tuples(st.sampled_from("+-~"), st.integers(0, 2), st.integers(0, 2))))
-def test_a_table_without_a_key_is_a_bag(changes: list[tuple[str, int, int]]) -> None:
-    bag: Counter[Row] = Counter({(0, "x"): 2})
+def test_a_keyless_table_is_a_multiset(changes: list[tuple[str, int, int]]) -> None:
+    multiset: Counter[Row] = Counter({(0, "x"): 2})
     runs = []
     for kind, one, two in changes:
         old, new = (one, "x"), (two, "x")
-        if kind != "+" and not bag[old]:
+        if kind != "+" and not multiset[old]:
             continue
         if kind == "+":
             runs.append(Rows(KEYLESS, "insert", None, [new]))
@@ -142,16 +161,16 @@ def test_a_table_without_a_key_is_a_bag(changes: list[tuple[str, int, int]]) -> 
         else:
             runs.append(Rows(KEYLESS, "update", [old], [new]))
         if kind != "+":
-            bag[old] -= 1
+            multiset[old] -= 1
         if kind != "-":
-            bag[new] += 1
+            multiset[new] += 1
     target: Counter[Row] = Counter({(0, "x"): 2})
     for net in net_changes(runs) if runs else []:
         for row in net.deletes:
             assert target[row] > 0
             target[row] -= 1
         target.update(row for rows in net.inserts.values() for row in rows)
-    assert +target == +bag
+    assert +target == +multiset
 
 
 def row(key: int, code: int | None = None, a: str = "", b: str = "") -> Row:
@@ -167,7 +186,7 @@ def only(runs: list[Rows], *, upsert: bool = False) -> NetChanges:
     return net
 
 
-def test_inserts_alone_are_passed_on_as_they_are() -> None:
+def test_a_batch_of_inserts_is_passed_on_unchanged() -> None:
     rows = [row(1), row(2)]
     net = only([Rows(KEYED, "insert", None, rows)])
     assert net.inserts == {None: rows}
@@ -175,7 +194,7 @@ def test_inserts_alone_are_passed_on_as_they_are() -> None:
     assert net.direct
 
 
-def test_rows_of_the_snapshot_replace_but_are_tried_as_new() -> None:
+def test_rows_of_the_snapshot_are_upserts_and_tried_as_inserts() -> None:
     net = only([Rows(KEYED, "read", None, [row(1)])])
     assert net.upsert
     assert net.direct
@@ -197,7 +216,7 @@ def test_swapped_unique_values_are_deleted_and_inserted() -> None:
     assert not net.updates
 
 
-def test_a_row_made_and_deleted_leaves_nothing_but_on_an_unsettled_table_is_deleted() -> None:
+def test_a_row_inserted_and_deleted_is_no_change_but_a_delete_in_upsert_mode() -> None:
     runs = [Rows(KEYED, "insert", None, [row(1)]), Rows(KEYED, "delete", [row(1)], None)]
     assert len(only(runs)) == 0
     assert only(runs, upsert=True).deletes == [row(1)]
@@ -216,14 +235,14 @@ def test_a_whole_image_before_completes_a_partial_one_after() -> None:
     assert only([partial]).updates == {None: [(1, 3, "x", "b")]}
 
 
-def test_an_insert_that_meets_a_row_of_the_same_batch_is_an_anomaly() -> None:
+def test_an_insert_of_a_row_of_the_same_batch_is_an_anomaly() -> None:
     change = update((row(1), row(1, a="x")))
     net = only([change, Rows(KEYED, "insert", None, [row(1, a="y")])])
     assert net.anomalies == 1
     assert net.inserts == {None: [row(1, a="y")]}
 
 
-def test_a_partial_image_before_of_a_table_without_a_key_is_refused() -> None:
+def test_a_partial_image_before_of_a_keyless_table_is_refused() -> None:
     partial = Rows(KEYLESS, "delete", [(1, None)], None, before_present=0b1)
     with pytest.raises(ApplyError, match=r"only part of the row before.*shop\.ledger") as raised:
         net_changes([partial])

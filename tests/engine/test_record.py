@@ -1,4 +1,6 @@
-"""Change records: nothing is lost on the way to JSON and back."""
+"""
+Change records: JSON holds every value without loss.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from engine.toolkit.record import RecordEncoder, decode_image, decode_record
 ID = Column("id", Type("int64"), "bigint", nullable=False)
 NAME = Column("name", Type("text"), "varchar(20)")
 TABLE = Table(TableId("shop", "item"), (ID, NAME), key=(0,), version=3)
-KEYLESS = Table(TableId("shop", "bag"), (NAME,))
+KEYLESS = Table(TableId("shop", "note"), (NAME,))
 BEGIN = Begin("gtid:5", "gtid:1-4", 1_700_000_000.25)
 COMMIT = Commit("gtid:1-5", 1_700_000_000.25)
 
@@ -25,7 +27,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 MOMENTS = st.sampled_from(
     ["0000-00-00 00:00:00", "2026-01-31 23:59:59.123456", "1000-01-01 00:00:00"]
 )
-#: For every neutral type, values in the form of ``engine.schema``.
+#: Values of every neutral type, in the form of ``engine.schema``.
 VALUES: dict[Kind, st.SearchStrategy[Any]] = {
     "boolean": st.booleans(),
     **{
@@ -65,7 +67,7 @@ def lines(*changes: Change, **options: Any) -> list[dict[str, Any]]:
 
 @st.composite
 def tables_with_rows(draw: st.DrawFn) -> tuple[Table, list[Row]]:
-    """A table of random types and hostile names, and rows of it."""
+    """A table of random types and random names, and rows of it."""
     kinds = draw(st.lists(st.sampled_from(sorted(VALUES)), min_size=1, max_size=8))
     names = draw(st.lists(TEXTS, min_size=len(kinds), max_size=len(kinds), unique=True))
     types = [Type("array", element=Type(k)) if draw(st.booleans()) else Type(k) for k in kinds]
@@ -79,7 +81,7 @@ def tables_with_rows(draw: st.DrawFn) -> tuple[Table, list[Row]]:
 
 
 @given(tables_with_rows())
-def test_a_row_comes_back_as_it_was(drawn: tuple[Table, list[Row]]) -> None:
+def test_a_decoded_image_is_the_row(drawn: tuple[Table, list[Row]]) -> None:
     table, rows = drawn
     encoded = RecordEncoder().encode([Rows(table, "update", rows, rows)])
     for line, row in zip(encoded, rows, strict=True):
@@ -90,7 +92,7 @@ def test_a_row_comes_back_as_it_was(drawn: tuple[Table, list[Row]]) -> None:
         assert decode_image(table, record.after) == row
 
 
-def test_every_neutral_type_is_tried() -> None:
+def test_every_neutral_type_is_tested() -> None:
     assert set(VALUES) == set(Kind.__args__) - {"array"}  # type: ignore[attr-defined]
 
 
@@ -114,7 +116,7 @@ def test_the_form_of_a_value(kind: Kind, value: Any, text: str) -> None:
     assert f'"after":{{"v":{text}}}'.encode() in line
 
 
-def test_nan_is_a_text() -> None:
+def test_nan_is_written_as_text() -> None:
     table = Table(TableId("a", "b"), (Column("v", Type("float64"), "double"),))
     (record,) = lines(Rows(table, "insert", None, [(float("nan"),)]))
     assert record["after"] == {"v": "nan"}
@@ -185,18 +187,18 @@ def test_a_schema_change_holds_the_table() -> None:
     assert (dropped.table, dropped.definition.table) == ("item", None)  # type: ignore[union-attr]
 
 
-def test_a_text_that_is_not_unicode_names_the_table_and_not_the_value() -> None:
+def test_the_error_for_invalid_unicode_names_the_table_and_not_the_value() -> None:
     with pytest.raises(ApplyError, match=r"\[table shop\.item\]") as caught:
         list(RecordEncoder().encode([Rows(TABLE, "insert", None, [(1, "sec\udcffret")])]))
     assert "ret" not in caught.value.message.replace("correct", "")
 
 
-def test_all_lines_at_once_are_the_same() -> None:
+def test_encode_all_joins_the_lines_of_encode() -> None:
     changes: list[Change] = [BEGIN, Rows(TABLE, "insert", None, [(1, "a"), (2, "b")]), COMMIT]
     assert RecordEncoder().encode_all(changes) == b"".join(RecordEncoder().encode(changes))
 
 
-# -- Debezium's form -------------------------------------------------------------------------------
+# -- Debezium's envelope ---------------------------------------------------------------------------
 
 
 def test_debeziums_envelope() -> None:

@@ -1,5 +1,5 @@
 """
-What differs between two versions of a table.
+The differences of two versions of a table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ A, B, C = column("a"), column("b"), column("c")
 TABLE = Table(TableId("shop", "t"), (A, B, C), key=(0,))
 
 
-def test_the_same_table_in_another_order_does_not_differ() -> None:
+def test_the_order_of_columns_is_no_difference() -> None:
     assert differences(TABLE, TABLE) == ()
     assert differences(TABLE, replace(TABLE, columns=(C, A, B), key=(1,), version=2)) == ()
 
@@ -60,7 +60,7 @@ def test_columns_that_swap_names() -> None:
     assert found == (RenameColumn("b", "c"), RenameColumn("c", "b"))
 
 
-def test_a_column_that_changes_in_every_way() -> None:
+def test_a_column_with_every_kind_of_change() -> None:
     new = Column("y", Type("int64"), "bigint", nullable=False, default="5")
     found = differences(TABLE, replace(TABLE, columns=(A, new, C)), [("b", "y")])
     assert found == (
@@ -71,7 +71,7 @@ def test_a_column_that_changes_in_every_way() -> None:
     )
 
 
-def test_another_key() -> None:
+def test_a_changed_key() -> None:
     assert differences(TABLE, replace(TABLE, key=(1, 2))) == (ChangeKey(("a",), ("b", "c")),)
     assert differences(TABLE, replace(TABLE, key=())) == (ChangeKey(("a",), ()),)
 
