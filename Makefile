@@ -41,11 +41,11 @@ format: $(STAMP) ## put the sources into their standard form
 demo: $(STAMP) ## mirror a small live shop database, kill the engine, prove both sides equal
 	$(BIN)/tailrace demo
 
-bench: $(STAMP) ## measure everything at full size (under an hour), into benchmarks/
+bench: $(STAMP) ## measure everything at full size (under an hour), into benchmarks/results/
 	$(BIN)/tailrace bench all --peers --tables 2000 --columns 32 --save benchmarks/results/results.json \
-	  --plot benchmarks/results/plots --report benchmarks/README.md $(BENCH_ARGS)
+	  --plot benchmarks/results/plots --report benchmarks/results/README.md $(BENCH_ARGS)
 
-bench-check: $(STAMP) ## have the decoders or the encoder become slower than recorded?
+bench-check: $(STAMP) ## check that decoders and encoder are not slower than recorded
 	$(BIN)/python -m benchmarks.check benchmarks/results/check.json
 
 clean: ## remove the virtual environment and everything that tools have written

@@ -1,9 +1,18 @@
 """
-The benchmarks: ``tailrace bench``, against the limits of the databases themselves.
+The benchmarks: ``tailrace bench``, which measures the engine against the databases' own limits.
 
-The idea: the engine runs as a person runs it, on logs that are kept, in turn with what the target
-can do at most on the same rows; only the ratio of one run means anything. How it is measured, and
-the last results, are told in ``benchmarks/README.md``.
+The engine runs as users run it, on cached logs, alternating with the fastest way to load the same
+rows into the target. The machine's speed drifts, so figures are compared only within one run.
+``benchmarks/README.md`` describes the method, ``benchmarks/results/README.md`` shows the results.
+
+- This module has the options of the command; ``suite.py`` lists the measurements and runs them.
+- ``workloads.py`` defines the tables and the transactions that are measured.
+- ``measurements/`` has one module for each kind of measurement.
+- ``harness/`` has the servers, the measured processes and the limits.
+- ``peers/`` has the other programs that are measured on the same workloads.
+- ``reporting/`` makes tables, plots and a page from results.
+- ``check.py`` checks the codecs against recorded costs (``make bench-check``).
+- ``results/`` holds recorded results. It is in the repository only, not in the installed package.
 """
 
 from __future__ import annotations
@@ -17,89 +26,96 @@ FEWEST_ROWS = 1_000
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``tailrace bench``."""
+    """Add the options of ``tailrace bench``."""
     _add_measurements(parser)
     _add_results(parser)
     _add_servers(parser)
 
 
 def _add_measurements(parser: argparse.ArgumentParser) -> None:
-    """What is measured, and how often."""
+    """Add the options that say what is measured, and how often."""
     parser.add_argument(
         "what",
         choices=("decode", "snapshot", "stream", "latency", "profile", "all"),
-        help="log files into row tuples; a table's copy; a backlog end to end; from commit to"
-        " visible under a steady load; where the engine's processor time goes, by step; or all of"
-        " them",
+        help="decode: log files into row tuples; snapshot: the backfill of a table; stream: a"
+        " backlog end to end; latency: from commit to visible under a steady load; profile: the"
+        " engine's processor time by step; all: each of them",
     )
     parser.add_argument(
         "--rows",
         type=_rows,
         default=1_000_000,
         metavar="N",
-        help="of the table (default 1M)",
-    )
-    parser.add_argument("--only", metavar="NAME", help="one result alone, such as stream-update")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="how often (default 3)")
-    parser.add_argument(
-        "--tables", type=int, metavar="N", help="also with N idle tables beside the busy one"
+        help="rows of the table (default 1,000,000)",
     )
     parser.add_argument(
-        "--columns", type=int, metavar="N", help="also with tables of up to N columns"
+        "--only", metavar="NAME", help="measure one result only, such as stream-update"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=3, metavar="N", help="number of repetitions (default 3)"
+    )
+    parser.add_argument(
+        "--tables", type=int, metavar="N", help="also measure with N idle tables in the database"
+    )
+    parser.add_argument(
+        "--columns", type=int, metavar="N", help="also measure tables of up to N columns"
     )
     parser.add_argument(
         "--peers",
         action="store_true",
-        help="also other programs on the same workloads; what is not there is downloaded, about"
-        " 500 MB",
+        help="also measure other programs on the same workloads; downloads about 500 MB the first"
+        " time",
     )
     parser.add_argument(
         "--peer-repeat",
         type=int,
         default=1,
         metavar="N",
-        help="how often each of them (default 1: they are slow)",
+        help="number of repetitions for other programs (default 1, because they are slow)",
     )
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
-    """What becomes of the results."""
-    parser.add_argument("--json", action="store_true", help="print the results for machines")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="write them to a file as JSON")
+    """Add the options that say where the results go."""
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write the results to a file")
     parser.add_argument(
         "--from",
         dest="saved",
         type=Path,
         metavar="FILE",
-        help="measure nothing: show what --save has written",
+        help="measure nothing, and show the results that --save has written",
     )
     parser.add_argument(
-        "--plot", type=Path, metavar="DIR", help="draw plots there, as PNG and SVG files"
+        "--plot", type=Path, metavar="DIR", help="draw plots as PNG and SVG files in a folder"
     )
     parser.add_argument(
         "--report",
         type=Path,
         metavar="FILE",
-        help="put tables between the marks of a Markdown file, such as benchmarks/README.md",
+        help="write tables between the marks of a Markdown file, such as"
+        " benchmarks/results/README.md",
     )
 
 
 def _add_servers(parser: argparse.ArgumentParser) -> None:
-    """What is measured on other servers than private ones."""
+    """Add the options for servers of the user's own."""
     parser.add_argument(
         "--source",
         metavar="URL",
-        help="your own MySQL: makes a database tailrace_bench there for each measurement and drops"
-        " it afterwards; refuses to touch one that it did not make. Needs a user with all rights"
-        " and local_infile = ON. What reads log files still starts a private server. In both URLs"
-        " ${VARIABLE} and ${file:PATH} keep a password out of sight",
+        help="your own MySQL instead of a private one. Each measurement creates a database"
+        " tailrace_bench there and drops it afterwards; a database of that name that the benchmarks"
+        " did not create is refused. Needs a user with all privileges, and local_infile = ON."
+        " decode and profile read log files and use a private server even so. In both URLs"
+        " ${VARIABLE} and ${file:PATH} keep a password off the command line",
     )
     parser.add_argument(
         "--target",
         metavar="URL",
-        help="your own PostgreSQL: makes databases tailrace_bench_1, tailrace_bench_2, ... beside"
-        " the one that is named and drops them afterwards; refuses to touch those that it did not"
-        " make. Needs a role with CREATEDB; takes a CHECKPOINT before each run if it may",
+        help="your own PostgreSQL instead of a private one. The measurements create databases"
+        " tailrace_bench_1, tailrace_bench_2, ... next to the named one and drop them afterwards;"
+        " databases of these names that the benchmarks did not create are refused. Needs a role"
+        " with CREATEDB; runs CHECKPOINT before each run if the role may",
     )
 
 
@@ -111,8 +127,8 @@ def _rows(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure what is wanted and show it. Raises ``TailraceError`` where a result is wrong."""
-    # The other commands shall not wait for what only this one needs.
+    """Measure and show the results. Raises ``TailraceError`` if a result is wrong."""
+    # Imported here, so that other commands start without the modules that only this one needs.
     from benchmarks import suite
 
     return suite.run(options)

@@ -1,13 +1,14 @@
 """
-Has a codec become slower? ``python -m benchmarks.check benchmarks/results/check.json [--record]``.
+Check the codecs for regressions: ``python -m benchmarks.check benchmarks/results/check.json``.
 
-The idea: what a row costs is counted in turns of a plain loop that is timed in the same moments, in
-processor time, the least of several rounds in turn. So neither the machine's speed nor its load
-matter much, and a number that was recorded once can be held against a run elsewhere. The bytes come
-from real logs, a few rows of each table in the folder ``check`` beside the file.
+The cost of a row is expressed in iterations of a plain Python loop, which is timed alternately with
+the codecs. Both times are processor time, the minimum of several rounds. The cost therefore depends
+little on the machine's speed and load, and a recorded cost can be compared with a run on another
+machine. The input are a few rows of each table, in real logs in the folder ``check`` next to the
+file.
 
-Rows are decoded and encoded by plain Python, so that a machine without a C compiler has the same
-cases; those with ``-compiled`` in their name are by a kernel, and only looked at where it is built.
+All cases run in plain Python, so that a machine without a C compiler has them, too. Where the
+accelerators are built, the cases with ``-compiled`` in their name measure these as well.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.kept import kept_log
-from benchmarks.profile import Encoding, nets_of
+from benchmarks.harness.source import cached_log
+from benchmarks.measurements.profile_process import Encoding, net_changes_of
 from benchmarks.workloads import DATABASE, ORDERS, SBTEST, Workload
 from engine.change import Change, Rows
 from engine.errors import ConfigError
@@ -48,9 +49,9 @@ __all__ = ["Recorded", "main", "slower"]
 #: More than this many times the recorded cost is a regression.
 ALLOWED = 1.4
 ROUNDS = 8
-#: So often it is measured again before something is called slower.
+#: The number of measurements before a codec counts as slower.
 PASSES = 3
-LOOP_TURNS = 40_000
+LOOP_ITERATIONS = 40_000
 #: The logs in the folder, and how often their transactions are repeated.
 LOGS = {
     "bulk": (Workload("bulk", SBTEST, "insert", 250, 250), 120),
@@ -65,34 +66,37 @@ Costs = dict[str, float]
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What a row (``decode-single``: a transaction) costs, in turns of the loop."""
+    """The cost of a row (``decode-single``: of a transaction) in iterations of the loop.
+
+    The field's name, ``turns_per_row``, is that of the recorded files.
+    """
 
     python: str
     turns_per_row: Costs
 
 
 class Case(NamedTuple):
-    """Work on so many rows."""
+    """A function to measure, and the number of rows that it processes."""
 
     rows: int
     work: Callable[[], object]
 
 
 def slower(recorded: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
-    """The cases that have become slower, and how many times as slow."""
+    """The cases that cost more than ``ALLOWED`` times the recorded cost, with that ratio."""
     times = {name: cost / recorded[name] for name, cost in measured.items() if name in recorded}
     return {name: each for name, each in times.items() if each > ALLOWED}
 
 
-def main(words: list[str] | None = None) -> int:
-    """Exit status 1 where something has become slower."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the check; the exit status is 1 if a codec has become slower."""
     parser = argparse.ArgumentParser("python -m benchmarks.check", description=__doc__)
-    parser.add_argument("file", type=Path, help="what was recorded, as JSON")
-    parser.add_argument("--record", action="store_true", help="measure and record anew")
+    parser.add_argument("file", type=Path, help="the JSON file with the recorded costs")
+    parser.add_argument("--record", action="store_true", help="measure, and overwrite the file")
     parser.add_argument(
-        "--write-logs", action="store_true", help="also make the logs anew, with a private MySQL"
+        "--write-logs", action="store_true", help="first write new logs, with a private MySQL"
     )
-    options = parser.parse_args(words)
+    options = parser.parse_args(arguments)
     if options.write_logs:
         _write_logs(options.file.with_suffix(""))
     with _cases(options.file.with_suffix("")) as cases:
@@ -119,13 +123,14 @@ def _check(file: Path, cases: Mapping[str, Case]) -> int:
             break
     for name, cost in meter.costs().items():
         before = recorded.turns_per_row.get(name, cost)
-        print(f"{name:22} {cost:8.2f} turns a row, recorded {before:8.2f}: {cost / before:5.2f}")
+        ratio = cost / before
+        print(f"{name:22} {cost:8.2f} iterations a row, recorded {before:8.2f}: {ratio:5.2f}")
     if not recorded.python.startswith(platform.python_version().rpartition(".")[0]):
-        print(f"recorded with Python {recorded.python}; this is {platform.python_version()}")
+        print(f"recorded with Python {recorded.python}, measured with {platform.python_version()}")
     for name, times in found.items():
-        print(f"{name} costs {times:.2f} times what was recorded; {ALLOWED} is allowed")
+        print(f"{name} costs {times:.2f} times the recorded cost; {ALLOWED} times is allowed")
     if found:
-        print(f"if that is meant: python -m benchmarks.check {file} --record")
+        print(f"to accept the new costs: python -m benchmarks.check {file} --record")
     return 1 if found else 0
 
 
@@ -133,33 +138,36 @@ def _read(file: Path) -> Recorded:
     try:
         return msgspec.json.decode(file.read_bytes(), type=Recorded)
     except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{file} holds no recorded costs", hint="--record") from error
+        raise ConfigError(
+            f"{file} holds no recorded costs",
+            hint=f"Record them: python -m benchmarks.check {file} --record",
+        ) from error
 
 
 class _Meter:
-    """The least that each case has taken so far, and the loop in between them."""
+    """The minimum time of each case so far, and of the loop, which runs before each case."""
 
     def __init__(self, cases: Mapping[str, Case]) -> None:
         self._cases = cases
-        self._least = dict.fromkeys(cases, float("inf"))
+        self._minimum = dict.fromkeys(cases, float("inf"))
         self._loop = float("inf")
 
     def measure(self) -> None:
-        """Some rounds."""
+        """Run ``ROUNDS`` rounds of all cases, without garbage collection."""
         gc.collect()
         gc.disable()
         try:
             for _ in range(ROUNDS):
                 for name, case in self._cases.items():
-                    self._loop = min(self._loop, _seconds(_turn_loop))
-                    self._least[name] = min(self._least[name], _seconds(case.work))
+                    self._loop = min(self._loop, _seconds(_run_loop))
+                    self._minimum[name] = min(self._minimum[name], _seconds(case.work))
         finally:
             gc.enable()
 
     def costs(self) -> Costs:
-        """Turns of the loop for a row."""
-        turn = self._loop / LOOP_TURNS
-        return {name: self._least[name] / it.rows / turn for name, it in self._cases.items()}
+        """The cost of a row of each case, in iterations of the loop."""
+        iteration = self._loop / LOOP_ITERATIONS
+        return {name: self._minimum[name] / it.rows / iteration for name, it in self._cases.items()}
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -168,26 +176,29 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.thread_time() - before
 
 
-def _turn_loop() -> None:
-    """What codecs do, on nothing: unpack, cut, decode, look up, make a tuple, format."""
+def _run_loop() -> None:
+    """The reference loop: the operations of a codec on constant data.
+
+    It unpacks, slices, decodes, looks up, builds a tuple and formats.
+    """
     data = b"\x01\x02\x03\x04\x08plain\xc3\xa9s" * 8
     unpack, known, rows = struct.Struct("<IB").unpack_from, {"plain": 1}, list[object]()
     add = rows.append
-    for turn in range(LOOP_TURNS):
-        at = turn & 63
+    for iteration in range(LOOP_ITERATIONS):
+        at = iteration & 63
         number, size = unpack(data, at)
         text = data[5:9].decode()
         add((number, size, text, known.get(text), f"{number}\t{text}"))
-        if not turn & 1023:
+        if not iteration & 1023:
             rows.clear()
 
 
-# -- what is measured ------------------------------------------------------------------------------
+# -- the cases -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _cases(folder: Path) -> Iterator[dict[str, Case]]:
-    """All cases, on the logs in the folder."""
+    """All cases, with the logs in the folder as input."""
     with tempfile.TemporaryDirectory(prefix="tailrace-bench-") as scratch:
         cases, found = {}, {}
         for name, (workload, times) in LOGS.items():
@@ -199,7 +210,7 @@ def _cases(folder: Path) -> Iterator[dict[str, Case]]:
                 cases[f"decode-{name}-compiled"] = Case(rows, partial(_decode, log))
             found[name] = _decode(log)
         for name in ("bulk", "orders"):
-            nets = nets_of(found[name])
+            nets = net_changes_of(found[name])
             rows = sum(map(len, nets))
             encode = partial(Encoding().encode, nets)
             cases[f"encode-{name}"] = Case(rows, partial(_in_python, encode))
@@ -226,8 +237,10 @@ def _decode(log: Path) -> list[Change]:
 
 
 def _text_packets() -> Iterator[bytes]:
-    """Rows of sysbench's table as a query's result has them: a length and the text of each, and
-    before all a length of three bytes and a number.
+    """Rows of sysbench's table as the packets of a query's result.
+
+    A packet begins with its length in three bytes and a sequence number. Each value is a length
+    byte and text.
     """
     for row in SBTEST.rows(TEXT_ROWS):
         values = [value.strip("'").encode() for value in row]
@@ -236,7 +249,10 @@ def _text_packets() -> Iterator[bytes]:
 
 
 def _repeated(log: bytes, times: int) -> bytes:
-    """A log file whose transactions with rows come again and again, each with the next GTID."""
+    """The log with its row transactions repeated ``times`` times, each with the next GTID.
+
+    End positions and checksums of the events are computed again.
+    """
     events, _ = cut_events(log[len(MAGIC) :])
     rows = [number for number, event in enumerate(events) if event[4] == ev.TABLE_MAP]
     starts = [number for number, event in enumerate(events) if event[4] == ev.GTID]
@@ -259,7 +275,7 @@ def _repeated(log: bytes, times: int) -> bytes:
 def _write_logs(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (workload, _) in LOGS.items():
-        data, backlog = kept_log(workload)
+        data, backlog = cached_log(workload)
         largest = max((data / file for file in backlog.files), key=lambda it: it.stat().st_size)
         shutil.copyfile(largest, folder / f"{name}.binlog")
 

@@ -1,5 +1,5 @@
 """
-Which measurements there are, and the order in which they are made and shown.
+The list of all measurements, and the function behind ``tailrace bench``.
 """
 
 from __future__ import annotations
@@ -15,29 +15,31 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from benchmarks import plots, report
-from benchmarks.decode_runs import measure_decode
-from benchmarks.latency import measure_latency
-from benchmarks.peers.show import show_peers
-from benchmarks.peers.turns import PEERS
-from benchmarks.profile_runs import measure_profile
-from benchmarks.progress import Progress
-from benchmarks.result import Result, describe_machine, in_short, show
-from benchmarks.stream import Bench, measure_first_row, measure_snapshot, measure_stream
-from benchmarks.target import Target, private_target
-from benchmarks.workloads import SBTEST, Workload, all_workloads, wide_form
+from benchmarks.harness.target import Target, private_target
+from benchmarks.measurements.bench import Bench
+from benchmarks.measurements.decode import measure_decode
+from benchmarks.measurements.latency import measure_latency
+from benchmarks.measurements.profile import measure_profile
+from benchmarks.measurements.stream import measure_first_row, measure_snapshot, measure_stream
+from benchmarks.peers.measure import PEERS
+from benchmarks.reporting import markdown, plots
+from benchmarks.reporting.progress import Progress
+from benchmarks.reporting.result import Result, describe_machine, in_short
+from benchmarks.reporting.terminal import show, show_peers
+from benchmarks.workloads import SBTEST, Workload, all_workloads, wide_table
 from engine.errors import ConfigError
 from engine.settings.secrets import SecretError, resolve
 
 __all__ = ["run"]
 
 Measurement = Callable[[Bench], Result]
-#: ``machine``: what it was measured on; ``results``: each as ``Result.to_json`` gives it.
-Answer = dict[str, Any]
+#: The content of a results file: ``machine`` (``describe_machine``) and ``results``, a list of what
+#: ``Result.to_json`` returns.
+Report = dict[str, Any]
 
 
 def measurements(rows: int) -> dict[str, tuple[str, Measurement]]:
-    """Each result's name, its group, and what measures it."""
+    """The group and the measuring function of each result, by the result's name."""
     of = all_workloads(rows)
     found: dict[str, tuple[str, Measurement]] = {}
 
@@ -57,7 +59,11 @@ def measurements(rows: int) -> dict[str, tuple[str, Measurement]]:
 
 
 def sweeps(rows: int, columns: int | None, tables: int | None) -> dict[str, Measurement]:
-    """What a table's width costs, on a fifth of the rows, and tables that stand by, by result."""
+    """The measuring functions for wide tables and for idle tables, by the result's name.
+
+    Wide tables have 1, 2, 4, ... up to ``columns`` columns and a fifth of the rows. The idle tables
+    are measured with none and with ``tables`` of them.
+    """
     found: dict[str, Measurement] = {}
 
     def add(name: str, measure: Callable[..., Result], workload: Workload) -> None:
@@ -65,8 +71,8 @@ def sweeps(rows: int, columns: int | None, tables: int | None) -> dict[str, Meas
 
     width = 1
     while columns is not None and width <= columns:
-        form = wide_form(width)
-        workload = Workload(form.name, form, "insert", rows // 5, 1_000)
+        spec = wide_table(width)
+        workload = Workload(spec.name, spec, "insert", rows // 5, 1_000)
         add(f"columns-{width}", measure_stream, workload)
         width *= 2
     for count in (0, tables) if tables is not None else ():
@@ -77,30 +83,30 @@ def sweeps(rows: int, columns: int | None, tables: int | None) -> dict[str, Meas
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure what the options say, or take what was saved; then show it as they say."""
-    _see_what_is_needed(options)
-    answer = _load(options.saved) if options.saved else _measure(options, Console(stderr=True))
+    """Measure, or load saved results; then print, plot and report them as the options say."""
+    _check_options(options)
+    report = _load(options.saved) if options.saved else _measure(options, Console(stderr=True))
     if options.json:
-        sys.stdout.buffer.write(_text(answer))
+        sys.stdout.buffer.write(_text(report))
     else:
-        show(Console(), answer["results"])
-        show_peers(Console(), answer["results"])
+        show(Console(), report["results"])
+        show_peers(Console(), report["results"])
     if options.plot is not None:
-        plots.draw(answer, options.plot)
+        plots.draw(report, options.plot)
     if options.report is not None:
-        report.fill(options.report, answer)
+        markdown.fill(options.report, report)
     return 0
 
 
-def _see_what_is_needed(options: argparse.Namespace) -> None:
-    """What would be missed at the end is asked for at the beginning. Raises ConfigError."""
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise ConfigError before a long run if its results could not be plotted or reported."""
     if options.plot is not None:
         plots.need_matplotlib()
     if options.report is not None:
-        report.read(options.report)
+        markdown.read(options.report)
 
 
-def _measure(options: argparse.Namespace, console: Console) -> Answer:
+def _measure(options: argparse.Namespace, console: Console) -> Report:
     _log_to(console)
     wanted = {
         name: measure
@@ -109,49 +115,49 @@ def _measure(options: argparse.Namespace, console: Console) -> Answer:
     }
     wanted |= sweeps(options.rows, options.columns, options.tables)
     if not wanted:
-        raise ConfigError(f"no measurement of {options.what} is named {options.only}")
+        raise ConfigError(f"{options.what} has no measurement named {options.only}")
     results: list[dict[str, Any]] = []
-    answer: Answer = {"machine": {}, "results": results}
+    report: Report = {"machine": {}, "results": results}
     with Progress(console, len(wanted)) as progress, _target(_url(options.target)) as target:
         bench = Bench(
             target,
             options.repeat,
             _url(options.source),
-            tell=progress.tell,
+            notify=progress.notify,
             peers=PEERS if options.peers else (),
             peer_repeat=options.peer_repeat,
         )
         for measure in wanted.values():
             results.append(measure(bench).to_json())
             progress.measured(f"{results[-1]['name']}: {in_short(results[-1])}")
-            answer["machine"] = describe_machine(mysql=bench.facts, postgresql=target.facts())
+            report["machine"] = describe_machine(mysql=bench.source_info, postgresql=target.info())
             if options.save is not None:
-                # After each, since the next one may fail, and all take long.
-                options.save.write_bytes(_text(answer))
-    return answer
+                # After each measurement, because a later one may fail.
+                options.save.write_bytes(_text(report))
+    return report
 
 
-def _text(answer: Answer) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(answer), indent=2) + b"\n"
+def _text(report: Report) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
-def _load(path: Path) -> Answer:
-    """What was saved. Raises ConfigError."""
+def _load(path: Path) -> Report:
+    """Load a results file. Raises ConfigError."""
     try:
-        answer: Answer = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        report: Report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"no results of benchmarks can be read from {path}: {error}") from error
-    if not {"machine", "results"} <= answer.keys():
-        raise ConfigError(f"{path} holds no results of benchmarks")
-    return answer
+        raise ConfigError(f"cannot read benchmark results from {path}: {error}") from error
+    if not {"machine", "results"} <= report.keys():
+        raise ConfigError(f"{path} holds no benchmark results")
+    return report
 
 
 def _url(text: str | None) -> str | None:
-    """With what ``${VARIABLE}`` and ``${file:PATH}`` stand for, as in a configuration."""
+    """The URL with ``${VARIABLE}`` and ``${file:PATH}`` replaced, as in a configuration."""
     try:
         return None if text is None else resolve(text, Path())
     except SecretError as error:
-        raise ConfigError(f"a server's URL: {error}") from error
+        raise ConfigError(f"cannot resolve the URL of a server: {error}") from error
 
 
 @contextmanager
@@ -164,7 +170,7 @@ def _target(url: str | None) -> Iterator[Target]:
 
 
 def _log_to(console: Console) -> None:
-    """Show what is downloaded or written the first time."""
+    """Print the log lines about downloads and about logs that are written for the first time."""
     for name in ("tailrace.bench", "tailrace.sandbox"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)

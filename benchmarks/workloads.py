@@ -1,8 +1,12 @@
 """
-What is measured: two tables, and the transactions that fill or change them.
+The workloads: the tables that are measured, and the transactions that fill or change them.
 
-The idea: everything comes out of a seeded generator, so the same size gives the same bytes on every
-machine, and both sides can be compared by sums that plain SQL computes.
+All rows come from seeded generators, so a workload of one size has the same bytes on every machine.
+Each table also has a text form of its rows in MySQL's SQL and in PostgreSQL's, so that plain SQL
+can compute the same checksum on both sides.
+
+A change to what a workload writes needs a new ``REVISION`` in ``benchmarks/harness/source.py``,
+because a cached log's name tells only the workload's kind and sizes.
 """
 
 from __future__ import annotations
@@ -12,21 +16,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["DATABASE", "IDLE", "ORDERS", "SBTEST", "Form", "Workload", "all_workloads", "wide_form"]
+__all__ = [
+    "DATABASE",
+    "IDLE",
+    "ORDERS",
+    "SBTEST",
+    "TableSpec",
+    "Workload",
+    "all_workloads",
+    "wide_table",
+]
 
 DATABASE = "tailrace_bench"
-#: The prefix of the tables that only stand by.
+#: The prefix of the names of idle tables.
 IDLE = "idle"
 SEED = 20_240_229
 
 Kind = Literal["insert", "update", "delete"]
-#: A row as SQL literals of MySQL; the same without quotes where it is loaded from a file.
+#: A row as MySQL's SQL literals. A file for LOAD DATA or COPY holds them without quotes.
 Literals = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Form:
-    """A table: its definition in MySQL, its rows, and one text of each row on both sides."""
+class TableSpec:
+    """A table: its definition in MySQL, its rows, and the columns of a row's text on both sides.
+
+    ``rows(count)`` generates rows. ``mysql_text`` and ``postgres_text`` are SQL expressions, one a
+    column, that give the same texts on both sides; the checksums are computed from them.
+    """
 
     name: str
     definition: str
@@ -37,13 +54,14 @@ class Form:
 
 @dataclass(frozen=True)
 class Workload:
-    """``changes`` single-row changes of ``kind`` on a table that held ``preloaded`` rows.
+    """``changes`` row changes of ``kind`` on a table that holds ``preloaded`` rows before.
 
-    ``idle_tables`` empty tables of the same form stand beside it.
+    A transaction has ``per_transaction`` of them. The database has ``idle_tables`` further, empty
+    tables with the same columns.
     """
 
     name: str
-    form: Form
+    table: TableSpec
     kind: Kind
     changes: int
     per_transaction: int
@@ -51,10 +69,10 @@ class Workload:
     idle_tables: int = 0
 
     def shape(self) -> dict[str, str | int]:
-        """What its rows are, for those who read the results."""
+        """Its description in the results."""
         return {
-            "table": self.form.name,
-            "columns": len(next(self.form.rows(1))),
+            "table": self.table.name,
+            "columns": len(next(self.table.rows(1))),
             "kind": self.kind,
             "rows_per_transaction": self.per_transaction,
             "preloaded_rows": self.preloaded,
@@ -62,23 +80,23 @@ class Workload:
         }
 
     def preload(self) -> Iterator[Literals]:
-        """The rows that are there before."""
-        return self.form.rows(self.preloaded)
+        """The rows that the table holds before the workload."""
+        return self.table.rows(self.preloaded)
 
     def transactions(self) -> Iterator[str]:
-        """Each transaction as the text of one or more statements."""
+        """The SQL text of each transaction: one or more statements."""
         if self.kind == "insert":
             return self._inserts()
         return self._single_changes()
 
     def touched(self) -> list[int]:
-        """The keys of the rows that are changed or deleted, each once, in their order."""
+        """The keys of the updated or deleted rows in the order of the changes, each key once."""
         return random.Random(SEED).sample(range(1, self.preloaded + 1), self.changes)
 
     def _inserts(self) -> Iterator[str]:
-        head = f"INSERT INTO {self.form.name} VALUES "
+        head = f"INSERT INTO {self.table.name} VALUES "
         values: list[str] = []
-        for row in self.form.rows(self.changes):
+        for row in self.table.rows(self.changes):
             values.append(f"({','.join(row)})")
             if len(values) == self.per_transaction:
                 yield head + ",".join(values)
@@ -100,10 +118,10 @@ class Workload:
 
     def _update(self, key: int, draw: random.Random) -> str:
         k, c = draw.randrange(1, self.preloaded + 1), _digits(draw, 10)
-        return f"UPDATE {self.form.name} SET k={k},c='{c}' WHERE id={key}"
+        return f"UPDATE {self.table.name} SET k={k},c='{c}' WHERE id={key}"
 
     def _delete(self, key: int, draw: random.Random) -> str:
-        return f"DELETE FROM {self.form.name} WHERE id={key}"
+        return f"DELETE FROM {self.table.name} WHERE id={key}"
 
 
 def _transaction(statements: list[str]) -> str:
@@ -111,7 +129,7 @@ def _transaction(statements: list[str]) -> str:
 
 
 def all_workloads(rows: int) -> dict[str, Workload]:
-    """The workloads by name; ``rows`` of sysbench's table are the measure of all of them."""
+    """The workloads by name; their sizes follow from ``rows``, the rows of sysbench's table."""
     found = (
         Workload("insert", SBTEST, "insert", rows, 1_000),
         Workload("update", SBTEST, "update", rows * 3 // 10, 100, preloaded=rows),
@@ -126,7 +144,7 @@ def all_workloads(rows: int) -> dict[str, Workload]:
 
 
 def _digits(draw: random.Random, groups: int) -> str:
-    """Sysbench's filler: groups of eleven digits."""
+    """Sysbench's filler text: groups of eleven digits, joined by hyphens."""
     number = draw.getrandbits(37 * groups)
     mask = (1 << 37) - 1
     return "-".join(
@@ -141,7 +159,7 @@ def _sbtest_rows(count: int) -> Iterator[Literals]:
         yield str(id), str(k), f"'{_digits(draw, 10)}'", f"'{_digits(draw, 5)}'"
 
 
-SBTEST = Form(
+SBTEST = TableSpec(
     "sbtest",
     "id int NOT NULL AUTO_INCREMENT, k int NOT NULL DEFAULT 0, c char(120) NOT NULL DEFAULT '',"
     " pad char(60) NOT NULL DEFAULT '', PRIMARY KEY (id), KEY k (k)",
@@ -150,7 +168,7 @@ SBTEST = Form(
     "id, k, rtrim(c), rtrim(pad)",
 )
 
-# -- a table made to be hard -----------------------------------------------------------------------
+# -- a table of many types, with values that are hard to convert -----------------------------------
 
 _WORDS = (
     *("copper", "lantern", "river", "walnut", "gravel", "orchid", "signal", "meadow"),
@@ -215,8 +233,8 @@ def _order(id: int, draw: random.Random) -> Literals:
     )
 
 
-def _each(columns: str, form: str) -> list[str]:
-    return [form.format(column) for column in columns.split()]
+def _each(columns: str, template: str) -> list[str]:
+    return [template.format(column) for column in columns.split()]
 
 
 _ORDERS_MYSQL = (
@@ -246,7 +264,7 @@ _ORDERS_POSTGRES = (
     + _each("country season quantity reference", "{0}")
 )
 
-ORDERS = Form(
+ORDERS = TableSpec(
     "orders",
     "id bigint unsigned NOT NULL PRIMARY KEY, customer int unsigned NOT NULL,"
     " warehouse mediumint unsigned, external_id bigint unsigned, total decimal(12,2) NOT NULL,"
@@ -265,8 +283,8 @@ ORDERS = Form(
 # -- a table of any width --------------------------------------------------------------------------
 
 
-def wide_form(columns: int) -> Form:
-    """A table of ``columns`` columns beside its key: numbers and short texts in turn."""
+def wide_table(columns: int) -> TableSpec:
+    """A table with ``columns`` columns besides its key: integers and short texts alternate."""
     names = [f"c{n}" for n in range(columns)]
     types = [f"{name} {_wide_type(n)} NOT NULL" for n, name in enumerate(names)]
 
@@ -277,7 +295,7 @@ def wide_form(columns: int) -> Form:
 
     text = ", ".join(["id", *names])
     definition = ", ".join(["id int NOT NULL PRIMARY KEY", *types])
-    return Form(f"wide{columns}", definition, rows, text, text)
+    return TableSpec(f"wide{columns}", definition, rows, text, text)
 
 
 def _wide_type(ordinal: int) -> str:

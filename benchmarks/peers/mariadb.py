@@ -1,8 +1,8 @@
 """
 A private MariaDB 10.11 with the workload, for peers that do not work with MySQL 9.7.
 
-The idea: the same table, the same rows and the same transactions, from the same generator; only the
-server that writes the log is another one. What a peer leaves is held against this server.
+The table, the rows and the transactions are the same, from the same generators. The peer's result
+is compared with this server.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ from itertools import islice
 
 from pymysql.constants import CLIENT
 
-from benchmarks.kept import Sums, connect, form_sums, write_backlog
-from benchmarks.workloads import DATABASE, Form, Workload
+from benchmarks.harness.source import Sums, connect, table_sums, write_backlog
+from benchmarks.workloads import DATABASE, TableSpec, Workload
 from engine.sandbox import Server, start_mariadb
 
-__all__ = ["NOTE", "before", "loaded", "private_mariadb", "source_sums", "write_changes"]
+__all__ = [
+    "NOTE",
+    "create_after",
+    "create_before",
+    "private_mariadb",
+    "source_sums",
+    "write_changes",
+]
 
 NOTE = "on a private MariaDB 10.11 with the same workload, since it does not work with MySQL 9.7"
 OPTIONS = (
@@ -32,21 +39,24 @@ TRANSACTIONS_PER_PACKET = 100
 
 @contextmanager
 def private_mariadb() -> Iterator[Server]:
-    """A server as durable as the MySQL that the engine is measured with."""
+    """Start a server that is as durable as the MySQL of the engine's measurements."""
     with start_mariadb("10.11", options=OPTIONS) as server:
         try:
             yield server
         finally:
-            server.kill()  # its data are of no use any more
+            server.kill()  # its data is not needed any more
 
 
-def before(url: str, workload: Workload) -> None:
-    """The table as it is before the workload, made anew."""
+def create_before(url: str, workload: Workload) -> None:
+    """Create the table, again if it exists, as it is before the workload."""
     write_backlog(url, dataclasses.replace(workload, changes=0))
 
 
-def loaded(url: str, workload: Workload) -> None:
-    """The table as it is after a workload of inserts, made anew without a trace in the log."""
+def create_after(url: str, workload: Workload) -> None:
+    """Create the table, again if it exists, as it is after a workload of inserts.
+
+    The rows are not in the log.
+    """
     write_backlog(url, dataclasses.replace(workload, preloaded=workload.changes, changes=0))
 
 
@@ -65,7 +75,7 @@ def write_changes(url: str, workload: Workload) -> None:
                 pass
 
 
-def source_sums(url: str, form: Form) -> Sums:
-    """What the table holds."""
+def source_sums(url: str, spec: TableSpec) -> Sums:
+    """The sums of the table."""
     with closing(connect(url)) as session:
-        return form_sums(session, form)
+        return table_sums(session, spec)

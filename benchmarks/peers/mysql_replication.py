@@ -1,8 +1,8 @@
 """
-mysql-replication alone: the log decoded by the library that most Python programs read it with.
+mysql-replication: the log decoded by the library that most Python programs use for it.
 
-The idea: it decodes every value and applies nothing, as the engine does in these measurements. The
-engine depends on it for its tests, so it needs no environment of its own.
+It decodes every value and applies nothing, as the engine does in these results. Tailrace requires
+the package, so this peer needs no environment of its own.
 """
 
 from __future__ import annotations
@@ -17,16 +17,23 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.kept import connect, form_sums
+from benchmarks.harness.processes import Usage, measure
+from benchmarks.harness.source import connect, table_sums
 from benchmarks.peers.environments import program
-from benchmarks.peers.peer import CannotRun, Ready, Scene, Turn, address, beginning
-from benchmarks.processes import Usage, measure
-from benchmarks.workloads import Form
+from benchmarks.peers.peer import (
+    CannotRun,
+    PeerRun,
+    PreparedPeer,
+    Scenario,
+    address,
+    start_position,
+)
+from benchmarks.workloads import TableSpec
 
 __all__ = ["MySQLReplication"]
 
 PACKAGE = "mysql-replication"
-#: The columns that are compared: those whose value has the same text in MySQL and in Python.
+#: The columns in the checksum: those whose values have the same text in MySQL and in Python.
 COLUMNS = {
     "sbtest": "id k c pad",
     "orders": "id customer warehouse external_id total rate name city note status reference",
@@ -40,36 +47,36 @@ class MySQLReplication:
     results = frozenset(("decode-bulk", "decode-single", "decode-orders"))
 
     @contextmanager
-    def ready(self, scene: Scene) -> Iterator[Ready]:
-        """The source's own sum over the columns that are compared."""
+    def prepare(self, scenario: Scenario) -> Iterator[PreparedPeer]:
+        """Compute the source's checksum over the compared columns."""
         try:
             version = importlib.metadata.version(PACKAGE)
         except importlib.metadata.PackageNotFoundError:
             raise CannotRun(f"needs the package {PACKAGE}") from None
-        script, form = program("mysql_replication_decode.py"), scene.workload.form
-        columns = COLUMNS[form.name].split()
-        with closing(connect(scene.source_url)) as session:
-            expected = form_sums(session, _only(form, columns))
-        run = _Run(scene, script, columns)
-        yield Ready(version, lambda: run.turn(expected.rows, expected.checksum))
+        script, spec = program("mysql_replication_decode.py"), scenario.workload.table
+        columns = COLUMNS[spec.name].split()
+        with closing(connect(scenario.source_url)) as session:
+            expected = table_sums(session, _only(spec, columns))
+        run = _Run(scenario, script, columns)
+        yield PreparedPeer(version, lambda: run.measure(expected.rows, expected.checksum))
 
 
-def _only(form: Form, columns: list[str]) -> Form:
+def _only(spec: TableSpec, columns: list[str]) -> TableSpec:
     texts = (f"IFNULL(CAST({column} AS CHAR), '~')" for column in columns)
-    return dataclasses.replace(form, mysql_text=", ".join(texts))
+    return dataclasses.replace(spec, mysql_text=", ".join(texts))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    scene: Scene
+    scenario: Scenario
     script: Path
     columns: list[str]
 
-    def turn(self, rows: int, checksum: int) -> Turn:
-        """Decode on the clock, and once more to see that the values are right."""
+    def measure(self, rows: int, checksum: int) -> PeerRun:
+        """Decode the log for the time, and once more for the checksum."""
         usage, found = self._read(check=False)
         _, checked = self._read(check=True)
-        return Turn(
+        return PeerRun(
             seconds=found["seconds"],
             wall_seconds=usage.wall_seconds,
             cpu_seconds=usage.cpu_seconds,
@@ -78,15 +85,15 @@ class _Run:
         )
 
     def _read(self, check: bool) -> tuple[Usage, dict[str, Any]]:
-        source = address(self.scene.source_url)
+        source = address(self.scenario.source_url)
         settings = {
             "source": {name: source[name] for name in ("host", "port", "user", "password")},
-            "position": beginning(self.scene.backlog),
-            "table": self.scene.table,
+            "position": start_position(self.scenario.backlog),
+            "table": self.scenario.table,
             "columns": self.columns,
             "check": check,
         }
-        file, log = self.scene.folder / "settings.json", self.scene.folder / "decode.log"
+        file, log = self.scenario.folder / "settings.json", self.scenario.folder / "decode.log"
         file.touch(0o600)
         file.write_bytes(msgspec.json.encode(settings))
         usage = measure([sys.executable, self.script, file], log)

@@ -1,8 +1,8 @@
 """
-What a peer is, what it is given, and what is told of it.
+The interface of a peer: its input, its runs and its result.
 
-The idea: what is made ready once, such as a publisher with the same changes, is apart from the turn
-that is measured, so that a turn can be repeated.
+A peer is prepared once, for example by starting a publisher with the same changes. The measured run
+is separate from that, so that it can be repeated.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 import psycopg
 
-from benchmarks import target
-from benchmarks.kept import Backlog, connect
-from benchmarks.target import Target
+from benchmarks.harness import target
+from benchmarks.harness.source import Backlog, connect
+from benchmarks.harness.target import Target
 from benchmarks.workloads import DATABASE, Workload
 from engine.errors import TailraceError
 
@@ -30,15 +30,15 @@ __all__ = [
     "CannotRun",
     "Peer",
     "PeerResult",
-    "Ready",
-    "Scene",
-    "Turn",
+    "PreparedPeer",
+    "Scenario",
+    "PeerRun",
     "address",
-    "arrived",
-    "beginning",
+    "wait_for_last_change",
+    "start_position",
 ]
 
-#: The results of a backlog that is applied.
+#: The names of the results in which a backlog is applied.
 STREAMS = frozenset(f"stream-{name}" for name in ("insert", "update", "single", "delete", "orders"))
 ARRIVAL_DEADLINE_SECONDS = 1800.0
 POLL_SECONDS = 0.01
@@ -49,13 +49,13 @@ class CannotRun(TailraceError):
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What the engine was measured on.
+class Scenario:
+    """The source, target and workload of one of the engine's results, for a peer to repeat.
 
-    ``base`` is the URL of the target database from which each of its repetitions began, and
-    ``prepare`` makes an empty database like it: the table as it was before the workload; both are
-    None where nothing is applied. ``rows`` is a file for COPY with what a backlog of inserts
-    inserts, taken from a target whose sums were right.
+    ``base`` is the URL of the target database that the engine's repetitions started from: the table
+    before the workload. ``make_base`` brings an empty database at a URL to the same state. Both are
+    None for results in which nothing is applied. ``rows`` is a file for COPY with the rows of a
+    backlog of inserts, exported from a target whose sums were correct.
     """
 
     result: str
@@ -65,15 +65,15 @@ class Scene:
     target: Target
     folder: Path
     base: str | None = None
-    prepare: Callable[[str], None] | None = None
+    make_base: Callable[[str], None] | None = None
     rows: Path | None = None
 
     def is_right(self, url: str) -> bool:
-        """Whether the target database at ``url`` holds what the source holds in the end."""
-        return target.sums(url, self.workload.form) == self.backlog.after
+        """Whether the target database at ``url`` has the sums of the source after the workload."""
+        return target.sums(url, self.workload.table) == self.backlog.after
 
     def is_equal(self, url: str) -> bool:
-        """Whether it holds the same values after a backlog of inserts, however JSON is written."""
+        """Whether it holds the same values after a backlog of inserts, in any text form of JSON."""
         assert self.rows is not None
         rows, expected = f"SELECT to_jsonb(t) FROM {self.table} t", "SELECT to_jsonb(e) FROM e"
         with psycopg.connect(url, options=target.TIMEOUT) as connection:
@@ -89,13 +89,15 @@ class Scene:
 
     @property
     def table(self) -> str:
-        """The table's name with its schema, the same on both sides."""
-        return f"{DATABASE}.{self.workload.form.name}"
+        """The table's qualified name, which is the same on both sides."""
+        return f"{DATABASE}.{self.workload.table.name}"
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a peer; ``seconds`` are of its work alone, without its start where it can be told
-    apart, as those of the engine are.
+class PeerRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a peer.
+
+    ``seconds`` is the time of its work. It leaves out the peer's start where that can be separated,
+    as it does for the engine.
     """
 
     seconds: float
@@ -106,41 +108,41 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A peer that stands ready: each call of ``turn`` is one run from the same beginning."""
+class PreparedPeer:
+    """A prepared peer; each call of ``run`` is one run from the same starting state."""
 
     version: str
-    turn: Callable[[], Turn]
+    run: Callable[[], PeerRun]
     note: str = ""
 
 
 class Peer(Protocol):
-    """Another program that does what some of the measurements do."""
+    """Another program that can do the work of some of the engine's measurements."""
 
     name: str
     #: The names of the results that it takes part in.
     results: frozenset[str]
 
-    def ready(self, scene: Scene) -> AbstractContextManager[Ready]:
-        """Make ready what can be used for all turns. Raises ``TailraceError`` with the reason."""
+    def prepare(self, scenario: Scenario) -> AbstractContextManager[PreparedPeer]:
+        """Do what all runs share. Raises ``TailraceError``, with the reason, if it cannot run."""
 
 
 class PeerResult(msgspec.Struct, kw_only=True):
-    """All turns of one peer; ``reason`` says why there are none, or fewer than were wanted."""
+    """All runs of one peer. If runs are missing, ``reason`` says why."""
 
     name: str
     version: str | None = None
     note: str | None = None
-    turns: list[Turn] = []
+    runs: list[PeerRun] = []
     reason: str | None = None
 
     def median(self, field: str) -> float | None:
-        """Of a field of the turns; None where it is unknown."""
-        found = [getattr(turn, field) for turn in self.turns]
+        """The median of a field over the runs; None if a run does not know it."""
+        found = [getattr(run, field) for run in self.runs]
         return None if not found or None in found else float(median(found))
 
     def to_json(self, rows: int, engine_rate: float | None) -> dict[str, Any]:
-        """The fields that others may rely on; null where one does not apply."""
+        """The fields in the results file; null where one does not apply."""
         seconds = self.median("seconds")
         rate = rows / seconds if seconds else None
         return {
@@ -151,7 +153,7 @@ class PeerResult(msgspec.Struct, kw_only=True):
             "cpu_seconds": _rounded(self.median("cpu_seconds"), 2),
             "peak_memory_mb": _rounded(self.median("peak_memory_mb"), 0),
             "engine_is_faster": _rounded(engine_rate / rate if engine_rate and rate else None, 2),
-            "correct": all(turn.correct for turn in self.turns) if self.turns else None,
+            "correct": all(run.correct for run in self.runs) if self.runs else None,
             "reason": self.reason,
             "wall_seconds": _rounded(self.median("wall_seconds"), 3),
             "note": self.note,
@@ -159,7 +161,7 @@ class PeerResult(msgspec.Struct, kw_only=True):
 
 
 def address(url: str) -> dict[str, Any]:
-    """Host, port, user, password and database of a server's URL, by these names."""
+    """The parts of a server's URL by name: host, port, user, password and database."""
     parts = urlsplit(url)
     return {
         "host": parts.hostname or "127.0.0.1",
@@ -170,42 +172,42 @@ def address(url: str) -> dict[str, Any]:
     }
 
 
-def beginning(backlog: Backlog) -> dict[str, Any]:
-    """Where the workload begins in the log: ``file``, ``offset`` and, if there are any, ``gtid``.
+def start_position(backlog: Backlog) -> dict[str, Any]:
+    """The position before the workload: ``file``, ``offset`` and, if the source has them, ``gtid``.
 
-    Where the position holds GTIDs alone, the file is the log's first one: a reader that goes by
-    GTIDs does not begin there.
+    If the engine's position holds GTIDs only, the file is the log's first one. A reader that starts
+    by GTID does not use it.
     """
     position = msgspec.json.decode(backlog.position, type=dict[str, Any])
     return {"file": backlog.files[0], "offset": 4} | position
 
 
-def arrived(scene: Scene, url: str, check: Callable[[], None]) -> None:
-    """Wait until the workload's last change is seen in the target database at ``url``.
+def wait_for_last_change(scenario: Scenario, url: str, check: Callable[[], None]) -> None:
+    """Wait until the workload's last change is visible in the target database at ``url``.
 
-    ``check`` is called now and then, and raises if waiting is of no use any more. Raises
-    ``TailraceError`` after half an hour.
+    ``check`` is called between the queries and may raise to stop waiting. Raises ``TailraceError``
+    after half an hour.
     """
-    query = f"SELECT {_last_change(scene)}".encode()
+    query = f"SELECT {_last_change(scenario)}".encode()
     deadline = time.monotonic() + ARRIVAL_DEADLINE_SECONDS
     with psycopg.connect(url, autocommit=True, options=target.TIMEOUT) as connection:
         while connection.execute(query, prepare=True).fetchone() != (True,):
             check()
             if time.monotonic() > deadline:
-                raise TailraceError("the last change does not arrive in the target")
+                raise TailraceError("the last change did not arrive in the target in time")
             time.sleep(POLL_SECONDS)
 
 
-def _last_change(scene: Scene) -> str:
-    """A condition that is true once the last of the workload's changes is there."""
-    workload, row = scene.workload, f"SELECT FROM {scene.table} WHERE id = "
+def _last_change(scenario: Scenario) -> str:
+    """An SQL condition that is true once the workload's last change is applied."""
+    workload, row = scenario.workload, f"SELECT FROM {scenario.table} WHERE id = "
     if workload.kind == "insert":
         return f"EXISTS ({row} {workload.changes})"
     last = workload.touched()[-1]
     if workload.kind == "delete":
         return f"NOT EXISTS ({row} {last})"
-    with closing(connect(scene.source_url)) as session, session.cursor() as cursor:
-        cursor.execute(f"SELECT k, c FROM {scene.table} WHERE id = {last}")
+    with closing(connect(scenario.source_url)) as session, session.cursor() as cursor:
+        cursor.execute(f"SELECT k, c FROM {scenario.table} WHERE id = {last}")
         k, c = cursor.fetchone() or (0, "")
     return f"EXISTS ({row} {last} AND k = {k} AND c = '{c}')"
 

@@ -1,9 +1,9 @@
 """
-pg_chameleon: from MariaDB to PostgreSQL, a backlog of changes or a table's copy.
+pg_chameleon: from MariaDB to PostgreSQL, a backlog of changes or the first copy of a table.
 
-The idea: it copies the table as it is before the workload, then the workload is written, and the
-clock runs from the start of its replica until the last change is there. A copy's time is that of
-``chameleon init_replica``. It runs as an account without rights, in a home of its own.
+For a backlog it first copies the table, then the workload is written, and the time runs from the
+start of its replica until the last change is visible. For the result ``snapshot`` the time is that
+of ``chameleon init_replica``. It runs under an unprivileged account, with a home folder of its own.
 """
 
 from __future__ import annotations
@@ -18,24 +18,32 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import target
+from benchmarks.harness import target
+from benchmarks.harness.processes import MeasuredProcess, Usage, measure
 from benchmarks.peers.environments import Environment
 from benchmarks.peers.mariadb import (
     NOTE,
-    before,
-    loaded,
+    create_after,
+    create_before,
     private_mariadb,
     source_sums,
     write_changes,
 )
-from benchmarks.peers.peer import STREAMS, CannotRun, Ready, Scene, Turn, address, arrived
-from benchmarks.processes import Started, Usage, measure
+from benchmarks.peers.peer import (
+    STREAMS,
+    CannotRun,
+    PeerRun,
+    PreparedPeer,
+    Scenario,
+    address,
+    wait_for_last_change,
+)
 from benchmarks.workloads import DATABASE
 from engine.sandbox.process import as_server_account, give_to_server_account
 
 __all__ = ["ENVIRONMENT", "PgChameleon"]
 
-#: It needs pkg_resources, which later releases of setuptools do not have.
+#: pg_chameleon imports pkg_resources, which setuptools removed in a later release.
 ENVIRONMENT = Environment(
     "pg_chameleon", ("pg_chameleon>=2.0.21,<2.1", "psycopg2-binary>=2.9,<3", "setuptools<81"), 130
 )
@@ -49,82 +57,82 @@ class PgChameleon:
     results = STREAMS | {"snapshot"}
 
     @contextmanager
-    def ready(self, scene: Scene) -> Iterator[Ready]:
-        """The environment, which is made the first time, and a source."""
+    def prepare(self, scenario: Scenario) -> Iterator[PreparedPeer]:
+        """Create the environment if it does not exist, and start a source."""
         ENVIRONMENT.python()
         with private_mariadb() as source:
-            run = _Run(scene, source.url)
-            turn = run.snapshot if scene.result == "snapshot" else run.stream
-            yield Ready(ENVIRONMENT.version(), turn, NOTE)
+            runs = _Runs(scenario, source.url)
+            run = runs.snapshot if scenario.result == "snapshot" else runs.stream
+            yield PreparedPeer(ENVIRONMENT.version(), run, NOTE)
 
 
 @dataclass(frozen=True)
-class _Run:
-    scene: Scene
+class _Runs:
+    scenario: Scenario
     source_url: str
 
-    def snapshot(self) -> Turn:
-        """The table's copy, by one process."""
-        loaded(self.source_url, self.scene.workload)
-        with self.scene.target.database() as url, _home(self.source_url, url) as home:
+    def snapshot(self) -> PeerRun:
+        """Measure the first copy of the table, which one process makes."""
+        create_after(self.source_url, self.scenario.workload)
+        with self.scenario.target.database() as url, _home(self.source_url, url) as home:
             self._register(home)
-            self.scene.target.calm()
+            self.scenario.target.checkpoint()
             usage = self._copy(home, url)
-            return self._turn(url, usage.wall_seconds, usage)
+            return self._result(url, usage.wall_seconds, usage)
 
-    def stream(self) -> Turn:
-        """The workload, written while no replica runs."""
-        before(self.source_url, self.scene.workload)
-        with self.scene.target.database() as url, _home(self.source_url, url) as home:
+    def stream(self) -> PeerRun:
+        """Measure the replay of the workload, which is written while no replica runs."""
+        create_before(self.source_url, self.scenario.workload)
+        with self.scenario.target.database() as url, _home(self.source_url, url) as home:
             self._register(home)
             self._copy(home, url)
-            write_changes(self.source_url, self.scene.workload)
-            self.scene.target.calm()
+            write_changes(self.source_url, self.scenario.workload)
+            self.scenario.target.checkpoint()
             started = time.perf_counter()
-            replica = Started(_words(home, "start_replica"), home / "output")
+            replica = MeasuredProcess(_command(home, "start_replica"), home / "output")
             try:
-                arrived(self.scene, url, lambda: _see_errors(url, replica))
+                wait_for_last_change(self.scenario, url, lambda: _check_replica(url, replica))
                 seconds = time.perf_counter() - started
             finally:
-                usage = replica.cut_off()  # one of its processes ignores SIGTERM
-            return self._turn(url, seconds, usage)
+                usage = replica.kill_group()  # one of its processes ignores SIGTERM
+            return self._result(url, seconds, usage)
 
     def _register(self, home: Path) -> None:
         self._call(home, "create_replica_schema", source=False)
         self._call(home, "add_source")
 
     def _copy(self, home: Path, url: str) -> Usage:
-        """Its status is that of success also when it has left the table out."""
+        """Copy the table; the exit status is 0 even if pg_chameleon has skipped the table."""
         usage = self._call(home, "init_replica")
-        if target.ask(url, f"SELECT to_regclass('{self.scene.table}') IS NULL") == (True,):
-            raise CannotRun("it did not copy the table", hint=_fault(home / "output"))
+        if target.fetch_row(url, f"SELECT to_regclass('{self.scenario.table}') IS NULL") == (True,):
+            raise CannotRun("it did not copy the table", hint=_first_error(home / "output"))
         return usage
 
-    def _call(self, home: Path, command: str, source: bool = True) -> Usage:
-        return measure(_words(home, command, source), home / "output")
+    def _call(self, home: Path, action: str, source: bool = True) -> Usage:
+        return measure(_command(home, action, source), home / "output")
 
-    def _turn(self, url: str, seconds: float, usage: Usage) -> Turn:
-        form = self.scene.workload.form
-        return Turn(
+    def _result(self, url: str, seconds: float, usage: Usage) -> PeerRun:
+        spec = self.scenario.workload.table
+        return PeerRun(
             seconds=seconds,
             wall_seconds=usage.wall_seconds,
             cpu_seconds=usage.cpu_seconds,
             peak_memory_mb=usage.peak_memory_mb,
-            correct=target.sums(url, form) == source_sums(self.source_url, form),
+            correct=target.sums(url, spec) == source_sums(self.source_url, spec),
         )
 
 
-def _see_errors(url: str, replica: Started) -> None:
-    """A table that it could not replay is out of its replica; waiting for it would be in vain."""
+def _check_replica(url: str, replica: MeasuredProcess) -> None:
+    """Raise CannotRun if the replica has ended, or has stopped replicating the table."""
     if not replica.running:
-        raise CannotRun("its replica has ended", hint=replica.last_words())
-    (errors,) = target.ask(url, "SELECT count(*) FROM sch_chameleon.t_error_log")
+        raise CannotRun("its replica process has ended", hint=replica.output_tail())
+    (errors,) = target.fetch_row(url, "SELECT count(*) FROM sch_chameleon.t_error_log")
     if errors:
-        raise CannotRun("it could not replay all rows, and has given up the table")
+        raise CannotRun("it could not replay all rows and has removed the table from its replica")
 
 
-def _fault(output: Path) -> str:
-    """The first line of its output that speaks of one, and what follows."""
+def _first_error(output: Path) -> str:
+    """The first line of its output that begins with an exception's name, and the next line."""
     lines = output.read_text(errors="replace").splitlines()
     found = (n for n, line in enumerate(lines) if re.match(r"\w*(Error|Exception)\b", line))
     return "\n".join(lines[next(found, 0) :][:2])
@@ -132,7 +140,7 @@ def _fault(output: Path) -> str:
 
 @contextmanager
 def _home(source_url: str, url: str) -> Iterator[Path]:
-    """A folder of its own, with its configuration."""
+    """A temporary home folder with pg_chameleon's configuration."""
     with tempfile.TemporaryDirectory(prefix="tailrace-chameleon-") as name:
         home = Path(name)
         for folder in ("configuration", "logs", "pid"):
@@ -144,19 +152,20 @@ def _home(source_url: str, url: str) -> Iterator[Path]:
         yield home
 
 
-def _words(home: Path, command: str, source: bool = True) -> list[str | Path]:
+def _command(home: Path, action: str, source: bool = True) -> list[str | Path]:
     python = ENVIRONMENT.python()
-    words: list[str | Path] = [*as_server_account(ENVIRONMENT.folder), "env", f"HOME={home}"]
-    words += [python, python.parent / "chameleon.py", command, "--config", "default"]
-    return [*words, "--source", SOURCE] if source else words
+    command: list[str | Path] = [*as_server_account(ENVIRONMENT.folder), "env", f"HOME={home}"]
+    command += [python, python.parent / "chameleon.py", action, "--config", "default"]
+    return [*command, "--source", SOURCE] if source else command
 
 
 def _configuration(source_url: str, url: str, home: Path) -> dict[str, object]:
-    """Its example's values, but for the pause between two readings, which is as short as can be."""
+    """The values of its example configuration, but with a short pause between two reads."""
     source, own = address(source_url), f"{home}/.pg_chameleon"
     connection = {name: source[name] for name in ("host", "port", "user", "password")}
     destination = address(url)
-    # It writes "password=... port=..." without quotes, so no password at all would be the port.
+    # pg_chameleon builds "password=... port=..." without quotes, so an empty password would take
+    # the next word as its value.
     destination["password"] = destination["password"] or "none"
     return {
         "pid_dir": f"{own}/pid/",

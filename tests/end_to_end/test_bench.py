@@ -1,7 +1,7 @@
 """
-The benchmarks at a size that takes seconds: that they work, and that results are checked. No times.
+The benchmarks at a small size: they work, and their results are checked. No test asserts a time.
 
-A measurement is also made on servers that are given by their URL, as a person's own are.
+Some tests measure on servers that are given by URL, as a user's own servers are.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from urllib.parse import quote
 
 import pytest
 
-from benchmarks import check, report
-from benchmarks.goals import GOALS
-from benchmarks.kept import MARK, Sums, connect, drop_database
-from benchmarks.latency import measure_latency
-from benchmarks.processes import measure
-from benchmarks.profile import STEPS
-from benchmarks.profile_runs import measure_profile
-from benchmarks.programs import mysql as mysql_client
-from benchmarks.programs import psql
-from benchmarks.result import Repetition, Result, percentiles, short
-from benchmarks.stream import Bench, measure_first_row, measure_snapshot, measure_stream
+from benchmarks import check
+from benchmarks.harness.clients import mysql as mysql_client
+from benchmarks.harness.clients import psql
+from benchmarks.harness.processes import measure
+from benchmarks.harness.source import MARK, Sums, connect, drop_database
+from benchmarks.harness.target import Committed, Target, private_target
+from benchmarks.measurements.bench import Bench
+from benchmarks.measurements.latency import measure_latency
+from benchmarks.measurements.profile import measure_profile
+from benchmarks.measurements.profile_process import STEPS
+from benchmarks.measurements.stream import measure_first_row, measure_snapshot, measure_stream
+from benchmarks.reporting import markdown
+from benchmarks.reporting.goals import GOALS
+from benchmarks.reporting.result import Repetition, Result, percentiles, short
 from benchmarks.suite import measurements
-from benchmarks.target import Committed, Target, private_target
 from benchmarks.workloads import DATABASE, ORDERS, SBTEST, all_workloads
 from engine.cli.main import main
 from engine.errors import ConfigError, TailraceError
@@ -90,11 +92,11 @@ def test_percentiles_are_samples() -> None:
     assert found == {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
 
 
-def test_numbers_for_people() -> None:
+def test_numbers_have_three_digits() -> None:
     assert [short(n) for n in (1_391_000, 108_200, 95)] == ["1.39 M", "108 k", "95"]
 
 
-def test_orders_arrive_as_they_were_written(bench: Bench) -> None:
+def test_orders_arrive_unchanged(bench: Bench) -> None:
     result = measure_stream(bench, "stream-orders", WORKLOADS["orders"])
     assert sum(commit.rows for commit in result.commits) == result.rows == ROWS // 5
     assert 0 < result.repetitions[0].seconds < result.repetitions[0].wall_seconds
@@ -109,21 +111,21 @@ def test_updates_and_their_limit_end_in_the_same_rows(bench: Bench) -> None:
     assert fields["peak_memory_mb"] > 10
 
 
-def test_a_copy_and_its_limit_end_in_the_same_rows(bench: Bench) -> None:
+def test_a_snapshot_and_its_limits_end_in_the_same_rows(bench: Bench) -> None:
     result = measure_snapshot(bench, "snapshot", WORKLOADS["insert"])
     assert result.rows == ROWS
     assert len(result.limits) == 2
 
 
-def test_every_row_of_the_load_is_seen(bench: Bench) -> None:
+def test_latency_has_a_sample_for_each_row(bench: Bench) -> None:
     result = measure_latency(bench, "latency", ROWS)
     assert len(result.latencies_ms) == result.rows
     assert result.percentiles_ms is not None
     assert 0 < result.percentiles_ms["p50"] <= result.percentiles_ms["max"]
 
 
-def test_a_wrong_result_is_no_result(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.target.sums", lambda url, form: Sums(ROWS, 1))
+def test_a_wrong_result_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.harness.target.sums", lambda url, spec: Sums(ROWS, 1))
     with pytest.raises(TailraceError, match="the source holds"):
         measure_first_row(bench, "first-row", WORKLOADS["single"])
 
@@ -136,19 +138,19 @@ def test_each_step_of_the_engine_is_measured(bench: Bench) -> None:
     assert sum(steps.values()) > 0
 
 
-def test_memory_is_that_of_the_program_alone(tmp_path: Path) -> None:
+def test_peak_memory_is_that_of_the_program_only(tmp_path: Path) -> None:
     ours = bytearray(200 << 20)
     for place in range(0, len(ours), 4096):
         ours[place] = 1
     assert 0 < measure(["sleep", "0.1"], tmp_path / "log").peak_memory_mb < 50
 
 
-# -- a person's own servers ------------------------------------------------------------------------
+# -- servers of the user's own ---------------------------------------------------------------------
 
 
 @pytest.fixture
 def own_source(mysql: AnyServer) -> Iterator[str]:
-    """The URL of a user who needs a password, on a server without the benchmarks' database."""
+    """The URL of a user with a password, on a server without the benchmarks' database."""
     with closing(connect(mysql.url)) as session, session.cursor() as cursor:
         cursor.execute("CREATE USER bench_user@'%%' IDENTIFIED BY %s", (SECRET,))
         cursor.execute("GRANT ALL ON *.* TO bench_user@'%'")
@@ -157,17 +159,17 @@ def own_source(mysql: AnyServer) -> Iterator[str]:
         cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
 
 
-def test_own_servers_are_left_as_they_were(bench: Bench, own_source: str) -> None:
+def test_own_servers_are_left_unchanged(bench: Bench, own_source: str) -> None:
     own = Bench(bench.target, repeat=1, source_url=own_source)
     fields = measure_first_row(own, "first-row", WORKLOADS["delete"]).to_json()
     assert fields["seconds"] > 0
     assert (fields["rows_per_second"], fields["source_cpu_seconds"]) == (None, None)
-    assert own.facts["version"].startswith("9.")
+    assert own.source_info["version"].startswith("9.")
     with closing(connect(own_source)) as session, session.cursor() as cursor:
         assert cursor.execute("SHOW DATABASES LIKE %s", (DATABASE,)) == 0
 
 
-def test_a_database_of_somebody_else_stays(bench: Bench, own_source: str) -> None:
+def test_a_foreign_source_database_is_not_dropped(bench: Bench, own_source: str) -> None:
     with closing(connect(own_source)) as session, session.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {DATABASE}")
         with pytest.raises(ConfigError, match="did not make"):
@@ -177,7 +179,7 @@ def test_a_database_of_somebody_else_stays(bench: Bench, own_source: str) -> Non
         assert cursor.execute("SHOW DATABASES LIKE %s", (DATABASE,)) == 0
 
 
-def test_a_target_database_of_somebody_else_stays(
+def test_a_foreign_target_database_is_not_dropped(
     postgres: AnyServer, fresh_postgres_database: Callable[[AnyServer], str]
 ) -> None:
     url = fresh_postgres_database(postgres)
@@ -185,10 +187,10 @@ def test_a_target_database_of_somebody_else_stays(
         pytest.raises(ConfigError, match="did not make"),
         Target(url).named(url.rpartition("/")[2]),
     ):
-        raise AssertionError("it was taken")
+        raise AssertionError("the database was dropped")
 
 
-def test_passwords_are_in_files_of_ours(own_source: str, tmp_path: Path) -> None:
+def test_passwords_are_in_private_files(own_source: str, tmp_path: Path) -> None:
     client = [*mysql_client(own_source, tmp_path), "--execute", "SELECT 6 * 7"]
     measure(client, tmp_path / "output")
     assert (tmp_path / "output").read_text() == "42\n"
@@ -198,10 +200,10 @@ def test_passwords_are_in_files_of_ours(own_source: str, tmp_path: Path) -> None
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("pgpass", "mysql.cnf")} == {0o600}
 
 
-# -- what is made of results -----------------------------------------------------------------------
+# -- reports, plots and the check ------------------------------------------------------------------
 
 
-def _answer() -> dict[str, Any]:
+def _report() -> dict[str, Any]:
     machine = {"cpu": "a", "cores": 2, "memory_gb": 8.0, "system": "b", "python": "3.11"}
     result = Result(name="stream-insert", rows=1_000_000, limits={"COPY": [1.4, 1.5]}, bytes=9)
     result.workload = WORKLOADS["insert"].shape()
@@ -219,34 +221,42 @@ def _answer() -> dict[str, Any]:
     return {"machine": machine, "results": results}
 
 
-def test_the_report_of_the_repository_has_all_its_marks() -> None:
-    text = report.read(ROOT / "benchmarks" / "README.md")
-    assert [name for name in report.SECTIONS if f"<!-- {name} -->" not in text] == []
+def test_the_results_page_has_all_marks() -> None:
+    text = markdown.read(ROOT / "benchmarks" / "results" / "README.md")
+    assert [name for name in markdown.SECTIONS if f"<!-- {name} -->" not in text] == []
 
 
-def test_a_report_is_filled_from_what_was_saved(tmp_path: Path) -> None:
+def test_the_results_page_shows_the_recorded_results(tmp_path: Path) -> None:
+    recorded = ROOT / "benchmarks" / "results"
+    page = tmp_path / "README.md"
+    page.write_text((recorded / "README.md").read_text())
+    assert main(["bench", "all", "--from", f"{recorded}/results.json", "--report", str(page)]) == 0
+    assert page.read_text() == (recorded / "README.md").read_text()
+
+
+def test_a_report_is_filled_from_saved_results(tmp_path: Path) -> None:
     saved, page = tmp_path / "results.json", tmp_path / "page.md"
-    saved.write_text(json.dumps(_answer()))
+    saved.write_text(json.dumps(_report()))
     page.write_text("before\n<!-- goals -->\nold\n<!-- /goals -->\nafter\n")
     for _ in range(2):
         assert main(["bench", "all", "--from", str(saved), "--report", str(page)]) == 0
     lines = page.read_text().splitlines()
     assert (lines[0], lines[-1], lines.count("old")) == ("before", "after", 0)
     assert "| stream inserts, of COPY | 0.75 | 0.95 | 0.69 | **not reached** |" in lines
-    assert "| the engine's CPU, a million rows, s | 2.5 | 1.2 | 1.3 | reached |" in lines
+    assert "| the engine's CPU time per million rows, s | 2.5 | 1.2 | 1.3 | reached |" in lines
     assert len(lines) == len(GOALS) + 6
 
 
-def test_a_report_without_an_end_is_left_alone(tmp_path: Path) -> None:
+def test_a_report_without_an_end_mark_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- results -->\nall the rest")
     with pytest.raises(ConfigError, match="no end"):
-        report.fill(page, _answer())
+        markdown.fill(page, _report())
 
 
-def test_plots_are_drawn_from_what_was_saved(tmp_path: Path) -> None:
+def test_plots_are_drawn_from_saved_results(tmp_path: Path) -> None:
     saved = tmp_path / "results.json"
-    saved.write_text(json.dumps(_answer()))
+    saved.write_text(json.dumps(_report()))
     assert main(["bench", "all", "--from", str(saved), "--plot", str(tmp_path / "plots")]) == 0
     drawn = {path.name for path in (tmp_path / "plots").iterdir()}
     names = ("throughput", "latency", "lag", "rows", "profile")
@@ -256,7 +266,7 @@ def test_plots_are_drawn_from_what_was_saved(tmp_path: Path) -> None:
 def test_a_slower_codec_fails_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "check").symlink_to(ROOT / "benchmarks" / "check")
+    (tmp_path / "check").symlink_to(ROOT / "benchmarks" / "results" / "check")
     monkeypatch.setattr(check, "ROUNDS", 1)
     monkeypatch.setattr(check, "PASSES", 1)
     file = tmp_path / "check.json"
@@ -266,16 +276,15 @@ def test_a_slower_codec_fails_the_check(
     recorded["turns_per_row"]["encode-bulk"] *= 10
     file.write_text(json.dumps(recorded))
     assert check.main([str(file)]) == 1
-    told = capsys.readouterr().out
-    assert "decode-bulk costs" in told
-    assert "encode-bulk costs" not in told
-    assert f"{file} --record" in told
+    output = capsys.readouterr().out
+    assert "decode-bulk costs" in output
+    assert "encode-bulk costs" not in output
+    assert f"{file} --record" in output
 
 
-def test_what_was_recorded_is_complete() -> None:
-    recorded = json.loads((ROOT / "benchmarks" / "results" / "check.json").read_text())[
-        "turns_per_row"
-    ]
+def test_the_recorded_costs_are_complete() -> None:
+    file = ROOT / "benchmarks" / "results" / "check.json"
+    recorded = json.loads(file.read_text())["turns_per_row"]
     assert check.slower(recorded, recorded) == {}
     assert check.slower(recorded, {name: 1.5 * cost for name, cost in recorded.items()}).keys() == {
         *("decode-bulk", "decode-single", "decode-orders", "decode-text"),
@@ -288,11 +297,11 @@ def test_what_was_recorded_is_complete() -> None:
 def test_the_command_prints_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["decode", "--only", "decode-single", "--rows", str(ROWS), "--repeat", "1", "--json"]
     assert main(["bench", *words]) == 0
-    answer = json.loads(capfd.readouterr().out)
-    assert set(answer) == {"machine", "results"}
-    (fields,) = answer["results"]
+    report = json.loads(capfd.readouterr().out)
+    assert set(report) == {"machine", "results"}
+    (fields,) = report["results"]
     assert (fields["name"], fields["rows"]) == ("decode-single", 200)
     assert list(fields)[: len(FIELDS)] == FIELDS
     assert fields["mb_per_second"] > 0
-    assert answer["machine"]["mysql"]["sync_binlog"] == "0"
-    assert answer["machine"]["postgresql"]["fsync"] == "on"
+    assert report["machine"]["mysql"]["sync_binlog"] == "0"
+    assert report["machine"]["postgresql"]["fsync"] == "on"

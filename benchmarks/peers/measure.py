@@ -1,5 +1,5 @@
 """
-The peers that there are, and their turns.
+The list of the peers, and the function that measures them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pymysql
 from benchmarks.peers.debezium import Debezium
 from benchmarks.peers.logical import LogicalReplication
 from benchmarks.peers.mysql_replication import MySQLReplication
-from benchmarks.peers.peer import Peer, PeerResult, Scene
+from benchmarks.peers.peer import Peer, PeerResult, Scenario
 from benchmarks.peers.pg_chameleon import PgChameleon
 from benchmarks.peers.pgloader import Pgloader
 from engine.errors import TailraceError
@@ -26,40 +26,41 @@ PEERS: tuple[Peer, ...] = (
     Pgloader(),
     MySQLReplication(),
 )
-#: What a peer's servers and programs may answer; all of it is a reason, and the next peer's turn.
 HINT_LINES = 3
+#: Errors of a peer, its programs and its servers. They become the reason in the peer's result, and
+#: the next peer is measured.
 FAILURES = (TailraceError, psycopg.Error, pymysql.MySQLError, OSError)
 
 
 def measure_peers(
-    scene: Scene, peers: Sequence[Peer], repeat: int, tell: Callable[[str], None]
+    scenario: Scenario, peers: Sequence[Peer], repeat: int, notify: Callable[[str], None]
 ) -> list[PeerResult]:
-    """Each of the peers that takes part in the scene's result, ``repeat`` times."""
+    """Measure, ``repeat`` times, each peer that takes part in the scenario's result."""
     found = []
     for peer in peers:
-        if scene.result in peer.results:
+        if scenario.result in peer.results:
             result = PeerResult(name=peer.name)
             try:
-                _take_turns(peer, result, scene, repeat, tell)
+                _measure(peer, result, scenario, repeat, notify)
             except FAILURES as error:
                 result.reason = _reason(error)
-                tell(f"{scene.result}: {peer.name} cannot run: {result.reason}")
+                notify(f"{scenario.result}: {peer.name} cannot run: {result.reason}")
             found.append(result)
     return found
 
 
-def _take_turns(
-    peer: Peer, result: PeerResult, scene: Scene, repeat: int, tell: Callable[[str], None]
+def _measure(
+    peer: Peer, result: PeerResult, scenario: Scenario, repeat: int, notify: Callable[[str], None]
 ) -> None:
-    tell(f"{scene.result}: {peer.name} makes ready")
-    with peer.ready(scene) as ready:
-        result.version, result.note = ready.version, ready.note or None
+    notify(f"{scenario.result}: preparing {peer.name}")
+    with peer.prepare(scenario) as prepared:
+        result.version, result.note = prepared.version, prepared.note or None
         for number in range(1, repeat + 1):
-            tell(f"{scene.result}: {peer.name} ({number} of {repeat})")
-            result.turns.append(ready.turn())
+            notify(f"{scenario.result}: {peer.name} ({number} of {repeat})")
+            result.runs.append(prepared.run())
 
 
 def _reason(error: BaseException) -> str:
-    """The message, and of a program's last words the end."""
+    """The error's message and the last lines of its hint, such as the end of a program's output."""
     lines = getattr(error, "hint", "").strip().splitlines()
     return "\n".join([str(error).strip(), *lines[-HINT_LINES:]])

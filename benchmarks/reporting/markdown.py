@@ -1,8 +1,8 @@
 """
-The tables of a Markdown file, made from results: ``--report benchmarks/README.md``.
+The tables in a Markdown file, made from results: ``--report benchmarks/results/README.md``.
 
-The idea: what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` is made from the results in
-their JSON form, so no figure in the file can differ from what was measured. The rest is prose.
+The text between the marks ``<!-- NAME -->`` and ``<!-- /NAME -->`` is replaced by a table that is
+made from the results in their JSON form. The rest of the file is not changed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.goals import GOALS
-from benchmarks.peers.show import HEADINGS, cells, notes
-from benchmarks.result import short
+from benchmarks.reporting.goals import GOALS
+from benchmarks.reporting.result import short
+from benchmarks.reporting.terminal import PEER_COLUMNS, notes, peer_cells
 from engine.errors import ConfigError
 
 __all__ = ["fill", "read"]
@@ -23,11 +23,11 @@ Fields = Mapping[str, Any]
 NOTHING = "-"
 
 
-def fill(path: Path, answer: Mapping[str, Any]) -> None:
-    """Put tables between all marks of the file. Raises ConfigError for marks that do not match."""
+def fill(path: Path, report: Mapping[str, Any]) -> None:
+    """Write the tables between the marks of the file. Raises ConfigError as ``read`` does."""
     text = read(path)
     for name, write in SECTIONS.items():
-        body = "\n".join(write(answer)) or "Not measured."
+        body = "\n".join(write(report)) or "Not measured."
         before, start, rest = text.partition(f"<!-- {name} -->")
         _, end, after = rest.partition(f"<!-- /{name} -->")
         text = f"{before}{start}\n{body}\n{end}{after}" if start else text
@@ -35,55 +35,55 @@ def fill(path: Path, answer: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> str:
-    """The file's text, whose marks are in order. Raises ConfigError."""
+    """The file's text. Raises ConfigError if it cannot be read or its marks do not match."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"the report {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"cannot read the report {path}: {error.strerror}") from error
     found = [name for name in SECTIONS if f"<!-- {name} -->" in text]
     if not found:
         raise ConfigError(f"{path} has no marks for tables, such as <!-- results -->")
     for name in found:
         _, _, rest = text.partition(f"<!-- {name} -->")
         if f"<!-- /{name} -->" not in rest or text.count(f"<!-- {name} -->") > 1:
-            raise ConfigError(f"the mark <!-- {name} --> in {path} has no end, or stands twice")
+            raise ConfigError(f"the mark <!-- {name} --> in {path} has no end, or occurs twice")
     return text
 
 
 def _table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1
 ) -> Iterator[str]:
-    """Nothing without rows. The columns after the first ``words`` are figures."""
+    """The lines of a table, if it has rows. The columns after the first ``texts`` hold figures."""
     if rows:
         yield "| " + " | ".join(headings) + " |"
-        yield "|" + "---|" * words + "---:|" * (len(headings) - words)
+        yield "|" + "---|" * texts + "---:|" * (len(headings) - texts)
         for row in rows:
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
 
-def _machine(answer: Mapping[str, Any]) -> Iterator[str]:
-    machine = answer["machine"]
+def _machine(report: Mapping[str, Any]) -> Iterator[str]:
+    machine = report["machine"]
     yield (
         f"{machine['cpu']}, {machine['cores']} cores shared by source, target and engine,"
         f" {machine['memory_gb']} GB; {machine['system']}, Python {machine['python']}."
     )
     for name, title in (("mysql", "MySQL"), ("postgresql", "PostgreSQL")):
-        facts = dict(machine.get(name) or {})
-        if facts:
-            version = facts.pop("version")
-            words = ", ".join(f"`{key}={value}`" for key, value in facts.items())
-            yield f"\n{title} {version}: {words}."
+        info = dict(machine.get(name) or {})
+        if info:
+            version = info.pop("version")
+            settings = ", ".join(f"`{key}={value}`" for key, value in info.items())
+            yield f"\n{title} {version}: {settings}."
 
 
-def _goals(answer: Mapping[str, Any]) -> Iterator[str]:
-    results = {fields["name"]: fields for fields in answer["results"]}
+def _goals(report: Mapping[str, Any]) -> Iterator[str]:
+    results = {fields["name"]: fields for fields in report["results"]}
     rows = []
     for goal in GOALS:
         found = goal.find(results)
         figures = [_goal_number(number) for number in (goal.least, goal.aim, found)]
-        words = "not measured" if found is None else goal.reached(found)
-        rows.append((f"{goal.what}, {goal.unit}", *figures, words))
-    yield from _table(("what", "at least", "aim", "measured", ""), rows)
+        verdict = "not measured" if found is None else goal.reached(found)
+        rows.append((f"{goal.what}, {goal.unit}", *figures, verdict))
+    yield from _table(("goal", "at least", "aim", "measured", ""), rows)
 
 
 def _goal_number(number: float | None) -> str:
@@ -92,7 +92,7 @@ def _goal_number(number: float | None) -> str:
     return short(number) if number >= 100 else f"{number:.3g}"
 
 
-def _results(answer: Mapping[str, Any]) -> Iterator[str]:
+def _results(report: Mapping[str, Any]) -> Iterator[str]:
     headings = ("", "rows", "s", "rows/s", "limit", "ratio", "engine CPU s", "source", "target")
     rows = [
         (
@@ -105,10 +105,10 @@ def _results(answer: Mapping[str, Any]) -> Iterator[str]:
             *(_fixed(fields[f"{it}_cpu_seconds"]) for it in ("engine", "source", "target")),
             f"{fields['peak_memory_mb']:.0f} ({fields['peak_memory_mb_max']:.0f})",
         )
-        for fields in answer["results"]
+        for fields in report["results"]
         if fields["repetitions"]
     ]
-    yield from _table((*headings, "MB (most)"), rows)
+    yield from _table((*headings, "MB (max)"), rows)
 
 
 def _seconds(fields: Fields) -> str:
@@ -116,25 +116,25 @@ def _seconds(fields: Fields) -> str:
     return f"{fields['seconds']:.2f} ({least:.2f} to {most:.2f})"
 
 
-def _limits(answer: Mapping[str, Any]) -> Iterator[str]:
+def _limits(report: Mapping[str, Any]) -> Iterator[str]:
     rows = [
         (f"`{fields['name']}`", name, short(rate), _fixed(fields["rows_per_second"] / rate))
-        for fields in answer["results"]
+        for fields in report["results"]
         for name, rate in fields["limits"].items()
     ]
-    yield from _table(("", "limit", "rows/s", "Tailrace is"), rows, words=2)
+    yield from _table(("", "limit", "rows/s", "Tailrace / limit"), rows, texts=2)
 
 
-def _latency(answer: Mapping[str, Any]) -> Iterator[str]:
+def _latency(report: Mapping[str, Any]) -> Iterator[str]:
     rows = [
         (f"`{fields['name']}`", *(f"{ms:.2f} ms" for ms in fields["percentiles_ms"].values()))
-        for fields in answer["results"]
+        for fields in report["results"]
         if fields["percentiles_ms"]
     ]
     yield from _table(("", "p50", "p90", "p99", "max"), rows)
 
 
-def _workloads(answer: Mapping[str, Any]) -> Iterator[str]:
+def _workloads(report: Mapping[str, Any]) -> Iterator[str]:
     rows = [
         (
             f"`{fields['name']}`",
@@ -144,33 +144,33 @@ def _workloads(answer: Mapping[str, Any]) -> Iterator[str]:
             f"{shape['preloaded_rows']:,}",
             f"{fields['log_bytes_per_row']:.0f}" if fields["log_bytes_per_row"] else NOTHING,
         )
-        for fields in answer["results"]
+        for fields in report["results"]
         if (shape := fields["workload"]) and fields["repetitions"]
     ]
-    headings = ("", "table", "kind", "rows a transaction", "rows before", "log bytes a row")
-    yield from _table(headings, rows, words=3)
+    headings = ("", "table", "kind", "rows per transaction", "rows before", "log bytes per row")
+    yield from _table(headings, rows, texts=3)
 
 
-def _profile(answer: Mapping[str, Any]) -> Iterator[str]:
-    found = [fields for fields in answer["results"] if fields["steps_cpu_seconds"]]
+def _profile(report: Mapping[str, Any]) -> Iterator[str]:
+    found = [fields for fields in report["results"] if fields["steps_cpu_seconds"]]
     if not found:
         return
-    whole = {it["name"]: it for it in answer["results"]}
+    whole = {it["name"]: it for it in report["results"]}
     steps = found[0]["steps_cpu_seconds"]
     rows = [(step, *(_fixed(it["steps_cpu_seconds"][step]) for it in found)) for step in steps]
     sums = [sum(it["steps_cpu_seconds"].values()) for it in found]
-    rows.append(("**together**", *map(_fixed, sums)))
+    rows.append(("**sum**", *map(_fixed, sums)))
     streams = [whole.get(it["name"].replace("profile-", "stream-")) for it in found]
     engine = [it and it["engine_cpu_seconds"] * 1e6 / it["rows"] for it in streams]
-    rows.append(("the engine as it runs, its start included", *map(_fixed, engine)))
+    rows.append(("the whole engine, its start included", *map(_fixed, engine)))
     headings = [it["name"].removeprefix("profile-") for it in found]
     yield from _table(("CPU s per million rows", *headings), rows)
 
 
-def _peers(answer: Mapping[str, Any]) -> Iterator[str]:
-    rows = [(f"`{row[0]}`", *row[1:]) for row in cells(answer["results"])]
-    yield from _table(HEADINGS, rows, words=2)
-    for number, note in enumerate(notes(answer["results"])):
+def _peers(report: Mapping[str, Any]) -> Iterator[str]:
+    rows = [(f"`{row[0]}`", *row[1:]) for row in peer_cells(report["results"])]
+    yield from _table(PEER_COLUMNS, rows, texts=2)
+    for number, note in enumerate(notes(report["results"])):
         yield ("" if number else "\n") + "- " + " ".join(note.split())
 
 

@@ -1,8 +1,9 @@
 """
-The results as pictures, by matplotlib (the extra ``bench``), each as PNG and as SVG.
+Plots of the results, drawn by matplotlib (the extra ``bench``) as PNG and SVG files.
 
-The idea: one picture answers one question, which is its title, with the limit and the other
-programs beside the engine wherever there are any. All are drawn of results in their JSON form.
+Each plot answers one question, which is its title, and shows the limits and the other programs next
+to the engine. Plots are drawn from results in their JSON form. With one version of matplotlib the
+same results give the same files.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from math import log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.result import short
+from benchmarks.reporting.result import short
 from engine.errors import ConfigError
 
 __all__ = ["draw", "footnote", "need_matplotlib"]
@@ -49,24 +50,24 @@ MOST_NINES = 4.2
 Fields = Mapping[str, Any]
 
 
-class Picture(NamedTuple):
-    """What is drawn of which results; its file's name."""
+class Plot(NamedTuple):
+    """The file name of a plot, the function that draws it, and the results that it shows."""
 
     name: str
-    paint: Callable[[Any, Sequence[Fields]], None]
-    chosen: Callable[[Fields], bool]
+    draw: Callable[[Any, Sequence[Fields]], None]
+    shows: Callable[[Fields], bool]
 
 
 class Bar(NamedTuple):
-    """A bar and the words at its end."""
+    """A bar with the label at its end."""
 
     rate: float
     color: str
-    words: str
+    label: str
 
 
 def need_matplotlib() -> None:
-    """Raises ConfigError without matplotlib."""
+    """Raise ConfigError if matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError as error:
@@ -76,20 +77,23 @@ def need_matplotlib() -> None:
     matplotlib.use("Agg")
 
 
-def draw(answer: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw what these results hold; the files. Raises ConfigError without matplotlib."""
+def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw every plot that the results have figures for; return the files.
+
+    Raises ConfigError if matplotlib is not installed.
+    """
     need_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
-    for name, paint, chosen in PICTURES:
-        found = [fields for fields in answer["results"] if chosen(fields)]
+    for name, draw_on, shows in PLOTS:
+        found = [fields for fields in report["results"] if shows(fields)]
         if found:
-            files += _picture(folder / name, paint, found, footnote(answer["machine"]))
+            files += _save(folder / name, draw_on, found, footnote(report["machine"]))
     return files
 
 
 def footnote(machine: Mapping[str, Any]) -> str:
-    """The machine in a line."""
+    """The machine and the software in one line."""
     cores = f"{machine['cores']} cores" if "cores" in machine else ""
     memory = f"{machine['memory_gb']:.0f} GB" if "memory_gb" in machine else ""
     servers = [
@@ -98,37 +102,37 @@ def footnote(machine: Mapping[str, Any]) -> str:
         if machine.get(name)
     ]
     python = f"Python {machine['python']}" if "python" in machine else ""
-    words = [machine.get("cpu", ""), cores, memory, *servers, python]
-    return ", ".join(word for word in words if word)
+    parts = [machine.get("cpu", ""), cores, memory, *servers, python]
+    return ", ".join(part for part in parts if part)
 
 
-def _picture(
-    path: Path, paint: Callable[[Any, Sequence[Fields]], None], found: Sequence[Fields], note: str
+def _save(
+    path: Path, draw_on: Callable[[Any, Sequence[Fields]], None], found: Sequence[Fields], note: str
 ) -> list[Path]:
     from matplotlib import pyplot
 
     with pyplot.rc_context(STYLE):
         figure = pyplot.figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        paint(figure, found)
+        draw_on(figure, found)
         figure.supxlabel(note, fontsize=7, color=QUIET, x=0.01, ha="left")
         files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
         for file in files:
-            # Without the date, the same results give the same file.
+            # Without the date the same results give the same file.
             metadata = {"Date": None} if file.suffix == ".svg" else {}
             figure.savefig(file, dpi=DPI, metadata=metadata)
         pyplot.close(figure)
     return files
 
 
-# -- how fast --------------------------------------------------------------------------------------
+# -- rates -----------------------------------------------------------------------------------------
 
 
 def _throughput(figure: Any, found: Sequence[Fields]) -> None:
-    _bars(figure, found, "How many rows a second arrive in PostgreSQL?")
+    _bars(figure, found, "How many rows per second reach PostgreSQL?")
 
 
 def _decode(figure: Any, found: Sequence[Fields]) -> None:
-    _bars(figure, found, "How many rows a second are decoded, from a log file into tuples?")
+    _bars(figure, found, "How many rows per second are decoded from a log file into tuples?")
 
 
 def _bars(figure: Any, found: Sequence[Fields], title: str) -> None:
@@ -142,7 +146,7 @@ def _bars(figure: Any, found: Sequence[Fields], title: str) -> None:
             axes.barh(place, bar.rate, 0.86, color=bar.color)
             weight = "bold" if bar.color == OURS else "normal"
             axes.annotate(
-                bar.words,
+                bar.label,
                 (bar.rate, place),
                 (4, 0),
                 textcoords="offset points",
@@ -163,20 +167,20 @@ def _bars(figure: Any, found: Sequence[Fields], title: str) -> None:
 
 
 def _group(fields: Fields) -> list[Bar]:
-    """The engine, its limits, the peers."""
+    """The bars of one result: the engine, its limits and the peers."""
     rate, ratio = fields["rows_per_second"], fields["ratio_to_limit"]
-    words = f"Tailrace {short(rate)}" + (f", {ratio:.2f} of the limit" if ratio else "")
-    bars = [Bar(rate, OURS, words)]
+    label = f"Tailrace {short(rate)}" + (f", {ratio:.2f} of the limit" if ratio else "")
+    bars = [Bar(rate, OURS, label)]
     for name, limit in fields["limits"].items():
         bars.append(Bar(limit, LIMIT, f"{name} {short(limit)}"))
     for peer in fields.get("peers") or ():
         if peer["rows_per_second"]:
-            words = f"{peer['name']} {short(peer['rows_per_second'])}"
-            bars.append(Bar(peer["rows_per_second"], PEER, words))
+            label = f"{peer['name']} {short(peer['rows_per_second'])}"
+            bars.append(Bar(peer["rows_per_second"], PEER, label))
     return bars
 
 
-# -- when ------------------------------------------------------------------------------------------
+# -- latency and backlog ---------------------------------------------------------------------------
 
 
 def _latency(figure: Any, found: Sequence[Fields]) -> None:
@@ -204,13 +208,13 @@ def _latency(figure: Any, found: Sequence[Fields]) -> None:
     axes.yaxis.set_minor_formatter(lambda ms, _: "")
     axes.set_xticks([_nines(percent) for percent in ticks], [f"{percent} %" for percent in ticks])
     axes.set_xlim(0, min(MOST_NINES, log10(samples)))
-    axes.set_xlabel("this share of all rows was visible in the target ...")
-    axes.set_ylabel("... within milliseconds of its commit on the source")
-    axes.set_title("How late is a row, at 1,000 single-row transactions a second?", x=0)
+    axes.set_xlabel("share of the rows")
+    axes.set_ylabel("milliseconds from commit to visible, at most")
+    axes.set_title("How soon is a row visible, at 1,000 single-row transactions per second?", x=0)
 
 
 def _nines(percent: float) -> float:
-    """Where a percentile stands: each further nine takes as much room as the one before it."""
+    """The place of a percentile on the axis, where 90 %, 99 %, 99.9 % ... are equally spaced."""
     return min(MOST_NINES, -log10(max(1e-9, 1 - percent / 100)))
 
 
@@ -220,15 +224,15 @@ def _lag(figure: Any, found: Sequence[Fields]) -> None:
         times, done = zip(*fields["progress"], strict=True)
         left = [100 * (1 - rows / done[-1]) for rows in done]
         axes.step(times, left, where="post", color=color, label=fields["name"], linewidth=1.6)
-    axes.set_xlabel("seconds since the engine took the pipeline over")
-    axes.set_ylabel("% of the backlog is not visible yet")
+    axes.set_xlabel("seconds since the engine's first commit")
+    axes.set_ylabel("% of the backlog that is not visible yet")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend()
-    axes.set_title("How fast does a backlog go away?", x=0)
+    axes.set_title("How fast is a backlog applied?", x=0)
 
 
-# -- what it costs ---------------------------------------------------------------------------------
+# -- costs -----------------------------------------------------------------------------------------
 
 
 def _rows(figure: Any, found: Sequence[Fields]) -> None:
@@ -242,21 +246,21 @@ def _rows(figure: Any, found: Sequence[Fields]) -> None:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend()
-    axes.set_title("What do more rows cost? A straight line: each as much as the one before", x=0)
+    axes.set_title("What do more rows cost? A straight line is a constant cost per row", x=0)
 
 
 def _columns(figure: Any, found: Sequence[Fields]) -> None:
     axes = figure.add_subplot()
     widths = [int(fields["name"].rpartition("-")[2]) for fields in found]
-    for field, words, color in (
-        ("seconds", "end to end, by the clock", OURS),
-        ("engine_cpu_seconds", "the engine's processor time, its start included", LINES[1]),
+    for field, label, color in (
+        ("seconds", "end to end, wall time", OURS),
+        ("engine_cpu_seconds", "processor time of the engine, its start included", LINES[1]),
     ):
         costs = [1e6 * fields[field] / fields["rows"] for fields in found]
-        axes.plot(widths, costs, "o-", color=color, label=words)
+        axes.plot(widths, costs, "o-", color=color, label=label)
     axes.set_xticks(widths)
-    axes.set_xlabel("columns beside the key: numbers and short texts in turn")
-    axes.set_ylabel("microseconds a row")
+    axes.set_xlabel("columns besides the key: integers and short texts alternate")
+    axes.set_ylabel("microseconds per row")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend()
@@ -266,9 +270,9 @@ def _columns(figure: Any, found: Sequence[Fields]) -> None:
 def _tables(figure: Any, found: Sequence[Fields]) -> None:
     panels = (
         ("tables-", "rows_per_second", "rows per second", "Do idle tables cost speed?"),
-        ("first-row-", "seconds", "seconds", "How soon is the first row there?"),
+        ("first-row-", "seconds", "seconds", "How soon does the first row arrive?"),
     )
-    for place, (prefix, field, words, title) in enumerate(panels, 1):
+    for place, (prefix, field, label, title) in enumerate(panels, 1):
         chosen = [fields for fields in found if fields["name"].startswith(prefix)]
         axes = figure.add_subplot(1, 2, place)
         names = [f"{fields['name'].removeprefix(prefix)} idle tables" for fields in chosen]
@@ -276,7 +280,7 @@ def _tables(figure: Any, found: Sequence[Fields]) -> None:
         axes.bar_label(bars, fmt=short if place == 1 else "{:.2f} s", padding=3)
         axes.yaxis.set_major_formatter(lambda number, _: _tick(number))
         axes.grid(visible=False, axis="x")
-        axes.set_ylabel(words)
+        axes.set_ylabel(label)
         axes.margins(y=0.15)
         axes.set_title(title, x=0)
 
@@ -302,28 +306,28 @@ def _profile(figure: Any, found: Sequence[Fields]) -> None:
     axes.grid(visible=False, axis="y")
     axes.invert_yaxis()
     axes.margins(x=0.1)
-    axes.set_xlabel("CPU seconds of the engine for a million rows")
+    axes.set_xlabel("CPU seconds of the engine per million rows")
     axes.set_title("Where does the engine's processor time go?", x=0)
     figure.legend(loc="outside right center", fontsize=8)
 
 
-PICTURES = (
-    Picture(
+PLOTS = (
+    Plot(
         "throughput",
         _throughput,
         lambda it: it["name"].startswith(("stream-", "snapshot")) and it["rows_per_second"],
     ),
-    Picture("decode", _decode, lambda it: it["name"].startswith("decode-")),
-    Picture("latency", _latency, lambda it: bool(it["latency_quantiles_ms"])),
-    Picture("lag", _lag, lambda it: it["name"].startswith("stream-") and _has_progress(it)),
-    Picture("rows", _rows, lambda it: it["name"].startswith("stream-") and _has_progress(it)),
-    Picture("columns", _columns, lambda it: it["name"].startswith("columns-")),
-    Picture("tables", _tables, lambda it: it["name"].startswith(("tables-", "first-row-"))),
-    Picture("profile", _profile, lambda it: bool(it["steps_cpu_seconds"])),
+    Plot("decode", _decode, lambda it: it["name"].startswith("decode-")),
+    Plot("latency", _latency, lambda it: bool(it["latency_quantiles_ms"])),
+    Plot("lag", _lag, lambda it: it["name"].startswith("stream-") and _has_progress(it)),
+    Plot("rows", _rows, lambda it: it["name"].startswith("stream-") and _has_progress(it)),
+    Plot("columns", _columns, lambda it: it["name"].startswith("columns-")),
+    Plot("tables", _tables, lambda it: it["name"].startswith(("tables-", "first-row-"))),
+    Plot("profile", _profile, lambda it: bool(it["steps_cpu_seconds"])),
 )
 
 
 def _has_progress(fields: Fields) -> bool:
-    """Deletes leave no rows by which a commit could be told from another."""
+    """Whether the commits have row counts. They are counted by the rows left: deletes have none."""
     progress = fields["progress"]
     return bool(progress) and progress[-1][1] > 0

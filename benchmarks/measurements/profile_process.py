@@ -1,9 +1,11 @@
 """
-Where the engine's processor time goes: ``python -m benchmarks.profile CONFIG FILES POSITION``.
+The engine's processor time by step:
+``python -m benchmarks.measurements.profile_process CONFIG FILES POSITION``.
 
-The idea: the engine's own parts, one after the other in one process, each on what the one before it
-has made, with the processor time of each added up. Parts that cannot run alone are measured
-together and what is known is taken off. In windows of rows, so that memory stays as the engine's.
+The engine's own parts run one after the other in one process, each on the output of the part
+before, and the processor time of each part is added up. Where a part cannot run alone, the parts
+before it run with it, and their known time is subtracted. The log is processed in windows of rows,
+so that memory use is about the engine's.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from sources.mysql.file_source import BinlogFileSource
 from sources.mysql.settings import BinlogFileSettings
 from sources.mysql.source import MySQLSource
 
-__all__ = ["STEPS", "Encoding", "nets_of"]
+__all__ = ["STEPS", "Encoding", "net_changes_of"]
 
 RECEIVING = "receive and cut packets"
 FRAMING = "event framing"
@@ -56,7 +58,7 @@ Steps = defaultdict[str, float]
 
 
 def measure(config: Path, files: str, position: str) -> dict[str, float]:
-    """CPU seconds by step, over the whole log after ``position``."""
+    """CPU seconds of each step for the whole log after ``position``."""
     settings = load_settings(config)
     steps: Steps = defaultdict(float)
     raw = _used(lambda: _read_raw(files))
@@ -82,7 +84,7 @@ def _paths(files: str) -> list[Path]:
 
 
 def _read_raw(files: str) -> None:
-    """What reading log files costs before an event is looked at."""
+    """Read the log files and cut them into events, without decoding any."""
     for path in _paths(files):
         with path.open("rb") as file:
             file.seek(MAGIC_BYTES)
@@ -97,7 +99,7 @@ def _file_changes(files: str, schema: str) -> Iterator[list[Change]]:
 
 
 def _receive(settings: Settings, position: str) -> None:
-    """The log from the server up to its end, when no table in it is followed."""
+    """Read the log from the server up to its current end, with no table followed."""
     source = MySQLSource(msgspec.structs.replace(settings.source, tables=("nothing.*",)))
     end = source.position()
     try:
@@ -115,7 +117,7 @@ def _count(lists: Iterable[list[Change]]) -> int:
 
 
 async def _apply(settings: Settings, files: str, position: str, steps: Steps) -> None:
-    """The second half of the engine, window by window."""
+    """Run the steps from the hand-over to the target's commits, window by window."""
     sink = PostgresSink(settings.sink, settings.pipeline.name)
     state = await sink.open()
     checkpoint = Checkpoint(settings.pipeline.name, state.epoch, position)
@@ -130,7 +132,7 @@ async def _apply(settings: Settings, files: str, position: str, steps: Steps) ->
             steps[COMPACTION] += time.process_time() - before
             for batch in batches:
                 before = time.process_time()
-                nets = nets_of(batch.changes)
+                nets = net_changes_of(batch.changes)
                 compacted = time.process_time() - before
                 encoded = _used(partial(encoding.encode, nets))
                 before = time.process_time()
@@ -144,7 +146,10 @@ async def _apply(settings: Settings, files: str, position: str, steps: Steps) ->
 
 
 def _windows(files: str) -> Iterator[list[list[Change]]]:
-    """The changes as they were read, some at a time; the tables are there already."""
+    """The lists of changes as the source yields them, in windows of about ``WINDOW_ROWS`` rows.
+
+    Schema changes are left out: the target has the tables.
+    """
     window: list[list[Change]] = []
     rows = 0
     for changes in _file_changes(files, DATABASE):
@@ -164,7 +169,7 @@ async def _hand_over(window: list[list[Change]], queue_bytes: int) -> None:
 
 
 def _batches(window: list[list[Change]], limits: BatchSettings) -> Iterator[Batch]:
-    """As the pipeline takes them while the log never pauses."""
+    """The batches that the pipeline makes while the log has more to read."""
     batcher = Batcher(limits.max_rows, limits.max_bytes, TIMEOUT_SECONDS)
     for changes in window:
         batcher.add(changes, *weigh(changes), 0.0)
@@ -174,8 +179,8 @@ def _batches(window: list[list[Change]], limits: BatchSettings) -> Iterator[Batc
         yield batch
 
 
-def nets_of(changes: Iterable[Change]) -> list[NetChanges]:
-    """As the sink makes them."""
+def net_changes_of(changes: Iterable[Change]) -> list[NetChanges]:
+    """The net changes of a batch, computed as the sink does."""
     runs: dict[TableId, list[Rows]] = {}
     for change in changes:
         if type(change) is Rows:
@@ -184,14 +189,14 @@ def nets_of(changes: Iterable[Change]) -> list[NetChanges]:
 
 
 class Encoding:
-    """The sink's encoders, each made once for a table, without what sends their text away."""
+    """The sink's encoders without the connection: one set for each table, built once."""
 
     def __init__(self, schema: str = "") -> None:
         self._naming = Naming(schema)
         self._statements: dict[Table, Statements] = {}
 
     def encode(self, nets: Iterable[NetChanges]) -> None:
-        """Make the text of all rows."""
+        """Encode all rows, and drop the text."""
         for net in nets:
             for encoder, rows in self._encoders(net):
                 deque(encoder.pieces(rows), maxlen=0)
@@ -208,7 +213,7 @@ class Encoding:
 
 
 def main() -> None:
-    """The three arguments are those of the module's docstring."""
+    """The module's docstring names the three arguments."""
     config, files, position = sys.argv[1:4]
     sys.stdout.buffer.write(msgspec.json.encode(measure(Path(config), files, position)))
 

@@ -1,9 +1,9 @@
 """
-Log files into row tuples and nothing else: ``python -m benchmarks.decode FOLDER``.
+Decode log files into row tuples: ``python -m benchmarks.measurements.decode_process PATTERN``.
 
-The idea: it is the engine's own source for log files, framing, checksums, transactions and all; the
-changes are counted and dropped. It prints what it found as JSON. In a process of its own, because a
-benchmark's own objects would slow down every collection of garbage.
+It runs the engine's own source for log files, with framing, checksums and transactions. The
+changes are counted and dropped, and the counts are printed as JSON. This is a process of its own
+because the benchmarks' objects would slow down each garbage collection.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Decoded", "decode"]
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """What was in the log, and how long it took to find out."""
+    """What the log holds, and the seconds that decoding took."""
 
     rows: int
     transactions: int
@@ -32,7 +32,7 @@ class Decoded(msgspec.Struct, frozen=True):
 
 
 def decode(files: str) -> Decoded:
-    """Decode the log files that a pattern names."""
+    """Decode the log files that match a pattern."""
     source = BinlogFileSource(
         BinlogFileSettings(url=f"mysql-binlog:{files}", tables=(f"{DATABASE}.*",))
     )
@@ -49,7 +49,7 @@ def decode(files: str) -> Decoded:
 
 
 def main() -> None:
-    """The pattern of the files is the one argument."""
+    """The one argument is the pattern of the files."""
     pattern = str(Path(sys.argv[1]))
     sys.stdout.buffer.write(msgspec.json.encode(decode(pattern)))
 

@@ -1,10 +1,11 @@
 """
-A steady load for the measurement of latency: ``python -m benchmarks.writer CONFIG RATE SECONDS``.
+The load of the latency measurement, as a process:
+``python -m benchmarks.measurements.latency_writer CONFIG RATE SECONDS``.
 
-The idea: one row a transaction, at moments that were fixed beforehand, so a slow moment does not
-make the load lighter. It prints, for each row, when its statement was sent and when the source had
-committed it, in nanoseconds of the system's monotonic clock, which all processes share. The source
-is that of an engine's configuration: a URL among its words would show a password to everybody.
+It inserts one row a transaction on a fixed schedule, so a slow moment does not reduce the load. For
+each row it prints when the statement was sent and when the source had committed it, both as binary
+nanoseconds of the monotonic clock, which all processes of a machine share. The source's URL comes
+from an engine's configuration, because command lines are visible to all users of the machine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from array import array
 from contextlib import closing
 from pathlib import Path
 
-from benchmarks.kept import connect
+from benchmarks.harness.source import connect
 from benchmarks.workloads import DATABASE, SBTEST
 from engine.cli.wiring import load_settings
 
@@ -24,13 +25,13 @@ __all__ = ["read_times"]
 
 
 def read_times(data: bytes) -> tuple[array[int], array[int]]:
-    """When each row was sent, and when it was committed, by what a writer has printed."""
+    """The times at which the rows were sent and committed, from a writer's output."""
     times = array("q", data)
     return times[0::2], times[1::2]
 
 
 def write(url: str, rate: int, seconds: float) -> array[int]:
-    """Offer the load."""
+    """Insert the rows; return the pairs of times."""
     count = int(rate * seconds)
     statements = [
         f"INSERT INTO {DATABASE}.{SBTEST.name} (k, c, pad) VALUES ({row[1]},{row[2]},{row[3]})"
@@ -51,7 +52,7 @@ def write(url: str, rate: int, seconds: float) -> array[int]:
 
 
 def main() -> None:
-    """The three arguments are those of the module's docstring."""
+    """The module's docstring names the three arguments."""
     config, rate, seconds = sys.argv[1:4]
     url = load_settings(Path(config)).source.url
     sys.stdout.buffer.write(write(url, int(rate), float(seconds)).tobytes())

@@ -1,8 +1,11 @@
 """
-The logs that are measured: made once by a real server, then kept in the cache folder.
+The source: private MySQL servers whose binary logs hold a workload, and the cache of their data.
 
-The idea: what is kept is the whole data directory of a server that was shut down in good order. A
-run starts a server on a copy of it, so it reads the same bytes as the run before, and leaves none.
+A log is written once, by a real server. After a clean shutdown the server's whole data directory
+goes into the cache folder. Each run starts a server on a copy of it, so every run reads the same
+bytes, and the cached directory does not change.
+
+On a server that the user names, ``write_backlog`` writes the workload's log there instead.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import pymysql
 from pymysql.constants import CLIENT
 from pymysql.cursors import Cursor
 
-from benchmarks.workloads import DATABASE, IDLE, Form, Workload
+from benchmarks.workloads import DATABASE, IDLE, TableSpec, Workload
 from engine.errors import ConfigError, SourceError, TailraceError
 from engine.sandbox import Server, start_mysql
 from engine.sandbox.cache import cache_folder, entry
@@ -33,51 +36,54 @@ __all__ = [
     "Sums",
     "connect",
     "drop_database",
-    "form_sums",
-    "kept_log",
-    "source_facts",
+    "table_sums",
+    "cached_log",
+    "source_info",
     "source_server",
     "write_backlog",
 ]
 
 logger = logging.getLogger("tailrace.bench")
 
-#: Raise when what is written for a workload changes.
+#: Raise it when the rows or the transactions of a workload change: it is part of the cached log's
+#: name.
 REVISION = 1
-#: Durable as usual for measurements: the log is written at each commit, and flushed once a second.
+#: The log is written at each commit and flushed to disk about once a second.
 SOURCE_OPTIONS = (
     "--innodb-flush-log-at-trx-commit=2",
     "--sync-binlog=0",
     "--innodb-buffer-pool-size=1G",
     "--max-binlog-size=1G",
     "--binlog-expire-logs-seconds=0",
-    # Both sides are on this machine: engine and clients all connect in plain text.
+    # No TLS: the engine, the clients and the server are on one machine.
     "--tls-version=",
 )
 TIMEOUT_SECONDS = 600
 CONNECT_TIMEOUT_SECONDS = 10
-#: A view in a database says that it is ours, to be emptied and dropped. Only tables are followed.
+#: The name of a view. Its presence in a database means that the benchmarks created the database and
+#: may drop it. It is a view because the engine follows tables only.
 MARK = "made_by_tailrace_bench"
-#: What tells how durable a source is, and how it writes its log.
+#: The settings in the results: they decide how durable the source is and what its log holds.
 SETTINGS = (
     *("version", "innodb_flush_log_at_trx_commit", "sync_binlog", "innodb_buffer_pool_size"),
     *("binlog_row_image", "binlog_row_metadata", "gtid_mode"),
 )
-#: About this much text goes to the server at a time.
+#: About this much SQL text goes to the server in one packet.
 PACKET_CHARACTERS = 256 * 1024
 
 
 class Sums(msgspec.Struct, frozen=True):
-    """What must be the same on both sides: the number of rows, and a sum over their hashes."""
+    """The number of rows and the sum of their hashes, which must be equal on both sides."""
 
     rows: int
     checksum: int
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """A workload in a source's log: all of it comes after ``position``.
+    """A workload in a source's log: all its changes come after ``position``.
 
-    ``files`` are all of the log, ``bytes`` what the workload wrote; ``after`` is the table then.
+    ``files`` are all files of the log. ``bytes`` is the size of the workload's part of it.
+    ``after`` are the table's sums at the log's end.
     """
 
     workload: str
@@ -88,9 +94,9 @@ class Backlog(msgspec.Struct, frozen=True):
 
 
 def connect(url: str, **more: Any) -> pymysql.Connection[Any]:
-    """An ordinary session on the source at ``url``, with autocommit. Raises SourceError."""
+    """Open a session on the source at ``url``, with autocommit. Raises SourceError."""
     parts = urlsplit(url)
-    with _translated():
+    with _translate_errors():
         return _connect(parts, more)
 
 
@@ -111,36 +117,43 @@ def _connect(parts: SplitResult, more: dict[str, Any]) -> pymysql.Connection[Any
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """The statements here are the benchmarks' own: the server's words tell no more than they do."""
+def _translate_errors() -> Iterator[None]:
+    """Raise SourceError for an error of the server.
+
+    The server's message is shown: all statements are the benchmarks' own, so it holds no rows of
+    anybody else.
+    """
     try:
         yield
     except pymysql.MySQLError as error:
-        words = " ".join(map(str, error.args[1:])) or type(error).__name__
+        message = " ".join(map(str, error.args[1:])) or type(error).__name__
         raise SourceError(
-            f"the source does not do what the benchmarks need: {words}",
-            hint=f"They need a user with all rights on {DATABASE}.*, REPLICATION SLAVE,"
-            " REPLICATION CLIENT, and SESSION_VARIABLES_ADMIN (MySQL) or BINLOG ADMIN (MariaDB),"
-            " and local_infile = ON on the server.",
+            f"the source refused a statement of the benchmarks: {message}",
+            hint=f"The benchmarks need a user with all privileges on {DATABASE}.*, REPLICATION"
+            " SLAVE, REPLICATION CLIENT, and SESSION_VARIABLES_ADMIN (MySQL) or BINLOG ADMIN"
+            " (MariaDB), and local_infile = ON on the server.",
         ) from error
 
 
-def source_facts(url: str) -> dict[str, str]:
-    """The version of the source at ``url``, and the settings that speed depends on."""
+def source_info(url: str) -> dict[str, str]:
+    """The version of the source at ``url``, and its settings that affect speed."""
     names = ", ".join(f"'{name}'" for name in SETTINGS)
-    with _translated(), closing(connect(url)) as session, session.cursor() as cursor:
+    with _translate_errors(), closing(connect(url)) as session, session.cursor() as cursor:
         cursor.execute(f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})")
         return {str(name): str(value) for name, value in cursor.fetchall()}
 
 
 def drop_database(url: str) -> None:
-    """Drop the benchmarks' database on the source at ``url``, if there is one."""
-    with _translated(), closing(connect(url)) as session, session.cursor() as cursor:
+    """Drop the benchmarks' database on the source at ``url`` if it exists.
+
+    Raises ConfigError if the benchmarks did not create it.
+    """
+    with _translate_errors(), closing(connect(url)) as session, session.cursor() as cursor:
         _drop_database(cursor)
 
 
 def _drop_database(cursor: Cursor) -> None:
-    """Raises ConfigError if there is one that the benchmarks did not make."""
+    """As ``drop_database``, in an open session."""
     cursor.execute(
         "SELECT (SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = %s),"
         " (SELECT COUNT(*) FROM information_schema.views WHERE table_schema = %s"
@@ -150,14 +163,15 @@ def _drop_database(cursor: Cursor) -> None:
     present, marked = cursor.fetchone() or (0, 0)
     if present and not marked:
         raise ConfigError(
-            f"the source has a database {DATABASE} that the benchmarks did not make",
-            hint=f"They would drop it. Rename or drop it yourself (its view {MARK} is missing).",
+            f"the source has a database {DATABASE} that the benchmarks did not create",
+            hint="The benchmarks drop and re-create it. Rename it or drop it yourself: the view"
+            f" {MARK}, which marks their own database, is missing.",
         )
     cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
 
 
-def kept_log(workload: Workload) -> tuple[Path, Backlog]:
-    """The kept data directory of a server whose log holds the workload; made if there is none."""
+def cached_log(workload: Workload) -> tuple[Path, Backlog]:
+    """A cached data directory of a server whose log holds the workload; made if it is missing."""
     folder = cache_folder() / "bench" / _name(workload)
     entry(folder, f"bench-{folder.name}", lambda target: _make(workload, target))
     backlog = msgspec.json.decode((folder / "backlog.json").read_bytes(), type=Backlog)
@@ -166,7 +180,7 @@ def kept_log(workload: Workload) -> tuple[Path, Backlog]:
 
 @contextmanager
 def source_server(data: Path) -> Iterator[Server]:
-    """A private MySQL on a copy of a kept data directory."""
+    """Start a private MySQL on a copy of a cached data directory."""
     with _scratch() as folder:
         _copy(data, folder / "data")
         _move_index(folder / "data")
@@ -174,26 +188,26 @@ def source_server(data: Path) -> Iterator[Server]:
             try:
                 yield server
             finally:
-                server.kill()  # nobody needs the copy in good order
+                server.kill()  # the copy is deleted, so no clean shutdown
 
 
 def write_backlog(url: str, workload: Workload) -> Backlog:
-    """Make the table on the source at ``url``, and run the workload's transactions there.
+    """Create the table on the source at ``url``, and run the workload's transactions.
 
-    A database that former benchmarks have left there is dropped. Raises ConfigError if it is not
-    theirs, SourceError for what the server refuses.
+    The benchmarks' database of an earlier run is dropped first. Raises ConfigError if the
+    benchmarks did not create it, SourceError if the server refuses a statement.
     """
-    form = workload.form
+    spec = workload.table
     options = {"client_flag": CLIENT.MULTI_STATEMENTS, "local_infile": True}
-    with _translated(), closing(connect(url, **options)) as session:
+    with _translate_errors(), closing(connect(url, **options)) as session:
         with session.cursor() as cursor:
             _drop_database(cursor)
             cursor.execute(f"CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4")
             cursor.execute(f"CREATE VIEW {DATABASE}.{MARK} AS SELECT 1 AS yes")
             cursor.execute(f"USE {DATABASE}")
-            cursor.execute(f"CREATE TABLE {form.name} ({form.definition})")
+            cursor.execute(f"CREATE TABLE {spec.name} ({spec.definition})")
             for number in range(workload.idle_tables):
-                cursor.execute(f"CREATE TABLE {IDLE}{number:05} ({form.definition})")
+                cursor.execute(f"CREATE TABLE {IDLE}{number:05} ({spec.definition})")
         if workload.preloaded:
             _preload(session, workload)
         position = MySQLSource(MySQLSettings(url=url)).position()
@@ -202,30 +216,30 @@ def write_backlog(url: str, workload: Workload) -> Backlog:
             _send(session, packet)
         files = _log_files(session)
         written = sum(files.values()) - before
-        return Backlog(workload.name, position, [*files], written, form_sums(session, form))
+        return Backlog(workload.name, position, [*files], written, table_sums(session, spec))
 
 
-def form_sums(session: pymysql.Connection[Any], form: Form) -> Sums:
-    """The sums of the table as the source has it."""
+def table_sums(session: pymysql.Connection[Any], spec: TableSpec) -> Sums:
+    """The sums of the table on the source."""
     with session.cursor() as cursor:
         cursor.execute(
             "SELECT COUNT(*), IFNULL(SUM(CAST(CONV(LEFT(SHA2(CONCAT_WS('|',"
-            f" {form.mysql_text}), 256), 8), 16, 10) AS UNSIGNED)), 0) FROM {DATABASE}.{form.name}"
+            f" {spec.mysql_text}), 256), 8), 16, 10) AS UNSIGNED)), 0) FROM {DATABASE}.{spec.name}"
         )
         rows, checksum = cursor.fetchone() or (0, 0)
     return Sums(int(rows), int(checksum))
 
 
 def _name(workload: Workload) -> str:
-    words = [
-        workload.form.name,
+    parts = [
+        workload.table.name,
         workload.kind,
         workload.changes,
         workload.per_transaction,
         workload.preloaded,
         workload.idle_tables,
     ]
-    return f"mysql-r{REVISION}-" + "-".join(str(word) for word in words)
+    return f"mysql-r{REVISION}-" + "-".join(str(part) for part in parts)
 
 
 def _make(workload: Workload, target: Path) -> None:
@@ -235,7 +249,8 @@ def _make(workload: Workload, target: Path) -> None:
         with start_mysql(options=SOURCE_OPTIONS, directory=data) as server:
             backlog = write_backlog(server.url, workload)
             with closing(connect(server.url)) as session, session.cursor() as cursor:
-                # Nothing may be left to be purged or merged while somebody measures.
+                # A slow shutdown purges undo logs and merges change buffers, so that no server
+                # does it during a measurement.
                 cursor.execute("SET GLOBAL innodb_fast_shutdown = 0")
             server.shutdown()
         (target / "backlog.json").write_bytes(msgspec.json.encode(backlog))
@@ -251,7 +266,7 @@ def _copy(data: Path, target: Path) -> None:
 
 
 def _move_index(data: Path) -> None:
-    """The server keeps the absolute paths of its log files."""
+    """Rewrite ``binlog.index``, in which the server stores the absolute paths of its log files."""
     index = data / "binlog.index"
     names = [Path(line).name for line in index.read_text().splitlines()]
     index.write_text("".join(f"{data / name}\n" for name in names))
@@ -259,7 +274,7 @@ def _move_index(data: Path) -> None:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A temporary folder that a server of another account may enter."""
+    """A temporary folder that a server under another account can enter."""
     with tempfile.TemporaryDirectory(prefix="tailrace-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -267,7 +282,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _preload(session: pymysql.Connection[Any], workload: Workload) -> None:
-    """Fill the table without a trace in the log."""
+    """Fill the table with binary logging off."""
     with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as file:
         for row in workload.preload():
             file.write("\t".join(value.strip("'") for value in row) + "\n")
@@ -275,14 +290,14 @@ def _preload(session: pymysql.Connection[Any], workload: Workload) -> None:
         with session.cursor() as cursor:
             cursor.execute("SET sql_log_bin = 0")
             cursor.execute(
-                f"LOAD DATA LOCAL INFILE '{file.name}' INTO TABLE {DATABASE}.{workload.form.name}"
+                f"LOAD DATA LOCAL INFILE '{file.name}' INTO TABLE {DATABASE}.{workload.table.name}"
             )
             cursor.execute("SET sql_log_bin = 1")
-            cursor.execute(f"ANALYZE NO_WRITE_TO_BINLOG TABLE {DATABASE}.{workload.form.name}")
+            cursor.execute(f"ANALYZE NO_WRITE_TO_BINLOG TABLE {DATABASE}.{workload.table.name}")
 
 
 def _packets(transactions: Iterator[str]) -> Iterator[str]:
-    """Many small statements travel as one packet."""
+    """Join small transactions into packets of about ``PACKET_CHARACTERS``."""
     waiting: list[str] = []
     size = 0
     for text in transactions:
@@ -303,10 +318,12 @@ def _send(session: pymysql.Connection[Any], packet: str) -> None:
 
 
 def _log_files(session: pymysql.Connection[Any]) -> dict[str, int]:
-    """The log's files and their sizes."""
+    """The names of the log's files, with their sizes in bytes."""
     with session.cursor() as cursor:
         cursor.execute("SHOW BINARY LOGS")
         files = {str(row[0]): int(row[1]) for row in cursor.fetchall()}
     if not files:
-        raise TailraceError("the source keeps no binary log", hint="see `tailrace check`")
+        raise TailraceError(
+            "the source has no binary log", hint="Run `tailrace check` to see what to set."
+        )
     return files

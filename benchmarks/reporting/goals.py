@@ -1,7 +1,8 @@
 """
-What the engine is held to: numbers that were set before anything was measured.
+The performance goals, which were set before anything was measured.
 
-The idea: each goal is looked up in the results of one run, so that what is said to be reached was.
+Each goal reads its figure from the results of one run, so the report's verdict always belongs to
+the figures in the report.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ Results = Mapping[str, Mapping[str, Any]]
 
 
 class Goal(NamedTuple):
-    """A number that shall be reached; ``smaller`` is whether less is better.
+    """A figure with the least and the desired value; ``smaller`` says that less is better.
 
-    ``find`` looks for it in results by name, and gives None where it was not measured.
+    ``find`` reads the figure from the results by name, and returns None if it was not measured.
     """
 
     what: str
@@ -28,7 +29,7 @@ class Goal(NamedTuple):
     smaller: bool = False
 
     def reached(self, found: float) -> str:
-        """In words."""
+        """The verdict in words."""
         if self.least is not None and not self._holds(found, self.least):
             return "**not reached**"
         if self.aim is None:
@@ -42,7 +43,7 @@ class Goal(NamedTuple):
 
 
 def _field(name: str, *path: str) -> Callable[[Results], float | None]:
-    """A field of one result."""
+    """A function that reads a field, or a field of a field, of one result."""
 
     def find(results: Results) -> float | None:
         found: Any = results.get(name)
@@ -68,7 +69,10 @@ def _is_engine(name: str) -> bool:
 
 
 def _against(name: str, peer: str) -> Callable[[Results], float | None]:
-    """How many times as fast as a peer whose name begins so."""
+    """A function that computes how many times faster the engine is than a peer.
+
+    ``peer`` is the beginning of the peer's name in lower case.
+    """
 
     def find(results: Results) -> float | None:
         peers: Sequence[Mapping[str, Any]] = results.get(name, {}).get("peers") or ()
@@ -104,11 +108,18 @@ GOALS = (
     Goal("stream deletes", "of the limit", 0.6, 0.9, _field("stream-delete", RATIO)),
     Goal("stream `orders`", "rows/s", 60e3, None, _field("stream-orders", RATE)),
     Goal("stream `orders`", "of COPY", None, 0.8, _field("stream-orders", RATIO)),
-    Goal("snapshot", "of mysql into psql COPY", 0.75, 1.0, _field("snapshot", RATIO)),
+    Goal("snapshot", "of mysql piped into COPY", 0.75, 1.0, _field("snapshot", RATIO)),
     Goal("commit to visible, p50", "ms", 5, 2, _field("latency", "percentiles_ms", "p50"), True),
     Goal("commit to visible, p99", "ms", 50, 10, _field("latency", "percentiles_ms", "p99"), True),
-    Goal("the engine's CPU, a million rows", "s", 2.5, 1.2, _cpu, True),
-    Goal("peak memory, the most of all runs", "MB", 200, 120, _memory, True),
-    Goal("first row, 2,000 tables", "s", 5, None, _field("first-row-2000", "seconds"), True),
+    Goal("the engine's CPU time per million rows", "s", 2.5, 1.2, _cpu, True),
+    Goal("peak memory, largest of all runs", "MB", 200, 120, _memory, True),
+    Goal(
+        "first row beside 2,000 idle tables",
+        "s",
+        5,
+        None,
+        _field("first-row-2000", "seconds"),
+        True,
+    ),
     Goal("stream inserts", "times Debezium", 5, 10, _against("stream-insert", "debezium")),
 )

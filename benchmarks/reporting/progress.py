@@ -1,8 +1,8 @@
 """
-What those who wait for the benchmarks see, on standard error.
+The progress of the benchmarks on standard error.
 
-The idea: a line for whatever begins, with the time since the start, so that a log of it can be
-read afterwards; on a terminal also a bar below the lines.
+Each step prints a line with the time since the start, so that a log file of the run is readable. On
+a terminal a progress bar stands below the lines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Shows how far ``total`` measurements are."""
+    """Shows the progress of ``total`` measurements."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
@@ -41,12 +41,12 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def tell(self, text: str) -> None:
-        """Something begins."""
+    def notify(self, text: str) -> None:
+        """Print that a step begins."""
         self._line(f"[dim]{escape(text)}[/]")
 
     def measured(self, text: str) -> None:
-        """One of the measurements is done."""
+        """Print the figures of a measurement, and advance the bar."""
         self._bar.advance(self._task)
         self._line(escape(text))
 

@@ -1,9 +1,12 @@
 """
-Programs that are measured: how long they take, the processor time they use, the memory at most.
+Measured processes: their wall time, processor time and peak memory.
 
-The idea: a program is a process of its own, as people run it, and the kernel keeps the account of
-it. That of a server is what its whole family of processes has used so far. Of memory the kernel's
-account is of no use (it begins with that of the process that forked), so it is looked at meanwhile.
+A program runs in a process of its own, as users run it. Its processor time comes from ``wait4``
+and includes the children that it has waited for. A server's processor time is read from ``/proc``
+for the server and its children.
+
+Peak memory is polled from ``/proc`` while the process runs. ``ru_maxrss`` of ``wait4`` cannot be
+used: it starts at the size of the process that forked.
 """
 
 from __future__ import annotations
@@ -22,19 +25,20 @@ import msgspec
 from engine.errors import TailraceError
 from engine.sandbox.process import children
 
-__all__ = ["Started", "Usage", "cpu_seconds", "measure"]
+__all__ = ["MeasuredProcess", "Usage", "cpu_seconds", "measure"]
 
 DEADLINE_SECONDS = 1800.0
 STOP_SECONDS = 60.0
-LOOK_SECONDS = 0.02
-CPU_LOOKS = 5
+POLL_SECONDS = 0.02
+CPU_READINGS = 5
 TAIL_CHARACTERS = 2000
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a process took from its start to its end, with the children that it has waited for;
-    memory is what was resident at most, with that of its living children added.
+    """What a process used from its start to its end, with the children that it has waited for.
+
+    ``peak_memory_mb`` is the largest resident size, that of living descendants added.
     """
 
     wall_seconds: float
@@ -42,18 +46,21 @@ class Usage(msgspec.Struct, frozen=True):
     peak_memory_mb: float
 
 
-class Started:
-    """A process that runs; it ends with ours at the latest. Its output goes to ``log``."""
+class MeasuredProcess:
+    """A running process; its output goes to ``log``.
 
-    def __init__(self, words: Sequence[str | Path], log: Path) -> None:
+    Where ``setpriv`` is installed the process is killed when this one ends.
+    """
+
+    def __init__(self, command: Sequence[str | Path], log: Path) -> None:
         self._log = log
         self._peak_bytes = 0
-        self._name = Path(words[0]).name
+        self._name = Path(command[0]).name
         tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with log.open("wb") as output:
             self._started = time.perf_counter()
             self._process = subprocess.Popen(
-                [*tied, *map(str, words)],
+                [*tied, *map(str, command)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -62,25 +69,25 @@ class Started:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended. It stays to be waited for."""
+        """Whether the process has not ended. A process that has ended stays to be waited for."""
         found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return found is None
 
     def stop(self) -> Usage:
-        """SIGTERM, and wait for its end."""
-        self._look()
+        """Send SIGTERM and wait for the end."""
+        self._poll()
         os.kill(self._process.pid, signal.SIGTERM)
         return self.wait(STOP_SECONDS)
 
     def kill(self) -> None:
-        """SIGKILL, if it has not ended and been waited for."""
+        """Send SIGKILL, unless the process has been waited for."""
         if self._process.returncode is None:
             self._process.kill()
             self._process.wait(STOP_SECONDS)
 
-    def cut_off(self) -> Usage:
-        """SIGKILL, its children too; what they have taken until now."""
-        self._look()
+    def kill_group(self) -> Usage:
+        """Send SIGKILL to the process and its children; their usage until now."""
+        self._poll()
         wall = time.perf_counter() - self._started
         used = cpu_seconds(self._process.pid) or 0.0
         os.killpg(self._process.pid, signal.SIGKILL)
@@ -88,54 +95,60 @@ class Started:
         return Usage(wall, used, self._peak_bytes / 1e6)
 
     def wait(self, deadline_seconds: float = DEADLINE_SECONDS) -> Usage:
-        """Wait for its end. Raises TailraceError, with its last words, if it fails or hangs."""
+        """Wait for the end.
+
+        The process is killed at the deadline. Raises TailraceError, with the end of its output as
+        the hint, if its exit status is not 0.
+        """
         self._watch(time.monotonic() + deadline_seconds)
         _, status, used = os.wait4(self._process.pid, 0)
         wall = time.perf_counter() - self._started
         self._process.returncode = os.waitstatus_to_exitcode(status)
         if self._process.returncode:
             raise TailraceError(
-                f"{self._name} ended with status {self._process.returncode}", hint=self.last_words()
+                f"{self._name} ended with status {self._process.returncode}",
+                hint=self.output_tail(),
             )
         return Usage(wall, used.ru_utime + used.ru_stime, self._peak_bytes / 1e6)
 
     def _watch(self, deadline: float) -> None:
-        """Look at its memory until it has ended; kill it at the deadline."""
+        """Poll its memory until it has ended; kill it at the deadline."""
         handle = os.pidfd_open(self._process.pid)
         try:
-            self._look()
-            while not select.select([handle], [], [], LOOK_SECONDS)[0]:
-                self._look()
+            self._poll()
+            while not select.select([handle], [], [], POLL_SECONDS)[0]:
+                self._poll()
                 if time.monotonic() > deadline:
                     self._process.kill()
         finally:
             os.close(handle)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         self._peak_bytes = max(self._peak_bytes, _peak_bytes(self._process.pid))
 
-    def last_words(self) -> str:
-        """The end of its output."""
+    def output_tail(self) -> str:
+        """The end of the process's output."""
         return self._log.read_text(errors="replace")[-TAIL_CHARACTERS:]
 
 
-def measure(words: Sequence[str | Path], log: Path) -> Usage:
-    """Run a program to its end. Raises TailraceError if it fails."""
-    return Started(words, log).wait()
+def measure(command: Sequence[str | Path], log: Path) -> Usage:
+    """Run a program to its end, with its output in ``log``. Raises TailraceError if it fails."""
+    return MeasuredProcess(command, log).wait()
 
 
 def cpu_seconds(process_id: int | None) -> float | None:
-    """What a server has used so far, its children that are gone included; None if unknown.
+    """The processor time of a server so far, its living and ended children included.
 
-    A child that is ending may be missing from both for a moment, so it is the most of some looks.
+    None if ``process_id`` is None. A child that is just ending counts for a moment neither as
+    living nor as ended, so this is the maximum of several readings.
     """
     if process_id is None:
         return None
-    most = 0.0
-    for _ in range(CPU_LOOKS):
-        most = max(most, _cpu_seconds(process_id))
-        time.sleep(LOOK_SECONDS)
-    return most
+    used = 0.0
+    for _ in range(CPU_READINGS):
+        used = max(used, _cpu_seconds(process_id))
+        time.sleep(POLL_SECONDS)
+    return used
 
 
 def _cpu_seconds(process_id: int) -> float:
@@ -145,17 +158,18 @@ def _cpu_seconds(process_id: int) -> float:
 
 
 def _ticks(process_id: int) -> tuple[int, int, int, int]:
-    """utime, stime, cutime and cstime of ``/proc/PID/stat`` (proc(5)); zeros if it is gone."""
+    """utime, stime, cutime, cstime of ``/proc/PID/stat`` (proc(5)); zeros if the process ended."""
     try:
-        words = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0, 0, 0, 0
-    return int(words[11]), int(words[12]), int(words[13]), int(words[14])
+    return int(fields[11]), int(fields[12]), int(fields[13]), int(fields[14])
 
 
 def _peak_bytes(process_id: int) -> int:
-    """What was resident at most since a process began to run its program, and the same of its
-    living descendants (``VmHWM`` and ``children`` in proc(5)); 0 if it is gone.
+    """The peak resident size of a process since its program was loaded, and of its descendants.
+
+    See ``VmHWM`` and ``children`` in proc(5). 0 if the process has ended.
     """
     try:
         status = Path(f"/proc/{process_id}/status").read_text()
@@ -168,7 +182,7 @@ def _peak_bytes(process_id: int) -> int:
     return own + sum(map(_peak_bytes, below))
 
 
-def difference(since: float | None, until: Callable[[], float | None]) -> float | None:
-    """What was used since a former reading."""
-    now = until()
-    return None if since is None or now is None else now - since
+def difference(before: float | None, read: Callable[[], float | None]) -> float | None:
+    """What was used since an earlier reading; None if one of both is unknown."""
+    now = read()
+    return None if before is None or now is None else now - before
