@@ -21,10 +21,10 @@ from benchmarks.harness.source import Sums
 from benchmarks.workloads import DATABASE, TableSpec
 from engine.change import CaughtUp, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
-from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import ConfigError, SinkError
 from engine.sandbox import Server, start_postgres
 from engine.schema import Table
+from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 
 __all__ = ["PIPELINE", "Committed", "Target", "private_target"]

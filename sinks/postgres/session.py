@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -23,8 +22,10 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
-from engine.databases.postgres.settings import PostgresSettings
+from engine.databases.postgres.connect import connect_error, driver_error
+from engine.databases.role import TARGET
 from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
+from sinks.postgres.settings import PostgresSettings
 
 __all__ = ["Cursor", "Session"]
 
@@ -63,20 +64,6 @@ LATER_TIMEOUTS = {"idle_session_timeout": 14, "transaction_timeout": 17}
 #: A slow network can send this much within the deadline of a small statement.
 MAX_WRITE_BYTES = 1 << 20
 
-#: The other side may have mended these by the time of a new attempt.
-_TRANSIENT = (
-    pg.OperationalError,  # lost connections, locks, resources that have run out (class 53, 57, 58)
-    pg.InterfaceError,
-    pg.ReadOnlySqlTransaction,  # the server has become a standby
-    pg.IdleInTransactionSessionTimeout,
-    pg.TransactionTimeout,
-)
-#: Operational for the driver, and yet the same at each attempt: limits of the program (class 54),
-#: and what the state of an object forbids.
-_PERMANENT = ("54", "55000")
-#: Classes whose messages may hold a value of a row, by themselves or because a person wrote them.
-_TELLING = ("22", "23", "38", "39", "P0")
-
 
 class Session:
     """A connection in autocommit mode, with explicit BEGIN, COMMIT and ROLLBACK."""
@@ -114,7 +101,7 @@ class Session:
                 tcp_user_timeout=int(seconds * 1000),
             )
         except psycopg.Error as error:
-            raise _connect_error(error) from error
+            raise connect_error(error, TARGET) from error
         self._connection.prepared_max = 500
         # The server stops waiting for a lock before the statement's deadline here.
         names = {**SESSION_SETTINGS, "lock_timeout": f"'{int(seconds * 800)}ms'"}
@@ -269,102 +256,26 @@ class Session:
 
     def _translate(self, error: psycopg.Error, table: object) -> TailraceError:
         connection = self._connection
-        if connection is None or connection.closed or connection.broken:
-            return SinkLost(
-                f"the connection to PostgreSQL broke ({_what(error)})",
-                hint="The pipeline reconnects. If it goes on, look into the server's log.",
-                table=table,
-            )
-        if isinstance(error, _TRANSIENT) and not (error.sqlstate or "").startswith(_PERMANENT):
-            return SinkLost(
-                f"PostgreSQL could not do it now: {_what(error)}", hint=_hint(error), table=table
-            )
-        message = f"PostgreSQL refused: {_what(error)}"
-        if isinstance(error, pg.InsufficientPrivilege):
-            return SinkError(message, hint=_hint(error), table=table)
-        return ApplyError(message, hint=_hint(error), table=table)
+        broken = connection is None or connection.closed or connection.broken
+        translated = driver_error(error, TARGET, broken=broken, table=table)
+        if translated.retryable or isinstance(error, pg.InsufficientPrivilege):
+            return translated
+        return ApplyError(translated.message, hint=_apply_hint(error), table=table)
 
 
-def _what(error: psycopg.Error) -> str:
-    """What happened, without a value of a row: those are in a data error's message and details."""
-    diagnosis = error.diag
-    parts = [type(error).__name__]
-    state = diagnosis.sqlstate or ""
-    if diagnosis.message_primary and not state.startswith(_TELLING):
-        parts.append(diagnosis.message_primary)
-    for label, value in (
-        ("column", diagnosis.column_name or _column_of(diagnosis.context)),
-        ("constraint", diagnosis.constraint_name),
-    ):
-        if value:
-            parts.append(f"{label} {value}")
-    return ", ".join(parts)
-
-
-def _column_of(context: str | None) -> str | None:
-    """COPY names the column in its context: ``COPY t, line 1, column c: "value"``."""
-    found = re.match(r"COPY .*?, line \d+, column (\w+)", context or "")
-    return found[1] if found else None
-
-
-def _hint(error: psycopg.Error) -> str:
+def _apply_hint(error: psycopg.Error) -> str:
     match error:
-        case pg.LockNotAvailable():
-            return (
-                "Another session holds a lock for longer than timeout_seconds. Find it with"
-                " SELECT pid, application_name, query FROM pg_stat_activity"
-                " WHERE pid = ANY (SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity);"
-            )
         case pg.ProgramLimitExceeded():
             return (
                 "A value is too long for the key or an index on the target. Shorten it in the"
                 " source, drop the index there, or leave the table out; `tailrace check` lists"
                 " such keys and indexes."
             )
-        case pg.ReadOnlySqlTransaction():
-            return (
-                "The target is a standby now. Point [sink] url at its primary, or name all servers"
-                " there with target_session_attrs=read-write."
-            )
-        case pg.InsufficientPrivilege():
-            return "Run `tailrace check`: it lists the rights that are missing."
         case pg.UniqueViolation():
             return (
                 "Two rows of the source are one for PostgreSQL, or the target was changed by"
-                " somebody else. Run `tailrace verify` on this table, then copy it again."
+                " somebody else. Run `tailrace verify` on this table, then backfill it again."
             )
         case pg.UndefinedTable() | pg.UndefinedColumn():
-            return "The target's table was changed by somebody else. Copy it again."
-    return "Run `tailrace verify` on this table; copy it again if it differs."
-
-
-def _connect_error(error: psycopg.Error) -> SinkError:
-    """The message of libpq names host and user, never the password; but where it cannot read the
-    URL, it shows that."""
-    if isinstance(error, pg.ProgrammingError) and error.sqlstate is None:
-        return SinkError("the target's URL cannot be read", hint="Correct [sink] url.")
-    text = " ".join(str(error).split())
-    permanent = (
-        pg.InvalidPassword,
-        pg.InvalidAuthorizationSpecification,
-        pg.InvalidCatalogName,
-        pg.ProgrammingError,
-    )
-    # libpq hides the SQLSTATE of a refused connection (28000, 28P01, 3D000, 42501).
-    known = (
-        "authentication failed",
-        "does not exist",
-        "is not permitted to log in",
-        "no password supplied",
-        "no pg_hba.conf entry",
-        "permission denied for database",
-    )
-    if isinstance(error, permanent) or any(words in text for words in known):
-        return SinkError(
-            f"PostgreSQL refuses the connection: {text}",
-            hint="Correct [sink] url (user, password, database), or pg_hba.conf on the server.",
-        )
-    return SinkLost(
-        f"no connection to PostgreSQL: {text}",
-        hint="Check that the server runs and that host and port in [sink] url are right.",
-    )
+            return "The target's table was changed by somebody else. Backfill it again."
+    return "Run `tailrace verify` on this table; backfill it again if it differs."

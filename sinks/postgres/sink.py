@@ -17,7 +17,6 @@ from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, RowReader, State
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
-from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import net_changes
@@ -26,6 +25,7 @@ from sinks.postgres.apply import Applier
 from sinks.postgres.preflight import check
 from sinks.postgres.schema import SchemaFollower
 from sinks.postgres.session import Session
+from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.state import StateStore
 
 __all__ = ["PostgresSink"]
@@ -145,7 +145,7 @@ class PostgresSink:
 
     def row_reader(self) -> RowReader:
         """As ``Sink.row_reader``."""
-        return PostgresRowReader(self._settings)
+        return PostgresRowReader(self._settings, Naming(self._settings.schema))
 
     async def close(self) -> None:
         """As ``Sink.close``."""

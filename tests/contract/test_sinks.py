@@ -116,7 +116,7 @@ class PostgresTarget:
         self.url = url
 
     def sink(self) -> Sink:
-        from engine.databases.postgres.settings import PostgresSettings
+        from sinks.postgres.settings import PostgresSettings
         from sinks.postgres.sink import PostgresSink
 
         return PostgresSink(PostgresSettings(url=self.url, timeout_seconds=10.0), PIPELINE)

@@ -15,11 +15,11 @@ import pytest
 from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
-from engine.databases.postgres.settings import PostgresSettings
 from engine.schema import Table, TableId
 from engine.verify.comparison import verify
 from engine.verify.report import Difference, TableReport, VerifyReport
 from sinks.postgres.ddl import create_table
+from sinks.postgres.settings import PostgresSettings
 from sources.mysql.catalog import read_table
 from sources.mysql.settings import MySQLSettings
 from tests.support.servers import AnyServer, connect_mysql
@@ -38,7 +38,7 @@ class Sides:
         self.target.execute(f'CREATE SCHEMA "{schema}"')
         self.target.execute(f'SET search_path = "{schema}"')
         self.source_reader = MySQLRowReader(MySQLSettings(url=server.url))
-        self.target_reader = PostgresRowReader(PostgresSettings(url=target_url))
+        self.target_reader = PostgresRowReader(PostgresSettings(url=target_url), Naming())
 
     def on_source(self, *statements: str) -> None:
         with self.source.cursor() as cursor:

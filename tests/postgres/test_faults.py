@@ -17,11 +17,11 @@ import pytest
 
 from engine.change import Row, SchemaChange
 from engine.checkpoint import Checkpoint
-from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import ApplyError, ConfigError, Fenced, SinkLost, TailraceError
 from engine.sandbox import Server
 from engine.schema import Column, Index, Table, TableId, Type
 from sinks.postgres.session import Session
+from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from sinks.postgres.staging import KEPT_TABLES
 from tests.support.histories import KEYED, KEYLESS, number

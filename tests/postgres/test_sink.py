@@ -15,9 +15,9 @@ import pytest
 
 from engine.change import Begin, Commit, Heartbeat, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
-from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Column, Table, TableId, Type
+from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from tests.conftest import AnyServer
 from tests.support.histories import KEYED, KEYLESS, number

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import TailraceError
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
 from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
+from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource

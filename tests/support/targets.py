@@ -19,9 +19,9 @@ import pytest
 from engine.change import CaughtUp, Change, Row, Rows, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import Applied, State
-from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import TailraceError
 from engine.schema import Table, TableId
+from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from tests.support.servers import AnyServer
 

@@ -1,8 +1,9 @@
 """
 Plain reads of MySQL and MariaDB tables, for parity.
 
-PyMySQL's own cursors, the server's own conversion of charsets, and none of the decoders that the
-stream and the snapshot use: what those have in common must not be trusted here.
+Rows are read with PyMySQL's own cursors, and the server converts the character sets. The decoders
+of the stream and the snapshot are not used, because an error in what they share would otherwise
+hide itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from engine.databases.mysql.connect import connect, is_mariadb, query, translate
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.settings import ConnectionSettings
-from engine.errors import SourceLost
+from engine.databases.role import SOURCE, Role
+from engine.errors import SinkLost, SourceLost
 from engine.schema import Column, Table
 from engine.toolkit.canonical import (
     Convert,
@@ -34,7 +36,7 @@ from engine.toolkit.canonical import (
 
 __all__ = ["MySQLRowReader"]
 
-#: The longest wait for an answer: a look at a whole table takes its time.
+#: The longest wait for an answer, which may need a read of the whole table.
 TIMEOUT_SECONDS: Final = 600.0
 SCAN_ROWS: Final = 2000
 
@@ -42,29 +44,32 @@ _EWKB_HAS_SRID: Final = 0x20000000
 _INTEGERS: Final = frozenset(
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 24, 32, 64)
 )
-_MOMENTS: Final = frozenset(("date", "datetime", "timestamp"))
+_WITH_DATE: Final = frozenset(("date", "datetime", "timestamp"))
 
 Key = tuple[str | None, ...]
 Text = tuple[str | None, ...]
 
 
 class MySQLRowReader:
-    """A ``RowReader`` with a connection of its own, made at the first read and again when lost."""
+    """A ``RowReader`` with a connection of its own, which is opened at the first read and again
+    after it is lost. Raises ``role.lost`` and ``role.refused``.
+    """
 
-    def __init__(self, settings: ConnectionSettings) -> None:
+    def __init__(self, settings: ConnectionSettings, *, role: Role = SOURCE) -> None:
         self._settings = settings
+        self._role = role
         self._connection: Connection[Any] | None = None
 
     def chunk(
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
     ) -> list[Text]:
-        """Up to ``limit`` rows, or keys, after the key ``after``, in the source's own order."""
+        """Up to ``limit`` rows, or keys, after the key ``after``, in this server's key order."""
         where = "" if after is None else f" WHERE {_beyond(table, after)}"
         order = ", ".join(_operand(table.columns[ordinal]) for ordinal in table.key)
         return self._select(table, f"{where} ORDER BY {order} LIMIT {limit}", keys_only=keys_only)
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
-        """The rows that the source finds by these keys, or their keys."""
+        """The rows that this server finds by these keys, or their keys."""
         if not keys:
             return []
         columns = [table.columns[ordinal] for ordinal in table.key]
@@ -73,10 +78,10 @@ class MySQLRowReader:
         return self._select(table, f" WHERE ({names}) IN ({rows})", keys_only=keys_only)
 
     def scan(self, table: Table) -> Iterator[list[Text]]:
-        """All rows as one statement sees them."""
+        """All rows, as one statement sees them."""
         columns = list(enumerate(table.columns))
         converts = [_convert(column, key=False) for _, column in columns]
-        with translate_errors(), self._open().cursor(SSCursor) as cursor:
+        with translate_errors(self._role), self._open().cursor(SSCursor) as cursor:
             cursor.execute(f"SELECT {_list(columns)} FROM {quote_table(table)}")
             while rows := cursor.fetchmany(SCAN_ROWS):
                 yield canonical_rows(rows, converts)
@@ -102,18 +107,19 @@ class MySQLRowReader:
 
     def _query(self, sql: str) -> list[Any]:
         try:
-            return query(self._open(), sql)
-        except SourceLost:
+            return query(self._open(), sql, role=self._role)
+        except (SourceLost, SinkLost):
             self.close()
             raise
 
     def _open(self) -> Connection[Any]:
         if self._connection is None:
-            connection = connect(self._settings, timeout_seconds=TIMEOUT_SECONDS)
+            connection = connect(self._settings, timeout_seconds=TIMEOUT_SECONDS, role=self._role)
             return_text(connection)
             limit = "max_statement_time" if is_mariadb(connection) else "max_execution_time"
             timeout = int(TIMEOUT_SECONDS)
-            query(connection, f"SET sql_mode = '', {limit} = 0, net_write_timeout = {timeout}")
+            names = f"sql_mode = '', {limit} = 0, net_write_timeout = {timeout}"
+            query(connection, f"SET {names}", role=self._role)
             self._connection = connection
         return self._connection
 
@@ -123,32 +129,32 @@ def _list(columns: Sequence[tuple[int, Column]]) -> str:
 
 
 def _expression(column: Column) -> str:
-    """What to select so that the server shows the whole value as text."""
+    """The expression that the server returns as the text of the whole value."""
     name, kind = quote_name(column.name), column.type.kind
     if kind in ("binary", "geometry"):
         return f"LOWER(HEX({name}))"
     if kind == "bit":
         return f"CAST({name} AS UNSIGNED)"
     if kind in ("float32", "float64"):
-        return f"{name} + 0e0"  # a FLOAT is shown with six digits, a sum with all
+        return f"{name} + 0e0"  # a FLOAT is printed with six digits, a sum with all
     if kind in ("enum", "set", "uuid") or column.source_type.startswith("inet"):
         return f"CAST({name} AS CHAR)"
     return name
 
 
 def _convert(column: Column, *, key: bool) -> Convert | None:
-    """How the client's text becomes canonical."""
+    """The function that makes the client's text canonical; None if it is so already."""
     kind = column.type.kind
     if kind in _INTEGERS or kind == "boolean":
         return integer_text
-    if kind in _MOMENTS:
-        return _moment(kind != "date", key)
+    if kind in _WITH_DATE:
+        return _date_convert(kind != "date", key)
     if kind in ("text", "enum", "set", "json"):
         return None if key else without_nul
     return _CONVERTS.get(kind)
 
 
-def _moment(with_clock: bool, key: bool) -> Convert | None:
+def _date_convert(with_clock: bool, key: bool) -> Convert | None:
     convert: Callable[[str], str] = clock if with_clock else str
     if key:
         return convert
@@ -156,7 +162,7 @@ def _moment(with_clock: bool, key: bool) -> Convert | None:
 
 
 def _ewkb(text: str) -> str:
-    """MySQL's SRID and WKB as EWKB; both are little-endian. The SRID 0 is left out."""
+    """MySQL's SRID and WKB as PostGIS's EWKB; both are little-endian. The SRID 0 is left out."""
     srid, order, rest = text[:8], text[8:10], text[10:]
     if srid == "00000000" or order != "01":
         return order + rest
@@ -175,12 +181,12 @@ _CONVERTS: Final[dict[str, Convert]] = {
 
 
 def _operand(column: Column) -> str:
-    """A column of the key as it is compared and ordered: labels by their number."""
+    """A column of the key as the server compares and orders it: an enum or set by its number."""
     return quote_name(column.name) + (" + 0" if column.type.kind in ("enum", "set") else "")
 
 
 def _literal(column: Column, text: str | None) -> str:
-    """A canonical text as SQL."""
+    """A canonical text as an SQL literal."""
     kind = column.type.kind
     if text is None:
         return "NULL"
@@ -190,7 +196,7 @@ def _literal(column: Column, text: str | None) -> str:
         return f"{text}e0" if "e" not in text else text
     if kind == "binary":
         return f"x'{text}'"
-    if kind in _MOMENTS:
+    if kind in _WITH_DATE:
         return f"'{text}'"
     if kind in ("time", "interval"):
         return f"TIME'{text}'"  # as a plain string it would be compared as text
@@ -200,7 +206,9 @@ def _literal(column: Column, text: str | None) -> str:
 
 
 def _number(column: Column, text: str) -> str:
-    """The number of a label, or the bits of labels; -1, which is none, for what is no label."""
+    """The number of an enum's label, or the bits of a set's labels; -1, which matches no row, for
+    an unknown label.
+    """
     members = column.type.members
     try:
         if column.type.kind == "enum":
@@ -211,7 +219,11 @@ def _number(column: Column, text: str) -> str:
 
 
 def _beyond(table: Table, after: Key) -> str:
-    """The condition for keys above ``after``; its first part lets the server start in the index."""
+    """The condition for keys above ``after``.
+
+    For more than one column it begins with ``first >= value``, so that the server can start the
+    read in the index.
+    """
     parts = [
         (_operand(table.columns[ordinal]), _literal(table.columns[ordinal], text))
         for ordinal, text in zip(table.key, after, strict=True)

@@ -1,8 +1,9 @@
 """
 Plain reads of PostgreSQL tables, for parity.
 
-psycopg's own cursors and the server's own text of each value; nothing that the sink writes with but
-the names of its tables and types.
+Rows are read with psycopg's own cursors, and each value as the server's own text. Of the code that
+writes rows only the names of tables and types are used, because an error in the rest would
+otherwise hide itself.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors as pg
 
+from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.identifiers import Naming, quote
-from engine.databases.postgres.settings import PostgresSettings
+from engine.databases.postgres.settings import ConnectionSettings
 from engine.databases.postgres.types import type_name
-from engine.errors import SinkError, SinkLost
+from engine.databases.role import TARGET, Role
 from engine.schema import Column, Table, Type
 from engine.toolkit.canonical import (
     Convert,
@@ -32,7 +34,7 @@ from engine.toolkit.canonical import (
 
 __all__ = ["PostgresRowReader"]
 
-#: The longest wait for an answer: a look at a whole table takes its time.
+#: The longest wait for an answer, which may need a read of the whole table.
 TIMEOUT_SECONDS: Final = 600
 SCAN_ROWS: Final = 2000
 
@@ -51,17 +53,24 @@ Text = tuple[str | None, ...]
 
 
 class PostgresRowReader:
-    """A ``RowReader`` with a connection of its own, made at the first read and again when lost."""
+    """A ``RowReader`` with a connection of its own, which is opened at the first read and again
+    after it is lost.
 
-    def __init__(self, settings: PostgresSettings) -> None:
+    ``naming`` is the place of the source's tables. Raises ``role.lost`` and ``role.refused``.
+    """
+
+    def __init__(
+        self, settings: ConnectionSettings, naming: Naming, *, role: Role = TARGET
+    ) -> None:
         self._settings = settings
-        self._naming = Naming(settings.schema)
+        self._naming = naming
+        self._role = role
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
     def chunk(
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
     ) -> list[Text]:
-        """Up to ``limit`` rows, or keys, after the key ``after``, in the target's own order."""
+        """Up to ``limit`` rows, or keys, after the key ``after``, in this server's key order."""
         columns = [table.columns[ordinal] for ordinal in table.key]
         names = ", ".join(map(_reference, columns))
         where, parameters = "", _parameters(columns, after) if after is not None else ()
@@ -72,8 +81,9 @@ class PostgresRowReader:
         return self._select(table, rest, parameters, keys_only=keys_only)
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
-        """The rows that have one of these keys, or their keys; a key that cannot be on the target
-        finds nothing."""
+        """The rows that have one of these keys, or their keys. A key that PostgreSQL cannot store
+        finds nothing.
+        """
         columns = [table.columns[ordinal] for ordinal in table.key]
         rows = [_parameters(columns, key) for key in keys if _can_be(columns, key)]
         if not rows:
@@ -90,7 +100,7 @@ class PostgresRowReader:
         return self._select(table, rest, parameters, keys_only=keys_only)
 
     def scan(self, table: Table) -> Iterator[list[Text]]:
-        """All rows as one statement sees them."""
+        """All rows, as one statement sees them."""
         sql = f"SELECT {_list(table.columns)} FROM {self._naming.sql(table.id)} AS t"
         converts = list(map(_convert, table.columns))
         with self._translate_errors(table):
@@ -125,16 +135,19 @@ class PostgresRowReader:
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is None:
             settings = self._settings
-            self._connection = psycopg.connect(
-                settings.url,
-                autocommit=True,
-                cursor_factory=psycopg.RawCursor,
-                connect_timeout=max(2, int(settings.timeout_seconds)),
-                application_name=f"{settings.application_name} verify",
-                tcp_user_timeout=TIMEOUT_SECONDS * 1000,
-                keepalives=1,
-                keepalives_idle=10,
-            )
+            try:
+                self._connection = psycopg.connect(
+                    settings.url,
+                    autocommit=True,
+                    cursor_factory=psycopg.RawCursor,
+                    connect_timeout=max(2, int(settings.timeout_seconds)),
+                    application_name=f"{settings.application_name} verify",
+                    tcp_user_timeout=TIMEOUT_SECONDS * 1000,
+                    keepalives=1,
+                    keepalives_idle=10,
+                )
+            except psycopg.Error as error:
+                raise connect_error(error, self._role) from error
             self._connection.server_cursor_factory = psycopg.RawServerCursor
             for name, value in _SESSION.items():
                 self._connection.execute("SELECT set_config($1, $2, false)", (name, value))
@@ -145,17 +158,18 @@ class PostgresRowReader:
         try:
             yield
         except (pg.UndefinedTable, pg.InvalidSchemaName) as error:
-            raise SinkError("the target has no such table", table=table.id) from error
+            text = f"the {self._role.name} has no such table"
+            raise self._role.refused(text, table=table.id) from error
         except (pg.UndefinedColumn, pg.UndefinedFunction) as error:
-            raise SinkError("the target's table has other columns", table=table.id) from error
-        except psycopg.OperationalError as error:
-            self.close()
-            text = f"the connection to PostgreSQL broke ({type(error).__name__})"
-            raise SinkLost(text, table=table.id) from error
+            text = f"the {self._role.name}'s table has other columns"
+            raise self._role.refused(text, table=table.id) from error
         except psycopg.Error as error:
-            # The error's own text may hold a value.
-            text = f"PostgreSQL refused to read the table: {type(error).__name__}"
-            raise SinkError(text, table=table.id) from error
+            connection = self._connection
+            broken = connection is None or connection.closed or connection.broken
+            translated = driver_error(error, self._role, broken=broken, table=table.id)
+            if translated.retryable:
+                self.close()
+            raise translated from error
 
 
 def _reference(column: Column) -> str:
@@ -178,7 +192,7 @@ def _expression(column: Column) -> str:
 
 
 def _convert(column: Column) -> Convert | None:
-    """How the server's text becomes canonical."""
+    """The function that makes the server's text canonical; None if it is so already."""
     return _CONVERTS.get(column.type.kind)
 
 
@@ -203,7 +217,7 @@ _CONVERTS: Final[dict[str, Convert]] = {
 
 
 def _cast(text: str, type: Type) -> str:
-    """A canonical text, as an SQL expression, as a value of the target's type."""
+    """An SQL expression of a canonical text, converted to the column's PostgreSQL type."""
     match type.kind:
         case "binary" | "geometry":
             return f"decode({text}, 'hex')"
@@ -225,11 +239,11 @@ def _parameters(columns: Sequence[Column], key: Key) -> tuple[str | None, ...]:
 
 
 def _can_be(columns: Sequence[Column], key: Key) -> bool:
-    """Whether PostgreSQL can hold the key: dates are dates, and no text has U+0000."""
+    """Whether PostgreSQL can store the key: its dates are valid, and no text contains U+0000."""
     for column, text in zip(columns, key, strict=True):
         if text is None or "\0" in text:
             return False
-        moment = column.type.kind in ("date", "datetime", "timestamp")
-        if moment and day_or_none(text) is None:
+        dated = column.type.kind in ("date", "datetime", "timestamp")
+        if dated and day_or_none(text) is None:
             return False
     return True

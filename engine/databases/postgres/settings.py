@@ -1,53 +1,63 @@
 """
-The PostgreSQL sink's part of the configuration.
+How to reach a PostgreSQL server: the settings of a connection, and the check of its URL.
 """
 
 from __future__ import annotations
 
-import msgspec
+from typing import Protocol
+
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from engine.databases.role import Role
 from engine.errors import ConfigError
 
-__all__ = ["PostgresSettings"]
+__all__ = ["ConnectionSettings", "check_url"]
 
 
-class PostgresSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the target is, and how long the sink waits for it.
+class ConnectionSettings(Protocol):
+    """The settings of a connection, which the settings of a source or a sink contain.
 
-    ``url`` is a libpq connection URI or string. Tables go to schemas named as the source's, or all
-    to ``schema`` where that is set. ``timeout_seconds`` bounds connecting, waiting for a lock, and
-    each small statement or piece of a copy; ``statement_timeout_seconds`` bounds a statement that
-    works on many rows, such as the building of an index. A connection that stays silent longer
-    counts as lost.
-
-    Raises ``ConfigError`` for a URL that cannot be read, or not as it was meant; it never shows it.
+    A protocol and not a base class, as ``engine.databases.mysql.settings.ConnectionSettings``.
     """
 
-    url: str
-    schema: str = ""
-    timeout_seconds: float = 30.0
-    statement_timeout_seconds: float = 6 * 3600.0
-    application_name: str = "tailrace"
+    @property
+    def url(self) -> str:
+        """A libpq connection URI or string."""
+        ...
 
-    def __post_init__(self) -> None:
-        try:
-            parts = conninfo_to_dict(self.url)
-        except ProgrammingError:
-            parts = None
-        if parts is None or _is_misread({name: str(value) for name, value in parts.items()}):
-            # libpq's text would show the URL, and so the password.
-            raise ConfigError(
-                "the target's URL cannot be read",
-                hint="It is postgresql://user:password@host:port/database; in the password, write"
-                " % as %25, / as %2F, @ as %40 and : as %3A.",
-            ) from None
+    @property
+    def timeout_seconds(self) -> float:
+        """The longest wait for connecting and for the answer to a small statement."""
+        ...
+
+    @property
+    def application_name(self) -> str:
+        """The name of the session in ``pg_stat_activity``."""
+        ...
+
+
+def check_url(url: str, role: Role) -> None:
+    """Raise ConfigError for a URL that libpq cannot parse, or that it would parse in another way
+    than intended. The error does not contain the URL.
+    """
+    try:
+        parts = conninfo_to_dict(url)
+    except ProgrammingError:
+        parts = None
+    if parts is None or _is_misread({name: str(value) for name, value in parts.items()}):
+        # Raised without a cause: libpq's message contains the URL, and so the password.
+        raise ConfigError(
+            f"the {role.name}'s URL cannot be read",
+            hint="It is postgresql://user:password@host:port/database; in the password, write"
+            " % as %25, / as %2F, @ as %40 and : as %3A.",
+        ) from None
 
 
 def _is_misread(parts: dict[str, str]) -> bool:
-    """Whether a part of the password stands where libpq would show it: behind an unescaped ``/`` or
-    ``@``, the rest of the URL is taken for something else."""
+    """Whether a part of the password is in a field that libpq shows in its messages. After an
+    unescaped ``/`` or ``@`` in the password, libpq takes the rest of the URL for another field.
+    """
     host, port = parts.get("host", ""), parts.get("port", "0")
     return (
         "@" in host[1:]

@@ -1,8 +1,8 @@
 """
-Neutral types as PostgreSQL types, names as SQL identifiers.
+The PostgreSQL type of each neutral type.
 
-One rule: a type of the target holds every value of the source's type as it is, or the column's
-exceptions are listed here (dates that are none, U+0000).
+A PostgreSQL type holds each value of the neutral type unchanged. The exceptions are invalid dates
+(``TEMPORAL``) and texts with U+0000 (``TEXTUAL``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = [
 
 MAX_VARCHAR_LENGTH = 10_485_760
 
-#: Kinds whose values travel as text and may hold any character.
+#: Kinds whose values are text that may contain any character, also U+0000.
 TEXTUAL = frozenset({"text", "json", "enum", "set"})
-#: Kinds whose values begin with a date, and may be what is no date.
+#: Kinds whose values begin with a date, which may be invalid, such as 0000-00-00.
 TEMPORAL = frozenset({"date", "datetime", "timestamp"})
 
 _FIXED = {
@@ -78,8 +78,9 @@ def column_type(column: Column) -> str:
 
 
 def holds_null(table: Table, ordinal: int) -> bool:
-    """Whether the target's column takes NULL: also where the source has NOT NULL and a zero date,
-    which has no other form there; never in the key."""
+    """Whether the target's column accepts NULL. A column with dates does so even if the source's is
+    NOT NULL, because NULL stands for an invalid date. A column of the key never does.
+    """
     if ordinal in table.key:
         return False
     column = table.columns[ordinal]
