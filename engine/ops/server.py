@@ -21,7 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from starlette.applications import Starlette
@@ -34,6 +34,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from engine.errors import ConfigError
+from engine.ops.status import Status
 
 __all__ = ["Rendered", "StatusServer", "make_app", "parse_listen"]
 
@@ -57,7 +58,7 @@ class Rendered(Protocol):
 
 def make_app(
     metrics: Rendered,
-    status: Callable[[], Mapping[str, Any]],
+    status: Callable[[], Status],
     *,
     max_lag_seconds: float = 300.0,
 ) -> Starlette:
@@ -75,11 +76,11 @@ def make_app(
 
     async def get_health(_: Request) -> Response:
         now = status()
-        shown = {name: now.get(name) for name in ("pipeline", "state", "lag_seconds")}
-        lag_seconds = now.get("lag_seconds")
+        shown = {name: getattr(now, name) for name in ("pipeline", "state", "lag_seconds")}
+        lag_seconds = now.lag_seconds
         if lag_seconds is None:
             lag_seconds = time.monotonic() - started_at
-        if reason := _unhealthy(now.get("state"), lag_seconds, max_lag_seconds):
+        if reason := _unhealthy(now.state, lag_seconds, max_lag_seconds):
             failing = {"status": "failing", "reason": reason, **shown}
             return _json(failing, HTTPStatus.SERVICE_UNAVAILABLE)
         return _json({"status": "ok", **shown})
@@ -115,7 +116,7 @@ def _unhealthy(state: str | None, lag_seconds: float, max_lag_seconds: float) ->
     if state == "backfilling" or lag_seconds <= max_lag_seconds:
         return ""
     if state == "connecting":
-        return f"a side has been away for {lag_seconds:.0f} seconds"
+        return f"source or target has been unreachable for {lag_seconds:.0f} seconds"
     return f"the target is {lag_seconds:.0f} seconds behind the source"
 
 
@@ -132,7 +133,7 @@ class StatusServer:
         self,
         listen: str,
         metrics: Rendered,
-        status: Callable[[], Mapping[str, Any]],
+        status: Callable[[], Status],
         *,
         max_lag_seconds: float = 300.0,
     ) -> None:

@@ -9,9 +9,9 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 import uvloop
 from starlette.applications import Starlette
@@ -22,6 +22,7 @@ from starlette.routing import Route
 from engine.errors import ConfigError
 from engine.ops.metrics import Metrics
 from engine.ops.server import REQUEST_BYTES, StatusServer, parse_listen
+from engine.ops.status import PipelineState, Status
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -45,7 +46,7 @@ def get(path: str) -> bytes:
 
 
 def serving(
-    status: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    status: Status | Callable[[], Status],
     work: Callable[[int], Awaitable[None]],
     max_lag_seconds: float = 60,
 ) -> None:
@@ -65,7 +66,7 @@ def serving(
 
 
 def test_the_three_pages() -> None:
-    status = {"pipeline": "p", "state": "streaming", "lag_seconds": 0.5, "rows": 7}
+    status = Status(pipeline="p", state="streaming", lag_seconds=0.5, rows=7)
 
     async def work(port: int) -> None:
         code, headers, body = await ask(port, get("/metrics"))
@@ -76,7 +77,8 @@ def test_the_three_pages() -> None:
         code, headers, body = await ask(port, get("/status?x=1"))
         assert (code, headers["content-type"]) == (200, "application/json")
         assert (headers["cache-control"], headers["connection"]) == ("no-store", "close")
-        assert json.loads(body) == status
+        assert msgspec.json.decode(body, type=Status) == status
+        assert json.loads(body).keys() == set(Status.__struct_fields__)
         code, _, body = await ask(port, get("/health"))
         shown = {"status": "ok", "pipeline": "p", "state": "streaming", "lag_seconds": 0.5}
         assert (code, json.loads(body)) == (200, shown)
@@ -87,9 +89,10 @@ def test_the_three_pages() -> None:
 def test_head_has_the_headers_of_get() -> None:
     async def work(port: int) -> None:
         code, headers, body = await ask(port, get("/status").replace(b"GET", b"HEAD"))
-        assert (code, headers["content-length"], body) == (200, "2", b"")
+        assert (code, headers["content-length"], body) == (200, size, b"")
 
-    serving({}, work)
+    size = str(len(msgspec.json.encode(Status())))
+    serving(Status(), work)
 
 
 def test_pages_need_no_thread() -> None:
@@ -100,7 +103,7 @@ def test_pages_need_no_thread() -> None:
             await ask(port, get(path))
         assert set(threading.enumerate()) == threads
 
-    serving({}, work)
+    serving(Status(), work)
 
 
 @pytest.mark.parametrize(
@@ -111,17 +114,19 @@ def test_pages_need_no_thread() -> None:
         ("connecting", None, 60, ""),
         ("connecting", 59.0, 60, ""),
         ("streaming", 61.0, 60, "the target is 61 seconds behind the source"),
-        ("connecting", 61.0, 60, "a side has been away for 61 seconds"),
-        ("connecting", None, -1.0, "a side has been away for 0 seconds"),
+        ("connecting", 61.0, 60, "source or target has been unreachable for 61 seconds"),
+        ("connecting", None, -1.0, "source or target has been unreachable for 0 seconds"),
     ],
 )
-def test_health(state: str, lag_seconds: float | None, max_lag_seconds: float, reason: str) -> None:
+def test_health(
+    state: PipelineState, lag_seconds: float | None, max_lag_seconds: float, reason: str
+) -> None:
     async def work(port: int) -> None:
         code, _, body = await ask(port, get("/health"))
         assert json.loads(body).get("reason", "") == reason
         assert code == (503 if reason else 200)
 
-    serving({"state": state, "lag_seconds": lag_seconds}, work, max_lag_seconds)
+    serving(Status(state=state, lag_seconds=lag_seconds), work, max_lag_seconds)
 
 
 # -- bad input -------------------------------------------------------------------------------------
@@ -153,7 +158,7 @@ def test_a_wrong_request_is_refused(
         assert json.loads(body).keys() == {"error"}
         assert int(headers["content-length"]) == len(body)
 
-    serving({}, work)
+    serving(Status(), work)
     assert not caplog.messages
     assert capfd.readouterr() == ("", "")
 
@@ -167,7 +172,7 @@ def test_the_size_of_a_head_does_not_depend_on_its_pieces() -> None:
         assert (await ask(port, start, b"x" * (room + 1), end[:3]))[0] == 431
         assert (await ask(port, start + b"x" * (room + 1) + end))[0] == 431
 
-    serving({}, work)
+    serving(Status(), work)
 
 
 def test_a_silent_client_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,21 +185,21 @@ def test_a_silent_client_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
             assert await reader.read() == b""
             writer.close()
 
-    serving({}, work)
+    serving(Status(), work)
 
 
 def test_an_address_that_is_taken_or_wrong() -> None:
     async def work(port: int) -> None:
         with pytest.raises(ConfigError, match="cannot listen on 127") as refused:
-            async with StatusServer(f"127.0.0.1:{port}", Metrics("p"), dict):
+            async with StatusServer(f"127.0.0.1:{port}", Metrics("p"), Status):
                 pytest.fail("two servers on one port")
         assert "--metrics-listen" in refused.value.hint
         with pytest.raises(ConfigError, match="cannot listen on 192"):
             # An address for documentation (RFC 5737), so not one of this machine's.
-            async with StatusServer("192.0.2.1:0", Metrics("p"), dict):
+            async with StatusServer("192.0.2.1:0", Metrics("p"), Status):
                 pytest.fail("a server on a foreign address")
 
-    serving({}, work)
+    serving(Status(), work)
     assert parse_listen("[::1]:9187") == ("::1", 9187)
     assert parse_listen(":9187") == ("", 9187)
     for wrong in ("9187", "host:", "host:99999", "::1:9187", "host:x"):
@@ -212,7 +217,7 @@ def test_signals_are_left_to_the_engine() -> None:
         for number in numbers:
             loop.add_signal_handler(number, stop.set)
         handlers = [signal.getsignal(number) for number in numbers]
-        async with StatusServer("127.0.0.1:0", Metrics("p"), dict) as server:
+        async with StatusServer("127.0.0.1:0", Metrics("p"), Status) as server:
             assert (await ask(server.port, get("/health")))[0] == 200
             assert [signal.getsignal(number) for number in numbers] == handlers
             for number in numbers:
@@ -232,7 +237,7 @@ def test_a_client_does_not_delay_closing(monkeypatch: pytest.MonkeyPatch) -> Non
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        big = {"state": "x" * 50_000_000}
+        big = Status(position="x" * 50_000_000)
         with socket.socket() as idle, socket.socket() as deaf:
             async with StatusServer("127.0.0.1:0", Metrics("p"), lambda: big) as server:
                 for client, request in ((idle, b"GET /sta"), (deaf, get("/status"))):
@@ -269,7 +274,7 @@ def test_a_request_has_a_moment_to_finish(
 
         app = Starlette(routes=[Route("/slow", slow)])
         monkeypatch.setattr("engine.ops.server.make_app", lambda *_, **__: app)
-        async with StatusServer("127.0.0.1:0", Metrics("p"), dict) as server:
+        async with StatusServer("127.0.0.1:0", Metrics("p"), Status) as server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(get("/slow"))
             await started.wait()
@@ -287,7 +292,7 @@ def test_a_request_has_a_moment_to_finish(
 def test_an_error_is_logged(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def status() -> Mapping[str, Any]:
+    def status() -> Status:
         raise RuntimeError("no status")
 
     async def work(port: int) -> None:
