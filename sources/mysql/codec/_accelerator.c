@@ -556,7 +556,8 @@ static PyObject *read_value(const Plan *plan, const Step *step, const uint8_t **
 }
 
 /* One row image; `before` is the row before the change, or NULL. */
-static PyObject *read_row(const Plan *plan, const uint8_t **at, const uint8_t *end, PyObject *before)
+static PyObject *read_row(const Plan *plan, const uint8_t **at, const uint8_t *end,
+                          PyObject *before)
 {
     const uint8_t *nulls = *at, *p = nulls + (plan->stored + 7) / 8;
     if (end - nulls < (plan->stored + 7) / 8)
@@ -733,7 +734,7 @@ static PyObject *text_row(const Plan *plan, const uint8_t *p, const uint8_t *end
     return bad("a row ends before its packet");
 }
 
-/* The size of the row packet at `p`; 0 if it is incomplete, continues, or is not a row. */
+/* Size of the row packet at `p`; 0 if it is incomplete, continued in another, or not a row. */
 static Py_ssize_t row_packet(const uint8_t *p, const uint8_t *end)
 {
     if (end - p <= HEAD)
