@@ -42,11 +42,21 @@ RULES: dict[str, tuple[str, ...]] = {
     "benchmarks": ANYTHING,
     "sources": (),
     "sources.memory": (*VOCABULARY, "engine.toolkit"),
-    "sources.mysql": (*VOCABULARY, "engine.toolkit", "engine.databases.mysql"),
+    "sources.mysql": (
+        *VOCABULARY,
+        "engine.toolkit",
+        "engine.databases.mysql",
+        "engine.databases.role",
+    ),
     "sinks": (),
     "sinks.memory": (*VOCABULARY, "engine.toolkit"),
     "sinks.jsonl": (*VOCABULARY, "engine.toolkit"),
-    "sinks.postgres": (*VOCABULARY, "engine.toolkit", "engine.databases.postgres"),
+    "sinks.postgres": (
+        *VOCABULARY,
+        "engine.toolkit",
+        "engine.databases.postgres",
+        "engine.databases.role",
+    ),
 }
 
 

@@ -23,9 +23,9 @@ from psycopg import errors as pg
 
 from engine.checkpoint import Checkpoint
 from engine.contract import State
-from engine.databases.postgres.settings import PostgresSettings
 from engine.errors import SinkError, SinkLost
 from sinks.postgres.session import Session
+from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
