@@ -1,8 +1,7 @@
 """
-The one part of the build that pyproject.toml has no words for: the codecs' compiled kernels.
+The optional C extensions of the row codecs, which pyproject.toml cannot declare.
 
-They are optional. Where they cannot be built everything else installs, and rows are decoded and
-encoded by Python.
+Where they cannot be built, everything else is installed, and plain Python decodes and encodes rows.
 """
 
 import sysconfig

@@ -122,7 +122,7 @@ class Pipeline:
             pipeline=self.name,
             state=self.state,
             epoch=self._epoch,
-            position=None if attempt is None else attempt.writer.position,
+            position=None if attempt is None else attempt.writer.position or None,
             rows=counters.rows,
             backfilled_rows=counters.backfilled_rows,
             reconnects=counters.reconnects,
