@@ -1,3 +1,3 @@
 """
-What a source and a sink of the same database share.
+Code that a source and a sink of the same database share, one package a database.
 """

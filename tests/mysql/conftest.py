@@ -9,7 +9,9 @@ import pytest
 from engine.databases.mysql.connect import prepare
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.snapshot.chunks import ChunkReader
+from sources.mysql.source import MySQLSource
 from tests.support.mysql_chunks import MakeReader
+from tests.support.mysql_sessions import FreshDatabase, Writer, source_of
 from tests.support.servers import AnyServer
 
 
@@ -27,3 +29,20 @@ def make_reader() -> Iterator[MakeReader]:
     yield make
     for reader in made:
         reader.close()
+
+
+@pytest.fixture
+def writer(mysql_family: AnyServer, fresh_mysql_database: FreshDatabase) -> Iterator[Writer]:
+    """A session in a fresh database with the table ``t``, on each server in turn."""
+    writer = Writer(mysql_family, fresh_mysql_database(mysql_family))
+    writer("CREATE TABLE t (id INT PRIMARY KEY, v LONGTEXT)")
+    yield writer
+    writer.connection.close()
+
+
+@pytest.fixture
+def source(writer: Writer) -> Iterator[MySQLSource]:
+    """A source that follows the database of ``writer``."""
+    source = source_of(writer.server, writer.database)
+    yield source
+    source.close()

@@ -1,4 +1,4 @@
-"""Native type texts: what the servers show, what people write, and the neutral types of both."""
+"""Column types of MySQL and MariaDB: source type texts, column definitions and neutral types."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ NEUTRAL = {
 
 
 @pytest.mark.parametrize(("source_type", "expected"), NEUTRAL.items())
-def test_a_native_text_has_a_neutral_type(source_type: str, expected: Type) -> None:
+def test_a_source_type_has_a_neutral_type(source_type: str, expected: Type) -> None:
     assert neutral_type(source_type) == expected
 
 
 @pytest.mark.parametrize(
-    ("written", "made"),
+    ("definition", "created"),
     [
         ("INTEGER(11)", "int"),
         ("INT8", "bigint"),
@@ -98,12 +98,12 @@ def test_a_native_text_has_a_neutral_type(source_type: str, expected: Type) -> N
         ("varchar(9) /*!100301 COMPRESSED*/", "varchar(9) /*M!100301 COMPRESSED*/"),
     ],
 )
-def test_a_definition_means_what_the_server_makes_of_it(written: str, made: str) -> None:
-    assert str(parse_type(written)) == made
-    assert parse_type(made) == parse_type(written)
+def test_a_column_definition_is_parsed_as_the_server_does(definition: str, created: str) -> None:
+    assert str(parse_type(definition)) == created
+    assert parse_type(created) == parse_type(definition)
 
 
-def test_what_says_nothing_about_values_does_not_count() -> None:
+def test_attributes_that_do_not_change_values_are_ignored() -> None:
     assert same_type("int(11)", "int")
     assert same_type("int(10) unsigned zerofill", "int unsigned")
     assert same_type(
@@ -115,6 +115,6 @@ def test_what_says_nothing_about_values_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("text", ["nonsense", "", "varchar(x)", "varchar", "(1)"])
-def test_what_is_no_type_is_refused(text: str) -> None:
-    with pytest.raises(SchemaError, match="not known"):
+def test_an_unknown_type_is_refused(text: str) -> None:
+    with pytest.raises(SchemaError, match="is unknown"):
         parse_type(text)

@@ -87,7 +87,7 @@ def test_bytes_without_a_character_are_an_error() -> None:
     ):
         with pytest.raises(UnicodeDecodeError):
             text_decoder(charset)(data)
-    with pytest.raises(DecodeError, match="not known"):
+    with pytest.raises(DecodeError, match="is unknown"):
         text_decoder("klingon")
 
 

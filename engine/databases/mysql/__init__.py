@@ -1,3 +1,3 @@
 """
-MySQL and MariaDB: settings, connections, types, identifiers and plain reads.
+MySQL and MariaDB: connection settings, connections, types, identifiers and plain reads.
 """

@@ -1,13 +1,14 @@
 """
-The servers' character sets: which collation id is which, and how bytes become text.
+The character sets of MySQL and MariaDB: the charset of each collation id, and the decoding of bytes
+to text.
 
-Python has a codec for most of them; where it differs from what the servers themselves convert to,
-the difference stands here, taken from the servers (``CONVERT(… USING utf16)``) and checked against
-them by a test. Bytes that mean nothing are an error, never a question mark: the servers' own
-conversion would lose them in silence.
+Most charsets use a codec of Python. Where the codec differs from the conversion of the servers
+(``CONVERT(… USING utf16)``), the tables in this module correct it; a test compares the result with
+the servers. Undefined bytes raise an error. The servers convert them to a question mark, and the
+value would be lost silently.
 """
 
-# ruff: noqa: RUF001  (look-alikes are what this file is about)
+# ruff: noqa: RUF001  (the tables contain look-alike characters)
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from engine.errors import DecodeError
 
 __all__ = ["BYTES_PER_CHARACTER", "collation_charset", "text_decoder", "text_expression"]
 
-# information_schema.COLLATIONS of MySQL 9.7 and MariaDB 11.8; the two do not contradict each other.
+# Collation ids by charset: information_schema.COLLATIONS of MySQL 9.7 and of MariaDB 11.8, which do
+# not contradict each other.
 _COLLATIONS = """
 armscii8 32,64,1056,1088
 ascii 11,65,1035,1089
@@ -78,7 +80,7 @@ def _collations() -> dict[int, str]:
 
 _CHARSETS = _collations()
 
-#: The most bytes that a character takes.
+#: The maximum number of bytes of a character, by charset.
 BYTES_PER_CHARACTER = (
     dict.fromkeys(_CHARSETS.values(), 1)
     | dict.fromkeys(("big5", "cp932", "euckr", "gb2312", "gbk", "sjis", "ucs2"), 2)
@@ -88,17 +90,17 @@ BYTES_PER_CHARACTER = (
 
 
 def collation_charset(collation: int) -> str:
-    """The charset of a collation id; DecodeError if neither server has it."""
+    """The charset of a collation id. Raises DecodeError if neither server has it."""
     try:
         return _CHARSETS[collation]
     except KeyError as error:
         raise DecodeError(
-            f"the collation with the id {collation} is not known",
-            hint="Give the column one of the server's own collations.",
+            f"the collation id {collation} is unknown",
+            hint="Change the column's collation to one that the server has built in.",
         ) from error
 
 
-# Charsets with a codec of the same meaning.
+# Charsets for which Python has an equal codec.
 _SAME = {
     "ascii": "ascii",
     "cp932": "cp932",
@@ -112,7 +114,8 @@ _SAME = {
 }
 
 _UNDEFINED = "\ufffe"
-# Single-byte charsets: Python's codec, and from which byte on the servers differ with what.
+# Single-byte charsets: Python's codec, and the characters of the servers where they differ, by the
+# first byte of each run.
 _SINGLE: dict[str, tuple[str, dict[int, str]]] = {
     "cp1250": ("cp1250", {}),
     "cp1251": ("cp1251", {}),
@@ -184,7 +187,7 @@ _SINGLE: dict[str, tuple[str, dict[int, str]]] = {
 
 @lru_cache(maxsize=64)
 def _single_byte_table(charset: str) -> str:
-    """256 characters; ``_UNDEFINED`` where a byte means nothing."""
+    """The character of each of the 256 bytes; ``_UNDEFINED`` for an undefined byte."""
     codec, differences = _SINGLE[charset]
     table = [
         bytes([byte]).decode(codec, "replace").replace("\ufffd", _UNDEFINED) for byte in range(256)
@@ -210,13 +213,14 @@ _EUCJPMS = str.maketrans("〜‖−¢£¬¦", "～∥－￠￡￢￤")
 
 
 def _eucjpms(data: bytes) -> str:
-    # The codec reads SS3 A2B7 as an ASCII tilde; A1C1 becomes the full-width one that is meant.
+    # The codec decodes SS3 A2B7 to an ASCII tilde, the servers to the full-width one, which the
+    # translation makes of A1C1.
     data = data.replace(b"\x8f\xa2\xb7", b"\xa1\xc1")
     return data.decode("euc_jp", "tailrace-eucjpms").translate(_EUCJPMS)
 
 
-# Two assignments of GB 18030-2000 that the 2005 edition swapped; MySQL has the later, old Pythons
-# the earlier.
+# Two assignments of GB 18030-2000 that the 2005 edition swapped. MySQL has those of 2005; older
+# versions of Python have those of 2000.
 _GB18030 = str.maketrans("\ue7c7\u1e3f", "\u1e3f\ue7c7")
 _GB18030_IS_OLD = b"\xa8\xbc".decode("gb18030") == "\ue7c7"
 
@@ -227,12 +231,12 @@ def _gb18030(data: bytes) -> str:
 
 
 def _more_of_big5(pair: bytes) -> str:
-    """The seven ETEN characters that Python's codec leaves out."""
+    """The seven ETEN characters that Python's codec does not have."""
     return pair[:2].decode("cp950") if b"\xf9\xd6" <= pair[:2] <= b"\xf9\xdc" else ""
 
 
 def _more_of_ujis(found: bytes) -> str:
-    """Rows 85 to 94 of both planes: the private use area."""
+    """Rows 85 to 94 of both planes, which are the private use area."""
     if len(found) >= 2 and 0xF5 <= found[0] <= 0xFE and found[1] >= 0xA1:
         return chr(0xE000 + (found[0] - 0xF5) * 94 + found[1] - 0xA1)
     if len(found) == 3 and found[0] == 0x8F and 0xF5 <= found[1] <= 0xFE and found[2] >= 0xA1:
@@ -248,7 +252,7 @@ _IBM = (
 
 
 def _more_of_eucjpms(found: bytes) -> str:
-    """What ``ujis`` adds, NEC's row 13, and IBM's extensions."""
+    """The additions of ``ujis``, NEC's row 13, and IBM's extensions."""
     if len(found) >= 2 and found[0] == 0xAD and found[1] >= 0xA1:
         cell = found[1] - 0xA0
         return bytes((0x87, cell + 0x3F + (cell > 63))).decode("cp932")
@@ -258,7 +262,7 @@ def _more_of_eucjpms(found: bytes) -> str:
 
 
 def _extend(name: str, more: Callable[[bytes], str]) -> None:
-    """Register an error handler that knows more characters than the codec."""
+    """Register an error handler that decodes characters that the codec does not have."""
 
     def handle(error: UnicodeError) -> tuple[str, int]:
         if not isinstance(error, UnicodeDecodeError):
@@ -286,9 +290,11 @@ _OWN: dict[str, Callable[[bytes], str]] = {
 
 
 def text_expression(charset: str, raw: str) -> tuple[str, dict[str, Any]]:
-    """Python text that decodes the bytes ``raw``, and the names it needs; for generated decoders.
+    """A Python expression that decodes the bytes ``raw``, and the names that it uses.
 
-    The expression raises UnicodeDecodeError for bytes that mean nothing.
+    Generated decoders contain it. For ``latin1`` and the name ``raw`` it is
+    ``charmap_decode(raw, 'strict', table_latin1)[0]``. It raises UnicodeDecodeError for undefined
+    bytes.
     """
     if charset in ("utf8mb4", "utf8mb3"):
         return f"{raw}.decode()", {}
@@ -303,14 +309,14 @@ def text_expression(charset: str, raw: str) -> tuple[str, dict[str, Any]]:
     if charset in _OWN:
         return f"decode_{charset}({raw})", {f"decode_{charset}": _OWN[charset]}
     raise DecodeError(
-        f"the character set {charset!r} is not known",
-        hint="Give the column one of the server's own character sets.",
+        f"the character set {charset!r} is unknown",
+        hint="Change the column's character set to one that the server has built in.",
     )
 
 
 @lru_cache(maxsize=64)
 def text_decoder(charset: str) -> Callable[[bytes], str]:
-    """The function that does what ``text_expression`` says."""
+    """The function that evaluates ``text_expression``."""
     expression, names = text_expression(charset, "raw")
     decoder: Callable[[bytes], str] = eval(f"lambda raw: {expression}", names)
     return decoder

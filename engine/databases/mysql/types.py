@@ -1,10 +1,11 @@
 """
-MySQL's own type texts, parsed once: ``int(10) unsigned zerofill`` → facts, and → neutral type.
+The column types of MySQL and MariaDB: texts such as ``int(10) unsigned zerofill``, parsed, and as
+neutral types.
 
-A source type text is what ``information_schema.COLUMN_TYPE`` says, plus ``character set X collate
-Y`` for what is made of characters. It is complete: decoders are built from it and the table map
-alone. Synonyms of a column definition (``INTEGER``, ``NATIONAL VARCHAR``, ``SERIAL`` …) come out as
-the type that the server makes of them.
+A source type text is the value of ``information_schema.COLUMNS.COLUMN_TYPE``, followed by
+``character set X collate Y`` for a type with characters. Decoders are built from this text and the
+table map alone. ``parse_type`` also reads the type of a column definition. It resolves synonyms
+(``INTEGER``, ``NATIONAL VARCHAR``, ``SERIAL`` …) as the server does.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ __all__ = [
 
 
 class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A column type of MySQL or MariaDB; ``str()`` of it is its canonical source type text.
+    """A column type of MySQL or MariaDB; ``str()`` returns its canonical source type text.
 
-    ``length`` is in characters (char, varchar), bytes (binary, varbinary), bits (bit) or dimensions
-    (vector), 0 where the type has none. ``scale`` is a decimal's, float's or double's number of
-    digits after the point, None where none was given; for temporal types the digits of a second's
-    fraction. ``charset`` is empty where the text names none.
+    ``length`` counts characters (char, varchar), bytes (binary, varbinary), bits (bit) or
+    dimensions (vector), and is 0 for other types. ``scale`` is the number of digits after the point
+    of a decimal, float or double, and of a second's fraction in a temporal type; None if the text
+    has none. ``charset`` and ``collation`` are empty if the text has none.
     """
 
     base: str
@@ -52,12 +53,12 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     @property
     def fraction(self) -> int:
-        """Digits of a second's fraction."""
+        """The number of digits of a second's fraction."""
         return self.scale or 0
 
     @property
     def binary(self) -> bool:
-        """Whether values are bytes without a charset."""
+        """Whether the values are bytes without a character set."""
         return self.base in _BINARY or (self.base in _CHARACTER and self.charset == "binary")
 
     def __str__(self) -> str:
@@ -97,7 +98,7 @@ _INTEGERS: dict[str, tuple[Kind, Kind]] = {
     "int": ("int32", "uint32"),
     "bigint": ("int64", "uint64"),
 }
-#: The neutral_type kinds of whole numbers.
+#: The kinds of neutral types with whole numbers.
 INTEGER_KINDS = frozenset(kind for kinds in _INTEGERS.values() for kind in kinds)
 _PLAIN: dict[str, Type] = {
     "float": Type("float32"),
@@ -119,7 +120,7 @@ _BINARY = frozenset(("binary", "varbinary", *_BLOBS))
 _SIZED = frozenset(("char", "varchar", "binary", "varbinary", "bit", "vector"))
 _KNOWN = frozenset((*_INTEGERS, *_PLAIN, *_TEMPORAL, *_CHARACTER, *_BINARY, "decimal", "bit"))
 
-# What a column definition may say → what the server makes of it.
+# Names in a column definition → the type that the server creates.
 _SYNONYMS = {
     "integer": "int",
     "int1": "tinyint",
@@ -179,7 +180,7 @@ def _quote(member: str) -> str:
 
 
 def unquote(token: str) -> str:
-    """What a quoted SQL string says."""
+    """The value of a quoted SQL string."""
     quote, text = token[0], token[1:-1]
     if quote == '"':
         text = text.replace('""', '"')
@@ -190,7 +191,7 @@ def unquote(token: str) -> str:
 
 @lru_cache(maxsize=4096)
 def neutral_type(source_type: str) -> Type:
-    """The neutral type of a source type text; SchemaError if it is no type of MySQL or MariaDB."""
+    """The neutral type of a source type text. Raises SchemaError for an unknown type."""
     parsed = parse_type(source_type)
     base = parsed.base
     if base in _INTEGERS:
@@ -212,10 +213,10 @@ def neutral_type(source_type: str) -> Type:
 
 @lru_cache(maxsize=4096)
 def parse_type(source_type: str) -> MySQLType:
-    """The facts in a source type text, or in the type part of a column definition.
+    """Parse a source type text, or the type and its attributes in a column definition.
 
-    SchemaError if it is no type of MySQL or MariaDB. Display widths are dropped: they say nothing
-    about values.
+    Display widths are dropped, because they do not change values. Raises SchemaError for an unknown
+    type.
     """
     compressed = any("COMPRESSED" in text.upper() for text in _COMMENT.findall(source_type))
     tokens = _TOKEN.findall(_COMMENT.sub(" ", source_type))
@@ -232,13 +233,13 @@ def parse_type(source_type: str) -> MySQLType:
 
 def _unknown(source_type: str) -> SchemaError:
     return SchemaError(
-        f"the column type {source_type[:100]!r} is not known",
+        f"the column type {source_type[:100]!r} is unknown",
         hint="Exclude the table from the pipeline and report the type.",
     )
 
 
 def _take_name(tokens: list[str]) -> tuple[str, list[str]]:
-    """The longest beginning that is a type's name (``double precision``), and the rest."""
+    """The longest type name at the start, such as ``double precision``, and the rest."""
     for end in range(_LONGEST_NAME, 0, -1):
         name = " ".join(tokens[:end]).lower()
         if name in _NAMES:
@@ -254,7 +255,7 @@ def _take_parameters(tokens: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _charset(words: list[str], attributes: list[str]) -> tuple[str, str]:
-    """Charset and collation named by the attributes; a collation alone tells its charset."""
+    """The charset and the collation in the attributes. A collation implies its charset."""
     charset = collation = ""
     for at, word in enumerate(words):
         following = [_bare(token) for token in attributes[at + 1 :] if token != "="]
@@ -287,7 +288,9 @@ def _canonical(
     collation: str,
     compressed: bool,
 ) -> MySQLType:
-    """Synonyms and defaults resolved; ValueError or IndexError if the name is no type."""
+    """The type with synonyms and defaults resolved. Raises ValueError or IndexError if it is not
+    a type.
+    """
     zerofill = "zerofill" in words
     unsigned = zerofill or "unsigned" in words
     if name in ("bool", "boolean"):
@@ -322,7 +325,7 @@ def _canonical(
 def _floating(base: str, numbers: list[int], unsigned: bool, zerofill: bool) -> MySQLType:
     if len(numbers) == 2:
         return MySQLType(base, unsigned, zerofill, precision=numbers[0], scale=numbers[1])
-    # FLOAT(p) is only a choice between the two sizes.
+    # FLOAT(p) only chooses between the two sizes.
     wide = base == "double" or (len(numbers) == 1 and numbers[0] > 24)
     return MySQLType("double" if wide else "float", unsigned, zerofill)
 
@@ -346,7 +349,7 @@ def _string(
 
 
 def _smallest(base: str, size_bytes: int) -> str:
-    """``text(n)`` and ``blob(n)`` become the smallest of their family that holds n."""
+    """The smallest type of the family for this size; the server chooses it for ``text(n)``."""
     family = _TEXTS if base == "text" else _BLOBS
     for name, limit in zip(family, (1 << 8, 1 << 16, 1 << 24, 1 << 32), strict=True):
         if size_bytes < limit:
@@ -355,22 +358,23 @@ def _smallest(base: str, size_bytes: int) -> str:
 
 
 def same_type(first: str, second: str) -> bool:
-    """Whether two source type texts say the same about values: display width, zero filling,
-    collation
-    and spelling do not count."""
+    """Whether two source type texts have the same values. Display width, zero filling, collation,
+    compression and spelling are ignored.
+    """
     return first == second or _essence(first) == _essence(second)
 
 
 def same_order(first: str, second: str) -> bool:
-    """Whether the values of two source type texts of one type come in the same order, as far as the
-    texts tell: not where both name a collation and these differ."""
+    """Whether the values of two source type texts of one type have the same order. It is taken to
+    be the same unless both texts have a collation and these differ.
+    """
     collations = {_collation(first), _collation(second)}
     return len(collations) == 1 or "" in collations
 
 
 @lru_cache(maxsize=4096)
 def _collation(source_type: str) -> str:
-    """The collation in full: MariaDB's ``uca1400_…`` leave out the charset that they are for."""
+    """The collation's full name. MariaDB's ``uca1400_…`` names do not begin with the charset."""
     parsed = parse_type(source_type)
     collation = parsed.collation
     if not collation or collation.startswith(f"{parsed.charset}_"):

@@ -1,3 +1,3 @@
 """
-PostgreSQL: settings, connections, types, identifiers and plain reads.
+PostgreSQL: connection settings, driver errors, types, identifiers and plain reads.
 """

@@ -1,0 +1,72 @@
+"""
+The errors of PostgreSQL connections, for a source and for a target.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import psycopg
+import pytest
+from psycopg import errors as pg
+
+from engine.databases.postgres.connect import connect_error, driver_error
+from engine.databases.postgres.settings import check_url
+from engine.databases.role import SOURCE, TARGET, Role
+from engine.errors import ConfigError, SinkError, SinkLost, SourceError, SourceLost
+
+
+@pytest.mark.parametrize(("role", "lost"), [(SOURCE, SourceLost), (TARGET, SinkLost)])
+def test_a_server_that_does_not_listen_is_lost(role: Role, lost: type[Exception]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(psycopg.OperationalError) as caught:
+        psycopg.connect(f"postgresql://u:s3cret@127.0.0.1:{port}/db", connect_timeout=5)
+    error = connect_error(caught.value, role)
+    assert type(error) is lost
+    assert role.section in error.hint
+    assert "s3cret" not in f"{error} {error.hint}"
+
+
+def test_a_url_that_libpq_cannot_parse_is_not_shown() -> None:
+    with pytest.raises(psycopg.ProgrammingError) as caught:
+        psycopg.connect("postgresql://u:s3cret@host/db?nonsense")
+    error = connect_error(caught.value, SOURCE)
+    assert type(error) is SourceError
+    assert str(error) == "the source's URL cannot be read"
+    assert "s3cret" not in error.hint
+
+
+def test_a_rejected_login_is_not_retried() -> None:
+    error = connect_error(pg.OperationalError("password authentication failed for user u"), TARGET)
+    assert type(error) is SinkError
+
+
+@pytest.mark.parametrize(
+    ("error", "broken", "expected"),
+    [
+        (pg.AdminShutdown("x"), True, SourceLost),
+        (pg.UndefinedTable("x"), True, SourceLost),
+        (pg.LockNotAvailable("x"), False, SourceLost),
+        (pg.DiskFull("x"), False, SourceLost),
+        (pg.ReadOnlySqlTransaction("x"), False, SourceLost),
+        (pg.StatementTooComplex("x"), False, SourceError),
+        (pg.InsufficientPrivilege("x"), False, SourceError),
+        (pg.UniqueViolation("x"), False, SourceError),
+    ],
+)
+def test_only_errors_that_may_pass_are_retried(
+    error: psycopg.Error, broken: bool, expected: type[SourceError]
+) -> None:
+    translated = driver_error(error, SOURCE, broken=broken, table="shop.item")
+    assert type(translated) is expected
+    assert translated.table == "shop.item"
+    assert translated.hint
+    assert type(error).__name__ in translated.message
+
+
+def test_a_url_with_an_unescaped_password_is_refused() -> None:
+    check_url("postgresql://u:p%2Fw@host/db", SOURCE)
+    with pytest.raises(ConfigError, match="the source's URL cannot be read") as caught:
+        check_url("postgresql://u:s3cr/et@host/db", SOURCE)
+    assert "s3cr" not in f"{caught.value} {caught.value.hint}"
