@@ -6,7 +6,9 @@ stored position always matches the data.
 
     sink          PostgresSink: applies batches, commits; start reading here
     state         the checkpoint and the table versions, in the schema ``tailrace``; fencing
+    layout        the tables of that schema, and their upgrades
     session       the connection: transactions, deadlines, errors, settings of the session
+    settings      the options of ``[sink]``
 
     apply         how net changes become statements; drift
     statements    the SQL of these statements, for one table version
@@ -22,6 +24,6 @@ stored position always matches the data.
 
 A new type mapping starts in ``engine.databases.postgres.types`` (the PostgreSQL type of each
 neutral type), and goes on in ``copy`` and ``accelerator`` (how a value is written),
-``conversions`` and ``defaults``. The table names and quoting of the target, the settings and the
-reader for ``tailrace verify`` are in ``engine.databases.postgres``, too.
+``conversions`` and ``defaults``. The names of tables and their quoting, the translation of errors
+and the reader for ``tailrace verify`` are in ``engine.databases.postgres``, too.
 """

@@ -237,7 +237,7 @@ class Applier:
             staging.encoder.take_replaced()  # they were counted when the rows were inserted
             if len(net.deletes) >= ANALYZED_ROWS:
                 await self._session.execute(f"ANALYZE {staged}", table=id)
-            # Without an index on the table, a hash join is the fast plan.
+            # The table has no index on its rows, so a hash join is the fast plan.
             await self._session.execute("SET LOCAL enable_hashjoin = on")
             drift = len(net.deletes) - await self._session.execute_bulk(
                 sql.delete_from_multiset(staged), table=id
@@ -278,6 +278,7 @@ def _in_key_order(table: Table, rows: list[Row]) -> list[Row]:
 
 
 def _last_of_each_key(table: Table, rows: list[Row]) -> list[Row]:
+    """The last row of each key."""
     last: dict[Any, Row] = {tuple(row[n] for n in table.key): row for row in rows}
     return list(last.values())
 

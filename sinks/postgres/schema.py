@@ -1,8 +1,8 @@
 """
 Schema changes on the target: tables are created, altered, indexed, truncated and dropped.
 
-Each change, and the record of the table's new version in ``tailrace.tables``, are part of the open
-transaction.
+A change is part of the open transaction, and so is the record of the table's new version in
+``tailrace.table_version``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-One connection to PostgreSQL: every wait has a deadline, and driver errors are translated only here.
+One connection to PostgreSQL: every wait has a deadline, and every driver error is translated.
 
 At a deadline the socket is shut down instead of the task being cancelled, so libpq itself reports
 the connection as lost, whatever it was waiting for.
@@ -264,18 +264,20 @@ class Session:
 
 
 def _apply_hint(error: psycopg.Error) -> str:
+    """The hint for an error that stops the pipeline."""
     match error:
         case pg.ProgramLimitExceeded():
             return (
                 "A value is too long for the key or an index on the target. Shorten it in the"
-                " source, drop the index there, or leave the table out; `tailrace check` lists"
-                " such keys and indexes."
+                " source, drop the index there, or exclude the table; `tailrace check` lists such"
+                " keys and indexes."
             )
         case pg.UniqueViolation():
             return (
-                "Two rows of the source are one for PostgreSQL, or the target was changed by"
-                " somebody else. Run `tailrace verify` on this table, then backfill it again."
+                "Two rows of the source have the same key or unique value in PostgreSQL, or another"
+                " client changed the target. Run `tailrace verify` on this table, then backfill it"
+                " again."
             )
         case pg.UndefinedTable() | pg.UndefinedColumn():
-            return "The target's table was changed by somebody else. Backfill it again."
+            return "Another client changed the target's table. Backfill it again."
     return "Run `tailrace verify` on this table; backfill it again if it differs."

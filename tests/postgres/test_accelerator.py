@@ -1,8 +1,8 @@
 """
-The compiled kernel and the generated Python are one encoder: the same pieces, counts and errors.
+The accelerator and the generated Python encode the same: equal pieces, counts and errors.
 
-The idea: both get the same rows, usual ones, rows with values that the target cannot hold, and
-things that no row should be. Both cut them at the same places, so even the pieces are compared.
+Both get the same rows: common ones, rows with values that the target cannot store, and objects that
+are not rows. Both split rows into pieces at the same places, so the pieces are compared, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sinks.postgres import accelerator
 from sinks.postgres.copy import FIRST_PIECE_ROWS, Encoder, Field, escape
 
 built = pytest.mark.skipif(
-    not accelerator.AVAILABLE, reason="the kernel is not built, or TAILRACE_ACCELERATOR=off"
+    not accelerator.AVAILABLE, reason="the accelerator is not built, or TAILRACE_ACCELERATOR=off"
 )
 
 
@@ -36,20 +36,20 @@ INTEGERS = st.one_of(
     st.integers(-1000, 1000),
     st.sampled_from([0, -(1 << 63), (1 << 63) - 1, 1 << 63, (1 << 64) - 1]),
 )
-#: Long enough that what is special stands anywhere in a word of eight bytes, and beyond it.
+#: Long enough to have special characters at any place of a word of eight bytes, and after it.
 TEXTS = st.one_of(
     st.text(st.sampled_from("ab\\\t\n\r\x01\x1f ~\x7fé日😀"), max_size=30),
     st.text(st.sampled_from("abcdefgh"), max_size=30),
 )
 DAYS = st.dates().map(str)
 CLOCKS = st.times().map(str)
-NO_DAYS = [
+NOT_DATES = [
     *("0000-00-00", "2020-00-10", "1900-02-29", "0000-02-29", "2020-13-01", "2021-2-3", "", "x"),
     *("20200229", "2020-W01-1", "२०२०-02-29", "éééé-01-01", "2020-02-\uff129", "a123-01-01"),
 ]
-#: Some of them are what the target cannot hold.
+#: Texts in place of a date: some the target can store, some not.
 ANY_DAYS = st.one_of(
-    st.sampled_from(NO_DAYS),
+    st.sampled_from(NOT_DATES),
     st.builds("{:04}-{:02}-{:02}".format, *map(st.integers, (0, 0, 0), (9999, 13, 32))),
     st.builds("{:04}-02-29".format, st.integers(0, 9999)),
     st.text(st.sampled_from("0129-\t\0é"), max_size=12),
@@ -61,8 +61,8 @@ ANY_TEXTS = st.one_of(
 )
 
 
-def usual(type: Type) -> st.SearchStrategy[Any]:
-    """Values of the type as sources give them, all of which the target holds."""
+def common(type: Type) -> st.SearchStrategy[Any]:
+    """Values of the type as sources give them; the target can store all of them."""
     match type.kind:
         case "boolean":
             return st.booleans()
@@ -90,7 +90,7 @@ def usual(type: Type) -> st.SearchStrategy[Any]:
 
 
 def possible(type: Type) -> st.SearchStrategy[Any]:
-    """The same, with what has to be replaced or refused."""
+    """The same, and values that have to be replaced or refused."""
     match type.kind:
         case "text" | "json" | "enum" | "set":
             return ANY_TEXTS
@@ -99,11 +99,11 @@ def possible(type: Type) -> st.SearchStrategy[Any]:
             return st.tuples(ANY_DAYS, ends).map("".join)
         case "array":
             return st.lists(st.none() | ANY_TEXTS, max_size=3)
-    return usual(type)
+    return common(type)
 
 
 class Word(str):
-    """Shows itself as something else, as the following do."""
+    """Like the next classes: a subclass that formats or iterates as something else."""
 
     def __format__(self, form: str) -> str:
         return "a word"
@@ -139,7 +139,7 @@ UNKNOWN = [Type("array", element=Type("text")), Type("bit", length=65)]
 
 @st.composite
 def fields(draw: st.DrawFn, types: list[Type]) -> tuple[Field, ...]:
-    """Columns to send, in any order; a row may hold more values."""
+    """Columns to send, in any order; a row may have more values."""
     chosen = draw(st.lists(st.sampled_from(types), min_size=1, max_size=6))
     positions = draw(st.permutations(range(len(chosen) + draw(st.integers(0, 2)))))
     return tuple(
@@ -152,7 +152,7 @@ def fields(draw: st.DrawFn, types: list[Type]) -> tuple[Field, ...]:
 def rows_for(
     draw: st.DrawFn, fields: tuple[Field, ...], values: Callable[[Type], st.SearchStrategy[Any]]
 ) -> tuple[int, list[Row]]:
-    """The width of rows, and some."""
+    """The width of rows, and rows of that width."""
     width = max(field.position for field in fields) + 1
     each = {field.position: values(field.column.type) for field in fields}
     for field in fields:
@@ -162,16 +162,16 @@ def rows_for(
     return width, draw(st.lists(row, max_size=6))
 
 
-# -- both are the same -----------------------------------------------------------------------------
+# -- the same results ------------------------------------------------------------------------------
 
 
 def made(fields: tuple[Field, ...], width: int, rows: Any) -> tuple[list[bytes], str, Any]:
-    """The pieces of rows up to an error, the error, and what was replaced."""
+    """The pieces of rows up to an error, the error, and the counts of replaced values."""
     encoder = Encoder(TableId("s", "t"), fields, width)
     pieces: list[bytes] = []
     try:
         pieces.extend(encoder.pieces(rows))
-    except Exception as error:  # noqa: BLE001 - any error has to be the same
+    except Exception as error:  # noqa: BLE001 - any error must be the same
         hint = error.hint if isinstance(error, ApplyError) else ""
         return pieces, f"{type(error)} {error} {hint}", encoder.take_replaced()
     return pieces, "", encoder.take_replaced()
@@ -185,9 +185,9 @@ def check(fields: tuple[Field, ...], width: int, rows: Any) -> None:
 
 @built
 @given(st.data())
-def test_usual_rows_are_encoded_the_same_and_not_by_python(data: st.DataObject) -> None:
+def test_common_rows_are_encoded_the_same_and_by_the_accelerator(data: st.DataObject) -> None:
     columns = data.draw(fields(KNOWN))
-    width, rows = data.draw(rows_for(columns, usual))
+    width, rows = data.draw(rows_for(columns, common))
     with python_only():
         pieces, error, _ = made(columns, width, rows)
     assert not error
@@ -201,14 +201,14 @@ def test_usual_rows_are_encoded_the_same_and_not_by_python(data: st.DataObject) 
 
 @built
 @given(st.data())
-def test_rows_that_the_target_cannot_hold_are_treated_the_same(data: st.DataObject) -> None:
+def test_rows_that_the_target_cannot_store_are_handled_the_same(data: st.DataObject) -> None:
     columns = data.draw(fields(KNOWN + UNKNOWN))
     check(columns, *data.draw(rows_for(columns, possible)))
 
 
 @built
 @given(st.data())
-def test_things_that_are_no_rows_fail_the_same(data: st.DataObject) -> None:
+def test_objects_that_are_not_rows_fail_the_same(data: st.DataObject) -> None:
     columns = data.draw(fields(KNOWN + UNKNOWN))
     width, rows = data.draw(rows_for(columns, lambda _: STRANGE))
     check(columns, width, rows)
@@ -243,7 +243,7 @@ DAY = Column("d", Type("date"), "date")
         *((Type("binary"), it) for it in (bytearray(b"x"), "x", Bytes(b"x"))),
     ],
 )
-def test_what_is_not_usual_is_refused_and_then_as_python_has_it(type: Type, value: Any) -> None:
+def test_an_uncommon_value_is_refused_and_encoded_by_python(type: Type, value: Any) -> None:
     column = Column("c", type, "", nullable=False)
     encode = accelerator.copy_accelerator([(0, column)], 1)
     assert encode is not None
@@ -254,7 +254,7 @@ def test_what_is_not_usual_is_refused_and_then_as_python_has_it(type: Type, valu
 
 @built
 @pytest.mark.parametrize("special", "\\\t\n\r")
-def test_what_is_special_is_found_wherever_it_stands(special: str) -> None:
+def test_a_special_character_is_found_at_any_place(special: str) -> None:
     texts = ["é" * n + special + "~" * m for n in range(18) for m in range(18)]
     texts += [text.replace("é", " ") for text in texts]
     encode = accelerator.copy_accelerator([(0, TEXT)], 1)
@@ -265,7 +265,7 @@ def test_what_is_special_is_found_wherever_it_stands(special: str) -> None:
 
 @built
 @pytest.mark.parametrize("day", ["2020-02-29", "2000-02-29", "0001-01-01", "9999-12-31"])
-def test_rare_days_are_no_reason_to_refuse(day: str) -> None:
+def test_rare_dates_are_not_refused(day: str) -> None:
     encode = accelerator.copy_accelerator([(0, DAY)], 1)
     assert encode is not None
     assert encode([(day,)], 0, 1) == day.encode() + b"\n"
@@ -273,7 +273,7 @@ def test_rare_days_are_no_reason_to_refuse(day: str) -> None:
 
 @built
 @pytest.mark.parametrize("row", [(), (1,), (1, "x", 2), [1, "x"], None, "1x", Pair((1, "x"))])
-def test_what_is_no_row_of_the_width_is_refused(row: Any) -> None:
+def test_an_object_that_is_not_a_row_of_the_width_is_refused(row: Any) -> None:
     encode = accelerator.copy_accelerator([(0, NUMBER), (1, TEXT)], 2)
     assert encode is not None
     assert encode([(1, "x"), row], 0, 1) == b"1\tx\n"
@@ -283,34 +283,36 @@ def test_what_is_no_row_of_the_width_is_refused(row: Any) -> None:
 
 
 @built
-def test_only_the_piece_with_the_value_is_left_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_piece_with_a_refused_value_is_encoded_by_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows: list[Row] = [(n, "x" * 400, "2020-01-01") for n in range(3000)]
     rows[FIRST_PIECE_ROWS + 1] = (1, "x\0", "2020-01-01")
     rows[-1] = (1, "y", "0000-00-00")
     columns = (Field(0, NUMBER), Field(1, TEXT), Field(2, DAY))
-    seen: list[int] = []
+    encoded: list[int] = []
     by_python = Encoder._encode
 
     def encode(self: Encoder, rows: list[Row]) -> bytes:
-        seen.append(len(rows))
+        encoded.append(len(rows))
         return by_python(self, rows)
 
     monkeypatch.setattr(Encoder, "_encode", encode)
     pieces, error, replaced = made(columns, 3, rows)
-    assert (len(seen), error) == (2, "")
-    assert len(pieces) > len(seen)
+    assert (len(encoded), error) == (2, "")
+    assert len(pieces) > len(encoded)
     assert replaced == {("t", "nul_byte"): 1, ("d", "zero_date"): 1}
     check(columns, 3, rows)
 
 
 @built
 @pytest.mark.parametrize("type", UNKNOWN, ids=str)
-def test_columns_that_it_does_not_know_are_left_to_python(type: Type) -> None:
+def test_columns_of_unknown_types_are_encoded_by_python(type: Type) -> None:
     assert accelerator.copy_accelerator([(0, NUMBER), (1, Column("c", type, ""))], 2) is None
 
 
 @built
-def test_texts_do_not_keep_their_encoded_form() -> None:
+def test_texts_do_not_cache_their_utf_8() -> None:
     rows = [(f"é{n}" * 50,) for n in range(100)]
     before = sum(sys.getsizeof(text) for (text,) in rows)
     pieces, _, _ = made((Field(0, TEXT),), 1, rows)
@@ -332,7 +334,7 @@ step = struct.Struct("=BBHI").pack
         *(step(0, 0, 0, 1), step(0, 0, 0, (1 << 32) - 1), bytes(8) + step(1, 0, 0, 1)),
     ],
 )
-def test_programs_that_cannot_be_are_refused(program: bytes) -> None:
+def test_invalid_programs_are_refused(program: bytes) -> None:
     from sinks.postgres._accelerator import encode_rows
 
     with pytest.raises(ValueError, match="invalid program"):
@@ -345,7 +347,9 @@ def test_programs_that_cannot_be_are_refused(program: bytes) -> None:
 @given(
     st.binary(max_size=40), st.integers(-1, 5), st.lists(st.tuples(STRANGE, STRANGE), max_size=3)
 )
-def test_no_program_does_harm(program: bytes, width: int, rows: list[Row]) -> None:
+def test_any_program_either_works_or_is_refused(
+    program: bytes, width: int, rows: list[Row]
+) -> None:
     from sinks.postgres._accelerator import encode_rows
 
     with suppress(ValueError):
@@ -354,7 +358,7 @@ def test_no_program_does_harm(program: bytes, width: int, rows: list[Row]) -> No
 
 @built
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (1, 0), (0, 2), (2, 2)])
-def test_rows_that_are_not_in_the_list(start: int, stop: int) -> None:
+def test_rows_out_of_range_are_refused(start: int, stop: int) -> None:
     encode = accelerator.copy_accelerator([(0, NUMBER)], 1)
     assert encode is not None
     with pytest.raises(ValueError, match="rows out of range"):

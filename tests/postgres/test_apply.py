@@ -1,5 +1,6 @@
 """
-Rows reach PostgreSQL exactly: swaps, key changes, bags, partial images, drift; few rows and many.
+Net changes are applied exactly: swaps, key changes, keyless tables, partial images and drift, each
+with few rows and with many.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from tests.conftest import AnyServer
 from tests.support.histories import KEYED, KEYLESS, History, number, steps, text
 from tests.support.targets import Target, delete, insert, opened_database, read, update
 
-#: More than fits the path for few rows.
+#: More rows than are applied one by one.
 MANY = 200
 
 
 @pytest.fixture(scope="module")
 def target(postgres_family: AnyServer) -> Iterator[Target]:
-    """One database for the module: each test makes its tables anew."""
+    """One database for the module. Each test creates its tables."""
     with opened_database(postgres_family) as target:
         yield target
 
@@ -50,7 +51,7 @@ def row(key: int, code: int | None = None, a: str = "", b: str = "") -> Row:
 
 
 def filler(count: int = MANY) -> list[Row]:
-    """Rows out of the way, to make a batch large."""
+    """Rows that make a batch large and that the test does not use otherwise."""
     return [row(1000 + n, 1000 + n) for n in range(count)]
 
 
@@ -73,25 +74,23 @@ def test_swaps_of_unique_values_and_chains_of_keys(
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
-def test_drift_is_counted_and_healed(target: Target, things: Table, many: bool) -> None:
+def test_drift_is_counted_and_repaired(target: Target, things: Table, many: bool) -> None:
     more = filler() if many else []
     target.do(insert(things, row(1), *more))
     target.query("DELETE FROM shop.things WHERE id = 1")
-    target.query("INSERT INTO shop.things VALUES (2, 2, 'theirs')")
+    target.query("INSERT INTO shop.things VALUES (2, 2, 'old')")
     applied = target.do(
         update(things, (row(1), row(1, a="x")), *((old, (*old[:2], "x", "")) for old in more))
     )
     assert applied.drift == {things.id: 1}
-    new = [row(2, a="ours"), *(row(5000 + n) for n in range(MANY if many else 1))]
+    new = [row(2, a="new"), *(row(5000 + n) for n in range(MANY if many else 1))]
     assert target.do(insert(things, *new)).drift == {things.id: 1}
     gone = [row(77), *more]
     assert target.do(delete(things, *gone)).drift == {things.id: 1}
     assert target.rows(things) == sorted([row(1, a="x"), *new], key=repr)
 
 
-def test_a_unique_value_that_somebody_else_took_names_table_and_constraint(
-    target: Target, things: Table
-) -> None:
+def test_a_unique_violation_names_table_and_constraint(target: Target, things: Table) -> None:
     target.query("INSERT INTO shop.things VALUES (9, 5, 'secret')")
     for rows in ([row(1, 5)], [row(1, 5), *filler()]):
         error = target.refuses(insert(things, *rows))
@@ -103,7 +102,7 @@ def test_a_unique_value_that_somebody_else_took_names_table_and_constraint(
 
 
 @pytest.mark.parametrize("count", [1, MANY], ids=["few", "many"])
-def test_an_unsettled_table_takes_what_is_there_and_what_is_gone(
+def test_a_table_in_backfill_accepts_existing_and_missing_rows(
     target: Target, things: Table, count: int
 ) -> None:
     rows = [row(n, n) for n in range(count)]
@@ -121,7 +120,7 @@ def test_an_unsettled_table_takes_what_is_there_and_what_is_gone(
     assert target.rows(things) == sorted(expected, key=repr)
 
 
-def test_chunks_replace_what_is_there(target: Target, things: Table) -> None:
+def test_chunks_replace_existing_rows(target: Target, things: Table) -> None:
     target.do(read(things, *(row(n) for n in range(MANY))), in_backfill={things.id})
     overlapping = [row(n, a="new") for n in range(100, 100 + MANY)]
     for chunk in (overlapping[:120], overlapping[120:], overlapping):
@@ -168,7 +167,7 @@ def test_a_partial_insert_gets_the_source_s_default(target: Target) -> None:
     target.do(SchemaChange("", table, None))
 
 
-def test_a_bag_changes_one_row_for_one(target: Target, ledger: Table) -> None:
+def test_a_keyless_table_changes_one_row_for_each_change(target: Target, ledger: Table) -> None:
     target.do(insert(ledger, *[(1, "x")] * 4, (None, None), (None, None), (2, None)))
     applied = target.do(
         delete(ledger, (1, "x"), (None, None)), update(ledger, ((1, "x"), (1, None)))
@@ -180,14 +179,14 @@ def test_a_bag_changes_one_row_for_one(target: Target, ledger: Table) -> None:
     assert target.rows(ledger) == sorted([(None, None), (2, None), (1, None)], key=repr)
 
 
-def test_a_large_bag_is_matched_by_hashing(target: Target, ledger: Table) -> None:
+def test_a_large_keyless_table_is_matched_by_hashing(target: Target, ledger: Table) -> None:
     rows = [(n % 5000, f"text {n % 7}") for n in range(20_000)]
     target.do(insert(ledger, *rows))
     assert not target.do(delete(ledger, *rows[:15_000])).drift
     assert target.rows(ledger) == sorted(rows[15_000:], key=repr)
 
 
-def test_a_bag_of_every_awkward_type(target: Target) -> None:
+def test_a_keyless_table_of_types_that_are_hard_to_compare(target: Target) -> None:
     table = Table(
         TableId("shop", "odd"),
         (
@@ -209,8 +208,8 @@ def test_a_bag_of_every_awkward_type(target: Target) -> None:
 
 
 @pytest.mark.parametrize("nullable", [False, True])
-def test_a_bag_takes_minus_zero_for_zero(target: Target, nullable: bool) -> None:
-    """A source's client reads one as the other; its log does not."""
+def test_a_keyless_table_matches_minus_zero_with_zero(target: Target, nullable: bool) -> None:
+    """A source's client reads -0 as 0; its log keeps them apart."""
     columns = (
         Column("f", Type("float64"), "double", nullable),
         Column("g", Type("float32"), "float", nullable),
@@ -224,7 +223,7 @@ def test_a_bag_takes_minus_zero_for_zero(target: Target, nullable: bool) -> None
     target.do(SchemaChange("", table, None))
 
 
-def test_what_postgresql_cannot_hold_is_replaced_and_counted(target: Target) -> None:
+def test_values_that_postgresql_cannot_store_are_replaced_and_counted(target: Target) -> None:
     table = Table(
         TableId("shop", "zero"),
         (number("id"), Column("d", Type("datetime"), "datetime", False), text("t")),
@@ -255,7 +254,7 @@ def test_a_value_out_of_range_names_the_column_and_not_the_value(
         assert "shop.things" in str(error)
 
 
-def test_truncate_and_settled_act_at_their_place(target: Target, things: Table) -> None:
+def test_truncate_and_caught_up_take_effect_at_their_place(target: Target, things: Table) -> None:
     target.do(insert(things, row(1)))
     applied = target.do(insert(things, row(2)), Truncate(things), insert(things, row(1)))
     assert target.rows(things) == [row(1)]
@@ -281,8 +280,8 @@ def test_a_large_transaction_in_many_pieces(target: Target, things: Table) -> No
     assert target.rows(things) == []
 
 
-def test_staged_updates_do_not_compare_each_row_with_each(target: Target, things: Table) -> None:
-    """A table just filled, without statistics: two thousand million comparisons would not end."""
+def test_staged_updates_do_not_use_a_nested_loop(target: Target, things: Table) -> None:
+    """The table is new and has no statistics. A nested loop would make 1.6 billion comparisons."""
     rows = [row(n, n) for n in range(40_000)]
     target.apply(insert(things, *rows))
     target.apply(update(things, *((old, (*old[:2], "x", "")) for old in rows)))
@@ -292,8 +291,8 @@ def test_staged_updates_do_not_compare_each_row_with_each(target: Target, things
     assert target.rows(things) == []
 
 
-def test_staged_rows_find_theirs_through_the_key(target: Target, things: Table) -> None:
-    """Reading all of the table for each batch costs more, the larger it is."""
+def test_staged_statements_use_the_index_of_the_key(target: Target, things: Table) -> None:
+    """Reading the whole table for each batch costs more, the larger the table is."""
 
     def rows_read_in_sequence() -> int:
         query = (
@@ -314,10 +313,8 @@ def test_staged_rows_find_theirs_through_the_key(target: Target, things: Table) 
     assert target.rows(things) == []
 
 
-def test_the_plan_of_a_staged_statement_is_made_for_the_rows_at_hand(
-    target: Target, things: Table
-) -> None:
-    """The one for many rows would read the whole table for a few."""
+def test_a_staged_statement_is_planned_each_time(target: Target, things: Table) -> None:
+    """A plan for many rows would read the whole table for few."""
     rows = [row(n, n) for n in range(MANY)]
     for _ in range(8):
         target.do(insert(things, *rows), in_backfill={things.id})

@@ -1,9 +1,10 @@
 """
-Values of every neutral type reach PostgreSQL as they are, by COPY and as parameters.
+Values of every neutral type reach PostgreSQL unchanged, by COPY and as parameters.
 """
 
 from __future__ import annotations
 
+import textwrap
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from engine.change import Rows
 from engine.errors import ApplyError
 from engine.schema import Column, Table, TableId, Type
+from sinks.postgres import copy
 from sinks.postgres.apply import MAX_SINGLE_ROWS
 from sinks.postgres.copy import Encoder, Field
 from tests.conftest import AnyServer
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("by_each_codec")
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 
-#: Values of a row tuple, and what PostgreSQL shows as text.
+#: A type, its values in row tuples, and their text in PostgreSQL.
 Values = tuple[Type, list[Any], list[str]]
 
 VALUES: list[Values] = [
@@ -73,7 +75,7 @@ VALUES: list[Values] = [
     ),
     (Type("geometry"), [b"\x01\x01"], ["\\x0101"]),
 ]
-#: The compiled kernel knows none of these.
+#: The accelerator does not know these types.
 ARRAYS: list[Values] = [
     (
         Type("array", element=Type("text")),
@@ -95,7 +97,8 @@ def wide_table(each: list[Values]) -> Table:
 
 
 def wide_rows(each: list[Values]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """Rows, and what each must be as text: every value once, nullable columns NULL elsewhere."""
+    """Rows, and their expected texts. Each value occurs once in its nullable column, which is NULL
+    in all other rows."""
     rows, texts = [], []
     for n, (_, values, shown) in enumerate(each):
         for value, text in zip(values, shown, strict=True):
@@ -112,7 +115,7 @@ def shown(target: Target, table: Table) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("each", [VALUES, [*VALUES, *ARRAYS]], ids=["scalars", "arrays-too"])
-def test_every_type_by_copy_and_by_parameters(
+def test_every_type_by_copy_and_as_parameters(
     postgres_family: AnyServer, fresh_postgres_database: Fresh, each: Any
 ) -> None:
     wide, (rows, texts) = wide_table(each), wide_rows(each)
@@ -142,21 +145,28 @@ def encoded(encoder: Encoder, *rows: tuple[Any, ...]) -> bytes:
     return b"".join(encoder.pieces(list(rows)))
 
 
-def test_text_is_escaped_only_where_it_must_be() -> None:
+def test_the_docstring_s_example_is_the_generated_encoder() -> None:
+    columns = (ID, replace(DAY, name="day", nullable=False), replace(TEXT, name="body"))
+    fields = [Field(n, column) for n, column in enumerate(columns)]
+    generated = Encoder(TableId("shop", "notes"), fields, len(columns))._compile_lines()
+    assert textwrap.indent(generated.__source__, "    ") in (copy.__doc__ or "")  # type: ignore[attr-defined]
+
+
+def test_text_is_escaped_only_where_necessary() -> None:
     it = encoder(ID, TEXT)
     assert encoded(it, (1, "plain"), (2, None)) == b"1\tplain\n2\t\\N\n"
     assert encoded(it, (1, "\\N"), (2, None)) == b"1\t\\\\N\n2\t\\N\n"
     assert encoded(encoder(TEXT), ("a\tb",), ("\r",), ("c\nd",)) == b"a\\tb\n\\r\nc\\nd\n"
 
 
-def test_backslashes_of_our_own_are_no_reason_to_escape() -> None:
+def test_backslashes_of_the_encoding_are_not_escaped() -> None:
     it = encoder(ID, TEXT, Column("b", Type("binary"), "blob"))
     rows: list[tuple[Any, ...]] = [(1, None, None), (2, "x", b"\\\t"), (3, "y", None)]
     assert encoded(it, *rows) == b"1\t\\N\t\\N\n2\tx\t\\\\x5c09\n3\ty\t\\N\n"
     assert encoded(it, (1, "\\x", b"")) == b"1\t\\\\x\t\\\\x\n"
 
 
-def test_a_column_is_escaped_as_one_and_its_nulls_and_neighbours_stay() -> None:
+def test_escaping_a_whole_column_keeps_its_nulls_and_other_columns() -> None:
     it = encoder(ID, TEXT, replace(TEXT, name="u"), Column("v", Type("text"), "text", False))
     rows = [(1, "a\\", None, "x"), (2, None, "\t\0", "\0"), (3, "", "b", ""), (4, "\r", "\\N", "y")]
     assert encoded(it, *rows).splitlines() == [
@@ -168,7 +178,7 @@ def test_a_column_is_escaped_as_one_and_its_nulls_and_neighbours_stay() -> None:
     assert it.take_replaced() == {("u", "nul_byte"): 1, ("v", "nul_byte"): 1}
 
 
-def test_nul_in_an_array_is_left_out_and_counted() -> None:
+def test_u0000_in_an_array_is_removed_and_counted() -> None:
     it = encoder(ID, Column("a", Type("array", element=Type("text")), "text[]"))
     assert encoded(it, (1, ["x\0", None]), (2, None), (3, ["\t"])) == (
         b'1\t{"x",NULL}\n2\t\\N\n3\t{"\\t"}\n'
@@ -177,7 +187,7 @@ def test_nul_in_an_array_is_left_out_and_counted() -> None:
     assert it.take_replaced() == {("a", "nul_byte"): 2}
 
 
-def test_one_bad_value_among_many_is_found_in_its_piece() -> None:
+def test_one_value_among_many_is_escaped() -> None:
     rows: list[tuple[Any, ...]] = [(n, "x" * 50) for n in range(5000)]
     rows[3210] = (3210, "a\\tb")
     lines = encoded(encoder(ID, TEXT), *rows).splitlines()
@@ -186,7 +196,7 @@ def test_one_bad_value_among_many_is_found_in_its_piece() -> None:
     assert lines[3211] == b"3211\t" + b"x" * 50
 
 
-def test_pieces_are_neither_large_nor_tiny() -> None:
+def test_pieces_are_neither_too_large_nor_too_small() -> None:
     rows: list[tuple[Any, ...]] = [(n, "x" * 400) for n in range(9000)]
     sizes = [len(piece) for piece in encoder(ID, TEXT).pieces(rows)]
     assert all(size < 256 * 1024 for size in sizes)
@@ -196,14 +206,14 @@ def test_pieces_are_neither_large_nor_tiny() -> None:
     assert len(next(huge)) < 300_000
 
 
-def test_a_null_in_a_column_without_null_is_not_the_word_none() -> None:
+def test_a_null_in_a_not_null_column_is_sent_as_null() -> None:
     assert encoded(encoder(replace(TEXT, nullable=False)), (None,)) == b"\\N\n"
 
 
 @pytest.mark.parametrize(
     "day", ["0000-00-00", "2020-00-10", "2020-02-31", "2100-02-29", "2020-10-00", "0000-01-01"]
 )
-def test_a_date_that_is_none_becomes_null_and_is_counted(day: str) -> None:
+def test_a_date_that_does_not_exist_becomes_null_and_is_counted(day: str) -> None:
     it = encoder(DAY, MOMENT, TEXT)
     row = (day, f"{day} 10:00:00", "a\tb")
     assert encoded(it, row, ("2020-02-29", "2020-02-29 10:00:00", "x")) == (
@@ -216,7 +226,7 @@ def test_a_date_that_is_none_becomes_null_and_is_counted(day: str) -> None:
 
 
 @pytest.mark.parametrize("day", ["2020-02-29", "0001-01-01", "9999-12-31", "2000-02-29"])
-def test_a_day_of_the_calendar_stays(day: str) -> None:
+def test_a_date_that_exists_is_unchanged(day: str) -> None:
     it = encoder(DAY, MOMENT)
     row = (day, f"{day} 23:59:59")
     assert encoded(it, row) == f"{day}\t{day} 23:59:59\n".encode()
@@ -224,14 +234,14 @@ def test_a_day_of_the_calendar_stays(day: str) -> None:
     assert it.take_replaced() == {}
 
 
-def test_a_date_that_is_none_in_the_key_fails() -> None:
+def test_a_date_that_does_not_exist_is_an_error_in_the_key() -> None:
     it = encoder(DAY, TEXT, key=(0,))
     with pytest.raises(ApplyError, match=r"column d is part of the key.*shop\.t") as raised:
         encoded(it, ("0000-00-00", ""))
     assert "source" in raised.value.hint
 
 
-def test_nul_is_left_out_and_counted() -> None:
+def test_u0000_is_removed_and_counted() -> None:
     it = encoder(ID, TEXT)
     assert encoded(it, (1, "a\0b\0"), (2, "c")) == b"1\tab\n2\tc\n"
     assert it.parameters([(1, "a\0b")]) == [("1", "ab")]
@@ -243,7 +253,7 @@ def test_text_that_is_not_unicode_is_refused() -> None:
         encoded(encoder(TEXT), ("\ud800",))
 
 
-def test_the_work_per_row_stays_small() -> None:
+def test_the_time_per_row_stays_small() -> None:
     short = Column("c", Type("text", length=120), "char(120)", nullable=False)
     it = encoder(ID, replace(ID, name="k"), short, replace(short, name="pad"))
     rows = [(n, n, "c" * 119, "p" * 59) for n in range(20_000)]

@@ -1,6 +1,6 @@
 """
-What goes wrong on the way to PostgreSQL is named, never shows a value or a secret, and lets nothing
-hang.
+Failures of the PostgreSQL sink: errors name their cause and never show a row value or a secret, and
+nothing hangs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import string
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,19 +36,10 @@ NAMES = Table(
 )
 
 
-@pytest.fixture
-def url(postgres_family: AnyServer, fresh_postgres_database: Fresh) -> str:
-    return fresh_postgres_database(postgres_family)
-
-
-@pytest.fixture
-def target(url: str) -> Iterator[Target]:
-    with opened(url) as target:
-        yield target
-
-
 @pytest.mark.parametrize("count", [1, MANY], ids=["few", "many"])
-def test_nul_in_a_key_is_refused_since_two_rows_would_be_one(target: Target, count: int) -> None:
+def test_u0000_in_a_key_is_refused_since_two_rows_would_become_one(
+    target: Target, count: int
+) -> None:
     target.create(NAMES)
     rows: list[Row] = [(f"a{n}", n) for n in range(count)]
     for change in (insert(NAMES, *rows, ("a0\0", -1)), delete(NAMES, *rows, ("a0\0", -1))):
@@ -61,7 +51,7 @@ def test_nul_in_a_key_is_refused_since_two_rows_would_be_one(target: Target, cou
 
 
 @pytest.mark.parametrize("count", [1, MANY], ids=["few", "many"])
-def test_a_row_too_wide_for_an_index_is_refused_for_good(target: Target, count: int) -> None:
+def test_a_row_too_large_for_an_index_is_refused_for_good(target: Target, count: int) -> None:
     target.create(NAMES)
     wide = "".join(random.Random(1).choices(string.ascii_letters, k=8000))
     error = target.refuses(insert(NAMES, *((f"{n}{wide}", n) for n in range(count))))
@@ -71,7 +61,7 @@ def test_a_row_too_wide_for_an_index_is_refused_for_good(target: Target, count: 
     assert wide[:20] not in f"{error} {error.hint}"
 
 
-def test_the_preflight_warns_of_indexes_that_may_be_too_narrow(target: Target) -> None:
+def test_the_preflight_warns_of_indexes_whose_rows_may_be_too_large(target: Target) -> None:
     short = Column("s", Type("text", length=190), "varchar(190)")
     long = Column("l", Type("text", length=700), "varchar(700)")
     columns = (number("id"), short, long, Column("k", Type("enum", members=("x", "y")), "enum"))
@@ -88,7 +78,7 @@ def test_the_preflight_warns_of_indexes_that_may_be_too_narrow(target: Target) -
     assert "key" in warnings[1][1]
 
 
-def test_a_server_that_has_become_a_standby_is_waited_for(target: Target) -> None:
+def test_a_server_that_has_become_a_standby_is_a_lost_sink(target: Target) -> None:
     session = target.sink._session
     target.run(session.begin())
     target.run(session.execute("SET TRANSACTION READ ONLY"))
@@ -97,7 +87,7 @@ def test_a_server_that_has_become_a_standby_is_waited_for(target: Target) -> Non
     assert "primary" in error.hint
 
 
-def test_a_session_that_the_server_ended_for_idling_is_lost(target: Target) -> None:
+def test_a_session_that_the_server_ended_for_being_idle_is_lost(target: Target) -> None:
     session = target.sink._session
     target.run(session.execute("SET idle_in_transaction_session_timeout = '10ms'"))
     target.run(session.begin())
@@ -134,7 +124,7 @@ def test_no_timeout_of_the_database_ends_a_session(url: str, target: Target) -> 
         "password='s3cr",
     ],
 )
-def test_a_url_that_cannot_be_read_is_not_shown(url: str) -> None:
+def test_a_url_that_cannot_be_parsed_is_not_shown(url: str) -> None:
     with pytest.raises(ConfigError, match="cannot be read") as raised:
         PostgresSettings(url)
     error = raised.value
@@ -156,12 +146,14 @@ def test_a_url_that_cannot_be_read_is_not_shown(url: str) -> None:
         "",
     ],
 )
-def test_a_url_that_libpq_understands_is_taken(url: str) -> None:
+def test_a_url_that_libpq_understands_is_accepted(url: str) -> None:
     assert PostgresSettings(url).url == url
 
 
 @pytest.mark.parametrize("culprit", range(3))
-def test_in_a_batch_of_several_tables_an_error_names_its_own(target: Target, culprit: int) -> None:
+def test_in_a_batch_of_several_tables_an_error_names_its_table(
+    target: Target, culprit: int
+) -> None:
     tables = [
         Table(TableId("shop", f"t{n}"), (number("id"), number("v")), key=(0,)) for n in range(3)
     ]
@@ -181,7 +173,7 @@ def test_in_a_batch_of_several_tables_an_error_names_its_own(target: Target, cul
     assert not target.do(*(update(table, ((1, 1), (1, 3))) for table in tables)).drift
 
 
-def test_a_server_process_that_stands_still_in_a_copy_is_lost_soon(
+def test_a_server_process_that_hangs_in_a_copy_is_lost_soon(
     postgres: AnyServer, fresh_postgres_database: Fresh
 ) -> None:
     if not isinstance(postgres, Server):
@@ -199,7 +191,7 @@ def test_a_server_process_that_stands_still_in_a_copy_is_lost_soon(
             os.kill(process, signal.SIGCONT)
 
 
-def test_what_a_person_s_trigger_says_is_not_passed_on(target: Target) -> None:
+def test_the_message_of_a_user_s_trigger_is_not_shown(target: Target) -> None:
     target.create(KEYED)
     target.query(
         "CREATE FUNCTION shop.no() RETURNS trigger LANGUAGE plpgsql AS"
@@ -212,8 +204,8 @@ def test_what_a_person_s_trigger_says_is_not_passed_on(target: Target) -> None:
     assert "RaiseException" in str(error)
 
 
-def test_a_frozen_older_engine_keeps_no_locks(target: Target, url: str) -> None:
-    """It is in the middle of a batch, and never says anything again."""
+def test_an_older_engine_that_hangs_keeps_no_locks(target: Target, url: str) -> None:
+    """It hangs in the middle of a batch."""
     target.create(KEYED, KEYLESS)
     target.apply(insert(KEYED, *((n, n, "", "") for n in range(MANY))), insert(KEYLESS, (1, "x")))
     with opened(url, timeout_seconds=5.0) as newer:
@@ -223,7 +215,7 @@ def test_a_frozen_older_engine_keeps_no_locks(target: Target, url: str) -> None:
             target.commit()
 
 
-def test_an_older_engine_that_is_frozen_in_its_commit_is_ended(target: Target, url: str) -> None:
+def test_an_older_engine_that_hangs_in_its_commit_is_ended(target: Target, url: str) -> None:
     target.create(KEYLESS)
     target.run(target.sink._state.save(Checkpoint("test", target.epoch, "9")))
     with pytest.raises(SinkLost, match="cannot be taken over yet"):
@@ -232,7 +224,7 @@ def test_an_older_engine_that_is_frozen_in_its_commit_is_ended(target: Target, u
         assert newer.epoch == target.epoch + 1
 
 
-def test_an_engine_that_comes_back_ends_the_session_it_had(target: Target, url: str) -> None:
+def test_an_engine_that_reconnects_ends_its_old_session(target: Target, url: str) -> None:
     target.create(KEYLESS)
     target.apply(insert(KEYLESS, (1, "x")))
     again = Target(url)
@@ -241,7 +233,7 @@ def test_an_engine_that_comes_back_ends_the_session_it_had(target: Target, url: 
     again.close()
 
 
-def test_a_session_that_is_not_the_owner_s_any_more_is_left_alone(target: Target, url: str) -> None:
+def test_a_session_that_is_no_longer_the_owner_s_is_not_ended(target: Target, url: str) -> None:
     target.create(KEYLESS)
     target.query("UPDATE tailrace.checkpoint SET owner_started = owner_started - interval '1 s'")
     target.apply(insert(KEYLESS, (1, "x")))
@@ -249,7 +241,7 @@ def test_a_session_that_is_not_the_owner_s_any_more_is_left_alone(target: Target
         assert target.run(target.sink._session.execute("SELECT 1")).rowcount == 1
 
 
-def test_temporary_tables_do_not_pile_up(target: Target) -> None:
+def test_only_some_staging_tables_are_kept(target: Target) -> None:
     tables = [
         Table(TableId("shop", f"t{n}"), (number("id"),), key=(0,)) for n in range(KEPT_TABLES + 8)
     ]
@@ -276,20 +268,20 @@ def test_temporary_tables_do_not_pile_up(target: Target) -> None:
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_an_attempt_whose_savepoint_fails_is_not_begun(url: str) -> None:
+def test_nothing_is_executed_if_the_savepoint_fails(url: str) -> None:
     async def run() -> None:
         session = Session(PostgresSettings(url))
         await session.connect()
-        begun = False
+        executed = False
 
-        async def work() -> int:
-            nonlocal begun
-            begun = True
+        async def execute() -> int:
+            nonlocal executed
+            executed = True
             return 0
 
         with pytest.raises(TailraceError):
-            await session.in_savepoint(work, ())  # no transaction is open
-        assert not begun
+            await session.in_savepoint(execute, ())  # no transaction is open
+        assert not executed
         await session.close()
 
     asyncio.run(run())

@@ -1,5 +1,6 @@
 """
-The sink as a whole: checkpoint with the rows, fencing, lost connections, rights, preflight.
+The PostgreSQL sink as a whole: the checkpoint and the rows, fencing, lost connections, rights and
+preflight.
 """
 
 from __future__ import annotations
@@ -22,13 +23,8 @@ from sinks.postgres.sink import PostgresSink
 from tests.conftest import AnyServer
 from tests.support.histories import KEYED, KEYLESS, number
 from tests.support.proxy import Proxy
-from tests.support.targets import Fresh, Target, delete, insert, opened
+from tests.support.targets import Target, delete, insert, opened
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def url(postgres_family: AnyServer, fresh_postgres_database: Fresh) -> str:
-    return fresh_postgres_database(postgres_family)
 
 
 @pytest.fixture
@@ -50,14 +46,14 @@ def end_sessions(target: Target) -> None:
     )
 
 
-def test_nothing_is_made_before_it_is_opened(url: str) -> None:
+def test_nothing_is_created_before_open(url: str) -> None:
     sink = PostgresSink(PostgresSettings(url), "p")
     assert asyncio.run(sink.state()) is None
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT to_regnamespace('tailrace')").fetchone() == (None,)
 
 
-def test_rows_and_checkpoint_are_one(target: Target) -> None:
+def test_rows_and_checkpoint_commit_together(target: Target) -> None:
     target.apply(
         insert(KEYLESS, (1, "x")), Heartbeat("p", 1.0), Begin("t", "p", 1.0), Commit("p", 1.0)
     )
@@ -83,7 +79,7 @@ def test_rows_and_checkpoint_are_one(target: Target) -> None:
     assert state.checkpoint.progress == {KEYLESS.id: TableProgress("live")}
 
 
-def test_a_rollback_leaves_nothing_and_the_sink_goes_on(target: Target) -> None:
+def test_after_a_rollback_nothing_is_left_and_the_sink_can_be_used(target: Target) -> None:
     target.apply(insert(KEYLESS, *[(n, "x") for n in range(200)]), SchemaChange("", None, KEYED))
     target.run(target.sink.rollback())
     target.run(target.sink.rollback())
@@ -113,7 +109,8 @@ def test_a_newer_engine_fences_an_older_one_in_the_middle_of_its_transaction(
 
 
 def test_a_newer_engine_waits_for_a_commit_that_has_begun(target: Target, url: str) -> None:
-    """The older engine has written its checkpoint and not committed: its outcome must be seen."""
+    """The older engine has written its checkpoint and not committed. The newer one must see the
+    outcome."""
     target.apply(insert(KEYLESS, (1, "old")))
     checkpoint = Checkpoint("test", target.epoch, "77")
     target.run(target.sink._state.save(checkpoint))
@@ -166,8 +163,9 @@ def test_a_connection_that_breaks_in_apply_leaves_nothing(target: Target) -> Non
 
 
 class CommitCutter(Proxy):
-    """A proxy that breaks the connection when the client sends its next COMMIT, once ``armed``:
-    after passing it on, if it ``delivers``, and without its answer; else before."""
+    """A proxy that breaks the connection when the client sends its next COMMIT, once ``armed``. If
+    it ``delivers``, the server gets the COMMIT and its answer is dropped; otherwise the server gets
+    nothing."""
 
     def __init__(self, host: str, port: int, *, delivers: bool) -> None:
         self.armed = False
@@ -190,12 +188,12 @@ class CommitCutter(Proxy):
         self.armed = False
         if self._delivers:
             server.sendall(data)
-            # The end of input follows the COMMIT, so the server does both in this order.
+            # The server executes the COMMIT first, and then sees the end of the input.
             server.shutdown(socket.SHUT_WR)
 
 
 @pytest.mark.parametrize("delivered", [True, False], ids=["arrived", "lost"])
-def test_the_outcome_of_a_commit_that_was_cut_is_read_back(
+def test_the_outcome_of_a_commit_without_an_answer_is_read_back(
     postgres_family: AnyServer, url: str, delivered: bool
 ) -> None:
     proxy = CommitCutter(postgres_family.host, postgres_family.port, delivers=delivered)
@@ -216,7 +214,7 @@ def test_the_outcome_of_a_commit_that_was_cut_is_read_back(
             assert count(target) == (attempt + 1 if delivered else 0)
 
 
-def test_a_server_that_says_nothing_is_lost_at_the_deadline(url: str) -> None:
+def test_a_server_that_does_not_answer_is_lost_at_the_deadline(url: str) -> None:
     with opened(url, timeout_seconds=0.3) as target:
         with pytest.raises(SinkLost, match="broke"):
             target.run(target.sink._session.execute("SELECT pg_sleep(30)"))
@@ -225,7 +223,7 @@ def test_a_server_that_says_nothing_is_lost_at_the_deadline(url: str) -> None:
         target.commit()
 
 
-def test_a_server_that_is_not_there_is_lost_and_a_wrong_database_is_an_error(
+def test_no_server_is_a_lost_sink_and_a_wrong_database_is_an_error(
     postgres: AnyServer,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -290,7 +288,7 @@ def test_a_role_with_few_rights(postgres_family: AnyServer, url: str) -> None:
             connection.execute(f"DROP ROLE {role}")
 
 
-def test_the_preflight_names_what_the_target_cannot_hold(target: Target) -> None:
+def test_the_preflight_names_what_the_target_cannot_store(target: Target) -> None:
     target.query("CREATE TABLE shop.things (x int)")
     long = Table(TableId("shop", "ß" * 32), (number("id"),), key=(0,))
     hidden = Table(TableId("shop", "sys"), (number("xmin"),), key=(0,))
@@ -312,7 +310,7 @@ def test_the_preflight_names_what_the_target_cannot_hold(target: Target) -> None
     assert isinstance(target.refuses(SchemaChange("", None, ours)), SinkError)
 
 
-def test_triggers_and_foreign_keys_of_the_target_do_not_act(target: Target) -> None:
+def test_triggers_and_foreign_keys_of_the_target_are_off(target: Target) -> None:
     target.create(KEYED)
     target.query("ALTER TABLE shop.things ADD CHECK (id < 1000)")
     target.query("CREATE TABLE shop.child (id int REFERENCES shop.things)")
@@ -321,7 +319,7 @@ def test_triggers_and_foreign_keys_of_the_target_do_not_act(target: Target) -> N
     assert target.query("SELECT count(*) FROM shop.child") == [(1,)]
 
 
-def test_two_pipelines_share_a_target_and_not_a_table(target: Target, url: str) -> None:
+def test_two_pipelines_share_a_target_but_not_a_table(target: Target, url: str) -> None:
     second = PostgresSink(PostgresSettings(url), "second")
 
     async def run() -> None:
@@ -337,7 +335,7 @@ def test_two_pipelines_share_a_target_and_not_a_table(target: Target, url: str) 
     target.do(insert(KEYLESS, (1, "x")))
 
 
-def test_a_newer_layout_is_not_touched(target: Target) -> None:
+def test_a_newer_layout_is_not_changed(target: Target) -> None:
     target.query("UPDATE tailrace.layout SET version = 99")
     with pytest.raises(SinkError, match="layout 99"):
         target.open()
