@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from pymysql.connections import Connection
 from pymysql.constants.COMMAND import COM_QUERY
 from pymysql.err import OperationalError, raise_mysql_exception
 
@@ -44,7 +45,7 @@ class Decoder(Protocol):
 
 
 def query_rows(
-    connection: Any, query: str, decoder: Decoder, timeout_seconds: float
+    connection: Connection[Any], query: str, decoder: Decoder, timeout_seconds: float
 ) -> Iterator[tuple[list[Row], int]]:
     """Run the query on a PyMySQL connection; yield its rows piece by piece, and their bytes.
 
