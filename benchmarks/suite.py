@@ -170,7 +170,7 @@ def _target(url: str | None) -> Iterator[Target]:
 
 
 def _log_to(console: Console) -> None:
-    """Print the log lines about downloads and about logs that are written for the first time."""
+    """Print the log lines of downloads and of workloads that are written into a log."""
     for name in ("tailrace.bench", "tailrace.sandbox"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)

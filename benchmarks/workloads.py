@@ -41,8 +41,9 @@ Literals = tuple[str, ...]
 class TableSpec:
     """A table: its definition in MySQL, its rows, and the columns of a row's text on both sides.
 
-    ``rows(count)`` generates rows. ``mysql_text`` and ``postgres_text`` are SQL expressions, one a
-    column, that give the same texts on both sides; the checksums are computed from them.
+    ``rows(count)`` generates rows. ``mysql_text`` and ``postgres_text`` are lists of SQL
+    expressions, one for each column, that give equal texts on both sides. The checksums are
+    computed from these texts.
     """
 
     name: str
@@ -56,8 +57,8 @@ class TableSpec:
 class Workload:
     """``changes`` row changes of ``kind`` on a table that holds ``preloaded`` rows before.
 
-    A transaction has ``per_transaction`` of them. The database has ``idle_tables`` further, empty
-    tables with the same columns.
+    Each transaction has ``per_transaction`` changes. The database has ``idle_tables`` more tables
+    with the same columns, which stay empty.
     """
 
     name: str

@@ -118,10 +118,9 @@ def _connect(parts: SplitResult, more: dict[str, Any]) -> pymysql.Connection[Any
 
 @contextmanager
 def _translate_errors() -> Iterator[None]:
-    """Raise SourceError for an error of the server.
+    """Raise SourceError for an error of the server, with the server's message.
 
-    The server's message is shown: all statements are the benchmarks' own, so it holds no rows of
-    anybody else.
+    The message cannot hold other people's data: all statements and rows are the benchmarks' own.
     """
     try:
         yield

@@ -93,7 +93,10 @@ class Source:
 
 
 def write_config(folder: Path, source_url: str, target_url: str, more: str = "") -> Path:
-    """Write the configuration of all measurements, with defaults for all but the two servers."""
+    """Write the configuration of all measurements: defaults for everything but the two servers.
+
+    ``more`` is further TOML text.
+    """
     path = folder / "bench.toml"
     path.touch(mode=0o600)
     path.write_text(
@@ -110,7 +113,7 @@ def _toml(url: str) -> str:
 
 
 def engine_command(config: Path, *options: str) -> list[str | Path]:
-    """The command that runs the engine."""
+    """The command that runs the engine with a configuration and options of ``tailrace run``."""
     return [
         sys.executable,
         "-m",

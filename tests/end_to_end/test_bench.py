@@ -172,7 +172,7 @@ def test_own_servers_are_left_unchanged(bench: Bench, own_source: str) -> None:
 def test_a_foreign_source_database_is_not_dropped(bench: Bench, own_source: str) -> None:
     with closing(connect(own_source)) as session, session.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {DATABASE}")
-        with pytest.raises(ConfigError, match="did not make"):
+        with pytest.raises(ConfigError, match="did not create"):
             drop_database(own_source)
         cursor.execute(f"CREATE VIEW {DATABASE}.{MARK} AS SELECT 1")
         drop_database(own_source)
@@ -184,7 +184,7 @@ def test_a_foreign_target_database_is_not_dropped(
 ) -> None:
     url = fresh_postgres_database(postgres)
     with (
-        pytest.raises(ConfigError, match="did not make"),
+        pytest.raises(ConfigError, match="did not create"),
         Target(url).named(url.rpartition("/")[2]),
     ):
         raise AssertionError("the database was dropped")

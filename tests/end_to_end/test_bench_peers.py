@@ -5,9 +5,14 @@ reported. Tests of peers that need a large download are skipped until it is in t
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from io import StringIO
 from pathlib import Path
 
@@ -43,6 +48,7 @@ from engine.sandbox import SandboxUnavailable
 from engine.sandbox.cache import cache_folder
 from tests.support.servers import do_without
 
+ROOT = Path(__file__).parents[2]
 ROWS = 1_000
 WORKLOADS = all_workloads(ROWS)
 FIELDS = [
@@ -193,6 +199,35 @@ def test_environments_are_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monke
     first, second = Environment("x", ("a>=1",), 1), Environment("x", ("a>=2",), 1)
     assert first.folder.parent == tmp_path.resolve() / "peers"
     assert first.folder != second.folder
+
+
+def test_an_installed_package_has_the_programs_of_the_peers(tmp_path: Path) -> None:
+    """Copy the packages that pyproject.toml puts into a wheel, and look for the programs there."""
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    include, exclude = found["find"]["include"], found["find"]["exclude"]
+    for file in (ROOT / "benchmarks").rglob("*.py"):
+        copy = tmp_path / file.relative_to(ROOT)
+        package = ".".join(copy.relative_to(tmp_path).parent.parts)
+        if any(fnmatchcase(package, pattern) for pattern in include) and not any(
+            fnmatchcase(package, pattern) for pattern in exclude
+        ):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+    programs = ("debezium_upsert.py", "mysql_replication_decode.py")
+    code = "import sys; from benchmarks.peers.environments import program\n"
+    code += "for name in sys.argv[1:]: print(program(name))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *programs],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    paths = [Path(line) for line in ran.stdout.splitlines()]
+    assert paths == [tmp_path / "benchmarks" / "peers" / "programs" / name for name in programs]
+    assert all(path.is_file() for path in paths)
 
 
 # -- peers that need a download --------------------------------------------------------------------

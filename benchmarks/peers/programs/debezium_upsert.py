@@ -115,7 +115,7 @@ EPOCH = datetime.datetime(1970, 1, 1)
 
 
 def _numeric(value: int | str) -> int | str:
-    """Unsigned bigints above 2^63 arrive as negative numbers; decimals arrive as text."""
+    """Undo the sign of unsigned bigints, which arrive as signed ones; decimals arrive as text."""
     return value + (1 << 64) if isinstance(value, int) and value < 0 else value
 
 
