@@ -209,7 +209,7 @@ def _latency(figure: Any, found: Sequence[Fields]) -> None:
     axes.set_xticks([_nines(percent) for percent in ticks], [f"{percent} %" for percent in ticks])
     axes.set_xlim(0, min(MOST_NINES, log10(samples)))
     axes.set_xlabel("share of all rows")
-    axes.set_ylabel("is visible within milliseconds of its commit")
+    axes.set_ylabel("milliseconds from commit to visible")
     axes.set_title("How soon is a row visible, at 1,000 single-row transactions per second?", x=0)
 
 
