@@ -1,8 +1,8 @@
 """
 mysql-replication: the log decoded by the library that most Python programs use for it.
 
-It decodes every value and applies nothing, as the engine does in these results. Tailrace requires
-the package, so this peer needs no environment of its own.
+It decodes every value and applies nothing, as the engine does in these results. The package is in
+Tailrace's extra ``bench``, so this peer needs no environment of its own.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class MySQLReplication:
         try:
             version = importlib.metadata.version(PACKAGE)
         except importlib.metadata.PackageNotFoundError:
-            raise CannotRun(f"needs the package {PACKAGE}") from None
+            raise CannotRun(
+                f"needs the package {PACKAGE}", hint="pip install 'tailrace[bench]'"
+            ) from None
         script, spec = program("mysql_replication_decode.py"), scenario.workload.table
         columns = COLUMNS[spec.name].split()
         with closing(connect(scenario.source_url)) as session:
