@@ -268,7 +268,8 @@ class _Attempt:
 
     def _finished(self, goal: str | None) -> bool:
         if self._queue.ended and not self._batcher:
-            return self._commands.stopping or not self._backfill.possible()
+            unfinished = self.writer.transaction is Transaction.PARTIAL
+            return unfinished or self._commands.stopping or not self._backfill.possible()
         return (
             goal is not None
             and self._log is not _Log.UNREAD
@@ -283,7 +284,7 @@ class _Attempt:
 
         1. commit, if the transaction is whole and the commit is due;
         2. write a batch, if one is full, or if one is whole and nothing more waits to be read;
-        3. read what waits in the queue;
+        3. read what waits in the queue, or raise the reader's error;
         4. discard an unfinished transaction, if the log has ended inside it;
         5. follow discovered tables, if the target is at a commit and the stream has passed the
            position of their discovery;
@@ -297,7 +298,7 @@ class _Attempt:
             await self.writer.commit()
         elif (batcher.full(now) or not queue.ready) and (batch := batcher.take(now)):
             await self._write(batch)
-        elif queue.ready:
+        elif queue.ready or queue.failed:
             await self._read(0.0)
         elif queue.ended and batcher:
             batcher.clear()
@@ -363,4 +364,4 @@ class _Attempt:
 
     def _others_wait(self) -> bool:
         """Whether a backfill slice keeps something else waiting."""
-        return bool(self._discovery.found) or self._queue.ready
+        return bool(self._discovery.found) or self._queue.ready or self._queue.failed

@@ -57,6 +57,11 @@ class ReaderQueue:
         return bool(self._waiting)
 
     @property
+    def failed(self) -> bool:
+        """Whether ``get`` would raise the reader's error at once."""
+        return self._error is not None and not self._waiting
+
+    @property
     def ended(self) -> bool:
         """Whether the log has ended without an error, and everything was taken."""
         return self._ended and not self._waiting and self._error is None
