@@ -1,45 +1,71 @@
 """
-The demonstration: a small legacy shop that never stops changing, mirrored live and proven equal.
+``tailrace demo``: mirrors a small legacy shop database while it changes, and compares both sides.
 
-The idea: everything in it is the real thing. Real servers, the real command in a process of its
-own, a real SIGKILL, and a comparison that does not use the engine's own decoder.
+Nothing in the demo is simulated. It starts real servers, runs ``tailrace run`` in a process of its
+own, kills that process with SIGKILL, and counts and compares the rows without the engine's codecs.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 __all__ = ["add_options", "run"]
 
-FEWEST_ROWS = 1000
+MINIMUM_ROWS = 1000
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``tailrace demo``."""
-    parser.add_argument("--source", choices=("mysql", "mariadb"), default="mysql")
-    parser.add_argument("--rows", type=_rows, default=200_000, metavar="N", help="rows of the shop")
+    """Add the options of ``tailrace demo``."""
     parser.add_argument(
-        "--seconds", type=float, default=30.0, metavar="N", help="how long the shop keeps changing"
+        "--source",
+        choices=("mysql", "mariadb"),
+        default="mysql",
+        help="the server to mirror from (default: mysql)",
     )
     parser.add_argument(
-        "--keep", action="store_true", help="leave both servers running at the end, until Enter"
+        "--rows",
+        type=_rows,
+        default=200_000,
+        metavar="N",
+        help="how many rows the shop has at the start (default: 200000)",
     )
-    parser.add_argument("--plain", action="store_true", help="lines instead of a live view")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=30.0,
+        metavar="N",
+        help="how long the shop changes (default: 30)",
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep both servers running at the end, until Enter"
+    )
+    parser.add_argument("--plain", action="store_true", help="print lines instead of the live view")
+    parser.add_argument(
+        "--record", type=_svg_file, metavar="FILE", help="write a picture of the demo, as SVG"
+    )
 
 
 def _rows(text: str) -> int:
     count = int(text)
-    if count < FEWEST_ROWS:
-        raise argparse.ArgumentTypeError(f"at least {FEWEST_ROWS}, so that no table is empty")
+    if count < MINIMUM_ROWS:
+        raise argparse.ArgumentTypeError(f"at least {MINIMUM_ROWS}, so that no table is empty")
     return count
 
 
+def _svg_file(text: str) -> Path:
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder {path.parent} does not exist")
+    return path
+
+
 def run(options: argparse.Namespace) -> int:
-    """Run the whole demonstration. Returns 0 if both sides are equal at its end, else 3.
+    """Run the whole demo. Returns 0 if both sides are equal at its end, else 3.
 
-    Raises ``TailraceError`` if it could not be brought to its end.
+    Raises ``TailraceError`` if a step fails.
     """
-    # The other commands, and the shop's writer, shall not wait for what only this one needs.
-    from engine.demo import show
+    # Imported here, because the other commands and the shop's writer do not need it.
+    from engine.demo import steps
 
-    return show.run(options)
+    return steps.run(options)

@@ -1,8 +1,9 @@
 """
-The proof that both sides are equal, and that every transaction was applied once.
+Row counts on both sides, compared with each other and with the transactions of the shop's writer.
 
-The idea: it trusts nothing of the engine's. Counts come from plain SQL through the databases'
-ordinary clients, and what they must be is what the shop's writer says it has committed.
+The counts use plain SQL through the databases' ordinary clients and none of the engine's code. The
+table ``ledger`` has one row for each transaction that the writer has committed, so a transaction
+that is lost or applied twice shows there.
 """
 
 from __future__ import annotations
@@ -23,51 +24,55 @@ STATEMENT_TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Proof:
-    """Rows by table on both sides, of the tables that are there, and the ledger against the writer.
+    """The rows of each table on both sides, and the transactions written and applied.
 
-    ``ledger`` counts its rows in the target, ``numbers`` the different transactions in it.
+    ``applied`` is the number of rows of ``ledger`` in the target. ``distinct`` is the number of
+    different transactions among them. ``differences`` is empty if all numbers agree.
     """
 
     source: dict[str, int]
     target: dict[str, int]
-    transactions: int
-    ledger: int
-    numbers: int
-    faults: list[str] = field(default_factory=list)
+    written: int
+    applied: int
+    distinct: int
+    differences: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
-        """All rows of the source."""
+        """The number of rows in the source."""
         return sum(self.source.values())
 
 
 def count_both(source_url: str, target_url: str, written: WriterCounts) -> Proof:
-    """Count every table of the shop at ``source_url`` and of the schema of its name in the target;
-    ``faults`` says in words what is not as it must be.
+    """Count every table of the shop at ``source_url``, and of the schema of that name in the
+    target. ``written`` is what the shop's writer has committed.
     """
     schema = source_url.rpartition("/")[2]
     source = row_counts(source_url)
     options = f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
     with psycopg.connect(target_url, options=options) as connection:
         target = _target_counts(connection, schema)
-        ledger, numbers = _ledger(connection, schema) if "ledger" in target else (0, 0)
-    proof = Proof(source, target, written.transactions, ledger, numbers)
+        applied, distinct = _ledger(connection, schema) if "ledger" in target else (0, 0)
+    proof = Proof(source, target, written.transactions, applied, distinct)
     for name in sorted(source.keys() | target.keys()):
         if source.get(name) != target.get(name):
-            proof.faults.append(f"{name}: {source.get(name)} rows, mirrored {target.get(name)}")
-    if not proof.transactions == ledger == numbers:
-        proof.faults.append(
-            f"ledger: {proof.transactions} transactions written, {ledger} applied,"
-            f" {numbers} of them different"
+            proof.differences.append(
+                f"{name}: rows in the source {source.get(name, 'no table')},"
+                f" in the target {target.get(name, 'no table')}"
+            )
+    if not proof.written == applied == distinct:
+        proof.differences.append(
+            f"ledger: {proof.written} transactions written, {applied} applied, {distinct} distinct"
         )
     return proof
 
 
 def _ledger(connection: psycopg.Connection[tuple[Any, ...]], schema: str) -> tuple[int, int]:
-    question = sql.SQL("SELECT count(*), count(DISTINCT number) FROM {}")
+    """The number of rows of the ledger in the target, and of different transactions in it."""
+    query = sql.SQL("SELECT count(*), count(DISTINCT number) FROM {}")
     table = sql.Identifier(schema, "ledger")
-    count, numbers = connection.execute(question.format(table)).fetchone() or (0, 0)
-    return count, numbers
+    count, distinct = connection.execute(query.format(table)).fetchone() or (0, 0)
+    return count, distinct
 
 
 def _target_counts(connection: psycopg.Connection[tuple[Any, ...]], schema: str) -> dict[str, int]:
@@ -77,7 +82,7 @@ def _target_counts(connection: psycopg.Connection[tuple[Any, ...]], schema: str)
     counts = {}
     for (name,) in tables:
         table = sql.Identifier(schema, name)
-        question = sql.SQL("SELECT count(*) FROM {}").format(table)
-        (count,) = connection.execute(question).fetchone() or (0,)
+        query = sql.SQL("SELECT count(*) FROM {}").format(table)
+        (count,) = connection.execute(query).fetchone() or (0,)
         counts[name] = count
     return counts

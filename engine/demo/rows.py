@@ -1,8 +1,9 @@
 """
-The shop's rows: one function a table, which makes the n-th row with a random generator's help.
+The shop's rows. Each table has a function that makes its n-th row with a random generator.
 
-The idea: values that a copy gets wrong. Each comes from a real database: text with tabs and ends of
-lines, floats that decimal text does not hold, times beyond a day, keys that end with zeros.
+The rows hold values that replication tools get wrong. All of them occur in real databases: text
+with tabs and line ends, floats that a short decimal text does not hold, times beyond 24 hours, and
+binary keys that end with zeros.
 """
 
 from __future__ import annotations
@@ -19,25 +20,24 @@ __all__ = [
     "PAGES",
     "STREETS",
     "Row",
-    "address",
-    "category",
-    "coupon",
-    "customer",
-    "delivery",
-    "ledger_entry",
-    "moment",
-    "order",
-    "order_item",
-    "page_view",
-    "payment",
-    "product",
-    "stock",
-    "supplier",
+    "make_address",
+    "make_category",
+    "make_coupon",
+    "make_customer",
+    "make_delivery",
+    "make_ledger_entry",
+    "make_order",
+    "make_order_item",
+    "make_page_view",
+    "make_payment",
+    "make_product",
+    "make_stock",
+    "make_supplier",
 ]
 
 Row: TypeAlias = tuple[object, ...]
 
-#: Order numbers start beyond what a signed 64-bit number holds.
+#: Above the largest signed 64-bit number.
 FIRST_ORDER = 2**63 + 1000
 WAREHOUSES = ("BER", "KRK", "LYON", "OSLO")
 FIRST_NAMES = (
@@ -77,12 +77,13 @@ BIRTHDAYS = ("0000-00-00", "1980-00-00", "1975-02-11", "1999-12-31", "1908-01-05
 PAGES = ("/", "/search?q=drill", "/basket", "/p/%d", "/account", "/checkout?step=2")
 
 
-def moment(number: int, step_seconds: int = 977) -> str:
-    """A moment of the shop's history, without a zone; equal numbers, equal moments."""
+def _timestamp(number: int, step_seconds: int = 977) -> str:
+    """A date and time of the shop's history, without a time zone. It depends on ``number``."""
     return str(datetime(2004, 3, 1, 8) + timedelta(seconds=number * step_seconds % 600_000_000))
 
 
-def customer(random: Random, n: int) -> Row:
+def make_customer(random: Random, n: int) -> Row:
+    """A customer: zero dates, a flag that holds 2, and text with tabs and line ends."""
     first, last = random.choice(FIRST_NAMES), random.choice(LAST_NAMES)
     return (
         n + 1,
@@ -97,27 +98,31 @@ def customer(random: Random, n: int) -> Row:
         f"{random.randint(-99_999, 999_999) / 100:.2f}",
         random.choice((None, "+49 30 1234   ")),
         random.choice(NOTES),
-        moment(n),
-        None if n % 7 == 0 else f"{moment(n * 3)}.{random.randrange(10**6):06}",
+        _timestamp(n),
+        None if n % 7 == 0 else f"{_timestamp(n * 3)}.{random.randrange(10**6):06}",
     )
 
 
-def address(random: Random, n: int) -> Row:
+def make_address(random: Random, n: int) -> Row:
+    """An address: text in cp1252, and a key of two columns."""
     kind = "billing" if n % 2 else "delivery"
     house = random.randrange(300)
     return (n // 2 + 1, kind, random.choice(STREETS), house, f"{n % 99_999:05}", "Köln", None)
 
 
-def supplier(random: Random, n: int) -> Row:
+def make_supplier(random: Random, n: int) -> Row:
+    """A supplier: floats that a short decimal text does not hold, and -0.0."""
     rating = random.choice((None, 0.1, -0.0, 3.3333, 1e-7))
     return (f"Sup-{n:05}", f"{random.choice(LAST_NAMES)} & Söhne", rating, random.random() * 1e9)
 
 
-def category(random: Random, n: int) -> Row:
+def make_category(random: Random, n: int) -> Row:
+    """A category: marks that differ only in case and trailing blanks."""
     return (n + 1, None if n < 10 else n // 10, f"Category {n}", random.choice(("", "A", "a ")))
 
 
-def product(random: Random, n: int) -> Row:
+def make_product(random: Random, n: int) -> Row:
+    """A product: JSON, long decimals, and binary values that end with zeros."""
     attributes = (
         f'{{"colour": "{random.choice(("red", "grün"))}", "sizes": [{n % 9}, 2.50], "old": null}}'
     )
@@ -135,26 +140,29 @@ def product(random: Random, n: int) -> Row:
     )
 
 
-def stock(random: Random, n: int) -> Row:
+def make_stock(random: Random, n: int) -> Row:
+    """The stock of a product in a warehouse: a key of text and number, and a unique slot."""
     warehouse = WAREHOUSES[n % len(WAREHOUSES)]
-    return (warehouse, n // len(WAREHOUSES) + 1, random.randint(-5, 5000), n + 1, moment(n))
+    return (warehouse, n // len(WAREHOUSES) + 1, random.randint(-5, 5000), n + 1, _timestamp(n))
 
 
-def order(random: Random, n: int) -> Row:
-    state = random.choice(("new", "paid", "sent", "returned", "unknown"))  # unknown is no member
+def make_order(random: Random, n: int) -> Row:
+    """An order: an id above 2^63, a state that is not in its ENUM, and zero dates."""
+    state = random.choice(("new", "paid", "sent", "returned", "unknown"))  # not in the ENUM
     return (
         FIRST_ORDER + n,
         random.randrange(1, 20_000),
         state,
         f"{random.randrange(10**10)}.{random.randrange(10**8):08}",
-        moment(n, 13_000),
+        _timestamp(n, 13_000),
         random.choice(("0000-00-00", "2019-06-30", "2031-01-01")),
-        random.choice((None, "0000-00-00 00:00:00", f"{moment(n, 13_100)}.250")),
+        random.choice((None, "0000-00-00 00:00:00", f"{_timestamp(n, 13_100)}.250")),
         random.choice(NOTES),
     )
 
 
-def order_item(random: Random, n: int) -> Row:
+def make_order_item(random: Random, n: int) -> Row:
+    """A line of an order: a key of two columns, and floats."""
     price = f"{random.randrange(10_000_000) / 100:.2f}"
     discount = random.choice((0, 0.05, 0.1, 1 / 3))
     return (
@@ -167,7 +175,8 @@ def order_item(random: Random, n: int) -> Row:
     )
 
 
-def payment(random: Random, n: int) -> Row:
+def make_payment(random: Random, n: int) -> Row:
+    """A payment: a binary key that may end with zeros, and a DECIMAL(65,30)."""
     number = hashlib.md5(b"%d" % n, usedforsecurity=False).digest()
     amount = f"{random.randrange(10**30)}.{random.randrange(10**30):030}"
     return (
@@ -175,11 +184,12 @@ def payment(random: Random, n: int) -> Row:
         FIRST_ORDER + n,
         random.choice(("card", "cash,voucher", "card,cash,voucher")),
         amount if n % 2 else f"-{amount}",
-        f"{moment(n, 13_050)}.{random.randrange(1000):03}",
+        f"{_timestamp(n, 13_050)}.{random.randrange(1000):03}",
     )
 
 
-def delivery(random: Random, n: int) -> Row:
+def make_delivery(random: Random, n: int) -> Row:
+    """A delivery: a TIME beyond 24 hours or below zero, and a POINT."""
     hours = random.choice((0, 7, 36, 117, 838))
     duration = f"{random.choice(('', '-'))}{hours}:{random.randrange(60):02}:30.25"
     point = struct.pack("<IBIdd", 0, 1, 1, random.uniform(-180, 180), random.uniform(-90, 90))
@@ -187,7 +197,8 @@ def delivery(random: Random, n: int) -> Row:
     return (carrier, f"{n // 4:03}", duration, f"{n % 24}:15:00", point, random.choice(NOTES))
 
 
-def coupon(random: Random, n: int) -> Row:
+def make_coupon(random: Random, n: int) -> Row:
+    """A coupon: a text key, which MySQL compares without case."""
     word = random.choice(("Summer", "SUMMER", "spring", "Été", "x"))
     return (
         f"{word}-{n:05}",
@@ -197,11 +208,13 @@ def coupon(random: Random, n: int) -> Row:
     )
 
 
-def page_view(random: Random, n: int) -> Row:
-    same = n - n % 3  # every third view is stored three times
+def make_page_view(random: Random, n: int) -> Row:
+    """A page view: its table has no key, and each view is stored three times."""
+    same = n - n % 3
     page = PAGES[same % len(PAGES)].replace("%d", str(same % 5000))
-    return (f"s{same % 997:07}", page, moment(same, 31), same % 4000, same % 100 / 8 + 0.1)
+    return (f"s{same % 997:07}", page, _timestamp(same, 31), same % 4000, same % 100 / 8 + 0.1)
 
 
-def ledger_entry(random: Random, n: int) -> Row:
-    return (n + 1, "opening", moment(n))
+def make_ledger_entry(random: Random, n: int) -> Row:
+    """A row of the ledger. The ledger starts empty; this row gives the number of its columns."""
+    return (n + 1, "opening", _timestamp(n))

@@ -1,9 +1,10 @@
 """
-A legacy shop database: twelve tables that grew over twenty years, and a ledger.
+The schema of the demo's legacy shop database, and the function that loads it.
 
-The idea: it has what old databases have and new ones do not expect. Zero dates, a key beyond
-2^63, text in cp1252 that calls itself latin1, a table without a key, a flag that holds 2. Loads on
-MySQL and MariaDB; the same seed gives the same rows.
+The shop has twelve tables and a ledger, which the shop's writer fills. The tables have the oddities
+of databases that grew over twenty years: zero dates, keys above 2^63, cp1252 text in columns
+declared latin1, tables without a key, a boolean that holds 2. They load on MySQL and MariaDB. The
+same seed gives the same rows.
 """
 
 from __future__ import annotations
@@ -16,13 +17,27 @@ from urllib.parse import unquote, urlsplit
 
 import pymysql
 
-from engine.demo import rows as make
-from engine.demo.rows import Row
+from engine.demo.rows import (
+    Row,
+    make_address,
+    make_category,
+    make_coupon,
+    make_customer,
+    make_delivery,
+    make_ledger_entry,
+    make_order,
+    make_order_item,
+    make_page_view,
+    make_payment,
+    make_product,
+    make_stock,
+    make_supplier,
+)
 
 __all__ = ["SHOP", "ShopTable", "connect", "load_shop", "row_counts"]
 
 STATEMENT_TIMEOUT_SECONDS = 60
-#: As the shop's own software sets it: no strictness, zero dates welcome.
+#: The session of the shop's software: no strict mode, so that zero dates can be written.
 LEGACY_SESSION = (
     "SET sql_mode = 'NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', lock_wait_timeout = 60"
 )
@@ -30,17 +45,19 @@ LEGACY_SESSION = (
 
 @dataclass(frozen=True)
 class ShopTable:
-    """One table: ``share`` of all rows, its ``definition`` and ``row``, which makes the n-th."""
+    """A table of the shop: its part of all rows, its columns and keys, and ``make_row``, which
+    makes its n-th row.
+    """
 
     name: str
     share: float
-    row: Callable[[Random, int], Row]
+    make_row: Callable[[Random, int], Row]
     definition: str
     options: str = "DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_general_ci"
 
     @property
     def create(self) -> str:
-        """The statement that creates it."""
+        """The statement that creates the table."""
         return f"CREATE TABLE {self.name} ({self.definition}) ENGINE=InnoDB {self.options}"
 
 
@@ -48,7 +65,7 @@ SHOP = (
     ShopTable(
         "customers",
         0.1,
-        make.customer,
+        make_customer,
         """id mediumint unsigned NOT NULL AUTO_INCREMENT,
         email varchar(120) NOT NULL,
         title enum('Mr','Mrs','Dr') DEFAULT NULL,
@@ -68,7 +85,7 @@ SHOP = (
     ShopTable(
         "addresses",
         0.1,
-        make.address,
+        make_address,
         """customer_id int(11) NOT NULL,
         kind enum('billing','delivery') NOT NULL,
         street varchar(100) NOT NULL DEFAULT '',
@@ -82,7 +99,7 @@ SHOP = (
     ShopTable(
         "suppliers",
         0.0015,
-        make.supplier,
+        make_supplier,
         """code varchar(20) NOT NULL,
         name varchar(60) NOT NULL,
         rating float DEFAULT NULL,
@@ -93,7 +110,7 @@ SHOP = (
     ShopTable(
         "categories",
         0.001,
-        make.category,
+        make_category,
         """id smallint NOT NULL,
         parent smallint DEFAULT NULL,
         name varchar(50) NOT NULL,
@@ -103,7 +120,7 @@ SHOP = (
     ShopTable(
         "products",
         0.025,
-        make.product,
+        make_product,
         """id int unsigned NOT NULL,
         sku char(12) NOT NULL,
         category_id smallint NOT NULL,
@@ -119,7 +136,7 @@ SHOP = (
     ShopTable(
         "stock",
         0.05,
-        make.stock,
+        make_stock,
         """warehouse char(4) NOT NULL,
         product_id int unsigned NOT NULL,
         quantity int NOT NULL DEFAULT 0,
@@ -130,7 +147,7 @@ SHOP = (
     ShopTable(
         "orders",
         0.2,
-        make.order,
+        make_order,
         """id bigint unsigned NOT NULL,
         customer_id mediumint unsigned NOT NULL,
         state enum('new','paid','sent','returned') NOT NULL DEFAULT 'new',
@@ -144,7 +161,7 @@ SHOP = (
     ShopTable(
         "order_items",
         0.4,
-        make.order_item,
+        make_order_item,
         """order_id bigint unsigned NOT NULL,
         line tinyint unsigned NOT NULL,
         product_id int unsigned NOT NULL,
@@ -156,7 +173,7 @@ SHOP = (
     ShopTable(
         "payments",
         0.06,
-        make.payment,
+        make_payment,
         """id binary(16) NOT NULL,
         order_id bigint unsigned NOT NULL,
         means set('card','cash','voucher') DEFAULT NULL,
@@ -167,7 +184,7 @@ SHOP = (
     ShopTable(
         "deliveries",
         0.0075,
-        make.delivery,
+        make_delivery,
         """carrier varchar(16) NOT NULL,
         zone char(3) NOT NULL,
         duration time(2) NOT NULL,
@@ -179,7 +196,7 @@ SHOP = (
     ShopTable(
         "coupons",
         0.005,
-        make.coupon,
+        make_coupon,
         """code varchar(24) NOT NULL,
         percent tinyint unsigned NOT NULL,
         valid_from date DEFAULT '0000-00-00',
@@ -189,7 +206,7 @@ SHOP = (
     ShopTable(
         "page_views",
         0.05,
-        make.page_view,
+        make_page_view,
         """session char(10) NOT NULL,
         page varchar(100) DEFAULT NULL,
         viewed datetime NOT NULL,
@@ -201,7 +218,7 @@ SHOP = (
     ShopTable(
         "ledger",
         0.0,
-        make.ledger_entry,
+        make_ledger_entry,
         """number bigint unsigned NOT NULL,
         kind varchar(20) NOT NULL,
         written timestamp(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)""",
@@ -210,8 +227,9 @@ SHOP = (
 
 
 def connect(url: str) -> pymysql.Connection[Any]:
-    """Connect as the shop's own software does; ``url`` names the database, if there is one yet:
-    ``mysql://user:password@host:port/shop``.
+    """Connect with the session settings of the shop's software.
+
+    ``url`` is ``mysql://user:password@host:port/shop``. Without a database in it, none is selected.
     """
     parts = urlsplit(url)
     return pymysql.connect(
@@ -229,9 +247,9 @@ def connect(url: str) -> pymysql.Connection[Any]:
 
 
 def load_shop(url: str, rows: int = 200_000, seed: int = 1) -> dict[str, int]:
-    """Create the database that ``url`` names, with about ``rows`` rows; returns rows by table.
+    """Create the database that ``url`` names, with about ``rows`` rows. It must not exist yet.
 
-    The database must not exist.
+    Returns the number of rows of each table.
     """
     server, _, database = url.rpartition("/")
     random = Random(seed)
@@ -241,17 +259,17 @@ def load_shop(url: str, rows: int = 200_000, seed: int = 1) -> dict[str, int]:
         cursor.execute(f"USE `{database}`")
         for table in SHOP:
             cursor.execute(table.create)
-            values = [table.row(random, number) for number in range(counts[table.name])]
-            marks = ", ".join(["%s"] * len(table.row(random, 0)))
+            values = [table.make_row(random, number) for number in range(counts[table.name])]
+            marks = ", ".join(["%s"] * len(table.make_row(random, 0)))
             cursor.executemany(f"INSERT INTO {table.name} VALUES ({marks})", values)
             connection.commit()
-            # What the source expects of a snapshot comes from these statistics.
+            # The source estimates the rows of a backfill from these statistics.
             cursor.execute(f"ANALYZE NO_WRITE_TO_BINLOG TABLE {table.name}")
     return counts
 
 
 def row_counts(url: str) -> dict[str, int]:
-    """The exact number of rows of every table of the shop, by plain SQL."""
+    """The number of rows of each table of the shop, by ``count(*)``."""
     with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT table_name FROM information_schema.tables WHERE table_schema = database()"

@@ -1,8 +1,8 @@
 """
-The shop's software as a process of its own: it writes at a steady rate until it is told to stop.
+The shop's writer: a process that runs the workload at a steady rate until it is stopped.
 
-The idea: it is no child of the engine, so nothing that happens to the engine touches it. It ends on
-SIGTERM, when told so, and when whoever started it is gone (its standard input ends).
+It is a process of its own, so a killed engine does not affect it. It ends on SIGTERM, on the stop
+command, and at the end of its standard input, because then the process that started it is gone.
 
     python -m engine.demo.writer mysql://root@127.0.0.1:3306/shop --rate 300 --seed 1
 """
@@ -25,22 +25,23 @@ from typing import Self
 import msgspec
 
 from engine.demo.shop import connect
-from engine.demo.trade import SCHEMA_CHANGES, Trade
+from engine.demo.workload import SCHEMA_CHANGES, Workload
 from engine.errors import TailraceError
 
 __all__ = ["ShopWriter", "WriterCounts", "main"]
 
 REPORT_SECONDS = 0.25
 STOP_DEADLINE_SECONDS = 30.0
-#: A writer that fell behind this far (a lock, a stopped server) does not catch up.
-FORGIVEN_SECONDS = 1.0
-#: Commands on standard input are one byte each; its end is a command to stop.
+#: After a delay (a lock, a stopped server) the writer makes up for this much at most.
+MAX_BEHIND_SECONDS = 1.0
+#: The commands on standard input, one byte each. Its end is a command to stop.
 STOP, MIGRATE, END = b"s", b"m", b""
 
 
 class WriterCounts(msgspec.Struct, frozen=True):
-    """What a writer has done: committed transactions (each has one row in ``ledger``), the same by
-    kind, and schema changes.
+    """The number of committed transactions, each with a row in ``ledger``, and of schema changes.
+
+    ``kinds`` is the number of transactions by kind.
     """
 
     transactions: int = 0
@@ -49,11 +50,13 @@ class WriterCounts(msgspec.Struct, frozen=True):
 
 
 class ShopWriter:
-    """A writer process on the shop at ``url``; a context manager that starts and stops it."""
+    """A writer process on the shop at ``url``. The context manager starts it, and kills it at its
+    end.
+    """
 
     def __init__(self, url: str, transactions_per_second: float = 300.0, seed: int = 1) -> None:
         self.url = url
-        self._words = [url, "--rate", str(transactions_per_second), "--seed", str(seed)]
+        self._command = [url, "--rate", str(transactions_per_second), "--seed", str(seed)]
         self._counts = WriterCounts()
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
@@ -74,14 +77,14 @@ class ShopWriter:
 
     @property
     def counts(self) -> WriterCounts:
-        """What it has done, at most a moment ago; exact after ``stop``."""
+        """The counts, up to ``REPORT_SECONDS`` old. They are exact after ``stop``."""
         return self._counts
 
     def start(self) -> None:
-        """Start writing."""
-        # A session of its own: Ctrl-C in the terminal is for us, not for the writer.
+        """Start the process."""
+        # In a session of its own the writer gets no Ctrl-C.
         process = subprocess.Popen(
-            [sys.executable, "-m", "engine.demo.writer", *self._words],
+            [sys.executable, "-m", "engine.demo.writer", *self._command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -91,18 +94,21 @@ class ShopWriter:
         self._reader.start()
 
     def check(self) -> None:
-        """Raises ``TailraceError`` if it has ended by itself."""
+        """Raise ``TailraceError`` if the writer has ended by itself."""
         if self._process is not None and self._process.poll() is not None:
             raise TailraceError(
                 f"the shop's writer ended by itself, with status {self._process.returncode}"
             )
 
     def migrate(self) -> None:
-        """Have it change the schema soon, between two of its transactions; does not wait."""
+        """Have the writer migrate the schema before its next transaction. Does not wait for it."""
         self._tell(MIGRATE)
 
     def stop(self) -> WriterCounts:
-        """Have it finish its transaction and end.  Raises ``TailraceError`` if it had failed."""
+        """Have the writer finish its transaction and end. Returns its counts.
+
+        Raises ``TailraceError`` if the writer failed.
+        """
         process = self._process
         if process is None:
             return self._counts
@@ -118,7 +124,7 @@ class ShopWriter:
 
     def _tell(self, command: bytes) -> None:
         if self._process is not None and self._process.stdin is not None:
-            # One that has ended by itself is found by its status.
+            # If the writer has ended, ``check`` and ``stop`` find its exit status.
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(command)
                 self._process.stdin.flush()
@@ -128,7 +134,7 @@ class ShopWriter:
             self._counts = msgspec.json.decode(line, type=WriterCounts)
 
     def _reap(self, process: subprocess.Popen[bytes]) -> None:
-        """Take the last counts of one that ends, and free what it used."""
+        """Wait for the end of the process, read its last counts, and close its pipes."""
         process.wait(STOP_DEADLINE_SECONDS)
         if self._reader is not None:
             self._reader.join(STOP_DEADLINE_SECONDS)
@@ -140,8 +146,8 @@ class ShopWriter:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write until told to stop; the counts go to standard output, a JSON line each."""
-    parser = argparse.ArgumentParser(description="Keep changing a shop database.")
+    """Run the writer. It prints its counts to standard output, as JSON lines."""
+    parser = argparse.ArgumentParser(description="Run transactions on a shop database.")
     parser.add_argument("url")
     parser.add_argument("--rate", type=float, default=300.0, help="transactions per second")
     parser.add_argument("--seed", type=int, default=1)
@@ -149,11 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with connect(options.url) as connection:
-        trade = Trade(connection, options.seed)
-        _write(trade, 1 / options.rate, stopping)
+        workload = Workload(connection, options.seed)
+        _write(workload, 1 / options.rate, stopping)
 
 
-def _write(trade: Trade, interval_seconds: float, stopping: threading.Event) -> None:
+def _write(workload: Workload, interval_seconds: float, stopping: threading.Event) -> None:
     schema_changes = 0
     due = reported = time.monotonic()
     while not stopping.is_set():
@@ -161,25 +167,25 @@ def _write(trade: Trade, interval_seconds: float, stopping: threading.Event) -> 
         if command in (STOP, END):
             break
         if command == MIGRATE:
-            trade.migrate()
+            workload.migrate()
             schema_changes += len(SCHEMA_CHANGES)
-        trade.next()
+        workload.next()
         now = time.monotonic()
-        due = max(due + interval_seconds, now - FORGIVEN_SECONDS)
+        due = max(due + interval_seconds, now - MAX_BEHIND_SECONDS)
         if now - reported >= REPORT_SECONDS:
             reported = now
-            _report(trade, schema_changes)
-    _report(trade, schema_changes)
+            _report(workload, schema_changes)
+    _report(workload, schema_changes)
 
 
 def _command(timeout_seconds: float) -> bytes | None:
-    """The next command, or None if none comes in time."""
+    """The next command, or None if there is none before the timeout."""
     ready, _, _ = select.select([sys.stdin], [], [], timeout_seconds)
     return os.read(sys.stdin.fileno(), 1) if ready else None
 
 
-def _report(trade: Trade, schema_changes: int) -> None:
-    counts = WriterCounts(sum(trade.counts.values()), schema_changes, trade.counts)
+def _report(workload: Workload, schema_changes: int) -> None:
+    counts = WriterCounts(sum(workload.counts.values()), schema_changes, workload.counts)
     sys.stdout.buffer.write(msgspec.json.encode(counts) + b"\n")
     sys.stdout.buffer.flush()
 

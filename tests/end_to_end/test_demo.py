@@ -1,14 +1,16 @@
 """
-The demonstration: the shop is as odd as promised, its writer is exact, and the whole show runs.
+The demo: the shop has its oddities, its writer counts exactly, and the whole demo runs.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,21 @@ from uuid import uuid4
 
 import pytest
 
+from engine.cli.main import main
 from engine.demo.shop import SHOP, connect, load_shop, row_counts
-from engine.demo.trade import SCHEMA_CHANGES
+from engine.demo.workload import SCHEMA_CHANGES
 from engine.demo.writer import ShopWriter
 from tests.support.servers import AnyServer, drop_mysql_database
 from tests.support.waiting import wait_until
 
-SHOW_DEADLINE_SECONDS = 90
+DEMO_DEADLINE_SECONDS = 90
 ROWS = 4000
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(params=["mysql", "mariadb_10"])
 def make_shop(request: pytest.FixtureRequest) -> Iterator[Callable[..., str]]:
-    """A function that loads a shop with `ROWS` rows and returns its URL."""
+    """A function that loads a shop of ``ROWS`` rows, and returns its URL."""
     server: AnyServer = request.getfixturevalue(request.param)
     names: list[str] = []
 
@@ -54,13 +58,13 @@ def checksums(url: str) -> tuple[tuple[Any, ...], ...]:
     return tuple(row[1:] for row in answers)
 
 
-def test_the_shop_has_its_rows_and_they_come_from_the_seed(make_shop: Callable[..., str]) -> None:
+def test_the_same_seed_gives_the_same_rows(make_shop: Callable[..., str]) -> None:
     first, again, other = make_shop(1), make_shop(1), make_shop(2)
     assert sum(row_counts(first).values()) == ROWS
     assert checksums(first) == checksums(again) != checksums(other)
 
 
-def test_the_shop_is_as_odd_as_old_databases_are(make_shop: Callable[..., str]) -> None:
+def test_the_shop_has_the_oddities_of_old_databases(make_shop: Callable[..., str]) -> None:
     url = make_shop()
     for oddity in (
         "customers WHERE born = '0000-00-00'",
@@ -69,7 +73,7 @@ def test_the_shop_is_as_odd_as_old_databases_are(make_shop: Callable[..., str]) 
         "customers WHERE since = 0",
         "customers WHERE notes LIKE '%\\\\\\\\N%'",
         "customers WHERE notes LIKE '%\t%\n%'",
-        "addresses WHERE hex(street) LIKE '%80%'",  # the euro sign, which Latin-1 does not have
+        "addresses WHERE hex(street) LIKE '%80%'",  # the euro sign in cp1252
         "orders WHERE id > 9223372036854775807",
         "orders WHERE state = '' AND state IS NOT NULL",
         "deliveries WHERE duration > '24:00:00'",
@@ -116,12 +120,12 @@ def test_the_writer_keeps_its_pace(make_shop: Callable[..., str]) -> None:
     assert count / microseconds * 1e6 == pytest.approx(100, rel=0.3)
 
 
-def test_the_writer_ends_on_sigterm_and_with_whoever_started_it(
+def test_the_writer_ends_on_sigterm_and_at_the_end_of_its_input(
     make_shop: Callable[..., str],
 ) -> None:
-    words = [sys.executable, "-m", "engine.demo.writer", make_shop(), "--rate", "200"]
+    command = [sys.executable, "-m", "engine.demo.writer", make_shop(), "--rate", "200"]
     for end in (subprocess.Popen.terminate, lambda process: process.stdin.close()):
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         with process:
             assert process.stdout is not None
             assert process.stdout.readline()
@@ -129,19 +133,11 @@ def test_the_writer_ends_on_sigterm_and_with_whoever_started_it(
             assert process.wait(10) == 0
 
 
-def start_show(folder: Path, *options: str) -> subprocess.Popen[str]:
-    words = [
-        sys.executable,
-        "-m",
-        "engine.cli",
-        "demo",
-        "--plain",
-        "--rows",
-        str(ROWS),
-        *options,
-    ]
+def start_demo(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """Start the demo, with its temporary files in ``folder``."""
+    command = [sys.executable, "-m", "engine.cli", "demo", "--plain", "--rows", str(ROWS)]
     return subprocess.Popen(
-        words,
+        [*command, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -151,31 +147,59 @@ def start_show(folder: Path, *options: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder for temporary files that the servers' account may enter; pytest's own it may not."""
+    """A folder for temporary files that the servers' account may enter, unlike pytest's own."""
     with tempfile.TemporaryDirectory(prefix="tailrace-test-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
-@pytest.mark.usefixtures("mysql", "postgres")  # so that a machine without servers skips
-def test_the_show_ends_with_both_sides_equal(folder: Path) -> None:
-    with start_show(folder, "--seconds", "5") as show:
-        said, _ = show.communicate(timeout=SHOW_DEADLINE_SECONDS)
-    assert show.returncode == 0, said
-    assert "SIGKILL to the engine" in said
-    assert "both sides are equal" in said
-    assert f"schema changes  {len(SCHEMA_CHANGES)}" in said
+@pytest.mark.usefixtures("mysql", "postgres")  # without servers the test is skipped
+def test_the_demo_ends_with_both_sides_equal(folder: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "demo.svg"
+    with start_demo(folder, "--seconds", "5", "--record", str(picture)) as demo:
+        output, _ = demo.communicate(timeout=DEMO_DEADLINE_SECONDS)
+    assert demo.returncode == 0, output
+    assert "killed with SIGKILL" in output
+    assert "both sides are equal" in output
+    assert f"schema changes  {len(SCHEMA_CHANGES)}" in output
     assert not list(folder.iterdir())
+    check_picture(picture, folder)
+
+
+def check_picture(picture: Path, folder: Path) -> None:
+    """The picture is well-formed SVG. It shows the lines and two frames of the live view, and
+    neither loads anything nor names the machine's folders and ports.
+    """
+    root = ET.parse(picture).getroot()
+    assert root.tag == f"{SVG}svg"
+    assert not root.findall(f".//{SVG}image")
+    text = "".join(root.itertext()).replace("\N{NO-BREAK SPACE}", " ")
+    for expected in ("tailrace demo", "killed with SIGKILL", "both sides are equal"):
+        assert expected in text
+    for state in ("backfilling", "streaming", "live"):
+        assert state in text
+    for unwanted in ("@font-face", "@import", "http://", "https://", str(folder)):
+        assert unwanted not in text
+    assert set(re.findall(r"127\.0\.0\.1:(\d+)", text)) == {"3306", "5432"}
 
 
 @pytest.mark.usefixtures("mysql", "postgres")
-def test_the_show_leaves_nothing_behind_when_interrupted(folder: Path) -> None:
-    with start_show(folder, "--seconds", "60") as show:
-        assert show.stdout is not None
-        assert any("the snapshot is complete" in line for line in show.stdout)
-        show.send_signal(signal.SIGINT)
-        show.communicate(timeout=SHOW_DEADLINE_SECONDS)
-    assert show.returncode == 1
+def test_an_interrupted_demo_leaves_nothing_behind(folder: Path) -> None:
+    with start_demo(folder, "--seconds", "60") as demo:
+        assert demo.stdout is not None
+        assert any("backfill complete" in line for line in demo.stdout)
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=DEMO_DEADLINE_SECONDS)
+    assert demo.returncode == 1
     assert not list(folder.iterdir())
     running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
-    assert not any(str(folder).encode() in words for words in running)
+    assert not any(str(folder).encode() in command for command in running)
+
+
+def test_record_needs_an_existing_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "--record", str(tmp_path / "none" / "demo.svg")])
+    assert stopped.value.code == 2
+    assert "does not exist" in capsys.readouterr().err

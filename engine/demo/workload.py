@@ -1,8 +1,9 @@
 """
-What the shop's software does all day: a transaction of each kind, and the schema migration.
+The shop's transactions, one method a kind, and its schema migration.
 
-The idea: each kind of transaction is one thing that a mirror can get wrong. A key that changes, two
-rows that swap a unique value, a row that comes back under its old key, one of several equal rows.
+Each kind of transaction tests a case that replication can get wrong: a key that changes, two rows
+that swap a unique value, a row that is deleted and inserted again under its key, an update of one
+of several equal rows.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import pymysql
 
 from engine.demo.rows import FIRST_ORDER, NOTES, PAGES, STREETS
 
-__all__ = ["SCHEMA_CHANGES", "Trade"]
+__all__ = ["SCHEMA_CHANGES", "Workload"]
 
 Transaction: TypeAlias = Callable[[], None]
 
-#: The migration: columns come in the middle, are renamed, widened and dropped; a table is new.
+#: The migration: it adds a column in the middle, renames, widens and drops columns, and creates a
+#: table.
 SCHEMA_CHANGES = (
     "ALTER TABLE orders ADD channel varchar(12) DEFAULT 'shop' AFTER state",
     "ALTER TABLE customers RENAME COLUMN notes TO remarks",
@@ -30,11 +32,10 @@ SCHEMA_CHANGES = (
 )
 
 
-class Trade:
-    """Makes the shop's transactions on one connection; the same seed makes the same ones.
+class Workload:
+    """Runs the shop's transactions on one connection. The same seed gives the same transactions.
 
-    ``next`` runs one whole transaction with its row in ``ledger``, and ``counts`` counts them by
-    kind. ``migrate`` changes the schema; the transactions use the new columns from then on.
+    ``counts`` is the number of committed transactions by kind.
     """
 
     def __init__(self, connection: pymysql.Connection[Any], seed: int) -> None:
@@ -67,7 +68,7 @@ class Trade:
         }
 
     def next(self) -> None:
-        """Run one transaction of a random kind to its end."""
+        """Run and commit one transaction of a random kind, with its row in ``ledger``."""
         (kind,) = self._random.choices(list(self._kinds), list(self._kinds.values()))
         name = kind.__name__.lstrip("_")
         self._cursor.execute("BEGIN")
@@ -78,7 +79,7 @@ class Trade:
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def migrate(self) -> None:
-        """Run the schema changes, with a transaction after each."""
+        """Run the schema changes, with a transaction after each. Later transactions use them."""
         for statement in SCHEMA_CHANGES:
             self._cursor.execute(statement)
             if "RENAME" in statement:
@@ -167,7 +168,7 @@ class Trade:
         )
 
     def _rename_coupon(self) -> None:
-        """Change a text key; to MySQL, what differs only in case is the same key."""
+        """Change only the case of a text key. To MySQL the key stays the same."""
         self._do(
             "UPDATE IGNORE coupons SET code = IF(BINARY code = upper(code), lower(code),"
             " upper(code)), used = 2 WHERE code >= %s ORDER BY code LIMIT 1",
@@ -203,7 +204,7 @@ class Trade:
     # -- deletes -----------------------------------------------------------------------------------
 
     def _forget_view(self) -> None:
-        """Delete one row, of which others are equal."""
+        """Delete one of several equal rows."""
         self._do("DELETE FROM page_views WHERE session = %s LIMIT 1", self._session())
 
     def _cancel_order(self) -> None:
@@ -212,7 +213,7 @@ class Trade:
         self._do("DELETE FROM orders WHERE id = %s", order)
 
     def _change_mind(self) -> None:
-        """A change that is rolled back, before one that is not."""
+        """Roll back a change, and go on with a new transaction."""
         self._do("DELETE FROM coupons WHERE code >= %s LIMIT 50", self._coupon())
         self._do("INSERT INTO ledger (number, kind) VALUES (0, 'rolled back')")
         self._connection.rollback()
@@ -223,8 +224,8 @@ class Trade:
     def _do(self, statement: str, *values: object) -> None:
         self._cursor.execute(statement, values)
 
-    def _value(self, question: str) -> int:
-        self._cursor.execute(question)
+    def _value(self, query: str) -> int:
+        self._cursor.execute(query)
         (value,) = self._cursor.fetchone() or (None,)
         return int(value or 0)
 

@@ -1,7 +1,7 @@
 """
-The command ``tailrace run`` as a process that the demonstration starts, watches and kills.
+``tailrace run`` as a process that the demo starts, watches and kills.
 
-The idea: it is watched from outside, as an operator would, by its ``GET /status``.
+The demo watches it through ``GET /status``, as a monitoring system does.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ import msgspec
 from engine.errors import TailraceError
 from engine.ops.status import Status
 
-__all__ = ["LOG_HINT", "Mirror"]
+__all__ = ["LOG_HINT", "EngineProcess"]
 
-LOG_HINT = "With --keep the engine's log is left where it is, until Enter."
+LOG_HINT = "with --keep the engine's log is kept until Enter"
 
 STATUS_TIMEOUT_SECONDS = 2.0
 STOP_DEADLINE_SECONDS = 60.0
 CATCH_UP_DEADLINE_SECONDS = 300.0
 
 
-class Mirror:
-    """One pipeline's engine; a context manager that kills what still runs at its end.
+class EngineProcess:
+    """The engine of one pipeline. As a context manager it is killed at the end, if it still runs.
 
-    Its log goes to ``log``. All methods raise ``TailraceError`` with the log's last words if the
-    engine has ended by itself.
+    Its log goes to ``log``. The methods raise ``TailraceError`` with the last error of the log if
+    the engine ended by itself.
     """
 
     def __init__(self, config: Path, log: Path) -> None:
@@ -60,7 +60,7 @@ class Mirror:
         self._process = self._spawn("--metrics-listen", f"127.0.0.1:{self._port}")
 
     def status(self) -> Status | None:
-        """Its status, or None while it does not answer (yet)."""
+        """The engine's status, or None while the engine does not answer."""
         if self._process is not None and self._process.poll() is not None:
             raise self._failure("the engine ended by itself", self._process.returncode)
         connection = http.client.HTTPConnection("127.0.0.1", self._port, STATUS_TIMEOUT_SECONDS)
@@ -74,66 +74,60 @@ class Mirror:
             connection.close()
 
     def kill(self) -> None:
-        """SIGKILL it: nothing is flushed, finished or said."""
+        """Send SIGKILL: the engine neither commits nor closes anything."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait(STOP_DEADLINE_SECONDS)
 
-    def finish(self) -> None:
-        """SIGTERM it: it applies and commits what is whole, then ends."""
+    def stop(self) -> None:
+        """Send SIGTERM: the engine commits whole transactions and ends."""
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
-            self._await(process, STOP_DEADLINE_SECONDS)
+            self._wait(process, STOP_DEADLINE_SECONDS)
 
     def catch_up(self) -> None:
-        """Run it once more until it has applied all that the source holds now."""
+        """Run the engine until it has applied everything that is in the source's log now."""
         self._process = self._spawn("--until-caught-up")
-        self._await(self._process, CATCH_UP_DEADLINE_SECONDS)
+        self._wait(self._process, CATCH_UP_DEADLINE_SECONDS)
         self._process = None
 
     def _spawn(self, *options: str) -> subprocess.Popen[bytes]:
-        words = [
-            sys.executable,
-            "-m",
-            "engine.cli",
-            "run",
-            str(self._config),
-            "--log-format",
-            "json",
-        ]
-        # It shall not outlive us, but Ctrl-C in the terminal is for us and not for it.
+        command = [sys.executable, "-m", "engine.cli", "run", str(self._config)]
+        # The engine ends with the demo. In a session of its own it gets no Ctrl-C.
         tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [*tied, *words, *options],
+                [*tied, *command, "--log-format", "json", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
-    def _await(self, process: subprocess.Popen[bytes], deadline_seconds: float) -> None:
+    def _wait(self, process: subprocess.Popen[bytes], deadline_seconds: float) -> None:
         try:
             status = process.wait(deadline_seconds)
         except subprocess.TimeoutExpired as error:
             process.kill()
-            raise self._failure(f"no end after {deadline_seconds:.0f} seconds") from error
+            raise self._failure(
+                f"the engine did not end within {deadline_seconds:.0f} seconds"
+            ) from error
         if status:
             raise self._failure("the engine failed", status)
 
-    def _failure(self, what: str, status: int | None = None) -> TailraceError:
+    def _failure(self, message: str, status: int | None = None) -> TailraceError:
         if status is not None:
-            what += f" with status {status}"
-        return TailraceError(what, hint=f"{_last_words(self._log)}\n{LOG_HINT}")
+            message += f" with status {status}"
+        return TailraceError(message, hint=f"{_last_error(self._log)}\n{LOG_HINT}")
 
 
-def _last_words(log: Path) -> str:
-    """The error of a log's last line, or that line."""
+def _last_error(log: Path) -> str:
+    """The error in the last line of the log, or that line."""
     lines = log.read_text(errors="replace").splitlines()
     if not lines:
-        return "It said nothing."
+        return "the engine's log is empty"
     try:
         record = json.loads(lines[-1])
     except ValueError:
