@@ -371,3 +371,16 @@ def test_a_log_that_ends_inside_a_large_transaction_lets_the_backfill_go_on(
     assert_mirrored(database, store)
     assert all_live(pipeline)
     assert stored_position(store) == "0"
+
+
+@pytest.mark.xfail(strict=True, reason="a finite log ends without the tables that were discovered")
+def test_a_discovered_table_is_followed_before_a_finite_log_ends_the_pipeline() -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [])
+    run(make_pipeline(database, store), until_caught_up=True)
+    for number in range(300):
+        database.commit(insert(KEYED, (number, "waits")))
+    database.load(KEYLESS, [(1, "late")])
+    database.mark(END)
+    run(make_pipeline(database, store))
+    assert_mirrored(database, store)

@@ -17,19 +17,9 @@ from engine.ops import log
 from engine.ops.metrics import Metrics
 from engine.ops.status import Status, TableStatus
 from engine.schema import TableId
+from tests.support.metric_samples import samples
 
 ITEM = TableId("shop", "item")
-
-
-def samples(metrics: Metrics) -> dict[str, float]:
-    """Every sample as ``name{values of its labels but the pipeline, in order of their names}``."""
-    found = {}
-    for family in text_string_to_metric_families(metrics.render().decode()):
-        for sample in family.samples:
-            assert sample.labels.pop("pipeline") == "p"
-            labels = ",".join(value for _, value in sorted(sample.labels.items()))
-            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return found
 
 
 def test_what_is_reported_is_shown() -> None:
