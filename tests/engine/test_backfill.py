@@ -313,10 +313,6 @@ def test_a_source_that_holds_only_a_log_refuses_a_pending_table(table: Table) ->
     assert store.rows(table.id) == []
 
 
-# -- known bugs ------------------------------------------------------------------------------------
-
-
-@pytest.mark.xfail(strict=True, reason="an error of the reader waits for the end of the backfill")
 def test_an_error_of_the_reader_interrupts_the_backfill() -> None:
     """GIVEN a lost stream WHEN tables are backfilled THEN the pipeline reconnects after the time
     slice, so that the log cannot be purged meanwhile."""
@@ -341,20 +337,20 @@ class CutOff(MemorySource):
     """A finite log that ends inside a transaction."""
 
     def stream(self, *arguments: Any) -> Any:
-        yield [Begin("1", "0", 0.0), insert(KEYED, *[(100 + n, "new") for n in range(50)])]
+        yield [Begin("1", "0", 0.0), insert(KEYLESS, *[(n, "new") for n in range(50)])]
 
 
-@pytest.mark.xfail(strict=True, reason="the loop spins for ever: the open transaction stays open")
-def test_a_log_that_ends_inside_a_large_transaction_lets_the_backfill_go_on(
+def test_a_log_that_ends_inside_a_large_transaction_ends_the_pipeline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """GIVEN a pending table WHEN the log ends inside a transaction larger than a batch THEN the
-    transaction is rolled back, and the table is backfilled."""
-    database, store = MemoryDatabase(), MemoryStore()
-    database.load(KEYED, [(1, "old")])
-    progress = {KEYED.id: TableProgress(estimate=1)}
-    store.contents = {KEYED.id: MemoryTable(KEYED)}
-    store.states["test"] = State(1, Checkpoint("test", 1, "0", 0.0, progress), (KEYED,))
+    transaction is rolled back, and the next run backfills the table."""
+    database, store = MemoryDatabase([END]), MemoryStore()
+    progress = {KEYED.id: TableProgress(estimate=1), KEYLESS.id: TableProgress("live")}
+    for table in (KEYED, KEYLESS):
+        database.load(table, [(1, "old")] if table.key else [])
+        store.contents[table.id] = MemoryTable(table)
+    store.states["test"] = State(1, Checkpoint("test", 1, "0", 0.0, progress), (KEYED, KEYLESS))
     reads = 0
     real = ReaderQueue.get
 
@@ -366,11 +362,13 @@ def test_a_log_that_ends_inside_a_large_transaction_lets_the_backfill_go_on(
 
     monkeypatch.setattr(ReaderQueue, "get", get)
     source = CutOff(MemorySettings("memory:test"), database)
-    pipeline = make_pipeline(database, store, source=source)
-    run(pipeline)
+    run(make_pipeline(database, store, source=source))
+    assert store.rows(KEYLESS.id) == []
+    run(make_pipeline(database, store))
     assert_mirrored(database, store)
-    assert all_live(pipeline)
-    assert stored_position(store) == "0"
+
+
+# -- known bugs ------------------------------------------------------------------------------------
 
 
 @pytest.mark.xfail(strict=True, reason="a finite log ends without the tables that were discovered")
