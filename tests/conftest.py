@@ -1,16 +1,16 @@
 """
-The fixtures that every test shares: database servers, and fresh databases in them.
+The fixtures that all tests share: database servers, and new databases on them.
 
-The idea: each server is started once, when the first test asks for it. By default they are
-private servers (`engine.sandbox`). A person's own servers are used instead where these name them:
+Each server starts once, when the first test asks for it. By default the servers are private
+(`engine.sandbox`). These variables name your own servers, which are used instead:
 
     TAILRACE_TEST_MYSQL     mysql://user:password@host:port/       in place of `mysql`
     TAILRACE_TEST_MARIADB   mysql://user:password@host:port/       in place of `mariadb_10`
     TAILRACE_TEST_POSTGRES  postgresql://user:password@host:port/postgres  in place of `postgres_15`
 
-Then the other release of the same kind is skipped. These servers need the settings that
-`tailrace check` asks for and a user with all rights; tests make databases of their own there and
-drop them. Tests that stop and start a server are skipped.
+Then the tests with the other release of that kind are skipped, and so are tests that stop and start
+a server. Your servers need the settings that `tailrace check` asks for, and a user with all
+privileges. Tests create their own databases there and drop them.
 """
 
 from __future__ import annotations
@@ -46,24 +46,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"database servers: {names}")
 
 
-@pytest.fixture(params=["compiled", "python"])
+@pytest.fixture(params=["accelerator", "python"])
 def by_each_codec(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The codecs of the test are those with the compiled kernels, and those without."""
+    """Run the test with the accelerators, and again with the generated Python alone."""
     if request.param == "python":
         with python_only():
             yield
     elif decoder.AVAILABLE and encoder.AVAILABLE:
         yield
     else:
-        pytest.skip("the compiled kernels are not built, or TAILRACE_ACCELERATOR=off")
+        pytest.skip("the accelerators are not built, or TAILRACE_ACCELERATOR=off")
 
 
 def _provide(kind: str, start: Callable[[], Server], *, first: bool = True) -> Iterator[AnyServer]:
-    """The person's own server of that kind, or a private one that is stopped at the end."""
+    """Yield your own server of that kind, or a private one that stops at the end."""
     variable = f"TAILRACE_TEST_{kind.upper()}"
     url = os.environ.get(variable)
     if url and not first:
-        pytest.skip(f"{variable} names the one {kind} server to test")
+        pytest.skip(f"{variable} names the only {kind} server to test with")
     if url:
         external = ExternalServer(kind, url)
         _used.append(external)
@@ -76,7 +76,7 @@ def _provide(kind: str, start: Callable[[], Server], *, first: bool = True) -> I
 
 @pytest.fixture(scope="session")
 def mysql() -> Iterator[AnyServer]:
-    """MySQL 9.7: GTIDs, full row metadata."""
+    """MySQL 9.7, with GTIDs and full row metadata."""
     yield from _provide("mysql", start_mysql)
 
 
@@ -106,7 +106,7 @@ def postgres_18() -> Iterator[AnyServer]:
 
 @pytest.fixture(scope="session")
 def postgres(postgres_15: AnyServer) -> AnyServer:
-    """The PostgreSQL of tests that do not care which."""
+    """The PostgreSQL of tests that do not depend on the release."""
     return postgres_15
 
 
@@ -116,7 +116,7 @@ def postgres(postgres_15: AnyServer) -> AnyServer:
     ids=["mysql-9.7", "mariadb-10.11", "mariadb-11.8"],
 )
 def mysql_family(request: pytest.FixtureRequest) -> AnyServer:
-    """Each of the three sources in turn."""
+    """Each of the three source servers."""
     server: AnyServer = request.getfixturevalue(request.param)
     return server
 
@@ -125,14 +125,16 @@ def mysql_family(request: pytest.FixtureRequest) -> AnyServer:
     scope="session", params=["postgres_15", "postgres_18"], ids=["postgres-15", "postgres-18"]
 )
 def postgres_family(request: pytest.FixtureRequest) -> AnyServer:
-    """Each of the two targets in turn."""
+    """Each of the two target servers."""
     server: AnyServer = request.getfixturevalue(request.param)
     return server
 
 
 @pytest.fixture
 def fresh_mysql_database() -> Iterator[Callable[[AnyServer], str]]:
-    """A function: server → the name of a new, empty database there, dropped after the test."""
+    """A function that creates an empty database on a server and returns its name. The database is
+    dropped after the test.
+    """
     made: list[tuple[AnyServer, str]] = []
 
     def make(server: AnyServer) -> str:
@@ -149,7 +151,9 @@ def fresh_mysql_database() -> Iterator[Callable[[AnyServer], str]]:
 
 @pytest.fixture
 def new_shop() -> Iterator[Callable[[AnyServer, int], Shop]]:
-    """A function: server, rows → a loaded shop in a new database there, dropped after the test."""
+    """A function that loads a shop of some rows into a new database on a server. The database is
+    dropped after the test.
+    """
     made: list[Shop] = []
 
     def make(server: AnyServer, rows: int) -> Shop:
@@ -163,7 +167,9 @@ def new_shop() -> Iterator[Callable[[AnyServer, int], Shop]]:
 
 @pytest.fixture
 def fresh_postgres_database() -> Iterator[Callable[[AnyServer], str]]:
-    """A function: server → the URL of a new, empty database there, dropped after the test."""
+    """A function that creates an empty database on a server and returns its URL. The database is
+    dropped after the test.
+    """
     made: list[tuple[AnyServer, str]] = []
 
     def make(server: AnyServer) -> str:
@@ -186,7 +192,7 @@ def _execute(server: AnyServer, statement: sql.Composed) -> None:
 
 @pytest.fixture
 def source_database(mysql: AnyServer, fresh_mysql_database: Callable[[AnyServer], str]) -> str:
-    """The name of a fresh database on `mysql`."""
+    """The name of a new database on `mysql`."""
     return fresh_mysql_database(mysql)
 
 
@@ -194,5 +200,5 @@ def source_database(mysql: AnyServer, fresh_mysql_database: Callable[[AnyServer]
 def target_database(
     postgres: AnyServer, fresh_postgres_database: Callable[[AnyServer], str]
 ) -> str:
-    """The URL of a fresh database on `postgres`."""
+    """The URL of a new database on `postgres`."""
     return fresh_postgres_database(postgres)

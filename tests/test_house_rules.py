@@ -1,5 +1,5 @@
 """
-The limits that keep the code readable: short functions, short files, docstrings, no stray ``Any``.
+The limits that keep the code readable: short functions and files, docstrings, few ``Any``.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def test_tests_and_code_have_a_module_docstring(path: Path) -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=name_of)
 def test_any_is_used_where_it_has_a_reason(path: Path) -> None:
     if "programs" in path.parts:
-        return  # they run in environments of their own, with packages without types
+        return  # they run in other environments, with packages without types
     found = {
         node.name
         for node in ast.walk(parse(path))

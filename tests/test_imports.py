@@ -1,8 +1,8 @@
 """
-Which package may import which, as docs/architecture.md states.
+Which package may import which, as docs/architecture.md says.
 
-The rules are data: a package, and the packages that its modules may import. They are checked
-against the import statements of every module. Imports inside functions count. Imports under
+``RULES`` holds, for each package, the packages that its modules may import. The import statements
+of every module are checked against it. Imports inside functions count. Imports under
 ``TYPE_CHECKING`` do not, because they never run.
 """
 
@@ -25,7 +25,7 @@ VOCABULARY = (
 )
 ANYTHING = ("engine", "sources", "sinks", "benchmarks")
 
-#: The packages that a package may import besides itself. The longest name that fits counts.
+#: The packages that a package may import besides itself. The longest matching name applies.
 RULES: dict[str, tuple[str, ...]] = {
     **{name: VOCABULARY[:place] for place, name in enumerate(VOCABULARY)},
     "engine": (),
@@ -61,7 +61,7 @@ RULES: dict[str, tuple[str, ...]] = {
 
 
 def modules() -> dict[str, Path]:
-    """Every module by its dotted name. The peers' programs run in environments of their own."""
+    """Every module by its dotted name. The peers' programs run in other environments."""
     found: dict[str, Path] = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -104,7 +104,7 @@ def is_in(name: str, package: str) -> bool:
 
 
 def package_of(name: str) -> str:
-    """The package whose rule holds for a module."""
+    """The package whose rule applies to a module."""
     return max((package for package in RULES if is_in(name, package)), key=len)
 
 

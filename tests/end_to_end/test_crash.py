@@ -1,8 +1,8 @@
 """
-Whatever dies, and whenever: nothing is lost, nothing is repeated.
+After a crash at any moment no change is lost, and none is applied twice.
 
-The engine is a process of its own and really gets SIGKILL; servers are killed and started again;
-connections are cut by a proxy in the middle.
+The engine is a process and gets SIGKILL. Servers are killed and started again. A proxy cuts the
+connections.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tests.support.servers import AnyServer, obtain
 from tests.support.shops import Shop, assert_mirrored, catch_up, load_new_shop
 from tests.support.waiting import wait_until
 
-SLOW_COPY = "[backfill]\nchunk_rows = 15\nslice_seconds = 0.05\n"
-IMPATIENT = "[retry]\nfirst_seconds = 0.05\nmax_seconds = 0.5\n"
+SLOW_BACKFILL = "[backfill]\nchunk_rows = 15\nslice_seconds = 0.05\n"
+SHORT_PAUSES = "[retry]\nfirst_seconds = 0.05\nmax_seconds = 0.5\n"
 
 
 @pytest.fixture(scope="module")
 def mysql_by_file() -> Iterator[AnyServer]:
-    """A MySQL whose log has places, but no GTIDs."""
+    """A MySQL without GTIDs, so positions are files and offsets."""
     options = ("--gtid-mode=OFF", "--enforce-gtid-consistency=OFF")
     with obtain(lambda: start_mysql(options=options)) as server:
         yield server
@@ -49,53 +49,56 @@ def test_kills(
     target_database: str,
     tmp_path: Path,
 ) -> None:
-    """GIVEN a shop under load WHEN the engine is killed again and again, at any moment: while it
-    connects, in the copy, in COPY, around COMMIT THEN both sides are equal in the end.
+    """GIVEN a shop under load WHEN the engine is killed many times at random moments: while it
+    connects, during the backfill, during COPY, around COMMIT THEN both sides are equal at the end.
 
-    What a chunk of the copy shows is proved in another way on each of these sources.
+    Each of these sources proves the watermarks of a chunk in another way.
     """
     shop = new_shop(request.getfixturevalue(server), 12_000)
-    config = write_config(tmp_path, shop.server.url, target_database, shop.tables, more=SLOW_COPY)
+    config = write_config(
+        tmp_path, shop.server.url, target_database, shop.tables, more=SLOW_BACKFILL
+    )
     dice = random.Random(20)
-    kills_in_the_copy = 0
+    kills_in_backfill = 0
     with ShopWriter(shop.url, 300) as writer:
         for number in range(kills):
             with EngineProcess(config) as engine:
                 if number % 5:
-                    kills_in_the_copy += await_work(engine, dice)
+                    kills_in_backfill += await_work(engine, dice)
                 else:
                     pass_moments(dice.uniform(0, 1.0))
                 engine.kill()
             if number == kills // 2:
                 writer.migrate()
         counts = writer.stop()
-    assert kills_in_the_copy >= 3
+    assert kills_in_backfill >= 3
     catch_up(config)
     assert_mirrored(shop, target_database, counts.transactions)
 
 
 def await_work(engine: EngineProcess, dice: random.Random) -> bool:
-    """Let the engine copy some rows, or follow for some moments if all is copied; whether it still
-    copies."""
+    """Let the engine backfill some rows, or stream for a short time if all tables are live. Returns
+    whether it still backfills.
+    """
     rows = dice.randrange(500, 2_500)
 
-    def copying(status: dict[str, Any]) -> bool:
+    def backfilling(status: dict[str, Any]) -> bool:
         return any(table["state"] != "live" for table in status["tables"] or [{"state": ""}])
 
-    status = engine.wait_status(lambda s: s["backfilled_rows"] >= rows or not copying(s))
-    pass_moments(dice.uniform(0, 0.02 if copying(status) else 0.4))
-    return copying(status)
+    status = engine.wait_status(lambda s: s["backfilled_rows"] >= rows or not backfilling(s))
+    pass_moments(dice.uniform(0, 0.02 if backfilling(status) else 0.4))
+    return backfilling(status)
 
 
 def pass_moments(seconds: float) -> None:
-    """Let the engine get on: the moment of a kill is random, so nothing can be waited for."""
+    """Let time pass: the moment of a kill is random, so there is no condition to wait for."""
     moment = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() > moment)
 
 
 @pytest.fixture
 def own_servers() -> Iterator[tuple[Shop, Server]]:
-    """A shop on a source, and a target, that the test may kill."""
+    """A shop, and a target, on servers that the test may kill."""
     with obtain(start_mysql) as source, obtain(start_postgres) as target:
         yield load_new_shop(source, 5_000), target
 
@@ -105,7 +108,7 @@ def test_servers_die_and_connections_break(
     own_servers: tuple[Shop, Server], tmp_path: Path
 ) -> None:
     """GIVEN a running pipeline WHEN the target dies, the source dies, and both connections are cut,
-    several times each THEN the engine goes on by itself, and both sides are equal in the end."""
+    several times each THEN the engine resumes by itself, and both sides are equal at the end."""
     shop, target = own_servers
     source, transactions = shop.server, 0
     with Proxy(source.host, source.port) as left, Proxy(target.host, target.port) as right:
@@ -114,12 +117,12 @@ def test_servers_die_and_connections_break(
             source.url.replace(str(source.port), str(left.port)),
             target.url.replace(str(target.port), str(right.port)),
             shop.tables,
-            more=SLOW_COPY + IMPATIENT,
+            more=SLOW_BACKFILL + SHORT_PAUSES,
         )
         with EngineProcess(config) as engine:
 
-            def settle() -> None:
-                """The engine has reconnected and applied something new."""
+            def await_progress() -> None:
+                """Wait until the engine is connected and has applied something new."""
                 rows = engine.status() or {"rows": 0, "backfilled_rows": 0}
                 before = rows["rows"] + rows["backfilled_rows"]
                 engine.wait_status(
@@ -131,13 +134,13 @@ def test_servers_die_and_connections_break(
 
             for round_number in range(2):
                 with ShopWriter(shop.url, 200, seed=round_number) as writer:
-                    settle()
+                    await_progress()
                     for cut in (left.cut, right.cut, left.cut, right.cut):
                         assert cut() > 0
-                        settle()
+                        await_progress()
                     target.kill()
                     target.start()
-                    settle()
+                    await_progress()
                     transactions += writer.stop().transactions
                 source.kill()
                 source.start()

@@ -1,5 +1,5 @@
 """
-The engine as a process: two of them on one pipeline, and how it stops.
+The engine as a process: two engines of one pipeline, and how an engine stops.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SMALL_CHUNKS = "[backfill]\nchunk_rows = 300\nslice_seconds = 0.1\n"
 
 @pytest.fixture
 def shop(mysql: AnyServer, new_shop: Callable[[AnyServer, int], Shop]) -> Shop:
-    """A shop that takes a while to copy."""
+    """A shop whose backfill takes some time."""
     return new_shop(mysql, 6_000)
 
 
 def test_the_older_of_two_engines_stops(shop: Shop, target_database: str, tmp_path: Path) -> None:
-    """GIVEN an engine at work WHEN a second one starts on the same pipeline THEN the first ends
-    with an error that says so, the second goes on, and the data stay right."""
+    """GIVEN a running engine WHEN a second one starts on the same pipeline THEN the first ends with
+    an error that names the reason, the second continues, and both sides are equal."""
     config = write_config(
         tmp_path, shop.server.url, target_database, shop.tables, more=SMALL_CHUNKS
     )
@@ -42,7 +42,7 @@ def test_the_older_of_two_engines_stops(shop: Shop, target_database: str, tmp_pa
     assert_mirrored(shop, target_database, counts.transactions)
 
 
-def test_a_frozen_engine_that_wakes_after_its_successor_changes_nothing(
+def test_an_engine_that_resumes_after_its_successor_started_changes_nothing(
     shop: Shop, target_database: str, tmp_path: Path
 ) -> None:
     config = write_config(

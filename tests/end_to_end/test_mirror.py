@@ -1,5 +1,6 @@
 """
-The main job on every pair of servers: copy under a running writer, then follow, then be equal.
+Backfill and stream on every pair of servers, while an application writes. At the end both sides are
+equal.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ ROWS = 8_000
 SMALL_CHUNKS = "[backfill]\nchunk_rows = 300\nslice_seconds = 0.1\n"
 
 
-def test_copy_and_follow(
+def test_backfill_and_stream(
     mysql_family: AnyServer,
     postgres_family: AnyServer,
     new_shop: Callable[[AnyServer, int], Shop],
     fresh_postgres_database: Callable[[AnyServer], str],
     tmp_path: Path,
 ) -> None:
-    """GIVEN a shop that is written to all the time, and altered WHEN it is copied and followed
+    """GIVEN a shop that is written to all the time, and altered WHEN it is backfilled and streamed
     THEN both sides are equal, column by column, and every transaction arrived exactly once."""
     shop, target = new_shop(mysql_family, ROWS), fresh_postgres_database(postgres_family)
     config = write_config(tmp_path, mysql_family.url, target, shop.tables, more=SMALL_CHUNKS)
@@ -38,7 +39,7 @@ def test_copy_and_follow(
                 and status["rows"] > 500
                 and all(table["state"] == "live" for table in status["tables"])
             ),
-            what="the copy's end",
+            what="the end of the backfill",
         )
         counts = writer.stop()
         assert counts.schema_changes > 0

@@ -1,7 +1,8 @@
 """
 Random schemas, rows and transactions on a real source, mirrored and compared.
 
-The source is the oracle: a statement that it refuses (a duplicate key, say) is part of the history.
+The source decides which statements are valid: one that it refuses (for a duplicate key, say)
+changes nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ VALUES: dict[str, Callable[[int], Any]] = {
     "text character set utf8mb4": lambda n: f"\\N {n} \r\n" * (n % 4),
 }
 NUMBER = st.integers(0, 11)
-#: What the source may refuse: duplicates, values out of range, columns and keys that are not there.
+#: Errors that the source may raise: duplicates, values out of range, missing columns and keys.
 REFUSED = (1054, 1060, 1062, 1068, 1072, 1091, 1264, 1265, 1366, 1406)
 
 tables = st.fixed_dictionaries(
@@ -88,7 +89,7 @@ migrations = st.lists(
 )
 
 
-class Scribe:
+class HistoryWriter:
     """Writes one random history to the source."""
 
     def __init__(self, server: AnyServer, database: str, shapes: list[dict[str, Any]]) -> None:
@@ -100,7 +101,7 @@ class Scribe:
             self.execute(self._create(f"t{number}", shape))
 
     def fill(self, rows: int) -> None:
-        """Some rows in every table, so that there is something to copy."""
+        """Insert rows into every table, so that there is something to backfill."""
         for number, shape in enumerate(self.shapes):
             for n in range(rows):
                 values = tuple(VALUES[kind](n % 40) for kind in shape["types"])
@@ -166,11 +167,11 @@ class Scribe:
             self.execute(f"DELETE FROM {name} WHERE k1 = %s OR k1 = %s", (a, b + 100))
         elif kind == "swap":
             self._swap(name, a, b)
-        elif not (a % 4):  # truncate, seldom
+        elif not (a % 4):  # truncate, but rarely
             self.execute(f"TRUNCATE TABLE {name}")
 
     def migrate(self, kind: str, serial: int) -> None:
-        """One schema change to the first table; what the source refuses is no change."""
+        """Change the schema of the first table, unless the source refuses it."""
         alter = {
             "add": f"ADD COLUMN m{serial} varchar(9) DEFAULT 'new' AFTER k1",
             "drop": "DROP COLUMN c0",
@@ -186,7 +187,7 @@ class Scribe:
             self.execute(f"ALTER TABLE t0 {alter[kind]}")
 
     def _swap(self, name: str, a: int, b: int) -> None:
-        """Exchange the unique values of two rows, by way of a value that nobody has."""
+        """Swap the unique values of two rows, with an unused value in between."""
         for value, key in ((-1, a), (a * 100 + 1, b), (b * 100 + 1, a)):
             self.execute(f"UPDATE {name} SET u = %s WHERE k1 = %s LIMIT 1", (value, key))
 
@@ -200,8 +201,8 @@ def test_random_histories(
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
 ) -> None:
-    """GIVEN random tables with rows WHEN they are copied, then changed at random, in two runs
-    THEN both sides are equal after each."""
+    """GIVEN random tables with rows WHEN they are backfilled, and then changed at random before two
+    more runs THEN both sides are equal after each run."""
     target = fresh_postgres_database(postgres)
 
     @settings(
@@ -213,28 +214,28 @@ def test_random_histories(
     @given(st.lists(tables, min_size=1, max_size=2), transactions, transactions, transactions)
     def run(shapes: Any, first: Any, second: Any, third: Any) -> None:
         database = fresh_mysql_database(mysql)
-        scribe = Scribe(mysql, database, shapes)
-        scribe.execute(f"SET SESSION binlog_row_image = {image}")
+        writer = HistoryWriter(mysql, database, shapes)
+        writer.execute(f"SET SESSION binlog_row_image = {image}")
         with psycopg.connect(target, autocommit=True) as there:
             for history in (first, second, third):
-                scribe.write(history)
+                writer.write(history)
                 catch_up(make_pipeline(mysql.url, target, [f"{database}.*"], name=database))
-                assert_equal(scribe.connection, there, database)
-        scribe.connection.close()
+                assert_equal(writer.connection, there, database)
+        writer.connection.close()
 
     run()
 
 
 @pytest.mark.timeout(170)
 @pytest.mark.parametrize("image", ["FULL", "MINIMAL"])
-def test_histories_that_happen_while_tables_are_copied(
+def test_random_histories_during_the_backfill(
     mysql_family: AnyServer,
     postgres: AnyServer,
     image: str,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
 ) -> None:
-    """GIVEN random tables with rows WHEN rows and schema change at random while they are copied in
+    """GIVEN random tables with rows WHEN rows and schema change at random during a backfill in
     chunks of three rows THEN both sides are equal once the pipeline has caught up."""
     target = fresh_postgres_database(postgres)
 
@@ -247,10 +248,10 @@ def test_histories_that_happen_while_tables_are_copied(
     @given(st.lists(tables, min_size=1, max_size=2), transactions, transactions, migrations)
     def run(shapes: Any, first: Any, second: Any, changes: Any) -> None:
         database = fresh_mysql_database(mysql_family)
-        scribe = Scribe(mysql_family, database, shapes)
-        scribe.fill(150)
-        scribe.write(first)
-        scribe.execute(f"SET SESSION binlog_row_image = {image}")
+        writer = HistoryWriter(mysql_family, database, shapes)
+        writer.fill(150)
+        writer.write(first)
+        writer.execute(f"SET SESSION binlog_row_image = {image}")
 
         def pipeline() -> Pipeline:
             return make_pipeline(
@@ -262,14 +263,14 @@ def test_histories_that_happen_while_tables_are_copied(
             )
 
         with psycopg.connect(target, autocommit=True) as there:
-            with running(work := pipeline()):
-                wait_until(lambda work=work: work.status().state != "connecting")
+            with running(started := pipeline()):
+                wait_until(lambda started=started: started.status().state != "connecting")
                 for number, transaction in enumerate(second):
-                    scribe.write([transaction])
+                    writer.write([transaction])
                     if number < len(changes):
-                        scribe.migrate(changes[number], number)
+                        writer.migrate(changes[number], number)
             catch_up(pipeline())
-            assert_equal(scribe.connection, there, database)
-        scribe.connection.close()
+            assert_equal(writer.connection, there, database)
+        writer.connection.close()
 
     run()

@@ -1,4 +1,4 @@
-"""The batching rule: a committed batch ends with a transaction, and only giants leave in pieces."""
+"""When a batch is due: it ends with a transaction, unless one transaction exceeds the limits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_heartbeat_is_an_end() -> None:
     assert batch.end == Heartbeat("9", 0.0)
 
 
-def test_a_giant_leaves_in_pieces_and_ends_with_its_commit() -> None:
+def test_a_transaction_that_exceeds_the_limits_is_split_and_ends_with_its_commit() -> None:
     batcher = Batcher(100, 1 << 30, 1.0)
     whole = transaction(1, 250)
     rows = whole[1]

@@ -1,4 +1,4 @@
-"""Runs of rows: what may be taken together."""
+"""Which row changes may be joined to one ``Rows``."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ ITEM = Table(TableId("shop", "item"), (Column("id", Type("int32"), "int"),), (0,
 UPDATE = Rows(ITEM, "update", [(1,)], [(2,)], None, None, 10)
 
 
-def fresh(**changes: object) -> Rows:
+def following(**changes: object) -> Rows:
     rows = Rows(ITEM, "update", [(3,)], [(4,)], None, None, 7)
     return msgspec.structs.replace(rows, **changes)
 
 
-def test_rows_of_one_kind_join() -> None:
+def test_rows_of_the_same_table_operation_and_columns_are_joined() -> None:
     rows = msgspec.structs.replace(UPDATE, before=[(1,)], after=[(2,)])
-    assert rows.join(fresh())
+    assert rows.join(following())
     assert rows == Rows(ITEM, "update", [(1,), (3,)], [(2,), (4,)], None, None, 17)
     inserts = Rows(ITEM, "insert", None, [(1,)])
     assert inserts.join(Rows(ITEM, "insert", None, [(2,)]))
     assert (inserts.before, inserts.after, len(inserts)) == (None, [(1,), (2,)], 2)
 
 
-def test_rows_of_other_kinds_do_not() -> None:
+def test_other_rows_are_not_joined() -> None:
     version = msgspec.structs.replace(ITEM, version=2)
     others = (
-        fresh(table=version),
-        fresh(op="delete", after=None),
-        fresh(before_present=1),
-        fresh(after_present=1),
+        following(table=version),
+        following(op="delete", after=None),
+        following(before_present=1),
+        following(after_present=1),
     )
     for other in others:
         rows = msgspec.structs.replace(UPDATE)

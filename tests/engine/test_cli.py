@@ -1,5 +1,5 @@
 """
-The command line as people and scripts meet it: exit statuses, what is said, and what is never said.
+The command line as people and scripts use it: exit statuses, output, and that no secret is printed.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ DEADLINE_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command has left behind."""
+class CommandResult:
+    """The exit status and the output of a command."""
 
     status: int
     out: str
     err: str
 
 
-def tailrace(*words: str | Path) -> Said:
-    """Run one command to its end."""
+def tailrace(*words: str | Path) -> CommandResult:
+    """Run a command to its end. Fails if it prints the secret or a traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "engine.cli", *map(str, words)],
         capture_output=True,
@@ -48,11 +48,11 @@ def tailrace(*words: str | Path) -> Said:
     )
     assert SECRET not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    return Said(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 def closed_port() -> int:
-    """A port on which nobody listens."""
+    """A port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -82,7 +82,7 @@ def with_password(url: str, user: str, password: str) -> str:
 
 @pytest.fixture
 def guest_url(mysql: AnyServer, database: str) -> Iterator[str]:
-    """The URL of a user who needs a password, and may read."""
+    """The URL of a user with a password who may read the database."""
     with connect_mysql(mysql) as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE USER {database}@'%' IDENTIFIED BY '{SECRET}'")
         cursor.execute(f"GRANT SELECT ON {database}.* TO {database}@'%'")
@@ -94,9 +94,9 @@ def test_a_wrong_password_of_the_source(
     guest_url: str, database: str, target_database: str, tmp_path: Path
 ) -> None:
     url = guest_url.replace(SECRET, f"{SECRET}0")
-    said = tailrace("run", write_config(tmp_path, url, target_database, f"{database}.*"))
-    assert said.status == 1
-    assert f"Access denied for user '{database}'" in said.err
+    result = tailrace("run", write_config(tmp_path, url, target_database, f"{database}.*"))
+    assert result.status == 1
+    assert f"Access denied for user '{database}'" in result.err
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +116,13 @@ def test_a_wrong_password_of_the_target(
     mysql: AnyServer, database: str, guarded_postgres: Server, tmp_path: Path
 ) -> None:
     url = with_password(guarded_postgres.url, "guest", SECRET)
-    said = tailrace("run", write_config(tmp_path, mysql.url, url, f"{database}.*"))
-    assert said.status == 1
-    assert "password authentication failed" in said.err
+    result = tailrace("run", write_config(tmp_path, mysql.url, url, f"{database}.*"))
+    assert result.status == 1
+    assert "password authentication failed" in result.err
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_host_that_does_not_answer(
+def test_a_host_that_refuses_connections(
     mysql: AnyServer, database: str, target_database: str, tmp_path: Path, side: str
 ) -> None:
     there, password = f"127.0.0.1:{closed_port()}", SECRET
@@ -132,29 +132,29 @@ def test_a_host_that_does_not_answer(
     else:
         target = f"postgresql://tailrace:{password}@{there}/shop"
     config = write_config(tmp_path, source, target, f"{database}.*", more=GIVE_UP)
-    said = tailrace("run", config, "--log-format", "json")
-    assert said.status == 1
-    assert "refused" in said.err
-    tried = [json.loads(line) for line in said.err.splitlines() if line.startswith("{")]
+    result = tailrace("run", config, "--log-format", "json")
+    assert result.status == 1
+    assert "refused" in result.err
+    tried = [json.loads(line) for line in result.err.splitlines() if line.startswith("{")]
     assert sum(line["level"] == "warning" for line in tried) >= 2
 
 
 def test_an_unknown_key(config: Path) -> None:
     config.write_text(config.read_text() + "[batch]\nmax_row = 3\n")
-    said = tailrace("run", config)
-    assert said.status == 2
-    assert "max_row" in said.err
-    assert "max_rows" in said.err
+    result = tailrace("run", config)
+    assert result.status == 2
+    assert "max_row" in result.err
+    assert "max_rows" in result.err
 
 
 def test_a_missing_environment_variable(mysql: AnyServer, tmp_path: Path) -> None:
     url = with_password(mysql.url, "repl", "${TAILRACE_NOT_SET_ANYWHERE}")
-    said = tailrace("run", write_config(tmp_path, url, "postgresql://h/shop", "shop.*"))
-    assert said.status == 2
-    assert "TAILRACE_NOT_SET_ANYWHERE" in said.err
+    result = tailrace("run", write_config(tmp_path, url, "postgresql://h/shop", "shop.*"))
+    assert result.status == 2
+    assert "TAILRACE_NOT_SET_ANYWHERE" in result.err
 
 
-def test_a_file_that_is_not_there_and_no_command(tmp_path: Path) -> None:
+def test_a_missing_file_and_no_command(tmp_path: Path) -> None:
     assert tailrace("run", tmp_path / "none.toml").status == 2
     assert tailrace().status == 2
 
@@ -163,20 +163,20 @@ def test_a_file_that_is_not_there_and_no_command(tmp_path: Path) -> None:
     ("setting", "codecs"),
     [("", "compiled" if accelerator.AVAILABLE else "plain Python"), ("off", "plain Python")],
 )
-def test_the_version_tells_what_the_codecs_are(
+def test_the_version_names_the_codecs(
     monkeypatch: pytest.MonkeyPatch, setting: str, codecs: str
 ) -> None:
     monkeypatch.setenv(
         "TAILRACE_ACCELERATOR", setting or os.environ.get("TAILRACE_ACCELERATOR", "")
     )
-    said = tailrace("--version")
-    assert (said.status, said.out) == (
+    result = tailrace("--version")
+    assert (result.status, result.out) == (
         0,
         f"tailrace {version('tailrace')} ({codecs} codecs)\n",
     )
 
 
-# -- the way of a pipeline -------------------------------------------------------------------------
+# -- the life of a pipeline ------------------------------------------------------------------------
 
 
 def test_init_writes_a_file_that_loads_and_holds_no_password(
@@ -184,9 +184,9 @@ def test_init_writes_a_file_that_loads_and_holds_no_password(
 ) -> None:
     output = tmp_path / "pets.toml"
     words = ("init", guest_url + database, f"postgresql://tailrace:{SECRET}@new/pets")
-    said = tailrace(*words, "--output", output)
-    assert said.status == 0, said.err
-    assert {"SOURCE_PASSWORD", "TARGET_PASSWORD"} <= set(said.out.split())
+    result = tailrace(*words, "--output", output)
+    assert result.status == 0, result.err
+    assert {"SOURCE_PASSWORD", "TARGET_PASSWORD"} <= set(result.out.split())
     text = output.read_text()
     assert SECRET not in text
     monkeypatch.setenv("SOURCE_PASSWORD", "one")
@@ -200,8 +200,8 @@ def test_init_writes_a_file_that_loads_and_holds_no_password(
 
 
 def test_from_check_to_verify(database: str, target_database: str, config: Path) -> None:
-    """GIVEN a good set-up WHEN one command after the other is used as the manual says
-    THEN each tells what is so, in its output and its status."""
+    """GIVEN a correct configuration WHEN the commands are used in the manual's order THEN each
+    reports the state of the pipeline, in its output and its exit status."""
     check = tailrace("check", config, "--json")
     assert check.status == 0, check.out
     assert {finding["level"] for finding in json.loads(check.out)} <= {"ok", "warning"}
@@ -233,7 +233,7 @@ def test_tail_prints_records(mysql: AnyServer, database: str, config: Path) -> N
         cursor.execute("INSERT INTO pets VALUES (6, 'Bo'), (7, 'Al')")
         cursor.execute("UPDATE pets SET name = 'Moritz' WHERE id = 5")
         cursor.execute("DELETE FROM pets WHERE id = 1")
-    said = tailrace("tail", config, "--from", "checkpoint", "--limit", "3")
-    assert said.status == 0, said.err
-    records = [json.loads(line) for line in said.out.splitlines()]
+    result = tailrace("tail", config, "--from", "checkpoint", "--limit", "3")
+    assert result.status == 0, result.err
+    records = [json.loads(line) for line in result.out.splitlines()]
     assert [record["op"] for record in records] == ["insert", "insert", "update"]

@@ -1,4 +1,4 @@
-"""The folder of change records: what a kill at any moment leaves, and who may write."""
+"""The folder of change records: what a kill at any step leaves, and which engine may write."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LATER = 3600.0
 
 
 class Killed(BaseException):
-    """The process ends here: nothing of ours catches it."""
+    """The process ends here. No code of the engine catches it."""
 
 
 def sink(folder: Path, **settings: float) -> JsonlSink:
@@ -39,7 +39,7 @@ async def write(target: JsonlSink, number: int, epoch: int = 1, rows: int = 1) -
 
 
 def finished(folder: Path) -> list[int]:
-    """What a reader sees: the numbers in all finished segments."""
+    """The numbers in all finished segments, as a reader sees them."""
     return [
         record.after["id"]
         for path in sorted(folder.glob("*.jsonl"))
@@ -56,7 +56,7 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(work(), 30))
 
 
-def test_a_segment_shows_when_it_is_finished(tmp_path: Path) -> None:
+def test_a_segment_is_visible_once_it_is_finished(tmp_path: Path) -> None:
     async def work() -> None:
         target = sink(tmp_path / "made" / "here", segment_seconds=LATER)
         folder = tmp_path / "made" / "here"
@@ -95,7 +95,7 @@ def test_a_segment_is_finished_when_it_is_full_or_old(tmp_path: Path) -> None:
     run(work)
 
 
-#: Where a kill leaves something unfinished: before and after each durable step of a commit.
+#: The durable steps of a commit. A kill before or after one leaves the commit unfinished.
 STEPS = ("append", "cut", "state", "publish")
 
 
@@ -114,7 +114,7 @@ def test_a_kill_at_any_step_of_a_commit(
             try:
                 await write(target, 2)
             except Killed:
-                await target.rollback()  # frees what the test's own process holds of it
+                await target.rollback()  # frees the resources that it holds in the test's process
             else:
                 assert segment_seconds, "the step never came"
                 assert step in ("cut", "publish"), "the step never came"
@@ -133,7 +133,7 @@ def test_a_kill_at_any_step_of_a_commit(
 
 
 def kill_at(patched: pytest.MonkeyPatch, step: str, when: str) -> None:
-    """Let the process die before or after this step. What is appended may be torn."""
+    """Make the process die before or after this step. An appended record may be torn."""
     place, name = {
         "append": (Folder, "_append"),
         "cut": (os, "truncate"),
@@ -213,7 +213,7 @@ def test_a_damaged_state_stops(tmp_path: Path) -> None:
     run(work)
 
 
-def test_a_check_says_whether_the_folder_can_be_written(tmp_path: Path) -> None:
+def test_check_reports_whether_the_folder_can_be_written(tmp_path: Path) -> None:
     async def work() -> None:
         (good,) = await sink(tmp_path / "new").check([])
         assert good.level == "ok"
@@ -225,7 +225,7 @@ def test_a_check_says_whether_the_folder_can_be_written(tmp_path: Path) -> None:
     run(work)
 
 
-def test_standard_output_takes_records(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_records_can_go_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     async def work() -> None:
         target = JsonlSink(JsonlSettings("jsonl:-"), "shop")
         state = await target.open()
@@ -239,9 +239,9 @@ def test_standard_output_takes_records(capfdbinary: pytest.CaptureFixture[bytes]
     assert decode_record(line).after == {"id": 1}
 
 
-# -- Layouts ---------------------------------------------------------------------------------------
+# -- layouts ---------------------------------------------------------------------------------------
 
-OLD_RECORDS = b'{"old":1}\n' * 373 + b'"seven"'  # as many bytes as the state of layout 1 says
+OLD_RECORDS = b'{"old":1}\n' * 373 + b'"seven"'  # the size that the state of layout 1 records
 OLD_CHECKPOINT = Checkpoint(
     "legacy",
     1,
@@ -258,7 +258,7 @@ OLD_CHECKPOINT = Checkpoint(
 
 @pytest.fixture
 def old_folder(tmp_path: Path) -> Path:
-    """A folder that version 0.1.0 left when it was killed."""
+    """A folder of version 0.1.0 after a kill."""
     text = (FOLDER / "jsonl-layout-1.json").read_bytes()
     (tmp_path / "state.json").write_bytes(text)
     (tmp_path / "epoch").write_text("1\n")

@@ -1,5 +1,5 @@
 """
-How much memory the engine needs: bounded, whatever the size of a transaction or a table.
+The engine's memory is bounded, whatever the size of a transaction or a table.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ TEN = "(SELECT 0 n UNION ALL " + " UNION ALL ".join(f"SELECT {n}" for n in range
 
 
 def peak_megabytes(engine: EngineProcess) -> float:
-    """The most that the process had resident so far."""
+    """The largest resident size of the process so far."""
     status = Path(f"/proc/{engine.process.pid}/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
 
 def insert_at_once(server: AnyServer, database: str, powers: int, times: int = 1) -> None:
-    """``times`` · 10 ** ``powers`` rows in one transaction."""
+    """Insert ``times`` · 10 ** ``powers`` rows in one transaction."""
     with connect_mysql(server, database) as connection, connection.cursor() as cursor:
         digits = " + ".join(f"t{n}.n * {10**n}" for n in range(powers))
         tables = ", ".join(f"{TEN} t{n}" for n in range(powers))
@@ -55,8 +55,8 @@ def test_a_large_transaction_streams_through_bounded_memory(
     times: int,
     limit_megabytes: int,
 ) -> None:
-    """GIVEN one transaction of many rows WHEN it is streamed, and then copied by a new pipeline
-    THEN both arrive whole, and the engine's memory stays small."""
+    """GIVEN one transaction of many rows WHEN it is streamed, and then backfilled by a new pipeline
+    THEN all rows arrive both times, and the engine's memory stays small."""
     database, target = fresh_mysql_database(mysql), fresh_postgres_database(postgres)
     rows = times * 10**powers
     with connect_mysql(mysql, database) as connection, connection.cursor() as cursor:
@@ -71,13 +71,13 @@ def test_a_large_transaction_streams_through_bounded_memory(
         assert peak_megabytes(engine) < limit_megabytes
         assert engine.terminate() == 0
     check(target, database, rows)
-    copy = fresh_postgres_database(postgres)
-    config = write_config(tmp_path, mysql.url, copy, f"{database}.*", name="copy")
+    second = fresh_postgres_database(postgres)
+    config = write_config(tmp_path, mysql.url, second, f"{database}.*", name="second")
     with EngineProcess(config) as engine:
         engine.wait_status(lambda status: status["backfilled_rows"] >= rows, timeout=300)
         assert peak_megabytes(engine) < 300
         assert engine.terminate() == 0
-    check(copy, database, rows)
+    check(second, database, rows)
 
 
 WIDE = (
@@ -87,15 +87,15 @@ WIDE = (
 )
 
 
-def test_a_target_that_stands_still_does_not_fill_the_memory(
+def test_a_blocked_target_does_not_fill_the_memory(
     mysql: AnyServer,
     postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
     tmp_path: Path,
 ) -> None:
-    """GIVEN a wide table whose target is locked WHEN much more is written than may wait
-    THEN the engine stops reading, and goes on when the lock is gone."""
+    """GIVEN a wide table that is locked in the target WHEN much more is written than the queue
+    holds THEN the engine stops reading, and resumes when the lock is gone."""
     database, target = fresh_mysql_database(mysql), fresh_postgres_database(postgres)
     with connect_mysql(mysql, database) as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE TABLE wide (id int PRIMARY KEY, {', '.join(WIDE)})")
@@ -107,7 +107,7 @@ def test_a_target_that_stands_still_does_not_fill_the_memory(
             for start in range(0, 200_000, 10_000):
                 numbers = ", ".join(f"({n})" for n in range(start, start + 10_000))
                 cursor.execute(f"INSERT INTO wide (id) VALUES {numbers}")
-        engine.wait_status(lambda status: status["lag_seconds"] > 4, what="a standstill")
+        engine.wait_status(lambda status: status["lag_seconds"] > 4, what="a lag")
         locker.rollback()
         engine.wait_status(lambda status: status["rows"] >= 200_000, what="all rows")
         assert peak_megabytes(engine) < 300
@@ -115,7 +115,7 @@ def test_a_target_that_stands_still_does_not_fill_the_memory(
 
 
 def check(target: str, database: str, rows: int) -> None:
-    """All rows are there, each once."""
+    """Fail unless each row is in the target once."""
     with psycopg.connect(target) as connection:
         found = connection.execute(
             f"SELECT count(*), count(DISTINCT id), sum(id::bigint) FROM {database}.big".encode()

@@ -17,22 +17,12 @@ from engine.ops import log
 from engine.ops.metrics import Metrics
 from engine.ops.status import Status, TableStatus
 from engine.schema import TableId
+from tests.support.metric_samples import samples
 
 ITEM = TableId("shop", "item")
 
 
-def samples(metrics: Metrics) -> dict[str, float]:
-    """Every sample as ``name{values of its labels but the pipeline, in order of their names}``."""
-    found = {}
-    for family in text_string_to_metric_families(metrics.render().decode()):
-        for sample in family.samples:
-            assert sample.labels.pop("pipeline") == "p"
-            labels = ",".join(value for _, value in sorted(sample.labels.items()))
-            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return found
-
-
-def test_what_is_reported_is_shown() -> None:
+def test_reported_values_are_rendered() -> None:
     metrics = Metrics("p")
     metrics.applied({(ITEM, "insert"): 5}, Applied({ITEM: 2}, {(ITEM, "note", "nul_byte"): 3}))
     metrics.applied({(ITEM, "insert"): 1}, Applied())
@@ -62,17 +52,17 @@ def test_what_is_reported_is_shown() -> None:
     assert shown["tailrace_table_state{live,shop.item}"] == 0
 
 
-def test_a_side_that_is_away_and_a_table_that_is_gone() -> None:
+def test_a_lost_connection_and_a_dropped_table() -> None:
     metrics = Metrics("p")
     live = (TableStatus("shop.item", "live"),)
     metrics.observe(Status(state="streaming", lag_seconds=1.5, lag_bytes=10, tables=live))
     assert "tailrace_backfill_rows{shop.item}" in samples(metrics)
-    metrics.observe(Status(state="connecting", tables=(TableStatus("shop.bag"),)))
+    metrics.observe(Status(state="connecting", tables=(TableStatus("shop.part"),)))
     shown = samples(metrics)
     assert shown["tailrace_up"] == 0
     assert (shown["tailrace_lag_seconds"], shown["tailrace_lag_bytes"]) == (1.5, 10)
     assert not any("shop.item" in name for name in shown)
-    assert "tailrace_backfill_rows{shop.bag}" in shown
+    assert "tailrace_backfill_rows{shop.part}" in shown
 
 
 def test_a_stage_that_fails_is_not_measured() -> None:
@@ -97,7 +87,7 @@ def test_every_metric_is_documented() -> None:
 
 @pytest.fixture
 def configured() -> Iterator[None]:
-    """Put the logger back as it was."""
+    """Restore the logger after the test."""
     logger = logging.getLogger("tailrace")
     before = (logger.handlers[:], logger.level, logger.propagate)
     yield
@@ -128,11 +118,11 @@ def test_both_formats_carry_the_same_fields(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.usefixtures("configured")
-def test_a_fault_is_logged_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_is_logged_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     for format in ("json", "text"):
         log.configure(format, "info")  # type: ignore[arg-type]
         try:
-            raise RuntimeError("fault")
+            raise RuntimeError("bug")
         except RuntimeError:
             logging.getLogger("tailrace").exception("stopped")
-        assert "RuntimeError: fault" in capsys.readouterr().err
+        assert "RuntimeError: bug" in capsys.readouterr().err

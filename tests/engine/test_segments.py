@@ -1,5 +1,5 @@
 """
-A batch is cut where the schema changes, and only there.
+A batch is cut into segments at schema changes, and only there.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 async def ask(port: int, *pieces: bytes) -> Answer:
-    """The server's answer to a request: its code, headers by lower-case name, and body."""
+    """The server's response: status code, headers by lower-case name, and body."""
     async with asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for piece in pieces:
@@ -50,7 +50,7 @@ def serving(
     work: Callable[[int], Awaitable[None]],
     max_lag_seconds: float = 60,
 ) -> None:
-    """Do ``work`` with the port of a server, in the event loop that the engine uses."""
+    """Run ``work`` with the port of a server, on the event loop that the engine uses."""
 
     async def run() -> None:
         server = StatusServer(
@@ -139,7 +139,7 @@ def test_health(
         (b"POST /status HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (b"\x16\x03\x01 nonsense\r\n\r\n", 400),
         (b"GET /status\r\n\r\n", 400),
-        # RFC 9112, section 3.2: only an HTTP/1.0 request may come without Host.
+        # RFC 9112, section 3.2: only an HTTP/1.0 request may have no Host.
         (b"GET /status HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * REQUEST_BYTES * 2 + b"\r\n\r\n", 431),
     ],
@@ -194,7 +194,7 @@ def test_an_address_that_is_taken_or_wrong() -> None:
                 pytest.fail("two servers on one port")
         assert "--metrics-listen" in refused.value.hint
         with pytest.raises(ConfigError, match="cannot listen on 192"):
-            # An address for documentation (RFC 5737), so not one of this machine's.
+            # An address for documentation (RFC 5737), which no machine has.
             async with StatusServer("192.0.2.1:0", Metrics("p"), Status):
                 pytest.fail("a server on a foreign address")
 
@@ -206,7 +206,7 @@ def test_an_address_that_is_taken_or_wrong() -> None:
             parse_listen(wrong)
 
 
-# -- its place in the engine -----------------------------------------------------------------------
+# -- in the engine ---------------------------------------------------------------------------------
 
 
 def test_signals_are_left_to_the_engine() -> None:
@@ -230,25 +230,25 @@ def test_signals_are_left_to_the_engine() -> None:
 
 
 def test_a_client_does_not_delay_closing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a client that has not sent its request, nor one that does not read the answer."""
+    """Neither a client that has not sent its request, nor one that does not read the response."""
     monkeypatch.setattr("engine.ops.server.REQUEST_SECONDS", 600)
     monkeypatch.setattr("engine.ops.server.CLOSE_SECONDS", 600)
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
         big = {"state": "x" * 50_000_000}
-        with socket.socket() as idle, socket.socket() as deaf:
+        with socket.socket() as idle, socket.socket() as not_reading:
             async with StatusServer("127.0.0.1:0", Metrics("p"), lambda: big) as server:
-                for client, request in ((idle, b"GET /sta"), (deaf, get("/status"))):
+                for client, request in ((idle, b"GET /sta"), (not_reading, get("/status"))):
                     client.setblocking(False)
                     await loop.sock_connect(client, ("127.0.0.1", server.port))
                     await loop.sock_sendall(client, request)
-                assert await loop.sock_recv(deaf, 1) == b"H"
+                assert await loop.sock_recv(not_reading, 1) == b"H"
                 port = server.port
             with pytest.raises(ConnectionRefusedError):
                 await ask(port, get("/status"))
             assert await loop.sock_recv(idle, 1) == b""
-            assert await read_all(deaf) < 50_000_000
+            assert await read_all(not_reading) < 50_000_000
 
     async def read_all(client: socket.socket) -> int:
         read = 0
@@ -260,7 +260,7 @@ def test_a_client_does_not_delay_closing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("close_seconds", [10, 0.05])
-def test_a_request_has_a_moment_to_finish(
+def test_a_request_has_some_time_to_finish(
     monkeypatch: pytest.MonkeyPatch, close_seconds: float
 ) -> None:
     async def run() -> None:

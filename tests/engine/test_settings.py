@@ -1,4 +1,4 @@
-"""The configuration: what is accepted, how errors point into the file, and that secrets stay so."""
+"""The configuration: what is accepted, how errors name the line, and that secrets stay secret."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("mysql://${HOST}/a?x=${PASSWORD}", f"mysql://db.example:3307/a?x={ENCODED}"),
     ],
 )
-def test_what_is_put_in(tmp_path: Path, text: str, result: str) -> None:
+def test_references_are_replaced(tmp_path: Path, text: str, result: str) -> None:
     assert resolve(text, tmp_path) == result
 
 
@@ -238,7 +238,7 @@ def test_no_password_survives_redaction(password: str) -> None:
 
 
 def alternatives() -> list[tuple[str, dict[str, Any]]]:
-    """The commented tables of the reference: lines that begin with '#' and no blank."""
+    """The commented tables of the reference: lines that start with '#' and no space after it."""
     found: list[list[str]] = []
     for line in REFERENCE.read_text(encoding="utf-8").splitlines():
         if re.match(r"#\[\w", line):
@@ -249,7 +249,7 @@ def alternatives() -> list[tuple[str, dict[str, Any]]]:
 
 
 def all_tables() -> list[tuple[type[msgspec.Struct], dict[str, Any]]]:
-    """Every table of the reference, with the struct that it has to agree with."""
+    """Every table of the reference, with the struct that decodes it."""
     data = tomllib.loads(REFERENCE.read_text(encoding="utf-8"))
     tables = [(name, table) for name, table in data.items()] + alternatives()
     return [(struct_of(name, table), table) for name, table in tables]

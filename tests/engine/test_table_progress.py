@@ -1,4 +1,4 @@
-"""Which changes of the stream a table takes while it is being copied."""
+"""The states of a table, and which changes of the stream it admits in each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.schema import Column, Table, TableId, Type
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 KEYED = Table(TableId("shop", "keyed"), (ID,), key=(0,))
-KEYLESS = Table(TableId("shop", "bag"), (ID,))
+KEYLESS = Table(TableId("shop", "keyless"), (ID,))
 
 
 def includes(position: str, begin: Begin) -> bool:
@@ -25,7 +25,8 @@ def reached(position: str, target: str) -> bool:
     return int(position) >= int(target)
 
 
-def snapshot(*tables: Table) -> ProgressTracker:
+def pending(*tables: Table) -> ProgressTracker:
+    """The tracker of tables that are all pending."""
     return ProgressTracker(tables, {table.id: TableProgress() for table in tables}, includes)
 
 
@@ -34,161 +35,163 @@ def insert(table: Table, number: int) -> list[Change]:
     return [Begin(str(number), str(number - 1), 0.0), rows, Commit(str(number), 0.0)]
 
 
-def changed(changes: list[Change]) -> list[Change]:
-    return [c for c in changes if not isinstance(c, Begin | Commit)]
+def without_frame(changes: list[Change]) -> list[Change]:
+    return [change for change in changes if not isinstance(change, Begin | Commit)]
 
 
-def test_changes_before_the_first_chunk_are_left_to_it() -> None:
-    state = snapshot(KEYED)
-    assert changed(state.admit([*insert(KEYED, 1), Truncate(KEYED)])) == []
-    assert state.in_backfill == frozenset()
+def test_changes_to_a_pending_table_are_dropped() -> None:
+    tracker = pending(KEYED)
+    assert without_frame(tracker.admit([*insert(KEYED, 1), Truncate(KEYED)])) == []
+    assert tracker.in_backfill == frozenset()
 
 
-def test_a_keyed_table_takes_changes_while_it_is_copied_and_settles_after() -> None:
-    state = snapshot(KEYED)
-    state.backfilled(Chunk(KEYED, [(1,), (2,)], "[2]", "10"))
-    assert state.next_table() == KEYED
-    assert state.in_backfill == {KEYED.id}
-    assert len(changed(state.admit(insert(KEYED, 5)))) == 1
-    state.backfilled(Chunk(KEYED, [(3,)], None, "12"))
-    assert state.next_table() is None
-    assert state.progress[KEYED.id].rows == 3
-    assert state.caught_up("11", reached) == []
-    assert state.caught_up("12", reached) == [CaughtUp(KEYED)]
-    assert state.live
+def test_a_keyed_table_admits_changes_during_its_backfill_and_catches_up_after_it() -> None:
+    tracker = pending(KEYED)
+    tracker.backfilled(Chunk(KEYED, [(1,), (2,)], "[2]", "10"))
+    assert tracker.next_table() == KEYED
+    assert tracker.in_backfill == {KEYED.id}
+    assert len(without_frame(tracker.admit(insert(KEYED, 5)))) == 1
+    tracker.backfilled(Chunk(KEYED, [(3,)], None, "12"))
+    assert tracker.next_table() is None
+    assert tracker.progress[KEYED.id].rows == 3
+    assert tracker.caught_up("11", reached) == []
+    assert tracker.caught_up("12", reached) == [CaughtUp(KEYED)]
+    assert tracker.live
 
 
-def test_a_table_without_a_key_skips_what_its_copy_shows() -> None:
-    state = snapshot(KEYLESS)
-    state.backfilled(Chunk(KEYLESS, [(1,)], None, "10"))
-    assert changed(state.admit(insert(KEYLESS, 10))) == []
-    assert len(changed(state.admit(insert(KEYLESS, 11)))) == 1
+def test_a_keyless_table_drops_the_changes_that_its_chunks_show() -> None:
+    tracker = pending(KEYLESS)
+    tracker.backfilled(Chunk(KEYLESS, [(1,)], None, "10"))
+    assert without_frame(tracker.admit(insert(KEYLESS, 10))) == []
+    assert len(without_frame(tracker.admit(insert(KEYLESS, 11)))) == 1
 
 
-def test_a_transaction_that_arrives_in_pieces_is_skipped_whole() -> None:
-    state = snapshot(KEYLESS)
-    state.backfilled(Chunk(KEYLESS, [(1,)], None, "10"))
+def test_a_transaction_that_is_read_in_pieces_is_dropped_whole() -> None:
+    tracker = pending(KEYLESS)
+    tracker.backfilled(Chunk(KEYLESS, [(1,)], None, "10"))
     begin, rows, commit = insert(KEYLESS, 9)
-    assert state.admit([begin]) == [begin]
-    assert state.admit([rows]) == []
-    assert state.admit([rows, commit]) == [commit]
+    assert tracker.admit([begin]) == [begin]
+    assert tracker.admit([rows]) == []
+    assert tracker.admit([rows, commit]) == [commit]
 
 
-def test_a_table_made_by_the_log_is_live_at_once() -> None:
-    state = snapshot(KEYED)
-    assert state.admit([SchemaChange("", None, KEYLESS)]) == [
+def test_a_table_that_the_log_creates_is_live_at_once() -> None:
+    tracker = pending(KEYED)
+    assert tracker.admit([SchemaChange("", None, KEYLESS)]) == [
         SchemaChange("", None, KEYLESS),
         CaughtUp(KEYLESS),
     ]
-    assert len(changed(state.admit(insert(KEYLESS, 1)))) == 1
+    assert len(without_frame(tracker.admit(insert(KEYLESS, 1)))) == 1
 
 
-def copying(table: Table) -> ProgressTracker:
-    state = snapshot(table)
-    state.backfilled(Chunk(table, [(1,)], "[1]", "3"))
-    return state
+def backfilling(table: Table) -> ProgressTracker:
+    tracker = pending(table)
+    tracker.backfilled(Chunk(table, [(1,)], "[1]", "3"))
+    return tracker
 
 
-def in_backfill(table: Table) -> ProgressTracker:
-    state = snapshot(table)
-    state.backfilled(Chunk(table, [(1,)], None, "3"))
-    return state
+def catching_up(table: Table) -> ProgressTracker:
+    tracker = pending(table)
+    tracker.backfilled(Chunk(table, [(1,)], None, "3"))
+    return tracker
 
 
-@pytest.mark.parametrize("begin", [copying, in_backfill])
-def test_a_copy_holds_only_as_long_as_name_and_key_mean_the_same(
+@pytest.mark.parametrize("begin", [backfilling, catching_up])
+def test_a_backfill_starts_again_when_name_or_key_change(
     begin: Callable[[Table], ProgressTracker],
 ) -> None:
-    """Chunks are read by name: after a rename they may have shown another table's rows."""
-    moved = msgspec.structs.replace(KEYED, id=TableId("shop", "moved"), version=2)
+    """Chunks are read by name: after a rename they may have shown the rows of another table."""
+    renamed = msgspec.structs.replace(KEYED, id=TableId("shop", "renamed"), version=2)
     other = Column("code", Type("text"), "varchar(5)", nullable=False)
     rekeyed = Table(KEYED.id, (ID, other), key=(1,), version=2)
     unkeyed = Table(KEYED.id, (ID,), version=2)
     reordered = Table(KEYED.id, (Column("id", ID.type, "int unsigned"),), key=(0,), version=2)
-    for after in (moved, rekeyed, unkeyed, reordered):
-        state = begin(KEYED)
+    for after in (renamed, rekeyed, unkeyed, reordered):
+        tracker = begin(KEYED)
         change = SchemaChange("", KEYED, after)
-        assert state.admit([change]) == [Truncate(KEYED), change]
-        assert state.progress[after.id].state == "pending"
+        assert tracker.admit([change]) == [Truncate(KEYED), change]
+        assert tracker.progress[after.id].state == "pending"
 
 
-def test_a_copy_goes_on_after_a_change_that_leaves_name_and_key() -> None:
-    state = copying(KEYED)
+def test_a_backfill_goes_on_when_name_and_key_stay() -> None:
+    tracker = backfilling(KEYED)
     wider = Table(KEYED.id, (ID, Column("more", Type("text"), "text")), key=(0,), version=2)
     change = SchemaChange("", KEYED, wider)
-    assert state.admit([change]) == [change]
-    assert (state.next_table(), state.progress[KEYED.id].cursor) == (wider, "[1]")
+    assert tracker.admit([change]) == [change]
+    assert (tracker.next_table(), tracker.progress[KEYED.id].cursor) == (wider, "[1]")
 
 
-def test_progress_goes_with_a_dropped_table() -> None:
-    state = copying(KEYED)
-    state.admit([SchemaChange("", KEYED, None)])
-    assert state.next_table() is None
-    assert state.progress == {}
+def test_a_dropped_table_has_no_progress() -> None:
+    tracker = backfilling(KEYED)
+    tracker.admit([SchemaChange("", KEYED, None)])
+    assert tracker.next_table() is None
+    assert tracker.progress == {}
 
 
-def test_a_key_that_moves_with_half_a_row_starts_the_copy_again() -> None:
-    """The row may leave a key that was not copied yet for one that was: no chunk would show it."""
+def test_a_key_change_with_a_partial_image_starts_the_backfill_again() -> None:
+    """The row may change from a key that is not backfilled yet to one that is. Then no later chunk
+    shows it.
+    """
     more = Column("more", Type("text"), "text")
     table = Table(KEYED.id, (ID, more), key=(0,))
-    state = snapshot(table)
-    state.backfilled(Chunk(table, [(1, "a")], "[1]", "3"))
-    stays = Rows(table, "update", [(5, None)], [(5, "x")], 0b01, 0b11)
+    tracker = pending(table)
+    tracker.backfilled(Chunk(table, [(1, "a")], "[1]", "3"))
+    same_key = Rows(table, "update", [(5, None)], [(5, "x")], 0b01, 0b11)
     partial = Rows(table, "update", [(5, None)], [(5, None)], 0b01, 0b01)
-    assert changed(state.admit([stays, partial])) == [stays, partial]
-    moves = Rows(table, "update", [(5, None)], [(0, None)], 0b01, 0b01)
-    assert changed(state.admit([moves, stays])) == [Truncate(table)]
-    assert state.progress[table.id].state == "pending"
+    assert without_frame(tracker.admit([same_key, partial])) == [same_key, partial]
+    key_change = Rows(table, "update", [(5, None)], [(0, None)], 0b01, 0b01)
+    assert without_frame(tracker.admit([key_change, same_key])) == [Truncate(table)]
+    assert tracker.progress[table.id].state == "pending"
 
 
-def test_the_largest_table_is_next_and_the_smallest_is_the_first_that_waits() -> None:
+def test_the_largest_table_is_next_and_the_smallest_is_the_first_pending_one() -> None:
     tables = [Table(TableId("shop", f"t{n}"), (ID,), key=(0,)) for n in range(5)]
-    state = snapshot()
+    tracker = pending()
     for table, estimate in zip(tables, (3, 0, 9, 1, 7), strict=True):
-        state.add(table, estimate)
-    order = [table.id.name for table in state.pending]
+        tracker.add(table, estimate)
+    order = [table.id.name for table in tracker.pending]
     assert order == ["t1", "t3", "t0", "t4", "t2"]
     for name in reversed(order):
-        table = state.next_table()
+        table = tracker.next_table()
         assert table is not None
         assert table.id.name == name
-        state.backfilled(Chunk(table, [(1,)], "[1]", "5"))
-        assert state.next_table() == table
-        state.backfilled(Chunk(table, [], None, "5"))
-    assert state.next_table() is None
-    state.restart(tables[1].id)
-    assert state.next_table() == tables[1]
-    assert not state.live
+        tracker.backfilled(Chunk(table, [(1,)], "[1]", "5"))
+        assert tracker.next_table() == table
+        tracker.backfilled(Chunk(table, [], None, "5"))
+    assert tracker.next_table() is None
+    tracker.restart(tables[1].id)
+    assert tracker.next_table() == tables[1]
+    assert not tracker.live
 
 
-def test_so_many_tables_settle_at_once_and_no_more() -> None:
+def test_a_bounded_number_of_tables_becomes_live_at_once() -> None:
     tables = [Table(TableId("shop", f"t{n:04}"), (ID,), key=(0,)) for n in range(1200)]
-    state = snapshot(*tables)
+    tracker = pending(*tables)
     for table in tables:
-        state.backfilled(Chunk(table, [], None, "5"))
+        tracker.backfilled(Chunk(table, [], None, "5"))
     asked: list[str] = []
 
     def counted(position: str, target: str) -> bool:
         asked.append(target)
         return reached(position, target)
 
-    found = [state.caught_up("5", counted) for _ in range(4)]
-    assert [len(settled) for settled in found] == [500, 500, 200, 0]
+    found = [tracker.caught_up("5", counted) for _ in range(4)]
+    assert [len(caught_up) for caught_up in found] == [500, 500, 200, 0]
     assert len(asked) == 3
-    assert state.live
-    assert [one for settled in found for one in settled] == [CaughtUp(table) for table in tables]
+    assert tracker.live
+    assert [one for part in found for one in part] == [CaughtUp(table) for table in tables]
 
 
 def test_progress_is_the_same_object_until_it_changes() -> None:
-    state = snapshot(KEYED, KEYLESS)
-    before = state.progress
-    assert state.progress is before
-    state.backfilled(Chunk(KEYED, [], None, "5"))
-    assert state.progress is not before
+    tracker = pending(KEYED, KEYLESS)
+    before = tracker.progress
+    assert tracker.progress is before
+    tracker.backfilled(Chunk(KEYED, [], None, "5"))
+    assert tracker.progress is not before
     assert before[KEYED.id].state == "pending"
 
 
-def test_illegal_steps_are_refused() -> None:
+def test_other_steps_between_states_raise() -> None:
     live = TableProgress("live")
     with pytest.raises(ValueError, match="takes no chunk"):
         live.backfilled(1, None, "1")

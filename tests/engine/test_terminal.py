@@ -1,5 +1,5 @@
 """
-The terminal views, drawn to text: what fits, what is said, and that rates come from the clock.
+The terminal views, drawn to text: what they show, that they fit, and how rates are computed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Clock:
 
 
 def status(**changes: Any) -> Status:
-    """A pipeline in the middle of its backfill: 200 of 400 rows are there."""
+    """A pipeline during its backfill: 200 of 400 rows are written."""
     tables = tuple(
         TableStatus(f"shop.{state}", state, rows, 100)
         for state, rows in zip(STATES, (100, 60, 40, 0), strict=True)
@@ -88,7 +88,7 @@ def test_sizes_are_readable(count: int, text: str) -> None:
     assert size(count) == text
 
 
-def test_a_rate_is_that_of_the_last_seconds() -> None:
+def test_a_rate_covers_the_last_seconds() -> None:
     clock = Clock()
     meter = RateMeter(clock)
     assert meter.update(0) == 0.0
@@ -157,7 +157,7 @@ def test_a_pipeline_that_is_still_connecting_can_be_drawn() -> None:
     assert TerminalView().line(now) == "connecting"
 
 
-def test_without_a_terminal_one_line_says_it() -> None:
+def test_without_a_terminal_the_status_is_one_line() -> None:
     clock = Clock()
     view = TerminalView(clock)
     view.line(status(backfilled_rows=0))
@@ -197,7 +197,7 @@ def test_the_status_table_shows_the_whole_position_and_every_table() -> None:
         assert f"shop.{state}" in text
 
 
-def test_what_differs_is_named_by_key_and_column() -> None:
+def test_differences_are_named_by_key_and_column() -> None:
     different = TableReport(
         *("shop.orders", 1234, 12, 1, 0, 0.5, False),
         differences=(

@@ -30,7 +30,7 @@ def test_a_table_is_created_with_its_key_and_indexed_when_it_has_caught_up(targe
             Index("words", (3,)),
         ),
     )
-    target.create(wide, settled=False)
+    target.create(wide, caught_up=False)
     assert columns_of(target) == {
         "id": "integer not null",
         "c": "character varying(10) not null",

@@ -1,5 +1,7 @@
 """
-Changes applied to tables in memory: the shortest reading of `engine.change`, for tests of sources.
+Applies changes to tables in memory, for tests of sources.
+
+It is a short and independent reading of `engine.change`.
 """
 
 from __future__ import annotations
@@ -13,9 +15,8 @@ __all__ = ["Replica"]
 
 
 class Replica:
-    """Tables by name, each a list of rows; a change that does not fit fails the test.
-
-    Also checks the order: every change stands between a Begin and a Commit.
+    """Tables by name, each a list of rows. A change that does not fit the rows fails the test, and
+    so does one that is not between a Begin and a Commit.
     """
 
     def __init__(self, tables: Iterable[Table] = ()) -> None:
@@ -60,12 +61,12 @@ class Replica:
                 rows.append(self._filled(change, found, new))
 
     def _find(self, change: Rows, old: Row) -> Row:
-        """The one row that has the key, or all the columns where there is no key."""
+        """The row with the same key; in a keyless table, a row with the same columns."""
         columns = change.table.key or range(len(change.table.columns))
         for row in self.rows[change.table.id.name]:
             if all(row[at] == old[at] for at in columns):
                 return row
-        raise AssertionError(f"{change.table.id}: a change to a row that is not there")
+        raise AssertionError(f"{change.table.id}: a change of a row that does not exist")
 
     def _filled(self, change: Rows, found: Row | None, new: Row) -> Row:
         mask = change.after_present

@@ -1,7 +1,7 @@
 """
-Are both sides equal? An independent look, by plain SQL and none of Tailrace's own code.
+Compares source and target with plain SQL, independently of Tailrace's own code.
 
-Every column of every row is read as text from both databases and brought into one form here.
+Every column of every row is read as text from both databases and converted to one form here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Row = tuple[Any, ...]
 def differences(
     source: pymysql.connections.Connection[Any], target: psycopg.Connection[Any], database: str
 ) -> dict[str, str]:
-    """What differs, by table; empty if both sides hold the same tables with the same rows."""
+    """The differences by table. Empty if both sides hold the same tables with the same rows."""
     found: dict[str, str] = {}
     with source.cursor() as cursor:
         cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = ''")
@@ -71,7 +71,7 @@ def differences(
 def assert_equal(
     source: pymysql.connections.Connection[Any], target: psycopg.Connection[Any], database: str
 ) -> None:
-    """Fail with what differs."""
+    """Fail with the differences, unless both sides are equal."""
     found = differences(source, target, database)
     assert not found, "\n".join(f"{name}: {text}" for name, text in found.items())
 
@@ -97,7 +97,7 @@ def _source_rows(
         column = f"`{name}`"
         if kind in HEX or kind in GEOMETRY:
             column = f"LOWER(HEX({column}))"
-        elif kind in NUMBERS:  # as a number: without zeros in front
+        elif kind in NUMBERS:  # a number has no leading zeros
             column = f"CAST({column} + 0 AS CHAR)"
         elif kind in FLOATS:
             column = f"{column} + 0e0"
@@ -129,7 +129,7 @@ def _source_value(value: Any, kind: str) -> Any:
 
 
 def _ewkb(text: str) -> str:
-    """MySQL's 4-byte SRID and WKB, both little-endian, as EWKB."""
+    """EWKB from MySQL's form: a 4-byte SRID and WKB, both little-endian."""
     srid, wkb = text[:8], text[8:]
     if srid == "00000000":
         return wkb

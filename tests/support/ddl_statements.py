@@ -1,5 +1,5 @@
 """
-DDL statements that servers accept, and tables that follow their effects.
+DDL statements that servers accept, and how their effects change the tracked tables.
 """
 
 from __future__ import annotations

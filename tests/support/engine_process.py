@@ -1,5 +1,5 @@
 """
-``tailrace run`` as a process of its own, so that it can be killed like one.
+``tailrace run`` as a process, so that a test can kill it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["EngineProcess", "write_config"]
 def write_config(
     folder: Path, source: str, target: str, tables: str, *, name: str = "mirror", more: str = ""
 ) -> Path:
-    """A configuration file for these URLs; ``more`` is appended."""
+    """Write a configuration file for these URLs, with ``more`` at its end."""
     path = folder / f"{name}.toml"
     path.write_text(
         f'[pipeline]\nname = "{name}"\n[source]\nurl = "{source}"\ntables = ["{tables}"]\n'
@@ -34,7 +34,7 @@ def write_config(
 
 
 class EngineProcess:
-    """A running engine; its log goes to a file beside the configuration."""
+    """A running engine. It logs to a file next to the configuration."""
 
     def __init__(self, config: Path, *arguments: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -53,7 +53,7 @@ class EngineProcess:
             )
 
     def status(self) -> dict[str, Any] | None:
-        """What /status says; None while it does not answer."""
+        """The answer of /status, or None while there is none."""
         url = f"http://127.0.0.1:{self.port}/status"
         try:
             with urllib.request.urlopen(url, timeout=2) as answer:
@@ -63,29 +63,29 @@ class EngineProcess:
             return None
 
     def wait_status(self, condition: Any, timeout: float = 60, what: str = "") -> dict[str, Any]:
-        """Wait until /status fulfils ``condition``; fails if the process ends before."""
-        seen: dict[str, Any] = {}
+        """Wait until /status fulfils ``condition``. Fails if the process ends before that."""
+        last: dict[str, Any] = {}
 
         def fulfilled() -> bool:
             assert self.process.poll() is None, f"the engine ended: {self.tail()}"
-            seen.clear()
-            seen.update(self.status() or {})
-            return bool(seen) and bool(condition(seen))
+            last.clear()
+            last.update(self.status() or {})
+            return bool(last) and bool(condition(last))
 
         wait_until(fulfilled, timeout=timeout, what=what or "the status")
-        return seen
+        return last
 
     def wait(self, timeout: float = 60) -> int:
-        """Wait for the process's end; its exit status."""
+        """Wait until the process ends. Returns its exit status."""
         return self.process.wait(timeout)
 
     def kill(self) -> None:
-        """SIGKILL, and reap it."""
+        """Send SIGKILL, and wait until the process is gone."""
         self.process.kill()
         self.process.wait(10)
 
     def terminate(self, timeout: float = 30) -> int:
-        """SIGTERM: drain and commit; its exit status."""
+        """Send SIGTERM, which drains and commits. Returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait(timeout)
 

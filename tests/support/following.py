@@ -1,5 +1,5 @@
 """
-A stream that is read on a thread, for tests of live sources.
+Reads a stream on a thread, for tests of live sources.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Following"]
 
 
 class Following:
-    """Reads ``source`` from ``position`` until the block ends; what came is in ``changes``."""
+    """Reads ``source`` from ``position`` into ``changes`` until the block ends."""
 
     def __init__(self, source: Source, position: str | None, tables: Iterable[Table]) -> None:
         self.changes: list[Change] = []
@@ -51,7 +51,7 @@ class Following:
 
     @property
     def position(self) -> str:
-        """Where the stream is; empty before its first sign."""
+        """The position of the stream. Empty before the first commit or heartbeat."""
         for change in reversed(self.changes):
             if isinstance(change, Commit | Heartbeat):
                 return str(change.position)
@@ -59,15 +59,15 @@ class Following:
 
     @property
     def rows(self) -> list[Rows]:
-        """All the row changes so far."""
+        """All row changes so far."""
         return [change for change in self.changes if isinstance(change, Rows)]
 
     def inserted(self) -> list[object]:
-        """The first column of each row that was inserted."""
+        """The first column of each inserted row."""
         return [row[0] for rows in self.rows if rows.op == "insert" for row in rows.after or ()]
 
     def wait(self, target: str | None = None) -> None:
-        """Until the stream has reached ``target``, or the log's end as it is now."""
+        """Wait until the stream has reached ``target``, by default the current end of the log."""
         goal = target or self._source.position()
 
         def reached() -> bool:
@@ -78,7 +78,7 @@ class Following:
         wait_until(reached, 20.0, f"reaching {goal}")
 
     def failure(self) -> TailraceError:
-        """The error that the stream ends with."""
+        """Wait for the error that ends the stream, and return it."""
         wait_until(lambda: self.error is not None, 20.0, "an error")
         assert self.error is not None
         return self.error

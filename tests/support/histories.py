@@ -1,8 +1,8 @@
 """
-Random histories of one table, as a real database could have produced them.
+Random histories of one table that a real database could have produced.
 
-The idea: a `History` is played on a plain dict that refuses what a database would refuse, so each
-change it keeps is valid, and the dict is what every target must end with.
+A `History` applies random steps to a plain dict and leaves out those that a database would refuse.
+So every logged change is valid, and a target must end with the rows of the dict.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def text(name: str, *, nullable: bool = True) -> Column:
     return Column(name, Type("text", length=20), "varchar(20)", nullable)
 
 
-#: A key, a unique value, and two plain ones.
+#: A key, a unique column, and two other columns.
 KEYED = Table(
     TableId("shop", "things"),
     (number("id"), number("code", nullable=True), text("a"), text("b")),
@@ -36,7 +36,7 @@ KEYED = Table(
 )
 KEYLESS = Table(TableId("shop", "ledger"), (number("n", nullable=True), text("a")))
 
-#: Minimal images know the key and what has changed; these are the columns that have not.
+#: An operation, the key, another key (of a key change), the unique value, and two texts.
 step = st.one_of(
     st.tuples(st.just("insert"), KEYS, KEYS, UNIQUES, TEXTS, TEXTS),
     st.tuples(st.just("update"), KEYS, KEYS, UNIQUES, TEXTS, TEXTS),
@@ -49,7 +49,7 @@ steps = st.lists(step, max_size=40)
 
 @dataclass
 class History:
-    """Plays steps, and logs those that a database would have taken."""
+    """Plays steps, and logs those that a database would accept."""
 
     rows: dict[int, Row] = field(default_factory=dict)
     log: list[Rows] = field(default_factory=list)

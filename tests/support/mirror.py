@@ -1,5 +1,5 @@
 """
-A pipeline from a MySQL or MariaDB server into PostgreSQL, in this process, for tests.
+A pipeline from a MySQL or MariaDB server into PostgreSQL that runs in the test's process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def make_pipeline(
     batch: BatchSettings | None = None,
     backfill: BackfillSettings | None = None,
 ) -> Pipeline:
-    """A pipeline that is ready to run; small chunks by default, so that there are several."""
+    """A pipeline that is ready to run. Its chunks are small by default, so a table has several."""
     return Pipeline(
         name,
         MySQLSource(MySQLSettings(url=source_url, tables=tuple(tables), heartbeat_seconds=1.0)),
@@ -43,7 +43,7 @@ def make_pipeline(
 
 
 def catch_up(pipeline: Pipeline, timeout_seconds: float = 60.0) -> None:
-    """Run it until everything that the source holds now is in the target."""
+    """Run the pipeline until everything that the source holds now is in the target."""
 
     async def run() -> None:
         async with asyncio.timeout(timeout_seconds):
@@ -54,7 +54,7 @@ def catch_up(pipeline: Pipeline, timeout_seconds: float = 60.0) -> None:
 
 @contextmanager
 def running(pipeline: Pipeline, timeout_seconds: float = 30.0) -> Iterator[None]:
-    """Run it on a thread of its own meanwhile; at the end it is stopped, and its errors raised."""
+    """Run the pipeline on a thread until the block ends, then stop it. Raises its error."""
     loop = asyncio.new_event_loop()
     failed: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""Reads of tables in chunks, for the tests of the snapshot."""
+"""Reads tables in chunks, for the tests of the snapshot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.schema import Table
 from sources.mysql.server_info import log_end, read_server_info
 from sources.mysql.snapshot.chunks import ChunkReader
 
-#: The fixture ``make_reader``: makes the chunk reader of a server.
+#: The fixture ``make_reader``, which makes the chunk reader of a server.
 MakeReader = Callable[..., ChunkReader]
 
 
@@ -22,7 +22,7 @@ def current_position(connection: Any) -> str:
 def read_chunks(
     reader: ChunkReader, table: Table, connection: Any, *, rows: int = 9, readers: int = 1
 ) -> list[Chunk]:
-    """The whole table as it is now."""
+    """All chunks of the table, read now."""
     return list(
         reader.chunks(table, None, current_position(connection), rows=rows, readers=readers)
     )

@@ -1,8 +1,8 @@
 """
-The rows that statements leave in a server's log, decoded: for tests of values.
+Decodes the rows that statements write to a server's log, for tests of values.
 
-It asks for the log in the plainest way (COM_BINLOG_DUMP up to the end) and does no framing but the
-header, so a fault in the engine's own framing cannot hide one in the values.
+It requests the log with COM_BINLOG_DUMP up to the end, and parses only the header of each event. So
+a bug in the engine's own framing cannot hide one in the values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sources.mysql.snapshot.text_rows import select_list, text_rows
 from tests.support.servers import AnyServer, connect_mysql
 
 TABLE_MAP = 19
-# Event type → operation, and where the column count starts in the body.
+# Event type → operation.
 ROWS: dict[int, Operation] = {
     23: "insert",
     24: "update",
@@ -35,7 +35,7 @@ HEADER, CHECKSUM = 19, 4
 
 
 def log_end(connection: Connection) -> tuple[str, int]:
-    """File and offset of the log's end."""
+    """The file and offset of the end of the log."""
     mariadb = "MariaDB" in connection.get_server_info()
     with connection.cursor() as cursor:
         cursor.execute("SHOW MASTER STATUS" if mariadb else "SHOW BINARY LOG STATUS")
@@ -44,7 +44,7 @@ def log_end(connection: Connection) -> tuple[str, int]:
 
 
 def events(server: AnyServer, file: str, offset: int) -> Iterator[tuple[int, bytes]]:
-    """Type and body of each event from there to the log's end."""
+    """Type and body of each event from the offset to the end of the log."""
     connection = connect_mysql(server)
     try:
         with connection.cursor() as cursor:
@@ -61,7 +61,7 @@ def events(server: AnyServer, file: str, offset: int) -> Iterator[tuple[int, byt
 def logged(
     server: AnyServer, connection: Connection, statements: Sequence[str]
 ) -> list[tuple[Operation, TableMap, bytes]]:
-    """Run the statements; operation, table map and row images of each rows event they leave."""
+    """Run the statements. Returns operation, table map and row images of each rows event."""
     file, offset = log_end(connection)
     with connection.cursor() as cursor:
         for statement in statements:
@@ -81,7 +81,9 @@ def logged(
 def logged_rows(
     server: AnyServer, connection: Connection, table: Table, statements: Sequence[str]
 ) -> list[Rows]:
-    """The same, decoded as rows of the table, which must fit: the same by both decoders."""
+    """Run the statements. Returns the rows of each rows event, decoded as rows of ``table``. Fails
+    unless the accelerator and the generated Python decode the same.
+    """
     decoded = []
     for op, table_map, images in logged(server, connection, statements):
         assert mismatch(table, table_map) is None
@@ -94,7 +96,7 @@ def logged_rows(
 
 
 def as_text(rows: Rows) -> str:
-    """All that a decoder tells, in a form that keeps types apart and finds NaN equal."""
+    """All results of a decoder as text that tells types apart and in which NaN equals NaN."""
     masks = rows.before_present, rows.after_present
     return f"{rows.table.id} {rows.op} {rows.before} {rows.after} {masks} {rows.size}"
 
@@ -106,7 +108,7 @@ def live_table(connection: Connection, schema: str, name: str) -> Table:
 
 
 def selected_rows(server: AnyServer, table: Table, suffix: str = "") -> list[Row]:
-    """The table's rows through the text protocol and our decoder of it."""
+    """The rows of the table, read by the text protocol and decoded by the engine."""
     connection = connect_mysql(server)
     try:
         with connection.cursor() as cursor:

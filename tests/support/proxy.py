@@ -1,5 +1,5 @@
 """
-A TCP proxy between the engine and a server, which can cut every connection at once.
+A TCP proxy between the engine and a server that can cut all connections at once.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class Proxy:
         return port
 
     def cut(self) -> int:
-        """Break every connection now, with a reset; how many sockets that were."""
+        """Reset all connections. Returns the number of closed sockets."""
         with self._lock:
             broken = list(self._sockets)
             self._sockets.clear()
         for each in broken:
             with contextlib.suppress(OSError):
-                # Linger 0: what is still buffered is thrown away, as when a host dies.
+                # With linger 0, buffered data is discarded, as when a host dies.
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
         return len(broken)
 
     def close(self) -> None:
-        """Stop listening and cut what is there."""
+        """Stop listening, and cut all connections."""
         self._closed = True
         self._listener.close()
         self.cut()

@@ -1,9 +1,9 @@
 """
-Records the binary logs in `tests/fixtures/binlog` anew: `python -m tests.record_fixtures`.
+Records the binary logs in `tests/fixtures/binlog` again: `python -m tests.support.record_fixtures`.
 
-The idea: each folder holds log files as a server wrote them, and `final.json`, what its tables held
-at the end by the server's own word. So a test needs no server, and no decoder of ours is its own
-judge.
+Each folder holds log files as a server wrote them, and `final.json`, the rows that its tables held
+at the end, as the server returned them. So a test needs no server, and compares our decoders with
+the server.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pymysql
-from tests.servers import connect_mysql
 
 from engine.sandbox import Server, start_mariadb, start_mysql
+from tests.support.servers import connect_mysql
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "binlog"
 TABLES = ("item", "part", "made", "moved", "counted", "later")
@@ -128,7 +128,7 @@ MARIADB = (
 
 
 def record(name: str, server: Server, own: Iterable[str]) -> None:
-    """Run everything on a fresh server; keep its log files and what its tables hold."""
+    """Run all statements on a new server, and keep its log files and the rows of its tables."""
     connection = connect_mysql(server)
     statements = ["FLUSH BINARY LOGS", *SHAPES, *ZOO, *CHANGES, *XA, *MINIMAL, *own]
     for statement in [*statements, "FLUSH BINARY LOGS"]:
@@ -149,7 +149,7 @@ def record(name: str, server: Server, own: Iterable[str]) -> None:
 
 
 def contents(connection: pymysql.Connection, table: str) -> list[list[str | None]]:
-    """All rows as the server's own text, ordered."""
+    """All rows as the server's text, in a fixed order."""
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT * FROM rec.{table}")
         rows = [[None if cell is None else str(cell) for cell in row] for row in cursor]

@@ -1,8 +1,8 @@
 """
-The database servers that tests run against: private ones, or the person's own.
+The database servers of the tests: private servers, or your own.
 
-The idea: a server that cannot be had skips the test on a person's machine and fails it where
-`CI=true`, so that a green build has really run against every server.
+A test whose server is not available is skipped on your machine and fails where `CI=true`, so a
+green build has run against every server.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STATEMENT_TIMEOUT_SECONDS = 20
 
 
 class ExternalServer:
-    """A server that is not ours, named by a DSN; it has the data of `Server`, not its life."""
+    """Your own server, named by a URL. It has the attributes of `Server`, but cannot be stopped."""
 
     def __init__(self, kind: str, url: str) -> None:
         parts = urlsplit(url)
@@ -35,7 +35,7 @@ class ExternalServer:
         self.version = postgres_version(url) if kind == "postgres" else mysql_version(self)
 
     def start(self) -> NoReturn:
-        pytest.skip("needs a private server, which may be stopped and started")
+        pytest.skip("needs a private server, because it stops and starts the server")
 
     kill = stop = restart = shutdown = start
 
@@ -44,7 +44,7 @@ AnyServer: TypeAlias = Server | ExternalServer
 
 
 def obtain(start: Callable[[], Server]) -> Server:
-    """Start a private server for a test; `SandboxUnavailable` skips, or fails where CI=true."""
+    """Start a private server. Skips or fails the test if it is not available."""
     try:
         return start()
     except SandboxUnavailable as error:
@@ -52,7 +52,7 @@ def obtain(start: Callable[[], Server]) -> Server:
 
 
 def do_without(error: SandboxUnavailable) -> NoReturn:
-    """A server cannot be had: that skips on a person's machine, and fails where CI=true."""
+    """Skip the test because a server is not available, or fail it where CI=true."""
     reason = f"{error} {error.hint}".strip()
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
@@ -60,7 +60,7 @@ def do_without(error: SandboxUnavailable) -> NoReturn:
 
 
 def connect_mysql(server: AnyServer, database: str | None = None) -> pymysql.Connection:
-    """Connect as the server's all-powerful user, with autocommit on."""
+    """Connect as the user with all privileges, with autocommit on."""
     return pymysql.connect(
         host=server.host,
         port=server.port,
@@ -74,14 +74,14 @@ def connect_mysql(server: AnyServer, database: str | None = None) -> pymysql.Con
 
 
 def mysql_version(server: AnyServer) -> str:
-    """The number alone, such as 9.7.4."""
+    """The version number, such as 9.7.4."""
     with connect_mysql(server) as connection:
         text: str = connection.get_server_info()
     return text.removeprefix("5.5.5-").split("-")[0]
 
 
 def postgres_version(url: str) -> str:
-    """The number alone, such as 15.18."""
+    """The version number, such as 15.18."""
     with psycopg.connect(url) as connection:
         text = connection.info.parameter_status("server_version") or ""
     return text.split()[0]

@@ -1,8 +1,8 @@
 """
-A shop to mirror, and the proof at a mirror's end.
+Shops to mirror, and the comparison at the end.
 
-The idea: each shop is a database of its own with a name that nothing else has, so a test can
-neither meet another one's leavings nor harm a person's own database.
+Each shop is a new database with a unique name. So a test neither finds the data of another test nor
+changes a database of yours.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ __all__ = ["Shop", "assert_mirrored", "catch_up", "load_new_shop"]
 
 @dataclass(frozen=True)
 class Shop:
-    """A loaded shop: the server, and the database's name, which is the target's schema too."""
+    """A loaded shop. The name of its database is also the name of the schema in the target."""
 
     server: AnyServer
     database: str
 
     @property
     def url(self) -> str:
-        """The URL of the database, as the shop's own software uses it."""
+        """The URL of the database, for the shop's own application."""
         return f"{self.server.url.rpartition('/')[0]}/{self.database}"
 
     @property
     def tables(self) -> str:
-        """The pattern of all its tables."""
+        """The pattern that matches all its tables."""
         return f"{self.database}.*"
 
 
@@ -48,14 +48,15 @@ def load_new_shop(server: AnyServer, rows: int) -> Shop:
 
 
 def catch_up(config: Path) -> None:
-    """Run the engine until it has applied all that the source holds now."""
+    """Run the engine until it has applied everything that the source holds now."""
     with EngineProcess(config, "--until-caught-up") as engine:
         assert engine.wait() == 0, engine.tail()
 
 
 def assert_mirrored(shop: Shop, target: str, transactions: int) -> None:
-    """Both sides are equal, column by column, and each of the writer's ``transactions`` arrived
-    exactly once."""
+    """Fail unless both sides are equal, column by column, and each of the writer's
+    ``transactions`` arrived exactly once.
+    """
     ledger = sql.SQL("SELECT count(*), count(DISTINCT number) FROM {}").format(
         sql.Identifier(shop.database, "ledger")
     )

@@ -1,5 +1,5 @@
 """
-The stored state in ``tests/fixtures/state``, as this version must read it.
+The stored state in ``tests/fixtures/state``, as this version has to read it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ EMPTY = Table(
     (Column("id", Type("int32"), "int", nullable=False),),
     key=(0,),
 )
-#: In the order of their names, as PostgreSQL gives them.
+#: Ordered by name, as PostgreSQL returns them.
 TABLES = (CUSTOMER, EMPTY, ORDERS, VISIT)
 POSTGRES_PROGRESS = {
     CUSTOMER.id: TableProgress("backfilling", "[50]", 50, 200, POSITION),
@@ -88,6 +88,6 @@ POSTGRES_PROGRESS = {
 
 
 def statements(name: str) -> list[str]:
-    """The statements of a fixture, one at a time."""
+    """The SQL statements of a fixture."""
     text = (FOLDER / name).read_text(encoding="utf-8")
     return [statement for statement in text.split(";\n") if statement.strip()]

@@ -1,8 +1,8 @@
 """
 A PostgreSQL sink and its target, for tests.
 
-The idea: a test says what it applies and looks at the target with a client of its own. Every
-``Target`` call is one run of an event loop, so tests stay ordinary functions.
+A test applies changes through the sink and reads the target with an independent client. Each call
+of a ``Target`` method runs the event loop until it is done, so tests are ordinary functions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Target:
-    """A sink that is open, with a loop to run it on and an independent client to look with."""
+    """An open sink with an event loop, and an independent client that reads the target."""
 
     def __init__(self, url: str, **settings: Any) -> None:
         self.url = url
@@ -50,20 +50,20 @@ class Target:
         self.epoch = state.epoch
         return state
 
-    def create(self, *tables: Table, settled: bool = True) -> None:
+    def create(self, *tables: Table, caught_up: bool = True) -> None:
         for table in tables:
             changes: list[Change] = [SchemaChange("", None, table)]
-            self.apply(*changes, *([CaughtUp(table)] if settled else []))
+            self.apply(*changes, *([CaughtUp(table)] if caught_up else []))
         self.commit()
 
     def apply(self, *changes: Change, in_backfill: Collection[TableId] = ()) -> Applied:
         return self.run(self.sink.apply(changes, in_backfill))
 
-    def commit(self, snapshot: dict[TableId, TableProgress] | None = None) -> None:
+    def commit(self, progress: dict[TableId, TableProgress] | None = None) -> None:
         self.commits += 1
         self.run(
             self.sink.commit(
-                Checkpoint(self.pipeline, self.epoch, str(self.commits), 1.5, snapshot or {})
+                Checkpoint(self.pipeline, self.epoch, str(self.commits), 1.5, progress or {})
             )
         )
 
@@ -108,7 +108,7 @@ def opened(url: str, **settings: Any) -> Iterator[Target]:
 
 @contextmanager
 def opened_database(server: AnyServer) -> Iterator[Target]:
-    """A target in a database of its own, for the tests of a whole module."""
+    """A target in a new database, for all tests of a module."""
     name = f"t_{uuid4().hex[:12]}"
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")

@@ -1,7 +1,8 @@
 """
-Waiting for something to become true, in tests.
+Waits for a condition, in tests.
 
-The idea: a test never sleeps for a guess. It asks often, and fails with words at a deadline.
+A test never sleeps for a fixed time. It checks the condition often, and fails with a message at the
+deadline.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ INTERVAL_SECONDS = 0.02
 
 
 def wait_until(condition: Callable[[], T], timeout: float = 30.0, what: str = "") -> T:
-    """Call `condition` until it returns something true, and return that.
+    """Call `condition` until it returns a true value, and return that value.
 
-    Fails the test after `timeout` seconds, naming `what` was waited for and the last value.
+    Fails the test after `timeout` seconds, with `what` as the name of the condition and with its
+    last value.
     """
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -29,7 +31,7 @@ def wait_until(condition: Callable[[], T], timeout: float = 30.0, what: str = ""
 
 
 async def wait_until_async(condition: Callable[[], T], timeout: float = 30.0, what: str = "") -> T:
-    """As `wait_until`, and the event loop goes on meanwhile."""
+    """Like `wait_until`, without blocking the event loop."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         _check(deadline, timeout, what, value)

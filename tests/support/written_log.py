@@ -1,5 +1,5 @@
 """
-Binary logs that a test writes event by event, and a stream over them.
+Binary logs that a test writes event by event, and streams that read them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UUID = "aaaaaaaa-0000-0000-0000-000000000001"
 
 
 class Log:
-    """Events in the form of a server's log, with checksums and consecutive log positions."""
+    """Events as a server writes them, with checksums and consecutive log positions."""
 
     def __init__(self, offset: int = 4) -> None:
         self.offset = offset

@@ -1,0 +1,198 @@
+"""The status: what is derived from it, the backlog, and the page that describes its fields."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+
+from engine.checkpoint import TableProgress, TableState
+from engine.errors import SourceLost
+from engine.ops.status import (
+    STATUS_VERSION,
+    Monitor,
+    PipelineState,
+    Status,
+    TableStatus,
+    TableStatuses,
+)
+from engine.schema import TableId
+from tests.support.waiting import wait_until_async
+
+PAGE = Path(__file__).parents[2] / "docs" / "status.md"
+ITEM, PART = TableId("shop", "item"), TableId("shop", "part")
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def test_the_tables_are_ordered_by_name() -> None:
+    progress = {PART: TableProgress("live", rows=7), ITEM: TableProgress("pending", estimate=9)}
+    assert TableStatuses().of(progress) == (
+        TableStatus("shop.item", "pending", 0, 9),
+        TableStatus("shop.part", "live", 7, 0),
+    )
+
+
+def test_the_same_progress_gives_the_same_tuple() -> None:
+    statuses = TableStatuses()
+    progress = {ITEM: TableProgress("backfilling", "[5]", 5, 9, "1")}
+    before = statuses.of(progress)
+    assert statuses.of(progress) is before
+    after = statuses.of({ITEM: progress[ITEM].backfilled(1, "[6]", "1")})
+    assert after == (TableStatus("shop.item", "backfilling", 6, 9),)
+    assert before == (TableStatus("shop.item", "backfilling", 5, 9),)
+    assert statuses.of({}) == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "rows", "estimate", "total"),
+    [
+        ("pending", 0, 100, 100),
+        ("backfilling", 40, 100, 100),
+        ("backfilling", 140, 100, 140),
+        ("catching_up", 60, 100, 60),
+        ("live", 60, 100, 60),
+        ("live", 0, 100, 0),
+    ],
+)
+def test_the_total_of_a_table(state: TableState, rows: int, estimate: int, total: int) -> None:
+    assert TableStatus("shop.item", state, rows, estimate).total == total
+
+
+@pytest.mark.parametrize(
+    ("tables", "backfilled", "total", "fraction"),
+    [
+        ([], 0, 0, 0.0),
+        ([("pending", 0, 0)], 0, 0, 0.0),
+        ([("pending", 0, 300), ("live", 100, 90)], 100, 400, 0.25),
+        ([("backfilling", 50, 100), ("catching_up", 100, 200)], 150, 200, 0.75),
+        # More rows than expected: the rest of the table is unknown.
+        ([("backfilling", 150, 100)], 150, 150, 1.0),
+        ([("live", 0, 50), ("catching_up", 0, 0)], 0, 0, 1.0),
+    ],
+)
+def test_the_finished_part_of_all_backfills(
+    tables: list[tuple[TableState, int, int]], backfilled: int, total: int, fraction: float
+) -> None:
+    status = Status(tables=tuple(TableStatus(f"shop.t{n}", *it) for n, it in enumerate(tables)))
+    assert (status.backfilled, status.total) == (backfilled, total)
+    assert status.fraction == fraction
+
+
+# -- the backlog -----------------------------------------------------------------------------------
+
+
+class Log:
+    """A log whose backlog grows by 100 bytes with each request, or that is lost."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.threads: set[int] = set()
+        self.lost = False
+
+    def backlog(self, position: str) -> int | None:
+        self.asked.append(position)
+        self.threads.add(threading.get_ident())
+        if self.lost:
+            raise SourceLost("the connection was lost")
+        return 100 * len(self.asked)
+
+
+class Running:
+    """A pipeline whose status the test sets."""
+
+    def __init__(self, state: PipelineState, position: str | None) -> None:
+        self.source = Log()
+        self.now = Status(pipeline="p", state=state, position=position, rows=7)
+
+    def status(self) -> Status:
+        return self.now
+
+
+class Gauges:
+    """Records the observed statuses."""
+
+    def __init__(self) -> None:
+        self.observed: list[Status] = []
+
+    def observe(self, status: Status) -> None:
+        self.observed.append(status)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The monitor asks often."""
+    monkeypatch.setattr("engine.ops.status.BACKLOG_SECONDS", 0.001)
+    monkeypatch.setattr("engine.ops.status.FIRST_SECONDS", 0.001)
+
+
+def test_the_status_carries_the_backlog_of_the_source() -> None:
+    """The source is asked on a worker thread, because it blocks."""
+
+    async def work() -> None:
+        pipeline, gauges = Running("streaming", "77"), Gauges()
+        monitor = Monitor(pipeline, gauges)
+        assert monitor.status() == pipeline.now
+        watching = asyncio.create_task(monitor.watch())
+        await wait_until_async(lambda: (monitor.status().lag_bytes or 0) >= 200)
+        assert msgspec.structs.replace(monitor.status(), lag_bytes=None) == pipeline.now
+        assert gauges.observed[0] == msgspec.structs.replace(pipeline.now, lag_bytes=100)
+        assert set(pipeline.source.asked) == {"77"}
+        assert threading.get_ident() not in pipeline.source.threads
+        pipeline.source.lost = True
+        asked = len(pipeline.source.asked)
+        await wait_until_async(lambda: len(pipeline.source.asked) > asked + 1)
+        assert (monitor.status().lag_bytes or 0) >= 200
+        watching.cancel()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+@pytest.mark.parametrize(("state", "position"), [("connecting", "77"), ("streaming", None)])
+def test_a_source_that_is_not_connected_is_not_asked(
+    state: PipelineState, position: str | None
+) -> None:
+    async def work() -> None:
+        pipeline, gauges = Running(state, position), Gauges()
+        watching = asyncio.create_task(Monitor(pipeline, gauges).watch())
+        await wait_until_async(lambda: len(gauges.observed) > 2)
+        assert pipeline.source.asked == []
+        assert gauges.observed[-1] == pipeline.now
+        watching.cancel()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+
+def documented(heading: str) -> list[str]:
+    """The names in the first column of the table under a heading of the page."""
+    _, found, section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")
+    assert found, f"no heading {heading}"
+    return re.findall(r"^\| *`(\w+)` *\|", section.partition("\n## ")[0], re.MULTILINE)
+
+
+@pytest.mark.parametrize(("heading", "struct"), [("Status", Status), ("Table", TableStatus)])
+def test_the_page_describes_every_field_in_order(
+    heading: str, struct: type[msgspec.Struct]
+) -> None:
+    assert documented(heading) == [field.encode_name for field in msgspec.structs.fields(struct)]
+
+
+def test_the_page_names_the_version_and_the_states() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert re.search(rf"`version` is {STATUS_VERSION}\b", text)
+    for states in (PipelineState, TableState):
+        for state in get_args(states):
+            assert f"`{state}`" in text
+
+
+def test_the_version_is_part_of_the_json() -> None:
+    assert msgspec.json.decode(msgspec.json.encode(Status()))["version"] == STATUS_VERSION
