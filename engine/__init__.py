@@ -1,6 +1,7 @@
 """
-The engine: what moves changes from any source to any sink, in order and exactly once.
+The engine: it applies changes from any source to any sink, in order.
 
-Its one idea: the engine knows neither MySQL nor PostgreSQL.  It sees the
-protocols in `engine.contract`; only `engine.cli.main` wires real databases to it.
+``errors``, ``schema``, ``change``, ``checkpoint`` and ``contract`` are the vocabulary, which every
+module may import. A source or sink implements the protocols of ``contract``. ``pipeline`` connects
+them; ``cli.wiring`` chooses them by the configuration. docs/architecture.md has the whole map.
 """

@@ -71,11 +71,11 @@ class Applied(msgspec.Struct):
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What a sink can do.
 
-    ``guarantee`` says how often a change arrives after a crash. ``transactional``: ``rollback``
-    undoes everything since the last commit. ``upsert``: rows of a table in backfill are applied
-    idempotently by key; a sink without it stores each change, and its reader applies them.
-    ``schema_changes``: an altered, renamed or dropped table is followed; without it the pipeline
-    stops at such a change.
+    ``guarantee`` says how often a change is applied if the engine crashes. ``transactional``:
+    ``rollback`` undoes everything since the last commit. ``upsert``: rows of a table in backfill
+    are applied idempotently by key; a sink without it stores each change, and its reader applies
+    them. ``schema_changes``: an altered, renamed or dropped table is followed; without it the
+    pipeline stops at such a change.
     """
 
     guarantee: Literal["exactly once", "at least once"]
@@ -120,8 +120,8 @@ class Source(Protocol):
         """The end of the log now. Transactions committed before the call are at or before it."""
         ...
 
-    def reached(self, position: str, target: str) -> bool:
-        """Whether a stream at ``position`` has passed everything up to ``target``."""
+    def reached(self, position: str, goal: str) -> bool:
+        """Whether a stream at ``position`` has passed everything up to ``goal``."""
         ...
 
     def includes(self, position: str, begin: Begin) -> bool:

@@ -14,8 +14,8 @@ The errors that Tailrace raises on purpose.
     ├── Fenced            a newer engine runs this pipeline
     └── ParityError       source and target cannot be compared
 
-``sources`` and ``sinks`` translate the errors of their drivers (``raise … from error``), so nothing
-else in the engine knows a driver. The message says what happened. The hint says what to type or
+``engine.databases`` translates the errors of drivers (``raise … from error``), so nothing above it
+knows a driver. The message says what happened. The hint says what to type or
 change. Neither may contain a row value or a secret.
 """
 

@@ -146,8 +146,8 @@ class MemorySource:
     def position(self) -> str:
         return str(len(self.database.transactions))
 
-    def reached(self, position: str, target: str) -> bool:
-        return int(position or 0) >= int(target or 0)
+    def reached(self, position: str, goal: str) -> bool:
+        return int(position or 0) >= int(goal or 0)
 
     def includes(self, position: str, begin: Begin) -> bool:
         return int(begin.transaction) <= int(position or 0)

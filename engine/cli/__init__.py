@@ -7,5 +7,5 @@ The command line.
     run        ``run``, ``tail``, ``demo``, ``bench``
     inspect    ``check``, ``status``, ``verify``
     tables     the tables that commands print
-    wiring     a configuration → source and sink; the only place that knows both
+    wiring     a configuration → source and sink; the only module that uses the registries
 """

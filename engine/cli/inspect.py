@@ -84,8 +84,8 @@ async def _check(settings: Settings) -> list[Finding]:
 
 
 def _guarantee(can: Capabilities) -> Finding:
-    """What the sink promises, and what its reader has to know."""
-    parts = [f"each change arrives {can.guarantee}"]
+    """The guarantee of the sink, and its limits."""
+    parts = [f"each change is applied {can.guarantee}"]
     if not can.upsert:
         parts.append("a row that changes during its table's backfill may be stored twice")
     if not can.schema_changes:

@@ -189,7 +189,7 @@ async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, No
 
 
 def tail(options: argparse.Namespace) -> int:
-    """Print every change to a table that matches as a JSON line. Changes nothing anywhere.
+    """Print every change to a table that matches as a JSON line. Read-only.
 
     docs/records.md describes the fields. Ctrl-C ends the command.
     """
@@ -268,14 +268,14 @@ def bench(options: argparse.Namespace) -> int:
     """Measure the engine against the databases' own limits, on temporary servers.
 
     The logs that are measured are written once, and kept in ~/.cache/tailrace, or $TAILRACE_CACHE:
-    about 3 GB for the default size. benchmarks/README.md describes the method.
+    about 3 GB for the default size. The README of the benchmarks describes the method.
     """
     return bench_command.run(options)
 
 
 BENCH = Command(
     "bench",
-    "measure its speed, against the databases' own limits",
+    "measure the engine's speed, against the databases' own limits",
     bench,
     bench_command.add_options,
     takes_config=False,

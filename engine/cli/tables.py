@@ -26,14 +26,14 @@ def status_table(status: Status) -> RenderableType:
     """The status as it is stored in the target, without the counters of a running engine."""
     if status.position is None:
         return Text(f"pipeline {status.pipeline} has not run yet")
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("pipeline", Text(status.pipeline))
-    facts.add_row("position", Text(status.position, overflow="fold"))
+    summary = Table.grid(padding=(0, 2))
+    summary.add_row("pipeline", Text(status.pipeline))
+    summary.add_row("position", Text(status.position, overflow="fold"))
     lag = "unknown" if status.lag_seconds is None else duration(status.lag_seconds)
     behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
-    facts.add_row("lag", f"{lag}{behind}")
-    facts.add_row("backfill", f"{status.fraction:.0%}, {status.backfilled:,} rows")
-    return Group(facts, Text(), tables_table(status.tables, len(status.tables)))
+    summary.add_row("lag", f"{lag}{behind}")
+    summary.add_row("backfill", f"{status.fraction:.0%}, {status.backfilled:,} rows")
+    return Group(summary, Text(), tables_table(status.tables, len(status.tables)))
 
 
 def findings_table(findings: Sequence[Finding]) -> RenderableType:

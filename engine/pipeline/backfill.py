@@ -84,7 +84,7 @@ class Backfill:
         if not table.key:
             await self._read_whole(table)
         elif self._seems_empty(table):
-            await self._pass_empty_tables()
+            await self._check_empty_tables()
         else:
             await self._read_chunks(table)
 
@@ -115,7 +115,7 @@ class Backfill:
             and table.id not in self._checked
         )
 
-    async def _pass_empty_tables(self) -> None:
+    async def _check_empty_tables(self) -> None:
         """Check some tables that seem to be empty, and make those live that are. The others are
         read in chunks later.
         """

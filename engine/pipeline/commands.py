@@ -1,8 +1,8 @@
 """
 Commands for a running pipeline.
 
-Operators, signals and the HTTP API put commands into one inbox. The loop takes them between two
-batches, at a commit, so a command never interrupts a transaction.
+Commands wait in one inbox; ``Pipeline.stop`` puts a ``Stop`` there. The loop takes them between two
+batches, never between the pieces of one source transaction.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class CommandInbox:
         return taken
 
     async def wait(self, seconds: float) -> None:
-        """Return when a command waits, or after ``seconds``."""
+        """Return when a command waits, or after ``seconds``; at once if a ``Stop`` was put in."""
+        if self.stopping:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._arrived.wait()

@@ -100,7 +100,7 @@ class Discovery:
             await self._writer.commit()
 
     async def _create_live(self, tables: Sequence[Table]) -> None:
-        """Create tables that are not backfilled, in one transaction: one that were created later
+        """Create tables that are not backfilled, in one transaction: a table created later
         would miss the changes in between.
         """
         changes = self._tracker.admit([SchemaChange("", None, table) for table in tables])

@@ -268,8 +268,9 @@ class _Attempt:
 
     def _finished(self, goal: str | None) -> bool:
         if self._queue.ended and not self._batcher:
-            unfinished = self.writer.transaction is Transaction.PARTIAL
-            return unfinished or self._commands.stopping or not self._backfill.possible()
+            if self.writer.transaction is Transaction.PARTIAL or self._commands.stopping:
+                return True
+            return not (self._discovery.due() or self._backfill.possible())
         return (
             goal is not None
             and self._log is not _Log.UNREAD
@@ -354,8 +355,8 @@ class _Attempt:
             await self._backfill.run_slice()
 
     async def _finish(self) -> None:
-        """Commit what is whole. A transaction that is not was not committed on the source, or the
-        log is read again from its beginning.
+        """Commit whole transactions. A partial one is rolled back: the source never committed it,
+        or it will be read again.
         """
         if self.writer.transaction is Transaction.PARTIAL:
             await self.writer.rollback()

@@ -33,8 +33,8 @@ class ReadBatch(msgspec.Struct, frozen=True, gc=False):
 class ReaderQueue:
     """Runs ``read`` on its own thread and hands what it yields to the event loop, in order.
 
-    About ``max_bytes`` (as ``weigh`` counts) may wait; a larger read batch passes alone. ``get``
-    raises the reader's error after everything that was read before it.
+    About ``max_bytes`` (as ``weigh`` counts) may wait; a larger read batch waits only until the
+    queue is empty. ``get`` raises the reader's error after everything that was read before it.
     """
 
     def __init__(self, read: Callable[[], Iterator[list[Change]]], max_bytes: int) -> None:

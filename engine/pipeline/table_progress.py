@@ -112,7 +112,7 @@ class ProgressTracker:
         self._set(chunk.table.id, progress)
 
     def restart(self, id: TableId) -> None:
-        """The backfilled rows of the table were rolled back, so it is pending again."""
+        """The table's rows were rolled back, or are truncated next, so it is pending again."""
         self._set(id, TableProgress(estimate=self._progress[id].estimate))
 
     def caught_up(self, position: str, reached: Reached) -> list[Change]:

@@ -44,8 +44,8 @@ class Counters:
     ``rows`` counts row changes of the stream, ``backfilled_rows`` rows of backfills.
     ``current_at`` is the last Unix time at which the target is known to have equalled the source:
     the commit time of the last applied transaction, or now while nothing is left to apply. So the
-    lag is 0 on an idle source, and grows while either side is away. It is 0.0 before the first
-    sign.
+    lag is 0 on an idle source, and grows while either side is away. It is 0.0 until it is
+    known.
     """
 
     def __init__(self) -> None:

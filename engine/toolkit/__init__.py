@@ -10,4 +10,5 @@ What sources and sinks are made of. Every module is pure, or works on local file
     record          changes → JSON lines (debezium: in Debezium's envelope)
     memory_table    the rows of a table in memory
     state_file      a checkpoint in a folder: lock, epoch, atomic replace
+    state_migration stored state of an older layout → the current one
 """

@@ -144,7 +144,7 @@ class PostgresSink:
         return state is not None and state.epoch != self._epoch
 
     def row_reader(self) -> RowReader:
-        """As ``Sink.row_reader``."""
+        """As ``Readable.row_reader``."""
         return PostgresRowReader(self._settings, Naming(self._settings.schema))
 
     async def close(self) -> None:

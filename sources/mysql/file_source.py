@@ -62,9 +62,9 @@ class BinlogFileSource:
         last = self._files()[-1]
         return str(MySQLPosition("", last.name, _size(last)))
 
-    def reached(self, position: str, target: str) -> bool:
-        """Whether ``position`` is at or after ``target``."""
-        return parse_position(position).at_or_after(parse_position(target))
+    def reached(self, position: str, goal: str) -> bool:
+        """Whether ``position`` is at or after ``goal``."""
+        return parse_position(position).at_or_after(parse_position(goal))
 
     def includes(self, position: str, begin: Begin) -> bool:
         """Whether the transaction that ``begin`` starts lies before ``position``."""

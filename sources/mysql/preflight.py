@@ -141,7 +141,7 @@ def _identity(variables: dict[str, str], info: ServerInfo) -> Iterator[Finding]:
             "warning",
             "gtid_mode",
             "transactions have no GTIDs: positions are valid on this server only, and a backfill"
-            " locks the table briefly for each round of chunks",
+            " locks the table briefly for each time slice",
             "see `Enabling GTID Transactions Online` in MySQL's manual",
         )
 

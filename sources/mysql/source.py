@@ -104,9 +104,9 @@ class MySQLSource:
         """
         return str(self._ask(self._position))
 
-    def reached(self, position: str, target: str) -> bool:
-        """Whether a stream at ``position`` has read everything that ``target`` includes."""
-        return parse_position(position).at_or_after(parse_position(target))
+    def reached(self, position: str, goal: str) -> bool:
+        """Whether a stream at ``position`` has read everything that ``goal`` includes."""
+        return parse_position(position).at_or_after(parse_position(goal))
 
     def includes(self, position: str, begin: Begin) -> bool:
         """Whether ``position`` includes the transaction that ``begin`` starts."""
@@ -199,13 +199,13 @@ class MySQLSource:
     def chunks(
         self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Generator[Chunk, None, None]:
-        """The rows of ``table`` in key order; see ``Source.chunks``."""
+        """The rows of ``table`` in key order; see ``SnapshotSource.chunks``."""
         yield from self._chunk_reader().chunks(
             table, cursor, low_watermark, rows=rows, readers=readers
         )
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
-        """One chunk for each of the tables that has no row; see ``Source.empty``."""
+        """One chunk for each of the tables that has no row; see ``SnapshotSource.empty``."""
         return self._chunk_reader().empty(tables, low_watermark)
 
     def _chunk_reader(self) -> ChunkReader:

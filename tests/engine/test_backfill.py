@@ -371,7 +371,6 @@ def test_a_log_that_ends_inside_a_large_transaction_ends_the_pipeline(
 # -- known bugs ------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a finite log ends without the tables that were discovered")
 def test_a_discovered_table_is_followed_before_a_finite_log_ends_the_pipeline() -> None:
     database, store = MemoryDatabase(), MemoryStore()
     database.load(KEYED, [])

@@ -263,7 +263,6 @@ class LostWhileDraining(StateRecorder):
             raise SinkLost("the connection was lost")
 
 
-@pytest.mark.xfail(strict=True, reason="the inbox is empty then, so the pause lasts its whole time")
 def test_a_connection_lost_while_draining_ends_the_pipeline_without_a_pause() -> None:
     database, store = MemoryDatabase(), MemoryStore()
     database.load(KEYED, [])

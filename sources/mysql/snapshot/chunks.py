@@ -47,7 +47,7 @@ _OTHER_SHAPE = frozenset((1146, 1054, 1412))
 
 
 class ChunkReader:
-    """Reads tables in chunks for ``Source.chunks``; keeps its connections between calls.
+    """Reads tables in chunks for ``SnapshotSource.chunks``; keeps its connections between calls.
 
     ``prepare`` makes an ordinary session that is not connected yet. ``gtid`` says whether GTIDs are
     enabled on the server (MySQL; MariaDB always has them). ``chunks`` runs on one thread at a time;
@@ -63,7 +63,7 @@ class ChunkReader:
     def chunks(
         self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
     ) -> Iterator[Chunk]:
-        """See ``engine.contract.Source.chunks``.
+        """See ``engine.contract.SnapshotSource.chunks``.
 
         A table without a key is always read whole: ``cursor`` is ignored, and the cursors of its
         chunks cannot be resumed from.
@@ -84,7 +84,7 @@ class ChunkReader:
             reading.abandoned = True
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
-        """See ``engine.contract.Source.empty``.
+        """See ``engine.contract.SnapshotSource.empty``.
 
         The columns of the tables are not checked: an empty table has no rows in any shape.
         """
