@@ -35,6 +35,7 @@ from engine.schema import Table, TableId
 from engine.toolkit.state_migration import (
     LAYOUT,
     RENAMED_STATES,
+    UPGRADED,
     require_known,
     upgrade_progress,
     upgrade_table,
@@ -146,10 +147,8 @@ async def prepare(session: Session) -> None:
         tables = await _upgrade_from_1(session)
     await session.commit()
     if layout is not None and layout < LAYOUT:
-        log.info(
-            "the stored state is upgraded; older versions of tailrace cannot use it any more",
-            extra={"from_layout": layout, "to_layout": LAYOUT, "tables": tables},
-        )
+        extra = {"from_layout": layout, "to_layout": LAYOUT, "tables": tables}
+        log.info(UPGRADED, extra=extra)
 
 
 async def _create(session: Session) -> None:
