@@ -132,15 +132,8 @@ class StateFile(Generic[Own]):
             os.fsync(lock)
             if layout != LAYOUT:
                 self.replace(stored)
-                log.info(
-                    "the stored state is upgraded; older versions of tailrace cannot use it any"
-                    " more",
-                    extra={
-                        "from_layout": layout,
-                        "to_layout": LAYOUT,
-                        "tables": len(stored.tables),
-                    },
-                )
+                extra = {"from_layout": layout, "to_layout": LAYOUT, "tables": len(stored.tables)}
+                log.info(UPGRADED, extra=extra)
             tidy(stored.own)
             self.sync_names()
         return State(self._epoch, stored.checkpoint, stored.tables)
