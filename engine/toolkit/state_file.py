@@ -28,6 +28,7 @@ the other fields for absent, and delete the segments.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Callable, Generator
@@ -41,9 +42,17 @@ from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
 from engine.errors import Fenced, SinkError, SinkLost
 from engine.schema import Table, TableId
-from engine.toolkit.state_migration import LAYOUT, require_known, upgrade_progress, upgrade_table
+from engine.toolkit.state_migration import (
+    LAYOUT,
+    UPGRADED,
+    require_known,
+    upgrade_progress,
+    upgrade_table,
+)
 
 __all__ = ["StateFile", "Stored", "translate_errors"]
+
+log = logging.getLogger("tailrace.state")
 
 LOCK_SECONDS = 10.0
 LOCK_RETRY_SECONDS = 0.01
@@ -123,6 +132,8 @@ class StateFile(Generic[Own]):
             os.fsync(lock)
             if layout != LAYOUT:
                 self.replace(stored)
+                extra = {"from_layout": layout, "to_layout": LAYOUT, "tables": len(stored.tables)}
+                log.info(UPGRADED, extra=extra)
             tidy(stored.own)
             self.sync_names()
         return State(self._epoch, stored.checkpoint, stored.tables)

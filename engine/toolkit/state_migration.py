@@ -25,10 +25,20 @@ import msgspec
 
 from engine.errors import SinkError
 
-__all__ = ["LAYOUT", "RENAMED_STATES", "require_known", "upgrade_progress", "upgrade_table"]
+__all__ = [
+    "LAYOUT",
+    "RENAMED_STATES",
+    "UPGRADED",
+    "require_known",
+    "upgrade_progress",
+    "upgrade_table",
+]
 
 #: The layout that this version writes.
 LAYOUT = 2
+
+#: The message that a store logs after an upgrade, with from_layout, to_layout and tables.
+UPGRADED = "the stored state is upgraded; older versions of tailrace cannot use it any more"
 
 #: Layout 1 → 2: the states of a table's progress, those that were renamed.
 RENAMED_STATES = {"copying": "backfilling", "settling": "catching_up"}

@@ -35,6 +35,7 @@ from engine.schema import Table, TableId
 from engine.toolkit.state_migration import (
     LAYOUT,
     RENAMED_STATES,
+    UPGRADED,
     require_known,
     upgrade_progress,
     upgrade_table,
@@ -78,6 +79,13 @@ CREATE TABLE {SCHEMA}.table_version (
   UNIQUE (target_schema, target_name) DEFERRABLE INITIALLY DEFERRED
 )"""
 
+# These read the catalog instead of calling to_regclass and to_regnamespace, because a session's
+# catalog cache may still say "not found" after a wait for the advisory lock.
+_HAS_SCHEMA = f"SELECT count(*) = 1 FROM pg_namespace WHERE nspname = '{SCHEMA}'"
+_HAS_LAYOUT = f"""
+SELECT count(*) = 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE nspname = '{SCHEMA}' AND relname = 'layout'"""
+
 #: By layout: a pipeline's rows of progress, and of table versions.
 _READ_PROGRESS = {
     1: "SELECT source_schema, source_name, state, cursor, rows, estimate, seen"
@@ -113,7 +121,7 @@ async def read_layout(session: Session) -> int | None:
     In a transaction, it stays the same until the end. Raises ``SinkError`` if this version does not
     know the layout.
     """
-    cursor = await session.execute(f"SELECT to_regclass('{SCHEMA}.layout') IS NOT NULL")
+    cursor = await session.execute(_HAS_LAYOUT)
     if await cursor.fetchone() != (True,):
         return None
     cursor = await session.execute(f"SELECT max(version) FROM {SCHEMA}.layout")
@@ -139,14 +147,12 @@ async def prepare(session: Session) -> None:
         tables = await _upgrade_from_1(session)
     await session.commit()
     if layout is not None and layout < LAYOUT:
-        log.info(
-            "the stored state is upgraded; older versions of tailrace cannot use it any more",
-            extra={"from_layout": layout, "to_layout": LAYOUT, "tables": tables},
-        )
+        extra = {"from_layout": layout, "to_layout": LAYOUT, "tables": tables}
+        log.info(UPGRADED, extra=extra)
 
 
 async def _create(session: Session) -> None:
-    cursor = await session.execute(f"SELECT to_regnamespace('{SCHEMA}') IS NOT NULL")
+    cursor = await session.execute(_HAS_SCHEMA)
     if await cursor.fetchone() != (True,):
         await session.execute(f"CREATE SCHEMA {SCHEMA}")
     await session.execute(_CREATE)

@@ -1,9 +1,10 @@
-"""The folder of change records: what a kill at any step leaves, and which engine may write."""
+"""The folder of change records: kills at any step, fencing, and the layout of its state."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -274,7 +275,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_folder_of_layout_1_is_upgraded(old_folder: Path) -> None:
+def test_a_folder_of_layout_1_is_upgraded(
+    old_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def work() -> None:
         target = legacy(old_folder)
         state = await target.open()
@@ -290,7 +293,10 @@ def test_a_folder_of_layout_1_is_upgraded(old_folder: Path) -> None:
         text = (old_folder / "changes-00000001.jsonl").read_bytes()
         assert text.startswith(OLD_RECORDS + b'{"op"')
 
-    run(work)
+    with caplog.at_level(logging.INFO, "tailrace"):
+        run(work)
+    (line,) = caplog.records
+    assert vars(line).items() >= {"from_layout": 1, "to_layout": 2, "tables": 4}.items()
 
 
 def test_a_reader_of_layout_1_changes_nothing(old_folder: Path) -> None:

@@ -194,6 +194,22 @@ def test_several_engines_upgrade_at_once(url: str) -> None:
     assert states[0].tables == states[2].tables == TABLES
 
 
+def test_several_engines_create_the_tables_at_once(
+    postgres_family: AnyServer, fresh_postgres_database: Fresh
+) -> None:
+    url = fresh_postgres_database(postgres_family)
+
+    async def run() -> list[State]:
+        targets = [sink(url, f"p{number}") for number in range(8)]
+        try:
+            return await asyncio.gather(*(target.open() for target in targets))
+        finally:
+            for target in targets:
+                await target.close()
+
+    assert asyncio.run(run()) == [State(1, None, ())] * 8
+
+
 @contextmanager
 def old_engine(url: str, pipeline: str) -> Iterator[psycopg.Connection[Any]]:
     """A session of version 0.1.0 that has prepared its statements and owns the pipeline."""
