@@ -28,7 +28,7 @@ SHORT_PAUSES = "[retry]\nfirst_seconds = 0.05\nmax_seconds = 0.5\n"
 
 
 @pytest.fixture(scope="module")
-def mysql_by_file() -> Iterator[AnyServer]:
+def mysql_without_gtids() -> Iterator[AnyServer]:
     """A MySQL without GTIDs, so positions are files and offsets."""
     options = ("--gtid-mode=OFF", "--enforce-gtid-consistency=OFF")
     with obtain(lambda: start_mysql(options=options)) as server:
@@ -38,10 +38,10 @@ def mysql_by_file() -> Iterator[AnyServer]:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("server", "kills"),
-    [("mysql", 30), ("mariadb_11", 12), ("mysql_by_file", 12)],
+    [("mysql", 30), ("mariadb_11", 12), ("mysql_without_gtids", 12)],
     ids=["mysql-gtid", "mariadb-gtid", "mysql-file"],
 )
-def test_kills(
+def test_kills_at_random_moments(
     request: pytest.FixtureRequest,
     server: str,
     kills: int,
@@ -66,7 +66,7 @@ def test_kills(
                 if number % 5:
                     kills_in_backfill += await_work(engine, dice)
                 else:
-                    pass_moments(dice.uniform(0, 1.0))
+                    pass_time(dice.uniform(0, 1.0))
                 engine.kill()
             if number == kills // 2:
                 writer.migrate()
@@ -86,18 +86,18 @@ def await_work(engine: EngineProcess, dice: random.Random) -> bool:
         return any(table["state"] != "live" for table in status["tables"] or [{"state": ""}])
 
     status = engine.wait_status(lambda s: s["backfilled_rows"] >= rows or not backfilling(s))
-    pass_moments(dice.uniform(0, 0.02 if backfilling(status) else 0.4))
+    pass_time(dice.uniform(0, 0.02 if backfilling(status) else 0.4))
     return backfilling(status)
 
 
-def pass_moments(seconds: float) -> None:
+def pass_time(seconds: float) -> None:
     """Let time pass: the moment of a kill is random, so there is no condition to wait for."""
     moment = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() > moment)
 
 
 @pytest.fixture
-def own_servers() -> Iterator[tuple[Shop, Server]]:
+def private_servers() -> Iterator[tuple[Shop, Server]]:
     """A shop, and a target, on servers that the test may kill."""
     with obtain(start_mysql) as source, obtain(start_postgres) as target:
         yield load_new_shop(source, 5_000), target
@@ -105,11 +105,11 @@ def own_servers() -> Iterator[tuple[Shop, Server]]:
 
 @pytest.mark.timeout(180)
 def test_servers_die_and_connections_break(
-    own_servers: tuple[Shop, Server], tmp_path: Path
+    private_servers: tuple[Shop, Server], tmp_path: Path
 ) -> None:
     """GIVEN a running pipeline WHEN the target dies, the source dies, and both connections are cut,
     several times each THEN the engine resumes by itself, and both sides are equal at the end."""
-    shop, target = own_servers
+    shop, target = private_servers
     source, transactions = shop.server, 0
     with Proxy(source.host, source.port) as left, Proxy(target.host, target.port) as right:
         config = write_config(

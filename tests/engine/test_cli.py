@@ -100,7 +100,7 @@ def test_a_wrong_password_of_the_source(
 
 
 @pytest.fixture(scope="module")
-def guarded_postgres() -> Iterator[Server]:
+def postgres_with_password() -> Iterator[Server]:
     """A PostgreSQL that asks the role ``guest`` for a password."""
     with obtain(start_postgres) as server:
         with psycopg.connect(server.url, autocommit=True) as connection:
@@ -113,9 +113,9 @@ def guarded_postgres() -> Iterator[Server]:
 
 
 def test_a_wrong_password_of_the_target(
-    mysql: AnyServer, database: str, guarded_postgres: Server, tmp_path: Path
+    mysql: AnyServer, database: str, postgres_with_password: Server, tmp_path: Path
 ) -> None:
-    url = with_password(guarded_postgres.url, "guest", SECRET)
+    url = with_password(postgres_with_password.url, "guest", SECRET)
     result = tailrace("run", write_config(tmp_path, mysql.url, url, f"{database}.*"))
     assert result.status == 1
     assert "password authentication failed" in result.err

@@ -174,7 +174,7 @@ def test_a_disk_error_leaves_nothing_of_the_transaction(
     run(work)
 
 
-def test_a_large_transaction_waits_in_a_file(
+def test_a_large_transaction_is_spooled_to_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jsonl, "SPOOL_BYTES", 100)
@@ -205,7 +205,7 @@ def test_a_folder_belongs_to_one_pipeline(tmp_path: Path) -> None:
     run(work)
 
 
-def test_a_damaged_state_stops(tmp_path: Path) -> None:
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     async def work() -> None:
         (tmp_path / "state.json").write_text("{}")
         with pytest.raises(SinkError, match="damaged"):
@@ -310,7 +310,7 @@ def test_a_reader_of_layout_1_changes_nothing(old_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_kill_in_the_upgrade(
+def test_a_kill_during_the_upgrade(
     old_folder: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     async def work() -> None:
@@ -339,7 +339,7 @@ def test_an_engine_of_version_0_1_0_is_fenced_or_refuses(old_folder: Path) -> No
     run(work)
 
 
-def test_a_newer_layout_is_refused_and_its_engine_goes_on(tmp_path: Path) -> None:
+def test_a_newer_layout_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     async def work() -> None:
         await sink(tmp_path).open()
         (tmp_path / "state.json").write_text('{"layout":3}')

@@ -174,7 +174,7 @@ def test_the_size_of_a_head_does_not_depend_on_its_pieces() -> None:
     serving(Status(), work)
 
 
-def test_a_silent_client_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_sends_no_request_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.ops.server.REQUEST_SECONDS", 0.05)
 
     async def work(port: int) -> None:
@@ -187,7 +187,7 @@ def test_a_silent_client_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     serving(Status(), work)
 
 
-def test_an_address_that_is_taken_or_wrong() -> None:
+def test_an_address_that_is_in_use_or_invalid() -> None:
     async def work(port: int) -> None:
         with pytest.raises(ConfigError, match="cannot listen on 127") as refused:
             async with StatusServer(f"127.0.0.1:{port}", Metrics("p"), Status):

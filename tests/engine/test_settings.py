@@ -40,7 +40,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 }
 
 
-class From(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SourceStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str
     tables: tuple[str, ...]
     server_id: int = 0
@@ -50,14 +50,14 @@ class From(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("server_id is negative", hint="choose another")
 
 
-class To(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SinkStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str
     schema: str = ""
 
 
 def source_type(scheme: str) -> type[msgspec.Struct]:
     registered: type[msgspec.Struct] = registry.load(scheme, SOURCES, "tailrace.sources").Settings
-    return From if scheme == "mysql" else registered
+    return SourceStruct if scheme == "mysql" else registered
 
 
 def read(tmp_path: Path, more: str = "", *, source: str = "", sink: str = "") -> Settings:
@@ -65,7 +65,7 @@ def read(tmp_path: Path, more: str = "", *, source: str = "", sink: str = "") ->
     source = source or 'url = "mysql://u@h/"\ntables = ["shop.*"]'
     sink = sink or 'url = "postgresql://h/shop"'
     path.write_text(f"[source]\n{source}\n[sink]\n{sink}\n{more}", encoding="utf-8")
-    return load(path, source_type, lambda scheme: To)
+    return load(path, source_type, lambda scheme: SinkStruct)
 
 
 def refused(tmp_path: Path, more: str = "", **parts: str) -> tuple[str, str]:
@@ -79,8 +79,8 @@ def test_the_smallest_configuration_has_all_defaults(tmp_path: Path) -> None:
     settings = read(tmp_path)
     assert settings.pipeline.name == "shop"
     assert (settings.source_scheme, settings.sink_scheme) == ("mysql", "postgresql")
-    assert settings.source == From("mysql://u@h/", ("shop.*",))
-    assert settings.sink == To("postgresql://h/shop")
+    assert settings.source == SourceStruct("mysql://u@h/", ("shop.*",))
+    assert settings.sink == SinkStruct("postgresql://h/shop")
     assert settings.batch == BatchSettings()
     assert settings.backfill == BackfillSettings()
 
@@ -131,7 +131,7 @@ def test_keys_of_the_source_are_checked_by_its_own_struct(tmp_path: Path) -> Non
     assert message == "shop.toml:3: source.tables: expected a text, got a whole number"
 
 
-def test_what_a_struct_itself_refuses_names_the_file(tmp_path: Path) -> None:
+def test_an_error_of_the_struct_names_the_file(tmp_path: Path) -> None:
     message, hint = refused(tmp_path, source='url = "mysql://h"\ntables = []\nserver_id = -1')
     assert (message, hint) == ("shop.toml: server_id is negative", "choose another")
 
@@ -148,10 +148,10 @@ def test_an_unknown_scheme_lists_the_known_ones(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read: No such file"):
-        load(tmp_path / "nowhere.toml", source_type, lambda scheme: To)
+        load(tmp_path / "nowhere.toml", source_type, lambda scheme: SinkStruct)
     (tmp_path / "latin1.toml").write_bytes(b'name = "\xe4"')
     with pytest.raises(ConfigError, match="not UTF-8"):
-        load(tmp_path / "latin1.toml", source_type, lambda scheme: To)
+        load(tmp_path / "latin1.toml", source_type, lambda scheme: SinkStruct)
 
 
 # -- secrets ---------------------------------------------------------------------------------------

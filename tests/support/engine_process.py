@@ -53,7 +53,7 @@ class EngineProcess:
             )
 
     def status(self) -> dict[str, Any] | None:
-        """The answer of /status, or None while there is none."""
+        """The response of /status, or None while there is none."""
         url = f"http://127.0.0.1:{self.port}/status"
         try:
             with urllib.request.urlopen(url, timeout=2) as answer:
