@@ -1,9 +1,10 @@
 """
-Make a virtual environment with pip in it, also on a Debian that has no python3-venv.
+Create a virtual environment with pip, also on a Debian without the package python3-venv.
 
-The idea: Debian's Python can make an environment without pip, and Debian's package of the pip
-wheel needs no installation to be run. So nothing but Python itself has to be there.
-Usage: make_venv.py FOLDER
+Without python3-venv, Python creates an environment without pip. Then pip runs from the wheel in
+Debian's package python3-pip-whl, which is unpacked and not installed, and installs itself.
+
+    make_venv.py FOLDER
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def main(folder: Path) -> int:
     try:
         wheel = next(PIP.root().glob("usr/share/python-wheels/pip-*.whl"))
     except SandboxUnavailable as error:
-        print(f"this Python cannot make environments with pip in them ({error})", file=sys.stderr)
-        print("on Debian or Ubuntu: apt-get install python3-venv", file=sys.stderr)
+        print(f"error: this Python has no ensurepip ({error})", file=sys.stderr)
+        print("what to do: on Debian or Ubuntu, apt-get install python3-venv", file=sys.stderr)
         return 1
     python = folder / "bin" / "python"
     command = [python, wheel / "pip", "install", "--quiet", "--disable-pip-version-check", "pip"]

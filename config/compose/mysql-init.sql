@@ -1,9 +1,9 @@
--- Runs once, when the MySQL container makes its data directory.
+-- MySQL runs this script once, when its container initializes the data directory.
 
--- What Tailrace needs: read the tables, read the log, see its position.
+-- Tailrace reads the tables, reads the binary log, and asks for its position.
 GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO tailrace;
 
--- Something to see.
+-- Two tables to mirror.
 USE shop;
 CREATE TABLE customers (
   id int unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY,

@@ -193,8 +193,8 @@ class _Demo:
         text = CONFIG.format(
             source=self._source.url,
             target=self._target.url,
-            # With small chunks and short slices the backfill is killed between two commits, and
-            # the stream runs in between.
+            # Small chunks and short slices, so that the kill comes in the middle of the backfill
+            # and the stream runs in between.
             chunk_rows=max(100, self._options.rows // 100),
         )
         self._config.write_text(text)

@@ -1,16 +1,16 @@
 """
-Private, throw-away database servers for the demo, the tests and the benchmarks.
-
-The idea: a server is found on the machine, or else unpacked from Debian packages
-into `$TAILRACE_CACHE` (default `~/.cache/tailrace`), never installed.  It runs on
-a free loopback port with a data directory of its own, with all rights for its one
-user, and is gone afterwards, whatever happens to the process that started it.
+Temporary database servers for the demo, the tests and the benchmarks.
 
     with start_mysql() as source, start_postgres("18") as target:
         ...  # source.url, target.url
 
-Progress is logged at INFO level to `tailrace.sandbox`; the first start of a kind
-downloads it.
+A server runs from an installation on the machine, if there is one of the wanted release, or from
+Debian packages that are unpacked into ``$TAILRACE_CACHE`` (default ``~/.cache/tailrace``). Nothing
+is installed. The server has a free loopback port, a data directory of its own, and one user with
+all rights and no password. It ends with the process that started it, even if that process is
+killed; folders that are left over are removed by a later start.
+
+The first start of a release downloads it. Progress is logged to ``tailrace.sandbox`` at level INFO.
 """
 
 from engine.sandbox.command import SandboxUnavailable

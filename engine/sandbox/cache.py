@@ -1,8 +1,8 @@
 """
-The cache folder: what is expensive to make is made once and shared by all processes.
+The cache folder, with unpacked packages and data directories that all processes share.
 
-The idea: an entry is made under a temporary name, with a lock held, and renamed
-when complete.  So an entry that exists is whole, also after a crash.
+An entry is made in a temporary folder, under a lock, and renamed when it is complete. So an entry
+that exists is complete, even after a crash.
 """
 
 from __future__ import annotations
@@ -23,29 +23,32 @@ LOCK_POLL_SECONDS = 0.1
 
 
 def cache_folder() -> Path:
-    """`$TAILRACE_CACHE`, or `~/.cache/tailrace`; created if absent."""
+    """``$TAILRACE_CACHE``, or ``~/.cache/tailrace``. It is created if it does not exist."""
     chosen = os.environ.get("TAILRACE_CACHE")
     folder = Path(chosen) if chosen else Path.home() / ".cache" / "tailrace"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SandboxUnavailable(
-            f"cannot make the cache folder {folder}: {error}",
-            hint="Set TAILRACE_CACHE to a folder that you may write.",
+            f"cannot create the cache folder {folder}: {error}",
+            hint="set TAILRACE_CACHE to a folder that you may write",
         ) from error
     return folder.resolve()
 
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the lock `name` among all processes that use this cache folder."""
+    """Hold the lock ``name``, which all processes with this cache folder share."""
     locks = cache_folder() / "locks"
     locks.mkdir(exist_ok=True)
     deadline = time.monotonic() + LOCK_DEADLINE_SECONDS
     with (locks / name).open("w") as file:
         while not _try_lock(file.fileno()):
             if time.monotonic() > deadline:
-                raise SandboxUnavailable(f"another process holds {file.name} for too long")
+                raise SandboxUnavailable(
+                    f"another process has held the lock {file.name} for more than"
+                    f" {LOCK_DEADLINE_SECONDS} seconds"
+                )
             time.sleep(LOCK_POLL_SECONDS)
         yield
 
@@ -59,7 +62,9 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def entry(path: Path, lock: str, make: Callable[[Path], None]) -> Path:
-    """Return `path`, made by `make(temporary folder)` if it does not exist yet."""
+    """The cache entry at ``path``. If it does not exist, ``make`` fills a temporary folder, which
+    becomes the entry.
+    """
     if path.exists():
         return path
     with locked(lock):

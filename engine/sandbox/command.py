@@ -1,8 +1,8 @@
 """
-Running other programs for the sandbox, and the error that says a server cannot be had.
+Run other programs with a deadline.
 
-The idea: every outside command has a deadline, and whatever goes wrong becomes
-one exception that carries the end of the command's own output.
+A program that is missing, fails or takes too long raises ``SandboxUnavailable``, with the end of
+its output.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TAIL_CHARACTERS = 2000
 
 
 class SandboxUnavailable(TailraceError):
-    """A private server cannot be had on this machine; the message says why."""
+    """A server cannot be started on this machine. The message says why."""
 
 
 def run(
@@ -28,10 +28,10 @@ def run(
     stdin: bytes = b"",
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a command to its end and return its standard output.
+    """Run a command and return its standard output. ``purpose`` starts the message of an error.
 
-    Raises `SandboxUnavailable`, naming the purpose, if the program is missing,
-    fails, or has not ended after `deadline_seconds` (it is then killed).
+    Raises ``SandboxUnavailable`` if the program is missing, fails, or runs longer than
+    ``deadline_seconds``, in which case it is killed.
     """
     try:
         done = subprocess.run(

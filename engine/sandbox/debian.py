@@ -1,10 +1,9 @@
 """
-Debian packages, unpacked into the cache folder and run from there.
+Debian packages that are unpacked into the cache folder, and run from there.
 
-The idea: a private apt view (its own lists, cache and an empty package status)
-resolves the full dependency closure of a package in any Debian suite, libc
-included.  Its programs then run through their own loader, so nothing is
-installed and the machine's own packages do not matter.
+apt runs with lists, a cache and a package status of its own. The status is empty, so apt downloads
+all dependencies of a package from any Debian suite, libc included. The programs run through the
+loader of that libc, so nothing is installed, and the machine's own packages do not matter.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ DOWNLOAD_DEADLINE_SECONDS = 900
 UNPACK_DEADLINE_SECONDS = 300
 LISTS_FRESH_SECONDS = 3600
 
-# What no server needs at run time; leaving it out halves the time to unpack.
+# Servers do not need these at run time. To leave them out halves the time to unpack.
 EXCLUDED = (
     "./usr/share/doc",
     "./usr/share/man",
@@ -45,7 +44,7 @@ EXCLUDED = (
 
 @dataclass(frozen=True)
 class Bundle:
-    """Some packages of one suite with all that they depend on."""
+    """Packages of one Debian suite, with all dependencies. ``megabytes`` is the download size."""
 
     label: str
     suite: str
@@ -53,9 +52,9 @@ class Bundle:
     megabytes: int
 
     def root(self) -> Path:
-        """The folder that holds the unpacked packages; downloads them the first time.
+        """The folder with the unpacked packages. The first call downloads them.
 
-        Raises `SandboxUnavailable` where there is no Debian package archive.
+        Raises ``SandboxUnavailable`` if the machine's apt names no Debian package archive.
         """
         path = cache_folder() / "debian" / f"{self.suite}-{self.packages[0]}"
         return entry(path, f"debian-{self.suite}", self._make)
@@ -69,7 +68,7 @@ class Bundle:
         if not _lists_are_fresh(work):
             run(
                 ["apt-get", *options, "update", "-qq"],
-                purpose=f"reading Debian's package lists for {self.suite}",
+                purpose=f"downloading the package lists of Debian {self.suite}",
                 deadline_seconds=DOWNLOAD_DEADLINE_SECONDS,
             )
         (work / "updated").touch()
@@ -90,12 +89,12 @@ def _lists_are_fresh(work: Path) -> bool:
 
 
 def _apt_view(suite: str, work: Path) -> list[str]:
-    """Make apt's folders under `work` and return the options that confine it to them."""
+    """Create apt's folders under ``work``. Returns the options that make apt use them."""
     uri, keyring = archive(Path("/etc/apt"))
     for folder in ("lists/partial", "cache/archives/partial"):
         (work / folder).mkdir(parents=True, exist_ok=True)
     (work / "sources.list").write_text(f"deb [signed-by={keyring}] {uri} {suite} main\n")
-    # An empty status: nothing counts as installed, so the whole closure is fetched.
+    # With an empty status no package counts as installed, so all dependencies are downloaded.
     (work / "status").write_text("")
     settings = {
         "Dir::Etc::sourcelist": str(work / "sources.list"),
@@ -116,24 +115,24 @@ def _apt_view(suite: str, work: Path) -> list[str]:
 
 
 def archive(apt_folder: Path) -> tuple[str, str]:
-    """The machine's own Debian mirror and the keyring that signs it, from its apt sources."""
+    """The Debian mirror of the machine's apt sources, and its keyring."""
     text = [path.read_text() for path in sorted(apt_folder.glob("sources.list.d/*.sources"))]
     found = [pair for stanzas in text for pair in _deb822(stanzas)]
     lists = [apt_folder / "sources.list", *sorted(apt_folder.glob("sources.list.d/*.list"))]
     found += [pair for path in lists if path.exists() for pair in _one_line(path.read_text())]
     for uri, keyring in found:
-        # A mirror's main archive ends in /debian, or names a mirror list of that name.
+        # The URI of the main archive ends in /debian. That of a mirror list ends in /debian.list.
         if re.search(r"/debian(\.list)?/?$", uri):
             return uri, keyring or _default_keyring()
     raise SandboxUnavailable(
-        "this machine has no Debian package archive to get a database server from",
-        hint="Use Debian, or install the server, or name your own in TAILRACE_TEST_MYSQL, "
-        "TAILRACE_TEST_MARIADB, TAILRACE_TEST_POSTGRES.",
+        "no Debian package archive in the sources of apt, to download a database server from",
+        hint="use Debian, or install the server; for the tests, name your own servers in"
+        " TAILRACE_TEST_MYSQL, TAILRACE_TEST_MARIADB and TAILRACE_TEST_POSTGRES",
     )
 
 
 def _deb822(text: str) -> list[tuple[str, str]]:
-    """(URI, keyring or "") of each stanza in a `.sources` file."""
+    """The URIs of a ``.sources`` file, each with its keyring or an empty text."""
     found = []
     for stanza in re.split(r"\n\s*\n", text):
         fields = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
@@ -146,7 +145,7 @@ def _deb822(text: str) -> list[tuple[str, str]]:
 
 
 def _one_line(text: str) -> list[tuple[str, str]]:
-    """(URI, keyring or "") of each `deb` line in a `.list` file."""
+    """The URIs of a ``.list`` file, each with its keyring or an empty text."""
     found = []
     for options, uri in re.findall(r"^deb\s+(?:\[(.*?)\]\s+)?(\S+)", text, re.MULTILINE):
         keyring = re.search(r"signed-by=(\S+)", options)
@@ -159,14 +158,17 @@ def _default_keyring() -> str:
         path = Path(f"/usr/share/keyrings/debian-archive-keyring.{suffix}")
         if path.exists():
             return str(path)
-    raise SandboxUnavailable("the package debian-archive-keyring is missing")
+    raise SandboxUnavailable(
+        "no keyring of the Debian package archive",
+        hint="install the package debian-archive-keyring",
+    )
 
 
 def unpack(packages: list[Path], root: Path) -> None:
-    """Unpack `.deb` files into `root`, laid out as a merged /usr."""
+    """Unpack ``.deb`` files into ``root``, with a merged /usr."""
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
-        # Made before unpacking, so that a package that still ships /lib lands in /usr/lib.
+        # The link is there first, so that files of a package in /lib go to /usr/lib.
         (root / name).symlink_to(f"usr/{name}")
     extract = ["tar", "-x", "-C", str(root), "--keep-directory-symlink", "--no-same-owner"]
     extract += ["--anchored", "--wildcards", *(f"--exclude={pattern}" for pattern in EXCLUDED)]
@@ -187,15 +189,15 @@ def unpack(packages: list[Path], root: Path) -> None:
 
 
 def loader_command(root: Path, program: Path, *, name: Path | None = None) -> tuple[str, ...]:
-    """The words that run `program` with the loader and libraries under `root`.
+    """The command that runs ``program`` with the loader and the libraries under ``root``.
 
-    `name` is what the program sees as its own name (argv[0]).
+    ``name`` is the program's argv[0], by default its path.
     """
     libraries = next(iter(root.glob("usr/lib/*-linux-gnu*/libc.so.6")), None)
     loaders = [*root.glob("usr/lib64/ld-linux*.so.*"), *root.glob("usr/lib/ld-linux*.so.*")]
     if libraries is None or not loaders:
         raise SandboxUnavailable(
-            f"{root} has no C library for this machine", hint=f"Remove {root} and try again."
+            f"{root} has no C library for this machine", hint=f"remove {root} and try again"
         )
     return (
         str(loaders[0]),

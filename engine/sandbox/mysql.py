@@ -1,9 +1,8 @@
 """
-MySQL and MariaDB as private servers.
+Start MySQL and MariaDB.
 
-The idea: both are one family with two dialects of installation.  A server
-greets every client first, so readiness is seen from a bare socket, without a
-driver.
+The two differ in how a data directory is initialized, and in a few settings. Both send a greeting
+to each new client, so a plain socket shows whether a server is ready.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from engine.sandbox.server import Kind, Layout, Recipe, Server
 MYSQL_RELEASE = "9.7"
 INITIALIZE_DEADLINE_SECONDS = 180.0
 GREETING_TIMEOUT_SECONDS = 1.0
-TEMPLATE_REVISION = "1"  # raise when what `initialize` does changes
+TEMPLATE_REVISION = "1"  # increase it when the initialization changes
 
 MYSQL_BUNDLE = Bundle("MySQL", "sid", ("mysql-server-core",), 90)
 MARIADB_BUNDLES = {
@@ -33,7 +32,7 @@ MARIADB_BUNDLES = {
     "11.8": Bundle("MariaDB 11.8", "trixie", ("mariadb-server-core",), 40),
 }
 
-# A sandbox's data live for minutes: they survive a killed server, not a power cut.
+# The data survive a killed server, and need not survive a power failure.
 SETTINGS = (
     "--bind-address=127.0.0.1",
     "--skip-name-resolve",
@@ -50,12 +49,12 @@ SETTINGS = (
 MYSQL_SETTINGS = ("--mysqlx=OFF", "--gtid-mode=ON", "--enforce-gtid-consistency=ON")
 MARIADB_SETTINGS = ("--binlog-format=ROW", "--gtid-strict-mode=1")
 
-# Root may log in over TCP; nobody else is there.
+# The only account is root, which may log in over TCP.
 MYSQL_ACCOUNTS = (
     "CREATE USER root@'%' IDENTIFIED WITH caching_sha2_password BY '';\n"
     "GRANT ALL ON *.* TO root@'%' WITH GRANT OPTION;\n"
 )
-# The bootstrap runs without the grant tables in force, so GRANT cannot be used.
+# The bootstrap runs without grant tables, so it cannot execute GRANT.
 MARIADB_ACCOUNTS = (
     "DELETE FROM mysql.global_priv WHERE User = '';\n"
     "REPLACE INTO mysql.global_priv VALUES ('%', 'root', "
@@ -72,11 +71,10 @@ MARIADB_SCRIPTS = (
 
 
 def start_mysql(*, options: Sequence[str] = (), directory: Path | None = None) -> Server:
-    """Start a private MySQL: row log with full metadata, GTIDs on.
+    """Start a MySQL with a row-based binary log, full row metadata, and GTIDs.
 
-    `options` are command-line flags that win over the sandbox's own.  `directory`
-    is a data directory to use and to keep; it is filled if it is empty.
-    Raises `SandboxUnavailable`.
+    ``options`` are command-line options, which override the sandbox's own. ``directory`` is a data
+    directory, which is kept; it is initialized if it is empty. Raises ``SandboxUnavailable``.
     """
     installation = _installed("mysql", "mysqld", MYSQL_RELEASE) or _unpacked("mysql", MYSQL_BUNDLE)
     return Server(_recipe(installation), options, directory)
@@ -85,35 +83,38 @@ def start_mysql(*, options: Sequence[str] = (), directory: Path | None = None) -
 def start_mariadb(
     release: str = "10.11", *, options: Sequence[str] = (), directory: Path | None = None
 ) -> Server:
-    """Start a private MariaDB of a release, "10.11" or "11.8"; the rest as `start_mysql`."""
+    """Start a MariaDB of a release, "10.11" or "11.8". The rest is as for ``start_mysql``."""
     bundle = MARIADB_BUNDLES.get(release)
     if bundle is None:
-        raise SandboxUnavailable(f"no MariaDB {release}: choose from {', '.join(MARIADB_BUNDLES)}")
+        raise SandboxUnavailable(
+            f"there is no sandbox for MariaDB {release}",
+            hint=f"choose from {', '.join(MARIADB_BUNDLES)}",
+        )
     installation = _installed("mariadb", "mariadbd", release) or _unpacked("mariadb", bundle)
     return Server(_recipe(installation), options, directory)
 
 
 @dataclass(frozen=True)
 class Installation:
-    """A server program and the tree that it belongs to."""
+    """A server program with its files."""
 
     kind: Kind
     command: tuple[str, ...]
     prefix: Path
-    """The tree's /usr."""
+    """The folder /usr that the program belongs to."""
     version: str
     release_flags: tuple[str, ...]
 
     @property
     def share(self) -> Path:
-        """The folder with messages, character sets and installation scripts."""
+        """The folder with messages, character sets and scripts."""
         for name in ("mariadb", "mysql") if self.kind == "mariadb" else ("mysql",):
             if (self.prefix / "share" / name / "charsets").is_dir():
                 return self.prefix / "share" / name
-        raise SandboxUnavailable(f"{self.prefix} holds no share folder of {self.kind}")
+        raise SandboxUnavailable(f"{self.prefix} has no share folder of {self.kind}")
 
-    def words(self, layout: Layout) -> list[str]:
-        """The command line up to the settings: what every use of the program needs."""
+    def base_command(self, layout: Layout) -> list[str]:
+        """The program with the options for its paths."""
         return [
             *self.command,
             "--no-defaults",
@@ -129,7 +130,7 @@ class Installation:
 
 
 def _installed(kind: Kind, program: str, release: str) -> Installation | None:
-    """The machine's own server, if it is of the wanted release."""
+    """The server that is installed on the machine, if it is of the release."""
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/libexec")
     if path is None:
         return None
@@ -150,15 +151,15 @@ def _unpacked(kind: Kind, bundle: Bundle) -> Installation:
 
 
 def _version(command: Sequence[str]) -> str:
-    """The number in `mysqld  Ver 9.7.4 for Linux ...` or `Ver 10.11.19-MariaDB-...`."""
+    """The number in ``mysqld  Ver 9.7.4 for Linux ...`` or ``Ver 10.11.19-MariaDB-...``."""
     text = run(
         [*command, "--no-defaults", "--version"],
-        purpose="asking a server program for its version",
+        purpose="reading the version of a server program",
         deadline_seconds=30,
     )
     found = re.search(r"\bVer (\d+\.\d+\.\d+)", text)
     if found is None:
-        raise SandboxUnavailable(f"{command[0]} does not tell its version: {text.strip()}")
+        raise SandboxUnavailable(f"{command[0]} does not print a version: {text.strip()}")
     return found[1]
 
 
@@ -172,7 +173,7 @@ def _recipe(installation: Installation) -> Recipe:
     def command(layout: Layout, port: int, options: Sequence[str]) -> list[str]:
         own = MYSQL_SETTINGS if installation.kind == "mysql" else MARIADB_SETTINGS
         return [
-            *installation.words(layout),
+            *installation.base_command(layout),
             f"--port={port}",
             f"--log-bin={layout.data}/binlog",
             *SETTINGS,
@@ -203,14 +204,14 @@ def _initialize_mysql(installation: Installation, layout: Layout) -> None:
     run(
         [
             *as_server_account(installation.prefix),
-            *installation.words(layout),
+            *installation.base_command(layout),
             "--initialize-insecure",
             f"--init-file={accounts}",
         ],
-        purpose="initialising MySQL",
+        purpose="initializing MySQL",
         deadline_seconds=INITIALIZE_DEADLINE_SECONDS,
     )
-    # A server makes its own identity when it finds none; copies must not share one.
+    # Without this file a server makes a new UUID at its start. Copies must not share one.
     (layout.data / "auto.cnf").unlink(missing_ok=True)
 
 
@@ -220,15 +221,19 @@ def _initialize_mariadb(installation: Installation, layout: Layout) -> None:
     scripts = [(share / name.format(prefix)).read_text() for name in MARIADB_SCRIPTS]
     statements = ["create database if not exists mysql;\nuse mysql;\n", *scripts, MARIADB_ACCOUNTS]
     run(
-        [*as_server_account(installation.prefix), *installation.words(layout), "--bootstrap"],
-        purpose="initialising MariaDB",
+        [
+            *as_server_account(installation.prefix),
+            *installation.base_command(layout),
+            "--bootstrap",
+        ],
+        purpose="initializing MariaDB",
         deadline_seconds=INITIALIZE_DEADLINE_SECONDS,
         stdin="\n".join(statements).encode(),
     )
 
 
 def _greets(port: int) -> bool:
-    """Whether a server sends its greeting: protocol version 10 after the packet's header."""
+    """Whether a server sends a greeting: a packet header and the protocol version 10."""
     try:
         with socket.create_connection(("127.0.0.1", port), GREETING_TIMEOUT_SECONDS) as client:
             return client.recv(5)[4:] == b"\x0a"

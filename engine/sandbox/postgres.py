@@ -1,10 +1,8 @@
 """
-PostgreSQL as a private server.
+Start PostgreSQL.
 
-The idea: an installed PostgreSQL is used where there is one of the wanted
-release.  An unpacked one finds its files by its own place in the tree, so it
-runs through its own loader like the others; only `postgres` itself, which
-`initdb` starts by name, gets a two-line shell script in its place.
+An unpacked PostgreSQL finds its files relative to its program. ``initdb`` starts ``postgres`` by
+name, so a shell script takes its place, which runs the program through the loader of its libc.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from engine.sandbox.server import Layout, Recipe, Server
 
 INITIALIZE_DEADLINE_SECONDS = 120.0
 READY_TIMEOUT_SECONDS = 1.0
-TEMPLATE_REVISION = "1"  # raise when what `initialize` does changes
+TEMPLATE_REVISION = "1"  # increase it when the initialization changes
 
 BUNDLES = {
     "15": Bundle("PostgreSQL 15", "bookworm", ("postgresql-15",), 80),
@@ -47,18 +45,18 @@ SETTINGS = {
 def start_postgres(
     release: str = "15", *, options: Sequence[str] = (), directory: Path | None = None
 ) -> Server:
-    """Start a private PostgreSQL of a major release, ready for logical decoding.
+    """Start a PostgreSQL of a major release, with ``wal_level = logical``.
 
-    `options` are command-line words such as `"-c", "work_mem=64MB"` (or `"work_mem=64MB"`
-    alone) that win over the sandbox's own.  `directory` is a data directory to use
-    and to keep; it is filled if it is empty.  Raises `SandboxUnavailable`.
+    ``options`` are command-line arguments, which override the sandbox's own: ``"-c",
+    "work_mem=64MB"``, or ``"work_mem=64MB"`` alone. ``directory`` is a data directory, which is
+    kept; it is initialized if it is empty. Raises ``SandboxUnavailable``.
     """
     return Server(_recipe(_installed(release) or _unpacked(release)), options, directory)
 
 
 @dataclass(frozen=True)
 class Installation:
-    """The two programs of a PostgreSQL, as words that run them."""
+    """The commands that run the two programs of a PostgreSQL."""
 
     folder: Path
     initdb: tuple[str, ...]
@@ -67,7 +65,7 @@ class Installation:
 
 
 def _installed(release: str) -> Installation | None:
-    """The machine's own PostgreSQL of that release: Debian's place first, then $PATH."""
+    """The PostgreSQL of that release on the machine: in Debian's folder, else in $PATH."""
     on_path = shutil.which("postgres")
     candidates = [Path(f"/usr/lib/postgresql/{release}/bin")]
     candidates += [Path(on_path).resolve().parent] if on_path else []
@@ -84,8 +82,8 @@ def _unpacked(release: str) -> Installation:
     bundle = BUNDLES.get(release)
     if bundle is None:
         raise SandboxUnavailable(
-            f"no PostgreSQL {release} on this machine",
-            hint=f"Install it, or choose from {', '.join(BUNDLES)}.",
+            f"there is no PostgreSQL {release} on this machine, and no sandbox for it",
+            hint=f"install it, or choose from {', '.join(BUNDLES)}",
         )
     root = bundle.root()
     folder = root / "usr" / "lib" / "postgresql" / release / "bin"
@@ -99,7 +97,7 @@ def _unpacked(release: str) -> Installation:
 
 
 def _put_script_in_place(root: Path, name: Path, program: Path) -> None:
-    """Replace `postgres` by a script that runs it with its own loader."""
+    """Rename ``postgres``, and put a script in its place that runs it with its loader."""
     words = " ".join(f"'{word}'" for word in loader_command(root, program, name=name))
     script = name.with_suffix(".script")
     script.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
@@ -109,15 +107,15 @@ def _put_script_in_place(root: Path, name: Path, program: Path) -> None:
 
 
 def _version(command: Sequence[str]) -> str:
-    """The number in `postgres (PostgreSQL) 15.18 (Debian ...)`."""
+    """The number in ``postgres (PostgreSQL) 15.18 (Debian ...)``."""
     text = run(
         [*command, "--version"],
-        purpose="asking a server program for its version",
+        purpose="reading the version of a server program",
         deadline_seconds=30,
     )
     found = re.search(r"\(PostgreSQL\) (\d+[.\w]*)", text)
     if found is None:
-        raise SandboxUnavailable(f"{command[0]} does not tell its version: {text.strip()}")
+        raise SandboxUnavailable(f"{command[0]} does not print a version: {text.strip()}")
     return found[1]
 
 
@@ -135,7 +133,7 @@ def _recipe(installation: Installation) -> Recipe:
                 "--no-sync",
                 "--no-instructions",
             ],
-            purpose="initialising PostgreSQL",
+            purpose="initializing PostgreSQL",
             deadline_seconds=INITIALIZE_DEADLINE_SECONDS,
         )
 
@@ -158,13 +156,13 @@ def _recipe(installation: Installation) -> Recipe:
         initialize=initialize,
         command=command,
         answers=_is_ready,
-        stop_signal=signal.SIGINT,  # "fast": clients are cut off
-        abort_signal=signal.SIGQUIT,  # "immediate": its other processes end with it
+        stop_signal=signal.SIGINT,  # "fast" shutdown: clients are disconnected
+        abort_signal=signal.SIGQUIT,  # "immediate" shutdown: all its processes end
     )
 
 
 def _is_ready(port: int) -> bool:
-    """Whether a server lets a client in: it asks or accepts (R), or refuses (E) while it starts.
+    """Whether a server accepts clients. It answers with R then, and with E while it starts.
 
     The startup message is that of protocol 3.0 (PostgreSQL manual, "Message Formats").
     """

@@ -1,10 +1,9 @@
 """
-Starting server processes that cannot outlive this one, under an account that they accept.
+Start server processes that end with this process, under an account that the servers accept.
 
-The idea: `setpriv` ties each server to its parent with Linux's parent-death
-signal, so even a SIGKILL of the test run leaves nothing behind.  Linux ties it
-to the *thread* that forked, so all servers are forked from one thread that
-lives as long as the process.
+``setpriv`` sets Linux's parent-death signal, so a server ends even if this process is killed with
+SIGKILL. Linux sends the signal when the thread that forked the server ends (prctl(2),
+PR_SET_PDEATHSIG). So one thread, which lives as long as the process, starts all servers.
 """
 
 from __future__ import annotations
@@ -30,17 +29,16 @@ from typing import TypeAlias
 from engine.sandbox.command import SandboxUnavailable
 
 SERVER_ACCOUNT = "nobody"
-# Below the range that Linux gives to outgoing connections, so that a port stays
-# free while its server is down.
+# Below Linux's range for outgoing connections, so that a port stays free while its server is down.
 FIRST_PORT, LAST_PORT = 20000, 32000
 
 Process: TypeAlias = "subprocess.Popen[bytes]"
 
 
 def spawn(command: Sequence[str], *, reads: Path, log: Path) -> Process:
-    """Start a server in a session of its own; its output is appended to `log`.
+    """Start a server, which ends with this process. Its output is appended to ``log``.
 
-    `reads` is the folder with its programs.  It ends with this process.
+    ``reads`` is the folder with its programs, which the server's account must be able to read.
     """
     words = [*as_server_account(reads), *command]
     future: Future[Process] = Future()
@@ -50,7 +48,7 @@ def spawn(command: Sequence[str], *, reads: Path, log: Path) -> Process:
 
 def _popen(words: list[str], log: Path) -> Process:
     with log.open("ab") as output:
-        # A session of its own: Ctrl-C in the terminal is for us, not for the server.
+        # In a session of its own the server gets no Ctrl-C.
         return subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -65,7 +63,7 @@ _Job: TypeAlias = "tuple[Callable[[], Process], Future[Process]]"
 
 @functools.cache
 def _spawner(process_id: int) -> SimpleQueue[_Job]:
-    """The queue of the spawning thread; one per process, since a fork has no threads."""
+    """The queue of the thread that starts servers. A fork needs a new one: it has no threads."""
     jobs: SimpleQueue[_Job] = SimpleQueue()
     name = f"sandbox-spawner-{process_id}"
     threading.Thread(target=_spawn_all, args=(jobs,), name=name, daemon=True).start()
@@ -82,20 +80,21 @@ def _spawn_all(jobs: SimpleQueue[_Job]) -> None:
 
 
 def as_server_account(reads: Path) -> list[str]:
-    """The words before a command that tie it to us and take it off the root account.
+    """The start of a command that ends with this process, and does not run as root.
 
-    PostgreSQL refuses to run as root, MySQL and MariaDB warn.
+    All three servers refuse to run as root.
     """
     words = ["setpriv", "--pdeathsig", "KILL"]
     if shutil.which("setpriv") is None:
-        raise SandboxUnavailable("setpriv is missing", hint="Install the package util-linux.")
+        raise SandboxUnavailable("setpriv is missing", hint="install the package util-linux")
     if os.geteuid() != 0:
         return words
     account = pwd.getpwnam(SERVER_ACCOUNT)
     words += ["--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--clear-groups"]
     if not _open_to_all(reads):
-        # The cache is often below /root, which other accounts may not enter.
-        # access(2) honours that right only without the set-user-id fix-up.
+        # The cache is often below /root, which other accounts may not enter. The capability
+        # CAP_DAC_OVERRIDE lets the server enter it. access(2) honors the capability only with
+        # SECBIT_NO_SETUID_FIXUP (capabilities(7)).
         words += ["--securebits", "+no_setuid_fixup"]
         words += ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
     return words
@@ -108,7 +107,10 @@ def _open_to_all(folder: Path) -> bool:
 
 
 def give_to_server_account(folder: Path) -> None:
-    """Make the server's account own a folder and all in it (as root; else it does already)."""
+    """Make the server's account the owner of a folder and its contents.
+
+    Only root has to: without root the server runs under the account of this process.
+    """
     if os.geteuid() != 0:
         return
     account = pwd.getpwnam(SERVER_ACCOUNT)
@@ -117,10 +119,10 @@ def give_to_server_account(folder: Path) -> None:
 
 
 def reserve_port() -> tuple[int, socket.socket]:
-    """A free loopback port, ours among all sandboxes until the returned socket is closed.
+    """A free loopback port, which no other sandbox uses until the returned socket is closed.
 
-    The reservation is a name in Linux's abstract socket namespace: it holds while
-    the server is down, and ends with this process at the latest.
+    The reservation is a name in Linux's abstract socket namespace. It holds while the server is
+    down, and ends with this process at the latest.
     """
     for _ in range(100):
         port = random.randint(FIRST_PORT, LAST_PORT)
@@ -147,15 +149,15 @@ def children(process_id: int) -> list[int]:
 
 
 def is_alive(process_id: int) -> bool:
-    """Whether a process exists and is more than an entry that nobody has reaped."""
+    """Whether a process exists and is not a zombie."""
     _, state = _parent_and_state(Path(f"/proc/{process_id}/stat"))
     return state not in ("", "Z", "X")
 
 
 def _parent_and_state(path: Path) -> tuple[int, str]:
-    """From a `/proc/PID/stat` (proc(5)); (0, "") if the process is gone."""
+    """From a file ``/proc/PID/stat`` (proc(5)). If the process is gone, 0 and an empty text."""
     try:
-        # The second field is the program's name in brackets, which may hold anything.
+        # The second field is the program's name in parentheses, which may contain any character.
         state, parent = path.read_text().rpartition(")")[2].split()[:2]
     except OSError:
         return 0, ""
@@ -163,11 +165,11 @@ def _parent_and_state(path: Path) -> tuple[int, str]:
 
 
 def kill_family(process: Process, deadline_seconds: float) -> None:
-    """SIGKILL a server and its children, and wait until all are gone.
+    """Kill a server and its children with SIGKILL, and wait until all are gone.
 
-    PostgreSQL does not start on data that a child of the killed server still uses.
+    PostgreSQL does not start on a data directory that a child of the killed server still uses.
     """
-    process.send_signal(signal.SIGSTOP)  # so that it has no new children meanwhile
+    process.send_signal(signal.SIGSTOP)  # so that it starts no new children
     family = children(process.pid)
     process.kill()
     process.wait(deadline_seconds)
@@ -177,5 +179,5 @@ def kill_family(process: Process, deadline_seconds: float) -> None:
     deadline = time.monotonic() + deadline_seconds
     while any(is_alive(child) for child in family):
         if time.monotonic() > deadline:
-            raise SandboxUnavailable(f"processes {family} do not end")
+            raise SandboxUnavailable(f"the processes {family} did not end after SIGKILL")
         time.sleep(0.005)

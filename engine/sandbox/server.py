@@ -1,8 +1,8 @@
 """
-One private, throw-away database server: its folder, its process, its life.
+One temporary database server: its folder, its process, its start and end.
 
-The idea: a recipe says how a kind of server is started and how one sees that it
-answers; everything else is the same for all kinds.
+A ``Recipe`` describes how a kind of server is initialized and started, and how to see that it is
+ready. Everything else is the same for all kinds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PORT_ATTEMPTS = 5
 ADDRESS_IN_USE = ("Address already in use", "Do you already have another")
 FOLDER_PREFIX = "tailrace-server-"
 OWNER_FILE = "owner"
-# A folder younger than this may not have been locked by its owner yet.
+# The owner of a younger folder may not have locked it yet.
 ABANDONED_AFTER_SECONDS = 60.0
 
 Kind = Literal["mysql", "mariadb", "postgres"]
@@ -51,7 +51,7 @@ Kind = Literal["mysql", "mariadb", "postgres"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one server keeps what; `data` may lie elsewhere by the caller's wish."""
+    """The folders and files of one server. ``data`` may be outside ``folder``."""
 
     folder: Path
     data: Path
@@ -71,7 +71,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How servers of one kind and version are made and run."""
+    """How servers of one kind and version are initialized and started."""
 
     kind: Kind
     version: str
@@ -81,22 +81,22 @@ class Recipe:
     programs: Path
     """The folder that the server's account must be able to read."""
     template: str
-    """Name of the pristine data directory in the cache; equal names, equal contents."""
+    """The name of the template data directory in the cache. Equal names mean equal contents."""
     initialize: Callable[[Layout], None]
     command: Callable[[Layout, int, Sequence[str]], list[str]]
     answers: Callable[[int], bool]
-    """Whether a server on this loopback port greets a client, and does so as ready."""
+    """Whether a server on this loopback port is ready for clients."""
     stop_signal: signal.Signals
-    """Asks for an orderly shutdown without waiting for clients."""
+    """Asks for a clean shutdown that does not wait for clients."""
     abort_signal: signal.Signals
-    """Ends the server at once and with all its processes; the data need a recovery."""
+    """Ends the server and its processes at once. The data need crash recovery then."""
 
 
 class Server:
-    """A running private server.  As a context manager it is stopped at the end.
+    """A running server. As a context manager it is stopped at the end.
 
-    It listens on 127.0.0.1 only, and `user` may do everything without a password.
-    It is stopped when the interpreter exits, and dies with this process in any case.
+    It listens only on 127.0.0.1. ``user`` has all rights, and no password. The server is stopped
+    when the interpreter exits, and ends with this process even if the process is killed.
     """
 
     def __init__(self, recipe: Recipe, options: Sequence[str], directory: Path | None) -> None:
@@ -136,53 +136,53 @@ class Server:
 
     @property
     def url(self) -> str:
-        """`mysql://root@127.0.0.1:PORT/` or `postgresql://postgres@127.0.0.1:PORT/postgres`."""
+        """``mysql://root@127.0.0.1:PORT/`` or ``postgresql://postgres@127.0.0.1:PORT/postgres``."""
         recipe = self._recipe
         return f"{recipe.scheme}://{self.user}@{self.host}:{self.port}/{recipe.database}"
 
     @property
     def running(self) -> bool:
-        """Whether the server's process exists."""
+        """Whether the server's process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def process_id(self) -> int:
-        """The process id of the server's first process; it must be running."""
+        """The id of the server's first process. The server must be running."""
         if self._process is None:
             raise SandboxUnavailable(f"{self.kind} is not running")
         return self._process.pid
 
     def start(self) -> None:
-        """Start again after `shutdown` or `kill`: same data, same port.  Returns when ready.
+        """Start again after ``shutdown`` or ``kill``, with the same data and port. Returns when the
+        server is ready. Does nothing if it runs.
 
-        Raises `SandboxUnavailable` with the end of the server's log if it does not
-        answer in time.  Does nothing if it runs.
+        Raises ``SandboxUnavailable`` with the end of the server's log if it is not ready in time.
         """
         if self.running:
             return
         if not self.layout.folder.exists():
-            raise SandboxUnavailable(f"{self.kind} was stopped for good: its folder is gone")
+            raise SandboxUnavailable(f"{self.kind} was stopped, and its folder removed")
         self._start(self.port)
 
     def shutdown(self) -> None:
-        """Shut down in good order and keep the data, so that `start` can follow."""
+        """Shut the server down cleanly. The data stay, and ``start`` starts it again."""
         self._end(self._recipe.stop_signal)
 
     def kill(self) -> None:
-        """SIGKILL the server and all its processes; the data stay and `start` can follow."""
+        """Kill the server with SIGKILL. The data stay, and ``start`` starts it again."""
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             kill_family(process, SHUTDOWN_DEADLINE_SECONDS)
 
     def restart(self) -> None:
-        """Shut down in good order and start again."""
+        """Shut the server down cleanly, and start it again."""
         self.shutdown()
         self.start()
 
     def stop(self) -> None:
-        """End the server for good and remove its folder.  Harmless when repeated.
+        """End the server and remove its folder. A second call does nothing.
 
-        A data directory that the caller chose stays, and is left in good order.
+        A data directory that the caller chose is kept; then the server is shut down cleanly.
         """
         recipe = self._recipe
         self._end(recipe.stop_signal if self._keeps_data else recipe.abort_signal)
@@ -193,7 +193,7 @@ class Server:
             self._reservation.close()
 
     def _fill(self) -> None:
-        """Make the data directory, as a copy of the pristine one, unless it has contents."""
+        """Create the data directory as a copy of the template, unless it has contents."""
         layout, recipe = self.layout, self._recipe
         layout.scratch.mkdir()
         if not (layout.data.exists() and any(layout.data.iterdir())):
@@ -206,8 +206,8 @@ class Server:
         give_to_server_account(layout.folder)
 
     def _make_template(self, target: Path) -> None:
-        """Initialise in a folder that the server's account can reach, then move it there."""
-        logger.info("initialising %s %s ...", self.kind, self.version)
+        """Initialize in a folder that the server's account can enter, and copy it to ``target``."""
+        logger.info("initializing %s %s ...", self.kind, self.version)
         with tempfile.TemporaryDirectory(prefix="tailrace-template-") as name:
             layout = Layout(Path(name), Path(name) / "data")
             layout.scratch.mkdir()
@@ -228,7 +228,7 @@ class Server:
                     raise
             else:
                 return port
-        raise SandboxUnavailable(f"{self.kind}: {PORT_ATTEMPTS} ports in a row were taken")
+        raise SandboxUnavailable(f"{self.kind}: {PORT_ATTEMPTS} ports in a row were in use")
 
     def _start(self, port: int) -> None:
         recipe, layout = self._recipe, self.layout
@@ -238,7 +238,7 @@ class Server:
         deadline = time.monotonic() + START_DEADLINE_SECONDS
         while not (recipe.answers(port) and process.poll() is None):
             if process.poll() is not None:
-                raise self._unavailable(f"ended with status {process.returncode} at its start")
+                raise self._unavailable(f"ended with status {process.returncode} during its start")
             if time.monotonic() > deadline:
                 self.kill()
                 raise self._unavailable(f"not ready after {START_DEADLINE_SECONDS:.0f} seconds")
@@ -271,7 +271,7 @@ def _stop_all() -> None:
 
 
 def _own_folder() -> tuple[Path, IO[bytes]]:
-    """Make a server's folder, locked for as long as the returned file is open."""
+    """Create a server's folder, which is locked while the returned file is open."""
     folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
     owner = (folder / OWNER_FILE).open("wb")
     fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -279,7 +279,7 @@ def _own_folder() -> tuple[Path, IO[bytes]]:
 
 
 def sweep_abandoned() -> None:
-    """Remove the folders of servers whose owner was killed before it could."""
+    """Remove the folders of servers whose owner was killed before it could remove them."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         try:
             if time.time() - folder.stat().st_mtime < ABANDONED_AFTER_SECONDS:
@@ -288,7 +288,7 @@ def sweep_abandoned() -> None:
                 fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            continue  # still owned, another account's, or just gone
+            continue  # locked, of another account, or removed meanwhile
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """
-The private servers: they start, keep and lose data as they should, and leave nothing behind.
+The sandbox: servers of each kind start, stop, restart and are killed, and leave nothing behind.
 
-The idea: every kind goes through the same life, with servers of its own.
+The tests start servers of their own, because they stop and kill them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def started(request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
 
 
 def run_sql(server: Server, *statements: str) -> list[tuple[object, ...]]:
-    """Run statements, and return what the last one returns."""
+    """Run statements. Returns the rows of the last one."""
     rows: list[tuple[object, ...]] = []
     if server.kind == "postgres":
         with psycopg.connect(server.url, autocommit=True) as session:
@@ -57,7 +57,7 @@ def run_sql(server: Server, *statements: str) -> list[tuple[object, ...]]:
     return rows
 
 
-def test_a_server_lives_and_is_gone(started: tuple[Server, str]) -> None:
+def test_a_server_keeps_its_data_until_it_is_stopped(started: tuple[Server, str]) -> None:
     server, version = started
     said = postgres_version(server.url) if server.kind == "postgres" else mysql_version(server)
     assert said == server.version
@@ -83,7 +83,7 @@ def test_a_server_lives_and_is_gone(started: tuple[Server, str]) -> None:
     server.stop()
     assert not folder.exists()
     assert not [process for process in family if is_alive(process)]
-    with pytest.raises(SandboxUnavailable, match="stopped for good"):
+    with pytest.raises(SandboxUnavailable, match="was stopped"):
         server.start()
 
 
@@ -104,12 +104,12 @@ def test_target_settings(postgres_family: Server) -> None:
     assert row == ("logical", "UTC", "UTF8", "on")
 
 
-def test_copies_of_one_template_are_two_servers() -> None:
+def test_copies_of_a_template_have_different_ids() -> None:
     with obtain(start_mysql) as one, obtain(start_mysql) as two:
         assert run_sql(one, "SELECT @@server_uuid") != run_sql(two, "SELECT @@server_uuid")
 
 
-def test_options_win_and_a_chosen_directory_stays(tmp_path: Path) -> None:
+def test_options_override_and_a_chosen_directory_is_kept(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     for parent in list(tmp_path.parents)[:2]:
         parent.chmod(0o755)
@@ -121,7 +121,7 @@ def test_options_win_and_a_chosen_directory_stays(tmp_path: Path) -> None:
     assert (data / "shop").is_dir()
 
 
-def test_clients_do_not_hold_up_a_restart() -> None:
+def test_clients_do_not_delay_a_restart() -> None:
     with obtain(start_postgres) as server, psycopg.connect(server.url) as client:
         client.execute("SELECT 1")
         server.kill()
@@ -131,7 +131,7 @@ def test_clients_do_not_hold_up_a_restart() -> None:
             client.execute("SELECT 1")
 
 
-def test_a_failed_start_shows_the_servers_own_words() -> None:
+def test_a_failed_start_shows_the_servers_log() -> None:
     obtain(start_postgres).stop()
     with pytest.raises(SandboxUnavailable, match="no_such_setting"):
         start_postgres(options=["no_such_setting=1"])
@@ -157,7 +157,7 @@ sys.stdin.read()
 """
 
 
-def test_a_server_dies_with_its_killed_owner() -> None:
+def test_a_server_ends_with_its_killed_owner() -> None:
     obtain(start_mariadb).stop()
     with subprocess.Popen(
         [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -181,18 +181,20 @@ def test_a_folder_in_use_is_not_swept() -> None:
         assert run_sql(server, "SELECT 1") == [(1,)]
 
 
-def test_a_cache_entry_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_entry_is_complete_or_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TAILRACE_CACHE", str(tmp_path))
     path = tmp_path / "things" / "one"
     made: list[Path] = []
 
     def fail(folder: Path) -> None:
-        (folder / "half").touch()
+        (folder / "incomplete").touch()
         raise SandboxUnavailable("broken")
 
     def make(folder: Path) -> None:
         made.append(folder)
-        (folder / "whole").touch()
+        (folder / "complete").touch()
 
     with pytest.raises(SandboxUnavailable, match="broken"):
         entry(path, "one", fail)
@@ -204,7 +206,7 @@ def test_a_cache_entry_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mo
     for thread in threads:
         thread.join()
     assert len(made) == 1
-    assert [found.name for found in path.iterdir()] == ["whole"]
+    assert [found.name for found in path.iterdir()] == ["complete"]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_a_cache_entry_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mo
         ),
     ],
 )
-def test_the_mirror_is_the_machines_own(
+def test_the_mirror_comes_from_the_sources_of_apt(
     tmp_path: Path, file: str, text: str, expected: tuple[str, str]
 ) -> None:
     path = tmp_path / file
@@ -238,7 +240,7 @@ def test_the_mirror_is_the_machines_own(
     assert archive(tmp_path) == expected
 
 
-def test_no_debian_no_private_server(tmp_path: Path) -> None:
+def test_without_a_debian_archive_the_error_says_so(tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_text("deb http://mirror.example/ubuntu noble main\n")
     with pytest.raises(SandboxUnavailable, match="no Debian package archive"):
         archive(tmp_path)
