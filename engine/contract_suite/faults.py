@@ -1,8 +1,8 @@
 """
-A sink that fails as told: around any other, to see that nothing is lost or repeated then.
+A sink around another, whose calls fail as planned.
 
-The idea: the four ways in which a target can behave badly towards a write, as *supabase/etl* has
-them: it refuses, it does the work and the answer is lost, it holds the answer back, it is slow.
+There is one fault for each way in which a target can fail a write, as in *supabase/etl*: it
+refuses, it does the work and the answer is lost, it delays the answer, it delays the work.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
+
+import msgspec
 
 from engine.change import Change
 from engine.checkpoint import Checkpoint
-from engine.contract import Applied, Finding, RowReader, Sink, State
+from engine.contract import Applied, Capabilities, Finding, Sink, State
 from engine.errors import SinkLost
 from engine.schema import Table, TableId
 
@@ -28,6 +30,7 @@ class Fault:
     """What happens to one call instead of its plain execution."""
 
     async def around(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Execute ``work``, or fail."""
         raise NotImplementedError
 
 
@@ -35,6 +38,7 @@ class Reject(Fault):
     """The connection breaks before the work is done."""
 
     async def around(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Raise ``SinkLost``."""
         raise SinkLost("the connection broke before the work was done")
 
 
@@ -42,6 +46,7 @@ class FailAfter(Fault):
     """The work is done, then the connection breaks, so the answer is lost."""
 
     async def around(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Execute ``work``, then raise ``SinkLost``."""
         await work()
         raise SinkLost("the connection broke before the answer came")
 
@@ -55,6 +60,7 @@ class Hold(Fault):
         self._deadline_seconds = deadline_seconds
 
     async def around(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Execute ``work``, and return when ``release`` is set."""
         result = await work()
         self.reached.set()
         async with asyncio.timeout(self._deadline_seconds):
@@ -71,6 +77,7 @@ class Late(Fault):
         self._deadline_seconds = deadline_seconds
 
     async def around(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Execute ``work`` when ``release`` is set."""
         self.reached.set()
         async with asyncio.timeout(self._deadline_seconds):
             await self.release.wait()
@@ -78,47 +85,58 @@ class Late(Fault):
 
 
 class FaultySink:
-    """Passes everything on to ``sink``, but for the calls for which a fault is planned.
+    """Passes every call on to ``sink``, except those for which a fault is planned.
 
-    After a fault the inner connection is closed, as a broken one would be.
+    After a fault the inner sink is closed, as its broken connection would be.
     """
+
+    #: Not used: the inner sink has its settings already.
+    Settings: ClassVar[type[msgspec.Struct]] = msgspec.Struct
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._planned: dict[Call, deque[Fault | None]] = defaultdict(deque)
-        self.Settings = sink.Settings
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the inner sink."""
+        return self._sink.capabilities
 
     def plan(self, call: Call, *faults: Fault | None) -> None:
-        """The next calls meet these faults, one each; None: the call is executed plainly."""
+        """The next calls meet these faults, one each. None: the call is executed plainly."""
         self._planned[call].extend(faults)
 
     async def open(self, epoch: int | None = None) -> State:
+        """As the inner sink, or the planned fault."""
         return await self._call("open", lambda: self._sink.open(epoch))
 
     async def apply(
         self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
     ) -> Applied:
+        """As the inner sink, or the planned fault."""
         return await self._call("apply", lambda: self._sink.apply(changes, in_backfill))
 
     async def commit(self, checkpoint: Checkpoint) -> None:
+        """As the inner sink, or the planned fault."""
         await self._call("commit", lambda: self._sink.commit(checkpoint))
 
     async def rollback(self) -> None:
+        """As the inner sink."""
         await self._sink.rollback()
 
     async def check(self, tables: Sequence[Table]) -> list[Finding]:
+        """As the inner sink."""
         return await self._sink.check(tables)
 
     async def state(self) -> State | None:
+        """As the inner sink."""
         return await self._sink.state()
 
-    def row_reader(self) -> RowReader:
-        return self._sink.row_reader()
-
     async def close(self) -> None:
+        """As the inner sink."""
         await self._sink.close()
 
-    async def _call(self, call: Call, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def _call(self, call: Call, work: Callable[[], Awaitable[T]]) -> T:
         planned = self._planned[call]
         fault = planned.popleft() if planned else None
         if fault is None:

@@ -1,0 +1,182 @@
+"""
+The rules for a sink's rows: what the changes of the stream, and schema changes, make of them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from engine.change import Rows, SchemaChange, Truncate
+from engine.contract_suite.target import (
+    CODE,
+    ID,
+    INT,
+    KEYLESS,
+    NOTE,
+    TABLE,
+    TEXT,
+    A,
+    B,
+    C,
+    Engine,
+    Target,
+    altered,
+    create,
+    delete,
+    insert,
+    rows_of,
+    rule,
+    update,
+)
+from engine.schema import Column, TableId
+
+__all__ = ["RowRules", "SchemaChangeRules"]
+
+
+class RowRules:
+    """Changes of live tables."""
+
+    @rule()
+    async def test_inserts_updates_and_deletes(self, target: Target) -> None:
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE))
+            await engine.write(insert(A, B), insert(C), update((B, (2, "b", "now"))))
+            assert rows_of(target, TABLE) == [A, (2, "b", "now"), C]
+            await engine.write(delete(A), update((C, (3, None, None))))
+        assert rows_of(target, TABLE) == [(2, "b", "now"), (3, None, None)]
+
+    @rule()
+    async def test_a_row_that_comes_and_goes_in_one_transaction(self, target: Target) -> None:
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A))
+            again = (1, "a", "again")
+            await engine.write(insert(B), delete(A, B), insert(again), insert(B), delete(B))
+        assert rows_of(target, TABLE) == [again]
+
+    @rule()
+    async def test_a_key_changes_and_keys_are_swapped(self, target: Target) -> None:
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A, B, C))
+            changed = (9, "a", "first")
+            await engine.write(update((A, changed)))
+            parked, two, three = (-1, "b", None), (2, *C[1:]), (3, *B[1:])
+            await engine.write(update((B, parked)), update((C, two)), update((parked, three)))
+        assert rows_of(target, TABLE) == [two, three, changed]
+
+    @rule()
+    async def test_keys_change_along_a_chain(self, target: Target) -> None:
+        rows = [(number, f"c{number}", None) for number in range(5)]
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(*rows))
+            shifted = [(number + 1, code, note) for number, code, note in rows]
+            await engine.write(update(*reversed(list(zip(rows, shifted, strict=True)))))
+        assert rows_of(target, TABLE) == shifted
+
+    @rule()
+    async def test_unique_values_are_swapped(self, target: Target) -> None:
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A, B))
+            free, a, b = (1, None, "first"), (1, "b", "first"), (2, "a", None)
+            await engine.write(update((A, free)), update((B, b)), update((free, a)))
+        assert rows_of(target, TABLE) == [a, b]
+
+    @rule()
+    async def test_a_unique_value_goes_to_another_row(self, target: Target) -> None:
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A))
+            await engine.write(delete(A), insert((7, "a", None)))
+            await engine.write(update(((7, "a", None), (7, "z", None))), insert((8, "a", None)))
+        assert rows_of(target, TABLE) == [(7, "z", None), (8, "a", None)]
+
+    @rule()
+    async def test_absent_columns_keep_their_values(self, target: Target) -> None:
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A, C))
+            minimal = Rows(TABLE, "update", [(1, None, None)], [(1, None, "new")], 0b001, 0b101)
+            await engine.write(minimal)
+            await engine.write(Rows(TABLE, "delete", [(3, None, None)], None, 0b001))
+        assert rows_of(target, TABLE) == [(1, "a", "new")]
+
+    @rule()
+    async def test_a_key_changes_in_a_partial_image(self, target: Target) -> None:
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A))
+            await engine.write(
+                Rows(TABLE, "update", [(1, None, None)], [(5, None, None)], 0b001, 0b001)
+            )
+        assert rows_of(target, TABLE) == [(5, "a", "first")]
+
+    @rule()
+    async def test_truncate_empties_a_table_at_its_place_in_the_order(self, target: Target) -> None:
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A))
+            await engine.write(insert(B), Truncate(TABLE), insert(C))
+        assert rows_of(target, TABLE) == [C]
+
+    @rule()
+    async def test_a_keyless_table_is_a_multiset(self, target: Target) -> None:
+        x, y, z = ("x", None), ("y", "1"), ("z", "1")
+        async with Engine(target) as engine:
+            await engine.write(*create(KEYLESS), insert(x, x, x, y, table=KEYLESS))
+            await engine.write(delete(x, table=KEYLESS))
+            await engine.write(update((x, z), table=KEYLESS), insert(y, table=KEYLESS))
+        assert rows_of(target, KEYLESS) == [x, y, y, z]
+
+    @rule()
+    async def test_drift_is_counted(self, target: Target) -> None:
+        """The log's changes are applied all the same."""
+        counted = int(target.counts_drift)
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), *create(KEYLESS), insert(A))
+            assert (await engine.write(insert(B))).drift == {}
+            for table, unexpected in (
+                (TABLE, insert((1, "a", "other"))),
+                (TABLE, delete(C)),
+                (KEYLESS, delete(("x", None), table=KEYLESS)),
+            ):
+                assert (await engine.write(unexpected)).drift.get(table.id, 0) == counted
+        assert rows_of(target, TABLE) == [(1, "a", "other"), B]
+
+
+class SchemaChangeRules:
+    """Tables that are altered, renamed and dropped."""
+
+    @rule("schema changes")
+    async def test_a_column_is_added_in_the_middle_of_a_batch(self, target: Target) -> None:
+        after = altered((ID, Column("more", INT, "int"), CODE, NOTE), indexes=())
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A))
+            await engine.write(
+                insert(B), SchemaChange("", TABLE, after), insert((3, 7, "c", None), table=after)
+            )
+        expected = [(1, None, "a", "first"), (2, None, "b", None), (3, 7, "c", None)]
+        assert rows_of(target, after) == expected
+        state = await target.sink().state()
+        assert state is not None
+        assert state.tables == (after,)
+
+    @rule("schema changes")
+    async def test_a_column_is_renamed_and_another_is_dropped(self, target: Target) -> None:
+        after = altered((ID, Column("title", TEXT, "varchar(20)")))
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A))
+            change = SchemaChange("", TABLE, after, renamed=(("code", "title"),))
+            await engine.write(change, insert((2, "b"), table=after))
+        assert rows_of(target, after) == [(1, "a"), (2, "b")]
+
+    @rule("schema changes")
+    async def test_a_table_is_renamed_then_dropped(self, target: Target) -> None:
+        after = msgspec.structs.replace(TABLE, id=TableId("contract_shop", "article"), version=2)
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A))
+            await engine.write(SchemaChange("", TABLE, after), insert(B, table=after))
+            assert rows_of(target, after) == [A, B]
+            with pytest.raises(KeyError):
+                rows_of(target, TABLE)
+            await engine.write(SchemaChange("", after, None))
+            with pytest.raises(KeyError):
+                rows_of(target, after)
+        state = await target.sink().state()
+        assert state is not None
+        assert state.tables == ()
