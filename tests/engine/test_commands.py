@@ -75,13 +75,15 @@ def test_wait_returns_after_its_time() -> None:
 def test_wait_waits_again_after_take() -> None:
     async def work() -> None:
         inbox = CommandInbox()
-        inbox.put(Stop())
+        inbox.put(Other(1))  # type: ignore[arg-type]
         inbox.take()
         waiting = asyncio.create_task(inbox.wait(LONG_SECONDS))
         await asyncio.sleep(0)
         assert not waiting.done()
         inbox.put(Stop())
         await waiting
+        inbox.take()
+        await inbox.wait(LONG_SECONDS)  # a stop is never forgotten
 
     run(work)
 
