@@ -46,7 +46,7 @@ RULES: dict[str, tuple[str, ...]] = {
         *VOCABULARY,
         "engine.toolkit",
         "engine.databases.mysql",
-        "engine.databases.role",
+        "engine.databases.side",
     ),
     "sinks": (),
     "sinks.memory": (*VOCABULARY, "engine.toolkit"),
@@ -55,7 +55,7 @@ RULES: dict[str, tuple[str, ...]] = {
         *VOCABULARY,
         "engine.toolkit",
         "engine.databases.postgres",
-        "engine.databases.role",
+        "engine.databases.side",
     ),
 }
 

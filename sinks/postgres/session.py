@@ -23,7 +23,7 @@ from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
 from engine.databases.postgres.connect import connect_error, driver_error
-from engine.databases.role import TARGET
+from engine.databases.side import TARGET
 from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
 from sinks.postgres.settings import PostgresSettings
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.databases.postgres.settings import check_url
-from engine.databases.role import TARGET
+from engine.databases.side import TARGET
 
 __all__ = ["PostgresSettings"]
 

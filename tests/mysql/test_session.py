@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from engine.databases.mysql.connect import connect, query
-from engine.databases.role import TARGET
+from engine.databases.side import TARGET
 from engine.errors import SinkLost, SourceError, SourceLost
 from engine.sandbox import Server
 from sources.mysql.settings import MySQLSettings
@@ -84,7 +84,7 @@ def test_the_errors_of_a_sink_name_the_target() -> None:
         port = server.getsockname()[1]
     settings = MySQLSettings(url=f"mysql://root@127.0.0.1:{port}/", timeout_seconds=2.0)
     with pytest.raises(SinkLost, match="connection to the target broke"):
-        connect(settings, role=TARGET)
+        connect(settings, side=TARGET)
 
 
 def test_a_silent_server_is_lost_after_the_timeout() -> None:

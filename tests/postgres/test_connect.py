@@ -12,19 +12,19 @@ from psycopg import errors as pg
 
 from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.settings import check_url
-from engine.databases.role import SOURCE, TARGET, Role
+from engine.databases.side import SOURCE, TARGET, Side
 from engine.errors import ConfigError, SinkError, SinkLost, SourceError, SourceLost
 
 
-@pytest.mark.parametrize(("role", "lost"), [(SOURCE, SourceLost), (TARGET, SinkLost)])
-def test_a_server_that_does_not_listen_is_lost(role: Role, lost: type[Exception]) -> None:
+@pytest.mark.parametrize(("side", "lost"), [(SOURCE, SourceLost), (TARGET, SinkLost)])
+def test_a_server_that_does_not_listen_is_lost(side: Side, lost: type[Exception]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(psycopg.OperationalError) as caught:
         psycopg.connect(f"postgresql://u:s3cret@127.0.0.1:{port}/db", connect_timeout=5)
-    error = connect_error(caught.value, role)
+    error = connect_error(caught.value, side)
     assert type(error) is lost
-    assert role.section in error.hint
+    assert side.section in error.hint
     assert "s3cret" not in f"{error} {error.hint}"
 
 

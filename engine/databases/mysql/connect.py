@@ -2,7 +2,7 @@
 Sessions of a MySQL or MariaDB server: connecting, TLS, plain queries, and the errors of PyMySQL as
 those of Tailrace.
 
-A source and a sink use the same functions. Their ``role`` chooses the class of the errors
+A source and a sink use the same functions. Their ``side`` chooses the class of the errors
 (``SourceLost`` or ``SinkLost``, ``SourceError`` or ``SinkError``) and the side that the message
 names.
 """
@@ -25,7 +25,7 @@ from engine.databases.mysql.pymysql_adapter import (
     socket_of,
 )
 from engine.databases.mysql.settings import Address, ConnectionSettings, address_of
-from engine.databases.role import SOURCE, Role
+from engine.databases.side import SOURCE, Side
 from engine.errors import ConfigError, SinkError, SourceError
 
 __all__ = [
@@ -56,16 +56,16 @@ def connect(
     *,
     autocommit: bool = True,
     timeout_seconds: float | None = None,
-    role: Role = SOURCE,
+    side: Side = SOURCE,
 ) -> Connection[Any]:
     """Open a session with the character set utf8mb4 and the time zone UTC.
 
     ``timeout_seconds`` bounds connecting and each wait for an answer; by default it is that of the
-    settings. Raises ``role.lost`` if the server cannot be reached, ``role.refused`` if it rejects
+    settings. Raises ``side.lost`` if the server cannot be reached, ``side.refused`` if it rejects
     the login, and ConfigError.
     """
     connection = prepare(settings, autocommit=autocommit, timeout_seconds=timeout_seconds)
-    establish(connection, role)
+    establish(connection, side)
     return connection
 
 
@@ -101,13 +101,13 @@ def prepare(
     return connection
 
 
-def establish(connection: Connection[Any], role: Role = SOURCE) -> None:
+def establish(connection: Connection[Any], side: Side = SOURCE) -> None:
     """Connect and log in. Raises as ``connect`` does."""
     try:
-        with translate_errors(role), limit_timeouts(connection):
+        with translate_errors(side), limit_timeouts(connection):
             connection.connect()
     except RuntimeError as error:  # a package that an authentication method needs is not installed
-        raise role.refused(f"cannot log in at the {role.name}: {error}") from error
+        raise side.refused(f"cannot log in at the {side.name}: {error}") from error
 
 
 def interrupt(connection: Connection[Any]) -> None:
@@ -123,10 +123,10 @@ def interrupt(connection: Connection[Any]) -> None:
 
 
 def query(
-    connection: Connection[Any], sql: str, arguments: Sequence[object] = (), role: Role = SOURCE
+    connection: Connection[Any], sql: str, arguments: Sequence[object] = (), side: Side = SOURCE
 ) -> list[Any]:
-    """All rows of a statement, as tuples. Raises ``role.refused`` or ``role.lost``."""
-    with translate_errors(role), connection.cursor() as cursor:
+    """All rows of a statement, as tuples. Raises ``side.refused`` or ``side.lost``."""
+    with translate_errors(side), connection.cursor() as cursor:
         cursor.execute(sql, tuple(arguments) or None)
         return list(cursor.fetchall())
 
@@ -145,25 +145,25 @@ def server_version(connection: Connection[Any]) -> str:
 
 
 @contextmanager
-def translate_errors(role: Role = SOURCE) -> Iterator[None]:
-    """Turn the errors of PyMySQL and of its socket into those of the role.
+def translate_errors(side: Side = SOURCE) -> Iterator[None]:
+    """Turn the errors of PyMySQL and of its socket into those of the side.
 
     Other errors, such as those of a decoder, pass unchanged.
     """
     try:
         yield
     except pymysql.MySQLError as error:
-        raise _translate(error, role) from error
+        raise _translate(error, side) from error
     except OSError as error:
-        raise role.lost(f"the connection to the {role.name} broke: {error}") from error
+        raise side.lost(f"the connection to the {side.name} broke: {error}") from error
     except ValueError as error:
         # Python's buffered reader raises "read of closed file" if another thread has closed it.
         if "closed file" not in str(error):
             raise
-        raise role.lost(f"the connection to the {role.name} broke: {error}") from error
+        raise side.lost(f"the connection to the {side.name} broke: {error}") from error
 
 
-def _translate(error: pymysql.MySQLError, role: Role) -> SourceError | SinkError:
+def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError:
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[-1]) if error.args else type(error).__name__
     if isinstance(original_exception(error), ssl.SSLError):
@@ -171,17 +171,17 @@ def _translate(error: pymysql.MySQLError, role: Role) -> SourceError | SinkError
             "check tls, tls_ca and the server's certificate;"
             ' `tls = "require"` encrypts without verifying the certificate'
         )
-        return role.refused(f"no secure connection to the {role.name}: {text}", hint=hint)
+        return side.refused(f"no secure connection to the {side.name}: {text}", hint=hint)
     if code in ACCESS_DENIED:
-        return role.refused(
-            f"the {role.name} denies access: {text}",
+        return side.refused(
+            f"the {side.name} denies access: {text}",
             hint="`tailrace check` lists the missing rights",
         )
     # Codes from 2000 to 2999 are those of the client library. PyMySQL has no code (0) for its own
     # errors, such as the use of a closed connection.
     if code in TRANSIENT or code == 0 or 2000 <= code < 3000:
-        return role.lost(f"the connection to the {role.name} broke: {text}")
-    return role.refused(f"the {role.name} returned error {code}: {text}")
+        return side.lost(f"the connection to the {side.name} broke: {text}")
+    return side.refused(f"the {side.name} returned error {code}: {text}")
 
 
 class _TlsSocket(ssl.SSLSocket):

@@ -18,7 +18,7 @@ from engine.databases.mysql.connect import connect, is_mariadb, query, translate
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.settings import ConnectionSettings
-from engine.databases.role import SOURCE, Role
+from engine.databases.side import SOURCE, Side
 from engine.errors import SinkLost, SourceLost
 from engine.schema import Column, Table
 from engine.toolkit.canonical import (
@@ -52,12 +52,12 @@ Text = tuple[str | None, ...]
 
 class MySQLRowReader:
     """A ``RowReader`` with a connection of its own, which is opened at the first read and again
-    after it is lost. Raises ``role.lost`` and ``role.refused``.
+    after it is lost. Raises ``side.lost`` and ``side.refused``.
     """
 
-    def __init__(self, settings: ConnectionSettings, *, role: Role = SOURCE) -> None:
+    def __init__(self, settings: ConnectionSettings, *, side: Side = SOURCE) -> None:
         self._settings = settings
-        self._role = role
+        self._side = side
         self._connection: Connection[Any] | None = None
 
     def chunk(
@@ -81,7 +81,7 @@ class MySQLRowReader:
         """All rows, as one statement sees them."""
         columns = list(enumerate(table.columns))
         converts = [_convert(column, key=False) for _, column in columns]
-        with translate_errors(self._role), self._open().cursor(SSCursor) as cursor:
+        with translate_errors(self._side), self._open().cursor(SSCursor) as cursor:
             cursor.execute(f"SELECT {_list(columns)} FROM {quote_table(table)}")
             while rows := cursor.fetchmany(SCAN_ROWS):
                 yield canonical_rows(rows, converts)
@@ -107,19 +107,19 @@ class MySQLRowReader:
 
     def _query(self, sql: str) -> list[Any]:
         try:
-            return query(self._open(), sql, role=self._role)
+            return query(self._open(), sql, side=self._side)
         except (SourceLost, SinkLost):
             self.close()
             raise
 
     def _open(self) -> Connection[Any]:
         if self._connection is None:
-            connection = connect(self._settings, timeout_seconds=TIMEOUT_SECONDS, role=self._role)
+            connection = connect(self._settings, timeout_seconds=TIMEOUT_SECONDS, side=self._side)
             return_text(connection)
             limit = "max_statement_time" if is_mariadb(connection) else "max_execution_time"
             timeout = int(TIMEOUT_SECONDS)
             names = f"sql_mode = '', {limit} = 0, net_write_timeout = {timeout}"
-            query(connection, f"SET {names}", role=self._role)
+            query(connection, f"SET {names}", side=self._side)
             self._connection = connection
         return self._connection
 

@@ -1,7 +1,7 @@
 """
 The errors of psycopg and libpq as those of Tailrace, for a source and a sink of PostgreSQL.
 
-A message contains no value of a row and no password. The ``role`` chooses the class of an error
+A message contains no value of a row and no password. The ``side`` chooses the class of an error
 (``SourceLost`` or ``SinkLost``, ``SourceError`` or ``SinkError``) and the section of the
 configuration that its hint names.
 """
@@ -13,7 +13,7 @@ import re
 import psycopg
 from psycopg import errors as pg
 
-from engine.databases.role import Role
+from engine.databases.side import Side
 from engine.errors import SinkError, SourceError
 
 __all__ = ["connect_error", "describe", "driver_error"]
@@ -51,47 +51,47 @@ _REJECTED_CLASSES = (
 )
 
 
-def connect_error(error: psycopg.Error, role: Role) -> SourceError | SinkError:
-    """The error of a failed ``psycopg.connect``: ``role.lost``, or ``role.refused`` if the server
+def connect_error(error: psycopg.Error, side: Side) -> SourceError | SinkError:
+    """The error of a failed ``psycopg.connect``: ``side.lost``, or ``side.refused`` if the server
     rejected the connection or the URL is wrong.
 
     libpq's message names the host and the user, and never the password. But if libpq cannot parse
     the URL, its message shows the URL, and is left out here.
     """
     if isinstance(error, pg.ProgrammingError) and error.sqlstate is None:
-        return role.refused(
-            f"the {role.name}'s URL cannot be read", hint=f"Correct {role.section} url."
+        return side.refused(
+            f"the {side.name}'s URL cannot be read", hint=f"Correct {side.section} url."
         )
     text = " ".join(str(error).split())
     if isinstance(error, _REJECTED_CLASSES) or any(words in text for words in _REJECTED):
-        return role.refused(
+        return side.refused(
             f"PostgreSQL refuses the connection: {text}",
-            hint=f"Correct {role.section} url (user, password, database), or pg_hba.conf on the"
+            hint=f"Correct {side.section} url (user, password, database), or pg_hba.conf on the"
             " server.",
         )
-    return role.lost(
+    return side.lost(
         f"no connection to PostgreSQL: {text}",
-        hint=f"Check that the server runs and that host and port in {role.section} url are right.",
+        hint=f"Check that the server runs and that host and port in {side.section} url are right.",
     )
 
 
 def driver_error(
-    error: psycopg.Error, role: Role, *, broken: bool, table: object = None
+    error: psycopg.Error, side: Side, *, broken: bool, table: object = None
 ) -> SourceError | SinkError:
-    """The error of a failed statement: ``role.lost`` if the connection is broken or if the
-    statement may succeed at the next attempt, else ``role.refused``.
+    """The error of a failed statement: ``side.lost`` if the connection is broken or if the
+    statement may succeed at the next attempt, else ``side.refused``.
     """
     if broken:
-        return role.lost(
+        return side.lost(
             f"the connection to PostgreSQL broke ({describe(error)})",
             hint="The pipeline reconnects. If the error repeats, look into the server's log.",
             table=table,
         )
     if isinstance(error, _TRANSIENT) and not (error.sqlstate or "").startswith(_PERMANENT):
         message = f"PostgreSQL could not execute the statement now: {describe(error)}"
-        return role.lost(message, hint=_hint(error, role), table=table)
+        return side.lost(message, hint=_hint(error, side), table=table)
     message = f"PostgreSQL refused the statement: {describe(error)}"
-    return role.refused(message, hint=_hint(error, role), table=table)
+    return side.refused(message, hint=_hint(error, side), table=table)
 
 
 def describe(error: psycopg.Error) -> str:
@@ -119,7 +119,7 @@ def _copied_column(context: str | None) -> str | None:
     return found[1] if found else None
 
 
-def _hint(error: psycopg.Error, role: Role) -> str:
+def _hint(error: psycopg.Error, side: Side) -> str:
     match error:
         case pg.LockNotAvailable():
             return (
@@ -129,7 +129,7 @@ def _hint(error: psycopg.Error, role: Role) -> str:
             )
         case pg.ReadOnlySqlTransaction():
             return (
-                f"The {role.name} is a standby now. Point {role.section} url at its primary, or"
+                f"The {side.name} is a standby now. Point {side.section} url at its primary, or"
                 " name all servers there with target_session_attrs=read-write."
             )
         case pg.InsufficientPrivilege():

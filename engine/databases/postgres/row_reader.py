@@ -19,7 +19,7 @@ from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.settings import ConnectionSettings
 from engine.databases.postgres.types import type_name
-from engine.databases.role import TARGET, Role
+from engine.databases.side import TARGET, Side
 from engine.schema import Column, Table, Type
 from engine.toolkit.canonical import (
     Convert,
@@ -56,15 +56,15 @@ class PostgresRowReader:
     """A ``RowReader`` with a connection of its own, which is opened at the first read and again
     after it is lost.
 
-    ``naming`` is the place of the source's tables. Raises ``role.lost`` and ``role.refused``.
+    ``naming`` is the place of the source's tables. Raises ``side.lost`` and ``side.refused``.
     """
 
     def __init__(
-        self, settings: ConnectionSettings, naming: Naming, *, role: Role = TARGET
+        self, settings: ConnectionSettings, naming: Naming, *, side: Side = TARGET
     ) -> None:
         self._settings = settings
         self._naming = naming
-        self._role = role
+        self._side = side
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
     def chunk(
@@ -147,7 +147,7 @@ class PostgresRowReader:
                     keepalives_idle=10,
                 )
             except psycopg.Error as error:
-                raise connect_error(error, self._role) from error
+                raise connect_error(error, self._side) from error
             self._connection.server_cursor_factory = psycopg.RawServerCursor
             for name, value in _SESSION.items():
                 self._connection.execute("SELECT set_config($1, $2, false)", (name, value))
@@ -158,15 +158,15 @@ class PostgresRowReader:
         try:
             yield
         except (pg.UndefinedTable, pg.InvalidSchemaName) as error:
-            text = f"the {self._role.name} has no such table"
-            raise self._role.refused(text, table=table.id) from error
+            text = f"the {self._side.name} has no such table"
+            raise self._side.refused(text, table=table.id) from error
         except (pg.UndefinedColumn, pg.UndefinedFunction) as error:
-            text = f"the {self._role.name}'s table has other columns"
-            raise self._role.refused(text, table=table.id) from error
+            text = f"the {self._side.name}'s table has other columns"
+            raise self._side.refused(text, table=table.id) from error
         except psycopg.Error as error:
             connection = self._connection
             broken = connection is None or connection.closed or connection.broken
-            translated = driver_error(error, self._role, broken=broken, table=table.id)
+            translated = driver_error(error, self._side, broken=broken, table=table.id)
             if translated.retryable:
                 self.close()
             raise translated from error

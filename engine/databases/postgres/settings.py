@@ -9,7 +9,7 @@ from typing import Protocol
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from engine.databases.role import Role
+from engine.databases.side import Side
 from engine.errors import ConfigError
 
 __all__ = ["ConnectionSettings", "check_url"]
@@ -37,7 +37,7 @@ class ConnectionSettings(Protocol):
         ...
 
 
-def check_url(url: str, role: Role) -> None:
+def check_url(url: str, side: Side) -> None:
     """Raise ConfigError for a URL that libpq cannot parse, or that it would parse in another way
     than intended. The error does not contain the URL.
     """
@@ -48,7 +48,7 @@ def check_url(url: str, role: Role) -> None:
     if parts is None or _is_misread({name: str(value) for name, value in parts.items()}):
         # Raised without a cause: libpq's message contains the URL, and so the password.
         raise ConfigError(
-            f"the {role.name}'s URL cannot be read",
+            f"the {side.name}'s URL cannot be read",
             hint="It is postgresql://user:password@host:port/database; in the password, write"
             " % as %25, / as %2F, @ as %40 and : as %3A.",
         ) from None

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from engine.errors import SinkError, SinkLost, SourceError, SourceLost
 
-__all__ = ["SOURCE", "TARGET", "Role"]
+__all__ = ["SOURCE", "TARGET", "Side"]
 
 
-class Role(NamedTuple):
+class Side(NamedTuple):
     """Source or target. ``section`` is the part of the configuration with its settings.
 
     ``lost`` is the error of a broken connection, which is retried, and ``refused`` that of a
@@ -24,5 +24,5 @@ class Role(NamedTuple):
     refused: type[SourceError | SinkError]
 
 
-SOURCE = Role("source", "[source]", SourceLost, SourceError)
-TARGET = Role("target", "[sink]", SinkLost, SinkError)
+SOURCE = Side("source", "[source]", SourceLost, SourceError)
+TARGET = Side("target", "[sink]", SinkLost, SinkError)
