@@ -1,7 +1,7 @@
 """
 A scripted source: a small database in memory with a log, for tests.
 
-The idea: a test writes transactions and puts markers between them, and the source behaves as told.
+A test writes transactions and puts markers between them, which tell the source how to behave.
 After ``ABORT`` the connection is lost, once; at ``END`` the log is finished. So a test of resuming
 is ten lines:
 

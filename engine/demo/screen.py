@@ -86,11 +86,11 @@ class Screen:
             return
 
     def result(
-        self, facts: Sequence[tuple[str, str]], differences: Sequence[str], *, equal: bool
+        self, summary: Sequence[tuple[str, str]], differences: Sequence[str], *, equal: bool
     ) -> None:
         """Print the result of the demo, in a box."""
         grid = Table.grid(padding=(0, 2))
-        for name, text in facts:
+        for name, text in summary:
             grid.add_row(Text(name, style="dim"), Text(text))
         for difference in differences:
             grid.add_row(Text("difference", style="bold red"), Text(difference))

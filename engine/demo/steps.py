@@ -293,7 +293,7 @@ class _Demo:
 
     def _show_result(self, proof: Proof, verified: bool, seconds: float) -> None:
         counts = self._writer.counts
-        facts = (
+        summary = (
             ("rows", f"{proof.rows:,} in {len(proof.source)} tables, counted on both sides"),
             ("transactions", f"{counts.transactions:,} written, {proof.applied:,} applied"),
             ("schema changes", f"{counts.schema_changes} followed live"),
@@ -301,7 +301,7 @@ class _Demo:
             ("time", duration(seconds)),
         )
         equal = verified and not proof.differences
-        self._screen.result(facts, proof.differences, equal=equal)
+        self._screen.result(summary, proof.differences, equal=equal)
 
 
 def _is_backfilled(status: Status) -> bool:

@@ -167,7 +167,7 @@ def test_a_mariadb_replica_without_log_slave_updates_is_refused(mariadb_10: AnyS
 
 def test_the_preflight_says_what_to_type(plain_writer: Writer) -> None:
     plain_writer(
-        "CREATE TABLE bag (a INT, b INT)",
+        "CREATE TABLE keyless (a INT, b INT)",
         "CREATE TABLE child (id INT PRIMARY KEY, t INT,"
         " FOREIGN KEY (t) REFERENCES t (id) ON DELETE CASCADE)",
     )
@@ -181,7 +181,7 @@ def test_the_preflight_says_what_to_type(plain_writer: Writer) -> None:
         "binlog_row_metadata": "SET GLOBAL binlog_row_metadata",
         "gtid_mode": "Enabling GTID",
         "retention": "binlog_expire_logs_seconds",
-        f"{name}.bag": "primary key",
+        f"{name}.keyless": "primary key",
         "tables": "SELECT",
     }
     assert {subject for subject, text in wanted.items() if text in findings[subject].action} == set(

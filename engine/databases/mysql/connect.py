@@ -46,6 +46,8 @@ ACCESS_DENIED: Final = frozenset((1044, 1045, 1142, 1227, 1698, 3118))
 #: Error codes of the server for conditions that pass: too many connections, shutdown, a killed
 #: connection or query, lock wait timeout, deadlock.
 TRANSIENT: Final = frozenset((1040, 1053, 1077, 1078, 1079, 1203, 1205, 1213, 1317, 1927, 3032))
+#: Error codes of the client library for a server that cannot be reached: by socket, by TCP.
+UNREACHABLE: Final = frozenset((2002, 2003, 2005))
 
 #: The longest wait for each answer during the login, which needs no work from the server.
 _LOGIN_SECONDS: Final = 10.0
@@ -176,6 +178,11 @@ def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError
         return side.refused(
             f"the {side.name} denies access: {text}",
             hint="`tailrace check` lists the missing rights",
+        )
+    if code in UNREACHABLE:
+        return side.lost(
+            f"no connection to the {side.name}: {text}",
+            hint=f"check that the server runs, and the host and port in {side.section} url",
         )
     # Codes from 2000 to 2999 are those of the client library. PyMySQL has no code (0) for its own
     # errors, such as the use of a closed connection.
