@@ -111,30 +111,30 @@ class _Alteration:
         indexed: bool,
     ) -> None:
         self.before, self.after, self.naming, self.indexed = before, after, naming, indexed
-        self.found = differences(before, after, renamed)
+        self.changes = differences(before, after, renamed)
         self.names = dict(renamed)
         self.table = naming.sql(after.id)
 
     def steps(self) -> Iterator[Step]:
-        for found in self.found:
-            if isinstance(found, RenameTable):
+        for change in self.changes:
+            if isinstance(change, RenameTable):
                 yield from self._rename_table()
-        for found in self.found:
-            if isinstance(found, DropIndex) and self.indexed:
-                yield Step(f"DROP INDEX IF EXISTS {self._index(found.index.name)}")
-            elif isinstance(found, ChangeKey) and found.before:
+        for change in self.changes:
+            if isinstance(change, DropIndex) and self.indexed:
+                yield Step(f"DROP INDEX IF EXISTS {self._index(change.index.name)}")
+            elif isinstance(change, ChangeKey) and change.before:
                 yield Step(_alter_key(self.table, "DROP CONSTRAINT %I"))
-        for found in self.found:
-            if isinstance(found, DropColumn):
-                yield self._alter(f"DROP COLUMN {quote(found.column.name)}")
+        for change in self.changes:
+            if isinstance(change, DropColumn):
+                yield self._alter(f"DROP COLUMN {quote(change.column.name)}")
         yield from self._rename_columns()
-        for found in self.found:
-            if isinstance(found, AddColumn):
-                yield from self._add_column(found.column)
-            elif isinstance(found, Retype):
-                yield from self._retype(found)
-            elif isinstance(found, ChangeDefault):
-                yield self._set_default(found.column)
+        for change in self.changes:
+            if isinstance(change, AddColumn):
+                yield from self._add_column(change.column)
+            elif isinstance(change, Retype):
+                yield from self._retype(change)
+            elif isinstance(change, ChangeDefault):
+                yield self._set_default(change.column)
         yield from self._nullability()
         yield from self._finish()
 
@@ -172,15 +172,15 @@ class _Alteration:
     def _rename_columns(self) -> Iterator[Step]:
         """Rename columns. They may swap names, so a column whose new name is still taken gets a
         temporary name first."""
-        renames = [found for found in self.found if isinstance(found, RenameColumn)]
-        taken = {found.before for found in renames}
+        renames = [change for change in self.changes if isinstance(change, RenameColumn)]
+        taken = {change.before for change in renames}
         deferred: list[tuple[str, str]] = []
-        for number, found in enumerate(renames):
-            to = found.after
+        for number, change in enumerate(renames):
+            to = change.after
             if to in taken:
                 to = f"tailrace_{number}"
-                deferred.append((to, found.after))
-            yield self._alter(f"RENAME COLUMN {quote(found.before)} TO {quote(to)}")
+                deferred.append((to, change.after))
+            yield self._alter(f"RENAME COLUMN {quote(change.before)} TO {quote(to)}")
         for name, to in deferred:
             yield self._alter(f"RENAME COLUMN {quote(name)} TO {quote(to)}")
 
@@ -211,13 +211,15 @@ class _Alteration:
         action = "DROP DEFAULT" if default == NULL else f"SET DEFAULT {default}"
         return self._alter(f"ALTER COLUMN {quote(column.name)} {action}")
 
-    def _retype(self, found: Retype) -> Iterator[Step]:
-        name, kind = quote(found.after.name), column_type(found.after)
-        how = conversion(found.before, found.after)
+    def _retype(self, change: Retype) -> Iterator[Step]:
+        name, kind = quote(change.after.name), column_type(change.after)
+        how = conversion(change.before, change.after)
+        changed = (
+            f"column {change.after.name} changed from {change.before.type} to {change.after.type}"
+        )
         if how is None:
             yield self._only_if_empty(
-                f"column {found.after.name} changed from {found.before.type} to {found.after.type},"
-                " a conversion that PostgreSQL does not do exactly as the source does"
+                f"{changed}, a conversion that PostgreSQL does not do exactly as the source does"
             )
             using = f"NULL::{kind}"
         else:
@@ -225,15 +227,14 @@ class _Alteration:
         if how is not None and how.guard:
             yield Step(
                 f"SELECT 1 FROM {self.table} WHERE {how.guard} LIMIT 1",
-                f"column {found.after.name} changed from {found.before.type} to {found.after.type},"
-                " and has values that this may have changed in the source",
+                f"{changed}, and has values that the source may have changed by it",
             )
-        if not using and column_type(found.before) == kind:
+        if not using and column_type(change.before) == kind:
             return
         yield self._alter(f"ALTER COLUMN {name} DROP DEFAULT")
         suffix = f" USING {using}" if using else ""
         yield self._alter(f"ALTER COLUMN {name} TYPE {kind}{suffix}")
-        yield self._set_default(found.after)
+        yield self._set_default(change.after)
 
     def _nullability(self) -> Iterator[Step]:
         old = {
@@ -255,18 +256,18 @@ class _Alteration:
             yield self._alter(f"ALTER COLUMN {name} SET NOT NULL")
 
     def _finish(self) -> Iterator[Step]:
-        for found in self.found:
-            if isinstance(found, ChangeKey) and found.after:
+        for change in self.changes:
+            if isinstance(change, ChangeKey) and change.after:
                 yield self._alter(f"ADD {key_constraint(self.after)}")
         if not self.indexed:
             return
-        for found in self.found:
-            if isinstance(found, RenameIndex):
-                new = quote(index_name(self.naming.place(self.after.id)[1], found.after))
-                old = self._index(found.before)
+        for change in self.changes:
+            if isinstance(change, RenameIndex):
+                new = quote(index_name(self.naming.place(self.after.id)[1], change.after))
+                old = self._index(change.before)
                 yield Step(f"ALTER INDEX IF EXISTS {old} RENAME TO {new}")
-            elif isinstance(found, AddIndex) and indexable(self.after, found.index):
-                yield Step(_create_index(self.after, found.index, self.naming))
+            elif isinstance(change, AddIndex) and indexable(self.after, change.index):
+                yield Step(_create_index(self.after, change.index, self.naming))
 
 
 def _definition(table: Table, ordinal: int) -> str:

@@ -292,11 +292,11 @@ def test_the_preflight_names_what_the_target_cannot_store(target: Target) -> Non
     target.query("CREATE TABLE shop.things (x int)")
     long = Table(TableId("shop", "ß" * 32), (number("id"),), key=(0,))
     hidden = Table(TableId("shop", "sys"), (number("xmin"),), key=(0,))
-    ours = Table(TableId("tailrace", "x"), (number("id"),), key=(0,))
+    reserved = Table(TableId("tailrace", "x"), (number("id"),), key=(0,))
     dated = Table(
         TableId("shop", "dated"), (Column("d", Type("date"), "date", nullable=False),), key=(0,)
     )
-    findings = target.run(target.sink.check([KEYED, KEYLESS, long, hidden, ours, dated]))
+    findings = target.run(target.sink.check([KEYED, KEYLESS, long, hidden, reserved, dated]))
     bad = {(its.level, its.subject) for its in findings if its.level != "ok"}
     assert bad == {
         ("warning", "shop.things"),
@@ -307,7 +307,7 @@ def test_the_preflight_names_what_the_target_cannot_store(target: Target) -> Non
         ("warning", "shop.dated"),
     }
     assert all(its.action for its in findings if its.level != "ok")
-    assert isinstance(target.refuses(SchemaChange("", None, ours)), SinkError)
+    assert isinstance(target.refuses(SchemaChange("", None, reserved)), SinkError)
 
 
 def test_triggers_and_foreign_keys_of_the_target_are_off(target: Target) -> None:
