@@ -177,19 +177,23 @@ class CommitCutter(Proxy):
         with contextlib.suppress(OSError):
             while data := here.recv(1 << 16):
                 if self.armed and to_server and b"COMMIT" in data:
-                    self._break(there, data)
+                    self._break(here, there, data)
                     break
                 there.sendall(data)
         for each in (here, there):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
-    def _break(self, server: socket.socket, data: bytes) -> None:
+    def _break(self, client: socket.socket, server: socket.socket, data: bytes) -> None:
         self.armed = False
+        client.shutdown(socket.SHUT_RDWR)
         if self._delivers:
             server.sendall(data)
-            # The server executes the COMMIT first, and then sees the end of the input.
+            # The server executes the COMMIT first, and then sees the end of the input. Closing the
+            # socket before that would reset the connection, and the COMMIT could be lost.
             server.shutdown(socket.SHUT_WR)
+            while server.recv(1 << 16):
+                pass
 
 
 @pytest.mark.parametrize("delivered", [True, False], ids=["arrived", "lost"])
