@@ -266,53 +266,6 @@ def test_no_backfill_runs_while_a_transaction_is_read_in_pieces() -> None:
     assert_mirrored(database, store)
 
 
-# -- a log that ends -------------------------------------------------------------------------------
-
-
-def test_an_unfinished_backfill_is_finished_after_the_end_of_the_log() -> None:
-    database, store = MemoryDatabase([END]), MemoryStore()
-    database.load(KEYED, [(n, "old") for n in range(300)])
-    database.load(KEYLESS, [(1, "twice"), (1, "twice")])
-    pipeline = make_pipeline(database, store)
-    run(pipeline)
-    assert_mirrored(database, store)
-    assert all_live(pipeline)
-
-
-# -- a source that holds only a log ----------------------------------------------------------------
-
-
-def test_a_source_that_holds_only_a_log_is_streamed_without_discovery() -> None:
-    """The database has a table that only a catalog would show, so it is not followed."""
-    database, store = MemoryDatabase(), MemoryStore()
-    database.load(KEYLESS, [(1, "not in the log")])
-    database.commit(SchemaChange("CREATE", None, KEYED))
-    database.commit(insert(KEYED, (1, "a"), (2, "b")))
-    database.commit(delete(KEYED, (1, "a")))
-    database.mark(END)
-    pipeline = make_pipeline(database, store, source=LogOnlySource(database))
-    run(pipeline)
-    assert list(store.contents) == [KEYED.id]
-    assert store.rows(KEYED.id) == [(2, "b")]
-    assert stored_position(store) == "3"
-    assert all_live(pipeline)
-    assert pipeline.counters.backfilled_rows == 0
-
-
-@pytest.mark.parametrize("table", [KEYED, KEYLESS], ids=["keyed", "keyless"])
-def test_a_source_that_holds_only_a_log_refuses_a_pending_table(table: Table) -> None:
-    database, store = MemoryDatabase(), MemoryStore()
-    database.load(table, [(1, "a")])
-    store.contents = {table.id: MemoryTable(table)}
-    progress = {table.id: TableProgress(estimate=1)}
-    store.states["test"] = State(1, Checkpoint("test", 1, "0", 0.0, progress), (table,))
-    with pytest.raises(SourceError, match="holds only a log") as caught:
-        run(make_pipeline(database, store, source=LogOnlySource(database)))
-    assert "set [source] url" in caught.value.hint
-    assert 'mode = "never"' in caught.value.hint
-    assert store.rows(table.id) == []
-
-
 def test_an_error_of_the_reader_interrupts_the_backfill() -> None:
     """GIVEN a lost stream WHEN tables are backfilled THEN the pipeline reconnects after the time
     slice, so that the log cannot be purged meanwhile."""
@@ -331,6 +284,31 @@ def test_an_error_of_the_reader_interrupts_the_backfill() -> None:
     assert_mirrored(database, store)
     assert pipeline.status().reconnects == 1
     assert rows_at_reconnect[0] < 400
+
+
+# -- a log that ends -------------------------------------------------------------------------------
+
+
+def test_an_unfinished_backfill_is_finished_after_the_end_of_the_log() -> None:
+    database, store = MemoryDatabase([END]), MemoryStore()
+    database.load(KEYED, [(n, "old") for n in range(300)])
+    database.load(KEYLESS, [(1, "twice"), (1, "twice")])
+    pipeline = make_pipeline(database, store)
+    run(pipeline)
+    assert_mirrored(database, store)
+    assert all_live(pipeline)
+
+
+def test_a_discovered_table_is_followed_before_a_finite_log_ends_the_pipeline() -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [])
+    run(make_pipeline(database, store), until_caught_up=True)
+    for number in range(300):
+        database.commit(insert(KEYED, (number, "waits")))
+    database.load(KEYLESS, [(1, "late")])
+    database.mark(END)
+    run(make_pipeline(database, store))
+    assert_mirrored(database, store)
 
 
 class CutOff(MemorySource):
@@ -368,16 +346,35 @@ def test_a_log_that_ends_inside_a_large_transaction_ends_the_pipeline(
     assert_mirrored(database, store)
 
 
-# -- known bugs ------------------------------------------------------------------------------------
+# -- a source that holds only a log ----------------------------------------------------------------
 
 
-def test_a_discovered_table_is_followed_before_a_finite_log_ends_the_pipeline() -> None:
+def test_a_source_that_holds_only_a_log_is_streamed_without_discovery() -> None:
+    """The database has a table that only a catalog would show, so it is not followed."""
     database, store = MemoryDatabase(), MemoryStore()
-    database.load(KEYED, [])
-    run(make_pipeline(database, store), until_caught_up=True)
-    for number in range(300):
-        database.commit(insert(KEYED, (number, "waits")))
-    database.load(KEYLESS, [(1, "late")])
+    database.load(KEYLESS, [(1, "not in the log")])
+    database.commit(SchemaChange("CREATE", None, KEYED))
+    database.commit(insert(KEYED, (1, "a"), (2, "b")))
+    database.commit(delete(KEYED, (1, "a")))
     database.mark(END)
-    run(make_pipeline(database, store))
-    assert_mirrored(database, store)
+    pipeline = make_pipeline(database, store, source=LogOnlySource(database))
+    run(pipeline)
+    assert list(store.contents) == [KEYED.id]
+    assert store.rows(KEYED.id) == [(2, "b")]
+    assert stored_position(store) == "3"
+    assert all_live(pipeline)
+    assert pipeline.counters.backfilled_rows == 0
+
+
+@pytest.mark.parametrize("table", [KEYED, KEYLESS], ids=["keyed", "keyless"])
+def test_a_source_that_holds_only_a_log_refuses_a_pending_table(table: Table) -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(table, [(1, "a")])
+    store.contents = {table.id: MemoryTable(table)}
+    progress = {table.id: TableProgress(estimate=1)}
+    store.states["test"] = State(1, Checkpoint("test", 1, "0", 0.0, progress), (table,))
+    with pytest.raises(SourceError, match="holds only a log") as caught:
+        run(make_pipeline(database, store, source=LogOnlySource(database)))
+    assert "set [source] url" in caught.value.hint
+    assert 'mode = "never"' in caught.value.hint
+    assert store.rows(table.id) == []
