@@ -113,7 +113,7 @@ async def _problem(_: Request, error: Exception) -> Response:
 
 def _unhealthy(state: str | None, lag_seconds: float, max_lag_seconds: float) -> str:
     """The reason why the pipeline is unhealthy; empty if it is healthy."""
-    if state == "backfilling" or lag_seconds <= max_lag_seconds:
+    if state in ("backfilling", "draining") or lag_seconds <= max_lag_seconds:
         return ""
     if state == "connecting":
         return f"source or target has been unreachable for {lag_seconds:.0f} seconds"

@@ -84,10 +84,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fraction(self) -> float:
-        """The finished part of all backfills, 0 to 1."""
+        """The finished part of all backfills, 0 to 1; 1 only when all are finished."""
         if all(table.state in ("catching_up", "live") for table in self.tables):
             return 1.0 if self.tables else 0.0
-        return min(1.0, self.backfilled / self.total) if self.total else 0.0
+        return min(0.99, self.backfilled / self.total) if self.total else 0.0
 
 
 class TableStatuses:
@@ -146,7 +146,7 @@ class Monitor:
         """Ask the source for its backlog every few seconds, and set the gauges. Never returns."""
         while True:
             status = self._pipeline.status()
-            if status.position and status.state != "connecting":
+            if status.position and status.state not in ("connecting", "stopped"):
                 with suppress(TailraceError):
                     self._lag_bytes = await asyncio.to_thread(
                         self._pipeline.source.backlog, status.position

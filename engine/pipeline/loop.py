@@ -89,12 +89,18 @@ class Pipeline:
         With ``until_caught_up``, run until everything that the source holds at the start is applied
         and every table is live. Raises ``TailraceError``.
         """
+        try:
+            await self._run(until_caught_up)
+        finally:
+            self.state = "stopped"
+
+    async def _run(self, until_caught_up: bool) -> None:
         delay = self.retry.first_seconds
         failing_since: float | None = None
         while not self.commands.stopping:
             try:
                 if await self._run_attempt(until_caught_up):
-                    break
+                    return
                 continue
             except TailraceError as error:
                 self.state = "connecting"
@@ -107,11 +113,12 @@ class Pipeline:
                 self._note_retry(error, delay)
             await self.commands.wait(delay * random.uniform(0.7, 1.0))
             delay = min(delay * 2, self.retry.max_seconds)
-        self.state = "stopped"
 
     def stop(self) -> None:
         """Read no more of the log, apply and commit whole transactions, then let ``run`` return."""
         self.commands.put(Stop())
+        if self.state in ("backfilling", "streaming"):
+            self.state = "draining"
         self.source.stop()
 
     def status(self) -> Status:
@@ -242,11 +249,8 @@ class _Attempt:
         )
         try:
             while not self._finished(goal):
-                if self.writer.transaction is not Transaction.PARTIAL:
-                    self._take_commands()
+                self._obey()
                 self._pipeline.state = self._state()
-                if self._log is _Log.SILENT and not (self._queue.ready or self._batcher):
-                    self.writer.mark_current()
                 if await self._turn():
                     return False
             await self._finish()
@@ -255,9 +259,11 @@ class _Attempt:
             self._source.stop()
             await self._queue.close()
 
-    def _take_commands(self) -> None:
-        """Act on the commands that wait. ``Stop`` is the only one so far."""
-        if self._commands.take():
+    def _obey(self) -> None:
+        """Act on the commands that wait, between two batches. ``Stop`` is the only one so far."""
+        if self.writer.transaction is not Transaction.PARTIAL:
+            self._commands.take()
+        if self._commands.stopping:
             self._source.stop()
 
     def _state(self) -> PipelineState:
@@ -281,59 +287,53 @@ class _Attempt:
         )
 
     async def _turn(self) -> bool:
-        """Do the first of these steps that applies:
+        """Do these steps in order, each if it applies:
 
-        1. commit, if the transaction is whole and the commit is due;
-        2. write a batch, if one is full, or if one is whole and nothing more waits to be read;
-        3. read what waits in the queue, or raise the reader's error;
-        4. discard an unfinished transaction, if the log has ended inside it;
-        5. follow discovered tables, if the target is at a commit and the stream has passed the
-           position of their discovery;
-        6. backfill for a time slice, if the target is at a commit;
-        7. wait for the log.
+        1. Read what waits in the queue, and write one batch. Wait for the log only if no table can
+           be backfilled.
+        2. Commit, if the transaction is whole and the commit is due.
+        3. Follow discovered tables, if the target is at a commit and the stream has passed the
+           position of their discovery.
+        4. Backfill for a time slice, if the target is at a commit.
 
-        Returns True if new tables are followed.
+        So a busy stream and the backfill take turns. Returns True if new tables are followed.
         """
-        now, queue, batcher = time.monotonic(), self._queue, self._batcher
+        await self._advance_stream()
         if self._commit_is_due():
             await self.writer.commit()
-        elif (batcher.full(now) or not queue.ready) and (batch := batcher.take(now)):
-            await self._write(batch)
-        elif queue.ready or queue.failed:
-            await self._read(0.0)
-        elif queue.ended and batcher:
-            batcher.clear()
-        elif self._at_commit() and self._discovery.due():
-            return await self._discovery.start_following()
-        elif self._at_commit() and self._backfill.possible():
-            await self._run_backfill()
-        else:
-            await self._read(POSITION_SECONDS)
+        if self.writer.transaction is not Transaction.EMPTY:
+            return False
+        if self._log is _Log.SILENT and not (self._queue.ready or self._batcher):
+            self.writer.mark_current()
+        if self._commands.stopping:
+            return False
+        if self._discovery.due() and await self._discovery.start_following():
+            return True
+        await self._run_backfill()
         return False
 
-    def _at_commit(self) -> bool:
-        """Whether the target is at a commit, and no stop was asked for."""
-        return self.writer.transaction is Transaction.EMPTY and not self._commands.stopping
-
-    def _commit_is_due(self) -> bool:
-        """Rows are committed at once. While large batches follow each other, several share a
-        transaction, because each commit waits for the target's disk.
+    async def _advance_stream(self) -> None:
+        """Write a batch if one is full. Else read, then write a batch if one is full, or if one is
+        whole and nothing more waits to be read.
         """
-        writer = self.writer
-        if writer.transaction is Transaction.EMPTY:
-            return writer.moved and writer.seconds_since_commit >= POSITION_SECONDS
-        if writer.transaction is Transaction.PARTIAL:
-            return False
-        more = self._log is _Log.BEHIND and (self._queue.ready or bool(self._batcher))
-        return (
-            not more
-            or self._commands.stopping
-            or writer.seconds_since_commit >= COMMIT_SECONDS
-            or self._backfill.possible()
-        )
+        batcher, queue = self._batcher, self._queue
+        now = time.monotonic()
+        batch = batcher.take(now) if batcher.full(now) else None
+        if batch is None:
+            await self._read()
+            now = time.monotonic()
+            if batcher.full(now) or not queue.ready:
+                batch = batcher.take(now)
+        if batch is not None:
+            await self._write(batch)
+        elif queue.ended:
+            batcher.clear()  # the log has ended inside a transaction
 
-    async def _read(self, timeout_seconds: float) -> None:
-        for read in await self._queue.get(timeout_seconds):
+    async def _read(self) -> None:
+        """Move what waits in the queue to the batcher."""
+        between = self.writer.transaction is not Transaction.PARTIAL
+        wait_seconds = 0.0 if between and self._backfill.possible() else POSITION_SECONDS
+        for read in await self._queue.get(wait_seconds):
             if self._log is _Log.UNREAD:
                 self._log = _Log.FLOWING
             self._batcher.add(read.changes, read.rows, read.size, time.monotonic())
@@ -348,6 +348,20 @@ class _Attempt:
             self._log = _Log.SILENT
         else:
             self._log = _Log.FLOWING
+
+    def _commit_is_due(self) -> bool:
+        """Rows are committed at once. While large batches follow each other, several share a
+        transaction, because each commit waits for the target's disk.
+        """
+        writer = self.writer
+        if writer.transaction is Transaction.PARTIAL:
+            return False
+        if writer.transaction is Transaction.EMPTY:
+            return writer.moved and writer.seconds_since_commit >= POSITION_SECONDS
+        more = self._log is _Log.BEHIND and self._queue.ready and not self._commands.stopping
+        return (
+            not more or writer.seconds_since_commit >= COMMIT_SECONDS or self._backfill.possible()
+        )
 
     async def _run_backfill(self) -> None:
         if self._backfill.possible():

@@ -194,6 +194,6 @@ def _refuse_schema_changes(changes: Sequence[Change]) -> None:
         if isinstance(change, SchemaChange) and change.before is not None:
             raise SchemaError(
                 "the table was altered, renamed or dropped, which this sink cannot follow",
-                hint="adapt the target by hand, and backfill the table again",
+                hint="adapt the target, and start a pipeline with another name",
                 table=change.before.id,
             )

@@ -161,6 +161,8 @@ class _Document:
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
         self._text = text
+        #: By path: the older name that the file uses for a key.
+        self._older: dict[tuple[str, ...], str] = {}
 
     def decode(self, source_type: StructOf, sink_type: StructOf) -> Settings:
         try:
@@ -205,6 +207,7 @@ class _Document:
                     problem = f"the key is named {new} now, and both are there"
                     raise self._error((*path, old), problem, f"delete {old}")
                 table[new] = table.pop(old)
+                self._older[(*path, new)] = old
         return data
 
     def _scheme(self, data: Mapping[str, Any], part: str) -> str:
@@ -268,6 +271,7 @@ class _Document:
             raise self._error(keys, _in_words(problem), hint) from None
 
     def _error(self, keys: Sequence[str], problem: str, hint: str) -> ConfigError:
+        keys = [self._older.get(tuple(keys[: n + 1]), key) for n, key in enumerate(keys)]
         line = self._line_of(keys)
         place = str(self._path) if line is None else f"{self._path}:{line}"
         return ConfigError(f"{place}: {'.'.join(keys)}: {problem}", hint=hint)
