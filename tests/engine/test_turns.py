@@ -1,0 +1,203 @@
+"""
+The turns of the loop: a busy stream, the backfill, commits and the lag do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from engine.change import Begin, Change, Commit, Heartbeat, Row
+from engine.checkpoint import Checkpoint
+from engine.errors import SinkLost, SourceLost
+from engine.schema import Table
+from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
+from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
+from sources.memory import MemoryDatabase, MemorySettings, MemorySource
+from tests.support.memory_pipeline import KEYED, KEYLESS, insert, make_pipeline, run
+from tests.support.waiting import wait_until_async
+
+SETTINGS = MemorySettings("memory:test")
+
+
+def live_database() -> tuple[MemoryDatabase, MemoryStore]:
+    """A database with an empty table, which is live in the target."""
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [])
+    run(make_pipeline(database, store), until_caught_up=True)
+    return database, store
+
+
+class Scripted(MemorySource):
+    """A source whose stream a test writes. Its log seems to end where it began, so that tables are
+    discovered and backfilled at once.
+    """
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        super().__init__(SETTINGS, database)
+        self.streams = 0
+        self.released = threading.Event()
+
+    def position(self) -> str:
+        return "0"
+
+    def _read(self, table: Table) -> tuple[list[Row], str]:
+        return super()._read(table)[0], "0"
+
+    def stop(self) -> None:
+        self.released.set()
+        super().stop()
+
+
+class Busy(Scripted):
+    """A stream that never pauses."""
+
+    def stream(self, position: str | None, *tables: Any) -> Iterator[list[Change]]:
+        here = int(position or 0)
+        while not self._stopped:
+            here += 1
+            now = time.time()
+            change = insert(KEYED, (here, "x"))
+            yield [Begin(str(here), str(here - 1), now), change, Commit(str(here), now)]
+
+
+def test_a_busy_stream_does_not_starve_the_backfill() -> None:
+    """GIVEN a stream that never pauses WHEN a new table appears THEN it is discovered and
+    backfilled while the stream is applied.
+    """
+    database, store = live_database()
+    database.load(KEYLESS, [(n, "old") for n in range(500)])
+    pipeline = make_pipeline(
+        database,
+        store,
+        source=Busy(database),
+        batch=BatchSettings(max_rows=100, queue_bytes=100_000),
+        backfill=BackfillSettings(chunk_rows=50, slice_seconds=0.0),
+    )
+
+    async def scenario() -> None:
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: pipeline.counters.backfilled_rows == 500)
+        rows = pipeline.counters.rows
+        await wait_until_async(lambda: pipeline.counters.rows > rows)
+        pipeline.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+def cut_off() -> list[Change]:
+    """A large batch of whole transactions, and the first rows of one that does not end."""
+    whole = insert(KEYED, *[(n, "x") for n in range(80)])
+    return [Begin("1", "0", 1.0), whole, Commit("1", 1.0), Begin("2", "1", 1.0)]
+
+
+class Broken(Scripted):
+    """A stream that breaks inside the second transaction, three times."""
+
+    def stream(self, position: str | None, *tables: Any) -> Iterator[list[Change]]:
+        self.streams += 1
+        if position == "0":
+            yield [*cut_off(), insert(KEYED, (1000, "y"))]
+        if self.streams < 3:
+            raise SourceLost("it breaks inside the second transaction")
+
+
+def test_whole_transactions_are_committed_before_the_reader_fails() -> None:
+    """A connection that always breaks inside a transaction makes progress all the same."""
+    database, store = live_database()
+    batch = BatchSettings(max_rows=100)
+    pipeline = make_pipeline(database, store, source=Broken(database), batch=batch)
+    run(pipeline)
+    assert len(store.rows(KEYED.id)) == 80
+    assert pipeline.counters.rows == 80
+
+
+class Paused(Scripted):
+    """A stream that pauses inside the second transaction."""
+
+    def stream(self, position: str | None, *tables: Any) -> Iterator[list[Change]]:
+        yield [*cut_off(), insert(KEYED, (1000, "y"))]
+        self.released.wait(20)
+
+
+def test_whole_transactions_are_committed_before_the_loop_waits() -> None:
+    database, store = live_database()
+    batch = BatchSettings(max_rows=100)
+    pipeline = make_pipeline(database, store, source=Paused(database), batch=batch)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: pipeline.counters.rows == 80)
+        begun = time.monotonic()
+        await wait_until_async(lambda: len(store.rows(KEYED.id)) == 80)
+        assert time.monotonic() - begun < 0.5
+        pipeline.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+class Late(Scripted):
+    """A heartbeat and, when the test says so, a row, both 100 seconds old, and a heartbeat that says
+    that nothing is left.
+    """
+
+    proceed = threading.Event()
+
+    def stream(self, position: str | None, *tables: Any) -> Iterator[list[Change]]:
+        old = time.time() - 100
+        yield [Heartbeat("0", old)]
+        self.proceed.wait(20)
+        yield [Begin("1", "0", old), insert(KEYED, (1, "x")), Commit("1", old)]
+        yield [Heartbeat("1", time.time())]
+        self.released.wait(20)
+
+
+class HangingCommit(MemorySink):
+    """A target that is lost in the commit of position 1, when the test says so."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(MemorySinkSettings("memory:test"), "test", store)
+        self.hangs = asyncio.Event()
+        self.released = asyncio.Event()
+
+    async def commit(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.position == "1":
+            self.hangs.set()
+            await self.released.wait()
+            raise SinkLost("the target is lost")
+        await super().commit(checkpoint)
+
+
+def test_the_lag_counts_until_the_commit() -> None:
+    """The last heartbeat says that nothing is left to read. Until the row before it is committed,
+    the target is still 100 seconds behind.
+    """
+    database, store = live_database()
+
+    async def scenario() -> None:
+        source, sink = Late(database), HangingCommit(store)
+        pipeline = make_pipeline(
+            database,
+            store,
+            source=source,
+            sink=sink,
+            retry=RetrySettings(first_seconds=600.0, max_seconds=600.0),
+        )
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: (pipeline.status().lag_seconds or 0) > 99)
+        source.proceed.set()
+        async with asyncio.timeout(10):
+            await sink.hangs.wait()
+        assert (pipeline.status().lag_seconds or 0) > 99
+        sink.released.set()
+        await wait_until_async(lambda: pipeline.status().reconnects == 1)
+        assert (pipeline.status().lag_seconds or 0) > 99
+        pipeline.stop()
+        await running
+
+    asyncio.run(scenario())
