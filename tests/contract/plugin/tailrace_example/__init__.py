@@ -1,0 +1,3 @@
+"""
+A source and a sink for Tailrace in a package of their own.
+"""
