@@ -142,8 +142,8 @@ def test_whole_transactions_are_committed_before_the_loop_waits() -> None:
 
 
 class Late(Scripted):
-    """A heartbeat and, when the test says so, a row, both 100 seconds old, and a heartbeat that says
-    that nothing is left.
+    """A heartbeat and, when the test says so, a row, both 100 seconds old; then a heartbeat that
+    says that nothing is left.
     """
 
     proceed = threading.Event()
