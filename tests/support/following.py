@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Self
 
 from engine.change import Change, Commit, Heartbeat, Rows
@@ -38,12 +37,7 @@ class Following:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._source.stop()
         self._thread.join(20)
         assert not self._thread.is_alive(), "the stream has not stopped"
