@@ -79,9 +79,16 @@ def init(options: argparse.Namespace) -> int:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="e.g. mysql://repl@legacy:3306/shop")
-    parser.add_argument("target", help="e.g. postgresql://tailrace@new:5432/shop")
-    parser.add_argument("-o", "--output", type=Path, default=Path("tailrace.toml"), metavar="FILE")
+    parser.add_argument("source", metavar="SOURCE", help="e.g. mysql://repl@legacy:3306/shop")
+    parser.add_argument("target", metavar="TARGET", help="e.g. postgresql://tailrace@new:5432/shop")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("tailrace.toml"),
+        metavar="FILE",
+        help="the file to write (default tailrace.toml)",
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 

@@ -7,6 +7,7 @@ The commands, with their options, are in ``engine.cli.init``, ``run`` and ``insp
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import os
 import sys
@@ -99,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             command.name,
             help=command.help,
-            description=command.run.__doc__,
+            description=inspect.cleandoc(command.run.__doc__ or ""),
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

@@ -222,7 +222,12 @@ def _add_tail_options(parser: argparse.ArgumentParser) -> None:
         metavar="POSITION",
         help="now (default), checkpoint (the target's position), or the text of a position",
     )
-    parser.add_argument("--envelope", choices=("plain", "debezium"), default="plain")
+    parser.add_argument(
+        "--envelope",
+        choices=("plain", "debezium"),
+        default="plain",
+        help="the form of a record (default plain)",
+    )
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="stop after N records")
 
 
