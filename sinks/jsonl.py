@@ -29,7 +29,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from shutil import copyfileobj
-from typing import IO, Annotated, Literal, Protocol
+from typing import IO, Annotated, ClassVar, Literal, Protocol
 from urllib.parse import unquote
 
 import msgspec
@@ -79,7 +79,7 @@ class JsonlSink:
     written, too; the reader applies them by key.
     """
 
-    Settings = JsonlSettings
+    Settings: ClassVar[type[msgspec.Struct]] = JsonlSettings
 
     def __init__(self, settings: JsonlSettings, pipeline: str) -> None:
         path = unquote(settings.url.removeprefix("jsonl:"))

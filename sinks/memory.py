@@ -8,6 +8,7 @@ together at ``commit``, and a second sink on the same store finds them, as after
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import ClassVar
 
 import msgspec
 
@@ -44,8 +45,8 @@ class MemoryStore:
 class MemorySink:
     """Keeps the rows of each table in a ``MemoryStore``: the one given, else the URL's."""
 
-    Settings = MemorySinkSettings
-    capabilities = Capabilities(
+    Settings: ClassVar[type[msgspec.Struct]] = MemorySinkSettings
+    capabilities: ClassVar[Capabilities] = Capabilities(
         guarantee="exactly once", transactional=True, upsert=True, schema_changes=True
     )
 

@@ -125,7 +125,7 @@ class MemoryDatabase:
 class MemorySource:
     """Follows a ``MemoryDatabase``: that of the URL unless one is given."""
 
-    Settings = MemorySettings
+    Settings: ClassVar[type[msgspec.Struct]] = MemorySettings
 
     def __init__(self, settings: MemorySettings, database: MemoryDatabase | None = None) -> None:
         self._settings = settings

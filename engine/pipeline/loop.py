@@ -280,6 +280,7 @@ class _Attempt:
         return (
             goal is not None
             and self._log is not _Log.UNREAD
+            and bool(self.writer.position)
             and self.writer.transaction is Transaction.EMPTY
             and self.tracker.live
             and not self._discovery.found

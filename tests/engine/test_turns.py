@@ -10,14 +10,21 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from engine.change import Begin, Change, Commit, Heartbeat, Row
+from engine.change import Begin, Change, Commit, Heartbeat, Row, SchemaChange
 from engine.checkpoint import Checkpoint
 from engine.errors import SinkLost, SourceLost
 from engine.schema import Table
 from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import MemoryDatabase, MemorySettings, MemorySource
-from tests.support.memory_pipeline import KEYED, KEYLESS, insert, make_pipeline, run
+from tests.support.memory_pipeline import (
+    KEYED,
+    KEYLESS,
+    LogOnlySource,
+    insert,
+    make_pipeline,
+    run,
+)
 from tests.support.waiting import wait_until_async
 
 SETTINGS = MemorySettings("memory:test")
@@ -201,3 +208,27 @@ def test_the_lag_counts_until_the_commit() -> None:
         await running
 
     asyncio.run(scenario())
+
+
+class Strict(LogOnlySource):
+    """A source that holds only a log, and can order only positions that are not empty."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        super().__init__(database)
+        reached = self.reached
+
+        def strict(position: str, goal: str) -> bool:
+            assert position, "there is no position before the first commit"
+            return reached(position, goal)
+
+        self.reached = strict
+
+
+def test_a_log_without_tables_is_followed_until_it_is_caught_up() -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    database.commit(SchemaChange("", None, KEYED))
+    for n in range(20):
+        database.commit(insert(KEYED, (n, "x")))
+    pipeline = make_pipeline(database, store, source=Strict(database))
+    run(pipeline, until_caught_up=True)
+    assert len(store.rows(KEYED.id)) == 20
