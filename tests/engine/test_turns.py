@@ -226,9 +226,10 @@ class Strict(LogOnlySource):
 
 def test_a_log_without_tables_is_followed_until_it_is_caught_up() -> None:
     database, store = MemoryDatabase(), MemoryStore()
-    database.commit(SchemaChange("", None, KEYED))
-    for n in range(20):
-        database.commit(insert(KEYED, (n, "x")))
-    pipeline = make_pipeline(database, store, source=Strict(database))
+    changes = [insert(KEYED, (n, "x")) for n in range(500)]
+    database.commit(SchemaChange("", None, KEYED), *changes)
+    # The transaction is read in several pieces, and written in one batch.
+    batch = BatchSettings(max_rows=10_000, queue_bytes=1)
+    pipeline = make_pipeline(database, store, source=Strict(database), batch=batch)
     run(pipeline, until_caught_up=True)
-    assert len(store.rows(KEYED.id)) == 20
+    assert len(store.rows(KEYED.id)) == 500
