@@ -79,11 +79,11 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
         possible only for positions of one server. They cannot replace GTIDs: a transaction may be
         logged before its GTID counts as executed.
         """
-        ours, theirs = self.gtids_with_prepared, other.gtids
-        if isinstance(ours, GtidSet) and isinstance(theirs, GtidSet):
-            return ours.includes(theirs)
-        if isinstance(ours, DomainState) and isinstance(theirs, DomainState):
-            return ours.includes(theirs)
+        own, required = self.gtids_with_prepared, other.gtids
+        if isinstance(own, GtidSet) and isinstance(required, GtidSet):
+            return own.includes(required)
+        if isinstance(own, DomainState) and isinstance(required, DomainState):
+            return own.includes(required)
         return self.server == other.server and self._place() >= other._place()
 
     def contains(self, transaction: str, start: MySQLPosition) -> bool:

@@ -27,7 +27,7 @@ __all__ = ["resume_at"]
 Dump = Callable[[BinlogConnection], None]
 
 #: How long a server may take to add a transaction that it has sent to its executed GTIDs.
-_SETTLE_SECONDS: Final = 2
+_EXECUTED_SECONDS: Final = 2
 _FIRST_OFFSET: Final = 4
 #: The event with the GTIDs of the previous files is among this number of first events.
 _HEAD_EVENTS: Final = 3
@@ -195,7 +195,7 @@ def _check_gtids(connection: Connection[Any], applied: GtidSet) -> None:
     executed, purged = (GtidSet.parse(text) for text in sets)
     unknown = applied.minus(executed)
     if unknown and query(
-        connection, "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)", (str(unknown), _SETTLE_SECONDS)
+        connection, "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)", (str(unknown), _EXECUTED_SECONDS)
     ) != [(0,)]:
         raise _ahead(str(unknown))
     lost = purged.minus(applied)

@@ -89,7 +89,7 @@ def test_a_newer_engine_of_the_pipeline_takes_over(writer: Writer) -> None:
         with Following(two, start, ()) as second:
             second.wait(start)
             error = first.failure()
-    assert "our server_id" in str(error)
+    assert "the same server_id" in str(error)
     assert error.retryable
 
 

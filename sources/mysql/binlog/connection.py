@@ -241,7 +241,7 @@ def _refusal(ending: ServerError) -> SourceError:
     if "same server_uuid/server_id" in lower or "same server_id" in lower:
         # This may be a newer engine of this pipeline. The retry then finds its epoch in the target.
         return SourceLost(
-            "another replica connected to the source with our server_id", hint=_OWN_SERVER_ID
+            "another replica connected to the source with the same server_id", hint=_OWN_SERVER_ID
         )
     if ending.code in ACCESS_DENIED:
         return SourceError(
@@ -255,7 +255,7 @@ def _refusal(ending: ServerError) -> SourceError:
         )
     if ending.code == _FATAL_READING_LOG:
         return SourceError(
-            f"the source cannot send its log from our position: {text}",
+            f"the source cannot send its log from the stored position: {text}",
             hint="the log was purged or reset: backfill the tables again, and keep the log longer"
             " (binlog_expire_logs_seconds)",
         )
