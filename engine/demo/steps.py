@@ -42,8 +42,8 @@ __all__ = ["run"]
 TRANSACTIONS_PER_SECOND = 300
 #: The engine is killed when this part of the backfill is done.
 KILL_AT = 0.35
-#: The recording shows the live view when this part of the backfill is done.
-RECORD_AT = 0.6
+#: The recording shows the live view when this part of the backfill is done, in a large table.
+RECORD_AT = 0.5
 POLL_SECONDS = 0.05
 BACKFILL_DEADLINE_SECONDS = 300.0
 STREAM_DEADLINE_SECONDS = 120.0
