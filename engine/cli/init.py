@@ -62,7 +62,7 @@ def init(options: argparse.Namespace) -> int:
     draft = output.with_name(output.name + ".draft")
     draft.write_text(text + sink, encoding="utf-8")
     try:
-        tables, rows = _look(draft)
+        tables, rows = _list_tables(draft)
         draft.write_text(text + _listing(tables, rows) + sink, encoding="utf-8")
         draft.replace(output)
     finally:
@@ -97,7 +97,7 @@ INIT = Command(
 )
 
 
-def _look(config: Path) -> tuple[Sequence[Table], int]:
+def _list_tables(config: Path) -> tuple[Sequence[Table], int]:
     """The source's tables that match, and about how many rows they have."""
     with closing(make_source(load_settings(config))) as source:
         if not isinstance(source, SnapshotSource):

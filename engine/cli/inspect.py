@@ -86,6 +86,8 @@ async def _check(settings: Settings) -> list[Finding]:
 def _guarantee(can: Capabilities) -> Finding:
     """The guarantee of the sink, and its limits."""
     parts = [f"each change is applied {can.guarantee}"]
+    if not can.transactional:
+        parts.append("a transaction that is applied in part cannot be undone")
     if not can.upsert:
         parts.append("a row that changes during its table's backfill may be stored twice")
     if not can.schema_changes:

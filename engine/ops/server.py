@@ -124,9 +124,9 @@ class StatusServer:
     """Serves while it is entered: ``async with StatusServer("127.0.0.1:9187", …) as server``.
 
     ``status`` returns the status at the moment of the call; /health reads its ``state`` and
-    ``lag_seconds``. A pipeline is healthy while it backfills or is at most ``max_lag_seconds``
-    behind; the time without a connection to the source or the target counts as lag. Raises
-    ConfigError if the address is wrong or taken.
+    ``lag_seconds``. A pipeline is healthy while it backfills or drains, or is at most
+    ``max_lag_seconds`` behind; the time without a connection to the source or the target counts as
+    lag. Raises ConfigError if the address is wrong or taken.
     """
 
     def __init__(

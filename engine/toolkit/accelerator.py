@@ -16,7 +16,10 @@ from contextvars import ContextVar
 __all__ = ["ALLOWED", "python_only", "wanted"]
 
 #: False if the environment disables the accelerators.
-ALLOWED = os.environ.get("TAILRACE_ACCELERATOR") != "off"
+ALLOWED = "off" not in (
+    os.environ.get("TAILRACE_ACCELERATOR"),
+    os.environ.get("TAILRACE_KERNEL"),  # the name in version 0.1.0
+)
 
 _wanted = ContextVar("wanted", default=True)
 

@@ -67,7 +67,7 @@ class Definition(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One change, in the plain form.
 
-    ``op`` is insert, update, delete, read (a row of the snapshot), truncate or schema. ``schema``
+    ``op`` is insert, update, delete, read (a backfilled row), truncate or schema. ``schema``
     and ``table`` are the name of the table. ``version`` counts the versions of the table from 1.
 
     ``key`` holds the columns that identify the row, with their values before the change; null for
@@ -79,8 +79,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     ``transaction`` is the source's id of the transaction. ``position`` is where the transaction
     starts; a stream from there sends all of it. ``order`` is the record's ordinal within the
     transaction, from 0, so (transaction, order) identifies a change. ``committed_at`` is the commit
-    time in ISO 8601, UTC, with microseconds; null if the log has none. All four are null for rows
-    of the snapshot.
+    time in ISO 8601, UTC, with microseconds; null if the log has none. All four are null for
+    backfilled rows.
 
     ``statement`` and ``definition`` exist in records of op schema only.
     """

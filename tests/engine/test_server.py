@@ -110,6 +110,7 @@ def test_pages_need_no_thread() -> None:
     [
         ("streaming", 59.0, 60, ""),
         ("backfilling", 9999.0, 60, ""),
+        ("draining", 9999.0, 60, ""),
         ("connecting", None, 60, ""),
         ("connecting", 59.0, 60, ""),
         ("streaming", 61.0, 60, "the target is 61 seconds behind the source"),

@@ -196,3 +196,15 @@ def test_the_page_names_the_version_and_the_states() -> None:
 
 def test_the_version_is_part_of_the_json() -> None:
     assert msgspec.json.decode(msgspec.json.encode(Status()))["version"] == STATUS_VERSION
+
+
+def test_a_field_that_goes_needs_a_new_version() -> None:
+    """Each version of the status has these fields at least."""
+    fields = {
+        1: (
+            *("version", "pipeline", "state", "epoch", "position", "rows", "backfilled_rows"),
+            *("reconnects", "lag_seconds", "lag_bytes", "tables"),
+        )
+    }
+    assert set(fields[STATUS_VERSION]) <= set(Status.__struct_fields__)
+    assert {"table", "state", "rows", "estimate"} <= set(TableStatus.__struct_fields__)

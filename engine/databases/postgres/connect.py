@@ -84,7 +84,7 @@ def driver_error(
     if broken:
         return side.lost(
             f"the connection to PostgreSQL broke ({describe(error)})",
-            hint="The pipeline reconnects. If the error repeats, look into the server's log.",
+            hint="If the error repeats, look into the server's log.",
             table=table,
         )
     if isinstance(error, _TRANSIENT) and not (error.sqlstate or "").startswith(_PERMANENT):
@@ -123,7 +123,7 @@ def _hint(error: psycopg.Error, side: Side) -> str:
     match error:
         case pg.LockNotAvailable():
             return (
-                "Another session holds a lock for longer than timeout_seconds. Find it with"
+                "Another session holds a lock for longer than the lock timeout. Find it with"
                 " SELECT pid, application_name, query FROM pg_stat_activity"
                 " WHERE pid = ANY (SELECT unnest(pg_blocking_pids(pid)) FROM pg_stat_activity);"
             )
