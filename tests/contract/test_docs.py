@@ -1,10 +1,11 @@
 """
 docs/writing-a-sink.md and docs/writing-a-source.md quote the package that ``test_plugin`` runs, and
-name the capabilities that the sinks declare.
+name the capabilities that the sinks declare. The example of each page is short.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -21,8 +22,8 @@ SOURCE_PAGE = ROOT / "docs" / "writing-a-source.md"
 
 #: The files that a page quotes, in one or several blocks.
 QUOTED = [
-    (SINK_PAGE, "tailrace_example/sqlite.py"),
-    (SINK_PAGE, "tests/test_sqlite.py"),
+    (SINK_PAGE, "tailrace_example/jsonfile.py"),
+    (SINK_PAGE, "tests/test_jsonfile.py"),
     (SINK_PAGE, "pyproject.toml"),
     (SINK_PAGE, "example.toml"),
     (SOURCE_PAGE, "tailrace_example/changelog.py"),
@@ -31,6 +32,9 @@ QUOTED = [
     (SOURCE_PAGE, "example.toml"),
     (SOURCE_PAGE, "shop.jsonl"),
 ]
+
+#: The most lines of code that an example has, without imports, docstrings and comments.
+CODE_LINES = 75
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -48,6 +52,26 @@ def lines_of(text: str) -> list[str]:
 def test_a_page_quotes_the_whole_file(page: Path, name: str) -> None:
     quoted = [line for title, text in blocks(page) if title == name for line in lines_of(text)]
     assert quoted == lines_of((PLUGIN / name).read_text(encoding="utf-8"))
+
+
+def code_lines(text: str) -> set[int]:
+    """The numbers of the lines of code, without imports, docstrings, comments and blank lines."""
+    code = {
+        number
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip() and not line.strip().startswith("#")
+    }
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant(value=str())):
+                code -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return code
+
+
+@pytest.mark.parametrize("name", ["changelog.py", "jsonfile.py"])
+def test_an_example_is_short(name: str) -> None:
+    text = (PLUGIN / "tailrace_example" / name).read_text(encoding="utf-8")
+    assert len(code_lines(text)) <= CODE_LINES
 
 
 @pytest.mark.parametrize("page", [SINK_PAGE, SOURCE_PAGE], ids=lambda page: page.name)

@@ -8,127 +8,107 @@ Each line is one committed transaction. A line without a line feed at its end is
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import msgspec
 
-from engine.change import Begin, Change, Commit, Heartbeat, Operation, Rows, SchemaChange
+from engine.change import Begin, Change, Commit, Heartbeat, Operation, Row, Rows, SchemaChange
 from engine.contract import Finding
 from engine.errors import DecodeError, SchemaError, SourceError, SourceLost
 from engine.schema import Column, Kind, Table, TableId, Type
 
 
 class TableSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The columns of a table with their neutral types, and the names of its key's columns."""
+    """The columns of the key, and the others, in order and with their neutral types."""
 
-    columns: dict[str, Kind]
-    key: tuple[str, ...] = ()
+    key: dict[str, Kind] = {}
+    columns: dict[str, Kind] = {}
 
 
 class ChangelogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``url`` is ``changelog:`` and the path of the file. ``poll_seconds`` is how often the file is
-    read again at its end.
-    """
+    """``url`` is ``changelog:`` and the path of the file."""
 
     url: str
     tables: dict[str, TableSettings]
-    poll_seconds: float = 0.1
 
 
-class LoggedChange(msgspec.Struct):
-    """One changed row: an insert has no ``before``, and a delete has no ``after``."""
-
-    table: str
-    before: dict[str, Any] | None = None
-    after: dict[str, Any] | None = None
-
-
-class LoggedTransaction(msgspec.Struct):
-    """One line of the file. ``at`` is the commit time in Unix seconds."""
+class Transaction(msgspec.Struct):
+    """One line of the file: the commit time in Unix seconds, and the changed rows. Each is a table,
+    the row before (null for an insert) and the row after (null for a delete).
+    """
 
     at: float
-    changes: list[LoggedChange]
+    changes: list[tuple[str, Row | None, Row | None]]
 
 
 class ChangelogSource:
     """A position is the number of bytes of the file before it."""
 
-    Settings: ClassVar[type[msgspec.Struct]] = ChangelogSettings
+    Settings = ChangelogSettings
 
     def __init__(self, settings: ChangelogSettings) -> None:
         self._path = Path(unquote(settings.url.removeprefix("changelog:")))
-        self._poll_seconds = settings.poll_seconds
-        self._tables = {
-            name: _table(TableId(self._path.stem, name), table)
-            for name, table in settings.tables.items()
-        }
+        self._tables = {name: _table(name, table) for name, table in settings.tables.items()}
         self._stopping = threading.Event()
 
     def check(self) -> list[Finding]:
-        if not self._path.is_file():
-            action = "start the application that writes it, or correct the url"
-            return [Finding("error", "changelog", f"there is no file {self._path}", action)]
-        return [Finding("ok", "changelog", f"{len(self._tables)} tables in {self._path}")]
+        return [Finding("ok", "changelog", f"{self._path} has {self.position()} bytes")]
 
     def stream(
         self, position: str | None, tables: Iterable[Table], discovered: Iterable[Table] = ()
     ) -> Iterator[list[Change]]:
-        known = {table.id.name: table for table in tables}
-        for name, table in known.items():
-            if self._tables.get(name) != table:
-                hint = "restore it, or start anew with an empty target"
-                raise SchemaError("the configuration of a table was changed", hint=hint, table=name)
-        start = int(position or 0)
-        if start > int(self.position()):
-            raise SourceError("the file is shorter than the position", hint="restore the file")
+        known, here = set(tables), int(position or 0)
+        if not known.issubset(self._tables.values()):
+            raise SchemaError("the configuration of a table was changed", hint="restore it")
+        while not self._stopping.is_set():
+            line, size = self._read(here)
+            if size < here:
+                raise SourceError("the file is shorter than the position", hint="restore it")
+            if line.endswith(b"\n"):
+                yield list(self._changes(line, here, known))
+                here += len(line)
+            else:
+                yield [Heartbeat(str(here), time.time())]
+                self._stopping.wait(0.1)
+
+    def _read(self, start: int) -> tuple[bytes, int]:
+        """The line that begins at ``start``, and the size of the file."""
         try:
             with self._path.open("rb") as file:
-                while not self._stopping.is_set():
-                    file.seek(start)
-                    line = file.readline()
-                    if line.endswith(b"\n"):
-                        yield self._transaction(line, start, known)
-                        start += len(line)
-                    else:
-                        yield [Heartbeat(str(start), time.time())]
-                        self._stopping.wait(self._poll_seconds)
+                file.seek(start)
+                return file.readline(), file.seek(0, os.SEEK_END)
         except OSError as error:
-            raise _lost(error) from error
+            raise SourceLost(f"{self._path}: {error.strerror}", hint="check the url") from error
 
-    def _transaction(self, line: bytes, start: int, known: dict[str, Table]) -> list[Change]:
+    def _changes(self, line: bytes, start: int, known: set[Table]) -> Iterator[Change]:
         """The changes of one line. A table is created before its first change."""
         try:
-            logged = msgspec.json.decode(line, type=LoggedTransaction)
-            changes: list[Change] = [Begin(str(start), str(start), logged.at)]
-            for change in logged.changes:
-                if change.table not in self._tables:
-                    continue
-                if change.table not in known:
-                    known[change.table] = self._tables[change.table]
-                    changes.append(SchemaChange("", None, known[change.table]))
-                rows = _rows(change, known[change.table], len(line) // len(logged.changes))
-                last = changes[-1]
-                if not (isinstance(last, Rows) and last.join(rows)):
-                    changes.append(rows)
-            changes.append(Commit(str(start + len(line)), logged.at))
-        except (msgspec.DecodeError, KeyError) as error:
-            hint = "each line holds at, and changes with table, before and after"
-            raise DecodeError("the line is damaged", hint=hint, position=start) from error
-        return changes
+            transaction = msgspec.json.decode(line, type=Transaction)
+            yield Begin(str(start), str(start), transaction.at)
+            for name, before, after in transaction.changes:
+                table = self._tables[name]
+                if table not in known:
+                    known.add(table)
+                    yield SchemaChange("", None, table)
+                if {len(row) for row in (before, after) if row is not None} != {len(table.columns)}:
+                    raise ValueError("not the columns of the table")
+                op: Operation = "insert" if not before else "update" if after else "delete"
+                old, new = ([row] if row else None for row in (before, after))
+                yield Rows(table, op, old, new, size=len(line) // len(transaction.changes))
+            yield Commit(str(start + len(line)), transaction.at)
+        except (ValueError, KeyError) as error:
+            raise DecodeError("the line is damaged", hint="correct it", position=start) from error
 
     def position(self) -> str:
-        try:
-            return str(self._path.stat().st_size)
-        except OSError as error:
-            raise _lost(error) from error
+        return str(self._read(0)[1])
 
-    def reached(self, position: str, target: str) -> bool:
-        return int(position or 0) >= int(target or 0)
+    def reached(self, position: str, goal: str) -> bool:
+        return int(position or 0) >= int(goal or 0)
 
     def includes(self, position: str, begin: Begin) -> bool:
         return int(position or 0) > int(str(begin.position))
@@ -146,21 +126,7 @@ class ChangelogSource:
         self._stopping.clear()
 
 
-def _table(id: TableId, settings: TableSettings) -> Table:
-    columns = tuple(Column(name, Type(kind), kind) for name, kind in settings.columns.items())
-    return Table(id, columns, tuple(list(settings.columns).index(name) for name in settings.key))
-
-
-def _rows(change: LoggedChange, table: Table, size: int) -> Rows:
-    op: Operation = "update"
-    if change.before is None or change.after is None:
-        op = "insert" if change.before is None else "delete"
-    images = (
-        None if image is None else [tuple(image[name] for name in table.names)]
-        for image in (change.before, change.after)
-    )
-    return Rows(table, op, *images, size=size)
-
-
-def _lost(error: OSError) -> SourceLost:
-    return SourceLost(f"the file cannot be read: {error.strerror}", hint="check its rights")
+def _table(name: str, settings: TableSettings) -> Table:
+    kinds = settings.key | settings.columns
+    columns = tuple(Column(name, Type(kind), kind) for name, kind in kinds.items())
+    return Table(TableId("changelog", name), columns, key=tuple(range(len(settings.key))))

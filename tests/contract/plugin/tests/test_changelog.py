@@ -8,8 +8,10 @@ import time
 import pytest
 from tailrace_example.changelog import ChangelogSettings, ChangelogSource, TableSettings
 
-from engine.contract_suite.origin import COLUMNS, HEARTBEAT_SECONDS, Origin
+from engine.contract_suite.origin import Origin
 from engine.contract_suite.sources import LiveSourceContract
+
+TEXTS = {"code": "text", "note": "text"}
 
 
 class ChangelogOrigin(Origin):
@@ -19,24 +21,12 @@ class ChangelogOrigin(Origin):
 
     def execute(self, *transactions):
         with self.path.open("a") as file:
-            for steps in transactions:
-                changes = [
-                    {"table": table, "before": image(table, old), "after": image(table, new)}
-                    for table, old, new in steps
-                ]
+            for changes in transactions:
                 file.write(json.dumps({"at": time.time(), "changes": changes}) + "\n")
 
     def source(self):
-        tables = {
-            "item": TableSettings({"id": "int64", "code": "text", "note": "text"}, ("id",)),
-            "remark": TableSettings({"code": "text", "note": "text"}),
-        }
-        url = f"changelog:{self.path}"
-        return ChangelogSource(ChangelogSettings(url, tables, HEARTBEAT_SECONDS))
-
-
-def image(table, row):
-    return None if row is None else dict(zip(COLUMNS[table], row, strict=True))
+        tables = {"item": TableSettings({"id": "int64"}, TEXTS), "remark": TableSettings({}, TEXTS)}
+        return ChangelogSource(ChangelogSettings(f"changelog:{self.path}", tables))
 
 
 class TestChangelogSource(LiveSourceContract):
