@@ -2,8 +2,9 @@
 What a source and a sink provide to the pipeline.
 
 Data flows source → pipeline → sink. Nothing flows back except ``Source.acknowledge``. A source
-blocks, and is called from worker threads. A sink is asynchronous and runs on the event loop. A
-constructor takes the settings, and neither connects nor reads anything.
+blocks, and is called from worker threads (``Source`` names the exceptions). A sink is asynchronous
+and runs on the event loop. A constructor takes the settings, and neither connects nor reads
+anything.
 
 ``Source`` is a log. ``SnapshotSource`` is a source whose tables can be read too, so they can be
 backfilled. ``Readable`` is a source or a sink whose tables can be compared. A sink declares what it
@@ -87,16 +88,18 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 class Source(Protocol):
     """The log of a database.
 
-    Every method may block, is called from a thread, raises only ``TailraceError``, and has a
-    deadline on each of its waits (a stalled connection is ``SourceLost``). ``stream`` runs on one
-    thread while the other methods may run on another.
+    ``check``, ``stream``, ``position``, ``backlog``, ``close`` and the methods that read tables may
+    block, and are called from worker threads; ``stream`` has a thread of its own, so the others may
+    run at the same time. ``reached``, ``includes``, ``acknowledge`` and ``stop`` are called on the
+    event loop and return at once. Methods raise only ``TailraceError``, and have a deadline on each
+    of their waits (a stalled connection is ``SourceLost``).
     """
 
     #: The struct that decodes the source's part of the configuration.
     Settings: ClassVar[type[msgspec.Struct]]
 
     def check(self) -> list[Finding]:
-        """Preflight: connect and inspect, change nothing. Every finding says what to type."""
+        """Preflight: connect, inspect, change nothing. A finding that is not ok says what to type."""
         ...
 
     def stream(
@@ -187,7 +190,7 @@ class SnapshotSource(Source, Protocol):
 class Sink(Protocol):
     """A target that stores changes, and the checkpoint with them.
 
-    All methods but ``open`` are called by one task, in order. They raise only ``TailraceError``. A
+    A pipeline calls all methods from one task, one at a time. They raise only ``TailraceError``. A
     broken connection is ``SinkLost`` and leaves nothing of the open transaction behind.
     """
 
@@ -216,11 +219,11 @@ class Sink(Protocol):
     ) -> Applied:
         """Apply changes in order, inside the open target transaction; open one if there is none.
 
-        ``changes`` may be part of a transaction, and may hold several. Only the net changes per key
-        count. Rows of a table in ``in_backfill`` may already exist or be gone: they are applied
-        idempotently and are no drift. Rows of operation ``read`` replace the row with their key.
-        ``Begin``, ``Commit`` and ``Heartbeat`` carry no data. ``SchemaChange`` also records the
-        version of the table.
+        ``changes`` may be part of a transaction, and may hold several. A sink with ``upsert`` may
+        apply only the net change of each key. Rows of a table in ``in_backfill`` may already exist
+        or be gone: they are applied idempotently and are no drift. Rows of operation ``read``
+        replace the row with their key. ``Begin``, ``Commit`` and ``Heartbeat`` carry no data.
+        ``SchemaChange`` also records the version of the table.
         """
         ...
 

@@ -95,7 +95,7 @@ class Backfill:
         return elapsed >= self._settings.slice_seconds and self._others_wait()
 
     async def _make_live(self) -> None:
-        """Make tables live that are consistent already, because the log had nothing to add.
+        """Make tables live whose high watermark the stream has already passed.
 
         Each transaction makes a bounded number of tables live, because each table takes locks.
         """
@@ -116,8 +116,8 @@ class Backfill:
         )
 
     async def _check_empty_tables(self) -> None:
-        """Check some tables that seem to be empty, and make those live that are. The others are
-        read in chunks later.
+        """Check a group of tables that seem to be empty. Those that are empty become live; the
+        others are read in chunks later.
         """
         tables = list(filter(self._seems_empty, self._tracker.pending))[:EMPTY_TABLES]
         self._checked.update(table.id for table in tables)

@@ -1,10 +1,10 @@
 """
 When to write: the changes that were read become batches for the sink. Pure.
 
-A batch that can be committed ends with a transaction. It is taken as soon as nothing more waits to
-be read, so an idle pipeline has the latency of one commit. While the target is busy, more changes
-arrive, so the next batch is larger. Only a transaction that exceeds the limits is split, and the
-pipeline writes its pieces into one open target transaction.
+A batch can be committed if it ends with a ``Commit`` or a ``Heartbeat``. It is taken as soon as
+nothing more waits to be read, so an idle pipeline has the latency of one commit. While the target
+is busy, more changes arrive, so the next batch is larger. Only a transaction that exceeds the
+limits is split, and the pipeline writes its pieces into one open target transaction.
 """
 
 from __future__ import annotations

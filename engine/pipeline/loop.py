@@ -53,8 +53,8 @@ class Pipeline:
     """Mirrors ``source`` into ``sink`` until it is stopped. ``name`` identifies the checkpoint in
     the target.
 
-    Guarantee: every committed transaction of a followed table is applied in commit order, and as
-    often as the sink's guarantee says.
+    Guarantee: every committed transaction of a followed table is applied in commit order, exactly
+    once or at least once, as the sink's ``capabilities`` say.
     """
 
     def __init__(
@@ -290,8 +290,8 @@ class _Attempt:
     async def _turn(self) -> bool:
         """Do these steps in order, each if it applies:
 
-        1. Read what waits in the queue, and write one batch. Wait for the log only if no table can
-           be backfilled.
+        1. Read what waits in the queue, and write one batch. Wait for the log if no table can be
+           backfilled, or if a source transaction is applied only in part.
         2. Commit, if the transaction is whole and the commit is due.
         3. Follow discovered tables, if the target is at a commit and the stream has passed the
            position of their discovery.

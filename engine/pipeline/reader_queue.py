@@ -33,7 +33,7 @@ class ReadBatch(msgspec.Struct, frozen=True, gc=False):
 class ReaderQueue:
     """Runs ``read`` on its own thread and hands what it yields to the event loop, in order.
 
-    About ``max_bytes`` (as ``weigh`` counts) may wait; a larger read batch waits only until the
+    About ``max_bytes`` (as ``weigh`` counts) may wait; a larger read batch is accepted once the
     queue is empty. ``get`` raises the reader's error after everything that was read before it.
     """
 

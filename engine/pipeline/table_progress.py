@@ -1,9 +1,9 @@
 """
 The progress of each table's backfill, and which changes of the stream it admits. Pure.
 
-Let the stream be applied up to its position S. A chunk is read with the low watermark S, so it
-shows at least everything up to S. Its high watermark T is the last position whose changes it may
-show. The rules follow from S ≤ T:
+S is the position up to which the stream is applied; it is the low watermark of a chunk, whose rows
+show at least everything up to S. T is its high watermark, the last position whose changes the rows
+may show. The rules follow from S ≤ T:
 
 - Changes to a pending table are dropped, because its first chunk shows them.
 - Changes to a table with a key are applied by key while it is backfilled and until the stream has
@@ -90,9 +90,7 @@ class ProgressTracker:
                 yield self._tables[id]
 
     def _pending_ids(self) -> list[TableId]:
-        """The pending tables by estimate. The list may hold some that are not pending any more, but
-        its last one always is.
-        """
+        """The pending tables by estimate. Entries may be stale, but the last one is pending."""
         if self._pending is None:
             found = [id for id, it in self._progress.items() if it.state == "pending"]
             self._pending = sorted(found, key=lambda id: self._progress[id].estimate)

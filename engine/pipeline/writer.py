@@ -43,9 +43,9 @@ class Counters:
 
     ``rows`` counts row changes of the stream, ``backfilled_rows`` rows of backfills.
     ``current_at`` is the last Unix time at which the target is known to have equalled the source:
-    the commit time of the last applied transaction, or now while nothing is left to apply. So the
-    lag is 0 on an idle source, and grows while either side is away. It is 0.0 until it is
-    known.
+    the commit time of the last applied transaction, or the current time while nothing is left to
+    apply. So the lag is 0 on an idle source, and grows while either database is unreachable. It is
+    0.0 until it is known.
     """
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class Counters:
 class TargetWriter:
     """Writes into ``sink``, from ``checkpoint`` on, as the engine of ``epoch``.
 
-    After an error of the sink, the writer must not be used again: the next attempt opens the sink
-    anew and reads the checkpoint back.
+    After an error of the sink, the writer must not be used again: the next attempt reopens the sink
+    and reads the checkpoint again.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class TargetWriter:
     async def apply(self, changes: Sequence[Change]) -> None:
         """Apply changes that are not part of the stream: tables that are created, emptied or live.
 
-        They count to the stage ``backfill``.
+        Their time is recorded under the stage ``backfill``.
         """
         await self._apply(changes, (), "backfill")
         self.transaction = Transaction.WHOLE
