@@ -99,7 +99,7 @@ class Source(Protocol):
     Settings: ClassVar[type[msgspec.Struct]]
 
     def check(self) -> list[Finding]:
-        """Preflight: connect, inspect, change nothing. A finding that is not ok says what to type."""
+        """Preflight: connect, inspect, change nothing. Findings that are not ok say what to do."""
         ...
 
     def stream(

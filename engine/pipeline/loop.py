@@ -95,6 +95,11 @@ class Pipeline:
             self.state = "stopped"
 
     async def _run(self, until_caught_up: bool) -> None:
+        if self.sink.capabilities.guarantee == "at least once":
+            log.warning(
+                "the sink stores each change at least once, a restart may repeat changes",
+                extra={"pipeline": self.name},
+            )
         delay = self.retry.first_seconds
         failing_since: float | None = None
         while not self.commands.stopping:

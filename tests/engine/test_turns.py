@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+import pytest
+
 from engine.change import Begin, Change, Commit, Heartbeat, Row, SchemaChange
 from engine.checkpoint import Checkpoint
 from engine.errors import SinkLost, SourceLost
@@ -233,3 +236,20 @@ def test_a_log_without_tables_is_followed_until_it_is_caught_up() -> None:
     pipeline = make_pipeline(database, store, source=Strict(database), batch=batch)
     run(pipeline, until_caught_up=True)
     assert len(store.rows(KEYED.id)) == 500
+
+
+class Forgetful(MemorySink):
+    """A sink that may store a change more than once."""
+
+    capabilities = msgspec.structs.replace(MemorySink.capabilities, guarantee="at least once")
+
+
+@pytest.mark.parametrize("kind", [MemorySink, Forgetful])
+def test_a_sink_that_may_repeat_changes_is_warned_about(
+    kind: type[MemorySink], caplog: pytest.LogCaptureFixture
+) -> None:
+    database, store = live_database()
+    sink = kind(MemorySinkSettings("memory:test"), "test", store)
+    run(make_pipeline(database, store, sink=sink), until_caught_up=True)
+    warned = any("at least once" in record.message for record in caplog.records)
+    assert warned == (kind is Forgetful)
