@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from engine.change import Row
-from engine.errors import ShapeChanged, SourceError
+from engine.databases.mysql.connect import translate_errors
+from engine.errors import ShapeChanged, SourceError, SourceLost
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.server_info import log_end, read_server_info
+from sources.mysql.snapshot import watermarks
 from tests.support.mysql_chunks import MakeReader, current_position, read_chunks, rows_of
 from tests.support.mysql_log import live_table
 from tests.support.servers import AnyServer, connect_mysql
@@ -328,6 +330,39 @@ def test_a_keyed_table_without_transactions_under_a_writer(
                     _check_high_watermark(
                         high_watermark, numbers, rows_of(found), exact=not table.key
                     )
+
+
+def test_a_suspended_reader_does_not_keep_the_momentary_lock(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watermarks, "_IDLE_LOCK_SECONDS", 1)
+    database = fresh_mysql_database(mysql_family)
+    suspended = connect_mysql(mysql_family, database)
+    writer = connect_mysql(mysql_family, database)
+    with writer, writer.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (n INT)")
+        cursor.execute("SET lock_wait_timeout = 30")
+        table = live_table(writer, database, "t")
+        lock = watermarks._TableLock(suspended, table)
+        with pytest.raises(SourceLost), translate_errors(), lock:
+            cursor.execute("INSERT INTO t VALUES (1)")
+
+
+def test_the_momentary_lock_leaves_the_session_as_it_was(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh
+) -> None:
+    database = fresh_mysql_database(mysql_family)
+    connection = connect_mysql(mysql_family, database)
+    settings = "SELECT @@lock_wait_timeout, @@wait_timeout"
+    with connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (n INT)")
+        cursor.execute(settings)
+        before = cursor.fetchall()
+        with watermarks._TableLock(connection, live_table(connection, database, "t")):
+            cursor.execute(settings)
+            assert cursor.fetchall() != before
+        cursor.execute(settings)
+        assert cursor.fetchall() == before
 
 
 def test_all_chunks_of_a_keyless_table_show_one_position(

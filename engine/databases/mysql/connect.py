@@ -44,8 +44,10 @@ __all__ = [
 #: Error codes of the server for missing rights and failed authentication.
 ACCESS_DENIED: Final = frozenset((1044, 1045, 1142, 1227, 1698, 3118))
 #: Error codes of the server for conditions that pass: too many connections, shutdown, a killed
-#: connection or query, lock wait timeout, deadlock.
-TRANSIENT: Final = frozenset((1040, 1053, 1077, 1078, 1079, 1203, 1205, 1213, 1317, 1927, 3032))
+#: connection or query, lock wait timeout, deadlock, an idle session that the server has ended.
+TRANSIENT: Final = frozenset(
+    (1040, 1053, 1077, 1078, 1079, 1203, 1205, 1213, 1317, 1927, 3032, 4031)
+)
 #: Error codes of the client library for a server that cannot be reached: by socket, by TCP.
 UNREACHABLE: Final = frozenset((2002, 2003, 2005))
 

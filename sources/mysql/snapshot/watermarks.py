@@ -47,6 +47,9 @@ _DEADLINE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
 # Short, because new writers of the table queue behind a waiting lock.
 _LOCK_WAIT_SECONDS = 1
+# The server ends a session that holds a momentary lock and is silent for so long, such as that of a
+# suspended process: until then nobody writes the table.
+_IDLE_LOCK_SECONDS = 5
 _DENIED = (1044, 1142, 1227, 1045)
 _LOCK_TIMEOUT = 1205
 _TRANSACTIONAL = """
@@ -218,6 +221,8 @@ class _TableLock:
     def __enter__(self) -> None:
         connection = self._connection
         _query(connection, f"SET SESSION lock_wait_timeout = {_LOCK_WAIT_SECONDS}")
+        if not self._kept:
+            _query(connection, f"SET SESSION wait_timeout = {_IDLE_LOCK_SECONDS}")
         deadline = time.monotonic() + _DEADLINE_SECONDS
         statement = f"LOCK TABLES {quote_table(self._table)} READ"
         while True:
@@ -240,7 +245,7 @@ class _TableLock:
         if kind is not None:
             return  # the connection is closed, and the lock with it
         _query(self._connection, "UNLOCK TABLES")
-        _query(self._connection, "SET SESSION lock_wait_timeout = DEFAULT")
+        _query(self._connection, "SET SESSION lock_wait_timeout = DEFAULT, wait_timeout = DEFAULT")
 
     def _denied(self) -> SourceError:
         schema = quote_name(self._table.id.schema)
