@@ -10,6 +10,7 @@ The errors that Tailrace raises on purpose.
     ├── DecodeError       the bytes of a log do not follow their format
     ├── SchemaError       the shape of a table is unknown or cannot be followed
     │   └── ShapeChanged  the live table is ahead of the log (retried after the stream has advanced)
+    │       └── TableRecreated  … or was created anew, perhaps with the same shape
     ├── ApplyError        the target cannot store a change
     ├── Fenced            a newer engine runs this pipeline
     └── ParityError       source and target cannot be compared
@@ -31,6 +32,7 @@ __all__ = [
     "ParityError",
     "SchemaError",
     "ShapeChanged",
+    "TableRecreated",
     "SinkError",
     "SinkLost",
     "SourceError",
@@ -110,6 +112,10 @@ class SchemaError(TailraceError):
 
 class ShapeChanged(SchemaError):
     """The live table has a newer shape than the stream has reached. The stream must advance."""
+
+
+class TableRecreated(ShapeChanged):
+    """The live table was created anew, such as by TRUNCATE. Its shape may be the same."""
 
 
 class ApplyError(TailraceError):

@@ -16,7 +16,7 @@ from contextlib import aclosing
 
 from engine.change import Chunk, Truncate
 from engine.contract import SnapshotSource, Source
-from engine.errors import SchemaError, ShapeChanged, SourceError
+from engine.errors import SchemaError, ShapeChanged, SourceError, TableRecreated
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter, Transaction
 from engine.schema import Table, TableId
@@ -55,8 +55,9 @@ class Backfill:
         self._interrupted = interrupted
         self._started = 0.0
         self._checked: set[TableId] = set()  # for emptiness
-        #: A table whose live shape is ahead of the stream, and the position that must be passed.
-        self._blocked: tuple[Table, str] | None = None
+        #: A table whose live shape is ahead of the stream (None: it may be the same shape), and the
+        #: position that must be passed.
+        self._blocked: tuple[Table | None, str] | None = None
 
     def possible(self) -> bool:
         """Whether a table can be backfilled at the writer's position."""
@@ -195,16 +196,20 @@ class Backfill:
     async def _block(self, table: Table, error: ShapeChanged) -> None:
         """Postpone the table until the stream has passed what is in the log now.
 
-        If the shape still differs then, the log does not contain the schema change.
+        If the stream has not changed the table then, and the live shape still differs, the log does
+        not contain the schema change. Tables are compared by identity: two schema changes may
+        result in an equal one.
         """
-        if self._blocked is not None and self._blocked[0] == table:
+        differs = not isinstance(error, TableRecreated)
+        if differs and self._blocked is not None and self._blocked[0] is table:
             raise SchemaError(
                 "the table was altered, and the log does not contain the change",
                 hint="undo the change, or remove the table from the pipeline and add it again",
                 table=table.id,
                 position=self._writer.position,
             ) from error
-        self._blocked = (table, await asyncio.to_thread(self._source.position))
+        position = await asyncio.to_thread(self._source.position)
+        self._blocked = (table if differs else None, position)
 
 
 async def _close_after(

@@ -24,7 +24,7 @@ from engine.change import Chunk, Row
 from engine.databases.mysql.connect import translate_errors
 from engine.databases.mysql.identifiers import quote_table
 from engine.databases.mysql.types import same_order, same_type
-from engine.errors import ShapeChanged, SourceError, SourceLost
+from engine.errors import ShapeChanged, SourceError, SourceLost, TableRecreated
 from engine.schema import Column, Table
 from sources.mysql.catalog import read_columns, row_statistics
 from sources.mysql.position import MySQLPosition, parse_position
@@ -41,9 +41,10 @@ _CUT_BYTES = 2 * _CHUNK_BYTES
 _READ_TIMEOUT_SECONDS = 60.0
 #: The cursor within a table without a key: its read cannot be resumed.
 _NO_PLACE = "[]"
-# Server errors for a table with another definition: no such table, no such column, or a definition
-# that has changed since the transaction's snapshot was taken.
-_OTHER_SHAPE = frozenset((1146, 1054, 1412))
+# Server errors for a table with another definition: no such table, no such column, or a table that
+# was created anew since the transaction's snapshot was taken, by ALTER, TRUNCATE or OPTIMIZE.
+_RECREATED = 1412
+_OTHER_SHAPE = frozenset((1146, 1054, _RECREATED))
 
 
 class ChunkReader:
@@ -358,7 +359,12 @@ class _Reading:
             try:
                 yield
             except MySQLError as error:
-                if error.args and error.args[0] in _OTHER_SHAPE:
+                code = error.args[0] if error.args else None
+                if code == _RECREATED:
+                    raise TableRecreated(
+                        "the live table was created anew during the read", table=self._table.id
+                    ) from error
+                if code in _OTHER_SHAPE:
                     raise self._other_shape() from error
                 raise
 
