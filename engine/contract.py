@@ -173,8 +173,9 @@ class SnapshotSource(Source, Protocol):
         that for each read. Up to ``readers`` connections read ahead; chunks still come in order.
         Rows have the columns of ``table``. The last chunk has no cursor, and an empty table yields
         one empty chunk. A keyless table is read whole at one position. Raises ``ShapeChanged`` if
-        the live table has another shape than ``table``. Closing the iterator stops the reading;
-        ``close`` closes the connections.
+        the live table has another shape than ``table``, and ``TableRecreated`` if it was created
+        anew during the read, such as by TRUNCATE, so that its shape may be the same. Closing the
+        iterator stops the reading; ``close`` closes the connections.
         """
         ...
 

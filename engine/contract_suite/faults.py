@@ -8,6 +8,7 @@ refuses, it does the work and the answer is lost, it delays the answer, it delay
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import ClassVar, Literal, TypeVar
@@ -26,12 +27,12 @@ T = TypeVar("T")
 Call = Literal["open", "apply", "commit"]
 
 
-class Fault:
+class Fault(ABC):
     """What happens to one call instead of its plain execution."""
 
+    @abstractmethod
     async def around(self, work: Callable[[], Awaitable[T]]) -> T:
         """Execute ``work``, or fail."""
-        raise NotImplementedError
 
 
 class Reject(Fault):
