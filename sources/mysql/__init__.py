@@ -10,6 +10,7 @@ The packages:
 - ``ddl``: the DDL dialect. It derives a table's next version from a logged statement.
 - ``snapshot``: the backfill of tables in chunks (``snapshot/chunks.py``), with the low and high
   watermark of each chunk (``snapshot/watermarks.py``).
+- ``preflight``: the findings of ``tailrace check`` about the server and its tables.
 
 The modules here:
 
@@ -22,7 +23,7 @@ The modules here:
 - ``server_info``: a server's kind, identity and settings, and the end of its log.
 - ``settings``: the settings of both sources, and the patterns that select tables.
 - ``catalog``: tables from ``information_schema``.
-- ``preflight`` and ``unlogged``: the findings of ``tailrace check``; changes that are not logged.
+- ``unlogged``: changes that are not logged.
 
 Connections and types, which a source and a sink of this database share, are in
 ``engine/databases/mysql``. The two servers have one wire format and two SQL dialects. The code that

@@ -1,0 +1,45 @@
+"""
+The checks of a server and its tables before they are followed, for ``tailrace check``.
+
+``server`` checks the server's settings and the user's rights, ``tables`` the tables. A check is a
+function that yields findings. A finding that is not ``ok`` says what to type. Nothing is changed on
+the server.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymysql.connections import Connection
+
+from engine.contract import Finding
+from sources.mysql.preflight.context import Context, read_context
+from sources.mysql.preflight.server import RIGHTS_CHECKS, SETTINGS_CHECKS
+from sources.mysql.preflight.tables import TABLE_CHECKS
+from sources.mysql.server_info import ServerInfo
+from sources.mysql.settings import MySQLSettings
+from sources.mysql.unlogged import unlogged
+
+__all__ = ["preflight"]
+
+
+def preflight(session: Connection[Any], info: ServerInfo, settings: MySQLSettings) -> list[Finding]:
+    """All findings, in the order in which to fix them.
+
+    Raises SourceLost if the connection breaks.
+    """
+    context = read_context(session, info, settings)
+    findings = [finding for check in SETTINGS_CHECKS for finding in check(context)]
+    if context.logs:
+        findings += _log_access(context)
+    findings += (finding for check in TABLE_CHECKS for finding in check(context))
+    return findings
+
+
+def _log_access(context: Context) -> list[Finding]:
+    """Whether the user may read the log, and then, whether the log holds all changes."""
+    findings = [finding for check in RIGHTS_CHECKS for finding in check(context)]
+    if not any(finding.level == "error" for finding in findings):
+        schemas = {table.id.schema for table in context.tables}
+        findings += unlogged(context.session, context.info, schemas)
+    return findings

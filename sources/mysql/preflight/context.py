@@ -1,0 +1,51 @@
+"""
+What the checks look at: the session, the server's settings, and the tables to follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pymysql.connections import Connection
+
+from engine.contract import Finding
+from engine.databases.mysql.connect import query
+from engine.schema import Table, TableId
+from sources.mysql.catalog import read_catalog
+from sources.mysql.server_info import ServerInfo
+from sources.mysql.settings import MySQLSettings, selector
+
+__all__ = ["Check", "Context", "read_context"]
+
+
+class Context(NamedTuple):
+    """What a check looks at.
+
+    ``variables`` are the server's global variables by their names in lower case. ``wanted`` tells
+    whether the configuration selects a table, and ``tables`` are the existing tables it selects.
+    """
+
+    session: Connection[Any]
+    info: ServerInfo
+    settings: MySQLSettings
+    variables: dict[str, str]
+    wanted: Callable[[TableId], bool]
+    tables: Sequence[Table]
+
+    @property
+    def logs(self) -> bool:
+        """Whether the server has a binary log."""
+        return self.variables.get("log_bin") == "ON"
+
+
+#: A check yields its findings. It raises SourceLost if the connection breaks.
+Check = Callable[[Context], Iterator[Finding]]
+
+
+def read_context(session: Connection[Any], info: ServerInfo, settings: MySQLSettings) -> Context:
+    """Query the server. Raises SourceError, SourceLost."""
+    variables = {name.lower(): value for name, value in query(session, "SHOW GLOBAL VARIABLES")}
+    wanted = selector(settings.tables, settings.exclude, fold_names=info.fold_names)
+    tables = read_catalog(session, wanted)
+    return Context(session, info, settings, variables, wanted, tables)

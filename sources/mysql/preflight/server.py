@@ -1,0 +1,188 @@
+"""
+Checks of the server: its settings, and the rights of the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from engine.contract import Finding
+from engine.databases.mysql.connect import query
+from engine.errors import SourceError, SourceLost
+from sources.mysql.binlog.connection import BinlogConnection, choose_server_id
+from sources.mysql.preflight.context import Check, Context
+from sources.mysql.server_info import log_end
+
+__all__ = ["RIGHTS_CHECKS", "SETTINGS_CHECKS"]
+
+_DAY_SECONDS: Final = 86_400
+_RESTART: Final = "and restart the server"
+
+
+def _server(context: Context) -> Iterator[Finding]:
+    name = "MariaDB" if context.info.mariadb else "MySQL"
+    yield Finding("ok", "server", f"{name} {'.'.join(map(str, context.info.version))}")
+
+
+def _log(context: Context) -> Iterator[Finding]:
+    if not context.logs:
+        yield Finding(
+            "error",
+            "log_bin",
+            "the server has no binary log",
+            f"set `log_bin = binlog` below [mysqld] in its option file {_RESTART}",
+        )
+    else:
+        yield Finding("ok", "log_bin", "the server has a binary log")
+
+
+def _format(context: Context) -> Iterator[Finding]:
+    format = context.variables.get("binlog_format", "ROW")
+    if format == "ROW":
+        yield Finding("ok", "binlog_format", "rows are logged as rows")
+        return
+    yield Finding(
+        "error",
+        "binlog_format",
+        f"it is {format}: changes are logged as statements, which do not contain their rows",
+        "SET GLOBAL binlog_format = 'ROW'; set it in the option file too, and let open sessions"
+        " reconnect",
+    )
+
+
+def _images(context: Context) -> Iterator[Finding]:
+    image = context.variables.get("binlog_row_image", "FULL")
+    if image == "FULL":
+        yield Finding("ok", "binlog_row_image", "whole rows are logged")
+    else:
+        yield Finding(
+            "warning",
+            "binlog_row_image",
+            f"it is {image}: only parts of rows are logged, and keyless tables cannot be followed",
+            "SET GLOBAL binlog_row_image = 'FULL'",
+        )
+    if "PARTIAL_JSON" in context.variables.get("binlog_row_value_options", ""):
+        yield Finding(
+            "error",
+            "binlog_row_value_options",
+            "changes of JSON documents are logged instead of the documents",
+            "SET GLOBAL binlog_row_value_options = ''",
+        )
+
+
+def _metadata(context: Context) -> Iterator[Finding]:
+    metadata = context.variables.get("binlog_row_metadata")
+    if metadata == "FULL":
+        yield Finding("ok", "binlog_row_metadata", "the log contains the columns' names and types")
+        return
+    newer = "MariaDB 10.5" if context.info.mariadb else "MySQL 8.0"
+    yield Finding(
+        "warning",
+        "binlog_row_metadata",
+        "the log has no column names: a schema change that cannot be derived stops the pipeline",
+        "SET GLOBAL binlog_row_metadata = 'FULL'"
+        if metadata
+        else f"upgrade the server: {newer} has this setting",
+    )
+
+
+def _identity(context: Context) -> Iterator[Finding]:
+    if context.variables.get("server_id") == "0":
+        yield Finding(
+            "error",
+            "server_id",
+            "it is 0: the server accepts no replicas",
+            "SET GLOBAL server_id = 1; set it in the option file too",
+        )
+    if context.info.gtids:
+        yield Finding("ok", "gtid_mode", "transactions have GTIDs")
+    else:
+        yield Finding(
+            "warning",
+            "gtid_mode",
+            "transactions have no GTIDs: positions are valid on this server only, and a backfill"
+            " locks the table briefly for each time slice",
+            "see `Enabling GTID Transactions Online` in MySQL's manual",
+        )
+
+
+def _retention(context: Context) -> Iterator[Finding]:
+    seconds = float(context.variables.get("binlog_expire_logs_seconds") or 0)
+    seconds = seconds or float(context.variables.get("expire_logs_days") or 0) * _DAY_SECONDS
+    if 0 < seconds < _DAY_SECONDS:
+        yield Finding(
+            "warning",
+            "retention",
+            f"the log is kept for {seconds / 3600:.1f} hours: after a longer stop changes are lost",
+            "SET GLOBAL binlog_expire_logs_seconds = 604800 (Amazon RDS: CALL"
+            " mysql.rds_set_configuration('binlog retention hours', 168))",
+        )
+    else:
+        kept = f"for {seconds / _DAY_SECONDS:.1f} days" if seconds else "until it is purged"
+        yield Finding("ok", "retention", f"the log is kept {kept}")
+
+
+def _rights(context: Context) -> Iterator[Finding]:
+    """Check rights by using them. SHOW GRANTS is not enough: roles and partial revokes count."""
+    client = "BINLOG MONITOR" if context.info.mariadb else "REPLICATION CLIENT"
+    try:
+        end = log_end(context.session, context.info)
+    except SourceLost:
+        raise
+    except SourceError as error:
+        action = f"GRANT {client}, REPLICATION SLAVE ON *.* TO <user>"
+        yield Finding("error", "rights", error.message, action)
+        return
+    # With a server_id of its own, because a running engine may use the configured one.
+    replica = BinlogConnection(msgspec.structs.replace(context.settings, server_id=0))
+    try:
+        choose_server_id(context.session, context.settings)
+        replica.open()
+        replica.dump_from_file(end.file, end.offset)
+        while not replica.receive(context.settings.timeout_seconds):
+            pass
+        yield Finding("ok", "rights", "the user may read the log")
+    except SourceLost:
+        raise
+    except SourceError as error:
+        action = error.hint or "GRANT REPLICATION SLAVE ON *.* TO <user>"
+        yield Finding("error", "rights", error.message, action)
+    finally:
+        replica.close()
+
+
+def _prepared(context: Context) -> Iterator[Finding]:
+    try:
+        prepared = query(context.session, "XA RECOVER")
+    except SourceLost:
+        raise
+    except SourceError as error:
+        if not context.info.mariadb:
+            action = "if applications use XA: GRANT XA_RECOVER_ADMIN ON *.* TO <user>"
+            yield Finding("warning", "xa", f"XA transactions cannot be listed: {error}", action)
+        return
+    if prepared:
+        yield Finding(
+            "warning",
+            "xa",
+            f"{len(prepared)} XA transactions are prepared: if they are committed after the start,"
+            " the pipeline stops, because their rows were logged before it",
+            "XA RECOVER; then XA COMMIT or XA ROLLBACK those that no application uses",
+        )
+
+
+#: The checks of the settings, in the order of their findings.
+SETTINGS_CHECKS: Final[tuple[Check, ...]] = (
+    _server,
+    _log,
+    _format,
+    _images,
+    _metadata,
+    _identity,
+    _retention,
+)
+#: The checks of rights to read the log, which the server must have.
+RIGHTS_CHECKS: Final[tuple[Check, ...]] = (_rights, _prepared)

@@ -1,0 +1,105 @@
+"""
+Checks of the tables that the configuration selects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from pymysql.connections import Connection
+
+from engine.contract import Finding
+from engine.databases.mysql.connect import query
+from engine.databases.mysql.identifiers import quote_table
+from engine.errors import SourceError, SourceLost
+from engine.schema import Table, TableId
+from sources.mysql.preflight.context import Check, Context
+from sources.mysql.settings import selector
+
+__all__ = ["TABLE_CHECKS"]
+
+_TABLES_PER_QUERY: Final = 250
+_CASCADES: Final = """
+SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME
+FROM information_schema.REFERENTIAL_CONSTRAINTS
+WHERE UPDATE_RULE IN ('CASCADE', 'SET NULL', 'SET DEFAULT')
+   OR DELETE_RULE IN ('CASCADE', 'SET NULL', 'SET DEFAULT')
+ORDER BY 1, 2, 3
+"""
+
+
+def _unmatched(context: Context) -> Iterator[Finding]:
+    for pattern in context.settings.tables:
+        matches = selector((pattern,), (), fold_names=context.info.fold_names)
+        if not any(matches(table.id) for table in context.tables):
+            yield Finding(
+                "warning",
+                "tables",
+                f"{pattern!r} matches no table that the user can see",
+                "check its spelling, and that the user has the right SELECT on these tables",
+            )
+
+
+def _readable(context: Context) -> Iterator[Finding]:
+    denied = _unreadable(context.session, context.tables)
+    for table in denied:
+        action = f"GRANT SELECT ON `{table.id.schema}`.* TO <user>"
+        yield Finding("error", str(table.id), "the user may not read the table", action)
+    yield Finding("ok", "tables", f"{len(context.tables) - len(denied)} tables can be followed")
+
+
+def _unreadable(session: Connection[Any], tables: Sequence[Table]) -> list[Table]:
+    """The tables that the user may not read. One query tries many; only if it fails, each."""
+    found: list[Table] = []
+    for start in range(0, len(tables), _TABLES_PER_QUERY):
+        some = tables[start : start + _TABLES_PER_QUERY]
+        if not _may_read(session, some):
+            found += [table for table in some if not _may_read(session, [table])]
+    return found
+
+
+def _may_read(session: Connection[Any], tables: Sequence[Table]) -> bool:
+    """Whether the user may read all these tables."""
+    statement = " UNION ALL ".join(
+        f"(SELECT 1 FROM {quote_table(table)} LIMIT 0)" for table in tables
+    )
+    try:
+        query(session, statement)
+    except SourceLost:
+        raise
+    except SourceError:
+        return False
+    return True
+
+
+def _keyless(context: Context) -> Iterator[Finding]:
+    for table in context.tables:
+        if not table.key:
+            yield Finding(
+                "warning",
+                str(table.id),
+                "the table has no primary key and no unique key without nullable columns: changes"
+                " are applied by comparing whole rows, and its backfill cannot be resumed",
+                "add a primary key, if the application allows it",
+            )
+
+
+def _cascades(context: Context) -> Iterator[Finding]:
+    """Since MySQL 9.6 the SQL layer executes cascades, and not InnoDB, so they are logged."""
+    logged = not context.info.mariadb and context.info.version >= (9, 6)
+    if logged and context.variables.get("innodb_native_foreign_keys", "OFF") != "ON":
+        return
+    for schema, table, constraint in query(context.session, _CASCADES):
+        if context.wanted(TableId(schema, table)):
+            yield Finding(
+                "warning",
+                f"{schema}.{table}",
+                f"changes that the foreign key {constraint} makes by CASCADE or SET NULL are not"
+                " logged",
+                "run `tailrace verify` on the table often, or let applications make these changes",
+            )
+
+
+#: The checks of the tables, in the order of their findings.
+TABLE_CHECKS: Final[tuple[Check, ...]] = (_unmatched, _readable, _keyless, _cascades)
