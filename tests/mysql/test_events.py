@@ -76,30 +76,6 @@ def test_gtids_have_their_commit_time_and_tag() -> None:
     assert abs(committed_at - struct.unpack_from("<I", tagged)[0]) < 60
 
 
-def query_event(text: bytes, schema: bytes = b"shop", status: bytes = b"") -> bytes:
-    head = struct.pack("<IIBHH", 7, 0, len(schema), 0, len(status))
-    return bytes(19) + head + status + schema + b"\0" + text
-
-
-def test_a_query_has_its_schema_sql_mode_and_charset() -> None:
-    status = b"\x00" + bytes(4) + b"\x01" + (4).to_bytes(8, "little")
-    status += b"\x06\x03std" + b"\x03" + bytes(4) + b"\x04" + struct.pack("<HHH", 8, 8, 8)
-    event = query_event("ALTER TABLE caf\xe9".encode("latin-1"), status=status)
-    query = ev.read_query(event, len(event))
-    assert query.schema == "shop"
-    assert ev.session_of(query.status) == (4, "latin1")
-    assert ev.statement_text(query.statement, "latin1") == "ALTER TABLE café"
-    assert ev.session_of(b"\x63unknown") == (0, "utf8mb4")
-    assert ev.session_of(b"\x06\xff") == (0, "utf8mb4")
-
-
-def test_a_query_can_have_no_schema_and_no_statement() -> None:
-    event = query_event(b"", schema=b"")
-    assert ev.read_query(event, len(event)) == ("", b"", b"")
-    with pytest.raises(DecodeError):
-        ev.read_query(event, len(event) - 1)
-
-
 def inner(kind: int, body: bytes) -> bytes:
     return struct.pack("<IBIIIH", 0, kind, 1, 19 + len(body), 0, 0) + body
 

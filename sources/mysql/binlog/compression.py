@@ -19,12 +19,11 @@ from engine.errors import DecodeError
 from sources.mysql.binlog.events import (
     HEADER_SIZE,
     LARGEST_EVENT,
-    Query,
     decoding,
     length_encoded,
-    read_query,
     take,
 )
+from sources.mysql.binlog.query_event import Query, read_query
 
 __all__ = [
     "cut_events",

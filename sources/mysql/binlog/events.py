@@ -18,7 +18,6 @@ from functools import wraps
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 from uuid import UUID
 
-from engine.databases.mysql.charset import collation_charset, text_decoder
 from engine.errors import DecodeError
 
 P = ParamSpec("P")
@@ -83,8 +82,6 @@ GOOD_CHECKSUM: Final = 0x2144DF1C
 LARGEST_EVENT: Final = 1 << 30
 
 _HEADER = struct.Struct("<IBIIIH")
-_QUERY = struct.Struct("<IIBHH")
-_LOAD_QUERY_EXTRA = 13  # file id, two offsets, how duplicates are handled
 _GTID = struct.Struct("<B16sq")
 _TIMED_GTID = struct.Struct("<x16sq17xQ")
 _COMMIT_TIME_BITS = (1 << 55) - 1
@@ -106,13 +103,11 @@ class Format(NamedTuple):
         """Whether the log was written by MariaDB."""
         return "mariadb" in self.server_version.lower()
 
-
-class Query(NamedTuple):
-    """A QUERY: a statement, its default schema, and the status variables as raw bytes."""
-
-    schema: str
-    status: bytes
-    statement: bytes
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The numbers of the server's version."""
+        numbers = self.server_version.split("-")[0].split(".")
+        return tuple(int(word) for word in numbers if word.isdigit())
 
 
 #: A GTID of MySQL: the source (the 16 bytes of the UUID, then the tag if it has one), the number,
@@ -199,9 +194,7 @@ def read_format(event: bytes, length: int) -> Format:
 
 
 def _knows_checksums(format: Format) -> bool:
-    numbers = format.server_version.split("-")[0].split(".")
-    version = tuple(int(word) for word in numbers if word.isdigit())
-    return version >= ((5, 3) if format.mariadb else (5, 6, 1))
+    return format.version >= ((5, 3) if format.mariadb else (5, 6, 1))
 
 
 def checksum_is_good(event: bytes, kind: int) -> bool:
@@ -381,76 +374,6 @@ def read_prepare(event: bytes, end: int) -> Prepare:
 def xid_text(global_part: bytes, branch: bytes, format_id: int) -> str:
     """The id of an XA transaction as it is written in logged statements."""
     return f"X'{global_part.hex()}',X'{branch.hex()}',{format_id}"
-
-
-# -- statements ------------------------------------------------------------------------------------
-
-
-def read_query(event: bytes, end: int) -> Query:
-    """QUERY_EVENT.
-
-    It starts with the thread, the duration, the schema's length, the error code and the length of
-    the status variables. The status variables follow, then the schema, a zero and the statement.
-    """
-    return _read_statement(event, end, 0)
-
-
-def read_load_query(event: bytes, end: int) -> Query:
-    """EXECUTE_LOAD_QUERY_EVENT: a LOAD DATA statement. Its file came in the events before it."""
-    return _read_statement(event, end, _LOAD_QUERY_EXTRA)
-
-
-def _read_statement(event: bytes, end: int, extra: int) -> Query:
-    if end < 32 + extra:
-        raise DecodeError(f"query event of {end} bytes")
-    _, _, schema_size, _, status_size = _QUERY.unpack_from(event, HEADER_SIZE)
-    status = 32 + extra
-    schema = status + status_size
-    statement = schema + schema_size + 1
-    if statement > end:
-        raise DecodeError(f"query event: its statement starts at {statement}, but it ends at {end}")
-    name = event[schema : statement - 1].decode("utf-8", "replace") if schema_size else ""
-    return Query(name, event[status:schema], event[statement:end])
-
-
-#: The sizes of the status variables that can precede the SQL mode and the charset. None: a length
-#: byte and that number of bytes; -1: the same and a zero.
-_STATUS_SIZES: Final = {0: 4, 1: 8, 2: -1, 3: 4, 4: 6, 5: None, 6: None}
-
-
-def session_of(status: bytes) -> tuple[int, str]:
-    """The SQL mode (its bits; 0 if unknown) and the client's charset (``utf8mb4`` if unknown)."""
-    mode, charset, at = 0, "utf8mb4", 0
-    while at < len(status):
-        code = status[at]
-        if code not in _STATUS_SIZES:
-            break
-        size = _STATUS_SIZES[code]
-        at += 1
-        if size is None or size < 0:
-            if at >= len(status):
-                break
-            size = status[at] + (1 if size is None else 2)
-        if code == 1:
-            mode = int.from_bytes(status[at : at + 8], "little")
-        elif code == 4:
-            charset = collation_charset(int.from_bytes(status[at : at + 2], "little")) or charset
-        at += size
-    return mode, charset
-
-
-def statement_text(statement: bytes, charset: str) -> str:
-    """The statement as text.
-
-    A literal may have bytes that are invalid in the client's charset. Then the statement is decoded
-    as UTF-8, with replacement characters for invalid bytes.
-    """
-    if charset not in ("utf8mb4", "utf8mb3", "binary"):
-        try:
-            return text_decoder(charset)(statement)
-        except (DecodeError, LookupError, ValueError):
-            pass
-    return statement.decode("utf-8", "replace")
 
 
 # -- tables and rows -------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from sources.mysql.binlog.compression import (
     payload_events,
     read_compressed_query,
 )
+from sources.mysql.binlog.query_event import Query, read_load_query, read_query
 from sources.mysql.binlog.replay import Replay
 from sources.mysql.binlog.stream_position import Gtid, StreamPosition
 from sources.mysql.binlog.tracking import Tracking
@@ -78,8 +79,8 @@ _ROWS: Final[dict[int, tuple[Operation, int]]] = {
     ev.MARIADB_DELETE_ROWS_COMPRESSED_2: ("delete", 2),
 }
 _QUERIES: Final = {
-    ev.QUERY: ev.read_query,
-    ev.EXECUTE_LOAD_QUERY: ev.read_load_query,
+    ev.QUERY: read_query,
+    ev.EXECUTE_LOAD_QUERY: read_load_query,
     ev.MARIADB_QUERY_COMPRESSED: read_compressed_query,
 }
 
@@ -218,7 +219,7 @@ class Stream:
             if format.checksum and not good:
                 raise ev.bad_checksum(kind)
             self._checksum = format.checksum
-            self._tracking.mariadb = format.mariadb
+            self._tracking.use(format)
             position.offset = log_pos or position.offset
         elif kind == ev.ROTATE:
             # A server may send an artificial ROTATE before it knows the file's checksum algorithm.
@@ -355,7 +356,7 @@ class Stream:
             self._follow(query)
             self._end_of_statement(timestamp)
 
-    def _follow(self, query: ev.Query) -> None:
+    def _follow(self, query: Query) -> None:
         effects = self._tracking.follow(query)
         if effects:
             self._known.clear()

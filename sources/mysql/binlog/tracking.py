@@ -14,7 +14,8 @@ import msgspec
 from engine.change import SchemaChange, Truncate
 from engine.errors import SchemaError, TailraceError
 from engine.schema import Table, TableId
-from sources.mysql.binlog.events import Query, read_table_name, session_of, statement_text
+from sources.mysql.binlog.events import Format, read_table_name
+from sources.mysql.binlog.query_event import Query, session_of, statement_text
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.table_match import TableMap, mismatch, parse_table_map, table_from_map
 from sources.mysql.ddl.dialect import Dialect
@@ -52,12 +53,18 @@ class Tracking:
     ) -> None:
         self.tables = {table.id: table for table in tables}
         self.mariadb = False
+        self._format = Format("", False)
         self._wanted = wanted
         self._follow_new = follow_new
         self._discovered = {table.id: table for table in discovered}
         self._live = live
         self._default_charset = default_charset
         self._fold_names = fold_names
+
+    def use(self, format: Format) -> None:
+        """Take the format of the log that follows."""
+        self.mariadb = format.mariadb
+        self._format = format
 
     def meet(self, event: bytes, end: int) -> tuple[RowDecoder | None, SchemaChange | None]:
         """The decoder for the rows after this table map, and the schema change that it implies.
@@ -87,15 +94,22 @@ class Tracking:
 
         Raises SchemaError if they cannot be derived from its text.
         """
-        mode, charset = session_of(query.status)
+        session = session_of(query, self._format)
         effects = apply_statement(
-            statement_text(query.statement, charset),
+            statement_text(query.statement, session.charset),
             query.schema,
             self.tables,
             self._wanted,
             discovered=self._discovered,
             default_charset=self._default_charset,
-            dialect=Dialect(self.mariadb, mode, self._fold_names),
+            dialect=Dialect(
+                self.mariadb,
+                session.sql_mode,
+                self._fold_names,
+                session.explicit_defaults_for_timestamp,
+                session.time_zone,
+                session.timestamp,
+            ),
         )
         for effect in effects:
             if isinstance(effect, SchemaChange):

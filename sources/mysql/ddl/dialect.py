@@ -1,5 +1,5 @@
 """
-The SQL dialect of a statement: the server family and the SQL mode that affect its meaning.
+The SQL dialect of a statement: the server's family and the settings that affect its meaning.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ _STRICT_ALL_TABLES: Final = 1 << 22
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """The server's family, the session's SQL mode, and how table names are stored.
+    """The server's family and settings, and those of the session.
 
     ``sql_mode`` has the bits of the log's status variable. ``fold_names``: the server stores table
-    names in lower case.
+    names in lower case. ``explicit_defaults_for_timestamp`` is None if the log does not have it.
+    ``time_zone`` is the session's, empty if the statement does not depend on it; ``SYSTEM`` is the
+    server's. ``timestamp`` is the value of ``CURRENT_TIMESTAMP(6)`` in Unix seconds.
     """
 
     mariadb: bool = False
     sql_mode: int = _STRICT_TRANS_TABLES
     fold_names: bool = False
+    explicit_defaults_for_timestamp: bool | None = None
+    time_zone: str = ""
+    timestamp: float = 0.0
 
     def tokens(self, sql: str) -> Tokens:
         """A cursor over the tokens of a statement."""
