@@ -18,6 +18,7 @@ from functools import wraps
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 from uuid import UUID
 
+from engine.change import Operation
 from engine.errors import DecodeError
 
 P = ParamSpec("P")
@@ -69,6 +70,44 @@ MARIADB_DELETE_ROWS_COMPRESSED_1: Final = 168
 MARIADB_WRITE_ROWS_COMPRESSED_2: Final = 169
 MARIADB_UPDATE_ROWS_COMPRESSED_2: Final = 170
 MARIADB_DELETE_ROWS_COMPRESSED_2: Final = 171
+
+#: Events that describe the log itself and belong to no group.
+LOG_EVENTS: Final = frozenset((ROTATE, FORMAT_DESCRIPTION, HEARTBEAT, HEARTBEAT_2))
+#: Events without information about rows, or with information that the next statement repeats.
+WITHOUT_CHANGES: Final = (
+    STOP,
+    INTVAR,
+    APPEND_BLOCK,
+    DELETE_FILE,
+    RAND,
+    USER_VAR,
+    BEGIN_LOAD_QUERY,
+    IGNORABLE,
+    ROWS_QUERY,
+    PREVIOUS_GTIDS,
+    TRANSACTION_CONTEXT,
+    VIEW_CHANGE,
+    MARIADB_ANNOTATE_ROWS,
+    MARIADB_BINLOG_CHECKPOINT,
+    MARIADB_GTID_LIST,
+    MARIADB_START_ENCRYPTION,
+)
+#: The rows events: what they do, and their version.
+ROWS: Final[dict[int, tuple[Operation, int]]] = {
+    WRITE_ROWS_1: ("insert", 1),
+    UPDATE_ROWS_1: ("update", 1),
+    DELETE_ROWS_1: ("delete", 1),
+    WRITE_ROWS_2: ("insert", 2),
+    UPDATE_ROWS_2: ("update", 2),
+    DELETE_ROWS_2: ("delete", 2),
+    PARTIAL_UPDATE_ROWS: ("update", 2),
+    MARIADB_WRITE_ROWS_COMPRESSED_1: ("insert", 1),
+    MARIADB_UPDATE_ROWS_COMPRESSED_1: ("update", 1),
+    MARIADB_DELETE_ROWS_COMPRESSED_1: ("delete", 1),
+    MARIADB_WRITE_ROWS_COMPRESSED_2: ("insert", 2),
+    MARIADB_UPDATE_ROWS_COMPRESSED_2: ("update", 2),
+    MARIADB_DELETE_ROWS_COMPRESSED_2: ("delete", 2),
+}
 
 # Flags in the event header.
 IN_USE: Final = 0x01

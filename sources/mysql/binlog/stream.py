@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from zlib import crc32
 
-from engine.change import Begin, Change, Commit, Operation, Rows
+from engine.change import Begin, Change, Commit, Rows
 from engine.errors import DecodeError, SourceError, TailraceError
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import (
@@ -41,43 +41,7 @@ _MOST_BEGINS: Final = 1_000
 _JOINED_BYTES: Final = 64 << 10
 _GTID: Final = ev.GTID
 _LAST_PLAIN_ROWS: Final = ev.DELETE_ROWS_2
-
-#: Events that describe the log itself and belong to no group.
-_LOG_EVENTS: Final = frozenset((ev.ROTATE, ev.FORMAT_DESCRIPTION, ev.HEARTBEAT, ev.HEARTBEAT_2))
-#: Events without information about rows, or with information that the next statement repeats.
-_IGNORED: Final = (
-    ev.STOP,
-    ev.INTVAR,
-    ev.APPEND_BLOCK,
-    ev.DELETE_FILE,
-    ev.RAND,
-    ev.USER_VAR,
-    ev.BEGIN_LOAD_QUERY,
-    ev.IGNORABLE,
-    ev.ROWS_QUERY,
-    ev.PREVIOUS_GTIDS,
-    ev.TRANSACTION_CONTEXT,
-    ev.VIEW_CHANGE,
-    ev.MARIADB_ANNOTATE_ROWS,
-    ev.MARIADB_BINLOG_CHECKPOINT,
-    ev.MARIADB_GTID_LIST,
-    ev.MARIADB_START_ENCRYPTION,
-)
-_ROWS: Final[dict[int, tuple[Operation, int]]] = {
-    ev.WRITE_ROWS_1: ("insert", 1),
-    ev.UPDATE_ROWS_1: ("update", 1),
-    ev.DELETE_ROWS_1: ("delete", 1),
-    ev.WRITE_ROWS_2: ("insert", 2),
-    ev.UPDATE_ROWS_2: ("update", 2),
-    ev.DELETE_ROWS_2: ("delete", 2),
-    ev.PARTIAL_UPDATE_ROWS: ("update", 2),
-    ev.MARIADB_WRITE_ROWS_COMPRESSED_1: ("insert", 1),
-    ev.MARIADB_UPDATE_ROWS_COMPRESSED_1: ("update", 1),
-    ev.MARIADB_DELETE_ROWS_COMPRESSED_1: ("delete", 1),
-    ev.MARIADB_WRITE_ROWS_COMPRESSED_2: ("insert", 2),
-    ev.MARIADB_UPDATE_ROWS_COMPRESSED_2: ("update", 2),
-    ev.MARIADB_DELETE_ROWS_COMPRESSED_2: ("delete", 2),
-}
+_ROWS: Final = ev.ROWS
 _QUERIES: Final = {
     ev.QUERY: read_query,
     ev.EXECUTE_LOAD_QUERY: read_load_query,
@@ -126,7 +90,7 @@ class Stream:
 
     def _make_handlers(self) -> list[Handler | None]:
         handlers: list[Handler | None] = [None] * 256
-        for kind in _IGNORED:
+        for kind in ev.WITHOUT_CHANGES:
             handlers[kind] = self._on_ignored
         for kind in _ROWS:
             handlers[kind] = self._on_rows
@@ -173,7 +137,7 @@ class Stream:
     def _feed(self, events: Iterable[bytes]) -> Iterator[list[Change]]:
         handlers, position, read_header = self._handlers, self.position, ev.read_header
         # Local names, because this loop is most of the cost of a single-row transaction.
-        log_events, crc, good, artificial = _LOG_EVENTS, crc32, ev.GOOD_CHECKSUM, ev.ARTIFICIAL
+        log_events, crc, good, artificial = ev.LOG_EVENTS, crc32, ev.GOOD_CHECKSUM, ev.ARTIFICIAL
         checksum = self._checksum
         for event in events:
             timestamp, kind, _, size, log_pos, flags = read_header(event)
