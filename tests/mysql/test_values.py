@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.databases.mysql.charset import BYTES_PER_CHARACTER, collation_charset, text_decoder
-from engine.errors import DecodeError
 from sources.mysql.codec import temporal, values
 from sources.mysql.codec.binary_json import _TEMPLATES, double_text, json_text
 from sources.mysql.codec.table_map import Wire
@@ -29,78 +27,6 @@ from sources.mysql.codec.values import (
 )
 from tests.support.mysql_log import live_table, logged_rows
 from tests.support.servers import AnyServer, connect_mysql
-
-SINGLE_BYTE = [name for name, size in BYTES_PER_CHARACTER.items() if size == 1 and name != "binary"]
-MULTI_BYTE = ("big5", "cp932", "euckr", "gb2312", "gbk", "sjis", "ujis", "eucjpms", "gb18030")
-
-
-def _converted(server: AnyServer, charset: str, samples: list[bytes]) -> dict[bytes, str]:
-    """The samples that are one character to the server, with that character."""
-    connection = connect_mysql(server)
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SET sql_mode = ''")
-        cursor.execute("CREATE TEMPORARY TABLE mysql.samples (n INT, b VARBINARY(4))")
-        for at in range(0, len(samples), 5000):
-            rows = ",".join(
-                f"({at + n},0x{sample.hex()})" for n, sample in enumerate(samples[at : at + 5000])
-            )
-            cursor.execute(f"INSERT INTO mysql.samples VALUES {rows}")
-        cursor.execute(
-            f"SELECT n, HEX(CONVERT(CONVERT(b USING {charset}) USING utf32)) FROM mysql.samples"
-            f" WHERE CHAR_LENGTH(CONVERT(b USING {charset})) = 1"
-            # The server may drop a part of the sample.
-            f" AND CAST(CONVERT(b USING {charset}) AS BINARY) = b"
-        )
-        # The server shows a question mark, or U+FFFD, for what it cannot convert.
-        return {
-            samples[n]: chr(int(point, 16))
-            for n, point in cursor.fetchall()
-            if point and point not in ("0000003F", "0000FFFD")
-        }
-
-
-@pytest.mark.parametrize("charset", SINGLE_BYTE)
-def test_single_byte_charsets_read_as_the_server_reads_them(mysql: AnyServer, charset: str) -> None:
-    found = _converted(mysql, charset, [bytes([byte]) for byte in range(256)])
-    decode = text_decoder(charset)
-    assert len(found) > 120
-    assert {sample: decode(sample) for sample in found} == found
-
-
-@pytest.mark.parametrize("charset", MULTI_BYTE)
-def test_multi_byte_charsets_read_as_the_server_reads_them(mysql: AnyServer, charset: str) -> None:
-    samples = [bytes((a, b)) for a in range(0x81, 0xFF) for b in range(0x40, 0xFF)]
-    if charset in ("ujis", "eucjpms"):
-        samples += [bytes((0x8F, a, b)) for a in range(0xA1, 0xFF) for b in range(0xA1, 0xFF)]
-    found = _converted(mysql, charset, samples)
-    decode = text_decoder(charset)
-    assert len(found) > 6000
-    assert {sample: decode(sample) for sample in found} == found
-
-
-def test_bytes_without_a_character_are_an_error() -> None:
-    for charset, data in (
-        ("utf8mb4", b"\xff"),
-        ("cp1250", b"\x81"),
-        ("gbk", b"\x81"),
-        ("ujis", b"\x8f\xa1"),
-    ):
-        with pytest.raises(UnicodeDecodeError):
-            text_decoder(charset)(data)
-    with pytest.raises(DecodeError, match="is unknown"):
-        text_decoder("klingon")
-
-
-def test_every_collation_of_the_servers_is_known(mysql_family: AnyServer) -> None:
-    mariadb = mysql_family.kind == "mariadb"
-    view = "COLLATION_CHARACTER_SET_APPLICABILITY" if mariadb else "COLLATIONS"
-    query = f"SELECT ID, CHARACTER_SET_NAME FROM information_schema.{view}"
-    connection = connect_mysql(mysql_family)
-    with connection, connection.cursor() as cursor:
-        cursor.execute(query)
-        rows = [(id, charset) for id, charset in cursor.fetchall() if id is not None]
-    assert len(rows) > 250
-    assert [(id, collation_charset(id)) for id, _ in rows] == rows
 
 
 def test_json_prints_as_the_server_prints_it(

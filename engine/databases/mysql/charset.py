@@ -4,8 +4,9 @@ to text.
 
 Most charsets use a codec of Python. Where the codec differs from the conversion of the servers
 (``CONVERT(… USING utf16)``), the tables in this module correct it; a test compares the result with
-the servers. Undefined bytes raise an error. The servers convert them to a question mark, and the
-value would be lost silently.
+the servers, in both directions. Bytes without a character raise UnicodeDecodeError, unless the
+caller names a substitute (``errors``): the servers show a question mark, and the bytes would be
+lost silently.
 """
 
 # ruff: noqa: RUF001  (the tables contain look-alike characters)
@@ -13,13 +14,28 @@ value would be lost silently.
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 from engine.errors import DecodeError
 
-__all__ = ["BYTES_PER_CHARACTER", "collation_charset", "text_decoder", "text_expression"]
+__all__ = [
+    "BYTES_PER_CHARACTER",
+    "Errors",
+    "Substitute",
+    "collation_charset",
+    "text_decoder",
+    "text_expression",
+]
+
+#: Makes the text that stands for bytes without a character.
+Substitute: TypeAlias = Callable[[bytes], str]
+#: What a decoder does with bytes without a character. ``strict`` raises UnicodeDecodeError, whose
+#: ``start`` is the first such byte; ``replace`` writes one question mark, as the servers do;
+#: ``escape`` writes each byte as ``\\x98``. A function makes the text itself.
+Errors: TypeAlias = Literal["strict", "replace", "escape"] | Substitute
 
 # Collation ids by charset: information_schema.COLLATIONS of MySQL 9.7 and of MariaDB 11.8, which do
 # not contradict each other.
@@ -103,7 +119,6 @@ def collation_charset(collation: int) -> str:
 # Charsets for which Python has an equal codec.
 _SAME = {
     "ascii": "ascii",
-    "cp932": "cp932",
     "euckr": "cp949",
     "gb2312": "gb2312",
     "gbk": "gbk",
@@ -201,6 +216,19 @@ def _sjis(data: bytes) -> str:
     return data.decode("shift_jis").replace("＼", "\\")
 
 
+_NOT_CP932 = re.compile("[\x80\uf8f0-\uf8f3]")
+
+
+def _cp932(data: bytes) -> str:
+    text = data.decode("cp932")
+    # The codec also decodes the bytes 80, A0, FD, FE and FF, which the servers do not have.
+    found = _NOT_CP932.search(text)
+    if found:
+        start = len(text[: found.start()].encode("cp932"))
+        raise UnicodeDecodeError("cp932", data, start, start + 1, "undefined byte")
+    return text
+
+
 def _big5(data: bytes) -> str:
     return data.decode("big5", "tailrace-big5")
 
@@ -237,9 +265,9 @@ def _more_of_big5(pair: bytes) -> str:
 
 def _more_of_ujis(found: bytes) -> str:
     """Rows 85 to 94 of both planes, which are the private use area."""
-    if len(found) >= 2 and 0xF5 <= found[0] <= 0xFE and found[1] >= 0xA1:
+    if len(found) >= 2 and 0xF5 <= found[0] <= 0xFE and 0xA1 <= found[1] <= 0xFE:
         return chr(0xE000 + (found[0] - 0xF5) * 94 + found[1] - 0xA1)
-    if len(found) == 3 and found[0] == 0x8F and 0xF5 <= found[1] <= 0xFE and found[2] >= 0xA1:
+    if len(found) == 3 and 0xF5 <= found[1] <= 0xFE and 0xA1 <= found[2] <= 0xFE:
         return chr(0xE3AC + (found[1] - 0xF5) * 94 + found[2] - 0xA1)
     return ""
 
@@ -253,7 +281,7 @@ _IBM = (
 
 def _more_of_eucjpms(found: bytes) -> str:
     """The additions of ``ujis``, NEC's row 13, and IBM's extensions."""
-    if len(found) >= 2 and found[0] == 0xAD and found[1] >= 0xA1:
+    if len(found) >= 2 and found[0] == 0xAD and 0xA1 <= found[1] <= 0xFE:
         cell = found[1] - 0xA0
         return bytes((0x87, cell + 0x3F + (cell > 63))).decode("cp932")
     if len(found) == 3 and b"\x8f\xf3\xf3" <= found <= b"\x8f\xf4\xfe" and found[2] >= 0xA1:
@@ -282,20 +310,61 @@ _extend("tailrace-eucjpms", _more_of_eucjpms)
 
 _OWN: dict[str, Callable[[bytes], str]] = {
     "sjis": _sjis,
+    "cp932": _cp932,
     "big5": _big5,
     "ujis": _ujis,
     "eucjpms": _eucjpms,
     "gb18030": _gb18030,
 }
 
+# The sequences that the servers take for one character, with or without a meaning. They show one
+# question mark for a sequence without a meaning, and one for each byte outside of a sequence.
+_GBK: Final = rb"[\x81-\xfe][\x40-\x7e\x80-\xfe]"
+_SJIS: Final = rb"[\x81-\x9f\xe0-\xfc][\x40-\x7e\x80-\xfc]"
+_EUC: Final = rb"\x8e[\xa1-\xdf]|\x8f?[\xa1-\xfe][\xa1-\xfe]"
+_UTF8: Final = (
+    rb"[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"
+    rb"|\xed[\x80-\x9f][\x80-\xbf]"
+)
+_SEQUENCES: Final = {
+    "big5": rb"[\xa1-\xf9][\x40-\x7e\xa1-\xfe]",
+    "cp932": _SJIS,
+    "eucjpms": _EUC,
+    "euckr": rb"[\x81-\xfe][\x41-\x5a\x61-\x7a\x81-\xfe]",
+    "gb18030": _GBK + rb"|[\x81-\xfe][\x30-\x39][\x81-\xfe][\x30-\x39]",
+    "gb2312": rb"[\xa1-\xf7][\xa1-\xfe]",
+    "gbk": _GBK,
+    "sjis": _SJIS,
+    "ucs2": rb"..",
+    "ujis": _EUC,
+    "utf16": rb"[^\xd8-\xdf].|[\xd8-\xdb].[\xdc-\xdf].",
+    "utf16le": rb".[^\xd8-\xdf]|.[\xd8-\xdb].[\xdc-\xdf]",
+    "utf32": rb"\0[\0-\x10]..",
+    "utf8mb3": _UTF8,
+    "utf8mb4": (
+        _UTF8 + rb"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}"
+        rb"|\xf4[\x80-\x8f][\x80-\xbf]{2}"
+    ),
+}
+_SUBSTITUTES: Final[dict[str, Substitute]] = {
+    "replace": lambda found: "?",
+    "escape": lambda found: "".join(f"\\x{byte:02x}" for byte in found),
+}
 
-def text_expression(charset: str, raw: str) -> tuple[str, dict[str, Any]]:
+
+def text_expression(
+    charset: str, raw: str, errors: Errors = "strict"
+) -> tuple[str, dict[str, Any]]:
     """A Python expression that decodes the bytes ``raw``, and the names that it uses.
 
     Generated decoders contain it. For ``latin1`` and the name ``raw`` it is
-    ``charmap_decode(raw, 'strict', table_latin1)[0]``. It raises UnicodeDecodeError for undefined
-    bytes.
+    ``charmap_decode(raw, 'strict', table_latin1)[0]``. It raises UnicodeDecodeError for bytes
+    without a character, unless ``errors`` says otherwise.
     """
+    if errors != "strict":
+        kind = errors if isinstance(errors, str) else f"{id(errors):x}"
+        name = f"decode_{charset}_{kind}"
+        return f"{name}({raw})", {name: _substituting(charset, errors)}
     if charset in ("utf8mb4", "utf8mb3"):
         return f"{raw}.decode()", {}
     if charset in _SAME:
@@ -315,8 +384,29 @@ def text_expression(charset: str, raw: str) -> tuple[str, dict[str, Any]]:
 
 
 @lru_cache(maxsize=64)
-def text_decoder(charset: str) -> Callable[[bytes], str]:
+def text_decoder(charset: str, errors: Errors = "strict") -> Callable[[bytes], str]:
     """The function that evaluates ``text_expression``."""
-    expression, names = text_expression(charset, "raw")
+    expression, names = text_expression(charset, "raw", errors)
     decoder: Callable[[bytes], str] = eval(f"lambda raw: {expression}", names)
     return decoder
+
+
+def _substituting(charset: str, errors: Errors) -> Callable[[bytes], str]:
+    """The strict decoder; only if it fails are the bytes cut into characters."""
+    strict = text_decoder(charset)
+    substitute = _SUBSTITUTES[errors] if isinstance(errors, str) else errors
+    cut = re.compile(b"|".join((*filter(None, [_SEQUENCES.get(charset)]), b".")), re.DOTALL)
+
+    def character(found: re.Match[bytes]) -> str:
+        try:
+            return strict(found[0])
+        except UnicodeDecodeError:
+            return substitute(found[0])
+
+    def decode(data: bytes) -> str:
+        try:
+            return strict(data)
+        except UnicodeDecodeError:
+            return "".join(map(character, cut.finditer(data)))
+
+    return decode

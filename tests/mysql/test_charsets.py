@@ -1,0 +1,179 @@
+"""Every charset against the servers' own conversion, over all bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from engine.databases.mysql.charset import (
+    BYTES_PER_CHARACTER,
+    collation_charset,
+    text_decoder,
+)
+from engine.errors import DecodeError
+from tests.support.servers import AnyServer, connect_mysql
+
+SINGLE_BYTE = [name for name, size in BYTES_PER_CHARACTER.items() if size == 1 and name != "binary"]
+TWO_BYTES = ("big5", "cp932", "eucjpms", "euckr", "gb18030", "gb2312", "gbk", "sjis", "ujis")
+UNICODE = {
+    "ucs2": "utf-16-be",
+    "utf16": "utf-16-be",
+    "utf16le": "utf-16-le",
+    "utf32": "utf-32-be",
+    "utf8mb3": "utf-8",
+    "utf8mb4": "utf-8",
+}
+# Characters of newer editions of these charsets. The servers show a question mark, or U+FFFD for
+# big5, and Tailrace the character.
+MORE_THAN_THE_SERVER = {
+    "cp1256": [bytes([byte]) for byte in b"\x8a\x8f\x98\x9a\x9f\xaa\xc0\xff"],
+    "greek": [b"\xa4", b"\xa5", b"\xaa"],
+    "big5": [
+        bytes.fromhex(code) for code in ("a15a", "a1c3", "a1c5", "a1fe", "a240", "a2cc", "a2ce")
+    ],
+}
+
+
+def _single(charset: str) -> Iterator[bytes]:
+    yield from (bytes([byte]) for byte in range(256))
+
+
+def _multi(charset: str) -> Iterator[bytes]:
+    """All bytes and pairs, and all codes of the second plane of EUC."""
+    yield from _single(charset)
+    yield from (bytes((a, b)) for a in range(0x80, 0x100) for b in range(256))
+    if charset in ("ujis", "eucjpms"):
+        yield from (bytes((0x8F, a, b)) for a in range(0xA1, 0xFF) for b in range(0xA1, 0xFF))
+
+
+def _four(charset: str) -> Iterator[bytes]:
+    """The four-byte codes of gb18030 with some of the first bytes."""
+    if charset != "gb18030":
+        return
+    digits = range(0x30, 0x3A)
+    for a in (0x81, 0x82, 0x84, 0x85, 0x90, 0x9A, 0xE3, 0xE4, 0xFD, 0xFE):
+        yield from (bytes((a, b, c, d)) for b in digits for c in range(0x81, 0xFF) for d in digits)
+
+
+def _unicode(charset: str) -> Iterator[bytes]:
+    last = 0xFFFF if charset in ("ucs2", "utf8mb3") else 0x10FFFF
+    for point in (*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, last + 1, 251)):
+        yield chr(point).encode(UNICODE[charset])
+
+
+def _rows(server: AnyServer, query: str, columns: int | None = None) -> list[Any]:
+    connection = connect_mysql(server)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(query)
+        return [row[:columns] for row in cursor.fetchall()]
+
+
+def _shown(server: AnyServer, charset: str, samples: list[bytes]) -> dict[bytes, str]:
+    """The samples that are well-formed to the server, with the text that it converts them to."""
+    connection = connect_mysql(server)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET sql_mode = ''")
+        cursor.execute("CREATE TEMPORARY TABLE mysql.samples (n INT, b VARBINARY(4))")
+        for at in range(0, len(samples), 10000):
+            rows = ",".join(
+                f"({at + n},0x{sample.hex()})" for n, sample in enumerate(samples[at : at + 10000])
+            )
+            cursor.execute(f"INSERT INTO mysql.samples VALUES {rows}")
+        cursor.execute(
+            f"SELECT n, HEX(CONVERT(CONVERT(b USING {charset}) USING utf32)) FROM mysql.samples"
+            # The server drops or replaces an ill-formed part of the sample.
+            f" WHERE CAST(CONVERT(b USING {charset}) AS BINARY) = b"
+        )
+        return {
+            samples[n]: bytes.fromhex(points).decode("utf-32-be")
+            for n, points in cursor.fetchall()
+            if points  # MySQL takes a lone 8E of eucjpms for nothing
+        }
+
+
+def _compare(server: AnyServer, charset: str, samples: list[bytes]) -> None:
+    """Each sample is the server's text, or an error here and question marks there."""
+    shown = _shown(server, charset, samples)
+    strict, replace = text_decoder(charset), text_decoder(charset, "replace")
+    assert len(shown) > 120
+    for sample in samples:
+        text = shown.get(sample)
+        try:
+            ours = strict(sample)
+        except UnicodeDecodeError:
+            ours = None
+        if sample in MORE_THAN_THE_SERVER.get(charset, ()):
+            assert (text, ours is None) in (("?", False), ("\ufffd", False)), sample
+        elif text is None:
+            assert ours is None, sample
+        elif text.count("?") > sample.count(b"?"):
+            assert (ours, replace(sample)) == (None, text), sample
+        elif text == "\ufffd" and charset not in UNICODE and charset != "gb18030":
+            assert ours is None, sample
+        else:
+            assert ours == text, sample
+
+
+def test_all_bytes_read_as_the_server_reads_them(mysql: AnyServer) -> None:
+    for charset in SINGLE_BYTE:
+        _compare(mysql, charset, list(_single(charset)))
+    for charset in TWO_BYTES:
+        _compare(mysql, charset, list(_multi(charset)))
+
+
+@pytest.mark.slow
+def test_each_server_has_the_same_tables(mysql_family: AnyServer) -> None:
+    found = {name for (name,) in _rows(mysql_family, "SHOW CHARACTER SET", 1)}
+    charsets = [name for name in BYTES_PER_CHARACTER if name != "binary"]
+    for charset in charsets:
+        if charset == "gb18030" and charset not in found:  # MariaDB does not have it
+            continue
+        if charset in UNICODE:
+            _compare(mysql_family, charset, list(_unicode(charset)))
+        elif charset in TWO_BYTES:
+            _compare(mysql_family, charset, [*_multi(charset), *_four(charset)])
+        else:
+            _compare(mysql_family, charset, list(_single(charset)))
+
+
+def test_bytes_without_a_character_are_an_error() -> None:
+    for charset, data, start in (
+        ("utf8mb4", b"a\xff", 1),
+        ("cp1251", b"ab\x98c", 2),
+        ("cp932", b"\x88\x9f\xa1\xfd", 3),
+        ("gbk", b"\x81", 0),
+        ("ujis", b"\x8f\xa1", 0),
+    ):
+        with pytest.raises(UnicodeDecodeError) as error:
+            text_decoder(charset)(data)
+        assert error.value.start == start
+    with pytest.raises(DecodeError, match="is unknown"):
+        text_decoder("klingon")
+    with pytest.raises(DecodeError, match="is unknown"):
+        text_decoder("klingon", "replace")
+
+
+def test_bytes_without_a_character_are_replaced_on_request() -> None:
+    seen: list[bytes] = []
+    for charset, data, replaced, escaped in (
+        ("cp1251", b"\xcf\x98\xff", "П?я", "П\\x98я"),
+        ("sjis", b"a\x87\x40\x82\xa0\x80", "a?あ?", "a\\x87\\x40あ\\x80"),
+        ("utf8mb4", b"\xe2\x82a\xc3\xa9\xf0", "??aé?", "\\xe2\\x82aé\\xf0"),
+        ("ucs2", b"\0a\xd8\0\0b", "a?b", "a\\xd8\\x00b"),
+        ("utf32", b"\0\0\0a\0\0\xd8\0", "a?", "a\\x00\\x00\\xd8\\x00"),
+    ):
+        assert text_decoder(charset, "replace")(data) == replaced
+        assert text_decoder(charset, "escape")(data) == escaped
+    assert text_decoder("sjis", lambda found: seen.append(found) or "~")(b"\x87\x40\x80") == "~~"
+    assert seen == [b"\x87\x40", b"\x80"]
+
+
+def test_every_collation_of_the_servers_is_known(mysql_family: AnyServer) -> None:
+    mariadb = mysql_family.kind == "mariadb"
+    view = "COLLATION_CHARACTER_SET_APPLICABILITY" if mariadb else "COLLATIONS"
+    query = f"SELECT ID, CHARACTER_SET_NAME FROM information_schema.{view}"
+    rows = [(id, charset) for id, charset in _rows(mysql_family, query) if id is not None]
+    assert len(rows) > 250
+    assert [(id, collation_charset(id)) for id, _ in rows] == rows
