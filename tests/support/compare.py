@@ -6,7 +6,9 @@ Every column of every row is read as text from both databases and converted to o
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from datetime import date
 from typing import Any
 
 import psycopg
@@ -14,7 +16,7 @@ import pymysql
 
 __all__ = ["assert_equal", "differences"]
 
-HEX = {"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"}
+HEX = {"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "vector"}
 GEOMETRY = {
     "geometry",
     "point",
@@ -41,7 +43,7 @@ def differences(
         cursor.execute("SET SESSION time_zone = '+00:00', SESSION sql_mode = ''")
         cursor.execute(
             "SELECT table_name FROM information_schema.tables"
-            " WHERE table_schema = %s AND table_type = 'BASE TABLE'",
+            " WHERE table_schema = %s AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')",
             (database,),
         )
         tables = {str(name) for (name,) in cursor.fetchall()}
@@ -63,9 +65,14 @@ def differences(
             missing, extra = left - right, right - left
             found[name] = (
                 f"{left.total()} rows against {right.total()};"
-                f" only in the source: {list(missing)[:3]}; only in the target: {list(extra)[:3]}"
+                f" only in the source: {_shown(missing)}; only in the target: {_shown(extra)}"
             )
     return found
+
+
+def _shown(rows: Counter[Row]) -> str:
+    """The first rows, with the beginning of each long value."""
+    return str([tuple(str(value)[:60] for value in row) for row in list(rows)[:3]])
 
 
 def assert_equal(
@@ -116,7 +123,7 @@ def _source_rows(
 def _source_value(value: Any, kind: str) -> Any:
     if value is None:
         return None
-    if kind in DATES and ("-00" in str(value)[:10] or str(value).startswith("0000")):
+    if kind in DATES and not _is_date(str(value)[:10]):
         return None
     if kind in FLOATS:
         return float(value)
@@ -125,7 +132,17 @@ def _source_value(value: Any, kind: str) -> Any:
         return _ewkb(text)
     if kind in ("time", "datetime", "timestamp"):
         return _trimmed(text)
+    if kind == "decimal":  # ZEROFILL prints leading zeros
+        return re.sub(r"^(-?)0+(?=\d)", r"\1", text)
     return text.replace("\0", "")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _ewkb(text: str) -> str:

@@ -1,0 +1,137 @@
+"""
+Every value of every column type reaches PostgreSQL as the server itself prints it: by a backfill,
+by inserts of the stream, and by updates of the stream, whose before images must find their rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support import compare
+from tests.support.mirror import catch_up, make_pipeline
+from tests.support.servers import AnyServer, connect_mysql
+from tests.support.type_matrix import FAMILIES, TABLES, Form, Kind, family
+
+#: Warnings that the values of the matrix cause: a float or label that the server rounds or refuses.
+EXPECTED_WARNINGS = {1264, 1265}
+
+Fresh = Callable[[AnyServer], str]
+
+
+def version(server: AnyServer) -> tuple[int, ...]:
+    return tuple(map(int, server.version.split(".")[:3]))
+
+
+def create(cursor: Any, name: str, kinds: list[Kind]) -> None:
+    """Make ``name_read`` with a row for each value and one of NULLs, ``name_insert``, which is
+    empty, and ``name_update``, which has no key and the same rows."""
+    columns = ", ".join(f"c{n} {kind.definition}" for n, kind in enumerate(kinds))
+    for path in ("read", "insert", "update"):
+        key = "id INT" if path == "update" else "id INT PRIMARY KEY"
+        cursor.execute(f"CREATE TABLE {name}_{path} ({key}, {columns})")
+    for path in ("read", "update"):
+        cursor.execute(f"INSERT INTO {name}_{path} (id) VALUES (0)")
+        for row in range(max(len(kind.values) for kind in kinds)):
+            given = {n: kind.values[row % len(kind.values)] for n, kind in _written(kinds)}
+            names = "".join(f", c{n}" for n in given)
+            values = "".join(f", {value}" for value in given.values())
+            cursor.execute(f"INSERT INTO {name}_{path} (id{names}) VALUES ({row + 1}{values})")
+            cursor.execute("SHOW WARNINGS")
+            warnings = [warning for warning in cursor.fetchall() if warning[0] == "Warning"]
+            assert {code for _, code, _ in warnings} <= EXPECTED_WARNINGS, warnings
+
+
+def change(cursor: Any, name: str, kinds: list[Kind]) -> None:
+    """Insert all rows into ``name_insert``, and give each row of ``name_update`` the values of the
+    next one."""
+    names = "".join(f", c{n}" for n, _ in _written(kinds))
+    cursor.execute(f"INSERT INTO {name}_insert (id{names}) SELECT id{names} FROM {name}_read")
+    cursor.execute(f"SELECT COUNT(*) FROM {name}_read")
+    [(rows,)] = cursor.fetchall()
+    assignments = ", ".join(f"t.c{n} = r.c{n}" for n, _ in _written(kinds))
+    cursor.execute(
+        f"UPDATE {name}_update AS t JOIN {name}_read AS r ON r.id = (t.id + 1) % {rows}"
+        f" SET {assignments}"
+    )
+
+
+def _written(kinds: list[Kind]) -> Iterable[tuple[int, Kind]]:
+    return [(n, kind) for n, kind in enumerate(kinds) if kind.values]
+
+
+@pytest.fixture
+def families(mysql_family: AnyServer) -> dict[str, list[Kind]]:
+    found = {name: family(name, mysql_family.kind, version(mysql_family)) for name in FAMILIES}
+    return {name: kinds for name, kinds in found.items() if kinds}
+
+
+def test_every_value_arrives_by_every_path(
+    mysql_family: AnyServer,
+    families: dict[str, list[Kind]],
+    fresh_mysql_database: Fresh,
+    target_database: str,
+) -> None:
+    database = fresh_mysql_database(mysql_family)
+    connection = connect_mysql(mysql_family, database)
+    if mysql_family.kind == "mariadb":
+        families["old_temporals"] = families["temporals"]
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00'")
+        for name, kinds in families.items():
+            old = name == "old_temporals"
+            if old:
+                cursor.execute("SET GLOBAL mysql56_temporal_format = OFF")
+            try:
+                create(cursor, name, kinds)
+            finally:
+                if old:
+                    cursor.execute("SET GLOBAL mysql56_temporal_format = ON")
+
+        def run() -> None:
+            catch_up(make_pipeline(mysql_family.url, target_database, [f"{database}.*"]))
+
+        run()
+        with psycopg.connect(target_database, autocommit=True) as target:
+            compare.assert_equal(connection, target, database)
+            for name, kinds in families.items():
+                change(cursor, name, kinds)
+            run()
+            compare.assert_equal(connection, target, database)
+
+
+def test_tables_with_hidden_and_special_columns(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh, target_database: str
+) -> None:
+    database = fresh_mysql_database(mysql_family)
+    connection = connect_mysql(mysql_family, database)
+    forms = [
+        form for form in TABLES if form.since.includes(mysql_family.kind, version(mysql_family))
+    ]
+    with connection, connection.cursor() as cursor:
+
+        def execute(form: Form, path: str, statements: tuple[str, ...]) -> None:
+            for statement in statements:
+                cursor.execute(statement.replace("{}", f"{form.name}_{path}"))
+
+        for form in forms:
+            if form.session:
+                cursor.execute(f"SET {form.session}")
+            for path in ("read", "insert"):
+                execute(form, path, (form.create,))
+            execute(form, "read", form.fill)
+
+        def run() -> None:
+            catch_up(make_pipeline(mysql_family.url, target_database, [f"{database}.*"]))
+
+        run()
+        for form in forms:
+            execute(form, "insert", form.fill)
+            execute(form, "insert", form.change)
+            execute(form, "read", form.change)
+        run()
+        with psycopg.connect(target_database, autocommit=True) as target:
+            compare.assert_equal(connection, target, database)
