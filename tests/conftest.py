@@ -27,6 +27,7 @@ from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
 from engine.toolkit.accelerator import python_only
 from sinks.postgres import accelerator as encoder
 from sources.mysql.codec import accelerator as decoder
+from tests.support.old_servers import OLD_SERVERS
 from tests.support.servers import (
     STATEMENT_TIMEOUT_SECONDS,
     AnyServer,
@@ -34,6 +35,7 @@ from tests.support.servers import (
     connect_mysql,
     drop_mysql_database,
     obtain,
+    obtain_old,
 )
 from tests.support.shops import Shop, load_new_shop
 
@@ -119,6 +121,14 @@ def mysql_family(request: pytest.FixtureRequest) -> AnyServer:
     """Each of the three source servers."""
     server: AnyServer = request.getfixturevalue(request.param)
     return server
+
+
+@pytest.fixture(scope="session", params=OLD_SERVERS)
+def old_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Each server of an earlier release. Its tests are slow tests: the first start downloads it."""
+    with obtain_old(OLD_SERVERS[request.param]) as server:
+        _used.append(server)
+        yield server
 
 
 @pytest.fixture(

@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from engine.sandbox.command import SandboxUnavailable
 from engine.sandbox.debian import Bundle, loader_command
-from engine.sandbox.mysql import MYSQL_BUNDLE
+from engine.sandbox.mysql_installation import MYSQL_BUNDLE
 from engine.sandbox.postgres import BUNDLES
 
 __all__ = ["mysql", "mysqlbinlog", "psql"]

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,10 +189,13 @@ def unpack(packages: list[Path], root: Path) -> None:
             raise SandboxUnavailable(f"cannot unpack {package.name}: {said}")
 
 
-def loader_command(root: Path, program: Path, *, name: Path | None = None) -> tuple[str, ...]:
+def loader_command(
+    root: Path, program: Path, *, name: Path | None = None, more: Sequence[Path] = ()
+) -> tuple[str, ...]:
     """The command that runs ``program`` with the loader and the libraries under ``root``.
 
-    ``name`` is the program's argv[0], by default its path.
+    ``name`` is the program's argv[0], by default its path. ``more`` are folders with libraries that
+    ``root`` does not have.
     """
     libraries = next(iter(root.glob("usr/lib/*-linux-gnu*/libc.so.6")), None)
     loaders = [*root.glob("usr/lib64/ld-linux*.so.*"), *root.glob("usr/lib/ld-linux*.so.*")]
@@ -204,6 +208,6 @@ def loader_command(root: Path, program: Path, *, name: Path | None = None) -> tu
         "--argv0",
         str(name or program),
         "--library-path",
-        str(libraries.parent),
+        ":".join(map(str, (libraries.parent, *more))),
         str(program),
     )

