@@ -25,6 +25,7 @@ from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import cut_events
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
+from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.position import MySQLPosition, file_number, parse_position
 from sources.mysql.settings import BinlogFileSettings, log_path, selector
 
@@ -91,7 +92,7 @@ class BinlogFileSource:
             MySQLPosition("", files[0].name, 0) if position is None else parse_position(position)
         )
         wanted = selector(self._settings.tables, self._settings.exclude)
-        stream = Stream(start, Tracking(tables, wanted, follow_new=True))
+        stream = Stream(start, Tracking(tables, wanted, definitions=Definitions()))
         first = self._first(files, start)
         end = start.file, start.offset
         for path in files[first:]:

@@ -24,6 +24,7 @@ from sources.mysql.binlog.packets import Packets
 from sources.mysql.binlog.query_event import Query, read_load_query, read_query, session_of
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
+from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.position import MySQLPosition
 from tests.support.recorded_logs import RECORDED, events
 
@@ -79,7 +80,8 @@ def test_a_damaged_log_gives_changes_or_an_expected_error(name: str) -> None:
         at = dice.randrange(start, len(log))
         mutated = [log[0], *log[start:at], damaged(log[at], dice), *log[at + 1 :]]
         stream = Stream(
-            MySQLPosition("", "binlog.000002", 4), Tracking((), lambda id: True, follow_new=True)
+            MySQLPosition("", "binlog.000002", 4),
+            Tracking((), lambda id: True, definitions=Definitions()),
         )
         with suppress(*EXPECTED):
             for _ in stream.feed(mutated):

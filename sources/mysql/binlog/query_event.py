@@ -89,7 +89,8 @@ class Query(NamedTuple):
 class Session(NamedTuple):
     """The settings of the session that a statement depends on, as far as the log has them.
 
-    ``charset`` is the client's. ``time_zone`` is empty if the statement does not depend on it.
+    ``charset`` is the client's. ``server_charset`` is that of a new database that does not name
+    one, empty if unknown. ``time_zone`` is empty if the statement does not depend on it.
     ``timestamp`` is the value of ``CURRENT_TIMESTAMP(6)`` in Unix seconds. Its microseconds are
     zero if the statement does not depend on them.
     """
@@ -99,6 +100,7 @@ class Session(NamedTuple):
     time_zone: str = ""
     timestamp: float = 0.0
     explicit_defaults_for_timestamp: bool | None = None
+    server_charset: str = ""
 
 
 def read_query(event: bytes, end: int) -> Query:
@@ -148,7 +150,16 @@ def session_of(query: Query, format: Format) -> Session:
         status.get(_TIME_ZONE, b"").decode("utf-8", "replace"),
         query.timestamp + _integer(microseconds) / 1e6,
         known,
+        _server_charset(client),
     )
+
+
+def _server_charset(charsets: bytes | None) -> str:
+    """The charset of ``collation_server``, the third number; empty if it is unknown."""
+    try:
+        return collation_charset(_integer(charsets[4:6])) if charsets else ""
+    except DecodeError:
+        return ""
 
 
 def _integer(data: bytes) -> int:

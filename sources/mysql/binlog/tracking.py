@@ -18,6 +18,8 @@ from sources.mysql.binlog.events import Format, read_table_name
 from sources.mysql.binlog.query_event import Query, session_of, statement_text
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.table_match import TableMap, mismatch, parse_table_map, table_from_map
+from sources.mysql.ddl.columns import Charset
+from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.effects import apply_statement
 
@@ -27,17 +29,26 @@ _FULL_METADATA = (
     "SET GLOBAL binlog_row_metadata = FULL on the source, let its sessions reconnect, and backfill"
     " the table again"
 )
+#: For a table of a log without a server.
+_LEFT_OUT = (
+    "the log does not hold the changed rows: exclude the table from the pipeline, or copy it from a"
+    " server that has it"
+)
+_NOT_PLAIN = (
+    "name a dump of the tables and triggers in [source] schema (mysqldump --no-data), which shows"
+    " what it is"
+)
 
 
 class Tracking:
     """The tracked versions of tables. Table maps and statements change them.
 
-    ``wanted`` says whether the configuration selects a table. With ``follow_new``, a selected table
-    that is not among ``tables`` is followed from its first table map on; without it, its rows are
-    skipped, because its backfill has not begun. ``discovered``: see ``Source.stream``. ``live``
-    reads a table's definition as it is now, and ``default_charset`` the default charset of a
-    schema; without them only the log is read. ``fold_names``: the server stores names in lower
-    case.
+    ``wanted`` says whether the configuration selects a table. ``definitions`` are for a log without
+    a server: a selected table that is not among ``tables`` is followed from its first table map on,
+    and what the log does not show of it comes from there. With a server its rows are skipped,
+    because its backfill has not begun. ``discovered``: see ``Source.stream``. ``live`` reads a
+    table's definition as it is now, and ``default_charset`` the default charset of a schema.
+    ``fold_names``: the server stores names in lower case.
     """
 
     def __init__(
@@ -45,7 +56,7 @@ class Tracking:
         tables: Iterable[Table],
         wanted: Callable[[TableId], bool],
         *,
-        follow_new: bool = False,
+        definitions: Definitions | None = None,
         discovered: Iterable[Table] = (),
         live: Callable[[TableId], Table | None] | None = None,
         default_charset: Callable[[str], str] | None = None,
@@ -55,10 +66,10 @@ class Tracking:
         self.mariadb = False
         self._format = Format("", False)
         self._wanted = wanted
-        self._follow_new = follow_new
+        self._definitions = definitions
         self._discovered = {table.id: table for table in discovered}
         self._live = live
-        self._default_charset = default_charset
+        self._default_charset = definitions.charset if definitions else default_charset
         self._fold_names = fold_names
 
     def use(self, format: Format) -> None:
@@ -73,7 +84,7 @@ class Tracking:
         """
         id = TableId(*read_table_name(event, end))
         table = self.tables.get(id)
-        if table is None and not (self._follow_new and self._wanted(id)):
+        if table is None and not (self._definitions and self._wanted(id)):
             return None, None
         try:
             map = parse_table_map(event, 19, end, mariadb=self.mariadb)
@@ -95,22 +106,27 @@ class Tracking:
         Raises SchemaError if they cannot be derived from its text.
         """
         session = session_of(query, self._format)
+        sql = statement_text(query.statement, session.charset)
+        dialect = Dialect(
+            self.mariadb,
+            session.sql_mode,
+            self._fold_names,
+            session.explicit_defaults_for_timestamp,
+            session.time_zone,
+            session.timestamp,
+        )
         effects = apply_statement(
-            statement_text(query.statement, session.charset),
+            sql,
             query.schema,
             self.tables,
             self._wanted,
             discovered=self._discovered,
             default_charset=self._default_charset,
-            dialect=Dialect(
-                self.mariadb,
-                session.sql_mode,
-                self._fold_names,
-                session.explicit_defaults_for_timestamp,
-                session.time_zone,
-                session.timestamp,
-            ),
+            dialect=dialect,
+            check_write=self._check_write,
         )
+        if self._definitions is not None:
+            self._definitions.follow(sql, query.schema, dialect, Charset(session.server_charset))
         for effect in effects:
             if isinstance(effect, SchemaChange):
                 if effect.before is not None:
@@ -118,6 +134,26 @@ class Tracking:
                 if effect.after is not None:
                     self.tables[effect.after.id] = effect.after
         return effects
+
+    def _check_write(self, kind: str, tables: tuple[TableId, ...]) -> None:
+        """Refuse DML in statement format that may change a selected table (``CheckWrite``).
+
+        Without a server, the log itself must tell that a name is a base table without triggers.
+        """
+        if self._definitions is None:
+            return
+        if not tables:
+            raise SchemaError(
+                f"{kind} was logged as a statement that cannot be read", hint=_LEFT_OUT
+            )
+        for id in tables:
+            if self._wanted(id):
+                reason = "was logged as a statement, not as rows"
+                raise SchemaError(f"{kind} {reason}", hint=_LEFT_OUT, table=id)
+        for id in tables:
+            if not self._definitions.is_plain(id):
+                reason = "was logged as a statement, and its table may be a view or have triggers"
+                raise SchemaError(f"{kind} {reason}", hint=_NOT_PLAIN, table=id)
 
     def _first_seen(self, map: TableMap) -> tuple[Table, SchemaChange]:
         if map.names is None:

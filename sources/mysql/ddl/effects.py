@@ -40,8 +40,19 @@ Effect = SchemaChange | Truncate
 _BACKFILL_AGAIN = "Exclude the table from the pipeline, or backfill it again after this statement."
 _ROW_FORMAT = (
     "Set binlog_format = ROW, globally and in sessions that set their own, and backfill the table"
-    " again."
+    " again; or exclude the table from the pipeline."
 )
+#: The verbs of statements that change rows.
+_WRITES = frozenset(("INSERT", "REPLACE", "UPDATE", "DELETE", "LOAD", "WITH"))
+
+
+#: Called with the kind and the tables of DML in statement format that names no followed table.
+#: The tables are empty if they cannot be read. Raises SchemaError if selected rows may change.
+CheckWrite = Callable[[str, tuple[TableId, ...]], None]
+
+
+def _trust(kind: str, tables: tuple[TableId, ...]) -> None:
+    """Take it that the statement changes no selected table."""
 
 
 class _Followed(msgspec.Struct, frozen=True):
@@ -56,6 +67,7 @@ class _Followed(msgspec.Struct, frozen=True):
     charset: Callable[[str], Charset]
     strict: bool = True
     discovered: Mapping[TableId, Table] = {}
+    check_write: CheckWrite = _trust
 
     def change(
         self,
@@ -76,15 +88,16 @@ def apply_statement(
     discovered: Mapping[TableId, Table] = {},
     default_charset: Callable[[str], str] | None = None,
     dialect: Dialect = Dialect(),  # noqa: B008  frozen
+    check_write: CheckWrite = _trust,
 ) -> list[Effect]:
     """The effects of ``sql`` on followed tables, in order; empty if it touches none.
 
     ``schema`` is the session's default database, ``tables`` are the tracked versions, and
     ``wanted`` says whether the configuration selects a table. ``discovered`` are tables that exist
     and wait for their backfill (``Source.stream``). ``default_charset`` returns the charset or
-    collation of a database. Raises SchemaError if the statement touches a followed table and its
-    effects cannot be derived exactly, such as for DML in statement format. No text raises any other
-    error.
+    collation of a database, and ``check_write`` decides on DML on other tables (``CheckWrite``).
+    Raises SchemaError if the statement touches a followed table and its effects cannot be derived
+    exactly, such as for DML in statement format. No text raises any other error.
     """
     statement = read_statement(sql, schema, dialect)
     if statement is None:
@@ -93,7 +106,7 @@ def apply_statement(
     def charset(schema: str) -> Charset:
         return charset_of(default_charset(schema)) if default_charset else Charset()
 
-    followed = _Followed(sql, tables, wanted, charset, dialect.strict, discovered)
+    followed = _Followed(sql, tables, wanted, charset, dialect.strict, discovered, check_write)
     match statement:
         case CreateTable():
             return _create(statement, followed)
@@ -107,10 +120,12 @@ def apply_statement(
             gone = sorted(id for id in tables if id.schema == statement.schema)
             return [followed.change(tables[id], None) for id in gone]
         case EmptyTable():
-            return [Truncate(tables[id]) for id in statement.tables if id in tables]
+            return _empty(statement, followed)
         case WriteRows():
             return _write(statement, followed)
         case _:
+            if statement.kind in _WRITES:
+                check_write(statement.kind, ())
             return []
 
 
@@ -226,4 +241,12 @@ def _write(statement: WriteRows, followed: _Followed) -> list[Effect]:
         if id in followed.tables:
             reason = "was logged as a statement, not as rows"
             raise _stop(statement.kind, id, reason, _ROW_FORMAT)
+    followed.check_write(statement.kind, statement.tables)
     return []
+
+
+def _empty(statement: EmptyTable, followed: _Followed) -> list[Effect]:
+    emptied = [followed.tables[id] for id in statement.tables if id in followed.tables]
+    if not emptied and statement.kind in _WRITES:
+        followed.check_write(statement.kind, statement.tables)
+    return [Truncate(table) for table in emptied]

@@ -1,0 +1,162 @@
+"""
+What the statements of a log or of a schema dump say about tables, for a log without a server. Pure.
+
+A server's catalog tells whether a name is a table or a view, whether a table has triggers, and the
+default charset of a database. Without a server, only statements do. ``Definitions`` follows all of
+them, also those on tables that the pipeline does not select. The tracked version of a followed
+table is not used from here (``sources.mysql.binlog.tracking``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.change import SchemaChange
+from engine.errors import SchemaError
+from engine.schema import Table, TableId
+from sources.mysql.ddl.columns import Charset
+from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.effects import apply_statement
+from sources.mysql.ddl.objects import (
+    CreateDatabase,
+    CreateTrigger,
+    CreateView,
+    DropTrigger,
+    DropViews,
+    read_object,
+)
+from sources.mysql.ddl.statements import (
+    AlterTable,
+    CreateTable,
+    DropDatabase,
+    DropTables,
+    RenameTables,
+    Statement,
+    read_statement,
+)
+
+__all__ = ["Definitions"]
+
+#: The servers' own schemas. Their tables have no triggers that change other tables.
+_SYSTEM: Final = frozenset(("information_schema", "mysql", "performance_schema", "sys"))
+
+
+class Definitions:
+    """The databases, tables, views and triggers that statements have created so far."""
+
+    def __init__(self) -> None:
+        #: The base tables whose columns are known.
+        self.tables: dict[TableId, Table] = {}
+        #: The base tables whose columns are not known, and why.
+        self._unknown: dict[TableId, SchemaError] = {}
+        self._charsets: dict[str, Charset] = {}
+        self._triggers: dict[TableId, TableId] = {}
+
+    def find(self, id: TableId) -> Table | None:
+        """The definition of a table; None if no statement defines it.
+
+        Raises SchemaError if one does, in a way from which its columns cannot be derived.
+        """
+        if id in self._unknown:
+            raise self._unknown[id]
+        return self.tables.get(id)
+
+    def charset(self, schema: str) -> str:
+        """The default charset or collation of a database; empty if it is not known."""
+        charset = self._charsets.get(schema, Charset())
+        return charset.collation or charset.name
+
+    def is_plain(self, id: TableId) -> bool:
+        """Whether the name is known to be a base table without triggers."""
+        if id.schema.lower() in _SYSTEM:
+            return True
+        known = id in self.tables or id in self._unknown
+        return known and id not in self._triggers.values()
+
+    def follow(self, sql: str, schema: str, dialect: Dialect, server: Charset = Charset()) -> None:  # noqa: B008
+        """Follow a statement. ``server`` is the charset of a database that does not name one."""
+        statement = read_statement(sql, schema, dialect)
+        if statement is None:
+            self._follow_object(sql, schema, dialect, server)
+        elif isinstance(statement, DropDatabase):
+            self._drop_database(statement.schema)
+        elif isinstance(statement, CreateTable | AlterTable | RenameTables | DropTables):
+            self._follow_table(statement, sql, schema, dialect)
+
+    def _follow_object(self, sql: str, schema: str, dialect: Dialect, server: Charset) -> None:
+        match read_object(sql, schema, dialect):
+            case CreateDatabase() as found:
+                name = found.name or schema
+                if found.if_not_exists and name in self._charsets:
+                    return
+                before = self._charsets.get(name, Charset()) if found.alters else server
+                self._charsets[name] = found.charset.over(before)
+            case CreateView(id):
+                self._forget(id)
+            case DropViews(ids):
+                for id in ids:
+                    self._forget(id)
+            case CreateTrigger(id, table):
+                self._triggers[id] = table
+            case DropTrigger(id):
+                self._triggers.pop(id, None)
+
+    def _follow_table(self, statement: Statement, sql: str, schema: str, dialect: Dialect) -> None:
+        self._move_unknown(statement)
+        try:
+            effects = apply_statement(
+                sql,
+                schema,
+                self.tables,
+                lambda id: True,
+                default_charset=self.charset,
+                dialect=dialect,
+            )
+        except SchemaError as error:
+            for id in statement.tables:
+                if isinstance(statement, CreateTable) or id in self.tables:
+                    self._forget(id)
+                    self._unknown[id] = error
+            return
+        for effect in effects:
+            if isinstance(effect, SchemaChange):
+                if effect.before is not None:
+                    del self.tables[effect.before.id]
+                if effect.after is not None:
+                    self._unknown.pop(effect.after.id, None)
+                    self.tables[effect.after.id] = effect.after
+
+    def _move_unknown(self, statement: Statement) -> None:
+        """Follow the name of tables whose columns are not known, and of triggers' tables."""
+        if isinstance(statement, DropTables):
+            for id in statement.tables:
+                self._unknown.pop(id, None)
+                self._drop_triggers(id)
+        elif isinstance(statement, CreateTable):
+            if not statement.if_not_exists:
+                self._forget(statement.tables[0])
+        elif isinstance(statement, RenameTables):
+            for old, new in statement.pairs:
+                self._rename(old, new)
+        elif isinstance(statement, AlterTable) and statement.change.name is not None:
+            self._rename(statement.tables[0], statement.change.name)
+
+    def _rename(self, old: TableId, new: TableId) -> None:
+        if old in self._unknown:
+            self._unknown[new] = self._unknown.pop(old)
+        self._triggers = {
+            id: new if table == old else table for id, table in self._triggers.items()
+        }
+
+    def _forget(self, id: TableId) -> None:
+        self.tables.pop(id, None)
+        self._unknown.pop(id, None)
+
+    def _drop_triggers(self, table: TableId) -> None:
+        self._triggers = {id: on for id, on in self._triggers.items() if on != table}
+
+    def _drop_database(self, schema: str) -> None:
+        for id in [id for id in (*self.tables, *self._unknown) if id.schema == schema]:
+            self._forget(id)
+            self._drop_triggers(id)
+        self._charsets.pop(schema, None)
