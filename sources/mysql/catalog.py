@@ -108,14 +108,16 @@ def among(ids: Collection[TableId]) -> tuple[str, list[str]]:
     """A condition for ``information_schema`` that selects these tables, and its arguments.
 
     With several ids it may select other tables too. With one id the server reads only that table.
+    Names are compared as bytes, because the columns' collation takes ``t`` and ``T`` for equal, and
+    MariaDB then reads only the first of them.
     """
     schemas, names = sorted({id.schema for id in ids}), sorted({id.name for id in ids})
     if len(ids) == 1:
         return _ONE_TABLE, [*schemas, *names]
-    where = f"TABLE_SCHEMA IN ({_marks(schemas)})"
+    where = f"CAST(TABLE_SCHEMA AS BINARY) IN ({_marks(schemas)})"
     if len(ids) > _NAME_LISTS:
         return where, schemas
-    return f"{where} AND TABLE_NAME IN ({_marks(names)})", [*schemas, *names]
+    return f"{where} AND CAST(TABLE_NAME AS BINARY) IN ({_marks(names)})", [*schemas, *names]
 
 
 def _tables(

@@ -18,6 +18,7 @@ from sources.mysql.position import MySQLPosition
 __all__ = [
     "ServerInfo",
     "LogFile",
+    "folds_names",
     "log_end",
     "log_files",
     "owned_gtids",
@@ -60,9 +61,22 @@ def read_server_info(connection: Connection[Any]) -> ServerInfo:
     version = tuple(int(number) for number in numbers[:3])
     identity = "@@GLOBAL.server_id" if mariadb else "@@GLOBAL.server_uuid"
     gtid_mode = "'ON'" if mariadb else "@@GLOBAL.gtid_mode"
-    fold = "@@GLOBAL.lower_case_table_names = 1"
+    fold = "@@GLOBAL.lower_case_table_names"
     row = query(connection, f"SELECT {identity}, {gtid_mode}, {fold}")[0]
-    return ServerInfo(mariadb, version, str(row[0]), row[1] == "ON", bool(row[2]))
+    return ServerInfo(mariadb, version, str(row[0]), row[1] == "ON", folds_names(int(row[2])))
+
+
+def folds_names(lower_case_table_names: int) -> bool:
+    """Whether the server stores names in lower case. Raises SourceError for a server that compares
+    names in lower case and stores them as they are written, which only macOS has by default: its
+    log and its catalog spell a name differently.
+    """
+    if lower_case_table_names == 2:
+        raise SourceError(
+            "the source has lower_case_table_names = 2, which is not supported",
+            hint="follow a replica on Linux, which has lower_case_table_names = 1 or 0",
+        )
+    return lower_case_table_names == 1
 
 
 def status_statement(info: ServerInfo) -> str:

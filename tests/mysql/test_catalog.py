@@ -125,3 +125,19 @@ def test_estimates_come_from_statistics(
         assert row_estimates(connection, [table]) == {table.id: rows}
         assert row_estimates(connection, [other, table]) == {table.id: rows}
         assert row_estimates(connection, []) == {}
+
+
+def test_names_that_differ_in_case_are_told_apart(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh
+) -> None:
+    """The collation of MariaDB's information_schema takes these names for equal."""
+    database = fresh_mysql_database(mysql_family)
+    connection = connect_mysql(mysql_family, database)
+    names = ("T", "t", "ť")
+    with connection, connection.cursor() as cursor:
+        for number, name in enumerate(names):
+            cursor.execute(f"CREATE TABLE {name} (id INT PRIMARY KEY, c{number} INT)")
+        tables = read_catalog(connection, lambda id: id.schema == database)
+        expected = [(name, ("id", f"c{number}")) for number, name in enumerate(names)]
+        assert [(table.id.name, table.names) for table in tables] == expected
+        assert set(row_estimates(connection, tables)) == {table.id for table in tables}

@@ -7,8 +7,9 @@ from __future__ import annotations
 import pytest
 
 from engine.databases.mysql.settings import address_of
-from engine.errors import ConfigError, TailraceError
+from engine.errors import ConfigError, SourceError, TailraceError
 from engine.schema import TableId
+from sources.mysql.server_info import folds_names
 from sources.mysql.settings import MySQLSettings, selector
 
 
@@ -44,3 +45,9 @@ def test_patterns_select_tables() -> None:
     assert selector(("Shop.*",), (), fold_names=True)(TableId("shop", "A"))
     with pytest.raises(TailraceError):
         selector(("orders",), ())
+
+
+def test_names_that_the_log_and_the_catalog_spell_differently_are_refused() -> None:
+    assert [folds_names(0), folds_names(1)] == [False, True]
+    with pytest.raises(SourceError, match="lower_case_table_names = 2"):
+        folds_names(2)
