@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from pymysql.connections import Connection
 
-from engine.databases.mysql.connect import is_mariadb, query, server_version
+from engine.databases.mysql.connect import is_mariadb, query, version_number
 from engine.errors import SourceError
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
@@ -57,8 +57,7 @@ class LogFile(NamedTuple):
 def read_server_info(connection: Connection[Any]) -> ServerInfo:
     """Query the server. Raises SourceError, SourceLost."""
     mariadb = is_mariadb(connection)
-    numbers = re.findall(r"\d+", server_version(connection).split("-")[0])
-    version = tuple(int(number) for number in numbers[:3])
+    version = version_number(connection)
     identity = "@@GLOBAL.server_id" if mariadb else "@@GLOBAL.server_uuid"
     gtid_mode = "'ON'" if mariadb else "@@GLOBAL.gtid_mode"
     fold = "@@GLOBAL.lower_case_table_names"

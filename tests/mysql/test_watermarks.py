@@ -7,16 +7,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from engine.change import Row
-from engine.databases.mysql.connect import translate_errors
+from engine.databases.mysql.connect import connect, query, translate_errors
 from engine.errors import ShapeChanged, SourceError, SourceLost
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.server_info import log_end, read_server_info
+from sources.mysql.settings import MySQLSettings
 from sources.mysql.snapshot import watermarks
 from tests.support.mysql_chunks import MakeReader, current_position, read_chunks, rows_of
 from tests.support.mysql_log import live_table
@@ -352,17 +354,13 @@ def test_the_momentary_lock_leaves_the_session_as_it_was(
     mysql_family: AnyServer, fresh_mysql_database: Fresh
 ) -> None:
     database = fresh_mysql_database(mysql_family)
-    connection = connect_mysql(mysql_family, database)
-    settings = "SELECT @@lock_wait_timeout, @@wait_timeout"
-    with connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE t (n INT)")
-        cursor.execute(settings)
-        before = cursor.fetchall()
+    timeouts = "SELECT @@lock_wait_timeout, @@wait_timeout"
+    with closing(connect(MySQLSettings(url=mysql_family.url))) as connection:
+        query(connection, f"CREATE TABLE {database}.t (n INT)")
+        before = query(connection, timeouts)
         with watermarks._TableLock(connection, live_table(connection, database, "t")):
-            cursor.execute(settings)
-            assert cursor.fetchall() != before
-        cursor.execute(settings)
-        assert cursor.fetchall() == before
+            assert query(connection, timeouts) != before
+        assert query(connection, timeouts) == before
 
 
 def test_all_chunks_of_a_keyless_table_show_one_position(

@@ -9,6 +9,7 @@ names.
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from engine.databases.mysql.pymysql_adapter import (
     original_exception,
     socket_of,
 )
+from engine.databases.mysql.session_variables import assignments
 from engine.databases.mysql.settings import Address, ConnectionSettings, address_of
 from engine.databases.side import SOURCE, Side
 from engine.errors import ConfigError, SinkError, SourceError
@@ -39,6 +41,7 @@ __all__ = [
     "query",
     "server_version",
     "translate_errors",
+    "version_number",
 ]
 
 #: Error codes of the server for missing rights and failed authentication.
@@ -50,6 +53,7 @@ TRANSIENT: Final = frozenset(
 )
 #: Error codes of the client library for a server that cannot be reached: by socket, by TCP.
 UNREACHABLE: Final = frozenset((2002, 2003, 2005))
+_UNKNOWN_VARIABLE: Final = 1193
 
 #: The longest wait for each answer during the login, which needs no work from the server.
 _LOGIN_SECONDS: Final = 10.0
@@ -62,7 +66,7 @@ def connect(
     timeout_seconds: float | None = None,
     side: Side = SOURCE,
 ) -> Connection[Any]:
-    """Open a session with the character set utf8mb4 and the time zone UTC.
+    """Open a session with the character set utf8mb4 and the variables of ``session_variables``.
 
     ``timeout_seconds`` bounds connecting and each wait for an answer; by default it is that of the
     settings. Raises ``side.lost`` if the server cannot be reached, ``side.refused`` if it rejects
@@ -93,7 +97,6 @@ def prepare(
         connect_timeout=min(timeout, _LOGIN_SECONDS),
         read_timeout=timeout,
         write_timeout=timeout,
-        init_command="SET time_zone = '+00:00'",
         program_name="tailrace",
         max_allowed_packet=1 << 30,
         defer_connect=True,
@@ -106,12 +109,36 @@ def prepare(
 
 
 def establish(connection: Connection[Any], side: Side = SOURCE) -> None:
-    """Connect and log in. Raises as ``connect`` does."""
+    """Connect, log in, and set the session's variables. Raises as ``connect`` does."""
     try:
         with translate_errors(side), limit_timeouts(connection):
             connection.connect()
+            _set_variables(connection)
     except RuntimeError as error:  # a package that an authentication method needs is not installed
         raise side.refused(f"cannot log in at the {side.name}: {error}") from error
+
+
+def _set_variables(connection: Connection[Any]) -> None:
+    values = assignments(is_mariadb(connection), version_number(connection))
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(f"SET {', '.join(values)}")
+        except pymysql.MySQLError as error:
+            if error.args[0] != _UNKNOWN_VARIABLE:
+                raise
+            # A fork need not have every variable of the release whose version it reports.
+            for value in values:
+                with _unless_unknown():
+                    cursor.execute(f"SET {value}")
+
+
+@contextmanager
+def _unless_unknown() -> Iterator[None]:
+    try:
+        yield
+    except pymysql.MySQLError as error:
+        if error.args[0] != _UNKNOWN_VARIABLE:
+            raise
 
 
 def interrupt(connection: Connection[Any]) -> None:
@@ -146,6 +173,12 @@ def server_version(connection: Connection[Any]) -> str:
     MariaDB before 11.0 puts ``5.5.5-`` in front of it, for old replicas.
     """
     return str(connection.get_server_info()).removeprefix("5.5.5-")  # type: ignore[no-untyped-call]
+
+
+def version_number(connection: Connection[Any]) -> tuple[int, ...]:
+    """The version as numbers, such as ``(11, 8, 6)``."""
+    numbers = re.findall(r"\d+", server_version(connection).split("-")[0])
+    return tuple(int(number) for number in numbers[:3])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pymysql.connections import Connection
 from pymysql.cursors import SSCursor
 
-from engine.databases.mysql.connect import connect, is_mariadb, query, translate_errors
+from engine.databases.mysql.connect import connect, query, translate_errors
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.settings import ConnectionSettings
@@ -116,10 +116,6 @@ class MySQLRowReader:
         if self._connection is None:
             connection = connect(self._settings, timeout_seconds=TIMEOUT_SECONDS, side=self._side)
             return_text(connection)
-            limit = "max_statement_time" if is_mariadb(connection) else "max_execution_time"
-            timeout = int(TIMEOUT_SECONDS)
-            names = f"sql_mode = '', {limit} = 0, net_write_timeout = {timeout}"
-            query(connection, f"SET {names}", side=self._side)
             self._connection = connection
         return self._connection
 

@@ -17,13 +17,9 @@ from engine.errors import SourceLost
 
 __all__ = ["Lease", "Sessions"]
 
-# Comparisons must accept invalid dates, CHAR must come without padding, text must come as it is
-# stored (a conversion could lose characters), and a slow target must not break the connection.
-_SETTINGS = """
-SET SESSION sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00', autocommit = 1,
-    max_sort_length = 8192, net_write_timeout = 31536000, character_set_results = NULL
-"""
-_ISOLATION = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+# Text must come as it is stored (a conversion could lose characters), and a slow target must not
+# break the connection.
+_SETTINGS = "SET SESSION character_set_results = NULL, net_write_timeout = 31536000"
 
 
 class Lease:
@@ -74,7 +70,6 @@ class Sessions:
             if not made:
                 establish(connection)
                 query(connection, _SETTINGS)
-                query(connection, _ISOLATION)
             undo.pop_all()
         return connection
 

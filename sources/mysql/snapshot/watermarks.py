@@ -31,6 +31,7 @@ from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
 from engine.databases.mysql.identifiers import quote_name, quote_table
+from engine.databases.mysql.session_variables import IDLE_SECONDS, LOCK_WAIT_SECONDS
 from engine.errors import SourceError
 from engine.schema import Table, TableId
 from sources.mysql.catalog import among
@@ -50,6 +51,9 @@ _LOCK_WAIT_SECONDS = 1
 # The server ends a session that holds a momentary lock and is silent for so long, such as that of a
 # suspended process: until then nobody writes the table.
 _IDLE_LOCK_SECONDS = 5
+_USUAL_TIMEOUTS = (
+    f"SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}, wait_timeout = {IDLE_SECONDS}"
+)
 _DENIED = (1044, 1142, 1227, 1045)
 _LOCK_TIMEOUT = 1205
 _TRANSACTIONAL = """
@@ -245,7 +249,7 @@ class _TableLock:
         if kind is not None:
             return  # the connection is closed, and the lock with it
         _query(self._connection, "UNLOCK TABLES")
-        _query(self._connection, "SET SESSION lock_wait_timeout = DEFAULT, wait_timeout = DEFAULT")
+        _query(self._connection, _USUAL_TIMEOUTS)
 
     def _denied(self) -> SourceError:
         schema = quote_name(self._table.id.schema)
