@@ -15,6 +15,7 @@ from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import is_mariadb, query
 from engine.databases.mysql.types import INTEGER_KINDS, neutral_type
+from engine.errors import SchemaError
 from engine.schema import Column, Index, Table, TableId
 
 __all__ = [
@@ -136,7 +137,12 @@ def _columns(
     mariadb = is_mariadb(connection)
     columns: dict[TableId, list[Column]] = defaultdict(list)
     for schema, name, *column in query(connection, _COLUMNS.format(where=where), arguments):
-        columns[TableId(schema, name)].append(_column(mariadb, *column))
+        id = TableId(schema, name)
+        try:
+            columns[id].append(_column(mariadb, *column))
+        except SchemaError as error:
+            message = f"the column {column[0]}: {error.message}"
+            raise SchemaError(message, hint=error.hint, table=id) from error
     return columns
 
 
@@ -154,6 +160,11 @@ def _column(
     default: str | None,
     extra: str,
 ) -> Column:
+    if charset == "binary" and "?" in source_type:
+        raise SchemaError(
+            "the server shows a question mark for a label, which may be other bytes",
+            hint="Give the column a character set, or exclude the table from the pipeline.",
+        )
     if charset:
         source_type += f" character set {'utf8mb3' if charset == 'utf8' else charset}"
         source_type += f" collate {collation}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,8 @@ from engine.databases.mysql.charset import (
     collation_charset,
     text_decoder,
 )
-from engine.errors import DecodeError
+from engine.errors import DecodeError, SchemaError
+from tests.support.mysql_log import live_table, logged_rows, selected_rows
 from tests.support.servers import AnyServer, connect_mysql
 
 SINGLE_BYTE = [name for name, size in BYTES_PER_CHARACTER.items() if size == 1 and name != "binary"]
@@ -177,3 +178,87 @@ def test_every_collation_of_the_servers_is_known(mysql_family: AnyServer) -> Non
     rows = [(id, charset) for id, charset in _rows(mysql_family, query) if id is not None]
     assert len(rows) > 250
     assert [(id, collation_charset(id)) for id, _ in rows] == rows
+
+
+def test_stream_and_backfill_read_columns_of_every_charset(
+    mysql_family: AnyServer, fresh_mysql_database: Callable[[AnyServer], str]
+) -> None:
+    """One row with all characters of every charset, as the server itself converts them."""
+    database = fresh_mysql_database(mysql_family)
+    known = {name for (name,) in _rows(mysql_family, "SHOW CHARACTER SET", 1)}
+    charsets = [name for name in BYTES_PER_CHARACTER if name in known and name != "binary"]
+    values = [_characters(charset) for charset in charsets]
+    connection = connect_mysql(mysql_family, database)
+    with connection, connection.cursor() as cursor:
+        columns = [f"{name}_ LONGTEXT CHARACTER SET {name}" for name in charsets]
+        cursor.execute(f"CREATE TABLE t (id INT PRIMARY KEY, {', '.join(columns)})")
+        table = live_table(connection, database, "t")
+        literals = [
+            f"CONVERT(x'{data.hex()}' USING {name})"
+            for name, data in zip(charsets, values, strict=True)
+        ]
+        insert = f"INSERT INTO t VALUES (1, {', '.join(literals)})"
+        [rows] = logged_rows(mysql_family, connection, table, [insert])
+        shown = ", ".join(f"HEX(CONVERT({name}_ USING utf32))" for name in charsets)
+        cursor.execute(f"SELECT {shown} FROM t")
+        expected = [bytes.fromhex(text).decode("utf-32-be") for text in cursor.fetchone()]
+    assert rows.after is not None
+    for name, ours, theirs in zip(charsets, rows.after[0][1:], expected, strict=True):
+        assert ours == theirs, name
+        assert len(ours) > 120
+    assert selected_rows(mysql_family, table) == rows.after
+
+
+def _characters(charset: str) -> bytes:
+    """All characters of a charset that the servers have too; a part of those of Unicode."""
+    strict = text_decoder(charset)
+    samples = {**dict.fromkeys(TWO_BYTES, _multi), **dict.fromkeys(UNICODE, _unicode)}
+    found = []
+    for sample in samples.get(charset, _single)(charset):
+        if sample in MORE_THAN_THE_SERVER.get(charset, ()) or (
+            charset in UNICODE and sum(sample) % 9
+        ):
+            continue
+        try:
+            found += [sample] * (len(strict(sample)) == 1)
+        except UnicodeDecodeError:
+            continue
+    return b"".join(found)
+
+
+def test_labels_without_a_charset(
+    mysql_family: AnyServer, fresh_mysql_database: Callable[[AnyServer], str]
+) -> None:
+    """ENUM and SET with the charset binary: their labels are text nevertheless."""
+    database = fresh_mysql_database(mysql_family)
+    many = ",".join(f"'m{number}'" for number in range(64))
+    connection = connect_mysql(mysql_family, database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE t (e ENUM('a','é') CHARACTER SET binary, s SET('a','é','x') BYTE,"
+            f" m SET({many}) CHARACTER SET binary, c CHAR(3) CHARACTER SET binary,"
+            " x TEXT CHARACTER SET binary)"
+        )
+        table = live_table(connection, database, "t")
+        insert = (
+            "INSERT INTO t VALUES (2, 6, 9223372036854775809, 'a', 'é'), (1, 0, -1, '', ''),"
+            " (NULL, NULL, NULL, NULL, NULL)"
+        )
+        [rows] = logged_rows(mysql_family, connection, table, [insert])
+        cursor.execute("SELECT CAST(e AS CHAR), CAST(s AS CHAR), CAST(m AS CHAR), c, x FROM t")
+        assert rows.after == list(cursor.fetchall())
+    assert rows.after is not None
+    assert rows.after[0] == ("é", "é,x", "m0,m63", b"a\0\0", "é".encode())
+    assert selected_rows(mysql_family, table) == rows.after
+
+
+def test_labels_that_are_no_text_are_refused(
+    mysql_family: AnyServer, fresh_mysql_database: Callable[[AnyServer], str]
+) -> None:
+    database = fresh_mysql_database(mysql_family)
+    connection = connect_mysql(mysql_family, database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (e ENUM('a',x'ff') CHARACTER SET binary)")
+        with pytest.raises(SchemaError, match="the column e: ") as error:
+            live_table(connection, database, "t")
+    assert error.value.table == f"{database}.t"

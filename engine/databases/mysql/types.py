@@ -168,6 +168,8 @@ _NAMES = frozenset((*_KNOWN, *_SYNONYMS, *_NATIONAL, "bool", "boolean", "serial"
 _LONGEST_NAME = 3
 _AS_BYTES = {"char": "binary", "varchar": "varbinary", **dict(zip(_TEXTS, _BLOBS, strict=True))}
 
+_CHARSET_WORDS = {"ascii": "latin1", "unicode": "ucs2", "byte": "binary"}
+
 _COMMENT = re.compile(r"/\*(.*?)\*/", re.DOTALL)
 _TOKEN = re.compile(r"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"|[\w$]+|\S", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)|''", re.DOTALL)
@@ -264,12 +266,8 @@ def _charset(words: list[str], attributes: list[str]) -> tuple[str, str]:
             charset = following[0] if following else ""
         elif word == "collate":
             collation = following[0] if following else ""
-        elif word == "ascii":
-            charset = "latin1"
-        elif word == "unicode":
-            charset = "ucs2"
-        elif word == "byte":
-            charset = "binary"
+        elif word in _CHARSET_WORDS and not charset:  # not the name in CHARACTER SET ascii
+            charset = _CHARSET_WORDS[word]
     if collation and not charset:
         charset = collation.split("_", 1)[0]
         charset = charset if charset in BYTES_PER_CHARACTER or charset == "utf8" else ""
@@ -303,8 +301,7 @@ def _canonical(
     if base not in _KNOWN:
         raise ValueError(name)
     if base in ("enum", "set"):
-        members = tuple(unquote(parameter).rstrip(" ") for parameter in parameters)
-        return MySQLType(base, members=members, charset=charset, collation=collation)
+        return _labelled(base, parameters, charset, collation)
     numbers = [int(parameter) for parameter in parameters]
     if base in _INTEGERS:
         return MySQLType(base, unsigned=unsigned, zerofill=zerofill)
@@ -320,6 +317,18 @@ def _canonical(
     if base == "bit":
         return MySQLType(base, length=numbers[0] if numbers else 1)
     return MySQLType(base, length=(numbers or [0])[0] if base == "vector" else 0)
+
+
+def _labelled(base: str, parameters: list[str], charset: str, collation: str) -> MySQLType:
+    """An ENUM or SET. One with the charset ``binary`` has no charset, as MySQL's catalog says it.
+    Raises ValueError for a label that is not text, which MySQL prints as ``x'ff'``.
+    """
+    if any(parameter[0] not in "'\"" for parameter in parameters):
+        raise ValueError(base)
+    members = tuple(unquote(parameter).rstrip(" ") for parameter in parameters)
+    if charset == "binary":
+        charset = collation = ""
+    return MySQLType(base, members=members, charset=charset, collation=collation)
 
 
 def _floating(base: str, numbers: list[int], unsigned: bool, zerofill: bool) -> MySQLType:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from engine.databases.mysql.charset import text_expression
 from engine.databases.mysql.types import MySQLType, parse_type
-from engine.errors import SchemaError
+from engine.errors import DecodeError, SchemaError
 from engine.schema import Column, Table
 from sources.mysql.codec.binary_json import json_text
 from sources.mysql.codec.table_map import TableMap, Wire
@@ -31,7 +32,15 @@ from sources.mysql.codec.values import (
     uuid_text,
 )
 
-__all__ = ["SIZES", "Cell", "bytes_expression", "cells", "count_values", "packed_size"]
+__all__ = [
+    "SIZES",
+    "Cell",
+    "bytes_expression",
+    "cells",
+    "count_values",
+    "label_texts",
+    "packed_size",
+]
 
 #: Size in bytes of an unsigned little-endian number → its struct codes, and the expression.
 SIZES = {
@@ -106,7 +115,7 @@ def _cell(table: Table, column: Column, ordinal: int, wire: int, meta: int, map:
         order, codes, expression, names = temporal_expression(wire, digits)
         return Cell(ordinal, expression, codes, names=names, order=order)
     if wire in (Wire.ENUM, Wire.SET):
-        return _labels(ordinal, wire, meta, source_type.members)
+        return _labels(ordinal, meta, source_type)
     charset = source_type.charset
     if not charset and map.charsets is not None and column.type.kind == "text":
         charset = map.charsets[ordinal] or ""
@@ -114,12 +123,17 @@ def _cell(table: Table, column: Column, ordinal: int, wire: int, meta: int, map:
     return _bytes(ordinal, wire, meta, expression, names)
 
 
-def _labels(ordinal: int, wire: int, size: int, members: tuple[str, ...]) -> Cell:
+def _labels(ordinal: int, size: int, source_type: MySQLType) -> Cell:
     codes, number = SIZES[size]
-    # The server stores index 0 for an invalid ENUM value.
-    labels = ("", *members) if wire == Wire.ENUM else SetText(members)
     name = f"labels_{ordinal}"
-    return Cell(ordinal, f"{name}[{number}]", codes, names={name: labels})
+    return Cell(ordinal, f"{name}[{number}]", codes, names={name: label_texts(source_type)})
+
+
+def label_texts(source_type: MySQLType) -> Sequence[str] | SetText:
+    """The text of each value of an ENUM or SET, by the number that the server stores."""
+    if source_type.base == "enum":
+        return ("", *source_type.members)  # 0 is the number of an invalid value
+    return SetText(source_type.members)
 
 
 def _bytes(ordinal: int, wire: int, meta: int, expression: str, names: dict[str, Any]) -> Cell:
@@ -167,7 +181,11 @@ def bytes_expression(
             "table's definition",
             table=table.id,
         )
-    return text_expression(charset, raw)
+    try:
+        return text_expression(charset, raw)
+    except DecodeError as error:
+        message = f"the column {column.name}: {error.message}"
+        raise SchemaError(message, hint=error.hint, table=table.id) from error
 
 
 def packed_size(codes: str) -> int:

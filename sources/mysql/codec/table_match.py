@@ -254,7 +254,9 @@ def _source_type(map: TableMap, ordinal: int) -> MySQLType:
     charset = (map.charsets[ordinal] if map.charsets is not None else None) or "binary"
     if wire in (Wire.ENUM, Wire.SET):
         members = (map.members[ordinal] if map.members is not None else None) or ()
-        return MySQLType(_BASE_OF_WIRE[wire], members=_labels(members, charset), charset=charset)
+        labels = _labels(members, charset)
+        charset = "" if charset == "binary" else charset
+        return MySQLType(_BASE_OF_WIRE[wire], members=labels, charset=charset)
     if wire in (Wire.BLOB, Wire.BLOB_COMPRESSED):
         family = _BLOBS if charset == "binary" else _TEXTS
         return MySQLType(family[meta - 1], charset="" if charset == "binary" else charset)

@@ -51,7 +51,7 @@ from engine.errors import DecodeError
 from engine.schema import Column, Table
 from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.accelerator import Text, text_accelerator
-from sources.mysql.codec.cells import bytes_expression
+from sources.mysql.codec.cells import bytes_expression, label_texts
 from sources.mysql.codec.images import SourceCode
 from sources.mysql.snapshot.result_set import cut_rows
 
@@ -61,6 +61,7 @@ _MALFORMED = (ValueError, IndexError, OverflowError)
 
 # Kinds whose texts are always so short that their length takes one byte.
 _SHORT = frozenset(("date", "interval", "datetime", "timestamp", "decimal", "bit", "uuid"))
+_LABELLED = frozenset(("enum", "set"))
 _AS_TEXT = frozenset(("date", "interval", "datetime", "timestamp"))
 
 
@@ -81,6 +82,8 @@ def _selected(column: Column) -> str:
         return f"{name}+0e0"
     if source_type.base == "bit" or (source_type.base == "decimal" and source_type.zerofill):
         return f"{name}+0"
+    if source_type.base in _LABELLED and not source_type.charset:
+        return f"CAST({name} AS UNSIGNED)"  # the labels' bytes have no charset
     if source_type.base in ("inet4", "inet6", "uuid"):
         return f"CAST({name} AS CHAR CHARACTER SET latin1)"
     return name
@@ -201,6 +204,9 @@ def _text(table: Table, column: Column) -> Text:
         return Text("float(raw0)", {}, short)
     if kind in ("decimal", "uuid") or kind in _AS_TEXT or source_type.base in ("inet4", "inet6"):
         return Text("raw0.decode()", {}, short)
+    if source_type.base in _LABELLED and not source_type.charset:
+        labels = f"labels_{table.ordinal(column.name)}"
+        return Text(f"{labels}[int(raw0)]", {labels: label_texts(source_type)}, True)
     return Text(*bytes_expression(table, column, source_type, source_type.charset, "raw0"), short)
 
 
