@@ -29,6 +29,7 @@ from engine.schema import Table, TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.events import xid_text
 from sources.mysql.binlog.stream import Stream
+from sources.mysql.binlog.temporary_tables import SessionId
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.catalog import read_catalog, read_table, row_estimates
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, file_number, parse_position
@@ -144,7 +145,8 @@ class MySQLSource:
                 lambda session: resume_at(session, self._server_info(session), begin, schemas)
             )
             replica.open()
-            stream = Stream(start, self._tracking(tables, discovered), checksum=replica.checksum)
+            tracking = self._tracking(tables, discovered, replica.session)
+            stream = Stream(start, tracking, checksum=replica.checksum)
             dump(replica)
             yield from self._read_log(replica, stream)
         except SourceLost:
@@ -153,7 +155,9 @@ class MySQLSource:
         finally:
             replica.close()
 
-    def _tracking(self, tables: Iterable[Table], discovered: Iterable[Table]) -> Tracking:
+    def _tracking(
+        self, tables: Iterable[Table], discovered: Iterable[Table], newest: SessionId
+    ) -> Tracking:
         info = self._ask(self._server_info)
         return Tracking(
             tables,
@@ -162,6 +166,7 @@ class MySQLSource:
             live=lambda id: self._ask(lambda session: read_table(session, id)),
             default_charset=lambda schema: self._ask(lambda each: _schema_charset(each, schema)),
             fold_names=info.fold_names,
+            newest=newest,
         )
 
     def _read_log(self, replica: BinlogConnection, stream: Stream) -> Iterator[list[Change]]:

@@ -59,8 +59,6 @@ NOTHING = [
     "ANALYZE TABLE orders",
     "FLUSH TABLES orders",
     "SET PASSWORD FOR x = 'y'",
-    "DROP TEMPORARY TABLE IF EXISTS orders",
-    "CREATE TEMPORARY TABLE orders (id INT)",
     "OPTIMIZE TABLE orders",
     "CREATE DATABASE other",
 ]

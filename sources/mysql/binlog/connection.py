@@ -34,6 +34,7 @@ from engine.databases.mysql.pymysql_adapter import force_close, read_ok, send_co
 from engine.databases.mysql.settings import address_of
 from engine.errors import SourceError, SourceLost
 from sources.mysql.binlog.packets import Packets, ServerError
+from sources.mysql.binlog.temporary_tables import SessionId
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.settings import MySQLSettings
 
@@ -65,6 +66,8 @@ class BinlogConnection:
         self._stopped = False
         self.server_id = 0
         self.checksum = False
+        #: This session.
+        self.session = SessionId(0, 0)
 
     def open(self) -> None:
         """Connect and register as a replica. Raises SourceLost, SourceError."""
@@ -89,7 +92,12 @@ class BinlogConnection:
             name = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"tailrace-{self.server_id}"))
             assignments += [f"@slave_uuid = '{name}'", f"@replica_uuid = '{name}'"]
         query(connection, f"SET {', '.join(assignments)}")
-        self.checksum = query(connection, "SELECT @master_binlog_checksum")[0][0] == "CRC32"
+        row = query(
+            connection, "SELECT @master_binlog_checksum, @@GLOBAL.server_id, CONNECTION_ID()"
+        )[0]
+        self.checksum = row[0] == "CRC32"
+        # Events have the lower 32 bits of a session's number.
+        self.session = SessionId(int(row[1]), int(row[2]) & 0xFFFFFFFF)
         self._register(connection)
 
     def _register(self, connection: Connection[Any]) -> None:

@@ -132,10 +132,15 @@ read_header: Callable[[bytes], tuple[int, int, int, int, int, int]] = _HEADER.un
 
 
 class Format(NamedTuple):
-    """A FORMAT_DESCRIPTION: the server's version, and whether events have a CRC-32."""
+    """A FORMAT_DESCRIPTION: the server's version, and whether events have a CRC-32.
+
+    ``created`` is not zero if the server has started with this file. ``server`` is its id.
+    """
 
     server_version: str
     checksum: bool
+    created: int = 0
+    server: int = 0
 
     @property
     def mariadb(self) -> bool:
@@ -223,7 +228,8 @@ def read_format(event: bytes, length: int) -> Format:
     version = event[21:71].rstrip(b"\0").decode("ascii", "replace")
     if event[75] != HEADER_SIZE:
         raise DecodeError(f"event headers of {event[75]} bytes")
-    format = Format(version.removeprefix("5.5.5-"), False)
+    created, server = (int.from_bytes(event[at : at + 4], "little") for at in (71, 5))
+    format = Format(version.removeprefix("5.5.5-"), False, created, server)
     if not _knows_checksums(format):
         return format
     algorithm = event[length - 5]

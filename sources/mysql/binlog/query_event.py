@@ -69,7 +69,7 @@ class Query(NamedTuple):
 
     ``thread`` is the id of the session. ``error`` is not zero if the statement has failed, wholly
     or in part. ``timestamp`` is the time at which it began, in Unix seconds. ``flags`` are those of
-    the event header.
+    the event header, and ``server`` is the id of the server on which it ran first.
     """
 
     schema: str
@@ -79,6 +79,7 @@ class Query(NamedTuple):
     error: int = 0
     timestamp: int = 0
     flags: int = 0
+    server: int = 0
 
     @property
     def thread_specific(self) -> bool:
@@ -120,7 +121,7 @@ def read_load_query(event: bytes, end: int) -> Query:
 def _read_statement(event: bytes, end: int, extra: int) -> Query:
     if end < 32 + extra:
         raise DecodeError(f"query event of {end} bytes")
-    timestamp, _, _, _, _, flags = read_header(event)
+    timestamp, _, server, _, _, flags = read_header(event)
     thread, _, schema_size, error, status_size = _QUERY.unpack_from(event, 19)
     status = 32 + extra
     schema = status + status_size
@@ -129,7 +130,7 @@ def _read_statement(event: bytes, end: int, extra: int) -> Query:
         raise DecodeError(f"query event: its statement starts at {statement}, but it ends at {end}")
     name = event[schema : statement - 1].decode("utf-8", "replace") if schema_size else ""
     text = event[statement:end]
-    return Query(name, event[status:schema], text, thread, error, timestamp, flags)
+    return Query(name, event[status:schema], text, thread, error, timestamp, flags, server)
 
 
 def session_of(query: Query, format: Format) -> Session:

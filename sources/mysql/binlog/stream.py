@@ -85,6 +85,7 @@ class Stream:
         self._skipped = False  # the start position includes the group
         self._deferred = False  # the group's statement takes effect in another group
         self._begun = False  # the group has become a transaction
+        self._without_rows = False  # only statements have made it one
         self._gtid: Gtid | None = None
         self._committed_at = 0.0
 
@@ -315,6 +316,7 @@ class Stream:
         elif statement.startswith(b"ROLLBACK"):
             self._on_rollback(statement, timestamp)
         elif self._skipped or self._deferred:
+            self._tracking.pass_over(query)
             self._end_of_statement(timestamp)
         else:
             self._follow(query)
@@ -326,6 +328,7 @@ class Stream:
             self._known.clear()
             if not self._begun:
                 self._begin()
+                self._without_rows = True
             self._target.extend(effects)
 
     def _end_of_statement(self, timestamp: int) -> None:
@@ -333,8 +336,11 @@ class Stream:
             self._finish(timestamp)
 
     def _on_rollback(self, statement: bytes, timestamp: int) -> None:
-        """A transaction that was rolled back is logged only if some of its changes remain."""
-        if self._begun and not self._skipped:
+        """A transaction that was rolled back is logged only if some of its changes remain.
+
+        MariaDB logs so the DROP TABLE that a failed CREATE OR REPLACE TABLE … SELECT has done.
+        """
+        if self._begun and not self._without_rows and not self._skipped:
             raise SourceError(
                 "the log has rows of followed tables that were rolled back, at least in part",
                 hint="set binlog_format = ROW, do not mix transactional with other storage engines"
@@ -363,6 +369,8 @@ class Stream:
                 self._begin()
             self._target.append(change)
         self._known[body] = decoder
+        if decoder is not None:
+            self._without_rows = False
         return decoder
 
     def _on_rows(self, kind: int, event: bytes, end: int, timestamp: int) -> None:

@@ -8,6 +8,7 @@ sees each distinct map once. It is not hot, and can check each map against the t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,13 +16,16 @@ from engine.change import SchemaChange, Truncate
 from engine.errors import SchemaError, TailraceError
 from engine.schema import Table, TableId
 from sources.mysql.binlog.events import Format, read_table_name
-from sources.mysql.binlog.query_event import Query, session_of, statement_text
+from sources.mysql.binlog.query_event import Query, Session, session_of, statement_text
+from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.table_match import TableMap, mismatch, parse_table_map, table_from_map
 from sources.mysql.ddl.columns import Charset
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.effects import apply_statement
+from sources.mysql.ddl.outcome import outcome
+from sources.mysql.ddl.statements import Statement, read_statement
 
 __all__ = ["Tracking"]
 
@@ -40,6 +44,13 @@ _NOT_PLAIN = (
 )
 
 
+class _Parsed(NamedTuple):
+    sql: str
+    session: Session
+    dialect: Dialect
+    statement: Statement | None
+
+
 class Tracking:
     """The tracked versions of tables. Table maps and statements change them.
 
@@ -48,7 +59,7 @@ class Tracking:
     and what the log does not show of it comes from there. With a server its rows are skipped,
     because its backfill has not begun. ``discovered``: see ``Source.stream``. ``live`` reads a
     table's definition as it is now, and ``default_charset`` the default charset of a schema.
-    ``fold_names``: the server stores names in lower case.
+    ``fold_names``: the server stores names in lower case. ``newest``: see ``TemporaryTables``.
     """
 
     def __init__(
@@ -61,10 +72,12 @@ class Tracking:
         live: Callable[[TableId], Table | None] | None = None,
         default_charset: Callable[[str], str] | None = None,
         fold_names: bool = False,
+        newest: SessionId | None = None,
     ) -> None:
         self.tables = {table.id: table for table in tables}
         self.mariadb = False
-        self._format = Format("", False)
+        self._format: Format | None = None
+        self._temporary = TemporaryTables(newest)
         self._wanted = wanted
         self._definitions = definitions
         self._discovered = {table.id: table for table in discovered}
@@ -74,6 +87,9 @@ class Tracking:
 
     def use(self, format: Format) -> None:
         """Take the format of the log that follows."""
+        # A server may start a dump in the middle of a file with the format of its first event.
+        if format.created and (self._format is not None or self._definitions is not None):
+            self._temporary.restart(format.server)
         self.mariadb = format.mariadb
         self._format = format
 
@@ -105,7 +121,41 @@ class Tracking:
 
         Raises SchemaError if they cannot be derived from its text.
         """
-        session = session_of(query, self._format)
+        parsed = self._parse(query)
+        statement = parsed.statement
+        if statement is not None and (statement := self._real(statement, query)) is None:
+            return []
+        effects = apply_statement(
+            parsed.sql,
+            query.schema,
+            self.tables,
+            self._wanted,
+            discovered=self._discovered,
+            default_charset=self._default_charset,
+            dialect=parsed.dialect,
+            check_write=self._check_write,
+            statement=statement,
+        )
+        if self._definitions is not None:
+            server = Charset(parsed.session.server_charset)
+            self._definitions.follow(parsed.sql, query.schema, parsed.dialect, server, statement)
+        for effect in effects:
+            if isinstance(effect, SchemaChange):
+                if effect.before is not None:
+                    del self.tables[effect.before.id]
+                if effect.after is not None:
+                    self.tables[effect.after.id] = effect.after
+        return effects
+
+    def pass_over(self, query: Query) -> None:
+        """Take note of a statement whose effects the start position includes."""
+        if query.thread_specific or self._temporary:
+            statement = self._parse(query).statement
+            if statement is not None:
+                self._real(statement, query)
+
+    def _parse(self, query: Query) -> _Parsed:
+        session = session_of(query, self._format or Format("", False))
         sql = statement_text(query.statement, session.charset)
         dialect = Dialect(
             self.mariadb,
@@ -115,25 +165,16 @@ class Tracking:
             session.time_zone,
             session.timestamp,
         )
-        effects = apply_statement(
-            sql,
-            query.schema,
-            self.tables,
-            self._wanted,
-            discovered=self._discovered,
-            default_charset=self._default_charset,
-            dialect=dialect,
-            check_write=self._check_write,
+        return _Parsed(sql, session, dialect, read_statement(sql, query.schema, dialect))
+
+    def _real(self, statement: Statement, query: Query) -> Statement | None:
+        """What the statement has done to real tables; None if nothing."""
+        return self._temporary.real(
+            outcome(statement, query.error),
+            SessionId(query.server, query.thread),
+            flagged=query.thread_specific,
+            mariadb=self.mariadb,
         )
-        if self._definitions is not None:
-            self._definitions.follow(sql, query.schema, dialect, Charset(session.server_charset))
-        for effect in effects:
-            if isinstance(effect, SchemaChange):
-                if effect.before is not None:
-                    del self.tables[effect.before.id]
-                if effect.after is not None:
-                    self.tables[effect.after.id] = effect.after
-        return effects
 
     def _check_write(self, kind: str, tables: tuple[TableId, ...]) -> None:
         """Refuse DML in statement format that may change a selected table (``CheckWrite``).

@@ -73,9 +73,19 @@ class Definitions:
         known = id in self.tables or id in self._unknown
         return known and id not in self._triggers.values()
 
-    def follow(self, sql: str, schema: str, dialect: Dialect, server: Charset = Charset()) -> None:  # noqa: B008
-        """Follow a statement. ``server`` is the charset of a database that does not name one."""
-        statement = read_statement(sql, schema, dialect)
+    def follow(
+        self,
+        sql: str,
+        schema: str,
+        dialect: Dialect,
+        server: Charset = Charset(),  # noqa: B008
+        statement: Statement | None = None,
+    ) -> None:
+        """Follow a statement. ``server`` is the charset of a database that does not name one.
+
+        ``statement``: as for ``apply_statement``.
+        """
+        statement = statement or read_statement(sql, schema, dialect)
         if statement is None:
             self._follow_object(sql, schema, dialect, server)
         elif isinstance(statement, DropDatabase):
@@ -111,6 +121,7 @@ class Definitions:
                 lambda id: True,
                 default_charset=self.charset,
                 dialect=dialect,
+                statement=statement,
             )
         except SchemaError as error:
             for id in statement.tables:

@@ -27,6 +27,7 @@ from sources.mysql.ddl.statements import (
     DropTables,
     EmptyTable,
     RenameTables,
+    Statement,
     WriteRows,
     read_statement,
 )
@@ -89,17 +90,19 @@ def apply_statement(
     default_charset: Callable[[str], str] | None = None,
     dialect: Dialect = Dialect(),  # noqa: B008  frozen
     check_write: CheckWrite = _trust,
+    statement: Statement | None = None,
 ) -> list[Effect]:
     """The effects of ``sql`` on followed tables, in order; empty if it touches none.
 
-    ``schema`` is the session's default database, ``tables`` are the tracked versions, and
-    ``wanted`` says whether the configuration selects a table. ``discovered`` are tables that exist
-    and wait for their backfill (``Source.stream``). ``default_charset`` returns the charset or
-    collation of a database, and ``check_write`` decides on DML on other tables (``CheckWrite``).
-    Raises SchemaError if the statement touches a followed table and its effects cannot be derived
-    exactly, such as for DML in statement format. No text raises any other error.
+    ``statement`` is what it has done, if that is not what ``sql`` says. ``schema`` is the session's
+    default database, ``tables`` are the tracked versions, and ``wanted`` says whether the
+    configuration selects a table. ``discovered`` are tables that exist and wait for their backfill
+    (``Source.stream``). ``default_charset`` returns the charset or collation of a database, and
+    ``check_write`` decides on DML on other tables (``CheckWrite``). Raises SchemaError if the
+    statement touches a followed table and its effects cannot be derived exactly, such as for DML in
+    statement format. No text raises any other error.
     """
-    statement = read_statement(sql, schema, dialect)
+    statement = statement or read_statement(sql, schema, dialect)
     if statement is None:
         return []
 
@@ -107,6 +110,8 @@ def apply_statement(
         return charset_of(default_charset(schema)) if default_charset else Charset()
 
     followed = _Followed(sql, tables, wanted, charset, dialect.strict, discovered, check_write)
+    if statement.problem:
+        _check_problem(statement, followed)
     match statement:
         case CreateTable():
             return _create(statement, followed)
@@ -131,6 +136,20 @@ def apply_statement(
 
 def _stop(kind: str, id: TableId, reason: str, hint: str = _BACKFILL_AGAIN) -> SchemaError:
     return SchemaError(f"{kind} {reason}", hint=hint, table=id)
+
+
+def _check_problem(statement: Statement, followed: _Followed) -> None:
+    """Refuse a statement whose effects are unknown if it names a followed table."""
+    match statement:
+        case CreateTable() | AlterTable():
+            return  # the problem may concern another table
+        case DropDatabase():
+            ids = tuple(sorted(id for id in followed.tables if id.schema == statement.schema))
+        case _:
+            ids = statement.tables
+    for id in ids:
+        if id in followed.tables:
+            raise _stop(statement.kind, id, statement.problem)
 
 
 def _create(statement: CreateTable, followed: _Followed) -> list[Effect]:

@@ -22,8 +22,10 @@ from sources.mysql.ddl.tokens import Tokens, Unreadable
 __all__ = [
     "AlterTable",
     "CreateTable",
+    "CreateTemporary",
     "DropDatabase",
     "DropTables",
+    "DropTemporary",
     "EmptyTable",
     "RenameTables",
     "Statement",
@@ -48,15 +50,17 @@ class Statement(msgspec.Struct, frozen=True):
     """A statement that may change the rows or the definition of tables.
 
     ``kind`` is its first words, such as ``ALTER TABLE``. ``tables`` are all tables that it changes;
-    an unknown statement has none.
+    an unknown statement has none. ``problem`` says why its effects on them are unknown; it is empty
+    if they are known.
     """
 
     kind: str
     tables: tuple[TableId, ...] = ()
+    problem: str = ""
 
 
 class CreateTable(Statement, frozen=True):
-    """CREATE TABLE. ``problem`` says why the columns are unknown; it is empty if they are known."""
+    """CREATE TABLE."""
 
     if_not_exists: bool = False
     or_replace: bool = False
@@ -64,7 +68,14 @@ class CreateTable(Statement, frozen=True):
     columns: tuple[ColumnDefinition, ...] = ()
     keys: tuple[KeyDefinition, ...] = ()
     charset: Charset = Charset()
-    problem: str = ""
+
+
+class CreateTemporary(Statement, frozen=True):
+    """CREATE TEMPORARY TABLE."""
+
+
+class DropTemporary(Statement, frozen=True):
+    """DROP TEMPORARY TABLE."""
 
 
 class AlterTable(Statement, frozen=True):
@@ -72,7 +83,6 @@ class AlterTable(Statement, frozen=True):
 
     change: Alteration = msgspec.field(default_factory=Alteration)
     ignore: bool = False
-    problem: str = ""
 
 
 class RenameTables(Statement, frozen=True):
@@ -145,13 +155,18 @@ class _Context(msgspec.Struct, frozen=True):
 def _read_create(context: _Context) -> Statement | None:
     tokens = context.tokens
     or_replace = tokens.take("OR", "REPLACE")
+    if tokens.take("TEMPORARY"):
+        if not tokens.take("SEQUENCE"):
+            tokens.expect("TABLE")
+        tokens.take("IF", "NOT", "EXISTS")
+        return CreateTemporary("CREATE TEMPORARY TABLE", (context.table(),))
     if tokens.take("TABLE"):
         return _read_create_table(context, or_replace)
     tokens.take("ONLINE") or tokens.take("OFFLINE")
     unique = tokens.take("UNIQUE")
     other = tokens.take_any(frozenset(("FULLTEXT", "SPATIAL", "VECTOR")))
     if not tokens.take("INDEX"):
-        return None  # a view, a user, a temporary table …
+        return None  # a view, a user …
     if_not_exists = tokens.take("IF", "NOT", "EXISTS")
     name = tokens.name()
     if tokens.take_any(frozenset(("USING", "TYPE"))):
@@ -165,13 +180,18 @@ def _read_create(context: _Context) -> Statement | None:
         return AlterTable(kind, (id,), problem=str(error))
     keys = [msgspec.structs.replace(key, if_not_exists=if_not_exists)]
     dropped = [name] if or_replace else []
-    return AlterTable(kind, (id,), Alteration(keys=keys, dropped_keys=dropped))
+    return AlterTable(kind, (id,), change=Alteration(keys=keys, dropped_keys=dropped))
 
 
 def _read_create_table(context: _Context, or_replace: bool) -> Statement | None:
     tokens = context.tokens
     if_not_exists = tokens.take("IF", "NOT", "EXISTS")
-    found = CreateTable("CREATE TABLE", (context.table(),), if_not_exists, or_replace)
+    found = CreateTable(
+        "CREATE TABLE",
+        (context.table(),),
+        if_not_exists=if_not_exists,
+        or_replace=or_replace,
+    )
     try:
         return _read_body(context, found)
     except Unreadable as error:
@@ -248,11 +268,15 @@ def _read_alter(context: _Context) -> Statement | None:
     except Unreadable as error:
         return AlterTable(kind, (id,), problem=str(error))
     renamed = () if change.name is None else (change.name,)
-    return AlterTable(kind, (id, *renamed, *change.others), change, ignore)
+    return AlterTable(kind, (id, *renamed, *change.others), change=change, ignore=ignore)
 
 
 def _read_drop(context: _Context) -> Statement | None:
     tokens = context.tokens
+    if tokens.take("TEMPORARY"):
+        tokens.next()  # TABLE, TABLES or SEQUENCE
+        tokens.take("IF", "EXISTS")
+        return DropTemporary("DROP TEMPORARY TABLE", context.tables())
     if tokens.take_any(frozenset(("TABLE", "TABLES"))):
         tokens.take("IF", "EXISTS")
         return DropTables("DROP TABLE", context.tables())
@@ -267,7 +291,7 @@ def _read_drop(context: _Context) -> Statement | None:
     tokens.take("IF", "EXISTS")
     name = tokens.name()
     tokens.expect("ON")
-    return AlterTable("DROP INDEX", (context.table(),), Alteration(dropped_keys=[name]))
+    return AlterTable("DROP INDEX", (context.table(),), change=Alteration(dropped_keys=[name]))
 
 
 def _read_rename(context: _Context) -> Statement | None:
@@ -285,7 +309,7 @@ def _read_rename(context: _Context) -> Statement | None:
         if not tokens.take(","):
             break
     ids = tuple(id for pair in pairs for id in pair)
-    return RenameTables("RENAME TABLE", ids, tuple(pairs))
+    return RenameTables("RENAME TABLE", ids, pairs=tuple(pairs))
 
 
 def _read_truncate(context: _Context) -> Statement | None:
