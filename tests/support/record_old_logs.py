@@ -7,8 +7,8 @@ Each folder holds the log of one old server in which the rows of the type matrix
   itself has no CREATE TABLE;
 - `shown.txt.gz`: the rows that `mysqlbinlog --verbose` shows.
 
-Values of more than some thousand bytes are left out, and MariaDB's fractions in the old temporal
-formats, which mysqlbinlog cannot read.
+Left out are values of more than some thousand bytes, and what mysqlbinlog cannot show: MySQL's
+geometries, and MariaDB's fractions in the old temporal formats.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _families(server: Server) -> Iterator[tuple[str, list[Kind]]]:
             kind._replace(values=tuple(value for value in kind.values if _is_kept(value)))
             for kind in family(name, server.kind, version)
         ]
-        if kinds:
+        if kinds and (name, server.kind) != ("spatials", "mysql"):
             yield name, kinds
     if server.kind == "mariadb":
         kinds = family("temporals", server.kind, version)
