@@ -115,3 +115,25 @@ def test_xa_ids_are_the_same_in_events_and_statements() -> None:
     body = struct.pack("<BIII", 1, 7, 2, 1) + b"\x01\xffb"
     prepare = ev.read_prepare(bytes(19) + body, 19 + len(body))
     assert prepare == ("X'01ff',X'62',7", True)
+
+
+@pytest.mark.parametrize(
+    ("body", "deferred"),
+    [
+        ("99010000000000000000000029000000000000", False),
+        ("97010000000000000000000029020000000000", True),  # START ALTER
+        ("98010000000000000000000029049701000000000000", False),  # COMMIT ALTER
+        ("94010000000000000000000029089301000000000000", True),  # ROLLBACK ALTER
+        ("97010000000000000000000029125600000000", True),  # with the number of the session
+        ("9801000000000000000000002914970100000000000056000000", False),
+        ("9401000000000000000000002918930100000000000056000000", True),
+        ("970100000000000000000000" + "2b" + "07" + "00" * 7 + "02", True),  # with a commit id
+        ("970100000000000000000000" + "2b" + "02" + "00" * 7, False),
+    ],
+)
+def test_the_parts_of_an_alter_in_the_gtids_of_mariadb(body: str, deferred: bool) -> None:
+    event = bytes(19) + bytes.fromhex(body)
+    gtid = ev.read_domain_gtid(event, len(event), 1)
+    assert gtid.deferred is deferred
+    assert gtid.sequence in range(0x194, 0x19A)
+    assert gtid.standalone

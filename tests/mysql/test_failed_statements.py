@@ -5,10 +5,12 @@ Statements that failed on the source and are logged, because they have had effec
 from __future__ import annotations
 
 from contextlib import suppress
+from threading import Thread
 
 import pymysql
 import pytest
 
+from engine.change import Change, Commit, Heartbeat, SchemaChange
 from engine.errors import SchemaError
 from engine.schema import TableId
 from sources.mysql.ddl.outcome import outcome
@@ -18,6 +20,7 @@ from tests.support.changes import Replica
 from tests.support.following import Following
 from tests.support.mysql_sessions import FreshDatabase, Writer, source_of
 from tests.support.servers import AnyServer
+from tests.support.waiting import wait_until
 
 DUPLICATES = "SELECT 1 AS id UNION ALL SELECT 1"
 
@@ -102,3 +105,53 @@ def test_dml_that_failed_in_part_stops(database: Writer) -> None:
         error = following.failure()
     assert isinstance(error, SchemaError)
     assert error.table == f"{database.database}.m"
+
+
+@pytest.fixture(params=["mariadb_10", "mariadb_11"])
+def mariadb(request: pytest.FixtureRequest, fresh_mysql_database: FreshDatabase) -> Writer:
+    """A session in a database of MariaDB that logs an ALTER in two parts."""
+    server: AnyServer = request.getfixturevalue(request.param)
+    writer = Writer(server, fresh_mysql_database(server))
+    writer("CREATE TABLE t (id INT PRIMARY KEY, v INT)", "CREATE TABLE u (id INT PRIMARY KEY)")
+    return writer
+
+
+def test_an_alter_that_is_logged_in_two_parts(mariadb: Writer) -> None:
+    """Other changes come between the parts, and a stream can begin there."""
+    source = source_of(mariadb.server, mariadb.database)
+    tables = source.catalog()
+    reader, other = (Writer(mariadb.server, mariadb.database) for _ in range(2))
+    with Following(source, source.position(), tables) as following:
+        mariadb("INSERT INTO t VALUES (1, 1), (2, 1)", "SET binlog_alter_two_phase = ON")
+        attempt(mariadb, "ALTER TABLE t ADD UNIQUE KEY (v)", "CREATE UNIQUE INDEX i ON t (v)")
+        mariadb("ALTER TABLE t ADD w INT")
+        reader("BEGIN", "SELECT * FROM t")  # the ALTER waits for it after its first part
+        alter = Thread(target=mariadb, args=("ALTER TABLE t ADD x INT, ALGORITHM = COPY",))
+        alter.start()
+        wait_until(lambda: "metadata lock" in str(other.one(STATE)), 10.0, "the first part")
+        other("INSERT INTO u VALUES (1)")
+        reader("COMMIT")
+        alter.join()
+        mariadb("INSERT INTO t VALUES (3, 3, 3, 3)")
+        following.wait()
+    changes = [change for change in following.changes if not isinstance(change, Heartbeat)]
+    (last_alter,) = (at for at, each in enumerate(changes) if _adds(each, "x"))
+    replica = Replica(tables)
+    replica.apply(changes[: last_alter - 1])
+    between = changes[last_alter - 2]
+    assert isinstance(between, Commit)
+    assert replica.rows["u"] == [(1,)]
+    with Following(source, str(between.position), replica.tables.values()) as again:
+        again.wait()
+    replica.apply(again.changes)
+    assert_equal(mariadb, replica)
+
+
+STATE = "SELECT GROUP_CONCAT(STATE) FROM information_schema.PROCESSLIST"
+
+
+def _adds(change: Change, column: str) -> bool:
+    """Whether the change is an ALTER that adds the column."""
+    if not isinstance(change, SchemaChange) or change.before is None or change.after is None:
+        return False
+    return column in change.after.names and column not in change.before.names

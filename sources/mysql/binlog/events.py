@@ -126,6 +126,7 @@ _TIMED_GTID = struct.Struct("<x16sq17xQ")
 _COMMIT_TIME_BITS = (1 << 55) - 1
 _XA = struct.Struct("<BIII")
 _DOMAIN_GTID = struct.Struct("<QIB")
+_DEFERRED = 0x02 | 0x08  # FL_START_ALTER_E1, FL_ROLLBACK_ALTER_E1
 
 #: timestamp (Unix seconds), type, server id, size, log position (its low 32 bits), flags.
 read_header: Callable[[bytes], tuple[int, int, int, int, int, int]] = _HEADER.unpack_from
@@ -160,14 +161,18 @@ Gtid = tuple[bytes, int, float]
 
 
 class DomainGtid(NamedTuple):
-    """A GTID of MariaDB. ``xid`` is set for XA PREPARE, XA COMMIT and XA ROLLBACK."""
+    """A GTID of MariaDB. ``xid`` is set for XA PREPARE, XA COMMIT and XA ROLLBACK.
+
+    ``deferred``: its statement has no effect, because it is the START ALTER or the ROLLBACK ALTER
+    of an ALTER TABLE that is logged in two parts (``binlog_alter_two_phase``). A COMMIT ALTER has.
+    """
 
     domain: int
     server: int
     sequence: int
     standalone: bool
     prepares: bool
-    alters_later: bool
+    deferred: bool
     xid: str
 
 
@@ -390,8 +395,8 @@ def read_domain_gtid(event: bytes, end: int, server: int) -> DomainGtid:
     """
     take(event, HEADER_SIZE, 13, end)
     sequence, domain, flags = _DOMAIN_GTID.unpack_from(event, HEADER_SIZE)
-    if not flags & (2 | 64 | 128) and end <= 38:
-        # The common case: no more fields, only padding.
+    if not flags & (2 | 64 | 128) and not (end > 32 and event[32] & _DEFERRED):
+        # The common case: nothing follows that is used here.
         return DomainGtid(domain, server, sequence, flags & 1 == 1, False, False, "")
     at = HEADER_SIZE + 13
     if flags & 2:
@@ -402,10 +407,8 @@ def read_domain_gtid(event: bytes, end: int, server: int) -> DomainGtid:
         data = take(event, at + 6, first + second, end)
         xid = xid_text(data[:first], data[first:], format_id)
         at += 6 + first + second
-    extra = event[at] if at < end else 0
-    return DomainGtid(
-        domain, server, sequence, flags & 1 == 1, flags & 64 == 64, extra & (2 | 8) != 0, xid
-    )
+    deferred = at < end and event[at] & _DEFERRED != 0
+    return DomainGtid(domain, server, sequence, flags & 1 == 1, flags & 64 == 64, deferred, xid)
 
 
 @decoding("XA prepare event")

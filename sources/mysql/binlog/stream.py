@@ -83,7 +83,7 @@ class Stream:
         """Set the state between two groups."""
         self._explicit = False  # the group ends with an XID or COMMIT, not with its statement
         self._skipped = False  # the start position includes the group
-        self._deferred = False  # the group's statement takes effect in another group
+        self._deferred = False  # the group's statement has no effect, or has it in another group
         self._begun = False  # the group has become a transaction
         self._without_rows = False  # only statements have made it one
         self._gtid: Gtid | None = None
@@ -254,7 +254,7 @@ class Stream:
         self._gtid = (str(gtid.domain), gtid.server, gtid.sequence)
         self._committed_at = float(timestamp)
         self._explicit = not gtid.standalone
-        self._deferred = gtid.alters_later
+        self._deferred = gtid.deferred
         if self._replay.lasts and self._replay.has_gtid(gtid):
             self._skipped = True
         if gtid.prepares:
@@ -316,7 +316,8 @@ class Stream:
         elif statement.startswith(b"ROLLBACK"):
             self._on_rollback(statement, timestamp)
         elif self._skipped or self._deferred:
-            self._tracking.pass_over(query)
+            if not self._deferred:
+                self._tracking.pass_over(query)
             self._end_of_statement(timestamp)
         else:
             self._follow(query)
