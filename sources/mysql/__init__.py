@@ -15,7 +15,8 @@ The packages:
 The modules here:
 
 - ``source``: ``MySQLSource``, which connects the parts to a server: the connector.
-- ``file_source``: ``BinlogFileSource``, the same stream from log files.
+- ``file_source``: ``BinlogFileSource``, the same stream from log files; ``schema_dump``: the
+  definitions of tables for it.
 - ``position`` and ``gtid``: the position of a stream (Debezium's offset), MySQL's GTID sets and
   MariaDB's GTID states.
 - ``resume``: the resume position. It compares a stored position with the server's log, and requests

@@ -1,14 +1,17 @@
 """
 Binary log files on disk as a source: the same stream, without a server.
 
-The log must contain the columns' names (``binlog_row_metadata=FULL``). A table is followed from its
-first row event on. Guarantee: the same as that of ``MySQLSource``, for the transactions in the
-files.
+A table is followed from its first row event on, or from its CREATE TABLE in the log. The names and
+charsets of its columns come from the log (``binlog_row_metadata=FULL``) or from a schema dump. The
+statements of the log change these definitions (``ddl.definitions``). They are not stored with the
+checkpoint: a later start reads the dump again, and the log's statements up to the position.
+Guarantee: the same as that of ``MySQLSource``, for the transactions in the files.
 """
 
 from __future__ import annotations
 
 import glob
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -27,6 +30,7 @@ from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.position import MySQLPosition, file_number, parse_position
+from sources.mysql.schema_dump import read_schema
 from sources.mysql.settings import BinlogFileSettings, log_path, selector
 
 __all__ = ["BinlogFileSource"]
@@ -50,13 +54,32 @@ class BinlogFileSource:
 
     def check(self) -> list[Finding]:
         """Check that there are files, and that each starts like a log file."""
+        findings = []
         try:
-            for path in self._files():
+            files = self._files()
+            for path in files:
                 with _open(path):
                     pass
+            findings.append(Finding("ok", "files", f"{len(files)} log files"))
+            if self._settings.schema:
+                findings.append(self._check_schema(files[0]))
         except TailraceError as error:
-            return [Finding("error", "files", str(error), error.hint)]
-        return [Finding("ok", "files", f"{len(self._files())} log files")]
+            subject = "schema" if findings else "files"
+            findings.append(Finding("error", subject, str(error), error.hint))
+        return findings
+
+    def _check_schema(self, first: Path) -> Finding:
+        wanted = selector(self._settings.tables, self._settings.exclude)
+        definitions = self._schema(first)
+        found = sum(wanted(id) for id in definitions.tables)
+        if not found:
+            return Finding(
+                "error",
+                "schema",
+                f"{self._settings.schema} defines none of the selected tables",
+                "name a dump of their database, such as mysqldump --no-data",
+            )
+        return Finding("ok", "schema", f"{found} of the selected tables are defined")
 
     def position(self) -> str:
         """The current end of the last file."""
@@ -92,8 +115,9 @@ class BinlogFileSource:
             MySQLPosition("", files[0].name, 0) if position is None else parse_position(position)
         )
         wanted = selector(self._settings.tables, self._settings.exclude)
-        stream = Stream(start, Tracking(tables, wanted, definitions=Definitions()))
         first = self._first(files, start)
+        definitions = self._definitions(files, start)
+        stream = Stream(start, Tracking(tables, wanted, definitions=definitions))
         end = start.file, start.offset
         for path in files[first:]:
             end = path.name, len(_MAGIC)
@@ -143,6 +167,25 @@ class BinlogFileSource:
             )
         return sorted(found, key=lambda each: (file_number(each.name), each.name))
 
+    def _definitions(self, files: list[Path], start: MySQLPosition) -> Definitions:
+        """What the schema dump and the statements of the log before ``start`` say about tables."""
+        definitions = self._schema(files[0])
+        tracking = Tracking((), lambda id: False, definitions=definitions)
+        before = Stream(MySQLPosition("", files[0].name, len(_MAGIC)), tracking)
+        for path in files[: [path.name for path in files].index(start.file) + 1]:
+            end = start.offset if path.name == start.file else None
+            for events in self._read(path, before, last=path is files[-1], end=end):
+                for _ in before.feed(events):
+                    pass
+        return definitions
+
+    def _schema(self, first: Path) -> Definitions:
+        """The definitions in the schema dump, if the configuration names one."""
+        definitions = Definitions()
+        if self._settings.schema:
+            read_schema(Path(self._settings.schema), definitions, mariadb=_is_mariadb(first))
+        return definitions
+
     def _first(self, files: list[Path], start: MySQLPosition) -> int:
         """The index of the first file to read.
 
@@ -157,13 +200,19 @@ class BinlogFileSource:
             )
         return names.index(oldest)
 
-    def _read(self, path: Path, stream: Stream, *, last: bool) -> Iterator[list[bytes]]:
-        """The complete events of a file, about one MiB at a time."""
+    def _read(
+        self, path: Path, stream: Stream, *, last: bool, end: int | None = None
+    ) -> Iterator[list[bytes]]:
+        """The complete events of a file up to an offset, about one MiB at a time."""
         with _open(path) as file:
             rest = b""
-            while not self._stopping.is_set() and (data := file.read(_READ_BYTES)):
-                if len(rest) >= _READ_BYTES:
-                    data += file.read(len(rest))  # a large event: read more each time
+            left = sys.maxsize if end is None else end - len(_MAGIC)
+            while not self._stopping.is_set() and left > 0:
+                # A large event: read more each time.
+                data = file.read(min(left, max(_READ_BYTES, len(rest))))
+                if not data:
+                    break
+                left -= len(data)
                 events, rest = cut_events(rest + data)
                 if any(event[4] == ev.MARIADB_START_ENCRYPTION for event in events[:3]):
                     raise SourceError(f"the log file {path.name} is encrypted", hint=_DECRYPT)
@@ -186,6 +235,15 @@ def _open(path: Path) -> IO[bytes]:
         file.close()
         _refuse(path, magic)
     return file
+
+
+def _is_mariadb(path: Path) -> bool:
+    """Whether MariaDB has written the file: its first event says so."""
+    with _open(path) as file:
+        events, _ = cut_events(file.read(_READ_BYTES))
+    if not events or events[0][4] != ev.FORMAT_DESCRIPTION:
+        raise DecodeError(f"{path.name} does not begin with the description of its format")
+    return ev.read_format(events[0], len(events[0])).mariadb
 
 
 def _refuse(path: Path, magic: bytes) -> NoReturn:

@@ -63,11 +63,16 @@ class BinlogFileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     ``url``: ``mysql-binlog:`` and the path of a file, of a folder, or a pattern such as
     ``/backup/binlog.*``. Files are read in the order of the numbers at the end of their names.
     ``tables`` and ``exclude``: as for a server.
+
+    ``schema``: the path of a schema dump (``mysqldump --no-data``), or of a folder of ``.sql``
+    files with CREATE statements. They describe the tables at the beginning of the first log file.
+    A log without the names of columns needs them (all but ``binlog_row_metadata=FULL``).
     """
 
     url: str
     tables: tuple[str, ...] = ("*.*",)
     exclude: tuple[str, ...] = ()
+    schema: str = ""
 
 
 def log_path(settings: BinlogFileSettings) -> Path:

@@ -19,13 +19,20 @@ from sources.mysql.binlog.events import Format, read_table_name
 from sources.mysql.binlog.query_event import Query, Session, session_of, statement_text
 from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables
 from sources.mysql.codec.rows import RowDecoder
-from sources.mysql.codec.table_match import TableMap, mismatch, parse_table_map, table_from_map
+from sources.mysql.codec.table_match import (
+    TableMap,
+    mismatch,
+    parse_table_map,
+    table_from_map,
+    with_charsets,
+    without_charset,
+)
 from sources.mysql.ddl.columns import Charset
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.effects import apply_statement
 from sources.mysql.ddl.outcome import outcome
-from sources.mysql.ddl.statements import Statement, read_statement
+from sources.mysql.ddl.statements import CreateTable, Statement, read_statement
 
 __all__ = ["Tracking"]
 
@@ -37,6 +44,18 @@ _FULL_METADATA = (
 _LEFT_OUT = (
     "the log does not hold the changed rows: exclude the table from the pipeline, or copy it from a"
     " server that has it"
+)
+_UNNAMED = "the log does not contain the names of the table's columns, and no statement defines it"
+_SCHEMA = (
+    "name a dump of its definition in [source] schema (mysqldump --no-data), or exclude the table"
+)
+_CHANGED = (
+    "the log lacks a change of the table, or a log file is missing: exclude the table, or copy it"
+    " from a server that has it"
+)
+_OTHER_TIME = (
+    "the schema dump describes the tables at the beginning of the first log file: correct the"
+    " table's CREATE TABLE there to what it was then, or exclude the table"
 )
 _NOT_PLAIN = (
     "name a dump of the tables and triggers in [source] schema (mysqldump --no-data), which shows"
@@ -125,20 +144,20 @@ class Tracking:
         statement = parsed.statement
         if statement is not None and (statement := self._real(statement, query)) is None:
             return []
+        if statement is not None and self._is_deferred(statement):
+            return self._define(parsed, query, statement)
         effects = apply_statement(
             parsed.sql,
             query.schema,
             self.tables,
             self._wanted,
-            discovered=self._discovered,
+            discovered=self._definitions.tables if self._definitions else self._discovered,
             default_charset=self._default_charset,
             dialect=parsed.dialect,
             check_write=self._check_write,
             statement=statement,
         )
-        if self._definitions is not None:
-            server = Charset(parsed.session.server_charset)
-            self._definitions.follow(parsed.sql, query.schema, parsed.dialect, server, statement)
+        self._define(parsed, query, statement)
         for effect in effects:
             if isinstance(effect, SchemaChange):
                 if effect.before is not None:
@@ -146,6 +165,25 @@ class Tracking:
                 if effect.after is not None:
                     self.tables[effect.after.id] = effect.after
         return effects
+
+    def _is_deferred(self, statement: Statement) -> bool:
+        """Whether a table is created whose columns only its first table map can tell."""
+        return (
+            self._definitions is not None
+            and isinstance(statement, CreateTable)
+            and statement.like is not None
+            and statement.like not in self.tables
+            and statement.like not in self._definitions.tables
+        )
+
+    def _define(
+        self, parsed: _Parsed, query: Query, statement: Statement | None
+    ) -> list[SchemaChange | Truncate]:
+        """Change the definitions, which has no effect on followed tables."""
+        if self._definitions is not None:
+            server = Charset(parsed.session.server_charset)
+            self._definitions.follow(parsed.sql, query.schema, parsed.dialect, server, statement)
+        return []
 
     def pass_over(self, query: Query) -> None:
         """Take note of a statement whose effects the start position includes."""
@@ -197,20 +235,38 @@ class Tracking:
                 raise SchemaError(f"{kind} {reason}", hint=_NOT_PLAIN, table=id)
 
     def _first_seen(self, map: TableMap) -> tuple[Table, SchemaChange]:
-        if map.names is None:
-            raise SchemaError(
-                "the log does not contain the names of the table's columns", hint=_FULL_METADATA
-            )
-        table = table_from_map(map, None)
+        """The version that the map and the definitions describe, for a log without a server."""
+        assert self._definitions is not None
+        id = TableId(map.schema, map.name)
+        if map.names is not None:
+            table = table_from_map(map, self._definitions.known(id))
+        else:
+            defined = self._definitions.find(id)
+            if defined is None:
+                raise SchemaError(_UNNAMED, hint=_SCHEMA)
+            table = with_charsets(defined, map)
+            _require_charsets(table)
+            if (reason := mismatch(table, map)) is not None:
+                raise SchemaError(
+                    f"the table's definition differs from the log: {reason}", hint=_OTHER_TIME
+                )
+        table = msgspec.structs.replace(table, version=1)
         return table, SchemaChange("", None, table)
 
     def _checked(self, table: Table, map: TableMap) -> tuple[Table, SchemaChange | None]:
         """The version that the map describes, and the change from ``table``, None if none."""
+        table = with_charsets(table, map)
+        if self._definitions is not None and map.names is None:
+            _require_charsets(table)
         reason = mismatch(table, map)
         if reason is None:
             return table, None
         if map.names is not None:
             after = table_from_map(map, table)
+        elif self._definitions is not None:
+            raise SchemaError(
+                f"the table in the log differs from its tracked version: {reason}", hint=_CHANGED
+            )
         else:
             after = self._from_catalog(table, map, reason)
         if _shape(after) == _shape(table):
@@ -226,6 +282,19 @@ class Tracking:
                 hint=_FULL_METADATA,
             )
         return msgspec.structs.replace(now, version=table.version + 1)
+
+
+def _require_charsets(table: Table) -> None:
+    """Refuse a table if the values of a column need a charset that is not known."""
+    column = without_charset(table)
+    if column is not None:
+        database = table.id.schema
+        raise SchemaError(
+            f"the charset of the column {column} is not known: it is the default charset of the"
+            f" database {database}, which the log does not contain",
+            hint=f"write CREATE DATABASE {database} CHARACTER SET and its charset into a file, and"
+            " name the file in [source] schema",
+        )
 
 
 def _shape(table: Table) -> object:

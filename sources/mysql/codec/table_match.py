@@ -18,7 +18,14 @@ from engine.errors import DecodeError
 from engine.schema import Column, Index, Table, TableId
 from sources.mysql.codec.table_map import TableMap, Wire, parse_table_map
 
-__all__ = ["TableMap", "mismatch", "parse_table_map", "table_from_map"]
+__all__ = [
+    "TableMap",
+    "mismatch",
+    "parse_table_map",
+    "table_from_map",
+    "with_charsets",
+    "without_charset",
+]
 
 _INTEGERS = {
     "tinyint": Wire.TINY,
@@ -35,6 +42,8 @@ _TEMPORAL = {
 _FIXED = {"float": Wire.FLOAT, "double": Wire.DOUBLE, "year": Wire.YEAR, "date": Wire.DATE}
 _BLOBS = ("tinyblob", "blob", "mediumblob", "longblob")
 _TEXTS = ("tinytext", "text", "mediumtext", "longtext")
+_ENCODED = frozenset(("char", "varchar", *_TEXTS))
+_CHARACTER = _ENCODED | {"enum", "set"}
 _FIXED_BYTES = {"uuid": 16, "inet4": 4, "inet6": 16}
 _DIMENSION_BYTES = 4
 
@@ -52,6 +61,34 @@ def mismatch(table: Table, map: TableMap) -> str | None:
         reason = _column_mismatch(column, map, ordinal)
         if reason is not None:
             return f"column {column.name} ({column.source_type[:60]}): {reason}"
+    return None
+
+
+def with_charsets(table: Table, map: TableMap) -> Table:
+    """The table with the charsets of the map in the columns whose definition has none."""
+    if map.charsets is None or not any(_lacks_charset(column) for column in table.columns):
+        return table
+    columns = []
+    for column, charset in zip(table.columns, map.charsets, strict=False):
+        if charset is not None and _lacks_charset(column):
+            source_type = parse_type(column.source_type)
+            text = str(msgspec.structs.replace(source_type, charset=charset))
+            column = msgspec.structs.replace(column, type=neutral_type(text), source_type=text)
+        columns.append(column)
+    return msgspec.structs.replace(table, columns=(*columns, *table.columns[len(columns) :]))
+
+
+def _lacks_charset(column: Column) -> bool:
+    source_type = parse_type(column.source_type)
+    return source_type.base in _CHARACTER and not source_type.charset
+
+
+def without_charset(table: Table) -> str | None:
+    """The name of the first column whose values need a charset that is not known; None if none."""
+    for column in table.columns:
+        source_type = parse_type(column.source_type)
+        if source_type.base in _ENCODED and not source_type.charset:
+            return column.name
     return None
 
 

@@ -31,16 +31,18 @@ def alter(
     *,
     ignore: bool = False,
     strict: bool = True,
+    empty: bool = False,
 ) -> tuple[Table, tuple[tuple[str, str], ...]]:
     """The table after ``change``, and the old and new names of renamed columns.
 
     ``default`` is the charset of a new column if neither the statement nor the other columns
-    determine it. ``strict``: the server has refused to lose data. Raises Unfollowable, Unreadable
-    and SchemaError.
+    determine it. ``strict``: the server has refused to lose data. ``empty``: no rows of the table
+    are followed yet, so only its definition matters. Raises Unfollowable, Unreadable and
+    SchemaError.
     """
-    if change.refused:
+    if change.refused and (change.reshapes or not empty):
         raise Unfollowable(change.refused)
-    if ignore and _adds_unique(change):
+    if not empty and ignore and _adds_unique(change):
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
     draft = Draft.of(table)
     before = {column: column.column.source_type for column in draft.columns}
@@ -49,8 +51,9 @@ def alter(
     if change.converted:
         for column in draft.columns:
             column.column = converted(column.column, charset)
-    renamed = _change_columns(draft, change, charset)
-    _check_values(draft, before, strict=strict and not ignore)
+    renamed = _change_columns(draft, change, charset, empty=empty)
+    if not empty:
+        _check_values(draft, before, strict=strict and not ignore)
     if change.primary_dropped:
         draft.drop_primary()
     for name in change.dropped_keys:
@@ -86,7 +89,7 @@ def _inline_keys(change: Alteration) -> list[KeyDefinition]:
 
 
 def _change_columns(
-    draft: Draft, change: Alteration, charset: Charset
+    draft: Draft, change: Alteration, charset: Charset, *, empty: bool
 ) -> tuple[tuple[str, str], ...]:
     """Change the columns as the statement says. Return the old and new names of renamed columns."""
     before = {column: column.name for column in draft.columns}
@@ -105,13 +108,13 @@ def _change_columns(
         source_type = parse_type(column.column.source_type)
         column.replace(default=stored_default(text, column.column.type, source_type))
     made = {item.definition.name.lower() for item, old in columns if old is None}
-    if any(column.name.lower() in made for column in dropped):
+    if not empty and any(column.name.lower() in made for column in dropped):
         raise Unfollowable("drops a column and adds another one of the same name")
     for column in dropped:
         draft.drop_column(column)
     for column, new in renames:
         column.replace(name=new)
-    placed = [(_changed(item, old, charset), item.after) for item, old in columns]
+    placed = [(_changed(item, old, charset, empty=empty), item.after) for item, old in columns]
     _place(draft, placed)
     return tuple(
         (before[column], column.name)
@@ -120,10 +123,12 @@ def _change_columns(
     )
 
 
-def _changed(item: ColumnChange, old: DraftColumn | None, charset: Charset) -> DraftColumn:
+def _changed(
+    item: ColumnChange, old: DraftColumn | None, charset: Charset, *, empty: bool
+) -> DraftColumn:
     """The column that a clause adds or changes."""
     definition = item.definition
-    if definition.generated or (old is None and definition.filled):
+    if not empty and (definition.generated or (old is None and definition.filled)):
         raise Unfollowable(f"fills a column with {definition.filled}, which the log does not show")
     column = resolve(definition, charset)
     if old is None:

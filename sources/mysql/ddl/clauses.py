@@ -68,12 +68,15 @@ _REFUSED: Final = (
     (("CONVERT", "TABLE"), "moves a table's rows, which the log does not show"),
     (("DISCARD",), "discards rows, which the log does not show"),
     (("IMPORT",), "imports rows that the log does not show"),
+    (("ENGINE", "BLACKHOLE"), "discards rows, which the log does not show"),
+    (("ENGINE", "=", "BLACKHOLE"), "discards rows, which the log does not show"),
+)
+#: Clauses that are refused because the definition after them is not known.
+_RESHAPING: Final = (
     (("ADD", "SYSTEM", "VERSIONING"), "adds a table's history, which cannot be followed"),
     (("DROP", "SYSTEM", "VERSIONING"), "drops a table's history, which cannot be followed"),
     (("ADD", "PERIOD", "FOR", "SYSTEM_TIME"), "adds a table's history"),
     (("WITH", "SYSTEM", "VERSIONING"), "adds a table's history, which cannot be followed"),
-    (("ENGINE", "BLACKHOLE"), "discards rows, which the log does not show"),
-    (("ENGINE", "=", "BLACKHOLE"), "discards rows, which the log does not show"),
 )
 
 
@@ -94,8 +97,9 @@ class ColumnChange(msgspec.Struct, frozen=True):
 class Alteration(msgspec.Struct):
     """All clauses of one ALTER TABLE, by kind.
 
-    ``refused`` says why the statement cannot be followed, and is empty if it can. ``others`` are
-    other tables that a partition is exchanged with or converted from.
+    ``refused`` says why the statement cannot be followed, and is empty if it can; ``reshapes``: not
+    even the definition after it is known. ``others`` are other tables that a partition is exchanged
+    with or converted from.
     """
 
     name: TableId | None = None
@@ -110,6 +114,7 @@ class Alteration(msgspec.Struct):
     charset: Charset = Charset()
     converted: bool = False
     refused: str = ""
+    reshapes: bool = False
     others: list[TableId] = msgspec.field(default_factory=list)
 
 
@@ -149,9 +154,10 @@ class _Reader:
 
     def _refuses(self) -> bool:
         tokens = self._tokens
-        for words, reason in _REFUSED:
+        for words, reason in (*_RESHAPING, *_REFUSED):
             if tokens.at(*words):
                 self.found.refused = reason
+                self.found.reshapes = (words, reason) in _RESHAPING
                 self._other_tables()
                 return True
         return False

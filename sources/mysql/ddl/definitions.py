@@ -61,6 +61,10 @@ class Definitions:
             raise self._unknown[id]
         return self.tables.get(id)
 
+    def known(self, id: TableId) -> Table | None:
+        """The definition of a table, if its columns are known."""
+        return self.tables.get(id)
+
     def charset(self, schema: str) -> str:
         """The default charset or collation of a database; empty if it is not known."""
         charset = self._charsets.get(schema, Charset())
@@ -121,6 +125,7 @@ class Definitions:
                 lambda id: True,
                 default_charset=self.charset,
                 dialect=dialect,
+                empty=True,
                 statement=statement,
             )
         except SchemaError as error:

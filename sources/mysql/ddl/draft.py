@@ -18,7 +18,11 @@ from engine.schema import Column, Index, Table, TableId
 from sources.mysql.ddl.keys import KeyDefinition
 from sources.mysql.ddl.tokens import Unreadable
 
-__all__ = ["Draft", "DraftColumn"]
+__all__ = ["Contradiction", "Draft", "DraftColumn"]
+
+
+class Contradiction(Unreadable):
+    """The statement does not fit the table: the table's definition is of another time."""
 
 
 class DraftColumn:
@@ -86,13 +90,19 @@ class Draft:
         self.columns.extend(DraftColumn(column) for column in columns)
 
     def table(self, id: TableId, version: int) -> Table:
-        """The draft as a table. Raises Unreadable if it has no column or its key is unknown."""
+        """The draft as a table.
+
+        Raises Unreadable if it has no column or its key is unknown, Contradiction if two columns
+        have one name.
+        """
         if not self.columns:
             raise Unreadable("drops the last column")
         if self._key_in_doubt and not self._primary:
             raise Unreadable("drops a unique index, which may be the table's key")
         for column in self._primary:
             column.replace(nullable=False)
+        if len({column.name.lower() for column in self.columns}) < len(self.columns):
+            raise Contradiction("adds a column that the table has already")
         place = {column: ordinal for ordinal, column in enumerate(self.columns)}
         columns = tuple(column.column for column in self.columns)
         self._indexes.sort(key=lambda index: index.name.lower())
@@ -114,11 +124,11 @@ class Draft:
         return names.pop() if len(names) == 1 else ""
 
     def find(self, name: str) -> DraftColumn:
-        """The column with this name. Raises Unreadable if there is none."""
+        """The column with this name. Raises Contradiction if there is none."""
         for column in self.columns:
             if _same(column.name, name):
                 return column
-        raise Unreadable("names an unknown column")
+        raise Contradiction("names an unknown column")
 
     def has(self, name: str) -> bool:
         """Whether there is a column with this name."""

@@ -19,7 +19,7 @@ from engine.schema import Table, TableId
 from sources.mysql.ddl.alter import Unfollowable, alter
 from sources.mysql.ddl.columns import Charset, charset_of, resolve
 from sources.mysql.ddl.dialect import Dialect
-from sources.mysql.ddl.draft import Draft
+from sources.mysql.ddl.draft import Contradiction, Draft
 from sources.mysql.ddl.statements import (
     AlterTable,
     CreateTable,
@@ -69,6 +69,7 @@ class _Followed(msgspec.Struct, frozen=True):
     strict: bool = True
     discovered: Mapping[TableId, Table] = {}
     check_write: CheckWrite = _trust
+    empty: bool = False
 
     def change(
         self,
@@ -90,6 +91,7 @@ def apply_statement(
     default_charset: Callable[[str], str] | None = None,
     dialect: Dialect = Dialect(),  # noqa: B008  frozen
     check_write: CheckWrite = _trust,
+    empty: bool = False,
     statement: Statement | None = None,
 ) -> list[Effect]:
     """The effects of ``sql`` on followed tables, in order; empty if it touches none.
@@ -98,9 +100,10 @@ def apply_statement(
     default database, ``tables`` are the tracked versions, and ``wanted`` says whether the
     configuration selects a table. ``discovered`` are tables that exist and wait for their backfill
     (``Source.stream``). ``default_charset`` returns the charset or collation of a database, and
-    ``check_write`` decides on DML on other tables (``CheckWrite``). Raises SchemaError if the
-    statement touches a followed table and its effects cannot be derived exactly, such as for DML in
-    statement format. No text raises any other error.
+    ``check_write`` decides on DML on other tables (``CheckWrite``). ``empty``: no rows of the
+    tables are followed, so only the definitions matter (``ddl.definitions``). Raises SchemaError if
+    the statement touches a followed table and its effects cannot be derived exactly, such as for
+    DML in statement format. No text raises any other error.
     """
     statement = statement or read_statement(sql, schema, dialect)
     if statement is None:
@@ -109,7 +112,9 @@ def apply_statement(
     def charset(schema: str) -> Charset:
         return charset_of(default_charset(schema)) if default_charset else Charset()
 
-    followed = _Followed(sql, tables, wanted, charset, dialect.strict, discovered, check_write)
+    followed = _Followed(
+        sql, tables, wanted, charset, dialect.strict, discovered, check_write, empty
+    )
     if statement.problem:
         _check_problem(statement, followed)
     match statement:
@@ -200,7 +205,7 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
     id = statement.tables[0]
     table = followed.tables.get(id)
     for other in statement.tables[1:]:
-        if other != statement.change.name and other in followed.tables:
+        if other != statement.change.name and other in followed.tables and not followed.empty:
             raise _stop(statement.kind, other, "changes rows that the log does not show")
     if table is None:
         target = statement.change.name
@@ -212,8 +217,17 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
     try:
         default = followed.charset(id.schema)
         after, renamed = alter(
-            table, statement.change, default, ignore=statement.ignore, strict=followed.strict
+            table,
+            statement.change,
+            default,
+            ignore=statement.ignore,
+            strict=followed.strict,
+            empty=followed.empty,
         )
+    except Contradiction as error:
+        if followed.empty:
+            return []  # the definition is of a later time, and has the change already
+        raise _stop(statement.kind, id, str(error)) from error
     except (Unreadable, Unfollowable) as error:
         raise _stop(statement.kind, id, str(error)) from error
     except SchemaError as error:

@@ -1,0 +1,107 @@
+"""
+What statements say about tables, where there is no server to ask.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.change import SchemaChange
+from engine.errors import SchemaError
+from engine.schema import TableId
+from sources.mysql.binlog.stream import Stream
+from sources.mysql.binlog.tracking import Tracking
+from sources.mysql.ddl.definitions import Definitions
+from sources.mysql.ddl.dialect import Dialect
+from tests.support.written_log import PLAIN, Log, fed, inserted
+
+T = TableId("shop", "t")
+
+
+def definitions(*statements: str) -> Definitions:
+    found = Definitions()
+    for statement in statements:
+        found.follow(statement, "shop", Dialect())
+    return found
+
+
+def columns(found: Definitions) -> list[str]:
+    table = found.find(T)
+    return [] if table is None else [f"{each.name} {each.source_type}" for each in table.columns]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE t ADD COLUMN b VARCHAR(5)",
+        "ALTER TABLE t CHANGE old_name a INT",
+        "ALTER TABLE t DROP COLUMN gone",
+        "ALTER TABLE t DROP PARTITION p0",
+        "ALTER TABLE t ADD INDEX (a), FORCE",
+    ],
+)
+def test_a_change_that_a_later_dump_contains_is_passed_over(statement: str) -> None:
+    """So is one that changes only rows, because none are followed yet."""
+    assert columns(definitions("CREATE TABLE t (a INT, b INT)", statement)) == ["a int", "b int"]
+
+
+def test_changes_that_the_log_does_not_show_matter_only_to_followed_rows() -> None:
+    found = definitions(
+        "CREATE TABLE t (a INT, b INT)",
+        "ALTER TABLE t ADD COLUMN c INT AS (a + 1) STORED, MODIFY b TINYINT",
+        "ALTER IGNORE TABLE t ADD UNIQUE (a)",
+        "ALTER TABLE t DROP COLUMN b, ADD COLUMN b DATE",
+    )
+    assert columns(found) == ["a int", "c int", "b date"]
+
+
+def test_a_definition_that_cannot_be_derived_is_an_error_when_it_is_needed() -> None:
+    found = definitions("CREATE TABLE t (a INT)", "ALTER TABLE t ADD SYSTEM VERSIONING")
+    with pytest.raises(SchemaError, match="history"):
+        found.find(T)
+    assert found.known(T) is None
+    assert found.is_plain(T)
+    found.follow("RENAME TABLE t TO u", "shop", Dialect())
+    assert found.find(T) is None
+    with pytest.raises(SchemaError, match="history"):
+        found.find(TableId("shop", "u"))
+    found.follow("DROP TABLE u", "shop", Dialect())
+    assert found.find(TableId("shop", "u")) is None
+
+
+def test_names_of_tables_views_and_triggers() -> None:
+    found = definitions(
+        "CREATE TABLE t (a INT)",
+        "CREATE DEFINER = `root`@`%` TRIGGER r BEFORE UPDATE ON t FOR EACH ROW SET @x = 1",
+        "RENAME TABLE t TO u",
+        "CREATE OR REPLACE ALGORITHM=MERGE SQL SECURITY INVOKER VIEW t AS SELECT 1 AS a",
+        "CREATE TABLE other (a INT)",
+    )
+    names = ("t", "u", "other", "missing")
+    plain = {name: found.is_plain(TableId("shop", name)) for name in names}
+    assert plain == {"t": False, "u": False, "other": True, "missing": False}
+    found.follow("DROP TRIGGER IF EXISTS r", "shop", Dialect())
+    assert found.is_plain(TableId("shop", "u"))
+    found.follow("DROP DATABASE shop", "shop", Dialect())
+    assert not found.is_plain(TableId("shop", "u"))
+    assert found.is_plain(TableId("mysql", "user"))
+
+
+def test_the_default_charset_of_databases() -> None:
+    found = definitions(
+        "CREATE DATABASE IF NOT EXISTS shop DEFAULT CHARACTER SET = latin1",
+        "CREATE SCHEMA `a b` COLLATE cp1251_bin",
+        "CREATE DATABASE IF NOT EXISTS shop CHARACTER SET greek",
+    )
+    assert (found.charset("shop"), found.charset("a b")) == ("latin1", "cp1251_bin")
+    found.follow("ALTER DATABASE CHARACTER SET koi8r", "shop", Dialect())
+    found.follow("DROP DATABASE `a b`", "shop", Dialect())
+    assert (found.charset("shop"), found.charset("a b")) == ("koi8r", "")
+
+
+def test_a_table_like_an_unknown_one_is_followed_from_its_first_rows() -> None:
+    tracking = Tracking((), lambda id: id.schema == "shop", definitions=Definitions())
+    log = Log().query("CREATE TABLE item LIKE model").query("BEGIN").table().insert(1).xid()
+    changes = fed(Stream(PLAIN, tracking, checksum=True), log)
+    assert [type(change) for change in changes].count(SchemaChange) == 1
+    assert inserted(changes) == [1]
