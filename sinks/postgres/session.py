@@ -23,6 +23,7 @@ from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
 from engine.databases.postgres.connect import connect_error, driver_error
+from engine.databases.postgres.session_settings import set_statements
 from engine.databases.side import TARGET
 from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
 from sinks.postgres.settings import PostgresSettings
@@ -31,26 +32,15 @@ __all__ = ["Cursor", "Session"]
 
 Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
 
-#: All settings of the server, the database or the role that could change what a text means, or end
-#: a session that is at work. By the keepalives the server detects that this client is gone.
-SESSION_SETTINGS = {
-    "timezone": "'UTC'",
-    "datestyle": "'ISO, YMD'",
-    "intervalstyle": "'postgres'",
-    "bytea_output": "'hex'",
-    "extra_float_digits": "1",
-    "client_encoding": "'UTF8'",
-    "standard_conforming_strings": "on",
-    "default_transaction_read_only": "off",
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
+#: Settings for a session that writes. By the keepalives the server detects that this client is
+#: gone.
+_WRITER_SETTINGS = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "4",
-    "client_min_messages": "'warning'",
-    "work_mem": "'64MB'",
-    "maintenance_work_mem": "'256MB'",
-    "temp_buffers": "'32MB'",
+    "work_mem": "64MB",
+    "maintenance_work_mem": "256MB",
+    "temp_buffers": "32MB",
     "jit": "off",
     "default_statistics_target": "10",  # ANALYZE of a staging table samples 3,000 rows
     # The rows that staged rows refer to are found through the index of the key. The planner would
@@ -58,8 +48,6 @@ SESSION_SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
-#: Further timeouts to switch off, by the PostgreSQL version that introduced them.
-LATER_TIMEOUTS = {"idle_session_timeout": 14, "transaction_timeout": 17}
 
 #: A slow network can send this much within the deadline of a small statement.
 MAX_WRITE_BYTES = 1 << 20
@@ -104,10 +92,8 @@ class Session:
             raise connect_error(error, TARGET) from error
         self._connection.prepared_max = 500
         # The server stops waiting for a lock before the statement's deadline here.
-        names = {**SESSION_SETTINGS, "lock_timeout": f"'{int(seconds * 800)}ms'"}
-        version = self._connection.info.server_version // 10000
-        names |= {name: "0" for name, since in LATER_TIMEOUTS.items() if version >= since}
-        await self.execute(";".join(f"SET {name} = {value}" for name, value in names.items()))
+        more = {**_WRITER_SETTINGS, "lock_timeout": f"{int(seconds * 800)}ms"}
+        await self.execute(set_statements(self._connection.info.server_version, more))
         self.replica_role = await self._switch_off_triggers()
 
     async def _switch_off_triggers(self) -> bool:

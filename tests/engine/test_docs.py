@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.databases.mysql.session_variables import VARIABLES
+from engine.databases.postgres.session_settings import SETTINGS
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 
@@ -26,3 +29,9 @@ def test_every_path_of_the_architecture_exists() -> None:
     )
     assert named
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+def test_the_variables_of_our_sessions_are_listed() -> None:
+    page = (ROOT / "docs" / "what-the-log-does-not-say.md").read_text(encoding="utf-8")
+    names = {*(variable.name for variable in VARIABLES), *SETTINGS}
+    assert sorted(name for name in names if f"`{name}`" not in page) == []

@@ -16,7 +16,7 @@ import pytest
 from engine.databases.mysql import session_variables
 from engine.databases.mysql.connect import connect, query
 from engine.databases.mysql.session_variables import IDLE_SECONDS, VARIABLES, Variable
-from engine.errors import SourceError
+from engine.errors import SourceError, SourceLost
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 from tests.support.mysql_sessions import FreshDatabase, Writer
@@ -261,3 +261,53 @@ def test_a_server_without_a_variable_gets_the_others(
     with closing(connect(MySQLSettings(url=mysql.url))) as connection:
         found = query(connection, "SELECT @@sql_mode, @@lc_time_names, @@wait_timeout")
     assert found == [("ALLOW_INVALID_DATES", "en_US", IDLE_SECONDS)]
+
+
+#: Limits of the server's resources: a read that needs more fails.
+LIMITS = {"max_session_mem_used", "tmp_disk_table_size"}
+#: Variables that ``check`` has findings about.
+REPORTED = ("binlog_format", "binlog_row_image", "binlog_row_value_options", "server_id")
+#: Variables whose value is a set; each member is tried alone.
+SETS = ("sql_mode", "old_mode", "new_mode", "optimizer_switch")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_no_session_variable_changes_a_read_silently(legacy: Legacy) -> None:
+    """Each session variable of the server, at its smallest and largest value and some others."""
+    expected = seen_by(legacy.settings())
+    silent: dict[tuple[str, int], list[str]] = {}
+    failed: dict[str, str] = {}
+    for name in settable(legacy.server):
+        for value in (0, 1, 2, 2**62) if name not in SETS else (1 << bit for bit in range(40)):
+            with accepted(legacy.server, name, value) as is_set:
+                if not is_set:
+                    continue
+                try:
+                    if wrong := differences(seen_by(legacy.settings()), expected):
+                        silent[name, value] = wrong
+                except (SourceError, SourceLost) as error:
+                    failed[name] = str(error)
+    assert silent == {}
+    assert failed.keys() <= LIMITS, failed
+
+
+@contextmanager
+def accepted(server: AnyServer, name: str, value: int) -> Iterator[bool]:
+    """Inside, the global variable has this value. Gets whether the server accepts it."""
+    with ExitStack() as inside:
+        try:
+            inside.enter_context(set_globally(server, {name: value}))
+        except SourceError:
+            yield False
+        else:
+            yield True
+
+
+def settable(server: AnyServer) -> list[str]:
+    """The session variables that have a global value."""
+    settings = MySQLSettings(url=server.url)
+    with connect_mysql(server) as connection:
+        own, shared = variables(connection, "SESSION"), variables(connection, "GLOBAL")
+    names = sorted(own.keys() & shared.keys() - set(REPORTED))
+    return [name for name in names if may_set(settings, f"{name} = DEFAULT")]

@@ -63,6 +63,7 @@ VARIABLES: Final = (
     # MariaDB 10.11 finds nothing by a converted list if the temporary table is small.
     Variable("in_predicate_conversion_threshold", "0", mysql=_NEVER, mariadb=(10, 3, 18)),
     Variable("max_sort_length", "8192"),
+    Variable("sort_buffer_size", "2097152"),  # MariaDB cannot sort with less than max_sort_length
     Variable("old_mode", "''", mysql=_NEVER, mariadb=(5, 5, 35)),
     # Of this variable alone DEFAULT is not the global value. It has no other literal for "now".
     Variable("system_versioning_asof", "DEFAULT", mysql=_NEVER, mariadb=(10, 3, 4)),

@@ -17,6 +17,7 @@ from psycopg import errors as pg
 
 from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.identifiers import Naming, quote
+from engine.databases.postgres.session_settings import set_statements
 from engine.databases.postgres.settings import ConnectionSettings
 from engine.databases.postgres.types import type_name
 from engine.databases.side import TARGET, Side
@@ -38,12 +39,7 @@ __all__ = ["PostgresRowReader"]
 TIMEOUT_SECONDS: Final = 600
 SCAN_ROWS: Final = 2000
 
-_SESSION: Final = {
-    "timezone": "UTC",
-    "datestyle": "ISO, YMD",
-    "intervalstyle": "postgres",
-    "extra_float_digits": "1",
-    "client_encoding": "UTF8",
+_READER_SETTINGS: Final = {
     "default_transaction_read_only": "on",
     "statement_timeout": f"{TIMEOUT_SECONDS}s",
 }
@@ -149,8 +145,8 @@ class PostgresRowReader:
             except psycopg.Error as error:
                 raise connect_error(error, self._side) from error
             self._connection.server_cursor_factory = psycopg.RawServerCursor
-            for name, value in _SESSION.items():
-                self._connection.execute("SELECT set_config($1, $2, false)", (name, value))
+            version = self._connection.info.server_version
+            self._connection.execute(set_statements(version, _READER_SETTINGS))
         return self._connection
 
     @contextmanager
