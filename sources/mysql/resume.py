@@ -19,7 +19,7 @@ from engine.errors import SourceError, SourceLost
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
-from sources.mysql.server_info import ServerInfo, log_files
+from sources.mysql.server_info import ServerInfo, log_files, wait_for_gtids
 from sources.mysql.unlogged import unlogged
 
 __all__ = ["resume_at"]
@@ -57,7 +57,7 @@ def resume_at(
     size = _file_size(connection, info, position)
     gtids = position.gtids
     if isinstance(gtids, GtidSet) and info.gtids and not info.mariadb:
-        _check_gtids(connection, gtids)
+        _check_gtids(connection, info, gtids)
         _check_history(connection, info, position, size)
         return _rebased(position, info), lambda replica: replica.dump_from_gtids(gtids)
     if isinstance(gtids, DomainState) and gtids and info.mariadb:
@@ -190,13 +190,11 @@ def _reset(reason: str) -> SourceError:
     )
 
 
-def _check_gtids(connection: Connection[Any], applied: GtidSet) -> None:
+def _check_gtids(connection: Connection[Any], info: ServerInfo, applied: GtidSet) -> None:
     sets = query(connection, "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged")[0]
     executed, purged = (GtidSet.parse(text) for text in sets)
     unknown = applied.minus(executed)
-    if unknown and query(
-        connection, "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)", (str(unknown), _EXECUTED_SECONDS)
-    ) != [(0,)]:
+    if unknown and not wait_for_gtids(connection, info, unknown, _EXECUTED_SECONDS):
         raise _ahead(str(unknown))
     lost = purged.minus(applied)
     if lost:

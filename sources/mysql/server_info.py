@@ -4,7 +4,10 @@ The kind, identity and settings of the source's server, and the end of its log.
 
 from __future__ import annotations
 
+import logging
 import re
+import time
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -14,6 +17,7 @@ from engine.databases.mysql.connect import is_mariadb, query, version_number
 from engine.errors import SourceError
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
+from sources.mysql.releases import refuse_too_old, too_new
 
 __all__ = [
     "ServerInfo",
@@ -24,20 +28,29 @@ __all__ = [
     "owned_gtids",
     "read_server_info",
     "visible_log_end",
+    "wait_for_gtids",
     "status_statement",
 ]
+
+logger = logging.getLogger("tailrace.mysql")
 
 #: How long a commit may take from being visible to its GTID being executed.
 _COMMIT_SECONDS: Final = 1
 #: The owner (a thread id) of each GTID in gtid_owned.
 _OWNER: Final = re.compile(r"#[0-9]+")
+#: Not selected as @@name, because MySQL 5.5 has no server_uuid and no gtid_mode.
+_VARIABLES: Final = """
+SHOW GLOBAL VARIABLES WHERE Variable_name IN
+    ('gtid_mode', 'hostname', 'lower_case_table_names', 'port', 'server_id', 'server_uuid')
+"""
+_POLL_SECONDS: Final = 0.02
 
 
 class ServerInfo(NamedTuple):
     """Facts about a server that do not change while it runs.
 
-    ``identity`` is its UUID, or the server id of MariaDB. ``gtids``: every transaction in the log
-    has a GTID. ``fold_names``: the server stores table names in lower case.
+    ``identity`` tells it from other servers: see ``_identity``. ``gtids``: every transaction in the
+    log has a GTID. ``fold_names``: the server stores table names in lower case.
     """
 
     mariadb: bool
@@ -45,6 +58,15 @@ class ServerInfo(NamedTuple):
     identity: str
     gtids: bool
     fold_names: bool
+
+    @property
+    def executed_is_visible(self) -> bool:
+        """Whether the rows of an executed GTID are visible.
+
+        MySQL 5.6 counts a GTID as executed when it is written to the log, before the transaction is
+        committed in the engine. It has no WAIT_FOR_EXECUTED_GTID_SET, which came with 5.7.5.
+        """
+        return self.mariadb or self.version >= (5, 7, 5)
 
 
 class LogFile(NamedTuple):
@@ -55,14 +77,28 @@ class LogFile(NamedTuple):
 
 
 def read_server_info(connection: Connection[Any]) -> ServerInfo:
-    """Query the server. Raises SourceError, SourceLost."""
+    """Query the server. Raises SourceError for a release that is too old, SourceLost."""
     mariadb = is_mariadb(connection)
     version = version_number(connection)
-    identity = "@@GLOBAL.server_id" if mariadb else "@@GLOBAL.server_uuid"
-    gtid_mode = "'ON'" if mariadb else "@@GLOBAL.gtid_mode"
-    fold = "@@GLOBAL.lower_case_table_names"
-    row = query(connection, f"SELECT {identity}, {gtid_mode}, {fold}")[0]
-    return ServerInfo(mariadb, version, str(row[0]), row[1] == "ON", folds_names(int(row[2])))
+    refuse_too_old(mariadb, version)
+    if warning := too_new(mariadb, version):
+        logger.warning("%s", warning)
+    variables = {name.lower(): value for name, value in query(connection, _VARIABLES)}
+    gtids = mariadb or variables.get("gtid_mode") == "ON"
+    fold_names = folds_names(int(variables["lower_case_table_names"]))
+    return ServerInfo(mariadb, version, _identity(mariadb, variables), gtids, fold_names)
+
+
+def _identity(mariadb: bool, variables: Mapping[str, str]) -> str:
+    """What tells a server from others: its UUID, or the server id of MariaDB.
+
+    MySQL 5.5 has no UUID, and its positions are offsets in files, which other servers have too. A
+    server id is unique only among replicas, and often 1. So the host name and the port are added.
+    """
+    if mariadb:
+        return variables["server_id"]
+    place = f"{variables['server_id']}@{variables['hostname']}:{variables['port']}"
+    return variables.get("server_uuid", place)
 
 
 def folds_names(lower_case_table_names: int) -> bool:
@@ -119,14 +155,43 @@ def visible_log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosit
     if info.mariadb or not info.gtids:
         return log_end(connection, info)
     if (committing := owned_gtids(connection)) is not None:
-        wait = "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)"
-        query(connection, wait, (str(committing), _COMMIT_SECONDS))
+        _wait_for_commits(connection, info, committing)
     before = log_end(connection, info)
     quiet = owned_gtids(connection) is None
     end = log_end(connection, info)
     if quiet and str(before) == str(end):
         return end
     return msgspec.structs.replace(end, file="", offset=0)
+
+
+def _wait_for_commits(connection: Connection[Any], info: ServerInfo, committing: GtidSet) -> None:
+    """Wait for some time until the transactions that owned these GTIDs are committed."""
+    if info.executed_is_visible:
+        wait_for_gtids(connection, info, committing, _COMMIT_SECONDS)
+        return
+    deadline = time.monotonic() + _COMMIT_SECONDS
+    while time.monotonic() < deadline:
+        owned = owned_gtids(connection)
+        if owned is None or str(committing.minus(owned)) == str(committing):
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def wait_for_gtids(
+    connection: Connection[Any], info: ServerInfo, gtids: GtidSet, seconds: int
+) -> bool:
+    """Wait until the GTIDs count as executed. Returns whether they do."""
+    if info.version >= (5, 7, 5):
+        wait = "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)"
+        return query(connection, wait, (str(gtids), seconds)) == [(0,)]
+    deadline = time.monotonic() + seconds
+    while query(connection, "SELECT GTID_SUBSET(%s, @@GLOBAL.gtid_executed)", (str(gtids),)) != [
+        (1,)
+    ]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
 
 
 def owned_gtids(connection: Connection[Any]) -> GtidSet | None:

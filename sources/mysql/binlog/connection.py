@@ -78,9 +78,11 @@ class BinlogConnection:
         mariadb = is_mariadb(connection)
         self.server_id = choose_server_id(connection, self._settings)
         period = int(self._settings.heartbeat_seconds * 1e9)
+        # MySQL before 5.6.2 has no checksums.
+        checksum = _variable(connection, "binlog_checksum")
         assignments = [
-            "@master_binlog_checksum = @@GLOBAL.binlog_checksum",
-            "@source_binlog_checksum = @@GLOBAL.binlog_checksum",
+            f"@master_binlog_checksum = '{checksum}'",
+            f"@source_binlog_checksum = '{checksum}'",
             f"@master_heartbeat_period = {period}",
             f"@source_heartbeat_period = {period}",
             # While the target is slow we do not receive, and the server must not give up.
@@ -92,12 +94,10 @@ class BinlogConnection:
             name = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"tailrace-{self.server_id}"))
             assignments += [f"@slave_uuid = '{name}'", f"@replica_uuid = '{name}'"]
         query(connection, f"SET {', '.join(assignments)}")
-        row = query(
-            connection, "SELECT @master_binlog_checksum, @@GLOBAL.server_id, CONNECTION_ID()"
-        )[0]
-        self.checksum = row[0] == "CRC32"
+        self.checksum = checksum == "CRC32"
+        [(server, session)] = query(connection, "SELECT @@GLOBAL.server_id, CONNECTION_ID()")
         # Events have the lower 32 bits of a session's number.
-        self.session = SessionId(int(row[1]), int(row[2]) & 0xFFFFFFFF)
+        self.session = SessionId(int(server), int(session) & 0xFFFFFFFF)
         self._register(connection)
 
     def _register(self, connection: Connection[Any]) -> None:
@@ -226,6 +226,12 @@ def choose_server_id(connection: Connection[Any], settings: MySQLSettings) -> in
     while not server_id or (not wanted and server_id in taken):
         server_id = (1 << 31) + secrets.randbelow((1 << 31) - 1)
     return server_id
+
+
+def _variable(connection: Connection[Any], name: str) -> str:
+    """The value of a global variable; empty if the server does not have it."""
+    rows = query(connection, "SHOW GLOBAL VARIABLES WHERE Variable_name = %s", (name,))
+    return str(rows[0][1]) if rows else ""
 
 
 def _other_replicas(connection: Connection[Any], our_host: str) -> set[int]:

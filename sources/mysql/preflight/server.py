@@ -14,6 +14,7 @@ from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
 from sources.mysql.binlog.connection import BinlogConnection, choose_server_id
 from sources.mysql.preflight.context import Check, Context
+from sources.mysql.releases import release_name, too_new
 from sources.mysql.server_info import log_end
 
 __all__ = ["RIGHTS_CHECKS", "SETTINGS_CHECKS"]
@@ -23,8 +24,11 @@ _RESTART: Final = "and restart the server"
 
 
 def _server(context: Context) -> Iterator[Finding]:
-    name = "MariaDB" if context.info.mariadb else "MySQL"
-    yield Finding("ok", "server", f"{name} {'.'.join(map(str, context.info.version))}")
+    mariadb, version = context.info.mariadb, context.info.version
+    if newer := too_new(mariadb, version):
+        yield Finding("warning", "server", newer, "look for a newer version of Tailrace")
+    else:
+        yield Finding("ok", "server", release_name(mariadb, version))
 
 
 def _log(context: Context) -> Iterator[Finding]:

@@ -8,8 +8,9 @@ A server sends a transaction to its replicas before its own readers can see it. 
 is proven by what is visible, not by what is logged:
 
 - MySQL with GTIDs: ``WAIT_FOR_EXECUTED_GTID_SET``. The rows of an executed GTID are visible.
-- MySQL without GTIDs: ``LOCK TABLES … READ``, held for a moment. It is granted when every writer of
-  the table has finished its commit.
+- MySQL without GTIDs, and MySQL 5.6: ``LOCK TABLES … READ``, held for a moment. It is granted when
+  every writer of the table has finished its commit. MySQL 5.6 counts a GTID as executed before its
+  rows are visible.
 - MariaDB: a consistent snapshot, whose position in the log the server reports.
 
 An engine without transactions (MyISAM, Aria, MEMORY) has neither snapshots nor commits. Its rows
@@ -37,7 +38,13 @@ from engine.schema import Table, TableId
 from sources.mysql.catalog import among
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
-from sources.mysql.server_info import ServerInfo, log_end, owned_gtids, read_server_info
+from sources.mysql.server_info import (
+    ServerInfo,
+    log_end,
+    owned_gtids,
+    read_server_info,
+    wait_for_gtids,
+)
 from sources.mysql.snapshot.sessions import Lease
 
 __all__ = ["Flavour", "Watermarks"]
@@ -46,6 +53,8 @@ Flavour = Literal["mysql", "mariadb"]
 
 _DEADLINE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
+# One wait for GTIDs, which is shorter than the connection's own read timeout.
+_WAIT_SECONDS = 5
 # Short, because new writers of the table queue behind a waiting lock.
 _LOCK_WAIT_SECONDS = 1
 # The server ends a session that holds a momentary lock and is silent for so long, such as that of a
@@ -88,8 +97,10 @@ class Watermarks:
                 # Wait until all of it is in this server's log: the server may be another one now.
                 self._covering_snapshot(connection, low_watermark)
                 _query(connection, "ROLLBACK")
-        elif self.gtid and low_watermark.gtids:
-            self._wait_for_gtids(connection, low_watermark)
+        elif self.gtid and isinstance(low_watermark.gtids, GtidSet):
+            self._wait_for_gtids(connection, low_watermark.gtids)
+            if not self._server_info(connection).executed_is_visible:
+                to_lock = list(tables)
         else:
             to_lock = list(tables)
         for table in to_lock:
@@ -99,7 +110,9 @@ class Watermarks:
     def begin(self, connection: Connection[Any], low_watermark: MySQLPosition) -> None:
         """Start the transaction of a read."""
         if self.flavour == "mysql":
-            _query(connection, "START TRANSACTION READ ONLY")
+            # MySQL 5.5 has no READ ONLY.
+            read_only = self._server_info(connection).version >= (5, 6, 5)
+            _query(connection, f"START TRANSACTION{' READ ONLY' if read_only else ''}")
         else:
             self._covering_snapshot(connection, low_watermark)
 
@@ -156,14 +169,11 @@ class Watermarks:
                 raise _too_late("the server's snapshots do not reach the position")
             time.sleep(_PAUSE_SECONDS)
 
-    def _wait_for_gtids(self, connection: Connection[Any], low_watermark: MySQLPosition) -> None:
+    def _wait_for_gtids(self, connection: Connection[Any], gtids: GtidSet) -> None:
+        info = self._server_info(connection)
         deadline = time.monotonic() + _DEADLINE_SECONDS
         while time.monotonic() < deadline:
-            # In steps of 5 seconds, which are shorter than the connection's own read timeout.
-            done = _query(
-                connection, "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 5)", str(low_watermark.gtids)
-            )
-            if done[0][0] == 0:
+            if wait_for_gtids(connection, info, gtids, _WAIT_SECONDS):
                 return
         raise _too_late("the server has not executed the position's GTIDs")
 
@@ -196,7 +206,7 @@ class Watermarks:
         """The end of the log; ``in_flight`` adds the transactions that are being committed."""
         # A GTID is owned until its rows are visible and it is executed. So the owned GTIDs are read
         # before the executed ones: no visible transaction is missed.
-        in_flight = in_flight and self.flavour == "mysql"
+        in_flight = in_flight and self.flavour == "mysql" and self.gtid
         committing = owned_gtids(connection) if in_flight else None
         end = log_end(connection, self._server_info(connection))
         if committing is None or not isinstance(end.executed, GtidSet):
