@@ -24,6 +24,7 @@ __all__ = [
     "Heartbeat",
     "Operation",
     "Position",
+    "Replace",
     "Row",
     "Rows",
     "SchemaChange",
@@ -120,6 +121,17 @@ class CaughtUp(msgspec.Struct, frozen=True, gc=False):
     table: Table
 
 
+class Replace(msgspec.Struct, frozen=True, gc=False):
+    """The table ``twin`` takes the place of ``before`` and becomes ``after``, in one step: readers
+    of the target see all rows of the one or all rows of the other. ``twin`` and ``after`` differ
+    only in their id. The pipeline makes this change, not the source.
+    """
+
+    before: Table
+    twin: Table
+    after: Table
+
+
 class Begin(msgspec.Struct, frozen=True, gc=False):
     """The start of a transaction.
 
@@ -151,7 +163,7 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     at: float
 
 
-Change = Begin | Rows | SchemaChange | Truncate | CaughtUp | Commit | Heartbeat
+Change = Begin | Rows | SchemaChange | Truncate | CaughtUp | Replace | Commit | Heartbeat
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):

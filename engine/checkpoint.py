@@ -8,7 +8,8 @@ state of a table to the next:
     pending ──backfilled──▶ backfilling ──backfilled (last chunk)──▶ catching_up ──caught_up──▶ live
        └──────────────backfilled (only chunk)───────────────────────────▲
 
-A table that the log itself creates is live from the start.
+A table that the log itself creates is live from the start. From any state, a change that the log
+does not show exactly makes a table pending again, or quarantined, as the policy says.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from engine.schema import TableId
 
 __all__ = ["Checkpoint", "TableState", "TableProgress"]
 
-TableState = Literal["pending", "backfilling", "catching_up", "live"]
+TableState = Literal["pending", "backfilling", "catching_up", "live", "quarantined"]
 
 
 class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,6 +33,9 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     written, ``estimate`` the number of rows that the source expected at the start.
     ``high_watermark`` is the position up to which the chunks may show changes. The stream has to
     pass it before the table equals the source at every commit.
+
+    ``again``: the target has older rows of the table, which stay until the new ones replace them.
+    ``reason`` says why, or why the table is quarantined: then it is not followed any more.
     """
 
     state: TableState = "pending"
@@ -39,6 +43,12 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     rows: int = 0
     estimate: int = 0
     high_watermark: str | None = None
+    again: bool = False
+    reason: str = ""
+
+    def restarted(self) -> TableProgress:
+        """The progress of a table whose rows were rolled back, or are truncated next."""
+        return TableProgress(estimate=self.estimate, again=self.again, reason=self.reason)
 
     def backfilled(self, rows: int, cursor: str | None, high_watermark: str) -> TableProgress:
         """The progress after a chunk of ``rows`` rows; ``cursor`` is None after the last chunk.
@@ -48,7 +58,11 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.state not in ("pending", "backfilling"):
             raise ValueError(f"a table that is {self.state} takes no chunk")
         state: TableState = "backfilling" if cursor is not None else "catching_up"
-        return TableProgress(state, cursor, self.rows + rows, self.estimate, high_watermark)
+        return TableProgress(
+            *(state, cursor, self.rows + rows, self.estimate, high_watermark),
+            again=self.again,
+            reason=self.reason,
+        )
 
     def caught_up(self) -> TableProgress:
         """The progress after the stream has passed ``high_watermark``.

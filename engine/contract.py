@@ -75,8 +75,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     ``guarantee`` says how often a change is applied if the engine crashes. ``transactional``:
     ``rollback`` undoes everything since the last commit. ``upsert``: rows of a table in backfill
     are applied idempotently by key; a sink without it stores each change, and its reader applies
-    them. ``schema_changes``: an altered, renamed or dropped table is followed; without it the
-    pipeline stops at such a change.
+    them. ``schema_changes``: an altered, renamed, dropped or replaced table is followed; without it
+    the pipeline stops at such a change.
     """
 
     guarantee: Literal["exactly once", "at least once"]
@@ -103,19 +103,26 @@ class Source(Protocol):
         ...
 
     def stream(
-        self, position: str | None, tables: Iterable[Table], discovered: Iterable[Table] = ()
+        self,
+        position: str | None,
+        tables: Iterable[Table],
+        discovered: Iterable[Table] = (),
+        ignored: Collection[TableId] = (),
     ) -> Iterator[list[Change]]:
         """Yield every change to a followed table after ``position`` (None: the log's beginning).
 
         ``tables`` are the versions that are valid at ``position``. The tables of ``discovered``
         exist on the source and are not followed yet: they are backfilled later, so a
-        ``CREATE TABLE IF NOT EXISTS`` in the log does not make the stream follow them.
+        ``CREATE TABLE IF NOT EXISTS`` in the log does not make the stream follow them. About the
+        tables of ``ignored`` the stream reports nothing: they wait for their discovery, or are
+        quarantined.
 
         Each list is what one read of the log returned, is never empty, and may hold parts of
         transactions. A transaction starts with ``Begin`` and ends with ``Commit``. An idle source
         yields a ``Heartbeat`` at least every few seconds. The iterator ends when ``stop`` is called
         or a finite log ends. Raises ``SourceLost``, ``SourceError`` (purged log, incident),
-        ``DecodeError``, ``SchemaError``.
+        ``DecodeError``, ``SchemaError``, and ``UnloggedChange`` for a change of a followed table
+        that the log does not show exactly.
         """
         ...
 
@@ -224,7 +231,8 @@ class Sink(Protocol):
         apply only the net change of each key. Rows of a table in ``in_backfill`` may already exist
         or be gone: they are applied idempotently and are no drift. Rows of operation ``read``
         replace the row with their key. ``Begin``, ``Commit`` and ``Heartbeat`` carry no data.
-        ``SchemaChange`` also records the version of the table.
+        ``SchemaChange`` also records the version of the table, and ``Replace`` that of ``after``.
+        Raises ``UnloggedChange`` for a schema change that the target cannot do exactly.
         """
         ...
 

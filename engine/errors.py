@@ -9,8 +9,9 @@ The errors that Tailrace raises on purpose.
     │   └── SinkLost      the connection to the target broke or stalled (retried)
     ├── DecodeError       the bytes of a log do not follow their format
     ├── SchemaError       the shape of a table is unknown or cannot be followed
-    │   └── ShapeChanged  the live table is ahead of the log (retried after the stream has advanced)
-    │       └── TableRecreated  … or was created anew, perhaps with the same shape
+    │   ├── ShapeChanged  the live table is ahead of the log (retried after the stream has advanced)
+    │   │   └── TableRecreated  … or was created anew, perhaps with the same shape
+    │   └── UnloggedChange    a change of one table that the log does not show exactly
     ├── ApplyError        the target cannot store a change
     ├── Fenced            a newer engine runs this pipeline
     └── ParityError       source and target cannot be compared
@@ -23,6 +24,8 @@ change. Neither may contain a row value or a secret.
 from __future__ import annotations
 
 from typing import ClassVar
+
+from engine.schema import TableId
 
 __all__ = [
     "ApplyError",
@@ -38,6 +41,7 @@ __all__ = [
     "SourceError",
     "SourceLost",
     "TailraceError",
+    "UnloggedChange",
 ]
 
 
@@ -116,6 +120,28 @@ class ShapeChanged(SchemaError):
 
 class TableRecreated(ShapeChanged):
     """The live table was created anew, such as by TRUNCATE. Its shape may be the same."""
+
+
+class UnloggedChange(SchemaError):
+    """The rows or the shape of one table change in a way that the log does not show, or that the
+    target cannot do exactly. Other tables are not affected.
+
+    The policy ``unlogged_change`` decides what follows. ``moved``: the table's name is no longer
+    one of the pipeline's, so the table cannot be backfilled again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        table: TableId,
+        hint: str = "",
+        position: object | None = None,
+        moved: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint, table=table, position=position)
+        self.id = table
+        self.moved = moved
 
 
 class ApplyError(TailraceError):

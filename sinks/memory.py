@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from engine.change import Change, Row, Rows, SchemaChange, Truncate
+from engine.change import Change, Replace, Row, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, State
 from engine.errors import ApplyError, Fenced
@@ -86,6 +86,9 @@ class MemorySink:
                 self._contents(change.table.id).clear()
             elif isinstance(change, SchemaChange):
                 self._alter(change)
+            elif isinstance(change, Replace):
+                self._alter(SchemaChange("", change.before, None))
+                self._alter(SchemaChange("", change.twin, change.after))
         return applied
 
     async def commit(self, checkpoint: Checkpoint) -> None:

@@ -25,13 +25,29 @@ import msgspec
 
 from engine.change import Begin, Change, Chunk, Commit, Heartbeat, Row, Rows, SchemaChange, Truncate
 from engine.contract import Finding
-from engine.errors import ShapeChanged, SourceError, SourceLost
+from engine.errors import ShapeChanged, SourceError, SourceLost, UnloggedChange
 from engine.schema import Table, TableId
 from engine.toolkit.memory_table import MemoryTable
 
-__all__ = ["ABORT", "END", "Marker", "MemoryDatabase", "MemorySettings", "MemorySource"]
+__all__ = [
+    "ABORT",
+    "END",
+    "Marker",
+    "MemoryDatabase",
+    "MemorySettings",
+    "MemorySource",
+    "Unlogged",
+]
 
-Data = Rows | SchemaChange | Truncate
+
+class Unlogged(msgspec.Struct, frozen=True):
+    """A statement that gives a table this version and these rows, which the log does not show."""
+
+    table: Table
+    rows: list[Row]
+
+
+Data = Rows | SchemaChange | Truncate | Unlogged
 
 
 class Marker(Enum):
@@ -114,6 +130,8 @@ class MemoryDatabase:
             self.contents[change.table.id].apply(change)
         elif isinstance(change, Truncate):
             self.contents[change.table.id].clear()
+        elif isinstance(change, Unlogged):
+            self.load(change.table, change.rows)
         else:
             before, after = change.before, change.after
             old = self.contents.pop(before.id, None) if before is not None else None
@@ -157,10 +175,14 @@ class MemorySource:
         return sum(change.size for one in behind for change in one if isinstance(change, Rows))
 
     def stream(
-        self, position: str | None, tables: Iterable[Table], discovered: Iterable[Table] = ()
+        self,
+        position: str | None,
+        tables: Iterable[Table],
+        discovered: Iterable[Table] = (),
+        ignored: Collection[TableId] = (),
     ) -> Iterator[list[Change]]:
         database, here = self.database, int(position or 0)
-        followed = {table.id for table in tables}
+        followed, ignored = {table.id for table in tables}, frozenset(ignored)
         if here > len(database.transactions):
             raise SourceError(
                 "the position is beyond the log", hint="use the checkpoint's own source"
@@ -175,7 +197,7 @@ class MemorySource:
                     database.changed.wait(self._settings.heartbeat_seconds)
                 transaction = database.transactions[here : here + 1]
             if transaction:
-                yield from self._pieces(here, _followed(transaction[0], followed))
+                yield from self._pieces(here, _followed(transaction[0], followed, ignored))
                 here += 1
             elif not self._stopped:
                 yield [Heartbeat(str(here), time.time())]
@@ -238,14 +260,22 @@ class MemorySource:
         self._stopped = False
 
 
-def _followed(transaction: Sequence[Data], tables: set[TableId]) -> Iterator[Data]:
+def _followed(
+    transaction: Sequence[Data], tables: set[TableId], ignored: Collection[TableId]
+) -> Iterator[Change]:
     """The changes to ``tables``, which the log's own schema changes add to and take from."""
     for change in transaction:
         if isinstance(change, SchemaChange):
+            ids = {table.id for table in (change.before, change.after) if table is not None}
+            if not ids.isdisjoint(ignored):
+                continue
             if change.before is not None:
                 tables.discard(change.before.id)
             if change.after is not None:
                 tables.add(change.after.id)
             yield change
+        elif isinstance(change, Unlogged):
+            if change.table.id in tables:
+                raise UnloggedChange("the log does not show it", table=change.table.id)
         elif change.table.id in tables:
             yield change

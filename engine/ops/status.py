@@ -32,23 +32,29 @@ STATUS_VERSION = 1
 
 PipelineState = Literal["connecting", "backfilling", "streaming", "draining", "stopped"]
 
+#: The states in which a table has no rows left to backfill.
+FINISHED = frozenset(("catching_up", "live", "quarantined"))
+
 #: How often the source is asked for its backlog, and how often before the first checkpoint.
 BACKLOG_SECONDS = 5.0
 FIRST_SECONDS = 0.25
 
 
 class TableStatus(msgspec.Struct, frozen=True):
-    """The backfill of one table. ``estimate`` is what the source expected at its start."""
+    """The backfill of one table. ``estimate`` is what the source expected at its start. ``reason``
+    says why the table is backfilled again or quarantined.
+    """
 
     table: str
     state: TableState = "pending"
     rows: int = 0
     estimate: int = 0
+    reason: str = ""
 
     @property
     def total(self) -> int:
         """The number of rows at the end of the backfill, as far as it is known now."""
-        if self.state in ("catching_up", "live"):
+        if self.state in FINISHED:
             return self.rows
         return max(self.rows, self.estimate)
 
@@ -85,7 +91,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fraction(self) -> float:
         """The finished part of all backfills, 0 to 1; 1 only when all are finished."""
-        if all(table.state in ("catching_up", "live") for table in self.tables):
+        if all(table.state in FINISHED for table in self.tables):
             return 1.0 if self.tables else 0.0
         return min(0.99, self.backfilled / self.total) if self.total else 0.0
 
@@ -104,7 +110,7 @@ class TableStatuses:
         if progress is not self._progress:
             self._progress = progress
             self._statuses = tuple(
-                TableStatus(str(id), it.state, it.rows, it.estimate)
+                TableStatus(str(id), it.state, it.rows, it.estimate, it.reason)
                 for id, it in sorted(progress.items())
             )
         return self._statuses

@@ -16,7 +16,7 @@ from contextlib import aclosing
 
 from engine.change import Chunk, Truncate
 from engine.contract import SnapshotSource, Source
-from engine.errors import SchemaError, ShapeChanged, SourceError, TableRecreated
+from engine.errors import ShapeChanged, SourceError, TableRecreated, UnloggedChange
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter, Transaction
 from engine.schema import Table, TableId
@@ -202,7 +202,7 @@ class Backfill:
         """
         differs = not isinstance(error, TableRecreated)
         if differs and self._blocked is not None and self._blocked[0] is table:
-            raise SchemaError(
+            raise UnloggedChange(
                 "the table was altered, and the log does not contain the change",
                 hint="undo the change, or remove the table from the pipeline and add it again",
                 table=table.id,

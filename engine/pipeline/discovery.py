@@ -56,14 +56,14 @@ class Discovery:
         """Read the catalog, then the end of the log."""
         if self._source is None:
             return
-        known = {table.id for table in self._tracker.tables}
+        known = {table.id for table in self._tracker.tables} | set(self._tracker.quarantined)
         self.found = await asyncio.to_thread(self._source.catalog, known)
         self.position = await asyncio.to_thread(self._source.position)
 
     def due(self) -> bool:
-        """Whether tables were found, and the stream has passed ``position``."""
+        """Whether tables were found or wait for it, and the stream has passed ``position``."""
         return bool(
-            self.found
+            (self.found or self._tracker.waiting)
             and self._source is not None
             and self._source.reached(self._writer.position, self.position)
         )
@@ -77,6 +77,7 @@ class Discovery:
         await self.discover()
         if self.found != expected:
             return False
+        await self._forget_missing(expected)
         if self._backfills:
             await self._create_pending(self._source, expected)
         else:
@@ -98,6 +99,11 @@ class Discovery:
                 self._tracker.add(table, estimates.get(table.id, 0))
             await self._writer.apply([SchemaChange("", None, table) for table in part])
             await self._writer.commit()
+
+    async def _forget_missing(self, tables: Sequence[Table]) -> None:
+        """Drop the tables that waited to be discovered and do not exist any more."""
+        for id in set(self._tracker.waiting) - {table.id for table in tables}:
+            await self._writer.forget(id)
 
     async def _create_live(self, tables: Sequence[Table]) -> None:
         """Create tables that are not backfilled, in one transaction: a table created later

@@ -21,7 +21,7 @@ from enum import Enum
 from engine.change import Heartbeat
 from engine.checkpoint import Checkpoint
 from engine.contract import Sink, SnapshotSource, Source, State
-from engine.errors import SourceError, TailraceError
+from engine.errors import SourceError, TailraceError, UnloggedChange
 from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState, Status, TableStatuses
 from engine.pipeline.backfill import Backfill
@@ -30,7 +30,10 @@ from engine.pipeline.commands import CommandInbox, Stop
 from engine.pipeline.discovery import Discovery
 from engine.pipeline.reader_queue import ReaderQueue
 from engine.pipeline.table_progress import ProgressTracker
+from engine.pipeline.twins import Twins
+from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import Counters, TargetWriter, Transaction
+from engine.schema import TableId
 from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
 
 __all__ = ["Pipeline"]
@@ -82,6 +85,7 @@ class Pipeline:
         self._goal: str | None = None
         self._attempt: _Attempt | None = None
         self._tables = TableStatuses()
+        self._unlogged = UnloggedChanges(name, source, sink, backfill)
 
     async def run(self, *, until_caught_up: bool = False) -> None:
         """Run until ``stop``, the end of a finite log, or an error that retrying cannot fix.
@@ -106,6 +110,12 @@ class Pipeline:
             try:
                 if await self._run_attempt(until_caught_up):
                     return
+                continue
+            except UnloggedChange as error:
+                if self._attempt is None or self._attempt.ignores(error.id):
+                    raise
+                self._attempt = None
+                self._unlogged.take(error)
                 continue
             except TailraceError as error:
                 self.state = "connecting"
@@ -169,6 +179,7 @@ class Pipeline:
             if until_caught_up and self._goal is None:
                 self._goal = await asyncio.to_thread(self.source.position)
             self._attempt = _Attempt(self, state)
+            await self._unlogged.record(self._attempt.writer)
             await self._attempt.prepare(first=state.checkpoint is None)
             return await self._attempt.run(self._goal)
 
@@ -196,11 +207,15 @@ class _Attempt:
         self._source = source = pipeline.source
         self._commands = commands = pipeline.commands
         self._log = _Log.UNREAD
-        self.tracker = tracker = ProgressTracker(state.tables, checkpoint.progress, source.includes)
+        twins = Twins(state.tables, checkpoint.progress)
+        self.tracker = tracker = ProgressTracker(
+            twins.followed, checkpoint.progress, source.includes
+        )
         self.writer = writer = TargetWriter(
             source,
             pipeline.sink,
             tracker,
+            twins,
             checkpoint,
             epoch=state.epoch,
             metrics=pipeline.metrics,
@@ -218,6 +233,10 @@ class _Attempt:
             between=self._run_backfill,
             interrupted=lambda: commands.stopping,
         )
+
+    def ignores(self, id: TableId) -> bool:
+        """Whether the stream reports nothing about a table."""
+        return id in self.tracker.waiting or id in self.tracker.quarantined
 
     async def prepare(self, *, first: bool) -> None:
         """Discover new tables. At the ``first`` start of a pipeline, follow them and make the first
@@ -248,8 +267,9 @@ class _Attempt:
         """
         position, tables = self.writer.position, self.tracker.tables
         discovered = list(self._discovery.found)
+        ignored = (*self.tracker.waiting, *self.tracker.quarantined)
         self._queue = ReaderQueue(
-            lambda: self._source.stream(position or None, tables, discovered),
+            lambda: self._source.stream(position or None, tables, discovered, ignored),
             self._pipeline.batch.queue_bytes,
         )
         try:
@@ -289,6 +309,7 @@ class _Attempt:
             and self.writer.transaction is Transaction.EMPTY
             and self.tracker.live
             and not self._discovery.found
+            and not self.tracker.waiting
             and self._source.reached(self.writer.position, goal)
         )
 
@@ -385,4 +406,4 @@ class _Attempt:
 
     def _others_wait(self) -> bool:
         """Whether a backfill slice keeps something else waiting."""
-        return bool(self._discovery.found) or self._queue.ready or self._queue.failed
+        return bool(self._discovery.found or self._queue.ready or self._queue.failed)

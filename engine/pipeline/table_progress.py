@@ -83,6 +83,20 @@ class ProgressTracker:
         return self._tables[pending[-1]] if pending else None
 
     @property
+    def waiting(self) -> Sequence[TableId]:
+        """The pending tables whose shape has to be discovered: they are not followed until then."""
+        return tuple(
+            id
+            for id, it in self._progress.items()
+            if it.state == "pending" and id not in self._tables
+        )
+
+    @property
+    def quarantined(self) -> Sequence[TableId]:
+        """The tables that are not followed any more."""
+        return tuple(id for id, it in self._progress.items() if it.state == "quarantined")
+
+    @property
     def pending(self) -> Iterator[Table]:
         """The pending tables, those with the smallest estimate first."""
         for id in self._pending_ids():
@@ -92,16 +106,42 @@ class ProgressTracker:
     def _pending_ids(self) -> list[TableId]:
         """The pending tables by estimate. Entries may be stale, but the last one is pending."""
         if self._pending is None:
-            found = [id for id, it in self._progress.items() if it.state == "pending"]
+            found = [id for id, it in self._progress.items() if self._may_backfill(id, it)]
             self._pending = sorted(found, key=lambda id: self._progress[id].estimate)
         while self._pending and self._progress[self._pending[-1]].state != "pending":
             self._pending.pop()
         return self._pending
 
+    def _may_backfill(self, id: TableId, progress: TableProgress) -> bool:
+        return progress.state == "pending" and id in self._tables
+
     def add(self, table: Table, estimate: int) -> None:
         """Follow one more table, which is pending."""
+        known = self._progress.get(table.id, TableProgress())
         self._tables[table.id] = table
-        self._set(table.id, TableProgress(estimate=estimate))
+        self._set(
+            table.id, TableProgress(estimate=estimate, again=known.again, reason=known.reason)
+        )
+
+    def leave(self, id: TableId, reason: str, *, quarantine: bool) -> Table | None:
+        """Stop following a table: it waits for its discovery, or is quarantined.
+
+        Returns its version up to now; None if it was not followed.
+        """
+        table = self._tables.pop(id, None)
+        known = self._progress.get(id, TableProgress())
+        progress = TableProgress(
+            "quarantined" if quarantine else "pending",
+            rows=known.rows if quarantine else 0,
+            again=known.again or table is not None,
+            reason=reason,
+        )
+        self._set(id, progress)
+        return table
+
+    def forget(self, id: TableId) -> None:
+        """Forget a table that is not followed and does not exist any more."""
+        self._set(id, None)
 
     def backfilled(self, chunk: Chunk) -> None:
         """The rows of ``chunk`` are applied. The next checkpoint records it."""
@@ -111,7 +151,7 @@ class ProgressTracker:
 
     def restart(self, id: TableId) -> None:
         """The table's rows were rolled back, or are truncated next, so it is pending again."""
-        self._set(id, TableProgress(estimate=self._progress[id].estimate))
+        self._set(id, self._progress[id].restarted())
 
     def caught_up(self, position: str, reached: Reached) -> list[Change]:
         """Make tables live whose high watermark the stream has passed at ``position``.
@@ -192,7 +232,7 @@ class ProgressTracker:
             if before is None:
                 changes.append(CaughtUp(after))
             elif _is_in_backfill(progress) and _read_order(before) != _read_order(after):
-                progress = TableProgress(estimate=progress.estimate)
+                progress = progress.restarted()
                 changes.insert(0, Truncate(before))
             self._tables[after.id] = after
             self._set(after.id, progress)
@@ -219,7 +259,7 @@ def _is_in_backfill(progress: TableProgress | None) -> bool:
 
 
 def _is_unfinished(progress: TableProgress | None) -> bool:
-    return progress is not None and progress.state != "live"
+    return progress is not None and progress.state not in ("live", "quarantined")
 
 
 def _changes_key(rows: Rows) -> bool:

@@ -1,5 +1,5 @@
 """
-The open target transaction: apply → count → commit with the checkpoint → acknowledge.
+The open target transaction: map → apply → count → commit with the checkpoint → acknowledge.
 
 ``TargetWriter`` is the only caller of ``Sink.apply``, ``commit`` and ``rollback``. The loop, the
 backfill and the discovery write through it, so whatever has to happen to every change on its way
@@ -15,10 +15,11 @@ from enum import Enum
 from engine.change import CaughtUp, Change, Chunk, Commit, Heartbeat, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Sink, Source
-from engine.errors import SchemaError
+from engine.errors import SchemaError, UnloggedChange
 from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
 from engine.pipeline.table_progress import ProgressTracker
+from engine.pipeline.twins import Twins
 from engine.schema import TableId
 
 __all__ = ["Counters", "TargetWriter", "Transaction"]
@@ -67,6 +68,7 @@ class TargetWriter:
         source: Source,
         sink: Sink,
         tracker: ProgressTracker,
+        twins: Twins,
         checkpoint: Checkpoint,
         *,
         epoch: int,
@@ -76,6 +78,7 @@ class TargetWriter:
         self._source = source
         self._sink = sink
         self._tracker = tracker
+        self._twins = twins
         self._pipeline = checkpoint.pipeline
         self._metrics = metrics
         self._counters = counters
@@ -140,6 +143,19 @@ class TargetWriter:
         await self._apply(changes, (), "backfill")
         self.transaction = Transaction.WHOLE
 
+    async def leave(self, id: TableId, reason: str, *, quarantine: bool) -> None:
+        """Stop following a table. The target keeps the rows that it has."""
+        table = self._tracker.leave(id, reason, quarantine=quarantine)
+        if table is not None:
+            await self._sink.apply(self._twins.leave(table))
+        self.transaction = Transaction.WHOLE
+
+    async def forget(self, id: TableId) -> None:
+        """Drop a table that is not followed and does not exist on the source any more."""
+        self._tracker.forget(id)
+        await self._sink.apply(self._twins.drop(id))
+        self.transaction = Transaction.WHOLE
+
     async def commit(self) -> None:
         """Make everything applied durable together with the checkpoint."""
         checkpoint = Checkpoint(
@@ -166,17 +182,21 @@ class TargetWriter:
     async def _apply(
         self, changes: Sequence[Change], in_backfill: Collection[TableId], stage: Stage
     ) -> int:
-        """Apply and count. Returns the number of row changes."""
+        """Map, apply and count. Returns the number of row changes."""
         if not self._sink.capabilities.schema_changes:
             _refuse_schema_changes(changes)
-        with self._metrics.stage(stage):
-            applied = await self._sink.apply(changes, in_backfill)
+        targets, in_backfill = self._twins.targets(changes), self._twins.target_ids(in_backfill)
+        try:
+            with self._metrics.stage(stage):
+                applied = await self._sink.apply(targets, in_backfill)
+        except UnloggedChange as error:
+            raise self._twins.own_error(error) from error
         rows: dict[tuple[TableId, str], int] = {}
         for change in changes:
             if type(change) is Rows:
                 kind = (change.table.id, change.op)
                 rows[kind] = rows.get(kind, 0) + len(change)
-        self._metrics.applied(rows, applied)
+        self._metrics.applied(rows, self._twins.found(applied))
         return sum(rows.values())
 
     def _note_end(self, end: Commit | Heartbeat) -> None:

@@ -75,12 +75,17 @@ class BackfillSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ``never`` backfills nothing: only changes from now on are applied. ``readers`` connections read
     chunks of about ``chunk_rows`` rows ahead. While the log has changes waiting, backfill runs in
     time slices of ``slice_seconds``, between two batches of the stream.
+
+    ``unlogged_change`` says what follows a change of a table that the log does not show exactly:
+    ``backfill`` the table again, ``quarantine`` it (its changes are not applied any more), or
+    ``stop`` the pipeline. A table that cannot be backfilled again is quarantined instead.
     """
 
     mode: Literal["initial", "never"] = "initial"
     readers: Count = 2
     chunk_rows: Count = 20_000
     slice_seconds: Seconds = 1.0
+    unlogged_change: Literal["backfill", "quarantine", "stop"] = "backfill"
 
 
 class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):

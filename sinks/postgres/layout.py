@@ -68,6 +68,8 @@ CREATE TABLE {SCHEMA}.table_progress (
   pipeline text, source_schema text, source_name text,
   state text NOT NULL, cursor text, rows bigint NOT NULL, estimate bigint NOT NULL,
   high_watermark text,
+  again boolean NOT NULL DEFAULT false,
+  reason text NOT NULL DEFAULT '',
   PRIMARY KEY (pipeline, source_schema, source_name)
 );
 CREATE TABLE {SCHEMA}.table_version (
@@ -90,8 +92,8 @@ WHERE nspname = '{SCHEMA}' AND relname = 'layout'"""
 _READ_PROGRESS = {
     1: "SELECT source_schema, source_name, state, cursor, rows, estimate, seen"
     f" FROM {SCHEMA}.progress WHERE pipeline = $1 ORDER BY 1, 2",
-    2: "SELECT source_schema, source_name, state, cursor, rows, estimate, high_watermark"
-    f" FROM {SCHEMA}.table_progress WHERE pipeline = $1 ORDER BY 1, 2",
+    2: "SELECT source_schema, source_name, state, cursor, rows, estimate, high_watermark, again,"
+    f" reason FROM {SCHEMA}.table_progress WHERE pipeline = $1 ORDER BY 1, 2",
 }
 _READ_VERSIONS = {
     layout: "SELECT source_schema, source_name, target_schema, target_name, definition"
@@ -103,6 +105,8 @@ _RENAME = f"""
 ALTER TABLE {SCHEMA}.progress RENAME TO table_progress;
 ALTER TABLE {SCHEMA}.table_progress RENAME CONSTRAINT progress_pkey TO table_progress_pkey;
 ALTER TABLE {SCHEMA}.table_progress RENAME COLUMN seen TO high_watermark;
+ALTER TABLE {SCHEMA}.table_progress ADD COLUMN again boolean NOT NULL DEFAULT false,
+  ADD COLUMN reason text NOT NULL DEFAULT '';
 ALTER TABLE {SCHEMA}.tables RENAME TO table_version;
 ALTER TABLE {SCHEMA}.table_version RENAME CONSTRAINT tables_pkey TO table_version_pkey;
 ALTER TABLE {SCHEMA}.table_version RENAME CONSTRAINT tables_target_schema_target_name_key

@@ -14,7 +14,7 @@ from psycopg import errors as pg
 
 from engine.change import SchemaChange
 from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, quote
-from engine.errors import ApplyError, SchemaError, SinkError
+from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
 from engine.schema import Table, TableId
 from sinks.postgres.ddl import (
     Step,
@@ -23,12 +23,14 @@ from sinks.postgres.ddl import (
     create_indexes,
     create_table,
 )
+from sinks.postgres.replacement import replace_table
 from sinks.postgres.session import Session
 from sinks.postgres.state import SCHEMA, StateStore
 
 __all__ = ["SchemaFollower", "is_reserved"]
 
-BACKFILL_AGAIN = "DROP the table on the target, and backfill it again with its present columns."
+#: The remedy for a change that PostgreSQL cannot do as the source did.
+BACKFILL_AGAIN = "Backfill the table again."
 #: The columns in the order of their names, with their types and positions in the primary key.
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), array_position(i.indkey, a.attnum)
@@ -42,8 +44,11 @@ def is_reserved(schema: str) -> bool:
 
 
 class SchemaFollower:
-    """Follows schema changes through a session. Raises ``SchemaError`` for a change that cannot be
-    followed."""
+    """Follows schema changes through a session.
+
+    Raises ``UnloggedChange`` for a change of a table that PostgreSQL cannot do as the source did,
+    and ``SchemaError`` for a table that it cannot have.
+    """
 
     def __init__(self, session: Session, state: StateStore, naming: Naming) -> None:
         self._session = session
@@ -82,6 +87,17 @@ class SchemaFollower:
         elif before is not None and after is not None:
             await self._alter(before, after, change)
 
+    async def replace(self, before: Table, twin: Table, after: Table) -> None:
+        """Put ``twin`` in the place of ``before``; see ``sinks.postgres.replacement``."""
+        await replace_table(
+            *(self._session, self._naming, (before, twin, after)),
+            run=lambda step: self._run(step, after.id),
+            truncate=self.truncate,
+        )
+        for id in (before.id, twin.id):
+            await self._state.forget_table(id)
+        await self._state.save_tables([after], indexed=True)
+
     async def truncate(self, table: Table) -> None:
         """Delete all rows: by TRUNCATE, or by DELETE if the role has no right to truncate the table
         or a foreign key refers to it."""
@@ -116,9 +132,9 @@ class SchemaFollower:
         try:
             found = await self._session.execute_bulk(step.sql, table=id)
         except ApplyError as error:
-            raise SchemaError(error.message, hint=BACKFILL_AGAIN, table=id) from error
+            raise UnloggedChange(error.message, hint=BACKFILL_AGAIN, table=id) from error
         if step.refusal and found:
-            raise SchemaError(step.refusal, hint=BACKFILL_AGAIN, table=id)
+            raise UnloggedChange(step.refusal, hint=BACKFILL_AGAIN, table=id)
 
     async def _run_all(self, statements: Sequence[tuple[str, TableId]]) -> None:
         try:

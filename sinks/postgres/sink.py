@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from engine.change import Change, Rows, SchemaChange, Truncate
+from engine.change import Change, Replace, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, RowReader, State
 from engine.databases.postgres.identifiers import Naming
@@ -167,7 +167,9 @@ class PostgresSink:
             for net in table_nets[1:]:
                 await self._applier.apply([net], applied)
 
-    async def _follow(self, segment: NewTables | CaughtUpTables | SchemaChange | Truncate) -> None:
+    async def _follow(
+        self, segment: NewTables | CaughtUpTables | SchemaChange | Truncate | Replace
+    ) -> None:
         """Change the target's tables as the source's were changed."""
         match segment:
             case NewTables(tables):
@@ -185,3 +187,7 @@ class PostgresSink:
                 await self._follower.change(segment)
             case Truncate(table):
                 await self._follower.truncate(table)
+            case Replace(before, twin, after):
+                for changed in (before, twin, after):
+                    await self._applier.forget(changed.id)
+                await self._follower.replace(before, twin, after)

@@ -14,7 +14,7 @@ import glob
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, ClassVar, Final, NoReturn
 
@@ -23,7 +23,7 @@ import msgspec
 from engine.change import Begin, Change, Heartbeat
 from engine.contract import Finding
 from engine.errors import ConfigError, DecodeError, SourceError, TailraceError
-from engine.schema import Table
+from engine.schema import Table, TableId
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import cut_events
 from sources.mysql.binlog.stream import Stream
@@ -103,7 +103,11 @@ class BinlogFileSource:
         return max(0, after - here.offset)
 
     def stream(
-        self, position: str | None, tables: Iterable[Table], discovered: Iterable[Table] = ()
+        self,
+        position: str | None,
+        tables: Iterable[Table],
+        discovered: Iterable[Table] = (),
+        ignored: Collection[TableId] = (),
     ) -> Iterator[list[Change]]:
         """Every change to a followed table, up to the last complete event of the last file.
 
@@ -117,7 +121,8 @@ class BinlogFileSource:
         wanted = selector(self._settings.tables, self._settings.exclude)
         first = self._first(files, start)
         definitions = self._definitions(files, start)
-        stream = Stream(start, Tracking(tables, wanted, definitions=definitions))
+        tracking = Tracking(tables, wanted, definitions=definitions, ignored=ignored)
+        stream = Stream(start, tracking)
         end = start.file, start.offset
         for path in files[first:]:
             end = path.name, len(_MAGIC)

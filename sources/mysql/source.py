@@ -126,7 +126,11 @@ class MySQLSource:
     # -- the log -----------------------------------------------------------------------------------
 
     def stream(
-        self, position: str | None, tables: Iterable[Table], discovered: Iterable[Table] = ()
+        self,
+        position: str | None,
+        tables: Iterable[Table],
+        discovered: Iterable[Table] = (),
+        ignored: Collection[TableId] = (),
     ) -> Iterator[list[Change]]:
         """Every change to a followed table after ``position``; see ``Source.stream``.
 
@@ -145,7 +149,7 @@ class MySQLSource:
                 lambda session: resume_at(session, self._server_info(session), begin, schemas)
             )
             replica.open()
-            tracking = self._tracking(tables, discovered, replica.session)
+            tracking = self._tracking(tables, discovered, ignored, replica.session)
             stream = Stream(start, tracking, checksum=replica.checksum)
             dump(replica)
             yield from self._read_log(replica, stream)
@@ -156,13 +160,18 @@ class MySQLSource:
             replica.close()
 
     def _tracking(
-        self, tables: Iterable[Table], discovered: Iterable[Table], newest: SessionId
+        self,
+        tables: Iterable[Table],
+        discovered: Iterable[Table],
+        ignored: Collection[TableId],
+        newest: SessionId,
     ) -> Tracking:
         info = self._ask(self._server_info)
         return Tracking(
             tables,
             self._ask(self._wanted),
             discovered=discovered,
+            ignored=ignored,
             live=lambda id: self._ask(lambda session: read_table(session, id)),
             default_charset=lambda schema: self._ask(lambda each: _schema_charset(each, schema)),
             fold_names=info.fold_names,

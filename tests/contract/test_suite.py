@@ -161,9 +161,13 @@ class OriginOf(MemoryOrigin):
 
 class RepeatsATransaction(MemorySource):
     def stream(
-        self, position: str | None, tables: Iterable[Table], discovered: Iterable[Table] = ()
+        self,
+        position: str | None,
+        tables: Iterable[Table],
+        discovered: Iterable[Table] = (),
+        ignored: Collection[TableId] = (),
     ) -> Iterator[list[Change]]:
-        return super().stream(str(max(0, int(position or 0) - 1)), tables, discovered)
+        return super().stream(str(max(0, int(position or 0) - 1)), tables, discovered, ignored)
 
 
 class IncludesEverything(MemorySource):

@@ -13,7 +13,7 @@ import pytest
 from engine.change import Begin, Chunk, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
-from engine.errors import SchemaError, SinkLost, SourceError
+from engine.errors import SinkLost, SourceError, UnloggedChange
 from engine.pipeline.reader_queue import ReaderQueue
 from engine.schema import Column, Table, TableId, Type
 from engine.settings.loader import BackfillSettings, BatchSettings
@@ -197,10 +197,11 @@ def test_a_table_that_the_waiting_log_creates_is_not_backfilled() -> None:
     assert pipeline.counters.backfilled_rows == 0
 
 
-def test_an_alteration_that_is_not_in_the_log_stops_the_pipeline_with_a_hint() -> None:
+def test_an_alteration_that_is_not_in_the_log_is_an_unlogged_change() -> None:
     database, store = MemoryDatabase(), MemoryStore()
     database.load(KEYED, [(n, "x") for n in range(900)])
-    pipeline = make_pipeline(database, store)
+    settings = BackfillSettings(chunk_rows=2, slice_seconds=0.0, unlogged_change="stop")
+    pipeline = make_pipeline(database, store, backfill=settings)
 
     async def scenario() -> None:
         running = asyncio.create_task(pipeline.run())
@@ -209,10 +210,13 @@ def test_an_alteration_that_is_not_in_the_log_stops_the_pipeline_with_a_hint() -
         async with asyncio.timeout(20):
             await running
 
-    with pytest.raises(SchemaError) as caught:
+    with pytest.raises(UnloggedChange) as caught:
         asyncio.run(scenario())
     assert caught.value.table == "shop.keyed"
     assert caught.value.hint
+    altered = make_pipeline(database, store)
+    run(altered, until_caught_up=True)
+    assert_mirrored(database, store)
 
 
 class MinimalChunks(MemorySource):

@@ -212,7 +212,8 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
     status = tailrace("status", config, "--json")
     assert status.status == 0
     (table,) = json.loads(status.out)["tables"]
-    assert table == {"table": f"{database}.pets", "state": "live", "rows": 5, "estimate": 5}
+    pets = {"table": f"{database}.pets", "state": "live", "rows": 5, "estimate": 5, "reason": ""}
+    assert table == pets
     assert tailrace("verify", config).status == 0
 
     with psycopg.connect(target_database, autocommit=True) as there:

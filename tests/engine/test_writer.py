@@ -28,6 +28,7 @@ from engine.errors import SchemaError
 from engine.ops.metrics import Metrics
 from engine.pipeline.batching import Batch, weigh
 from engine.pipeline.table_progress import ProgressTracker
+from engine.pipeline.twins import Twins
 from engine.pipeline.writer import Counters, TargetWriter, Transaction
 from engine.schema import Table, TableId
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
@@ -94,7 +95,8 @@ class Target:
         """Follow ``tables``, which are live unless they are ``pending``, and commit that."""
         epoch = (await self.sink.open()).epoch
         self.writer = TargetWriter(
-            *(self.source, self.sink, self.tracker, Checkpoint("test", epoch, "0")),
+            *(self.source, self.sink, self.tracker, Twins((), {})),
+            Checkpoint("test", epoch, "0"),
             epoch=epoch,
             metrics=self.metrics,
             counters=self.counters,

@@ -7,13 +7,13 @@ sees each distinct map once. It is not hot, and can check each map against the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import msgspec
 
 from engine.change import SchemaChange, Truncate
-from engine.errors import SchemaError, TailraceError
+from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.schema import Table, TableId
 from sources.mysql.binlog.events import Format, read_table_name
 from sources.mysql.binlog.query_event import Query, Session, session_of, statement_text
@@ -76,9 +76,10 @@ class Tracking:
     ``wanted`` says whether the configuration selects a table. ``definitions`` are for a log without
     a server: a selected table that is not among ``tables`` is followed from its first table map on,
     and what the log does not show of it comes from there. With a server its rows are skipped,
-    because its backfill has not begun. ``discovered``: see ``Source.stream``. ``live`` reads a
-    table's definition as it is now, and ``default_charset`` the default charset of a schema.
-    ``fold_names``: the server stores names in lower case. ``newest``: see ``TemporaryTables``.
+    because its backfill has not begun. ``discovered``, ``ignored``: see ``Source.stream``. ``live``
+    reads a table's definition as it is now, and ``default_charset`` the default charset of a
+    schema. ``fold_names``: the server stores names in lower case. ``newest``: see
+    ``TemporaryTables``.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Tracking:
         *,
         definitions: Definitions | None = None,
         discovered: Iterable[Table] = (),
+        ignored: Collection[TableId] = (),
         live: Callable[[TableId], Table | None] | None = None,
         default_charset: Callable[[str], str] | None = None,
         fold_names: bool = False,
@@ -97,7 +99,8 @@ class Tracking:
         self.mariadb = False
         self._format: Format | None = None
         self._temporary = TemporaryTables(newest)
-        self._wanted = wanted
+        self._ignored = frozenset(ignored)
+        self._selected = wanted
         self._definitions = definitions
         self._discovered = {table.id: table for table in discovered}
         self._live = live
@@ -115,11 +118,12 @@ class Tracking:
     def meet(self, event: bytes, end: int) -> tuple[RowDecoder | None, SchemaChange | None]:
         """The decoder for the rows after this table map, and the schema change that it implies.
 
-        The decoder is None if the table is not followed. Raises SchemaError, DecodeError.
+        The decoder is None if the table is not followed. Raises UnloggedChange if the table cannot
+        be decoded as it is known, and DecodeError.
         """
         id = TableId(*read_table_name(event, end))
         table = self.tables.get(id)
-        if table is None and not (self._definitions and self._wanted(id)):
+        if table is None and not (self._definitions and self._is_wanted(id)):
             return None, None
         try:
             map = parse_table_map(event, 19, end, mariadb=self.mariadb)
@@ -129,6 +133,8 @@ class Tracking:
             else:
                 table, change = self._checked(table, map)
             decoder = RowDecoder(table, map)
+        except SchemaError as error:
+            raise UnloggedChange(error.message, hint=error.hint, table=id) from error
         except TailraceError as error:
             error.table = error.table or str(id)
             raise
@@ -138,7 +144,7 @@ class Tracking:
     def follow(self, query: Query) -> list[SchemaChange | Truncate]:
         """The effects of a statement on followed tables.
 
-        Raises SchemaError if they cannot be derived from its text.
+        Raises UnloggedChange if they cannot be derived from its text.
         """
         parsed = self._parse(query)
         statement = parsed.statement
@@ -150,8 +156,9 @@ class Tracking:
             parsed.sql,
             query.schema,
             self.tables,
-            self._wanted,
+            self._is_wanted,
             discovered=self._definitions.tables if self._definitions else self._discovered,
+            ignored=self._ignored,
             default_charset=self._default_charset,
             dialect=parsed.dialect,
             check_write=self._check_write,
@@ -184,6 +191,9 @@ class Tracking:
             server = Charset(parsed.session.server_charset)
             self._definitions.follow(parsed.sql, query.schema, parsed.dialect, server, statement)
         return []
+
+    def _is_wanted(self, id: TableId) -> bool:
+        return id not in self._ignored and self._selected(id)
 
     def pass_over(self, query: Query) -> None:
         """Take note of a statement whose effects the start position includes."""
@@ -226,11 +236,11 @@ class Tracking:
                 f"{kind} was logged as a statement that cannot be read", hint=_LEFT_OUT
             )
         for id in tables:
-            if self._wanted(id):
+            if self._is_wanted(id):
                 reason = "was logged as a statement, not as rows"
-                raise SchemaError(f"{kind} {reason}", hint=_LEFT_OUT, table=id)
+                raise UnloggedChange(f"{kind} {reason}", hint=_LEFT_OUT, table=id)
         for id in tables:
-            if not self._definitions.is_plain(id):
+            if id not in self._ignored and not self._definitions.is_plain(id):
                 reason = "was logged as a statement, and its table may be a view or have triggers"
                 raise SchemaError(f"{kind} {reason}", hint=_NOT_PLAIN, table=id)
 

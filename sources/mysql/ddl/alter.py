@@ -8,8 +8,10 @@ indexes are changed. A statement that changes rows is refused, because the log d
 
 from __future__ import annotations
 
+from typing import Final
+
 from engine.databases.mysql.types import parse_type
-from engine.schema import Table
+from engine.schema import Column, Table
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
 from sources.mysql.ddl.columns import Charset, converted, resolve
 from sources.mysql.ddl.defaults import stored_default
@@ -18,6 +20,14 @@ from sources.mysql.ddl.keys import KeyDefinition
 from sources.mysql.ddl.loss import loss
 
 __all__ = ["Unfollowable", "alter"]
+
+#: The columns of the table before the statement.
+Columns = dict[DraftColumn, Column]
+
+#: The kinds whose NULL becomes 0 or an empty value, without strict SQL mode.
+_KNOWN_ZEROS: Final = frozenset(
+    ("int8", "int16", "int24", "int32", "int64", "uint8", "uint16", "uint24", "uint32", "uint64")
+) | frozenset(("decimal", "float32", "float64", "text", "binary"))
 
 
 class Unfollowable(Exception):
@@ -31,21 +41,23 @@ def alter(
     *,
     ignore: bool = False,
     strict: bool = True,
+    explicit_timestamps: bool = True,
     empty: bool = False,
 ) -> tuple[Table, tuple[tuple[str, str], ...]]:
     """The table after ``change``, and the old and new names of renamed columns.
 
     ``default`` is the charset of a new column if neither the statement nor the other columns
-    determine it. ``strict``: the server has refused to lose data. ``empty``: no rows of the table
-    are followed yet, so only its definition matters. Raises Unfollowable, Unreadable and
-    SchemaError.
+    determine it. ``strict``: the server has refused to lose data. ``explicit_timestamps``: it does
+    not store the current time where NULL is assigned to a TIMESTAMP that is NOT NULL. ``empty``: no
+    rows of the table are followed yet, so only its definition matters. Raises Unfollowable,
+    Unreadable and SchemaError.
     """
     if change.refused and (change.reshapes or not empty):
         raise Unfollowable(change.refused)
     if not empty and ignore and _adds_unique(change):
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
     draft = Draft.of(table)
-    before = {column: column.column.source_type for column in draft.columns}
+    before = {column: column.column for column in draft.columns}
     # The table's default charset is only inferred from its columns, so its collation is unknown.
     charset = change.charset.over(Charset(draft.charset() or default.name))
     if change.converted:
@@ -53,7 +65,10 @@ def alter(
             column.column = converted(column.column, charset)
     renamed = _change_columns(draft, change, charset, empty=empty)
     if not empty:
-        _check_values(draft, before, strict=strict and not ignore)
+        strict = strict and not ignore
+        _check_values(draft, before, strict=strict)
+        _check_nulls(draft, before, strict=strict, explicit_timestamps=explicit_timestamps)
+        _check_generated(draft, before)
     if change.primary_dropped:
         draft.drop_primary()
     for name in change.dropped_keys:
@@ -65,10 +80,10 @@ def alter(
     return draft.table(change.name or table.id, table.version + 1), renamed
 
 
-def _check_values(draft: Draft, before: dict[DraftColumn, str], *, strict: bool) -> None:
+def _check_values(draft: Draft, before: Columns, *, strict: bool) -> None:
     """Check that the new types of columns keep the existing values."""
     for column in draft.columns:
-        source_type = before.get(column, column.column.source_type)
+        source_type = before.get(column, column.column).source_type
         if source_type != column.column.source_type:
             old, new = parse_type(source_type), parse_type(column.column.source_type)
             reason = loss(old, new, strict=strict)
@@ -76,6 +91,32 @@ def _check_values(draft: Draft, before: dict[DraftColumn, str], *, strict: bool)
                 raise Unfollowable(
                     f"{reason} of the column {column.name}, which the log does not show"
                 )
+
+
+def _check_nulls(draft: Draft, before: Columns, *, strict: bool, explicit_timestamps: bool) -> None:
+    """Check that columns that become NOT NULL hold no NULL, or that its replacement is known."""
+    for column in draft.columns:
+        if column.column.nullable or not before.get(column, column.column).nullable:
+            continue
+        kind = column.column.type.kind
+        replaced = not strict and kind not in _KNOWN_ZEROS
+        if replaced or (kind == "timestamp" and not explicit_timestamps):
+            raise Unfollowable(
+                f"may replace NULL in the column {column.name}, which the log does not show"
+            )
+
+
+def _check_generated(draft: Draft, before: Columns) -> None:
+    """Check that no generated column may be computed anew from a changed one."""
+    kept = [column for column in draft.columns if column in before]
+    if not any(before[column].generated for column in kept):
+        return
+    for column in kept:
+        old, new = before[column], column.column
+        if (old.source_type, old.nullable) != (new.source_type, new.nullable):
+            raise Unfollowable(
+                f"changes the column {column.name}, and generated columns may be computed from it"
+            )
 
 
 def _adds_unique(change: Alteration) -> bool:
@@ -132,9 +173,20 @@ def _changed(
         raise Unfollowable(f"fills a column with {definition.filled}, which the log does not show")
     column = resolve(definition, charset)
     if old is None:
+        if _is_rounded(column):
+            raise Unfollowable("rounds the default of a column, which the log does not show")
         return DraftColumn(column)
     old.column = column
     return old
+
+
+def _is_rounded(column: Column) -> bool:
+    """Whether the server stores another number than the default that the statement contains."""
+    type = parse_type(column.source_type)
+    if type.base not in ("float", "double") or type.scale is None or column.default is None:
+        return False
+    _, _, decimals = column.default.strip("'").partition(".")
+    return len(decimals) > type.scale or (not decimals.isdigit() and bool(decimals))
 
 
 def _place(draft: Draft, placed: list[tuple[DraftColumn, str | None]]) -> None:

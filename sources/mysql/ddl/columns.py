@@ -113,6 +113,9 @@ class _Attributes:
         self.primary = False
         self.unique = False
         self.references = False
+        #: Whether NULL or NOT NULL, and a default, are written.
+        self.states_null = False
+        self.states_default = False
 
 
 def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition:
@@ -122,6 +125,8 @@ def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition
         found.nullable, found.unique, found.filled = False, True, "generated numbers"
     while _read_attribute(tokens, found):
         pass
+    if found.type.partition("(")[0] == "timestamp":
+        _imply_default(found, dialect)
     charset = _charset(found.charset, found.collation)
     return ColumnDefinition(
         name,
@@ -135,6 +140,21 @@ def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition
         found.unique,
         found.references,
     )
+
+
+def _imply_default(found: _Attributes, dialect: Dialect) -> None:
+    """Apply the rules of a TIMESTAMP column without ``explicit_defaults_for_timestamp``.
+
+    Unless NULL is written, the column is NOT NULL, and NULL stands for the current time. Its
+    default is the current time if it is the first such column, else zero (MySQL manual, "Automatic
+    Initialization and Updating for TIMESTAMP and DATETIME").
+    """
+    explicit = dialect.explicit_defaults_for_timestamp
+    if explicit or (found.nullable and found.states_null):
+        return
+    found.nullable = found.nullable and explicit is None
+    if not found.states_default:
+        found.filled = found.filled or "the current time, or zero"
 
 
 def resolve(definition: ColumnDefinition, default: Charset) -> Column:
@@ -247,13 +267,14 @@ def _read_attribute(tokens: Tokens, found: _Attributes) -> bool:
 
 def _read_value_attribute(tokens: Tokens, found: _Attributes) -> bool:
     if tokens.take("NOT", "NULL"):
-        found.nullable = False
+        found.nullable, found.states_null = False, True
     elif tokens.take("NULL"):
-        found.nullable = True
+        found.nullable, found.states_null = True, True
     elif tokens.take("SERIAL", "DEFAULT", "VALUE"):
         found.nullable, found.unique, found.filled = False, True, "generated numbers"
     elif tokens.take("DEFAULT"):
         found.default, constant = read_default(tokens)
+        found.states_default = True
         found.filled = found.filled if constant else "a computed default"
     elif tokens.take("ON", "UPDATE"):
         tokens.next()

@@ -2,19 +2,19 @@
 The effects of a logged statement on followed tables. Pure.
 
 A statement that changes a table's definition, its name or all of its rows is logged as text, and
-its effects are derived from the text. If they cannot be derived exactly, a ``SchemaError`` names
-the kind of statement, the table and what to do. A statement that touches no followed table never
-raises an error, even if it cannot be parsed.
+its effects are derived from the text. If they cannot be derived exactly, an ``UnloggedChange``
+names the kind of statement, the table and what to do. A statement that touches no followed table
+never raises an error, even if it cannot be parsed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
 from engine.change import SchemaChange, Truncate
-from engine.errors import SchemaError
+from engine.errors import SchemaError, UnloggedChange
 from engine.schema import Table, TableId
 from sources.mysql.ddl.alter import Unfollowable, alter
 from sources.mysql.ddl.columns import Charset, charset_of, resolve
@@ -67,9 +67,11 @@ class _Followed(msgspec.Struct, frozen=True):
     wanted: Callable[[TableId], bool]
     charset: Callable[[str], Charset]
     strict: bool = True
+    explicit_timestamps: bool = True
     discovered: Mapping[TableId, Table] = {}
     check_write: CheckWrite = _trust
     empty: bool = False
+    ignored: Collection[TableId] = ()
 
     def change(
         self,
@@ -88,6 +90,7 @@ def apply_statement(
     wanted: Callable[[TableId], bool],
     *,
     discovered: Mapping[TableId, Table] = {},
+    ignored: Collection[TableId] = (),
     default_charset: Callable[[str], str] | None = None,
     dialect: Dialect = Dialect(),  # noqa: B008  frozen
     check_write: CheckWrite = _trust,
@@ -98,12 +101,13 @@ def apply_statement(
 
     ``statement`` is what it has done, if that is not what ``sql`` says. ``schema`` is the session's
     default database, ``tables`` are the tracked versions, and ``wanted`` says whether the
-    configuration selects a table. ``discovered`` are tables that exist and wait for their backfill
-    (``Source.stream``). ``default_charset`` returns the charset or collation of a database, and
-    ``check_write`` decides on DML on other tables (``CheckWrite``). ``empty``: no rows of the
-    tables are followed, so only the definitions matter (``ddl.definitions``). Raises SchemaError if
-    the statement touches a followed table and its effects cannot be derived exactly, such as for
-    DML in statement format. No text raises any other error.
+    configuration selects a table. ``discovered`` are tables that exist and wait for their backfill,
+    and ``wanted`` is false for those of ``ignored`` (``Source.stream``). ``default_charset``
+    returns the charset or collation of a database, ``check_write`` decides on DML on other tables.
+    ``empty``: no rows of the tables are followed, so only the definitions matter.
+
+    Raises UnloggedChange if the statement touches a followed table and its effects cannot be
+    derived exactly, such as for DML in statement format. No text raises any other error.
     """
     statement = statement or read_statement(sql, schema, dialect)
     if statement is None:
@@ -113,10 +117,20 @@ def apply_statement(
         return charset_of(default_charset(schema)) if default_charset else Charset()
 
     followed = _Followed(
-        sql, tables, wanted, charset, dialect.strict, discovered, check_write, empty
+        *(sql, tables, wanted, charset, dialect.strict),
+        explicit_timestamps=bool(dialect.explicit_defaults_for_timestamp),
+        discovered=discovered,
+        check_write=check_write,
+        empty=empty,
+        ignored=ignored,
     )
     if statement.problem:
         _check_problem(statement, followed)
+    return _effects(statement, followed)
+
+
+def _effects(statement: Statement, followed: _Followed) -> list[Effect]:
+    tables = followed.tables
     match statement:
         case CreateTable():
             return _create(statement, followed)
@@ -135,12 +149,12 @@ def apply_statement(
             return _write(statement, followed)
         case _:
             if statement.kind in _WRITES:
-                check_write(statement.kind, ())
+                followed.check_write(statement.kind, ())
             return []
 
 
-def _stop(kind: str, id: TableId, reason: str, hint: str = _BACKFILL_AGAIN) -> SchemaError:
-    return SchemaError(f"{kind} {reason}", hint=hint, table=id)
+def _unlogged(kind: str, id: TableId, reason: str, hint: str = _BACKFILL_AGAIN) -> UnloggedChange:
+    return UnloggedChange(f"{kind} {reason}", hint=hint, table=id)
 
 
 def _check_problem(statement: Statement, followed: _Followed) -> None:
@@ -154,7 +168,7 @@ def _check_problem(statement: Statement, followed: _Followed) -> None:
             ids = statement.tables
     for id in ids:
         if id in followed.tables:
-            raise _stop(statement.kind, id, statement.problem)
+            raise _unlogged(statement.kind, id, statement.problem)
 
 
 def _create(statement: CreateTable, followed: _Followed) -> list[Effect]:
@@ -165,7 +179,7 @@ def _create(statement: CreateTable, followed: _Followed) -> list[Effect]:
     if before is None and id in followed.discovered and _may_exist(statement, followed):
         return []
     if before is not None and not statement.or_replace:
-        raise _stop(statement.kind, id, "creates a table that is already followed")
+        raise _unlogged(statement.kind, id, "creates a table that is already followed")
     gone = [] if before is None else [followed.change(before, None)]
     version = 1 if before is None else before.version + 1
     return [*gone, followed.change(None, _created(statement, id, version, followed))]
@@ -180,12 +194,12 @@ def _may_exist(statement: CreateTable, followed: _Followed) -> bool:
 def _created(statement: CreateTable, id: TableId, version: int, followed: _Followed) -> Table:
     """The table that CREATE TABLE creates."""
     if statement.problem:
-        raise _stop(statement.kind, id, statement.problem)
+        raise _unlogged(statement.kind, id, statement.problem)
     if statement.like is not None:
         model = followed.tables.get(statement.like) or followed.discovered.get(statement.like)
         if model is None:
             reason = f"takes its columns from {statement.like}, which is not followed"
-            raise _stop(statement.kind, id, reason)
+            raise _unlogged(statement.kind, id, reason)
         return msgspec.structs.replace(model, id=id, version=version)
     draft = Draft()
     try:
@@ -198,7 +212,7 @@ def _created(statement: CreateTable, id: TableId, version: int, followed: _Follo
             draft.add_key(key)
         return draft.table(id, version)
     except Unreadable as error:
-        raise _stop(statement.kind, id, str(error)) from error
+        raise _unlogged(statement.kind, id, str(error)) from error
 
 
 def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
@@ -206,32 +220,31 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
     table = followed.tables.get(id)
     for other in statement.tables[1:]:
         if other != statement.change.name and other in followed.tables and not followed.empty:
-            raise _stop(statement.kind, other, "changes rows that the log does not show")
+            raise _unlogged(statement.kind, other, "changes rows that the log does not show")
     if table is None:
         target = statement.change.name
         if target is not None and followed.wanted(target) and not followed.wanted(id):
             raise _unknown_rows(statement.kind, target, id)
         return []
     if statement.problem:
-        raise _stop(statement.kind, id, statement.problem)
+        raise _unlogged(statement.kind, id, statement.problem)
     try:
         default = followed.charset(id.schema)
         after, renamed = alter(
-            table,
-            statement.change,
-            default,
+            *(table, statement.change, default),
             ignore=statement.ignore,
             strict=followed.strict,
+            explicit_timestamps=followed.explicit_timestamps,
             empty=followed.empty,
         )
     except Contradiction as error:
         if followed.empty:
             return []  # the definition is of a later time, and has the change already
-        raise _stop(statement.kind, id, str(error)) from error
+        raise _unlogged(statement.kind, id, str(error)) from error
     except (Unreadable, Unfollowable) as error:
-        raise _stop(statement.kind, id, str(error)) from error
+        raise _unlogged(statement.kind, id, str(error)) from error
     except SchemaError as error:
-        raise _stop(statement.kind, id, error.message, error.hint) from error
+        raise _unlogged(statement.kind, id, error.message, error.hint) from error
     if after.id != id:
         _check_name(statement.kind, id, after.id, followed)
     return [followed.change(table, after, renamed)]
@@ -259,21 +272,27 @@ def _rename(statement: RenameTables, followed: _Followed) -> list[Effect]:
 
 
 def _check_name(kind: str, old: TableId, new: TableId, followed: _Followed) -> None:
+    if new in followed.ignored:
+        raise _unlogged(kind, old, f"renames it to {new}, which is not followed now")
     if not followed.wanted(new):
-        hint = f"Include {new} in the pipeline's tables, or exclude {old}."
-        raise _stop(kind, old, f"renames it to {new}, which the pipeline does not select", hint)
+        raise UnloggedChange(
+            f"{kind} renames it to {new}, which the pipeline does not select",
+            hint=f"Include {new} in the pipeline's tables, or exclude {old}.",
+            table=old,
+            moved=True,
+        )
 
 
-def _unknown_rows(kind: str, new: TableId, old: TableId) -> SchemaError:
+def _unknown_rows(kind: str, new: TableId, old: TableId) -> UnloggedChange:
     hint = "Backfill the table again: its rows were written under a name that is not followed."
-    return _stop(kind, new, f"replaces it by {old}, which was not followed", hint)
+    return _unlogged(kind, new, f"replaces it by {old}, which was not followed", hint)
 
 
 def _write(statement: WriteRows, followed: _Followed) -> list[Effect]:
     for id in statement.tables:
         if id in followed.tables:
             reason = "was logged as a statement, not as rows"
-            raise _stop(statement.kind, id, reason, _ROW_FORMAT)
+            raise _unlogged(statement.kind, id, reason, _ROW_FORMAT)
     followed.check_write(statement.kind, statement.tables)
     return []
 

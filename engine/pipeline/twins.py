@@ -1,0 +1,167 @@
+"""
+The tables that are backfilled again: their changes go to a twin. Pure.
+
+After a change that the log does not show exactly, the target's rows of a table are wrong, and stay
+readable until better ones are there. The table is backfilled into a *twin*, a table of another
+name. When the twin has caught up it replaces the old table in one step (``Replace``). Readers of
+the target never see half a table.
+
+The source and the tracker know one table under its own name; only the target has two. ``Twins``
+passes every change on its way to the sink and puts the twin in the table's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from engine.change import CaughtUp, Change, Replace, Rows, SchemaChange, Truncate
+from engine.checkpoint import TableProgress
+from engine.contract import Applied
+from engine.errors import UnloggedChange
+from engine.schema import Table, TableId
+
+__all__ = ["Twins", "followed_tables"]
+
+_PREFIX: Final = "tailrace_twin_"
+
+
+def followed_tables(
+    stored: Iterable[Table], progress: Mapping[TableId, TableProgress]
+) -> tuple[Table, ...]:
+    """The followed tables among the versions that a sink stores, each under its own name.
+
+    A table whose new shape is not known yet and a quarantined table are not among them.
+    """
+    return Twins(stored, progress).followed
+
+
+class Twins:
+    """The twins on the target, and the tables that they are to replace.
+
+    ``stored`` are the table versions of the sink's ``State``, and ``progress`` that of its
+    checkpoint.
+    """
+
+    def __init__(self, stored: Iterable[Table], progress: Mapping[TableId, TableProgress]) -> None:
+        tables = {table.id: table for table in stored}
+        #: Tables of the target that are not followed under their own name.
+        self._old: dict[TableId, Table] = {}
+        #: The twin of each table that has one, by the table's id.
+        self._twins: dict[TableId, Table] = {}
+        for id, it in progress.items():
+            if it.again or it.state == "quarantined":
+                twin = tables.pop(_twin_id(id), None)
+                if id in tables:
+                    self._old[id] = tables.pop(id)
+                if twin is not None:
+                    self._twins[id] = twin
+                    tables[id] = msgspec.structs.replace(twin, id=id)
+        #: The tables that are followed, each under its own name.
+        self.followed = tuple(tables.values())
+
+    def leave(self, table: Table) -> list[Change]:
+        """Stop following ``table``. The target keeps its rows, and loses an unfinished twin.
+
+        The changes are to be applied as they are, without ``targets``.
+        """
+        twin = self._twins.pop(table.id, None)
+        if twin is not None:
+            return [SchemaChange("", twin, None)]
+        self._old[table.id] = table
+        return []
+
+    def drop(self, id: TableId) -> list[Change]:
+        """Forget a table that is not followed and does not exist on the source any more.
+
+        The changes are to be applied as they are, without ``targets``.
+        """
+        old = self._old.pop(id, None)
+        return [] if old is None else [SchemaChange("", old, None)]
+
+    def target_ids(self, ids: Collection[TableId]) -> Collection[TableId]:
+        """The names of these tables on the target."""
+        if not self._twins:
+            return ids
+        return {_twin_id(id) if id in self._twins else id for id in ids}
+
+    def found(self, applied: Applied) -> Applied:
+        """What the sink found, by the tables' own names."""
+        if not self._twins:
+            return applied
+        replaced = {
+            (_own_id(id), column, reason): count
+            for (id, column, reason), count in applied.replaced.items()
+        }
+        return Applied(applied.drift, replaced)
+
+    def own_error(self, error: UnloggedChange) -> UnloggedChange:
+        """The error of the sink, with the table's own name."""
+        return UnloggedChange(
+            error.message, hint=error.hint, table=_own_id(error.id), position=error.position
+        )
+
+    def targets(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """The same changes, with a twin in the place of a table that has one."""
+        if not (self._twins or self._old):
+            return changes
+        return [target for change in changes for target in self._targets(change)]
+
+    def _targets(self, change: Change) -> Iterator[Change]:
+        match change:
+            case Rows(table=table) if table.id in self._twins:
+                yield Rows(
+                    *(self._twins[table.id], change.op, change.before, change.after),
+                    change.before_present,
+                    change.after_present,
+                    change.size,
+                )
+            case Truncate(table) if table.id in self._twins:
+                yield Truncate(self._twins[table.id])
+            case CaughtUp(table) if table.id in self._twins:
+                twin = self._twins.pop(table.id)
+                yield CaughtUp(twin)
+                yield Replace(self._old.pop(table.id), twin, table)
+            case SchemaChange():
+                yield from self._follow(change)
+            case _:
+                yield change
+
+    def _follow(self, change: SchemaChange) -> Iterator[Change]:
+        """Create, alter, rename or drop the twin instead of its table."""
+        before, after = change.before, change.after
+        if before is None:
+            if after is not None and after.id in self._old:
+                twin = self._twins[after.id] = _twin(after)
+                yield SchemaChange(change.statement, None, twin)
+            else:
+                yield change
+            return
+        twin_before = self._twins.pop(before.id, None)
+        if twin_before is None:
+            yield change
+            return
+        if after is None:
+            yield SchemaChange(change.statement, self._old.pop(before.id), None)
+            yield SchemaChange(change.statement, twin_before, None)
+            return
+        if after.id != before.id:
+            old = self._old.pop(before.id)
+            renamed = self._old[after.id] = msgspec.structs.replace(old, id=after.id)
+            yield SchemaChange(change.statement, old, renamed)
+        twin_after = self._twins[after.id] = _twin(after)
+        yield SchemaChange(change.statement, twin_before, twin_after, change.renamed)
+
+
+def _twin_id(id: TableId) -> TableId:
+    return TableId(id.schema, _PREFIX + id.name)
+
+
+def _own_id(id: TableId) -> TableId:
+    return TableId(id.schema, id.name.removeprefix(_PREFIX))
+
+
+def _twin(table: Table) -> Table:
+    return msgspec.structs.replace(table, id=_twin_id(table.id))

@@ -1,0 +1,97 @@
+"""
+What follows a change that the log does not show exactly: the policy ``unlogged_change``.
+
+The error ends the attempt. The next attempt starts from the checkpoint, which is before the change,
+and stops following the table there. So nothing depends on where in a batch the change is. A table
+that is to be backfilled again is then discovered anew, because its shape may have changed, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+
+from engine.contract import Sink, SnapshotSource, Source
+from engine.errors import UnloggedChange
+from engine.pipeline.writer import TargetWriter
+from engine.schema import TableId
+from engine.settings.loader import BackfillSettings
+
+__all__ = ["UnloggedChanges"]
+
+#: A table is quarantined instead of being backfilled again more often than this …
+MOST_BACKFILLS = 10
+#: … in this time.
+WINDOW_SECONDS = 3600.0
+
+log = logging.getLogger("tailrace.pipeline")
+
+
+class UnloggedChanges:
+    """The tables of such changes, from the error to the commit that records them."""
+
+    def __init__(self, name: str, source: Source, sink: Sink, settings: BackfillSettings) -> None:
+        self._name = name
+        self._settings = settings
+        can = sink.capabilities
+        self._can_backfill = (
+            isinstance(source, SnapshotSource)
+            and settings.mode != "never"
+            and can.schema_changes
+            and can.transactional
+        )
+        self._taken: list[tuple[UnloggedChange, bool]] = []
+        self._times: dict[TableId, deque[float]] = {}
+
+    def take(self, error: UnloggedChange) -> None:
+        """Note the table of ``error``, or raise it if the policy is to stop."""
+        policy = self._settings.unlogged_change
+        if policy == "stop":
+            raise _stop(error)
+        quarantine = (
+            policy == "quarantine"
+            or error.moved
+            or not self._can_backfill
+            or self._is_frequent(error.id)
+        )
+        self._taken.append((error, quarantine))
+        log.warning(
+            "the table is quarantined, its changes are not applied any more"
+            if quarantine
+            else "the table is backfilled again",
+            extra={
+                "pipeline": self._name,
+                "table": error.table,
+                "position": error.position,
+                "reason": error.message,
+                "hint": error.hint if quarantine else "",
+            },
+        )
+
+    def _is_frequent(self, id: TableId) -> bool:
+        """Whether the table would be backfilled again and again, and never be finished."""
+        times = self._times.setdefault(id, deque(maxlen=MOST_BACKFILLS))
+        now = time.monotonic()
+        full = len(times) == MOST_BACKFILLS and now - times[0] < WINDOW_SECONDS
+        times.append(now)
+        return full
+
+    async def record(self, writer: TargetWriter) -> None:
+        """Stop following the noted tables, and commit that."""
+        if not self._taken:
+            return
+        for error, quarantine in self._taken:
+            await writer.leave(error.id, error.message, quarantine=quarantine)
+        await writer.commit()
+        self._taken.clear()
+
+
+def _stop(error: UnloggedChange) -> UnloggedChange:
+    hint = 'set unlogged_change = "backfill" in [backfill] and start again to read the table again'
+    return UnloggedChange(
+        error.message,
+        hint=f"{error.hint}; or {hint}" if error.hint else hint,
+        table=error.id,
+        position=error.position,
+    )

@@ -1,0 +1,218 @@
+"""Changes that the log does not show: the table is backfilled again, into a twin."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from engine.change import SchemaChange
+from engine.contract import Capabilities
+from engine.errors import SinkLost, UnloggedChange
+from engine.schema import Column, Table, TableId, Type
+from engine.settings.loader import BackfillSettings
+from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
+from sources.memory import ABORT, END, MemoryDatabase, Unlogged
+from tests.support.memory_pipeline import (
+    ID,
+    KEYED,
+    KEYLESS,
+    NAME,
+    LogOnlySource,
+    WatchedSink,
+    assert_mirrored,
+    delete,
+    insert,
+    make_pipeline,
+    run,
+)
+
+OTHER = msgspec.structs.replace(KEYED, id=TableId(KEYED.id.schema, "other"))
+WIDER = Table(
+    KEYED.id,
+    (ID, Column("code", Type("int32"), "int"), NAME),
+    key=(0,),
+    version=2,
+)
+ROWS = [(number, "old") for number in range(20)]
+NEW_ROWS = [(number, "new") for number in range(30)]
+
+
+def database_of(*tables: Table) -> MemoryDatabase:
+    database = MemoryDatabase()
+    for table in tables:
+        database.load(table, list(ROWS))
+    return database
+
+
+@pytest.mark.parametrize("table", [KEYED, KEYLESS], ids=["keyed", "keyless"])
+def test_the_table_is_backfilled_again_and_the_others_go_on(table: Table) -> None:
+    database, store = database_of(table, OTHER), MemoryStore()
+    seen: list[list[tuple[object, ...]]] = []
+    sink = WatchedSink(store, lambda: seen.append(store.rows(table.id)))
+    run(make_pipeline(database, store, sink=sink), until_caught_up=True)
+    seen.clear()
+    database.commit(insert(OTHER, (100, "before")))
+    database.commit(Unlogged(table, NEW_ROWS), insert(OTHER, (101, "within")))
+    database.commit(insert(table, (200, "after")), delete(table, (3, "new")))
+    pipeline = make_pipeline(database, store, sink=sink)
+    run(pipeline, until_caught_up=True)
+    assert_mirrored(database, store)
+    assert {it.state for it in pipeline.status().tables} == {"live"}
+    # A reader of the target sees all rows of the one or all rows of the other.
+    assert {len(rows) for rows in seen} <= {len(ROWS), len(NEW_ROWS)}
+
+
+def test_the_new_shape_is_discovered() -> None:
+    database, store = database_of(KEYED), MemoryStore()
+    run(make_pipeline(database, store), until_caught_up=True)
+    database.commit(Unlogged(WIDER, [(1, 2, "wide")]))
+    database.commit(insert(WIDER, (2, 3, "later")))
+    run(make_pipeline(database, store), until_caught_up=True)
+    assert_mirrored(database, store)
+    assert store.rows(KEYED.id) == [(1, 2, "wide"), (2, 3, "later")]
+
+
+def test_changes_while_the_twin_is_backfilled_reach_the_twin() -> None:
+    database, store = database_of(KEYED), MemoryStore()
+    run(make_pipeline(database, store), until_caught_up=True)
+    renamed = msgspec.structs.replace(WIDER, id=TableId(KEYED.id.schema, "renamed"), version=3)
+    steps = iter(
+        [
+            lambda: database.commit(insert(KEYED, (50, "x"))),
+            lambda: database.commit(SchemaChange("", KEYED, WIDER)),
+            lambda: database.commit(insert(WIDER, (51, 1, "y"))),
+            lambda: database.commit(SchemaChange("", WIDER, renamed)),
+            lambda: database.commit(insert(renamed, (52, 1, "z"))),
+        ]
+    )
+    twin = TableId(KEYED.id.schema, f"tailrace_twin_{KEYED.id.name}")
+
+    def meanwhile() -> None:
+        if twin in store.contents and len(store.contents[twin]) and (step := next(steps, None)):
+            step()
+
+    database.commit(Unlogged(KEYED, NEW_ROWS))
+    run(
+        make_pipeline(database, store, sink=WatchedSink(store, meanwhile)),
+        until_caught_up=True,
+    )
+    while step := next(steps, None):
+        step()
+    run(make_pipeline(database, store), until_caught_up=True)
+    assert_mirrored(database, store)
+    assert list(store.contents) == [renamed.id]
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_an_engine_that_is_killed_goes_on_where_it_was(step: int) -> None:
+    """The engine loses the target after each of its commits in turn, and the source too."""
+    database, store = database_of(KEYED, OTHER), MemoryStore()
+    run(make_pipeline(database, store), until_caught_up=True)
+    database.commit(Unlogged(WIDER, [(number, 0, "w") for number in range(9)]))
+    database.mark(ABORT)
+    database.commit(insert(OTHER, (300, "o")), insert(WIDER, (300, 0, "w")))
+    commits = 0
+
+    def lose() -> None:
+        nonlocal commits
+        commits += 1
+        if commits == step + 1:
+            raise SinkLost("the test lost the connection")
+
+    run(make_pipeline(database, store, sink=WatchedSink(store, lose)), until_caught_up=True)
+    assert_mirrored(database, store)
+
+
+def test_a_table_that_is_dropped_meanwhile_is_dropped() -> None:
+    database, store = database_of(KEYED, OTHER), MemoryStore()
+    run(make_pipeline(database, store), until_caught_up=True)
+    database.commit(Unlogged(KEYED, NEW_ROWS))
+    database.commit(SchemaChange("", KEYED, None))
+    run(make_pipeline(database, store), until_caught_up=True)
+    assert_mirrored(database, store)
+
+
+def test_a_quarantined_table_keeps_its_rows_and_its_reason() -> None:
+    database, store = database_of(KEYED, OTHER), MemoryStore()
+    settings = BackfillSettings(chunk_rows=2, unlogged_change="quarantine")
+    run(make_pipeline(database, store, backfill=settings), until_caught_up=True)
+    database.commit(Unlogged(KEYED, NEW_ROWS), insert(OTHER, (100, "o")))
+    database.commit(insert(KEYED, (200, "ignored")))
+    for _ in range(2):  # also after a restart
+        pipeline = make_pipeline(database, store, backfill=settings)
+        run(pipeline, until_caught_up=True)
+        states = {it.table: (it.state, it.reason) for it in pipeline.status().tables}
+        assert states[str(KEYED.id)] == ("quarantined", "the log does not show it")
+        assert states[str(OTHER.id)] == ("live", "")
+        assert store.rows(KEYED.id) == ROWS
+        assert (100, "o") in store.rows(OTHER.id)
+
+
+def test_the_policy_stop_stops_with_the_way_on() -> None:
+    database, store = database_of(KEYED), MemoryStore()
+    settings = BackfillSettings(chunk_rows=2, unlogged_change="stop")
+    run(make_pipeline(database, store, backfill=settings), until_caught_up=True)
+    database.commit(Unlogged(KEYED, NEW_ROWS))
+    with pytest.raises(UnloggedChange) as caught:
+        run(make_pipeline(database, store, backfill=settings), until_caught_up=True)
+    assert 'unlogged_change = "backfill"' in caught.value.hint
+    run(make_pipeline(database, store), until_caught_up=True)
+    assert_mirrored(database, store)
+
+
+class AppendOnly(MemorySink):
+    """A target that follows no schema change, so it cannot replace a table."""
+
+    capabilities = Capabilities(
+        guarantee="exactly once", transactional=True, upsert=True, schema_changes=False
+    )
+
+
+@pytest.mark.parametrize("kind", ["log only", "append only", "never"])
+def test_a_table_that_cannot_be_backfilled_again_is_quarantined(kind: str) -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    database.commit(SchemaChange("", None, KEYED), SchemaChange("", None, OTHER))
+    database.commit(insert(KEYED, (1, "a")))
+    database.commit(Unlogged(KEYED, NEW_ROWS))
+    database.commit(insert(OTHER, (2, "b")), insert(KEYED, (100, "b")))
+    database.mark(END)
+    settings = BackfillSettings(mode="never") if kind == "never" else None
+    pipeline = make_pipeline(
+        database,
+        store,
+        source=LogOnlySource(database) if kind != "append only" else None,
+        sink=AppendOnly(MemorySinkSettings("memory:test"), "test", store)
+        if kind == "append only"
+        else None,
+        backfill=settings,
+    )
+    run(pipeline)
+    if kind == "append only":
+        return  # it was discovered with its rows of now, so nothing is unlogged
+    assert store.rows(KEYED.id) == [(1, "a")]
+    assert store.rows(OTHER.id) == [(2, "b")]
+
+
+def test_a_table_that_changes_so_all_the_time_is_quarantined() -> None:
+    database, store = database_of(KEYED), MemoryStore()
+    run(make_pipeline(database, store), until_caught_up=True)
+
+    def meanwhile() -> None:
+        states = {it.table: it.state for it in pipeline.status().tables}
+        if states.get(str(KEYED.id)) == "live":
+            database.commit(Unlogged(KEYED, NEW_ROWS))
+
+    pipeline = make_pipeline(database, store, sink=WatchedSink(store, meanwhile))
+    database.commit(Unlogged(KEYED, NEW_ROWS))
+
+    async def scenario() -> None:
+        running = asyncio.create_task(pipeline.run())
+        async with asyncio.timeout(20):
+            while {it.state for it in pipeline.status().tables} != {"quarantined"}:
+                await asyncio.sleep(0.01)
+        pipeline.stop()
+        await running
+
+    asyncio.run(scenario())
