@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from engine.cli.command import Command
@@ -19,6 +20,9 @@ from engine.errors import ConfigError
 from engine.schema import Table
 
 __all__ = ["INIT"]
+
+#: The scheme of log files on disk, which cannot list tables.
+FILES = "mysql-binlog:"
 
 #: The number of tables that the file lists by name.
 LISTED_TABLES = 40
@@ -32,6 +36,11 @@ name = {name}  # identifies the checkpoint in the target: never change it
 [source]
 url = {source}
 tables = [{patterns}]  # patterns, schema.table
+"""
+#: For log files, whose URL is a path.
+SCHEMA_TEMPLATE = """\
+# The tables at the beginning of the log, unless the log has their columns: mysqldump --no-data
+#schema = "schema.sql"
 """
 SINK_TEMPLATE = """
 [sink]
@@ -50,27 +59,32 @@ def init(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{output} already exists", hint="choose another --output, or add --force"
         )
-    source_url, database = _split_database(_without_password(options.source, "SOURCE_PASSWORD"))
+    source_url, database = options.source, ""
+    files = source_url.startswith(FILES)
+    if not files:
+        source_url, database = _split_database(_without_password(source_url, "SOURCE_PASSWORD"))
     text = TEMPLATE.format(
         name=json.dumps(output.stem),
         source=json.dumps(source_url),
         patterns=json.dumps(f"{database or '*'}.*"),
     )
+    text += SCHEMA_TEMPLATE if files else ""
     sink = SINK_TEMPLATE.format(
         sink=json.dumps(_without_password(options.target, "TARGET_PASSWORD"))
     )
     draft = output.with_name(output.name + ".draft")
     draft.write_text(text + sink, encoding="utf-8")
     try:
-        tables, rows = _list_tables(draft)
-        draft.write_text(text + _listing(tables, rows) + sink, encoding="utf-8")
+        found = _list_tables(draft)
+        draft.write_text(text + _listing(found) + sink, encoding="utf-8")
         draft.replace(output)
     finally:
         draft.unlink(missing_ok=True)
     from rich.console import Console
 
     console = Console()
-    console.print(f"wrote [bold]{output}[/]: {len(tables):,} tables, about {rows:,} rows")
+    count = f": {len(found.tables):,} tables, about {found.rows:,} rows" if found else ""
+    console.print(f"wrote [bold]{output}[/]{count}")
     for name in ("SOURCE_PASSWORD", "TARGET_PASSWORD"):
         if f"${{{name}}}" in text + sink:
             console.print(f"set the environment variable [bold]{name}[/] before the next step")
@@ -79,7 +93,11 @@ def init(options: argparse.Namespace) -> int:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="e.g. mysql://repl@legacy:3306/shop")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="e.g. mysql://repl@legacy:3306/shop, or mysql-binlog:/backup/binlogs",
+    )
     parser.add_argument("target", metavar="TARGET", help="e.g. postgresql://tailrace@new:5432/shop")
     parser.add_argument(
         "-o",
@@ -97,22 +115,32 @@ INIT = Command(
 )
 
 
-def _list_tables(config: Path) -> tuple[Sequence[Table], int]:
+class _Found(NamedTuple):
     """The source's tables that match, and about how many rows they have."""
+
+    tables: Sequence[Table]
+    rows: int
+
+
+def _list_tables(config: Path) -> _Found | None:
+    """The tables of a source that can list them."""
     with closing(make_source(load_settings(config))) as source:
         if not isinstance(source, SnapshotSource):
-            return (), 0
+            return None
         tables = source.catalog()
         if not tables:
             raise ConfigError(
                 "no table of the source matches",
                 hint="name the database in the URL, and check which tables the user may SELECT",
             )
-        return tables, sum(source.estimates(tables).values())
+        return _Found(tables, sum(source.estimates(tables).values()))
 
 
-def _listing(tables: Sequence[Table], rows: int) -> str:
+def _listing(found: _Found | None) -> str:
     """The tables, as comments."""
+    if found is None:
+        return ""
+    tables, rows = found
     lines = [f"# found: {len(tables):,} tables, about {rows:,} rows"]
     for table in tables[:LISTED_TABLES]:
         remark = "" if table.key else "  (no key: backfilled in one piece, compared as a multiset)"

@@ -21,6 +21,7 @@ from engine.cli.wiring import load_settings
 from engine.sandbox import Server, start_postgres
 from sources.mysql.codec import accelerator
 from tests.support.engine_process import write_config
+from tests.support.recorded_logs import FIXTURES
 from tests.support.servers import AnyServer, connect_mysql, obtain
 
 SECRET = "open-sesame-4711"
@@ -238,3 +239,17 @@ def test_tail_prints_records(mysql: AnyServer, database: str, config: Path) -> N
     assert result.status == 0, result.err
     records = [json.loads(line) for line in result.out.splitlines()]
     assert [record["op"] for record in records] == ["insert", "insert", "update"]
+
+
+def test_init_writes_a_file_for_log_files(tmp_path: Path) -> None:
+    config = tmp_path / "archive.toml"
+    logs = FIXTURES / "mysql-9.7"
+    result = tailrace("init", f"mysql-binlog:{logs}", "jsonl:-", "--output", config)
+    assert result.status == 0, result.err
+    assert "0 tables" not in result.out
+    text = config.read_text()
+    assert f'url = "mysql-binlog:{logs}"' in text
+    assert "schema" in text
+    assert tailrace("check", config).status == 0
+    shown = tailrace("tail", config, "--limit", "2").out
+    assert [json.loads(line)["op"] for line in shown.splitlines()] == ["schema"] * 2
