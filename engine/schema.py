@@ -136,8 +136,10 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
 
     ``key`` holds the ordinals of the columns that identify a row: those of the primary key, else of
     a unique index without nullable columns. It is empty for a keyless table. ``version`` counts
-    from 1 and grows with each schema change that the pipeline follows. A ``Table`` is hashable and
-    keeps its hash, so codecs are cached by it.
+    from 1 and grows with each schema change that the pipeline follows. ``default_charset`` is the
+    source's charset or collation of columns that are added without one; it is empty if the source
+    has none, or it is not known. A ``Table`` is hashable and keeps its hash, so codecs are cached
+    by it.
     """
 
     id: TableId
@@ -145,6 +147,7 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     key: tuple[int, ...] = ()
     indexes: tuple[Index, ...] = ()
     version: int = 1
+    default_charset: str = ""
 
     @property
     def uniques(self) -> tuple[Index, ...]:

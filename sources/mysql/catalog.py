@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
+import msgspec
 from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import is_mariadb, query
@@ -20,6 +21,7 @@ from engine.schema import Column, Index, Table, TableId
 
 __all__ = [
     "among",
+    "database_collations",
     "read_catalog",
     "read_columns",
     "read_table",
@@ -32,6 +34,10 @@ _TABLES = """
 SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES
 WHERE TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') AND {where}
 """
+_DEFAULTS = """
+SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_COLLATION FROM information_schema.TABLES WHERE {where}
+"""
+_DATABASES = "SELECT SCHEMA_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA"
 _COLUMNS = """
 SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, COLLATION_NAME,
     IS_NULLABLE, COLUMN_DEFAULT, EXTRA
@@ -85,6 +91,11 @@ def read_columns(connection: Connection[Any], id: TableId) -> tuple[Column, ...]
     return tuple(_columns(connection, *among([id]))[id])
 
 
+def database_collations(connection: Connection[Any]) -> dict[str, str]:
+    """The default collation of each database."""
+    return dict(query(connection, _DATABASES))
+
+
 def row_estimates(connection: Connection[Any], tables: Iterable[Table]) -> dict[TableId, int]:
     """The approximate number of rows of each table, from the server's statistics."""
     ids = {table.id for table in tables}
@@ -128,7 +139,11 @@ def _tables(
     parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
     for schema, name, *part in query(connection, _INDEXES.format(where=where), arguments):
         parts[TableId(schema, name)].append(tuple(part))
-    return [_table(id, tuple(columns[id]), parts[id]) for id in ids if columns[id]]
+    found = query(connection, _DEFAULTS.format(where=where), arguments)
+    defaults = {TableId(schema, name): collation or "" for schema, name, collation in found}
+    return [
+        _table(id, tuple(columns[id]), parts[id], defaults.get(id, "")) for id in ids if columns[id]
+    ]
 
 
 def _columns(
@@ -187,7 +202,9 @@ def _as_sql(default: str, kind: str) -> str:
     return "'" + default.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def _table(id: TableId, columns: tuple[Column, ...], parts: list[tuple[Any, ...]]) -> Table:
+def _table(
+    id: TableId, columns: tuple[Column, ...], parts: list[tuple[Any, ...]], collation: str
+) -> Table:
     ordinals = {column.name.lower(): ordinal for ordinal, column in enumerate(columns)}
     grouped: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for name, *part in parts:
@@ -207,8 +224,8 @@ def _table(id: TableId, columns: tuple[Column, ...], parts: list[tuple[Any, ...]
             primary = index.columns
         else:
             indexes.append(index)
-    table = Table(id, columns, primary, tuple(indexes))
-    return table if primary else Table(id, columns, _unique_key(table), table.indexes)
+    table = Table(id, columns, primary, tuple(indexes), default_charset=collation)
+    return table if primary else msgspec.structs.replace(table, key=_unique_key(table))
 
 
 def _unique_key(table: Table) -> tuple[int, ...]:

@@ -31,7 +31,8 @@ from sources.mysql.binlog.events import xid_text
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.temporary_tables import SessionId
 from sources.mysql.binlog.tracking import Tracking
-from sources.mysql.catalog import read_catalog, read_table, row_estimates
+from sources.mysql.catalog import database_collations, read_catalog, read_table, row_estimates
+from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
 from sources.mysql.resume import resume_at
@@ -152,7 +153,7 @@ class MySQLSource:
             tracking = self._tracking(tables, discovered, ignored, replica.session)
             stream = Stream(start, tracking, checksum=replica.checksum)
             dump(replica)
-            yield from self._read_log(replica, stream)
+            yield from self._read_log(replica, stream, tracking)
         except SourceLost:
             if not self._stopping.is_set():
                 raise
@@ -173,12 +174,14 @@ class MySQLSource:
             discovered=discovered,
             ignored=ignored,
             live=lambda id: self._ask(lambda session: read_table(session, id)),
-            default_charset=lambda schema: self._ask(lambda each: _schema_charset(each, schema)),
+            databases=DatabaseCharsets(self._ask(database_collations)),
             fold_names=info.fold_names,
             newest=newest,
         )
 
-    def _read_log(self, replica: BinlogConnection, stream: Stream) -> Iterator[list[Change]]:
+    def _read_log(
+        self, replica: BinlogConnection, stream: Stream, tracking: Tracking
+    ) -> Iterator[list[Change]]:
         """Changes, and heartbeats.
 
         There is a heartbeat when the server has accepted the position, when the log becomes silent,
@@ -191,6 +194,9 @@ class MySQLSource:
         reported_at = time.monotonic()
         while not self._stopping.is_set():
             events = replica.receive(_QUIET_SECONDS if unreported else interval)
+            caught_up = caught_up or stream.position.resume_position.at_or_after(end)
+            if caught_up:
+                tracking.reach_catalog()
             if events and not opened:
                 opened = True
                 yield [Heartbeat(stream.position.resume_position, 0.0)]
@@ -341,13 +347,3 @@ def _prepared(session: Connection[Any]) -> frozenset[str]:
 def _xid(format_id: int, global_size: int, branch_size: int, data: str | bytes) -> str:
     raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
     return xid_text(raw[:global_size], raw[global_size : global_size + branch_size], format_id)
-
-
-def _schema_charset(session: Connection[Any], schema: str) -> str:
-    """The default collation of a schema's tables; empty if the schema does not exist."""
-    rows = query(
-        session,
-        "SELECT DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s",
-        (schema,),
-    )
-    return str(rows[0][0]) if rows else ""

@@ -93,10 +93,10 @@ def test_the_default_charset_of_databases() -> None:
         "CREATE SCHEMA `a b` COLLATE cp1251_bin",
         "CREATE DATABASE IF NOT EXISTS shop CHARACTER SET greek",
     )
-    assert (found.charset("shop"), found.charset("a b")) == ("latin1", "cp1251_bin")
+    assert (found.databases.find("shop"), found.databases.find("a b")) == ("latin1", "cp1251_bin")
     found.follow("ALTER DATABASE CHARACTER SET koi8r", "shop", Dialect())
     found.follow("DROP DATABASE `a b`", "shop", Dialect())
-    assert (found.charset("shop"), found.charset("a b")) == ("koi8r", "")
+    assert (found.databases.find("shop"), found.databases.find("a b")) == ("koi8r", "")
 
 
 def test_a_table_like_an_unknown_one_is_followed_from_its_first_rows() -> None:

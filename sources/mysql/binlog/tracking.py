@@ -23,16 +23,19 @@ from sources.mysql.codec.table_match import (
     TableMap,
     mismatch,
     parse_table_map,
+    same_charsets,
     table_from_map,
     with_charsets,
     without_charset,
 )
 from sources.mysql.ddl.columns import Charset
+from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.effects import apply_statement
+from sources.mysql.ddl.objects import CreateDatabase, read_object
 from sources.mysql.ddl.outcome import outcome
-from sources.mysql.ddl.statements import CreateTable, Statement, read_statement
+from sources.mysql.ddl.statements import CreateTable, DropDatabase, Statement, read_statement
 
 __all__ = ["Tracking"]
 
@@ -77,9 +80,8 @@ class Tracking:
     a server: a selected table that is not among ``tables`` is followed from its first table map on,
     and what the log does not show of it comes from there. With a server its rows are skipped,
     because its backfill has not begun. ``discovered``, ``ignored``: see ``Source.stream``. ``live``
-    reads a table's definition as it is now, and ``default_charset`` the default charset of a
-    schema. ``fold_names``: the server stores names in lower case. ``newest``: see
-    ``TemporaryTables``.
+    reads a table's definition as it is now, and ``databases`` has their default charsets.
+    ``fold_names``: the server stores names in lower case. ``newest``: see ``TemporaryTables``.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Tracking:
         discovered: Iterable[Table] = (),
         ignored: Collection[TableId] = (),
         live: Callable[[TableId], Table | None] | None = None,
-        default_charset: Callable[[str], str] | None = None,
+        databases: DatabaseCharsets | None = None,
         fold_names: bool = False,
         newest: SessionId | None = None,
     ) -> None:
@@ -104,7 +106,9 @@ class Tracking:
         self._definitions = definitions
         self._discovered = {table.id: table for table in discovered}
         self._live = live
-        self._default_charset = definitions.charset if definitions else default_charset
+        self._databases = databases or DatabaseCharsets()
+        if definitions is not None:
+            self._databases = definitions.databases
         self._fold_names = fold_names
 
     def use(self, format: Format) -> None:
@@ -159,7 +163,7 @@ class Tracking:
             self._is_wanted,
             discovered=self._definitions.tables if self._definitions else self._discovered,
             ignored=self._ignored,
-            default_charset=self._default_charset,
+            default_charset=self._databases.find,
             dialect=parsed.dialect,
             check_write=self._check_write,
             statement=statement,
@@ -190,10 +194,25 @@ class Tracking:
         if self._definitions is not None:
             server = Charset(parsed.session.server_charset)
             self._definitions.follow(parsed.sql, query.schema, parsed.dialect, server, statement)
+        else:
+            self._follow_database(parsed, query)
         return []
 
     def _is_wanted(self, id: TableId) -> bool:
         return id not in self._ignored and self._selected(id)
+
+    def reach_catalog(self) -> None:
+        """Take note that the log is read up to the place where ``databases`` was read."""
+        self._databases.reach_catalog()
+
+    def _follow_database(self, parsed: _Parsed, query: Query) -> None:
+        if isinstance(parsed.statement, DropDatabase):
+            self._databases.drop(parsed.statement.schema)
+        elif parsed.statement is None and not query.error:
+            statement = read_object(parsed.sql, query.schema, parsed.dialect)
+            if isinstance(statement, CreateDatabase):
+                server = Charset(parsed.session.server_charset)
+                self._databases.follow(statement, query.schema, server)
 
     def pass_over(self, query: Query) -> None:
         """Take note of a statement whose effects the start position includes."""
@@ -286,7 +305,9 @@ class Tracking:
     def _from_catalog(self, table: Table, map: TableMap, reason: str) -> Table:
         """The table as it is now, if its definition matches the map."""
         now = self._live(table.id) if self._live is not None else None
-        if now is None or mismatch(now, map) is not None:
+        # Without charsets in the map, nothing shows that the catalog's are those of this version.
+        certain = map.charsets is not None or (now is not None and same_charsets(now, table))
+        if now is None or mismatch(now, map) is not None or not certain:
             raise SchemaError(
                 f"the table in the log differs from its tracked version: {reason}",
                 hint=_FULL_METADATA,

@@ -22,6 +22,7 @@ __all__ = [
     "TableMap",
     "mismatch",
     "parse_table_map",
+    "same_charsets",
     "table_from_map",
     "with_charsets",
     "without_charset",
@@ -65,22 +66,49 @@ def mismatch(table: Table, map: TableMap) -> str | None:
 
 
 def with_charsets(table: Table, map: TableMap) -> Table:
-    """The table with the charsets of the map in the columns whose definition has none."""
-    if map.charsets is None or not any(_lacks_charset(column) for column in table.columns):
+    """The table with the charsets that the map has."""
+    if len(table.columns) != len(map.types):
         return table
-    columns = []
-    for column, charset in zip(table.columns, map.charsets, strict=False):
-        if charset is not None and _lacks_charset(column):
-            source_type = parse_type(column.source_type)
-            text = str(msgspec.structs.replace(source_type, charset=charset))
-            column = msgspec.structs.replace(column, type=neutral_type(text), source_type=text)
-        columns.append(column)
-    return msgspec.structs.replace(table, columns=(*columns, *table.columns[len(columns) :]))
+    columns = tuple(
+        _with_charset(column, map, ordinal) for ordinal, column in enumerate(table.columns)
+    )
+    if columns == table.columns:
+        return table
+    return msgspec.structs.replace(table, columns=columns)
 
 
-def _lacks_charset(column: Column) -> bool:
+def _with_charset(column: Column, map: TableMap, ordinal: int) -> Column:
     source_type = parse_type(column.source_type)
-    return source_type.base in _CHARACTER and not source_type.charset
+    if map.charsets is not None:
+        charset = map.charsets[ordinal]
+    else:
+        charset = _longer_utf8(source_type, map.metas[ordinal])
+    if source_type.base not in _CHARACTER or charset in (None, "binary", source_type.charset):
+        return column
+    base = source_type.base
+    if base in _TEXTS and map.types[ordinal] in (Wire.BLOB, Wire.BLOB_COMPRESSED):
+        base = _TEXTS[map.metas[ordinal] - 1]  # the size of TEXT(n) depends on the charset
+    text = str(msgspec.structs.replace(source_type, base=base, charset=charset, collation=""))
+    return msgspec.structs.replace(column, type=neutral_type(text), source_type=text)
+
+
+def _longer_utf8(source_type: MySQLType, meta: int) -> str | None:
+    """In MariaDB, ``utf8`` in a statement is utf8mb4 if the session's ``old_mode`` lacks
+    UTF8_IS_UTF8MB3, which the log does not contain. The values are read alike.
+    """
+    longer = source_type.charset == "utf8mb3" and source_type.base in ("char", "varchar")
+    size_bytes = source_type.length * BYTES_PER_CHARACTER["utf8mb4"]
+    return "utf8mb4" if longer and size_bytes and meta == size_bytes else None
+
+
+def same_charsets(table: Table, other: Table) -> bool:
+    """Whether the columns of ``table`` with characters have the same charsets in ``other``."""
+    charsets = {column.name: parse_type(column.source_type).charset for column in other.columns}
+    return all(
+        charsets.get(column.name) == source_type.charset
+        for column in table.columns
+        if (source_type := parse_type(column.source_type)).base in _ENCODED
+    )
 
 
 def without_charset(table: Table) -> str | None:
@@ -229,6 +257,7 @@ def table_from_map(map: TableMap, previous: Table | None) -> Table:
         key=_key(map, map.names, previous),
         indexes=_indexes(map.names, previous),
         version=1 if previous is None else previous.version,
+        default_charset="" if previous is None else previous.default_charset,
     )
     if previous is None or table == previous:
         return previous or table

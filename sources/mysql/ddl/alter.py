@@ -13,7 +13,7 @@ from typing import Final
 from engine.databases.mysql.types import parse_type
 from engine.schema import Column, Table
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
-from sources.mysql.ddl.columns import Charset, converted, resolve
+from sources.mysql.ddl.columns import Charset, charset_of, converted, resolve
 from sources.mysql.ddl.defaults import stored_default
 from sources.mysql.ddl.draft import Draft, DraftColumn
 from sources.mysql.ddl.keys import KeyDefinition
@@ -37,7 +37,7 @@ class Unfollowable(Exception):
 def alter(
     table: Table,
     change: Alteration,
-    default: Charset,
+    database: Charset,
     *,
     ignore: bool = False,
     strict: bool = True,
@@ -46,11 +46,10 @@ def alter(
 ) -> tuple[Table, tuple[tuple[str, str], ...]]:
     """The table after ``change``, and the old and new names of renamed columns.
 
-    ``default`` is the charset of a new column if neither the statement nor the other columns
-    determine it. ``strict``: the server has refused to lose data. ``explicit_timestamps``: it does
-    not store the current time where NULL is assigned to a TIMESTAMP that is NOT NULL. ``empty``: no
-    rows of the table are followed yet, so only its definition matters. Raises Unfollowable,
-    Unreadable and SchemaError.
+    ``database`` is the default charset of the table's database. ``strict``: the server has refused
+    to lose data. ``explicit_timestamps``: it does not store the current time where NULL is assigned
+    to a TIMESTAMP that is NOT NULL. ``empty``: no rows of the table are followed yet, so only its
+    definition matters. Raises Unfollowable, Unreadable and SchemaError.
     """
     if change.refused and (change.reshapes or not empty):
         raise Unfollowable(change.refused)
@@ -58,8 +57,8 @@ def alter(
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
     draft = Draft.of(table)
     before = {column: column.column for column in draft.columns}
-    # The table's default charset is only inferred from its columns, so its collation is unknown.
-    charset = change.charset.over(Charset(draft.charset() or default.name))
+    charset = change.charset.resolved(database).over(charset_of(table.default_charset))
+    draft.default_charset = charset.text
     if change.converted:
         for column in draft.columns:
             column.column = converted(column.column, charset)

@@ -305,8 +305,8 @@ class _Reader:
         tokens.expect("TO")
         charset = read_charset(tokens) or Charset()
         collation = read_charset(tokens) or Charset()
-        if charset.name == "default":  # the charset of the database, which is not known here
-            charset = collation
+        if charset.name == "default" and not self._dialect.mariadb:
+            charset = collation  # MySQL takes the session's collation_database
         if not charset.name and not collation.name:
             raise tokens.unreadable()
         self.found.charset = Charset(charset.name or collation.name, collation.collation)

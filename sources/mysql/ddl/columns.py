@@ -67,6 +67,19 @@ class Charset(msgspec.Struct, frozen=True):
             return self
         return Charset(default.name, self.collation or default.collation)
 
+    def resolved(self, database: Charset) -> Charset:
+        """This charset, with that of the database in place of the name DEFAULT."""
+        if self.name != "default":
+            return self
+        return Charset(database.name, self.collation or database.collation)
+
+    @property
+    def text(self) -> str:
+        """The collation, else the charset, for ``charset_of``; empty if the charset is unknown."""
+        if not self.name or not self.collation or self.collation.startswith(self.name):
+            return self.name and (self.collation or self.name)
+        return f"{self.name}_{self.collation}"  # uca1400_ai_ci applies to any charset
+
     def __str__(self) -> str:
         text = f" character set {self.name}" if self.name else ""
         return f"{text} collate {self.collation}" if self.collation else text

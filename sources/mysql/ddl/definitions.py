@@ -15,6 +15,7 @@ from engine.change import SchemaChange
 from engine.errors import SchemaError
 from engine.schema import Table, TableId
 from sources.mysql.ddl.columns import Charset
+from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.effects import apply_statement
 from sources.mysql.ddl.objects import (
@@ -49,7 +50,7 @@ class Definitions:
         self.tables: dict[TableId, Table] = {}
         #: The base tables whose columns are not known, and why.
         self._unknown: dict[TableId, SchemaError] = {}
-        self._charsets: dict[str, Charset] = {}
+        self.databases = DatabaseCharsets()
         self._triggers: dict[TableId, TableId] = {}
 
     def find(self, id: TableId) -> Table | None:
@@ -64,11 +65,6 @@ class Definitions:
     def known(self, id: TableId) -> Table | None:
         """The definition of a table, if its columns are known."""
         return self.tables.get(id)
-
-    def charset(self, schema: str) -> str:
-        """The default charset or collation of a database; empty if it is not known."""
-        charset = self._charsets.get(schema, Charset())
-        return charset.collation or charset.name
 
     def is_plain(self, id: TableId) -> bool:
         """Whether the name is known to be a base table without triggers."""
@@ -100,11 +96,7 @@ class Definitions:
     def _follow_object(self, sql: str, schema: str, dialect: Dialect, server: Charset) -> None:
         match read_object(sql, schema, dialect):
             case CreateDatabase() as found:
-                name = found.name or schema
-                if found.if_not_exists and name in self._charsets:
-                    return
-                before = self._charsets.get(name, Charset()) if found.alters else server
-                self._charsets[name] = found.charset.over(before)
+                self.databases.follow(found, schema, server)
             case CreateView(id):
                 self._forget(id)
             case DropViews(ids):
@@ -123,7 +115,7 @@ class Definitions:
                 schema,
                 self.tables,
                 lambda id: True,
-                default_charset=self.charset,
+                default_charset=self.databases.find,
                 dialect=dialect,
                 empty=True,
                 statement=statement,
@@ -175,4 +167,4 @@ class Definitions:
         for id in [id for id in (*self.tables, *self._unknown) if id.schema == schema]:
             self._forget(id)
             self._drop_triggers(id)
-        self._charsets.pop(schema, None)
+        self.databases.drop(schema)

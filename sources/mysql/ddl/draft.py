@@ -57,6 +57,7 @@ class Draft:
 
     def __init__(self) -> None:
         self.columns: list[DraftColumn] = []
+        self.default_charset = ""
         self._primary: list[DraftColumn] = []
         self._indexes: list[_DraftIndex] = []
         #: A key that is a primary key, or only a unique index with the same columns.
@@ -68,6 +69,7 @@ class Draft:
         """A draft of an existing table."""
         draft = cls()
         draft.columns = [DraftColumn(column) for column in table.columns]
+        draft.default_charset = table.default_charset
         draft._indexes = [
             _DraftIndex(
                 index.name,
@@ -116,12 +118,8 @@ class Draft:
             for index in self._indexes
         )
         primary = tuple(place[column] for column in self._primary)
-        return Table(id, columns, choose_key(columns, primary, indexes), indexes, version)
-
-    def charset(self) -> str:
-        """The charset of the character columns; empty if there are none or they differ."""
-        names = {parse_type(column.column.source_type).charset for column in self.columns} - {""}
-        return names.pop() if len(names) == 1 else ""
+        key = choose_key(columns, primary, indexes)
+        return Table(id, columns, key, indexes, version, self.default_charset)
 
     def find(self, name: str) -> DraftColumn:
         """The column with this name. Raises Contradiction if there is none."""

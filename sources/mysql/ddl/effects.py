@@ -203,7 +203,9 @@ def _created(statement: CreateTable, id: TableId, version: int, followed: _Follo
         return msgspec.structs.replace(model, id=id, version=version)
     draft = Draft()
     try:
-        charset = statement.charset.over(followed.charset(id.schema))
+        database = followed.charset(id.schema)
+        charset = statement.charset.resolved(database).over(database)
+        draft.default_charset = charset.text
         draft.add_columns(resolve(definition, charset) for definition in statement.columns)
         for definition in statement.columns:
             for key in definition.keys:
@@ -229,9 +231,8 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
     if statement.problem:
         raise _unlogged(statement.kind, id, statement.problem)
     try:
-        default = followed.charset(id.schema)
         after, renamed = alter(
-            *(table, statement.change, default),
+            *(table, statement.change, followed.charset(id.schema)),
             ignore=statement.ignore,
             strict=followed.strict,
             explicit_timestamps=followed.explicit_timestamps,
