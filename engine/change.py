@@ -9,13 +9,14 @@ the row tuple.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
 from engine.schema import Table
 
 __all__ = [
+    "TWIN_PREFIX",
     "Begin",
     "CaughtUp",
     "Change",
@@ -121,10 +122,15 @@ class CaughtUp(msgspec.Struct, frozen=True, gc=False):
     table: Table
 
 
+#: The beginning of the name of a twin.
+TWIN_PREFIX: Final = "tailrace_twin_"
+
+
 class Replace(msgspec.Struct, frozen=True, gc=False):
     """The table ``twin`` takes the place of ``before`` and becomes ``after``, in one step: readers
     of the target see all rows of the one or all rows of the other. ``twin`` and ``after`` differ
-    only in their id. The pipeline makes this change, not the source.
+    only in their id: the twin's name is ``TWIN_PREFIX`` and the table's name. The pipeline makes
+    this change, not the source.
     """
 
     before: Table

@@ -14,8 +14,8 @@ must pass.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -33,6 +33,7 @@ __all__ = [
     "SnapshotSource",
     "Source",
     "State",
+    "StoredText",
 ]
 
 
@@ -67,6 +68,17 @@ class Applied(msgspec.Struct):
 
     drift: dict[TableId, int] = msgspec.field(default_factory=dict)
     replaced: dict[tuple[TableId, str, str], int] = msgspec.field(default_factory=dict)
+
+
+class StoredText(NamedTuple):
+    """How a target stores the values of one column, as canonical texts.
+
+    ``store`` makes the text on the target from the source's; None is NULL. ``restore`` is its
+    inverse for the texts of values that were replaced.
+    """
+
+    store: Callable[[str], str | None]
+    restore: Callable[[str], str] = str
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -301,6 +313,12 @@ class RowReader(Protocol):
 
     def count(self, table: Table) -> int:
         """The exact number of rows now."""
+        ...
+
+    def stored(self, table: Table) -> Sequence[StoredText | None]:
+        """What this side, as a target, makes of the source's canonical texts by its policies, for
+        each column; None for a column whose texts stay as they are.
+        """
         ...
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from engine.change import Change, Heartbeat, Row, Rows, SchemaChange
 from engine.checkpoint import Checkpoint
 from engine.cli.wiring import load_settings
 from engine.databases.postgres.identifiers import Naming
+from engine.databases.postgres.stored import Storage
 from engine.pipeline.batching import Batch, Batcher, weigh
 from engine.pipeline.reader_queue import ReaderQueue
 from engine.schema import Table, TableId
@@ -204,7 +205,7 @@ class Encoding:
     def _encoders(self, net: NetChanges) -> Iterator[tuple[Encoder, list[Row]]]:
         statements = self._statements.get(net.table)
         if statements is None:
-            statements = Statements(net.table, self._naming.sql(net.table.id))
+            statements = Statements(net.table, self._naming.sql(net.table.id), Storage())
             self._statements[net.table] = statements
         if net.deletes:
             yield statements.keys().encoder, net.deletes

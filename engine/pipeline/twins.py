@@ -13,19 +13,16 @@ passes every change on its way to the sink and puts the twin in the table's plac
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Final
 
 import msgspec
 
-from engine.change import CaughtUp, Change, Replace, Rows, SchemaChange, Truncate
+from engine.change import TWIN_PREFIX, CaughtUp, Change, Replace, Rows, SchemaChange, Truncate
 from engine.checkpoint import TableProgress
 from engine.contract import Applied
 from engine.errors import UnloggedChange
 from engine.schema import Table, TableId
 
 __all__ = ["Twins", "followed_tables"]
-
-_PREFIX: Final = "tailrace_twin_"
 
 
 def followed_tables(
@@ -156,11 +153,11 @@ class Twins:
 
 
 def _twin_id(id: TableId) -> TableId:
-    return TableId(id.schema, _PREFIX + id.name)
+    return TableId(id.schema, TWIN_PREFIX + id.name)
 
 
 def _own_id(id: TableId) -> TableId:
-    return TableId(id.schema, id.name.removeprefix(_PREFIX))
+    return TableId(id.schema, id.name.removeprefix(TWIN_PREFIX))
 
 
 def _twin(table: Table) -> Table:

@@ -19,9 +19,8 @@ datetime, timestamp      ``YYYY-MM-DD HH:MM:SS.ffffff``, the timestamp in UTC
 time, interval           ``[-]HH:MM:SS.ffffff``, at least two digits of hours
 =======================  ======================================================================
 
-Some values cannot be stored by the target, and the sink replaces them by policy. They have the
-canonical text of their replacement: a date that is not in the calendar is NULL, and a text has no
-U+0000. Columns of the key are never replaced.
+Some values cannot be stored by the target, and the sink replaces them by policy. The target's
+``RowReader`` tells what becomes of the source's texts (``StoredText``).
 
 All functions are pure. They raise ValueError for a malformed text.
 """

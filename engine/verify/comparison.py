@@ -3,7 +3,8 @@ Compare source and target row by row and column by column, while changes flow.
 
 Both databases are read through their ordinary clients, each by a ``RowReader``, in the canonical
 text of ``engine.toolkit.canonical``. No codec of the pipeline takes part, so a wrong codec cannot
-hide its own mistakes.
+hide its own mistakes. What the target's policies change on purpose is no difference: the source's
+values are compared as the target stores them (``RowReader.stored``).
 
 A table with a key is compared in two passes:
 
@@ -42,7 +43,7 @@ from typing import Final
 from engine.contract import RowReader
 from engine.errors import TailraceError
 from engine.schema import Table
-from engine.verify.reader import AsyncReader, TextRow, comparable_rows, key_of
+from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
 from engine.verify.recheck import Multiset, Passed, PipelineWaiter, Rechecker, recheck_multiset
 from engine.verify.report import Difference, Key, TableReport, VerifyReport
 
@@ -81,7 +82,7 @@ async def verify(
     """
     started = time.monotonic()
     pipeline = PipelineWaiter(source_position, passed, deadline_seconds)
-    source_reader, target_reader = AsyncReader(source), AsyncReader(target)
+    source_reader, target_reader = SourceReader(source, target), AsyncReader(target)
     reports: list[TableReport] = []
     for table in tables:
         kind = _KeyedComparison if table.key else _KeylessComparison
@@ -234,17 +235,24 @@ class _KeylessComparison(_Comparison):
 
         ``grow``: double ``parts`` until the multiset has at most ``MULTISET_ROWS`` different rows.
         """
-        return await reader.run(lambda blocking: self._count(blocking, part, parts, grow))
+        comparable = reader.comparable_rows(self.table)
+        return await reader.run(
+            lambda blocking: self._count(blocking, comparable, part, parts, grow)
+        )
 
     def _count(
-        self, reader: RowReader, part: int, parts: int, grow: bool
+        self,
+        reader: RowReader,
+        comparable: Callable[[list[TextRow]], list[TextRow]],
+        part: int,
+        parts: int,
+        grow: bool,
     ) -> tuple[Multiset, int, int]:
-        comparable = comparable_rows(self.table)
         multiset: Multiset = Counter()
         rows = 0
         for chunk in reader.scan(self.table):
             rows += len(chunk)
-            digests = (_digest(comparable(row)) for row in chunk)
+            digests = map(_digest, comparable(chunk))
             multiset.update(digest for digest in digests if _part(digest, parts) == part)
             while grow and len(multiset) > MULTISET_ROWS:
                 parts *= 2

@@ -11,12 +11,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from engine.contract import RowReader
+from engine.contract import RowReader, StoredText
 from engine.schema import Table
-from engine.toolkit.canonical import canonical_json
+from engine.toolkit.canonical import canonical_json, canonical_rows
 from engine.verify.report import Key
 
-__all__ = ["AsyncReader", "RowsByKey", "TextRow", "comparable_rows", "key_of"]
+__all__ = ["AsyncReader", "RowsByKey", "SourceReader", "TextRow", "comparable_rows", "key_of"]
 
 #: The canonical text of each column of a row; None is NULL.
 TextRow = tuple[str | None, ...]
@@ -54,9 +54,99 @@ class AsyncReader:
         wanted = set(keys)
         return {key: row for row in found if (key := key_of(table, row)) in wanted}
 
+    def comparable_rows(self, table: Table) -> Callable[[list[TextRow]], list[TextRow]]:
+        """A function that makes the rows of a scan comparable."""
+        comparable = comparable_rows(table)
+        return lambda rows: list(map(comparable, rows))
+
     async def keys(self, table: Table, keys: Sequence[Key]) -> list[Key]:
         """The keys that the database finds for ``keys``, also those equal only by collation."""
         return await self.run(lambda reader: reader.by_keys(table, keys, keys_only=True))
+
+
+class SourceReader(AsyncReader):
+    """The source's reader, which gives its rows and keys as the target stores them.
+
+    ``target`` tells how (``RowReader.stored``). Keys that a policy changes are remembered, so they
+    are found on the source again.
+    """
+
+    def __init__(self, reader: RowReader, target: RowReader) -> None:
+        super().__init__(reader)
+        self._target = target
+        self._forms: dict[Table, _StoredForm] = {}
+
+    async def chunk(
+        self, table: Table, after: Key | None, limit: int, *, keys_only: bool
+    ) -> list[TextRow]:
+        """The next ``limit`` rows, or keys, after the key ``after``."""
+        form = self._form(table)
+        start = None if after is None else form.changed.get(after, after)
+        rows = await super().chunk(table, start, limit, keys_only=keys_only)
+        return form.stored(rows, keys_only=keys_only)
+
+    async def rows(self, table: Table, keys: Sequence[Key]) -> RowsByKey:
+        """The rows that have exactly these keys."""
+        form = self._form(table)
+        on_source = form.on_source(keys)
+        found = await self.run(lambda reader: reader.by_keys(table, on_source))
+        wanted = set(keys)
+        rows = form.stored(found, keys_only=False)
+        return {key: row for row in rows if (key := key_of(table, row)) in wanted}
+
+    async def keys(self, table: Table, keys: Sequence[Key]) -> list[Key]:
+        """The keys that the database finds for ``keys``, also those equal only by collation."""
+        form = self._form(table)
+        return form.stored(await super().keys(table, form.on_source(keys)), keys_only=True)
+
+    def comparable_rows(self, table: Table) -> Callable[[list[TextRow]], list[TextRow]]:
+        """A function that makes the rows of a scan comparable."""
+        comparable, form = super().comparable_rows(table), self._form(table)
+        return lambda rows: comparable(form.stored(rows, keys_only=False))
+
+    def _form(self, table: Table) -> _StoredForm:
+        if table not in self._forms:
+            self._forms[table] = _StoredForm(table, self._target.stored(table))
+        return self._forms[table]
+
+
+class _StoredForm:
+    """The rows and keys of one table as the target stores them."""
+
+    def __init__(self, table: Table, texts: Sequence[StoredText | None]) -> None:
+        #: The keys that differ on the source, by those on the target.
+        self.changed: dict[Key, Key] = {}
+        self._table = table
+        self._texts = texts
+        self._key_texts = [texts[ordinal] for ordinal in table.key]
+
+    def stored(self, rows: list[TextRow], *, keys_only: bool) -> list[TextRow]:
+        """The source's rows, or keys, as the target stores them."""
+        texts = self._key_texts if keys_only else self._texts
+        if not any(texts):
+            return rows
+        stored = canonical_rows(rows, [text and text.store for text in texts])
+        if any(self._key_texts):
+            for old, new in zip(rows, stored, strict=True):
+                key, other = (
+                    (old, new) if keys_only else (key_of(self._table, it) for it in (old, new))
+                )
+                if key != other:
+                    self.changed[other] = key
+        return stored
+
+    def on_source(self, keys: Sequence[Key]) -> list[Key]:
+        """The keys that the source may have for these keys of the target."""
+        if not any(self._key_texts):
+            return list(keys)
+        found: list[Key] = []
+        for key in keys:
+            restored = tuple(
+                part if text is None or part is None else text.restore(part)
+                for text, part in zip(self._key_texts, key, strict=True)
+            )
+            found += {key, self.changed.get(key, restored)}
+        return found
 
 
 def key_of(table: Table, row: TextRow) -> Key:

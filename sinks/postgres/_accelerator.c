@@ -29,7 +29,9 @@ enum { /* how a column is written; accelerator.py has the same numbers */
     PLAIN, /* an int or a str, as it is */
     TEXT,  /* a str that may need escaping */
     DAY,   /* a str that begins with a date */
-    FLOAT, BOOLEAN, BITS, HEX
+    FLOAT, BOOLEAN, BITS, HEX,
+    SIGNED, /* an int of at most 63 bits and a sign */
+    FLAG    /* the int 0 or 1, as a boolean */
 };
 enum { NULLABLE = 1 };
 
@@ -86,6 +88,24 @@ static bool put_float(Buffer *out, PyObject *value)
 static bool put_boolean(Buffer *out, PyObject *value)
 {
     return (value == Py_True && put(out, "t", 1)) || (value == Py_False && put(out, "f", 1));
+}
+
+/* The int 0 or 1 as a boolean. */
+static bool put_flag(Buffer *out, PyObject *value)
+{
+    if (!PyLong_CheckExact(value))
+        return false;
+    long number = PyLong_AsLong(value);
+    return (number == 1 && put(out, "t", 1)) || (number == 0 && put(out, "f", 1));
+}
+
+static bool put_signed(Buffer *out, PyObject *value)
+{
+    if (!PyLong_CheckExact(value))
+        return false;
+    int overflow;
+    (void)PyLong_AsLongLongAndOverflow(value, &overflow);
+    return !overflow && put_integer(out, value);
 }
 
 /* At least `width` binary digits. */
@@ -253,6 +273,10 @@ static bool put_value(Buffer *out, const Step *step, PyObject *value, bool *fore
         return put_boolean(out, value);
     case BITS:
         return put_bits(out, value, step->bits);
+    case SIGNED:
+        return put_signed(out, value);
+    case FLAG:
+        return put_flag(out, value);
     default: /* HEX */
         return put_hex(out, value);
     }
@@ -273,7 +297,7 @@ static bool put_row(Buffer *out, const Plan *plan, PyObject *row)
 
 static bool good_step(const Step *step, Py_ssize_t width)
 {
-    return step->kind <= HEX && step->flags <= NULLABLE && step->position < (size_t)width &&
+    return step->kind <= FLAG && step->flags <= NULLABLE && step->position < (size_t)width &&
            step->bits <= 64;
 }
 

@@ -15,7 +15,7 @@ from functools import partial
 
 from engine.change import Row
 from engine.databases.postgres.types import TEMPORAL, TEXTUAL
-from engine.schema import Column, Kind
+from engine.schema import Column, Kind, Type
 from engine.toolkit.accelerator import ALLOWED, wanted
 
 try:
@@ -31,7 +31,7 @@ __all__ = ["AVAILABLE", "Encode", "copy_accelerator"]
 AVAILABLE = _built and ALLOWED
 
 # How a column is written; _accelerator.c has the same numbers.
-_PLAIN, _TEXT, _DAY, _FLOAT, _BOOLEAN, _BITS, _HEX = range(7)
+_PLAIN, _TEXT, _DAY, _FLOAT, _BOOLEAN, _BITS, _HEX, _SIGNED, _FLAG = range(9)
 _NULLABLE = 1
 _STEP = struct.Struct("=BBHI")
 _MAX_BITS = 64
@@ -51,19 +51,23 @@ _WRITTEN: dict[str, int] = {
     "bit": _BITS,
 }
 
+#: By the kind of a column, and the kind as which it is stored.
+_NARROWED = {("uint64", "int64"): _SIGNED, ("int8", "boolean"): _FLAG}
+
 #: From ``rows, start, stop`` to the COPY text of ``rows[start:stop]``; None if the generated Python
 #: must encode these rows.
 Encode = Callable[[Sequence[Row], int, int], bytes | None]
 
 
-def copy_accelerator(columns: Iterable[tuple[int, Column]], width: int) -> Encode | None:
-    """The accelerated encoder of these columns, each with its position in rows of ``width`` values;
-    None if only the generated Python encodes them."""
+def copy_accelerator(columns: Iterable[tuple[int, Column, Type]], width: int) -> Encode | None:
+    """The accelerated encoder of these columns, each with its position in rows of ``width`` values
+    and the type as which it is stored; None if only the generated Python encodes them."""
     if not (AVAILABLE and wanted()):
         return None
     program = bytearray()
-    for position, column in columns:
-        kind, bits = _WRITTEN.get(column.type.kind), 0
+    for position, column, stored in columns:
+        kind = _NARROWED.get((column.type.kind, stored.kind), _WRITTEN.get(stored.kind))
+        bits = 0
         if kind == _BITS:
             bits = column.type.length or 1
         if kind is None or bits > _MAX_BITS:

@@ -21,6 +21,7 @@ from psycopg.errors import UniqueViolation
 from engine.change import Row
 from engine.contract import Applied
 from engine.databases.postgres.identifiers import Naming
+from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges
@@ -43,9 +44,10 @@ STAGED_INSERTS = 20
 class Applier:
     """Applies net changes in the open transaction of a session."""
 
-    def __init__(self, session: Session, naming: Naming) -> None:
+    def __init__(self, session: Session, naming: Naming, storage: Storage) -> None:
         self._session = session
         self._naming = naming
+        self._storage = storage
         self._statements: dict[TableId, Statements] = {}
         self._staging = StagingTables(session)
         #: How many times more to stage a table's inserts.
@@ -94,7 +96,7 @@ class Applier:
     def _sql(self, table: Table) -> Statements:
         statements = self._statements.get(table.id)
         if statements is None or statements.table != table:
-            statements = Statements(table, self._naming.sql(table.id))
+            statements = Statements(table, self._naming.sql(table.id), self._storage)
             self._statements[table.id] = statements
         return statements
 

@@ -25,6 +25,10 @@ RANGES = {
 ROUNDED_ONCE = frozenset(RANGES) - {"int64", "uint64"}
 
 
+#: Source types whose values are stored as text by the policy ``zero_date = "text"``.
+DATED = frozenset({"date", "datetime", "timestamp"})
+
+
 class Conversion(NamedTuple):
     """``using`` is the new value as an SQL expression, empty if the stored value does not change.
     ``guard`` is a condition that must be false for every row, empty if none is needed."""
@@ -42,6 +46,8 @@ def conversion(before: Column, after: Column) -> Conversion | None:
     name, old, new = quote(after.name), before.type.kind, after.type.kind
     if "year" in (_word(before), _word(after)) and _word(before) != _word(after):
         return None
+    if new == "text" and DATED & {_word(before), _word(after)} and before.type != after.type:
+        return None  # dates that are stored as text
     if old == new:
         return _same_kind(before, after, name)
     if old in RANGES or old == "decimal":

@@ -14,7 +14,8 @@ that the table does not need. For a table ``notes`` with the columns ``id int NO
 Columns whose values may need escaping are prepared first, as lists like ``column2``, for some
 hundred rows at a time. The values of a column are joined into one text, which is searched for
 special characters at the speed of ``memchr``, and escaped as one text if it has any. Of the other
-types only dates are checked: ``date_c1`` replaces a date that PostgreSQL cannot store.
+types only dates are checked: ``date_c1`` replaces a date that PostgreSQL cannot store. The policies
+of a column (``engine.toolkit.policies``) are compiled into these functions.
 
 Where the accelerator is built (``accelerator.py``), it encodes the rows first. The generated Python
 encodes those that the accelerator refuses. It defines the right result, and only it replaces
@@ -31,10 +32,20 @@ from operator import itemgetter
 from typing import Any, Literal, NamedTuple, cast
 
 from engine.change import Row
-from engine.databases.postgres.types import TEMPORAL, TEXTUAL
+from engine.databases.postgres.stored import (
+    DEFAULT,
+    EPOCH,
+    INFINITY,
+    LARGEST_BIGINT,
+    NUL,
+    is_narrowed,
+    stored_type,
+)
+from engine.databases.postgres.types import TEMPORAL, TEXTUAL, type_name
 from engine.errors import ApplyError
 from engine.schema import Column, TableId, Type
 from engine.toolkit.codegen import compile_function
+from engine.toolkit.policies import StoragePolicies
 from sinks.postgres.accelerator import copy_accelerator
 
 __all__ = ["Encoder", "Field", "escape"]
@@ -62,27 +73,32 @@ Form = Literal["copy", "parameters"]
 class Field(NamedTuple):
     """A column to encode, and the position of its value in a row tuple.
 
-    A value that the target cannot store is an error in a ``key`` field: its replacement could be
-    the key of another row. In a secondary unique index it is replaced all the same; if two rows
-    become equal by it, the index refuses the second.
+    A value that the target cannot store gets a replacement of its own in a ``key`` field, which no
+    other row has, or is an error. In a secondary unique index it is replaced as elsewhere; if two
+    rows become equal by it, the index refuses the second.
     """
 
     position: int
     column: Column
     key: bool = False
+    policies: StoragePolicies = DEFAULT
 
     @property
     def may_need_escape(self) -> bool:
         """Whether a value may hold a character that COPY text escapes."""
         return self.column.type.kind in TEXTUAL or self.column.type.kind == "array"
 
+    @property
+    def stored(self) -> Type:
+        """The neutral type as which the column is stored."""
+        return stored_type(self.column, self.policies)
+
 
 class Encoder:
     """Encodes rows of ``width`` values, of which ``fields`` are sent.
 
-    ``replaced`` counts the values that the target cannot store, by column and reason. A date that
-    does not exist becomes NULL (``zero_date``); U+0000 is removed from text (``nul_byte``). In a
-    key field both are errors.
+    ``replaced`` counts the values that the target cannot store, by column and the policy that
+    replaced them.
     """
 
     def __init__(self, table: TableId, fields: Sequence[Field], width: int) -> None:
@@ -91,7 +107,7 @@ class Encoder:
         self._fields = tuple(fields)
         self._width = width
         self._accelerator = copy_accelerator(
-            [(it.position, it.column) for it in self._fields], width
+            [(it.position, it.column, it.stored) for it in self._fields], width
         )
         self._columns = [
             self._text_column(field) for field in self._fields if field.may_need_escape
@@ -184,10 +200,14 @@ class Encoder:
 
     def _expression(self, field: Field, value: str, form: Form, names: dict[str, Any]) -> str:
         kind = field.column.type.kind
+        if kind in TEMPORAL and field.stored.kind == "text":
+            return value
         if kind in TEMPORAL:
             names[f"date_{value}"] = self._date_or(names["null"], field)
             certain = f"{value}[4:10] in days and {value} >= '0001'"
             return f"{value} if {certain} else date_{value}({value})"
+        if is_narrowed(field.column, field.policies):
+            return self._narrowed(field, value, names)
         if field.may_need_escape:
             names[f"text_{value}"] = self._text(field)
             return f"text_{value}({value})"
@@ -201,26 +221,56 @@ class Encoder:
             return f"repr({value})"
         return f"str({value})" if form == "parameters" else value
 
-    def _date_or(self, null: str | None, field: Field) -> Callable[[str], str | None]:
-        """A function that returns ``null`` for a value that does not begin with a date, and any
-        other value as it is."""
-        column = field.column.name
+    def _narrowed(self, field: Field, value: str, names: dict[str, Any]) -> str:
+        """The expression for a number whose stored type does not hold every value."""
+        names[f"narrow_{value}"] = self._out_of_range(names["null"], field)
+        if field.stored.kind == "boolean":
+            return f"'f' if {value} == 0 else 't' if {value} == 1 else narrow_{value}({value})"
+        return f"str({value}) if {value} <= {LARGEST_BIGINT} else narrow_{value}({value})"
 
-        def date_or_null(value: str) -> str | None:
+    def _out_of_range(self, null: str | None, field: Field) -> Callable[[int], str | None]:
+        """A function that returns what stands for a number that the stored type does not hold."""
+        column, policy = field.column.name, field.policies.out_of_range
+        highest = "t" if field.stored.kind == "boolean" else str(LARGEST_BIGINT)
+
+        def replace(value: int) -> str | None:
+            if policy == "error" or field.key:
+                raise ApplyError(
+                    f"column {column} holds a number that the type {type_name(field.stored)} does"
+                    " not hold",
+                    hint=f"Correct the rows in the source, set the policy out_of_range of {column},"
+                    " or store the column as the wider type (docs/types.md).",
+                    table=self._table,
+                )
+            self._count(column, "out_of_range")
+            return highest if policy == "clamp" else null
+
+        return replace
+
+    def _date_or(self, null: str | None, field: Field) -> Callable[[str], str | None]:
+        """A function that returns a value that begins with a date as it is, and what stands for any
+        other value."""
+        column, policy = field.column.name, field.policies.zero_date
+        epoch = EPOCH if field.column.type.kind == "date" else f"{EPOCH} 00:00:00"
+
+        def date_or_other(value: str) -> str | None:
             if is_date(value[:10]):
                 return value
-            if field.key:
+            if policy == "error" or (field.key and value.strip("0-: .")):
                 raise ApplyError(
-                    f"column {column} is part of the key and holds a date that PostgreSQL cannot"
-                    " store",
-                    hint=f"Correct the rows in the source that have a zero date, or a date that"
-                    f" does not exist, in {column}; or exclude the table.",
+                    f"column {column} {'is part of the key and ' if field.key else ''}holds a date"
+                    " that PostgreSQL cannot store",
+                    hint=f"Correct the rows in the source that have a date that does not exist in"
+                    f" {column}; set the policy zero_date of the column to text, which keeps every"
+                    " date, and backfill the table again; or exclude the table.",
                     table=self._table,
                 )
             self._count(column, "zero_date")
-            return null
+            if field.key or policy == INFINITY:
+                return INFINITY
+            return epoch if policy == "epoch" else null
 
-        return date_or_null
+        return date_or_other
 
     def _text_column(self, field: Field) -> Callable[[Sequence[Row]], list[str]]:
         """A function from rows to the COPY text of the values of one column that may need
@@ -242,21 +292,22 @@ class Encoder:
         return clean
 
     def _cleaner(self, field: Field) -> Callable[[str], str]:
-        """A function that removes U+0000 from a text."""
-        column = field.column.name
+        """A function that removes U+0000 from a text, or replaces it."""
+        column, policy = field.column.name, field.policies.nul_byte
+        other = NUL if field.key or policy == "replace" else ""
 
         def clean(value: str) -> str:
             if "\0" in value:
-                if field.key:
+                if policy == "error":
                     raise ApplyError(
-                        f"column {column} is part of the key and holds the character U+0000, which"
-                        " PostgreSQL cannot store",
-                        hint=f"Remove U+0000 from {column} in the source, or change it to a binary"
-                        " column there; or exclude the table.",
+                        f"column {column} holds the character U+0000, which PostgreSQL cannot"
+                        " store",
+                        hint=f"Remove U+0000 from {column} in the source, change it to a binary"
+                        " column there, or set the policy nul_byte of the column.",
                         table=self._table,
                     )
                 self._count(column, "nul_byte")
-                value = value.replace("\0", "")
+                value = value.replace("\0", other)
             return value
 
         return clean
@@ -266,7 +317,7 @@ class Encoder:
 
 
 def _copy_texts(values: list[str | None], clean: Callable[[str], str]) -> list[str]:
-    """The values of a column in COPY's text format; ``clean`` removes U+0000 from one value."""
+    """The values of a column in COPY's text format; ``clean`` takes U+0000 out of one value."""
     texts = cast("list[str]", values)
     try:
         whole = "".join(texts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from engine.databases.postgres.stored import INFINITY
 from engine.databases.postgres.types import TEMPORAL, TEXTUAL
 from engine.schema import Column
 from sinks.postgres.copy import is_date
@@ -117,7 +118,9 @@ def _literal_of(column: Column, value: str | bytes) -> str | None:
         return literal("\\x" + data.hex())
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace") if kind in TEXTUAL else str(int.from_bytes(value))
-    if kind == "timestamp" and is_date(value[:10]):
+    if kind in TEMPORAL and value == INFINITY:
+        return literal(value)
+    if kind == "timestamp" and is_date(value[:10]) and not value.endswith("+00"):
         return None  # it was read in the time zone of the session that set it
     if kind in TEMPORAL:
         return literal(value) if is_date(value[:10]) else NULL

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from engine.contract import Finding
 from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, fitted, quote
+from engine.databases.postgres.stored import Storage
 from engine.databases.postgres.types import TEMPORAL
 from engine.schema import Table, Type
 from sinks.postgres.ddl import indexable
@@ -29,7 +30,11 @@ UTF8_BYTES = 4
 
 
 async def check(
-    session: Session, naming: Naming, pipeline: str, tables: Sequence[Table]
+    session: Session,
+    naming: Naming,
+    pipeline: str,
+    tables: Sequence[Table],
+    storage: Storage,
 ) -> list[Finding]:
     """All findings, from the server to the columns. Changes nothing."""
     findings = [*_version(session), *await _encoding(session), *_triggers(session)]
@@ -37,7 +42,7 @@ async def check(
     findings += await _existing(session, naming, pipeline, tables)
     findings += _names(naming, tables)
     for table in tables:
-        findings += _limits(table)
+        findings += _limits(storage.table(table))
     return findings
 
 
@@ -192,8 +197,9 @@ def _limits(table: Table) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 subject,
-                f"key column {column.name} must not hold a zero date: PostgreSQL cannot store it",
-                f"Check for rows with {column.name} = 0 in the source.",
+                f"key column {column.name} must not hold a date such as 2020-02-00: PostgreSQL"
+                " cannot store it; 0000-00-00 becomes -infinity",
+                f"If it does, set the policy zero_date of {column.name} to text.",
             )
 
 

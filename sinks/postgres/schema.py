@@ -14,6 +14,7 @@ from psycopg import errors as pg
 
 from engine.change import SchemaChange
 from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, quote
+from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
 from engine.schema import Table, TableId
 from sinks.postgres.ddl import (
@@ -50,10 +51,14 @@ class SchemaFollower:
     and ``SchemaError`` for a table that it cannot have.
     """
 
-    def __init__(self, session: Session, state: StateStore, naming: Naming) -> None:
+    def __init__(
+        self, session: Session, state: StateStore, naming: Naming, storage: Storage
+    ) -> None:
         self._session = session
         self._state = state
         self._naming = naming
+        #: A source's table with the types of the target.
+        self._stored = storage.table
 
     async def create(self, tables: Sequence[Table]) -> None:
         """Create tables, all of them in a few round trips. A table that exists is used if it is
@@ -72,7 +77,7 @@ class SchemaFollower:
             if name in existing:
                 await self._check_existing(table, name)
             else:
-                missing[name] = table
+                missing[name] = self._stored(table)
         await self._run_all([(create_table(it, name), it.id) for name, it in missing.items()])
         await self._state.save_tables(tables, indexed=False)
 
@@ -90,7 +95,8 @@ class SchemaFollower:
     async def replace(self, before: Table, twin: Table, after: Table) -> None:
         """Put ``twin`` in the place of ``before``; see ``sinks.postgres.replacement``."""
         await replace_table(
-            *(self._session, self._naming, (before, twin, after)),
+            *(self._session, self._naming),
+            (self._stored(before), self._stored(twin), self._stored(after)),
             run=lambda step: self._run(step, after.id),
             truncate=self.truncate,
         )
@@ -114,7 +120,7 @@ class SchemaFollower:
             [
                 (statement, table.id)
                 for table in tables
-                for statement in create_indexes(table, self._naming)
+                for statement in create_indexes(self._stored(table), self._naming)
             ]
         )
         await self._state.save_indexed(tables)
@@ -122,7 +128,8 @@ class SchemaFollower:
     async def _alter(self, before: Table, after: Table, change: SchemaChange) -> None:
         await self._make_schemas([after.id])
         indexed = await self._state.indexed(before.id)
-        for step in alter_table(before, after, change.renamed, self._naming, indexed=indexed):
+        stored = self._stored(before), self._stored(after)
+        for step in alter_table(*stored, change.renamed, self._naming, indexed=indexed):
             await self._run(step, after.id)
         if before.id != after.id:
             await self._state.forget_table(before.id)
@@ -170,7 +177,7 @@ class SchemaFollower:
         if owner is not None:
             raise _owned(owner, table)
         expected = "tailrace_expected"
-        definitions = ", ".join(column_definitions(table))
+        definitions = ", ".join(column_definitions(self._stored(table)))
         key = ", ".join(quote(table.columns[ordinal].name) for ordinal in table.key)
         await self._session.execute(
             f"CREATE TEMPORARY TABLE {expected} ({definitions}"

@@ -8,6 +8,7 @@ import msgspec
 
 from engine.databases.postgres.settings import check_url
 from engine.databases.side import TARGET
+from engine.toolkit.policies import StoragePolicies
 
 __all__ = ["PostgresSettings"]
 
@@ -24,6 +25,8 @@ class PostgresSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``application_name``: the name of the sessions in ``pg_stat_activity``.
 
+    ``values``: how values are stored, see ``engine.toolkit.policies.StoragePolicies``.
+
     Raises ConfigError for a URL that cannot be read, see ``check_url``.
     """
 
@@ -32,6 +35,7 @@ class PostgresSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_seconds: float = 30.0
     statement_timeout_seconds: float = 6 * 3600.0
     application_name: str = "tailrace"
+    values: StoragePolicies = StoragePolicies()
 
     def __post_init__(self) -> None:
         check_url(self.url, TARGET)

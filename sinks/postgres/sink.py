@@ -17,6 +17,7 @@ from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, RowReader, State
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
+from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import net_changes
@@ -55,9 +56,11 @@ class PostgresSink:
         self._pipeline = pipeline
         self._settings = settings
         self._session = Session(settings)
-        self._state = StateStore(self._session, pipeline, naming)
-        self._applier = Applier(self._session, naming)
-        self._follower = SchemaFollower(self._session, self._state, naming)
+        storage = Storage(settings.values)
+        self._storage = storage
+        self._state = StateStore(self._session, pipeline, naming, storage)
+        self._applier = Applier(self._session, naming, storage)
+        self._follower = SchemaFollower(self._session, self._state, naming, storage)
         self._epoch = 0
 
     async def check(self, tables: Sequence[Table]) -> list[Finding]:
@@ -65,7 +68,7 @@ class PostgresSink:
         session = Session(self._settings)
         try:
             await session.connect()
-            return await check(session, self._naming, self._pipeline, tables)
+            return await check(session, self._naming, self._pipeline, tables, self._storage)
         finally:
             await session.close()
 
@@ -76,6 +79,7 @@ class PostgresSink:
         try:
             await self._state.create()
             state = await self._state.take(epoch)
+            await self._state.follow_policies(state.tables)
         except TailraceError:
             await self._session.close()
             raise
@@ -145,7 +149,7 @@ class PostgresSink:
 
     def row_reader(self) -> RowReader:
         """As ``Readable.row_reader``."""
-        return PostgresRowReader(self._settings, Naming(self._settings.schema))
+        return PostgresRowReader(self._settings, self._naming, self._storage)
 
     async def close(self) -> None:
         """As ``Sink.close``."""

@@ -20,6 +20,7 @@ from psycopg.errors import InsufficientPrivilege, LockNotAvailable
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
 from engine.databases.postgres.identifiers import Naming
+from engine.databases.postgres.stored import Fingerprint, Storage
 from engine.errors import Fenced, SinkError, SinkLost
 from engine.schema import Table, TableId
 from sinks.postgres.layout import SCHEMA, prepare, read_layout, read_progress, read_versions
@@ -75,6 +76,10 @@ ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   target_schema = excluded.target_schema, target_name = excluded.target_name,
   indexed = excluded.indexed, definition = excluded.definition"""
 
+_POLICIES = f"""
+SELECT source_schema, source_name, definition::json->>'policies' FROM {SCHEMA}.table_version
+WHERE pipeline = $1 AND definition LIKE '%"policies":{{%'"""
+
 _SAVE_INDEXED = f"""
 UPDATE {SCHEMA}.table_version SET indexed = true
 FROM json_to_recordset($2::json) AS it (schema text, name text)
@@ -84,10 +89,13 @@ WHERE pipeline = $1 AND source_schema = it.schema AND source_name = it.name"""
 class StateStore:
     """Reads and writes the state of one pipeline through a session."""
 
-    def __init__(self, session: Session, pipeline: str, naming: Naming) -> None:
+    def __init__(
+        self, session: Session, pipeline: str, naming: Naming, storage: Storage | None = None
+    ) -> None:
         self._session = session
         self.pipeline = pipeline
         self._naming = naming
+        self._storage = storage or Storage()
         self._saved: Mapping[TableId, TableProgress] = {}
         self._saving: Mapping[TableId, TableProgress] = {}
 
@@ -248,10 +256,34 @@ class StateStore:
                     "source_name": table.id.name,
                     "target_schema": schema,
                     "target_name": name,
-                    "definition": msgspec.json.encode(table).decode(),
+                    "definition": _definition(table, self._storage.fingerprint(table)),
                 }
             )
         await self._session.execute(_SAVE_TABLES, (self.pipeline, _json(rows), indexed))
+
+    async def follow_policies(self, tables: Sequence[Table]) -> None:
+        """Raise ``SinkError`` if the rows of one of ``tables`` are stored by other policies than
+        those of today.
+
+        A policy that was ``error`` has changed no row. Another value of it is recorded.
+        """
+        cursor = await self._session.execute(_POLICIES, (self.pipeline,))
+        before = {
+            TableId(schema, name): msgspec.json.decode(policies, type=Fingerprint)
+            for schema, name, policies in await cursor.fetchall()
+        }
+        changed = [
+            table
+            for table in tables
+            if self._storage.fingerprint(table) != before.get(table.id, {})
+        ]
+        for table in changed:
+            self._storage.require_same_rows(table, before.get(table.id, {}))
+        if changed:
+            await self._session.begin()
+            for table in changed:
+                await self.save_tables([table], indexed=await self.indexed(table.id))
+            await self._session.commit()
 
     async def save_indexed(self, tables: Sequence[Table]) -> None:
         """Record that the secondary indexes of tables are built, in the open transaction."""
@@ -300,6 +332,14 @@ class StateStore:
             " SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name LIKE 'tailrace%' AND pid <> pg_backend_pid();",
         )
+
+
+def _definition(table: Table, fingerprint: Fingerprint) -> str:
+    """A table version, with the policies by which its rows are stored."""
+    definition = msgspec.to_builtins(table)
+    if fingerprint:
+        definition["policies"] = fingerprint
+    return msgspec.json.encode(definition).decode()
 
 
 def _json(rows: Sequence[Mapping[str, object]]) -> str:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from engine.databases.postgres.identifiers import quote
+from engine.databases.postgres.stored import Storage
 from engine.databases.postgres.types import holds_null
 from engine.schema import Table
 from engine.toolkit.compaction import columns_of
@@ -40,9 +41,11 @@ class Statements:
     A *mask* is one of ``engine.toolkit.compaction``: the known columns, or None for all columns.
     """
 
-    def __init__(self, table: Table, name: str) -> None:
+    def __init__(self, table: Table, name: str, storage: Storage) -> None:
         self.table = table
         self.name = name
+        self._policies = storage.policies(table)
+        self._stored = storage.table(table)
         self._key = [quote(table.columns[n].name) for n in table.key]
         self._all = ", ".join(quote(column.name) for column in table.columns)
         # A prepared statement keeps the types of its parameters. The comment makes the statements
@@ -90,7 +93,8 @@ class Statements:
         return StagingTable(purpose, columns, f"SELECT {query} FROM {self.name}", encoder)
 
     def _field(self, ordinal: int, shift: int = 0) -> Field:
-        return Field(shift + ordinal, self.table.columns[ordinal], ordinal in self.table.key)
+        column, key = self.table.columns[ordinal], ordinal in self.table.key
+        return Field(shift + ordinal, column, key, self._policies[ordinal])
 
     # Statements that apply staged rows; ``staged`` is the name of the staging table
 
@@ -211,10 +215,9 @@ class Statements:
         makes a hash join possible."""
         width = range(len(self.table.columns))
         values = [self._comparable("t", n) for n in width]
-        hashed = [f"{values[n]} = w.c{n}" for n in width if not holds_null(self.table, n)]
-        others = [
-            f"{values[n]} IS NOT DISTINCT FROM w.c{n}" for n in width if holds_null(self.table, n)
-        ]
+        null = [holds_null(self._stored, n) for n in width]
+        hashed = [f"{values[n]} = w.c{n}" for n in width if not null[n]]
+        others = [f"{values[n]} IS NOT DISTINCT FROM w.c{n}" for n in width if null[n]]
         if not hashed:
             wanted = ", ".join(f"w.c{n}" for n in width)
             hashed = [f"ROW({', '.join(values)})::text = ROW({wanted})::text"]

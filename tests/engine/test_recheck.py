@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import pytest
 
+from engine.contract import StoredText
 from engine.errors import SinkError
 from engine.schema import Column, Table, TableId, Type
 from engine.verify.comparison import verify
@@ -56,6 +57,9 @@ class Scripted:
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
     ) -> list[TextRow]:
         raise NotImplementedError
+
+    def stored(self, table: Table) -> Sequence[StoredText | None]:
+        return (None,) * len(table.columns)
 
     def by_keys(
         self, table: Table, keys: Sequence[Key], *, keys_only: bool = False

@@ -248,7 +248,7 @@ def test_a_key_equal_only_by_collation_is_another_row(sides: Sides) -> None:
     }
 
 
-def test_a_key_that_the_target_cannot_hold_is_missing(sides: Sides) -> None:
+def test_a_key_that_the_target_cannot_hold_is_compared_with_its_replacement(sides: Sides) -> None:
     table = sides.make("t", "k VARCHAR(9), d DATE, PRIMARY KEY (k, d)")
     sides.on_source(
         "INSERT INTO t VALUES ('a\\0', '2000-01-01'), ('b', '0000-00-00'), ('c', 20200101)"
@@ -256,8 +256,17 @@ def test_a_key_that_the_target_cannot_hold_is_missing(sides: Sides) -> None:
     sides.on_target("INSERT INTO t VALUES ('c', '2020-01-01')")
     report = sides.compare(table)
     assert [(one.kind, one.key) for one in report.differences] == [
-        ("missing", ("a\0", "2000-01-01")),
-        ("missing", ("b", "0000-00-00")),
+        ("missing", ("a␀", "2000-01-01")),
+        ("missing", ("b", "-infinity")),
+    ]
+    sides.on_target("INSERT INTO t VALUES ('a␀', '2000-01-01'), ('b', '-infinity')")
+    assert sides.compare(table).equal
+    assert sides.compare(table, chunk_rows=1).equal
+    sides.on_source("DELETE FROM t WHERE k <> 'c'")
+    report = sides.compare(table)
+    assert [(one.kind, one.key) for one in report.differences] == [
+        ("extra", ("a␀", "2000-01-01")),
+        ("extra", ("b", "-infinity")),
     ]
 
 

@@ -21,6 +21,7 @@ from engine.change import Row
 from engine.errors import ApplyError
 from engine.schema import Column, Kind, TableId, Type
 from engine.toolkit.accelerator import python_only
+from engine.toolkit.policies import StoragePolicies
 from sinks.postgres import accelerator
 from sinks.postgres.copy import FIRST_PIECE_ROWS, Encoder, Field, escape
 
@@ -191,7 +192,9 @@ def test_common_rows_are_encoded_the_same_and_by_the_accelerator(data: st.DataOb
     with python_only():
         pieces, error, _ = made(columns, width, rows)
     assert not error
-    encode = accelerator.copy_accelerator([(it.position, it.column) for it in columns], width)
+    encode = accelerator.copy_accelerator(
+        [(it.position, it.column, it.stored) for it in columns], width
+    )
     assert encode is not None
     assert encode(rows, 0, len(rows)) == b"".join(pieces)
     for n in range(len(rows)):
@@ -245,7 +248,7 @@ DAY = Column("d", Type("date"), "date")
 )
 def test_an_uncommon_value_is_refused_and_encoded_by_python(type: Type, value: Any) -> None:
     column = Column("c", type, "", nullable=False)
-    encode = accelerator.copy_accelerator([(0, column)], 1)
+    encode = accelerator.copy_accelerator([(0, column, type)], 1)
     assert encode is not None
     assert encode([(value,)], 0, 1) is None
     for key in (False, True):
@@ -257,7 +260,7 @@ def test_an_uncommon_value_is_refused_and_encoded_by_python(type: Type, value: A
 def test_a_special_character_is_found_at_any_place(special: str) -> None:
     texts = ["é" * n + special + "~" * m for n in range(18) for m in range(18)]
     texts += [text.replace("é", " ") for text in texts]
-    encode = accelerator.copy_accelerator([(0, TEXT)], 1)
+    encode = accelerator.copy_accelerator([(0, TEXT, TEXT.type)], 1)
     assert encode is not None
     rows: list[Row] = [(text,) for text in texts]
     assert encode(rows, 0, len(rows)) == "".join(escape(text) + "\n" for text in texts).encode()
@@ -266,7 +269,7 @@ def test_a_special_character_is_found_at_any_place(special: str) -> None:
 @built
 @pytest.mark.parametrize("day", ["2020-02-29", "2000-02-29", "0001-01-01", "9999-12-31"])
 def test_rare_dates_are_not_refused(day: str) -> None:
-    encode = accelerator.copy_accelerator([(0, DAY)], 1)
+    encode = accelerator.copy_accelerator([(0, DAY, DAY.type)], 1)
     assert encode is not None
     assert encode([(day,)], 0, 1) == day.encode() + b"\n"
 
@@ -274,7 +277,7 @@ def test_rare_dates_are_not_refused(day: str) -> None:
 @built
 @pytest.mark.parametrize("row", [(), (1,), (1, "x", 2), [1, "x"], None, "1x", Pair((1, "x"))])
 def test_an_object_that_is_not_a_row_of_the_width_is_refused(row: Any) -> None:
-    encode = accelerator.copy_accelerator([(0, NUMBER), (1, TEXT)], 2)
+    encode = accelerator.copy_accelerator([(0, NUMBER, NUMBER.type), (1, TEXT, TEXT.type)], 2)
     assert encode is not None
     assert encode([(1, "x"), row], 0, 1) == b"1\tx\n"
     assert encode([(1, "x"), row], 0, 2) is None
@@ -306,9 +309,29 @@ def test_only_the_piece_with_a_refused_value_is_encoded_by_python(
 
 
 @built
+@given(st.data())
+def test_narrowed_columns_are_encoded_the_same(data: st.DataObject) -> None:
+    policies = StoragePolicies(
+        tinyint1="boolean",
+        unsigned_bigint="bigint",
+        out_of_range=data.draw(st.sampled_from(("error", "null", "clamp"))),
+    )
+    columns = (
+        Field(
+            0, Column("f", Type("int8"), "tinyint(1)", data.draw(st.booleans())), False, policies
+        ),
+        Field(1, Column("u", Type("uint64"), "bigint unsigned"), False, policies),
+    )
+    flags = st.integers(-2, 2) | st.none()
+    numbers = st.sampled_from((0, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, None))
+    check(columns, 2, data.draw(st.lists(st.tuples(flags, numbers), max_size=4)))
+
+
+@built
 @pytest.mark.parametrize("type", UNKNOWN, ids=str)
 def test_columns_of_unknown_types_are_encoded_by_python(type: Type) -> None:
-    assert accelerator.copy_accelerator([(0, NUMBER), (1, Column("c", type, ""))], 2) is None
+    columns = [(0, NUMBER, NUMBER.type), (1, Column("c", type, ""), type)]
+    assert accelerator.copy_accelerator(columns, 2) is None
 
 
 @built
@@ -330,7 +353,7 @@ step = struct.Struct("=BBHI").pack
 @pytest.mark.parametrize(
     "program",
     [
-        *(b"x", bytes(9), step(7, 0, 0, 0), step(0, 2, 0, 0), step(5, 0, 65, 0)),
+        *(b"x", bytes(9), step(9, 0, 0, 0), step(0, 2, 0, 0), step(5, 0, 65, 0)),
         *(step(0, 0, 0, 1), step(0, 0, 0, (1 << 32) - 1), bytes(8) + step(1, 0, 0, 1)),
     ],
 )
@@ -359,7 +382,7 @@ def test_any_program_either_works_or_is_refused(
 @built
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (1, 0), (0, 2), (2, 2)])
 def test_rows_out_of_range_are_refused(start: int, stop: int) -> None:
-    encode = accelerator.copy_accelerator([(0, NUMBER)], 1)
+    encode = accelerator.copy_accelerator([(0, NUMBER, NUMBER.type)], 1)
     assert encode is not None
     with pytest.raises(ValueError, match="rows out of range"):
         encode([(1,)], start, stop)

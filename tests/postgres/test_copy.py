@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from engine.change import Rows
 from engine.errors import ApplyError
 from engine.schema import Column, Table, TableId, Type
+from engine.toolkit.policies import StoragePolicies
 from sinks.postgres import copy
 from sinks.postgres.apply import MAX_SINGLE_ROWS
 from sinks.postgres.copy import Encoder, Field
@@ -234,11 +235,21 @@ def test_a_date_that_exists_is_unchanged(day: str) -> None:
     assert it.take_replaced() == {}
 
 
-def test_a_date_that_does_not_exist_is_an_error_in_the_key() -> None:
-    it = encoder(DAY, TEXT, key=(0,))
-    with pytest.raises(ApplyError, match=r"column d is part of the key.*shop\.t") as raised:
-        encoded(it, ("0000-00-00", ""))
-    assert "source" in raised.value.hint
+def test_a_zero_date_in_the_key_is_minus_infinity_and_any_other_invalid_date_an_error() -> None:
+    it = encoder(DAY, MOMENT, TEXT, key=(0, 1))
+    assert encoded(it, ("0000-00-00", "0000-00-00 00:00:00", "")) == b"-infinity\t-infinity\t\n"
+    assert it.take_replaced() == {("d", "zero_date"): 1, ("m", "zero_date"): 1}
+    for row in (("2020-02-31", "2020-01-01", ""), ("2020-01-01", "0000-00-00 00:00:01", "")):
+        with pytest.raises(ApplyError, match=r"is part of the key.*shop\.t") as raised:
+            encoded(it, row)
+        assert "zero_date" in raised.value.hint
+
+
+def test_u0000_in_the_key_is_replaced_by_a_character() -> None:
+    it = encoder(TEXT, key=(0,))
+    assert encoded(it, ("a\0",)) == "a␀\n".encode()
+    assert it.parameters([("a\0",)]) == [("a␀",)]
+    assert it.take_replaced() == {("t", "nul_byte"): 2}
 
 
 def test_u0000_is_removed_and_counted() -> None:
@@ -246,6 +257,73 @@ def test_u0000_is_removed_and_counted() -> None:
     assert encoded(it, (1, "a\0b\0"), (2, "c")) == b"1\tab\n2\tc\n"
     assert it.parameters([(1, "a\0b")]) == [("1", "ab")]
     assert it.take_replaced() == {("t", "nul_byte"): 2}
+
+
+def stored(column: Column, key: bool = False, **policies: Any) -> Encoder:
+    """The encoder of a column with these policies, and an integer after it."""
+    field = Field(0, column, key, StoragePolicies(**policies))
+    return Encoder(TableId("shop", "t"), [field, Field(1, ID)], 2)
+
+
+FLAG = Column("f", Type("int8"), "tinyint(1)")
+LARGE = Column("u", Type("uint64"), "bigint unsigned")
+LATER = replace(MOMENT, nullable=True)
+TOO_LARGE = 1 << 63
+
+
+@pytest.mark.parametrize(
+    ("column", "policies", "value", "text", "reason"),
+    [
+        (DAY, {"zero_date": "epoch"}, "2020-02-31", "1970-01-01", "zero_date"),
+        (LATER, {"zero_date": "epoch"}, "0000-00-00 00:00:00", "1970-01-01 00:00:00", "zero_date"),
+        (LATER, {"zero_date": "-infinity"}, "2020-00-01 10:00:00", "-infinity", "zero_date"),
+        (DAY, {"zero_date": "text"}, "0000-00-00", "0000-00-00", ""),
+        (DAY, {"zero_date": "epoch"}, "2020-02-29", "2020-02-29", ""),
+        (TEXT, {"nul_byte": "replace"}, "a\0b", "a␀b", "nul_byte"),
+        (FLAG, {"tinyint1": "boolean"}, 1, "t", ""),
+        (FLAG, {"tinyint1": "boolean"}, 0, "f", ""),
+        (FLAG, {"tinyint1": "boolean", "out_of_range": "clamp"}, -2, "t", "out_of_range"),
+        (FLAG, {"tinyint1": "boolean", "out_of_range": "null"}, 2, None, "out_of_range"),
+        (FLAG, {}, 2, "2", ""),
+        (LARGE, {"unsigned_bigint": "bigint"}, TOO_LARGE - 1, str(TOO_LARGE - 1), ""),
+        (
+            LARGE,
+            {"unsigned_bigint": "bigint", "out_of_range": "clamp"},
+            TOO_LARGE,
+            str(TOO_LARGE - 1),
+            "out_of_range",
+        ),
+    ],
+)
+def test_a_policy_decides_about_a_value(
+    column: Column, policies: dict[str, Any], value: Any, text: str | None, reason: str
+) -> None:
+    it = stored(column, **policies)
+    sent = "\\N" if text is None else text
+    assert encoded(it, (value, 1), (None, 2)) == f"{sent}\t1\n\\N\t2\n".encode()
+    assert it.parameters([(value, 1)]) == [(text, "1")]
+    assert it.take_replaced() == ({(column.name, reason): 2} if reason else {})
+
+
+@pytest.mark.parametrize(
+    ("column", "key", "policies", "value", "name"),
+    [
+        (DAY, False, {"zero_date": "error"}, "0000-00-00", "zero_date"),
+        (DAY, True, {"zero_date": "error"}, "0000-00-00", "zero_date"),
+        (TEXT, False, {"nul_byte": "error"}, "\0", "nul_byte"),
+        (FLAG, False, {"tinyint1": "boolean"}, 2, "out_of_range"),
+        (FLAG, True, {"tinyint1": "boolean", "out_of_range": "clamp"}, 2, "source"),
+        (LARGE, False, {"unsigned_bigint": "bigint"}, TOO_LARGE, "out_of_range"),
+    ],
+)
+def test_a_policy_refuses_a_value(
+    column: Column, key: bool, policies: dict[str, Any], value: Any, name: str
+) -> None:
+    it = stored(column, key, **policies)
+    for encode in (lambda: encoded(it, (value, 1)), lambda: it.parameters([(value, 1)])):
+        with pytest.raises(ApplyError, match=rf"column {column.name} .*shop\.t") as raised:
+            encode()
+        assert name in raised.value.hint
 
 
 def test_text_that_is_not_unicode_is_refused() -> None:

@@ -13,6 +13,7 @@ from engine.errors import TailraceError
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
 from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
+from engine.toolkit.policies import StoragePolicies
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from sources.mysql.settings import MySQLSettings
@@ -29,12 +30,13 @@ def make_pipeline(
     name: str = "mirror",
     batch: BatchSettings | None = None,
     backfill: BackfillSettings | None = None,
+    values: StoragePolicies | None = None,
 ) -> Pipeline:
     """A pipeline that is ready to run. Its chunks are small by default, so a table has several."""
     return Pipeline(
         name,
         MySQLSource(MySQLSettings(url=source_url, tables=tuple(tables), heartbeat_seconds=1.0)),
-        PostgresSink(PostgresSettings(url=target_url), name),
+        PostgresSink(PostgresSettings(target_url, values=values or StoragePolicies()), name),
         batch=batch or BatchSettings(),
         backfill=backfill or BackfillSettings(chunk_rows=100),
         retry=RetrySettings(give_up_seconds=30.0),

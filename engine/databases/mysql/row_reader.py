@@ -8,12 +8,13 @@ hide itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pymysql.connections import Connection
 from pymysql.cursors import SSCursor
 
+from engine.contract import StoredText
 from engine.databases.mysql.connect import connect, query, translate_errors
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
@@ -25,13 +26,11 @@ from engine.toolkit.canonical import (
     Convert,
     canonical_rows,
     clock,
-    day_or_none,
     float32_text,
     float64_text,
     integer_text,
     interval_text,
     number_text,
-    without_nul,
 )
 
 __all__ = ["MySQLRowReader"]
@@ -70,6 +69,7 @@ class MySQLRowReader:
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
         """The rows that this server finds by these keys, or their keys."""
+        keys = [key for key in keys if _can_be(table, key)]
         if not keys:
             return []
         columns = [table.columns[ordinal] for ordinal in table.key]
@@ -80,7 +80,7 @@ class MySQLRowReader:
     def scan(self, table: Table) -> Iterator[list[Text]]:
         """All rows, as one statement sees them."""
         columns = list(enumerate(table.columns))
-        converts = [_convert(column, key=False) for _, column in columns]
+        converts = [_convert(column) for _, column in columns]
         with translate_errors(self._side), self._open().cursor(SSCursor) as cursor:
             cursor.execute(f"SELECT {_list(columns)} FROM {quote_table(table)}")
             while rows := cursor.fetchmany(SCAN_ROWS):
@@ -89,6 +89,10 @@ class MySQLRowReader:
     def count(self, table: Table) -> int:
         """The exact number of rows now."""
         return int(self._query(f"SELECT COUNT(*) FROM {quote_table(table)}")[0][0])
+
+    def stored(self, table: Table) -> Sequence[StoredText | None]:
+        """No policy changes a value here."""
+        return (None,) * len(table.columns)
 
     def close(self) -> None:
         """Free the connection; idempotent."""
@@ -100,10 +104,7 @@ class MySQLRowReader:
         ordinals = table.key if keys_only else range(len(table.columns))
         columns = [(ordinal, table.columns[ordinal]) for ordinal in ordinals]
         sql = f"SELECT {_list(columns)} FROM {quote_table(table)}{rest}"
-        return canonical_rows(
-            self._query(sql),
-            [_convert(column, key=ordinal in table.key) for ordinal, column in columns],
-        )
+        return canonical_rows(self._query(sql), [_convert(column) for _, column in columns])
 
     def _query(self, sql: str) -> list[Any]:
         try:
@@ -138,23 +139,20 @@ def _expression(column: Column) -> str:
     return name
 
 
-def _convert(column: Column, *, key: bool) -> Convert | None:
+def _convert(column: Column) -> Convert | None:
     """The function that makes the client's text canonical; None if it is so already."""
     kind = column.type.kind
     if kind in _INTEGERS or kind == "boolean":
         return integer_text
-    if kind in _WITH_DATE:
-        return _date_convert(kind != "date", key)
-    if kind in ("text", "enum", "set", "json"):
-        return None if key else without_nul
     return _CONVERTS.get(kind)
 
 
-def _date_convert(with_clock: bool, key: bool) -> Convert | None:
-    convert: Callable[[str], str] = clock if with_clock else str
-    if key:
-        return convert
-    return lambda text: day_or_none(convert(text))
+def _can_be(table: Table, key: Key) -> bool:
+    """Whether this server can hold the key: its dates have digits."""
+    return all(
+        text is None or table.columns[ordinal].type.kind not in _WITH_DATE or text[:1].isdigit()
+        for ordinal, text in zip(table.key, key, strict=True)
+    )
 
 
 def _ewkb(text: str) -> str:
@@ -170,6 +168,8 @@ _CONVERTS: Final[dict[str, Convert]] = {
     "decimal": number_text,
     "float32": float32_text,
     "float64": float64_text,
+    "datetime": clock,
+    "timestamp": clock,
     "time": interval_text,
     "interval": interval_text,
     "geometry": _ewkb,

@@ -35,9 +35,10 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A column type of MySQL or MariaDB; ``str()`` returns its canonical source type text.
 
     ``length`` counts characters (char, varchar), bytes (binary, varbinary), bits (bit) or
-    dimensions (vector), and is 0 for other types. ``scale`` is the number of digits after the point
-    of a decimal, float or double, and of a second's fraction in a temporal type; None if the text
-    has none. ``charset`` and ``collation`` are empty if the text has none.
+    dimensions (vector). It is 1 for ``tinyint(1)``, by convention a boolean, and 0 for other types.
+    ``scale`` is the number of digits after the point of a decimal, float or double, and of a
+    second's fraction in a temporal type; None if the text has none. ``charset`` and ``collation``
+    are empty if the text has none.
     """
 
     base: str
@@ -76,7 +77,7 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
             return "" if self.scale is None else f"({self.precision},{self.scale})"
         if self.base in ("time", "datetime", "timestamp"):
             return f"({self.scale})" if self.scale else ""
-        if self.base in _SIZED:
+        if self.base in _SIZED or (self.base == "tinyint" and self.length):
             return f"({self.length})"
         return ""
 
@@ -217,8 +218,8 @@ def neutral_type(source_type: str) -> Type:
 def parse_type(source_type: str) -> MySQLType:
     """Parse a source type text, or the type and its attributes in a column definition.
 
-    Display widths are dropped, because they do not change values. Raises SchemaError for an unknown
-    type.
+    Display widths are dropped, because they do not change values, but for ``tinyint(1)``. Raises
+    SchemaError for an unknown type.
     """
     compressed = any("COMPRESSED" in text.upper() for text in _COMMENT.findall(source_type))
     tokens = _TOKEN.findall(_COMMENT.sub(" ", source_type))
@@ -292,7 +293,7 @@ def _canonical(
     zerofill = "zerofill" in words
     unsigned = zerofill or "unsigned" in words
     if name in ("bool", "boolean"):
-        return MySQLType("tinyint")
+        return MySQLType("tinyint", length=1)
     if name == "serial":
         return MySQLType("bigint", unsigned=True)
     if name in _NATIONAL:
@@ -304,7 +305,8 @@ def _canonical(
         return _labelled(base, parameters, charset, collation)
     numbers = [int(parameter) for parameter in parameters]
     if base in _INTEGERS:
-        return MySQLType(base, unsigned=unsigned, zerofill=zerofill)
+        flag = base == "tinyint" and numbers == [1] and not unsigned
+        return MySQLType(base, unsigned=unsigned, zerofill=zerofill, length=int(flag))
     if base == "decimal":
         precision, scale = (*numbers, 10, 0)[:2] if not numbers else (*numbers, 0)[:2]
         return MySQLType(base, unsigned, zerofill, precision=precision or 10, scale=scale)
@@ -393,6 +395,11 @@ def _collation(source_type: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _essence(source_type: str) -> MySQLType:
+    parsed = parse_type(source_type)
     return msgspec.structs.replace(
-        parse_type(source_type), zerofill=False, collation="", compressed=False
+        parsed,
+        zerofill=False,
+        collation="",
+        compressed=False,
+        length=0 if parsed.base == "tinyint" else parsed.length,
     )

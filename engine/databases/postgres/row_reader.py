@@ -15,10 +15,12 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors as pg
 
+from engine.contract import StoredText
 from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.session_settings import set_statements
 from engine.databases.postgres.settings import ConnectionSettings
+from engine.databases.postgres.stored import INFINITY, Storage
 from engine.databases.postgres.types import type_name
 from engine.databases.side import TARGET, Side
 from engine.schema import Column, Table, Type
@@ -52,14 +54,21 @@ class PostgresRowReader:
     """A ``RowReader`` with a connection of its own, which is opened at the first read and again
     after it is lost.
 
-    ``naming`` is the place of the source's tables. Raises ``side.lost`` and ``side.refused``.
+    ``naming`` is the place of the source's tables, ``storage`` the form of their columns. Raises
+    ``side.lost`` and ``side.refused``.
     """
 
     def __init__(
-        self, settings: ConnectionSettings, naming: Naming, *, side: Side = TARGET
+        self,
+        settings: ConnectionSettings,
+        naming: Naming,
+        storage: Storage | None = None,
+        *,
+        side: Side = TARGET,
     ) -> None:
         self._settings = settings
         self._naming = naming
+        self._storage = storage or Storage()
         self._side = side
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
@@ -67,7 +76,7 @@ class PostgresRowReader:
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
     ) -> list[Text]:
         """Up to ``limit`` rows, or keys, after the key ``after``, in this server's key order."""
-        columns = [table.columns[ordinal] for ordinal in table.key]
+        columns = self._key_columns(table)
         names = ", ".join(map(_reference, columns))
         where, parameters = "", _parameters(columns, after) if after is not None else ()
         if after is not None:
@@ -80,7 +89,7 @@ class PostgresRowReader:
         """The rows that have one of these keys, or their keys. A key that PostgreSQL cannot store
         finds nothing.
         """
-        columns = [table.columns[ordinal] for ordinal in table.key]
+        columns = self._key_columns(table)
         rows = [_parameters(columns, key) for key in keys if _can_be(columns, key)]
         if not rows:
             return []
@@ -97,8 +106,9 @@ class PostgresRowReader:
 
     def scan(self, table: Table) -> Iterator[list[Text]]:
         """All rows, as one statement sees them."""
-        sql = f"SELECT {_list(table.columns)} FROM {self._naming.sql(table.id)} AS t"
-        converts = list(map(_convert, table.columns))
+        columns = self._storage.table(table).columns
+        sql = f"SELECT {_list(columns)} FROM {self._naming.sql(table.id)} AS t"
+        converts = list(map(_convert, columns))
         with self._translate_errors(table):
             connection = self._open()
             with connection.transaction(), connection.cursor("tailrace_scan") as cursor:
@@ -112,6 +122,10 @@ class PostgresRowReader:
             sql = f"SELECT count(*) FROM {self._naming.sql(table.id)}"
             return int(self._open().execute(sql).fetchall()[0][0])
 
+    def stored(self, table: Table) -> Sequence[StoredText | None]:
+        """How the policies store the source's values."""
+        return self._storage.texts(table)
+
     def close(self) -> None:
         """Free the connection; idempotent."""
         connection, self._connection = self._connection, None
@@ -122,11 +136,16 @@ class PostgresRowReader:
         self, table: Table, rest: str, parameters: Sequence[Any], *, keys_only: bool
     ) -> list[Text]:
         ordinals = table.key if keys_only else range(len(table.columns))
-        columns = [table.columns[ordinal] for ordinal in ordinals]
+        stored = self._storage.table(table)
+        columns = [stored.columns[ordinal] for ordinal in ordinals]
         sql = f"SELECT {_list(columns)} FROM {self._naming.sql(table.id)} AS t{rest}"
         with self._translate_errors(table):
             rows = self._open().execute(sql, parameters).fetchall()
         return canonical_rows(rows, list(map(_convert, columns)))
+
+    def _key_columns(self, table: Table) -> list[Column]:
+        stored = self._storage.table(table)
+        return [stored.columns[ordinal] for ordinal in table.key]
 
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is None:
@@ -188,8 +207,20 @@ def _expression(column: Column) -> str:
 
 
 def _convert(column: Column) -> Convert | None:
-    """The function that makes the server's text canonical; None if it is so already."""
+    """The function that makes the server's text of a stored column canonical; None if it is so
+    already."""
+    if column.type.kind == "text" and _has_clock(column):
+        return clock
     return _CONVERTS.get(column.type.kind)
+
+
+def _has_clock(column: Column) -> bool:
+    """Whether a stored column is a date and time on the source."""
+    return column.source_type.lower().startswith(("datetime", "timestamp"))
+
+
+def _moment(text: str) -> str:
+    return text if text == INFINITY else clock(text)
 
 
 def _bits(text: str) -> str:
@@ -197,7 +228,7 @@ def _bits(text: str) -> str:
 
 
 def _utc(text: str) -> str:
-    return clock(text.removesuffix("+00"))
+    return _moment(text.removesuffix("+00"))
 
 
 _CONVERTS: Final[dict[str, Convert]] = {
@@ -205,7 +236,7 @@ _CONVERTS: Final[dict[str, Convert]] = {
     "float32": float32_text,
     "float64": float64_text,
     "bit": _bits,
-    "datetime": clock,
+    "datetime": _moment,
     "timestamp": _utc,
     "time": interval_text,
     "interval": interval_text,
@@ -226,20 +257,26 @@ def _cast(text: str, type: Type) -> str:
 
 
 def _parameters(columns: Sequence[Column], key: Key) -> tuple[str | None, ...]:
-    return tuple(
-        f"{int(text):0{column.type.length or 1}b}"
-        if column.type.kind == "bit" and text is not None
-        else text
-        for column, text in zip(columns, key, strict=True)
-    )
+    return tuple(map(_parameter, columns, key))
+
+
+def _parameter(column: Column, text: str | None) -> str | None:
+    """A canonical text in the form that the stored column has."""
+    if text is None:
+        return None
+    if column.type.kind == "bit":
+        return f"{int(text):0{column.type.length or 1}b}"
+    if column.type.kind == "text" and _has_clock(column):
+        return text[: column.type.length]
+    return text
 
 
 def _can_be(columns: Sequence[Column], key: Key) -> bool:
-    """Whether PostgreSQL can store the key: its dates are valid, and no text contains U+0000."""
+    """Whether the target can hold the key: its dates are valid, and no text contains U+0000."""
     for column, text in zip(columns, key, strict=True):
         if text is None or "\0" in text:
             return False
         dated = column.type.kind in ("date", "datetime", "timestamp")
-        if dated and day_or_none(text) is None:
+        if dated and text != INFINITY and day_or_none(text) is None:
             return False
     return True

@@ -1,0 +1,218 @@
+"""
+How a source's columns are stored in PostgreSQL: their types, and the values that are replaced.
+
+Both follow from the neutral type and the policies of the column (``engine.toolkit.policies``). The
+encoder replaces values while rows are applied (``sinks.postgres.copy``). A comparison converts the
+source's canonical texts here, so what a policy changed is no difference.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.change import TWIN_PREFIX
+from engine.contract import StoredText
+from engine.databases.postgres.types import TEMPORAL, TEXTUAL
+from engine.errors import SinkError
+from engine.schema import Column, Table, TableId, Type
+from engine.toolkit.canonical import day_or_none, without_nul
+from engine.toolkit.policies import StoragePolicies
+
+__all__ = [
+    "DEFAULT",
+    "EPOCH",
+    "Fingerprint",
+    "INFINITY",
+    "LARGEST_BIGINT",
+    "NUL",
+    "Storage",
+    "deciding_policies",
+    "is_narrowed",
+    "stored_type",
+]
+
+DEFAULT = StoragePolicies()
+EPOCH = "1970-01-01"
+#: What stands for a zero date in a key: the source has no such date.
+INFINITY = "-infinity"
+#: What stands for U+0000: SYMBOL FOR NULL.
+NUL = "\u2400"
+LARGEST_BIGINT = (1 << 63) - 1
+
+#: By column: policies by name.
+Fingerprint = dict[str, dict[str, str]]
+
+_DAY_CHARACTERS = 10
+_CLOCK_CHARACTERS = len(" 00:00:00")
+
+
+class Storage:
+    """How the tables of one pipeline are stored."""
+
+    def __init__(self, policies: StoragePolicies = DEFAULT) -> None:
+        self._policies = policies
+
+    def policies(self, table: Table) -> tuple[StoragePolicies, ...]:
+        """The policies of each column. Those of a twin are its table's."""
+        id = TableId(table.id.schema, table.id.name.removeprefix(TWIN_PREFIX))
+        return tuple(self._policies.of(id, column.name) for column in table.columns)
+
+    def table(self, table: Table) -> Table:
+        """The table with the types of the target. It is ``table`` where no policy changes one."""
+        columns = tuple(map(_stored_column, table.columns, self.policies(table)))
+        if all(new is old for new, old in zip(columns, table.columns, strict=True)):
+            return table
+        return msgspec.structs.replace(table, columns=columns)
+
+    def texts(self, table: Table) -> tuple[StoredText | None, ...]:
+        """How the canonical text of each column is stored; None if it is always the same."""
+        return tuple(
+            _stored_text(column, policies, ordinal in table.key)
+            for ordinal, (column, policies) in enumerate(
+                zip(table.columns, self.policies(table), strict=True)
+            )
+        )
+
+    def fingerprint(self, table: Table) -> Fingerprint:
+        """By column: the policies that decide about its values and are not the default."""
+        if self._policies == DEFAULT:
+            return {}
+        found = {}
+        for column, policies in zip(table.columns, self.policies(table), strict=True):
+            chosen = {
+                name: getattr(policies, name)
+                for name in deciding_policies(column, policies)
+                if getattr(policies, name) != getattr(DEFAULT, name)
+            }
+            if chosen:
+                found[column.name] = chosen
+        return found
+
+    def require_same_rows(self, table: Table, before: Fingerprint) -> None:
+        """Raise SinkError if a policy has changed since the fingerprint ``before``, so that rows
+        may be stored by another one."""
+        after = self.fingerprint(table)
+        for column in table.columns:
+            old, new = before.get(column.name, {}), after.get(column.name, {})
+            for name in sorted({*old, *new}):
+                was = old.get(name, getattr(DEFAULT, name, ""))
+                now = new.get(name, getattr(DEFAULT, name, ""))
+                if was != now and (was != "error" or now == "text"):
+                    raise SinkError(
+                        f"the policy {name} of column {column.name} was {was} when the table was"
+                        f" created, and is {now} now",
+                        hint=f"Set it to {was} again in [sink.values], or drop the table on the"
+                        " target and backfill it again.",
+                        table=table.id,
+                    )
+
+
+def deciding_policies(column: Column, policies: StoragePolicies = DEFAULT) -> list[str]:
+    """The names of the policies that decide about the values of a column."""
+    kind, names = column.type.kind, []
+    if kind in TEMPORAL:
+        names.append("zero_date")
+    if kind in TEXTUAL:
+        names.append("nul_byte")
+    if _is_flag(column):
+        names.append("tinyint1")
+    if kind == "uint64":
+        names.append("unsigned_bigint")
+    if is_narrowed(column, policies):
+        names.append("out_of_range")
+    return names
+
+
+def stored_type(column: Column, policies: StoragePolicies) -> Type:
+    """The neutral type as which a column is stored."""
+    type = column.type
+    if type.kind in TEMPORAL and policies.zero_date == "text":
+        fraction = type.scale + 1 if type.scale else 0
+        clock = 0 if type.kind == "date" else _CLOCK_CHARACTERS + fraction
+        return Type("text", length=_DAY_CHARACTERS + clock)
+    if policies.tinyint1 == "boolean" and _is_flag(column):
+        return Type("boolean")
+    if policies.unsigned_bigint == "bigint" and type.kind == "uint64":
+        return Type("int64")
+    return type
+
+
+def is_narrowed(column: Column, policies: StoragePolicies) -> bool:
+    """Whether the stored type does not hold every value of the column."""
+    return column.type.kind not in TEMPORAL and stored_type(column, policies) is not column.type
+
+
+def _is_flag(column: Column) -> bool:
+    """Whether a column is TINYINT(1), by convention a boolean."""
+    return column.type.kind == "int8" and column.source_type.lower().startswith("tinyint(1)")
+
+
+def _stored_column(column: Column, policies: StoragePolicies) -> Column:
+    if column.type.kind in TEMPORAL:
+        default = _stored_default(column, policies)
+    else:
+        default = column.default
+    stored = msgspec.structs.replace(
+        column,
+        type=stored_type(column, policies),
+        nullable=column.nullable
+        or (policies.out_of_range == "null" and is_narrowed(column, policies)),
+        default=default,
+    )
+    return column if stored == column else stored
+
+
+def _stored_default(column: Column, policies: StoragePolicies) -> str | None:
+    """The default of a column with dates. The implicit default of NOT NULL is the zero date.
+
+    A time zone or a precision may change a constant that is stored as text, so it is made an
+    expression, which nothing relies on.
+    """
+    if policies.zero_date in ("null", "error"):
+        return column.default
+    if (column.default is None and not column.nullable) or "0000-00-00" in (column.default or ""):
+        return f"'{_zero_text(column.type, policies.zero_date)}'"
+    if policies.zero_date == "text" and column.default is not None:
+        return "NULL" if column.default.upper() == "NULL" else "(CURRENT_TIMESTAMP)"
+    return column.default
+
+
+def _zero_text(type: Type, policy: str) -> str:
+    """How the zero date of a type is stored."""
+    if policy == INFINITY:
+        return INFINITY
+    clock = "" if type.kind == "date" else " 00:00:00"
+    if policy == "epoch":
+        return EPOCH + clock + ("+00" if type.kind == "timestamp" else "")
+    return "0000-00-00" + clock + (f".{'0' * type.scale}" if type.scale else "")
+
+
+def _stored_text(column: Column, policies: StoragePolicies, key: bool) -> StoredText | None:
+    kind = column.type.kind
+    if kind in TEMPORAL:
+        return _stored_date(policies.zero_date, kind != "date", key)
+    if kind in TEXTUAL and policies.nul_byte != "error":
+        if key or policies.nul_byte == "replace":
+            return StoredText(
+                lambda text: text.replace("\0", NUL), lambda text: text.replace(NUL, "\0")
+            )
+        return StoredText(without_nul)
+    if is_narrowed(column, policies) and policies.out_of_range != "error" and not key:
+        highest = 1 if kind == "int8" else LARGEST_BIGINT
+        other = str(highest) if policies.out_of_range == "clamp" else None
+        return StoredText(lambda text: text if 0 <= int(text) <= highest else other)
+    return None
+
+
+def _stored_date(policy: str, with_clock: bool, key: bool) -> StoredText | None:
+    clock = " 00:00:00.000000" if with_clock else ""
+    if policy in ("text", "error"):
+        return None
+    if key:
+        zero = f"0000-00-00{clock}"
+        return StoredText(
+            lambda text: INFINITY if text == zero else text,
+            lambda text: zero if text == INFINITY else text,
+        )
+    other = {"null": None, "epoch": f"{EPOCH}{clock}", INFINITY: INFINITY}[policy]
+    return StoredText(lambda text: text if day_or_none(text) is not None else other)

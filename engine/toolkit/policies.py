@@ -1,0 +1,125 @@
+"""
+Value policies: what happens to a value that cannot be carried as it is, or that can be carried in
+more than one form.
+
+A policy holds for a whole pipeline, for tables, or for columns. A column's takes precedence over
+its table's, and that over the pipeline's. Of several patterns that match, the last one counts::
+
+    [sink.values]
+    zero_date = "null"
+    [sink.values.tables]
+    "shop.order*" = { zero_date = "epoch" }
+    [sink.values.columns]
+    "shop.orders.paid_on" = { zero_date = "text" }
+
+``ReadPolicies`` belong to a source: they decide what a value is. ``StoragePolicies`` belong to a
+sink: they decide how it is stored. ``docs/types.md`` shows what each policy does.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any, Literal, Self, get_args, get_type_hints
+
+import msgspec
+
+from engine.errors import ConfigError
+from engine.schema import TableId
+
+__all__ = ["ReadPolicies", "StoragePolicies", "ValuePolicies"]
+
+#: By pattern: the policies to use instead, by name.
+Overrides = dict[str, dict[str, str]]
+
+
+class ValuePolicies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The policies of a pipeline, and of some of its tables and columns.
+
+    The keys of ``tables`` are patterns ``schema.table``, those of ``columns`` patterns
+    ``schema.table.column``, with ``*`` and ``?``. The names of columns are not case-sensitive.
+
+    Raises ConfigError for a wrong pattern, and for a policy or value that does not exist.
+    """
+
+    tables: Overrides = {}
+    columns: Overrides = {}
+
+    def __post_init__(self) -> None:
+        for overrides, parts in ((self.tables, 2), (self.columns, 3)):
+            for pattern, policies in overrides.items():
+                self._check(pattern, policies, parts)
+
+    def of(self, table: TableId, column: str) -> Self:
+        """The policies of one column; they have no overrides."""
+        if not self.tables and not self.columns:
+            return self
+        chosen: dict[str, Any] = {"tables": {}, "columns": {}}
+        for pattern, policies in self.tables.items():
+            if _matches(pattern, (table.schema, table.name)):
+                chosen |= policies
+        for pattern, policies in self.columns.items():
+            if _matches(
+                pattern.lower(), (table.schema.lower(), table.name.lower(), column.lower())
+            ):
+                chosen |= policies
+        return msgspec.structs.replace(self, **chosen)
+
+    def _check(self, pattern: str, policies: dict[str, str], parts: int) -> None:
+        if len(pattern.split(".")) != parts or not all(pattern.split(".")):
+            form = ("schema.table", "schema.table.column")[parts - 2]
+            raise ConfigError(f"{pattern!r} is not a pattern {form}", hint=f"write {form}")
+        allowed = {
+            name: get_args(hint)
+            for name, hint in get_type_hints(type(self)).items()
+            if name not in ("tables", "columns")
+        }
+        for name, value in policies.items():
+            if name not in allowed:
+                raise ConfigError(
+                    f"{pattern}: there is no policy {name} here",
+                    hint=f"the policies are {', '.join(allowed)}",
+                )
+            if value not in allowed[name]:
+                raise ConfigError(
+                    f"{pattern}: {name} is {value!r}",
+                    hint=f"allowed are {', '.join(allowed[name])}",
+                )
+
+
+class ReadPolicies(ValuePolicies, frozen=True, kw_only=True):
+    """How a source reads values.
+
+    ``invalid_text``: bytes that are no character in the column's character set. ``replace``: each
+    sequence becomes U+FFFD; ``escape``: each byte is written as ``\\x98``; ``error``: the pipeline
+    stops. In a key column ``replace`` acts as ``escape``, so that two keys stay two.
+    """
+
+    invalid_text: Literal["replace", "escape", "error"] = "replace"
+
+
+class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
+    """How a sink stores values. Each policy that says ``error`` stops the pipeline at such a value.
+
+    ``zero_date``: a date that is not in the calendar, such as 0000-00-00. ``null``, ``epoch``
+    (1970-01-01) or ``-infinity`` replace it; with ``text`` the column is text, which holds every
+    date exactly. In a key column a zero date becomes ``-infinity``, which no date of the source is,
+    and any other invalid date is an error.
+
+    ``nul_byte``: the character U+0000 in text. ``strip`` removes it, ``replace`` writes U+2400. In
+    a key column ``strip`` acts as ``replace``, so that two keys stay two.
+
+    ``tinyint1``: the type of TINYINT(1). ``unsigned_bigint``: the type of BIGINT UNSIGNED.
+
+    ``out_of_range``: a value that a narrower type of these policies does not hold. ``null``, or
+    ``clamp``: true, or the largest BIGINT. In a key column it is an error.
+    """
+
+    zero_date: Literal["null", "epoch", "-infinity", "text", "error"] = "null"
+    nul_byte: Literal["strip", "replace", "error"] = "strip"
+    tinyint1: Literal["smallint", "boolean"] = "smallint"
+    unsigned_bigint: Literal["numeric", "bigint"] = "numeric"
+    out_of_range: Literal["error", "null", "clamp"] = "error"
+
+
+def _matches(pattern: str, names: tuple[str, ...]) -> bool:
+    return all(map(fnmatchcase, names, pattern.split(".")))

@@ -1,0 +1,262 @@
+"""
+Values that PostgreSQL cannot store, or can store in several forms: each policy from end to end.
+What a policy changes is counted, and is no difference for ``tailrace verify``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from engine.databases.mysql.row_reader import MySQLRowReader
+from engine.databases.postgres.identifiers import Naming
+from engine.databases.postgres.row_reader import PostgresRowReader
+from engine.databases.postgres.stored import Storage
+from engine.errors import ApplyError, SinkError
+from engine.settings.loader import BackfillSettings
+from engine.toolkit.policies import StoragePolicies
+from engine.verify import comparison
+from engine.verify.report import VerifyReport
+from sinks.postgres.settings import PostgresSettings
+from sinks.postgres.sink import PostgresSink
+from sources.mysql.settings import MySQLSettings
+from tests.support.mirror import catch_up, make_pipeline
+from tests.support.servers import AnyServer, connect_mysql
+
+Fresh = Callable[[AnyServer], str]
+Rows = list[tuple[Any, ...]]
+
+
+class Mirror:
+    """A database that is mirrored, with an open connection to each side."""
+
+    def __init__(self, server: AnyServer, database: str, target_url: str) -> None:
+        self.server, self.database, self.target_url = server, database, target_url
+        self.source = connect_mysql(server, database)
+        self.execute("SET sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00'")
+        self.target = psycopg.connect(target_url, autocommit=True)
+        self.target.execute("SET TimeZone = 'UTC'")
+        self.replaced: dict[tuple[str, str], float] = {}
+
+    def execute(self, *statements: str) -> None:
+        with self.source.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    def run(self, values: StoragePolicies | None = None) -> None:
+        """Run a pipeline until the target is current."""
+        pipeline = make_pipeline(
+            self.server.url,
+            self.target_url,
+            [f"{self.database}.*"],
+            backfill=BackfillSettings(chunk_rows=2),
+            values=values,
+        )
+        catch_up(pipeline)
+        for metric in pipeline.metrics.registry.collect():
+            for sample in metric.samples:
+                if sample.name == "tailrace_replaced_values_total":
+                    place = sample.labels["column"], sample.labels["reason"]
+                    self.replaced[place] = self.replaced.get(place, 0) + sample.value
+
+    def rows(self, table: str, columns: str = "*") -> Rows:
+        """The rows of the target, as text."""
+        query = f'SELECT {columns} FROM "{self.database}"."{table}" AS t ORDER BY 1'
+        return [tuple(map(_text, row)) for row in self.target.execute(query)]  # type: ignore[call-overload]
+
+    def types(self, table: str) -> dict[str, str]:
+        query = (
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = %s::regclass AND attnum > 0"
+        )
+        return dict(self.target.execute(query, (f'"{self.database}"."{table}"',)).fetchall())
+
+    def verify(self, values: StoragePolicies | None = None) -> VerifyReport:
+        settings = PostgresSettings(self.target_url, values=values or StoragePolicies())
+        state = asyncio.run(PostgresSink(settings, "mirror").state())
+        assert state is not None
+        source = MySQLRowReader(MySQLSettings(url=self.server.url))
+        target = PostgresRowReader(settings, Naming(), Storage(settings.values))
+
+        async def passed(position: str, deadline: float) -> bool:
+            return True
+
+        try:
+            return asyncio.run(
+                comparison.verify(
+                    state.tables,
+                    source,
+                    target,
+                    source_position=lambda: "",
+                    passed=passed,
+                    chunk_rows=2,
+                )
+            )
+        finally:
+            source.close()
+            target.close()
+
+    def close(self) -> None:
+        self.source.close()
+        self.target.close()
+
+
+def _text(value: Any) -> Any:
+    return value if value is None else str(value)
+
+
+@pytest.fixture
+def mirror(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh, target_database: str
+) -> Iterator[Mirror]:
+    made = Mirror(mysql_family, fresh_mysql_database(mysql_family), target_database)
+    yield made
+    made.close()
+
+
+def test_zero_dates_and_u0000_in_keys(mirror: Mirror) -> None:
+    """GIVEN keys with zero dates and U+0000 WHEN they are backfilled, and their rows inserted,
+    updated and deleted in the stream THEN nothing stops, and both sides are equal."""
+    mirror.execute(
+        "CREATE TABLE days (d DATE, n INT, x INT, PRIMARY KEY (d, n))",
+        "CREATE TABLE moments (m DATETIME(3) PRIMARY KEY, x INT)",
+        "CREATE TABLE stamps (s TIMESTAMP PRIMARY KEY, x INT)",
+        "CREATE TABLE texts (k VARCHAR(9) COLLATE utf8mb4_bin PRIMARY KEY, x INT)",
+        "INSERT INTO days VALUES ('0000-00-00', 1, 1), ('0000-00-00', 2, 1), ('2020-01-01', 1, 1),"
+        " ('2020-01-02', 1, 1)",
+        "INSERT INTO moments VALUES ('0000-00-00 00:00:00', 1), ('2020-01-01 00:00:00.5', 1)",
+        "INSERT INTO stamps VALUES ('0000-00-00 00:00:00', 1), ('2020-01-01 00:00:00', 1)",
+        "INSERT INTO texts VALUES ('a', 1), ('a\\0', 1), ('b', 1), ('\\0\\0', 1)",
+    )
+    mirror.run()
+    assert mirror.rows("days", "d::text, n, x")[:2] == [
+        ("-infinity", "1", "1"),
+        ("-infinity", "2", "1"),
+    ]
+    assert [key for key, _ in mirror.rows("texts")] == sorted(["a", "a␀", "b", "␀␀"], key=str)
+    assert mirror.replaced == {
+        ("d", "zero_date"): 2,
+        ("m", "zero_date"): 1,
+        ("s", "zero_date"): 1,
+        ("k", "nul_byte"): 2,
+    }
+    assert mirror.verify().equal
+    mirror.execute(
+        "UPDATE days SET x = 7 WHERE n = 2",
+        "UPDATE days SET d = '2021-01-01' WHERE d = 0 AND n = 1",
+        "UPDATE moments SET x = 2",
+        "DELETE FROM stamps WHERE s = 0",
+        "UPDATE texts SET k = CONCAT(k, '\\0z') WHERE k = 'b'",
+        "DELETE FROM texts WHERE k = 'a\\0'",
+        "INSERT INTO stamps VALUES ('0000-00-00 00:00:00', 5)",
+    )
+    mirror.run()
+    assert mirror.rows("stamps", "s::text, x")[0] == ("-infinity", "5")
+    assert {key for key, _ in mirror.rows("texts")} == {"a", "␀␀", "b␀z"}
+    assert mirror.verify().equal
+
+
+TABLE = (
+    "id INT PRIMARY KEY, d1 DATE, d2 DATE NOT NULL, d3 DATETIME(2), d4 TIMESTAMP(3) NULL, d5 DATE,"
+    " t1 TEXT, t2 TEXT, b TINYINT(1), b2 TINYINT(1), u BIGINT UNSIGNED, u2 BIGINT UNSIGNED"
+)
+VALUES = """
+(1, '0000-00-00', '2020-02-31', '2020-00-01 10:00:00', '0000-00-00 00:00:00', '0000-00-00',
+ 'a\\0b', '\\0', 2, 2, 18446744073709551615, 7),
+(2, '2020-01-01', '0000-00-00', '2020-01-01 10:00:00.25', '2020-01-01 00:00:00.125', NULL,
+ 'x', NULL, 1, 0, 9223372036854775807, 18446744073709551615),
+(3, NULL, '2020-01-01', NULL, NULL, '2020-01-01', NULL, 'y', NULL, 1, NULL, NULL)"""
+SHOWN: Rows = [
+    (
+        *("1", "-infinity", "1970-01-01", "2020-00-01 10:00:00.00", "0000-00-00 00:00:00.000"),
+        *(None, "a␀b", "", "t", None, "9223372036854775807", "7"),
+    ),
+    (
+        *("2", "2020-01-01", "1970-01-01", "2020-01-01 10:00:00.25", "2020-01-01 00:00:00.125"),
+        *(None, "x", None, "t", "f", "9223372036854775807", "18446744073709551615"),
+    ),
+    ("3", None, "2020-01-01", None, None, "2020-01-01", None, "y", None, "t", None, None),
+]
+
+
+def policies(database: str) -> StoragePolicies:
+    place = f"{database}.values_?"
+    return StoragePolicies(
+        tinyint1="boolean",
+        out_of_range="null",
+        tables={place: {"unsigned_bigint": "bigint", "zero_date": "text"}},
+        columns={
+            f"{place}.d1": {"zero_date": "-infinity"},
+            f"{place}.D2": {"zero_date": "epoch"},
+            f"{place}.d5": {"zero_date": "null"},
+            f"{place}.t1": {"nul_byte": "replace"},
+            f"{place}.b": {"out_of_range": "clamp"},
+            f"{place}.u": {"out_of_range": "clamp"},
+            f"{place}.u2": {"unsigned_bigint": "numeric"},
+        },
+    )
+
+
+def test_each_policy_by_every_path(mirror: Mirror) -> None:
+    for name in ("values_a", "values_b"):
+        mirror.execute(f"CREATE TABLE {name} ({TABLE})")
+    mirror.execute(f"CREATE TABLE values_c ({TABLE.replace('PRIMARY KEY', '')})")
+    for name in ("values_a", "values_c"):
+        mirror.execute(f"INSERT INTO {name} VALUES {VALUES}")
+    chosen = policies(mirror.database)
+    mirror.run(chosen)
+    names = ("id", "d1", "d2", "d3", "d4", "d5", "t1", "t2", "b", "b2", "u", "u2")
+    shown = ", ".join(f"{name}::text" for name in names).replace("b::text", "left(b::text, 1)")
+    shown = shown.replace("b2::text", "left(b2::text, 1)")
+    assert mirror.rows("values_a", shown) == SHOWN
+    assert mirror.rows("values_c", shown) == SHOWN
+    assert mirror.verify(chosen).equal
+    mirror.execute(
+        f"INSERT INTO values_b VALUES {VALUES}",
+        "UPDATE values_a SET d5 = NULL, t2 = CONCAT(t2, 'z')",
+        "UPDATE values_c SET t2 = CONCAT(t2, 'z') WHERE id < 3",
+        "DELETE FROM values_c WHERE id = 2",
+        "ALTER TABLE values_b ADD d6 DATE NOT NULL, ADD b6 TINYINT(1) NOT NULL DEFAULT 1",
+        "INSERT INTO values_b SELECT id + 10, d1, d2, d3, d4, d5, t1, t2, b, b2, u, u2, d2, b2"
+        " FROM values_a WHERE b2 IS NOT NULL",
+    )
+    mirror.run(chosen)
+    assert [row for row in mirror.rows("values_b", shown) if int(row[0]) < 10] == SHOWN
+    assert mirror.verify(chosen).equal
+    types = mirror.types("values_b")
+    assert (types["b"], types["b6"], types["u"], types["u2"]) == (
+        *("boolean", "boolean", "bigint", "numeric(20,0)"),
+    )
+    assert (types["d1"], types["d3"], types["d6"]) == (
+        "date",
+        "character varying(22)",
+        "character varying(10)",
+    )
+    assert {name for _, name in mirror.replaced} == {"zero_date", "nul_byte", "out_of_range"}
+    assert not mirror.verify().equal
+
+
+def test_an_error_policy_stops_and_a_changed_policy_is_noticed(mirror: Mirror) -> None:
+    mirror.execute(
+        "CREATE TABLE t (id INT PRIMARY KEY, d DATE, u BIGINT UNSIGNED)",
+        "INSERT INTO t VALUES (1, '2020-01-01', 1)",
+    )
+    strict = StoragePolicies(zero_date="error", unsigned_bigint="bigint")
+    mirror.run(strict)
+    mirror.execute("INSERT INTO t VALUES (2, '0000-00-00', 2)")
+    with pytest.raises(ApplyError, match=r"column d holds a date"):
+        mirror.run(strict)
+    with pytest.raises(SinkError, match=r"zero_date of column d was error .* is text now"):
+        mirror.run(StoragePolicies(zero_date="text", unsigned_bigint="bigint"))
+    mirror.run(StoragePolicies(zero_date="epoch", unsigned_bigint="bigint"))
+    assert mirror.rows("t", "id, d") == [("1", "2020-01-01"), ("2", "1970-01-01")]
+    for changed, words in (
+        (StoragePolicies(zero_date="null", unsigned_bigint="bigint"), "zero_date of column d"),
+        (StoragePolicies(zero_date="epoch"), "unsigned_bigint of column u was bigint"),
+    ):
+        with pytest.raises(SinkError, match=words):
+            mirror.run(changed)
