@@ -31,7 +31,8 @@ every change, in order, exactly once, with a proof that both sides are equal.
   tailrace demo                     try it on temporary servers, in a minute
 """
 EPILOG = """\
-exit status: 0 success, 1 failure, 2 wrong usage or configuration, 3 differences found
+exit status: 0 success, 1 failure, 2 wrong usage or configuration, 3 differences found, or tables
+quarantined
 """
 
 

@@ -28,7 +28,7 @@ from engine.contract import SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
 from engine.ops.metrics import Metrics
-from engine.ops.status import Monitor
+from engine.ops.status import Monitor, Status
 from engine.pipeline.loop import Pipeline
 from engine.schema import Table
 from engine.settings.loader import Settings
@@ -42,6 +42,9 @@ REPORT_SECONDS = 10.0
 
 #: The thresholds of ``gc.set_threshold``.
 COLLECTOR_THRESHOLDS = (20_000, 20, 100)
+
+#: The exit status of a run that has left out changes.
+EXIT_DIFFERENCES = 3
 
 #: The fields of a status that are logged.
 REPORTED = (
@@ -58,12 +61,14 @@ def run(options: argparse.Namespace) -> int:
     The process may be killed at any moment: the next run resumes from the checkpoint in the target,
     and loses or repeats nothing. SIGTERM and Ctrl-C commit whole transactions and stop. A second
     Ctrl-C stops at once, which is just as safe.
+
+    A run that ends by itself, at the end of log files or with --until-caught-up, has exit status 3
+    if tables are quarantined, because the target lacks their changes.
     """
     settings = load_settings(options.config)
     log.configure(options.log_format or settings.log.format, settings.log.level)
     _tune_garbage_collection()
-    uvloop.run(_run(settings, options))
-    return 0
+    return uvloop.run(_run(settings, options))
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +97,7 @@ def _tune_garbage_collection() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
-async def _run(settings: Settings, options: argparse.Namespace) -> None:
+async def _run(settings: Settings, options: argparse.Namespace) -> int:
     metrics = Metrics(settings.pipeline.name)
     pipeline = Pipeline(
         settings.pipeline.name,
@@ -118,6 +123,20 @@ async def _run(settings: Settings, options: argparse.Namespace) -> None:
         shown = _draw(monitor) if visible else _report(monitor)
         await stack.enter_async_context(_meanwhile(shown))
         await pipeline.run(until_caught_up=options.until_caught_up)
+    return 0 if pipeline.commands.stopping else _conclude(pipeline.status())
+
+
+def _conclude(status: Status) -> int:
+    """Log what a run that ended by itself has done. Returns its exit status."""
+    counts = {name: getattr(status, name) for name in ("pipeline", "rows", "backfilled_rows")}
+    logger.info("finished", extra=counts)
+    quarantined = [table for table in status.tables if table.state == "quarantined"]
+    for table in quarantined:
+        logger.error(
+            "the table is quarantined, the target lacks its changes",
+            extra={"table": table.table, "reason": table.reason},
+        )
+    return EXIT_DIFFERENCES if quarantined else 0
 
 
 def _stop_on_signals(pipeline: Pipeline) -> None:

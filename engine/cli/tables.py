@@ -33,7 +33,13 @@ def status_table(status: Status) -> RenderableType:
     behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
     summary.add_row("lag", f"{lag}{behind}")
     summary.add_row("backfill", f"{status.fraction:.0%}, {status.backfilled:,} rows")
-    return Group(summary, Text(), tables_table(status.tables, len(status.tables)))
+    reasons = [
+        Text(f"{table.table} is {table.state.replace('_', ' ')}: {table.reason}")
+        for table in status.tables
+        if table.reason
+    ]
+    tables = tables_table(status.tables, len(status.tables))
+    return Group(summary, Text(), tables, *([Text()] if reasons else []), *reasons)
 
 
 def findings_table(findings: Sequence[Finding]) -> RenderableType:

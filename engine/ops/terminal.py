@@ -31,9 +31,10 @@ STATE_STYLE = {
     "backfilling": "bold cyan",
     "catching_up": "yellow",
     "live": "green",
+    "quarantined": "red",
 }
-#: Tables in backfill come first, because there may be no room for all.
-STATE_ORDER = ("backfilling", "catching_up", "pending", "live")
+#: Quarantined tables and those in backfill come first, because there may be no room for all.
+STATE_ORDER = ("quarantined", "backfilling", "catching_up", "pending", "live")
 
 
 def duration(seconds: float) -> str:

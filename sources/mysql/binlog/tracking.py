@@ -61,8 +61,8 @@ _OTHER_TIME = (
     " table's CREATE TABLE there to what it was then, or exclude the table"
 )
 _NOT_PLAIN = (
-    "name a dump of the tables and triggers in [source] schema (mysqldump --no-data), which shows"
-    " what it is"
+    "name a dump of its definition and its triggers in [source] schema (mysqldump --no-data), or a"
+    " file with its CREATE TABLE if it has no triggers"
 )
 
 
@@ -256,8 +256,10 @@ class Tracking:
             )
         for id in tables:
             if self._is_wanted(id):
-                reason = "was logged as a statement, not as rows"
-                raise UnloggedChange(f"{kind} {reason}", hint=_LEFT_OUT, table=id)
+                reason = f"{kind} was logged as a statement, not as rows"
+                if not self._definitions.is_plain(id):
+                    reason += "; other tables differ too if it has triggers that change them"
+                raise UnloggedChange(reason, hint=_LEFT_OUT, table=id)
         for id in tables:
             if id not in self._ignored and not self._definitions.is_plain(id):
                 reason = "was logged as a statement, and its table may be a view or have triggers"

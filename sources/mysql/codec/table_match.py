@@ -124,7 +124,7 @@ def _column_mismatch(column: Column, map: TableMap, ordinal: int) -> str | None:
     source_type = parse_type(column.source_type)
     charset = map.charsets[ordinal] if map.charsets is not None else None
     if not _stored_as(source_type, map.types[ordinal], map.metas[ordinal]):
-        return f"the log stores type {map.types[ordinal]} with metadata {map.metas[ordinal]}"
+        return f"the log has {_stored_text(map, ordinal)}"
     if map.unsigned is not None and source_type.base in (*_INTEGERS, "decimal", "float", "double"):
         unsigned = map.unsigned[ordinal]
         if unsigned is not None and unsigned != source_type.unsigned:
@@ -135,6 +135,22 @@ def _column_mismatch(column: Column, map: TableMap, ordinal: int) -> str | None:
     if members is not None and source_type.members != _labels(members, charset):
         return "the log has other labels"
     return None
+
+
+def _stored_text(map: TableMap, ordinal: int) -> str:
+    """The type in the map, for people. Without a character set its length is in bytes."""
+    wire, meta = map.types[ordinal], map.metas[ordinal]
+    if wire in (Wire.ENUM, Wire.SET):
+        return f"an ENUM of {meta} bytes" if wire == Wire.ENUM else f"a SET of {meta} bytes"
+    if map.charsets is not None and map.charsets[ordinal] is not None:
+        return str(_source_type(map, ordinal))
+    if wire in (Wire.BLOB, Wire.BLOB_COMPRESSED):
+        return f"{_BLOBS[meta - 1]} or {_TEXTS[meta - 1]}" if 1 <= meta <= len(_TEXTS) else "a BLOB"
+    if wire in (Wire.STRING, Wire.VAR_STRING):
+        return f"CHAR or BINARY of {meta} bytes"
+    if wire in (Wire.VARCHAR, Wire.VARCHAR_COMPRESSED):
+        return f"VARCHAR or VARBINARY of {meta} bytes"
+    return str(_source_type(map, ordinal))
 
 
 def _same_charset(source_type: MySQLType, charset: str) -> bool:

@@ -1,0 +1,132 @@
+"""
+The archive of a dead server, its log files and a schema dump, carried into PostgreSQL.
+
+The log has no names of columns, as before MariaDB 10.5 and MySQL 8.0.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.log_files import record
+from tests.support.servers import AnyServer, connect_mysql
+
+DATABASE = "archive"
+DEADLINE_SECONDS = 60
+SHAPES = (
+    "CREATE TABLE good (id INT PRIMARY KEY, name TEXT, size ENUM('s','m'), paid DECIMAL(8,2))",
+    "CREATE TABLE forgotten (id INT PRIMARY KEY, v INT)",
+    "CREATE TABLE differing (id INT PRIMARY KEY, v VARCHAR(20))",
+    "CREATE TABLE stated (id INT PRIMARY KEY, v INT)",
+)
+CHANGES = (
+    "INSERT INTO good VALUES (1, 'é', 's', 1.50), (2, '€', 'm', NULL)",
+    "INSERT INTO forgotten VALUES (1, 1), (2, 2)",
+    "INSERT INTO differing VALUES (1, 'x')",
+    "ALTER TABLE good ADD COLUMN added VARCHAR(5)",
+    "INSERT INTO stated VALUES (1, 1)",
+    "SET SESSION binlog_format = 'STATEMENT'",
+    "UPDATE stated SET v = 2",
+    "SET SESSION binlog_format = 'ROW'",
+    "INSERT INTO stated VALUES (2, 2)",
+    "UPDATE differing SET v = 'y'",
+    "CREATE TABLE later (id INT PRIMARY KEY, v VARCHAR(5))",
+    "INSERT INTO later VALUES (1, 'ü')",
+    "INSERT INTO good VALUES (3, 'ü', 's', 3.00, 'a')",
+)
+
+
+@pytest.fixture(scope="module")
+def archive(mariadb_10: AnyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the log files and ``schema.sql``."""
+    folder = tmp_path_factory.mktemp("archive")
+    connection = connect_mysql(mariadb_10)
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute("SET GLOBAL binlog_row_metadata = NO_LOG")
+            cursor.execute(f"CREATE DATABASE {DATABASE} CHARACTER SET latin1")
+            cursor.execute(f"USE {DATABASE}")
+            dump = [f"CREATE DATABASE {DATABASE} CHARACTER SET latin1", f"USE {DATABASE}"]
+            for statement in SHAPES:
+                cursor.execute(statement)
+                cursor.execute(f"SHOW CREATE TABLE {statement.split()[2]}")
+                dump.append(cursor.fetchall()[0][1])
+            record(mariadb_10, connection, CHANGES, folder)
+            (folder / "schema.sql").write_text(";\n".join(dump) + ";\n")
+            yield folder
+        finally:
+            cursor.execute("SET GLOBAL binlog_row_metadata = FULL")
+            cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+            connection.close()
+
+
+def write_config(folder: Path, archive: Path, schema: Path, target: str, tables: str) -> Path:
+    config = folder / "archive.toml"
+    config.write_text(
+        f'[source]\nurl = "mysql-binlog:{archive}"\nschema = "{schema}"\n'
+        f'tables = ["{DATABASE}.{tables}"]\n[sink]\nurl = "{target}"\n'
+    )
+    return config
+
+
+def tailrace(command: str, config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "engine.cli", command, str(config), *options],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+
+
+def rows(target: str, table: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(target) as connection:
+        return connection.execute(
+            f"SELECT * FROM {DATABASE}.{table} ORDER BY id".encode()
+        ).fetchall()
+
+
+def test_the_rows_arrive(archive: Path, target_database: str, tmp_path: Path) -> None:
+    config = write_config(tmp_path, archive, archive / "schema.sql", target_database, "good")
+    done = tailrace("run", config)
+    assert done.returncode == 0, done.stderr
+    assert [(id, name, str(paid)) for id, name, _, paid, _ in rows(target_database, "good")] == [
+        (1, "é", "1.50"),
+        (2, "€", "None"),
+        (3, "ü", "3.00"),
+    ]
+    assert tailrace("run", config).returncode == 0
+
+
+def test_a_table_that_cannot_be_followed_stops_alone(
+    archive: Path, target_database: str, tmp_path: Path
+) -> None:
+    """Its columns are not known, the dump contradicts the log, or a change has no rows. The files
+    are read to their end, and the exit status says that the target lacks changes."""
+    dump = (archive / "schema.sql").read_text()
+    start = dump.index("CREATE TABLE `forgotten`")
+    dump = dump[:start] + dump[dump.index("CREATE TABLE `differing`") :]
+    schema = tmp_path / "schema.sql"
+    schema.write_text(dump.replace("`v` varchar(20)", "`v` varchar(30)"))
+    config = write_config(tmp_path, archive, schema, target_database, "*")
+    done = tailrace("run", config)
+    assert done.returncode == 3, done.stderr
+    assert [row[0] for row in rows(target_database, "good")] == [1, 2, 3]
+    assert rows(target_database, "later") == [(1, "ü")]
+    status = json.loads(tailrace("status", config, "--json").stdout)
+    reasons = {table["table"]: table["reason"] for table in status["tables"] if table["reason"]}
+    assert {name.partition(".")[2] for name in reasons} == {"forgotten", "differing", "stated"}
+    assert "names of the table's columns" in reasons[f"{DATABASE}.forgotten"]
+    assert "varchar(30)" in reasons[f"{DATABASE}.differing"]
+    assert "VARCHAR or VARBINARY of 20 bytes" in reasons[f"{DATABASE}.differing"]
+    assert reasons[f"{DATABASE}.stated"] == "UPDATE was logged as a statement, not as rows"
+    shown = tailrace("status", config).stdout
+    assert "quarantined: UPDATE was logged as a statement" in shown
+    assert tailrace("run", config).returncode == 3
