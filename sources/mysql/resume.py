@@ -20,7 +20,7 @@ from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
 from sources.mysql.server_info import ServerInfo, log_files, wait_for_gtids
-from sources.mysql.unlogged import unlogged
+from sources.mysql.unlogged import check_format, unlogged
 
 __all__ = ["resume_at"]
 
@@ -47,9 +47,11 @@ def resume_at(
 
     Without a position, the log's beginning. ``schemas`` are the schemas of the followed tables.
     Raises SourceError if the server no longer has the transactions after the position, never had
-    those before it, or does not log the changes in a schema.
+    those before it, does not log rows, or does not log the changes in a schema.
     """
-    for finding in unlogged(connection, info, schemas):
+    format = query(connection, "SHOW GLOBAL VARIABLES LIKE 'binlog_format'")
+    findings = [check_format(format[0][1] if format else "")]
+    for finding in (*findings, *unlogged(connection, info, schemas)):
         if finding.level == "error":
             raise SourceError(finding.message, hint=finding.action)
     if position is None:

@@ -45,6 +45,7 @@ from sources.mysql.server_info import (
 )
 from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.snapshot.chunks import ChunkReader
+from sources.mysql.stored_programs import read_programs
 
 __all__ = ["MySQLSource"]
 
@@ -177,6 +178,7 @@ class MySQLSource:
             databases=DatabaseCharsets(self._ask(database_collations)),
             fold_names=info.fold_names,
             newest=newest,
+            programs=lambda schemas: self._ask(lambda each: read_programs(each, info, schemas)),
         )
 
     def _read_log(

@@ -14,13 +14,27 @@ from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
 from sources.mysql.server_info import ServerInfo, status_statement
 
-__all__ = ["unlogged"]
+__all__ = ["check_format", "unlogged"]
 
 _RESTART = "in its option file and restart the server"
 _VARIABLES = """
 SHOW GLOBAL VARIABLES
 WHERE Variable_name IN ('log_slave_updates', 'log_replica_updates', 'wsrep_on') AND Value <> ''
 """
+
+
+def check_format(format: str) -> Finding:
+    """The finding about ``binlog_format``. Servers that have no such variable log rows."""
+    if format in ("", "ROW"):
+        return Finding("ok", "binlog_format", "rows are logged as rows")
+    return Finding(
+        "error",
+        "binlog_format",
+        f"binlog_format is {format}: changes are logged as statements, which do not contain their"
+        " rows",
+        "SET GLOBAL binlog_format = 'ROW'; set it in the option file too, and let open sessions"
+        " reconnect",
+    )
 
 
 def unlogged(

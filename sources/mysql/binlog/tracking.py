@@ -36,6 +36,7 @@ from sources.mysql.ddl.effects import apply_statement
 from sources.mysql.ddl.objects import CreateDatabase, read_object
 from sources.mysql.ddl.outcome import outcome
 from sources.mysql.ddl.statements import CreateTable, DropDatabase, Statement, read_statement
+from sources.mysql.ddl.stored_programs import Programs, may_change_programs, may_use_programs
 
 __all__ = ["Tracking"]
 
@@ -82,6 +83,7 @@ class Tracking:
     because its backfill has not begun. ``discovered``, ``ignored``: see ``Source.stream``. ``live``
     reads a table's definition as it is now, and ``databases`` has their default charsets.
     ``fold_names``: the server stores names in lower case. ``newest``: see ``TemporaryTables``.
+    ``programs`` reads the stored programs of a server; the schemas are those of ``tables``.
     """
 
     def __init__(
@@ -96,11 +98,14 @@ class Tracking:
         databases: DatabaseCharsets | None = None,
         fold_names: bool = False,
         newest: SessionId | None = None,
+        programs: Callable[[Iterable[str]], Programs] | None = None,
     ) -> None:
         self.tables = {table.id: table for table in tables}
         self.mariadb = False
         self._format: Format | None = None
         self._temporary = TemporaryTables(newest)
+        self._read_programs = programs
+        self._programs: Programs | None = None
         self._ignored = frozenset(ignored)
         self._selected = wanted
         self._definitions = definitions
@@ -152,6 +157,8 @@ class Tracking:
         """
         parsed = self._parse(query)
         statement = parsed.statement
+        if self._read_programs is not None:
+            self._check_programs(parsed, query.schema)
         if statement is not None and (statement := self._real(statement, query)) is None:
             return []
         if statement is not None and self._is_deferred(statement):
@@ -242,6 +249,23 @@ class Tracking:
             flagged=query.thread_specific,
             mariadb=self.mariadb,
         )
+
+    def _check_programs(self, parsed: _Parsed, schema: str) -> None:
+        """Refuse a statement that may change a followed table through a view, trigger or function.
+
+        Raises UnloggedChange, and SourceError if the user may not see what the statement does.
+        """
+        verb = parsed.dialect.tokens(parsed.sql).peek().word
+        if may_change_programs(verb, parsed.statement):
+            self._programs = None
+        if not may_use_programs(verb, parsed.statement):
+            return
+        if self._programs is None and self._read_programs is not None:
+            self._programs = self._read_programs({id.schema for id in self.tables})
+        if self._programs is not None:
+            self._programs.check(
+                parsed.sql, schema, parsed.statement, self.tables, dialect=parsed.dialect
+            )
 
     def _check_write(self, kind: str, tables: tuple[TableId, ...]) -> None:
         """Refuse DML in statement format that may change a selected table (``CheckWrite``).

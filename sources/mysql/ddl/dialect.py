@@ -11,11 +11,12 @@ import msgspec
 from engine.schema import TableId
 from sources.mysql.ddl.tokens import Tokens
 
-__all__ = ["Dialect", "read_table_name"]
+__all__ = ["NO_BACKSLASH_ESCAPES", "Dialect", "read_table_name"]
 
 _REAL_AS_FLOAT: Final = 1 << 0
 _ORACLE: Final = 1 << 9
-_NO_BACKSLASH_ESCAPES: Final = 1 << 20
+#: The bit of the SQL mode that makes a backslash an ordinary character.
+NO_BACKSLASH_ESCAPES: Final = 1 << 20
 _STRICT_TRANS_TABLES: Final = 1 << 21
 _STRICT_ALL_TABLES: Final = 1 << 22
 
@@ -38,7 +39,7 @@ class Dialect(msgspec.Struct, frozen=True):
 
     def tokens(self, sql: str) -> Tokens:
         """A cursor over the tokens of a statement."""
-        escapes = not self.sql_mode & _NO_BACKSLASH_ESCAPES
+        escapes = not self.sql_mode & NO_BACKSLASH_ESCAPES
         return Tokens(sql, mariadb=self.mariadb, backslash_escapes=escapes)
 
     @property

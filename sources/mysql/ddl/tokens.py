@@ -77,10 +77,15 @@ class Tokens:
         self._ahead: list[Token] = []
         self._place = 0
         self._scanned = 0
+        self._rest = len(sql)
 
     def of(self, sql: str) -> Tokens:
         """A cursor over another text, with the same rules."""
         return Tokens(sql, mariadb=self._mariadb, backslash_escapes=self._escapes)
+
+    def rest(self) -> Tokens | None:
+        """A cursor over what follows the semicolon, after all tokens are taken; None if nothing."""
+        return self.of(self.sql[self._rest :]) if self._rest < len(self.sql) else None
 
     def peek(self, ahead: int = 0) -> Token:
         """The token that is ``ahead`` tokens away; a token of kind ``end`` after the last one."""
@@ -176,6 +181,7 @@ class Tokens:
         while match is not None and match.lastgroup == "space":
             match = self._match(self.sql, match.end())
         if match is None or match["symbol"] == ";":
+            self._rest = match.end() if match is not None else len(self.sql)
             self._scanned = len(self.sql)
             return Token("end", "", "", self._scanned, self._scanned)
         self._scanned = match.end()

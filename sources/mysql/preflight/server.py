@@ -16,6 +16,8 @@ from sources.mysql.binlog.connection import BinlogConnection, choose_server_id
 from sources.mysql.preflight.context import Check, Context
 from sources.mysql.releases import release_name, too_new
 from sources.mysql.server_info import log_end
+from sources.mysql.stored_programs import hidden_triggers, shows_routines
+from sources.mysql.unlogged import check_format
 
 __all__ = ["RIGHTS_CHECKS", "SETTINGS_CHECKS"]
 
@@ -44,17 +46,7 @@ def _log(context: Context) -> Iterator[Finding]:
 
 
 def _format(context: Context) -> Iterator[Finding]:
-    format = context.variables.get("binlog_format", "ROW")
-    if format == "ROW":
-        yield Finding("ok", "binlog_format", "rows are logged as rows")
-        return
-    yield Finding(
-        "error",
-        "binlog_format",
-        f"it is {format}: changes are logged as statements, which do not contain their rows",
-        "SET GLOBAL binlog_format = 'ROW'; set it in the option file too, and let open sessions"
-        " reconnect",
-    )
+    yield check_format(context.variables.get("binlog_format", ""))
 
 
 def _images(context: Context) -> Iterator[Finding]:
@@ -178,6 +170,28 @@ def _prepared(context: Context) -> Iterator[Finding]:
         )
 
 
+def _programs(context: Context) -> Iterator[Finding]:
+    """What a statement in statement format changes is found only if these are visible."""
+    hidden = hidden_triggers(context.session, {table.id.schema for table in context.tables})
+    for schema in hidden:
+        yield Finding(
+            "warning",
+            "triggers",
+            f"the user may not see the triggers in {schema}: a change of another table there stops"
+            " the pipeline if it is logged as a statement",
+            f"GRANT TRIGGER ON `{schema}`.* TO <user>",
+        )
+    if not shows_routines(context.session):
+        right = "SELECT ON mysql.proc" if context.info.mariadb else "SHOW_ROUTINE ON *.*"
+        yield Finding(
+            "warning",
+            "routines",
+            "the user may not see stored functions: what they change in a statement that is logged"
+            " as a statement passes unseen",
+            f"GRANT {right} TO <user>",
+        )
+
+
 #: The checks of the settings, in the order of their findings.
 SETTINGS_CHECKS: Final[tuple[Check, ...]] = (
     _server,
@@ -189,4 +203,4 @@ SETTINGS_CHECKS: Final[tuple[Check, ...]] = (
     _retention,
 )
 #: The checks of rights to read the log, which the server must have.
-RIGHTS_CHECKS: Final[tuple[Check, ...]] = (_rights, _prepared)
+RIGHTS_CHECKS: Final[tuple[Check, ...]] = (_rights, _prepared, _programs)
