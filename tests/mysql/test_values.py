@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sources.mysql.codec import temporal, values
-from sources.mysql.codec.binary_json import _TEMPLATES, double_text, json_text
+from sources.mysql.codec.binary_json import _TEMPLATES, double_text, json_text, json_text_of_5_7
 from sources.mysql.codec.table_map import Wire
 from sources.mysql.codec.temporal import PackedText, temporal_expression
 from sources.mysql.codec.values import (
@@ -83,6 +83,11 @@ def test_json_that_refers_to_the_same_bytes_is_refused() -> None:
     array = (50).to_bytes(2, "little") + (154).to_bytes(2, "little") + element * 50
     with pytest.raises(ValueError, match=r"repeatedly|nested|cut off"):
         json_text(bytes([2]) + array)
+
+
+def test_mysql_5_7_prints_a_whole_double_without_a_fraction() -> None:
+    texts = [json_text_of_5_7(b"\x0b" + struct.pack("<d", value)) for value in (1, -0.0, 1.5, 1e16)]
+    assert texts == ["1", "-0", "1.5", "1e16"]
 
 
 def test_the_cache_of_json_keys_is_bounded() -> None:

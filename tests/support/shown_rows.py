@@ -36,6 +36,7 @@ _CODECS = {
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBERS = re.compile(rb"(-?\d+)(?: \((\d+)\))?")
+_WHOLE_DOUBLE = re.compile(rb"(?<=\d)\.0(?=[,\]}]|$)")
 #: MySQL's program writes these escapes, and MariaDB's writes only numbers of control characters.
 _ESCAPES = {b"\t": b"\\t", b"\n": b"\\n", b"\r": b"\\r", b"\b": b"\\b", b"\x0c": b"\\f"}
 
@@ -119,9 +120,12 @@ def _is_shown_as(column: Column, value: Any, text: bytes) -> bool:
     if "COMPRESSED" in column.source_type.upper():
         return _raw(column, value) == _expanded(text[1:-1])
     escaped = _escaped(_raw(column, value))
-    if kind == "json" and value.startswith('"'):  # MySQL's program leaves out the quotes
+    if kind != "json":
+        return text[1:-1] in escaped
+    if value.startswith('"'):  # MySQL's program leaves out the quotes
         escaped += _escaped(_raw(column, value[1:-1]))
-    return text[1:-1] in escaped
+    # MySQL 5.7 itself does not print the fraction of a whole double.
+    return _WHOLE_DOUBLE.sub(b"", text[1:-1]) in [_WHOLE_DOUBLE.sub(b"", each) for each in escaped]
 
 
 def _integer(column: Column, value: int, text: bytes) -> bool:

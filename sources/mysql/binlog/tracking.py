@@ -102,6 +102,7 @@ class Tracking:
     ) -> None:
         self.tables = {table.id: table for table in tables}
         self.mariadb = False
+        self._short_doubles = False
         self._format: Format | None = None
         self._temporary = TemporaryTables(newest)
         self._read_programs = programs
@@ -122,6 +123,7 @@ class Tracking:
         if format.created and (self._format is not None or self._definitions is not None):
             self._temporary.restart(format.server)
         self.mariadb = format.mariadb
+        self._short_doubles = not self.mariadb and format.version < (8,)
         self._format = format
 
     def meet(self, event: bytes, end: int) -> tuple[RowDecoder | None, SchemaChange | None]:
@@ -136,6 +138,8 @@ class Tracking:
             return None, None
         try:
             map = parse_table_map(event, 19, end, mariadb=self.mariadb)
+            if self._short_doubles:
+                map = msgspec.structs.replace(map, short_doubles=True)
             change: SchemaChange | None
             if table is None:
                 table, change = self._first_seen(map)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from engine.change import Row
 from engine.toolkit.accelerator import ALLOWED, wanted
 from engine.toolkit.codegen import compile_function
+from sources.mysql.codec.binary_json import json_text_of_5_7
 from sources.mysql.codec.cells import Cell, count_values, packed_size
 from sources.mysql.codec.table_map import TableMap, Wire
 
@@ -191,7 +192,7 @@ def _step(cell: Cell, wire: int, meta: int, flags: int) -> _Step:
 
 def _sized(cell: Cell, wire: int, flags: int) -> _Step:
     """The step of a column that is stored as a length and data."""
-    if wire == Wire.JSON:
+    if wire == Wire.JSON and json_text_of_5_7.__name__ not in cell.names:
         return _Step(_JSON, flags, cell.prefix, object=_expression_function(cell))
     return _text(cell.value, cell.names, flags, cell.prefix)
 

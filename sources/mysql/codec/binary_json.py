@@ -23,7 +23,7 @@ from typing import Any
 
 from sources.mysql.codec.values import decimal_reader, decimal_size
 
-__all__ = ["double_text", "json_text"]
+__all__ = ["double_text", "json_text", "json_text_of_5_7"]
 
 _LARGE_OBJECT, _LARGE_ARRAY = 1, 3
 _LITERAL, _INT16, _UINT16, _INT32, _UINT32 = 4, 5, 6, 7, 8
@@ -63,16 +63,23 @@ _TEMPLATES: dict[tuple[int, bytes, bytes], str] = {}
 _CACHED_BYTES, _CACHE_ENTRIES = 1024, 1024
 
 
-def json_text(data: bytes) -> str:
+def json_text(data: bytes, double: Callable[[float], str] | None = None) -> str:
     """The text of a JSON column's value; a value of zero bytes is JSON's null.
 
-    Raises ValueError, IndexError, KeyError or struct.error for bytes that are not binary JSON.
+    ``double`` makes the text of a double, by default ``double_text``. Raises ValueError,
+    IndexError, KeyError or struct.error for bytes that are not binary JSON.
     """
     if not data:
         return "null"
+    double = double or double_text
     if data[0] <= _LARGE_ARRAY:
-        return _container(data[0], data, 1, len(data), 0, len(data))[0]
-    return _scalar(data[0], data, 1, len(data), len(data))[0]
+        return _container(data[0], data, 1, len(data), 0, len(data), double)[0]
+    return _scalar(data[0], data, 1, len(data), len(data), double)[0]
+
+
+def json_text_of_5_7(data: bytes) -> str:
+    """The text as MySQL 5.7 prints it: a double without a fraction looks like an integer."""
+    return json_text(data, lambda value: double_text(value).removesuffix(".0"))
 
 
 def double_text(value: float) -> str:
@@ -96,7 +103,13 @@ def double_text(value: float) -> str:
 
 
 def _container(
-    kind: int, data: bytes, at: int, limit: int, depth: int, left: int
+    kind: int,
+    data: bytes,
+    at: int,
+    limit: int,
+    depth: int,
+    left: int,
+    double: Callable[[float], str],
 ) -> tuple[str, int]:
     """The object or array at ``data[at:limit]``, and the number of bytes that may still be read.
 
@@ -122,7 +135,7 @@ def _container(
                 raise ValueError("JSON is cut off or refers to the same bytes repeatedly")
             text = quoted(data[start : start + length].decode())
         elif type <= _LARGE_ARRAY:
-            text, left = _container(type, data, at + where, end, depth + 1, left)
+            text, left = _container(type, data, at + where, end, depth + 1, left, double)
         elif type == _LITERAL:
             text = _LITERALS[where]
         elif type <= _UINT16 or (type <= _UINT32 and header == 8):
@@ -130,9 +143,9 @@ def _container(
         elif type in _NUMBERS:
             text = str(_NUMBERS[type](data, at + where)[0])
         elif type == _DOUBLE:
-            text = double_text(_DOUBLE_VALUE(data, at + where)[0])
+            text = double(_DOUBLE_VALUE(data, at + where)[0])
         else:
-            text, left = _scalar(type, data, at + where, end, left)
+            text, left = _scalar(type, data, at + where, end, left, double)
         texts.append(text)
     if not key:
         return f"[{', '.join(texts)}]", left
@@ -190,14 +203,16 @@ def _bounded(cache: dict[Any, Any]) -> dict[Any, Any]:
     return cache
 
 
-def _scalar(type: int, data: bytes, at: int, end: int, left: int) -> tuple[str, int]:
+def _scalar(
+    type: int, data: bytes, at: int, end: int, left: int, double: Callable[[float], str]
+) -> tuple[str, int]:
     """The value at ``data[at:end]``, not a container, and the bytes that may still be read."""
     if type == _LITERAL:
         return _LITERALS[data[at]], left
     if type in _NUMBERS:
         return str(_NUMBERS[type](data, at)[0]), left
     if type == _DOUBLE:
-        return double_text(_DOUBLE_VALUE(data, at)[0]), left
+        return double(_DOUBLE_VALUE(data, at)[0]), left
     if type not in (_STRING, _OPAQUE):
         raise ValueError(f"binary JSON has no type {type}")
     length, start = _length(data, at + (type == _OPAQUE))

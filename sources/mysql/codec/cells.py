@@ -19,7 +19,7 @@ from engine.databases.mysql.charset import text_expression
 from engine.databases.mysql.types import MySQLType, parse_type
 from engine.errors import DecodeError, SchemaError
 from engine.schema import Column, Table
-from sources.mysql.codec.binary_json import json_text
+from sources.mysql.codec.binary_json import json_text, json_text_of_5_7
 from sources.mysql.codec.table_map import TableMap, Wire
 from sources.mysql.codec.temporal import temporal_expression
 from sources.mysql.codec.values import (
@@ -120,6 +120,9 @@ def _cell(table: Table, column: Column, ordinal: int, wire: int, meta: int, map:
     if not charset and map.charsets is not None and column.type.kind == "text":
         charset = map.charsets[ordinal] or ""
     expression, names = bytes_expression(table, column, source_type, charset, "raw0")
+    if wire == Wire.JSON:
+        function = json_text_of_5_7 if map.short_doubles else json_text
+        expression, names = f"{function.__name__}(raw0)", {function.__name__: function}
     return _bytes(ordinal, wire, meta, expression, names)
 
 
@@ -144,8 +147,6 @@ def _bytes(ordinal: int, wire: int, meta: int, expression: str, names: dict[str,
     if wire in (Wire.VARCHAR_COMPRESSED, Wire.BLOB_COMPRESSED):
         expression = expression.replace("raw0", "uncompressed(raw0)")
         names = {**names, "uncompressed": uncompressed}
-    if wire == Wire.JSON:
-        expression, names = "json_text(raw0)", {"json_text": json_text}
     if prefix not in (1, 2, 3, 4):
         raise ValueError(f"a length of {prefix} bytes is invalid")
     return Cell(ordinal, expression, prefix=prefix, names=names)

@@ -63,6 +63,8 @@ class TableMap(msgspec.Struct, frozen=True, gc=False):
     there is none); ``unsigned``, ``charsets``, ``members`` and ``geometries``, which have one entry
     per column. In these, an entry is None for a column that is not a number, has no characters
     (bytes have the charset ``binary``), is not an ENUM or SET, or is not a geometry.
+
+    ``short_doubles`` is not in the event: the server prints the doubles in JSON as MySQL 5.7 does.
     """
 
     table_id: int
@@ -78,6 +80,7 @@ class TableMap(msgspec.Struct, frozen=True, gc=False):
     key: tuple[int, ...] | None = None
     geometries: tuple[int | None, ...] | None = None
     invisible: int = 0
+    short_doubles: bool = False
 
 
 def parse_table_map(

@@ -1,0 +1,225 @@
+"""
+The commands, the types, and crashes, on each server of an earlier release.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pymysql
+import pytest
+
+from engine.cli.main import main
+from engine.sandbox import Server
+from tests.end_to_end.test_types import change, create
+from tests.support import compare
+from tests.support.engine_process import EngineProcess, write_config
+from tests.support.mirror import catch_up, make_pipeline
+from tests.support.servers import AnyServer, connect_mysql
+from tests.support.type_matrix import FAMILIES, Kind, family
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+Fresh = Callable[[AnyServer], str]
+
+TABLES = (
+    """CREATE TABLE orders (id INT AUTO_INCREMENT PRIMARY KEY, customer VARCHAR(40),
+    total DECIMAL(9,2), state ENUM('new','paid','gone'), note TEXT, at TIMESTAMP NULL,
+    due DATETIME) ENGINE=InnoDB""",
+    "CREATE TABLE visits (page VARCHAR(20), n INT, at TIME) ENGINE=InnoDB",
+    "CREATE TABLE stock (id INT PRIMARY KEY, n INT, seen DATE) ENGINE=MyISAM",
+    "CREATE TABLE log (line VARCHAR(30)) ENGINE=MyISAM",
+    "CREATE TABLE ledger (number INT PRIMARY KEY) ENGINE=InnoDB",
+)
+#: Made while rows change.
+SCHEMA_CHANGES = (
+    "ALTER TABLE orders ADD COLUMN extra INT NOT NULL DEFAULT 7 AFTER total",
+    "ALTER TABLE orders MODIFY customer VARCHAR(90), ADD KEY (customer)",
+    "CREATE TABLE made (id INT PRIMARY KEY, v VARCHAR(9) CHARACTER SET latin1)",
+    "INSERT INTO made VALUES (1, 'é'), (2, '€')",
+    "RENAME TABLE made TO kept",
+    "ALTER TABLE stock CHANGE n number BIGINT",
+    "ALTER TABLE stock CHANGE number n BIGINT",
+    "TRUNCATE TABLE log",
+    "CREATE TABLE brief (id INT)",
+    "DROP TABLE brief",
+)
+SLOW_BACKFILL = "[backfill]\nchunk_rows = 40\nslice_seconds = 0.05\n"
+ROWS = 3000
+NEW_CAST = re.compile(r" AS (YEAR|FLOAT)\)")
+
+
+class Application:
+    """Changes the tables on a thread, one transaction after the other, until the block ends."""
+
+    def __init__(self, server: Server, database: str) -> None:
+        self._connection = connect_mysql(server, database)
+        self._dice = random.Random(5)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._error: pymysql.MySQLError | None = None
+        self.transactions = 0
+        self.schema_changes: list[str] = []
+
+    def __enter__(self) -> Application:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+        self._connection.close()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(0.002):
+                if self.schema_changes:
+                    self._execute(self.schema_changes.pop(0))
+                self._transaction()
+        except pymysql.MySQLError as error:
+            self._error = error
+
+    def _transaction(self) -> None:
+        self.transactions += 1
+        n, some = self.transactions, self._dice.randrange(ROWS)
+        self._execute("BEGIN")
+        self._execute(
+            "INSERT INTO orders (customer, total, state, note, at, due) VALUES"
+            f" ('c{n}', {n}.5, 'new', 'é\\t{n}', NOW(), NOW())"
+        )
+        self._execute(f"UPDATE orders SET state = 'paid', total = total + 1 WHERE id = {some}")
+        self._execute(f"DELETE FROM orders WHERE id = {self._dice.randrange(ROWS)}")
+        self._execute(f"INSERT INTO visits VALUES ('p{n % 7}', {n % 3}, '-12:00:0{n % 10}')")
+        self._execute(f"UPDATE visits SET n = n + 1 WHERE page = 'p{some % 7}' LIMIT 1")
+        self._execute(f"INSERT INTO ledger VALUES ({n})")
+        self._execute("COMMIT")
+        self._execute(f"REPLACE INTO stock VALUES ({some % 50}, {n}, '2001-02-03')")
+        self._execute(f"INSERT INTO log VALUES ('line {n}')")
+
+    def _execute(self, statement: str) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
+def make_tables(server: Server, database: str) -> None:
+    with connect_mysql(server, database) as connection, connection.cursor() as cursor:
+        for statement in TABLES:
+            cursor.execute(statement)
+        orders = [(n, f"first {n}", n, "gone", "x" * (n % 90)) for n in range(1, ROWS)]
+        cursor.executemany(
+            "INSERT INTO orders (id, customer, total, state, note) VALUES (%s, %s, %s, %s, %s)",
+            orders,
+        )
+        cursor.executemany(
+            "INSERT INTO visits VALUES (%s, %s, NULL)", [(f"p{n % 7}", n) for n in range(500)]
+        )
+        cursor.executemany("INSERT INTO stock VALUES (%s, %s, NULL)", [(n, n) for n in range(500)])
+
+
+@contextmanager
+def both(server: Server, target: str) -> Iterator[tuple[pymysql.Connection, psycopg.Connection]]:
+    with connect_mysql(server) as source, psycopg.connect(target, autocommit=True) as there:
+        yield source, there
+
+
+def test_kills_under_load(
+    old_server: Server, fresh_mysql_database: Fresh, target_database: str, tmp_path: Path
+) -> None:
+    """GIVEN an application that writes, and alters tables WHEN the engine is killed many times
+    during backfill and stream THEN both sides are equal, and `verify` says so."""
+    database = fresh_mysql_database(old_server)
+    make_tables(old_server, database)
+    config = write_config(
+        tmp_path, old_server.url, target_database, f"{database}.*", more=SLOW_BACKFILL
+    )
+    dice = random.Random(3)
+    kills_in_backfill = 0
+    with Application(old_server, database) as application:
+        for number in range(10):
+            with EngineProcess(config) as engine:
+                rows = dice.randrange(200, 900)
+                status = engine.wait_status(
+                    lambda s, rows=rows: s["rows"] + s["backfilled_rows"] >= rows, what="some rows"
+                )
+                kills_in_backfill += status["state"] == "backfilling"
+                engine.kill()
+            if number == 4:
+                application.schema_changes += SCHEMA_CHANGES
+        wait_until(lambda: not application.schema_changes, 30, "the schema changes")
+    assert kills_in_backfill >= 2
+    with EngineProcess(config, "--until-caught-up") as engine:
+        assert engine.wait(120) == 0, engine.tail()
+    with both(old_server, target_database) as (source, there):
+        compare.assert_equal(source, there, database)
+        count = there.execute(f'SELECT count(*) FROM "{database}".ledger').fetchone()  # type: ignore[call-overload]
+        assert count == (application.transactions,)
+    assert main(["verify", str(config)]) == 0
+
+
+def test_init_check_run_verify(
+    old_server: Server,
+    fresh_mysql_database: Fresh,
+    target_database: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The commands work as they do on a new server; `verify` finds a difference."""
+    database = fresh_mysql_database(old_server)
+    make_tables(old_server, database)
+    config = tmp_path / "old.toml"
+    source = f"{old_server.url}{database}"
+    assert main(["init", source, target_database, "--output", str(config)]) == 0
+    assert main(["check", str(config)]) == 0
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert old_server.version in said
+    with EngineProcess(config, "--until-caught-up") as engine:
+        assert engine.wait(60) == 0, engine.tail()
+    assert main(["verify", str(config)]) == 0
+    with psycopg.connect(target_database, autocommit=True) as there:
+        there.execute(f'UPDATE "{database}".orders SET total = 0 WHERE id = 9')  # type: ignore[call-overload]
+    assert main(["verify", str(config)]) == 3
+    assert "orders" in capsys.readouterr().out
+
+
+def _families(server: Server) -> Iterator[tuple[str, list[Kind]]]:
+    """The types that the server has, without values that need casts of MySQL 8.0."""
+    version = tuple(map(int, server.version.split(".")))
+    for name in FAMILIES:
+        kinds = [
+            kind._replace(values=tuple(each for each in kind.values if not NEW_CAST.search(each)))
+            for kind in family(name, server.kind, version)
+        ]
+        if any(kind.values for kind in kinds):
+            yield name, kinds
+
+
+def test_every_value_arrives_by_every_path(
+    old_server: Server, fresh_mysql_database: Fresh, target_database: str
+) -> None:
+    database = fresh_mysql_database(old_server)
+    families = dict(_families(old_server))
+    connection = connect_mysql(old_server, database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00'")
+        for name, kinds in families.items():
+            create(cursor, name, kinds)
+
+        def run() -> None:
+            catch_up(make_pipeline(old_server.url, target_database, [f"{database}.*"]))
+
+        run()
+        with psycopg.connect(target_database, autocommit=True) as target:
+            compare.assert_equal(connection, target, database)
+            for name, kinds in families.items():
+                change(cursor, name, kinds)
+            run()
+            compare.assert_equal(connection, target, database)
