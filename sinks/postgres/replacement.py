@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from engine.databases.postgres.identifiers import Naming, quote
+from engine.errors import SchemaError, UnloggedChange
 from engine.schema import Table
 from sinks.postgres.ddl import Step, alter_table, index_name
 from sinks.postgres.session import Session
@@ -26,6 +27,7 @@ SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND
     OR EXISTS (SELECT FROM pg_policy WHERE polrelid = t.oid)
     OR EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = t.oid)
     OR EXISTS (SELECT FROM pg_inherits WHERE t.oid IN (inhrelid, inhparent))
+    OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = t.oid AND attacl IS NOT NULL)
     OR EXISTS (SELECT FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid = t.oid)
     OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = t.oid AND contype NOT IN ('p', 'n'))
     OR EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -40,6 +42,11 @@ SELECT format('GRANT %s ON %%s TO %s%s', a.privilege_type,
 FROM pg_class t, aclexplode(t.relacl) a
 WHERE t.oid = to_regclass($1) AND a.grantee <> t.relowner"""
 
+_DEPENDENT = (
+    "drop the views and other objects of the target that depend on the table, start again, and"
+    " create them again when the table is live"
+)
+
 
 async def replace_table(
     session: Session,
@@ -50,7 +57,8 @@ async def replace_table(
 ) -> None:
     """Make the second of ``tables`` take the place of the first and become the third.
 
-    ``run`` executes a step of DDL and ``truncate`` removes all rows. Raises what they raise.
+    ``run`` executes a step of DDL and ``truncate`` removes all rows. Raises SchemaError if what
+    others have added, such as a view, does not let the old table have the new columns.
     """
     before, twin, after = tables
     name, new = naming.sql(before.id), naming.sql(twin.id)
@@ -58,8 +66,11 @@ async def replace_table(
     cursor = await session.execute(_HAS_DEPENDENTS, (name, indexes), table=before.id)
     if await cursor.fetchone() == (True,):
         await truncate(before)
-        for step in alter_table(before, after, (), naming, indexed=True):
-            await run(step)
+        try:
+            for step in alter_table(before, after, (), naming, indexed=True):
+                await run(step)
+        except UnloggedChange as error:
+            raise SchemaError(error.message, hint=_DEPENDENT, table=before.id) from error
         columns = ", ".join(quote(column) for column in after.names)
         copy = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {new}"
         await session.execute_bulk(copy, table=after.id)
