@@ -1,0 +1,122 @@
+"""
+The engine is killed at each step of backfilling a table again, under load.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support.compare import assert_equal
+from tests.support.engine_process import EngineProcess, write_config
+from tests.support.mirror import catch_up, make_pipeline
+from tests.support.servers import AnyServer, connect_mysql
+from tests.support.waiting import wait_until
+
+ROWS = 1_500
+SLOW = "[backfill]\nchunk_rows = 100\nslice_seconds = 0.01\n"
+#: A trigger that makes the engine wait, before it commits that the table ``t`` is in a state.
+BLOCK = """
+CREATE TABLE public.block (state text, again boolean);
+INSERT INTO public.block VALUES ('', false);
+CREATE FUNCTION public.block() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.source_name = 't' AND EXISTS (
+    SELECT FROM public.block b WHERE b.state = NEW.state AND b.again = NEW.again
+  ) THEN
+    PERFORM pg_advisory_xact_lock_shared(42);
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER block BEFORE INSERT OR UPDATE ON tailrace.table_progress
+  FOR EACH ROW EXECUTE FUNCTION public.block();
+ALTER TABLE tailrace.table_progress ENABLE ALWAYS TRIGGER block"""
+BLOCKED = (
+    "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted"
+)
+STATE = "SELECT state, again FROM tailrace.table_progress WHERE source_name = 't'"
+#: The states before whose commit, and after whose commit, the engine is killed.
+STEPS = [("pending", True), ("backfilling", True), ("catching_up", True), ("live", False)]
+
+
+class Load:
+    """Writes to the table ``t`` and to another one, and reads ``t`` on the target all the time."""
+
+    def __init__(self, server: AnyServer, database: str, target: str) -> None:
+        self._server, self._database, self._target = server, database, target
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=it) for it in (self._write, self._read)]
+        self.fewest = ROWS
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _write(self) -> None:
+        number = ROWS
+        with connect_mysql(self._server, self._database) as session, session.cursor() as cursor:
+            while not self._stopping.wait(0.005):
+                number += 1
+                cursor.execute("INSERT INTO t (id, a) VALUES (%s, %s)", (number, number))
+                cursor.execute("UPDATE t SET a = a + 1 WHERE id = %s", (number % ROWS,))
+                cursor.execute("INSERT INTO other VALUES (%s)", (number,))
+                session.commit()
+
+    def _read(self) -> None:
+        with psycopg.connect(self._target, autocommit=True) as session:
+            while not self._stopping.wait(0.002):
+                row = session.execute(f'SELECT count(*) FROM "{self._database}".t').fetchone()
+                assert row is not None
+                self.fewest = min(self.fewest, row[0])
+
+
+@pytest.mark.timeout(120)
+def test_kills_at_each_step(
+    mysql_family: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
+    tables = f"{database}.*"
+    config = write_config(tmp_path, mysql_family.url, target, tables, more=SLOW)
+    with (
+        connect_mysql(mysql_family, database) as source,
+        source.cursor() as cursor,
+        psycopg.connect(target, autocommit=True) as there,
+    ):
+        cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+        cursor.execute("CREATE TABLE other (id INT PRIMARY KEY)")
+        values = ",".join(f"({number}, 0)" for number in range(1, ROWS + 1))
+        cursor.execute(f"INSERT INTO t VALUES {values}")
+        source.commit()
+        catch_up(make_pipeline(mysql_family.url, target, [tables]))
+        there.execute(BLOCK)
+        with Load(mysql_family, database, target) as load:
+            for number, state in enumerate(STEPS):
+                there.execute("UPDATE public.block SET state = %s, again = %s", state)
+                there.execute("SELECT pg_advisory_lock(42)")
+                cursor.execute(f"ALTER TABLE t ADD g{number} BIGINT AS (id + {number}) VIRTUAL")
+                with EngineProcess(config) as engine:
+                    wait_until(lambda: there.execute(BLOCKED).fetchone() == (True,))
+                    engine.kill()
+                there.execute("SELECT pg_advisory_unlock(42)")
+            there.execute("UPDATE public.block SET state = ''")
+        assert load.fewest == ROWS
+        pipeline = make_pipeline(mysql_family.url, target, [tables])
+        catch_up(pipeline)
+        there.execute("DROP TABLE public.block")
+        assert {table.state for table in pipeline.status().tables} == {"live"}
+        assert pipeline.status().tables[1].rows >= ROWS
+        assert_equal(source, there, database)
