@@ -11,7 +11,6 @@ Guarantee: the same as that of ``MySQLSource``, for the transactions in the file
 from __future__ import annotations
 
 import glob
-import sys
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -51,6 +50,8 @@ class BinlogFileSource:
     def __init__(self, settings: BinlogFileSettings) -> None:
         self._settings = settings
         self._stopping = threading.Event()
+        #: A log file, and the definitions at its beginning.
+        self._defined = "", Definitions()
 
     def check(self) -> list[Finding]:
         """Check that there are files, and that each starts like a log file."""
@@ -120,7 +121,7 @@ class BinlogFileSource:
         )
         wanted = selector(self._settings.tables, self._settings.exclude)
         first = self._first(files, start)
-        definitions = self._definitions(files, start)
+        definitions = self._definitions(files, first)
         tracking = Tracking(tables, wanted, definitions=definitions, ignored=ignored)
         stream = Stream(start, tracking)
         end = start.file, start.offset
@@ -172,16 +173,21 @@ class BinlogFileSource:
             )
         return sorted(found, key=lambda each: (file_number(each.name), each.name))
 
-    def _definitions(self, files: list[Path], start: MySQLPosition) -> Definitions:
-        """What the schema dump and the statements of the log before ``start`` say about tables."""
-        definitions = self._schema(files[0])
+    def _definitions(self, files: list[Path], first: int) -> Definitions:
+        """What the schema dump and the statements of the files before the first one say."""
+        names = [path.name for path in files]
+        name, definitions = self._defined
+        if name not in names[: first + 1]:
+            name, definitions = names[0], self._schema(files[0])
+        definitions = definitions.copy()
         tracking = Tracking((), lambda id: False, definitions=definitions)
-        before = Stream(MySQLPosition("", files[0].name, len(_MAGIC)), tracking)
-        for path in files[: [path.name for path in files].index(start.file) + 1]:
-            end = start.offset if path.name == start.file else None
-            for events in self._read(path, before, last=path is files[-1], end=end):
+        before = Stream(MySQLPosition("", name, len(_MAGIC)), tracking)
+        for path in files[names.index(name) : first]:
+            for events in self._read(path, before, last=False):
                 for _ in before.feed(events):
                     pass
+        if not self._stopping.is_set():
+            self._defined = names[first], definitions.copy()
         return definitions
 
     def _schema(self, first: Path) -> Definitions:
@@ -205,19 +211,13 @@ class BinlogFileSource:
             )
         return names.index(oldest)
 
-    def _read(
-        self, path: Path, stream: Stream, *, last: bool, end: int | None = None
-    ) -> Iterator[list[bytes]]:
-        """The complete events of a file up to an offset, about one MiB at a time."""
+    def _read(self, path: Path, stream: Stream, *, last: bool) -> Iterator[list[bytes]]:
+        """The complete events of a file, about one MiB at a time."""
         with _open(path) as file:
             rest = b""
-            left = sys.maxsize if end is None else end - len(_MAGIC)
-            while not self._stopping.is_set() and left > 0:
-                # A large event: read more each time.
-                data = file.read(min(left, max(_READ_BYTES, len(rest))))
-                if not data:
-                    break
-                left -= len(data)
+            while not self._stopping.is_set() and (data := file.read(_READ_BYTES)):
+                if len(rest) >= _READ_BYTES:
+                    data += file.read(len(rest))  # a large event: read more each time
                 events, rest = cut_events(rest + data)
                 if any(event[4] == ev.MARIADB_START_ENCRYPTION for event in events[:3]):
                     raise SourceError(f"the log file {path.name} is encrypted", hint=_DECRYPT)

@@ -72,6 +72,7 @@ CHANGES = (
     "ALTER TABLE altered ADD COLUMN first VARCHAR(5) FIRST, CHANGE old_name new_name VARCHAR(12)",
     "ALTER TABLE altered ADD COLUMN filled INT AS (id * 3) STORED, ADD KEY (new_name)",
     "INSERT INTO altered (first, id, new_name) VALUES ('é', 1, 'x')",
+    "FLUSH BINARY LOGS",
     "RENAME TABLE before_rename TO renamed",
     "INSERT INTO renamed VALUES (1, 'ж')",
     "DROP TABLE gone",
@@ -82,6 +83,7 @@ CHANGES = (
     # The charset of the database, and of the server.
     "CREATE TABLE made (id INT PRIMARY KEY, v VARCHAR(10), t TEXT)",
     "INSERT INTO made VALUES (1, 'é', '€')",
+    "FLUSH BINARY LOGS",
     "ALTER DATABASE file_schema CHARACTER SET cp1251",
     "CREATE TABLE made_later (id INT PRIMARY KEY, v VARCHAR(10))",
     "INSERT INTO made_later VALUES (1, 'ж')",
@@ -196,10 +198,18 @@ def test_the_rows_equal_those_of_the_server(recorded: Recorded, tmp_path: Path) 
 
 
 def test_a_stream_resumes_at_every_commit(recorded: Recorded, tmp_path: Path) -> None:
-    """The statements of the log before the position change the definitions of the dump."""
+    """The statements of the log before the position change the definitions of the dump. A source
+    that was used before knows those of earlier files."""
     dump = tmp_path / "dump.sql"
     dump.write_text(recorded.dump)
-    source = _source(next(iter(recorded.logs.values())), dump)
+    log = next(iter(recorded.logs.values()))
+    assert len(list(log.iterdir())) == 3
+    used = _source(log, dump)
+    for source in (used, used, _source(log, dump)):
+        _check_resumption(source)
+
+
+def _check_resumption(source: BinlogFileSource) -> None:
     changes = _read(source)
     whole = _after(changes, 0)
     for number, change in enumerate(changes):

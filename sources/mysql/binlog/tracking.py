@@ -227,10 +227,11 @@ class Tracking:
 
     def pass_over(self, query: Query) -> None:
         """Take note of a statement whose effects the start position includes."""
-        if query.thread_specific or self._temporary:
-            statement = self._parse(query).statement
-            if statement is not None:
-                self._real(statement, query)
+        if query.thread_specific or self._temporary or self._definitions is not None:
+            parsed = self._parse(query)
+            statement = parsed.statement
+            if statement is None or (statement := self._real(statement, query)) is not None:
+                self._define(parsed, query, statement)
 
     def _parse(self, query: Query) -> _Parsed:
         session = session_of(query, self._format or Format("", False))

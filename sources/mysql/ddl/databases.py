@@ -26,6 +26,13 @@ class DatabaseCharsets:
         self._complete = catalog is None
         self._stated: dict[str, Charset] = {}
 
+    def copy(self) -> DatabaseCharsets:
+        """The same charsets, which change on their own."""
+        copy = DatabaseCharsets(self._catalog)
+        copy._complete = self._complete
+        copy._stated = dict(self._stated)
+        return copy
+
     def reach_catalog(self) -> None:
         """Take note that the log is read up to the place where the catalog was read; idempotent."""
         if not self._complete:

@@ -53,6 +53,15 @@ class Definitions:
         self.databases = DatabaseCharsets()
         self._triggers: dict[TableId, TableId] = {}
 
+    def copy(self) -> Definitions:
+        """The same definitions, which change on their own."""
+        copy = Definitions()
+        copy.tables = dict(self.tables)
+        copy.databases = self.databases.copy()
+        copy._unknown = dict(self._unknown)
+        copy._triggers = dict(self._triggers)
+        return copy
+
     def find(self, id: TableId) -> Table | None:
         """The definition of a table; None if no statement defines it.
 
