@@ -28,9 +28,10 @@ from sources.mysql.binlog.compression import cut_events
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.ddl.definitions import Definitions
+from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.position import MySQLPosition, file_number, parse_position
 from sources.mysql.schema_dump import read_schema
-from sources.mysql.settings import BinlogFileSettings, log_path, selector
+from sources.mysql.settings import BinlogFileSettings, log_path
 
 __all__ = ["BinlogFileSource"]
 
@@ -70,8 +71,7 @@ class BinlogFileSource:
         return findings
 
     def _check_schema(self, first: Path) -> Finding:
-        wanted = selector(self._settings.tables, self._settings.exclude)
-        definitions = self._schema(first)
+        wanted, definitions = self._settings.select, self._schema(first)
         found = sum(wanted(id) for id in definitions.tables)
         if not found:
             return Finding(
@@ -119,10 +119,16 @@ class BinlogFileSource:
         start = (
             MySQLPosition("", files[0].name, 0) if position is None else parse_position(position)
         )
-        wanted = selector(self._settings.tables, self._settings.exclude)
+        settings = self._settings
         first = self._first(files, start)
         definitions = self._definitions(files, first)
-        tracking = Tracking(tables, wanted, definitions=definitions, ignored=ignored)
+        tracking = Tracking(
+            tables,
+            settings.select,
+            definitions=definitions,
+            ignored=ignored,
+            fold_names=settings.fold_names,
+        )
         stream = Stream(start, tracking)
         end = start.file, start.offset
         for path in files[first:]:
@@ -180,7 +186,8 @@ class BinlogFileSource:
         if name not in names[: first + 1]:
             name, definitions = names[0], self._schema(files[0])
         definitions = definitions.copy()
-        tracking = Tracking((), lambda id: False, definitions=definitions)
+        fold_names = self._settings.fold_names
+        tracking = Tracking((), lambda id: False, definitions=definitions, fold_names=fold_names)
         before = Stream(MySQLPosition("", name, len(_MAGIC)), tracking)
         for path in files[names.index(name) : first]:
             for events in self._read(path, before, last=False):
@@ -192,9 +199,11 @@ class BinlogFileSource:
 
     def _schema(self, first: Path) -> Definitions:
         """The definitions in the schema dump, if the configuration names one."""
-        definitions = Definitions()
-        if self._settings.schema:
-            read_schema(Path(self._settings.schema), definitions, mariadb=_is_mariadb(first))
+        settings = self._settings
+        definitions = Definitions(check_case=settings.lower_case_table_names == "unknown")
+        if settings.schema:
+            dialect = Dialect(_is_mariadb(first), fold_names=settings.fold_names)
+            read_schema(Path(settings.schema), definitions, dialect)
         return definitions
 
     def _first(self, files: list[Path], start: MySQLPosition) -> int:

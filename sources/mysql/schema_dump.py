@@ -37,20 +37,20 @@ _NAMES: Final = re.compile(
 )
 
 
-def read_schema(path: Path, definitions: Definitions, *, mariadb: bool) -> None:
+def read_schema(path: Path, definitions: Definitions, dialect: Dialect) -> None:
     """Follow the statements of a dump, or of each ``.sql`` file of a folder in the order of names.
 
-    ``mariadb``: the log was written by MariaDB. Raises ConfigError for a file that cannot be read,
-    and for a table whose database is unknown.
+    ``dialect`` is that of the server that wrote the log. Raises ConfigError for a file that cannot
+    be read, and for a table whose database is unknown.
     """
     if not path.is_dir():
-        _Reader(path, "", definitions, Dialect(mariadb)).read()
+        _Reader(path, "", definitions, dialect).read()
         return
     files = sorted(path.rglob("*.sql"), key=lambda file: (not file.stem.endswith(_FIRST), file))
     if not files:
         raise ConfigError(f"the folder {path} has no .sql files", hint="name a dump, or its folder")
     for file in files:
-        _Reader(file, _database_of(file, path), definitions, Dialect(mariadb)).read()
+        _Reader(file, _database_of(file, path), definitions, dialect).read()
 
 
 def _database_of(file: Path, folder: Path) -> str:

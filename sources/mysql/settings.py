@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote
 
 import msgspec
@@ -67,12 +67,27 @@ class BinlogFileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     ``schema``: the path of a schema dump (``mysqldump --no-data``), or of a folder of ``.sql``
     files with CREATE statements. They describe the tables at the beginning of the first log file.
     A log without the names of columns needs them (all but ``binlog_row_metadata=FULL``).
+
+    ``lower_case_table_names``: the server's setting, 0 or 1. With 1 (the default on Windows) a log
+    has names in lower case, and statements have them as they were typed. With ``unknown`` (default)
+    a table whose name occurs in both forms is an error.
     """
 
     url: str
     tables: tuple[str, ...] = ("*.*",)
     exclude: tuple[str, ...] = ()
     schema: str = ""
+    lower_case_table_names: Literal[0, 1, "unknown"] = "unknown"
+
+    @property
+    def fold_names(self) -> bool:
+        """Whether the server stored names in lower case."""
+        return self.lower_case_table_names == 1
+
+    @property
+    def select(self) -> Callable[[TableId], bool]:
+        """The function that tells whether a table is followed. Raises ConfigError."""
+        return selector(self.tables, self.exclude, fold_names=self.fold_names)
 
 
 def log_path(settings: BinlogFileSettings) -> Path:

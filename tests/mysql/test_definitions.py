@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.change import SchemaChange
+from engine.change import Change, Rows, SchemaChange
 from engine.errors import SchemaError
 from engine.schema import TableId
 from sources.mysql.binlog.stream import Stream
@@ -105,3 +105,31 @@ def test_a_table_like_an_unknown_one_is_followed_from_its_first_rows() -> None:
     changes = fed(Stream(PLAIN, tracking, checksum=True), log)
     assert [type(change) for change in changes].count(SchemaChange) == 1
     assert inserted(changes) == [1]
+
+
+def test_names_that_the_server_stores_in_lower_case() -> None:
+    """Statements have them as they were typed. Whether it does so is a setting."""
+    create = "CREATE TABLE Shop.Item (id INT PRIMARY KEY)"
+    log = Log().query(create).query("BEGIN").table().insert(1).xid()
+
+    def read(setting: int | None) -> list[Change]:
+        fold = setting == 1
+        tracking = Tracking(
+            (),
+            lambda id: True,
+            definitions=Definitions(check_case=setting is None),
+            fold_names=fold,
+        )
+        return fed(Stream(PLAIN, tracking, checksum=True), log)
+
+    with pytest.raises(SchemaError, match=r"lower case.* Shop\.Item") as caught:
+        read(None)
+    assert caught.value.table == "shop.item"
+    assert "lower_case_table_names" in caught.value.hint
+    tables = {
+        setting: [str(change.table.id) for change in read(setting) if isinstance(change, Rows)]
+        for setting in (0, 1)
+    }
+    created = [change for change in read(1) if isinstance(change, SchemaChange)]
+    assert tables == {0: ["shop.item"], 1: ["shop.item"]}
+    assert [str(change.after and change.after.id) for change in created] == ["shop.item"]

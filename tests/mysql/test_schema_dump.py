@@ -13,6 +13,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.schema import TableId
 from sources.mysql.ddl.definitions import Definitions
+from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.script import script_statements
 from sources.mysql.schema_dump import read_schema
 
@@ -21,7 +22,7 @@ DUMPS = Path(__file__).parents[1] / "fixtures" / "schema"
 
 def definitions(path: Path, *, mariadb: bool = False) -> Definitions:
     found = Definitions()
-    read_schema(path, found, mariadb=mariadb)
+    read_schema(path, found, Dialect(mariadb))
     return found
 
 

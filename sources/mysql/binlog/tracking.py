@@ -298,6 +298,11 @@ class Tracking:
         """The version that the map and the definitions describe, for a log without a server."""
         assert self._definitions is not None
         id = TableId(map.schema, map.name)
+        if (other := self._definitions.in_other_case(id)) is not None:
+            raise SchemaError(
+                f"the log has the table's name in lower case, and a statement has it as {other}",
+                hint="set lower_case_table_names = 1 in [source] if the server had it, else 0",
+            )
         if map.names is not None:
             table = table_from_map(map, self._definitions.known(id))
         else:

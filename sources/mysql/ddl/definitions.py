@@ -43,9 +43,13 @@ _SYSTEM: Final = frozenset(("information_schema", "mysql", "performance_schema",
 
 
 class Definitions:
-    """The databases, tables, views and triggers that statements have created so far."""
+    """The databases, tables, views and triggers that statements have created so far.
 
-    def __init__(self) -> None:
+    ``check_case``: it is not known whether the server stored names in lower case.
+    """
+
+    def __init__(self, *, check_case: bool = False) -> None:
+        self._check_case = check_case
         #: The base tables whose columns are known.
         self.tables: dict[TableId, Table] = {}
         #: The base tables whose columns are not known, and why.
@@ -55,7 +59,7 @@ class Definitions:
 
     def copy(self) -> Definitions:
         """The same definitions, which change on their own."""
-        copy = Definitions()
+        copy = Definitions(check_case=self._check_case)
         copy.tables = dict(self.tables)
         copy.databases = self.databases.copy()
         copy._unknown = dict(self._unknown)
@@ -74,6 +78,17 @@ class Definitions:
     def known(self, id: TableId) -> Table | None:
         """The definition of a table, if its columns are known."""
         return self.tables.get(id)
+
+    def in_other_case(self, id: TableId) -> TableId | None:
+        """A table that is this one if the server stores names in lower case, and that is not known
+        by this name.
+        """
+        if not self._check_case or id in self.tables or id in self._unknown:
+            return None
+        if id != _lower(id):
+            return None
+        known = (*self.tables, *self._unknown)
+        return next((other for other in known if _lower(other) == id), None)
 
     def is_plain(self, id: TableId) -> bool:
         """Whether the name is known to be a base table without triggers."""
@@ -177,3 +192,7 @@ class Definitions:
             self._forget(id)
             self._drop_triggers(id)
         self.databases.drop(schema)
+
+
+def _lower(id: TableId) -> TableId:
+    return TableId(id.schema.lower(), id.name.lower())
