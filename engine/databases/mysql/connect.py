@@ -20,6 +20,7 @@ import pymysql
 from pymysql.connections import Connection
 
 from engine.databases.mysql.pymysql_adapter import (
+    is_old_password,
     limit_timeouts,
     offer_tls,
     original_exception,
@@ -54,6 +55,14 @@ TRANSIENT: Final = frozenset(
 #: Error codes of the client library for a server that cannot be reached: by socket, by TCP.
 UNREACHABLE: Final = frozenset((2002, 2003, 2005))
 _UNKNOWN_VARIABLE: Final = 1193
+#: Error codes for a password in the old format: of a server that refuses it, and of one that sees a
+#: client without it.
+_OLD_PASSWORD: Final = frozenset((1251, 1275))
+#: PyMySQL's code for an authentication method that it does not have.
+_NO_PLUGIN: Final = 2059
+_OTHER_PLUGIN: Final = "create a user with the authentication plugin mysql_native_password"
+_UNKNOWN_CHARSET: Final = 1115
+_NO_UTF8MB4: Final = "it needs the character set utf8mb4, which MySQL has since 5.5.3"
 
 #: The longest wait for each answer during the login, which needs no work from the server.
 _LOGIN_SECONDS: Final = 10.0
@@ -116,6 +125,19 @@ def establish(connection: Connection[Any], side: Side = SOURCE) -> None:
             _set_variables(connection)
     except RuntimeError as error:  # a package that an authentication method needs is not installed
         raise side.refused(f"cannot log in at the {side.name}: {error}") from error
+    except AttributeError as error:
+        if not is_old_password(error):
+            raise
+        raise _old_password(side) from error
+
+
+def _old_password(side: Side) -> SourceError | SinkError:
+    return side.refused(
+        f"cannot log in at the {side.name}: the user's password has the format before MySQL 4.1,"
+        " which current clients do not support",
+        hint="give the user a new password: SET SESSION old_passwords = 0; SET PASSWORD FOR <user>"
+        " = PASSWORD('...'); or create another user",
+    )
 
 
 def _set_variables(connection: Connection[Any]) -> None:
@@ -209,6 +231,12 @@ def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError
             ' `tls = "require"` encrypts without verifying the certificate'
         )
         return side.refused(f"no secure connection to the {side.name}: {text}", hint=hint)
+    if code in _OLD_PASSWORD or is_old_password(error):
+        return _old_password(side)
+    if code == _NO_PLUGIN:
+        return side.refused(f"cannot log in at the {side.name}: {text}", hint=_OTHER_PLUGIN)
+    if code == _UNKNOWN_CHARSET:
+        return side.refused(f"the {side.name} is too old: {text}", hint=_NO_UTF8MB4)
     if code in ACCESS_DENIED:
         return side.refused(
             f"the {side.name} denies access: {text}",

@@ -24,6 +24,7 @@ from pymysql.connections import Connection
 
 __all__ = [
     "force_close",
+    "is_old_password",
     "limit_timeouts",
     "offer_tls",
     "original_exception",
@@ -145,6 +146,18 @@ def return_text(connection: Connection[Any]) -> None:
     converters of query parameters, too.
     """
     connection.decoders = {}
+
+
+def is_old_password(error: Exception) -> bool:
+    """Whether a login failed because the server asks for a password in the format before MySQL 4.1.
+
+    PyMySQL does not have that method. Relies on how it fails: in the function
+    ``scramble_old_password``, which it calls and no longer has, or with an error that has this text
+    and no code, for the short request that MariaDB sends.
+    """
+    if isinstance(error, AttributeError):
+        return error.name == "scramble_old_password"
+    return error.args == ("received unknown auth switch request",)
 
 
 def original_exception(error: pymysql.MySQLError) -> BaseException | None:
