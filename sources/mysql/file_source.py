@@ -11,6 +11,7 @@ Guarantee: the same as that of ``MySQLSource``, for the transactions in the file
 from __future__ import annotations
 
 import glob
+import itertools
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -21,7 +22,7 @@ import msgspec
 
 from engine.change import Begin, Change, Heartbeat
 from engine.contract import Finding
-from engine.errors import ConfigError, DecodeError, SourceError, TailraceError
+from engine.errors import ConfigError, DecodeError, SourceError, TailraceError, UnloggedChange
 from engine.schema import Table, TableId
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import cut_events
@@ -38,6 +39,9 @@ __all__ = ["BinlogFileSource"]
 _MAGIC: Final = b"\xfebin"
 _ENCRYPTED_MAGIC: Final = b"\xfdbin"
 _READ_BYTES: Final = 1 << 20
+#: How much ``check`` reads, and the number of tables that it names.
+_CHECKED_READS: Final = 4
+_CHECKED_TABLES: Final = 20
 _DECRYPT: Final = (
     "let the server decrypt it: mysqlbinlog --read-from-remote-server --raw, or follow the server"
 )
@@ -55,18 +59,22 @@ class BinlogFileSource:
         self._defined = "", Definitions()
 
     def check(self) -> list[Finding]:
-        """Check that there are files, and that each starts like a log file."""
-        findings = []
+        """Check that each file starts like a log file, the schema dump, and which of the tables at the
+        beginning of the log can be followed.
+        """
+        findings, subject = [], "files"
         try:
             files = self._files()
             for path in files:
                 with _open(path):
                     pass
             findings.append(Finding("ok", "files", f"{len(files)} log files"))
+            subject = "schema"
             if self._settings.schema:
                 findings.append(self._check_schema(files[0]))
+            subject = "log"
+            findings += self._check_tables(files[0])
         except TailraceError as error:
-            subject = "schema" if findings else "files"
             findings.append(Finding("error", subject, str(error), error.hint))
         return findings
 
@@ -81,6 +89,24 @@ class BinlogFileSource:
                 "name a dump of their database, such as mysqldump --no-data",
             )
         return Finding("ok", "schema", f"{found} of the selected tables are defined")
+
+    def _check_tables(self, path: Path) -> list[Finding]:
+        """The tables at the beginning of the log that cannot be followed, each with the reason."""
+        left_out: dict[TableId, UnloggedChange] = {}
+        while len(left_out) < _CHECKED_TABLES:
+            tracking = self._tracking((), self._schema(path), left_out)
+            stream = Stream(MySQLPosition("", path.name, len(_MAGIC)), tracking)
+            try:
+                for events in itertools.islice(self._read(path, stream, last=True), _CHECKED_READS):
+                    for _ in stream.feed(events):
+                        pass
+                break
+            except UnloggedChange as error:
+                left_out[error.id] = error
+        return [
+            Finding("warning", str(id), f"it will be quarantined: {error.message}", error.hint)
+            for id, error in left_out.items()
+        ]
 
     def position(self) -> str:
         """The current end of the last file."""
@@ -119,17 +145,9 @@ class BinlogFileSource:
         start = (
             MySQLPosition("", files[0].name, 0) if position is None else parse_position(position)
         )
-        settings = self._settings
         first = self._first(files, start)
         definitions = self._definitions(files, first)
-        tracking = Tracking(
-            tables,
-            settings.select,
-            definitions=definitions,
-            ignored=ignored,
-            fold_names=settings.fold_names,
-        )
-        stream = Stream(start, tracking)
+        stream = Stream(start, self._tracking(tables, definitions, ignored))
         end = start.file, start.offset
         for path in files[first:]:
             end = path.name, len(_MAGIC)
@@ -151,6 +169,18 @@ class BinlogFileSource:
                 stream.position.resume_position, file=end[0], offset=end[1]
             )
             yield [Heartbeat(place, time.time())]
+
+    def _tracking(
+        self, tables: Iterable[Table], definitions: Definitions, ignored: Collection[TableId]
+    ) -> Tracking:
+        settings = self._settings
+        return Tracking(
+            tables,
+            settings.select,
+            definitions=definitions,
+            ignored=ignored,
+            fold_names=settings.fold_names,
+        )
 
     def acknowledge(self, position: str) -> None:
         """Do nothing: Tailrace does not delete log files."""

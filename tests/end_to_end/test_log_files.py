@@ -116,6 +116,11 @@ def test_a_table_that_cannot_be_followed_stops_alone(
     schema = tmp_path / "schema.sql"
     schema.write_text(dump.replace("`v` varchar(20)", "`v` varchar(30)"))
     config = write_config(tmp_path, archive, schema, target_database, "*")
+    check = tailrace("check", config, "--json")
+    found = json.loads(check.stdout)
+    warned = {finding["subject"] for finding in found if finding["level"] == "warning"}
+    assert {f"{DATABASE}.{name}" for name in ("forgotten", "differing", "stated")} <= warned
+    assert check.returncode == 0
     done = tailrace("run", config)
     assert done.returncode == 3, done.stderr
     assert [row[0] for row in rows(target_database, "good")] == [1, 2, 3]
