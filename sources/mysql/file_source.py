@@ -59,8 +59,8 @@ class BinlogFileSource:
         self._defined = "", Definitions()
 
     def check(self) -> list[Finding]:
-        """Check that each file starts like a log file, the schema dump, and which of the tables at the
-        beginning of the log can be followed.
+        """Check that each file begins like a log file, the schema dump, and whether the tables at
+        the beginning of the log can be followed.
         """
         findings, subject = [], "files"
         try:
