@@ -4,18 +4,27 @@ Releases that are too old, too new, or whose passwords have an old format.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
 import pymysql
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 from engine.databases.mysql.connect import connect, query, translate_errors
 from engine.errors import SourceError
-from engine.sandbox import Server, start_mariadb
+from engine.sandbox import Server, start_mariadb, start_mysql
 from sources.mysql.releases import supported
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 from tests.support.following import Following
 from tests.support.mysql_sessions import with_user
-from tests.support.servers import connect_mysql, obtain
+from tests.support.servers import connect_mysql, obtain, obtain_old
 
 
 def old_password_error(server: Server) -> SourceError:
@@ -96,3 +105,42 @@ def test_a_release_newer_than_the_tests_is_named(caplog: pytest.LogCaptureFixtur
     assert supported() in finding.message
     assert finding.action
     assert "MariaDB 13.0.1 is newer" in caplog.text
+
+
+def certificate(folder: Path) -> list[str]:
+    """Make a certificate that signs itself. Returns the options with which a server uses it."""
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")])
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, start, start.replace(year=2040))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(made.public_bytes(encoding))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            encoding,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+    )
+    for path in (folder, *folder.iterdir(), *list(folder.parents)[:2]):
+        path.chmod(0o755)
+    names = {"ca": "cert", "cert": "cert", "key": "key"}
+    return [f"--ssl-{option}={folder}/{file}.pem" for option, file in names.items()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "start", [partial(start_mysql, "5.6"), partial(start_mariadb, "10.2")], ids=["mysql", "mariadb"]
+)
+def test_a_server_with_old_tls_alone_is_named(start: Callable[..., Server], tmp_path: Path) -> None:
+    options = certificate(tmp_path)
+    with obtain_old(lambda: start(options=options)) as server:
+        with pytest.raises(SourceError) as caught:
+            connect(with_user(server, "root"))
+        connect(with_user(server, "root", tls="disable")).close()
+    assert not caught.value.retryable
+    assert 'tls = "disable"' in caught.value.hint

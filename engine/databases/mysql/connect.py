@@ -61,6 +61,16 @@ _OLD_PASSWORD: Final = frozenset((1251, 1275))
 #: PyMySQL's code for an authentication method that it does not have.
 _NO_PLUGIN: Final = 2059
 _OTHER_PLUGIN: Final = "create a user with the authentication plugin mysql_native_password"
+#: What OpenSSL says of a server that has only TLS 1.0 and 1.1.
+_OLD_TLS_REASONS: Final = ("UNSUPPORTED_PROTOCOL", "WRONG_VERSION_NUMBER")
+_OLD_TLS: Final = (
+    "the server may have only TLS 1.0 and 1.1, as MySQL 5.6 and MariaDB 10.2 do; they are not"
+    ' secure: use `tls = "disable"`, on a network that you trust or through a tunnel'
+)
+_CERTIFICATE: Final = (
+    'check tls, tls_ca and the server\'s certificate; `tls = "require"` encrypts without verifying'
+    " the certificate"
+)
 _UNKNOWN_CHARSET: Final = 1115
 _NO_UTF8MB4: Final = "it needs the character set utf8mb4, which MySQL has since 5.5.3"
 
@@ -225,11 +235,9 @@ def translate_errors(side: Side = SOURCE) -> Iterator[None]:
 def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError:
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[-1]) if error.args else type(error).__name__
-    if isinstance(original_exception(error), ssl.SSLError):
-        hint = (
-            "check tls, tls_ca and the server's certificate;"
-            ' `tls = "require"` encrypts without verifying the certificate'
-        )
+    original = original_exception(error)
+    if isinstance(original, ssl.SSLError):
+        hint = _OLD_TLS if original.reason in _OLD_TLS_REASONS else _CERTIFICATE
         return side.refused(f"no secure connection to the {side.name}: {text}", hint=hint)
     if code in _OLD_PASSWORD or is_old_password(error):
         return _old_password(side)
