@@ -239,10 +239,11 @@ class BinlogFileSource:
     def _first(self, files: list[Path], start: MySQLPosition) -> int:
         """The index of the first file to read.
 
-        It is the file of the position, or of the oldest XA PREPARE of a prepared transaction.
+        It is the file of the position, or of the oldest XA PREPARE that is read again.
         """
         names = [path.name for path in files]
-        places = [place.rpartition(":")[0] for place in start.prepared.values() if ":" in place]
+        awaited = start.awaited(self._settings.select).values()
+        places = [place.rpartition(":")[0] for place in awaited if ":" in place]
         oldest = min((start.file, *places), key=file_number)
         if oldest not in names:
             raise SourceError(

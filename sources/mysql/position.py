@@ -8,12 +8,13 @@ has only the run of GTIDs since that set was made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 
 import msgspec
 
 from engine.errors import ConfigError
+from engine.schema import TableId
 from sources.mysql.gtid import DomainState, GtidSet
 
 __all__ = ["UNKNOWN_PLACE", "Executed", "MySQLPosition", "file_number", "parse_position"]
@@ -29,6 +30,11 @@ UNKNOWN_PLACE = "?"
 
 NOTHING_PREPARED: Prepared = {}
 
+#: Prepared XA transaction → its tables, if the rows of all of them were skipped.
+Skipped = Mapping[str, frozenset[TableId]]
+
+NOTHING_SKIPPED: Skipped = {}
+
 _UUID_CHARACTERS = 36
 
 
@@ -39,7 +45,8 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
     ``last`` of ``source``. For MariaDB it is the last transaction: ``source`` is its domain as
     text, ``first`` its server id and ``last`` its sequence number. ``prepared`` names the XA
     transactions that are prepared at this position and neither committed nor rolled back; for MySQL
-    the GTIDs of their XA PREPARE are not in ``executed``.
+    the GTIDs of their XA PREPARE are not in ``executed``. ``skipped`` has those that changed only
+    tables that were not followed. Their rows are needed if one of these is followed later.
     """
 
     server: str
@@ -50,6 +57,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
     first: int = 0
     last: int = 0
     prepared: Prepared = NOTHING_PREPARED
+    skipped: Skipped = NOTHING_SKIPPED
 
     @property
     def gtids(self) -> Executed:
@@ -69,6 +77,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
             None if gtids is None else str(gtids),
             isinstance(gtids, DomainState),
             dict(self.prepared),
+            {xid: sorted(tables) for xid, tables in sorted(self.skipped.items())},
         )
         return msgspec.json.encode(text).decode()
 
@@ -79,7 +88,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
         possible only for positions of one server. They cannot replace GTIDs: a transaction may be
         logged before its GTID counts as executed.
         """
-        own, required = self.gtids_with_prepared, other.gtids
+        own, required = self.gtids_with_prepared(), other.gtids
         if isinstance(own, GtidSet) and isinstance(required, GtidSet):
             return own.includes(required)
         if isinstance(own, DomainState) and isinstance(required, DomainState):
@@ -98,14 +107,25 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
             return ours.contains(int(domain), int(sequence))
         return self.server == start.server and self._place() > start._place()
 
-    @property
-    def gtids_with_prepared(self) -> Executed:
-        """``gtids`` and the GTIDs of the prepared XA transactions: all that has been read."""
+    def awaited(self, follows: Callable[[TableId], bool]) -> dict[str, str]:
+        """The prepared XA transactions that a stream of these tables reads again: their places."""
+        return {
+            xid: place
+            for xid, place in self.prepared.items()
+            if place not in ("", UNKNOWN_PLACE)
+            and (xid not in self.skipped or any(map(follows, self.skipped[xid])))
+        }
+
+    def gtids_with_prepared(self, without: Collection[str] = ()) -> Executed:
+        """``gtids`` and the GTIDs of the prepared XA transactions: all that has been read.
+
+        ``without`` are XA transactions that are left out.
+        """
         gtids = self.gtids
         if isinstance(gtids, GtidSet):
-            for place in self.prepared.values():
+            for xid, place in self.prepared.items():
                 source, _, number = place.rpartition(":")
-                if source:
+                if source and xid not in without:
                     gtids = gtids.add(source, int(number), int(number))
         return gtids
 
@@ -120,6 +140,7 @@ class _PositionText(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tr
     gtid: str | None = None
     mariadb: bool = False
     xa: dict[str, str] = {}
+    xa_skipped: dict[str, list[TableId]] = {}
 
 
 @lru_cache(maxsize=64)
@@ -136,7 +157,12 @@ def parse_position(text: str) -> MySQLPosition:
             hint="copy the position from the output of `tailrace status`",
         ) from error
     return MySQLPosition(
-        parts.server, parts.file, parts.offset, executed, prepared=parts.xa or NOTHING_PREPARED
+        parts.server,
+        parts.file,
+        parts.offset,
+        executed,
+        prepared=parts.xa or NOTHING_PREPARED,
+        skipped={xid: frozenset(tables) for xid, tables in parts.xa_skipped.items()},
     )
 
 

@@ -8,7 +8,7 @@ reset log, or another server. The server itself answers all of these with one er
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +16,7 @@ from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
+from engine.schema import TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
@@ -41,23 +42,24 @@ def resume_at(
     connection: Connection[Any],
     info: ServerInfo,
     position: MySQLPosition | None,
-    schemas: Iterable[str] = (),
+    tables: Collection[TableId] = (),
 ) -> tuple[MySQLPosition, Dump]:
     """The position in terms of this server, and the function that requests the dump from there.
 
-    Without a position, the log's beginning. ``schemas`` are the schemas of the followed tables.
+    Without a position, the log's beginning. ``tables`` are the followed tables.
     Raises SourceError if the server no longer has the transactions after the position, never had
     those before it, does not log rows, or does not log the changes in a schema.
     """
     format = query(connection, "SHOW GLOBAL VARIABLES LIKE 'binlog_format'")
     findings = [check_format(format[0][1] if format else "")]
-    for finding in (*findings, *unlogged(connection, info, schemas)):
+    for finding in (*findings, *unlogged(connection, info, {id.schema for id in tables})):
         if finding.level == "error":
             raise SourceError(finding.message, hint=finding.action)
     if position is None:
         return _from_beginning(connection, info)
     size = _file_size(connection, info, position)
-    gtids = position.gtids
+    awaited = position.awaited(frozenset(tables).__contains__)
+    gtids = position.gtids_with_prepared(awaited)
     if isinstance(gtids, GtidSet) and info.gtids and not info.mariadb:
         _check_gtids(connection, info, gtids)
         _check_history(connection, info, position, size)
@@ -65,10 +67,10 @@ def resume_at(
     if isinstance(gtids, DomainState) and gtids and info.mariadb:
         _check_domains(connection, gtids)
         _check_history(connection, info, position, size)
-        state = _oldest_state(gtids, position)
+        state = _oldest_state(gtids, awaited.values())
         return _rebased(position, info), lambda replica: replica.dump_from_domains(state)
     _check_history(connection, info, position, size)
-    return _from_file(connection, info, position)
+    return _from_file(connection, info, position, awaited.values())
 
 
 def _from_beginning(connection: Connection[Any], info: ServerInfo) -> tuple[MySQLPosition, Dump]:
@@ -167,7 +169,7 @@ def _same_gtids(connection: Connection[Any], position: MySQLPosition, *, ended: 
         raise
     except SourceError:
         return ended  # no event begins at the offset
-    gtids = position.gtids_with_prepared
+    gtids = position.gtids_with_prepared()
     if not isinstance(gtids, GtidSet):
         return True
     before = [GtidSet.parse(event[5]) for event in head if event[2] == "Previous_gtids"]
@@ -227,23 +229,23 @@ def _ahead(reason: str) -> SourceError:
     )
 
 
-def _oldest_state(gtids: DomainState, position: MySQLPosition) -> DomainState:
-    """The state before the oldest prepared XA transaction, because its rows are read again."""
-    for place in position.prepared.values():
+def _oldest_state(gtids: DomainState, places: Iterable[str]) -> DomainState:
+    """The state before the oldest prepared XA transaction whose rows are read again."""
+    for place in places:
         if "-" in place:
             gtids = gtids.before(DomainState.parse(place))
     return gtids
 
 
 def _from_file(
-    connection: Connection[Any], info: ServerInfo, position: MySQLPosition
+    connection: Connection[Any], info: ServerInfo, position: MySQLPosition, places: Iterable[str]
 ) -> tuple[MySQLPosition, Dump]:
     if position.server != info.identity or not position.file:
         raise SourceError(
             "the position is from another server, and has no GTIDs to continue on this one",
             hint="connect to the server it was taken from, or backfill the tables again",
         )
-    file, offset = _oldest_place(position)
+    file, offset = _oldest_place(position, places)
     files = {log.name: log.size for log in log_files(connection)}
     if file not in files:
         oldest = min(files, key=file_number, default="none")
@@ -260,10 +262,10 @@ def _from_file(
     return start, lambda replica: replica.dump_from_file(file, offset)
 
 
-def _oldest_place(position: MySQLPosition) -> tuple[str, int]:
-    places = [(position.file, position.offset)]
-    for place in position.prepared.values():
-        file, colon, offset = place.rpartition(":")
+def _oldest_place(position: MySQLPosition, places: Iterable[str]) -> tuple[str, int]:
+    found = [(position.file, position.offset)]
+    for each in places:
+        file, colon, offset = each.rpartition(":")
         if colon:
-            places.append((file, int(offset)))
-    return min(places, key=lambda place: (file_number(place[0]), place[1]))
+            found.append((file, int(offset)))
+    return min(found, key=lambda place: (file_number(place[0]), place[1]))

@@ -146,9 +146,9 @@ class MySQLSource:
             if self._stopping.is_set():
                 return
             begin = parse_position(position) if position is not None else None
-            schemas = {table.id.schema for table in tables}
+            ids = {table.id for table in tables}
             start, dump = self._ask(
-                lambda session: resume_at(session, self._server_info(session), begin, schemas)
+                lambda session: resume_at(session, self._server_info(session), begin, ids)
             )
             replica.open()
             tracking = self._tracking(tables, discovered, ignored, replica.session)

@@ -193,3 +193,23 @@ def test_a_transaction_prepared_before_the_first_position_is_an_error(
         writer("INSERT INTO t VALUES (3, 'x')")
         following.wait()
     assert following.inserted() == [3]
+
+
+def test_rows_prepared_before_their_table_is_followed(writer: Writer, source: MySQLSource) -> None:
+    """The log is read again only once the table is followed."""
+    xid = f"'{writer.database}', 'new'"
+    writer("CREATE TABLE n (id INT PRIMARY KEY, v LONGTEXT)")
+    first = source_of(writer.server, writer.database, tables=(f"{writer.database}.t",))
+    with Following(first, first.position(), first.catalog()) as following:
+        prepare_xa(writer, xid, 1, table="n")
+        writer("INSERT INTO t VALUES (2, 'between')")
+        following.wait()
+    with Following(first, following.position, first.catalog()) as following:
+        writer("INSERT INTO t VALUES (3, 'still')")
+        following.wait()
+    assert parse_position(following.position).skipped
+    with Following(source, following.position, source.catalog()) as again:
+        writer("INSERT INTO t VALUES (4, 'both')", f"XA COMMIT {xid}")
+        again.wait()
+    assert again.inserted() == [4, 1]
+    assert not parse_position(again.position).prepared

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import struct
 
+import msgspec
 import pytest
 
 from engine.change import Begin, Commit, Rows
 from engine.errors import SourceError
+from engine.schema import TableId
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.xa import PreparedTransaction
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, parse_position
@@ -18,9 +20,9 @@ from tests.support.written_log import ITEM, PLAIN, START, UUID, Log, fed, insert
 XID = "X'61',X'',1"
 
 
-def prepared(log: Log, number: int, id: int, name: str = "a") -> Log:
+def prepared(log: Log, number: int, id: int, name: str = "a", table: str = "item") -> Log:
     xid = f"X'{name.encode().hex()}',X'',1"
-    log.gtid(number).query(f"XA START {xid}").table().insert(id).query(f"XA END {xid}")
+    log.gtid(number).query(f"XA START {xid}").table(table).insert(id).query(f"XA END {xid}")
     return log.prepare(name)
 
 
@@ -75,6 +77,43 @@ def test_a_rollback_discards_the_prepared_rows() -> None:
     assert fed(stream, log) == []
     assert str(stream.position.resume_position.gtids) == f"{UUID}:1-11"
     assert stream.position.resume_position.prepared == {}
+
+
+OTHER = msgspec.structs.replace(ITEM, id=TableId("shop", "other"))
+
+
+@pytest.mark.parametrize("start", [START, PLAIN], ids=["gtids", "file"])
+def test_rows_prepared_before_their_table_is_followed(start: MySQLPosition) -> None:
+    """A backfill after the XA PREPARE does not show them."""
+    log = prepared(Log(), 10, 1, table="other").gtid(11).query("BEGIN").table().insert(2).xid()
+    changes = fed(stream_at(start), log)
+    position = parse_position(str(changes[-1].position))  # type: ignore[union-attr]
+    assert position.skipped == {XID: {OTHER.id}}
+    assert position.awaited({OTHER.id}.__contains__) == position.prepared
+    commit = Log(log.offset).gtid(12).query(f"XA COMMIT {XID}")
+    again = stream_at(position, ITEM, OTHER)
+    resent = prepared(Log(), 10, 1, table="other")
+    if start is PLAIN:  # the log is read again from the XA PREPARE
+        resent.gtid(11).query("BEGIN").table().insert(2).xid()
+        place = b"binlog.000001"
+        assert fed(again, Log().add(ev.ROTATE, struct.pack("<Q", 4) + place, log_pos=0)) == []
+    assert fed(again, resent) == []
+    assert not again.position.skipped
+    changes = fed(again, commit)
+    assert inserted(changes) == [1]
+    assert changes[-1].position.prepared == {}  # type: ignore[union-attr]
+
+
+def test_prepared_rows_of_a_table_that_is_not_followed_are_not_read_again() -> None:
+    log = prepared(Log(), 10, 1, table="other").gtid(11).query("BEGIN").table().insert(2).xid()
+    position = parse_position(str(fed(stream_at(START), log)[-1].position))  # type: ignore[union-attr]
+    assert position.awaited({ITEM.id}.__contains__) == {}
+    assert str(position.gtids) == f"{UUID}:1-9:11"
+    assert str(position.gtids_with_prepared()) == f"{UUID}:1-11"
+    again = stream_at(position)
+    assert fed(again, Log(log.offset).gtid(12).query(f"XA COMMIT {XID}")) == []
+    assert str(again.position.resume_position.gtids) == f"{UUID}:1-12"
+    assert not again.position.resume_position.skipped
 
 
 def test_one_phase_is_an_ordinary_transaction() -> None:

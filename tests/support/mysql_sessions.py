@@ -47,9 +47,9 @@ class Writer:
         self.connection = connect_mysql(self.server, self.database)
 
 
-def prepare_xa(writer: Writer, xid: str, id: int) -> None:
+def prepare_xa(writer: Writer, xid: str, id: int, table: str = "t") -> None:
     """Prepare an XA transaction that inserts one row, and leave it to another session."""
-    writer(f"XA START {xid}", f"INSERT INTO t VALUES ({id}, 'xa')", f"XA END {xid}")
+    writer(f"XA START {xid}", f"INSERT INTO {table} VALUES ({id}, 'xa')", f"XA END {xid}")
     writer(f"XA PREPARE {xid}")
     writer.reconnect()
 

@@ -29,6 +29,7 @@ class Replay:
     def __init__(self, start: MySQLPosition, awaited: Collection[str]) -> None:
         self._start = start
         self._awaited = awaited
+        self._places = {start.prepared[xid] for xid in awaited}
         #: Whether groups that ``start`` includes may still follow.
         self.lasts = start.executed is None or (
             isinstance(start.executed, DomainState) and bool(awaited)
@@ -42,7 +43,7 @@ class Replay:
         if (file_number(position.file), position.group) >= (file_number(start.file), start.offset):
             self.lasts = False
             return False
-        return position.group_place not in start.prepared.values()
+        return position.group_place not in self._places
 
     def has_gtid(self, gtid: DomainGtid) -> bool:
         """Whether ``start`` includes the group with this GTID, if it has MariaDB's GTIDs."""

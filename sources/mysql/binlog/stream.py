@@ -16,6 +16,7 @@ from zlib import crc32
 
 from engine.change import Begin, Change, Commit, Rows
 from engine.errors import DecodeError, SourceError, TailraceError
+from engine.schema import TableId
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import (
     decompressed_rows,
@@ -65,7 +66,7 @@ class Stream:
         self.idle = False
         self._tracking = tracking
         self._checksum = checksum
-        self._prepared = PreparedTransactions(self.position)
+        self._prepared = PreparedTransactions(self.position, start.awaited(tracking.follows))
         self._replay = Replay(start, self._prepared.awaited)
         #: The XA transaction whose rows are being read, until its XA_PREPARE event.
         self._xa: PreparedTransaction | None = None
@@ -445,11 +446,19 @@ class Stream:
         """Collect the following changes in an XA transaction, not in the output."""
         self._xa = PreparedTransaction()
         self._target = self._xa.changes
+        self._handlers[ev.TABLE_MAP] = self._on_xa_table_map
+
+    def _on_xa_table_map(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
+        """Note the tables that are not followed."""
+        self._on_table_map(kind, event, end, timestamp)
+        if self._xa is not None and self._tables[event[19:25]] is None:
+            self._xa.skipped.add(TableId(*ev.read_table_name(event, end)))
 
     def _on_prepare(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         xid, one_phase = ev.read_prepare(event, end)
-        prepared, self._xa = self._xa or PreparedTransaction(), None
+        prepared, self._xa = PreparedTransaction() if self._xa is None else self._xa, None
         self._target = self._out
+        self._handlers[ev.TABLE_MAP] = self._on_table_map
         self._begun = False
         if self._skipped:
             self._finish(timestamp)
@@ -459,8 +468,8 @@ class Stream:
             self.position.leave()
             self._reset()
         else:
-            self._prepared.prepare(xid, prepared, self._transaction())
-            if prepared and isinstance(self.position.executed, GtidSet):
+            again = self._prepared.prepare(xid, prepared, self._transaction())
+            if again and isinstance(self.position.executed, GtidSet):
                 self._gtid = None  # the server sends it again until it is committed or rolled back
             self._finish(timestamp)
 

@@ -24,7 +24,8 @@ class StreamPosition:
     """Starts at ``start``. ``file`` and ``offset`` are where the next event begins.
 
     ``moved`` is set when ``resume_position`` changes; whoever reads it resets it. ``executed``
-    holds the GTIDs without the current run. ``prepared`` is replaced, never changed in place.
+    holds the GTIDs without the current run. ``prepared`` and ``skipped`` are replaced,
+    never changed in place.
     """
 
     def __init__(self, start: MySQLPosition) -> None:
@@ -32,6 +33,7 @@ class StreamPosition:
         self.offset = start.offset
         self.executed: Executed = start.executed
         self.prepared = start.prepared
+        self.skipped = start.skipped
         self.moved = False
         #: The offset at which the current group starts; -1 between groups.
         self.group = -1
@@ -66,6 +68,7 @@ class StreamPosition:
                 self._first,
                 self._last,
                 self.prepared,
+                self.skipped,
             )
         return self._position
 
@@ -121,6 +124,11 @@ class StreamPosition:
             self.executed = executed.add(int(self._run), self._first, self._last)
         self._run, self._first, self._last = source, first, last
 
+    def read_again(self, xid: str) -> None:
+        """The rows of an XA transaction are not skipped any more."""
+        if xid in self.skipped:
+            self.skipped = {each: of for each, of in self.skipped.items() if each != xid}
+
     def resolve(self, xid: str) -> str | None:
         """Remove an XA transaction that is committed or rolled back.
 
@@ -129,6 +137,7 @@ class StreamPosition:
         """
         place = self.prepared.get(xid)
         self.prepared = {each: at for each, at in self.prepared.items() if each != xid}
+        self.read_again(xid)
         if place and isinstance(self.executed, GtidSet):
             source, _, number = place.rpartition(":")
             if source:

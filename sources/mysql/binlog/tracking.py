@@ -126,6 +126,10 @@ class Tracking:
         self._short_doubles = not self.mariadb and format.version < (8,)
         self._format = format
 
+    def follows(self, id: TableId) -> bool:
+        """Whether the rows of a table are read."""
+        return id in self.tables or (self._definitions is not None and self._is_wanted(id))
+
     def meet(self, event: bytes, end: int) -> tuple[RowDecoder | None, SchemaChange | None]:
         """The decoder for the rows after this table map, and the schema change that it implies.
 

@@ -4,6 +4,10 @@ XA transactions: XA PREPARE comes with the rows, XA COMMIT or XA ROLLBACK may co
 The rows of prepared transactions are kept in memory, and spilled to a temporary file where they are
 many. They need not survive the process: the resume position does not include a prepared transaction
 and names its place in the log, so a stream that resumes reads its rows again.
+
+If a transaction has changed only tables that are not followed, its rows are skipped, but the resume
+position has its place and its tables. A table may be followed before the transaction is committed:
+its backfill does not show the rows, so a stream that follows the table reads them again.
 """
 
 from __future__ import annotations
@@ -11,14 +15,14 @@ from __future__ import annotations
 import pickle
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Final, Literal, NamedTuple
 
 from engine.change import Change, Rows
 from engine.errors import SourceError
+from engine.schema import TableId
 from sources.mysql.binlog.stream_position import StreamPosition
 from sources.mysql.gtid import DomainState, GtidSet
-from sources.mysql.position import UNKNOWN_PLACE
 
 __all__ = ["PreparedTransaction", "PreparedTransactions", "XaStatement", "read_xa"]
 
@@ -49,10 +53,14 @@ def read_xa(statement: bytes) -> XaStatement | None:
 
 
 class PreparedTransaction:
-    """The changes of one XA transaction, in order. Append to ``changes`` to add more."""
+    """The changes of one XA transaction, in order. Append to ``changes`` to add more.
+
+    ``skipped`` are the tables that it changes and that are not followed.
+    """
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
+        self.skipped: set[TableId] = set()
         self._spilled: IO[bytes] | None = None
         self._pieces = 0
 
@@ -87,14 +95,14 @@ class PreparedTransaction:
 
 
 class PreparedTransactions:
-    """The prepared transactions: those that ``position`` names, with the rows that were read."""
+    """The prepared transactions: those that ``position`` names, with the rows that were read.
 
-    def __init__(self, position: StreamPosition) -> None:
+    ``awaited`` were prepared before the stream's start, and their rows are not read again yet.
+    """
+
+    def __init__(self, position: StreamPosition, awaited: Iterable[str]) -> None:
         self._position = position
-        #: Prepared before the stream's start, and their rows are not read again yet.
-        self.awaited = {
-            xid for xid, place in position.prepared.items() if place not in ("", UNKNOWN_PLACE)
-        }
+        self.awaited = set(awaited)
         self._prepared: dict[str, PreparedTransaction] = {}
 
     def recover(self, xid: str, prepared: PreparedTransaction) -> bool:
@@ -103,25 +111,34 @@ class PreparedTransactions:
             return False
         self.awaited.remove(xid)
         self._prepared[xid] = prepared
+        if prepared:
+            self._position.read_again(xid)
         return True
 
-    def prepare(self, xid: str, prepared: PreparedTransaction, group: str) -> None:
-        """Keep the changes that the current group prepares; ``group`` is the group's own id."""
+    def prepare(self, xid: str, prepared: PreparedTransaction, group: str) -> bool:
+        """Keep the changes that the current group prepares; ``group`` is the group's own id.
+
+        Return whether a stream that resumes may have to read them again.
+        """
         position = self._position
-        place = _place(position, group) if prepared else ""
+        place = _place(position, group) if prepared or prepared.skipped else ""
         position.prepared = {**position.prepared, xid: place}
         if prepared:
             self._prepared[xid] = prepared
+        elif prepared.skipped:
+            position.skipped = {**position.skipped, xid: frozenset(prepared.skipped)}
+        return bool(place)
 
     def resolve(self, xa: XaStatement) -> PreparedTransaction | None:
         """The transaction that an XA COMMIT commits; None if it has no rows, and for XA ROLLBACK.
 
         Raises SourceError if it was prepared before the place where this stream began.
         """
+        skipped = xa.xid in self._position.skipped and xa.xid not in self.awaited
         place = self._position.resolve(xa.xid)
         self.awaited.discard(xa.xid)
         prepared = self._prepared.pop(xa.xid, None)
-        if prepared is None and xa.verb == "COMMIT" and place != "":
+        if prepared is None and xa.verb == "COMMIT" and place != "" and not skipped:
             raise _unknown_rows(xa.xid)
         if prepared is not None and xa.verb == "ROLLBACK":
             prepared.drop()

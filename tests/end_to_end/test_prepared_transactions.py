@@ -1,0 +1,47 @@
+"""
+XA transactions that are prepared while the tables that they change begin to be followed.
+"""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from sources.mysql.position import parse_position
+from tests.support.compare import assert_equal
+from tests.support.mirror import catch_up, make_pipeline
+from tests.support.mysql_sessions import FreshDatabase, Writer
+from tests.support.servers import AnyServer
+
+ROWS = 250
+
+
+@pytest.mark.parametrize("server", ["mysql", "mariadb_10"])
+def test_a_table_is_added_while_a_transaction_on_it_is_prepared(
+    server: str,
+    request: pytest.FixtureRequest,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+) -> None:
+    source: AnyServer = request.getfixturevalue(server)
+    writer = Writer(source, fresh_mysql_database(source))
+    name, xid = writer.database, f"'{writer.database}'"
+    for table in ("t", "n"):
+        writer(f"CREATE TABLE {table} (id INT PRIMARY KEY, v INT)")
+        rows = ", ".join(f"({id}, 0)" for id in range(ROWS))
+        writer(f"INSERT INTO {table} VALUES {rows}")
+    catch_up(make_pipeline(source.url, target_database, [f"{name}.t"]))
+    writer(
+        f"XA START {xid}", f"INSERT INTO n VALUES ({ROWS}, 1)", "UPDATE n SET v = 2 WHERE id < 9"
+    )
+    writer("DELETE FROM n WHERE id = 100", f"XA END {xid}", f"XA PREPARE {xid}")
+    writer.reconnect()
+    catch_up(make_pipeline(source.url, target_database, [f"{name}.t"]))
+    both = [f"{name}.t", f"{name}.n"]
+    catch_up(make_pipeline(source.url, target_database, both))
+    writer(f"XA COMMIT {xid}", "INSERT INTO t VALUES (-1, -1)")
+    catch_up(make_pipeline(source.url, target_database, both))
+    with psycopg.connect(target_database) as target:
+        assert_equal(writer.connection, target, name)
+        ((position,),) = target.execute("SELECT position FROM tailrace.checkpoint").fetchall()
+    assert not parse_position(str(position)).prepared
