@@ -26,6 +26,7 @@ from engine.schema import Table, TableId
 __all__ = [
     "Applied",
     "Capabilities",
+    "CountsReplaced",
     "Finding",
     "Readable",
     "RowReader",
@@ -63,7 +64,8 @@ class Applied(msgspec.Struct):
 
     ``drift`` counts, by table, updates and deletes that hit no row and inserts that hit one; the
     tables of ``in_backfill`` have none. ``replaced`` counts values that the target cannot store
-    and that a policy replaced, by table, column and reason.
+    and that a policy replaced, by table, column and reason; the pipeline adds those of the source
+    (``CountsReplaced``).
     """
 
     drift: dict[TableId, int] = msgspec.field(default_factory=dict)
@@ -203,6 +205,17 @@ class SnapshotSource(Source, Protocol):
 
         This is much cheaper than ``chunks`` for many tables. All of them have a key. A table that
         is left out may still be empty, or have another shape.
+        """
+        ...
+
+
+@runtime_checkable
+class CountsReplaced(Protocol):
+    """A source that reads some values by a policy, and counts them."""
+
+    def take_replaced(self) -> Mapping[tuple[TableId, str, str], int]:
+        """The number of values that a policy changed since the last call, by table, column and
+        reason. Called on the event loop.
         """
         ...
 

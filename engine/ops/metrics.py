@@ -20,8 +20,8 @@ tailrace_batch_bytes                        histogram  memory of a batch of the 
 tailrace_stage_seconds {stage}              histogram  time of: apply, commit, backfill
 tailrace_reconnects_total {side}            counter    lost connections of: source, sink
 tailrace_drift_total {table}                counter    changes that hit no row, or an existing one
-tailrace_replaced_values_total {table,      counter    values that the target cannot store and a
-column, reason}                                        policy replaced
+tailrace_replaced_values_total {table,      counter    values that a policy changed; ``reason`` is
+column, reason}                                        the policy
 tailrace_backfill_rows {table}              gauge      rows backfilled
 tailrace_backfill_estimate_rows {table}     gauge      rows expected at the start of the backfill
 tailrace_table_state {table, state}         gauge      1 for the state of the table, else 0

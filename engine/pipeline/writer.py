@@ -14,7 +14,7 @@ from enum import Enum
 
 from engine.change import CaughtUp, Change, Chunk, Commit, Heartbeat, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
-from engine.contract import Sink, Source
+from engine.contract import CountsReplaced, Sink, Source
 from engine.errors import SchemaError, UnloggedChange
 from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
@@ -76,6 +76,7 @@ class TargetWriter:
         counters: Counters,
     ) -> None:
         self._source = source
+        self._reads_by_policy = source if isinstance(source, CountsReplaced) else None
         self._sink = sink
         self._tracker = tracker
         self._twins = twins
@@ -196,7 +197,11 @@ class TargetWriter:
             if type(change) is Rows:
                 kind = (change.table.id, change.op)
                 rows[kind] = rows.get(kind, 0) + len(change)
-        self._metrics.applied(rows, self._twins.found(applied))
+        found = self._twins.found(applied)
+        if self._reads_by_policy is not None:
+            for place, count in self._reads_by_policy.take_replaced().items():
+                found.replaced[place] = found.replaced.get(place, 0) + count
+        self._metrics.applied(rows, found)
         return sum(rows.values())
 
     def _note_end(self, end: Commit | Heartbeat) -> None:

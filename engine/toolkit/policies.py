@@ -90,8 +90,10 @@ class ReadPolicies(ValuePolicies, frozen=True, kw_only=True):
     """How a source reads values.
 
     ``invalid_text``: bytes that are no character in the column's character set. ``replace``: each
-    sequence becomes U+FFFD; ``escape``: each byte is written as ``\\x98``; ``error``: the pipeline
-    stops. In a key column ``replace`` acts as ``escape``, so that two keys stay two.
+    sequence becomes U+FFFD; ``escape``: each byte is written as ``\\x98``, which may be too long
+    for the column on the target; ``error``: the pipeline stops. In a key column, unless it is
+    ``error``, a character for private use from U+F0000 on stands for one or two bytes, so that two
+    keys stay two.
     """
 
     invalid_text: Literal["replace", "escape", "error"] = "replace"

@@ -14,7 +14,7 @@ import glob
 import itertools
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, ClassVar, Final, NoReturn
 
@@ -28,6 +28,7 @@ from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import cut_events
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
+from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.position import MySQLPosition, file_number, parse_position
@@ -54,6 +55,7 @@ class BinlogFileSource:
 
     def __init__(self, settings: BinlogFileSettings) -> None:
         self._settings = settings
+        self._invalid_text = InvalidText(settings.values)
         self._stopping = threading.Event()
         #: A log file, and the definitions at its beginning.
         self._defined = "", Definitions()
@@ -129,6 +131,10 @@ class BinlogFileSource:
         after = sum(_size(path) for path in self._files() if file_number(path.name) >= number)
         return max(0, after - here.offset)
 
+    def take_replaced(self) -> Mapping[tuple[TableId, str, str], int]:
+        """As ``CountsReplaced.take_replaced``."""
+        return self._invalid_text.take_replaced()
+
     def stream(
         self,
         position: str | None,
@@ -180,6 +186,7 @@ class BinlogFileSource:
             definitions=definitions,
             ignored=ignored,
             fold_names=settings.fold_names,
+            invalid_text=self._invalid_text,
         )
 
     def acknowledge(self, position: str) -> None:

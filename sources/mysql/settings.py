@@ -15,6 +15,7 @@ import msgspec
 from engine.databases.mysql.settings import Tls
 from engine.errors import ConfigError
 from engine.schema import TableId
+from engine.toolkit.policies import ReadPolicies
 
 __all__ = ["BinlogFileSettings", "MySQLSettings", "log_path", "selector"]
 
@@ -37,6 +38,8 @@ class MySQLSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     ``heartbeat_seconds``: how often an idle server sends a heartbeat (default 5). After three
     missing heartbeats the connection counts as lost.
+
+    ``values``: how values are read, see ``engine.toolkit.policies.ReadPolicies``.
     """
 
     url: str
@@ -49,6 +52,7 @@ class MySQLSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
+    values: ReadPolicies = ReadPolicies()
 
     def __post_init__(self) -> None:
         if not 0 <= self.server_id < 1 << 32:
@@ -71,6 +75,8 @@ class BinlogFileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     ``lower_case_table_names``: the server's setting, 0 or 1. With 1 (the default on Windows) a log
     has names in lower case, and statements have them as they were typed. With ``unknown`` (default)
     a table whose name occurs in both forms is an error.
+
+    ``values``: as for a server.
     """
 
     url: str
@@ -78,6 +84,7 @@ class BinlogFileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     exclude: tuple[str, ...] = ()
     schema: str = ""
     lower_case_table_names: Literal[0, 1, "unknown"] = "unknown"
+    values: ReadPolicies = ReadPolicies()
 
     @property
     def fold_names(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -32,6 +32,7 @@ from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.temporary_tables import SessionId
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.catalog import database_collations, read_catalog, read_table, row_estimates
+from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
@@ -69,6 +70,7 @@ class MySQLSource:
 
     def __init__(self, settings: MySQLSettings) -> None:
         self._settings = settings
+        self._invalid_text = InvalidText(settings.values)
         self._lock = threading.RLock()
         self._session: Connection[Any] | None = None
         #: The session while a query runs on it, for ``stop``.
@@ -125,6 +127,10 @@ class MySQLSource:
     def acknowledge(self, position: str) -> None:
         """Do nothing: a server purges its log by age, whatever its replicas have read."""
 
+    def take_replaced(self) -> Mapping[tuple[TableId, str, str], int]:
+        """As ``CountsReplaced.take_replaced``."""
+        return self._invalid_text.take_replaced()
+
     # -- the log -----------------------------------------------------------------------------------
 
     def stream(
@@ -179,6 +185,7 @@ class MySQLSource:
             fold_names=info.fold_names,
             newest=newest,
             programs=lambda schemas: self._ask(lambda each: read_programs(each, info, schemas)),
+            invalid_text=self._invalid_text,
         )
 
     def _read_log(
@@ -238,12 +245,13 @@ class MySQLSource:
                     lambda: prepare(self._settings),
                     "mariadb" if info.mariadb else "mysql",
                     gtid=info.gtids,
+                    invalid_text=self._invalid_text,
                 )
             return self._chunks
 
     def row_reader(self) -> RowReader:
         """Plain reads of the tables for ``tailrace verify``."""
-        return MySQLRowReader(self._settings)
+        return MySQLRowReader(self._settings, self._settings.values)
 
     # -- the end -----------------------------------------------------------------------------------
 

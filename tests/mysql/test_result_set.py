@@ -197,7 +197,7 @@ def test_each_kind_of_column_is_read_by_itself(source_type: str, compiled: bool)
     assert (len(rows), stop) == (len(COLUMNS[source_type]) + 1, len(stream))
     assert rows[-1] == (None,)
     if compiled:
-        take_rows = accelerator.text_accelerator(decoder._columns)
+        take_rows = accelerator.text_accelerator(decoder._compiled.columns)
         assert take_rows is not None
         assert repr(take_rows(stream, 0)[0]) == repr(rows)
 
@@ -290,6 +290,7 @@ def test_the_accelerator_refuses_invalid_programs() -> None:
 
 
 def test_the_docstring_shows_a_generated_decoder() -> None:
-    function, _ = TextRows(table_of(["int", "varchar(40) character set utf8mb4"]))._generated
+    table = table_of(["int", "varchar(40) character set utf8mb4"])
+    function, _ = TextRows(table)._compiled.generated
     source: str = function.__source__  # type: ignore[attr-defined]
     assert textwrap.indent(source, "    ") in (text_rows.__doc__ or "")

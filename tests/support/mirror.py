@@ -13,7 +13,7 @@ from engine.errors import TailraceError
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
 from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
-from engine.toolkit.policies import StoragePolicies
+from engine.toolkit.policies import ReadPolicies, StoragePolicies
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from sources.mysql.settings import MySQLSettings
@@ -31,11 +31,19 @@ def make_pipeline(
     batch: BatchSettings | None = None,
     backfill: BackfillSettings | None = None,
     values: StoragePolicies | None = None,
+    reads: ReadPolicies | None = None,
 ) -> Pipeline:
     """A pipeline that is ready to run. Its chunks are small by default, so a table has several."""
     return Pipeline(
         name,
-        MySQLSource(MySQLSettings(url=source_url, tables=tuple(tables), heartbeat_seconds=1.0)),
+        MySQLSource(
+            MySQLSettings(
+                url=source_url,
+                tables=tuple(tables),
+                heartbeat_seconds=1.0,
+                values=reads or ReadPolicies(),
+            )
+        ),
         PostgresSink(PostgresSettings(target_url, values=values or StoragePolicies()), name),
         batch=batch or BatchSettings(),
         backfill=backfill or BackfillSettings(chunk_rows=100),

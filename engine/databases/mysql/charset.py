@@ -26,6 +26,7 @@ __all__ = [
     "Errors",
     "Substitute",
     "collation_charset",
+    "may_be_invalid",
     "text_decoder",
     "text_expression",
 ]
@@ -389,6 +390,12 @@ def text_decoder(charset: str, errors: Errors = "strict") -> Callable[[bytes], s
     expression, names = text_expression(charset, "raw", errors)
     decoder: Callable[[bytes], str] = eval(f"lambda raw: {expression}", names)
     return decoder
+
+
+@lru_cache(maxsize=64)
+def may_be_invalid(charset: str) -> bool:
+    """Whether some bytes are no character. In latin1, for example, all are."""
+    return charset not in _SINGLE or _UNDEFINED in _single_byte_table(charset)
 
 
 def _substituting(charset: str, errors: Errors) -> Callable[[bytes], str]:

@@ -8,17 +8,20 @@ hide itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from pymysql.connections import Connection
 from pymysql.cursors import SSCursor
 
 from engine.contract import StoredText
+from engine.databases.mysql.charset import may_be_invalid, text_decoder
 from engine.databases.mysql.connect import connect, query, translate_errors
 from engine.databases.mysql.identifiers import quote_name, quote_table
+from engine.databases.mysql.invalid_text import invalid_text
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.settings import ConnectionSettings
+from engine.databases.mysql.types import parse_type
 from engine.databases.side import SOURCE, Side
 from engine.errors import SinkLost, SourceLost
 from engine.schema import Column, Table
@@ -32,6 +35,7 @@ from engine.toolkit.canonical import (
     interval_text,
     number_text,
 )
+from engine.toolkit.policies import ReadPolicies
 
 __all__ = ["MySQLRowReader"]
 
@@ -45,6 +49,8 @@ _INTEGERS: Final = frozenset(
 )
 _WITH_DATE: Final = frozenset(("date", "datetime", "timestamp"))
 
+_UNICODE: Final = ("", "utf8mb3", "utf8mb4")
+
 Key = tuple[str | None, ...]
 Text = tuple[str | None, ...]
 
@@ -52,10 +58,22 @@ Text = tuple[str | None, ...]
 class MySQLRowReader:
     """A ``RowReader`` with a connection of its own, which is opened at the first read and again
     after it is lost. Raises ``side.lost`` and ``side.refused``.
+
+    ``policies``: how invalid text is read. The server shows a question mark for it, so a text with
+    a question mark is read as bytes.
     """
 
-    def __init__(self, settings: ConnectionSettings, *, side: Side = SOURCE) -> None:
+    def __init__(
+        self,
+        settings: ConnectionSettings,
+        policies: ReadPolicies | None = None,
+        *,
+        side: Side = SOURCE,
+    ) -> None:
         self._settings = settings
+        self._policies = policies or ReadPolicies()
+        #: The bytes of each text that is read as bytes, by charset and text.
+        self._bytes: dict[tuple[str, str], str] = {}
         self._side = side
         self._connection: Connection[Any] | None = None
 
@@ -63,7 +81,7 @@ class MySQLRowReader:
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
     ) -> list[Text]:
         """Up to ``limit`` rows, or keys, after the key ``after``, in this server's key order."""
-        where = "" if after is None else f" WHERE {_beyond(table, after)}"
+        where = "" if after is None else f" WHERE {self._beyond(table, after)}"
         order = ", ".join(_operand(table.columns[ordinal]) for ordinal in table.key)
         return self._select(table, f"{where} ORDER BY {order} LIMIT {limit}", keys_only=keys_only)
 
@@ -74,15 +92,15 @@ class MySQLRowReader:
             return []
         columns = [table.columns[ordinal] for ordinal in table.key]
         names = ", ".join(map(_operand, columns))
-        rows = ", ".join(f"({', '.join(map(_literal, columns, key))})" for key in keys)
+        rows = ", ".join(f"({', '.join(map(self._literal, columns, key))})" for key in keys)
         return self._select(table, f" WHERE ({names}) IN ({rows})", keys_only=keys_only)
 
     def scan(self, table: Table) -> Iterator[list[Text]]:
         """All rows, as one statement sees them."""
-        columns = list(enumerate(table.columns))
-        converts = [_convert(column) for _, column in columns]
+        converts = [self._convert(table, column) for column in table.columns]
         with translate_errors(self._side), self._open().cursor(SSCursor) as cursor:
-            cursor.execute(f"SELECT {_list(columns)} FROM {quote_table(table)}")
+            names = self._list(table, table.columns)
+            cursor.execute(f"SELECT {names} FROM {quote_table(table)}")
             while rows := cursor.fetchmany(SCAN_ROWS):
                 yield canonical_rows(rows, converts)
 
@@ -102,9 +120,68 @@ class MySQLRowReader:
 
     def _select(self, table: Table, rest: str, *, keys_only: bool) -> list[Text]:
         ordinals = table.key if keys_only else range(len(table.columns))
-        columns = [(ordinal, table.columns[ordinal]) for ordinal in ordinals]
-        sql = f"SELECT {_list(columns)} FROM {quote_table(table)}{rest}"
-        return canonical_rows(self._query(sql), [_convert(column) for _, column in columns])
+        columns = [table.columns[ordinal] for ordinal in ordinals]
+        sql = f"SELECT {self._list(table, columns)} FROM {quote_table(table)}{rest}"
+        converts = [self._convert(table, column) for column in columns]
+        return canonical_rows(self._query(sql), converts)
+
+    def _list(self, table: Table, columns: Sequence[Column]) -> str:
+        return ", ".join(
+            _or_bytes(column) if self._decoder(table, column) else _expression(column)
+            for column in columns
+        )
+
+    def _decoder(self, table: Table, column: Column) -> Callable[[bytes], str] | None:
+        """The function that reads the bytes of a text that may be invalid; None if it cannot be."""
+        charset = parse_type(column.source_type).charset
+        if column.type.kind != "text" or charset in _UNICODE or not may_be_invalid(charset):
+            return None
+        errors = invalid_text(self._policies, table, column)
+        return None if errors == "strict" else text_decoder(charset, errors)
+
+    def _convert(self, table: Table, column: Column) -> Convert | None:
+        """The function that makes the client's text canonical; None if it is so already."""
+        kind = column.type.kind
+        if kind in _INTEGERS or kind == "boolean":
+            return integer_text
+        decode = self._decoder(table, column)
+        if decode is None:
+            return _CONVERTS.get(kind)
+        charset, decoded = parse_type(column.source_type).charset, decode
+
+        def text_of(text: str) -> str:
+            if text[:1] != "\0":
+                return text
+            found = decoded(bytes.fromhex(text[1:]))
+            if table.ordinal(column.name) in table.key:
+                self._bytes[charset, found] = text[1:]
+            return found
+
+        return text_of
+
+    def _literal(self, column: Column, text: str | None) -> str:
+        """A canonical text as an SQL literal."""
+        if text is not None and self._bytes and column.type.kind == "text":
+            charset = parse_type(column.source_type).charset
+            if (charset, text) in self._bytes:
+                return f"_{charset} x'{self._bytes[charset, text]}'"
+        return _literal(column, text)
+
+    def _beyond(self, table: Table, after: Key) -> str:
+        """The condition for keys above ``after``.
+
+        For more than one column it begins with ``first >= value``, so that the server can start the
+        read in the index.
+        """
+        parts = [
+            (_operand(table.columns[ordinal]), self._literal(table.columns[ordinal], text))
+            for ordinal, text in zip(table.key, after, strict=True)
+        ]
+        name, value = parts[-1]
+        condition = f"{name} > {value}"
+        for name, value in reversed(parts[:-1]):
+            condition = f"{name} >= {value} AND ({name} > {value} OR {condition})"
+        return condition
 
     def _query(self, sql: str) -> list[Any]:
         try:
@@ -121,10 +198,6 @@ class MySQLRowReader:
         return self._connection
 
 
-def _list(columns: Sequence[tuple[int, Column]]) -> str:
-    return ", ".join(_expression(column) for _, column in columns)
-
-
 def _expression(column: Column) -> str:
     """The expression that the server returns as the text of the whole value."""
     name, kind = quote_name(column.name), column.type.kind
@@ -139,12 +212,12 @@ def _expression(column: Column) -> str:
     return name
 
 
-def _convert(column: Column) -> Convert | None:
-    """The function that makes the client's text canonical; None if it is so already."""
-    kind = column.type.kind
-    if kind in _INTEGERS or kind == "boolean":
-        return integer_text
-    return _CONVERTS.get(kind)
+def _or_bytes(column: Column) -> str:
+    """The expression for a text, or for U+0000 and its bytes as hexadecimal digits if the server
+    shows a question mark."""
+    name = quote_name(column.name)
+    shown = f"LOCATE('?', CONVERT({name} USING utf8mb4)) OR ORD({name}) = 0"
+    return f"IF({shown}, CONCAT('\\0', HEX({name})), {name})"
 
 
 def _can_be(table: Table, key: Key) -> bool:
@@ -212,20 +285,3 @@ def _number(column: Column, text: str) -> str:
         return str(sum(1 << members.index(label) for label in text.split(",") if label))
     except ValueError:
         return "-1"
-
-
-def _beyond(table: Table, after: Key) -> str:
-    """The condition for keys above ``after``.
-
-    For more than one column it begins with ``first >= value``, so that the server can start the
-    read in the index.
-    """
-    parts = [
-        (_operand(table.columns[ordinal]), _literal(table.columns[ordinal], text))
-        for ordinal, text in zip(table.key, after, strict=True)
-    ]
-    name, value = parts[-1]
-    condition = f"{name} > {value}"
-    for name, value in reversed(parts[:-1]):
-        condition = f"{name} >= {value} AND ({name} > {value} OR {condition})"
-    return condition

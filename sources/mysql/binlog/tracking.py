@@ -18,6 +18,7 @@ from engine.schema import Table, TableId
 from sources.mysql.binlog.events import Format, read_table_name
 from sources.mysql.binlog.query_event import Query, Session, session_of, statement_text
 from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables
+from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.table_match import (
     TableMap,
@@ -84,6 +85,7 @@ class Tracking:
     reads a table's definition as it is now, and ``databases`` has their default charsets.
     ``fold_names``: the server stores names in lower case. ``newest``: see ``TemporaryTables``.
     ``programs`` reads the stored programs of a server; the schemas are those of ``tables``.
+    ``invalid_text`` is for the decoders.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class Tracking:
         fold_names: bool = False,
         newest: SessionId | None = None,
         programs: Callable[[Iterable[str]], Programs] | None = None,
+        invalid_text: InvalidText | None = None,
     ) -> None:
+        self._invalid_text = invalid_text
         self.tables = {table.id: table for table in tables}
         self.mariadb = False
         self._short_doubles = False
@@ -149,7 +153,7 @@ class Tracking:
                 table, change = self._first_seen(map)
             else:
                 table, change = self._checked(table, map)
-            decoder = RowDecoder(table, map)
+            decoder = RowDecoder(table, map, self._invalid_text)
         except SchemaError as error:
             raise UnloggedChange(error.message, hint=error.hint, table=id) from error
         except TailraceError as error:

@@ -20,6 +20,7 @@ from engine.databases.mysql.types import MySQLType, parse_type
 from engine.errors import DecodeError, SchemaError
 from engine.schema import Column, Table
 from sources.mysql.codec.binary_json import json_text, json_text_of_5_7
+from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.table_map import TableMap, Wire
 from sources.mysql.codec.temporal import temporal_expression
 from sources.mysql.codec.values import (
@@ -83,19 +84,17 @@ class Cell(msgspec.Struct, frozen=True):
         return (self.order, self.codes) if not self.prefix else ("<", SIZES[self.prefix][0])
 
 
-def cells(table: Table, map: TableMap) -> tuple[Cell, ...]:
-    """One cell per column.
+def cells(table: Table, map: TableMap, invalid_text: InvalidText | None = None) -> tuple[Cell, ...]:
+    """One cell per column. Text is decoded strictly, unless ``invalid_text`` is given.
 
     Raises SchemaError for a column whose character set is not known, ValueError or KeyError for
     one that cannot be read as the map says.
     """
-    return tuple(
-        _cell(table, column, ordinal, map.types[ordinal], map.metas[ordinal], map)
-        for ordinal, column in enumerate(table.columns)
-    )
+    return tuple(_cell(table, ordinal, map, invalid_text) for ordinal in range(len(table.columns)))
 
 
-def _cell(table: Table, column: Column, ordinal: int, wire: int, meta: int, map: TableMap) -> Cell:
+def _cell(table: Table, ordinal: int, map: TableMap, invalid_text: InvalidText | None) -> Cell:
+    column, wire, meta = table.columns[ordinal], map.types[ordinal], map.metas[ordinal]
     source_type = parse_type(column.source_type)
     if wire in _INTEGERS:
         codes = _INTEGERS[wire][source_type.unsigned]
@@ -119,7 +118,7 @@ def _cell(table: Table, column: Column, ordinal: int, wire: int, meta: int, map:
     charset = source_type.charset
     if not charset and map.charsets is not None and column.type.kind == "text":
         charset = map.charsets[ordinal] or ""
-    expression, names = bytes_expression(table, column, source_type, charset, "raw0")
+    expression, names = bytes_expression(table, column, source_type, charset, "raw0", invalid_text)
     if wire == Wire.JSON:
         function = json_text_of_5_7 if map.short_doubles else json_text
         expression, names = f"{function.__name__}(raw0)", {function.__name__: function}
@@ -153,7 +152,12 @@ def _bytes(ordinal: int, wire: int, meta: int, expression: str, names: dict[str,
 
 
 def bytes_expression(
-    table: Table, column: Column, source_type: MySQLType, charset: str, raw: str
+    table: Table,
+    column: Column,
+    source_type: MySQLType,
+    charset: str,
+    raw: str,
+    invalid_text: InvalidText | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """The expression that makes a value from the stored bytes ``raw``, and its names.
 
@@ -183,6 +187,10 @@ def bytes_expression(
             table=table.id,
         )
     try:
+        decode = invalid_text and invalid_text.decoder(table, column, charset)
+        if decode:
+            name = f"text_{table.ordinal(column.name)}"
+            return f"{name}({raw})", {name: decode}
         return text_expression(charset, raw)
     except DecodeError as error:
         message = f"the column {column.name}: {error.message}"

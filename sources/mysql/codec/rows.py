@@ -73,6 +73,7 @@ from sources.mysql.codec.accelerator import Accelerator, Decode, StoredImage, ro
 from sources.mysql.codec.cells import cells
 from sources.mysql.codec.defaults import constant_default
 from sources.mysql.codec.images import Image, SourceCode
+from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.table_map import TableMap
 
 __all__ = ["RowDecoder"]
@@ -109,7 +110,9 @@ class RowDecoder:
     Raises SchemaError if the table does not fit the map; see ``table_match.mismatch``.
     """
 
-    def __init__(self, table: Table, map: TableMap) -> None:
+    def __init__(
+        self, table: Table, map: TableMap, invalid_text: InvalidText | None = None
+    ) -> None:
         if len(table.columns) != len(map.types):
             raise SchemaError(
                 f"the table has {len(table.columns)} columns, its table map {len(map.types)}",
@@ -117,6 +120,9 @@ class RowDecoder:
                 table=table.id,
             )
         self.table = table
+        self._map = map
+        #: Used, and then None, when the first invalid text is met.
+        self._invalid_text = invalid_text
         self._nullable = map.nullable
         self._cells = _cells(table, map)
         self._accelerator = row_accelerator(self._cells, map)
@@ -147,6 +153,8 @@ class RowDecoder:
             except _MALFORMED:
                 before, after, stop = compiled.function(data, at, end)
         except _MALFORMED as error:
+            if isinstance(error, UnicodeDecodeError) and self._accept_invalid_text():
+                return self.decode(op, data, start, end)
             raise self._explain(error, compiled) from error
         if stop != end:
             raise self._malformed("a row extends past the end of the event")
@@ -159,6 +167,16 @@ class RowDecoder:
             compiled.after_present,
             end - start,
         )
+
+    def _accept_invalid_text(self) -> bool:
+        """Make the decoders again, with the policies for invalid text; False if that is done."""
+        if self._invalid_text is None:
+            return False
+        self._cells = _cells(self.table, self._map, self._invalid_text)
+        self._accelerator = row_accelerator(self._cells, self._map)
+        self._invalid_text = None
+        self._compiled.clear()
+        return True
 
     def source(self, op: Operation, header: bytes) -> str:
         """The text of the generated function, for debugging and tests."""
@@ -208,8 +226,9 @@ class RowDecoder:
         charset = parse_type(column.source_type).charset or "utf8mb4"
         return DecodeError(
             f"the column {column.name} holds bytes that are not valid {charset} text",
-            hint=f"correct the value on the source, or declare the column's real character set "
-            f"there (ALTER TABLE … MODIFY {column.name} BLOB, then MODIFY it to the right type)",
+            hint=f"set the policy invalid_text of the column, correct the value on the source, or "
+            f"declare the column's real character set there (ALTER TABLE … MODIFY {column.name} "
+            "BLOB, then MODIFY it to the right type)",
             table=self.table.id,
         )
 
@@ -222,9 +241,9 @@ class RowDecoder:
         )
 
 
-def _cells(table: Table, map: TableMap) -> Any:
+def _cells(table: Table, map: TableMap, invalid_text: InvalidText | None = None) -> Any:
     try:
-        return cells(table, map)
+        return cells(table, map, invalid_text)
     except (ValueError, KeyError) as error:
         raise SchemaError(
             f"the table does not fit its table map: {error}",

@@ -27,6 +27,7 @@ from engine.databases.mysql.types import same_order, same_type
 from engine.errors import ShapeChanged, SourceError, SourceLost, TableRecreated
 from engine.schema import Column, Table
 from sources.mysql.catalog import read_columns, row_statistics
+from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.snapshot.keyset import Key, Keyset
 from sources.mysql.snapshot.result_set import query_rows
@@ -56,9 +57,15 @@ class ChunkReader:
     """
 
     def __init__(
-        self, prepare: Callable[[], Connection[Any]], flavour: Flavour, *, gtid: bool
+        self,
+        prepare: Callable[[], Connection[Any]],
+        flavour: Flavour,
+        *,
+        gtid: bool,
+        invalid_text: InvalidText | None = None,
     ) -> None:
         self._sessions = Sessions(prepare)
+        self._invalid_text = invalid_text
         self._watermarks = Watermarks(flavour, gtid)
 
     def chunks(
@@ -71,7 +78,8 @@ class ChunkReader:
         """
         self._sessions.resume()
         reading = _Reading(
-            self._sessions, self._watermarks, table, parse_position(low_watermark), rows
+            *(self._sessions, self._watermarks, table, parse_position(low_watermark), rows),
+            self._invalid_text,
         )
         try:
             if table.key:
@@ -153,7 +161,9 @@ class _Reading:
         table: Table,
         low_watermark: MySQLPosition,
         rows: int,
+        invalid_text: InvalidText | None,
     ) -> None:
+        self._invalid_text = invalid_text
         self.abandoned = False
         self._sessions = sessions
         self._watermarks = watermarks
@@ -200,7 +210,7 @@ class _Reading:
                 lease.spoiled = True
                 rows: list[Row] = []
                 size = 0
-                for more, received in _rows_of(connection, self._table, self._query("")):
+                for more, received in self._rows_of(connection, self._table, self._query("")):
                     if rows and (size >= _CHUNK_BYTES or len(rows) >= self._rows):
                         yield Chunk(self._table, rows, _NO_PLACE, high_watermark, size)
                         rows, size = [], 0
@@ -256,7 +266,7 @@ class _Reading:
             f" ORDER BY {self._keyset.order} LIMIT 1 OFFSET {limit - 1}"
         )
         with self._sessions.lease() as lease, self._errors():
-            pieces = list(_rows_of(lease.connection, self._keys, query))
+            pieces = list(self._rows_of(lease.connection, self._keys, query))
         found = [row for rows, _ in pieces for row in rows]
         if not found:
             return _Range(ahead.after, None, limit), None
@@ -288,7 +298,7 @@ class _Reading:
         """The rows, their size in bytes, and whether the result was read to its end."""
         rows: list[Row] = []
         size = 0
-        for more, received in _rows_of(connection, self._table, query):
+        for more, received in self._rows_of(connection, self._table, query):
             rows += more
             size += received
             if self.abandoned:
@@ -327,6 +337,13 @@ class _Reading:
                     hint=f"give the rows a valid value; find them with WHERE {ambiguous}",
                     table=self._table.id,
                 )
+
+    def _rows_of(
+        self, connection: Connection[Any], table: Table, query: str
+    ) -> Iterator[tuple[list[Row], int]]:
+        """The rows of a query for the columns of ``table``, piece by piece, and their bytes."""
+        decoder = text_rows(table, self._invalid_text)
+        return query_rows(connection, query, decoder, _READ_TIMEOUT_SECONDS)
 
     def _check_progress(self, before: Key | None, after: Key | None) -> None:
         """Raise SourceError if a read does not advance: the backfill would never end."""
@@ -367,13 +384,6 @@ class _Reading:
                 if code in _OTHER_SHAPE:
                     raise self._other_shape() from error
                 raise
-
-
-def _rows_of(
-    connection: Connection[Any], table: Table, query: str
-) -> Iterator[tuple[list[Row], int]]:
-    """The rows of a query for the columns of ``table``, piece by piece, and their bytes."""
-    return query_rows(connection, query, text_rows(table), _READ_TIMEOUT_SECONDS)
 
 
 def _same_shape(live: Sequence[Column], table: Table) -> bool:

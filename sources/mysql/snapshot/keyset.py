@@ -14,9 +14,10 @@ import msgspec
 
 from engine.change import Row
 from engine.databases.mysql.identifiers import quote_name
-from engine.databases.mysql.types import INTEGER_KINDS
+from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.errors import ConfigError
 from engine.schema import Column, Table
+from sources.mysql.codec.invalid_text import SubstitutedText
 
 __all__ = ["Keyset"]
 
@@ -82,13 +83,13 @@ class Keyset:
 
     def cursor(self, key: Key) -> str:
         """The text of a key that is stored as a chunk's cursor."""
-        values = [value.hex() if isinstance(value, bytes) else value for value in key]
+        values = [_stored(value) for value in key]
         return msgspec.json.encode(values).decode()
 
     def parse(self, cursor: str) -> Key:
         """The key in a cursor; ConfigError if the cursor does not fit this table's key."""
         try:
-            values = msgspec.json.decode(cursor, type=list[int | float | str])
+            values = msgspec.json.decode(cursor, type=list[int | float | str | list[str]])
             if len(values) != len(self.columns):
                 raise ValueError("the number of columns differs")
             return tuple(map(_parsed, self.columns, values))
@@ -100,8 +101,19 @@ class Keyset:
             ) from error
 
 
+def _stored(value: Any) -> Any:
+    """A value in a cursor: a text with substitutes is stored with its bytes."""
+    if isinstance(value, SubstitutedText):
+        return [str(value), value.raw.hex()]
+    return value.hex() if isinstance(value, bytes) else value
+
+
 def _parsed(column: Column, value: Any) -> Any:
     kind = column.type.kind
+    if isinstance(value, list):
+        text = SubstitutedText(value[0])
+        text.raw = bytes.fromhex(value[1])
+        return text
     if kind == "binary":
         return bytes.fromhex(value)
     expected: Any = str
@@ -138,5 +150,7 @@ def _literal(column: Column, value: Any) -> str:
         return f"0x{value.hex()}" if value else "_binary''"
     if type.kind in _QUOTED or column.source_type.startswith("inet"):
         return f"'{value}'"
+    if isinstance(value, SubstitutedText):
+        return f"_{parse_type(column.source_type).charset} 0x{value.raw.hex()}"
     # A hexadecimal literal needs no escapes, whatever sql_mode is.
     return f"_utf8mb4 0x{value.encode().hex()}" if value else "_utf8mb4''"

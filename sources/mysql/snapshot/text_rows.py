@@ -53,6 +53,7 @@ from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.accelerator import Text, text_accelerator
 from sources.mysql.codec.cells import bytes_expression, label_texts
 from sources.mysql.codec.images import SourceCode
+from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.snapshot.result_set import cut_rows
 
 __all__ = ["TextRows", "select_list", "text_rows"]
@@ -92,27 +93,23 @@ def _selected(column: Column) -> str:
 class TextRows:
     """Decodes the rows of ``SELECT <select_list>`` into the tuples that the stream would give.
 
-    Raises DecodeError, which names the column, for bytes that are not a value of the column.
+    Text is decoded strictly until the first invalid text, and then as ``invalid_text`` says. Raises
+    DecodeError, which names the column, for bytes that are not a value of the column.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, invalid_text: InvalidText | None = None) -> None:
         self._table = table
-        self._columns = [_text(table, column) for column in table.columns]
-        self._accelerated = text_accelerator(self._columns)
-
-    @cached_property
-    def _generated(self) -> tuple[Callable[[list[bytes]], list[Row]], list[int | None]]:
-        """The generated function, and the column that each of its lines reads."""
-        source = _write(self._columns)
-        return compile_function("decode_text", source.text(), source.names), source.ordinals
+        self._invalid_text = invalid_text
+        self._compiled = _Compiled(table, None)
 
     def take(self, data: bytes, start: int) -> tuple[list[Row], int]:
         """The rows of the packets from ``start`` on, and the position of the first packet that is
         incomplete, continues in another packet, or is not a row.
         """
-        if self._accelerated is not None:
+        accelerated = self._compiled.accelerated
+        if accelerated is not None:
             try:
-                return self._accelerated(data, start)
+                return accelerated(data, start)
             except _MALFORMED:
                 pass  # the generated function decodes the rows, or names the error
         packets, stop = cut_rows(data, start)
@@ -122,18 +119,42 @@ class TextRows:
         """The rows of complete packets, which are given without their headers."""
         if not packets:
             return []
-        function, ordinals = self._generated
+        compiled = self._compiled
+        function, ordinals = compiled.generated
         try:
             return function(packets)
         except _MALFORMED as error:
+            if (
+                isinstance(error, UnicodeDecodeError)
+                and not compiled.accepts
+                and self._invalid_text
+            ):
+                # Other threads may use the old decoders meanwhile.
+                self._compiled = _Compiled(self._table, self._invalid_text)
+                return self.decode(packets)
             # Not chained: the text of the error may hold a value.
             raise _decode_error(error, function.__code__, ordinals, self._table) from None
 
 
+class _Compiled:
+    """The decoders of a table's rows. ``accepts``: invalid text follows its policies."""
+
+    def __init__(self, table: Table, invalid_text: InvalidText | None) -> None:
+        self.accepts = invalid_text is not None
+        self.columns = [_text(table, column, invalid_text) for column in table.columns]
+        self.accelerated = text_accelerator(self.columns)
+
+    @cached_property
+    def generated(self) -> tuple[Callable[[list[bytes]], list[Row]], list[int | None]]:
+        """The generated function, and the column that each of its lines reads."""
+        source = _write(self.columns)
+        return compile_function("decode_text", source.text(), source.names), source.ordinals
+
+
 @lru_cache(maxsize=1024)
-def text_rows(table: Table) -> TextRows:
+def text_rows(table: Table, invalid_text: InvalidText | None = None) -> TextRows:
     """The decoder of a table's rows; the most recently used decoders are cached."""
-    return TextRows(table)
+    return TextRows(table, invalid_text)
 
 
 def _decode_error(
@@ -156,7 +177,8 @@ def _decode_error(
     found = f"bytes that are not valid {charset} text" if charset else "an invalid value"
     return DecodeError(
         f"the column {column.name} holds {found}",
-        hint="correct the value on the source, or declare the column's real character set there",
+        hint="set the policy invalid_text of the column, correct the value on the source, or "
+        "declare the column's real character set there",
         table=table.id,
     )
 
@@ -193,7 +215,7 @@ def _write_column(source: SourceCode, ordinal: int, column: Text) -> None:
     source.line(f"{indent}a{ordinal} = {column.value.replace('raw0', 'data[q:p]')}", ordinal)
 
 
-def _text(table: Table, column: Column) -> Text:
+def _text(table: Table, column: Column, invalid_text: InvalidText | None) -> Text:
     """The expression that reads a column, and whether its texts are short."""
     kind = column.type.kind
     source_type = parse_type(column.source_type)
@@ -207,7 +229,9 @@ def _text(table: Table, column: Column) -> Text:
     if source_type.base in _LABELLED and not source_type.charset:
         labels = f"labels_{table.ordinal(column.name)}"
         return Text(f"{labels}[int(raw0)]", {labels: label_texts(source_type)}, True)
-    return Text(*bytes_expression(table, column, source_type, source_type.charset, "raw0"), short)
+    charset = source_type.charset
+    value = bytes_expression(table, column, source_type, charset, "raw0", invalid_text)
+    return Text(*value, short)
 
 
 def _long(data: bytes, first: int, start: int) -> tuple[int, int]:
