@@ -4,15 +4,19 @@ What statements say about tables, where there is no server to ask.
 
 from __future__ import annotations
 
+import pymysql
 import pytest
+from pymysql.cursors import Cursor
 
 from engine.change import Change, Rows, SchemaChange
-from engine.errors import SchemaError
+from engine.errors import SchemaError, UnloggedChange
 from engine.schema import TableId
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.functions import NATIVE
+from tests.support.servers import AnyServer, connect_mysql
 from tests.support.written_log import PLAIN, Log, fed, inserted
 
 T = TableId("shop", "t")
@@ -60,7 +64,7 @@ def test_a_definition_that_cannot_be_derived_is_an_error_when_it_is_needed() -> 
     with pytest.raises(SchemaError, match="history"):
         found.find(T)
     assert found.known(T) is None
-    assert found.is_plain(T)
+    assert found.is_known(T)
     found.follow("RENAME TABLE t TO u", "shop", Dialect())
     assert found.find(T) is None
     with pytest.raises(SchemaError, match="history"):
@@ -78,13 +82,95 @@ def test_names_of_tables_views_and_triggers() -> None:
         "CREATE TABLE other (a INT)",
     )
     names = ("t", "u", "other", "missing")
-    plain = {name: found.is_plain(TableId("shop", name)) for name in names}
-    assert plain == {"t": False, "u": False, "other": True, "missing": False}
-    found.follow("DROP TRIGGER IF EXISTS r", "shop", Dialect())
-    assert found.is_plain(TableId("shop", "u"))
+    known = {name: found.is_known(TableId("shop", name)) for name in names}
+    assert known == {"t": True, "u": True, "other": True, "missing": False}
     found.follow("DROP DATABASE shop", "shop", Dialect())
-    assert not found.is_plain(TableId("shop", "u"))
-    assert found.is_plain(TableId("mysql", "user"))
+    assert not found.is_known(TableId("shop", "u"))
+    assert found.is_known(TableId("mysql", "user"))
+
+
+CHANGES = (
+    "UPDATE seen SET a = 1",
+    "INSERT INTO audited VALUES (1)",
+    "SELECT `shop`.`counted`(3)",
+    "INSERT INTO apart SELECT counted(a) FROM apart",
+    "REPLACE apart SET a = called(1)",
+)
+NO_CHANGES = (
+    "INSERT INTO apart (a) VALUES (IF(NOW() > '2020-01-01', ABS(-1), 2)), (harmless(1))",
+    "UPDATE apart SET a = CAST(a AS CHAR(5)) WHERE a IN (1, 2)",
+    "DELETE FROM dropped WHERE a = 1",
+)
+PROGRAMS = (
+    "CREATE TABLE t (a INT)",
+    "CREATE TABLE apart (a INT)",
+    "CREATE TABLE audited (a INT)",
+    "CREATE TABLE dropped (a INT)",
+    "CREATE VIEW seen AS SELECT a FROM t",
+    "CREATE TRIGGER r1 AFTER INSERT ON audited FOR EACH ROW INSERT INTO t VALUES (NEW.a)",
+    "CREATE TRIGGER r2 AFTER DELETE ON dropped FOR EACH ROW DELETE FROM t",
+    "DROP TRIGGER r2",
+    "CREATE FUNCTION counted(n INT) RETURNS INT BEGIN UPDATE t SET a = n; RETURN 1; END",
+    "CREATE FUNCTION harmless(n INT) RETURNS INT RETURN n",
+    "CREATE FUNCTION called(n INT) RETURNS INT BEGIN CALL indirect(); RETURN 1; END",
+    "CREATE PROCEDURE indirect() INSERT INTO t VALUES (1)",
+)
+
+
+def read_statements(*statements: str) -> None:
+    tracking = Tracking((), lambda id: id == T, definitions=Definitions())
+    log = Log()
+    for statement in (*PROGRAMS, *statements):
+        log.query(statement)
+    fed(Stream(PLAIN, tracking, checksum=True), log)
+
+
+@pytest.mark.parametrize("statement", CHANGES)
+def test_programs_that_change_a_selected_table(statement: str) -> None:
+    with pytest.raises(UnloggedChange) as caught:
+        read_statements(statement)
+    assert caught.value.id == T
+
+
+def test_programs_that_change_no_selected_table() -> None:
+    read_statements(*NO_CHANGES)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT `shop`.`unknown`(1)",
+        "DO unknown(1)",
+        "INSERT INTO apart VALUES (unknown(1))",
+        "INSERT INTO apart SELECT other.now(1)",
+        "UPDATE apart SET a = (SELECT MAX(unknown (a)) FROM audited)",
+    ],
+)
+def test_a_function_that_nothing_defines_is_in_doubt(statement: str) -> None:
+    with pytest.raises(SchemaError, match="stored function") as caught:
+        read_statements(statement)
+    assert "--routines" in caught.value.hint
+
+
+def test_the_list_of_native_functions(mysql: AnyServer, mariadb_10: AnyServer) -> None:
+    """For an unknown function the servers have an error of their own (1305, or 1630)."""
+    unknown = set(NATIVE)
+    for server in (mysql, mariadb_10):
+        with connect_mysql(server) as connection, connection.cursor() as cursor:
+            for name in sorted(unknown):
+                for arguments in ("", "1", "1, 1", "'a'"):
+                    if _is_native(cursor, f"SELECT {name}({arguments})"):
+                        unknown.discard(name)
+                        break
+    assert not unknown
+
+
+def _is_native(cursor: Cursor, call: str) -> bool:
+    try:
+        cursor.execute(call)
+    except pymysql.MySQLError as error:
+        return error.args[0] not in (1046, 1054, 1064, 1305, 1630)
+    return True
 
 
 def test_the_default_charset_of_databases() -> None:

@@ -30,6 +30,10 @@ SHAPES = (
         " INSERT INTO wanted VALUES (NEW.id, NEW.v)"
     ),
     "CREATE PROCEDURE add_one(n INT) INSERT INTO wanted VALUES (n, n)",
+    (
+        "CREATE FUNCTION change_one(n INT) RETURNS INT DETERMINISTIC MODIFIES SQL DATA"
+        " BEGIN INSERT INTO wanted VALUES (n, n); RETURN n; END"
+    ),
     "INSERT INTO plain VALUES (1, 1), (2, 2)",
 )
 # A statement, and the table that the error names.
@@ -130,6 +134,15 @@ def test_a_statement_on_a_table_that_the_log_creates_is_no_doubt(
     assert [table and table.id for table in tables] == [TableId(database, "wanted_too"), None]
 
 
+@pytest.mark.parametrize(
+    "statement", ["DO change_one(51)", "INSERT INTO known VALUES (change_one(52), 0)"]
+)
+def test_a_stored_function_is_in_doubt(recording: Recording, database: str, statement: str) -> None:
+    log = recording("CREATE TABLE known (id INT, v INT)", statement, "DROP TABLE known")
+    with pytest.raises(SchemaError, match=f"stored function {database}.change_one"):
+        read(log, f"{database}.wanted")
+
+
 def test_a_trigger_that_the_log_creates_is_seen(recording: Recording, database: str) -> None:
     log = recording(
         "CREATE TABLE apart (id INT PRIMARY KEY, v INT)",
@@ -137,9 +150,9 @@ def test_a_trigger_that_the_log_creates_is_seen(recording: Recording, database: 
         " INSERT INTO wanted VALUES (NEW.id + 100, NEW.v)",
         "INSERT INTO apart VALUES (1, 1)",
     )
-    with pytest.raises(SchemaError, match="triggers") as caught:
+    with pytest.raises(SchemaError, match="the trigger") as caught:
         read(log, f"{database}.wanted")
-    assert caught.value.table == f"{database}.apart"
+    assert caught.value.table == f"{database}.wanted"
     log = recording(
         "DROP TABLE apart",
         "CREATE TABLE apart (id INT PRIMARY KEY, v INT)",

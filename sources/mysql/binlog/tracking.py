@@ -62,6 +62,10 @@ _OTHER_TIME = (
     "the schema dump describes the tables at the beginning of the first log file: correct the"
     " table's CREATE TABLE there to what it was then, or exclude the table"
 )
+_FUNCTION = (
+    "name a dump with the function in [source] schema (mysqldump --no-data --routines), or a file"
+    " with its CREATE FUNCTION"
+)
 _NOT_PLAIN = (
     "name a dump of its definition and its triggers in [source] schema (mysqldump --no-data), or a"
     " file with its CREATE TABLE if it has no triggers"
@@ -73,6 +77,16 @@ class _Parsed(NamedTuple):
     session: Session
     dialect: Dialect
     statement: Statement | None
+
+
+class _Selected:
+    """The tables for which a function is true, as a container."""
+
+    def __init__(self, select: Callable[[TableId], bool]) -> None:
+        self._select = select
+
+    def __contains__(self, id: object) -> bool:
+        return isinstance(id, TableId) and self._select(id)
 
 
 class Tracking:
@@ -119,6 +133,7 @@ class Tracking:
         self._databases = databases or DatabaseCharsets()
         if definitions is not None:
             self._databases = definitions.databases
+            self._read_programs = lambda schemas: definitions.programs()
         self._fold_names = fold_names
 
     def use(self, format: Format) -> None:
@@ -170,7 +185,7 @@ class Tracking:
         parsed = self._parse(query)
         statement = parsed.statement
         if self._read_programs is not None:
-            self._check_programs(parsed, query.schema)
+            self._check_programs(parsed, query.schema, statement)
         if statement is not None and (statement := self._real(statement, query)) is None:
             return []
         if statement is not None and self._is_deferred(statement):
@@ -263,42 +278,51 @@ class Tracking:
             mariadb=self.mariadb,
         )
 
-    def _check_programs(self, parsed: _Parsed, schema: str) -> None:
+    def _check_programs(self, parsed: _Parsed, schema: str, statement: Statement | None) -> None:
         """Refuse a statement that may change a followed table through a view, trigger or function.
 
         Raises UnloggedChange, and SourceError if the user may not see what the statement does.
         """
         verb = parsed.dialect.tokens(parsed.sql).peek().word
-        if may_change_programs(verb, parsed.statement):
+        if may_change_programs(verb, statement):
             self._programs = None
-        if not may_use_programs(verb, parsed.statement):
+        if not may_use_programs(verb, statement):
             return
         if self._programs is None and self._read_programs is not None:
             self._programs = self._read_programs({id.schema for id in self.tables})
-        if self._programs is not None:
-            self._programs.check(
-                parsed.sql, schema, parsed.statement, self.tables, dialect=parsed.dialect
-            )
+        if self._programs is None:
+            return
+        followed = self.tables if self._definitions is None else _Selected(self._is_wanted)
+        self._programs.check(parsed.sql, schema, statement, followed, dialect=parsed.dialect)
+        if self._definitions is not None:
+            tables = statement.tables if statement is not None else ()
+            calls = self._programs.unknown_calls(parsed.sql, schema, tables, parsed.dialect)
+            if calls:
+                raise SchemaError(
+                    f"{verb} was logged as a statement that calls the stored function {calls[0]},"
+                    " which may change selected tables",
+                    hint=_FUNCTION,
+                )
 
     def _check_write(self, kind: str, tables: tuple[TableId, ...]) -> None:
         """Refuse DML in statement format that may change a selected table (``CheckWrite``).
 
-        Without a server, the log itself must tell that a name is a base table without triggers.
+        Without a server, the log or the schema dump must tell what each name means.
         """
-        if self._definitions is None:
+        definitions = self._definitions
+        if definitions is None:
             return
         if not tables:
-            raise SchemaError(
-                f"{kind} was logged as a statement that cannot be read", hint=_LEFT_OUT
-            )
+            reason = "was logged as a statement that cannot be read"
+            raise SchemaError(f"{kind} {reason}", hint=_LEFT_OUT)
         for id in tables:
             if self._is_wanted(id):
                 reason = f"{kind} was logged as a statement, not as rows"
-                if not self._definitions.is_plain(id):
+                if not definitions.is_known(id):
                     reason += "; other tables differ too if it has triggers that change them"
                 raise UnloggedChange(reason, hint=_LEFT_OUT, table=id)
         for id in tables:
-            if id not in self._ignored and not self._definitions.is_plain(id):
+            if id not in self._ignored and not definitions.is_known(id):
                 reason = "was logged as a statement, and its table may be a view or have triggers"
                 raise SchemaError(f"{kind} {reason}", hint=_NOT_PLAIN, table=id)
 

@@ -10,8 +10,8 @@ statement. The text passes through these modules:
   of columns and indexes, and default values in their stored form.
 - ``alter`` and ``draft``: the next version of the table.
 - ``loss``: whether a change of type keeps every value.
-- ``definitions``, ``objects`` and ``script``: what statements and schema dumps say about tables,
-  for a log without a server.
+- ``definitions``, ``objects``, ``functions`` and ``script``: what statements and schema dumps say
+  about tables, views, triggers and functions, for a log without a server.
 
 A statement that touches a followed table is applied exactly, or it stops the pipeline.
 """

@@ -20,8 +20,10 @@ from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.effects import apply_statement
 from sources.mysql.ddl.objects import (
     CreateDatabase,
+    CreateRoutine,
     CreateTrigger,
     CreateView,
+    DropRoutine,
     DropTrigger,
     DropViews,
     read_object,
@@ -35,6 +37,7 @@ from sources.mysql.ddl.statements import (
     Statement,
     read_statement,
 )
+from sources.mysql.ddl.stored_programs import Program, Programs
 
 __all__ = ["Definitions"]
 
@@ -55,7 +58,8 @@ class Definitions:
         #: The base tables whose columns are not known, and why.
         self._unknown: dict[TableId, SchemaError] = {}
         self.databases = DatabaseCharsets()
-        self._triggers: dict[TableId, TableId] = {}
+        #: Views, triggers and routines by kind and name.
+        self._programs: dict[tuple[str, TableId], Program] = {}
 
     def copy(self) -> Definitions:
         """The same definitions, which change on their own."""
@@ -63,7 +67,7 @@ class Definitions:
         copy.tables = dict(self.tables)
         copy.databases = self.databases.copy()
         copy._unknown = dict(self._unknown)
-        copy._triggers = dict(self._triggers)
+        copy._programs = dict(self._programs)
         return copy
 
     def find(self, id: TableId) -> Table | None:
@@ -90,12 +94,15 @@ class Definitions:
         known = (*self.tables, *self._unknown)
         return next((other for other in known if _lower(other) == id), None)
 
-    def is_plain(self, id: TableId) -> bool:
-        """Whether the name is known to be a base table without triggers."""
+    def is_known(self, id: TableId) -> bool:
+        """Whether it is known what the name means: a table, with its triggers, or a view."""
         if id.schema.lower() in _SYSTEM:
             return True
-        known = id in self.tables or id in self._unknown
-        return known and id not in self._triggers.values()
+        return id in self.tables or id in self._unknown or ("view", id) in self._programs
+
+    def programs(self) -> Programs:
+        """The views, triggers and routines."""
+        return Programs(self._programs.values())
 
     def follow(
         self,
@@ -121,15 +128,21 @@ class Definitions:
         match read_object(sql, schema, dialect):
             case CreateDatabase() as found:
                 self.databases.follow(found, schema, server)
-            case CreateView(id):
+            case CreateView(id, body):
                 self._forget(id)
+                program = Program("view", id, body, dialect=dialect, qualified=False)
+                self._programs["view", id] = program
             case DropViews(ids):
                 for id in ids:
                     self._forget(id)
-            case CreateTrigger(id, table):
-                self._triggers[id] = table
+            case CreateTrigger(id, table, body):
+                self._programs["trigger", id] = Program("trigger", id, body, table, dialect)
             case DropTrigger(id):
-                self._triggers.pop(id, None)
+                self._programs.pop(("trigger", id), None)
+            case CreateRoutine(kind, id, body):
+                self._programs[kind, id] = Program(kind, id, body, dialect=dialect)
+            case DropRoutine(kind, id):
+                self._programs.pop((kind, id), None)
 
     def _follow_table(self, statement: Statement, sql: str, schema: str, dialect: Dialect) -> None:
         self._move_unknown(statement)
@@ -176,21 +189,25 @@ class Definitions:
     def _rename(self, old: TableId, new: TableId) -> None:
         if old in self._unknown:
             self._unknown[new] = self._unknown.pop(old)
-        self._triggers = {
-            id: new if table == old else table for id, table in self._triggers.items()
-        }
+        for key, program in self._programs.items():
+            if program.on == old:
+                self._programs[key] = program._replace(on=new)
 
     def _forget(self, id: TableId) -> None:
         self.tables.pop(id, None)
         self._unknown.pop(id, None)
+        self._programs.pop(("view", id), None)
 
     def _drop_triggers(self, table: TableId) -> None:
-        self._triggers = {id: on for id, on in self._triggers.items() if on != table}
+        for key in [key for key, program in self._programs.items() if program.on == table]:
+            del self._programs[key]
 
     def _drop_database(self, schema: str) -> None:
         for id in [id for id in (*self.tables, *self._unknown) if id.schema == schema]:
             self._forget(id)
             self._drop_triggers(id)
+        for key in [key for key in self._programs if key[1].schema == schema]:
+            del self._programs[key]
         self.databases.drop(schema)
 
 

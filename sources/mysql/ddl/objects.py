@@ -1,14 +1,14 @@
 """
-The parser for statements that create, change or drop databases, views and triggers. Pure.
+The parser for statements that create, change or drop databases, views, triggers and routines. Pure.
 
 A followed table never depends on them directly. A log without a server's catalog does: a database
-has the default charset of its tables, and a statement on a view, or on a table with triggers,
-changes other tables (``definitions``).
+has the default charset of its tables, and a statement on a view or on a table with triggers, or
+that calls a function, changes other tables (``definitions``).
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -19,16 +19,19 @@ from sources.mysql.ddl.tokens import Tokens, Unreadable
 
 __all__ = [
     "CreateDatabase",
+    "CreateRoutine",
     "CreateTrigger",
     "CreateView",
     "DatabaseObject",
+    "DropRoutine",
     "DropTrigger",
     "DropViews",
     "read_object",
 ]
 
 _DATABASE: Final = frozenset(("DATABASE", "SCHEMA"))
-#: Words that can stand between CREATE and VIEW or TRIGGER: ALGORITHM, DEFINER and SQL SECURITY.
+_PROGRAMS: Final = frozenset(("VIEW", "TRIGGER", "FUNCTION", "PROCEDURE"))
+#: The most words between CREATE and the kind of a program: ALGORITHM, DEFINER and SQL SECURITY.
 _MOST_OPTIONS: Final = 24
 
 
@@ -45,9 +48,10 @@ class CreateDatabase(msgspec.Struct, frozen=True):
 
 
 class CreateView(msgspec.Struct, frozen=True):
-    """CREATE VIEW, or ALTER VIEW."""
+    """CREATE VIEW, or ALTER VIEW. ``body`` is its query."""
 
     id: TableId
+    body: str
 
 
 class DropViews(msgspec.Struct, frozen=True):
@@ -61,6 +65,7 @@ class CreateTrigger(msgspec.Struct, frozen=True):
 
     id: TableId
     table: TableId
+    body: str
 
 
 class DropTrigger(msgspec.Struct, frozen=True):
@@ -69,7 +74,30 @@ class DropTrigger(msgspec.Struct, frozen=True):
     id: TableId
 
 
-DatabaseObject = CreateDatabase | CreateView | DropViews | CreateTrigger | DropTrigger
+class CreateRoutine(msgspec.Struct, frozen=True):
+    """CREATE FUNCTION or PROCEDURE. ``body`` starts with its parameters."""
+
+    kind: Literal["function", "procedure"]
+    id: TableId
+    body: str
+
+
+class DropRoutine(msgspec.Struct, frozen=True):
+    """DROP FUNCTION or PROCEDURE."""
+
+    kind: Literal["function", "procedure"]
+    id: TableId
+
+
+DatabaseObject = (
+    CreateDatabase
+    | CreateView
+    | DropViews
+    | CreateTrigger
+    | DropTrigger
+    | CreateRoutine
+    | DropRoutine
+)
 
 
 def read_object(sql: str, schema: str, dialect: Dialect) -> DatabaseObject | None:
@@ -94,11 +122,15 @@ def _read_create(tokens: Tokens, schema: str, dialect: Dialect) -> DatabaseObjec
         return CreateDatabase(_name(tokens, dialect), _charset(tokens), if_not_exists=exists)
     kind = _skip_options(tokens)
     tokens.take("IF", "NOT", "EXISTS")
-    if kind == "VIEW":
-        return CreateView(read_table_name(tokens, schema, dialect))
-    if kind != "TRIGGER":
+    if not kind:
         return None
     id = read_table_name(tokens, schema, dialect)
+    if kind == "VIEW":
+        return CreateView(id, _rest(tokens))
+    if kind == "FUNCTION":
+        return CreateRoutine("function", id, _rest(tokens))
+    if kind == "PROCEDURE":
+        return CreateRoutine("procedure", id, _rest(tokens))
     tokens.next()  # BEFORE or AFTER
     tokens.next()  # the operation
     while tokens.take("OR"):  # MariaDB 12: INSERT OR UPDATE
@@ -107,7 +139,11 @@ def _read_create(tokens: Tokens, schema: str, dialect: Dialect) -> DatabaseObjec
         tokens.next()
     tokens.expect("ON")
     # The table is in the schema of the trigger.
-    return CreateTrigger(id, read_table_name(tokens, id.schema, dialect))
+    table = read_table_name(tokens, id.schema, dialect)
+    tokens.expect("FOR", "EACH", "ROW")
+    if tokens.take_any(frozenset(("FOLLOWS", "PRECEDES"))):
+        tokens.name()
+    return CreateTrigger(id, table, _rest(tokens))
 
 
 def _read_alter(tokens: Tokens, schema: str, dialect: Dialect) -> DatabaseObject | None:
@@ -116,33 +152,40 @@ def _read_alter(tokens: Tokens, schema: str, dialect: Dialect) -> DatabaseObject
         name = "" if unnamed else _name(tokens, dialect)
         return CreateDatabase(name, _charset(tokens), alters=True)
     if _skip_options(tokens) == "VIEW":
-        return CreateView(read_table_name(tokens, schema, dialect))
+        return CreateView(read_table_name(tokens, schema, dialect), _rest(tokens))
     return None
 
 
 def _read_drop(tokens: Tokens, schema: str, dialect: Dialect) -> DatabaseObject | None:
-    kind = tokens.take_any(frozenset(("VIEW", "TRIGGER")))
+    kind = tokens.take_any(_PROGRAMS)
     if not kind:
         return None
     tokens.take("IF", "EXISTS")
     ids = [read_table_name(tokens, schema, dialect)]
     if kind == "TRIGGER":
         return DropTrigger(ids[0])
+    if kind != "VIEW":
+        return DropRoutine("function" if kind == "FUNCTION" else "procedure", ids[0])
     while tokens.take(","):
         ids.append(read_table_name(tokens, schema, dialect))
     return DropViews(tuple(ids))
 
 
 def _skip_options(tokens: Tokens) -> str:
-    """Take everything up to and with VIEW or TRIGGER. Return which one, or an empty string."""
+    """Take everything up to and with the kind of a program. Return it, or an empty string."""
     for _ in range(_MOST_OPTIONS):
         word = tokens.peek().word
-        if tokens.ended or word in ("TABLE", "FUNCTION", "PROCEDURE", "EVENT", "INDEX", "USER"):
+        if tokens.ended or word in ("TABLE", "EVENT", "INDEX", "USER"):
             return ""
         tokens.next()
-        if word in ("VIEW", "TRIGGER"):
+        if word in _PROGRAMS:
             return word
     return ""
+
+
+def _rest(tokens: Tokens) -> str:
+    """The text from the next token on."""
+    return tokens.sql[tokens.peek().start :]
 
 
 def _name(tokens: Tokens, dialect: Dialect) -> str:

@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple
 from engine.errors import SourceError, UnloggedChange
 from engine.schema import TableId
 from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.functions import BUILT_IN
 from sources.mysql.ddl.statements import (
     AlterTable,
     CreateTable,
@@ -46,7 +47,8 @@ _ROW_FORMAT: Final = (
 class Program(NamedTuple):
     """A view, trigger, function or procedure. ``on`` is the table of a trigger.
 
-    ``body`` is None if the user may not read it. ``dialect`` is that of the body.
+    ``body`` is None if the user may not read it. ``dialect`` is that of the body. ``qualified``:
+    the tables in the body of a view have their schema, as in a server's catalog.
     """
 
     kind: Literal["view", "trigger", "function", "procedure"]
@@ -54,6 +56,7 @@ class Program(NamedTuple):
     body: str | None
     on: TableId | None = None
     dialect: Dialect = Dialect()
+    qualified: bool = True
 
 
 class _Uses(NamedTuple):
@@ -116,6 +119,22 @@ class Programs:
                     hint=_ROW_FORMAT,
                     table=table,
                 )
+
+    def unknown_calls(
+        self, sql: str, schema: str, tables: Container[TableId], dialect: Dialect
+    ) -> list[TableId]:
+        """The stored functions that a statement may call and that are not among the programs.
+
+        ``tables`` are those that the statement writes: lists of their columns are no arguments.
+        """
+        uses = _uses(sql, schema, dialect)
+        return sorted(
+            id
+            for id in uses.calls
+            if id not in tables
+            and _folded(id) not in self._routines
+            and not (id in uses.unqualified and id.name.upper() in BUILT_IN)
+        )
 
     def _reached(
         self, sql: str, schema: str, statement: Statement | None, dialect: Dialect
@@ -187,7 +206,9 @@ def _folded(id: TableId) -> TableId:
 
 def _body_uses(program: Program) -> _Uses:
     uses = _uses(program.body or "", program.id.schema, program.dialect)
-    if program.kind == "view":  # its tables are qualified, and its other names are aliases
+    if (
+        program.kind == "view" and program.qualified
+    ):  # its tables are qualified, and its other names are aliases
         uses = uses._replace(names=uses.names - uses.unqualified)
     return uses
 
