@@ -18,6 +18,7 @@ from engine.databases.mysql.connect import is_mariadb, query
 from engine.databases.mysql.types import INTEGER_KINDS, neutral_type
 from engine.errors import SchemaError
 from engine.schema import Column, Index, Table, TableId
+from sources.mysql.codec.versioned import ROW_END, ROW_START
 
 __all__ = [
     "among",
@@ -43,6 +44,15 @@ SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, C
     IS_NULLABLE, COLUMN_DEFAULT, EXTRA
 FROM information_schema.COLUMNS WHERE {where}
 ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION
+"""
+_VERSIONED = """
+SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES
+WHERE TABLE_TYPE = 'SYSTEM VERSIONED' AND {where}
+"""
+_ROW_TIMES = """
+SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, GENERATION_EXPRESSION
+FROM information_schema.COLUMNS
+WHERE GENERATION_EXPRESSION IN ('ROW START', 'ROW END') AND {where}
 """
 _INDEXES = """
 SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART
@@ -158,7 +168,39 @@ def _columns(
         except SchemaError as error:
             message = f"the column {column[0]}: {error.message}"
             raise SchemaError(message, hint=error.hint, table=id) from error
+    if mariadb:
+        _mark_row_times(connection, where, arguments, columns)
     return columns
+
+
+def _mark_row_times(
+    connection: Connection[Any],
+    where: str,
+    arguments: Sequence[str],
+    columns: dict[TableId, list[Column]],
+) -> None:
+    """Mark the two columns of each system-versioned table that the server fills (see
+    ``codec.versioned``). Where the table's definition does not name them, add them as the log has
+    them: at the end, under their usual names.
+    """
+    found = query(connection, _VERSIONED.format(where=where), arguments)
+    versioned = {TableId(schema, name) for schema, name in found} & columns.keys()
+    if not versioned:
+        return
+    marks: dict[TableId, dict[str, str]] = defaultdict(dict)
+    for schema, name, column, time in query(connection, _ROW_TIMES.format(where=where), arguments):
+        mark = ROW_START if time == "ROW START" else ROW_END
+        marks[TableId(schema, name)][column] = mark
+    for id in versioned:
+        if id not in marks:
+            type = neutral_type("timestamp(6)")
+            for name, mark in (("row_start", ROW_START), ("row_end", ROW_END)):
+                marks[id][name] = mark
+                columns[id].append(Column(name, type, "timestamp(6)", False, None, True))
+        columns[id] = [
+            msgspec.structs.replace(it, source_type=it.source_type + marks[id].get(it.name, ""))
+            for it in columns[id]
+        ]
 
 
 def _marks(values: list[str]) -> str:

@@ -434,12 +434,27 @@ _PORTIONS = (
 )
 _PORTIONED = Since(mysql=None, mariadb=(10, 4, 3))
 _OVERLAPS = Since(mysql=None, mariadb=(10, 5, 3))
+_VERSIONED = Since(mysql=None, mariadb=(10, 3, 4))
+_ROW_TIMES = (
+    "rs {0} GENERATED ALWAYS AS ROW START, re {0} GENERATED ALWAYS AS ROW END,"
+    " PERIOD FOR SYSTEM_TIME (rs, re)"
+)
+_HISTORY = (
+    *_CHANGES,
+    "DELETE HISTORY FROM {}",
+    "UPDATE {} SET a = a + 1",
+    "DELETE FROM {} WHERE a = 5",
+)
 
 #: Tables with hidden or special columns.
 TABLES: tuple[Form, ...] = (
     Form("gipk", "CREATE TABLE {} (a INT)", _ROWS, _CHANGES, Since(mysql=(8, 0, 30), mariadb=None), "sql_generate_invisible_primary_key = ON"),
     Form("invisible_key", "CREATE TABLE {} (id INT AUTO_INCREMENT PRIMARY KEY INVISIBLE, a INT)", _ROWS, _CHANGES, INVISIBLE),
     Form("functional", "CREATE TABLE {} (id INT AUTO_INCREMENT PRIMARY KEY, a INT, KEY ((a * 2)))", _ROWS, _CHANGES, Since(mysql=(8, 0, 13), mariadb=None)),
+    Form("versioned", "CREATE TABLE {} (id INT AUTO_INCREMENT PRIMARY KEY, a INT) WITH SYSTEM VERSIONING", _ROWS, _HISTORY, _VERSIONED),
+    Form("versioned_keyless", "CREATE TABLE {} (a INT) WITH SYSTEM VERSIONING", _ROWS, _HISTORY, _VERSIONED),
+    Form("row_times", f"CREATE TABLE {{}} (id INT AUTO_INCREMENT PRIMARY KEY, a INT, {_ROW_TIMES.format('TIMESTAMP(6)')}) WITH SYSTEM VERSIONING", _ROWS, _HISTORY, _VERSIONED),
+    Form("row_transactions", f"CREATE TABLE {{}} (id INT AUTO_INCREMENT PRIMARY KEY, a INT, {_ROW_TIMES.format('BIGINT UNSIGNED')}) WITH SYSTEM VERSIONING", _ROWS, _CHANGES, _VERSIONED),
     Form("period", f"CREATE TABLE {{}} ({_PERIOD})", _PERIODS, _PORTIONS, _PORTIONED),
     Form("overlaps", f"CREATE TABLE {{}} ({_PERIOD}, PRIMARY KEY (id, p WITHOUT OVERLAPS))", _PERIODS, _PORTIONS, _OVERLAPS),
 )  # fmt: skip

@@ -29,6 +29,7 @@ from sources.mysql.binlog.stream_position import Gtid, StreamPosition
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.binlog.xa import PreparedTransaction, PreparedTransactions, XaStatement, read_xa
 from sources.mysql.codec.rows import RowDecoder
+from sources.mysql.codec.versioned import current_rows
 from sources.mysql.gtid import GtidSet
 from sources.mysql.position import MySQLPosition
 
@@ -400,6 +401,13 @@ class Stream:
             rows = decoder.decode(op, event, 0, len(event))
         if not self._begun:
             self._begin()
+        if decoder.row_end is None:
+            self._add(rows)
+        else:
+            for current in current_rows(rows, decoder.row_end):
+                self._add(current)
+
+    def _add(self, rows: Rows) -> None:
         target = self._target
         last = target[-1] if target else None
         # Single-row statements log one event each. Joined, their rows cost half from here on.

@@ -75,6 +75,7 @@ from sources.mysql.codec.defaults import constant_default
 from sources.mysql.codec.images import Image, SourceCode
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.table_map import TableMap
+from sources.mysql.codec.versioned import row_end
 
 __all__ = ["RowDecoder"]
 
@@ -120,6 +121,8 @@ class RowDecoder:
                 table=table.id,
             )
         self.table = table
+        #: See ``versioned``: the column with the end of a row's time.
+        self.row_end = row_end(table)
         self._map = map
         #: Used, and then None, when the first invalid text is met.
         self._invalid_text = invalid_text
