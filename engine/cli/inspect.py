@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Literal
 
@@ -24,14 +24,14 @@ from engine.contract import (
     Sink,
     SnapshotSource,
     Source,
-    State,
 )
 from engine.errors import ConfigError, ParityError, TailraceError
 from engine.ops.status import Status, TableStatuses
+from engine.pipeline.twins import current_tables
 from engine.schema import Table
 from engine.settings.loader import Settings
 from engine.verify import comparison
-from engine.verify.report import VerifyReport
+from engine.verify.report import TableReport, VerifyReport
 
 __all__ = ["CHECK", "STATUS", "VERIFY"]
 
@@ -198,7 +198,9 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
         raise ConfigError(
             "the target holds no checkpoint of this pipeline yet", hint="run the pipeline first"
         )
-    tables = _chosen(state, options.table)
+    progress = state.checkpoint.progress
+    reasons = {str(id): it.reason for id, it in progress.items() if it.again or it.reason}
+    tables, left = _chosen(current_tables(state.tables, progress), reasons, options.table)
     with closing(make_source(settings)) as source:
 
         async def passed(position: str, deadline: float) -> bool:
@@ -208,7 +210,7 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
             closing(_rows_of("source", source)) as source_rows,
             closing(_rows_of("sink", sink)) as target_rows,
         ):
-            return await comparison.verify(
+            report = await comparison.verify(
                 tables,
                 source_rows,
                 target_rows,
@@ -216,6 +218,16 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
                 passed=passed,
                 deadline_seconds=options.deadline_seconds,
             )
+    reports = [_left_out(table, reason) for table, reason in sorted(left.items())]
+    return msgspec.structs.replace(
+        report, equal=report.equal and not reports, tables=(*report.tables, *reports)
+    )
+
+
+def _left_out(table: str, reason: str) -> TableReport:
+    """The report of a table whose rows on the target are known to be old."""
+    inconclusive = f"it is quarantined, or backfilled again: {reason}"
+    return TableReport(table, 0, 0, 0, 0, 0.0, equal=False, inconclusive=inconclusive)
 
 
 def _rows_of(side: str, end: Source | Sink) -> RowReader:
@@ -239,12 +251,20 @@ async def _passed(source: Source, sink: Sink, position: str, deadline: float) ->
     return False
 
 
-def _chosen(state: State, names: Sequence[str]) -> Sequence[Table]:
-    known = {str(table.id): table for table in state.tables}
-    unknown = [name for name in names if name not in known]
+def _chosen(
+    tables: Sequence[Table], left: Mapping[str, str], names: Sequence[str]
+) -> tuple[Sequence[Table], Mapping[str, str]]:
+    """The tables of these names, all if there are none; those to compare and those left out."""
+    if not names:
+        return tables, left
+    known = {str(table.id): table for table in tables}
+    unknown = [name for name in names if name not in known and name not in left]
     if unknown:
         raise ConfigError(
             f"the pipeline does not follow {', '.join(unknown)}",
-            hint=f"it follows {', '.join(sorted(known))}",
+            hint=f"it follows {', '.join(sorted({*known, *left}))}",
         )
-    return [known[name] for name in names] if names else state.tables
+    return (
+        [known[name] for name in names if name in known],
+        {name: left[name] for name in names if name in left},
+    )

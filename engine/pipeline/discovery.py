@@ -29,6 +29,7 @@ class Discovery:
 
     ``between`` runs between the transactions that create many tables, so that backfill need not
     wait for the last one; ``interrupted`` tells whether to leave the rest to the next run.
+    ``readmit``: quarantined tables that still exist are followed again.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Discovery:
         *,
         between: Callable[[], Awaitable[None]],
         interrupted: Callable[[], bool],
+        readmit: bool,
     ) -> None:
+        self._readmit = readmit
         self._source = source if isinstance(source, SnapshotSource) else None
         self._writer = writer
         self._tracker = tracker
@@ -56,7 +59,9 @@ class Discovery:
         """Read the catalog, then the end of the log."""
         if self._source is None:
             return
-        known = {table.id for table in self._tracker.tables} | set(self._tracker.quarantined)
+        known = {table.id for table in self._tracker.tables}
+        if not self._readmit:
+            known.update(self._tracker.quarantined)
         self.found = await asyncio.to_thread(self._source.catalog, known)
         self.position = await asyncio.to_thread(self._source.position)
 

@@ -174,11 +174,13 @@ class Pipeline:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, self.source.close)
             stack.push_async_callback(self.sink.close)
+            # Only at the engine's start: it may have quarantined a table itself since then.
+            readmit = self._epoch is None and self._unlogged.backfills
             state = await self.sink.open(self._epoch)
             self._epoch = state.epoch
             if until_caught_up and self._goal is None:
                 self._goal = await asyncio.to_thread(self.source.position)
-            self._attempt = _Attempt(self, state)
+            self._attempt = _Attempt(self, state, readmit=readmit)
             await self._unlogged.record(self._attempt.writer)
             await self._attempt.prepare(first=state.checkpoint is None)
             return await self._attempt.run(self._goal)
@@ -201,7 +203,7 @@ class _Attempt:
 
     _queue: ReaderQueue
 
-    def __init__(self, pipeline: Pipeline, state: State) -> None:
+    def __init__(self, pipeline: Pipeline, state: State, *, readmit: bool) -> None:
         checkpoint = state.checkpoint or Checkpoint(pipeline.name, state.epoch, "")
         self._pipeline = pipeline
         self._source = source = pipeline.source
@@ -232,6 +234,7 @@ class _Attempt:
             *(source, writer, tracker, pipeline.backfill),
             between=self._run_backfill,
             interrupted=lambda: commands.stopping,
+            readmit=readmit,
         )
 
     def ignores(self, id: TableId) -> bool:

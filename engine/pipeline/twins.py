@@ -22,17 +22,18 @@ from engine.contract import Applied
 from engine.errors import UnloggedChange
 from engine.schema import Table, TableId
 
-__all__ = ["Twins", "followed_tables"]
+__all__ = ["Twins", "current_tables"]
 
 
-def followed_tables(
+def current_tables(
     stored: Iterable[Table], progress: Mapping[TableId, TableProgress]
 ) -> tuple[Table, ...]:
-    """The followed tables among the versions that a sink stores, each under its own name.
-
-    A table whose new shape is not known yet and a quarantined table are not among them.
+    """The tables of which the target has the rows of now: without the twins, the tables that they
+    are to replace, and quarantined tables.
     """
-    return Twins(stored, progress).followed
+    left = {id for id, it in progress.items() if it.again or it.state == "quarantined"}
+    left |= {_twin_id(id) for id in left}
+    return tuple(table for table in stored if table.id not in left)
 
 
 class Twins:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from typing import Final
 
 from engine.contract import Sink, SnapshotSource, Source
 from engine.errors import UnloggedChange
@@ -24,6 +25,9 @@ __all__ = ["UnloggedChanges"]
 MOST_BACKFILLS = 10
 #: … in this time.
 WINDOW_SECONDS = 3600.0
+
+_SET: Final = 'set unlogged_change = "backfill" in [backfill]'
+_AGAIN: Final = "start the engine again: it reads the table again"
 
 log = logging.getLogger("tailrace.pipeline")
 
@@ -44,17 +48,16 @@ class UnloggedChanges:
         self._taken: list[tuple[UnloggedChange, bool]] = []
         self._times: dict[TableId, deque[float]] = {}
 
+    @property
+    def backfills(self) -> bool:
+        """Whether a table is backfilled again, so that a quarantined one need not stay so."""
+        return self._can_backfill and self._settings.unlogged_change == "backfill"
+
     def take(self, error: UnloggedChange) -> None:
         """Note the table of ``error``, or raise it if the policy is to stop."""
-        policy = self._settings.unlogged_change
-        if policy == "stop":
+        if self._settings.unlogged_change == "stop":
             raise _stop(error)
-        quarantine = (
-            policy == "quarantine"
-            or error.moved
-            or not self._can_backfill
-            or self._is_frequent(error.id)
-        )
+        quarantine = not self.backfills or error.moved or self._is_frequent(error.id)
         self._taken.append((error, quarantine))
         log.warning(
             "the table is quarantined, its changes are not applied any more"
@@ -65,9 +68,15 @@ class UnloggedChanges:
                 "table": error.table,
                 "position": error.position,
                 "reason": error.message,
-                "hint": error.hint if quarantine else "",
+                "hint": self._hint(error) if quarantine else "",
             },
         )
+
+    def _hint(self, error: UnloggedChange) -> str:
+        """How a quarantined table is followed again."""
+        if error.moved or not self._can_backfill:
+            return error.hint
+        return _and_start(error.hint, _AGAIN if self.backfills else f"{_SET}, {_AGAIN}")
 
     def _is_frequent(self, id: TableId) -> bool:
         """Whether the table would be backfilled again and again, and never be finished."""
@@ -88,10 +97,13 @@ class UnloggedChanges:
 
 
 def _stop(error: UnloggedChange) -> UnloggedChange:
-    hint = 'set unlogged_change = "backfill" in [backfill] and start again to read the table again'
     return UnloggedChange(
         error.message,
-        hint=f"{error.hint}; or {hint}" if error.hint else hint,
+        hint=_and_start(error.hint, f"{_SET}, {_AGAIN}"),
         table=error.id,
         position=error.position,
     )
+
+
+def _and_start(hint: str, more: str) -> str:
+    return f"{hint.rstrip('.')}; {more}" if hint else more

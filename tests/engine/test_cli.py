@@ -229,6 +229,31 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
     assert "Max" not in shown.out + verify.out
 
 
+def test_a_quarantined_table_is_named_with_the_way_on(
+    mysql: AnyServer, database: str, config: Path
+) -> None:
+    """GIVEN the policy to quarantine WHEN the log does not show a change THEN each command says so,
+    and the message says how the table is followed again."""
+    text = config.read_text()
+    config.write_text(f'{text}\n[backfill]\nunlogged_change = "quarantine"\n')
+    assert tailrace("run", config, "--until-caught-up").status == 0
+    with connect_mysql(mysql, database) as connection, connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE pets ADD length INT AS (CHAR_LENGTH(name)) STORED")
+    run = tailrace("run", config, "--until-caught-up")
+    assert run.status == 3
+    assert "set unlogged_change" in run.err
+    assert "start the engine again" in run.err
+    status = tailrace("status", config)
+    assert f"{database}.pets is quarantined: ALTER TABLE fills a column" in status.out
+    verify = tailrace("verify", config)
+    assert verify.status == 3
+    assert "quarantined" in verify.out
+
+    config.write_text(text)
+    assert tailrace("run", config, "--until-caught-up").status == 0
+    assert tailrace("verify", config).status == 0
+
+
 def test_tail_prints_records(mysql: AnyServer, database: str, config: Path) -> None:
     assert tailrace("run", config, "--until-caught-up").status == 0
     with connect_mysql(mysql, database) as connection, connection.cursor() as cursor:
