@@ -79,7 +79,7 @@ class ValuePolicies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
                     f"{pattern}: there is no policy {name} here",
                     hint=f"the policies are {', '.join(allowed)}",
                 )
-            if value not in allowed[name]:
+            if allowed[name] and value not in allowed[name]:
                 raise ConfigError(
                     f"{pattern}: {name} is {value!r}",
                     hint=f"allowed are {', '.join(allowed[name])}",
@@ -94,9 +94,13 @@ class ReadPolicies(ValuePolicies, frozen=True, kw_only=True):
     for the column on the target; ``error``: the pipeline stops. In a key column, unless it is
     ``error``, a character for private use from U+F0000 on stands for one or two bytes, so that two
     keys stay two.
+
+    ``charset``: the real charset of text columns whose declared one is wrong, such as ``utf8mb4``
+    for UTF-8 in a latin1 column. Empty: the declared one.
     """
 
     invalid_text: Literal["replace", "escape", "error"] = "replace"
+    charset: str = ""
 
 
 class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.overrides import Overrides
 from sources.mysql.position import MySQLPosition, file_number, parse_position
 from sources.mysql.schema_dump import read_schema
 from sources.mysql.settings import BinlogFileSettings, log_path
@@ -187,6 +188,7 @@ class BinlogFileSource:
             ignored=ignored,
             fold_names=settings.fold_names,
             invalid_text=self._invalid_text,
+            overrides=Overrides(settings.values),
         )
 
     def acknowledge(self, position: str) -> None:

@@ -34,6 +34,7 @@ from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.catalog import database_collations, read_catalog, read_table, row_estimates
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
+from sources.mysql.overrides import Overrides
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
 from sources.mysql.resume import resume_at
@@ -71,6 +72,7 @@ class MySQLSource:
     def __init__(self, settings: MySQLSettings) -> None:
         self._settings = settings
         self._invalid_text = InvalidText(settings.values)
+        self._overrides = Overrides(settings.values)
         self._lock = threading.RLock()
         self._session: Connection[Any] | None = None
         #: The session while a query runs on it, for ``stop``.
@@ -93,7 +95,8 @@ class MySQLSource:
 
         def read(session: Connection[Any]) -> list[Table]:
             wanted = self._wanted(session)
-            return read_catalog(session, lambda id: id not in known and wanted(id))
+            tables = read_catalog(session, lambda id: id not in known and wanted(id))
+            return list(map(self._overrides.apply, tables))
 
         return self._ask(read)
 
@@ -147,6 +150,7 @@ class MySQLSource:
         the server has sent a heartbeat of its own.
         """
         tables = list(tables)
+        self._overrides.check(tables)
         replica = self._replica = BinlogConnection(self._settings)
         try:
             if self._stopping.is_set():
@@ -184,6 +188,7 @@ class MySQLSource:
             databases=DatabaseCharsets(self._ask(database_collations)),
             fold_names=info.fold_names,
             newest=newest,
+            overrides=self._overrides,
             programs=lambda schemas: self._ask(lambda each: read_programs(each, info, schemas)),
             invalid_text=self._invalid_text,
         )

@@ -28,6 +28,7 @@ __all__ = [
     "collation_charset",
     "may_be_invalid",
     "text_decoder",
+    "text_encoder",
     "text_expression",
 ]
 
@@ -318,6 +319,16 @@ _OWN: dict[str, Callable[[bytes], str]] = {
     "gb18030": _gb18030,
 }
 
+#: Codecs that write most characters of these charsets.
+_CODECS: Final = {
+    "big5": "big5",
+    "cp932": "cp932",
+    "eucjpms": "euc_jp",
+    "gb18030": "gb18030",
+    "sjis": "shift_jis",
+    "ujis": "euc_jp",
+}
+
 # The sequences that the servers take for one character, with or without a meaning. They show one
 # question mark for a sequence without a meaning, and one for each byte outside of a sequence.
 _GBK: Final = rb"[\x81-\xfe][\x40-\x7e\x80-\xfe]"
@@ -396,6 +407,24 @@ def text_decoder(charset: str, errors: Errors = "strict") -> Callable[[bytes], s
 def may_be_invalid(charset: str) -> bool:
     """Whether some bytes are no character. In latin1, for example, all are."""
     return charset not in _SINGLE or _UNDEFINED in _single_byte_table(charset)
+
+
+@lru_cache(maxsize=64)
+def text_encoder(charset: str) -> Callable[[str], bytes]:
+    """The inverse of ``text_decoder``: it raises UnicodeEncodeError for a text that has none."""
+    decode = text_decoder(charset)
+    if charset in _SINGLE:
+        map = codecs.charmap_build(_single_byte_table(charset))
+        return lambda text: codecs.charmap_encode(text, "strict", map)[0]
+    codec = _CODECS.get(charset) or _SAME.get(charset, "utf-8")
+
+    def encode(text: str) -> bytes:
+        data = text.encode(codec)
+        if decode(data) != text:
+            raise UnicodeEncodeError(codec, text, 0, len(text), f"no character of {charset}")
+        return data
+
+    return encode
 
 
 def _substituting(charset: str, errors: Errors) -> Callable[[bytes], str]:

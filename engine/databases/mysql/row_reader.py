@@ -15,7 +15,7 @@ from pymysql.connections import Connection
 from pymysql.cursors import SSCursor
 
 from engine.contract import StoredText
-from engine.databases.mysql.charset import may_be_invalid, text_decoder
+from engine.databases.mysql.charset import may_be_invalid, text_decoder, text_encoder
 from engine.databases.mysql.connect import connect, query, translate_errors
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.invalid_text import invalid_text
@@ -133,8 +133,11 @@ class MySQLRowReader:
 
     def _decoder(self, table: Table, column: Column) -> Callable[[bytes], str] | None:
         """The function that reads the bytes of a text that may be invalid; None if it cannot be."""
-        charset = parse_type(column.source_type).charset
-        if column.type.kind != "text" or charset in _UNICODE or not may_be_invalid(charset):
+        source_type = parse_type(column.source_type)
+        charset = source_type.encoding
+        if column.type.kind != "text" or not may_be_invalid(charset):
+            return None
+        if charset in _UNICODE and not source_type.holds:
             return None
         errors = invalid_text(self._policies, table, column)
         return None if errors == "strict" else text_decoder(charset, errors)
@@ -209,15 +212,22 @@ def _expression(column: Column) -> str:
         return f"{name} + 0e0"  # a FLOAT is printed with six digits, a sum with all
     if kind in ("enum", "set", "uuid") or column.source_type.startswith("inet"):
         return f"CAST({name} AS CHAR)"
-    return name
+    return _text(column)
+
+
+def _text(column: Column) -> str:
+    name, holds = quote_name(column.name), parse_type(column.source_type).holds
+    return f"CONVERT(CAST({name} AS BINARY) USING {holds})" if holds else name
 
 
 def _or_bytes(column: Column) -> str:
     """The expression for a text, or for U+0000 and its bytes as hexadecimal digits if the server
     shows a question mark."""
-    name = quote_name(column.name)
-    shown = f"LOCATE('?', CONVERT({name} USING utf8mb4)) OR ORD({name}) = 0"
-    return f"IF({shown}, CONCAT('\\0', HEX({name})), {name})"
+    name, text = quote_name(column.name), _text(column)
+    shown = f"LOCATE('?', CONVERT({text} USING utf8mb4)) OR ORD({name}) = 0"
+    if text != name:  # the server may also drop what is invalid
+        shown = f"{text} IS NULL OR CAST({text} AS BINARY) <> CAST({name} AS BINARY) OR {shown}"
+    return f"IF({shown}, CONCAT('\\0', HEX({name})), {text})"
 
 
 def _can_be(table: Table, key: Key) -> bool:
@@ -271,6 +281,9 @@ def _literal(column: Column, text: str | None) -> str:
         return f"TIME'{text}'"  # as a plain string it would be compared as text
     if kind in ("enum", "set"):
         return _number(column, text)
+    source_type = parse_type(column.source_type)
+    if source_type.holds:
+        return f"_{source_type.charset} x'{text_encoder(source_type.holds)(text).hex()}'"
     return f"_utf8mb4 x'{text.encode().hex()}'"
 
 

@@ -38,7 +38,8 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     dimensions (vector). It is 1 for ``tinyint(1)``, by convention a boolean, and 0 for other types.
     ``scale`` is the number of digits after the point of a decimal, float or double, and of a
     second's fraction in a temporal type; None if the text has none. ``charset`` and ``collation``
-    are empty if the text has none.
+    are empty if the text has none. ``holds`` is the charset of the bytes if the declared one is
+    wrong. The configuration says so (``ReadPolicies.charset``), not the server.
     """
 
     base: str
@@ -51,6 +52,12 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     charset: str = ""
     collation: str = ""
     compressed: bool = False
+    holds: str = ""
+
+    @property
+    def encoding(self) -> str:
+        """The charset of the values' bytes."""
+        return self.holds or self.charset
 
     @property
     def fraction(self) -> int:
@@ -68,6 +75,7 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         words += ["/*M!100301 COMPRESSED*/"] * self.compressed
         words += [f"character set {self.charset}"] if self.charset else []
         words += [f"collate {self.collation}"] if self.collation else []
+        words += [f"/*holds {self.holds}*/"] if self.holds else []
         return " ".join(words)
 
     def _parameters(self) -> str:
@@ -171,6 +179,7 @@ _AS_BYTES = {"char": "binary", "varchar": "varbinary", **dict(zip(_TEXTS, _BLOBS
 
 _CHARSET_WORDS = {"ascii": "latin1", "unicode": "ucs2", "byte": "binary"}
 
+_HOLDS = re.compile(r"/\*holds (\w+)\*/$")
 _COMMENT = re.compile(r"/\*(.*?)\*/", re.DOTALL)
 _TOKEN = re.compile(r"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"|[\w$]+|\S", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)|''", re.DOTALL)
@@ -229,9 +238,11 @@ def parse_type(source_type: str) -> MySQLType:
     charset, collation = _charset(words, attributes)
     compressed = compressed or "compressed" in words
     try:
-        return _canonical(name, parameters, words, charset, collation, compressed)
+        parsed = _canonical(name, parameters, words, charset, collation, compressed)
     except (ValueError, IndexError) as error:
         raise _unknown(source_type) from error
+    holds = _HOLDS.search(source_type)
+    return msgspec.structs.replace(parsed, holds=holds[1]) if holds else parsed
 
 
 def _unknown(source_type: str) -> SchemaError:
@@ -401,5 +412,6 @@ def _essence(source_type: str) -> MySQLType:
         zerofill=False,
         collation="",
         compressed=False,
+        holds="",
         length=0 if parsed.base == "tinyint" else parsed.length,
     )

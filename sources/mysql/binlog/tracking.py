@@ -38,6 +38,7 @@ from sources.mysql.ddl.objects import CreateDatabase, read_object
 from sources.mysql.ddl.outcome import outcome
 from sources.mysql.ddl.statements import CreateTable, DropDatabase, Statement, read_statement
 from sources.mysql.ddl.stored_programs import Programs, may_change_programs, may_use_programs
+from sources.mysql.overrides import Overrides
 
 __all__ = ["Tracking"]
 
@@ -116,9 +117,11 @@ class Tracking:
         newest: SessionId | None = None,
         programs: Callable[[Iterable[str]], Programs] | None = None,
         invalid_text: InvalidText | None = None,
+        overrides: Overrides | None = None,
     ) -> None:
         self._invalid_text = invalid_text
         self.tables = {table.id: table for table in tables}
+        self._overrides = overrides
         self.mariadb = False
         self._short_doubles = False
         self._format: Format | None = None
@@ -168,6 +171,9 @@ class Tracking:
                 table, change = self._first_seen(map)
             else:
                 table, change = self._checked(table, map)
+            if self._overrides is not None:
+                table = self._overrides.apply(table)
+                change = change and msgspec.structs.replace(change, after=table)
             decoder = RowDecoder(table, map, self._invalid_text)
         except SchemaError as error:
             raise UnloggedChange(error.message, hint=error.hint, table=id) from error
@@ -203,6 +209,8 @@ class Tracking:
             statement=statement,
         )
         self._define(parsed, query, statement)
+        if self._overrides is not None:
+            effects = list(map(self._overrides.follow, effects))
         for effect in effects:
             if isinstance(effect, SchemaChange):
                 if effect.before is not None:

@@ -115,7 +115,7 @@ def _cell(table: Table, ordinal: int, map: TableMap, invalid_text: InvalidText |
         return Cell(ordinal, expression, codes, names=names, order=order)
     if wire in (Wire.ENUM, Wire.SET):
         return _labels(ordinal, meta, source_type)
-    charset = source_type.charset
+    charset = source_type.encoding
     if not charset and map.charsets is not None and column.type.kind == "text":
         charset = map.charsets[ordinal] or ""
     expression, names = bytes_expression(table, column, source_type, charset, "raw0", invalid_text)

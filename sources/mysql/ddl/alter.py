@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from engine.databases.mysql.types import parse_type
 from engine.schema import Column, Table
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
@@ -86,6 +88,8 @@ def _check_values(draft: Draft, before: Columns, *, strict: bool) -> None:
         if source_type != column.column.source_type:
             old, new = parse_type(source_type), parse_type(column.column.source_type)
             reason = loss(old, new, strict=strict)
+            if old.holds and old.charset != new.charset:
+                reason = "changes the bytes"  # as if they were in the declared charset
             if reason:
                 raise Unfollowable(
                     f"{reason} of the column {column.name}, which the log does not show"
@@ -175,8 +179,17 @@ def _changed(
         if _is_rounded(column):
             raise Unfollowable("rounds the default of a column, which the log does not show")
         return DraftColumn(column)
-    old.column = column
+    old.column = _with_override(column, old.column)
     return old
+
+
+def _with_override(column: Column, before: Column) -> Column:
+    """The column with the charset that the configuration says its bytes have."""
+    old, new = parse_type(before.source_type), parse_type(column.source_type)
+    if not old.holds or not new.charset:
+        return column
+    source_type = str(msgspec.structs.replace(new, holds=old.holds))
+    return msgspec.structs.replace(column, source_type=source_type)
 
 
 def _is_rounded(column: Column) -> bool:

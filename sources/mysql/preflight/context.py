@@ -13,6 +13,7 @@ from engine.contract import Finding
 from engine.databases.mysql.connect import query
 from engine.schema import Table, TableId
 from sources.mysql.catalog import read_catalog
+from sources.mysql.overrides import Overrides
 from sources.mysql.server_info import ServerInfo
 from sources.mysql.settings import MySQLSettings, selector
 
@@ -47,5 +48,5 @@ def read_context(session: Connection[Any], info: ServerInfo, settings: MySQLSett
     """Query the server. Raises SourceError, SourceLost."""
     variables = {name.lower(): value for name, value in query(session, "SHOW GLOBAL VARIABLES")}
     wanted = selector(settings.tables, settings.exclude, fold_names=info.fold_names)
-    tables = read_catalog(session, wanted)
+    tables = list(map(Overrides(settings.values).apply, read_catalog(session, wanted)))
     return Context(session, info, settings, variables, wanted, tables)

@@ -44,8 +44,8 @@ def _misdeclared(context: Context) -> Iterator[Finding]:
 
 def _may_lie(column: Column) -> bool:
     source_type = parse_type(column.source_type)
-    text = column.type.kind == "text" and source_type.charset in BYTES_PER_CHARACTER
-    return text and source_type.charset not in _STRICT
+    text = column.type.kind == "text" and source_type.encoding in BYTES_PER_CHARACTER
+    return text and source_type.encoding not in _STRICT
 
 
 def _rows(context: Context, table: Table, columns: Sequence[Column]) -> Sequence[Any]:
@@ -63,7 +63,7 @@ def _rows(context: Context, table: Table, columns: Sequence[Column]) -> Sequence
 
 def _judged(table: Table, column: Column, values: Sequence[bytes | None]) -> Iterator[Finding]:
     """The finding about a column's sampled values, if there is one."""
-    charset = parse_type(column.source_type).charset
+    charset = parse_type(column.source_type).encoding
     sample = [value for value in values if value and not value.isascii()]
     utf8 = sum(map(_is_utf8, sample))
     invalid = [value for value in sample if not _is_text(value, charset)]

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from engine.change import Row
+from engine.databases.mysql.charset import text_encoder
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.errors import ConfigError
@@ -150,7 +151,11 @@ def _literal(column: Column, value: Any) -> str:
         return f"0x{value.hex()}" if value else "_binary''"
     if type.kind in _QUOTED or column.source_type.startswith("inet"):
         return f"'{value}'"
+    source_type = parse_type(column.source_type)
     if isinstance(value, SubstitutedText):
-        return f"_{parse_type(column.source_type).charset} 0x{value.raw.hex()}"
+        return f"_{source_type.charset} 0x{value.raw.hex()}"
+    if source_type.holds and value:
+        data = text_encoder(source_type.holds)(value)
+        return f"_{source_type.charset} 0x{data.hex()}"
     # A hexadecimal literal needs no escapes, whatever sql_mode is.
     return f"_utf8mb4 0x{value.encode().hex()}" if value else "_utf8mb4''"

@@ -229,7 +229,7 @@ def _text(table: Table, column: Column, invalid_text: InvalidText | None) -> Tex
     if source_type.base in _LABELLED and not source_type.charset:
         labels = f"labels_{table.ordinal(column.name)}"
         return Text(f"{labels}[int(raw0)]", {labels: label_texts(source_type)}, True)
-    charset = source_type.charset
+    charset = source_type.encoding
     value = bytes_expression(table, column, source_type, charset, "raw0", invalid_text)
     return Text(*value, short)
 
