@@ -294,7 +294,7 @@ class _Reader:
         tokens.take("IF", "EXISTS")
         name = tokens.name()
         if tokens.take("SET", "DEFAULT"):
-            self.found.defaults.append((name, read_default(tokens)[0]))
+            self.found.defaults.append((name, self._dialect.default(read_default(tokens)[0])))
         elif tokens.take("DROP", "DEFAULT"):
             self.found.defaults.append((name, None))
         elif not tokens.take("SET", "VISIBLE"):

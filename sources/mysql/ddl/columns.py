@@ -146,7 +146,7 @@ def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition
         found.type,
         charset,
         found.nullable and not found.primary,
-        found.default,
+        dialect.default(found.default),
         found.generated,
         found.filled,
         found.primary,
@@ -234,6 +234,8 @@ def _read_type(tokens: Tokens, dialect: Dialect) -> str:
     name = " ".join(words).lower()
     if name == "real":
         name = dialect.real
+    if name == "timestamp":
+        name = dialect.timestamp_type
     if name == "json" and dialect.mariadb:
         return "longtext character set utf8mb4 collate utf8mb4_bin"
     return name + _read_parameters(tokens, members=name in ("enum", "set"))

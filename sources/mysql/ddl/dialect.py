@@ -17,8 +17,10 @@ _REAL_AS_FLOAT: Final = 1 << 0
 _ORACLE: Final = 1 << 9
 #: The bit of the SQL mode that makes a backslash an ordinary character.
 NO_BACKSLASH_ESCAPES: Final = 1 << 20
+_MAXDB: Final = 1 << 12
 _STRICT_TRANS_TABLES: Final = 1 << 21
 _STRICT_ALL_TABLES: Final = 1 << 22
+_MARIADB_EMPTY_STRING_IS_NULL: Final = 1 << 32
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -56,6 +58,16 @@ class Dialect(msgspec.Struct, frozen=True):
     def real(self) -> str:
         """The type that REAL means."""
         return "float" if self.sql_mode & _REAL_AS_FLOAT else "double"
+
+    @property
+    def timestamp_type(self) -> str:
+        """The type that TIMESTAMP means."""
+        return "datetime" if self.sql_mode & _MAXDB else "timestamp"
+
+    def default(self, default: str | None) -> str | None:
+        """The default that a literal means: an empty string can be NULL (MariaDB)."""
+        empty_is_null = self.mariadb and self.sql_mode & _MARIADB_EMPTY_STRING_IS_NULL
+        return None if empty_is_null and default == "''" else default
 
 
 def read_table_name(tokens: Tokens, schema: str, dialect: Dialect) -> TableId:

@@ -115,10 +115,7 @@ def read_statement(sql: str, schema: str, dialect: Dialect = Dialect()) -> State
     ``schema`` is the session's default database. Never raises an error.
     """
     tokens = dialect.tokens(sql)
-    if tokens.take("SET", "STATEMENT"):  # MariaDB: SET STATEMENT variable = value FOR …
-        while not tokens.ended and not tokens.at("FOR"):
-            tokens.next()
-        tokens.take("FOR")
+    parsed_before = _skip_set_statement(tokens)
     verb = tokens.peek().word
     if tokens.ended or verb in _HARMLESS:
         return None
@@ -127,9 +124,26 @@ def read_statement(sql: str, schema: str, dialect: Dialect = Dialect()) -> State
         return Statement(verb)
     tokens.next()
     try:
-        return read(_Context(tokens, schema, dialect, verb))
+        statement = read(_Context(tokens, schema, dialect, verb))
     except Unreadable:
         return Statement(verb)
+    if parsed_before and isinstance(statement, CreateTable | AlterTable):
+        problem = statement.problem or "was parsed with an SQL mode that the log does not show"
+        return msgspec.structs.replace(statement, problem=problem)
+    return statement
+
+
+def _skip_set_statement(tokens: Tokens) -> bool:
+    """Skip MariaDB's ``SET STATEMENT variable = value, … FOR``. Return whether it sets sql_mode.
+
+    MariaDB parses the statement before it sets the mode, and logs the mode that is set.
+    """
+    sets_mode = False
+    if tokens.take("SET", "STATEMENT"):
+        while not tokens.ended and not tokens.at("FOR"):
+            sets_mode |= tokens.next().word == "SQL_MODE"
+        tokens.take("FOR")
+    return sets_mode
 
 
 class _Context(msgspec.Struct, frozen=True):
