@@ -19,17 +19,15 @@ import os
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
 from engine.toolkit.accelerator import python_only
 from sinks.postgres import accelerator as encoder
 from sources.mysql.codec import accelerator as decoder
 from tests.support.old_servers import OLD_SERVERS
+from tests.support.postgres_databases import PostgresDatabases, url_of
 from tests.support.servers import (
-    STATEMENT_TIMEOUT_SECONDS,
     AnyServer,
     ExternalServer,
     connect_mysql,
@@ -38,6 +36,9 @@ from tests.support.servers import (
     obtain_old,
 )
 from tests.support.shops import Shop, load_new_shop
+
+#: The data survive a killed server, and need not survive a power failure.
+FAST_POSTGRES = ("fsync=off",)
 
 _used: list[AnyServer] = []
 
@@ -97,13 +98,15 @@ def mariadb_11() -> Iterator[AnyServer]:
 @pytest.fixture(scope="session")
 def postgres_15() -> Iterator[AnyServer]:
     """PostgreSQL 15."""
-    yield from _provide("postgres", lambda: start_postgres("15"))
+    yield from _provide("postgres", lambda: start_postgres("15", options=FAST_POSTGRES))
 
 
 @pytest.fixture(scope="session")
 def postgres_18() -> Iterator[AnyServer]:
     """PostgreSQL 18."""
-    yield from _provide("postgres", lambda: start_postgres("18"), first=False)
+    yield from _provide(
+        "postgres", lambda: start_postgres("18", options=FAST_POSTGRES), first=False
+    )
 
 
 @pytest.fixture(scope="session")
@@ -175,29 +178,28 @@ def new_shop() -> Iterator[Callable[[AnyServer, int], Shop]]:
         drop_mysql_database(shop.server, shop.database)
 
 
+@pytest.fixture(scope="session")
+def postgres_databases() -> Iterator[PostgresDatabases]:
+    """The databases of ``fresh_postgres_database``."""
+    databases = PostgresDatabases()
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def fresh_postgres_database() -> Iterator[Callable[[AnyServer], str]]:
-    """A function that creates an empty database on a server and returns its URL. The database is
-    dropped after the test.
-    """
+def fresh_postgres_database(
+    postgres_databases: PostgresDatabases,
+) -> Iterator[Callable[[AnyServer], str]]:
+    """A function that returns the URL of an empty database on a server, for this test alone."""
     made: list[tuple[AnyServer, str]] = []
 
     def make(server: AnyServer) -> str:
-        name = f"t_{uuid4().hex[:12]}"
-        _execute(server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        made.append((server, name))
-        return f"{server.url.rpartition('/')[0]}/{name}"
+        made.append((server, postgres_databases.take(server)))
+        return url_of(server.url, made[-1][1])
 
     yield make
     for server, name in made:
-        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
-        _execute(server, drop.format(sql.Identifier(name)))
-
-
-def _execute(server: AnyServer, statement: sql.Composed) -> None:
-    timeout = f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
-    with psycopg.connect(server.url, autocommit=True, options=timeout) as connection:
-        connection.execute(statement)
+        postgres_databases.give_back(server, name)
 
 
 @pytest.fixture

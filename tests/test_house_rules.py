@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("engine", "sources", "sinks", "benchmarks")
@@ -42,33 +41,36 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", [*SHIPPED, *TESTS], ids=name_of)
-def test_files_are_short(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= FILE_LINES, f"{lines} lines; split it"
+def test_files_are_short() -> None:
+    lines = {name_of(path): len(path.read_text("utf-8").splitlines()) for path in SHIPPED + TESTS}
+    assert {name: count for name, count in lines.items() if count > FILE_LINES} == {}
 
 
-@pytest.mark.parametrize("path", [*SHIPPED, *TESTS], ids=name_of)
-def test_functions_are_short(path: Path) -> None:
+def test_functions_are_short() -> None:
     long = {
-        node.name: size
+        f"{name_of(path)}: {node.name}": size
+        for path in SHIPPED + TESTS
         for node in ast.walk(parse(path))
         if isinstance(node, Function)
         and (size := (node.end_lineno or 0) - node.lineno + 1) > FUNCTION_LINES
     }
-    assert not long
+    assert long == {}
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
-def test_modules_and_public_names_have_docstrings(path: Path) -> None:
-    tree = parse(path)
-    missing = [] if ast.get_docstring(tree) else [name_of(path)]
-    missing += [node.name for node in _public(tree) if not ast.get_docstring(node)]
-    assert not missing
+def test_modules_and_public_names_have_docstrings() -> None:
+    missing = [name_of(path) for path in SHIPPED + TESTS if not ast.get_docstring(parse(path))]
+    missing += [
+        f"{name_of(path)}: {node.name}"
+        for path in SHIPPED
+        for node in _public(parse(path))
+        if not ast.get_docstring(node)
+    ]
+    assert missing == []
 
 
 def _public(tree: ast.Module) -> Iterator[ast.ClassDef | Function]:
@@ -82,23 +84,18 @@ def _public(tree: ast.Module) -> Iterator[ast.ClassDef | Function]:
             yield node
 
 
-@pytest.mark.parametrize("path", [*SHIPPED, *TESTS], ids=name_of)
-def test_tests_and_code_have_a_module_docstring(path: Path) -> None:
-    assert ast.get_docstring(parse(path))
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
-def test_any_is_used_where_it_has_a_reason(path: Path) -> None:
-    if "programs" in path.parts:
-        return  # they run in other environments, with packages without types
+def test_any_is_used_where_it_has_a_reason() -> None:
     found = {
-        node.name
+        f"{name_of(path)}: {node.name}"
+        for path in SHIPPED
+        # The peers' programs run in other environments, with packages without types.
+        if "programs" not in path.parts and name_of(path) not in ANY
         for node in ast.walk(parse(path))
         if isinstance(node, Function)
         for annotation in (node.returns, *(each.annotation for each in _parameters(node)))
         if isinstance(annotation, ast.Name) and annotation.id == "Any"
     }
-    assert not found or name_of(path) in ANY, found
+    assert found == set()
 
 
 def _parameters(function: Function) -> Iterator[ast.arg]:

@@ -96,17 +96,19 @@ def test_numbers_have_three_digits() -> None:
     assert [short(n) for n in (1_391_000, 108_200, 95)] == ["1.39 M", "108 k", "95"]
 
 
-def test_orders_arrive_unchanged(bench: Bench) -> None:
-    result = measure_stream(bench, "stream-orders", WORKLOADS["orders"])
-    assert sum(commit.rows for commit in result.commits) == result.rows == ROWS // 5
+@pytest.mark.parametrize(
+    ("workload", "rows"),
+    [("update", 300), pytest.param("orders", ROWS // 5, marks=pytest.mark.slow)],
+)
+def test_a_stream_and_its_limit_end_in_the_same_rows(
+    bench: Bench, workload: str, rows: int
+) -> None:
+    result = measure_stream(bench, f"stream-{workload}", WORKLOADS[workload])
+    assert sum(commit.rows for commit in result.commits) == result.rows == rows
     assert 0 < result.repetitions[0].seconds < result.repetitions[0].wall_seconds
-    assert result.to_json()["progress"][-1][1] == result.rows
     assert result.repetitions[0].target_cpu_seconds is not None
-
-
-def test_updates_and_their_limit_end_in_the_same_rows(bench: Bench) -> None:
-    fields = measure_stream(bench, "stream-update", WORKLOADS["update"]).to_json()
-    assert fields["rows"] == 300
+    fields = result.to_json()
+    assert fields["progress"][-1][1] == rows
     assert fields["ratio_to_limit"] > 0
     assert fields["peak_memory_mb"] > 10
 

@@ -124,6 +124,7 @@ def test_each_peer_takes_part_in_existing_results() -> None:
         assert peer.results <= set(measurements(ROWS))
 
 
+@pytest.mark.slow
 def test_postgresql_replicates_the_same_updates_again_and_again(target: Target) -> None:
     bench = Bench(target, repeat=1, peers=(LogicalReplication(),), peer_repeat=2)
     (peer,) = measure_stream(bench, "stream-update", WORKLOADS["update"]).peers
@@ -136,7 +137,10 @@ def test_postgresql_replicates_every_type(target: Target) -> None:
     stream(target, LogicalReplication(), "orders")
 
 
-@pytest.mark.parametrize(("name", "workload"), [("bulk", "insert"), ("orders", "orders")])
+@pytest.mark.parametrize(
+    ("name", "workload"),
+    [pytest.param("bulk", "insert", marks=pytest.mark.slow), ("orders", "orders")],
+)
 def test_mysql_replication_decodes_the_same_values(
     target: Target, name: str, workload: str
 ) -> None:

@@ -88,6 +88,10 @@ migrations = st.lists(
     max_size=3,
 )
 
+#: How many histories a test tries.
+SLOW = (pytest.mark.slow, pytest.mark.timeout(900))
+EXAMPLES = [pytest.param(5, id="few"), pytest.param(60, id="many", marks=SLOW)]
+
 
 class HistoryWriter:
     """Writes one random history to the source."""
@@ -192,12 +196,13 @@ class HistoryWriter:
             self.execute(f"UPDATE {name} SET u = %s WHERE k1 = %s LIMIT 1", (value, key))
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize("image", ["FULL", "MINIMAL"])
 def test_random_histories(
     mysql: AnyServer,
     postgres: AnyServer,
     image: str,
+    examples: int,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
 ) -> None:
@@ -206,7 +211,7 @@ def test_random_histories(
     target = fresh_postgres_database(postgres)
 
     @settings(
-        max_examples=10,
+        max_examples=examples,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
@@ -226,12 +231,13 @@ def test_random_histories(
     run()
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize("image", ["FULL", "MINIMAL"])
 def test_random_histories_during_the_backfill(
     mysql_family: AnyServer,
     postgres: AnyServer,
     image: str,
+    examples: int,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
 ) -> None:
@@ -240,7 +246,7 @@ def test_random_histories_during_the_backfill(
     target = fresh_postgres_database(postgres)
 
     @settings(
-        max_examples=8,
+        max_examples=examples,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
