@@ -11,6 +11,7 @@ import pytest
 
 from engine.databases.mysql.session_variables import VARIABLES
 from engine.databases.postgres.session_settings import SETTINGS
+from tests.support.types_page import PAGE, page
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
@@ -35,3 +36,8 @@ def test_the_variables_of_our_sessions_are_listed() -> None:
     page = (ROOT / "docs" / "what-the-log-does-not-say.md").read_text(encoding="utf-8")
     names = {*(variable.name for variable in VARIABLES), *SETTINGS}
     assert sorted(name for name in names if f"`{name}`" not in page) == []
+
+
+def test_the_page_of_types_is_current() -> None:
+    command = "python -m tests.support.types_page"
+    assert PAGE.read_text(encoding="utf-8") == page(), f"docs/types.md is stale: run {command}"
