@@ -16,12 +16,12 @@ import pymysql
 import pytest
 
 from engine.cli.main import main
-from engine.sandbox import Server
+from engine.sandbox import Server, start_mysql
 from tests.end_to_end.test_types import change, create
 from tests.support import compare
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mirror import catch_up, make_pipeline
-from tests.support.servers import AnyServer, connect_mysql
+from tests.support.servers import AnyServer, connect_mysql, obtain_old
 from tests.support.type_matrix import FAMILIES, Kind, family
 from tests.support.waiting import wait_until
 
@@ -50,6 +50,39 @@ SCHEMA_CHANGES = (
     "TRUNCATE TABLE log",
     "CREATE TABLE brief (id INT)",
     "DROP TABLE brief",
+)
+#: Of one table, with changes of rows in between. What a server fills in differs by release, most of
+#: all where ``explicit_defaults_for_timestamp`` does not exist or is off.
+ALTERATIONS = (
+    "ADD COLUMN a1 TIMESTAMP",
+    "ADD COLUMN a2 TIMESTAMP NOT NULL",
+    "ADD COLUMN a3 TIMESTAMP NULL",
+    "ADD COLUMN a4 DATETIME NOT NULL",
+    "ADD COLUMN a5 ENUM('x','y') NOT NULL",
+    "ADD COLUMN a6 SET('x','y') NOT NULL",
+    "ADD COLUMN a7 DATE NOT NULL",
+    "ADD COLUMN a8 VARCHAR(10) NOT NULL",
+    "ADD COLUMN a9 YEAR NOT NULL",
+    "ADD COLUMN b1 TIME NOT NULL FIRST",
+    "ADD COLUMN b2 BIT(4) NOT NULL",
+    "ADD COLUMN b3 DECIMAL(5,2) NOT NULL DEFAULT 1.239",
+    "ADD COLUMN b4 FLOAT(7,2) DEFAULT 1.239",
+    "MODIFY v VARCHAR(60) CHARACTER SET utf8mb4",
+    "MODIFY n BIGINT UNSIGNED NOT NULL",
+    "DROP COLUMN a7",
+    "CHANGE a8 c8 TEXT",
+    "ADD UNIQUE KEY u (n, id)",
+    "ADD COLUMN b5 TIMESTAMP DEFAULT '2001-01-01 00:00:00'",
+    "ADD COLUMN b6 CHAR(3) CHARACTER SET latin1 DEFAULT 'é'",
+    "ADD COLUMN b7 BLOB",
+    "ENGINE=MyISAM",
+    "ENGINE=InnoDB",
+    "CONVERT TO CHARACTER SET utf8mb4",
+    "ADD COLUMN b8 INT NOT NULL AUTO_INCREMENT UNIQUE",
+    "DROP PRIMARY KEY, ADD PRIMARY KEY (n, id)",
+    "MODIFY c8 VARCHAR(3)",
+    "MODIFY a3 DATETIME",
+    "ORDER BY n",
 )
 SLOW_BACKFILL = "[backfill]\nchunk_rows = 40\nslice_seconds = 0.05\n"
 ROWS = 3000
@@ -223,3 +256,88 @@ def test_every_value_arrives_by_every_path(
                 change(cursor, name, kinds)
             run()
             compare.assert_equal(connection, target, database)
+
+
+@pytest.mark.parametrize("each", [True, False], ids=["each", "all-at-once"])
+def test_alterations(
+    old_server: Server, fresh_mysql_database: Fresh, target_database: str, each: bool
+) -> None:
+    """Both sides are equal after each alteration that the stream follows; also if it follows them
+    only when the server's catalog has the last of them."""
+    database = fresh_mysql_database(old_server)
+    connection = connect_mysql(old_server, database)
+
+    def run() -> None:
+        catch_up(make_pipeline(old_server.url, target_database, [f"{database}.*"]))
+
+    with (
+        connection,
+        connection.cursor() as cursor,
+        psycopg.connect(target_database, autocommit=True) as target,
+    ):
+        cursor.execute("SET sql_mode = '', time_zone = '+00:00'")
+        latin1 = "CHARACTER SET latin1 DEFAULT 'é'"
+        cursor.execute(f"CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20) {latin1}, n INT)")
+        values = ", ".join(f"({n}, {n % 7 or 'NULL'})" for n in range(50))
+        cursor.execute(f"INSERT INTO t (id, n) VALUES {values}")
+        run()
+        for number, alteration in enumerate(ALTERATIONS):
+            cursor.execute(f"ALTER TABLE t {alteration}")
+            cursor.execute(f"INSERT INTO t (id, n) VALUES ({number + 100}, {number})")
+            cursor.execute(f"UPDATE t SET n = n + 1 WHERE id = {number}")
+            if each:
+                run()
+                compare.assert_equal(connection, target, database)
+        run()
+        compare.assert_equal(connection, target, database)
+
+
+def test_tables_of_an_older_release_keep_their_temporal_format(
+    tmp_path: Path, target_database: str
+) -> None:
+    """GIVEN tables that MySQL 5.5 has made WHEN MySQL 5.6 runs on them THEN their old columns, and
+    new columns beside them, arrive."""
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o755)
+    data, columns = tmp_path / "data", "a DATE, b TIME, c DATETIME, d TIMESTAMP NULL, e YEAR"
+    rows = (
+        "'2020-02-31', '-838:59:59', '2020-00-10 01:02:03', '2021-03-28 01:30:00', 2000",
+        "'0000-00-00', '00:00:00', '0000-00-00 00:00:00', '0000-00-00 00:00:00', 0",
+        "'9999-12-31', '838:59:59', '9999-12-31 23:59:59', '2038-01-19 03:14:07', 2155",
+    )
+    session = "SET sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00'"
+    with (
+        obtain_old(lambda: start_mysql("5.5", directory=data)) as server,
+        connect_mysql(server) as connection,
+        connection.cursor() as cursor,
+    ):
+        for statement in (session, "CREATE DATABASE aged", "USE aged"):
+            cursor.execute(statement)
+        cursor.execute(f"CREATE TABLE t (id INT PRIMARY KEY, {columns})")
+        cursor.execute(f"CREATE TABLE k (id DATETIME PRIMARY KEY, {columns})")
+        for n, row in enumerate(rows, 1):
+            cursor.execute(f"INSERT INTO t VALUES ({n}, {row})")
+            cursor.execute(f"INSERT INTO k VALUES ('2001-01-0{n}', {row})")
+    statements = (
+        "UPDATE t SET e = 1999, b = '-00:00:01'",
+        "INSERT INTO t SELECT id + 10, a, b, c, d, e FROM t",
+        "UPDATE k SET b = '12:00:00'",
+        "DELETE FROM k WHERE id = '2001-01-02'",
+        "SET GLOBAL avoid_temporal_upgrade = ON",
+        "ALTER TABLE t ADD COLUMN n DATETIME(2), ADD COLUMN m TIME(3) NULL",
+        "INSERT INTO t SELECT id + 100, a, b, c, d, e, c, b FROM t",
+        "UPDATE t SET b = NULL, m = '00:00:00.123' WHERE id > 100",
+    )
+    with (
+        obtain_old(lambda: start_mysql("5.6", directory=data)) as server,
+        both(server, target_database) as (source, target),
+        source.cursor() as cursor,
+    ):
+        cursor.execute(session)
+        cursor.execute("USE aged")
+        catch_up(make_pipeline(server.url, target_database, ["aged.*"]))
+        compare.assert_equal(source, target, "aged")
+        for statement in statements:
+            cursor.execute(statement)
+        catch_up(make_pipeline(server.url, target_database, ["aged.*"]))
+        compare.assert_equal(source, target, "aged")

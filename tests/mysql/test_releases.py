@@ -1,5 +1,6 @@
 """
-Releases that are too old, too new, or whose passwords have an old format.
+Releases that are too old or too new, what docs/servers.md says of the others, and old ways to
+log in.
 """
 
 from __future__ import annotations
@@ -19,12 +20,39 @@ from cryptography.x509.oid import NameOID
 from engine.databases.mysql.connect import connect, query, translate_errors
 from engine.errors import SourceError
 from engine.sandbox import Server, start_mariadb, start_mysql
-from sources.mysql.releases import supported
+from sources.mysql.releases import NEWEST, OLDEST, release_name, supported
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 from tests.support.following import Following
 from tests.support.mysql_sessions import with_user
-from tests.support.servers import connect_mysql, obtain, obtain_old
+from tests.support.old_servers import OLD_SERVERS
+from tests.support.servers import AnyServer, connect_mysql, obtain, obtain_old
+from tests.support.servers_page import PAGE, SERVERS, measure, name_of, table, title
+
+
+def check_page(server: AnyServer, suite: str) -> None:
+    """The tested version is that of the day on which the page was made."""
+    features = measure(server, suite)
+    assert table()[title(name_of(server, features))][1:] == list(features)[1:]
+
+
+def test_the_page_lists_the_servers_of_the_tests() -> None:
+    assert set(table()) == {title(name) for name in (*OLD_SERVERS, *SERVERS)}
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(release_name(mariadb, OLDEST[mariadb]) in page for mariadb in (False, True))
+    newest = {tuple(map(int, name.split("-")[1].split("."))) for name in SERVERS}
+    assert set(NEWEST.values()) <= newest
+
+
+def test_the_page_says_what_a_server_can_do(mysql_family: AnyServer) -> None:
+    if not isinstance(mysql_family, Server):
+        pytest.skip("the page is about the private servers")
+    check_page(mysql_family, "default")
+
+
+@pytest.mark.slow
+def test_the_page_says_what_an_old_server_can_do(old_server: Server) -> None:
+    check_page(old_server, "slow")
 
 
 def old_password_error(server: Server) -> SourceError:

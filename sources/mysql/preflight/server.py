@@ -94,14 +94,18 @@ def _identity(context: Context) -> Iterator[Finding]:
             "SET GLOBAL server_id = 1; set it in the option file too",
         )
     if context.info.gtids:
-        yield Finding("ok", "gtid_mode", "transactions have GTIDs")
+        lock = "" if context.info.executed_is_visible else "; a backfill locks the table briefly"
+        yield Finding("ok", "gtid_mode", f"transactions have GTIDs{lock}")
     else:
+        none = context.info.version < (5, 6, 5)
         yield Finding(
             "warning",
             "gtid_mode",
             "transactions have no GTIDs: positions are valid on this server only, and a backfill"
             " locks the table briefly for each time slice",
-            "see `Enabling GTID Transactions Online` in MySQL's manual",
+            "upgrade the server: MySQL 5.6 is the first release with GTIDs"
+            if none
+            else "see `Enabling GTID Transactions Online` in MySQL's manual",
         )
 
 
