@@ -137,6 +137,11 @@ class Replace(msgspec.Struct, frozen=True, gc=False):
     twin: Table
     after: Table
 
+    @property
+    def steps(self) -> tuple[SchemaChange, SchemaChange]:
+        """The same as two changes, for a sink whose readers do not see what is between them."""
+        return SchemaChange("", self.before, None), SchemaChange("", self.twin, self.after)
+
 
 class Begin(msgspec.Struct, frozen=True, gc=False):
     """The start of a transaction.

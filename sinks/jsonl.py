@@ -35,7 +35,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
-from engine.change import Change, SchemaChange
+from engine.change import Change, Replace, SchemaChange
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, State
 from engine.errors import Fenced, SinkLost
@@ -112,6 +112,7 @@ class JsonlSink:
     async def apply(
         self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
     ) -> Applied:
+        changes = [step for change in changes for step in _steps(change)]
         for change in changes:
             if isinstance(change, SchemaChange):
                 if change.before is not None:
@@ -295,3 +296,8 @@ class Folder:
 
     def _part(self, number: int) -> Path:
         return self._path / f"changes-{number:08}.part"
+
+
+def _steps(change: Change) -> Sequence[Change]:
+    """A replaced table is recorded as one that is dropped, and another that is renamed."""
+    return change.steps if isinstance(change, Replace) else (change,)

@@ -87,8 +87,8 @@ class MemorySink:
             elif isinstance(change, SchemaChange):
                 self._alter(change)
             elif isinstance(change, Replace):
-                self._alter(SchemaChange("", change.before, None))
-                self._alter(SchemaChange("", change.twin, change.after))
+                for step in change.steps:
+                    self._alter(step)
         return applied
 
     async def commit(self, checkpoint: Checkpoint) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.change import Rows, SchemaChange, Truncate
+from engine.change import Replace, Rows, SchemaChange, Truncate
 from engine.contract_suite.target import (
     CODE,
     ID,
@@ -180,3 +180,20 @@ class SchemaChangeRules:
         state = await target.sink().state()
         assert state is not None
         assert state.tables == ()
+
+    @rule("schema changes")
+    async def test_a_table_takes_the_place_of_another(self, target: Target) -> None:
+        after = altered((ID, Column("more", INT, "int"), CODE), indexes=())
+        twin = msgspec.structs.replace(after, id=TableId("contract_shop", "twin"))
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A))
+            await engine.write(*create(twin), insert((5, 1, "e"), table=twin))
+            await engine.write(
+                insert(B), Replace(TABLE, twin, after), insert((6, 2, "f"), table=after)
+            )
+            with pytest.raises(KeyError):
+                rows_of(target, twin)
+        assert rows_of(target, after) == [(5, 1, "e"), (6, 2, "f")]
+        state = await target.sink().state()
+        assert state is not None
+        assert state.tables == (after,)
