@@ -23,9 +23,10 @@ change. Neither may contain a row value or a secret.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from engine.schema import TableId
+if TYPE_CHECKING:  # the environment of a clone is made before msgspec is installed
+    from engine.schema import TableId
 
 __all__ = [
     "ApplyError",
