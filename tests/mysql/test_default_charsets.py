@@ -4,13 +4,15 @@ The charset of columns whose statement names none, where the log has no metadata
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from engine.change import SchemaChange
 from engine.databases.mysql.types import parse_type
+from engine.sandbox import Server
 from engine.schema import Table, TableId
 from sources.mysql.binlog.query_event import Query
 from sources.mysql.binlog.tracking import Tracking
@@ -18,6 +20,7 @@ from sources.mysql.catalog import read_catalog
 from sources.mysql.ddl.columns import charset_of
 from sources.mysql.ddl.databases import DatabaseCharsets
 from tests.support.following import Following
+from tests.support.mirror import catch_up, make_pipeline
 from tests.support.mysql_sessions import FreshDatabase, Writer, source_of
 from tests.support.servers import AnyServer, drop_mysql_database
 
@@ -82,13 +85,24 @@ def test_default_charsets_are_known(
 ) -> None:
     """GIVEN a stream that has reached the end of the log WHEN the defaults of databases, sessions
     and tables change THEN each new column has the charset that the server gave it."""
-    database = fresh_mysql_database(silent_log)
-    writer = Writer(silent_log, database)
-    source = source_of(silent_log, database, tables=(f"{database}.*", f"{database}_2.*"))
+    more = MARIADB_ONLY if silent_log.kind == "mariadb" else []
+    _follow(silent_log, fresh_mysql_database(silent_log), [*STATEMENTS, *more])
+
+
+@pytest.mark.slow
+def test_default_charsets_of_old_servers_are_known(
+    old_server: Server, fresh_mysql_database: FreshDatabase
+) -> None:
+    _follow(old_server, fresh_mysql_database(old_server), STATEMENTS)
+
+
+def _follow(server: AnyServer, database: str, statements: list[str]) -> None:
+    writer = Writer(server, database)
+    source = source_of(server, database, tables=(f"{database}.*", f"{database}_2.*"))
+    writer("SET sql_mode = 'STRICT_ALL_TABLES'")  # not the default of old servers
     with Following(source, source.position(), []) as stream:
         stream.wait()
-        more = MARIADB_ONLY if silent_log.kind == "mariadb" else []
-        for statement in (*STATEMENTS, *more):
+        for statement in statements:
             writer(statement.format(db=database, word=WORD))
         live = read_catalog(writer.connection, lambda id: id.schema.startswith(database))
         for table in live:
@@ -96,7 +110,7 @@ def test_default_charsets_are_known(
             writer(f"INSERT INTO {table.id} VALUES (1, {words})")
         stream.wait()
     writer.connection.close()
-    drop_mysql_database(silent_log, f"{database}_2")
+    drop_mysql_database(server, f"{database}_2")
     found = {change.table.id: change for change in stream.rows}
     assert set(found) == {table.id for table in live}
     for table in live:
@@ -137,6 +151,35 @@ def test_what_a_later_statement_may_have_changed_is_not_taken_from_the_catalog(
             assert "the character set of the column v is unknown" in error.message
     for rows in stream.rows:
         assert rows.after == [(1, WORD)]
+
+
+def test_such_a_table_is_backfilled(
+    silent_log: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: FreshDatabase,
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    """GIVEN a pipeline that is down WHEN a table is created without a charset, and the database
+    gets another one THEN the table is read with its own charset after the next start."""
+    database, target = fresh_mysql_database(silent_log), fresh_postgres_database(postgres)
+    writer = Writer(silent_log, database)
+    writer("CREATE TABLE older (id INT PRIMARY KEY, v TEXT CHARACTER SET cp866)")
+    catch_up(make_pipeline(silent_log.url, target, [f"{database}.*"]))
+    writer(
+        f"ALTER DATABASE {database} CHARACTER SET cp1251",
+        "CREATE TABLE unstated (id INT PRIMARY KEY, v TEXT)",
+        f"INSERT INTO unstated VALUES (1, '{WORD}')",
+        "ALTER TABLE older ADD w TEXT",
+        f"INSERT INTO older VALUES (1, '{WORD}', '{WORD}')",
+        f"ALTER DATABASE {database} CHARACTER SET koi8r",
+        f"INSERT INTO unstated VALUES (2, '{WORD}')",
+    )
+    catch_up(make_pipeline(silent_log.url, target, [f"{database}.*"]))
+    writer.connection.close()
+    with psycopg.connect(target) as there:
+        for table, rows in (("older", [(1, WORD, WORD)]), ("unstated", [(1, WORD), (2, WORD)])):
+            found = there.execute(f"SELECT * FROM {database}.{table} ORDER BY 1").fetchall()  # type: ignore[call-overload]
+            assert found == rows
 
 
 def test_the_catalog_counts_from_the_place_where_it_was_read() -> None:
