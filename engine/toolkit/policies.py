@@ -116,6 +116,9 @@ class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
 
     ``tinyint1``: the type of TINYINT(1). ``unsigned_bigint``: the type of BIGINT UNSIGNED.
 
+    ``enum``: ``text``, or ``native``: an enum type of PostgreSQL, in the order of the labels. An
+    ENUM with a label that PostgreSQL cannot have stays text.
+
     ``out_of_range``: a value that a narrower type of these policies does not hold. ``null``, or
     ``clamp``: true, or the largest BIGINT. In a key column it is an error.
     """
@@ -124,6 +127,7 @@ class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
     nul_byte: Literal["strip", "replace", "error"] = "strip"
     tinyint1: Literal["smallint", "boolean"] = "smallint"
     unsigned_bigint: Literal["numeric", "bigint"] = "numeric"
+    enum: Literal["text", "native"] = "text"
     out_of_range: Literal["error", "null", "clamp"] = "error"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from engine.databases.postgres.identifiers import Naming, digested, quote
-from engine.databases.postgres.types import column_type, holds_null
+from engine.databases.postgres.types import EnumColumn, column_type, enum_columns, holds_null
 from engine.schema import Column, Index, Table
 from engine.toolkit.table_diff import (
     AddColumn,
@@ -27,14 +27,22 @@ from engine.toolkit.table_diff import (
     differences,
 )
 from sinks.postgres.conversions import conversion
-from sinks.postgres.defaults import NULL, constant_default, existing_value, implicit_value
+from sinks.postgres.defaults import (
+    NULL,
+    constant_default,
+    existing_value,
+    implicit_value,
+    literal,
+)
 
 __all__ = [
     "Step",
     "alter_table",
     "column_definitions",
+    "create_enums",
     "create_indexes",
     "create_table",
+    "drop_enums",
     "index_name",
     "indexable",
 ]
@@ -58,6 +66,23 @@ def create_table(table: Table, name: str) -> str:
     if table.key:
         parts.append(key_constraint(table))
     return f"CREATE TABLE {name} (\n  " + ",\n  ".join(parts) + "\n)"
+
+
+def create_enums(table: Table) -> list[str]:
+    """Create the enum types of a table's columns that do not exist. Tables share a type of equal
+    labels."""
+    return [_create_enum(column) for column in enum_columns(table)]
+
+
+def drop_enums(before: Table, after: Table | None = None) -> list[str]:
+    """Drop the enum types that a table used before and does not use after, unless another one uses
+    them."""
+    used = {column.enum_type for column in enum_columns(after)} if after is not None else set()
+    return [
+        _ignoring("dependent_objects_still_exist", f"DROP TYPE IF EXISTS {column.enum_type}")
+        for column in enum_columns(before)
+        if column.enum_type not in used
+    ]
 
 
 def column_definitions(table: Table) -> list[str]:
@@ -116,6 +141,7 @@ class _Alteration:
         self.table = naming.sql(after.id)
 
     def steps(self) -> Iterator[Step]:
+        yield from map(Step, create_enums(self.after))
         for change in self.changes:
             if isinstance(change, RenameTable):
                 yield from self._rename_table()
@@ -135,8 +161,10 @@ class _Alteration:
                 yield from self._retype(change)
             elif isinstance(change, ChangeDefault):
                 yield self._set_default(change.column)
+        yield from self._moved_enums()
         yield from self._nullability()
         yield from self._finish()
+        yield from map(Step, drop_enums(self.before, self.after))
 
     def _alter(self, action: str) -> Step:
         return Step(f"ALTER TABLE {self.table} {action}")
@@ -229,12 +257,24 @@ class _Alteration:
                 f"SELECT 1 FROM {self.table} WHERE {how.guard} LIMIT 1",
                 f"{changed}, and has values that the source may have changed by it",
             )
+        if isinstance(change.after, EnumColumn) and change.before != change.after:
+            using = f"({using or name})::text::{kind}"
         if not using and column_type(change.before) == kind:
             return
         yield self._alter(f"ALTER COLUMN {name} DROP DEFAULT")
         suffix = f" USING {using}" if using else ""
         yield self._alter(f"ALTER COLUMN {name} TYPE {kind}{suffix}")
         yield self._set_default(change.after)
+
+    def _moved_enums(self) -> Iterator[Step]:
+        """Use the enum types of the schema to which the table is moved."""
+        if self.naming.place(self.before.id)[0] == self.naming.place(self.after.id)[0]:
+            return
+        for column in enum_columns(self.after):
+            name, kind = quote(column.name), column.enum_type
+            yield self._alter(f"ALTER COLUMN {name} DROP DEFAULT")
+            yield self._alter(f"ALTER COLUMN {name} TYPE {kind} USING {name}::text::{kind}")
+            yield self._set_default(column)
 
     def _nullability(self) -> Iterator[Step]:
         old = {
@@ -268,6 +308,16 @@ class _Alteration:
                 yield Step(f"ALTER INDEX IF EXISTS {old} RENAME TO {new}")
             elif isinstance(change, AddIndex) and indexable(self.after, change.index):
                 yield Step(_create_index(self.after, change.index, self.naming))
+
+
+def _create_enum(column: EnumColumn) -> str:
+    labels = ", ".join(map(literal, column.labels))
+    return _ignoring("duplicate_object", f"CREATE TYPE {column.enum_type} AS ENUM ({labels})")
+
+
+def _ignoring(condition: str, statement: str) -> str:
+    """A statement that does nothing if it fails with this condition."""
+    return f"DO $tailrace$BEGIN {statement}; EXCEPTION WHEN {condition} THEN END$tailrace$"
 
 
 def _definition(table: Table, ordinal: int) -> str:

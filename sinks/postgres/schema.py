@@ -21,8 +21,10 @@ from sinks.postgres.ddl import (
     Step,
     alter_table,
     column_definitions,
+    create_enums,
     create_indexes,
     create_table,
+    drop_enums,
 )
 from sinks.postgres.replacement import replace_table
 from sinks.postgres.session import Session
@@ -66,6 +68,9 @@ class SchemaFollower:
         for table in tables:
             _refuse_system_columns(table)
         await self._make_schemas([table.id for table in tables])
+        await self._run_all(
+            [(enum, it.id) for it in tables for enum in create_enums(self._stored(it))]
+        )
         names = [self._naming.sql(table.id) for table in tables]
         existing = set(await self._names_that("to_regclass(name) IS NOT NULL", names))
         missing: dict[str, Table] = {}
@@ -88,6 +93,8 @@ class SchemaFollower:
             _refuse_system_columns(after)
         if before is not None and after is None:
             await self._run(Step(f"DROP TABLE IF EXISTS {self._naming.sql(before.id)}"), before.id)
+            for enum in drop_enums(self._stored(before)):
+                await self._run(Step(enum), before.id)
             await self._state.forget_table(before.id)
         elif before is not None and after is not None:
             await self._alter(before, after, change)

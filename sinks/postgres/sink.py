@@ -56,7 +56,7 @@ class PostgresSink:
         self._pipeline = pipeline
         self._settings = settings
         self._session = Session(settings)
-        storage = Storage(settings.values)
+        storage = Storage(settings.values, naming)
         self._storage = storage
         self._state = StateStore(self._session, pipeline, naming, storage)
         self._applier = Applier(self._session, naming, storage)

@@ -314,3 +314,60 @@ def test_invalid_text_by_every_path(mirror: Mirror) -> None:
     mirror.execute(f"INSERT INTO keyed VALUES (12, {row})")
     with pytest.raises(DecodeError, match=r"column a holds bytes that are not valid cp1251"):
         mirror.run(reads=strict)
+
+
+def test_native_enums_by_every_path(mirror: Mirror) -> None:
+    labels = "'new','b''c','x,y','é'"
+    mirror.execute(
+        f"CREATE TABLE orders (id INT PRIMARY KEY, state ENUM({labels}) NOT NULL DEFAULT 'x,y',"
+        f" other ENUM({labels}), long_ ENUM('a', '{'l' * 64}'))",
+        "CREATE TABLE by_label (e ENUM('z','a'), f ENUM('', 'q'), n INT, PRIMARY KEY (e, n))",
+        f"CREATE TABLE keyless (e ENUM({labels}))",
+        "INSERT INTO orders VALUES (1, 'new', NULL, 'a'), (2, 'b''c', 'é', NULL), (3, 0, 0, 2)",
+        "INSERT INTO by_label VALUES ('z', '', 1), ('a', 'q', 1), ('a', NULL, 2), (0, 0, 3)",
+        "INSERT INTO keyless VALUES ('new'), ('new'), (NULL), (0)",
+    )
+    native = StoragePolicies(enum="native")
+    mirror.run(native)
+    types = mirror.types("orders")
+    assert types["state"] == types["other"]
+    assert mirror.types("by_label")["e"] != types["state"]
+    assert types["long_"] == "text"
+    assert [row[1] for row in mirror.rows("orders")] == ["new", "b'c", ""]
+    assert [row[0] for row in mirror.rows("by_label")] == ["", "z", "a", "a"]
+    assert mirror.verify(native).equal
+    mirror.execute(
+        "UPDATE keyless SET e = 'é' WHERE e = 'new' LIMIT 1",
+        "DELETE FROM keyless WHERE e = 0",
+        "DELETE FROM by_label WHERE e = 'z'",
+        "UPDATE by_label SET e = 'z' WHERE n = 2",
+        "INSERT INTO orders (id) VALUES (4)",
+        f"ALTER TABLE orders MODIFY state ENUM({labels},'later') NOT NULL DEFAULT 'later'",
+        "INSERT INTO orders (id, other) VALUES (5, 'x,y')",
+        "ALTER TABLE orders RENAME COLUMN state TO status, ADD third ENUM('p','q') NOT NULL",
+        "RENAME TABLE by_label TO labelled",
+        "INSERT INTO labelled VALUES ('z', 'q', 9)",
+        "DROP TABLE keyless",
+    )
+    mirror.run(native)
+    assert mirror.rows("orders", "id, status, other, third")[3:] == [
+        ("4", "x,y", None, "p"),
+        ("5", "later", "x,y", "p"),
+    ]
+    assert mirror.verify(native).equal
+    schema, other = f"{mirror.database}_2", mirror.database
+    mirror.execute(f"CREATE DATABASE {schema}")
+    try:
+        mirror.execute(
+            f"RENAME TABLE orders TO {schema}.orders",
+            f"INSERT INTO {schema}.orders (id) VALUES (9)",
+        )
+        mirror.database = schema[:-2] + "*"
+        mirror.run(native)
+        mirror.database = schema
+        assert mirror.rows("orders", "id, status, third")[-1] == ("9", "later", "p")
+        assert mirror.types("orders")["status"].startswith(f"{schema}.")
+        assert mirror.verify(native).equal
+    finally:
+        mirror.execute(f"DROP DATABASE {schema}")
+        mirror.database = other

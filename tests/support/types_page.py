@@ -43,6 +43,11 @@ _EFFECTS = {
         "unsigned_bigint",
         "bigint",
     ): "`bigint`; values above 9223372036854775807 follow `out_of_range`",
+    ("enum", "text"): "`text`",
+    (
+        "enum",
+        "native",
+    ): "an enum type, in the order of the labels; with a label above 63 bytes, `text`",
     ("out_of_range", "error"): "the pipeline stops",
     ("out_of_range", "null"): "NULL; the column accepts NULL on the target",
     ("out_of_range", "clamp"): "true, or 9223372036854775807",
@@ -59,6 +64,7 @@ _SUBJECTS = {
     "nul_byte": "the character U+0000 in text, which PostgreSQL cannot store",
     "tinyint1": "the type of `TINYINT(1)`",
     "unsigned_bigint": "the type of `BIGINT UNSIGNED`",
+    "enum": "the type of `ENUM`",
     "out_of_range": "a value that the chosen narrower type does not hold",
 }
 _IN_KEYS = {
@@ -111,7 +117,7 @@ _FOOT = """\
 ## What else to know
 
 - A generated column becomes a plain column with the values that the source computes.
-- `ENUM` and `SET` become text, a `SET` with its members joined by commas. An `ENUM` that holds an \
+- `ENUM` and `SET` become text (an `ENUM` also an enum type, by policy), a `SET` with its members joined by commas. An `ENUM` that holds an \
 invalid value is the empty text, as the source prints it.
 - `JSON` becomes `json`, not `jsonb`, so the text is what the server prints: order, numbers and \
 duplicates stay. MariaDB's `JSON` is `LONGTEXT` there, and text here.
@@ -121,8 +127,8 @@ PostGIS reads it with `ST_GeomFromEWKB`.
 - `TIMESTAMP` becomes `timestamptz`, `DATETIME` becomes `timestamp` without a zone.
 - A `FLOAT` keeps its four bytes. `FLOAT(M,D)` and `DOUBLE(M,D)` have the value that the server has \
 rounded.
-- With `binlog_row_value_options = PARTIAL_JSON` the log holds parts of documents, and the table is \
-not followed; `tailrace check` says so.
+- With `binlog_row_value_options = PARTIAL_JSON` the log holds parts of documents, and the \
+pipeline stops; `tailrace check` says so.
 - Of a system-versioned table of MariaDB only the current rows are followed.
 """
 

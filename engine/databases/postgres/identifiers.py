@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from engine.schema import TableId
 
-__all__ = ["SYSTEM_COLUMNS", "Naming", "digested", "fitted", "quote"]
+__all__ = ["MAX_IDENTIFIER_BYTES", "SYSTEM_COLUMNS", "Naming", "digested", "fitted", "quote"]
 
 #: The server's limit (NAMEDATALEN - 1).
 MAX_IDENTIFIER_BYTES = 63

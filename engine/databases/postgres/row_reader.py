@@ -21,9 +21,9 @@ from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.session_settings import set_statements
 from engine.databases.postgres.settings import ConnectionSettings
 from engine.databases.postgres.stored import INFINITY, Storage
-from engine.databases.postgres.types import type_name
+from engine.databases.postgres.types import EnumColumn, type_name
 from engine.databases.side import TARGET, Side
-from engine.schema import Column, Table, Type
+from engine.schema import Column, Table
 from engine.toolkit.canonical import (
     Convert,
     canonical_rows,
@@ -80,7 +80,7 @@ class PostgresRowReader:
         names = ", ".join(map(_reference, columns))
         where, parameters = "", _parameters(columns, after) if after is not None else ()
         if after is not None:
-            casts = [_cast(f"${n}::text", column.type) for n, column in enumerate(columns, 1)]
+            casts = [_cast(f"${n}::text", column) for n, column in enumerate(columns, 1)]
             where = f" WHERE ({names}) > ({', '.join(casts)})"
         rest = f"{where} ORDER BY {names} LIMIT {limit}"
         return self._select(table, rest, parameters, keys_only=keys_only)
@@ -95,7 +95,7 @@ class PostgresRowReader:
             return []
         arrays = ", ".join(f"${n}::text[]" for n in range(1, len(columns) + 1))
         names = ", ".join(f"k{n}" for n in range(len(columns)))
-        casts = ", ".join(_cast(f"k{n}", column.type) for n, column in enumerate(columns))
+        casts = ", ".join(_cast(f"k{n}", column) for n, column in enumerate(columns))
         pairs = " AND ".join(f"{_reference(column)} = w{n}" for n, column in enumerate(columns))
         wanted = ", ".join(f"w{n}" for n in range(len(columns)))
         rest = (
@@ -243,9 +243,11 @@ _CONVERTS: Final[dict[str, Convert]] = {
 }
 
 
-def _cast(text: str, type: Type) -> str:
+def _cast(text: str, column: Column) -> str:
     """An SQL expression of a canonical text, converted to the column's PostgreSQL type."""
-    match type.kind:
+    if isinstance(column, EnumColumn):
+        return f"{text}::{column.enum_type}"
+    match column.type.kind:
         case "binary" | "geometry":
             return f"decode({text}, 'hex')"
         case "boolean":
@@ -253,7 +255,7 @@ def _cast(text: str, type: Type) -> str:
         case "text" | "enum" | "set":
             return text
         case _:
-            return f"{text}::{type_name(type)}"
+            return f"{text}::{type_name(column.type)}"
 
 
 def _parameters(columns: Sequence[Column], key: Key) -> tuple[str | None, ...]:
@@ -278,5 +280,7 @@ def _can_be(columns: Sequence[Column], key: Key) -> bool:
             return False
         dated = column.type.kind in ("date", "datetime", "timestamp")
         if dated and text != INFINITY and day_or_none(text) is None:
+            return False
+        if isinstance(column, EnumColumn) and text not in column.labels:
             return False
     return True

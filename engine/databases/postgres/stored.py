@@ -12,7 +12,8 @@ import msgspec
 
 from engine.change import TWIN_PREFIX
 from engine.contract import StoredText
-from engine.databases.postgres.types import TEMPORAL, TEXTUAL
+from engine.databases.postgres.identifiers import MAX_IDENTIFIER_BYTES, Naming, digested, quote
+from engine.databases.postgres.types import TEMPORAL, TEXTUAL, EnumColumn
 from engine.errors import SinkError
 from engine.schema import Column, Table, TableId, Type
 from engine.toolkit.canonical import day_or_none, without_nul
@@ -49,8 +50,9 @@ _CLOCK_CHARACTERS = len(" 00:00:00")
 class Storage:
     """How the tables of one pipeline are stored."""
 
-    def __init__(self, policies: StoragePolicies = DEFAULT) -> None:
+    def __init__(self, policies: StoragePolicies = DEFAULT, naming: Naming | None = None) -> None:
         self._policies = policies
+        self._naming = naming or Naming()
 
     def policies(self, table: Table) -> tuple[StoragePolicies, ...]:
         """The policies of each column. Those of a twin are its table's."""
@@ -59,7 +61,11 @@ class Storage:
 
     def table(self, table: Table) -> Table:
         """The table with the types of the target. It is ``table`` where no policy changes one."""
-        columns = tuple(map(_stored_column, table.columns, self.policies(table)))
+        schema, _ = self._naming.place(table.id)
+        columns = tuple(
+            _stored_column(column, policies, schema)
+            for column, policies in zip(table.columns, self.policies(table), strict=True)
+        )
         if all(new is old for new, old in zip(columns, table.columns, strict=True)):
             return table
         return msgspec.structs.replace(table, columns=columns)
@@ -116,6 +122,8 @@ def deciding_policies(column: Column, policies: StoragePolicies = DEFAULT) -> li
         names.append("nul_byte")
     if _is_flag(column):
         names.append("tinyint1")
+    if kind == "enum":
+        names.append("enum")
     if kind == "uint64":
         names.append("unsigned_bigint")
     if is_narrowed(column, policies):
@@ -147,7 +155,11 @@ def _is_flag(column: Column) -> bool:
     return column.type.kind == "int8" and column.source_type.lower().startswith("tinyint(1)")
 
 
-def _stored_column(column: Column, policies: StoragePolicies) -> Column:
+def _stored_column(column: Column, policies: StoragePolicies, schema: str) -> Column:
+    if policies.enum == "native" and _has_labels(column):
+        members = column.type.members
+        enum_type = quote(schema, digested("_".join(members), "\0".join(members)))
+        return EnumColumn(**msgspec.structs.asdict(column), enum_type=enum_type)
     if column.type.kind in TEMPORAL:
         default = _stored_default(column, policies)
     else:
@@ -160,6 +172,16 @@ def _stored_column(column: Column, policies: StoragePolicies) -> Column:
         default=default,
     )
     return column if stored == column else stored
+
+
+def _has_labels(column: Column) -> bool:
+    """Whether the members of an ENUM can be labels of a PostgreSQL type."""
+    return column.type.kind == "enum" and all(
+        "\0" not in member
+        and "$tailrace$" not in member
+        and len(member.encode()) <= MAX_IDENTIFIER_BYTES
+        for member in column.type.members
+    )
 
 
 def _stored_default(column: Column, policies: StoragePolicies) -> str | None:

@@ -12,7 +12,9 @@ from engine.schema import Column, Table, Type
 __all__ = [
     "TEMPORAL",
     "TEXTUAL",
+    "EnumColumn",
     "column_type",
+    "enum_columns",
     "holds_null",
     "type_name",
 ]
@@ -72,9 +74,26 @@ def type_name(type: Type) -> str:
             return _FIXED[kind]
 
 
+class EnumColumn(Column, frozen=True, gc=False, omit_defaults=True):
+    """A column of an enum type of PostgreSQL; ``enum_type`` is its quoted name."""
+
+    enum_type: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the enum type. The source stores the empty text for an invalid value."""
+        members = self.type.members
+        return members if "" in members else ("", *members)
+
+
+def enum_columns(table: Table) -> list[EnumColumn]:
+    """The columns of a table that have enum types."""
+    return [column for column in table.columns if isinstance(column, EnumColumn)]
+
+
 def column_type(column: Column) -> str:
     """The PostgreSQL type of a column, as SQL."""
-    return type_name(column.type)
+    return column.enum_type if isinstance(column, EnumColumn) else type_name(column.type)
 
 
 def holds_null(table: Table, ordinal: int) -> bool:
