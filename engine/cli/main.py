@@ -29,6 +29,8 @@ every change, in order, exactly once, with a proof that both sides are equal.
   tailrace status tailrace.toml     position and lag, from another terminal
   tailrace verify tailrace.toml     compare both sides row by row, while changes flow
   tailrace demo                     try it on temporary servers, in a minute
+
+The source may also be the log files of a server that is gone: mysql-binlog:/archive/binlog.*
 """
 EPILOG = """\
 exit status: 0 success, 1 failure, 2 wrong usage or configuration, 3 differences found, or tables
