@@ -22,7 +22,14 @@ import msgspec
 
 from engine.change import Begin, Change, Heartbeat
 from engine.contract import Finding
-from engine.errors import ConfigError, DecodeError, SourceError, TailraceError, UnloggedChange
+from engine.errors import (
+    ConfigError,
+    DecodeError,
+    SchemaError,
+    SourceError,
+    TailraceError,
+    UnloggedChange,
+)
 from engine.schema import Table, TableId
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import cut_events
@@ -101,7 +108,7 @@ class BinlogFileSource:
             stream = Stream(MySQLPosition("", path.name, len(_MAGIC)), tracking)
             try:
                 for events in itertools.islice(self._read(path, stream, last=True), _CHECKED_READS):
-                    for _ in stream.feed(events):
+                    for _ in _feed(stream, tracking, events):
                         pass
                 break
             except UnloggedChange as error:
@@ -154,13 +161,14 @@ class BinlogFileSource:
         )
         first = self._first(files, start)
         definitions = self._definitions(files, first)
-        stream = Stream(start, self._tracking(tables, definitions, ignored))
+        tracking = self._tracking(tables, definitions, ignored)
+        stream = Stream(start, tracking)
         end = start.file, start.offset
         for path in files[first:]:
             end = path.name, len(_MAGIC)
             stream.position.file, stream.position.offset = end
             for events in self._read(path, stream, last=path is files[-1]):
-                yield from stream.feed(events)
+                yield from _feed(stream, tracking, events)
                 end = path.name, end[1] + sum(map(len, events))
                 if self._stopping.is_set():
                     return
@@ -214,7 +222,8 @@ class BinlogFileSource:
             found = [each for each in found if file_number(each.name) >= 0]
         if not found:
             raise ConfigError(
-                f"no log file at {path}", hint="a log file's name ends with a number: binlog.000001"
+                f"no log file at {path}",
+                hint="check the path; a log file's name ends with a number: binlog.000001",
             )
         return sorted(found, key=lambda each: (file_number(each.name), each.name))
 
@@ -276,6 +285,23 @@ class BinlogFileSource:
                     "an event is cut off at the end of a file that is not the last one",
                     position=stream.position,
                 )
+
+
+def _feed(stream: Stream, tracking: Tracking, events: list[bytes]) -> Iterator[list[Change]]:
+    """``Stream.feed``. An error in the rows of one table is an ``UnloggedChange`` of this table,
+    because its definition may be wrong, and there is no server to correct it on.
+    """
+    try:
+        yield from stream.feed(events)
+    except UnloggedChange:
+        raise
+    except (DecodeError, SchemaError) as error:
+        id = next((id for id in tracking.tables if str(id) == error.table), None)
+        if id is None:
+            raise
+        raise UnloggedChange(
+            error.message, hint=error.hint, table=id, position=error.position
+        ) from error
 
 
 def _open(path: Path) -> IO[bytes]:

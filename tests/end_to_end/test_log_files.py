@@ -26,6 +26,7 @@ SHAPES = (
     "CREATE TABLE forgotten (id INT PRIMARY KEY, v INT)",
     "CREATE TABLE differing (id INT PRIMARY KEY, v VARCHAR(20))",
     "CREATE TABLE stated (id INT PRIMARY KEY, v INT)",
+    "CREATE TABLE misread (id INT PRIMARY KEY, t TEXT)",
 )
 CHANGES = (
     "INSERT INTO good VALUES (1, 'é', 's', 1.50), (2, '€', 'm', NULL)",
@@ -33,6 +34,7 @@ CHANGES = (
     "INSERT INTO differing VALUES (1, 'x')",
     "ALTER TABLE good ADD COLUMN added VARCHAR(5)",
     "INSERT INTO stated VALUES (1, 1)",
+    "INSERT INTO misread VALUES (1, 'x'), (2, 'é')",
     "SET SESSION binlog_format = 'STATEMENT'",
     "UPDATE stated SET v = 2",
     "SET SESSION binlog_format = 'ROW'",
@@ -108,18 +110,23 @@ def test_the_rows_arrive(archive: Path, target_database: str, tmp_path: Path) ->
 def test_a_table_that_cannot_be_followed_stops_alone(
     archive: Path, target_database: str, tmp_path: Path
 ) -> None:
-    """Its columns are not known, the dump contradicts the log, or a change has no rows. The files
-    are read to their end, and the exit status says that the target lacks changes."""
+    """Its columns are not known, the dump contradicts the log, a change has no rows, or the bytes
+    are no text in the dump's charset. The files are read to their end, and the exit status says
+    that the target lacks changes."""
     dump = (archive / "schema.sql").read_text()
     start = dump.index("CREATE TABLE `forgotten`")
     dump = dump[:start] + dump[dump.index("CREATE TABLE `differing`") :]
     schema = tmp_path / "schema.sql"
-    schema.write_text(dump.replace("`v` varchar(20)", "`v` varchar(30)"))
+    dump = dump.replace("`v` varchar(20)", "`v` varchar(30)")
+    schema.write_text(dump.replace("`t` text", "`t` text CHARACTER SET utf8mb4"))
     config = write_config(tmp_path, archive, schema, target_database, "*")
+    values = 'values = { invalid_text = "error" }\n'
+    config.write_text(config.read_text().replace("[sink]", f"{values}[sink]"))
     check = tailrace("check", config, "--json")
     found = json.loads(check.stdout)
     warned = {finding["subject"] for finding in found if finding["level"] == "warning"}
-    assert {f"{DATABASE}.{name}" for name in ("forgotten", "differing", "stated")} <= warned
+    left_out = {"forgotten", "differing", "stated"}
+    assert {f"{DATABASE}.{name}" for name in left_out} <= warned
     assert check.returncode == 0
     done = tailrace("run", config)
     assert done.returncode == 3, done.stderr
@@ -127,7 +134,8 @@ def test_a_table_that_cannot_be_followed_stops_alone(
     assert rows(target_database, "later") == [(1, "ü")]
     status = json.loads(tailrace("status", config, "--json").stdout)
     reasons = {table["table"]: table["reason"] for table in status["tables"] if table["reason"]}
-    assert {name.partition(".")[2] for name in reasons} == {"forgotten", "differing", "stated"}
+    assert {name.partition(".")[2] for name in reasons} == {*left_out, "misread"}
+    assert "not valid utf8mb4 text" in reasons[f"{DATABASE}.misread"]
     assert "names of the table's columns" in reasons[f"{DATABASE}.forgotten"]
     assert "varchar(30)" in reasons[f"{DATABASE}.differing"]
     assert "VARCHAR or VARBINARY of 20 bytes" in reasons[f"{DATABASE}.differing"]
