@@ -18,6 +18,7 @@ from engine.databases.mysql.types import parse_type
 from engine.errors import ConfigError, UnloggedChange
 from engine.schema import Column, Table, TableId
 from engine.toolkit.policies import ReadPolicies
+from sources.mysql.codec.table_match import without_charset
 
 __all__ = ["Overrides"]
 
@@ -48,6 +49,20 @@ class Overrides:
         if columns == table.columns:
             return table
         return msgspec.structs.replace(table, columns=columns)
+
+    def complete(self, table: Table) -> Table:
+        """The table with the overrides as the charsets of columns whose own is not known."""
+        if not self._active or without_charset(table) is None:
+            return table
+        columns = []
+        for column in table.columns:
+            source_type = parse_type(column.source_type)
+            charset = self._policies.of(table.id, column.name).charset
+            if charset and column.type.kind == "text" and not source_type.charset:
+                text = str(msgspec.structs.replace(source_type, charset=charset))
+                column = msgspec.structs.replace(column, source_type=text)
+            columns.append(column)
+        return msgspec.structs.replace(table, columns=tuple(columns))
 
     def follow(self, effect: SchemaChange | Truncate) -> SchemaChange | Truncate:
         """The effect of a statement, with the overrides of its new version."""

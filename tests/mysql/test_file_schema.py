@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from pymysql.connections import Connection
 
 from engine.change import Change, Commit, Rows
 from engine.errors import SchemaError
+from engine.toolkit.policies import ReadPolicies
 from sources.mysql.file_source import BinlogFileSource
 from sources.mysql.settings import BinlogFileSettings
 from tests.support.changes import Replica
@@ -170,10 +172,15 @@ def _as_text(rows: Any) -> list[list[str | None]]:
     return sorted(([None if cell is None else str(cell) for cell in row] for row in rows), key=str)
 
 
-def _source(log: Path, schema: Path | None) -> BinlogFileSource:
+def _source(
+    log: Path,
+    schema: Path | None,
+    tables: tuple[str, ...] = (f"{DATABASE}*.*",),
+    values: ReadPolicies = ReadPolicies(),  # noqa: B008
+) -> BinlogFileSource:
     url = f"mysql-binlog:{log}"
     settings = BinlogFileSettings(
-        url=url, tables=(f"{DATABASE}*.*",), schema=str(schema) if schema else ""
+        url=url, tables=tables, schema=str(schema) if schema else "", values=values
     )
     return BinlogFileSource(settings)
 
@@ -243,3 +250,18 @@ def test_what_a_log_without_a_dump_lacks_is_named(recorded: Recorded, tmp_path: 
         _read(_source(log, other))
     assert caught.value.table == f"{DATABASE}.item"
     assert "beginning" in caught.value.hint
+
+
+def test_the_charset_of_a_database_can_be_given(recorded: Recorded, tmp_path: Path) -> None:
+    """The log creates tables with the default charset of a database that it does not create."""
+    dump = tmp_path / "dump.sql"
+    dump.write_text(recorded.dump.partition("USE ")[2].join(("USE ", "")))
+    logs = [log for metadata, log in recorded.logs.items() if metadata == "NO_LOG"]
+    tables = (f"{DATABASE}.made",)
+    for log in logs:
+        with pytest.raises(SchemaError, match="charset of the column v is not known") as caught:
+            _read(_source(log, dump, tables))
+        assert caught.value.table == f"{DATABASE}.made"
+        values = msgspec.convert({"charset": "latin1"}, ReadPolicies)
+        given = _rows(_read(_source(log, dump, tables, values)))
+        assert given == {"made": recorded.rows["made"]}

@@ -349,8 +349,7 @@ class Tracking:
             defined = self._definitions.find(id)
             if defined is None:
                 raise SchemaError(_UNNAMED, hint=_SCHEMA)
-            table = with_charsets(defined, map)
-            _require_charsets(table)
+            table = self._with_charsets(defined, map)
             if (reason := mismatch(table, map)) is not None:
                 raise SchemaError(
                     f"the table's definition differs from the log: {reason}", hint=_OTHER_TIME
@@ -358,11 +357,18 @@ class Tracking:
         table = msgspec.structs.replace(table, version=1)
         return table, SchemaChange("", None, table)
 
-    def _checked(self, table: Table, map: TableMap) -> tuple[Table, SchemaChange | None]:
-        """The version that the map describes, and the change from ``table``, None if none."""
+    def _with_charsets(self, table: Table, map: TableMap) -> Table:
+        """The table with the charsets that the map has. Without a server, all are known then."""
         table = with_charsets(table, map)
         if self._definitions is not None and map.names is None:
+            if self._overrides is not None:
+                table = self._overrides.complete(table)
             _require_charsets(table)
+        return table
+
+    def _checked(self, table: Table, map: TableMap) -> tuple[Table, SchemaChange | None]:
+        """The version that the map describes, and the change from ``table``, None if none."""
+        table = self._with_charsets(table, map)
         reason = mismatch(table, map)
         if reason is None:
             return table, None
@@ -400,7 +406,7 @@ def _require_charsets(table: Table) -> None:
             f"the charset of the column {column} is not known: it is the default charset of the"
             f" database {database}, which the log does not contain",
             hint=f"write CREATE DATABASE {database} CHARACTER SET and its charset into a file, and"
-            " name the file in [source] schema",
+            " name the file in [source] schema; or set charset in [source.values]",
         )
 
 
