@@ -4,16 +4,23 @@ Statements whose effects the log does not show: the target equals the source aft
 
 from __future__ import annotations
 
+import random
 import re
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
+import pytest
 
 from engine.pipeline.loop import Pipeline
 from tests.support.compare import assert_equal
+from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mirror import catch_up, make_pipeline
 from tests.support.servers import AnyServer, connect_mysql
+from tests.support.waiting import wait_until
 
 LOOSE = "SET SESSION sql_mode = ''"
 RANGES = (
@@ -231,3 +238,64 @@ def test_the_target_equals_the_source_after_each_kind(
         catch_up(run)
         assert {it.state for it in run.status().tables} == {"live"}
         assert_equal(writer, there, database)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_kills_after_each_kind(
+    mysql_family: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    """GIVEN a source under load WHEN each kind of statement is executed, and the engine is killed a
+    moment after each THEN both sides are equal at the end."""
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
+    family = "mariadb" if "mariadb" in mysql_family.url else "mysql"
+    tables, dice = f"{database}.*", random.Random(8)
+    config = write_config(tmp_path, mysql_family.url, target, tables)
+    writer = connect_mysql(mysql_family, database)
+    with writer, psycopg.connect(target, autocommit=True) as there:
+        cases = make_tables(writer, family)
+        with Load(mysql_family, database):
+            catch_up(make_pipeline(mysql_family.url, target, [tables]))
+            for name, case in cases.items():
+                with EngineProcess(config) as engine:
+                    engine.wait_status(lambda status: status["state"] != "connecting")
+                    change_table(mysql_family, database, name, case)
+                    moment = time.monotonic() + dice.uniform(0, 1.5)
+                    wait_until(lambda moment=moment: time.monotonic() > moment)
+                    engine.kill()
+        catch_up(make_pipeline(mysql_family.url, target, [tables]))
+        assert_equal(writer, there, database)
+
+
+class Load:
+    """Inserts, updates and deletes rows of a table of its own all the time."""
+
+    def __init__(self, server: AnyServer, database: str) -> None:
+        self._session = connect_mysql(server, database)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+
+    def __enter__(self) -> Load:
+        with self._session.cursor() as cursor:
+            cursor.execute("CREATE TABLE busy (id INT PRIMARY KEY, a INT)")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stopping.set()
+        self._thread.join(30)
+        self._session.close()
+
+    def _write(self) -> None:
+        number = 0
+        with self._session.cursor() as cursor:
+            while not self._stopping.wait(0.003):
+                number += 1
+                cursor.execute("INSERT INTO busy VALUES (%s, 0)", (number,))
+                cursor.execute("UPDATE busy SET a = a + 1 WHERE id > %s", (number - 5,))
+                cursor.execute("DELETE FROM busy WHERE id = %s", (number - 50,))
+                self._session.commit()
