@@ -77,7 +77,7 @@ def read_catalog(connection: Connection[Any], wanted: Callable[[TableId], bool])
     nullable. Raises SourceError, SourceLost, and SchemaError for an unknown column type.
     """
     systems = ", ".join(f"'{name}'" for name in _SYSTEM_SCHEMAS)
-    where = f"TABLE_SCHEMA NOT IN ({systems})"
+    where = f"CAST(TABLE_SCHEMA AS BINARY) NOT IN ({systems})"
     ids = [
         id
         for schema, name in query(connection, _TABLES.format(where=where))

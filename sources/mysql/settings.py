@@ -126,7 +126,7 @@ def selector(
                 (id.schema.lower(), id.name.lower()) if fold_names else (id.schema, id.name)
             )
             answer = known[id] = (
-                schema.lower() not in _SYSTEM_SCHEMAS
+                schema not in _SYSTEM_SCHEMAS
                 and _matches(wanted, schema, name)
                 and not _matches(unwanted, schema, name)
             )

@@ -62,6 +62,8 @@ MARIADB_ONLY = [
     "ALTER TABLE converted CONVERT TO CHARACTER SET DEFAULT",
     "ALTER DATABASE {db} CHARACTER SET DEFAULT",
     "CREATE TABLE server (id INT PRIMARY KEY, v TEXT)",
+    "CREATE OR REPLACE DATABASE {db}_2 CHARACTER SET cp1251",
+    "CREATE TABLE {db}_2.anew (id INT PRIMARY KEY, v TEXT)",
     "SET old_mode = ''",
     "CREATE TABLE longer (id INT PRIMARY KEY, v CHAR(9), w TEXT) CHARACTER SET utf8",
     "ALTER DATABASE {db} CHARACTER SET utf8",
@@ -111,6 +113,12 @@ def _follow(server: AnyServer, database: str, statements: list[str]) -> None:
         stream.wait()
     writer.connection.close()
     drop_mysql_database(server, f"{database}_2")
+    followed: set[TableId] = set()
+    for change in stream.changes:
+        if isinstance(change, SchemaChange):
+            followed -= {change.before.id} if change.before else set()
+            followed |= {change.after.id} if change.after else set()
+    assert followed == {table.id for table in live}
     found = {change.table.id: change for change in stream.rows}
     assert set(found) == {table.id for table in live}
     for table in live:
@@ -209,6 +217,6 @@ def test_the_catalog_counts_from_the_place_where_it_was_read() -> None:
     run("ALTER DATABASE shop COLLATE DEFAULT")
     assert default("CREATE TABLE e (v TEXT)") == "koi8r_bin"
     tracking.follow(Query("shop", b"", b"DROP DATABASE shop"))
-    run("CREATE DATABASE shop CHARACTER SET utf8")
+    run("CREATE DATABASE IF NOT EXISTS shop CHARACTER SET utf8")
     assert default("CREATE TABLE f (v TEXT)") == "utf8mb3"
     assert TableId("shop", "f") in tracking.tables

@@ -248,13 +248,14 @@ class Tracking:
         self._databases.reach_catalog()
 
     def _follow_database(self, parsed: _Parsed, query: Query) -> None:
-        if isinstance(parsed.statement, DropDatabase):
+        if parsed.statement is not None:
+            if not isinstance(parsed.statement, DropDatabase):
+                return
             self._databases.drop(parsed.statement.schema)
-        elif parsed.statement is None and not query.error:
-            statement = read_object(parsed.sql, query.schema, parsed.dialect)
-            if isinstance(statement, CreateDatabase):
-                server = Charset(parsed.session.server_charset)
-                self._databases.follow(statement, query.schema, server)
+        statement = None if query.error else read_object(parsed.sql, query.schema, parsed.dialect)
+        if isinstance(statement, CreateDatabase):
+            server = Charset(parsed.session.server_charset)
+            self._databases.follow(statement, query.schema, server)
 
     def pass_over(self, query: Query) -> None:
         """Take note of a statement whose effects the start position includes."""

@@ -25,6 +25,7 @@ class DatabaseCharsets:
         self._catalog = dict(catalog or {})
         self._complete = catalog is None
         self._stated: dict[str, Charset] = {}
+        self._dropped: set[str] = set()
 
     def copy(self) -> DatabaseCharsets:
         """The same charsets, which change on their own."""
@@ -49,12 +50,15 @@ class DatabaseCharsets:
         ``server`` the charset of a new database that does not name one.
         """
         name = statement.name or schema
-        if statement.if_not_exists and (name in self._stated or not self._complete):
+        exists = name in self._stated or not (self._complete or name in self._dropped)
+        if statement.if_not_exists and exists:
             return
+        self._dropped.discard(name)
         before = self._stated.get(name, Charset()) if statement.alters else server
         self._stated[name] = statement.charset.resolved(server).over(before)
 
     def drop(self, schema: str) -> None:
         """Follow DROP DATABASE."""
+        self._dropped.add(schema)
         self._stated.pop(schema, None)
         self._catalog.pop(schema, None)

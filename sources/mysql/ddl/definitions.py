@@ -117,10 +117,10 @@ class Definitions:
         ``statement``: as for ``apply_statement``.
         """
         statement = statement or read_statement(sql, schema, dialect)
-        if statement is None:
-            self._follow_object(sql, schema, dialect, server)
-        elif isinstance(statement, DropDatabase):
+        if isinstance(statement, DropDatabase):
             self._drop_database(statement.schema)
+        if statement is None or isinstance(statement, DropDatabase):  # it may create another one
+            self._follow_object(sql, schema, dialect, server)
         elif isinstance(statement, CreateTable | AlterTable | RenameTables | DropTables):
             self._follow_table(statement, sql, schema, dialect)
 

@@ -40,6 +40,7 @@ _HARMLESS: Final = (
     | frozenset(("REVOKE", "ROLLBACK", "SAVEPOINT", "SELECT", "SET", "SHOW", "START", "STOP"))
     | frozenset(("UNINSTALL", "UNLOCK", "USE", "XA"))
 )
+_DATABASE: Final = frozenset(("DATABASE", "SCHEMA"))
 _QUERY: Final = frozenset(("SELECT", "AS", "IGNORE", "REPLACE", "WITH", "VALUES", "TABLE", "("))
 _WRITE_OPTIONS: Final = frozenset(
     ("LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE", "INTO")
@@ -96,7 +97,7 @@ class DropTables(Statement, frozen=True):
 
 
 class DropDatabase(Statement, frozen=True):
-    """DROP DATABASE: all tables of ``schema`` are dropped."""
+    """DROP DATABASE, or CREATE OR REPLACE DATABASE: all tables of ``schema`` are dropped."""
 
     schema: str = ""
 
@@ -158,6 +159,11 @@ class _Context(msgspec.Struct, frozen=True):
         """Take a table name."""
         return read_table_name(self.tokens, self.schema, self.dialect)
 
+    def database(self) -> str:
+        """Take the name of a database."""
+        name = self.tokens.name()
+        return name.lower() if self.dialect.fold_names else name
+
     def tables(self) -> tuple[TableId, ...]:
         """Take a comma-separated list of table names."""
         found = [self.table()]
@@ -176,6 +182,8 @@ def _read_create(context: _Context) -> Statement | None:
         return CreateTemporary("CREATE TEMPORARY TABLE", (context.table(),))
     if tokens.take("TABLE"):
         return _read_create_table(context, or_replace)
+    if or_replace and tokens.take_any(_DATABASE):
+        return DropDatabase("CREATE OR REPLACE DATABASE", schema=context.database())
     tokens.take("ONLINE") or tokens.take("OFFLINE")
     unique = tokens.take("UNIQUE")
     other = tokens.take_any(frozenset(("FULLTEXT", "SPATIAL", "VECTOR")))
@@ -294,11 +302,9 @@ def _read_drop(context: _Context) -> Statement | None:
     if tokens.take_any(frozenset(("TABLE", "TABLES"))):
         tokens.take("IF", "EXISTS")
         return DropTables("DROP TABLE", context.tables())
-    if tokens.take_any(frozenset(("DATABASE", "SCHEMA"))):
+    if tokens.take_any(_DATABASE):
         tokens.take("IF", "EXISTS")
-        name = tokens.name()
-        schema = name.lower() if context.dialect.fold_names else name
-        return DropDatabase("DROP DATABASE", schema=schema)
+        return DropDatabase("DROP DATABASE", schema=context.database())
     tokens.take("ONLINE") or tokens.take("OFFLINE")
     if not tokens.take("INDEX"):
         return None
