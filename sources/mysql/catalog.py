@@ -22,6 +22,7 @@ from sources.mysql.codec.versioned import ROW_END, ROW_START
 
 __all__ = [
     "among",
+    "created_at",
     "database_collations",
     "read_catalog",
     "read_columns",
@@ -94,6 +95,16 @@ def read_table(connection: Connection[Any], id: TableId) -> Table | None:
     if not query(connection, _TABLES.format(where=where), arguments):
         return None
     return _tables(connection, [id], where, arguments)[0]
+
+
+def created_at(connection: Connection[Any], id: TableId) -> int | None:
+    """When a table was created, in Unix seconds; None if it does not exist or that is unknown."""
+    sql = """
+        SELECT UNIX_TIMESTAMP(CREATE_TIME) FROM information_schema.TABLES
+        WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
+    """
+    rows = query(connection, sql, (id.schema, id.name))
+    return int(rows[0][0]) if rows and rows[0][0] is not None else None
 
 
 def read_columns(connection: Connection[Any], id: TableId) -> tuple[Column, ...]:

@@ -31,7 +31,13 @@ from sources.mysql.binlog.events import xid_text
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.temporary_tables import SessionId
 from sources.mysql.binlog.tracking import Tracking
-from sources.mysql.catalog import database_collations, read_catalog, read_table, row_estimates
+from sources.mysql.catalog import (
+    created_at,
+    database_collations,
+    read_catalog,
+    read_table,
+    row_estimates,
+)
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.overrides import Overrides
@@ -190,6 +196,7 @@ class MySQLSource:
             newest=newest,
             overrides=self._overrides,
             programs=lambda schemas: self._ask(lambda each: read_programs(each, info, schemas)),
+            created=lambda id: self._ask(lambda each: created_at(each, id)),
             invalid_text=self._invalid_text,
         )
 

@@ -4,10 +4,13 @@ Temporary tables: which names in a logged statement mean them, and live servers 
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from engine.change import Heartbeat
 from engine.databases.mysql.connect import query
-from engine.errors import SchemaError
+from engine.errors import SchemaError, UnloggedChange
 from engine.schema import TableId
 from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables
 from sources.mysql.ddl.statements import RenameTables, WriteRows, read_statement
@@ -15,6 +18,7 @@ from tests.support.changes import Replica
 from tests.support.following import Following
 from tests.support.mysql_sessions import FreshDatabase, Writer, source_of
 from tests.support.servers import AnyServer
+from tests.support.waiting import wait_until
 
 OLD, NEW = SessionId(1, 5), SessionId(1, 9)
 
@@ -141,10 +145,18 @@ TEMPORARY = (
 )
 MARIADB = (
     "CREATE OR REPLACE TEMPORARY TABLE t (other INT)",
-    "RENAME TABLE t TO t9",
-    "RENAME TABLE t9 TO t",
+    # A table of the new name exists, so this is the temporary one.
+    "RENAME TABLE t TO w",
+    "ALTER TABLE w RENAME TO t",
     # The first pair renames the temporary table and the second the real one.
     "RENAME TABLE t TO t9, t TO moved",
+    "RENAME TABLE moved TO t",
+)
+#: Only the log's own statements show that a temporary table is renamed.
+MARIADB_LOGGED = (
+    "CREATE TEMPORARY TABLE t (a INT)",
+    "RENAME TABLE t TO t8",
+    "RENAME TABLE t8 TO t",
 )
 PROCEDURE = """
 CREATE PROCEDURE p() BEGIN
@@ -185,8 +197,10 @@ def test_statements_on_temporary_tables_change_nothing(database: Writer) -> None
             session = Writer(database.server, database.database)
             session(f"SET binlog_format = {format}", *TEMPORARY)
             session("ALTER TABLE u DROP w")
-            if mariadb and format != "ROW":
-                session(*MARIADB, "RENAME TABLE moved TO t")
+            if mariadb:
+                for statement in (*MARIADB, *(MARIADB_LOGGED if format != "ROW" else ())):
+                    session(statement)
+                    following.wait()  # the catalog is compared with the log
             session.connection.close()
             following.wait()
             replica = Replica(tables)
@@ -209,3 +223,31 @@ def test_what_a_session_created_before_the_stream_is_in_doubt(database: Writer) 
     assert isinstance(error, SchemaError)
     assert error.table == f"{database.database}.t"
     assert "temporary" in error.message
+
+
+@pytest.mark.parametrize("server", ["mariadb_10", "mariadb_11"])
+def test_a_rename_of_a_temporary_table_that_the_log_does_not_show(
+    server: str, request: pytest.FixtureRequest, fresh_mysql_database: FreshDatabase
+) -> None:
+    """In the format ROW, MariaDB logs it like the rename of a real table."""
+    mariadb: AnyServer = request.getfixturevalue(server)
+    writer = Writer(mariadb, fresh_mysql_database(mariadb))
+    writer("CREATE TABLE t (id INT PRIMARY KEY)")
+    source = source_of(mariadb, writer.database)
+    tables = source.catalog()
+    with Following(source, source.position(), tables) as following:
+        for statement in ("RENAME TABLE t TO t1", "RENAME TABLE t1 TO t"):
+            writer(statement)
+            following.wait()
+        created = int(time.time())
+        wait_until(lambda: time.time() > created + 1, 5.0, "the next second")
+        writer("CREATE TEMPORARY TABLE t (id INT)", "RENAME TABLE t TO t2")
+        error = following.failure()
+    assert isinstance(error, UnloggedChange)
+    assert error.table == f"{writer.database}.t"
+    position = following.position
+    ignored = [table.id for table in tables]
+    for changes in source.stream(position, (), ignored=ignored):
+        if any(isinstance(change, Heartbeat) for change in changes):
+            source.stop()
+    source.close()

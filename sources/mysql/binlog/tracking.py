@@ -36,7 +36,13 @@ from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.effects import apply_statement
 from sources.mysql.ddl.objects import CreateDatabase, read_object
 from sources.mysql.ddl.outcome import outcome
-from sources.mysql.ddl.statements import CreateTable, DropDatabase, Statement, read_statement
+from sources.mysql.ddl.statements import (
+    CreateTable,
+    DropDatabase,
+    RenameTables,
+    Statement,
+    read_statement,
+)
 from sources.mysql.ddl.stored_programs import Programs, may_change_programs, may_use_programs
 from sources.mysql.overrides import Overrides
 
@@ -100,6 +106,7 @@ class Tracking:
     reads a table's definition as it is now, and ``databases`` has their default charsets.
     ``fold_names``: the server stores names in lower case. ``newest``: see ``TemporaryTables``.
     ``programs`` reads the stored programs of a server; the schemas are those of ``tables``.
+    ``created`` is the time at which a table was created on it, None if it does not exist.
     ``invalid_text`` is for the decoders.
     """
 
@@ -116,6 +123,7 @@ class Tracking:
         fold_names: bool = False,
         newest: SessionId | None = None,
         programs: Callable[[Iterable[str]], Programs] | None = None,
+        created: Callable[[TableId], int | None] | None = None,
         invalid_text: InvalidText | None = None,
         overrides: Overrides | None = None,
     ) -> None:
@@ -127,6 +135,7 @@ class Tracking:
         self._format: Format | None = None
         self._temporary = TemporaryTables(newest)
         self._read_programs = programs
+        self._created = created
         self._programs: Programs | None = None
         self._ignored = frozenset(ignored)
         self._selected = wanted
@@ -194,6 +203,8 @@ class Tracking:
             self._check_programs(parsed, query.schema, statement)
         if statement is not None and (statement := self._real(statement, query)) is None:
             return []
+        if isinstance(statement, RenameTables) and self._created is not None and self.mariadb:
+            statement = self._without_temporary(statement, query)
         if statement is not None and self._is_deferred(statement):
             return self._define(parsed, query, statement)
         effects = apply_statement(
@@ -218,6 +229,28 @@ class Tracking:
                 if effect.after is not None:
                     self.tables[effect.after.id] = effect.after
         return effects
+
+    def _without_temporary(self, statement: RenameTables, query: Query) -> RenameTables:
+        """The statement without pairs that have probably renamed a temporary table of MariaDB.
+
+        In the format ROW the log does not show temporary tables, but it has this statement. The
+        catalog does: a table that is older than the statement has kept its name.
+        """
+        created = self._created
+        assert created is not None
+        news = {new for _, new in statement.pairs}
+        real: list[tuple[TableId, TableId]] = []
+        for old, new in statement.pairs:
+            seconds = created(old) if old not in news and self._selected(old) else None
+            if seconds is None or seconds >= query.timestamp or created(new) is not None:
+                real.append((old, new))
+            elif old in self.tables:
+                raise UnloggedChange(
+                    f"{statement.kind} may have renamed a temporary table, which hides the table",
+                    hint="Backfill the table again after this statement.",
+                    table=old,
+                )
+        return msgspec.structs.replace(statement, pairs=tuple(real))
 
     def _is_deferred(self, statement: Statement) -> bool:
         """Whether a table is created whose columns only its first table map can tell."""

@@ -9,7 +9,7 @@ never raises an error, even if it cannot be parsed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
@@ -256,7 +256,7 @@ def _rename(statement: RenameTables, followed: _Followed) -> list[Effect]:
     now = dict(followed.tables)
     origin = {id: id for id in now}
     steps: list[SchemaChange] = []
-    for old, new in statement.pairs:
+    for old, new in _real_pairs(statement, followed):
         table = now.pop(old, None)
         origin[new] = origin.pop(old, old)
         if table is not None:
@@ -270,6 +270,26 @@ def _rename(statement: RenameTables, followed: _Followed) -> list[Effect]:
         if new in now:
             _check_name(statement.kind, old, new, followed)
     return list(steps)
+
+
+def _real_pairs(statement: RenameTables, followed: _Followed) -> Iterator[tuple[TableId, TableId]]:
+    """The pairs without those that can only have renamed a temporary table of MariaDB.
+
+    In the format ROW the log does not show temporary tables, but it has this statement. A new name
+    is never that of an existing table, and a table cannot be renamed twice under its old name.
+    """
+    names = set(followed.tables)
+    for at, (old, new) in enumerate(statement.pairs):
+        again = next((each for each in statement.pairs[at + 1 :] if old in each), None)
+        twice = again is not None and again[0] == old
+        if old in names and (new in names or twice):
+            if statement.if_exists and new not in names:
+                raise _unlogged(statement.kind, old, "may have renamed a temporary table")
+            continue
+        if old in names:
+            names.remove(old)
+            names.add(new)
+        yield old, new
 
 
 def _check_name(kind: str, old: TableId, new: TableId, followed: _Followed) -> None:

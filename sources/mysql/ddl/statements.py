@@ -90,6 +90,7 @@ class RenameTables(Statement, frozen=True):
     """RENAME TABLE: ``pairs`` of old and new names, in the order of the statement."""
 
     pairs: tuple[tuple[TableId, TableId], ...] = ()
+    if_exists: bool = False
 
 
 class DropTables(Statement, frozen=True):
@@ -318,7 +319,7 @@ def _read_rename(context: _Context) -> Statement | None:
     tokens = context.tokens
     if not tokens.take_any(frozenset(("TABLE", "TABLES"))):
         return None
-    tokens.take("IF", "EXISTS")
+    if_exists = tokens.take("IF", "EXISTS")
     pairs: list[tuple[TableId, TableId]] = []
     while True:
         old = context.table()
@@ -329,7 +330,7 @@ def _read_rename(context: _Context) -> Statement | None:
         if not tokens.take(","):
             break
     ids = tuple(id for pair in pairs for id in pair)
-    return RenameTables("RENAME TABLE", ids, pairs=tuple(pairs))
+    return RenameTables("RENAME TABLE", ids, pairs=tuple(pairs), if_exists=if_exists)
 
 
 def _read_truncate(context: _Context) -> Statement | None:
