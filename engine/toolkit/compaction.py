@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 
 from engine.change import Row, Rows
-from engine.errors import ApplyError
+from engine.errors import UnloggedChange
 from engine.schema import Table
 
 __all__ = ["NetChanges", "columns_of", "net_changes"]
@@ -407,10 +407,9 @@ def _leaves_defaults(rows: Rows) -> bool:
 
 def _whole_before(rows: Rows) -> list[Row]:
     if rows.before and rows.before_present is not None:
-        raise ApplyError(
+        raise UnloggedChange(
             "a row of a keyless table changed, and the log holds only part of the row before",
-            hint="Set binlog_row_image=FULL on the source (or give the table a primary key), then"
-            " backfill the table again.",
+            hint="Set binlog_row_image=FULL on the source, or give the table a primary key.",
             table=rows.table.id,
         )
     return rows.before or []

@@ -66,7 +66,7 @@ from typing import Any
 
 from engine.change import Operation, Rows
 from engine.databases.mysql.types import parse_type
-from engine.errors import DecodeError, SchemaError
+from engine.errors import DecodeError, SchemaError, UnloggedChange
 from engine.schema import Table
 from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.accelerator import Accelerator, Decode, StoredImage, row_accelerator
@@ -140,7 +140,7 @@ class RowDecoder:
     ) -> Rows:
         """The rows in ``data[start:end]``: column count, presence bitmap(s), row images.
 
-        Raises DecodeError if the bytes are not rows of this table, SchemaError for the partial
+        Raises DecodeError if the bytes are not rows of this table, UnloggedChange for the partial
         images of ``binlog_row_value_options=PARTIAL_JSON``.
         """
         if partial_json:
@@ -235,11 +235,11 @@ class RowDecoder:
             table=self.table.id,
         )
 
-    def _refuse_partial_json(self) -> SchemaError:
-        return SchemaError(
+    def _refuse_partial_json(self) -> UnloggedChange:
+        return UnloggedChange(
             "the log holds only the changed parts of JSON documents",
-            hint="run SET GLOBAL binlog_row_value_options = '' on the source, let its sessions "
-            "reconnect, and backfill the table again",
+            hint="run SET GLOBAL binlog_row_value_options = '' on the source, and let its sessions "
+            "reconnect",
             table=self.table.id,
         )
 
