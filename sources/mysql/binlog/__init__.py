@@ -7,6 +7,8 @@ In the order in which a change passes through them:
   forms) and receives it.
 - ``packets``: the packets of that connection, cut into whole events.
 - ``events`` and ``compression``: the format of each event; compressed transactions and rows.
+- ``query_event`` and ``temporary_tables``: logged statements with the state of their session; which
+  names in them mean temporary tables.
 - ``stream``: the state machine that makes ``Begin``, ``Rows``, ``SchemaChange``, ``Truncate`` and
   ``Commit`` from events. It has one handler for each event type.
 - ``tracking``: the schema history, that is the version of each followed table at the current place
