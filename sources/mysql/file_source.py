@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -33,6 +34,7 @@ from engine.errors import (
 from engine.schema import Table, TableId
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import cut_events
+from sources.mysql.binlog.passed_over import PassedOver
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.codec.invalid_text import InvalidText
@@ -44,6 +46,8 @@ from sources.mysql.schema_dump import read_schema
 from sources.mysql.settings import BinlogFileSettings, log_path
 
 __all__ = ["BinlogFileSource"]
+
+log = logging.getLogger("tailrace.source")
 
 _MAGIC: Final = b"\xfebin"
 _ENCRYPTED_MAGIC: Final = b"\xfdbin"
@@ -67,6 +71,7 @@ class BinlogFileSource:
         self._stopping = threading.Event()
         #: A log file, and the definitions at its beginning.
         self._defined = "", Definitions()
+        self._passed_over = PassedOver()
 
     def check(self) -> list[Finding]:
         """Check that each file begins like a log file, the schema dump, and whether the tables at
@@ -163,6 +168,7 @@ class BinlogFileSource:
         definitions = self._definitions(files, first)
         tracking = self._tracking(tables, definitions, ignored)
         stream = Stream(start, tracking)
+        self._passed_over.begin()
         end = start.file, start.offset
         for path in files[first:]:
             end = path.name, len(_MAGIC)
@@ -178,6 +184,8 @@ class BinlogFileSource:
                     hint="check whether a file is missing between this one and the next",
                     position=stream.position,
                 )
+        for id, rows in self._passed_over.rows.items():
+            log.warning("rows of a quarantined table", extra={"table": str(id), "rows": rows})
         if not stream.unfinished:
             # A final ROTATE points to the next file, which does not exist here.
             place = msgspec.structs.replace(
@@ -193,6 +201,7 @@ class BinlogFileSource:
             tables,
             settings.select,
             definitions=definitions,
+            passed_over=self._passed_over,
             ignored=ignored,
             fold_names=settings.fold_names,
             invalid_text=self._invalid_text,

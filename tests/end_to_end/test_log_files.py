@@ -7,6 +7,7 @@ The log has no names of columns, as before MariaDB 10.5 and MySQL 8.0.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -130,6 +131,10 @@ def test_a_table_that_cannot_be_followed_stops_alone(
     assert check.returncode == 0
     done = tailrace("run", config)
     assert done.returncode == 3, done.stderr
+    counts = dict(
+        re.findall(r"rows of a quarantined table.* table=\S+\.(\w+) rows=(\d+)", done.stderr)
+    )
+    assert counts == {"forgotten": "2", "differing": "2", "misread": "2", "stated": "1"}
     assert [row[0] for row in rows(target_database, "good")] == [1, 2, 3]
     assert rows(target_database, "later") == [(1, "ü")]
     status = json.loads(tailrace("status", config, "--json").stdout)

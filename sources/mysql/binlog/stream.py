@@ -66,6 +66,7 @@ class Stream:
         #: Whether a heartbeat came after the newest group: the server has nothing more to send.
         self.idle = False
         self._tracking = tracking
+        self._passed_over = tracking.passed_over
         self._checksum = checksum
         self._prepared = PreparedTransactions(self.position, start.awaited(tracking.follows))
         self._replay = Replay(start, self._prepared.awaited)
@@ -387,6 +388,9 @@ class Stream:
         if event[25] & _STATEMENT_END:
             self._tables.clear()
         if decoder is None or self._skipped:
+            if self._passed_over and not self._skipped:
+                place = self.position.file, self.position.offset
+                self._passed_over.count(kind, event, end, place)
             return
         op, version = _ROWS[kind]
         start = 27 if version == 1 else 27 + (event[27] | event[28] << 8)

@@ -16,6 +16,7 @@ from engine.change import SchemaChange, Truncate
 from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.schema import Table, TableId
 from sources.mysql.binlog.events import Format, read_table_name
+from sources.mysql.binlog.passed_over import PassedOver
 from sources.mysql.binlog.query_event import Query, Session, session_of, statement_text
 from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables
 from sources.mysql.codec.invalid_text import InvalidText
@@ -101,7 +102,8 @@ class Tracking:
 
     ``wanted`` says whether the configuration selects a table. ``definitions`` are for a log without
     a server: a selected table that is not among ``tables`` is followed from its first table map on,
-    and what the log does not show of it comes from there. With a server its rows are skipped,
+    and what the log does not show of it comes from there; ``passed_over`` counts the rows of those
+    that are ignored. With a server its rows are skipped,
     because its backfill has not begun. ``discovered``, ``ignored``: see ``Source.stream``. ``live``
     reads a table's definition as it is now, and ``databases`` has their default charsets.
     ``fold_names``: the server stores names in lower case. ``newest``: see ``TemporaryTables``.
@@ -116,6 +118,7 @@ class Tracking:
         wanted: Callable[[TableId], bool],
         *,
         definitions: Definitions | None = None,
+        passed_over: PassedOver | None = None,
         discovered: Iterable[Table] = (),
         ignored: Collection[TableId] = (),
         live: Callable[[TableId], Table | None] | None = None,
@@ -140,6 +143,7 @@ class Tracking:
         self._ignored = frozenset(ignored)
         self._selected = wanted
         self._definitions = definitions
+        self.passed_over = PassedOver() if passed_over is None else passed_over
         self._discovered = {table.id: table for table in discovered}
         self._live = live
         self._databases = databases or DatabaseCharsets()
@@ -170,6 +174,8 @@ class Tracking:
         id = TableId(*read_table_name(event, end))
         table = self.tables.get(id)
         if table is None and not (self._definitions and self._is_wanted(id)):
+            if id in self._ignored and self._definitions is not None:
+                self.passed_over.meet(event, end)
             return None, None
         try:
             map = parse_table_map(event, 19, end, mariadb=self.mariadb)
