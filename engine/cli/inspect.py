@@ -25,10 +25,10 @@ from engine.contract import (
     SnapshotSource,
     Source,
 )
-from engine.errors import ConfigError, ParityError, TailraceError
+from engine.errors import ConfigError, ParityError, SchemaError, TailraceError
 from engine.ops.status import Status, TableStatuses
 from engine.pipeline.twins import current_tables
-from engine.schema import Table
+from engine.schema import Table, TableId
 from engine.settings.loader import Settings
 from engine.verify import comparison
 from engine.verify.report import TableReport, VerifyReport
@@ -71,7 +71,8 @@ async def _check(settings: Settings) -> list[Finding]:
         try:
             findings += await asyncio.to_thread(source.check)
             if isinstance(source, SnapshotSource):
-                tables = await asyncio.to_thread(source.catalog)
+                tables, refused = await asyncio.to_thread(_catalog, source)
+                findings += (each for each in refused if each not in findings)
         except TailraceError as error:
             findings.append(_as_finding("source", error))
     try:
@@ -81,6 +82,24 @@ async def _check(settings: Settings) -> list[Finding]:
     except TailraceError as error:
         findings.append(_as_finding("target", error))
     return findings
+
+
+def _catalog(source: SnapshotSource) -> tuple[list[Table], list[Finding]]:
+    """The tables that can be followed, and findings about those that cannot."""
+    findings: list[Finding] = []
+    refused: set[TableId] = set()
+    while True:
+        try:
+            return source.catalog(refused), findings
+        except SchemaError as error:
+            # A name may contain a dot.
+            parts = (error.table or "").split(".")
+            splits = range(1, len(parts))
+            found = {TableId(".".join(parts[:n]), ".".join(parts[n:])) for n in splits}
+            if found <= refused:
+                raise
+            refused |= found
+            findings.append(Finding("error", error.table or "source", error.message, error.hint))
 
 
 def _guarantee(can: Capabilities) -> Finding:

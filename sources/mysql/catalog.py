@@ -71,11 +71,16 @@ _ONE_TABLE = "TABLE_SCHEMA = %s AND TABLE_NAME = %s"
 _NAME_LISTS = 500  # the most tables that a query lists by name
 
 
-def read_catalog(connection: Connection[Any], wanted: Callable[[TableId], bool]) -> list[Table]:
+def read_catalog(
+    connection: Connection[Any],
+    wanted: Callable[[TableId], bool],
+    refused: list[SchemaError] | None = None,
+) -> list[Table]:
     """The wanted base tables, ordered by id, without views and the server's own tables.
 
     The key is the primary key, else the shortest unique index over whole columns that are not
-    nullable. Raises SourceError, SourceLost, and SchemaError for an unknown column type.
+    nullable. Raises SourceError, SourceLost, and SchemaError for an unknown column type. With
+    ``refused``, the tables that have one are left out, and their errors are added to it.
     """
     systems = ", ".join(f"'{name}'" for name in _SYSTEM_SCHEMAS)
     where = f"CAST(TABLE_SCHEMA AS BINARY) NOT IN ({systems})"
@@ -86,7 +91,7 @@ def read_catalog(connection: Connection[Any], wanted: Callable[[TableId], bool])
     ]
     if not ids:
         return []
-    return _tables(connection, sorted(ids), *among(ids))
+    return _tables(connection, sorted(ids), *among(ids), refused)
 
 
 def read_table(connection: Connection[Any], id: TableId) -> Table | None:
@@ -109,7 +114,7 @@ def created_at(connection: Connection[Any], id: TableId) -> int | None:
 
 def read_columns(connection: Connection[Any], id: TableId) -> tuple[Column, ...]:
     """The current columns of a table or view; empty if it does not exist."""
-    return tuple(_columns(connection, *among([id]))[id])
+    return tuple(_columns(connection, [id], *among([id]))[id])
 
 
 def database_collations(connection: Connection[Any]) -> dict[str, str]:
@@ -154,9 +159,13 @@ def among(ids: Collection[TableId]) -> tuple[str, list[str]]:
 
 
 def _tables(
-    connection: Connection[Any], ids: Iterable[TableId], where: str, arguments: Sequence[str]
+    connection: Connection[Any],
+    ids: Collection[TableId],
+    where: str,
+    arguments: Sequence[str],
+    refused: list[SchemaError] | None = None,
 ) -> list[Table]:
-    columns = _columns(connection, where, arguments)
+    columns = _columns(connection, ids, where, arguments, refused)
     parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
     for schema, name, *part in query(connection, _INDEXES.format(where=where), arguments):
         parts[TableId(schema, name)].append(tuple(part))
@@ -168,17 +177,29 @@ def _tables(
 
 
 def _columns(
-    connection: Connection[Any], where: str, arguments: Sequence[str]
+    connection: Connection[Any],
+    ids: Collection[TableId],
+    where: str,
+    arguments: Sequence[str],
+    refused: list[SchemaError] | None = None,
 ) -> dict[TableId, list[Column]]:
-    mariadb = is_mariadb(connection)
+    """The columns of these tables. ``where`` may select other tables too."""
+    mariadb, wanted = is_mariadb(connection), set(ids)
     columns: dict[TableId, list[Column]] = defaultdict(list)
     for schema, name, *column in query(connection, _COLUMNS.format(where=where), arguments):
         id = TableId(schema, name)
+        if id not in wanted:
+            continue
         try:
             columns[id].append(_column(mariadb, *column))
         except SchemaError as error:
             message = f"the column {column[0]}: {error.message}"
-            raise SchemaError(message, hint=error.hint, table=id) from error
+            found = SchemaError(message, hint=error.hint, table=id)
+            if refused is None:
+                raise found from error
+            refused.append(found)
+            wanted.discard(id)
+            del columns[id]
     if mariadb:
         _mark_row_times(connection, where, arguments, columns)
     return columns

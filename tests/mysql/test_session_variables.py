@@ -5,10 +5,9 @@ values, nor on its ``init_connect``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -19,6 +18,7 @@ from engine.databases.mysql.session_variables import IDLE_SECONDS, VARIABLES, Va
 from engine.errors import SourceError, SourceLost
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
+from tests.support.global_variables import literal, set_globally, variables
 from tests.support.mysql_sessions import FreshDatabase, Writer
 from tests.support.servers import AnyServer, connect_mysql
 
@@ -79,33 +79,6 @@ ODD: Mapping[str, object] = {
 }
 #: The modes that only MariaDB has.
 MARIADB_MODE = "ORACLE,EMPTY_STRING_IS_NULL,PAD_CHAR_TO_FULL_LENGTH,TIME_ROUND_FRACTIONAL"
-
-
-@contextmanager
-def set_globally(server: AnyServer, values: Mapping[str, object]) -> Iterator[None]:
-    """Inside, the global variables have these values, as far as the server has the variables."""
-    with connect_mysql(server) as connection, ExitStack() as restore:
-        query(connection, "SET sql_mode = '', sql_select_limit = 18446744073709551615")
-        before = variables(connection, "GLOBAL")
-        for name, value in values.items():
-            if name in before:
-                statement = f"SET GLOBAL {name} = {literal(before[name])}"
-                restore.callback(query, connection, statement)
-                query(connection, f"SET GLOBAL {name} = %s", (value,))
-        yield
-
-
-def variables(connection: Any, scope: str) -> dict[str, str]:
-    """The variables of a scope, by their names in lower case."""
-    rows = query(connection, f"SHOW {scope} VARIABLES")
-    return {name.lower(): value for name, value in rows}
-
-
-def literal(value: str) -> str:
-    """A value of SHOW VARIABLES as an SQL literal of its type."""
-    if value == "DEFAULT" or re.fullmatch(r"-?[0-9.]+", value):
-        return value
-    return "'" + value.replace("'", "''") + "'"
 
 
 class Legacy(NamedTuple):

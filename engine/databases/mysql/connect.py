@@ -35,6 +35,7 @@ __all__ = [
     "ACCESS_DENIED",
     "TRANSIENT",
     "connect",
+    "error_code",
     "establish",
     "interrupt",
     "is_mariadb",
@@ -230,6 +231,12 @@ def translate_errors(side: Side = SOURCE) -> Iterator[None]:
         if "closed file" not in str(error):
             raise
         raise side.lost(f"the connection to the {side.name} broke: {error}") from error
+
+
+def error_code(error: BaseException) -> int:
+    """The server's code of an error that ``translate_errors`` has raised; 0 if it has none."""
+    arguments = error.__cause__.args if isinstance(error.__cause__, pymysql.MySQLError) else ()
+    return arguments[0] if arguments and isinstance(arguments[0], int) else 0
 
 
 def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError:

@@ -1,8 +1,8 @@
 """
 The checks of a server and its tables before they are followed, for ``tailrace check``.
 
-``server`` checks the server's settings and the user's rights, ``tables`` the tables, ``text`` their
-columns with characters. A check is a
+``server`` checks the server's settings and the user's rights, ``tables`` the tables, ``storage``
+their engines and partitions, ``samples`` and ``text`` a sample of their values. A check is a
 function that yields findings. A finding that is not ``ok`` says what to type. Nothing is changed on
 the server.
 """
@@ -15,7 +15,9 @@ from pymysql.connections import Connection
 
 from engine.contract import Finding
 from sources.mysql.preflight.context import Context, read_context
+from sources.mysql.preflight.samples import SAMPLE_CHECKS
 from sources.mysql.preflight.server import RIGHTS_CHECKS, SETTINGS_CHECKS
+from sources.mysql.preflight.storage import STORAGE_CHECKS
 from sources.mysql.preflight.tables import TABLE_CHECKS
 from sources.mysql.preflight.text import TEXT_CHECKS
 from sources.mysql.server_info import ServerInfo
@@ -34,7 +36,8 @@ def preflight(session: Connection[Any], info: ServerInfo, settings: MySQLSetting
     findings = [finding for check in SETTINGS_CHECKS for finding in check(context)]
     if context.logs:
         findings += _log_access(context)
-    findings += (finding for check in (*TABLE_CHECKS, *TEXT_CHECKS) for finding in check(context))
+    checks = (*TABLE_CHECKS, *STORAGE_CHECKS, *SAMPLE_CHECKS, *TEXT_CHECKS)
+    findings += (finding for check in checks for finding in check(context))
     return findings
 
 

@@ -11,6 +11,7 @@ from pymysql.connections import Connection
 
 from engine.contract import Finding
 from engine.databases.mysql.connect import query
+from engine.errors import SchemaError
 from engine.schema import Table, TableId
 from sources.mysql.catalog import read_catalog
 from sources.mysql.overrides import Overrides
@@ -24,7 +25,8 @@ class Context(NamedTuple):
     """What a check looks at.
 
     ``variables`` are the server's global variables by their names in lower case. ``wanted`` tells
-    whether the configuration selects a table, and ``tables`` are the existing tables it selects.
+    whether the configuration selects a table. ``tables`` are the existing tables it selects; those
+    whose columns cannot be followed are left out, and ``refused`` has their errors.
     """
 
     session: Connection[Any]
@@ -33,6 +35,7 @@ class Context(NamedTuple):
     variables: dict[str, str]
     wanted: Callable[[TableId], bool]
     tables: Sequence[Table]
+    refused: Sequence[SchemaError]
 
     @property
     def logs(self) -> bool:
@@ -48,5 +51,7 @@ def read_context(session: Connection[Any], info: ServerInfo, settings: MySQLSett
     """Query the server. Raises SourceError, SourceLost."""
     variables = {name.lower(): value for name, value in query(session, "SHOW GLOBAL VARIABLES")}
     wanted = selector(settings.tables, settings.exclude, fold_names=info.fold_names)
-    tables = list(map(Overrides(settings.values).apply, read_catalog(session, wanted)))
-    return Context(session, info, settings, variables, wanted, tables)
+    refused: list[SchemaError] = []
+    found = read_catalog(session, wanted, refused)
+    tables = list(map(Overrides(settings.values).apply, found))
+    return Context(session, info, settings, variables, wanted, tables, refused)

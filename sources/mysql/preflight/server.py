@@ -125,6 +125,31 @@ def _retention(context: Context) -> Iterator[Finding]:
         yield Finding("ok", "retention", f"the log is kept {kept}")
 
 
+def _durability(context: Context) -> Iterator[Finding]:
+    """A server sends its log to replicas before it is on its own disk."""
+    weak = [
+        f"{name} = {value}"
+        for name in ("sync_binlog", "innodb_flush_log_at_trx_commit")
+        if (value := context.variables.get(name, "1")) != "1"
+    ]
+    if weak:
+        names = ", GLOBAL ".join(f"{each.split()[0]} = 1" for each in weak)
+        yield Finding(
+            "warning",
+            "durability",
+            f"{' and '.join(weak)}: if its machine crashes, the server may lose transactions that"
+            " the target has",
+            f"SET GLOBAL {names}; set it in the option file too",
+        )
+    if context.variables.get("binlog_checksum") == "NONE":
+        yield Finding(
+            "warning",
+            "binlog_checksum",
+            "it is NONE: damage of the log may pass unnoticed",
+            "SET GLOBAL binlog_checksum = 'CRC32'",
+        )
+
+
 def _rights(context: Context) -> Iterator[Finding]:
     """Check rights by using them. SHOW GRANTS is not enough: roles and partial revokes count."""
     client = "BINLOG MONITOR" if context.info.mariadb else "REPLICATION CLIENT"
@@ -205,6 +230,7 @@ SETTINGS_CHECKS: Final[tuple[Check, ...]] = (
     _metadata,
     _identity,
     _retention,
+    _durability,
 )
 #: The checks of rights to read the log, which the server must have.
 RIGHTS_CHECKS: Final[tuple[Check, ...]] = (_rights, _prepared, _programs)

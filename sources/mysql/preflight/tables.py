@@ -10,7 +10,7 @@ from typing import Any, Final
 from pymysql.connections import Connection
 
 from engine.contract import Finding
-from engine.databases.mysql.connect import query
+from engine.databases.mysql.connect import ACCESS_DENIED, error_code, query
 from engine.databases.mysql.identifiers import quote_table
 from engine.errors import SourceError, SourceLost
 from engine.schema import Table, TableId
@@ -41,26 +41,38 @@ def _unmatched(context: Context) -> Iterator[Finding]:
             )
 
 
+def _refused(context: Context) -> Iterator[Finding]:
+    for error in context.refused:
+        yield Finding("error", error.table or "tables", error.message, error.hint)
+
+
 def _readable(context: Context) -> Iterator[Finding]:
-    denied = _unreadable(context.session, context.tables)
-    for table in denied:
+    refused = _unreadable(context.session, context.tables)
+    for table, error in refused:
+        message = "the user may not read the table"
         action = f"GRANT SELECT ON `{table.id.schema}`.* TO <user>"
-        yield Finding("error", str(table.id), "the user may not read the table", action)
-    yield Finding("ok", "tables", f"{len(context.tables) - len(denied)} tables can be followed")
+        if error_code(error) not in ACCESS_DENIED:
+            message = f"the table cannot be read: {error.message}"
+            action = "repair it (see CHECK TABLE), or exclude it"
+        yield Finding("error", str(table.id), message, action)
+    yield Finding("ok", "tables", f"{len(context.tables) - len(refused)} tables can be followed")
 
 
-def _unreadable(session: Connection[Any], tables: Sequence[Table]) -> list[Table]:
-    """The tables that the user may not read. One query tries many; only if it fails, each."""
-    found: list[Table] = []
+def _unreadable(
+    session: Connection[Any], tables: Sequence[Table]
+) -> list[tuple[Table, SourceError]]:
+    """The tables that cannot be read. One query tries many; only if it fails, each."""
+    found = []
     for start in range(0, len(tables), _TABLES_PER_QUERY):
         some = tables[start : start + _TABLES_PER_QUERY]
-        if not _may_read(session, some):
-            found += [table for table in some if not _may_read(session, [table])]
+        if _refusal(session, some):
+            errors = ((table, _refusal(session, [table])) for table in some)
+            found += [(table, error) for table, error in errors if error]
     return found
 
 
-def _may_read(session: Connection[Any], tables: Sequence[Table]) -> bool:
-    """Whether the user may read all these tables."""
+def _refusal(session: Connection[Any], tables: Sequence[Table]) -> SourceError | None:
+    """The error of reading these tables; None if all of them can be read."""
     statement = " UNION ALL ".join(
         f"(SELECT 1 FROM {quote_table(table)} LIMIT 0)" for table in tables
     )
@@ -68,9 +80,9 @@ def _may_read(session: Connection[Any], tables: Sequence[Table]) -> bool:
         query(session, statement)
     except SourceLost:
         raise
-    except SourceError:
-        return False
-    return True
+    except SourceError as error:
+        return error
+    return None
 
 
 def _keyless(context: Context) -> Iterator[Finding]:
@@ -102,4 +114,4 @@ def _cascades(context: Context) -> Iterator[Finding]:
 
 
 #: The checks of the tables, in the order of their findings.
-TABLE_CHECKS: Final[tuple[Check, ...]] = (_unmatched, _readable, _keyless, _cascades)
+TABLE_CHECKS: Final[tuple[Check, ...]] = (_unmatched, _refused, _readable, _keyless, _cascades)

@@ -1,0 +1,113 @@
+"""
+Checks of how tables are stored: engines, partitions, and the right to lock tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from engine.contract import Finding
+from engine.databases.mysql.connect import ACCESS_DENIED, error_code, query
+from engine.databases.mysql.identifiers import quote_name
+from engine.errors import SourceError, SourceLost
+from engine.schema import TableId
+from sources.mysql.preflight.context import Check, Context
+
+__all__ = ["STORAGE_CHECKS"]
+
+_STORED: Final = """
+SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, CREATE_OPTIONS FROM information_schema.TABLES
+WHERE TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED', 'SEQUENCE')
+ORDER BY TABLE_SCHEMA, TABLE_NAME
+"""
+_TRANSACTIONAL: Final = "SELECT ENGINE FROM information_schema.ENGINES WHERE TRANSACTIONS = 'YES'"
+#: Engines whose tables show the rows of other tables or servers.
+_ELSEWHERE: Final = frozenset(("connect", "federated", "mrg_myisam", "s3", "sequence", "spider"))
+#: No table has this name.
+_NO_TABLE: Final = "tailrace_no_such_table"
+
+
+class _Stored(NamedTuple):
+    """How a table is stored; ``engine`` is in lower case."""
+
+    id: TableId
+    kind: str
+    engine: str
+    options: str
+
+
+def _storage(context: Context) -> Iterator[Finding]:
+    stored = [
+        _Stored(id, kind, str(engine or "").lower(), str(options or "").lower())
+        for schema, name, kind, engine, options in query(context.session, _STORED)
+        if context.wanted(id := TableId(schema, name))
+    ]
+    transactional = {str(name).lower() for (name,) in query(context.session, _TRANSACTIONAL)}
+    for table in stored:
+        yield from _engine(table, transactional)
+        if "partitioned" in table.options:
+            yield Finding(
+                "warning",
+                str(table.id),
+                "it is partitioned: DROP, TRUNCATE and EXCHANGE PARTITION change rows that the log"
+                " does not show",
+                'delete the rows before such a statement, or let `unlogged_change = "backfill"`'
+                " (the default) read the table again",
+            )
+    to_lock = {each.id for each in stored if each.engine not in transactional}
+    to_lock |= {each.id for each in context.tables if not context.info.gtids or not each.key}
+    yield from _locks(context, sorted({id.schema for id in to_lock}))
+
+
+def _engine(table: _Stored, transactional: Collection[str]) -> Iterator[Finding]:
+    subject, engine = str(table.id), table.engine
+    if table.kind == "SEQUENCE":
+        message = "it is a sequence, and sequences are not followed"
+        action = "create it on the target at the cutover, with its present value"
+        yield Finding("warning", subject, message, action)
+    elif engine in _ELSEWHERE:
+        message = f"its engine {engine} shows rows of other tables, whose changes are logged"
+        action = "exclude it, and follow the tables that hold its rows"
+        yield Finding("error", subject, f"{message} under other names, or not at all", action)
+    elif engine == "blackhole":
+        message = "its engine blackhole stores no rows, and the target would store them"
+        yield Finding("warning", subject, message, "exclude the table")
+    elif engine and engine not in transactional:  # without one, the server cannot open it
+        yield Finding(
+            "warning",
+            subject,
+            f"its engine {engine} has no transactions: a statement that fails may"
+            " have changed rows, and a backfill locks the table against writers",
+            f"ALTER TABLE {_quoted(table.id)} ENGINE = InnoDB, or backfill it at a quiet time",
+        )
+
+
+def _locks(context: Context, schemas: Sequence[str]) -> Iterator[Finding]:
+    """Whether the user may lock the tables whose backfill needs it.
+
+    LOCK TABLES checks the right first, so it is tried on a table that does not exist.
+    """
+    for schema in schemas:
+        try:
+            query(context.session, f"LOCK TABLES {quote_name(schema)}.{_NO_TABLE} READ")
+        except SourceLost:
+            raise
+        except SourceError as error:
+            if error_code(error) not in ACCESS_DENIED:
+                continue  # no such table: the right was checked before
+            yield Finding(
+                "warning",
+                schema,
+                "the user may not lock tables here, which the backfill of tables without a key or"
+                " without transactions needs, and of all tables if there are no GTIDs",
+                f"GRANT LOCK TABLES ON {quote_name(schema)}.* TO <user>",
+            )
+
+
+def _quoted(id: TableId) -> str:
+    return f"{quote_name(id.schema)}.{quote_name(id.name)}"
+
+
+#: The checks of how tables are stored.
+STORAGE_CHECKS: Final[tuple[Check, ...]] = (_storage,)
