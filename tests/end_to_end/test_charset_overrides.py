@@ -158,6 +158,27 @@ def test_a_changed_override_reads_the_table_again(mirror: Mirror) -> None:
     mirror.writer.connection.close()
 
 
+def test_bytes_without_a_character_in_the_override(mirror: Mirror) -> None:
+    """They follow the policy `invalid_text`, as in any other column; `verify` knows that."""
+    overrides = {"name": "utf8mb4", "note": "utf8mb4", "kanji": "cp932"}
+    invalid = "CONVERT(x'c3a4ff41e2' USING latin1)"
+    mirror.writer(f"INSERT INTO t (name, note, n) VALUES ('key', {invalid}, 1)")
+    mirror.run(**overrides)
+    mirror.writer(
+        f"INSERT INTO t (name, note, n) VALUES ({invalid}, 'ä', 2), ('other', {invalid}, 3)",
+        f"UPDATE t SET kanji = '？' WHERE name = {invalid}",
+    )
+    mirror.run(**overrides)
+    note = "ä\ufffdA\ufffd"
+    rows = mirror.rows("note, n")
+    assert rows == [(note, 1), ("\ufffd", 2), (note, 3)]
+    assert mirror.differences() == 0
+    mirror.writer("DELETE FROM t WHERE n > 1")
+    mirror.run(**overrides)
+    assert mirror.rows("note, n") == rows[:1]
+    mirror.writer.connection.close()
+
+
 def test_an_unknown_charset_is_refused() -> None:
     with pytest.raises(ConfigError, match="'utf-8'"):
         MySQLSource(MySQLSettings(url="mysql://x@y/", values=ReadPolicies(charset="utf-8")))

@@ -17,7 +17,7 @@ def test_columns_that_hold_other_bytes_are_named(
     writer(
         "SET sql_mode = ''",
         "CREATE TABLE t (id INT PRIMARY KEY, plain VARCHAR(20) CHARACTER SET latin1,"
-        " utf8 VARCHAR(999) CHARACTER SET latin1, cyrillic TEXT CHARACTER SET cp1251,"
+        " utf8 VARCHAR(999) CHARACTER SET latin1, cyrillic LONGTEXT CHARACTER SET cp1251,"
         " japanese VARCHAR(20) CHARACTER SET sjis, cut TEXT CHARACTER SET cp932,"
         " fine TEXT CHARACTER SET utf8mb4) ",
     )
@@ -33,13 +33,13 @@ def test_columns_that_hold_other_bytes_are_named(
     key = f'[source.values.columns] "{database}.t.'
     assert [finding.message for finding in found] == [
         "the column utf8 has the charset latin1, and 3 of 3 sampled values hold UTF-8",
-        "the column cyrillic has the charset cp1251, and 3 of 3 sampled values hold other bytes",
         "the column japanese has the charset sjis, and 3 of 3 sampled values hold other bytes",
+        "the column cyrillic has the charset cp1251, and 3 of 3 sampled values hold other bytes",
     ]
     assert [finding.action.removeprefix(key).partition("}")[0] for finding in found] == [
         'utf8" = { charset = "utf8mb4" ',
-        'cyrillic" = { invalid_text = "escape" ',
         'japanese" = { charset = "cp932" ',
+        'cyrillic" = { invalid_text = "escape" ',
     ]
 
 

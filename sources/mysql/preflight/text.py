@@ -23,6 +23,8 @@ from sources.mysql.preflight.context import Check, Context
 __all__ = ["TEXT_CHECKS"]
 
 _SAMPLE_ROWS: Final = 1000
+#: The server reads the whole of a large value.
+_SAMPLE_LARGE_ROWS: Final = 20
 _SAMPLE_BYTES: Final = 400
 #: So many values with other characters than ASCII must be UTF-8 to say so, and this part of them.
 _ENOUGH: Final = 2
@@ -36,9 +38,11 @@ _LARGER: Final = {"sjis": "cp932", "ujis": "eucjpms", "gb2312": "gbk", "gbk": "g
 def _misdeclared(context: Context) -> Iterator[Finding]:
     for table in context.tables:
         columns = [column for column in table.columns if _may_lie(column)]
-        if columns:
-            rows = _rows(context, table, columns)
-            for column, values in zip(columns, zip(*rows, strict=True), strict=False):
+        small = [column for column in columns if not _is_large(column)]
+        large = [column for column in columns if _is_large(column)]
+        for some, limit in ((small, _SAMPLE_ROWS), (large, _SAMPLE_LARGE_ROWS)):
+            rows = _rows(context, table, some, limit) if some else ()
+            for column, values in zip(some, zip(*rows, strict=True), strict=False):
                 yield from _judged(table, column, values)
 
 
@@ -48,12 +52,18 @@ def _may_lie(column: Column) -> bool:
     return text and source_type.encoding not in _STRICT
 
 
-def _rows(context: Context, table: Table, columns: Sequence[Column]) -> Sequence[Any]:
+def _is_large(column: Column) -> bool:
+    return parse_type(column.source_type).base in ("mediumtext", "longtext")
+
+
+def _rows(
+    context: Context, table: Table, columns: Sequence[Column], limit: int
+) -> Sequence[tuple[Any, ...]]:
     names = ", ".join(
         f"LEFT(CAST({quote_name(column.name)} AS BINARY), {_SAMPLE_BYTES})" for column in columns
     )
     try:
-        statement = f"SELECT {names} FROM {quote_table(table)} LIMIT {_SAMPLE_ROWS}"
+        statement = f"SELECT {names} FROM {quote_table(table)} LIMIT {limit}"
         return query(context.session, statement)
     except SourceLost:
         raise
