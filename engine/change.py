@@ -9,15 +9,17 @@ the row tuple.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from engine.schema import Table
+from engine.schema import Table, TableId
 
 __all__ = [
     "TWIN_PREFIX",
     "Begin",
+    "Cascade",
     "CaughtUp",
     "Change",
     "Chunk",
@@ -113,6 +115,25 @@ class Truncate(msgspec.Struct, frozen=True, gc=False):
     table: Table
 
 
+class Cascade(msgspec.Struct, frozen=True, gc=False):
+    """Foreign keys act at this place, because rows of ``parent`` were deleted or changed, and the
+    log does not contain the rows that they delete or change.
+
+    ``before`` and ``after`` hold the values of the parent's ``columns``, which foreign keys refer
+    to; ``after`` is None for deleted rows. ``tables`` are those whose foreign keys may act, also
+    indirectly. They may include tables that are not followed, which have no columns; a sink is
+    given only those that it has to change. ``inexact`` says why a target cannot do what a foreign
+    key does, by its table and name.
+    """
+
+    parent: TableId
+    columns: tuple[str, ...]
+    before: list[Row]
+    after: list[Row] | None
+    tables: tuple[Table, ...]
+    inexact: Mapping[tuple[TableId, str], str] = {}
+
+
 class CaughtUp(msgspec.Struct, frozen=True, gc=False):
     """The stream has passed the high watermark of the table's backfill. From here on the table is
     consistent at each commit, so the sink may build secondary indexes. The pipeline makes this
@@ -174,7 +195,7 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     at: float
 
 
-Change = Begin | Rows | SchemaChange | Truncate | CaughtUp | Replace | Commit | Heartbeat
+Change = Begin | Rows | SchemaChange | Truncate | Cascade | CaughtUp | Replace | Commit | Heartbeat
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):

@@ -90,13 +90,15 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     ``rollback`` undoes everything since the last commit. ``upsert``: rows of a table in backfill
     are applied idempotently by key; a sink without it stores each change, and its reader applies
     them. ``schema_changes``: an altered, renamed, dropped or replaced table is followed; without it
-    the pipeline stops at such a change.
+    the pipeline stops at such a change. ``cascades``: a ``Cascade`` is applied; without it, a table
+    that a foreign key changes is followed no more (``UnloggedChange``).
     """
 
     guarantee: Literal["exactly once", "at least once"]
     transactional: bool
     upsert: bool
     schema_changes: bool
+    cascades: bool = False
 
 
 class Source(Protocol):
@@ -257,6 +259,8 @@ class Sink(Protocol):
         or be gone: they are applied idempotently and are no drift. Rows of operation ``read``
         replace the row with their key. ``Begin``, ``Commit`` and ``Heartbeat`` carry no data.
         ``SchemaChange`` also records the version of the table, and ``Replace`` that of ``after``.
+        ``Cascade`` deletes or changes the rows that refer to the given values, then those that
+        refer to these rows, and so on, until there are none (``engine.toolkit.cascades``).
         Raises ``UnloggedChange`` for a schema change that the target cannot do exactly.
         """
         ...

@@ -35,7 +35,20 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Column", "Index", "Kind", "Table", "TableId", "Type"]
+__all__ = [
+    "Column",
+    "ForeignKey",
+    "Index",
+    "Kind",
+    "ReferentialAction",
+    "Table",
+    "TableId",
+    "Type",
+]
+
+#: What happens to a row when the row that it refers to is deleted, or its referenced columns are
+#: changed. ``restrict`` stands for all actions that refuse the statement.
+ReferentialAction = Literal["restrict", "cascade", "set null"]
 
 Kind = Literal[
     "boolean",
@@ -131,6 +144,25 @@ class Index(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     prefix: bool = False
 
 
+class ForeignKey(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A foreign key of a table: ``columns`` refer to ``parent_columns`` of the table ``parent``.
+
+    Both are names, because the parent need not be followed.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    parent: TableId
+    parent_columns: tuple[str, ...]
+    on_delete: ReferentialAction = "restrict"
+    on_update: ReferentialAction = "restrict"
+
+    @property
+    def cascades(self) -> bool:
+        """Whether a change of the parent's rows changes rows of the table."""
+        return self.on_delete != "restrict" or self.on_update != "restrict"
+
+
 class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_hash=True):
     """One immutable version of a table.
 
@@ -138,8 +170,9 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     a unique index without nullable columns. It is empty for a keyless table. ``version`` counts
     from 1 and grows with each schema change that the pipeline follows. ``default_charset`` is the
     source's charset or collation of columns that are added without one; it is empty if the source
-    has none, or it is not known. A ``Table`` is hashable and keeps its hash, so codecs are cached
-    by it.
+    has none, or it is not known. ``foreign_keys`` are those whose actions the source executes
+    without logging the changed rows; a target has none. A ``Table`` is hashable and keeps its hash,
+    so codecs are cached by it.
     """
 
     id: TableId
@@ -148,6 +181,7 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     indexes: tuple[Index, ...] = ()
     version: int = 1
     default_charset: str = ""
+    foreign_keys: tuple[ForeignKey, ...] = ()
 
     @property
     def uniques(self) -> tuple[Index, ...]:

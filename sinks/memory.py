@@ -7,16 +7,17 @@ together at ``commit``, and a second sink on the same store finds them, as after
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
 
-from engine.change import Change, Replace, Row, Rows, SchemaChange, Truncate
+from engine.change import Cascade, Change, Replace, Row, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, State
 from engine.errors import ApplyError, Fenced
 from engine.schema import Table, TableId
+from engine.toolkit.cascades import runs, steps
 from engine.toolkit.memory_table import MemoryTable
 
 __all__ = ["MemorySink", "MemorySinkSettings", "MemoryStore"]
@@ -47,7 +48,11 @@ class MemorySink:
 
     Settings: ClassVar[type[msgspec.Struct]] = MemorySinkSettings
     capabilities: ClassVar[Capabilities] = Capabilities(
-        guarantee="exactly once", transactional=True, upsert=True, schema_changes=True
+        guarantee="exactly once",
+        transactional=True,
+        upsert=True,
+        schema_changes=True,
+        cascades=True,
     )
 
     def __init__(
@@ -86,6 +91,8 @@ class MemorySink:
                 self._contents(change.table.id).clear()
             elif isinstance(change, SchemaChange):
                 self._alter(change)
+            elif isinstance(change, Cascade):
+                self._cascade(change)
             elif isinstance(change, Replace):
                 for step in change.steps:
                     self._alter(step)
@@ -124,6 +131,36 @@ class MemorySink:
         if transaction[id] is self.store.contents.get(id):
             transaction[id] = transaction[id].copy()
         return transaction[id]
+
+    def _cascade(self, change: Cascade) -> None:
+        if change.after is None:
+            self._act(change, dict.fromkeys(change.before))
+            return
+        for before, after in runs(change.before, change.after):
+            self._act(change, dict(zip(before, after, strict=True)))
+
+    def _act(self, change: Cascade, values: Mapping[Row, Row | None]) -> None:
+        """Execute the foreign keys that refer to these values, which become others or None."""
+        changed = None if change.after is None else frozenset(change.columns)
+        waiting = [
+            (step, values)
+            for step in steps(change.tables, change.parent, changed)
+            if step.key.parent_columns == change.columns
+        ]
+        while waiting:
+            step, values = waiting.pop(0)
+            contents = self._contents(step.child.id)
+            hit = contents.refer(step, values)
+            for each in steps(change.tables, step.child.id, step.changed):
+                place = [step.child.ordinal(name) for name in each.key.parent_columns]
+                next_values = {
+                    tuple(old[n] for n in place): None
+                    if new is None
+                    else tuple(new[n] for n in place)
+                    for old, new in hit
+                }
+                if next_values:
+                    waiting.append((each, next_values))
 
     def _alter(self, change: SchemaChange) -> None:
         before, after = change.before, change.after

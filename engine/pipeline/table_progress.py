@@ -17,14 +17,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
-from engine.change import Begin, CaughtUp, Change, Chunk, Rows, SchemaChange, Truncate
-from engine.checkpoint import TableProgress
+import msgspec
+
+from engine.change import Begin, Cascade, CaughtUp, Change, Chunk, Rows, SchemaChange, Truncate
+from engine.checkpoint import TableProgress, TableState
+from engine.errors import UnloggedChange
 from engine.schema import Table, TableId
+from engine.toolkit.cascades import Step, depth_of_cascades, reached
 
 __all__ = ["ProgressTracker"]
 
 #: The number of tables and indexes that become live in one transaction. Building them takes locks.
 CAUGHT_UP_OBJECTS = 500
+
+#: The changes that are looked at even if all tables are live.
+_FOLLOWED = frozenset((SchemaChange, Cascade))
 
 Includes = Callable[[str, Begin], bool]
 Reached = Callable[[str, str], bool]
@@ -74,7 +81,7 @@ class ProgressTracker:
 
     def next_table(self) -> Table | None:
         """The table to backfill next: the one that is backfilling, else the pending one with the
-        largest estimate. None if there is neither.
+        largest estimate, but parents before their children. None if there is neither.
         """
         for id in self._in_backfill:
             if self._progress[id].state == "backfilling":
@@ -107,7 +114,10 @@ class ProgressTracker:
         """The pending tables by estimate. Entries may be stale, but the last one is pending."""
         if self._pending is None:
             found = [id for id, it in self._progress.items() if self._may_backfill(id, it)]
-            self._pending = sorted(found, key=lambda id: self._progress[id].estimate)
+            depths = depth_of_cascades(self._tables)
+            self._pending = sorted(
+                found, key=lambda id: (-depths.get(id, 0), self._progress[id].estimate)
+            )
         while self._pending and self._progress[self._pending[-1]].state != "pending":
             self._pending.pop()
         return self._pending
@@ -176,7 +186,7 @@ class ProgressTracker:
 
     def admit(self, changes: list[Change]) -> list[Change]:
         """The changes that the sink has to apply. Schema changes among them change the tables."""
-        if self._live and SchemaChange not in map(type, changes):
+        if self._live and _FOLLOWED.isdisjoint(map(type, changes)):
             return changes
         admitted: list[Change] = []
         for change in changes:
@@ -185,6 +195,8 @@ class ProgressTracker:
                     admitted.append(self._or_restart(change))
             elif type(change) is SchemaChange:
                 admitted.extend(self._follow(change))
+            elif type(change) is Cascade:
+                admitted.extend(self._cascade(change))
             else:
                 if type(change) is Begin:
                     self._begin = change
@@ -195,14 +207,72 @@ class ProgressTracker:
         """``change``, or a ``Truncate`` if the table's backfill must start again.
 
         With partial row images, a row may move from a key that is not backfilled yet to one that
-        is. Then no later chunk shows the row, and the image is not enough to insert it.
+        is. Then no later chunk shows the row, and the image is not enough to insert it. So it is if
+        a foreign key has deleted a row that a chunk shows already with a new parent.
         """
         if type(change) is Rows and change.after_present is not None:
             table = change.table
-            if table.id in self._in_backfill and table.key and _changes_key(change):
+            if (
+                table.id in self._in_backfill
+                and table.key
+                and (_changes_key(change) or _refers_anew(change))
+            ):
                 self.restart(table.id)
                 return Truncate(table)
         return change
+
+    def _cascade(self, change: Cascade) -> list[Change]:
+        """``change`` with the tables that the sink has to change.
+
+        Which rows of a table refer to a deleted one is known only if the table between them is
+        live. If it is not, or if the target cannot do what a foreign key does, the table has to be
+        backfilled again. And so it has to be if values are changed while it is backfilled: a chunk
+        may show already a row that has come to refer to a value in this way, and the deletion of
+        rows that referred to it earlier would delete that row.
+        """
+        doubtful: set[TableId] = set()
+        kept: dict[TableId, Table] = {}
+        emptied: dict[TableId, Table] = {}
+        for parent, step in reached(change):
+            table = step.child
+            id, live = table.id, self._state(table) == "live"
+            if not live:
+                doubtful.add(id)
+            if self._state(table) is None or id in emptied:
+                continue
+            reason = change.inexact.get((id, step.key.name), "")
+            if not reason and parent in doubtful:
+                reason = f"it acts through the table {parent}, which is not live"
+            if reason and (live or parent == id or parent not in doubtful):
+                raise self._unlogged(step, reason)
+            if reason or (not live and step.update and step.action == "cascade"):
+                emptied[id] = table
+                kept.pop(id, None)
+            else:
+                kept[id] = table
+        for id in emptied:
+            self.restart(id)
+        changes: list[Change] = [Truncate(table) for table in emptied.values()]
+        if kept:
+            changes.append(msgspec.structs.replace(change, tables=tuple(kept.values())))
+        return changes
+
+    def _state(self, table: Table) -> TableState | None:
+        """The state of a table whose rows are on the target; None if they are not, or need not
+        change.
+        """
+        progress = self._progress.get(table.id)
+        if progress is None or table.id not in self._tables or self._is_covered(table):
+            return None
+        return progress.state
+
+    def _unlogged(self, step: Step, reason: str) -> UnloggedChange:
+        return UnloggedChange(
+            f"rows are deleted or changed by the foreign key {step.key.name}, which the log does"
+            f" not show: {reason}",
+            table=step.child.id,
+            position=None if self._begin is None else self._begin.position,
+        )
 
     def _is_covered(self, table: Table) -> bool:
         """Whether chunks show, or will show, the current transaction's changes to the table."""
@@ -266,6 +336,29 @@ def _changes_key(rows: Rows) -> bool:
     key = itemgetter(*rows.table.key)
     return any(
         key(old) != key(new) for old, new in zip(rows.before or (), rows.after or (), strict=False)
+    )
+
+
+def _refers_anew(rows: Rows) -> bool:
+    """Whether rows get another parent whose deletion deletes them."""
+    names = {
+        name
+        for key in rows.table.foreign_keys
+        if key.on_delete == "cascade"
+        for name in key.columns
+    }
+    places = [rows.table.ordinal(name) for name in names]
+    before, after = rows.before_present, rows.after_present
+    return any(
+        (after is None or after >> n & 1)
+        and (
+            not (before is None or before >> n & 1)
+            or any(
+                old[n] != new[n]
+                for old, new in zip(rows.before or (), rows.after or (), strict=False)
+            )
+        )
+        for n in places
     )
 
 

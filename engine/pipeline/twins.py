@@ -16,7 +16,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from engine.change import TWIN_PREFIX, CaughtUp, Change, Replace, Rows, SchemaChange, Truncate
+from engine.change import (
+    TWIN_PREFIX,
+    Cascade,
+    CaughtUp,
+    Change,
+    Replace,
+    Rows,
+    SchemaChange,
+    Truncate,
+)
 from engine.checkpoint import TableProgress
 from engine.contract import Applied
 from engine.errors import UnloggedChange
@@ -118,6 +127,9 @@ class Twins:
                 )
             case Truncate(table) if table.id in self._twins:
                 yield Truncate(self._twins[table.id])
+            case Cascade(tables=tables):
+                twins = tuple(self._twins.get(table.id, table) for table in tables)
+                yield msgspec.structs.replace(change, tables=twins)
             case CaughtUp(table) if table.id in self._twins:
                 twin = self._twins.pop(table.id)
                 yield CaughtUp(twin)

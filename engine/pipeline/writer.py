@@ -12,7 +12,17 @@ import time
 from collections.abc import Collection, Sequence
 from enum import Enum
 
-from engine.change import CaughtUp, Change, Chunk, Commit, Heartbeat, Rows, SchemaChange, Truncate
+from engine.change import (
+    Cascade,
+    CaughtUp,
+    Change,
+    Chunk,
+    Commit,
+    Heartbeat,
+    Rows,
+    SchemaChange,
+    Truncate,
+)
 from engine.checkpoint import Checkpoint
 from engine.contract import CountsReplaced, Sink, Source
 from engine.errors import SchemaError, UnloggedChange
@@ -25,7 +35,7 @@ from engine.schema import TableId
 __all__ = ["Counters", "TargetWriter", "Transaction"]
 
 #: The changes that change the target.
-DATA = (Rows, SchemaChange, Truncate, CaughtUp)
+DATA = (Rows, SchemaChange, Truncate, Cascade, CaughtUp)
 
 
 class Transaction(Enum):
@@ -186,6 +196,8 @@ class TargetWriter:
         """Map, apply and count. Returns the number of row changes."""
         if not self._sink.capabilities.schema_changes:
             _refuse_schema_changes(changes)
+        if not self._sink.capabilities.cascades:
+            _refuse_cascades(changes)
         targets, in_backfill = self._twins.targets(changes), self._twins.target_ids(in_backfill)
         try:
             with self._metrics.stage(stage):
@@ -221,4 +233,14 @@ def _refuse_schema_changes(changes: Sequence[Change]) -> None:
                 "the table was altered, renamed or dropped, which this sink cannot follow",
                 hint="adapt the target, and start a pipeline with another name",
                 table=change.before.id,
+            )
+
+
+def _refuse_cascades(changes: Sequence[Change]) -> None:
+    for change in changes:
+        if isinstance(change, Cascade):
+            raise UnloggedChange(
+                "rows are deleted or changed by a foreign key, which the log does not show and this"
+                " sink cannot do",
+                table=change.tables[0].id,
             )

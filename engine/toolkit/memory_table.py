@@ -7,11 +7,12 @@ allows, and tests use it as the reference for other sinks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.change import Row, Rows
 from engine.schema import Table
+from engine.toolkit.cascades import Step
 
 __all__ = ["MemoryTable"]
 
@@ -60,6 +61,34 @@ class MemoryTable:
         return sum(
             change(rows, before, after) for before, after in zip(befores, afters, strict=True)
         )
+
+    def refer(self, step: Step, values: Mapping[Row, Row | None]) -> list[tuple[Row, Row | None]]:
+        """Do what a foreign key does to the rows that refer to ``values``, which became others.
+
+        Returns these rows before and after.
+        """
+        place = {self.table.ordinal(name): n for n, name in enumerate(step.key.columns)}
+        hit: list[tuple[Row, Row | None]] = []
+        for row in self:
+            value = tuple(row[ordinal] for ordinal in place)
+            if value not in values or None in value:
+                continue
+            new = values[value] if step.action == "cascade" else (None,) * len(value)
+            changed = None
+            if not step.deletes and new is not None:
+                changed = tuple(
+                    new[place[n]] if n in place else other for n, other in enumerate(row)
+                )
+            hit.append((row, changed))
+        for row, _ in hit:
+            if self.table.key:
+                del self._keyed[self.key_of(row)]
+            else:
+                self._multiset.remove(row)
+        for _, changed in hit:
+            if changed is not None:
+                self._add(changed)
+        return hit
 
     def altered(self, table: Table, renamed: Sequence[tuple[str, str]]) -> MemoryTable:
         """Return the same rows in another version of the table; a new column is NULL."""

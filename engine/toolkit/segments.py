@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from engine.change import CaughtUp, Change, Replace, Rows, SchemaChange, Truncate
+from engine.change import Cascade, CaughtUp, Change, Replace, Rows, SchemaChange, Truncate
 from engine.schema import Table, TableId
 
 __all__ = ["CaughtUpTables", "NewTables", "RowRuns", "Segment", "segments"]
@@ -41,10 +41,10 @@ class CaughtUpTables(msgspec.Struct, frozen=True, gc=False):
     tables: list[Table]
 
 
-_CUTS = frozenset((SchemaChange, Truncate, CaughtUp, Replace))
+_CUTS = frozenset((SchemaChange, Truncate, Cascade, CaughtUp, Replace))
 
 #: A ``SchemaChange`` that is a segment alters, renames or drops a table.
-Segment = RowRuns | NewTables | CaughtUpTables | SchemaChange | Truncate | Replace
+Segment = RowRuns | NewTables | CaughtUpTables | SchemaChange | Truncate | Cascade | Replace
 
 
 def segments(changes: Iterable[Change]) -> Iterator[Segment]:
@@ -53,7 +53,7 @@ def segments(changes: Iterable[Change]) -> Iterator[Segment]:
     ``Begin``, ``Commit`` and ``Heartbeat`` are left out.
     """
     runs: dict[TableId, list[Rows]] = {}
-    others: list[SchemaChange | Truncate | CaughtUp | Replace] = []
+    others: list[SchemaChange | Truncate | Cascade | CaughtUp | Replace] = []
     for change in changes:
         # Exact types: isinstance with a union would take much of the time of a small transaction.
         if type(change) is Rows:
@@ -72,7 +72,9 @@ def segments(changes: Iterable[Change]) -> Iterator[Segment]:
         yield from _grouped(others)
 
 
-def _grouped(changes: Iterable[SchemaChange | Truncate | CaughtUp | Replace]) -> list[Segment]:
+def _grouped(
+    changes: Iterable[SchemaChange | Truncate | Cascade | CaughtUp | Replace],
+) -> list[Segment]:
     """The same changes, with neighbours joined where several tables make one segment."""
     grouped: list[Segment] = []
     for change in changes:

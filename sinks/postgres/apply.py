@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 
 from psycopg.errors import UniqueViolation
 
-from engine.change import Row
+from engine.change import Cascade, Row
 from engine.contract import Applied
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges
+from sinks.postgres.cascades import Cascades
 from sinks.postgres.copy import Encoder, Parameters
 from sinks.postgres.session import Cursor, Session
 from sinks.postgres.staging import StagingTables
@@ -69,6 +70,11 @@ class Applier:
                     else self._apply_multiset(net, sql, applied)
                 )
                 _count_drift(applied, net, drift)
+
+    async def cascade(self, change: Cascade) -> None:
+        """Apply the actions of foreign keys."""
+        await self._session.begin()
+        await Cascades(self._session, self._staging, self._naming).apply(change)
 
     async def forget(self, id: TableId) -> None:
         """Forget the table's statements and drop its staging tables, in the open transaction; to be

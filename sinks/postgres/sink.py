@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from engine.change import Change, Replace, Rows, SchemaChange, Truncate
+from engine.change import Cascade, Change, Replace, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, RowReader, State
 from engine.databases.postgres.identifiers import Naming
@@ -47,7 +47,11 @@ class PostgresSink:
 
     Settings: ClassVar[type[msgspec.Struct]] = PostgresSettings
     capabilities: ClassVar[Capabilities] = Capabilities(
-        guarantee="exactly once", transactional=True, upsert=True, schema_changes=True
+        guarantee="exactly once",
+        transactional=True,
+        upsert=True,
+        schema_changes=True,
+        cascades=True,
     )
 
     def __init__(self, settings: PostgresSettings, pipeline: str) -> None:
@@ -94,6 +98,8 @@ class PostgresSink:
         for segment in segments(changes):
             if isinstance(segment, RowRuns):
                 await self._apply_rows(segment.by_table, in_backfill, applied)
+            elif isinstance(segment, Cascade):
+                await self._applier.cascade(segment)
             else:
                 await self._session.begin()
                 await self._follow(segment)

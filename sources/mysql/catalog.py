@@ -15,12 +15,16 @@ import msgspec
 from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import is_mariadb, query
+from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, neutral_type
-from engine.errors import SchemaError
-from engine.schema import Column, Index, Table, TableId
+from engine.errors import SchemaError, SourceError, SourceLost
+from engine.schema import Column, ForeignKey, Index, ReferentialAction, Table, TableId
 from sources.mysql.codec.versioned import ROW_END, ROW_START
+from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.keys import KeyDefinition, read_key
 
 __all__ = [
+    "all_foreign_keys",
     "among",
     "created_at",
     "database_collations",
@@ -60,6 +64,16 @@ SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART
 FROM information_schema.STATISTICS WHERE INDEX_TYPE IN ('BTREE', 'HASH') AND {where}
 ORDER BY TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX
 """
+_FOREIGN_KEYS = """
+SELECT TABLE_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, COLUMN_NAME, REFERENCED_TABLE_SCHEMA,
+    REFERENCED_TABLE_NAME, REFERENCED_COLUMN_NAME
+FROM information_schema.KEY_COLUMN_USAGE WHERE REFERENCED_TABLE_NAME IS NOT NULL AND {where}
+ORDER BY TABLE_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, ORDINAL_POSITION
+"""
+_RULES = """
+SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, DELETE_RULE, UPDATE_RULE
+FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE {where}
+"""
 _ROWS = """
 SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS FROM information_schema.TABLES WHERE {where}
 """
@@ -67,7 +81,11 @@ _STATISTICS = """
 SELECT TABLE_ROWS, AVG_ROW_LENGTH FROM information_schema.TABLES
 WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
 """
+_NOT_SYSTEM = f"CAST(TABLE_SCHEMA AS BINARY) NOT IN {_SYSTEM_SCHEMAS}"
 _ONE_TABLE = "TABLE_SCHEMA = %s AND TABLE_NAME = %s"
+_ACTIONS: dict[str, ReferentialAction] = defaultdict(
+    lambda: "restrict", {"CASCADE": "cascade", "SET NULL": "set null"}
+)
 _NAME_LISTS = 500  # the most tables that a query lists by name
 
 
@@ -82,11 +100,9 @@ def read_catalog(
     nullable. Raises SourceError, SourceLost, and SchemaError for an unknown column type. With
     ``refused``, the tables that have one are left out, and their errors are added to it.
     """
-    systems = ", ".join(f"'{name}'" for name in _SYSTEM_SCHEMAS)
-    where = f"CAST(TABLE_SCHEMA AS BINARY) NOT IN ({systems})"
     ids = [
         id
-        for schema, name in query(connection, _TABLES.format(where=where))
+        for schema, name in query(connection, _TABLES.format(where=_NOT_SYSTEM))
         if wanted(id := TableId(schema, name))
     ]
     if not ids:
@@ -171,9 +187,77 @@ def _tables(
         parts[TableId(schema, name)].append(tuple(part))
     found = query(connection, _DEFAULTS.format(where=where), arguments)
     defaults = {TableId(schema, name): collation or "" for schema, name, collation in found}
-    return [
+    keys = _foreign_keys(connection, where, arguments)
+    tables = [
         _table(id, tuple(columns[id]), parts[id], defaults.get(id, "")) for id in ids if columns[id]
     ]
+    return [msgspec.structs.replace(it, foreign_keys=keys.get(it.id, ())) for it in tables]
+
+
+def all_foreign_keys(connection: Connection[Any]) -> dict[TableId, tuple[ForeignKey, ...]]:
+    """The foreign keys of all tables that have any, as far as the user can see them."""
+    return _foreign_keys(connection, _NOT_SYSTEM, ())
+
+
+def _foreign_keys(
+    connection: Connection[Any], where: str, arguments: Sequence[str]
+) -> dict[TableId, tuple[ForeignKey, ...]]:
+    parts: dict[tuple[TableId, str], list[tuple[str, str, str, str]]] = defaultdict(list)
+    for schema, name, key, *part in query(connection, _FOREIGN_KEYS.format(where=where), arguments):
+        parts[TableId(schema, name), key].append(tuple(part))
+    if not parts:
+        return {}
+    rules = _rules(connection, where, arguments, parts)
+    keys: dict[TableId, list[ForeignKey]] = defaultdict(list)
+    for (id, key), members in parts.items():
+        _, parent_schema, parent, _ = members[0]
+        columns = tuple(column for column, *_ in members)
+        parent_columns = tuple(column for *_, column in members)
+        to = TableId(parent_schema, parent)
+        keys[id].append(ForeignKey(key, columns, to, parent_columns, *rules[id, key]))
+    return {id: tuple(found) for id, found in keys.items()}
+
+
+def _rules(
+    connection: Connection[Any],
+    where: str,
+    arguments: Sequence[str],
+    keys: Iterable[tuple[TableId, str]],
+) -> dict[tuple[TableId, str], tuple[ReferentialAction, ReferentialAction]]:
+    """What the foreign keys do, on delete and on update.
+
+    MariaDB hides the constraints from users who may only read a table, but not SHOW CREATE TABLE.
+    """
+    where = where.replace("TABLE_SCHEMA", "CONSTRAINT_SCHEMA")
+    rules = {
+        (TableId(schema, name), key): (_ACTIONS[on_delete], _ACTIONS[on_update])
+        for schema, name, key, on_delete, on_update in query(
+            connection, _RULES.format(where=where), arguments
+        )
+    }
+    for id in {id for id, key in keys if (id, key) not in rules}:
+        rules |= {
+            (id, key.name): (key.references.on_delete, key.references.on_update)
+            for key in _shown(connection, id)
+            if key.references is not None
+        }
+    return defaultdict(lambda: ("restrict", "restrict"), rules)
+
+
+def _shown(connection: Connection[Any], id: TableId) -> list[KeyDefinition]:
+    """The constraints of a table, each of which has a line; none if the user may not see it."""
+    try:
+        ((_, sql),) = query(
+            connection, f"SHOW CREATE TABLE {quote_name(id.schema)}.{quote_name(id.name)}"
+        )
+    except SourceLost:
+        raise
+    except SourceError:
+        return []
+    dialect = Dialect(mariadb=is_mariadb(connection))
+    lines = [line for line in sql.splitlines() if line.startswith("  CONSTRAINT ")]
+    found = (read_key(dialect.tokens(line), dialect) for line in lines)
+    return [key for key in found if key is not None]
 
 
 def _columns(

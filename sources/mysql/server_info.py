@@ -23,6 +23,7 @@ __all__ = [
     "ServerInfo",
     "LogFile",
     "folds_names",
+    "has_native_foreign_keys",
     "log_end",
     "log_files",
     "owned_gtids",
@@ -44,6 +45,7 @@ SHOW GLOBAL VARIABLES WHERE Variable_name IN
     ('gtid_mode', 'hostname', 'lower_case_table_names', 'port', 'server_id', 'server_uuid')
 """
 _POLL_SECONDS: Final = 0.02
+_NATIVE: Final = "innodb_native_foreign_keys"
 
 
 class ServerInfo(NamedTuple):
@@ -198,6 +200,17 @@ def owned_gtids(connection: Connection[Any]) -> GtidSet | None:
     """The GTIDs of the transactions that MySQL is committing; None if there are none."""
     owned = str(query(connection, "SELECT @@GLOBAL.gtid_owned")[0][0] or "")
     return GtidSet.parse(_OWNER.sub("", owned)) if owned else None
+
+
+def has_native_foreign_keys(connection: Connection[Any], info: ServerInfo) -> bool:
+    """Whether InnoDB executes the actions of foreign keys, so that they are not logged.
+
+    MySQL 9.6 introduced the execution by the SQL layer, and the variable with it.
+    """
+    if info.mariadb or info.version < (9, 6):
+        return True
+    rows = query(connection, "SHOW GLOBAL VARIABLES LIKE %s", (_NATIVE,))
+    return dict(rows).get(_NATIVE) == "ON"
 
 
 def log_files(connection: Connection[Any]) -> list[LogFile]:

@@ -20,7 +20,7 @@ import msgspec
 import pymysql
 from pymysql.connections import Connection
 
-from engine.change import Begin, Change, Chunk, Heartbeat
+from engine.change import Begin, Change, Chunk, Commit, Heartbeat
 from engine.contract import Finding, RowReader
 from engine.databases.mysql.connect import establish, interrupt, prepare, query
 from engine.databases.mysql.row_reader import MySQLRowReader
@@ -32,6 +32,7 @@ from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.temporary_tables import SessionId
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.catalog import (
+    all_foreign_keys,
     created_at,
     database_collations,
     read_catalog,
@@ -46,6 +47,7 @@ from sources.mysql.preflight import preflight
 from sources.mysql.resume import resume_at
 from sources.mysql.server_info import (
     ServerInfo,
+    has_native_foreign_keys,
     log_end,
     log_files,
     read_server_info,
@@ -198,6 +200,8 @@ class MySQLSource:
             programs=lambda schemas: self._ask(lambda each: read_programs(each, info, schemas)),
             created=lambda id: self._ask(lambda each: created_at(each, id)),
             invalid_text=self._invalid_text,
+            foreign_keys=lambda: self._ask(all_foreign_keys),
+            native_foreign_keys=self._ask(lambda session: has_native_foreign_keys(session, info)),
         )
 
     def _read_log(
@@ -220,7 +224,10 @@ class MySQLSource:
                 tracking.reach_catalog()
             if events and not opened:
                 opened = True
-                yield [Heartbeat(stream.position.resume_position, 0.0)]
+                start = stream.position.resume_position
+                if first := tracking.foreign_keys.add_missing():
+                    yield [Begin("", start, 0.0), *first, Commit(start, 0.0)]
+                yield [Heartbeat(start, 0.0)]
             for changes in stream.feed(events):
                 yield changes
                 unreported, reported_at = True, time.monotonic()

@@ -39,6 +39,7 @@ def definitions(tables: Iterable[Table]) -> dict[TableId, object]:
             [table.names[ordinal] for ordinal in table.key],
             sorted((index.name, index.columns, index.unique) for index in table.indexes),
             table.uniques,
+            sorted(table.foreign_keys, key=lambda key: key.name),
         )
         for table in tables
     }

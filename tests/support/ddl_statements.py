@@ -53,6 +53,25 @@ SAME_ON_ALL = [
         "ON UPDATE CASCADE)"
     ),
     "ALTER TABLE child DROP FOREIGN KEY to_parent, DROP INDEX to_parent",
+    "CREATE TABLE parent_2 (id INT, tenant INT, PRIMARY KEY (tenant, id))",
+    "CREATE TABLE elder (id INT PRIMARY KEY)",
+    (
+        "CREATE TABLE child_2 (id INT PRIMARY KEY, p INT, t INT, q INT, r INT, up INT, INDEX (up), "
+        "FOREIGN KEY (t, p) REFERENCES parent_2 (tenant, id) ON UPDATE NO ACTION ON DELETE CASCADE,"
+        " FOREIGN KEY (up) REFERENCES child_2 (id) ON DELETE SET NULL)"
+    ),
+    (
+        "ALTER TABLE child_2 ADD FOREIGN KEY (q) REFERENCES elder (id) ON DELETE RESTRICT,"
+        " ADD CONSTRAINT named FOREIGN KEY (r) REFERENCES elder (id) ON UPDATE CASCADE"
+    ),
+    "ALTER TABLE elder CHANGE id Ident INT",
+    "RENAME TABLE child_2 TO child_3, parent_2 TO parent_3",
+    "ALTER TABLE child_3 CHANGE p pp BIGINT, DROP FOREIGN KEY child_3_ibfk_1",
+    "ALTER TABLE child_3 ADD FOREIGN KEY (q) REFERENCES elder (Ident) ON DELETE CASCADE",
+    "ALTER TABLE child_3 DROP CONSTRAINT named",
+    "ALTER TABLE elder RENAME elders",
+    "CREATE TABLE child_4 (p INT) ENGINE = MyISAM",
+    "ALTER TABLE elders RENAME elder, CHANGE Ident id INT",
     (
         "CREATE TABLE computed (a INT, b INT GENERATED ALWAYS AS (a + 1) VIRTUAL, "
         "c INT AS (a * (2 + 1)) STORED, d INT DEFAULT (1 + 1), "

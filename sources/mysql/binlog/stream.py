@@ -18,6 +18,7 @@ from engine.change import Begin, Change, Commit, Rows
 from engine.errors import DecodeError, SourceError, TailraceError
 from engine.schema import TableId
 from sources.mysql.binlog import events as ev
+from sources.mysql.binlog.cascades import Decoder
 from sources.mysql.binlog.compression import (
     decompressed_rows,
     payload_events,
@@ -28,7 +29,6 @@ from sources.mysql.binlog.replay import Replay
 from sources.mysql.binlog.stream_position import Gtid, StreamPosition
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.binlog.xa import PreparedTransaction, PreparedTransactions, XaStatement, read_xa
-from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.versioned import current_rows
 from sources.mysql.gtid import GtidSet
 from sources.mysql.position import MySQLPosition
@@ -36,6 +36,7 @@ from sources.mysql.position import MySQLPosition
 __all__ = ["Stream"]
 
 _STATEMENT_END: Final = 0x01
+_NO_FOREIGN_KEY_CHECKS: Final = 0x02
 _DUMMY_TABLE: Final = b"\xff\xff\xff\0\0\0"
 _MOST_TABLE_MAPS: Final = 10_000
 _MOST_BEGINS: Final = 1_000
@@ -75,8 +76,8 @@ class Stream:
         self._out: list[Change] = []
         self._target = self._out
         self._pending: Iterator[list[Change]] | None = None
-        self._known: dict[bytes, RowDecoder | None] = {}
-        self._tables: dict[bytes, RowDecoder | None] = {}
+        self._known: dict[bytes, Decoder | None] = {}
+        self._tables: dict[bytes, Decoder | None] = {}
         self._sources: dict[bytes, str] = {}
         self._begins: set[bytes] = set()
         self._reset()
@@ -188,6 +189,7 @@ class Stream:
                 raise ev.bad_checksum(kind)
             self._checksum = format.checksum
             self._tracking.use(format)
+            self._known.clear()
             position.offset = log_pos or position.offset
         elif kind == ev.ROTATE:
             # A server may send an artificial ROTATE before it knows the file's checksum algorithm.
@@ -328,8 +330,9 @@ class Stream:
 
     def _follow(self, query: Query) -> None:
         effects = self._tracking.follow(query)
-        if effects:
+        if self._tracking.foreign_keys.take_stale():
             self._known.clear()
+        if effects:
             if not self._begun:
                 self._begin()
                 self._without_rows = True
@@ -362,7 +365,7 @@ class Stream:
         except KeyError:
             self._tables[body[:6]] = None if self._skipped else self._meet(event, end, body)
 
-    def _meet(self, event: bytes, end: int, body: bytes) -> RowDecoder | None:
+    def _meet(self, event: bytes, end: int, body: bytes) -> Decoder | None:
         if self.position.group < 0:
             raise DecodeError("a table map outside a transaction")
         decoder, change = self._tracking.meet(event, end)
@@ -393,6 +396,7 @@ class Stream:
                 self._passed_over.count(kind, event, end, place)
             return
         op, version = _ROWS[kind]
+        checks = not event[25] & _NO_FOREIGN_KEY_CHECKS
         start = 27 if version == 1 else 27 + (event[27] | event[28] << 8)
         if start > end or self.position.group < 0:
             raise DecodeError("rows outside a transaction, or a rows event that is cut off")
@@ -403,13 +407,18 @@ class Stream:
         else:
             event = decompressed_rows(event, start, end, 2 if op == "update" else 1)
             rows = decoder.decode(op, event, 0, len(event))
+        parent = decoder.parent
+        cascades = parent.cascades(rows) if parent is not None and checks else None
+        if parent is not None and not (cascades or parent.followed):
+            return
         if not self._begun:
             self._begin()
-        if decoder.row_end is None:
-            self._add(rows)
-        else:
-            for current in current_rows(rows, decoder.row_end):
-                self._add(current)
+        if parent is None or parent.followed:
+            history = decoder.row_end
+            for each in (rows,) if history is None else current_rows(rows, history):
+                self._add(each)
+        if cascades:
+            self._target += cascades
 
     def _add(self, rows: Rows) -> None:
         target = self._target

@@ -15,6 +15,7 @@ import msgspec
 from engine.change import SchemaChange, Truncate
 from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.schema import Table, TableId
+from sources.mysql.binlog.cascades import Decoder, ForeignKeys, Keys
 from sources.mysql.binlog.events import Format, read_table_name
 from sources.mysql.binlog.passed_over import PassedOver
 from sources.mysql.binlog.query_event import Query, Session, session_of, statement_text
@@ -109,7 +110,8 @@ class Tracking:
     ``fold_names``: the server stores names in lower case. ``newest``: see ``TemporaryTables``.
     ``programs`` reads the stored programs of a server; the schemas are those of ``tables``.
     ``created`` is the time at which a table was created on it, None if it does not exist.
-    ``invalid_text`` is for the decoders.
+    ``invalid_text`` is for the decoders. ``foreign_keys`` reads those of all tables as they are
+    now, and ``native_foreign_keys`` says whether the server has them executed by InnoDB.
     """
 
     def __init__(
@@ -129,6 +131,8 @@ class Tracking:
         created: Callable[[TableId], int | None] | None = None,
         invalid_text: InvalidText | None = None,
         overrides: Overrides | None = None,
+        foreign_keys: Callable[[], Keys] | None = None,
+        native_foreign_keys: bool = False,
     ) -> None:
         self._invalid_text = invalid_text
         self.tables = {table.id: table for table in tables}
@@ -151,6 +155,8 @@ class Tracking:
             self._databases = definitions.databases
             self._read_programs = lambda schemas: definitions.programs()
         self._fold_names = fold_names
+        self._native_foreign_keys = native_foreign_keys
+        self.foreign_keys = ForeignKeys(self.tables, foreign_keys)
 
     def use(self, format: Format) -> None:
         """Take the format of the log that follows."""
@@ -160,23 +166,25 @@ class Tracking:
         self.mariadb = format.mariadb
         self._short_doubles = not self.mariadb and format.version < (8,)
         self._format = format
+        logged = not format.mariadb and format.version >= (9, 6) and not self._native_foreign_keys
+        self.foreign_keys.unlogged = not logged
 
     def follows(self, id: TableId) -> bool:
         """Whether the rows of a table are read."""
         return id in self.tables or (self._definitions is not None and self._is_wanted(id))
 
-    def meet(self, event: bytes, end: int) -> tuple[RowDecoder | None, SchemaChange | None]:
+    def meet(self, event: bytes, end: int) -> tuple[Decoder | None, SchemaChange | None]:
         """The decoder for the rows after this table map, and the schema change that it implies.
 
-        The decoder is None if the table is not followed. Raises UnloggedChange if the table cannot
-        be decoded as it is known, and DecodeError.
+        The decoder is None if the table is not followed and no parent of followed tables. Raises
+        UnloggedChange if the table cannot be decoded as it is known, and DecodeError.
         """
         id = TableId(*read_table_name(event, end))
         table = self.tables.get(id)
         if table is None and not (self._definitions and self._is_wanted(id)):
             if id in self._ignored and self._definitions is not None:
                 self.passed_over.meet(event, end)
-            return None, None
+            return self.foreign_keys.decoder(id, event, end, self.mariadb, self._live), None
         try:
             map = parse_table_map(event, 19, end, mariadb=self.mariadb)
             if self._short_doubles:
@@ -196,6 +204,9 @@ class Tracking:
             error.table = error.table or str(id)
             raise
         self.tables[id] = table
+        if change is not None:
+            self.foreign_keys.changed()
+        decoder.parent = self.foreign_keys.parent(table, followed=True)
         return decoder, change
 
     def follow(self, query: Query) -> list[SchemaChange | Truncate]:
@@ -228,6 +239,7 @@ class Tracking:
         self._define(parsed, query, statement)
         if self._overrides is not None:
             effects = list(map(self._overrides.follow, effects))
+        self.foreign_keys.follow(statement, effects)
         for effect in effects:
             if isinstance(effect, SchemaChange):
                 if effect.before is not None:
@@ -314,8 +326,13 @@ class Tracking:
             session.explicit_defaults_for_timestamp,
             session.time_zone,
             session.timestamp,
+            self._has_inline_references(),
         )
         return _Parsed(sql, session, dialect, read_statement(sql, query.schema, dialect))
+
+    def _has_inline_references(self) -> bool:
+        version = () if self._format is None else self._format.version
+        return not version or version >= ((10, 5) if self.mariadb else (9,))
 
     def _real(self, statement: Statement, query: Query) -> Statement | None:
         """What the statement has done to real tables; None if nothing."""

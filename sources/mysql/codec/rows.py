@@ -62,9 +62,9 @@ import struct
 import zlib
 from collections.abc import Callable
 from types import CodeType
-from typing import Any
+from typing import Any, Protocol
 
-from engine.change import Operation, Rows
+from engine.change import Cascade, Operation, Rows
 from engine.databases.mysql.types import parse_type
 from engine.errors import DecodeError, SchemaError, UnloggedChange
 from engine.schema import Table
@@ -77,7 +77,7 @@ from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.table_map import TableMap
 from sources.mysql.codec.versioned import row_end
 
-__all__ = ["RowDecoder"]
+__all__ = ["Cascades", "RowDecoder"]
 
 _MALFORMED = (struct.error, IndexError, KeyError, ValueError, OverflowError, zlib.error)
 _FULL_IMAGES = "set binlog_row_image=FULL on the source, globally and in sessions that override it"
@@ -105,8 +105,19 @@ class _Compiled:
         self.after_present = after
 
 
+class Cascades(Protocol):
+    """What foreign keys do after changes of one table's rows; see ``binlog.cascades``."""
+
+    followed: bool
+
+    def cascades(self, rows: Rows) -> list[Cascade]:
+        """What they do after these rows."""
+        ...
+
+
 class RowDecoder:
-    """Decodes the rows events that follow one table map.
+    """Decodes the rows events that follow one table map. ``parent`` is set if foreign keys refer to
+    the table.
 
     Raises SchemaError if the table does not fit the map; see ``table_match.mismatch``.
     """
@@ -126,6 +137,7 @@ class RowDecoder:
         self._map = map
         #: Used, and then None, when the first invalid text is met.
         self._invalid_text = invalid_text
+        self.parent: Cascades | None = None
         self._nullable = map.nullable
         self._cells = _cells(table, map)
         self._accelerator = row_accelerator(self._cells, map)

@@ -72,6 +72,11 @@ def alter(
         _check_generated(draft, before)
     if change.primary_dropped:
         draft.drop_primary()
+    for name, optional in change.dropped_foreign_keys:
+        draft.drop_foreign_key(name, optional=optional)
+    for name in change.dropped_constraints:
+        if not draft.drop_foreign_key(name, optional=True):
+            draft.drop_key(name)
     for name in change.dropped_keys:
         draft.drop_key(name)
     for old, new in change.renamed_keys:

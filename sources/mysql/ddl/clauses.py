@@ -99,7 +99,7 @@ class Alteration(msgspec.Struct):
 
     ``refused`` says why the statement cannot be followed, and is empty if it can; ``reshapes``: not
     even the definition after it is known. ``others`` are other tables that a partition is exchanged
-    with or converted from.
+    with or converted from. ``dropped_constraints`` may be foreign keys, unique indexes or checks.
     """
 
     name: TableId | None = None
@@ -109,6 +109,8 @@ class Alteration(msgspec.Struct):
     defaults: list[tuple[str, str | None]] = msgspec.field(default_factory=list)
     keys: list[KeyDefinition] = msgspec.field(default_factory=list)
     dropped_keys: list[str] = msgspec.field(default_factory=list)
+    dropped_foreign_keys: list[tuple[str, bool]] = msgspec.field(default_factory=list)
+    dropped_constraints: list[str] = msgspec.field(default_factory=list)
     renamed_keys: list[tuple[str, str]] = msgspec.field(default_factory=list)
     primary_dropped: bool = False
     charset: Charset = Charset()
@@ -216,7 +218,7 @@ class _Reader:
             tokens.expect(",")
 
     def _add_key(self) -> None:
-        key = read_key(self._tokens)
+        key = read_key(self._tokens, self._dialect)
         if key is not None:
             self.found.keys.append(key)
 
@@ -251,11 +253,16 @@ class _Reader:
         tokens = self._tokens
         if tokens.take("PRIMARY", "KEY"):
             self.found.primary_dropped = True
-        elif tokens.take("FOREIGN", "KEY") or tokens.take("CHECK") or tokens.take("PERIOD", "FOR"):
+        elif tokens.take("CHECK") or tokens.take("PERIOD", "FOR"):
             tokens.take("IF", "EXISTS")
             tokens.name()
-        elif tokens.take("INDEX") or tokens.take("KEY") or tokens.take("CONSTRAINT"):
-            # A constraint may be a unique index, a foreign key or a check.
+        elif tokens.take("FOREIGN", "KEY"):
+            conditional = tokens.take("IF", "EXISTS")
+            self.found.dropped_foreign_keys.append((tokens.name(), conditional))
+        elif tokens.take("CONSTRAINT"):
+            tokens.take("IF", "EXISTS")
+            self.found.dropped_constraints.append(tokens.name())
+        elif tokens.take("INDEX") or tokens.take("KEY"):
             tokens.take("IF", "EXISTS")
             self.found.dropped_keys.append(tokens.name())
         else:

@@ -16,7 +16,7 @@ from engine.databases.mysql.types import MySQLType, neutral_type, parse_type
 from engine.schema import Column
 from sources.mysql.ddl.defaults import bytes_of, decoded, stored_default
 from sources.mysql.ddl.dialect import Dialect
-from sources.mysql.ddl.keys import KeyDefinition, read_references
+from sources.mysql.ddl.keys import KeyDefinition, References, read_references
 from sources.mysql.ddl.tokens import Tokens, quote
 
 __all__ = [
@@ -101,7 +101,7 @@ class ColumnDefinition(msgspec.Struct, frozen=True):
     filled: str = ""
     primary: bool = False
     unique: bool = False
-    references: bool = False
+    references: References | None = None
 
     @property
     def keys(self) -> list[KeyDefinition]:
@@ -109,7 +109,12 @@ class ColumnDefinition(msgspec.Struct, frozen=True):
         parts = ((self.name, 0),)
         primary = [KeyDefinition("primary", "", parts)] * self.primary
         unique = [KeyDefinition("unique", "", parts)] * self.unique
-        return primary + unique + [KeyDefinition("foreign", "", parts)] * self.references
+        foreign = (
+            [KeyDefinition("foreign", "", parts, references=self.references)]
+            if self.references is not None
+            else []
+        )
+        return primary + unique + foreign
 
 
 class _Attributes:
@@ -125,7 +130,7 @@ class _Attributes:
         self.filled = ""
         self.primary = False
         self.unique = False
-        self.references = False
+        self.references: References | None = None
         #: Whether NULL or NOT NULL, and a default, are written.
         self.states_null = False
         self.states_default = False
@@ -136,7 +141,7 @@ def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition
     found = _Attributes(_read_type(tokens, dialect))
     if found.type == "serial":
         found.nullable, found.unique, found.filled = False, True, "generated numbers"
-    while _read_attribute(tokens, found):
+    while _read_attribute(tokens, found, dialect):
         pass
     if found.type.partition("(")[0] == "timestamp":
         _imply_default(found, dialect)
@@ -252,7 +257,7 @@ def _read_parameters(tokens: Tokens, *, members: bool) -> str:
         tokens.expect(",")
 
 
-def _read_attribute(tokens: Tokens, found: _Attributes) -> bool:
+def _read_attribute(tokens: Tokens, found: _Attributes, dialect: Dialect) -> bool:
     """Take one attribute. Return False if none comes next."""
     charset = read_charset(tokens)
     if charset is not None:
@@ -275,7 +280,7 @@ def _read_attribute(tokens: Tokens, found: _Attributes) -> bool:
         return True
     return (
         _read_value_attribute(tokens, found)
-        or _read_key_attribute(tokens, found)
+        or _read_key_attribute(tokens, found, dialect)
         or _read_other_attribute(tokens)
     )
 
@@ -306,7 +311,7 @@ def _read_value_attribute(tokens: Tokens, found: _Attributes) -> bool:
     return True
 
 
-def _read_key_attribute(tokens: Tokens, found: _Attributes) -> bool:
+def _read_key_attribute(tokens: Tokens, found: _Attributes, dialect: Dialect) -> bool:
     if tokens.take("PRIMARY"):
         tokens.take("KEY")
         found.primary = True
@@ -316,8 +321,8 @@ def _read_key_attribute(tokens: Tokens, found: _Attributes) -> bool:
     elif tokens.take("KEY"):
         found.primary = True
     elif tokens.at("REFERENCES"):
-        read_references(tokens)
-        found.references = True
+        references = read_references(tokens, dialect)
+        found.references = references if dialect.inline_references else None
     elif tokens.at("CONSTRAINT") or tokens.at("CHECK"):
         if tokens.take("CONSTRAINT") and not tokens.at("CHECK"):
             tokens.name()

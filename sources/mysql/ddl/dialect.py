@@ -30,6 +30,8 @@ class Dialect(msgspec.Struct, frozen=True):
     names in lower case. ``explicit_defaults_for_timestamp`` is None if the log does not have it.
     ``time_zone`` is the session's, empty if the statement does not depend on it; ``SYSTEM`` is the
     server's. ``timestamp`` is the value of ``CURRENT_TIMESTAMP(6)`` in Unix seconds.
+    ``inline_references``: REFERENCES in the definition of a column makes a foreign key, as it does
+    from MySQL 9.0 and MariaDB 10.5 on; earlier servers ignore it.
     """
 
     mariadb: bool = False
@@ -38,6 +40,7 @@ class Dialect(msgspec.Struct, frozen=True):
     explicit_defaults_for_timestamp: bool | None = None
     time_zone: str = ""
     timestamp: float = 0.0
+    inline_references: bool = True
 
     def tokens(self, sql: str) -> Tokens:
         """A cursor over the tokens of a statement."""

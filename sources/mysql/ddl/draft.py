@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from engine.databases.mysql.types import parse_type
-from engine.schema import Column, Index, Table, TableId
-from sources.mysql.ddl.keys import KeyDefinition
+from engine.schema import Column, ForeignKey, Index, Table, TableId
+from sources.mysql.ddl.foreign_keys import automatic_name, moved_names
+from sources.mysql.ddl.keys import KeyDefinition, References
 from sources.mysql.ddl.tokens import Unreadable
 
 __all__ = ["Contradiction", "Draft", "DraftColumn"]
@@ -52,10 +53,19 @@ class _DraftIndex:
         self.implied = implied  # created by the server for a foreign key
 
 
+class _DraftForeignKey:
+    def __init__(self, name: str, columns: list[DraftColumn], references: References) -> None:
+        self.name = name  # empty until the server's name for it is known
+        self.columns = columns
+        self.references = references
+
+
 class Draft:
     """A table that a statement creates or changes."""
 
     def __init__(self) -> None:
+        self._id: TableId | None = None
+        self._foreign_keys: list[_DraftForeignKey] = []
         self.columns: list[DraftColumn] = []
         self.default_charset = ""
         self._primary: list[DraftColumn] = []
@@ -79,6 +89,15 @@ class Draft:
                 implied=False,
             )
             for index in table.indexes
+        ]
+        draft._id = table.id
+        draft._foreign_keys = [
+            _DraftForeignKey(
+                key.name,
+                [draft.find(name) for name in key.columns],
+                References(key.parent, key.parent_columns, key.on_delete, key.on_update),
+            )
+            for key in table.foreign_keys
         ]
         key = [draft.columns[ordinal] for ordinal in table.key]
         if any(index.columns == table.key for index in table.uniques):
@@ -119,7 +138,26 @@ class Draft:
         )
         primary = tuple(place[column] for column in self._primary)
         key = choose_key(columns, primary, indexes)
-        return Table(id, columns, key, indexes, version, self.default_charset)
+        return Table(
+            *(id, columns, key, indexes, version, self.default_charset),
+            foreign_keys=self._made_foreign_keys(id),
+        )
+
+    def _made_foreign_keys(self, id: TableId) -> tuple[ForeignKey, ...]:
+        made: list[ForeignKey] = []
+        for key in self._foreign_keys:
+            to = key.references
+            if not to.columns:
+                raise Unreadable("defines a foreign key without the columns that it refers to")
+            parent = to.table if to.table.schema else TableId(id.schema, to.table.name)
+            columns = tuple(column.name for column in key.columns)
+            name = key.name or automatic_name(id, made)
+            made.append(ForeignKey(name, columns, parent, to.columns, to.on_delete, to.on_update))
+        return moved_names(tuple(made), self._id or id, id)
+
+    def ignore_foreign_keys(self) -> None:
+        """The storage engine has none."""
+        self._foreign_keys = []
 
     def find(self, name: str) -> DraftColumn:
         """The column with this name. Raises Contradiction if there is none."""
@@ -136,6 +174,7 @@ class Draft:
         """Drop the column, also from every index. An index is dropped with its last column."""
         self.columns.remove(column)
         self._primary = [other for other in self._primary if other is not column]
+        self._foreign_keys = [key for key in self._foreign_keys if column not in key.columns]
         for index in self._indexes:
             index.columns = [other for other in index.columns if other is not column]
         self._indexes = [index for index in self._indexes if index.columns]
@@ -154,6 +193,8 @@ class Draft:
         if key.if_not_exists and self._index(key.name) is not None:
             return
         implied = key.kind == "foreign"
+        if key.references is not None and not self._add_foreign_key(key, columns):
+            return
         if implied and self._covered(columns):
             return
         if not implied:
@@ -166,6 +207,32 @@ class Draft:
         self._indexes.append(
             _DraftIndex(name, columns, unique=key.kind == "unique", prefix=prefix, implied=implied)
         )
+
+    def _add_foreign_key(self, key: KeyDefinition, columns: list[DraftColumn]) -> bool:
+        """Add a foreign key, unless it exists and the statement says IF NOT EXISTS."""
+        assert key.references is not None
+        old = self._foreign_key(key.name) if key.name else None
+        if old is not None and key.if_not_exists:
+            return False
+        if old is not None:
+            self._foreign_keys.remove(old)
+        self._foreign_keys.append(_DraftForeignKey(key.name, columns, key.references))
+        return True
+
+    def drop_foreign_key(self, name: str, *, optional: bool) -> bool:
+        """Drop a foreign key. Returns whether it is known.
+
+        Raises Contradiction if it is one of the known keys under another name.
+        """
+        key = self._foreign_key(name)
+        if key is None and self._foreign_keys and not optional:
+            raise Contradiction("drops an unknown foreign key")
+        if key is not None:
+            self._foreign_keys.remove(key)
+        return key is not None
+
+    def _foreign_key(self, name: str) -> _DraftForeignKey | None:
+        return next((key for key in self._foreign_keys if _same(key.name, name)), None)
 
     def drop_key(self, name: str) -> None:
         """Drop the index with this name, if it is tracked."""

@@ -20,6 +20,7 @@ from sources.mysql.ddl.alter import Unfollowable, alter
 from sources.mysql.ddl.columns import Charset, charset_of, resolve
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Contradiction, Draft
+from sources.mysql.ddl.foreign_keys import renamed_table, with_parents
 from sources.mysql.ddl.statements import (
     AlterTable,
     CreateTable,
@@ -126,7 +127,35 @@ def apply_statement(
     )
     if statement.problem:
         _check_problem(statement, followed)
-    return _effects(statement, followed)
+    effects = _effects(statement, followed)
+    return [*effects, *_parents_renamed(statement, effects, followed)]
+
+
+def _parents_renamed(
+    statement: Statement, effects: list[Effect], followed: _Followed
+) -> list[SchemaChange]:
+    """What the statement does to foreign keys that refer to a renamed table or column."""
+    columns: dict[tuple[TableId, str], str] = {}
+    if isinstance(statement, RenameTables):
+        pairs = statement.pairs
+    elif isinstance(statement, AlterTable):
+        (id, change) = statement.tables[0], statement.change
+        pairs = () if change.name is None else ((id, change.name),)
+        renamed = [*change.renamed, *((it.old, it.definition.name) for it in change.columns)]
+        columns = {(id, old.lower()): new for old, new in renamed if old and old != new}
+    else:
+        return []
+    if not pairs and not columns:
+        return []
+    now = dict(followed.tables)
+    for effect in effects:
+        if isinstance(effect, SchemaChange):
+            if effect.before is not None:
+                now.pop(effect.before.id, None)
+            if effect.after is not None:
+                now[effect.after.id] = effect.after
+    changed = with_parents(now.values(), pairs, columns)
+    return [followed.change(before, after) for before, after in changed]
 
 
 def _effects(statement: Statement, followed: _Followed) -> list[Effect]:
@@ -200,7 +229,7 @@ def _created(statement: CreateTable, id: TableId, version: int, followed: _Follo
         if model is None:
             reason = f"takes its columns from {statement.like}, which is not followed"
             raise _unlogged(statement.kind, id, reason)
-        return msgspec.structs.replace(model, id=id, version=version)
+        return msgspec.structs.replace(model, id=id, version=version, foreign_keys=())
     draft = Draft()
     try:
         database = followed.charset(id.schema)
@@ -212,6 +241,8 @@ def _created(statement: CreateTable, id: TableId, version: int, followed: _Follo
                 draft.add_key(key)
         for key in statement.keys:
             draft.add_key(key)
+        if statement.engine not in ("", "innodb"):
+            draft.ignore_foreign_keys()
         return draft.table(id, version)
     except Unreadable as error:
         raise _unlogged(statement.kind, id, str(error)) from error
@@ -260,7 +291,7 @@ def _rename(statement: RenameTables, followed: _Followed) -> list[Effect]:
         table = now.pop(old, None)
         origin[new] = origin.pop(old, old)
         if table is not None:
-            now[new] = msgspec.structs.replace(table, id=new, version=table.version + 1)
+            now[new] = renamed_table(table, new)
             steps.append(followed.change(table, now[new]))
     moved = [(old, new) for new, old in sorted(origin.items()) if old != new]
     for old, new in moved:

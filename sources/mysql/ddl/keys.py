@@ -8,26 +8,49 @@ from typing import Final, Literal
 
 import msgspec
 
+from engine.schema import ReferentialAction, TableId
+from sources.mysql.ddl.dialect import Dialect, read_table_name
 from sources.mysql.ddl.tokens import Tokens
 
-__all__ = ["KeyDefinition", "KeyKind", "at_key", "read_index", "read_key", "read_references"]
+__all__ = [
+    "KeyDefinition",
+    "KeyKind",
+    "References",
+    "at_key",
+    "read_index",
+    "read_key",
+    "read_references",
+]
 
 KeyKind = Literal["primary", "unique", "index", "text", "foreign"]
 
-_REFERENCE_ACTIONS: Final = (
-    ("RESTRICT",),
-    ("CASCADE",),
-    ("SET", "NULL"),
-    ("SET", "DEFAULT"),
-    ("NO", "ACTION"),
+#: InnoDB refuses SET DEFAULT.
+_ACTIONS: Final[tuple[tuple[tuple[str, ...], ReferentialAction], ...]] = (
+    (("RESTRICT",), "restrict"),
+    (("CASCADE",), "cascade"),
+    (("SET", "NULL"), "set null"),
+    (("SET", "DEFAULT"), "restrict"),
+    (("NO", "ACTION"), "restrict"),
 )
+
+
+class References(msgspec.Struct, frozen=True):
+    """The REFERENCES clause of a foreign key. The schema of ``table`` is empty for the schema of
+    the table that has the key; ``columns`` is empty for the primary key.
+    """
+
+    table: TableId
+    columns: tuple[str, ...]
+    on_delete: ReferentialAction
+    on_update: ReferentialAction
 
 
 class KeyDefinition(msgspec.Struct, frozen=True):
     """An index as a statement defines it.
 
     ``parts`` are column names with the length of their prefix (0: none). ``plain`` is false if a
-    part is not a column. ``name`` is empty if the server chooses the name.
+    part is not a column. ``name`` is empty if the server chooses the name. ``references`` is set
+    for a foreign key.
     """
 
     kind: KeyKind
@@ -35,6 +58,7 @@ class KeyDefinition(msgspec.Struct, frozen=True):
     parts: tuple[tuple[str, int], ...]
     plain: bool = True
     if_not_exists: bool = False
+    references: References | None = None
 
 
 def at_key(tokens: Tokens) -> bool:
@@ -47,7 +71,7 @@ def at_key(tokens: Tokens) -> bool:
     return tokens.at("VECTOR", "INDEX") or tokens.at("VECTOR", "KEY")
 
 
-def read_key(tokens: Tokens) -> KeyDefinition | None:
+def read_key(tokens: Tokens, dialect: Dialect) -> KeyDefinition | None:
     """Take the definition of an index or a constraint. None for one that has no index."""
     symbol = ""
     if tokens.take("CONSTRAINT"):
@@ -67,7 +91,7 @@ def read_key(tokens: Tokens) -> KeyDefinition | None:
         tokens.group()
         return None
     if tokens.take("FOREIGN", "KEY"):
-        return _read_foreign_key(tokens, symbol)
+        return _read_foreign_key(tokens, dialect, symbol)
     if tokens.take("PRIMARY", "KEY"):
         return _read_named(tokens, "primary", symbol)
     if tokens.take("UNIQUE"):
@@ -131,24 +155,30 @@ def _skip_key_options(tokens: Tokens) -> None:
         tokens.skip()
 
 
-def _read_foreign_key(tokens: Tokens, symbol: str) -> KeyDefinition:
+def _read_foreign_key(tokens: Tokens, dialect: Dialect, symbol: str) -> KeyDefinition:
     if_not_exists = tokens.take("IF", "NOT", "EXISTS")
     name = "" if tokens.at("(") else tokens.name()
     parts, plain = _read_part_list(tokens)
-    read_references(tokens)
-    return KeyDefinition("foreign", symbol or name, parts, plain, if_not_exists)
+    references = read_references(tokens, dialect)
+    return KeyDefinition("foreign", symbol or name, parts, plain, if_not_exists, references)
 
 
-def read_references(tokens: Tokens) -> None:
+def read_references(tokens: Tokens, dialect: Dialect) -> References:
     """Take the REFERENCES clause of a foreign key."""
     tokens.expect("REFERENCES")
-    tokens.name()
-    if tokens.take("."):
-        tokens.name()
+    table = read_table_name(tokens, "", dialect)
+    parts: tuple[tuple[str, int], ...] = ()
     if tokens.at("("):
-        tokens.group()
+        parts, _ = _read_part_list(tokens)
     if tokens.take("MATCH"):
         tokens.next()
-    while tokens.take("ON", "DELETE") or tokens.take("ON", "UPDATE"):
-        if not any(tokens.take(*action) for action in _REFERENCE_ACTIONS):
+    actions: dict[str, ReferentialAction] = {}
+    while tokens.take("ON"):
+        event = tokens.take_any(frozenset(("DELETE", "UPDATE")))
+        found = next((action for words, action in _ACTIONS if tokens.take(*words)), None)
+        if not event or found is None:
             raise tokens.unreadable()
+        actions[event] = found
+    columns = tuple(name for name, _ in parts)
+    on_delete, on_update = (actions.get(event, "restrict") for event in ("DELETE", "UPDATE"))
+    return References(table, columns, on_delete, on_update)

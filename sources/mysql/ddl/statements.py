@@ -30,6 +30,7 @@ __all__ = [
     "RenameTables",
     "Statement",
     "WriteRows",
+    "changes_foreign_keys",
     "read_statement",
 ]
 
@@ -69,6 +70,7 @@ class CreateTable(Statement, frozen=True):
     columns: tuple[ColumnDefinition, ...] = ()
     keys: tuple[KeyDefinition, ...] = ()
     charset: Charset = Charset()
+    engine: str = ""
 
 
 class CreateTemporary(Statement, frozen=True):
@@ -109,6 +111,21 @@ class EmptyTable(Statement, frozen=True):
 
 class WriteRows(Statement, frozen=True):
     """DML that is logged as a statement."""
+
+
+def changes_foreign_keys(statement: CreateTable | AlterTable) -> bool:
+    """Whether the statement adds, drops or moves foreign keys."""
+    if isinstance(statement, CreateTable):
+        keys = [*statement.keys, *(key for each in statement.columns for key in each.keys)]
+        return any(key.kind == "foreign" for key in keys)
+    change = statement.change
+    return bool(
+        change.name is not None
+        or change.dropped_foreign_keys
+        or change.dropped_constraints
+        or any(key.kind == "foreign" for key in change.keys)
+        or any(key.kind == "foreign" for each in change.columns for key in each.definition.keys)
+    )
 
 
 def read_statement(sql: str, schema: str, dialect: Dialect = Dialect()) -> Statement | None:  # noqa: B008
@@ -231,6 +248,7 @@ def _read_body(context: _Context, found: CreateTable) -> Statement | None:
     if not query and tokens.take("("):
         _read_definitions(context, columns, keys)
     charset, problem = Charset(), "" if columns else "does not define the columns"
+    engine = ""
     while not (tokens.ended or tokens.at("PARTITION", "BY")):
         if tokens.at("SEQUENCE"):
             return None
@@ -239,9 +257,16 @@ def _read_body(context: _Context, found: CreateTable) -> Statement | None:
         if tokens.at_any(_QUERY):
             problem = "takes columns from a query"
             break
+        if tokens.at("ENGINE"):
+            engine = tokens.peek(2 if tokens.peek(1).word == "=" else 1).text.lower()
         charset = _read_option(tokens).over(charset)
     return msgspec.structs.replace(
-        found, columns=tuple(columns), keys=tuple(keys), charset=charset, problem=problem
+        found,
+        columns=tuple(columns),
+        keys=tuple(keys),
+        charset=charset,
+        problem=problem,
+        engine=engine,
     )
 
 
@@ -251,7 +276,7 @@ def _read_definitions(
     tokens = context.tokens
     while True:
         if at_key(tokens):
-            key = read_key(tokens)
+            key = read_key(tokens, context.dialect)
             if key is not None:
                 keys.append(key)
         else:

@@ -13,20 +13,15 @@ from engine.contract import Finding
 from engine.databases.mysql.connect import ACCESS_DENIED, error_code, query
 from engine.databases.mysql.identifiers import quote_table
 from engine.errors import SourceError, SourceLost
-from engine.schema import Table, TableId
+from engine.schema import Table
+from sources.mysql.binlog.cascades import inexact_reason
 from sources.mysql.preflight.context import Check, Context
+from sources.mysql.server_info import has_native_foreign_keys
 from sources.mysql.settings import selector
 
 __all__ = ["TABLE_CHECKS"]
 
 _TABLES_PER_QUERY: Final = 250
-_CASCADES: Final = """
-SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME
-FROM information_schema.REFERENTIAL_CONSTRAINTS
-WHERE UPDATE_RULE IN ('CASCADE', 'SET NULL', 'SET DEFAULT')
-   OR DELETE_RULE IN ('CASCADE', 'SET NULL', 'SET DEFAULT')
-ORDER BY 1, 2, 3
-"""
 
 
 def _unmatched(context: Context) -> Iterator[Finding]:
@@ -98,19 +93,28 @@ def _keyless(context: Context) -> Iterator[Finding]:
 
 
 def _cascades(context: Context) -> Iterator[Finding]:
-    """Since MySQL 9.6 the SQL layer executes cascades, and not InnoDB, so they are logged."""
-    logged = not context.info.mariadb and context.info.version >= (9, 6)
-    if logged and context.variables.get("innodb_native_foreign_keys", "OFF") != "ON":
+    if not has_native_foreign_keys(context.session, context.info):
         return
-    for schema, table, constraint in query(context.session, _CASCADES):
-        if context.wanted(TableId(schema, table)):
-            yield Finding(
-                "warning",
-                f"{schema}.{table}",
-                f"changes that the foreign key {constraint} makes by CASCADE or SET NULL are not"
-                " logged",
-                "run `tailrace verify` on the table often, or let applications make these changes",
-            )
+    tables = {table.id: table for table in context.tables}
+    applied = 0
+    for table in context.tables:
+        for key in table.foreign_keys:
+            if not key.cascades:
+                continue
+            reason = inexact_reason(table, key, tables.get(key.parent))
+            applied += not reason
+            if reason:
+                yield Finding(
+                    "warning",
+                    str(table.id),
+                    f"rows that the foreign key {key.name} deletes or changes are not logged, and"
+                    f" the target cannot do the same: {reason}",
+                    "the table is backfilled again when it happens, and quarantined if it happens"
+                    " often; let applications make these changes",
+                )
+    if applied:
+        message = f"{applied} foreign keys change rows without logging it, and so does the target"
+        yield Finding("ok", "foreign keys", message)
 
 
 #: The checks of the tables, in the order of their findings.

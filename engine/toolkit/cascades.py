@@ -1,0 +1,128 @@
+"""
+What foreign keys do when rows of a table are deleted or changed. Pure.
+
+A row that a foreign key deletes or changes may itself be referred to, so further foreign keys act,
+and so on; they may form cycles. ``reached`` lists every foreign key that may act, level by level:
+the pipeline decides by it which tables are changed, and a sink executes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from typing import NamedTuple
+
+from engine.change import Cascade, Row
+from engine.schema import ForeignKey, ReferentialAction, Table, TableId
+
+__all__ = ["Step", "depth_of_cascades", "order_matters", "reached", "runs", "steps"]
+
+
+class Step(NamedTuple):
+    """A foreign key that acts on rows of ``child`` after rows of its parent were deleted, or, with
+    ``update``, after their referenced columns were changed.
+    """
+
+    child: Table
+    key: ForeignKey
+    update: bool
+
+    @property
+    def action(self) -> ReferentialAction:
+        """What happens to the rows of the child."""
+        return self.key.on_update if self.update else self.key.on_delete
+
+    @property
+    def deletes(self) -> bool:
+        """Whether the rows of the child are deleted. Otherwise the key's columns are changed."""
+        return self.action == "cascade" and not self.update
+
+    @property
+    def changed(self) -> frozenset[str] | None:
+        """The columns of the child that are changed; None if its rows are deleted."""
+        return None if self.deletes else frozenset(self.key.columns)
+
+
+def steps(tables: Iterable[Table], parent: TableId, changed: frozenset[str] | None) -> list[Step]:
+    """The foreign keys of ``tables`` that act when rows of ``parent`` are deleted, or these columns
+    of its rows are changed.
+    """
+    found = [
+        Step(child, key, changed is not None)
+        for child in tables
+        for key in child.foreign_keys
+        if key.parent == parent and (changed is None or changed.intersection(key.parent_columns))
+    ]
+    return [step for step in found if step.action != "restrict"]
+
+
+def reached(change: Cascade) -> Iterator[tuple[TableId, Step]]:
+    """Every foreign key that may act, after the parent whose rows make it act.
+
+    A cycle ends where it begins: its first foreign key occurs a second time, after its own table.
+    """
+    changed = None if change.after is None else frozenset(change.columns)
+    first = [
+        step
+        for step in steps(change.tables, change.parent, changed)
+        if step.key.parent_columns == change.columns
+    ]
+    waiting = [(change.parent, first)]
+    seen: set[tuple[TableId, str, bool]] = set()
+    while waiting:
+        parent, found = waiting.pop(0)
+        for step in found:
+            yield parent, step
+            mark = (step.child.id, step.key.name, step.update)
+            if mark not in seen:
+                seen.add(mark)
+                child = step.child.id
+                waiting.append((child, steps(change.tables, child, step.changed)))
+
+
+def depth_of_cascades(tables: Mapping[TableId, Table]) -> dict[TableId, int]:
+    """For each table with foreign keys that cascade, how many parents are above it, at least."""
+    depths = {
+        table.id: 0 for table in tables.values() if any(it.cascades for it in table.foreign_keys)
+    }
+    for _ in range(len(depths)):
+        before = dict(depths)
+        for id in depths:
+            parents = [it.parent for it in tables[id].foreign_keys if it.parent != id]
+            depths[id] = 1 + max((before.get(parent, 0) for parent in parents), default=0)
+            depths[id] = min(depths[id], len(depths))
+        if depths == before:
+            break
+    return depths
+
+
+def order_matters(table: Table) -> str:
+    """Two foreign keys of the table whose joint effect depends on their order; empty if there are
+    none: they share a column, and one of them changes it.
+    """
+    keys = [key for key in table.foreign_keys if key.cascades]
+    for one, other in combinations(keys, 2):
+        shared = set(one.columns) & set(other.columns)
+        changes = any(
+            key.on_delete == "set null" or key.on_update != "restrict" for key in (one, other)
+        )
+        if shared and changes:
+            return f"{one.name} and {other.name}"
+    return ""
+
+
+def runs(before: list[Row], after: list[Row]) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Cut changed values where one follows another, such as 1 → 2 after 2 → 3.
+
+    The values of a run can be changed together; the runs must be applied in order.
+    """
+    olds: set[Row] = set()
+    news: set[Row] = set()
+    start = 0
+    for end, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old in olds or old in news or new in olds:
+            yield before[start:end], after[start:end]
+            olds, news, start = set(), set(), end
+        olds.add(old)
+        news.add(new)
+    yield before[start:], after[start:]
