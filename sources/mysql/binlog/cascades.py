@@ -69,13 +69,17 @@ class Parent:
         self._undecoded = undecoded
         self._ordinals = [_ordinals(table, model.columns) for model in cascades]
 
-    def cascades(self, rows: Rows) -> list[Cascade]:
-        """What foreign keys do after these rows."""
-        if rows.op == "insert":
-            return []
-        if self._row_end is None:
-            return self._cascades(rows)
-        return [it for rows in current_rows(rows, self._row_end) for it in self._cascades(rows)]
+    def derive(self, rows: Rows, checks: bool) -> list[Rows | Cascade]:
+        """What the rows of an event mean: these rows, if the table is followed, and then, if the
+        session has checked foreign keys, what these do.
+        """
+        found: list[Rows | Cascade] = []
+        for each in (rows,) if self._row_end is None else current_rows(rows, self._row_end):
+            if self.followed:
+                found.append(each)
+            if checks and each.op != "insert":
+                found += self._cascades(each)
+        return found
 
     def _cascades(self, rows: Rows) -> list[Cascade]:
         found = []
@@ -135,8 +139,7 @@ class UndecodedParent:
 
     def __init__(self, table: Table, parent: Parent) -> None:
         self.table = table
-        self.row_end = None
-        self.parent: Parent | None = parent
+        self.derive: Callable[[Rows, bool], Sequence[Rows | Cascade]] | None = parent.derive
 
     def decode(
         self, op: Operation, data: bytes, start: int, end: int, *, partial_json: bool = False
@@ -224,8 +227,11 @@ class ForeignKeys:
             stub = Table(id, ())
             parent = self.parent(stub, followed=False, undecoded=error.message)
             return None if parent is None else UndecodedParent(stub, parent)
-        decoder.parent = self.parent(table, followed=False)
-        return None if decoder.parent is None else decoder
+        parent = self.parent(table, followed=False)
+        if parent is None:
+            return None
+        decoder.derive = parent.derive
+        return decoder
 
     def changed(self, *, others: bool = False) -> None:
         """The followed tables have changed; ``others``: the foreign keys of other tables, too."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from zlib import crc32
 
-from engine.change import Begin, Change, Commit, Rows
+from engine.change import Begin, Cascade, Change, Commit, Rows
 from engine.errors import DecodeError, SourceError, TailraceError
 from engine.schema import TableId
 from sources.mysql.binlog import events as ev
@@ -29,7 +29,6 @@ from sources.mysql.binlog.replay import Replay
 from sources.mysql.binlog.stream_position import Gtid, StreamPosition
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.binlog.xa import PreparedTransaction, PreparedTransactions, XaStatement, read_xa
-from sources.mysql.codec.versioned import current_rows
 from sources.mysql.gtid import GtidSet
 from sources.mysql.position import MySQLPosition
 
@@ -42,7 +41,6 @@ _MOST_TABLE_MAPS: Final = 10_000
 _MOST_BEGINS: Final = 1_000
 #: Rows of consecutive events are joined up to this size.
 _JOINED_BYTES: Final = 64 << 10
-_GTID: Final = ev.GTID
 _LAST_PLAIN_ROWS: Final = ev.DELETE_ROWS_2
 _ROWS: Final = ev.ROWS
 _QUERIES: Final = {
@@ -239,7 +237,7 @@ class Stream:
             self._skipped = self._replay.has_place(position)
 
     def _on_gtid(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
-        read = ev.read_gtid if kind == _GTID else ev.read_tagged_gtid
+        read = ev.read_gtid if kind == ev.GTID else ev.read_tagged_gtid
         source, number, committed_at = read(event, end)
         self._open(len(event))
         try:
@@ -407,25 +405,23 @@ class Stream:
         else:
             event = decompressed_rows(event, start, end, 2 if op == "update" else 1)
             rows = decoder.decode(op, event, 0, len(event))
-        parent = decoder.parent
-        cascades = parent.cascades(rows) if parent is not None and checks else None
-        if parent is not None and not (cascades or parent.followed):
-            return
-        if not self._begun:
+        changes = (rows,) if decoder.derive is None else decoder.derive(rows, checks)
+        if changes and not self._begun:
             self._begin()
-        if parent is None or parent.followed:
-            history = decoder.row_end
-            for each in (rows,) if history is None else current_rows(rows, history):
-                self._add(each)
-        if cascades:
-            self._target += cascades
+        for change in changes:
+            self._add(change)
 
-    def _add(self, rows: Rows) -> None:
+    def _add(self, change: Rows | Cascade) -> None:
         target = self._target
         last = target[-1] if target else None
         # Single-row statements log one event each. Joined, their rows cost half from here on.
-        if not (type(last) is Rows and last.size < _JOINED_BYTES and last.join(rows)):
-            target.append(rows)
+        if (
+            type(last) is not Rows
+            or type(change) is not Rows
+            or last.size >= _JOINED_BYTES
+            or not last.join(change)
+        ):
+            target.append(change)
 
     def _on_payload(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         self._pending = self._unpack(event, end)

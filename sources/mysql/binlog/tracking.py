@@ -206,7 +206,8 @@ class Tracking:
         self.tables[id] = table
         if change is not None:
             self.foreign_keys.changed()
-        decoder.parent = self.foreign_keys.parent(table, followed=True)
+        if (parent := self.foreign_keys.parent(table, followed=True)) is not None:
+            decoder.derive = parent.derive
         return decoder, change
 
     def follow(self, query: Query) -> list[SchemaChange | Truncate]:

@@ -60,9 +60,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType
-from typing import Any, Protocol
+from typing import Any
 
 from engine.change import Cascade, Operation, Rows
 from engine.databases.mysql.types import parse_type
@@ -75,9 +75,9 @@ from sources.mysql.codec.defaults import constant_default
 from sources.mysql.codec.images import Image, SourceCode
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.table_map import TableMap
-from sources.mysql.codec.versioned import row_end
+from sources.mysql.codec.versioned import current_rows, row_end
 
-__all__ = ["Cascades", "RowDecoder"]
+__all__ = ["RowDecoder"]
 
 _MALFORMED = (struct.error, IndexError, KeyError, ValueError, OverflowError, zlib.error)
 _FULL_IMAGES = "set binlog_row_image=FULL on the source, globally and in sessions that override it"
@@ -105,19 +105,12 @@ class _Compiled:
         self.after_present = after
 
 
-class Cascades(Protocol):
-    """What foreign keys do after changes of one table's rows; see ``binlog.cascades``."""
-
-    followed: bool
-
-    def cascades(self, rows: Rows) -> list[Cascade]:
-        """What they do after these rows."""
-        ...
-
-
 class RowDecoder:
-    """Decodes the rows events that follow one table map. ``parent`` is set if foreign keys refer to
-    the table.
+    """Decodes the rows events that follow one table map.
+
+    ``derive`` makes what the rows mean of rows that the log shows: those of a table with a history,
+    or with children that foreign keys change. It is None for other tables. Its second argument is
+    whether the session has checked foreign keys.
 
     Raises SchemaError if the table does not fit the map; see ``table_match.mismatch``.
     """
@@ -132,12 +125,13 @@ class RowDecoder:
                 table=table.id,
             )
         self.table = table
-        #: See ``versioned``: the column with the end of a row's time.
-        self.row_end = row_end(table)
+        end = row_end(table)
+        self.derive: Callable[[Rows, bool], Sequence[Rows | Cascade]] | None = None
+        if end is not None:
+            self.derive = lambda rows, checks: current_rows(rows, end)
         self._map = map
         #: Used, and then None, when the first invalid text is met.
         self._invalid_text = invalid_text
-        self.parent: Cascades | None = None
         self._nullable = map.nullable
         self._cells = _cells(table, map)
         self._accelerator = row_accelerator(self._cells, map)
