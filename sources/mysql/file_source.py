@@ -69,6 +69,7 @@ class BinlogFileSource:
         self._settings = settings
         self._invalid_text = InvalidText(settings.values)
         self._stopping = threading.Event()
+        self._schema: tuple[Definitions, str] | None = None
         #: A log file, and the definitions at its beginning.
         self._defined = "", Definitions()
         self._passed_over = PassedOver()
@@ -86,30 +87,38 @@ class BinlogFileSource:
             findings.append(Finding("ok", "files", f"{len(files)} log files"))
             subject = "schema"
             if self._settings.schema:
-                findings.append(self._check_schema(files[0]))
+                findings += self._check_schema(files[0])
             subject = "log"
             findings += self._check_tables(files[0])
         except TailraceError as error:
             findings.append(Finding("error", subject, str(error), error.hint))
         return findings
 
-    def _check_schema(self, first: Path) -> Finding:
-        wanted, definitions = self._settings.select, self._schema(first)
+    def _check_schema(self, first: Path) -> Iterator[Finding]:
+        wanted, (definitions, place) = self._settings.select, self._read_schema(first)
         found = sum(wanted(id) for id in definitions.tables)
         if not found:
-            return Finding(
-                "error",
+            message = f"{self._settings.schema} defines none of the selected tables"
+            action = "name a dump of their database, such as mysqldump --no-data"
+            yield Finding("error", "schema", message, action)
+            return
+        yield Finding("ok", "schema", f"{found} of the selected tables are defined")
+        file, _, offset = place.rpartition(":")
+        if place and (file != first.name or int(offset) > _size(first)):
+            yield Finding(
+                "warning",
                 "schema",
-                f"{self._settings.schema} defines none of the selected tables",
-                "name a dump of their database, such as mysqldump --no-data",
+                f"the dump was taken at {place}, and the log begins with {first.name}: tables that"
+                " a statement changes in between may be quarantined",
+                "name the log files from the one of the dump on, or correct these tables' CREATE"
+                " TABLE to what it was at the beginning of the log",
             )
-        return Finding("ok", "schema", f"{found} of the selected tables are defined")
 
     def _check_tables(self, path: Path) -> list[Finding]:
         """The tables at the beginning of the log that cannot be followed, each with the reason."""
         left_out: dict[TableId, UnloggedChange] = {}
         while len(left_out) < _CHECKED_TABLES:
-            tracking = self._tracking((), self._schema(path), left_out)
+            tracking = self._tracking((), self._read_schema(path)[0], left_out)
             stream = Stream(MySQLPosition("", path.name, len(_MAGIC)), tracking)
             try:
                 for events in itertools.islice(self._read(path, stream, last=True), _CHECKED_READS):
@@ -241,7 +250,7 @@ class BinlogFileSource:
         names = [path.name for path in files]
         name, definitions = self._defined
         if name not in names[: first + 1]:
-            name, definitions = names[0], self._schema(files[0])
+            name, definitions = names[0], self._read_schema(files[0])[0]
         definitions = definitions.copy()
         fold_names = self._settings.fold_names
         tracking = Tracking((), lambda id: False, definitions=definitions, fold_names=fold_names)
@@ -254,14 +263,20 @@ class BinlogFileSource:
             self._defined = names[first], definitions.copy()
         return definitions
 
-    def _schema(self, first: Path) -> Definitions:
-        """The definitions in the schema dump, if the configuration names one."""
-        settings = self._settings
-        definitions = Definitions(check_case=settings.lower_case_table_names == "unknown")
-        if settings.schema:
-            dialect = Dialect(_is_mariadb(first), fold_names=settings.fold_names)
-            read_schema(Path(settings.schema), definitions, dialect)
-        return definitions
+    def _read_schema(self, first: Path) -> tuple[Definitions, str]:
+        """The definitions in the schema dump, if there is one, and its place in the log.
+
+        The dump is read once: it may have data.
+        """
+        if self._schema is None:
+            settings, place = self._settings, ""
+            definitions = Definitions(check_case=settings.lower_case_table_names == "unknown")
+            if settings.schema:
+                dialect = Dialect(_is_mariadb(first), fold_names=settings.fold_names)
+                place = read_schema(Path(settings.schema), definitions, dialect)
+            self._schema = definitions, place
+        definitions, place = self._schema
+        return definitions.copy(), place
 
     def _first(self, files: list[Path], start: MySQLPosition) -> int:
         """The index of the first file to read.

@@ -26,6 +26,11 @@ __all__ = ["read_schema"]
 
 #: The line of mysqldump that names the only database of a dump without USE.
 _DATABASE: Final = re.compile(rb"^-- Host: .*?Database: (\S.*?)\s*$", re.MULTILINE)
+#: The place in the log that mysqldump writes, as a statement or a comment.
+_PLACE: Final = re.compile(
+    rb"(?:MASTER|SOURCE)_LOG_FILE='([^']+)',\s*(?:MASTER|SOURCE)_LOG_POS=(\d+)"
+)
+_HEAD: Final = 500
 #: The statements that define something, and those that change how the next ones are read.
 _WANTED: Final = re.compile(
     rb"(?:/\*M?!\d*\s*)?(CREATE|ALTER|DROP|RENAME|USE|SET)\b", re.IGNORECASE
@@ -37,20 +42,22 @@ _NAMES: Final = re.compile(
 )
 
 
-def read_schema(path: Path, definitions: Definitions, dialect: Dialect) -> None:
+def read_schema(path: Path, definitions: Definitions, dialect: Dialect) -> str:
     """Follow the statements of a dump, or of each ``.sql`` file of a folder in the order of names.
 
-    ``dialect`` is that of the server that wrote the log. Raises ConfigError for a file that cannot
+    Returns the place in the log at which the dump was taken, ``file:offset``, if the dump says so
+    (``mysqldump --master-data`` or ``--source-data``), else an empty text. ``dialect`` is that of
+    the server that wrote the log. Raises ConfigError for a file that cannot
     be read, and for a table whose database is unknown.
     """
     if not path.is_dir():
-        _Reader(path, "", definitions, dialect).read()
-        return
+        return _Reader(path, "", definitions, dialect).read()
     files = sorted(path.rglob("*.sql"), key=lambda file: (not file.stem.endswith(_FIRST), file))
     if not files:
         raise ConfigError(f"the folder {path} has no .sql files", hint="name a dump, or its folder")
     for file in files:
         _Reader(file, _database_of(file, path), definitions, dialect).read()
+    return ""
 
 
 def _database_of(file: Path, folder: Path) -> str:
@@ -73,12 +80,18 @@ class _Reader:
         self._database = database
         self._named = self._charset = "utf8mb4"
 
-    def read(self) -> None:
+    def read(self) -> str:
+        """Follow the statements. Returns the place of the dump in the log, as ``read_schema``."""
+        place = ""
         for statement in self._statements():
+            head = statement.comments + statement.sql[:_HEAD]
+            if not place and (found := _PLACE.search(head)):
+                place = f"{found[1].decode()}:{found[2].decode()}"
             if named := _DATABASE.search(statement.comments):
                 self._database = named[1].decode("utf-8", "replace")
             if _WANTED.match(statement.sql):
                 self._follow(statement)
+        return place
 
     def _statements(self) -> Iterator[ScriptStatement]:
         try:

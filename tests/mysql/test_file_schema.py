@@ -204,6 +204,17 @@ def test_the_rows_equal_those_of_the_server(recorded: Recorded, tmp_path: Path) 
         assert _rows(_read(source)) == recorded.rows, metadata
 
 
+def test_a_dump_of_another_time_is_noticed(recorded: Recorded, tmp_path: Path) -> None:
+    log = next(iter(recorded.logs.values()))
+    files = sorted(path.name for path in log.iterdir())
+    dump = tmp_path / "dump.sql"
+    for file, levels in ((files[0], ["ok"]), (files[-1], ["ok", "warning"])):
+        place = f"-- CHANGE MASTER TO MASTER_LOG_FILE='{file}', MASTER_LOG_POS=4;\n"
+        dump.write_text(place + recorded.dump)
+        findings = [each for each in _source(log, dump).check() if each.subject == "schema"]
+        assert [finding.level for finding in findings] == levels
+
+
 def test_a_stream_resumes_at_every_commit(recorded: Recorded, tmp_path: Path) -> None:
     """The statements of the log before the position change the definitions of the dump. A source
     that was used before knows those of earlier files."""

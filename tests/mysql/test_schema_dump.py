@@ -142,6 +142,19 @@ def test_the_text_has_the_charset_of_set_names(tmp_path: Path) -> None:
     assert [columns(found, f"shop.{name}") for name in "abc"] == [expected] * 3
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-- CHANGE MASTER TO MASTER_LOG_FILE='mysql-bin.000042', MASTER_LOG_POS=154;",
+        "CHANGE REPLICATION SOURCE TO SOURCE_LOG_FILE='mysql-bin.000042', SOURCE_LOG_POS=154;",
+        "-- CHANGE MASTER TO MASTER_LOG_FILE='mysql-bin.000042', MASTER_LOG_POS=154, x=1;",
+    ],
+)
+def test_the_place_of_a_dump_in_the_log(tmp_path: Path, line: str) -> None:
+    path = written(tmp_path, f"USE shop;\n\n{line}\n\nCREATE TABLE t (id INT);\n")
+    assert read_schema(path, Definitions(), Dialect()) == "mysql-bin.000042:154"
+
+
 def test_a_table_of_an_unknown_database_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "-- tables\n\nCREATE TABLE a (id INT);\n")
     with pytest.raises(ConfigError, match=r"dump\.sql:3: .* database") as caught:
