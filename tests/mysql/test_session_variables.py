@@ -13,14 +13,20 @@ from uuid import uuid4
 import pytest
 
 from engine.databases.mysql import session_variables
-from engine.databases.mysql.connect import connect, query
-from engine.databases.mysql.session_variables import IDLE_SECONDS, VARIABLES, Variable
+from engine.databases.mysql.connect import connect, is_mariadb, query, version_number
+from engine.databases.mysql.session_variables import (
+    IDLE_SECONDS,
+    VARIABLES,
+    Variable,
+    assignments,
+)
 from engine.errors import SourceError, SourceLost
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 from tests.support.global_variables import literal, set_globally, variables
 from tests.support.mysql_sessions import FreshDatabase, Writer
-from tests.support.servers import AnyServer, connect_mysql
+from tests.support.old_servers import OLD_SERVERS
+from tests.support.servers import AnyServer, connect_mysql, obtain_old
 
 ROWS = 1500
 #: Values of global variables that change what a statement returns, or whether it succeeds. A server
@@ -234,6 +240,30 @@ def test_a_server_without_a_variable_gets_the_others(
     with closing(connect(MySQLSettings(url=mysql.url))) as connection:
         found = query(connection, "SELECT @@sql_mode, @@lc_time_names, @@wait_timeout")
     assert found == [("ALLOW_INVALID_DATES", "en_US", IDLE_SECONDS)]
+
+
+def check_versions(server: AnyServer) -> None:
+    """Each variable exists on the server, and those that are left out do not."""
+    with connect_mysql(server) as connection:
+        known = variables(connection, "SESSION").keys()
+        mariadb, version = is_mariadb(connection), version_number(connection)
+        query(connection, f"SET {', '.join(assignments(mariadb, version))}")
+    chosen = {each.name for each in VARIABLES if each.exists(mariadb, version)}
+    assert chosen <= known
+    # For some releases a variable has two names.
+    left_out = {each.name for each in VARIABLES} & known - chosen
+    assert {name for name in left_out if not name.startswith(("tx_", "transaction_"))} == set()
+
+
+def test_the_versions_of_the_variables(mysql_family: AnyServer) -> None:
+    check_versions(mysql_family)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OLD_SERVERS)
+def test_the_versions_of_the_variables_on_old_servers(name: str) -> None:
+    with obtain_old(OLD_SERVERS[name]) as server:
+        check_versions(server)
 
 
 #: Limits of the server's resources: a read that needs more fails.

@@ -31,11 +31,13 @@ LOCK_WAIT_SECONDS: Final = 86_400
 _Version = tuple[int, ...]
 _ALWAYS: Final[_Version] = ()
 _NEVER: Final[_Version] = (1000,)
+#: From here on the variables ``tx_…`` are called ``transaction_…``.
+_RENAMED: Final[tuple[_Version, _Version]] = ((5, 7, 20), (11, 1, 1))
 
 
 class Variable(NamedTuple):
-    """A session variable, its value as SQL, and the versions that have it: from ``mysql`` on and
-    before ``mysql_end``, and from ``mariadb`` on.
+    """A session variable, its value as SQL, and the versions that it is set on: of MySQL from
+    ``mysql`` on and before ``mysql_end``, and of MariaDB likewise.
     """
 
     name: str
@@ -43,11 +45,12 @@ class Variable(NamedTuple):
     mysql: _Version = _ALWAYS
     mariadb: _Version = _ALWAYS
     mysql_end: _Version = _NEVER
+    mariadb_end: _Version = _NEVER
 
     def exists(self, mariadb: bool, version: Sequence[int]) -> bool:
-        """Whether a server has the variable."""
+        """Whether the variable is set on a server."""
         if mariadb:
-            return tuple(version) >= self.mariadb
+            return self.mariadb <= tuple(version) < self.mariadb_end
         return self.mysql <= tuple(version) < self.mysql_end
 
 
@@ -85,10 +88,10 @@ VARIABLES: Final = (
     # Transactions.
     Variable("autocommit", "1"),
     Variable("completion_type", "0"),
-    Variable("tx_isolation", "'REPEATABLE-READ'", mysql_end=(5, 7, 20)),
-    Variable("tx_read_only", "0", mysql=(5, 6, 5), mariadb=(10, 0), mysql_end=(5, 7, 20)),
-    Variable("transaction_isolation", "'REPEATABLE-READ'", mysql=(5, 7, 20), mariadb=_NEVER),
-    Variable("transaction_read_only", "0", mysql=(5, 7, 20), mariadb=_NEVER),
+    Variable("transaction_isolation", "'REPEATABLE-READ'", *_RENAMED),
+    Variable("transaction_read_only", "0", *_RENAMED),
+    Variable("tx_isolation", "'REPEATABLE-READ'", (), (), *_RENAMED),
+    Variable("tx_read_only", "0", (5, 6, 5), (10,), *_RENAMED),
     # The longest duration of a statement, a wait and an idle session.
     Variable("max_execution_time", "0", mysql=(5, 7, 8), mariadb=_NEVER),
     Variable("max_statement_time", "0", mysql=_NEVER, mariadb=(10, 1, 1)),
