@@ -52,11 +52,15 @@ class Finding(msgspec.Struct, frozen=True):
 class State(msgspec.Struct, frozen=True):
     """What a sink stores for a pipeline: its epoch, its checkpoint (None before the first one), and
     the version of each followed table at that checkpoint.
+
+    ``outdated`` has the tables whose rows are stored in another form than the sink's settings say,
+    each with the reason. The pipeline treats them as after a change that the log does not show.
     """
 
     epoch: int
     checkpoint: Checkpoint | None
     tables: tuple[Table, ...]
+    outdated: Mapping[TableId, str] = {}
 
 
 class Applied(msgspec.Struct):

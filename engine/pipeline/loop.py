@@ -181,6 +181,8 @@ class Pipeline:
             if until_caught_up and self._goal is None:
                 self._goal = await asyncio.to_thread(self.source.position)
             self._attempt = _Attempt(self, state, readmit=readmit)
+            for error in self._attempt.outdated:
+                self._unlogged.take(error)
             await self._unlogged.record(self._attempt.writer)
             await self._attempt.prepare(first=state.checkpoint is None)
             return await self._attempt.run(self._goal)
@@ -210,6 +212,7 @@ class _Attempt:
         self._commands = commands = pipeline.commands
         self._log = _Log.UNREAD
         twins = Twins(state.tables, checkpoint.progress)
+        self._outdated = twins.outdated(state.outdated).items() if state.outdated else ()
         self.tracker = tracker = ProgressTracker(
             twins.followed, checkpoint.progress, source.includes
         )
@@ -236,6 +239,12 @@ class _Attempt:
             interrupted=lambda: commands.stopping,
             readmit=readmit,
         )
+
+    @property
+    def outdated(self) -> list[UnloggedChange]:
+        """The tables whose rows are stored in another form than the sink's settings say."""
+        hint = "Set it back, or let the table be backfilled again."
+        return [UnloggedChange(reason, hint=hint, table=id) for id, reason in self._outdated]
 
     def ignores(self, id: TableId) -> bool:
         """Whether the stream reports nothing about a table."""

@@ -94,6 +94,15 @@ class Twins:
             return ids
         return {_twin_id(id) if id in self._twins else id for id in ids}
 
+    def outdated(self, tables: Mapping[TableId, str]) -> dict[TableId, str]:
+        """The followed tables among these of the target, by their own names."""
+        return {
+            table.id: tables[target]
+            for table in self.followed
+            for target in self.target_ids([table.id])
+            if target in tables
+        }
+
     def found(self, applied: Applied) -> Applied:
         """What the sink found, by the tables' own names."""
         if not self._twins:

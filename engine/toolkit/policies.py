@@ -105,6 +105,8 @@ class ReadPolicies(ValuePolicies, frozen=True, kw_only=True):
 
 class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
     """How a sink stores values. Each policy that says ``error`` stops the pipeline at such a value.
+    A table is backfilled again (``unlogged_change``) when a policy changes that decides about its
+    rows.
 
     ``zero_date``: a date that is not in the calendar, such as 0000-00-00. ``null``, ``epoch``
     (1970-01-01) or ``-infinity`` replace it; with ``text`` the column is text, which holds every

@@ -7,7 +7,7 @@ A change is part of the open transaction, and so is the record of the table's ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from psycopg import errors as pg
@@ -61,6 +61,7 @@ class SchemaFollower:
         self._naming = naming
         #: A source's table with the types of the target.
         self._stored = storage.table
+        self._storage = storage
 
     async def create(self, tables: Sequence[Table]) -> None:
         """Create tables, all of them in a few round trips. A table that exists is used if it is
@@ -103,7 +104,7 @@ class SchemaFollower:
         """Put ``twin`` in the place of ``before``; see ``sinks.postgres.replacement``."""
         await replace_table(
             *(self._session, self._naming),
-            (self._stored(before), self._stored(twin), self._stored(after)),
+            (await self._state.stored(before), self._stored(twin), self._stored(after)),
             run=lambda step: self._run(step, after.id),
             truncate=self.truncate,
         )
@@ -133,6 +134,7 @@ class SchemaFollower:
         await self._state.save_indexed(tables)
 
     async def _alter(self, before: Table, after: Table, change: SchemaChange) -> None:
+        self._check_policies(before, after, dict(change.renamed))
         await self._make_schemas([after.id])
         indexed = await self._state.indexed(before.id)
         stored = self._stored(before), self._stored(after)
@@ -141,6 +143,15 @@ class SchemaFollower:
         if before.id != after.id:
             await self._state.forget_table(before.id)
         await self._state.save_tables([after], indexed=indexed)
+
+    def _check_policies(self, before: Table, after: Table, renamed: Mapping[str, str]) -> None:
+        """Raise UnloggedChange if other policies hold under a new name of the table or a column."""
+        old = self._storage.fingerprint(before)
+        names = {name: renamed.get(name, name) for name in before.names}
+        old = {names[name]: policies for name, policies in old.items()}
+        reason = self._storage.outdated(after, old, [*names.values()])
+        if reason:
+            raise UnloggedChange(reason, hint=BACKFILL_AGAIN, table=after.id)
 
     async def _run(self, step: Step, id: TableId) -> None:
         try:

@@ -83,12 +83,12 @@ class PostgresSink:
         try:
             await self._state.create()
             state = await self._state.take(epoch)
-            await self._state.follow_policies(state.tables)
+            outdated = await self._state.outdated(state.tables)
         except TailraceError:
             await self._session.close()
             raise
         self._epoch = state.epoch
-        return state
+        return msgspec.structs.replace(state, outdated=outdated)
 
     async def apply(
         self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()

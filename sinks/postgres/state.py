@@ -261,29 +261,41 @@ class StateStore:
             )
         await self._session.execute(_SAVE_TABLES, (self.pipeline, _json(rows), indexed))
 
-    async def follow_policies(self, tables: Sequence[Table]) -> None:
-        """Raise ``SinkError`` if the rows of one of ``tables`` are stored by other policies than
-        those of today.
-
-        A policy that was ``error`` has changed no row. Another value of it is recorded.
+    async def outdated(self, tables: Sequence[Table]) -> dict[TableId, str]:
+        """Those of ``tables`` whose rows are stored by other policies than those of today, with the
+        reason. A changed policy that has changed no row is recorded.
         """
+        before = await self._fingerprints()
+        found: dict[TableId, str] = {}
+        recorded: list[Table] = []
+        for table in tables:
+            old = before.get(table.id, {})
+            if self._storage.fingerprint(table) == old:
+                continue
+            reason = self._storage.outdated(table, old)
+            if reason:
+                found[table.id] = reason
+            else:
+                recorded.append(table)
+        if recorded:
+            await self._session.begin()
+            for table in recorded:
+                await self.save_tables([table], indexed=await self.indexed(table.id))
+            await self._session.commit()
+        return found
+
+    async def stored(self, table: Table) -> Table:
+        """A table with the types that it has on the target."""
+        return self._storage.table_by(table, (await self._fingerprints()).get(table.id, {}))
+
+    async def _fingerprints(self) -> dict[TableId, Fingerprint]:
+        """The policies by which the rows of each table are stored, where they are not the default
+        ones."""
         cursor = await self._session.execute(_POLICIES, (self.pipeline,))
-        before = {
+        return {
             TableId(schema, name): msgspec.json.decode(policies, type=Fingerprint)
             for schema, name, policies in await cursor.fetchall()
         }
-        changed = [
-            table
-            for table in tables
-            if self._storage.fingerprint(table) != before.get(table.id, {})
-        ]
-        for table in changed:
-            self._storage.require_same_rows(table, before.get(table.id, {}))
-        if changed:
-            await self._session.begin()
-            for table in changed:
-                await self.save_tables([table], indexed=await self.indexed(table.id))
-            await self._session.commit()
 
     async def save_indexed(self, tables: Sequence[Table]) -> None:
         """Record that the secondary indexes of tables are built, in the open transaction."""

@@ -16,7 +16,7 @@ from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
-from engine.errors import ApplyError, DecodeError, SinkError
+from engine.errors import ApplyError, DecodeError, UnloggedChange
 from engine.settings.loader import BackfillSettings
 from engine.toolkit.policies import ReadPolicies, StoragePolicies
 from engine.verify import comparison
@@ -47,13 +47,21 @@ class Mirror:
             for statement in statements:
                 cursor.execute(statement)
 
-    def run(self, values: StoragePolicies | None = None, reads: ReadPolicies | None = None) -> None:
+    def run(
+        self,
+        values: StoragePolicies | None = None,
+        reads: ReadPolicies | None = None,
+        *,
+        stops: bool = False,
+    ) -> None:
         """Run a pipeline until the target is current."""
         pipeline = make_pipeline(
             self.server.url,
             self.target_url,
             [f"{self.database}.*"],
-            backfill=BackfillSettings(chunk_rows=2),
+            backfill=BackfillSettings(
+                chunk_rows=2, unlogged_change="stop" if stops else "backfill"
+            ),
             values=values,
             reads=reads,
         )
@@ -241,6 +249,15 @@ def test_each_policy_by_every_path(mirror: Mirror) -> None:
     )
     assert {name for _, name in mirror.replaced} == {"zero_date", "nul_byte", "out_of_range"}
     assert not mirror.verify().equal
+    mirror.execute(
+        "RENAME TABLE values_b TO plain",
+        "ALTER TABLE values_a RENAME COLUMN d1 TO d9",
+        "INSERT INTO plain (id, d1, d2, d6, b6) VALUES (99, 0, 0, 0, 1)",
+    )
+    mirror.run(chosen)
+    assert mirror.types("plain")["d3"] == "timestamp(2) without time zone"
+    assert mirror.types("values_a")["d9"] == "character varying(10)"
+    assert mirror.verify(chosen).equal
 
 
 def test_an_error_policy_stops_and_a_changed_policy_is_noticed(mirror: Mirror) -> None:
@@ -253,16 +270,45 @@ def test_an_error_policy_stops_and_a_changed_policy_is_noticed(mirror: Mirror) -
     mirror.execute("INSERT INTO t VALUES (2, '0000-00-00', 2)")
     with pytest.raises(ApplyError, match=r"column d holds a date"):
         mirror.run(strict)
-    with pytest.raises(SinkError, match=r"zero_date of column d was error .* is text now"):
-        mirror.run(StoragePolicies(zero_date="text", unsigned_bigint="bigint"))
-    mirror.run(StoragePolicies(zero_date="epoch", unsigned_bigint="bigint"))
+    with pytest.raises(UnloggedChange, match=r"zero_date of column d was error .* is text now"):
+        mirror.run(StoragePolicies(zero_date="text", unsigned_bigint="bigint"), stops=True)
+    mirror.run(StoragePolicies(zero_date="epoch", unsigned_bigint="bigint"), stops=True)
     assert mirror.rows("t", "id, d") == [("1", "2020-01-01"), ("2", "1970-01-01")]
     for changed, words in (
         (StoragePolicies(zero_date="null", unsigned_bigint="bigint"), "zero_date of column d"),
         (StoragePolicies(zero_date="epoch"), "unsigned_bigint of column u was bigint"),
     ):
-        with pytest.raises(SinkError, match=words):
-            mirror.run(changed)
+        with pytest.raises(UnloggedChange, match=words):
+            mirror.run(changed, stops=True)
+
+
+@pytest.mark.parametrize("viewed", [False, True], ids=["renamed", "copied"])
+def test_a_table_is_backfilled_again_by_changed_policies(mirror: Mirror, viewed: bool) -> None:
+    mirror.execute(
+        "CREATE TABLE t (id INT PRIMARY KEY, d DATE, b TINYINT(1), e ENUM('p', 'q'), KEY (d))",
+        "INSERT INTO t VALUES (1, '0000-00-00', 1, 'q'), (2, '2020-01-01', 0, 'p'), (3, 0, 1, 0)",
+        "CREATE TABLE other (id INT PRIMARY KEY)",
+    )
+    mirror.run()
+    if viewed:
+        mirror.target.execute(f'CREATE VIEW viewed AS SELECT id FROM "{mirror.database}".t')
+    mirror.execute("INSERT INTO t VALUES (4, '0000-00-00', 0, NULL)")
+    for changed, shown in (
+        (StoragePolicies(zero_date="epoch", tinyint1="boolean", enum="native"), "1970-01-01"),
+        (StoragePolicies(zero_date="text", enum="native"), "0000-00-00"),
+        (StoragePolicies(), None),
+    ):
+        mirror.run(changed)
+        rows = mirror.rows("t", "id, d::text, b::int, e::text")
+        assert rows == [
+            ("1", shown, "1", "q"),
+            ("2", "2020-01-01", "0", "p"),
+            ("3", shown, "1", ""),
+            ("4", shown, "0", None),
+        ]
+        assert mirror.verify(changed).equal
+        boolean = changed.tinyint1 == "boolean"
+        assert mirror.types("t")["b"] == ("boolean" if boolean else "smallint")
 
 
 def test_invalid_text_by_every_path(mirror: Mirror) -> None:

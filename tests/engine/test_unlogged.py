@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from engine.change import SchemaChange
+from engine.checkpoint import TableProgress
 from engine.contract import Capabilities
 from engine.errors import SinkLost, UnloggedChange
+from engine.pipeline.twins import Twins
 from engine.schema import Column, Table, TableId, Type
 from engine.settings.loader import BackfillSettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
@@ -221,3 +223,17 @@ def test_a_table_that_changes_so_all_the_time_is_quarantined() -> None:
         await running
 
     asyncio.run(scenario())
+
+
+def test_an_outdated_table_is_named_until_its_twin_has_the_new_form() -> None:
+    id, twin = TableId("shop", "items"), TableId("shop", "tailrace_twin_items")
+    other = Table(TableId("shop", "other"), (Column("id", Type("int32"), "int"),))
+    old, new = (msgspec.structs.replace(other, id=it) for it in (id, twin))
+    reasons = {id: "a policy", other.id: "another one"}
+    assert Twins([old, other], {}).outdated(reasons) == reasons
+    progress = {id: TableProgress(again=True)}
+    assert Twins([old, new, other], progress).outdated(reasons) == {other.id: "another one"}
+    assert Twins([old, new], progress).outdated({twin: "changed meanwhile"}) == {
+        id: "changed meanwhile"
+    }
+    assert Twins([old], progress).outdated({id: "a policy"}) == {}

@@ -110,8 +110,10 @@ zero_date = "null"
 A column's policy takes precedence over its table's, and that over the pipeline's. Of several patterns \
 that match, the last one counts. Each value that a policy changes is counted by table, column and \
 policy (`tailrace_replaced_values_total`). `tailrace verify` expects what the policies say. The rows of \
-a table are stored by the policies with which it was created: an engine with other ones does not start, \
-unless the old one was `error` and the type stays.
+a table are stored by the policies of the time when it was backfilled. If one of `[sink.values]` is \
+another at a start, the table is backfilled again, or what `unlogged_change` in `[backfill]` says. \
+`error` has changed no row, so another value with the same type holds from then on. A changed \
+`invalid_text` holds from then on, too; `tailrace verify` then shows older rows as different.
 """
 _FOOT = """\
 ## What else to know

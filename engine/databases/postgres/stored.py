@@ -8,13 +8,14 @@ source's canonical texts here, so what a policy changed is no difference.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from engine.change import TWIN_PREFIX
 from engine.contract import StoredText
 from engine.databases.postgres.identifiers import MAX_IDENTIFIER_BYTES, Naming, digested, quote
 from engine.databases.postgres.types import TEMPORAL, TEXTUAL, EnumColumn
-from engine.errors import SinkError
 from engine.schema import Column, Table, TableId, Type
 from engine.toolkit.canonical import day_or_none, without_nul
 from engine.toolkit.policies import StoragePolicies
@@ -56,7 +57,7 @@ class Storage:
 
     def policies(self, table: Table) -> tuple[StoragePolicies, ...]:
         """The policies of each column. Those of a twin are its table's."""
-        id = TableId(table.id.schema, table.id.name.removeprefix(TWIN_PREFIX))
+        id = _own_id(table)
         return tuple(self._policies.of(id, column.name) for column in table.columns)
 
     def table(self, table: Table) -> Table:
@@ -94,23 +95,38 @@ class Storage:
                 found[column.name] = chosen
         return found
 
-    def require_same_rows(self, table: Table, before: Fingerprint) -> None:
-        """Raise SinkError if a policy has changed since the fingerprint ``before``, so that rows
-        may be stored by another one."""
+    def table_by(self, table: Table, fingerprint: Fingerprint) -> Table:
+        """The table with the types of the target, by the policies of a fingerprint."""
+        if fingerprint == self.fingerprint(table):
+            return self.table(table)
+        columns = {f"{_own_id(table)}.{name}": it for name, it in fingerprint.items()}
+        return Storage(StoragePolicies(columns=columns), self._naming).table(table)
+
+    def outdated(
+        self, table: Table, before: Fingerprint, kept: Collection[str] | None = None
+    ) -> str:
+        """The first policy that has changed since the fingerprint ``before``, so that rows may be
+        stored by another one; empty if there is none. ``error`` has changed no row. ``kept``: the
+        names of the columns that are older than the fingerprint of today; None for all.
+        """
         after = self.fingerprint(table)
         for column in table.columns:
+            if kept is not None and column.name not in kept:
+                continue
             old, new = before.get(column.name, {}), after.get(column.name, {})
             for name in sorted({*old, *new}):
-                was = old.get(name, getattr(DEFAULT, name, ""))
-                now = new.get(name, getattr(DEFAULT, name, ""))
+                was, now = (it.get(name, getattr(DEFAULT, name)) for it in (old, new))
                 if was != now and (was != "error" or now == "text"):
-                    raise SinkError(
+                    return (
                         f"the policy {name} of column {column.name} was {was} when the table was"
-                        f" created, and is {now} now",
-                        hint=f"Set it to {was} again in [sink.values], or drop the table on the"
-                        " target and backfill it again.",
-                        table=table.id,
+                        f" backfilled, and is {now} now"
                     )
+        return ""
+
+
+def _own_id(table: Table) -> TableId:
+    """The name of the table on the source: not that of its twin."""
+    return TableId(table.id.schema, table.id.name.removeprefix(TWIN_PREFIX))
 
 
 def deciding_policies(column: Column, policies: StoragePolicies = DEFAULT) -> list[str]:
