@@ -53,7 +53,11 @@ def test_what_a_failed_statement_has_done() -> None:
 @pytest.fixture
 def database(mysql_family: AnyServer, fresh_mysql_database: FreshDatabase) -> Writer:
     """A session in a database with tables."""
-    writer = Writer(mysql_family, fresh_mysql_database(mysql_family))
+    return made(mysql_family, fresh_mysql_database(mysql_family))
+
+
+def made(server: AnyServer, database: str) -> Writer:
+    writer = Writer(server, database)
     for name in ("t", "u", "v", "w", "x"):
         writer(f"CREATE TABLE {name} (id INT PRIMARY KEY)")
     return writer
@@ -91,6 +95,14 @@ def test_failed_schema_changes(database: Writer, format: str) -> None:
         replica = Replica(tables)
         replica.apply(following.changes)
         assert_equal(database, replica)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["ROW", "STATEMENT"])
+def test_old_servers(
+    old_server: AnyServer, fresh_mysql_database: FreshDatabase, format: str
+) -> None:
+    test_failed_schema_changes(made(old_server, fresh_mysql_database(old_server)), format)
 
 
 def test_dml_that_failed_in_part_stops(database: Writer) -> None:
