@@ -19,6 +19,7 @@ from engine.checkpoint import Checkpoint
 from engine.errors import ApplyError, ConfigError, Fenced, SinkLost, TailraceError
 from engine.sandbox import Server
 from engine.schema import Column, Index, Table, TableId, Type
+from engine.toolkit.policies import StoragePolicies
 from sinks.postgres.session import Session
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
@@ -37,17 +38,26 @@ NAMES = Table(
 
 
 @pytest.mark.parametrize("count", [1, MANY], ids=["few", "many"])
-def test_u0000_in_a_key_is_refused_since_two_rows_would_become_one(
-    target: Target, count: int
-) -> None:
+def test_u0000_in_a_key_keeps_two_rows_apart(target: Target, count: int) -> None:
     target.create(NAMES)
     rows: list[Row] = [(f"a{n}", n) for n in range(count)]
-    for change in (insert(NAMES, *rows, ("a0\0", -1)), delete(NAMES, *rows, ("a0\0", -1))):
-        error = target.refuses(change)
+    applied = target.do(insert(NAMES, *rows, ("a0\0", -1)))
+    assert applied.replaced == {(NAMES.id, "name", "nul_byte"): 1}
+    assert sorted(target.rows(NAMES)) == sorted([*rows, ("a0\u2400", -1)])
+    assert target.do(delete(NAMES, *rows, ("a0\0", -1))).drift == {}
+    assert target.rows(NAMES) == []
+
+
+@pytest.mark.parametrize("count", [1, MANY], ids=["few", "many"])
+def test_u0000_is_refused_by_policy(url: str, count: int) -> None:
+    with opened(url, values=StoragePolicies(nul_byte="error")) as target:
+        target.create(NAMES)
+        rows: list[Row] = [(f"a{n}", n) for n in range(count)]
+        error = target.refuses(insert(NAMES, *rows, ("a0\0", -1)))
         assert isinstance(error, ApplyError)
         assert "column name" in error.message
         assert error.table == "shop.names"
-        assert "U+0000" in error.hint
+        assert "nul_byte" in error.hint
 
 
 @pytest.mark.parametrize("count", [1, MANY], ids=["few", "many"])
