@@ -88,6 +88,8 @@ class BinlogFileSource:
             subject = "schema"
             if self._settings.schema:
                 findings += self._check_schema(files[0])
+            else:
+                findings += _check_foreign_keys(files[0])
             subject = "log"
             findings += self._check_tables(files[0])
         except TailraceError as error:
@@ -272,7 +274,7 @@ class BinlogFileSource:
             settings, place = self._settings, ""
             definitions = Definitions(check_case=settings.lower_case_table_names == "unknown")
             if settings.schema:
-                dialect = Dialect(_is_mariadb(first), fold_names=settings.fold_names)
+                dialect = Dialect(_format(first).mariadb, fold_names=settings.fold_names)
                 place = read_schema(Path(settings.schema), definitions, dialect)
             self._schema = definitions, place
         definitions, place = self._schema
@@ -341,13 +343,26 @@ def _open(path: Path) -> IO[bytes]:
     return file
 
 
-def _is_mariadb(path: Path) -> bool:
-    """Whether MariaDB has written the file: its first event says so."""
+def _check_foreign_keys(path: Path) -> Iterator[Finding]:
+    """Without a dump, only the statements of the log tell foreign keys."""
+    format = _format(path)
+    if format.mariadb or format.version < (9, 6):
+        yield Finding(
+            "warning",
+            "foreign keys",
+            "the log does not contain the rows that ON DELETE and ON UPDATE change: only those of"
+            " foreign keys that a statement of the log creates are changed",
+            "name a schema dump in [source] schema if the tables have such foreign keys",
+        )
+
+
+def _format(path: Path) -> ev.Format:
+    """The format of a file: its first event."""
     with _open(path) as file:
         events, _ = cut_events(file.read(_READ_BYTES))
     if not events or events[0][4] != ev.FORMAT_DESCRIPTION:
         raise DecodeError(f"{path.name} does not begin with the description of its format")
-    return ev.read_format(events[0], len(events[0])).mariadb
+    return ev.read_format(events[0], len(events[0]))
 
 
 def _refuse(path: Path, magic: bytes) -> NoReturn:

@@ -28,6 +28,11 @@ SHAPES = (
     "CREATE TABLE differing (id INT PRIMARY KEY, v VARCHAR(20))",
     "CREATE TABLE stated (id INT PRIMARY KEY, v INT)",
     "CREATE TABLE misread (id INT PRIMARY KEY, t TEXT)",
+    "CREATE TABLE parent (id INT PRIMARY KEY)",
+    (
+        "CREATE TABLE child (id INT PRIMARY KEY, parent INT,"
+        " FOREIGN KEY (parent) REFERENCES parent (id) ON DELETE CASCADE ON UPDATE SET NULL)"
+    ),
 )
 CHANGES = (
     "INSERT INTO good VALUES (1, 'é', 's', 1.50), (2, '€', 'm', NULL)",
@@ -44,6 +49,10 @@ CHANGES = (
     "CREATE TABLE later (id INT PRIMARY KEY, v VARCHAR(5))",
     "INSERT INTO later VALUES (1, 'ü')",
     "INSERT INTO good VALUES (3, 'ü', 's', 3.00, 'a')",
+    "INSERT INTO parent VALUES (1), (2), (3)",
+    "INSERT INTO child VALUES (1, 1), (2, 2), (3, 3)",
+    "DELETE FROM parent WHERE id = 1",
+    "UPDATE parent SET id = 20 WHERE id = 2",
 )
 
 
@@ -137,6 +146,7 @@ def test_a_table_that_cannot_be_followed_stops_alone(
     assert counts == {"forgotten": "2", "differing": "2", "misread": "2", "stated": "1"}
     assert [row[0] for row in rows(target_database, "good")] == [1, 2, 3]
     assert rows(target_database, "later") == [(1, "ü")]
+    assert rows(target_database, "child") == [(2, None), (3, 3)]
     status = json.loads(tailrace("status", config, "--json").stdout)
     reasons = {table["table"]: table["reason"] for table in status["tables"] if table["reason"]}
     assert {name.partition(".")[2] for name in reasons} == {*left_out, "misread"}
