@@ -5,6 +5,7 @@ Temporary tables: which names in a logged statement mean them, and live servers 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,11 @@ from engine.errors import SchemaError, UnloggedChange
 from engine.schema import TableId
 from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables
 from sources.mysql.ddl.statements import RenameTables, WriteRows, read_statement
+from sources.mysql.file_source import BinlogFileSource
+from sources.mysql.settings import BinlogFileSettings
 from tests.support.changes import Replica
 from tests.support.following import Following
+from tests.support.log_files import record
 from tests.support.mysql_sessions import FreshDatabase, Writer, source_of
 from tests.support.servers import AnyServer
 from tests.support.waiting import wait_until
@@ -225,6 +229,20 @@ def test_statements_on_temporary_tables_change_nothing(database: Writer) -> None
 def test_old_servers(old_server: AnyServer, fresh_mysql_database: FreshDatabase) -> None:
     database = made(old_server, fresh_mysql_database(old_server))
     test_statements_on_temporary_tables_change_nothing(database)
+
+
+def test_a_recorded_log(database: Writer, tmp_path: Path) -> None:
+    inserts = [f"INSERT INTO {name} VALUES (1, 1), (2, 2)" for name in ("t", "u", "w")]
+    temporary = [statement for statement in TEMPORARY if statement != "CALL p()"]
+    statements = [*inserts, "SET binlog_format = STATEMENT", *temporary]
+    folder = record(database.server, database.connection, statements, tmp_path / "log")
+    tables = (f"{database.database}.*",)
+    source = BinlogFileSource(BinlogFileSettings(url=f"mysql-binlog:{folder}", tables=tables))
+    replica = Replica()
+    for changes in source.stream(None, ()):
+        replica.apply(changes)
+    database.reconnect()
+    assert_equal(database, replica)
 
 
 def test_what_a_session_created_before_the_stream_is_in_doubt(database: Writer) -> None:
