@@ -248,3 +248,18 @@ def test_a_server_that_logs_statements_is_refused(mysql_family: AnyServer) -> No
         assert (found.level, found.message, found.action) == ("error", error.message, error.hint)
         assert f"binlog_format is {format}" in error.message
     writer.connection.close()
+
+
+def test_the_preflight_warns_of_merge_tables(database: Writer) -> None:
+    """A change of a MERGE table is logged under its name only."""
+    name = database.database
+    for table in ("one", "two"):
+        database(f"CREATE TABLE {table} (id INT PRIMARY KEY) ENGINE = MyISAM")
+    database("CREATE TABLE both_ (id INT PRIMARY KEY) ENGINE = MERGE UNION = (one, two)")
+    source = source_of(database.server, name, tables=(f"{name}.one", f"{name}.both_"))
+    try:
+        found = {each.subject: each for each in source.check() if "MERGE" in each.message}
+    finally:
+        source.close()
+    assert set(found) == {f"{name}.one", f"{name}.both_"}
+    assert all(each.level == "warning" and each.action for each in found.values())
