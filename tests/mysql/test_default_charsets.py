@@ -50,6 +50,7 @@ STATEMENTS = [
     "CREATE TABLE converted (id INT PRIMARY KEY, v TEXT) CHARSET cp1251",
     "ALTER TABLE converted CONVERT TO CHARACTER SET koi8r",
     "ALTER TABLE converted ADD w VARCHAR(9)",
+    "ALTER TABLE converted CONVERT TO CHARSET cp866, ADD x TEXT CHARSET koi8r, ADD y NCHAR(9)",
     "CREATE TABLE collated (id INT KEY, v TEXT COLLATE cp866_bin, w TEXT CHARSET utf8)",
     "ALTER TABLE collated COLLATE koi8r_bin",
     "ALTER TABLE collated ADD x CHAR(9) BINARY, ADD y NCHAR(9)",

@@ -163,7 +163,11 @@ def _change_columns(
         draft.drop_column(column)
     for column, new in renames:
         column.replace(name=new)
-    placed = [(_changed(item, old, charset, empty=empty), item.after) for item, old in columns]
+    converts = change.converted
+    placed = [
+        (_changed(item, old, charset, converts=converts, empty=empty), item.after)
+        for item, old in columns
+    ]
     _place(draft, placed)
     return tuple(
         (before[column], column.name)
@@ -173,12 +177,15 @@ def _change_columns(
 
 
 def _changed(
-    item: ColumnChange, old: DraftColumn | None, charset: Charset, *, empty: bool
+    item: ColumnChange, old: DraftColumn | None, charset: Charset, *, converts: bool, empty: bool
 ) -> DraftColumn:
     """The column that a clause adds or changes."""
     definition = item.definition
     if not empty and (definition.generated or (old is None and definition.filled)):
         raise Unfollowable(f"fills a column with {definition.filled}, which the log does not show")
+    if converts and definition.charset.name != "binary":
+        # CONVERT TO also counts for the columns of the same statement.
+        definition = msgspec.structs.replace(definition, charset=charset)
     column = resolve(definition, charset)
     if old is None:
         if _is_rounded(column):

@@ -187,6 +187,8 @@ class _Reader:
         tokens.take("DEFAULT")
         charset = read_charset(tokens)
         if charset is not None:
+            if self.found.converted and charset.name != self.found.charset.name:
+                raise tokens.unreadable()
             self.found.charset = charset.over(self.found.charset)
             return
         directory = tokens.take("DATA", "DIRECTORY") or tokens.take("INDEX", "DIRECTORY")
@@ -316,7 +318,10 @@ class _Reader:
             charset = collation  # MySQL takes the session's collation_database
         if not charset.name and not collation.name:
             raise tokens.unreadable()
-        self.found.charset = Charset(charset.name or collation.name, collation.collation)
+        name = charset.name or collation.name
+        if self.found.charset.name not in ("", name):
+            raise tokens.unreadable()  # two charsets: which one counts depends on the server
+        self.found.charset = Charset(name, collation.collation)
         self.found.converted = True
 
     def _order(self) -> None:
