@@ -18,13 +18,14 @@ sink: they decide how it is stored. ``docs/types.md`` shows what each policy doe
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Self, get_args, get_type_hints
 
 import msgspec
 
 from engine.errors import ConfigError
-from engine.schema import TableId
+from engine.schema import Table, TableId
 
 __all__ = ["ReadPolicies", "StoragePolicies", "ValuePolicies"]
 
@@ -58,11 +59,26 @@ class ValuePolicies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             if _matches(pattern, (table.schema, table.name)):
                 chosen |= policies
         for pattern, policies in self.columns.items():
-            if _matches(
-                pattern.lower(), (table.schema.lower(), table.name.lower(), column.lower())
-            ):
+            if _matches(pattern, (table.schema, table.name), column):
                 chosen |= policies
         return msgspec.structs.replace(self, **chosen)
+
+    def unmatched(self, tables: Collection[Table]) -> list[str]:
+        """The patterns that match none of these tables, or none of their columns."""
+        names = [(table.id.schema, table.id.name) for table in tables]
+        found = [
+            pattern for pattern in self.tables if not any(_matches(pattern, it) for it in names)
+        ]
+        found += [
+            pattern
+            for pattern in self.columns
+            if not any(
+                _matches(pattern, it, name)
+                for table, it in zip(tables, names, strict=True)
+                for name in table.names
+            )
+        ]
+        return found
 
     def _check(self, pattern: str, policies: dict[str, str], parts: int) -> None:
         if len(pattern.split(".")) != parts or not all(pattern.split(".")):
@@ -133,5 +149,8 @@ class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
     out_of_range: Literal["error", "null", "clamp"] = "error"
 
 
-def _matches(pattern: str, names: tuple[str, ...]) -> bool:
-    return all(map(fnmatchcase, names, pattern.split(".")))
+def _matches(pattern: str, table: tuple[str, str], column: str | None = None) -> bool:
+    """Whether a pattern of tables, or of columns, matches. Names of columns have no case."""
+    parts = pattern.split(".")
+    same = all(map(fnmatchcase, table, parts))
+    return same and (column is None or fnmatchcase(column.lower(), parts[-1].lower()))

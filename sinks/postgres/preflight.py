@@ -41,6 +41,7 @@ async def check(
     findings += await _rights(session, naming, tables)
     findings += await _existing(session, naming, pipeline, tables)
     findings += _names(naming, tables)
+    findings += _unmatched(storage, tables)
     for table in tables:
         findings += _limits(storage.table(table))
     return findings
@@ -160,6 +161,16 @@ def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:
                     f"the name {name} is too long for PostgreSQL: it is {fitted(name)} there",
                     "Rename it in the source if you want another name.",
                 )
+
+
+def _unmatched(storage: Storage, tables: Sequence[Table]) -> Iterator[Finding]:
+    for pattern in storage.unmatched(tables) if tables else ():
+        yield Finding(
+            "warning",
+            "sink.values",
+            f"{pattern!r} matches no followed table, or no column of one",
+            "Check its spelling. A table that is created later may match.",
+        )
 
 
 def _limits(table: Table) -> Iterator[Finding]:

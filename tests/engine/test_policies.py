@@ -10,7 +10,7 @@ import pytest
 
 from engine.cli.wiring import load_settings
 from engine.errors import ConfigError
-from engine.schema import TableId
+from engine.schema import Column, Table, TableId, Type
 from engine.toolkit.policies import StoragePolicies
 
 ORDERS = TableId("shop", "orders")
@@ -33,6 +33,15 @@ def test_a_column_takes_precedence_over_its_table_and_that_over_the_pipeline() -
     assert policies.of(ORDERS, "day") == StoragePolicies(zero_date="error")
     assert policies.of(ORDERS, "PAID_ON") == StoragePolicies(zero_date="null")
     assert policies.of(ORDERS, "paid_at") == StoragePolicies(zero_date="-infinity")
+
+
+def test_patterns_that_match_nothing_are_found() -> None:
+    table = Table(ORDERS, (Column("Paid", Type("date"), "date"),))
+    policies = StoragePolicies(
+        tables={"shop.*": {}, "Shop.orders": {}},
+        columns={"*.orders.p*": {}, "*.*.payed": {}, "shop.items.paid": {}},
+    )
+    assert policies.unmatched([table]) == ["Shop.orders", "*.*.payed", "shop.items.paid"]
 
 
 def refused(folder: Path, values: str) -> ConfigError:

@@ -8,7 +8,7 @@ source's canonical texts here, so what a policy changed is no difference.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -62,10 +62,22 @@ class Storage:
 
     def table(self, table: Table) -> Table:
         """The table with the types of the target. It is ``table`` where no policy changes one."""
+        return self._with(table, self.policies(table))
+
+    def table_by(self, table: Table, fingerprint: Fingerprint) -> Table:
+        """The table with the types of the target, by the policies of a fingerprint."""
+        policies = (fingerprint.get(column.name, {}) for column in table.columns)
+        return self._with(table, [msgspec.convert(it, StoragePolicies) for it in policies])
+
+    def unmatched(self, tables: Collection[Table]) -> list[str]:
+        """As ``ValuePolicies.unmatched``."""
+        return self._policies.unmatched(tables)
+
+    def _with(self, table: Table, policies: Sequence[StoragePolicies]) -> Table:
         schema, _ = self._naming.place(table.id)
         columns = tuple(
-            _stored_column(column, policies, schema)
-            for column, policies in zip(table.columns, self.policies(table), strict=True)
+            _stored_column(column, each, schema)
+            for column, each in zip(table.columns, policies, strict=True)
         )
         if all(new is old for new, old in zip(columns, table.columns, strict=True)):
             return table
@@ -94,13 +106,6 @@ class Storage:
             if chosen:
                 found[column.name] = chosen
         return found
-
-    def table_by(self, table: Table, fingerprint: Fingerprint) -> Table:
-        """The table with the types of the target, by the policies of a fingerprint."""
-        if fingerprint == self.fingerprint(table):
-            return self.table(table)
-        columns = {f"{_own_id(table)}.{name}": it for name, it in fingerprint.items()}
-        return Storage(StoragePolicies(columns=columns), self._naming).table(table)
 
     def outdated(
         self, table: Table, before: Fingerprint, kept: Collection[str] | None = None

@@ -41,6 +41,13 @@ def _unmatched(context: Context) -> Iterator[Finding]:
                 f"{pattern!r} matches no table that the user can see",
                 "check its spelling, and that the user has the right SELECT on these tables",
             )
+    for pattern in context.settings.values.unmatched(context.tables) if context.tables else ():
+        yield Finding(
+            "warning",
+            "source.values",
+            f"{pattern!r} matches no followed table, or no column of one",
+            "check its spelling; a table that is created later may match",
+        )
 
 
 def _refused(context: Context) -> Iterator[Finding]:
