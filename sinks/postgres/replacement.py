@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from engine.databases.postgres.identifiers import Naming, quote
 from engine.errors import SchemaError, UnloggedChange
 from engine.schema import Table
-from sinks.postgres.ddl import Step, alter_table, index_name
+from sinks.postgres.ddl import Step, alter_table, create_indexes, index_name
 from sinks.postgres.session import Session
 
 __all__ = ["replace_table"]
@@ -71,6 +71,8 @@ async def replace_table(
                 await run(step)
         except UnloggedChange as error:
             raise SchemaError(error.message, hint=_DEPENDENT, table=before.id) from error
+        for statement in create_indexes(after, naming):  # those that were not built yet
+            await run(Step(statement))
         columns = ", ".join(quote(column) for column in after.names)
         copy = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {new}"
         await session.execute_bulk(copy, table=after.id)

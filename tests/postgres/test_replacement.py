@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from engine.change import CaughtUp, Replace, SchemaChange
 from engine.errors import SchemaError
-from engine.schema import Column, Index, Table, TableId, Type
+from engine.schema import Column, Index, TableId, Type
 from tests.postgres.tables import column, columns_of, indexes_of, table
 from tests.support.targets import Target, insert
 
@@ -74,10 +74,10 @@ ADDITIONS = {
 }
 
 
-def prepared(target: Target, before: Table = BEFORE) -> None:
+def prepared(target: Target, *, caught_up: bool = True) -> None:
     """A table with old rows, and its twin with the new ones."""
-    target.create(before)
-    target.do(insert(before, (1, "old"), (2, "old")))
+    target.create(BEFORE, caught_up=caught_up)
+    target.do(insert(BEFORE, (1, "old"), (2, "old")))
     target.create(TWIN, caught_up=False)
     target.do(insert(TWIN, *ROWS))
 
@@ -103,6 +103,15 @@ def test_what_others_have_added_is_kept(target: Target, name: str) -> None:
     target.do(insert(AFTER, (4, "four", 4)))
     target.do(SchemaChange("", AFTER, replace(AFTER, indexes=(), version=3)))
     assert "shop.t USING btree (c)" not in indexes_of(target)
+
+
+def test_a_table_without_its_indexes_gets_them(target: Target) -> None:
+    """GIVEN a table that was replaced before it had caught up for the first time."""
+    prepared(target, caught_up=False)
+    with psycopg.connect(target.url, autocommit=True) as other:
+        other.execute("CREATE VIEW shop.v AS SELECT id FROM shop.t")
+    target.do(CaughtUp(TWIN), Replace(BEFORE, TWIN, AFTER))
+    assert "shop.t USING btree (c)" in indexes_of(target)
 
 
 def test_a_reader_sees_the_old_rows_until_the_commit(target: Target) -> None:
