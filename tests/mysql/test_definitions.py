@@ -219,3 +219,21 @@ def test_names_that_the_server_stores_in_lower_case() -> None:
     created = [change for change in read(1) if isinstance(change, SchemaChange)]
     assert tables == {0: ["shop.item"], 1: ["shop.item"]}
     assert [str(change.after and change.after.id) for change in created] == ["shop.item"]
+
+
+def test_a_table_map_with_names_keeps_what_it_does_not_contain() -> None:
+    """Foreign keys, indexes, defaults and the default charset come from the definition."""
+    found = definitions(
+        "CREATE TABLE item (id INT UNSIGNED DEFAULT 5, KEY k (id), FOREIGN KEY (id) REFERENCES"
+        " parent (id) ON DELETE CASCADE) CHARACTER SET koi8r"
+    )
+    defined = found.find(TableId("shop", "item"))
+    tracking = Tracking((), lambda id: True, definitions=found)
+    log = Log().query("BEGIN").table().insert(1).xid()
+    changes = fed(Stream(PLAIN, tracking, checksum=True), log)
+    (change,) = [change for change in changes if isinstance(change, SchemaChange)]
+    assert defined is not None
+    assert change.after is not None
+    assert [key.parent.name for key in change.after.foreign_keys] == ["parent"]
+    assert change.after.indexes == defined.indexes
+    assert change.after.default_charset == "koi8r"

@@ -3,7 +3,7 @@ Compares a table map with a version of a table, and makes a table from a map wit
 
 The map takes precedence: a tracked version that contradicts it is not used. With FULL metadata the
 table is made from the map. Only what the log does not have comes from the previous version: source
-types, defaults and secondary indexes.
+types, defaults, secondary indexes and foreign keys.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER, text_decoder
 from engine.databases.mysql.types import GEOMETRIES, MySQLType, neutral_type, parse_type
 from engine.errors import DecodeError
-from engine.schema import Column, Index, Table, TableId
+from engine.schema import Column, ForeignKey, Index, Table, TableId
 from sources.mysql.codec.table_map import TableMap, Wire, parse_table_map
 
 __all__ = [
@@ -257,8 +257,8 @@ def table_from_map(map: TableMap, previous: Table | None) -> Table:
     """The table that a map with names describes; ValueError for a map without names.
 
     A column of ``previous`` with the same name is kept if the map does not contradict it, because
-    its source type says more than the log. Secondary indexes of ``previous`` are kept if all their
-    columns still exist. Returns ``previous`` itself if nothing differs, else a table with the next
+    its source type says more than the log. Secondary indexes and foreign keys of ``previous`` are
+    kept if all their columns still exist. Returns ``previous`` itself if nothing differs, else a table with the next
     version number.
     """
     if map.names is None:
@@ -274,6 +274,7 @@ def table_from_map(map: TableMap, previous: Table | None) -> Table:
         indexes=_indexes(map.names, previous),
         version=1 if previous is None else previous.version,
         default_charset="" if previous is None else previous.default_charset,
+        foreign_keys=_foreign_keys(map.names, previous),
     )
     if previous is None or table == previous:
         return previous or table
@@ -314,6 +315,11 @@ def _indexes(names: tuple[str, ...], previous: Table | None) -> tuple[Index, ...
             ordinals = tuple(names.index(name) for name in columns)
             kept.append(msgspec.structs.replace(index, columns=ordinals))
     return tuple(kept)
+
+
+def _foreign_keys(names: tuple[str, ...], previous: Table | None) -> tuple[ForeignKey, ...]:
+    keys = () if previous is None else previous.foreign_keys
+    return tuple(key for key in keys if set(key.columns) <= set(names))
 
 
 _BASE_OF_WIRE = {
