@@ -258,8 +258,8 @@ def table_from_map(map: TableMap, previous: Table | None) -> Table:
 
     A column of ``previous`` with the same name is kept if the map does not contradict it, because
     its source type says more than the log. Secondary indexes and foreign keys of ``previous`` are
-    kept if all their columns still exist. Returns ``previous`` itself if nothing differs, else a table with the next
-    version number.
+    kept if all their columns still exist. Returns ``previous`` itself if nothing differs, else a
+    table with the next version number.
     """
     if map.names is None:
         raise ValueError("the table map has no names")
