@@ -100,13 +100,16 @@ class SchemaChange(msgspec.Struct, frozen=True, gc=False):
 
     ``before`` is None for a new table and ``after`` is None for a dropped one. The ids differ for a
     renamed table. ``renamed`` holds pairs of old and new column names, because the two versions do
-    not tell a renamed column from a new one. ``statement`` is the source's SQL, for people.
+    not tell a renamed column from a new one. ``filled`` names new columns with the value that
+    existing rows have got in them, in the form of a row tuple; rows of a new column that is not
+    among them have its constant default. ``statement`` is the source's SQL, for people.
     """
 
     statement: str
     before: Table | None
     after: Table | None
     renamed: tuple[tuple[str, str], ...] = ()
+    filled: tuple[tuple[str, str], ...] = ()
 
 
 class Truncate(msgspec.Struct, frozen=True, gc=False):

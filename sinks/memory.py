@@ -166,5 +166,8 @@ class MemorySink:
         before, after = change.before, change.after
         old = self._transaction().pop(before.id, None) if before is not None else None
         if after is not None:
-            new = MemoryTable(after) if old is None else old.altered(after, change.renamed)
-            self._transaction()[after.id] = new
+            self._transaction()[after.id] = (
+                MemoryTable(after)
+                if old is None
+                else old.altered(after, change.renamed, change.filled)
+            )

@@ -136,7 +136,8 @@ class MemoryDatabase:
             before, after = change.before, change.after
             old = self.contents.pop(before.id, None) if before is not None else None
             if after is not None:
-                new = MemoryTable(after) if old is None else old.altered(after, change.renamed)
+                renamed, filled = change.renamed, change.filled
+                new = MemoryTable(after) if old is None else old.altered(after, renamed, filled)
                 self.contents[after.id] = new
 
 

@@ -43,11 +43,15 @@ def _apply(record: Record, tables: dict[tuple[str, str], MemoryTable]) -> None:
         else:
             contents.apply(_rows_of(record, contents.table))
         return
-    previous, after = record.definition.previous, record.definition.table
+    definition = record.definition
+    previous, after = definition.previous, definition.table
     old = tables.pop((previous.schema, previous.name) if previous else name, None)
-    if after is not None:
-        new = MemoryTable(after) if old is None else old.altered(after, record.definition.renamed)
-        tables[name] = new
+    if after is not None and old is not None:
+        values = zip(after.names, decode_image(after, definition.filled), strict=True)
+        filled = [(column, value) for column, value in values if column in definition.filled]
+        tables[name] = old.altered(after, definition.renamed, filled)
+    elif after is not None:
+        tables[name] = MemoryTable(after)
 
 
 def _rows_of(record: Record, table: Table) -> Rows:

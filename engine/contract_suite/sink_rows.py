@@ -157,6 +157,16 @@ class SchemaChangeRules:
         assert state.tables == (after,)
 
     @rule("schema changes")
+    async def test_existing_rows_get_the_value_of_a_new_column(self, target: Target) -> None:
+        after = altered((*TABLE.columns, Column("more", TEXT, "varchar(20)")))
+        filled = (("more", "computed"),)
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A))
+            change = SchemaChange("", TABLE, after, filled=filled)
+            await engine.write(change, insert((*B, None), table=after))
+        assert rows_of(target, after) == [(*A, "computed"), (*B, None)]
+
+    @rule("schema changes")
     async def test_a_column_is_renamed_and_another_is_dropped(self, target: Target) -> None:
         after = altered((ID, Column("title", TEXT, "varchar(20)")))
         async with Engine(target) as engine:

@@ -171,7 +171,7 @@ class Twins:
             renamed = self._old[after.id] = msgspec.structs.replace(old, id=after.id)
             yield SchemaChange(change.statement, old, renamed)
         twin_after = self._twins[after.id] = _twin(after)
-        yield SchemaChange(change.statement, twin_before, twin_after, change.renamed)
+        yield msgspec.structs.replace(change, before=twin_before, after=twin_after)
 
 
 def _twin_id(id: TableId) -> TableId:

@@ -90,14 +90,25 @@ class MemoryTable:
                 self._add(changed)
         return hit
 
-    def altered(self, table: Table, renamed: Sequence[tuple[str, str]]) -> MemoryTable:
-        """Return the same rows in another version of the table; a new column is NULL."""
+    def altered(
+        self,
+        table: Table,
+        renamed: Sequence[tuple[str, str]],
+        filled: Sequence[tuple[str, str]] = (),
+    ) -> MemoryTable:
+        """Return the same rows in another version of the table.
+
+        A new column has its value in ``filled``, else NULL.
+        """
         old_name = {new: old for old, new in renamed}
         ordinals = {name: ordinal for ordinal, name in enumerate(self.table.names)}
-        places = [ordinals.get(old_name.get(name, name)) for name in table.names]
+        values = dict(filled)
+        places = [
+            (ordinals.get(old_name.get(name, name)), values.get(name)) for name in table.names
+        ]
         twin = MemoryTable(table)
         for row in self:
-            twin._add(tuple(None if place is None else row[place] for place in places))
+            twin._add(tuple(value if place is None else row[place] for place, value in places))
         return twin
 
     def _add(self, row: Row) -> None:

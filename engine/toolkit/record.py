@@ -57,11 +57,13 @@ class Definition(msgspec.Struct, frozen=True):
 
     ``table`` is the version after the change, None if the table was dropped. ``previous`` is the
     former name of a renamed table. ``renamed`` lists renamed columns as pairs of old and new name.
+    ``filled`` maps new columns to the value that existing rows have got in them.
     """
 
     table: Table | None
     previous: TableId | None
     renamed: tuple[tuple[str, str], ...]
+    filled: Image = {}
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -203,7 +205,8 @@ class RecordEncoder:
         before = change.before
         renamed = before is not None and change.after is not None and before.id != change.after.id
         previous = before.id if renamed and before is not None else None
-        definition = Definition(change.after, previous, change.renamed)
+        filled = _filled(change.after, dict(change.filled)) if change.after is not None else {}
+        definition = Definition(change.after, previous, change.renamed, filled)
         record = self._bare("schema", table)
         return msgspec.structs.replace(record, statement=change.statement, definition=definition)
 
@@ -260,6 +263,13 @@ def _decode_value(type: Type, value: Any) -> Any:
     if type.kind == "array" and type.element is not None:
         return [_decode_value(type.element, inner) for inner in value]
     return value
+
+
+def _filled(table: Table, values: Mapping[str, Any]) -> Image:
+    """The values of new columns in existing rows, as an image."""
+    row = tuple(values.get(name) for name in table.names)
+    present = _mask(n for n, name in enumerate(table.names) if name in values)
+    return _imager(table, present)([row])[0] if values else {}
 
 
 def _mask(ordinals: Iterable[int]) -> int:

@@ -33,6 +33,7 @@ from sinks.postgres.defaults import (
     existing_value,
     implicit_value,
     literal,
+    value_literal,
 )
 
 __all__ = [
@@ -114,14 +115,15 @@ def alter_table(
     renamed: Sequence[tuple[str, str]],
     naming: Naming,
     *,
+    filled: Sequence[tuple[str, str]] = (),
     indexed: bool,
 ) -> list[Step]:
     """The steps from one version of a table to the next.
 
-    ``indexed`` says whether the secondary indexes have been built. If a guard finds a row, the
-    change cannot be followed exactly.
+    ``renamed`` and ``filled`` are those of ``SchemaChange``. ``indexed`` says whether the secondary
+    indexes have been built. If a guard finds a row, the change cannot be followed exactly.
     """
-    return list(_Alteration(before, after, renamed, naming, indexed).steps())
+    return list(_Alteration(before, after, renamed, filled, naming, indexed).steps())
 
 
 class _Alteration:
@@ -132,12 +134,14 @@ class _Alteration:
         before: Table,
         after: Table,
         renamed: Sequence[tuple[str, str]],
+        filled: Sequence[tuple[str, str]],
         naming: Naming,
         indexed: bool,
     ) -> None:
         self.before, self.after, self.naming, self.indexed = before, after, naming, indexed
         self.changes = differences(before, after, renamed)
         self.names = dict(renamed)
+        self.filled = dict(filled)
         self.table = naming.sql(after.id)
 
     def steps(self) -> Iterator[Step]:
@@ -217,7 +221,10 @@ class _Alteration:
 
     def _add_column(self, column: Column) -> Iterator[Step]:
         ordinal = self.after.ordinal(column.name)
-        value = existing_value(column)
+        if column.name in self.filled:
+            value: str | None = value_literal(column, self.filled[column.name])
+        else:
+            value = existing_value(column)
         if value is None or ordinal in self.after.key:
             yield self._only_if_empty(
                 f"the source's log does not hold the values that existing rows got in the new"

@@ -15,7 +15,7 @@ from engine.databases.postgres.types import TEMPORAL, TEXTUAL
 from engine.schema import Column
 from sinks.postgres.copy import is_date
 
-__all__ = ["constant_default", "existing_value", "implicit_value", "literal"]
+__all__ = ["constant_default", "existing_value", "implicit_value", "literal", "value_literal"]
 
 NULL = "NULL"
 
@@ -53,6 +53,11 @@ def existing_value(column: Column) -> str | None:
     if value == NULL and not column.nullable and column.default is None:
         return implicit_value(column)
     return value
+
+
+def value_literal(column: Column, value: str) -> str:
+    """A valid date or time in the form of a row tuple, as an SQL literal."""
+    return literal(f"{value}+00" if column.type.kind == "timestamp" else value)
 
 
 def implicit_value(column: Column) -> str | None:

@@ -138,7 +138,9 @@ class SchemaFollower:
         await self._make_schemas([after.id])
         indexed = await self._state.indexed(before.id)
         stored = self._stored(before), self._stored(after)
-        for step in alter_table(*stored, change.renamed, self._naming, indexed=indexed):
+        for step in alter_table(
+            *(*stored, change.renamed, self._naming), filled=change.filled, indexed=indexed
+        ):
             await self._run(step, after.id)
         if before.id != after.id:
             await self._state.forget_table(before.id)

@@ -22,6 +22,7 @@ from sources.mysql.releases import refuse_too_old, too_new
 __all__ = [
     "ServerInfo",
     "LogFile",
+    "converted_time",
     "folds_names",
     "has_native_foreign_keys",
     "log_end",
@@ -200,6 +201,23 @@ def owned_gtids(connection: Connection[Any]) -> GtidSet | None:
     """The GTIDs of the transactions that MySQL is committing; None if there are none."""
     owned = str(query(connection, "SELECT @@GLOBAL.gtid_owned")[0][0] or "")
     return GtidSet.parse(_OWNER.sub("", owned)) if owned else None
+
+
+def converted_time(
+    connection: Connection[Any], since: int, text: str, of: str, to: str
+) -> str | None:
+    """A time of the time zone ``of`` in the zone ``to``, as this server converts it.
+
+    A server reads the system's time zone and the definitions of zones when it starts. None if it
+    was started after ``since``, in Unix seconds, or does not know a zone.
+    """
+    ((_, uptime),) = query(connection, "SHOW GLOBAL STATUS LIKE 'Uptime'")
+    ((now, converted),) = query(
+        connection, "SELECT UNIX_TIMESTAMP(), CAST(CONVERT_TZ(%s, %s, %s) AS CHAR)", (text, of, to)
+    )
+    if int(now) - int(uptime) > since or converted is None:
+        return None
+    return str(converted).partition(".")[0]
 
 
 def has_native_foreign_keys(connection: Connection[Any], info: ServerInfo) -> bool:

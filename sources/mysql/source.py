@@ -47,6 +47,7 @@ from sources.mysql.preflight import preflight
 from sources.mysql.resume import resume_at
 from sources.mysql.server_info import (
     ServerInfo,
+    converted_time,
     has_native_foreign_keys,
     log_end,
     log_files,
@@ -199,6 +200,7 @@ class MySQLSource:
             overrides=self._overrides,
             programs=lambda schemas: self._ask(lambda each: read_programs(each, info, schemas)),
             created=lambda id: self._ask(lambda each: created_at(each, id)),
+            convert_time=lambda *it: self._ask(lambda session: converted_time(session, *it)),
             invalid_text=self._invalid_text,
             foreign_keys=lambda: self._ask(all_foreign_keys),
             native_foreign_keys=self._ask(lambda session: has_native_foreign_keys(session, info)),

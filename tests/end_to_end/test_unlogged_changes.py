@@ -55,21 +55,13 @@ CASES = {
         "(1, 1.5, DEFAULT), (2, 2.25, DEFAULT)",
         ("ALTER TABLE t MODIFY a DECIMAL(9,4)",),
     ),
-    "default_now": Case(
+    "default_today": Case(
         "id INT PRIMARY KEY",
         "(1), (2)",
-        ("ALTER TABLE t ADD at DATETIME(3) DEFAULT CURRENT_TIMESTAMP(3)",),
+        ("ALTER TABLE t ADD at DATE DEFAULT (CURRENT_DATE)",),
     ),
     "default_expression": Case(
         "id INT PRIMARY KEY", "(1), (2)", ("ALTER TABLE t ADD n INT DEFAULT (1 + 2)",)
-    ),
-    "timestamp_default": Case(
-        "id INT PRIMARY KEY",
-        "(1), (2)",
-        (
-            "SET SESSION time_zone = '+05:30'",
-            "ALTER TABLE t ADD at TIMESTAMP NOT NULL DEFAULT '2001-01-01 00:00:00'",
-        ),
     ),
     "partition_dropped": Case(
         "id INT PRIMARY KEY",
@@ -125,15 +117,6 @@ CASES = {
         "id INT PRIMARY KEY",
         "(1), (2)",
         ("ALTER TABLE t ADD f FLOAT(7,2) DEFAULT 1.239, ADD d DOUBLE(7,2) DEFAULT 1.239",),
-    ),
-    "implicit_timestamp": Case(
-        "id INT PRIMARY KEY",
-        "(1), (2)",
-        (
-            "SET SESSION explicit_defaults_for_timestamp = OFF",
-            "ALTER TABLE t ADD a TIMESTAMP",
-            "ALTER TABLE t ADD b TIMESTAMP NULL",
-        ),
     ),
     "implicit_timestamp_modified": Case(
         "id INT PRIMARY KEY, a DATETIME NULL, b TIMESTAMP NULL",

@@ -136,12 +136,14 @@ class Format(NamedTuple):
     """A FORMAT_DESCRIPTION: the server's version, and whether events have a CRC-32.
 
     ``created`` is not zero if the server has started with this file. ``server`` is its id.
+    ``begun`` is when the file was begun, in Unix seconds.
     """
 
     server_version: str
     checksum: bool
     created: int = 0
     server: int = 0
+    begun: int = 0
 
     @property
     def mariadb(self) -> bool:
@@ -233,8 +235,8 @@ def read_format(event: bytes, length: int) -> Format:
     version = event[21:71].rstrip(b"\0").decode("ascii", "replace")
     if event[75] != HEADER_SIZE:
         raise DecodeError(f"event headers of {event[75]} bytes")
-    created, server = (int.from_bytes(event[at : at + 4], "little") for at in (71, 5))
-    format = Format(version.removeprefix("5.5.5-"), False, created, server)
+    created, server, begun = (int.from_bytes(event[at : at + 4], "little") for at in (71, 5, 0))
+    format = Format(version.removeprefix("5.5.5-"), False, created, server, begun)
     if not _knows_checksums(format):
         return format
     algorithm = event[length - 5]

@@ -92,14 +92,14 @@ class Session(NamedTuple):
 
     ``charset`` is the client's. ``server_charset`` is that of a new database that does not name
     one, empty if unknown. ``time_zone`` is empty if the statement does not depend on it.
-    ``timestamp`` is the value of ``CURRENT_TIMESTAMP(6)`` in Unix seconds. Its microseconds are
-    zero if the statement does not depend on them.
+    ``microseconds`` are those of the time at which the statement began, None if the log does not
+    have them.
     """
 
     sql_mode: int = 0
     charset: str = "utf8mb4"
     time_zone: str = ""
-    timestamp: float = 0.0
+    microseconds: int | None = None
     explicit_defaults_for_timestamp: bool | None = None
     server_charset: str = ""
 
@@ -138,7 +138,7 @@ def session_of(query: Query, format: Format) -> Session:
     status = _status(query.status)
     options = status.get(_FLAGS2)
     explicit = status.get(_EXPLICIT_DEFAULTS)
-    microseconds = status.get(_MICROSECONDS) or status.get(_MARIADB_HRNOW) or bytes(3)
+    microseconds = status.get(_MICROSECONDS) or status.get(_MARIADB_HRNOW)
     known: bool | None = None
     if explicit is not None and not format.mariadb:
         known = explicit != b"\0"
@@ -149,7 +149,7 @@ def session_of(query: Query, format: Format) -> Session:
         _integer(status.get(_SQL_MODE, b"")),
         (collation_charset(_integer(client[:2])) if client else "") or "utf8mb4",
         status.get(_TIME_ZONE, b"").decode("utf-8", "replace"),
-        query.timestamp + _integer(microseconds) / 1e6,
+        None if microseconds is None else _integer(microseconds),
         known,
         _server_charset(client),
     )

@@ -38,6 +38,7 @@ from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.effects import apply_statement
 from sources.mysql.ddl.objects import CreateDatabase, read_object
 from sources.mysql.ddl.outcome import outcome
+from sources.mysql.ddl.session_time import SessionTime
 from sources.mysql.ddl.statements import (
     CreateTable,
     DropDatabase,
@@ -129,6 +130,7 @@ class Tracking:
         newest: SessionId | None = None,
         programs: Callable[[Iterable[str]], Programs] | None = None,
         created: Callable[[TableId], int | None] | None = None,
+        convert_time: Callable[[int, str, str, str], str | None] | None = None,
         invalid_text: InvalidText | None = None,
         overrides: Overrides | None = None,
         foreign_keys: Callable[[], Keys] | None = None,
@@ -143,6 +145,7 @@ class Tracking:
         self._temporary = TemporaryTables(newest)
         self._read_programs = programs
         self._created = created
+        self._convert_time = convert_time
         self._programs: Programs | None = None
         self._ignored = frozenset(ignored)
         self._selected = wanted
@@ -325,11 +328,16 @@ class Tracking:
             session.sql_mode,
             self._fold_names,
             session.explicit_defaults_for_timestamp,
-            session.time_zone,
-            session.timestamp,
+            SessionTime(query.timestamp, session.microseconds, session.time_zone, self._convert),
             self._has_inline_references(),
         )
         return _Parsed(sql, session, dialect, read_statement(sql, query.schema, dialect))
+
+    def _convert(self, text: str, of: str, to: str) -> str | None:
+        """As ``ConvertTime``: the server runs since the current log file was begun, or longer."""
+        if self._convert_time is None or self._format is None:
+            return None
+        return self._convert_time(self._format.begun, text, of, to)
 
     def _has_inline_references(self) -> bool:
         version = () if self._format is None else self._format.version

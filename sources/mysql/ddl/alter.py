@@ -8,23 +8,37 @@ indexes are changed. A statement that changes rows is refused, because the log d
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Final, NamedTuple
 
 import msgspec
 
-from engine.databases.mysql.types import parse_type
+from engine.databases.mysql.types import parse_type, unquote
 from engine.schema import Column, Table
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
-from sources.mysql.ddl.columns import Charset, charset_of, converted, resolve
+from sources.mysql.ddl.columns import (
+    Charset,
+    ColumnDefinition,
+    charset_of,
+    converted,
+    resolve,
+)
 from sources.mysql.ddl.defaults import stored_default
+from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Draft, DraftColumn
 from sources.mysql.ddl.keys import KeyDefinition
 from sources.mysql.ddl.loss import loss
+from sources.mysql.ddl.session_time import SessionTime
 
-__all__ = ["Unfollowable", "alter"]
+__all__ = ["Altered", "Unfollowable", "alter"]
 
 #: The columns of the table before the statement.
 Columns = dict[DraftColumn, Column]
+
+#: ``CURRENT_TIMESTAMP`` by all of its names, with its number of digits.
+_NOW: Final = re.compile(
+    r"(?:CURRENT_TIMESTAMP|NOW|LOCALTIME|LOCALTIMESTAMP)\s*(?:\(\s*(\d?)\s*\))?", re.IGNORECASE
+)
 
 #: The kinds whose NULL becomes 0 or an empty value, without strict SQL mode.
 _KNOWN_ZEROS: Final = frozenset(
@@ -36,22 +50,29 @@ class Unfollowable(Exception):
     """The statement changes rows or the definition in a way that its text does not show."""
 
 
+class Altered(NamedTuple):
+    """The table after a statement, the old and new names of renamed columns, and new columns with
+    the value that existing rows have got (``SchemaChange.filled``).
+    """
+
+    table: Table
+    renamed: tuple[tuple[str, str], ...]
+    filled: tuple[tuple[str, str], ...]
+
+
 def alter(
     table: Table,
     change: Alteration,
     database: Charset,
+    dialect: Dialect,
     *,
     ignore: bool = False,
-    strict: bool = True,
-    explicit_timestamps: bool = True,
     empty: bool = False,
-) -> tuple[Table, tuple[tuple[str, str], ...]]:
-    """The table after ``change``, and the old and new names of renamed columns.
+) -> Altered:
+    """The table after ``change``.
 
-    ``database`` is the default charset of the table's database. ``strict``: the server has refused
-    to lose data. ``explicit_timestamps``: it does not store the current time where NULL is assigned
-    to a TIMESTAMP that is NOT NULL. ``empty``: no rows of the table are followed yet, so only its
-    definition matters. Raises Unfollowable, Unreadable and SchemaError.
+    ``database`` is the default charset of the table's database. ``empty``: no rows of the table are
+    followed yet, so only its definition matters. Raises Unfollowable, Unreadable and SchemaError.
     """
     if change.refused and (change.reshapes or not empty):
         raise Unfollowable(change.refused)
@@ -65,11 +86,14 @@ def alter(
         for column in draft.columns:
             column.column = converted(column.column, charset)
     renamed = _change_columns(draft, change, charset, empty=empty)
+    filled: tuple[tuple[str, str], ...] = ()
     if not empty:
-        strict = strict and not ignore
+        strict = dialect.strict and not ignore
+        explicit = bool(dialect.explicit_defaults_for_timestamp)
         _check_values(draft, before, strict=strict)
-        _check_nulls(draft, before, strict=strict, explicit_timestamps=explicit_timestamps)
+        _check_nulls(draft, before, strict=strict, explicit_timestamps=explicit)
         _check_generated(draft, before)
+        filled = _filled(draft, change, before, dialect.time)
     if change.primary_dropped:
         draft.drop_primary()
     for name, optional in change.dropped_foreign_keys:
@@ -83,7 +107,7 @@ def alter(
         draft.rename_key(old, new)
     for key in [*_inline_keys(change), *change.keys]:
         draft.add_key(key)
-    return draft.table(change.name or table.id, table.version + 1), renamed
+    return Altered(draft.table(change.name or table.id, table.version + 1), renamed, filled)
 
 
 def _check_values(draft: Draft, before: Columns, *, strict: bool) -> None:
@@ -125,6 +149,56 @@ def _check_generated(draft: Draft, before: Columns) -> None:
             raise Unfollowable(
                 f"changes the column {column.name}, and generated columns may be computed from it"
             )
+
+
+def _filled(
+    draft: Draft, change: Alteration, before: Columns, time: SessionTime
+) -> tuple[tuple[str, str], ...]:
+    """The new columns whose value in existing rows follows from the time of the statement.
+
+    Raises Unfollowable if a new column has a value that is not certain.
+    """
+    definitions = {item.definition.name.lower(): item.definition for item in change.columns}
+    stamps = [
+        each for each in draft.columns if parse_type(each.column.source_type).base == "timestamp"
+    ]
+    found: list[tuple[str, str]] = []
+    for column in draft.columns:
+        if column in before:
+            continue
+        definition = definitions[column.name.lower()]
+        value = _value(definition, column.column, time, first=column in stamps[:1])
+        if value is not None:
+            found.append((column.name, value))
+        elif definition.filled and not (definition.implied and column in stamps[1:]):
+            reason = f"fills a column with {definition.filled}, which the log does not show"
+            raise Unfollowable(reason)
+        elif _is_rounded(column.column):
+            raise Unfollowable("rounds the default of a column, which the log does not show")
+    return tuple(found)
+
+
+def _value(
+    definition: ColumnDefinition, column: Column, time: SessionTime, *, first: bool
+) -> str | None:
+    """The value of a new column in existing rows, if it follows from the time of the statement.
+
+    A default with another precision than the column is rounded or cut, depending on the server.
+    """
+    kind, scale, default = column.type.kind, column.type.scale, definition.default
+    if kind not in ("timestamp", "datetime"):
+        return None
+    if definition.implied:
+        return time.current(kind, scale) if first else None
+    if default is None:
+        return None
+    if kind == "timestamp" and not definition.filled:
+        return time.utc(unquote(default), scale) if default[:1] == "'" else None
+    expression = default.startswith("(")
+    now = _NOW.fullmatch(default[1:-1].strip() if expression else default)
+    if now is None or int(now[1] or 0) != scale or (expression and kind == "timestamp"):
+        return None
+    return time.current(kind, scale)
 
 
 def _adds_unique(change: Alteration) -> bool:
@@ -181,15 +255,13 @@ def _changed(
 ) -> DraftColumn:
     """The column that a clause adds or changes."""
     definition = item.definition
-    if not empty and (definition.generated or (old is None and definition.filled)):
+    if not empty and definition.generated:
         raise Unfollowable(f"fills a column with {definition.filled}, which the log does not show")
     if converts and definition.charset.name != "binary":
         # CONVERT TO also counts for the columns of the same statement.
         definition = msgspec.structs.replace(definition, charset=charset)
     column = resolve(definition, charset)
     if old is None:
-        if _is_rounded(column):
-            raise Unfollowable("rounds the default of a column, which the log does not show")
         return DraftColumn(column)
     old.column = _with_override(column, old.column)
     return old

@@ -90,6 +90,7 @@ class ColumnDefinition(msgspec.Struct, frozen=True):
 
     ``type`` is the type with its attributes, without the charset. ``filled`` says how existing rows
     get a value that the statement does not contain; it is empty if the statement contains it.
+    ``implied``: the column is a TIMESTAMP with the default that its place in the table implies.
     """
 
     name: str
@@ -102,6 +103,7 @@ class ColumnDefinition(msgspec.Struct, frozen=True):
     primary: bool = False
     unique: bool = False
     references: References | None = None
+    implied: bool = False
 
     @property
     def keys(self) -> list[KeyDefinition]:
@@ -134,6 +136,8 @@ class _Attributes:
         #: Whether NULL or NOT NULL, and a default, are written.
         self.states_null = False
         self.states_default = False
+        self.updates = False
+        self.implied = False
 
 
 def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition:
@@ -157,6 +161,7 @@ def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition
         found.primary,
         found.unique,
         found.references,
+        found.implied,
     )
 
 
@@ -164,15 +169,17 @@ def _imply_default(found: _Attributes, dialect: Dialect) -> None:
     """Apply the rules of a TIMESTAMP column without ``explicit_defaults_for_timestamp``.
 
     Unless NULL is written, the column is NOT NULL, and NULL stands for the current time. Its
-    default is the current time if it is the first such column, else zero (MySQL manual, "Automatic
-    Initialization and Updating for TIMESTAMP and DATETIME").
+    default is the current time if it is the first TIMESTAMP of the table and nothing else is
+    written, else zero (MySQL manual, "Automatic Initialization and Updating for TIMESTAMP and
+    DATETIME").
     """
     explicit = dialect.explicit_defaults_for_timestamp
     if explicit or (found.nullable and found.states_null):
         return
     found.nullable = found.nullable and explicit is None
-    if not found.states_default:
-        found.filled = found.filled or "the current time, or zero"
+    if not found.states_default and not found.filled and (explicit is None or not found.updates):
+        found.filled = "the current time, or zero"
+        found.implied = explicit is False
 
 
 def resolve(definition: ColumnDefinition, default: Charset) -> Column:
@@ -297,6 +304,7 @@ def _read_value_attribute(tokens: Tokens, found: _Attributes) -> bool:
         found.states_default = True
         found.filled = found.filled if constant else "a computed default"
     elif tokens.take("ON", "UPDATE"):
+        found.updates = True
         tokens.next()
         if tokens.at("("):
             tokens.group()

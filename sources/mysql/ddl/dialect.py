@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from engine.schema import TableId
+from sources.mysql.ddl.session_time import SessionTime
 from sources.mysql.ddl.tokens import Tokens
 
 __all__ = ["NO_BACKSLASH_ESCAPES", "Dialect", "read_table_name"]
@@ -28,8 +29,7 @@ class Dialect(msgspec.Struct, frozen=True):
 
     ``sql_mode`` has the bits of the log's status variable. ``fold_names``: the server stores table
     names in lower case. ``explicit_defaults_for_timestamp`` is None if the log does not have it.
-    ``time_zone`` is the session's, empty if the statement does not depend on it; ``SYSTEM`` is the
-    server's. ``timestamp`` is the value of ``CURRENT_TIMESTAMP(6)`` in Unix seconds.
+    ``time`` is when the statement began, in the session's time zone.
     ``inline_references``: REFERENCES in the definition of a column makes a foreign key, as it does
     from MySQL 9.0 and MariaDB 10.5 on; earlier servers ignore it.
     """
@@ -38,8 +38,7 @@ class Dialect(msgspec.Struct, frozen=True):
     sql_mode: int = _STRICT_TRANS_TABLES
     fold_names: bool = False
     explicit_defaults_for_timestamp: bool | None = None
-    time_zone: str = ""
-    timestamp: float = 0.0
+    time: SessionTime = SessionTime()
     inline_references: bool = True
 
     def tokens(self, sql: str) -> Tokens:

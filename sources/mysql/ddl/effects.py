@@ -67,8 +67,7 @@ class _Followed(msgspec.Struct, frozen=True):
     tables: Mapping[TableId, Table]
     wanted: Callable[[TableId], bool]
     charset: Callable[[str], Charset]
-    strict: bool = True
-    explicit_timestamps: bool = True
+    dialect: Dialect
     discovered: Mapping[TableId, Table] = {}
     check_write: CheckWrite = _trust
     empty: bool = False
@@ -79,9 +78,10 @@ class _Followed(msgspec.Struct, frozen=True):
         before: Table | None,
         after: Table | None,
         renamed: tuple[tuple[str, str], ...] = (),
+        filled: tuple[tuple[str, str], ...] = (),
     ) -> SchemaChange:
         """The schema change from one version to the next."""
-        return SchemaChange(self.sql, before, after, renamed)
+        return SchemaChange(self.sql, before, after, renamed, filled)
 
 
 def apply_statement(
@@ -118,8 +118,7 @@ def apply_statement(
         return charset_of(default_charset(schema)) if default_charset else Charset()
 
     followed = _Followed(
-        *(sql, tables, wanted, charset, dialect.strict),
-        explicit_timestamps=bool(dialect.explicit_defaults_for_timestamp),
+        *(sql, tables, wanted, charset, dialect),
         discovered=discovered,
         check_write=check_write,
         empty=empty,
@@ -262,11 +261,9 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
     if statement.problem:
         raise _unlogged(statement.kind, id, statement.problem)
     try:
-        after, renamed = alter(
-            *(table, statement.change, followed.charset(id.schema)),
+        after, renamed, filled = alter(
+            *(table, statement.change, followed.charset(id.schema), followed.dialect),
             ignore=statement.ignore,
-            strict=followed.strict,
-            explicit_timestamps=followed.explicit_timestamps,
             empty=followed.empty,
         )
     except Contradiction as error:
@@ -279,7 +276,7 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
         raise _unlogged(statement.kind, id, error.message, error.hint) from error
     if after.id != id:
         _check_name(statement.kind, id, after.id, followed)
-    return [followed.change(table, after, renamed)]
+    return [followed.change(table, after, renamed, filled)]
 
 
 def _rename(statement: RenameTables, followed: _Followed) -> list[Effect]:
