@@ -71,6 +71,15 @@ class ServerInfo(NamedTuple):
         """
         return self.mariadb or self.version >= (5, 7, 5)
 
+    @property
+    def lock_waits_for_commits(self) -> bool:
+        """Whether ``LOCK TABLES … READ`` waits until each writer of the table has committed.
+
+        Before 5.7.5 MySQL's own lock belongs to the statement of a writer, not to its transaction.
+        InnoDB's lock belongs to the transaction.
+        """
+        return self.mariadb or self.version >= (5, 7, 5)
+
 
 class LogFile(NamedTuple):
     """A file of the server's log, and its size in bytes."""

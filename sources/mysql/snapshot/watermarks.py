@@ -9,8 +9,9 @@ is proven by what is visible, not by what is logged:
 
 - MySQL with GTIDs: ``WAIT_FOR_EXECUTED_GTID_SET``. The rows of an executed GTID are visible.
 - MySQL without GTIDs, and MySQL 5.6: ``LOCK TABLES … READ``, held for a moment. It is granted when
-  every writer of the table has finished its commit. MySQL 5.6 counts a GTID as executed before its
-  rows are visible.
+  every writer of the table has finished its commit. Before 5.7.5 that needs InnoDB's lock on the
+  table too, which LOCK TABLES takes only without autocommit. MySQL 5.6 counts a GTID as executed
+  before its rows are visible.
 - MariaDB: a consistent snapshot, whose position in the log the server reports.
 
 An engine without transactions (MyISAM, Aria, MEMORY) has neither snapshots nor commits. Its rows
@@ -63,6 +64,11 @@ _IDLE_LOCK_SECONDS = 5
 _USUAL_TIMEOUTS = (
     f"SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}, wait_timeout = {IDLE_SECONDS}"
 )
+_LOCK_IN_ENGINE = (
+    "SET SESSION autocommit = 0, innodb_table_locks = 1,"
+    f" innodb_lock_wait_timeout = {_LOCK_WAIT_SECONDS}"
+)
+_NO_LOCK_IN_ENGINE = "SET SESSION autocommit = 1, innodb_lock_wait_timeout = DEFAULT"
 _DENIED = (1044, 1142, 1227, 1045)
 _LOCK_TIMEOUT = 1205
 _TRANSACTIONAL = """
@@ -104,7 +110,7 @@ class Watermarks:
         else:
             to_lock = list(tables)
         for table in to_lock:
-            with _TableLock(connection, table):
+            with self._lock(connection, table):
                 pass
 
     def begin(self, connection: Connection[Any], low_watermark: MySQLPosition) -> None:
@@ -144,12 +150,16 @@ class Watermarks:
         # the lock is released: the position must not include it.
         with ExitStack() as locked:
             locker = locked.enter_context(lease()).connection
-            locked.enter_context(_TableLock(locker, table, kept=not transactional))
+            locked.enter_context(self._lock(locker, table, kept=not transactional))
             position = self._end(locker, in_flight=False)
             _query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
             if transactional:
                 locked.close()
             yield position
+
+    def _lock(self, connection: Connection[Any], table: Table, *, kept: bool = False) -> _TableLock:
+        in_engine = not self._server_info(connection).lock_waits_for_commits
+        return _TableLock(connection, table, kept=kept, in_engine=in_engine)
 
     def _covering_snapshot(
         self, connection: Connection[Any], low_watermark: MySQLPosition
@@ -223,18 +233,29 @@ class _TableLock:
     """A block in which the table cannot be changed and all its changes are visible.
 
     It takes ``LOCK TABLES … READ``. If the user may not do that, and the lock is not ``kept`` while
-    rows are read, it takes ``FLUSH TABLES WITH READ LOCK``. The end of the block raises an error if
+    rows are read, it takes ``FLUSH TABLES WITH READ LOCK``. With ``in_engine`` InnoDB locks the
+    table too: see ``innodb_table_locks`` in MySQL's manual. The end of the block raises an error if
     the lock was lost.
     """
 
-    def __init__(self, connection: Connection[Any], table: Table, *, kept: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection[Any],
+        table: Table,
+        *,
+        kept: bool = False,
+        in_engine: bool = False,
+    ) -> None:
         self._connection = connection
         self._table = table
         self._kept = kept
+        self._in_engine = in_engine
 
     def __enter__(self) -> None:
         connection = self._connection
         _query(connection, f"SET SESSION lock_wait_timeout = {_LOCK_WAIT_SECONDS}")
+        if self._in_engine:
+            _query(connection, _LOCK_IN_ENGINE)
         if not self._kept:
             _query(connection, f"SET SESSION wait_timeout = {_IDLE_LOCK_SECONDS}")
         deadline = time.monotonic() + _DEADLINE_SECONDS
@@ -259,6 +280,8 @@ class _TableLock:
         if kind is not None:
             return  # the connection is closed, and the lock with it
         _query(self._connection, "UNLOCK TABLES")
+        if self._in_engine:
+            _query(self._connection, _NO_LOCK_IN_ENGINE)
         _query(self._connection, _USUAL_TIMEOUTS)
 
     def _denied(self) -> SourceError:
