@@ -8,6 +8,7 @@ into the target has its place here.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Sequence
 from enum import Enum
@@ -33,6 +34,8 @@ from engine.pipeline.twins import Twins
 from engine.schema import TableId
 
 __all__ = ["Counters", "TargetWriter", "Transaction"]
+
+log = logging.getLogger("tailrace.pipeline")
 
 #: The changes that change the target.
 DATA = (Rows, SchemaChange, Truncate, Cascade, CaughtUp)
@@ -63,6 +66,8 @@ class Counters:
         self.rows = 0
         self.backfilled_rows = 0
         self.reconnects = 0
+        #: The tables and columns with values that a policy changed, with the policy.
+        self.replaced: set[tuple[TableId, str, str]] = set()
         self.current_at = 0.0
 
 
@@ -213,8 +218,26 @@ class TargetWriter:
         if self._reads_by_policy is not None:
             for place, count in self._reads_by_policy.take_replaced().items():
                 found.replaced[place] = found.replaced.get(place, 0) + count
+        if found.replaced:
+            self._note_replaced(found.replaced)
         self._metrics.applied(rows, found)
         return sum(rows.values())
+
+    def _note_replaced(self, replaced: Collection[tuple[TableId, str, str]]) -> None:
+        """Log the columns in which a policy has changed values for the first time."""
+        for place in replaced:
+            if place not in self._counters.replaced:
+                self._counters.replaced.add(place)
+                table, column, policy = place
+                log.warning(
+                    "values of a column are changed by a policy",
+                    extra={
+                        "pipeline": self._pipeline,
+                        "table": str(table),
+                        "column": column,
+                        "policy": policy,
+                    },
+                )
 
     def _note_end(self, end: Commit | Heartbeat) -> None:
         """Record the time up to which the target equals the source after the next commit."""

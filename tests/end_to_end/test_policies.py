@@ -129,7 +129,7 @@ def mirror(
     made.close()
 
 
-def test_zero_dates_and_u0000_in_keys(mirror: Mirror) -> None:
+def test_zero_dates_and_u0000_in_keys(mirror: Mirror, caplog: pytest.LogCaptureFixture) -> None:
     """GIVEN keys with zero dates and U+0000 WHEN they are backfilled, and their rows inserted,
     updated and deleted in the stream THEN nothing stops, and both sides are equal."""
     mirror.execute(
@@ -155,6 +155,10 @@ def test_zero_dates_and_u0000_in_keys(mirror: Mirror) -> None:
         ("s", "zero_date"): 1,
         ("k", "nul_byte"): 2,
     }
+    logged = [
+        it for it in caplog.records if it.message.startswith("values of a column are changed")
+    ]
+    assert sorted(getattr(it, "column", "") for it in logged) == ["d", "k", "m", "s"]
     assert mirror.verify().equal
     mirror.execute(
         "UPDATE days SET x = 7 WHERE n = 2",

@@ -62,6 +62,8 @@ class Storage:
 
     def table(self, table: Table) -> Table:
         """The table with the types of the target. It is ``table`` where no policy changes one."""
+        if self._policies == DEFAULT:
+            return table
         return self._with(table, self.policies(table))
 
     def table_by(self, table: Table, fingerprint: Fingerprint) -> Table:
