@@ -46,3 +46,14 @@ def source(writer: Writer) -> Iterator[MySQLSource]:
     source = source_of(writer.server, writer.database)
     yield source
     source.close()
+
+
+@pytest.fixture
+def silent_log(mysql_family: AnyServer) -> Iterator[AnyServer]:
+    """A server that writes as little metadata as it can: MariaDB none, MySQL charsets."""
+    admin = Writer(mysql_family, "mysql")
+    least = "NO_LOG" if mysql_family.kind == "mariadb" else "MINIMAL"
+    admin(f"SET GLOBAL binlog_row_metadata = {least}")
+    yield mysql_family
+    admin("SET GLOBAL binlog_row_metadata = FULL")
+    admin.connection.close()

@@ -4,28 +4,23 @@ The charset of columns whose statement names none, where the log has no metadata
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import psycopg
 import pytest
 
 from engine.change import SchemaChange
-from engine.databases.mysql.types import parse_type
 from engine.sandbox import Server
-from engine.schema import Table, TableId
+from engine.schema import TableId
 from sources.mysql.binlog.query_event import Query
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.catalog import read_catalog
-from sources.mysql.ddl.columns import charset_of
 from sources.mysql.ddl.databases import DatabaseCharsets
+from tests.support.default_charsets import WORD, charsets_of
 from tests.support.following import Following
 from tests.support.mirror import catch_up, make_pipeline
 from tests.support.mysql_sessions import FreshDatabase, Writer, source_of
 from tests.support.servers import AnyServer, drop_mysql_database
-
-# The word has other bytes in each of the charsets, and all bytes have a meaning in each.
-WORD = "Объём"
 
 # {db} is the session's database, {db}_2 another one.
 STATEMENTS = [
@@ -72,17 +67,6 @@ MARIADB_ONLY = [
 ]
 
 
-@pytest.fixture
-def silent_log(mysql_family: AnyServer) -> Iterator[AnyServer]:
-    """A server that writes as little metadata as it can: MariaDB none, MySQL charsets."""
-    admin = Writer(mysql_family, "mysql")
-    least = "NO_LOG" if mysql_family.kind == "mariadb" else "MINIMAL"
-    admin(f"SET GLOBAL binlog_row_metadata = {least}")
-    yield mysql_family
-    admin("SET GLOBAL binlog_row_metadata = FULL")
-    admin.connection.close()
-
-
 def test_default_charsets_are_known(
     silent_log: AnyServer, fresh_mysql_database: FreshDatabase
 ) -> None:
@@ -125,13 +109,7 @@ def _follow(server: AnyServer, database: str, statements: list[str]) -> None:
     for table in live:
         rows = found[table.id]
         assert rows.after == [(1, *(WORD for _ in table.columns[1:]))], table.id
-        assert _charsets(rows.table) == _charsets(table), table.id
-
-
-def _charsets(table: Table) -> Any:
-    """The charsets of the columns and of the table. utf8mb3 and utf8mb4 are read alike."""
-    names = [parse_type(column.source_type).charset for column in table.columns]
-    return [name.replace("mb3", "mb4") for name in (*names, charset_of(table.default_charset).name)]
+        assert charsets_of(rows.table) == charsets_of(table), table.id
 
 
 def test_what_a_later_statement_may_have_changed_is_not_taken_from_the_catalog(
