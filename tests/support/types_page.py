@@ -43,6 +43,8 @@ _EFFECTS = {
         "unsigned_bigint",
         "bigint",
     ): "`bigint`; values above 9223372036854775807 follow `out_of_range`",
+    ("charset", ""): "the charset that the column declares",
+    ("charset", "…"): "this charset, such as `utf8mb4` for UTF-8 in a latin1 column",
     ("enum", "text"): "`text`",
     (
         "enum",
@@ -59,6 +61,7 @@ _EFFECTS = {
     ("invalid_text", "error"): "the pipeline stops",
 }
 _SUBJECTS = {
+    "charset": "the charset of the bytes in text columns",
     "invalid_text": "bytes that are no character in the column's character set",
     "zero_date": "a date that is not in the calendar: 0000-00-00, 2020-00-10, 2020-02-31, year 0",
     "nul_byte": "the character U+0000 in text, which PostgreSQL cannot store",
@@ -149,8 +152,8 @@ def _policies() -> str:
             if name in get_type_hints(ValuePolicies):
                 continue
             default = getattr(struct(), name)
-            for number, value in enumerate(get_args(hint)):
-                shown = f"`{value}`" + (" (default)" if value == default else "")
+            for number, value in enumerate(get_args(hint) or ("", "…")):
+                shown = (f"`{value}`" if value else "empty") + " (default)" * (value == default)
                 first = (f"`{name}` of `[{place}.values]`", _SUBJECTS[name])
                 subject = first if number == 0 else ("", "")
                 key = _IN_KEYS.get(name, "") if number == 0 else ""
