@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.change import Replace, Rows, SchemaChange, Truncate
+from engine.change import Cascade, Replace, Rows, SchemaChange, Truncate
 from engine.contract_suite.target import (
     CODE,
     ID,
@@ -29,7 +29,7 @@ from engine.contract_suite.target import (
     rule,
     update,
 )
-from engine.schema import Column, TableId
+from engine.schema import Column, ForeignKey, Table, TableId
 
 __all__ = ["RowRules", "SchemaChangeRules"]
 
@@ -122,6 +122,29 @@ class RowRules:
             await engine.write(delete(x, table=KEYLESS))
             await engine.write(update((x, z), table=KEYLESS), insert(y, table=KEYLESS))
         assert rows_of(target, KEYLESS) == [x, y, y, z]
+
+    @rule("cascades")
+    async def test_foreign_keys_delete_and_change_rows_from_level_to_level(
+        self, target: Target
+    ) -> None:
+        parent, child = TableId("contract_shop", "parent"), TableId("contract_shop", "child")
+        up, reference = Column("up", INT, "int"), Column("p", INT, "int")
+        of_parent = ForeignKey("f", ("p",), parent, ("id",), "cascade", "cascade")
+        of_itself = ForeignKey("g", ("up",), child, ("id",), "cascade", "restrict")
+        of_child = ForeignKey("h", ("p",), child, ("id",), "set null")
+        one = Table(child, (ID, reference, up), (0,), foreign_keys=(of_parent, of_itself))
+        two = Table(TableId("contract_shop", "leaf"), (reference,), foreign_keys=(of_child,))
+        async with Engine(target) as engine:
+            await engine.write(*create(one), *create(two))
+            rows = (1, 10, None), (2, None, 1), (3, 20, 2), (4, 20, None), (5, None, None)
+            await engine.write(insert(*rows, table=one), insert((1,), (3,), (3,), (4,), table=two))
+            await engine.write(
+                Cascade(parent, ("id",), [(10,)], None, (one, two)),
+                insert((1, 10, None), table=one),
+                Cascade(parent, ("id",), [(20,), (30,)], [(30,), (40,)], (one, two)),
+            )
+        assert rows_of(target, one) == [(1, 10, None), (4, 40, None), (5, None, None)]
+        assert sorted(rows_of(target, two), key=str) == [(4,), (None,), (None,), (None,)]
 
     @rule()
     async def test_drift_is_counted(self, target: Target) -> None:

@@ -74,7 +74,7 @@ class Applier:
     async def cascade(self, change: Cascade) -> None:
         """Apply the actions of foreign keys."""
         await self._session.begin()
-        await Cascades(self._session, self._staging, self._naming).apply(change)
+        await Cascades(self._session, self._staging, self._sql).apply(change)
 
     async def forget(self, id: TableId) -> None:
         """Forget the table's statements and drop its staging tables, in the open transaction; to be

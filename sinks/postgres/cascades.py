@@ -14,18 +14,23 @@ statement for each key, whatever the number of rows. It ends when no row is hit:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from engine.change import Cascade, Row
-from engine.databases.postgres.identifiers import Naming, quote
-from engine.schema import Column
+from engine.databases.postgres.identifiers import quote
+from engine.schema import Table
 from engine.toolkit.cascades import Step, runs, steps
-from sinks.postgres.copy import Encoder, Field
+from sinks.postgres.copy import Encoder
 from sinks.postgres.session import Session
 from sinks.postgres.staging import StagingTables
-from sinks.postgres.statements import StagingTable
+from sinks.postgres.statements import StagingTable, Statements
 
 __all__ = ["Cascades"]
+
+
+#: The statements of a table, which know its name and how its values are stored.
+Sql = Callable[[Table], Statements]
 
 
 class _Level(NamedTuple):
@@ -38,10 +43,10 @@ class _Level(NamedTuple):
 class Cascades:
     """Applies cascades in the open transaction of a session."""
 
-    def __init__(self, session: Session, staging: StagingTables, naming: Naming) -> None:
+    def __init__(self, session: Session, staging: StagingTables, sql: Sql) -> None:
         self._session = session
         self._staging = staging
-        self._naming = naming
+        self._sql = sql
 
     async def apply(self, change: Cascade) -> None:
         """Apply one cascade to the tables that it names."""
@@ -60,7 +65,7 @@ class Cascades:
         level = _Level({}, 0)
         for step in steps(change.tables, change.parent, changed):
             if step.key.parent_columns == change.columns:
-                staging = _staging_table(step, level.number, self._naming)
+                staging = _staging_table(step, level.number, self._sql)
                 level.staged[step] = await self._staging.load(step.child.id, staging, rows)
         while level.staged:
             level = await self._next(change, level)
@@ -73,40 +78,41 @@ class Cascades:
             outputs = {}
             for each in steps(change.tables, step.child.id, step.changed):
                 if each not in following:
-                    staging = _staging_table(each, level.number + 1, self._naming)
+                    staging = _staging_table(each, level.number + 1, self._sql)
                     following[each] = await self._staging.create(each.child.id, staging)
                 outputs[each] = following[each]
-            query = _statement(step, staged, outputs, self._naming)
+            query = _statement(step, staged, outputs, self._sql)
             if await self._session.execute_bulk(query, table=step.child.id):
                 hit.update(outputs)
         staged_next = {step: staged for step, staged in following.items() if step in hit}
         return _Level(staged_next, level.number + 1)
 
 
-def _staging_table(step: Step, level: int, naming: Naming) -> StagingTable:
+def _staging_table(step: Step, level: int, sql: Sql) -> StagingTable:
     """The staging table for the old values of a step, and for the new ones of an update.
 
     Levels take turns with two, because a self-reference reads one and fills the next.
     """
-    table, key = step.child, step.key
-    columns: list[Column] = [table.columns[table.ordinal(name)] for name in key.columns]
-    names = [f"o{n}" for n in range(len(columns))]
+    table, key, statements = step.child, step.key, sql(step.child)
+    ordinals = [table.ordinal(name) for name in key.columns]
+    names = [f"o{n}" for n in range(len(ordinals))]
     if step.update:
-        names += [f"n{n}" for n in range(len(columns))]
-        columns = columns * 2
+        names += [f"n{n}" for n in range(len(ordinals))]
+        ordinals *= 2
     query = ", ".join(
-        f"{quote(column.name)} AS {name}" for column, name in zip(columns, names, strict=True)
+        f"{quote(table.columns[ordinal].name)} AS {name}"
+        for ordinal, name in zip(ordinals, names, strict=True)
     )
-    fields = [Field(position, column) for position, column in enumerate(columns)]
+    fields = [statements.field(ordinal, place) for place, ordinal in enumerate(ordinals)]
     purpose = f"foreign key {key.name} {level % 2} {step.update}"
-    encoder = Encoder(table.id, fields, len(columns))
+    encoder = Encoder(table.id, fields, len(fields))
     return StagingTable(
-        purpose, ", ".join(names), f"SELECT {query} FROM {naming.sql(table.id)}", encoder
+        purpose, ", ".join(names), f"SELECT {query} FROM {statements.name}", encoder
     )
 
 
-def _statement(step: Step, staged: str, outputs: dict[Step, str], naming: Naming) -> str:
-    name, columns = naming.sql(step.child.id), [quote(each) for each in step.key.columns]
+def _statement(step: Step, staged: str, outputs: dict[Step, str], sql: Sql) -> str:
+    name, columns = sql(step.child).name, [quote(each) for each in step.key.columns]
     same = " AND ".join(f"t.{column} = s.o{n}" for n, column in enumerate(columns))
     if step.deletes:
         query = f"DELETE FROM {name} AS t USING {staged} AS s WHERE {same}"

@@ -58,6 +58,10 @@ class Statements:
         self.update_one = lru_cache(maxsize=64)(self._update_one)
         self.insert_one = lru_cache(maxsize=64)(self._insert_one)
 
+    def field(self, ordinal: int, position: int) -> Field:
+        """A column to encode, whose value is at this position of a tuple. It need not be a key."""
+        return Field(position, self.table.columns[ordinal], False, self._policies[ordinal])
+
     # Staging tables
 
     def _rows(self, mask: int | None) -> StagingTable:

@@ -253,7 +253,8 @@ def execute(cursor: pymysql.cursors.Cursor, name: str, statements: list[str]) ->
             cursor.execute(statement.format(**tables))
         except pymysql.IntegrityError:
             # The SQL layer of MySQL 9.7 refuses ON UPDATE CASCADE over three tables.
-            assert "UPDATE" in statement
+            if "UPDATE" not in statement:
+                raise
 
 
 @pytest.fixture(scope="module")
@@ -298,3 +299,89 @@ def test_the_target_equals_the_source(
         catch_up(after)
         assert_equal(writer, there, database)
         assert {it.state for it in after.status().tables} == {"live"}
+
+
+def test_parents_that_are_not_followed(
+    mariadb_11: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    """The rows of such a parent are read for its children. A table between a parent and a child
+    that is not followed hides which rows are deleted, so the child is backfilled again."""
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mariadb_11)
+    other = fresh_mysql_database(mariadb_11)
+    writer = connect_mysql(mariadb_11, database)
+    statements = (
+        f"CREATE TABLE {other}.p (id INT PRIMARY KEY, n INT, u INT UNIQUE)",
+        (
+            f"CREATE TABLE {other}.between_2 (id INT PRIMARY KEY, p INT,"
+            f" FOREIGN KEY (p) REFERENCES {other}.p (id) ON DELETE CASCADE)"
+        ),
+        (
+            f"CREATE TABLE direct (id INT PRIMARY KEY, p INT, u INT, FOREIGN KEY (p) REFERENCES"
+            f" {other}.p (id) ON DELETE CASCADE ON UPDATE CASCADE, FOREIGN KEY (u) REFERENCES"
+            f" {other}.p (u) ON DELETE SET NULL)"
+        ),
+        (
+            f"CREATE TABLE behind (id INT PRIMARY KEY, b INT,"
+            f" FOREIGN KEY (b) REFERENCES {other}.between_2 (id) ON DELETE CASCADE)"
+        ),
+        f"INSERT INTO {other}.p VALUES (1, 1, 10), (2, 1, 20), (3, 1, 30), (4, 1, 40)",
+        f"INSERT INTO {other}.between_2 VALUES (1, 1), (3, 3)",
+        "INSERT INTO direct VALUES (1, 1, 20), (2, 2, 10), (3, 3, NULL), (4, 4, 40)",
+        "INSERT INTO behind VALUES (1, 1), (3, 3)",
+    )
+
+    def pipeline() -> Pipeline:
+        return make_pipeline(mariadb_11.url, target, [f"{database}.*"], name=database)
+
+    with writer, writer.cursor() as cursor, psycopg.connect(target, autocommit=True) as there:
+        for statement in statements:
+            cursor.execute(statement)
+        catch_up(pipeline())
+        cursor.execute(f"UPDATE {other}.p SET n = 2")
+        cursor.execute(f"UPDATE {other}.p SET id = 20 WHERE id = 2")
+        cursor.execute(f"DELETE FROM {other}.p WHERE id = 4")
+        run = pipeline()
+        catch_up(run)
+        assert_equal(writer, there, database)
+        cursor.execute(f"RENAME TABLE {other}.p TO {other}.q")
+        cursor.execute(f"DELETE FROM {other}.q WHERE id < 20")
+        catch_up(pipeline())
+        assert_equal(writer, there, database)
+        cursor.execute(f"DROP TABLE direct, behind, {other}.between_2")
+
+
+def test_transactions_prepared_and_sessions_with_few_rights(
+    mariadb_11: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    """MariaDB hides the actions of foreign keys from a user who may only read the tables."""
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mariadb_11)
+    writer = connect_mysql(mariadb_11, database)
+    user = f"{database}_reader"
+    url = f"mariadb://{user}:secret@{mariadb_11.host}:{mariadb_11.port}/"
+    with writer, writer.cursor() as cursor, psycopg.connect(target, autocommit=True) as there:
+        cursor.execute(f"CREATE USER {user} IDENTIFIED BY 'secret'")
+        cursor.execute(f"GRANT SELECT, LOCK TABLES ON {database}.* TO {user}")
+        cursor.execute(
+            f"GRANT REPLICATION SLAVE, REPLICATION CLIENT, BINLOG MONITOR ON *.* TO {user}"
+        )
+        execute(cursor, "deleted", EXACT["deleted"][0])
+        catch_up(make_pipeline(url, target, [f"{database}.*"], name=database))
+        for statement in (
+            "XA START 'x'",
+            "DELETE FROM deleted_p WHERE id = 1",
+            "XA END 'x'",
+            "XA PREPARE 'x'",
+            "XA COMMIT 'x'",
+        ):
+            cursor.execute(statement)
+        run = make_pipeline(url, target, [f"{database}.*"], name=database)
+        catch_up(run)
+        assert_equal(writer, there, database)
+        assert run.counters.backfilled_rows == 0
+        cursor.execute(f"DROP USER {user}")

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from engine.change import Begin, CaughtUp, Change, Commit, Heartbeat, Rows, SchemaChange, Truncate
+from engine.change import (
+    Begin,
+    Cascade,
+    CaughtUp,
+    Change,
+    Commit,
+    Heartbeat,
+    Rows,
+    SchemaChange,
+    Truncate,
+)
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import net_changes
 from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, Segment, segments
@@ -120,3 +130,10 @@ def _table(change: Any) -> Table:
         assert table is not None
         return table
     return change.table  # type: ignore[no-any-return]
+
+
+def test_a_cascade_is_a_segment_of_its_own() -> None:
+    cascade = Cascade(TableId("shop", "p"), ("id",), [(1,)], None, (KEYED,))
+    one, two = rows(KEYED, 1), rows(KEYED, 2)
+    found = cut(one, cascade, two)
+    assert found == [RowRuns({KEYED.id: [one]}), cascade, RowRuns({KEYED.id: [two]})]

@@ -7,10 +7,21 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from engine.change import Begin, CaughtUp, Change, Chunk, Commit, Rows, SchemaChange, Truncate
+from engine.change import (
+    Begin,
+    Cascade,
+    CaughtUp,
+    Change,
+    Chunk,
+    Commit,
+    Rows,
+    SchemaChange,
+    Truncate,
+)
 from engine.checkpoint import TableProgress
+from engine.errors import UnloggedChange
 from engine.pipeline.table_progress import ProgressTracker
-from engine.schema import Column, Table, TableId, Type
+from engine.schema import Column, ForeignKey, Table, TableId, Type
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 KEYED = Table(TableId("shop", "keyed"), (ID,), key=(0,))
@@ -197,3 +208,82 @@ def test_other_steps_between_states_raise() -> None:
         live.backfilled(1, None, "1")
     with pytest.raises(ValueError, match="cannot catch up"):
         live.caught_up()
+
+
+def family(*, self_reference: bool = False) -> tuple[Table, Table]:
+    """A child of the table ``shop.p``, and a child of this child."""
+    parent, child = TableId("shop", "p"), TableId("shop", "child")
+    keys = [ForeignKey("f", ("id",), parent, ("id",), "cascade", "cascade")]
+    if self_reference:
+        keys.append(ForeignKey("s", ("id",), child, ("id",), "cascade"))
+    grandchild = ForeignKey("g", ("id",), child, ("id",), "cascade")
+    return (
+        Table(child, (ID,), key=(0,), foreign_keys=tuple(keys)),
+        Table(TableId("shop", "grandchild"), (ID,), key=(0,), foreign_keys=(grandchild,)),
+    )
+
+
+def cascade(*tables: Table, update: bool = False, inexact: bool = False) -> Cascade:
+    after: list[tuple[int]] | None = [(2,)] if update else None
+    reasons = {(TableId("shop", "child"), "f"): "texts"} if inexact else {}
+    return Cascade(TableId("shop", "p"), ("id",), [(1,)], after, tables, reasons)  # type: ignore[arg-type]
+
+
+def states(*tables: Table, **of: str) -> ProgressTracker:
+    progress = {table.id: TableProgress(of[table.id.name]) for table in tables}  # type: ignore[arg-type]
+    return ProgressTracker(tables, progress, includes)
+
+
+def test_a_cascade_has_the_tables_that_have_to_be_changed() -> None:
+    child, grandchild = family()
+    change = cascade(child, grandchild)
+    assert states(child, grandchild, child="live", grandchild="live").admit([change]) == [change]
+    tracker = states(child, grandchild, child="live", grandchild="pending")
+    assert tracker.admit([change]) == [msgspec.structs.replace(change, tables=(child,))]
+    assert states(child, grandchild, child="pending", grandchild="pending").admit([change]) == []
+
+
+def test_a_grandchild_is_backfilled_again_if_its_parent_is_not_live() -> None:
+    child, grandchild = family()
+    change = cascade(child, grandchild)
+    for state in ("pending", "backfilling", "catching_up"):
+        with pytest.raises(UnloggedChange, match=r"shop\.grandchild"):
+            states(child, grandchild, child=state, grandchild="live").admit([change])
+        tracker = states(child, grandchild, child=state, grandchild="catching_up")
+        assert Truncate(grandchild) in tracker.admit([change])
+        assert tracker.progress[grandchild.id].state == "pending"
+    with pytest.raises(UnloggedChange, match=r"shop\.grandchild"):
+        states(grandchild, grandchild="live").admit([change])
+
+
+def test_a_self_reference_is_not_exact_in_a_backfill() -> None:
+    child, grandchild = family(self_reference=True)
+    tracker = states(child, grandchild, child="backfilling", grandchild="pending")
+    with pytest.raises(UnloggedChange, match=r"shop\.child"):
+        tracker.admit([cascade(child, grandchild)])
+
+
+def test_a_cascade_that_the_target_cannot_do_is_an_unlogged_change() -> None:
+    child, _ = family()
+    change = cascade(child, inexact=True)
+    for state in ("live", "backfilling"):
+        with pytest.raises(UnloggedChange, match="texts"):
+            states(child, child=state).admit([change])
+    assert states(child, child="pending").admit([change]) == []
+
+
+def test_a_key_that_changes_its_children_makes_their_backfill_start_again() -> None:
+    child, _ = family()
+    change = cascade(child, update=True)
+    assert states(child, child="live").admit([change]) == [change]
+    assert states(child, child="catching_up").admit([change]) == [Truncate(child)]
+
+
+def test_parents_are_backfilled_before_their_children() -> None:
+    child, grandchild = family()
+    tracker = ProgressTracker(
+        (child, grandchild),
+        {child.id: TableProgress(estimate=1), grandchild.id: TableProgress(estimate=9)},
+        includes,
+    )
+    assert tracker.next_table() == child
