@@ -4,7 +4,6 @@ The kind, identity and settings of the source's server, and the end of its log.
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from engine.databases.mysql.connect import is_mariadb, query, version_number
 from engine.errors import SourceError
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
-from sources.mysql.releases import refuse_too_old, too_new
+from sources.mysql.releases import refuse_too_old
 
 __all__ = [
     "ServerInfo",
@@ -33,8 +32,6 @@ __all__ = [
     "wait_for_gtids",
     "status_statement",
 ]
-
-logger = logging.getLogger("tailrace.mysql")
 
 #: How long a commit may take from being visible to its GTID being executed.
 _COMMIT_SECONDS: Final = 1
@@ -93,8 +90,6 @@ def read_server_info(connection: Connection[Any]) -> ServerInfo:
     mariadb = is_mariadb(connection)
     version = version_number(connection)
     refuse_too_old(mariadb, version)
-    if warning := too_new(mariadb, version):
-        logger.warning("%s", warning)
     variables = {name.lower(): value for name, value in query(connection, _VARIABLES)}
     gtids = mariadb or variables.get("gtid_mode") == "ON"
     fold_names = folds_names(int(variables["lower_case_table_names"]))

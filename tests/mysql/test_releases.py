@@ -24,7 +24,7 @@ from sources.mysql.releases import NEWEST, OLDEST, release_name, supported
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 from tests.support.following import Following
-from tests.support.mysql_sessions import with_user
+from tests.support.mysql_sessions import source_of, with_user
 from tests.support.old_servers import OLD_SERVERS
 from tests.support.servers import AnyServer, connect_mysql, obtain, obtain_old
 from tests.support.servers_page import PAGE, SERVERS, measure, name_of, table, title
@@ -123,16 +123,16 @@ def test_a_release_that_is_too_old_is_refused(version: str) -> None:
             assert "too old" in str(following.failure())
 
 
-def test_a_release_newer_than_the_tests_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_release_newer_than_the_tests_is_named() -> None:
+    """``run`` logs what ``check`` finds."""
     with obtain(lambda: start_mariadb(options=["--version=13.0.1-MariaDB"])) as server:
         source = MySQLSource(MySQLSettings(url=server.url))
         (finding,) = (each for each in source.check() if each.subject == "server")
         source.close()
     assert finding.level == "warning"
-    assert "newer" in finding.message
+    assert "MariaDB 13.0.1 is newer" in finding.message
     assert supported() in finding.message
     assert finding.action
-    assert "MariaDB 13.0.1 is newer" in caplog.text
 
 
 def certificate(folder: Path) -> list[str]:
@@ -172,3 +172,20 @@ def test_a_server_with_old_tls_alone_is_named(start: Callable[..., Server], tmp_
         connect(with_user(server, "root", tls="disable")).close()
     assert not caught.value.retryable
     assert 'tls = "disable"' in caught.value.hint
+
+
+@pytest.mark.slow
+def test_servers_without_a_uuid_are_told_apart() -> None:
+    """GIVEN two servers of MySQL 5.5 with one server id and logs of the same form WHEN a position
+    of one is used on the other THEN it is refused. After a restart it is not."""
+    start = partial(start_mysql, "5.5")
+    with obtain_old(start) as one, obtain_old(start) as other:
+        for server in (one, other):
+            with connect_mysql(server) as connection:
+                query(connection, "CREATE DATABASE same")
+        position = source_of(one, "same").position()
+        with Following(source_of(other, "same"), position, ()) as following:
+            assert "another server" in str(following.failure())
+        one.restart()
+        with Following(source_of(one, "same"), position, ()) as following:
+            following.wait()
