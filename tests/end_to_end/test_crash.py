@@ -38,7 +38,7 @@ def mysql_without_gtids() -> Iterator[AnyServer]:
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(8, id="some"), pytest.param(40, id="many", marks=SLOW)]
+    "kills", [pytest.param(6, id="some"), pytest.param(40, id="many", marks=SLOW)]
 )
 @pytest.mark.parametrize(
     "server",

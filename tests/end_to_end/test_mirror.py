@@ -1,5 +1,5 @@
 """
-Backfill and stream on every pair of servers, while an application writes. At the end both sides are
+Backfill and stream on pairs of servers, while an application writes. At the end both sides are
 equal.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from engine.demo.writer import ShopWriter
 from tests.support.engine_process import EngineProcess, write_config
@@ -16,20 +17,32 @@ from tests.support.servers import AnyServer
 from tests.support.shops import Shop, assert_mirrored, catch_up
 
 ROWS = 8_000
+#: Each source and each target; all pairs are slow tests.
+PAIRS = [
+    ("mysql", "postgres_18"),
+    ("mariadb_10", "postgres_15"),
+    ("mariadb_11", "postgres_18"),
+    pytest.param("mysql", "postgres_15", marks=pytest.mark.slow),
+    pytest.param("mariadb_10", "postgres_18", marks=pytest.mark.slow),
+    pytest.param("mariadb_11", "postgres_15", marks=pytest.mark.slow),
+]
 SMALL_CHUNKS = "[backfill]\nchunk_rows = 300\nslice_seconds = 0.1\n"
 
 
+@pytest.mark.parametrize(("source", "target_server"), PAIRS)
 def test_backfill_and_stream(
-    mysql_family: AnyServer,
-    postgres_family: AnyServer,
+    request: pytest.FixtureRequest,
+    source: str,
+    target_server: str,
     new_shop: Callable[[AnyServer, int], Shop],
     fresh_postgres_database: Callable[[AnyServer], str],
     tmp_path: Path,
 ) -> None:
     """GIVEN a shop that is written to all the time, and altered WHEN it is backfilled and streamed
     THEN both sides are equal, column by column, and every transaction arrived exactly once."""
-    shop, target = new_shop(mysql_family, ROWS), fresh_postgres_database(postgres_family)
-    config = write_config(tmp_path, mysql_family.url, target, shop.tables, more=SMALL_CHUNKS)
+    server, target_server = map(request.getfixturevalue, (source, target_server))
+    shop, target = new_shop(server, ROWS), fresh_postgres_database(target_server)
+    config = write_config(tmp_path, server.url, target, shop.tables, more=SMALL_CHUNKS)
     with ShopWriter(shop.url, 200) as writer, EngineProcess(config) as engine:
         engine.wait_status(lambda status: status["backfilled_rows"] > ROWS / 3, what="some chunks")
         writer.migrate()
