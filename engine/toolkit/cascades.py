@@ -96,9 +96,10 @@ def depth_of_cascades(tables: Mapping[TableId, Table]) -> dict[TableId, int]:
     return depths
 
 
-def order_matters(table: Table) -> str:
+def order_matters(table: Table, tables: Iterable[Table] = ()) -> str:
     """Two foreign keys of the table whose joint effect depends on their order; empty if there are
-    none: they share a column, and one of them changes it.
+    none: they share a column, and one of them changes it; or one changes a column that a foreign
+    key of ``tables`` refers to.
     """
     keys = [key for key in table.foreign_keys if key.cascades]
     for one, other in combinations(keys, 2):
@@ -106,7 +107,12 @@ def order_matters(table: Table) -> str:
         changes = any(
             key.on_delete == "set null" or key.on_update != "restrict" for key in (one, other)
         )
-        if shared and changes:
+        referred = any(
+            steps(tables, table.id, frozenset(key.columns))
+            for key in (one, other)
+            if key.on_delete == "set null"
+        )
+        if (shared and changes) or referred:
             return f"{one.name} and {other.name}"
     return ""
 

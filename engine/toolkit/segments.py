@@ -7,6 +7,10 @@ removal of all rows, take effect exactly at their place: the rows before and aft
 different versions or contents of the table. So ``segments`` collects rows by table up to the next
 such change.
 
+The actions of foreign keys (``Cascade``) take effect at their place, too. But rows of other tables
+than those that they change may be applied before them, so the actions after single-row deletes are
+collected and applied together.
+
 New tables that follow each other are one segment, and so are tables that have caught up: a sink can
 then create or index many tables in a few round trips.
 """
@@ -41,7 +45,7 @@ class CaughtUpTables(msgspec.Struct, frozen=True, gc=False):
     tables: list[Table]
 
 
-_CUTS = frozenset((SchemaChange, Truncate, Cascade, CaughtUp, Replace))
+_CUTS = frozenset((SchemaChange, Truncate, CaughtUp, Replace))
 
 #: A ``SchemaChange`` that is a segment alters, renames or drops a table.
 Segment = RowRuns | NewTables | CaughtUpTables | SchemaChange | Truncate | Cascade | Replace
@@ -53,27 +57,63 @@ def segments(changes: Iterable[Change]) -> Iterator[Segment]:
     ``Begin``, ``Commit`` and ``Heartbeat`` are left out.
     """
     runs: dict[TableId, list[Rows]] = {}
-    others: list[SchemaChange | Truncate | Cascade | CaughtUp | Replace] = []
+    cascades: list[Cascade] = []
+    touched: set[TableId] = set()
+    others: list[SchemaChange | Truncate | CaughtUp | Replace] = []
     for change in changes:
         # Exact types: isinstance with a union would take much of the time of a small transaction.
         if type(change) is Rows:
             if others:
                 yield from _grouped(others)
                 others = []
+            if cascades and change.table.id in touched:
+                if runs:
+                    yield RowRuns(runs)
+                    runs = {}
+                yield from _joined(cascades)
+                cascades, touched = [], set()
             runs.setdefault(change.table.id, []).append(change)
+        elif type(change) is Cascade:
+            if others:
+                yield from _grouped(others)
+                others = []
+            cascades.append(change)
+            touched.update(table.id for table in change.tables)
         elif type(change) in _CUTS:
             if runs:
                 yield RowRuns(runs)
                 runs = {}
+            yield from _joined(cascades)
+            cascades, touched = [], set()
             others.append(change)  # type: ignore[arg-type]  # its type is one of _CUTS
     if runs:
         yield RowRuns(runs)
+    yield from _joined(cascades)
     if others:
         yield from _grouped(others)
 
 
+def _joined(cascades: list[Cascade]) -> Iterator[Cascade]:
+    """The same cascades, those of neighbouring deletes from one table as one."""
+    start = 0
+    for end, change in enumerate(cascades, 1):
+        following = cascades[end] if end < len(cascades) else None
+        if following is None or not _can_join(change, following):
+            rows = [row for each in cascades[start:end] for row in each.before]
+            yield msgspec.structs.replace(change, before=rows) if end - start > 1 else change
+            start = end
+
+
+def _can_join(one: Cascade, other: Cascade) -> bool:
+    return (
+        one.after is None
+        and other.after is None
+        and (one.parent, one.columns, one.tables) == (other.parent, other.columns, other.tables)
+    )
+
+
 def _grouped(
-    changes: Iterable[SchemaChange | Truncate | Cascade | CaughtUp | Replace],
+    changes: Iterable[SchemaChange | Truncate | CaughtUp | Replace],
 ) -> list[Segment]:
     """The same changes, with neighbours joined where several tables make one segment."""
     grouped: list[Segment] = []

@@ -301,6 +301,58 @@ def test_the_target_equals_the_source(
         assert {it.state for it in after.status().tables} == {"live"}
 
 
+@pytest.mark.slow
+def test_on_earlier_releases_the_target_equals_the_source(
+    old_server: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    """The case ``followed`` has statements that MySQL 5.5 does not know."""
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(old_server)
+    cases = {name: case for name, case in EXACT.items() if name != "followed"}
+    url, writer = old_server.url, connect_mysql(old_server, database)
+    with writer, writer.cursor() as cursor, psycopg.connect(target, autocommit=True) as there:
+        for name, (tables, _) in cases.items():
+            execute(cursor, name, tables)
+        catch_up(make_pipeline(url, target, [f"{database}.*"], name=database))
+        for name, (_, changes) in cases.items():
+            execute(cursor, name, changes)
+        run = make_pipeline(url, target, [f"{database}.*"], name=database)
+        catch_up(run)
+        assert_equal(writer, there, database)
+        assert run.counters.backfilled_rows == 0
+
+
+def test_tables_that_were_followed_before_foreign_keys_were_stored(
+    mariadb_10: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mariadb_10)
+    writer = connect_mysql(mariadb_10, database)
+    stored = "SELECT count(*) FROM tailrace.table_version WHERE definition ~ 'foreign_keys'"
+
+    def pipeline() -> Pipeline:
+        return make_pipeline(mariadb_10.url, target, [f"{database}.*"], name=database)
+
+    with writer, writer.cursor() as cursor, psycopg.connect(target, autocommit=True) as there:
+        execute(cursor, "levels", EXACT["levels"][0])
+        catch_up(pipeline())
+        there.execute(
+            "UPDATE tailrace.table_version"
+            " SET definition = (definition::jsonb - 'foreign_keys')::text"
+        )
+        execute(cursor, "levels", EXACT["levels"][1])
+        for _ in range(2):
+            run = pipeline()
+            catch_up(run)
+            assert_equal(writer, there, database)
+            assert run.counters.backfilled_rows == 0
+            assert there.execute(stored).fetchall() == [(3,)]
+
+
 def test_parents_that_are_not_followed(
     mariadb_11: AnyServer,
     postgres: AnyServer,

@@ -137,3 +137,19 @@ def test_a_cascade_is_a_segment_of_its_own() -> None:
     one, two = rows(KEYED, 1), rows(KEYED, 2)
     found = cut(one, cascade, two)
     assert found == [RowRuns({KEYED.id: [one]}), cascade, RowRuns({KEYED.id: [two]})]
+
+
+def test_cascades_are_collected_until_rows_of_their_tables_follow() -> None:
+    def cascade(key: int) -> Cascade:
+        return Cascade(TableId("shop", "p"), ("id",), [(key,)], None, (KEYED,))
+
+    one, two, three = rows(KEYLESS, 1), rows(KEYLESS, 2), rows(KEYED, 3)
+    joined = replace(cascade(1), before=[(1,), (2,)])
+    update = replace(cascade(3), after=[(4,)])
+    assert cut(one, cascade(1), two, cascade(2), update, three, cascade(5)) == [
+        RowRuns({KEYLESS.id: [one, two]}),
+        joined,
+        update,
+        RowRuns({KEYED.id: [three]}),
+        cascade(5),
+    ]

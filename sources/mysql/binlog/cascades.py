@@ -14,7 +14,7 @@ with a collation that takes different texts for equal.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -301,7 +301,7 @@ def _model(
     ids = {step.child.id for step in steps}
     inexact = {}
     for step in steps:
-        reason = inexact_reason(step.child, step.key, known.get(step.key.parent))
+        reason = inexact_reason(step.child, step.key, known.get(step.key.parent), tables)
         if reason:
             inexact[step.child.id, step.key.name] = reason
     return Cascade(
@@ -322,9 +322,11 @@ def _normalised(table: Table, known: Mapping[TableId, Table]) -> Table:
     return msgspec.structs.replace(table, foreign_keys=tuple(keys))
 
 
-def inexact_reason(child: Table, key: ForeignKey, parent: Table | None) -> str:
+def inexact_reason(
+    child: Table, key: ForeignKey, parent: Table | None, tables: Iterable[Table]
+) -> str:
     """Why a target cannot do what the key does; empty if it can, or if the child or the parent is
-    not followed.
+    not followed. ``tables`` may have foreign keys that refer to the child.
     """
     if not child.columns or parent is None or not parent.columns:
         return ""
@@ -338,8 +340,8 @@ def inexact_reason(child: Table, key: ForeignKey, parent: Table | None) -> str:
     for mine, its in pairs:
         if not _compares_exactly(mine, its):
             return f"values of the column {mine.name} that differ may be equal for the source"
-    if other := order_matters(child):
-        return f"the foreign keys {other} change the same column"
+    if other := order_matters(child, tables):
+        return f"what the foreign keys {other} do together depends on their order"
     only_deletes = key.on_delete != "set null" and key.on_update == "restrict"
     if not only_deletes and row_end(child) is not None:
         return "the table has a history"

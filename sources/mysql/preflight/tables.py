@@ -115,7 +115,7 @@ def _cascades(context: Context) -> Iterator[Finding]:
         for key in table.foreign_keys:
             if not key.cascades:
                 continue
-            reason = inexact_reason(table, key, tables.get(key.parent))
+            reason = inexact_reason(table, key, tables.get(key.parent), context.tables)
             applied += not reason
             if reason:
                 yield Finding(
