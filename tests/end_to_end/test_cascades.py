@@ -308,9 +308,11 @@ def test_on_earlier_releases_the_target_equals_the_source(
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
 ) -> None:
-    """The case ``followed`` has statements that MySQL 5.5 does not know."""
+    """The case ``followed`` has statements that MySQL 5.5 does not know. In the case ``itself``
+    MariaDB 10.2 keeps a row without its parent, if two foreign keys act on the row."""
     target, database = fresh_postgres_database(postgres), fresh_mysql_database(old_server)
-    cases = {name: case for name, case in EXACT.items() if name != "followed"}
+    left_out = {"followed", "itself"} if old_server.version.startswith("10.2") else {"followed"}
+    cases = {name: case for name, case in EXACT.items() if name not in left_out}
     url, writer = old_server.url, connect_mysql(old_server, database)
     with writer, writer.cursor() as cursor, psycopg.connect(target, autocommit=True) as there:
         for name, (tables, _) in cases.items():
