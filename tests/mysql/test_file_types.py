@@ -65,11 +65,16 @@ def create(cursor: Any, tables: dict[str, list[Kind]], forms: list[Form]) -> str
 
 
 def test_every_value_of_every_type(least_metadata: AnyServer, tmp_path: Path) -> None:
+    """Except in tables with history, which cannot be followed from a definition."""
     server = least_metadata
     version = tuple(map(int, server.version.split(".")))
     tables = {name: family(name, server.kind, version) for name in FAMILIES}
     tables = {name: kinds for name, kinds in tables.items() if kinds}
-    forms = [form for form in TABLES if form.since.includes(server.kind, version)]
+    forms = [
+        form
+        for form in TABLES
+        if form.since.includes(server.kind, version) and "SYSTEM VERSIONING" not in form.create
+    ]
     with connect_mysql(server) as connection, connection.cursor() as cursor:
         cursor.execute(SESSION)
         (tmp_path / "schema.sql").write_text(create(cursor, tables, forms))
