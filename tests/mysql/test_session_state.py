@@ -106,6 +106,7 @@ def test_the_state_of_the_session_gives_a_statement_its_meaning(database: Writer
     source = source_of(database.server, database.database)
     tracked: dict[TableId, Table] = {}
     with Following(source, source.position(), ()) as following:
+        following.wait()  # from here on the database's charset is certain
         done = [
             statement
             for state, statements in CASES.items()
