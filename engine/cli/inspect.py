@@ -111,6 +111,8 @@ def _guarantee(can: Capabilities) -> Finding:
         parts.append("a row that changes during its table's backfill may be stored twice")
     if not can.schema_changes:
         parts.append("altered, renamed and dropped tables are not followed")
+    if not can.cascades:
+        parts.append("a table that a foreign key changes without logging it is quarantined")
     level: Literal["ok", "warning"] = "ok" if can.guarantee == "exactly once" else "warning"
     return Finding(level, "guarantee", "; ".join(parts))
 

@@ -128,8 +128,8 @@ class RecordEncoder:
         self._order_in: dict[TableId, int] = {}
 
     def encode(self, changes: Iterable[Change]) -> Iterator[bytes]:
-        """Yield one line per record, with its line feed. ``Begin``, ``Commit``, ``Heartbeat`` and
-        ``CaughtUp`` have no record.
+        """Yield one line per record, with its line feed. ``Begin``, ``Commit``, ``Heartbeat``,
+        ``CaughtUp`` and ``Cascade`` have no record.
         """
         for table, records in self._groups(changes):
             for record in records:

@@ -7,12 +7,12 @@ import asyncio
 import msgspec
 import pytest
 
-from engine.change import SchemaChange
+from engine.change import Cascade, SchemaChange
 from engine.checkpoint import TableProgress
 from engine.contract import Capabilities
 from engine.errors import SinkLost, UnloggedChange
 from engine.pipeline.twins import Twins
-from engine.schema import Column, Table, TableId, Type
+from engine.schema import Column, ForeignKey, Table, TableId, Type
 from engine.settings.loader import BackfillSettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import ABORT, END, MemoryDatabase, Unlogged
@@ -105,6 +105,16 @@ def test_changes_while_the_twin_is_backfilled_reach_the_twin() -> None:
     run(make_pipeline(database, store), until_caught_up=True)
     assert_mirrored(database, store)
     assert list(store.contents) == [renamed.id]
+
+
+def test_a_foreign_key_changes_the_twin() -> None:
+    parent = TableId("shop", "parent")
+    key = ForeignKey("f", ("id",), parent, ("id",), "cascade")
+    child = msgspec.structs.replace(KEYED, foreign_keys=(key,))
+    twin = msgspec.structs.replace(child, id=TableId("shop", f"tailrace_twin_{child.id.name}"))
+    twins = Twins([child, twin, OTHER], {child.id: TableProgress("backfilling", again=True)})
+    cascade = Cascade(parent, ("id",), [(1,)], None, (child, OTHER))
+    assert twins.targets([cascade]) == [msgspec.structs.replace(cascade, tables=(twin, OTHER))]
 
 
 @pytest.mark.parametrize("step", range(12))

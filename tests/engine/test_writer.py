@@ -13,6 +13,7 @@ import pytest
 
 from engine.change import (
     Begin,
+    Cascade,
     CaughtUp,
     Change,
     Chunk,
@@ -24,13 +25,13 @@ from engine.change import (
 )
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import Applied, Capabilities
-from engine.errors import SchemaError
+from engine.errors import SchemaError, UnloggedChange
 from engine.ops.metrics import Metrics
 from engine.pipeline.batching import Batch, weigh
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins
 from engine.pipeline.writer import Counters, TargetWriter, Transaction
-from engine.schema import Table, TableId
+from engine.schema import ForeignKey, Table, TableId
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import MemoryDatabase, MemorySettings, MemorySource
 from tests.support.memory_pipeline import KEYED, KEYLESS, delete, insert, stored_position, update
@@ -392,6 +393,23 @@ def test_a_sink_without_schema_changes_refuses_them(after: Table | None) -> None
             )
         assert caught.value.table == "shop.keyed"
         assert "another name" in caught.value.hint
+        assert target.sink.calls == []
+
+    run(work)
+
+
+def test_a_table_that_a_foreign_key_changes_is_not_followed_by_a_sink_that_cannot_do_it() -> None:
+    parent = TableId("shop", "parent")
+    key = ForeignKey("f", ("id",), parent, ("id",), "cascade")
+    child = msgspec.structs.replace(KEYED, foreign_keys=(key,))
+
+    async def work() -> None:
+        target = Target(WithoutSchemaChanges)
+        writer = await target.open(child)
+        cascade = Cascade(parent, ("id",), [(1,)], None, (child,))
+        with pytest.raises(UnloggedChange, match="cannot do") as caught:
+            await writer.write(whole(1, insert(child, (1, "a")), cascade))
+        assert caught.value.id == child.id
         assert target.sink.calls == []
 
     run(work)

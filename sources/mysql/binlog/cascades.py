@@ -302,6 +302,8 @@ def _model(
     inexact = {}
     for step in steps:
         reason = inexact_reason(step.child, step.key, known.get(step.key.parent), tables)
+        if step.child.id == parent and step.child.columns and not step.child.key:
+            reason = "a row image shows what other deleted rows of the statement have done"
         if reason:
             inexact[step.child.id, step.key.name] = reason
     return Cascade(
