@@ -51,7 +51,7 @@ TABLES = {
     Danger("my_isam", "no transactions", "ENGINE = InnoDB"): (
         "CREATE TABLE my_isam (id INT PRIMARY KEY) ENGINE = MyISAM",
     ),
-    Danger("merged", "shows rows of other tables", "follow the tables"): (
+    Danger("merged", "MERGE table", "exclude"): (
         "CREATE TABLE part_1 (id INT, KEY (id)) ENGINE = MyISAM",
         "CREATE TABLE merged (id INT, KEY (id)) ENGINE = MRG_MyISAM UNION = (part_1)",
     ),
@@ -61,10 +61,10 @@ TABLES = {
     Danger("partitioned", "PARTITION", "unlogged_change"): (
         "CREATE TABLE partitioned (id INT PRIMARY KEY) PARTITION BY HASH (id) PARTITIONS 3",
     ),
-    Danger("child", "CASCADE", "verify", "mariadb"): (
-        "CREATE TABLE parent (id INT PRIMARY KEY)",
-        "CREATE TABLE child (id INT PRIMARY KEY, p INT)",
-        "ALTER TABLE child ADD FOREIGN KEY (p) REFERENCES parent (id) ON DELETE CASCADE",
+    Danger("child", "the target cannot do the same", "let applications", "mariadb"): (
+        "CREATE TABLE parent (k VARCHAR(9) COLLATE utf8mb4_general_ci PRIMARY KEY)",
+        "CREATE TABLE child (id INT PRIMARY KEY, k VARCHAR(9) COLLATE utf8mb4_general_ci)",
+        "ALTER TABLE child ADD FOREIGN KEY (k) REFERENCES parent (k) ON DELETE CASCADE",
     ),
     Danger("zero_dates", "not in the calendar", "zero_date"): (
         "CREATE TABLE zero_dates (id INT PRIMARY KEY, d DATE)",

@@ -23,7 +23,9 @@ ORDER BY TABLE_SCHEMA, TABLE_NAME
 """
 _TRANSACTIONAL: Final = "SELECT ENGINE FROM information_schema.ENGINES WHERE TRANSACTIONS = 'YES'"
 #: Engines whose tables show the rows of other tables or servers.
-_ELSEWHERE: Final = frozenset(("connect", "federated", "mrg_myisam", "s3", "sequence", "spider"))
+_ELSEWHERE: Final = frozenset(("connect", "federated", "s3", "sequence", "spider"))
+#: Tables that the server cannot open have no engine; see ``tables`` for these and for MERGE tables.
+_CHECKED_ELSEWHERE: Final = ("", "mrg_myisam")
 #: No table has this name.
 _NO_TABLE: Final = "tailrace_no_such_table"
 
@@ -73,7 +75,7 @@ def _engine(table: _Stored, transactional: Collection[str]) -> Iterator[Finding]
     elif engine == "blackhole":
         message = "its engine blackhole stores no rows, and the target would store them"
         yield Finding("warning", subject, message, "exclude the table")
-    elif engine and engine not in transactional:  # without one, the server cannot open it
+    elif engine not in (*transactional, *_CHECKED_ELSEWHERE):
         yield Finding(
             "warning",
             subject,
