@@ -5,14 +5,22 @@ Rows that foreign keys delete or change: InnoDB does it without logging them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pymysql
 import pytest
 
+from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
 from engine.sandbox import start_mysql
+from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
+from sinks.postgres.settings import PostgresSettings
+from sinks.postgres.sink import PostgresSink
+from sources.mysql.file_source import BinlogFileSource
+from sources.mysql.settings import BinlogFileSettings
 from tests.support.compare import assert_equal
+from tests.support.log_files import record
 from tests.support.mirror import catch_up, make_pipeline
 from tests.support.servers import AnyServer, connect_mysql, obtain
 
@@ -353,6 +361,36 @@ def test_tables_that_were_followed_before_foreign_keys_were_stored(
             assert_equal(writer, there, database)
             assert run.counters.backfilled_rows == 0
             assert there.execute(stored).fetchall() == [(3,)]
+
+
+def test_log_files(
+    mariadb_11: AnyServer,
+    postgres: AnyServer,
+    tmp_path: Path,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    """The foreign keys are those of the statements in the log."""
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mariadb_11)
+    statements = [
+        statement.format(**{letter: f"{name}_{letter}" for letter in "pcgh"})
+        for name in ("deleted", "itself", "levels", "followed")
+        for statement in (*EXACT[name][0], *EXACT[name][1])
+    ]
+    with connect_mysql(mariadb_11, database) as writer:
+        log = record(mariadb_11, writer, statements, tmp_path / "log")
+        url, tables = f"mysql-binlog:{log}", (f"{database}.*",)
+        pipeline = Pipeline(
+            *(database, BinlogFileSource(BinlogFileSettings(url=url, tables=tables))),
+            PostgresSink(PostgresSettings(url=target), database),
+            batch=BatchSettings(),
+            backfill=BackfillSettings(),
+            retry=RetrySettings(give_up_seconds=30.0),
+            metrics=Metrics(database),
+        )
+        catch_up(pipeline)
+        with psycopg.connect(target, autocommit=True) as there:
+            assert_equal(writer, there, database)
 
 
 def test_parents_that_are_not_followed(

@@ -157,6 +157,7 @@ class Tracking:
         if definitions is not None:
             self._databases = definitions.databases
             self._read_programs = lambda schemas: definitions.programs()
+            foreign_keys = definitions.foreign_keys
         self._fold_names = fold_names
         self._native_foreign_keys = native_foreign_keys
         self.foreign_keys = ForeignKeys(self.tables, foreign_keys)

@@ -13,7 +13,7 @@ from typing import Final
 
 from engine.change import SchemaChange
 from engine.errors import SchemaError
-from engine.schema import Table, TableId
+from engine.schema import ForeignKey, Table, TableId
 from sources.mysql.ddl.columns import Charset
 from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.ddl.dialect import Dialect
@@ -69,6 +69,10 @@ class Definitions:
         copy._unknown = dict(self._unknown)
         copy._programs = dict(self._programs)
         return copy
+
+    def foreign_keys(self) -> dict[TableId, tuple[ForeignKey, ...]]:
+        """The foreign keys of the tables that have any."""
+        return {id: it.foreign_keys for id, it in self.tables.items() if it.foreign_keys}
 
     def find(self, id: TableId) -> Table | None:
         """The definition of a table; None if no statement defines it.
