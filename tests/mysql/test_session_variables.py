@@ -67,10 +67,10 @@ ODD: Mapping[str, object] = {
     "show_gipk_in_create_table_and_information_schema": 0,
     "sort_buffer_size": 32768,
     "sql_auto_is_null": 1,
+    "sql_quote_show_create": 0,
     "sql_buffer_result": 1,
     "sql_mode": "ANSI,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH,HIGH_NOT_PRECEDENCE,"
     "NO_UNSIGNED_SUBTRACTION,TRADITIONAL",
-    "sql_quote_show_create": 0,
     "sql_safe_updates": 1,
     "sql_select_limit": 7,
     "system_versioning_asof": "2001-01-01 00:00:00",

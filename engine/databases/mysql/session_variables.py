@@ -62,6 +62,7 @@ VARIABLES: Final = (
     Variable("sql_select_limit", "18446744073709551615"),
     Variable("sql_big_selects", "1"),
     Variable("sql_auto_is_null", "0"),
+    Variable("sql_quote_show_create", "1"),
     Variable("sql_buffer_result", "0"),
     # MariaDB 10.11 finds nothing by a converted list if the temporary table is small.
     Variable("in_predicate_conversion_threshold", "0", mysql=_NEVER, mariadb=(10, 3, 18)),
