@@ -272,7 +272,12 @@ def native_mysql() -> Iterator[AnyServer]:
         yield server
 
 
-@pytest.fixture(params=["mariadb_10", "mariadb_11", "mysql", "native_mysql"])
+@pytest.fixture(
+    params=[
+        pytest.param("mariadb_10", marks=pytest.mark.slow),
+        *("mariadb_11", "mysql", "native_mysql"),
+    ]
+)
 def server(request: pytest.FixtureRequest) -> AnyServer:
     found: AnyServer = request.getfixturevalue(request.param)
     return found

@@ -16,7 +16,7 @@ from tests.support.servers import AnyServer
 ROWS = 250
 
 
-@pytest.mark.parametrize("server", ["mysql", "mariadb_10"])
+@pytest.mark.parametrize("server", ["mysql", pytest.param("mariadb_10", marks=pytest.mark.slow)])
 def test_a_table_is_added_while_a_transaction_on_it_is_prepared(
     server: str,
     request: pytest.FixtureRequest,

@@ -270,7 +270,7 @@ def test_a_few_random_schema_changes(
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
 ) -> None:
-    check(mysql_family, fresh_postgres_database(postgres), 4, fresh_mysql_database)
+    check(mysql_family, fresh_postgres_database(postgres), 3, fresh_mysql_database)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ OBJECTS = (
 )
 
 
-@pytest.mark.parametrize("server", ["mysql", "mariadb_10"])
+@pytest.mark.parametrize("server", ["mysql", pytest.param("mariadb_10", marks=pytest.mark.slow)])
 def test_changes_in_statement_format_are_backfilled(
     server: str,
     request: pytest.FixtureRequest,

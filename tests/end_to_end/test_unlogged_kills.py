@@ -81,18 +81,23 @@ class Load:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
+)
 def test_kills_at_each_step(
-    mysql_family: AnyServer,
+    request: pytest.FixtureRequest,
+    server: str,
     postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
     tmp_path: Path,
 ) -> None:
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
+    source_server: AnyServer = request.getfixturevalue(server)
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(source_server)
     tables = f"{database}.*"
-    config = write_config(tmp_path, mysql_family.url, target, tables, more=SLOW)
+    config = write_config(tmp_path, source_server.url, target, tables, more=SLOW)
     with (
-        connect_mysql(mysql_family, database) as source,
+        connect_mysql(source_server, database) as source,
         source.cursor() as cursor,
         psycopg.connect(target, autocommit=True) as there,
     ):
@@ -101,9 +106,9 @@ def test_kills_at_each_step(
         values = ",".join(f"({number}, 0)" for number in range(1, ROWS + 1))
         cursor.execute(f"INSERT INTO t VALUES {values}")
         source.commit()
-        catch_up(make_pipeline(mysql_family.url, target, [tables]))
+        catch_up(make_pipeline(source_server.url, target, [tables]))
         there.execute(BLOCK)
-        with Load(mysql_family, database, target) as load:
+        with Load(source_server, database, target) as load:
             for number, state in enumerate(STEPS):
                 there.execute("UPDATE public.block SET state = %s, again = %s", state)
                 there.execute("SELECT pg_advisory_lock(42)")
@@ -114,7 +119,7 @@ def test_kills_at_each_step(
                 there.execute("SELECT pg_advisory_unlock(42)")
             there.execute("UPDATE public.block SET state = ''")
         assert load.fewest == ROWS
-        pipeline = make_pipeline(mysql_family.url, target, [tables])
+        pipeline = make_pipeline(source_server.url, target, [tables])
         catch_up(pipeline)
         there.execute("DROP TABLE public.block")
         assert {table.state for table in pipeline.status().tables} == {"live"}
