@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from engine.schema import Table, TableId
+from engine.schema import Bound, Table, TableId
 
 __all__ = [
     "TWIN_PREFIX",
@@ -24,6 +24,7 @@ __all__ = [
     "Change",
     "Chunk",
     "Commit",
+    "DeleteRange",
     "Heartbeat",
     "Operation",
     "Position",
@@ -137,6 +138,18 @@ class Cascade(msgspec.Struct, frozen=True, gc=False):
     inexact: Mapping[tuple[TableId, str], str] = {}
 
 
+class DeleteRange(msgspec.Struct, frozen=True, gc=False):
+    """All rows of the table are removed at this place whose value in the column ``ordinal`` is at
+    least ``lower`` and less than ``upper``. None is no bound; NULL is less than every value. The
+    log does not hold the rows.
+    """
+
+    table: Table
+    ordinal: int
+    lower: Bound
+    upper: Bound
+
+
 class CaughtUp(msgspec.Struct, frozen=True, gc=False):
     """The stream has passed the high watermark of the table's backfill. From here on the table is
     consistent at each commit, so the sink may build secondary indexes. The pipeline makes this
@@ -198,7 +211,18 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     at: float
 
 
-Change = Begin | Rows | SchemaChange | Truncate | Cascade | CaughtUp | Replace | Commit | Heartbeat
+Change = (
+    Begin
+    | Rows
+    | SchemaChange
+    | Truncate
+    | DeleteRange
+    | Cascade
+    | CaughtUp
+    | Replace
+    | Commit
+    | Heartbeat
+)
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):

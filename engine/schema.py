@@ -36,10 +36,12 @@ from typing import Literal
 import msgspec
 
 __all__ = [
+    "Bound",
     "Column",
     "ForeignKey",
     "Index",
     "Kind",
+    "Partitions",
     "ReferentialAction",
     "Table",
     "TableId",
@@ -163,6 +165,24 @@ class ForeignKey(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return self.on_delete != "restrict" or self.on_update != "restrict"
 
 
+#: A bound of a range, in the form of a row tuple; None is no bound.
+Bound = int | str | None
+
+
+class Partitions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Partitions by ranges of one column. A partition holds the values from the bound of the one
+    before it up to its own bound, without that; the first one also holds NULL.
+
+    ``source_type`` is the column's, and ``function`` is what the source computes from it.
+    """
+
+    column: str
+    source_type: str
+    function: str
+    names: tuple[str, ...]
+    bounds: tuple[Bound, ...]
+
+
 class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_hash=True):
     """One immutable version of a table.
 
@@ -171,8 +191,9 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     from 1 and grows with each schema change that the pipeline follows. ``default_charset`` is the
     source's charset or collation of columns that are added without one; it is empty if the source
     has none, or it is not known. ``foreign_keys`` are those whose actions the source executes
-    without logging the changed rows; a target has none. A ``Table`` is hashable and keeps its hash,
-    so codecs are cached by it.
+    without logging the changed rows; a target has none. ``partitions`` are the source's, None if
+    it has none or they are not known. A ``Table`` is hashable and keeps its hash, so codecs are
+    cached by it.
     """
 
     id: TableId
@@ -182,6 +203,7 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     version: int = 1
     default_charset: str = ""
     foreign_keys: tuple[ForeignKey, ...] = ()
+    partitions: Partitions | None = None
 
     @property
     def uniques(self) -> tuple[Index, ...]:

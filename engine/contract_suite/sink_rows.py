@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.change import Cascade, Replace, Rows, SchemaChange, Truncate
+from engine.change import Cascade, DeleteRange, Replace, Rows, SchemaChange, Truncate
 from engine.contract_suite.target import (
     CODE,
     ID,
@@ -31,7 +31,7 @@ from engine.contract_suite.target import (
 )
 from engine.schema import Column, ForeignKey, Table, TableId
 
-__all__ = ["RowRules", "SchemaChangeRules"]
+__all__ = ["DeleteRangeRules", "RowRules", "SchemaChangeRules"]
 
 
 class RowRules:
@@ -160,6 +160,23 @@ class RowRules:
             ):
                 assert (await engine.write(unexpected)).drift.get(table.id, 0) == counted
         assert rows_of(target, TABLE) == [(1, "a", "other"), B]
+
+
+class DeleteRangeRules:
+    """Rows that are removed by the values of one column."""
+
+    @rule("delete range")
+    async def test_a_range_of_rows_is_removed_at_its_place(self, target: Target) -> None:
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A))
+            again = (1, "again", None)
+            between = DeleteRange(TABLE, 0, 1, 2)
+            await engine.write(insert(B), insert(C), between, insert(again))
+            assert rows_of(target, TABLE) == [again, B, C]
+            await engine.write(DeleteRange(TABLE, 0, None, 3))
+            assert rows_of(target, TABLE) == [C]
+            await engine.write(DeleteRange(TABLE, 0, 3, None))
+        assert rows_of(target, TABLE) == []
 
 
 class SchemaChangeRules:

@@ -9,14 +9,16 @@ import pytest
 
 from engine.contract import Capabilities, Finding
 from engine.contract_suite.sink_backfill import BackfillRules
-from engine.contract_suite.sink_rows import RowRules, SchemaChangeRules
+from engine.contract_suite.sink_rows import DeleteRangeRules, RowRules, SchemaChangeRules
 from engine.contract_suite.sink_state import StateRules, TransactionRules
 from engine.contract_suite.target import KEYLESS, TABLE, Target, rule
 
 __all__ = ["SinkContract"]
 
 
-class SinkContract(StateRules, TransactionRules, RowRules, BackfillRules, SchemaChangeRules):
+class SinkContract(
+    StateRules, TransactionRules, RowRules, BackfillRules, SchemaChangeRules, DeleteRangeRules
+):
     """Every rule for a sink. A subclass, whose name starts with ``Test``, overrides the fixture
     ``target``.
     """

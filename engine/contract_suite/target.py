@@ -66,7 +66,7 @@ KEYLESS = Table(TableId("contract_shop", "remark"), (CODE, NOTE))
 #: Rows of ``TABLE``.
 A, B, C = (1, "a", "first"), (2, "b", None), (3, "c", "häß ☃ 'x' \\ \t")
 
-Capability = Literal["transactional", "upsert", "schema changes", "cascades"]
+Capability = Literal["transactional", "upsert", "schema changes", "cascades", "delete range"]
 S = TypeVar("S")
 
 
@@ -102,7 +102,9 @@ class Target(ABC):
             return declared.transactional
         if capability == "upsert":
             return declared.upsert or self.replays
-        return declared.cascades if capability == "cascades" else declared.schema_changes
+        if capability == "cascades":
+            return declared.cascades
+        return declared.schema_changes if capability == "schema changes" else declared.delete_range
 
 
 def rule(

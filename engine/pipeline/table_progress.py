@@ -19,7 +19,17 @@ from operator import itemgetter
 
 import msgspec
 
-from engine.change import Begin, Cascade, CaughtUp, Change, Chunk, Rows, SchemaChange, Truncate
+from engine.change import (
+    Begin,
+    Cascade,
+    CaughtUp,
+    Change,
+    Chunk,
+    DeleteRange,
+    Rows,
+    SchemaChange,
+    Truncate,
+)
 from engine.checkpoint import TableProgress, TableState
 from engine.errors import UnloggedChange
 from engine.schema import Table, TableId
@@ -193,6 +203,9 @@ class ProgressTracker:
             if type(change) is Rows or type(change) is Truncate:
                 if self._live or not self._is_covered(change.table):
                     admitted.append(self._or_restart(change))
+            elif type(change) is DeleteRange:
+                if not self._is_covered(change.table):
+                    admitted.append(self._delete_range(change))
             elif type(change) is SchemaChange:
                 admitted.extend(self._follow(change))
             elif type(change) is Cascade:
@@ -202,6 +215,18 @@ class ProgressTracker:
                     self._begin = change
                 admitted.append(change)
         return admitted
+
+    def _delete_range(self, change: DeleteRange) -> Change:
+        """``change``, or a ``Truncate`` if the table's backfill must start again.
+
+        A chunk may show a row that moves into the range after this place. It would be removed, and
+        a partial image of the update that moved it would not insert it again.
+        """
+        table = change.table
+        if table.id in self._in_backfill and table.key:
+            self.restart(table.id)
+            return Truncate(table)
+        return change
 
     def _or_restart(self, change: Rows | Truncate) -> Change:
         """``change``, or a ``Truncate`` if the table's backfill must start again.

@@ -21,6 +21,7 @@ from engine.change import (
     Cascade,
     CaughtUp,
     Change,
+    DeleteRange,
     Replace,
     Rows,
     SchemaChange,
@@ -134,8 +135,8 @@ class Twins:
                     change.after_present,
                     change.size,
                 )
-            case Truncate(table) if table.id in self._twins:
-                yield Truncate(self._twins[table.id])
+            case Truncate(table) | DeleteRange(table) if table.id in self._twins:
+                yield msgspec.structs.replace(change, table=self._twins[table.id])
             case Cascade(tables=tables):
                 twins = tuple(self._twins.get(table.id, table) for table in tables)
                 yield msgspec.structs.replace(change, tables=twins)

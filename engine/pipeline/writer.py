@@ -19,6 +19,7 @@ from engine.change import (
     Change,
     Chunk,
     Commit,
+    DeleteRange,
     Heartbeat,
     Rows,
     SchemaChange,
@@ -38,7 +39,7 @@ __all__ = ["Counters", "TargetWriter", "Transaction"]
 log = logging.getLogger("tailrace.pipeline")
 
 #: The changes that change the target.
-DATA = (Rows, SchemaChange, Truncate, Cascade, CaughtUp)
+DATA = (Rows, SchemaChange, Truncate, DeleteRange, Cascade, CaughtUp)
 
 
 class Transaction(Enum):
@@ -203,6 +204,8 @@ class TargetWriter:
             _refuse_schema_changes(changes)
         if not self._sink.capabilities.cascades:
             _refuse_cascades(changes)
+        if not self._sink.capabilities.delete_range:
+            _refuse_ranges(changes)
         targets, in_backfill = self._twins.targets(changes), self._twins.target_ids(in_backfill)
         try:
             with self._metrics.stage(stage):
@@ -256,6 +259,15 @@ def _refuse_schema_changes(changes: Sequence[Change]) -> None:
                 "the table was altered, renamed or dropped, which this sink cannot follow",
                 hint="adapt the target, and start a pipeline with another name",
                 table=change.before.id,
+            )
+
+
+def _refuse_ranges(changes: Sequence[Change]) -> None:
+    for change in changes:
+        if isinstance(change, DeleteRange):
+            raise UnloggedChange(
+                "removes a range of rows, which the log does not show and this sink cannot do",
+                table=change.table.id,
             )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.change import Row, Rows
+from engine.change import DeleteRange, Row, Rows
 from engine.schema import Table
 from engine.toolkit.cascades import Step
 
@@ -44,6 +44,22 @@ class MemoryTable:
         """Remove all rows."""
         self._keyed.clear()
         self._multiset.clear()
+
+    def delete_range(self, change: DeleteRange) -> None:
+        """Remove the rows whose value in a column is in a range."""
+        n, low, high = change.ordinal, change.lower, change.upper
+        values = [row for row in self if row[n] is not None]
+        gone = [row for row in self if row[n] is None and low is None]
+        gone += [
+            row
+            for row in values
+            if (low is None or low <= row[n]) and (high is None or row[n] < high)
+        ]
+        for row in gone:
+            if self.table.key:
+                del self._keyed[self.key_of(row)]
+            else:
+                self._multiset.remove(row)
 
     def key_of(self, row: Row) -> tuple[Any, ...]:
         """Return the values of the key columns."""

@@ -21,7 +21,16 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from engine.change import Cascade, CaughtUp, Change, Replace, Rows, SchemaChange, Truncate
+from engine.change import (
+    Cascade,
+    CaughtUp,
+    Change,
+    DeleteRange,
+    Replace,
+    Rows,
+    SchemaChange,
+    Truncate,
+)
 from engine.schema import Table, TableId
 
 __all__ = ["CaughtUpTables", "NewTables", "RowRuns", "Segment", "segments"]
@@ -45,10 +54,12 @@ class CaughtUpTables(msgspec.Struct, frozen=True, gc=False):
     tables: list[Table]
 
 
-_CUTS = frozenset((SchemaChange, Truncate, CaughtUp, Replace))
+_CUTS = frozenset((SchemaChange, Truncate, DeleteRange, CaughtUp, Replace))
 
 #: A ``SchemaChange`` that is a segment alters, renames or drops a table.
-Segment = RowRuns | NewTables | CaughtUpTables | SchemaChange | Truncate | Cascade | Replace
+Segment = (
+    RowRuns | NewTables | CaughtUpTables | SchemaChange | Truncate | DeleteRange | Cascade | Replace
+)
 
 
 def segments(changes: Iterable[Change]) -> Iterator[Segment]:
@@ -59,7 +70,7 @@ def segments(changes: Iterable[Change]) -> Iterator[Segment]:
     runs: dict[TableId, list[Rows]] = {}
     cascades: list[Cascade] = []
     touched: set[TableId] = set()
-    others: list[SchemaChange | Truncate | CaughtUp | Replace] = []
+    others: list[SchemaChange | Truncate | DeleteRange | CaughtUp | Replace] = []
     for change in changes:
         # Exact types: isinstance with a union would take much of the time of a small transaction.
         if type(change) is Rows:
@@ -113,7 +124,7 @@ def _can_join(one: Cascade, other: Cascade) -> bool:
 
 
 def _grouped(
-    changes: Iterable[SchemaChange | Truncate | CaughtUp | Replace],
+    changes: Iterable[SchemaChange | Truncate | DeleteRange | CaughtUp | Replace],
 ) -> list[Segment]:
     """The same changes, with neighbours joined where several tables make one segment."""
     grouped: list[Segment] = []

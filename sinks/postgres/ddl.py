@@ -10,8 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from engine.change import DeleteRange
 from engine.databases.postgres.identifiers import Naming, digested, quote
-from engine.databases.postgres.types import EnumColumn, column_type, enum_columns, holds_null
+from engine.databases.postgres.types import (
+    TEMPORAL,
+    EnumColumn,
+    column_type,
+    enum_columns,
+    holds_null,
+)
 from engine.schema import Column, Index, Table
 from engine.toolkit.table_diff import (
     AddColumn,
@@ -43,6 +50,7 @@ __all__ = [
     "create_enums",
     "create_indexes",
     "create_table",
+    "delete_range",
     "drop_enums",
     "index_name",
     "indexable",
@@ -84,6 +92,36 @@ def drop_enums(before: Table, after: Table | None = None) -> list[str]:
         for column in enum_columns(before)
         if column.enum_type not in used
     ]
+
+
+def delete_range(
+    table: Table, stored: Table, change: DeleteRange, naming: Naming, zero_date: str
+) -> Iterator[Step]:
+    """The steps that delete a range of rows of ``table``, which is stored as ``stored``.
+
+    A date that the target cannot store may belong to another range than what it was replaced by.
+    """
+    column, name = table.columns[change.ordinal], naming.sql(table.id)
+    value = quote(column.name)
+    temporal = column.type.kind in TEMPORAL
+    exact = stored.columns[change.ordinal].type == column.type
+    if temporal or not exact:
+        known = exact and zero_date in ("null", "error")
+        condition = f" WHERE {value} IS NULL OR {value} = '-infinity'" if known else ""
+        yield Step(
+            f"SELECT 1 FROM {name}{condition} LIMIT 1",
+            f"removes a range of rows by the column {column.name}, of which the target may have"
+            " other values",
+        )
+    conditions = [
+        f"{value} {comparison} {value_literal(column, str(bound))}"
+        for comparison, bound in ((">=", change.lower), ("<", change.upper))
+        if bound is not None
+    ]
+    found = " AND ".join(conditions) or "true"
+    if change.lower is None:
+        found += f" OR {value} IS NULL"
+    yield Step(f"DELETE FROM {name} WHERE {found}")
 
 
 def column_definitions(table: Table) -> list[str]:

@@ -56,7 +56,7 @@ def existing_value(column: Column) -> str | None:
 
 
 def value_literal(column: Column, value: str) -> str:
-    """A valid date or time in the form of a row tuple, as an SQL literal."""
+    """A number, or a valid date or time, in the form of a row tuple, as an SQL literal."""
     return literal(f"{value}+00" if column.type.kind == "timestamp" else value)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from psycopg import errors as pg
 
-from engine.change import SchemaChange
+from engine.change import DeleteRange, SchemaChange
 from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, quote
 from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
@@ -24,6 +24,7 @@ from sinks.postgres.ddl import (
     create_enums,
     create_indexes,
     create_table,
+    delete_range,
     drop_enums,
 )
 from sinks.postgres.replacement import replace_table
@@ -121,6 +122,13 @@ class SchemaFollower:
         truncate = partial(session.execute_bulk, f"TRUNCATE {name}", table=table.id)
         if not await session.in_savepoint(truncate, expected):
             await session.execute_bulk(f"DELETE FROM {name}", table=table.id)
+
+    async def delete_range(self, change: DeleteRange) -> None:
+        """Delete the rows whose value in a column is in a range."""
+        table = change.table
+        policy = self._storage.policies(table)[change.ordinal].zero_date
+        for step in delete_range(table, self._stored(table), change, self._naming, policy):
+            await self._run(step, table.id)
 
     async def build_indexes(self, tables: Sequence[Table]) -> None:
         """Build the secondary indexes of tables, all of them in one round trip."""

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from engine.change import Cascade, Change, Replace, Rows, SchemaChange, Truncate
+from engine.change import Cascade, Change, DeleteRange, Replace, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, RowReader, State
 from engine.databases.postgres.identifiers import Naming
@@ -52,6 +52,7 @@ class PostgresSink:
         upsert=True,
         schema_changes=True,
         cascades=True,
+        delete_range=True,
     )
 
     def __init__(self, settings: PostgresSettings, pipeline: str) -> None:
@@ -178,7 +179,8 @@ class PostgresSink:
                 await self._applier.apply([net], applied)
 
     async def _follow(
-        self, segment: NewTables | CaughtUpTables | SchemaChange | Truncate | Replace
+        self,
+        segment: NewTables | CaughtUpTables | SchemaChange | Truncate | DeleteRange | Replace,
     ) -> None:
         """Change the target's tables as the source's were changed."""
         match segment:
@@ -197,6 +199,8 @@ class PostgresSink:
                 await self._follower.change(segment)
             case Truncate(table):
                 await self._follower.truncate(table)
+            case DeleteRange():
+                await self._follower.delete_range(segment)
             case Replace(before, twin, after):
                 for changed in (before, twin, after):
                     await self._applier.forget(changed.id)

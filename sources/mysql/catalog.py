@@ -18,10 +18,11 @@ from engine.databases.mysql.connect import is_mariadb, query
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, neutral_type
 from engine.errors import SchemaError, SourceError, SourceLost
-from engine.schema import Column, ForeignKey, Index, ReferentialAction, Table, TableId
+from engine.schema import Column, ForeignKey, Index, Partitions, ReferentialAction, Table, TableId
 from sources.mysql.codec.versioned import ROW_END, ROW_START
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.keys import KeyDefinition, read_key
+from sources.mysql.ddl.partitions import partitions_of
 
 __all__ = [
     "all_foreign_keys",
@@ -42,6 +43,12 @@ WHERE TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') AND {where}
 """
 _DEFAULTS = """
 SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_COLLATION FROM information_schema.TABLES WHERE {where}
+"""
+_PARTITIONS = """
+SELECT TABLE_SCHEMA, TABLE_NAME, PARTITION_METHOD, PARTITION_EXPRESSION, SUBPARTITION_METHOD,
+    PARTITION_NAME, PARTITION_DESCRIPTION
+FROM information_schema.PARTITIONS WHERE PARTITION_NAME IS NOT NULL AND {where}
+ORDER BY TABLE_SCHEMA, TABLE_NAME, PARTITION_ORDINAL_POSITION
 """
 _DATABASES = "SELECT SCHEMA_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA"
 _COLUMNS = """
@@ -191,7 +198,32 @@ def _tables(
     tables = [
         _table(id, tuple(columns[id]), parts[id], defaults.get(id, "")) for id in ids if columns[id]
     ]
-    return [msgspec.structs.replace(it, foreign_keys=keys.get(it.id, ())) for it in tables]
+    partitions = _partitions(connection, tables, where, arguments)
+    return [
+        msgspec.structs.replace(
+            it, foreign_keys=keys.get(it.id, ()), partitions=partitions.get(it.id)
+        )
+        for it in tables
+    ]
+
+
+def _partitions(
+    connection: Connection[Any], tables: Iterable[Table], where: str, arguments: Sequence[str]
+) -> dict[TableId, Partitions]:
+    """The partitions of tables that are partitioned by ranges of one column."""
+    parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
+    for schema, name, *part in query(connection, _PARTITIONS.format(where=where), arguments):
+        parts[TableId(schema, name)].append(tuple(part))
+    found: dict[TableId, Partitions] = {}
+    for table in tables:
+        kinds = {(method, expression, sub) for method, expression, sub, *_ in parts[table.id]}
+        if len(kinds) == 1:
+            ((method, expression, sub),) = kinds
+            described = [(name, description or "") for *_, name, description in parts[table.id]]
+            partitions = partitions_of(table.columns, method, expression or "", described)
+            if partitions is not None and sub is None:
+                found[table.id] = partitions
+    return found
 
 
 def all_foreign_keys(connection: Connection[Any]) -> dict[TableId, tuple[ForeignKey, ...]]:

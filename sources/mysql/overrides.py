@@ -12,13 +12,14 @@ from collections.abc import Iterable
 
 import msgspec
 
-from engine.change import SchemaChange, Truncate
+from engine.change import SchemaChange
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER
 from engine.databases.mysql.types import parse_type
 from engine.errors import ConfigError, UnloggedChange
 from engine.schema import Column, Table, TableId
 from engine.toolkit.policies import ReadPolicies
 from sources.mysql.codec.table_match import without_charset
+from sources.mysql.ddl.effects import Effect
 
 __all__ = ["Overrides"]
 
@@ -64,7 +65,7 @@ class Overrides:
             columns.append(column)
         return msgspec.structs.replace(table, columns=tuple(columns))
 
-    def follow(self, effect: SchemaChange | Truncate) -> SchemaChange | Truncate:
+    def follow(self, effect: Effect) -> Effect:
         """The effect of a statement, with the overrides of its new version."""
         if not isinstance(effect, SchemaChange) or effect.after is None:
             return effect

@@ -14,6 +14,7 @@ from engine.change import (
     Change,
     Chunk,
     Commit,
+    DeleteRange,
     Rows,
     SchemaChange,
     Truncate,
@@ -84,6 +85,23 @@ def test_a_transaction_that_is_read_in_pieces_is_dropped_whole() -> None:
     assert tracker.admit([begin]) == [begin]
     assert tracker.admit([rows]) == []
     assert tracker.admit([rows, commit]) == [commit]
+
+
+def test_a_range_is_removed_from_a_live_table_and_starts_a_backfill_again() -> None:
+    tracker = pending(KEYED, KEYLESS)
+    keyed, keyless = DeleteRange(KEYED, 0, None, 7), DeleteRange(KEYLESS, 0, None, 7)
+    begin = Begin("11", "10", 0.0)
+    assert without_frame(tracker.admit([begin, keyed, keyless])) == []
+    tracker.backfilled(Chunk(KEYED, [(1,)], "[1]", "10"))
+    tracker.backfilled(Chunk(KEYLESS, [(1,)], None, "11"))
+    # A row of the chunk may have moved into the range later, so the chunks are read again.
+    assert without_frame(tracker.admit([begin, keyed, keyless])) == [Truncate(KEYED)]
+    assert tracker.progress[KEYED.id].state == "pending"
+    assert without_frame(tracker.admit([Begin("12", "11", 0.0), keyless])) == [keyless]
+    tracker.backfilled(Chunk(KEYED, [(1,)], None, "10"))
+    tracker.caught_up("12", reached)
+    assert tracker.live
+    assert without_frame(tracker.admit([begin, keyed, keyless])) == [keyed, keyless]
 
 
 def test_a_table_that_the_log_creates_is_live_at_once() -> None:

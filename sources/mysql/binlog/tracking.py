@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.change import SchemaChange, Truncate
+from engine.change import SchemaChange
 from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.schema import Table, TableId
 from sources.mysql.binlog.cascades import Decoder, ForeignKeys, Keys
@@ -35,7 +35,7 @@ from sources.mysql.ddl.columns import Charset
 from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
-from sources.mysql.ddl.effects import apply_statement
+from sources.mysql.ddl.effects import Effect, apply_statement
 from sources.mysql.ddl.objects import CreateDatabase, read_object
 from sources.mysql.ddl.outcome import outcome
 from sources.mysql.ddl.session_time import SessionTime
@@ -214,7 +214,7 @@ class Tracking:
             decoder.derive = parent.derive
         return decoder, change
 
-    def follow(self, query: Query) -> list[SchemaChange | Truncate]:
+    def follow(self, query: Query) -> list[Effect]:
         """The effects of a statement on followed tables.
 
         Raises UnloggedChange if they cannot be derived from its text.
@@ -285,9 +285,7 @@ class Tracking:
             and statement.like not in self._definitions.tables
         )
 
-    def _define(
-        self, parsed: _Parsed, query: Query, statement: Statement | None
-    ) -> list[SchemaChange | Truncate]:
+    def _define(self, parsed: _Parsed, query: Query, statement: Statement | None) -> list[Effect]:
         """Change the definitions, which has no effect on followed tables."""
         if self._definitions is not None:
             server = Charset(parsed.session.server_charset)

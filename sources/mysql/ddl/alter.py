@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from engine.databases.mysql.types import parse_type, unquote
-from engine.schema import Column, Table
+from engine.schema import Bound, Column, Partitions, Table
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
 from sources.mysql.ddl.columns import (
     Charset,
@@ -28,6 +28,7 @@ from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Draft, DraftColumn
 from sources.mysql.ddl.keys import KeyDefinition
 from sources.mysql.ddl.loss import loss
+from sources.mysql.ddl.partitions import changed, dropped
 from sources.mysql.ddl.session_time import SessionTime
 
 __all__ = ["Altered", "Unfollowable", "alter"]
@@ -52,12 +53,14 @@ class Unfollowable(Exception):
 
 class Altered(NamedTuple):
     """The table after a statement, the old and new names of renamed columns, and new columns with
-    the value that existing rows have got (``SchemaChange.filled``).
+    the value that existing rows have got (``SchemaChange.filled``). ``removed`` are the ranges of
+    the rows that went with their partitions.
     """
 
     table: Table
     renamed: tuple[tuple[str, str], ...]
     filled: tuple[tuple[str, str], ...]
+    removed: tuple[tuple[Bound, Bound], ...] = ()
 
 
 def alter(
@@ -74,7 +77,8 @@ def alter(
     ``database`` is the default charset of the table's database. ``empty``: no rows of the table are
     followed yet, so only its definition matters. Raises Unfollowable, Unreadable and SchemaError.
     """
-    if change.refused and (change.reshapes or not empty):
+    removed = dropped(table, change.partitions) if change.partitions is not None else None
+    if change.refused and (change.reshapes or not empty) and removed is None:
         raise Unfollowable(change.refused)
     if not empty and ignore and _adds_unique(change):
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
@@ -107,7 +111,25 @@ def alter(
         draft.rename_key(old, new)
     for key in [*_inline_keys(change), *change.keys]:
         draft.add_key(key)
-    return Altered(draft.table(change.name or table.id, table.version + 1), renamed, filled)
+    after = draft.table(change.name or table.id, table.version + 1)
+    partitions = _partitions(table, after, change, renamed, dialect.time)
+    after = msgspec.structs.replace(after, partitions=partitions)
+    return Altered(after, renamed, filled, tuple(removed or ()))
+
+
+def _partitions(
+    before: Table,
+    after: Table,
+    change: Alteration,
+    renamed: tuple[tuple[str, str], ...],
+    time: SessionTime,
+) -> Partitions | None:
+    """The partitions after the statement, if their column is still the same."""
+    found = changed(before.partitions, after.columns, change.partitions, time)
+    if found is None or any(found.column in pair for pair in renamed):
+        return None
+    columns = {(it.name, it.source_type) for it in after.columns}
+    return found if (found.column, found.source_type) in columns else None
 
 
 def _check_values(draft: Draft, before: Columns, *, strict: bool) -> None:

@@ -22,6 +22,7 @@ from sources.mysql.ddl.columns import (
 )
 from sources.mysql.ddl.dialect import Dialect, read_table_name
 from sources.mysql.ddl.keys import KeyDefinition, at_key, read_key
+from sources.mysql.ddl.partitions import PartitionChange, read_partition_change
 from sources.mysql.ddl.tokens import Tokens
 
 __all__ = ["FIRST", "Alteration", "ColumnChange", "read_alteration"]
@@ -118,6 +119,7 @@ class Alteration(msgspec.Struct):
     refused: str = ""
     reshapes: bool = False
     others: list[TableId] = msgspec.field(default_factory=list)
+    partitions: PartitionChange | None = None
 
 
 class _Reader:
@@ -158,6 +160,7 @@ class _Reader:
         tokens = self._tokens
         for words, reason in (*_RESHAPING, *_REFUSED):
             if tokens.at(*words):
+                self.found.partitions = read_partition_change(tokens)
                 self.found.refused = reason
                 self.found.reshapes = (words, reason) in _RESHAPING
                 self._other_tables()
@@ -176,6 +179,7 @@ class _Reader:
         tokens = self._tokens
         if not any(tokens.at(*words) for words in _SAFE_PARTITIONING):
             return False
+        self.found.partitions = read_partition_change(tokens)
         while not tokens.ended:
             tokens.skip()
         return True

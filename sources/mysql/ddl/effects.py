@@ -9,18 +9,19 @@ never raises an error, even if it cannot be parsed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
-from engine.change import SchemaChange, Truncate
+from engine.change import DeleteRange, SchemaChange, Truncate
 from engine.errors import SchemaError, UnloggedChange
-from engine.schema import Table, TableId
+from engine.schema import Bound, Table, TableId
 from sources.mysql.ddl.alter import Unfollowable, alter
 from sources.mysql.ddl.columns import Charset, charset_of, resolve
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Contradiction, Draft
 from sources.mysql.ddl.foreign_keys import renamed_table, with_parents
+from sources.mysql.ddl.partitions import changed
 from sources.mysql.ddl.statements import (
     AlterTable,
     CreateTable,
@@ -37,7 +38,7 @@ from sources.mysql.ddl.tokens import Unreadable
 __all__ = ["Effect", "apply_statement"]
 
 #: What a statement can do to a followed table.
-Effect = SchemaChange | Truncate
+Effect = SchemaChange | Truncate | DeleteRange
 
 _BACKFILL_AGAIN = "Exclude the table from the pipeline, or backfill it again after this statement."
 _ROW_FORMAT = (
@@ -242,7 +243,9 @@ def _created(statement: CreateTable, id: TableId, version: int, followed: _Follo
             draft.add_key(key)
         if statement.engine not in ("", "innodb"):
             draft.ignore_foreign_keys()
-        return draft.table(id, version)
+        table = draft.table(id, version)
+        partitions = changed(None, table.columns, statement.partitions, followed.dialect.time)
+        return msgspec.structs.replace(table, partitions=partitions)
     except Unreadable as error:
         raise _unlogged(statement.kind, id, str(error)) from error
 
@@ -261,7 +264,7 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
     if statement.problem:
         raise _unlogged(statement.kind, id, statement.problem)
     try:
-        after, renamed, filled = alter(
+        after, renamed, filled, removed = alter(
             *(table, statement.change, followed.charset(id.schema), followed.dialect),
             ignore=statement.ignore,
             empty=followed.empty,
@@ -276,7 +279,15 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
         raise _unlogged(statement.kind, id, error.message, error.hint) from error
     if after.id != id:
         _check_name(statement.kind, id, after.id, followed)
-    return [followed.change(table, after, renamed, filled)]
+    return [*_ranges(table, removed), followed.change(table, after, renamed, filled)]
+
+
+def _ranges(table: Table, removed: Iterable[tuple[Bound, Bound]]) -> list[DeleteRange]:
+    """The removal of the rows of dropped or emptied partitions."""
+    if table.partitions is None:
+        return []
+    ordinal = table.ordinal(table.partitions.column)
+    return [DeleteRange(table, ordinal, *bounds) for bounds in removed]
 
 
 def _rename(statement: RenameTables, followed: _Followed) -> list[Effect]:

@@ -17,6 +17,7 @@ from sources.mysql.ddl.clauses import Alteration, read_alteration
 from sources.mysql.ddl.columns import Charset, ColumnDefinition, read_charset, read_column
 from sources.mysql.ddl.dialect import Dialect, read_table_name
 from sources.mysql.ddl.keys import KeyDefinition, at_key, read_index, read_key
+from sources.mysql.ddl.partitions import PartitionChange, read_partition_change
 from sources.mysql.ddl.tokens import Tokens, Unreadable
 
 __all__ = [
@@ -70,6 +71,7 @@ class CreateTable(Statement, frozen=True):
     columns: tuple[ColumnDefinition, ...] = ()
     keys: tuple[KeyDefinition, ...] = ()
     charset: Charset = Charset()
+    partitions: PartitionChange | None = None
     engine: str = ""
 
 
@@ -267,6 +269,7 @@ def _read_body(context: _Context, found: CreateTable) -> Statement | None:
         charset=charset,
         problem=problem,
         engine=engine,
+        partitions=read_partition_change(tokens) if tokens.at("PARTITION", "BY") else None,
     )
 
 
