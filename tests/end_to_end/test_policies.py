@@ -286,6 +286,18 @@ def test_an_error_policy_stops_and_a_changed_policy_is_noticed(mirror: Mirror) -
             mirror.run(changed, stops=True)
 
 
+def test_a_policy_decides_about_the_default_of_a_new_column(mirror: Mirror) -> None:
+    policies = StoragePolicies(zero_date="error", tinyint1="boolean", out_of_range="null")
+    mirror.execute("CREATE TABLE t (id INT PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    mirror.run(policies)
+    mirror.execute("ALTER TABLE t ADD flag TINYINT(1) DEFAULT 2")
+    mirror.run(policies)
+    assert mirror.rows("t", "id, flag") == [("1", None)]
+    mirror.execute("SET sql_mode = ''", "ALTER TABLE t ADD d DATE NOT NULL")
+    with pytest.raises(ApplyError, match="column d holds a date"):
+        mirror.run(policies)
+
+
 @pytest.mark.parametrize("viewed", [False, True], ids=["renamed", "copied"])
 def test_a_table_is_backfilled_again_by_changed_policies(mirror: Mirror, viewed: bool) -> None:
     mirror.execute(
