@@ -137,6 +137,11 @@ class Cascade(msgspec.Struct, frozen=True, gc=False):
     tables: tuple[Table, ...]
     inexact: Mapping[tuple[TableId, str], str] = {}
 
+    @property
+    def images(self) -> int:
+        """The number of tuples in ``before`` and ``after``."""
+        return len(self.before) + len(self.after or ())
+
 
 class DeleteRange(msgspec.Struct, frozen=True, gc=False):
     """All rows of the table are removed at this place whose value in the column ``ordinal`` is at

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.change import Change, Commit, Heartbeat, Rows
+from engine.change import Cascade, Change, Commit, Heartbeat, Rows
 
 __all__ = ["Batch", "Batcher", "weigh"]
 
@@ -35,7 +35,10 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def weigh(changes: Sequence[Change]) -> tuple[int, int]:
-    """The number of row changes, and approximately the bytes of memory that they take."""
+    """The number of row changes, and approximately the bytes of memory that they take.
+
+    The values of a ``Cascade`` count as row changes.
+    """
     rows = size = 0
     for change in changes:
         if type(change) is Rows:
@@ -44,6 +47,9 @@ def weigh(changes: Sequence[Change]) -> tuple[int, int]:
             rows += count
             image = IMAGE_BYTES + COLUMN_BYTES * len(change.table.columns)
             size += change.size + (2 * count if before and after else count) * image
+        elif type(change) is Cascade:
+            rows += len(change.before)
+            size += change.images * (IMAGE_BYTES + COLUMN_BYTES * len(change.columns))
     return rows, size
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.change import Begin, Change, Commit, Heartbeat, Rows
+from engine.change import Begin, Cascade, Change, Commit, Heartbeat, Row, Rows
 from engine.pipeline.batching import Batcher, weigh
 from engine.schema import Column, Table, TableId, Type
 
@@ -37,6 +37,20 @@ def test_takes_up_to_the_last_end_and_keeps_the_rest() -> None:
     batch = batcher.take(0.0)
     assert batch is not None
     assert batch.changes == [*tail, Commit("3", 0.0)]
+
+
+def test_the_values_of_cascades_have_a_weight() -> None:
+    """A transaction of cascades alone is split at the limits as one of rows."""
+    values: list[Row] = [(n,) for n in range(1000)]
+    deleted = Cascade(TABLE.id, ("id",), values, None, (TABLE,))
+    changed = Cascade(TABLE.id, ("id",), values, values, (TABLE,))
+    rows, size = weigh([deleted])
+    assert rows == 1000
+    assert size >= 1000 * 100
+    assert weigh([changed]) == (1000, 2 * size)
+    batcher = Batcher(1 << 30, size, 60.0)
+    feed(batcher, [Begin("1", "0", 0.0), deleted])
+    assert batcher.full(0.0)
 
 
 def test_a_heartbeat_is_an_end() -> None:

@@ -9,9 +9,9 @@ import struct
 import msgspec
 import pytest
 
-from engine.change import Begin, Commit, Rows
+from engine.change import Begin, Cascade, Commit, Row, Rows
 from engine.errors import SourceError
-from engine.schema import TableId
+from engine.schema import ForeignKey, TableId
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.xa import PreparedTransaction
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, parse_position
@@ -104,6 +104,19 @@ def test_rows_prepared_before_their_table_is_followed(start: MySQLPosition) -> N
     assert changes[-1].position.prepared == {}  # type: ignore[union-attr]
 
 
+def test_rows_of_a_parent_that_were_prepared_before_it_is_followed() -> None:
+    """A table that is read only for its children is not followed."""
+    key = ForeignKey("f", ("id",), OTHER.id, ("id",), "cascade")
+    child = msgspec.structs.replace(ITEM, foreign_keys=(key,))
+    log = prepared(Log(), 10, 1, table="other").gtid(11).query("BEGIN").table().insert(2).xid()
+    changes = fed(stream_at(START, child), log)
+    position = parse_position(str(changes[-1].position))  # type: ignore[union-attr]
+    assert position.skipped == {XID: {OTHER.id}}
+    again = stream_at(position, child, OTHER)
+    assert fed(again, prepared(Log(), 10, 1, table="other")) == []
+    assert inserted(fed(again, Log(log.offset).gtid(12).query(f"XA COMMIT {XID}"))) == [1]
+
+
 def test_prepared_rows_of_a_table_that_is_not_followed_are_not_read_again() -> None:
     log = prepared(Log(), 10, 1, table="other").gtid(11).query("BEGIN").table().insert(2).xid()
     position = parse_position(str(fed(stream_at(START), log)[-1].position))  # type: ignore[union-attr]
@@ -149,3 +162,14 @@ def test_many_prepared_rows_spill_to_disk_and_return_in_order() -> None:
     assert transaction
     found = inserted([change for part in transaction.release() for change in part])
     assert found == [*expected, 3]
+
+
+def test_many_prepared_cascades_spill_to_disk() -> None:
+    """Their values take memory as rows do."""
+    transaction = PreparedTransaction()
+    values: list[Row] = [(0,)] * (1 << 18)
+    change = Cascade(ITEM.id, ("id",), values, values, (ITEM,))
+    transaction.changes += [change, change]
+    transaction.spill()
+    assert transaction.changes == []
+    assert [each for part in transaction.release() for each in part] == [change, change]

@@ -16,7 +16,6 @@ from zlib import crc32
 
 from engine.change import Begin, Cascade, Change, Commit, Rows
 from engine.errors import DecodeError, SourceError, TailraceError
-from engine.schema import TableId
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.cascades import Decoder
 from sources.mysql.binlog.compression import (
@@ -468,8 +467,8 @@ class Stream:
     def _on_xa_table_map(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         """Note the tables that are not followed."""
         self._on_table_map(kind, event, end, timestamp)
-        if self._xa is not None and self._tables[event[19:25]] is None:
-            self._xa.skipped.add(TableId(*ev.read_table_name(event, end)))
+        if self._xa is not None:
+            self._xa.meet(event, end, self._tracking.follows)
 
     def _on_prepare(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         xid, one_phase = ev.read_prepare(event, end)

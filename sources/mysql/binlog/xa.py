@@ -15,18 +15,21 @@ from __future__ import annotations
 import pickle
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Final, Literal, NamedTuple
 
-from engine.change import Change, Rows
+from engine.change import Cascade, Change, Rows
 from engine.errors import SourceError
 from engine.schema import TableId
+from sources.mysql.binlog.events import read_table_name
 from sources.mysql.binlog.stream_position import StreamPosition
 from sources.mysql.gtid import DomainState, GtidSet
 
 __all__ = ["PreparedTransaction", "PreparedTransactions", "XaStatement", "read_xa"]
 
 _IN_MEMORY_BYTES: Final = 64 << 20
+#: About the memory of one value of a ``Cascade``: a tuple and what it holds.
+_VALUE_BYTES: Final = 128
 _STATEMENT = re.compile(
     r"XA\s+(START|BEGIN|END|PREPARE|COMMIT|ROLLBACK)\s+"
     r"X'((?:[0-9a-f]{2})*)'\s*,\s*X'((?:[0-9a-f]{2})*)'\s*,\s*([0-9]+)"
@@ -67,10 +70,15 @@ class PreparedTransaction:
     def __bool__(self) -> bool:
         return bool(self.changes or self._pieces)
 
+    def meet(self, event: bytes, end: int, follows: Callable[[TableId], bool]) -> None:
+        """Note the table of a table map if it is not followed."""
+        id = TableId(*read_table_name(event, end))
+        if not follows(id):
+            self.skipped.add(id)
+
     def spill(self) -> None:
         """Move the changes to disk if they exceed 64 MiB. ``changes`` stays the same list."""
-        size = sum(change.size for change in self.changes if isinstance(change, Rows))
-        if size > _IN_MEMORY_BYTES:
+        if sum(map(_size, self.changes)) > _IN_MEMORY_BYTES:
             if self._spilled is None:
                 self._spilled = tempfile.TemporaryFile(prefix="tailrace-xa-")  # noqa: SIM115
             pickle.dump(self.changes, self._spilled, pickle.HIGHEST_PROTOCOL)
@@ -144,6 +152,13 @@ class PreparedTransactions:
             prepared.drop()
             return None
         return prepared
+
+
+def _size(change: Change) -> int:
+    """About the bytes of a change."""
+    if isinstance(change, Rows):
+        return change.size
+    return change.images * _VALUE_BYTES if isinstance(change, Cascade) else 0
 
 
 def _place(position: StreamPosition, group: str) -> str:
