@@ -20,6 +20,11 @@ from engine.settings.loader import BackfillSettings
 
 __all__ = ["Discovery"]
 
+#: Why a table is quarantined that was to be backfilled again.
+NOT_FOUND = (
+    "the table is not found any more: it was dropped or renamed on the source, it is not selected"
+    " any more, or the user may not see it"
+)
 #: The number of tables that one target transaction creates. Each table takes locks.
 CREATED_TABLES = 250
 
@@ -82,7 +87,7 @@ class Discovery:
         await self.discover()
         if self.found != expected:
             return False
-        await self._forget_missing(expected)
+        await self._quarantine_missing(expected)
         if self._backfills:
             await self._create_pending(self._source, expected)
         else:
@@ -105,10 +110,17 @@ class Discovery:
             await self._writer.apply([SchemaChange("", None, table) for table in part])
             await self._writer.commit()
 
-    async def _forget_missing(self, tables: Sequence[Table]) -> None:
-        """Drop the tables that waited to be discovered and do not exist any more."""
+    async def _quarantine_missing(self, tables: Sequence[Table]) -> None:
+        """Quarantine the tables that waited to be discovered and are not found.
+
+        They may exist, and be hidden by a changed configuration or a missing right. So the target
+        keeps their rows. A table of which it has none is forgotten.
+        """
         for id in set(self._tracker.waiting) - {table.id for table in tables}:
-            await self._writer.forget(id)
+            if self._tracker.progress[id].again:
+                await self._writer.leave(id, NOT_FOUND, quarantine=True)
+            else:
+                self._tracker.forget(id)
 
     async def _create_live(self, tables: Sequence[Table]) -> None:
         """Create tables that are not backfilled, in one transaction: a table created later

@@ -183,7 +183,7 @@ class Pipeline:
             self._attempt = _Attempt(self, state, readmit=readmit)
             for error in self._attempt.outdated:
                 self._unlogged.take(error)
-            await self._unlogged.record(self._attempt.writer)
+            await self._unlogged.record(self._attempt.writer, self._attempt.tracker.waiting)
             await self._attempt.prepare(first=state.checkpoint is None)
             return await self._attempt.run(self._goal)
 

@@ -32,7 +32,7 @@ from engine.contract import Applied
 from engine.errors import UnloggedChange
 from engine.schema import Table, TableId
 
-__all__ = ["Twins", "current_tables"]
+__all__ = ["Twins", "current_tables", "own_name"]
 
 
 def current_tables(
@@ -81,14 +81,6 @@ class Twins:
         self._old[table.id] = table
         return []
 
-    def drop(self, id: TableId) -> list[Change]:
-        """Forget a table that is not followed and does not exist on the source any more.
-
-        The changes are to be applied as they are, without ``targets``.
-        """
-        old = self._old.pop(id, None)
-        return [] if old is None else [SchemaChange("", old, None)]
-
     def target_ids(self, ids: Collection[TableId]) -> Collection[TableId]:
         """The names of these tables on the target."""
         if not self._twins:
@@ -122,7 +114,7 @@ class Twins:
 
     def targets(self, changes: Sequence[Change]) -> Sequence[Change]:
         """The same changes, with a twin in the place of a table that has one."""
-        if not (self._twins or self._old):
+        if not self._twins and not (self._old and SchemaChange in map(type, changes)):
             return changes
         return [target for change in changes for target in self._targets(change)]
 
@@ -177,6 +169,11 @@ class Twins:
 
 def _twin_id(id: TableId) -> TableId:
     return TableId(id.schema, TWIN_PREFIX + id.name)
+
+
+def own_name(table: str | None) -> str | None:
+    """The name of a table in an error of the sink: its own one, if it is a twin's."""
+    return None if table is None else table.replace(f".{TWIN_PREFIX}", ".", 1)
 
 
 def _own_id(id: TableId) -> TableId:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from engine.contract import Sink, SnapshotSource, Source
@@ -27,6 +28,7 @@ MOST_BACKFILLS = 10
 WINDOW_SECONDS = 3600.0
 
 _SET: Final = 'set unlogged_change = "backfill" in [backfill]'
+_NEVER: Final = "it was to be backfilled again, and the configuration does not allow that now"
 _AGAIN: Final = "start the engine again: it reads the table again"
 
 log = logging.getLogger("tailrace.pipeline")
@@ -86,13 +88,19 @@ class UnloggedChanges:
         times.append(now)
         return full
 
-    async def record(self, writer: TargetWriter) -> None:
-        """Stop following the noted tables, and commit that."""
-        if not self._taken:
-            return
+    async def record(self, writer: TargetWriter, waiting: Sequence[TableId]) -> None:
+        """Stop following the noted tables, and commit that.
+
+        Of ``waiting``, the tables that wait to be backfilled again, none can be if the
+        configuration has changed since; then they are quarantined.
+        """
         for error, quarantine in self._taken:
             await writer.leave(error.id, error.message, quarantine=quarantine)
-        await writer.commit()
+        left = () if self._can_backfill else waiting
+        for id in left:
+            await writer.leave(id, _NEVER, quarantine=True)
+        if self._taken or left:
+            await writer.commit()
         self._taken.clear()
 
 
@@ -106,4 +114,6 @@ def _stop(error: UnloggedChange) -> UnloggedChange:
 
 
 def _and_start(hint: str, more: str) -> str:
+    if more in hint:
+        return hint
     return f"{hint.rstrip('.')}; {more}" if hint else more

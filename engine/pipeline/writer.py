@@ -27,11 +27,11 @@ from engine.change import (
 )
 from engine.checkpoint import Checkpoint
 from engine.contract import CountsReplaced, Sink, Source
-from engine.errors import SchemaError, UnloggedChange
+from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
 from engine.pipeline.table_progress import ProgressTracker
-from engine.pipeline.twins import Twins
+from engine.pipeline.twins import Twins, own_name
 from engine.schema import TableId
 
 __all__ = ["Counters", "TargetWriter", "Transaction"]
@@ -167,12 +167,6 @@ class TargetWriter:
             await self._sink.apply(self._twins.leave(table))
         self.transaction = Transaction.WHOLE
 
-    async def forget(self, id: TableId) -> None:
-        """Drop a table that is not followed and does not exist on the source any more."""
-        self._tracker.forget(id)
-        await self._sink.apply(self._twins.drop(id))
-        self.transaction = Transaction.WHOLE
-
     async def commit(self) -> None:
         """Make everything applied durable together with the checkpoint."""
         checkpoint = Checkpoint(
@@ -206,12 +200,17 @@ class TargetWriter:
             _refuse_cascades(changes)
         if not self._sink.capabilities.delete_range:
             _refuse_ranges(changes)
-        targets, in_backfill = self._twins.targets(changes), self._twins.target_ids(in_backfill)
+        # First the names: a twin that replaces its table in these changes is still in backfill.
+        in_backfill = self._twins.target_ids(in_backfill)
+        targets = self._twins.targets(changes)
         try:
             with self._metrics.stage(stage):
                 applied = await self._sink.apply(targets, in_backfill)
         except UnloggedChange as error:
             raise self._twins.own_error(error) from error
+        except TailraceError as error:
+            error.table = own_name(error.table)
+            raise
         rows: dict[tuple[TableId, str], int] = {}
         for change in changes:
             if type(change) is Rows:

@@ -2,27 +2,39 @@
 A table takes the place of another one, in the open transaction.
 
 A new table has none of what others have added to the old one: views, foreign keys, triggers,
-policies, publications, comments and indexes. Where there is any of it, the old table stays and gets
-the new rows. Readers then wait for the copy. Else the new table is renamed, which takes no time.
-Privileges are granted again.
+policies, publications, comments, indexes, columns and settings. Where there is any of it, the old
+table stays and gets the new rows. Readers then wait for the copy, and columns of others get their
+defaults. Else the new table is renamed, which takes no time. Privileges are granted again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
-from engine.databases.postgres.identifiers import Naming, quote
+from engine.databases.postgres.identifiers import Naming, fitted, quote
 from engine.errors import SchemaError, UnloggedChange
 from engine.schema import Table
 from sinks.postgres.ddl import Step, alter_table, create_indexes, index_name
 from sinks.postgres.session import Session
 
-__all__ = ["replace_table"]
+__all__ = ["Replacement"]
 
 #: Whether something hangs on a table ($1) that its successor would not have. $2: its own indexes.
+#: $3: its own columns.
 _HAS_DEPENDENTS = """
 SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND refobjid = t.oid
          AND deptype = 'n')
+    OR EXISTS (SELECT FROM pg_depend d JOIN pg_type y ON y.oid = d.refobjid
+         WHERE d.refclassid = 'pg_type'::regclass AND d.deptype = 'n'
+         AND t.oid IN (y.typrelid, (SELECT typrelid FROM pg_type e WHERE e.oid = y.typelem)))
+    OR t.relowner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)
+    OR t.relreplident <> 'd' OR t.reloptions IS NOT NULL OR t.reltablespace <> 0
+    OR t.relrowsecurity OR t.relforcerowsecurity
+    OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = t.oid)
+    OR EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = t.oid)
+    OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = t.oid AND attnum > 0
+         AND NOT attisdropped AND attname <> ALL ($3::text[]))
     OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = t.oid AND NOT tgisinternal)
     OR EXISTS (SELECT FROM pg_policy WHERE polrelid = t.oid)
     OR EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = t.oid)
@@ -48,39 +60,55 @@ _DEPENDENT = (
 )
 
 
-async def replace_table(
-    session: Session,
-    naming: Naming,
-    tables: tuple[Table, Table, Table],
-    run: Callable[[Step], Awaitable[None]],
-    truncate: Callable[[Table], Awaitable[None]],
-) -> None:
-    """Make the second of ``tables`` take the place of the first and become the third.
+class Replacement(NamedTuple):
+    """``twin`` takes the place of ``before`` and becomes ``after``.
 
-    ``run`` executes a step of DDL and ``truncate`` removes all rows. Raises SchemaError if what
-    others have added, such as a view, does not let the old table have the new columns.
+    ``run`` executes a step of DDL, and ``truncate`` removes all rows.
     """
-    before, twin, after = tables
-    name, new = naming.sql(before.id), naming.sql(twin.id)
-    indexes = [index_name(naming.place(before.id)[1], index.name) for index in before.indexes]
-    cursor = await session.execute(_HAS_DEPENDENTS, (name, indexes), table=before.id)
-    if await cursor.fetchone() == (True,):
-        await truncate(before)
+
+    session: Session
+    naming: Naming
+    before: Table
+    twin: Table
+    after: Table
+    run: Callable[[Step], Awaitable[None]]
+    truncate: Callable[[Table], Awaitable[None]]
+
+    async def execute(self) -> None:
+        """Raises SchemaError if what others have added, such as a view, is in the way."""
+        naming, before = self.naming, self.before
+        indexes = [index_name(naming.place(before.id)[1], index.name) for index in before.indexes]
+        columns = [fitted(column) for column in before.names]
+        parameters = (naming.sql(before.id), indexes, columns)
+        cursor = await self.session.execute(_HAS_DEPENDENTS, parameters, table=before.id)
         try:
-            for step in alter_table(before, after, (), naming, indexed=True):
-                await run(step)
+            if await cursor.fetchone() == (True,):
+                await self._fill()
+            else:
+                await self._swap()
         except UnloggedChange as error:
             raise SchemaError(error.message, hint=_DEPENDENT, table=before.id) from error
-        for statement in create_indexes(after, naming):  # those that were not built yet
-            await run(Step(statement))
-        columns = ", ".join(quote(column) for column in after.names)
-        copy = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {new}"
-        await session.execute_bulk(copy, table=after.id)
-        await run(Step(f"DROP TABLE {new}"))
-        return
-    grants = await (await session.execute(_GRANTS, (name,), table=before.id)).fetchall()
-    await run(Step(f"DROP TABLE IF EXISTS {name}"))
-    for step in alter_table(twin, after, (), naming, indexed=True):
-        await run(step)
-    for (grant,) in grants:
-        await run(Step(grant % name))
+
+    async def _fill(self) -> None:
+        """Give the old table the new shape and rows."""
+        name, twin = self.naming.sql(self.before.id), self.naming.sql(self.twin.id)
+        await self.truncate(self.before)
+        for step in alter_table(self.before, self.after, (), self.naming, indexed=True):
+            await self.run(step)
+        for statement in create_indexes(self.after, self.naming):  # those not built yet
+            await self.run(Step(statement))
+        columns = ", ".join(quote(column) for column in self.after.names)
+        copy = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {twin}"
+        await self.session.execute_bulk(copy, table=self.after.id)
+        await self.run(Step(f"DROP TABLE {twin}"))
+
+    async def _swap(self) -> None:
+        """Drop the old table, and rename the twin."""
+        name = self.naming.sql(self.before.id)
+        cursor = await self.session.execute(_GRANTS, (name,), table=self.before.id)
+        grants = await cursor.fetchall()
+        await self.run(Step(f"DROP TABLE IF EXISTS {name}"))
+        for step in alter_table(self.twin, self.after, (), self.naming, indexed=True):
+            await self.run(step)
+        for (grant,) in grants:
+            await self.run(Step(grant % name))

@@ -27,7 +27,7 @@ from sinks.postgres.ddl import (
     delete_range,
     drop_enums,
 )
-from sinks.postgres.replacement import replace_table
+from sinks.postgres.replacement import Replacement
 from sinks.postgres.session import Session
 from sinks.postgres.state import SCHEMA, StateStore
 
@@ -103,12 +103,13 @@ class SchemaFollower:
 
     async def replace(self, before: Table, twin: Table, after: Table) -> None:
         """Put ``twin`` in the place of ``before``; see ``sinks.postgres.replacement``."""
-        await replace_table(
+        replacement = Replacement(
             *(self._session, self._naming),
-            (await self._state.stored(before), self._stored(twin), self._stored(after)),
+            *(await self._state.stored(before), self._stored(twin), self._stored(after)),
             run=lambda step: self._run(step, after.id),
             truncate=self.truncate,
         )
+        await replacement.execute()
         for id in (before.id, twin.id):
             await self._state.forget_table(id)
         await self._state.save_tables([after], indexed=True)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 import msgspec
 import pytest
 
-from engine.change import Cascade, SchemaChange
-from engine.checkpoint import TableProgress
-from engine.contract import Capabilities
+from engine.change import Cascade, Change, Rows, SchemaChange
+from engine.checkpoint import Checkpoint, TableProgress
+from engine.contract import Applied, Capabilities
 from engine.errors import SinkLost, UnloggedChange
 from engine.pipeline.twins import Twins
 from engine.schema import Column, ForeignKey, Table, TableId, Type
 from engine.settings.loader import BackfillSettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
-from sources.memory import ABORT, END, MemoryDatabase, Unlogged
+from sources.memory import ABORT, END, MemoryDatabase, MemorySettings, MemorySource, Unlogged
 from tests.support.memory_pipeline import (
     ID,
     KEYED,
@@ -137,12 +139,91 @@ def test_an_engine_that_is_killed_goes_on_where_it_was(step: int) -> None:
     assert_mirrored(database, store)
 
 
-def test_a_table_that_is_dropped_meanwhile_is_dropped() -> None:
+class Configured(MemorySource):
+    """A source whose configuration may exclude all tables."""
+
+    excluded = False
+
+    def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
+        return [] if self.excluded else super().catalog(known)
+
+
+@pytest.mark.parametrize("dropped", [True, False], ids=["dropped", "excluded"])
+def test_a_table_that_is_not_found_any_more_keeps_its_rows(dropped: bool) -> None:
     database, store = database_of(KEYED, OTHER), MemoryStore()
+    source = Configured(MemorySettings("memory:test"), database)
+    run(make_pipeline(database, store, source=source), until_caught_up=True)
+    database.commit(Unlogged(KEYED, NEW_ROWS))
+    if dropped:
+        database.commit(SchemaChange("", KEYED, None))
+    source.excluded = not dropped
+    pipeline = make_pipeline(database, store, source=source)
+    run(pipeline, until_caught_up=True)
+    states = {it.table: it.state for it in pipeline.status().tables}
+    assert states == {str(KEYED.id): "quarantined", str(OTHER.id): "live"}
+    assert store.rows(KEYED.id) == ROWS
+
+
+@pytest.mark.parametrize("commits", range(5))
+def test_a_configuration_that_forbids_backfills_empties_no_table(commits: int) -> None:
+    """GIVEN an engine that is killed while a table is backfilled again WHEN it starts with
+    ``mode = "never"`` THEN the table has its old rows, or all new ones."""
+    database, store = database_of(KEYED), MemoryStore()
     run(make_pipeline(database, store), until_caught_up=True)
     database.commit(Unlogged(KEYED, NEW_ROWS))
-    database.commit(SchemaChange("", KEYED, None))
+    left = commits
+
+    def die() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+
+    with suppress(Killed):
+        run(make_pipeline(database, store, sink=WatchedSink(store, die)), until_caught_up=True)
+    pipeline = make_pipeline(database, store, backfill=BackfillSettings(mode="never"))
+    run(pipeline, until_caught_up=True)
+    (table,) = pipeline.status().tables
+    expected = ROWS if table.state == "quarantined" else NEW_ROWS
+    assert store.rows(KEYED.id) == expected
+
+
+class Killed(Exception):
+    """Stands for SIGKILL."""
+
+
+class Named(MemorySink):
+    """Records the tables that are in backfill when rows are applied."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(MemorySinkSettings("memory:test"), "test", store)
+        self.strict: set[TableId] = set()
+
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
+        rows = {change.table.id for change in changes if isinstance(change, Rows)}
+        self.strict |= rows - set(in_backfill)
+        return await super().apply(changes, in_backfill)
+
+
+def test_rows_of_a_twin_are_applied_as_in_a_backfill_to_the_end() -> None:
+    database, store = database_of(KEYED), MemoryStore()
     run(make_pipeline(database, store), until_caught_up=True)
+    database.commit(Unlogged(KEYED, NEW_ROWS))
+    sink, twin = Named(store), TableId(KEYED.id.schema, f"tailrace_twin_{KEYED.id.name}")
+    numbers = iter(range(1000, 1040))
+    commit = sink.commit
+
+    async def written(checkpoint: Checkpoint) -> None:
+        await commit(checkpoint)
+        if twin in store.contents and (number := next(numbers, None)) is not None:
+            database.commit(insert(KEYED, (number, "x")))
+            database.commit(delete(KEYED, (number, "x")))
+
+    sink.commit = written  # type: ignore[method-assign]
+    run(make_pipeline(database, store, sink=sink), until_caught_up=True)
+    assert twin not in sink.strict
     assert_mirrored(database, store)
 
 
