@@ -208,6 +208,13 @@ def source_database(mysql: AnyServer, fresh_mysql_database: Callable[[AnyServer]
     return fresh_mysql_database(mysql)
 
 
+@pytest.fixture(scope="session")
+def native_mysql() -> Iterator[AnyServer]:
+    """MySQL 9.7, where InnoDB executes foreign keys as in earlier releases."""
+    with obtain(lambda: start_mysql(options=["--innodb-native-foreign-keys=ON"])) as server:
+        yield server
+
+
 @pytest.fixture
 def target_database(
     postgres: AnyServer, fresh_postgres_database: Callable[[AnyServer], str]

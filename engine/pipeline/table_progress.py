@@ -269,7 +269,7 @@ class ProgressTracker:
             if not reason and parent in doubtful:
                 reason = f"it acts through the table {parent}, which is not live"
             if reason and (live or parent == id or parent not in doubtful):
-                raise self._unlogged(step, reason)
+                raise self._unlogged(step, reason, again=not live)
             if reason or (not live and step.update and step.action == "cascade"):
                 emptied[id] = table
                 kept.pop(id, None)
@@ -291,10 +291,14 @@ class ProgressTracker:
             return None
         return progress.state
 
-    def _unlogged(self, step: Step, reason: str) -> UnloggedChange:
+    def _unlogged(self, step: Step, reason: str, *, again: bool) -> UnloggedChange:
+        hint = "delete or change such rows before those of their parent, so that the log has them"
+        if again:
+            hint = "backfill the table at a time when few rows of its parents are deleted"
         return UnloggedChange(
             f"rows are deleted or changed by the foreign key {step.key.name}, which the log does"
             f" not show: {reason}",
+            hint=hint,
             table=step.child.id,
             position=None if self._begin is None else self._begin.position,
         )

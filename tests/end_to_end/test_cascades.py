@@ -4,7 +4,7 @@ Rows that foreign keys delete or change: InnoDB does it without logging them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -13,7 +13,6 @@ import pytest
 
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
-from engine.sandbox import start_mysql
 from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
@@ -22,7 +21,7 @@ from sources.mysql.settings import BinlogFileSettings
 from tests.support.compare import assert_equal
 from tests.support.log_files import record
 from tests.support.mirror import catch_up, make_pipeline
-from tests.support.servers import AnyServer, connect_mysql, obtain
+from tests.support.servers import AnyServer, connect_mysql
 
 #: By name: tables and rows, which are backfilled, and the changes that the stream applies. The
 #: names of tables get the name of the case as a prefix: ``p`` is the parent, ``c`` its child.
@@ -263,13 +262,6 @@ def execute(cursor: pymysql.cursors.Cursor, name: str, statements: list[str]) ->
             # The SQL layer of MySQL 9.7 refuses ON UPDATE CASCADE over three tables.
             if "UPDATE" not in statement:
                 raise
-
-
-@pytest.fixture(scope="module")
-def native_mysql() -> Iterator[AnyServer]:
-    """MySQL 9.7, where InnoDB executes foreign keys as in earlier releases."""
-    with obtain(lambda: start_mysql(options=["--innodb-native-foreign-keys=ON"])) as server:
-        yield server
 
 
 @pytest.fixture(

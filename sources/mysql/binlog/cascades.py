@@ -20,10 +20,13 @@ from typing import Final
 import msgspec
 
 from engine.change import Cascade, Operation, Row, Rows, SchemaChange
+from engine.databases.mysql.charset import text_decoder
 from engine.databases.mysql.types import parse_type
 from engine.errors import DecodeError, SchemaError
 from engine.schema import Column, ForeignKey, Table, TableId
 from engine.toolkit.cascades import order_matters, reached
+from engine.toolkit.policies import ReadPolicies
+from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.table_match import mismatch, parse_table_map, table_from_map
 from sources.mysql.codec.versioned import current_rows, row_end
@@ -36,7 +39,7 @@ from sources.mysql.ddl.statements import (
     changes_foreign_keys,
 )
 
-__all__ = ["Decoder", "ForeignKeys", "Keys", "Parent", "UndecodedParent", "inexact_reason"]
+__all__ = ["Decoder", "ForeignKeys", "Keys", "Parent", "UnfollowedParent", "inexact_reason"]
 
 #: The kinds of values that PostgreSQL compares as InnoDB does.
 _EXACT: Final = frozenset(
@@ -51,22 +54,13 @@ Keys = Mapping[TableId, tuple[ForeignKey, ...]]
 class Parent:
     """Makes the cascades after rows of one version of ``table``.
 
-    ``followed``: the table's rows are part of the stream. ``undecoded`` says why its rows cannot be
-    decoded; it is empty if they can.
+    ``followed``: the table's rows are part of the stream.
     """
 
-    def __init__(
-        self,
-        table: Table,
-        cascades: list[Cascade],
-        *,
-        followed: bool,
-        undecoded: str = "",
-    ) -> None:
+    def __init__(self, table: Table, cascades: list[Cascade], *, followed: bool) -> None:
         self.followed = followed
         self._models = cascades
         self._row_end = row_end(table)
-        self._undecoded = undecoded
         self._ordinals = [_ordinals(table, model.columns) for model in cascades]
 
     def derive(self, rows: Rows, checks: bool) -> list[Rows | Cascade]:
@@ -84,16 +78,24 @@ class Parent:
     def _cascades(self, rows: Rows) -> list[Cascade]:
         found = []
         for model, ordinals in zip(self._models, self._ordinals, strict=True):
-            reason = self._undecoded
             if ordinals is None:
-                reason = reason or "the log has no column of the name that it refers to"
-            if not reason and ordinals is not None:
+                reason = "the log has no column of the name that it refers to"
+            else:
                 before, after, reason = _values(rows, ordinals)
                 if before:
                     found.append(msgspec.structs.replace(model, before=before, after=after))
             if reason:
-                found.append(_unknown(model, rows, reason))
+                found.append(_unknown(model, rows.op, reason))
         return found
+
+    def unknown(self, op: Operation, reason: str) -> list[Cascade]:
+        """The cascades after rows that cannot be decoded."""
+        return [_unknown(model, op, reason) for model in self._models]
+
+    @property
+    def referenced(self) -> frozenset[str]:
+        """The names of the columns that foreign keys refer to, in lower case."""
+        return frozenset(name.lower() for model in self._models for name in model.columns)
 
 
 def _ordinals(table: Table, columns: tuple[str, ...]) -> tuple[int, ...] | None:
@@ -103,14 +105,14 @@ def _ordinals(table: Table, columns: tuple[str, ...]) -> tuple[int, ...] | None:
     return tuple(places[name.lower()] for name in columns)
 
 
-def _unknown(model: Cascade, rows: Rows, reason: str) -> Cascade:
+def _unknown(model: Cascade, op: Operation, reason: str) -> Cascade:
     """A cascade whose values are not known."""
     keys = {
         (step.child.id, step.key.name): reason
         for parent, step in reached(model)
         if parent == model.parent
     }
-    after: list[Row] | None = None if rows.op == "delete" else []
+    after: list[Row] | None = None if op == "delete" else []
     return msgspec.structs.replace(model, after=after, inexact={**model.inexact, **keys})
 
 
@@ -134,24 +136,57 @@ def _values(rows: Rows, ordinals: tuple[int, ...]) -> tuple[list[Row], list[Row]
     return [old for old, _ in changed], [new for _, new in changed], ""
 
 
-class UndecodedParent:
-    """Stands for the decoder of a parent that is not followed and cannot be decoded."""
+class UnfollowedParent:
+    """Decodes the rows of a parent that is not followed, for its children.
 
-    def __init__(self, table: Table, parent: Parent) -> None:
-        self.table = table
-        self.derive: Callable[[Rows, bool], Sequence[Rows | Cascade]] | None = parent.derive
+    An error is about the children: the values of the rows are unknown then. ``undecoded`` says why
+    no row can be decoded; it is empty with a ``decoder``.
+    """
+
+    def __init__(
+        self, id: TableId, parent: Parent, decoder: RowDecoder | None, undecoded: str = ""
+    ) -> None:
+        self._without_rows = Table(id, ())
+        self._parent = parent
+        self._decoder = decoder
+        self._undecoded = undecoded
+        self.derive: Callable[[Rows, bool], Sequence[Rows | Cascade]] | None = self._derive
 
     def decode(
         self, op: Operation, data: bytes, start: int, end: int, *, partial_json: bool = False
     ) -> Rows:
-        """One row of unknown values."""
-        return Rows(
-            self.table, op, None if op == "insert" else [()], None if op == "delete" else [()]
+        """The rows. They have no images if these mean nothing, or cannot be decoded."""
+        if op != "insert" and self._decoder is not None:
+            try:
+                return self._decoder.decode(op, data, start, end, partial_json=partial_json)
+            except (SchemaError, DecodeError) as error:
+                self._undecoded = f"rows of its parent cannot be decoded: {error.message}"
+        return Rows(self._without_rows, op, None, None)
+
+    def _derive(self, rows: Rows, checks: bool) -> Sequence[Rows | Cascade]:
+        if rows.before is not None:
+            return self._parent.derive(rows, checks)
+        return (
+            self._parent.unknown(rows.op, self._undecoded) if checks and rows.op != "insert" else ()
         )
 
 
+class _UnreadText(InvalidText):
+    """Takes any bytes for the text of columns other than the ``referenced`` ones."""
+
+    def __init__(self, referenced: frozenset[str]) -> None:
+        super().__init__(ReadPolicies())
+        self._referenced = referenced
+
+    def decoder(self, table: Table, column: Column, charset: str) -> Callable[[bytes], str] | None:
+        """As in the base class."""
+        if column.name.lower() in self._referenced:
+            return None
+        return text_decoder(charset, "replace")
+
+
 #: What decodes the rows after a table map.
-Decoder = RowDecoder | UndecodedParent
+Decoder = RowDecoder | UnfollowedParent
 
 
 class ForeignKeys:
@@ -222,16 +257,14 @@ class ForeignKeys:
                         "the columns of its parent, which is not followed, are unknown"
                     )
                 table = now
-            decoder = RowDecoder(table, map)
+            if (parent := self.parent(table, followed=False)) is None:
+                return None
+            decoder = RowDecoder(table, map, _UnreadText(parent.referenced))
         except (SchemaError, DecodeError) as error:
-            stub = Table(id, ())
-            parent = self.parent(stub, followed=False, undecoded=error.message)
-            return None if parent is None else UndecodedParent(stub, parent)
-        parent = self.parent(table, followed=False)
-        if parent is None:
-            return None
-        decoder.derive = parent.derive
-        return decoder
+            if (parent := self.parent(Table(id, ()), followed=False)) is None:
+                return None
+            return UnfollowedParent(id, parent, None, error.message)
+        return UnfollowedParent(id, parent, decoder)
 
     def changed(self, *, others: bool = False) -> None:
         """The followed tables have changed; ``others``: the foreign keys of other tables, too."""
@@ -249,7 +282,7 @@ class ForeignKeys:
                     self._children[parent].append(table)
         return self.unlogged and id in self._children
 
-    def parent(self, table: Table, *, followed: bool, undecoded: str = "") -> Parent | None:
+    def parent(self, table: Table, *, followed: bool) -> Parent | None:
         """What makes the cascades after rows of ``table``; None if there are none."""
         if not self.has_parent(table.id):
             return None
@@ -266,7 +299,7 @@ class ForeignKeys:
         )
         models = [_model(table.id, names, tables, known) for names in columns]
         models = [model for model in models if any(each.columns for each in model.tables)]
-        return Parent(table, models, followed=followed, undecoded=undecoded) if models else None
+        return Parent(table, models, followed=followed) if models else None
 
     def _descendants(self, id: TableId) -> dict[TableId, Table]:
         """The tables whose foreign keys refer to the table, directly or through others."""
