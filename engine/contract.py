@@ -137,7 +137,8 @@ class Source(Protocol):
         exist on the source and are not followed yet: they are backfilled later, so a
         ``CREATE TABLE IF NOT EXISTS`` in the log does not make the stream follow them. About the
         tables of ``ignored`` the stream reports nothing: they wait for their discovery, or are
-        quarantined.
+        quarantined. Only a DROP is reported, as a ``SchemaChange`` from a table that may have no
+        columns; so is a table that has lost its name.
 
         Each list is what one read of the log returned, is never empty, and may hold parts of
         transactions. A transaction starts with ``Begin`` and ends with ``Commit``. An idle source

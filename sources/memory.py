@@ -269,6 +269,8 @@ def _followed(
         if isinstance(change, SchemaChange):
             ids = {table.id for table in (change.before, change.after) if table is not None}
             if not ids.isdisjoint(ignored):
+                if change.before is not None and change.before.id in ignored:
+                    yield SchemaChange(change.statement, change.before, None)
                 continue
             if change.before is not None:
                 tables.discard(change.before.id)

@@ -321,6 +321,8 @@ class ProgressTracker:
         starts again, and the rows that it has written are removed first.
         """
         before, after = change.before, change.after
+        if before is not None and before.id in self.quarantined:
+            return []
         changes: list[Change] = [change]
         progress = TableProgress("live")
         if before is not None:

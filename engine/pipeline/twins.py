@@ -152,8 +152,12 @@ class Twins:
                 yield change
             return
         twin_before = self._twins.pop(before.id, None)
+        if twin_before is None and before.id in self._old:
+            yield SchemaChange(change.statement, self._old.pop(before.id), None)
+            return
         if twin_before is None:
-            yield change
+            if before.columns:
+                yield change
             return
         if after is None:
             yield SchemaChange(change.statement, self._old.pop(before.id), None)

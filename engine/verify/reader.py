@@ -81,9 +81,16 @@ class SourceReader(AsyncReader):
     ) -> list[TextRow]:
         """The next ``limit`` rows, or keys, after the key ``after``."""
         form = self._form(table)
-        start = None if after is None else form.changed.get(after, after)
+        # Two keys of the source may be stored as one, so the last key that was read is kept.
+        start = after
+        if after is not None:
+            start = form.last[1] if form.last[0] == after else form.changed.get(after, after)
         rows = await super().chunk(table, start, limit, keys_only=keys_only)
-        return form.stored(rows, keys_only=keys_only)
+        stored = form.stored(rows, keys_only=keys_only)
+        if rows:
+            last = stored[-1], rows[-1]
+            form.last = last if keys_only else (key_of(table, last[0]), key_of(table, last[1]))
+        return stored
 
     async def rows(self, table: Table, keys: Sequence[Key]) -> RowsByKey:
         """The rows that have exactly these keys."""
@@ -116,6 +123,8 @@ class _StoredForm:
     def __init__(self, table: Table, texts: Sequence[StoredText | None]) -> None:
         #: The keys that differ on the source, by those on the target.
         self.changed: dict[Key, Key] = {}
+        #: The last key that a chunk has read, on the target and on the source.
+        self.last: tuple[Key, Key] = ((), ())
         self._table = table
         self._texts = texts
         self._key_texts = [texts[ordinal] for ordinal in table.key]

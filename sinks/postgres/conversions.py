@@ -46,7 +46,8 @@ def conversion(before: Column, after: Column) -> Conversion | None:
     name, old, new = quote(after.name), before.type.kind, after.type.kind
     if "year" in (_word(before), _word(after)) and _word(before) != _word(after):
         return None
-    if new == "text" and DATED & {_word(before), _word(after)} and before.type != after.type:
+    words = {_word(before), _word(after)}
+    if new == "text" and DATED & words and (before.type != after.type or len(words) == 2):
         return None  # dates that are stored as text
     if old == new:
         return _same_kind(before, after, name)

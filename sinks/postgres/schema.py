@@ -7,7 +7,7 @@ A change is part of the open transaction, and so is the record of the table's ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from psycopg import errors as pg
@@ -16,7 +16,7 @@ from engine.change import DeleteRange, SchemaChange
 from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, quote
 from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
-from engine.schema import Column, Table, TableId
+from engine.schema import Table, TableId
 from sinks.postgres.ddl import (
     Step,
     alter_table,
@@ -27,6 +27,7 @@ from sinks.postgres.ddl import (
     delete_range,
     drop_enums,
 )
+from sinks.postgres.policy_guards import policy_guards
 from sinks.postgres.replacement import Replacement
 from sinks.postgres.session import Session
 from sinks.postgres.state import SCHEMA, StateStore
@@ -147,7 +148,8 @@ class SchemaFollower:
         await self._make_schemas([after.id])
         indexed = await self._state.indexed(before.id)
         stored = self._stored(before), self._stored(after)
-        for step in self._new_values(before, after, change):
+        policies, name = self._storage.fingerprint(after), self._naming.sql(before.id)
+        for step in policy_guards(before, after, dict(change.renamed), policies, name):
             await self._run(step, before.id)
         for step in alter_table(
             *(*stored, change.renamed, self._naming), filled=change.filled, indexed=indexed
@@ -165,20 +167,6 @@ class SchemaFollower:
         reason = self._storage.outdated(after, old, [*names.values()])
         if reason:
             raise UnloggedChange(reason, hint=BACKFILL_AGAIN, table=after.id)
-
-    def _new_values(self, before: Table, after: Table, change: SchemaChange) -> Iterator[Step]:
-        """A guard for each new column if a policy refuses or changes its default in old rows."""
-        renamed = dict(change.renamed)
-        kept = {renamed.get(name, name) for name in before.names}
-        policies = self._storage.fingerprint(after)
-        for column in after.columns:
-            if column.name in kept or not _is_changed(column, policies.get(column.name, {})):
-                continue
-            yield Step(
-                f"SELECT 1 FROM {self._naming.sql(before.id)} LIMIT 1",
-                f"existing rows get a default in the new column {column.name}, and a policy decides"
-                " how it is stored",
-            )
 
     async def _run(self, step: Step, id: TableId) -> None:
         try:
@@ -245,17 +233,6 @@ class SchemaFollower:
                 " another schema.",
                 table=table.id,
             )
-
-
-def _is_changed(column: Column, policies: Mapping[str, str]) -> bool:
-    """Whether the policies of a column may refuse or change its default in a way of their own."""
-    default = (column.default or "").strip("'")
-    zero = "0000-00-00" in default or (column.default is None and not column.nullable)
-    return (
-        (zero and policies.get("zero_date") == "error")
-        or ("tinyint1" in policies and default not in ("", "0", "1"))
-        or ("nul_byte" in policies and "\0" in default)
-    )
 
 
 def _owned(owner: str, table: Table) -> SinkError:

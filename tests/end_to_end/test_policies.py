@@ -298,6 +298,58 @@ def test_a_policy_decides_about_the_default_of_a_new_column(mirror: Mirror) -> N
         mirror.run(policies)
 
 
+def test_a_column_enters_or_leaves_the_key(mirror: Mirror) -> None:
+    """Some values have another form in a key, so the table is backfilled again."""
+    mirror.execute(
+        "CREATE TABLE t (id INT PRIMARY KEY, k VARCHAR(9) NOT NULL) CHARACTER SET cp1251",
+        "INSERT INTO t VALUES (1, _cp1251 0x6198), (2, 'b'), (3, 'c')",
+        "CREATE TABLE u (id INT NOT NULL, k DATE PRIMARY KEY)",
+        "INSERT INTO u VALUES (1, 0), (2, '2020-01-01')",
+    )
+    mirror.run()
+    mirror.execute(
+        "ALTER TABLE t DROP PRIMARY KEY, ADD PRIMARY KEY (k)",
+        "UPDATE t SET id = id + 10",
+        "ALTER TABLE u DROP PRIMARY KEY, ADD PRIMARY KEY (id)",
+    )
+    mirror.run()
+    assert len(mirror.rows("t", "id")) == 3
+    assert mirror.rows("u", "id, k") == [("1", None), ("2", "2020-01-01")]
+    assert mirror.verify().equal
+
+
+def test_statements_that_change_stored_values(mirror: Mirror) -> None:
+    """A conversion or a default that the log does not show is read again where a policy counts."""
+    policies = StoragePolicies(
+        zero_date="text", tinyint1="boolean", unsigned_bigint="bigint", out_of_range="null"
+    )
+    mirror.execute(
+        "CREATE TABLE t (id INT PRIMARY KEY, d DATETIME, b TINYINT(1),"
+        " k VARCHAR(9) CHARACTER SET cp1251)",
+        "INSERT INTO t VALUES (1, '2020-06-01 10:00:00', NULL, _cp1251 0x6198)",
+    )
+    mirror.run(policies)
+    mirror.execute("SET time_zone = '+05:00'", "ALTER TABLE t MODIFY d TIMESTAMP NULL")
+    mirror.run(policies)
+    assert mirror.verify(policies).equal
+    mirror.execute("SET sql_mode = ''", "ALTER TABLE t MODIFY b TINYINT(1) NOT NULL")
+    mirror.run(policies)
+    mirror.execute("ALTER TABLE t MODIFY k VARCHAR(9) CHARACTER SET utf8mb4")
+    mirror.execute("ALTER TABLE t ADD n BIGINT UNSIGNED NOT NULL DEFAULT 18446744073709551615")
+    mirror.run(policies)
+    assert mirror.rows("t", "b::text, n::text") == [("false", None)]
+    assert mirror.verify(policies).equal
+
+
+def test_two_keys_that_are_stored_as_one_do_not_stop_verify(mirror: Mirror) -> None:
+    mirror.execute(
+        "CREATE TABLE t (k VARCHAR(9) COLLATE utf8mb4_bin PRIMARY KEY, x INT)",
+        "INSERT INTO t VALUES ('a\\0', 1), ('a\u2400', 2), ('b', 3)",
+    )
+    mirror.run()
+    assert mirror.verify().tables[0].rows == 3
+
+
 @pytest.mark.parametrize("viewed", [False, True], ids=["renamed", "copied"])
 def test_a_table_is_backfilled_again_by_changed_policies(mirror: Mirror, viewed: bool) -> None:
     mirror.execute(

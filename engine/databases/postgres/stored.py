@@ -29,6 +29,7 @@ __all__ = [
     "NUL",
     "Storage",
     "deciding_policies",
+    "exceeds_bigint",
     "is_narrowed",
     "stored_type",
 ]
@@ -123,7 +124,8 @@ class Storage:
             old, new = before.get(column.name, {}), after.get(column.name, {})
             for name in sorted({*old, *new}):
                 was, now = (it.get(name, getattr(DEFAULT, name)) for it in (old, new))
-                if was != now and (was != "error" or now == "text"):
+                shape = now == "text" or (name == "out_of_range" and now == "null")
+                if was != now and (was != "error" or shape):
                     return (
                         f"the policy {name} of column {column.name} was {was} when the table was"
                         f" backfilled, and is {now} now"
@@ -186,7 +188,7 @@ def _stored_column(column: Column, policies: StoragePolicies, schema: str) -> Co
     if column.type.kind in TEMPORAL:
         default = _stored_default(column, policies)
     else:
-        default = column.default
+        default = None if exceeds_bigint(column, policies.unsigned_bigint) else column.default
     stored = msgspec.structs.replace(
         column,
         type=stored_type(column, policies),
@@ -197,13 +199,26 @@ def _stored_column(column: Column, policies: StoragePolicies, schema: str) -> Co
     return column if stored == column else stored
 
 
+def exceeds_bigint(column: Column, unsigned_bigint: str) -> bool:
+    """Whether the default of a column is too large for the type that a policy chooses."""
+    default = (column.default or "").strip("'")
+    if unsigned_bigint != "bigint" or column.type.kind != "uint64" or not default.isdigit():
+        return False
+    return int(default) > LARGEST_BIGINT
+
+
 def _has_labels(column: Column) -> bool:
     """Whether the members of an ENUM can be labels of a PostgreSQL type."""
-    return column.type.kind == "enum" and all(
-        "\0" not in member
-        and "$tailrace$" not in member
-        and len(member.encode()) <= MAX_IDENTIFIER_BYTES
-        for member in column.type.members
+    members = column.type.members
+    return (
+        column.type.kind == "enum"
+        and len(set(members)) == len(members)
+        and all(
+            "\0" not in member
+            and "$tailrace$" not in member
+            and len(member.encode()) <= MAX_IDENTIFIER_BYTES
+            for member in members
+        )
     )
 
 

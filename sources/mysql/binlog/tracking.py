@@ -248,7 +248,7 @@ class Tracking:
         for effect in effects:
             if isinstance(effect, SchemaChange):
                 if effect.before is not None:
-                    del self.tables[effect.before.id]
+                    self.tables.pop(effect.before.id, None)
                 if effect.after is not None:
                     self.tables[effect.after.id] = effect.after
         return effects

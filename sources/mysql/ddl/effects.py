@@ -104,7 +104,8 @@ def apply_statement(
     ``statement`` is what it has done, if that is not what ``sql`` says. ``schema`` is the session's
     default database, ``tables`` are the tracked versions, and ``wanted`` says whether the
     configuration selects a table. ``discovered`` are tables that exist and wait for their backfill,
-    and ``wanted`` is false for those of ``ignored`` (``Source.stream``). ``default_charset``
+    and ``wanted`` is false for those of ``ignored`` (``Source.stream``): of these only a DROP or a
+    new name has an effect. ``default_charset``
     returns the charset or collation of a database, ``check_write`` decides on DML on other tables.
     ``empty``: no rows of the tables are followed, so only the definitions matter.
 
@@ -127,7 +128,7 @@ def apply_statement(
     )
     if statement.problem:
         _check_problem(statement, followed)
-    effects = _effects(statement, followed)
+    effects = _effects(statement, followed) + _dropped(statement, followed)
     return [*effects, *_parents_renamed(statement, effects, followed)]
 
 
@@ -156,6 +157,24 @@ def _parents_renamed(
                 now[effect.after.id] = effect.after
     changed = with_parents(now.values(), pairs, columns)
     return [followed.change(before, after) for before, after in changed]
+
+
+def _dropped(statement: Statement, followed: _Followed) -> list[Effect]:
+    """A change for each table of ``ignored`` whose name the statement removes."""
+    ignored = followed.ignored
+    gone: set[TableId] = set()
+    match statement:
+        case DropTables():
+            gone.update(statement.tables)
+        case DropDatabase():
+            gone.update(id for id in ignored if id.schema == statement.schema)
+        case RenameTables():
+            for old, new in statement.pairs:
+                gone.add(old)
+                gone.discard(new)
+        case AlterTable() if statement.change.name not in (None, statement.tables[0]):
+            gone.add(statement.tables[0])
+    return [followed.change(Table(id, ()), None) for id in sorted(gone.intersection(ignored))]
 
 
 def _effects(statement: Statement, followed: _Followed) -> list[Effect]:

@@ -34,7 +34,7 @@ class _Probe(NamedTuple):
 _PROBES: Final = (
     _Probe(
         frozenset(("date", "datetime", "timestamp")),
-        "{0} = 0 OR MONTH({0}) = 0 OR DAYOFMONTH({0}) = 0"
+        "{0} = 0 OR YEAR({0}) = 0 OR MONTH({0}) = 0 OR DAYOFMONTH({0}) = 0"
         " OR DAYOFMONTH({0}) > COALESCE(DAYOFMONTH(LAST_DAY({0})), 0)",
         "holds dates that are not in the calendar, such as 0000-00-00",
         'correct them, or choose a policy: [sink.values.columns] "{where}" = {{ zero_date = … }}',
