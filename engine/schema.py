@@ -191,9 +191,9 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     from 1 and grows with each schema change that the pipeline follows. ``default_charset`` is the
     source's charset or collation of columns that are added without one; it is empty if the source
     has none, or it is not known. ``foreign_keys`` are those whose actions the source executes
-    without logging the changed rows; a target has none. ``partitions`` are the source's, None if
-    it has none or they are not known. A ``Table`` is hashable and keeps its hash, so codecs are
-    cached by it.
+    without logging the changed rows; a target has none. They are None if they are not known.
+    ``partitions`` are the source's, None if it has none or they are not known. A ``Table`` is
+    hashable and keeps its hash, so codecs are cached by it.
     """
 
     id: TableId
@@ -202,7 +202,7 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     indexes: tuple[Index, ...] = ()
     version: int = 1
     default_charset: str = ""
-    foreign_keys: tuple[ForeignKey, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] | None = None
     partitions: Partitions | None = None
 
     @property

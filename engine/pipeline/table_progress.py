@@ -374,7 +374,7 @@ def _refers_anew(rows: Rows) -> bool:
     """Whether rows get another parent whose deletion deletes them."""
     names = {
         name
-        for key in rows.table.foreign_keys
+        for key in rows.table.foreign_keys or ()
         if key.on_delete == "cascade"
         for name in key.columns
     }

@@ -50,7 +50,7 @@ def steps(tables: Iterable[Table], parent: TableId, changed: frozenset[str] | No
     found = [
         Step(child, key, changed is not None)
         for child in tables
-        for key in child.foreign_keys
+        for key in child.foreign_keys or ()
         if key.parent == parent and (changed is None or changed.intersection(key.parent_columns))
     ]
     return [step for step in found if step.action != "restrict"]
@@ -83,12 +83,14 @@ def reached(change: Cascade) -> Iterator[tuple[TableId, Step]]:
 def depth_of_cascades(tables: Mapping[TableId, Table]) -> dict[TableId, int]:
     """For each table with foreign keys that cascade, how many parents are above it, at least."""
     depths = {
-        table.id: 0 for table in tables.values() if any(it.cascades for it in table.foreign_keys)
+        table.id: 0
+        for table in tables.values()
+        if any(it.cascades for it in table.foreign_keys or ())
     }
     for _ in range(len(depths)):
         before = dict(depths)
         for id in depths:
-            parents = [it.parent for it in tables[id].foreign_keys if it.parent != id]
+            parents = [it.parent for it in tables[id].foreign_keys or () if it.parent != id]
             depths[id] = 1 + max((before.get(parent, 0) for parent in parents), default=0)
             depths[id] = min(depths[id], len(depths))
         if depths == before:
@@ -101,7 +103,7 @@ def order_matters(table: Table, tables: Iterable[Table] = ()) -> str:
     none: they share a column, and one of them changes it; or one changes a column that a foreign
     key of ``tables`` refers to.
     """
-    keys = [key for key in table.foreign_keys if key.cascades]
+    keys = [key for key in table.foreign_keys or () if key.cascades]
     for one, other in combinations(keys, 2):
         shared = set(one.columns) & set(other.columns)
         changes = any(

@@ -226,17 +226,18 @@ class MySQLSource:
                 tracking.reach_catalog()
             if events and not opened:
                 opened = True
-                start = stream.position.resume_position
-                if first := tracking.foreign_keys.add_missing():
-                    yield [Begin("", start, 0.0), *first, Commit(start, 0.0)]
-                yield [Heartbeat(start, 0.0)]
+                if caught_up:
+                    yield from _foreign_keys(stream, tracking)
+                yield [Heartbeat(stream.position.resume_position, 0.0)]
             for changes in stream.feed(events):
                 yield changes
                 unreported, reported_at = True, time.monotonic()
+            caught_up = caught_up or stream.position.resume_position.at_or_after(end)
+            if caught_up and opened and not stream.unfinished:
+                yield from _foreign_keys(stream, tracking)
             unreported = unreported or stream.position.moved or (stream.idle and bool(events))
             if stream.inside or not unreported:
                 continue
-            caught_up = caught_up or stream.position.resume_position.at_or_after(end)
             silent = caught_up and not replica.partial and (stream.idle or not events)
             at = time.time() if silent else stream.committed_at
             if silent or (at and time.monotonic() - reported_at > interval * 0.9):
@@ -362,6 +363,13 @@ class MySQLSource:
         number = file_number(position.file)
         after = sum(log.size for log in log_files(session) if file_number(log.name) >= number)
         return max(0, after - position.offset)
+
+
+def _foreign_keys(stream: Stream, tracking: Tracking) -> Iterator[list[Change]]:
+    """A transaction that stores the foreign keys of tables that were followed without them."""
+    if changes := tracking.foreign_keys.add_missing():
+        at = stream.position.resume_position
+        yield [Begin("", at, 0.0), *changes, Commit(at, 0.0)]
 
 
 def _prepared(session: Connection[Any]) -> frozenset[str]:

@@ -331,35 +331,6 @@ def test_on_earlier_releases_the_target_equals_the_source(
         assert run.counters.backfilled_rows == 0
 
 
-def test_tables_that_were_followed_before_foreign_keys_were_stored(
-    mariadb_10: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-) -> None:
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mariadb_10)
-    writer = connect_mysql(mariadb_10, database)
-    stored = "SELECT count(*) FROM tailrace.table_version WHERE definition ~ 'foreign_keys'"
-
-    def pipeline() -> Pipeline:
-        return make_pipeline(mariadb_10.url, target, [f"{database}.*"], name=database)
-
-    with writer, writer.cursor() as cursor, psycopg.connect(target, autocommit=True) as there:
-        execute(cursor, "levels", EXACT["levels"][0])
-        catch_up(pipeline())
-        there.execute(
-            "UPDATE tailrace.table_version"
-            " SET definition = (definition::jsonb - 'foreign_keys')::text"
-        )
-        execute(cursor, "levels", EXACT["levels"][1])
-        for _ in range(2):
-            run = pipeline()
-            catch_up(run)
-            assert_equal(writer, there, database)
-            assert run.counters.backfilled_rows == 0
-            assert there.execute(stored).fetchall() == [(3,)]
-
-
 def test_log_files(
     mariadb_11: AnyServer,
     postgres: AnyServer,

@@ -22,7 +22,7 @@ import msgspec
 from engine.change import Cascade, Operation, Row, Rows, SchemaChange
 from engine.databases.mysql.charset import text_decoder
 from engine.databases.mysql.types import parse_type
-from engine.errors import DecodeError, SchemaError
+from engine.errors import DecodeError, SchemaError, UnloggedChange
 from engine.schema import Column, ForeignKey, Table, TableId
 from engine.toolkit.cascades import order_matters, reached
 from engine.toolkit.policies import ReadPolicies
@@ -193,25 +193,42 @@ class ForeignKeys:
     """The foreign keys of the followed ``tables``, and of others that they may act through.
 
     ``others`` reads the foreign keys of all tables as they are now; None if there is no server.
+    ``decoders`` are discarded when something changes.
+
+    The version of a table that was stored before foreign keys were has none, and those of the
+    catalog may be newer than the place in the log. So they are not exact until that is reached.
     """
 
-    def __init__(self, tables: dict[TableId, Table], others: Callable[[], Keys] | None) -> None:
+    def __init__(
+        self,
+        tables: dict[TableId, Table],
+        others: Callable[[], Keys] | None,
+        decoders: dict[bytes, Decoder | None],
+    ) -> None:
         self._tables = tables
         self._read = others
+        self._decoders = decoders
         self._others: Keys = others() if others is not None else {}
+        self._first = self._others
+        self._are_known = False
         #: Whether the actions are missing in the log.
         self.unlogged = True
-        self.stale = False
         #: The tables with foreign keys that refer to each table; None if it is to be made.
         self._children: dict[TableId, list[Table]] | None = None
 
     def add_missing(self) -> list[SchemaChange]:
-        """Add the foreign keys of tables that were followed before these were stored."""
-        changes = []
+        """Add the foreign keys of tables that were followed before these were stored.
+
+        Call it when the log is read up to a place at which the catalog was read already. No
+        statement has changed them between, because it would be an unlogged change.
+        """
+        changes: list[SchemaChange] = []
+        if self._are_known:
+            return changes
+        self._are_known = True
         for table in list(self._tables.values()):
-            keys = self._others.get(table.id, ())
-            if keys and not table.foreign_keys:
-                version = table.version + 1
+            if table.foreign_keys is None:
+                keys, version = self._first.get(table.id, ()), table.version + 1
                 after = msgspec.structs.replace(table, foreign_keys=keys, version=version)
                 self._tables[table.id] = after
                 changes.append(SchemaChange("", table, after))
@@ -219,7 +236,21 @@ class ForeignKeys:
         return changes
 
     def follow(self, statement: Statement | None, effects: Sequence[Effect]) -> None:
-        """Take note of a statement and its effects on followed tables."""
+        """Take note of a statement and its effects on followed tables.
+
+        Raises UnloggedChange if it changes foreign keys that are not known.
+        """
+        if (
+            isinstance(statement, AlterTable)
+            and self._read is not None
+            and self._is_unknown(statement.tables[0])
+            and changes_foreign_keys(statement)
+        ):
+            raise UnloggedChange(
+                f"{statement.kind} changes the table's foreign keys, and those before it are not"
+                " known",
+                table=statement.tables[0],
+            )
         others = isinstance(statement, RenameTables) or (
             isinstance(statement, CreateTable | AlterTable)
             and statement.tables[0] not in self._tables
@@ -228,10 +259,8 @@ class ForeignKeys:
         if others or effects:
             self.changed(others=others)
 
-    def take_stale(self) -> bool:
-        """Whether decoders that were made before this call may be outdated."""
-        stale, self.stale = self.stale, False
-        return stale
+    def _is_unknown(self, id: TableId) -> bool:
+        return id in self._tables and self._tables[id].foreign_keys is None
 
     def decoder(
         self,
@@ -269,7 +298,7 @@ class ForeignKeys:
     def changed(self, *, others: bool = False) -> None:
         """The followed tables have changed; ``others``: the foreign keys of other tables, too."""
         self._children = None
-        self.stale = True
+        self._decoders.clear()
         if others and self._read is not None:
             self._others = self._read()
 
@@ -278,7 +307,7 @@ class ForeignKeys:
         if self._children is None:
             self._children = defaultdict(list)
             for table in self._all():
-                for parent in {key.parent for key in table.foreign_keys if key.cascades}:
+                for parent in {key.parent for key in table.foreign_keys or () if key.cascades}:
                     self._children[parent].append(table)
         return self.unlogged and id in self._children
 
@@ -293,11 +322,12 @@ class ForeignKeys:
             {
                 key.parent_columns
                 for each in tables
-                for key in each.foreign_keys
+                for key in each.foreign_keys or ()
                 if key.parent == table.id and key.cascades
             }
         )
-        models = [_model(table.id, names, tables, known) for names in columns]
+        unknown = frozenset(filter(self._is_unknown, family))
+        models = [_model(table.id, names, tables, known, unknown) for names in columns]
         models = [model for model in models if any(each.columns for each in model.tables)]
         return Parent(table, models, followed=followed) if models else None
 
@@ -315,7 +345,10 @@ class ForeignKeys:
 
     def _all(self) -> Iterator[Table]:
         """The followed tables, and the others without columns."""
-        yield from self._tables.values()
+        for id, table in self._tables.items():
+            if table.foreign_keys is None:
+                table = msgspec.structs.replace(table, foreign_keys=self._others.get(id))
+            yield table
         for id, keys in self._others.items():
             if id not in self._tables:
                 yield Table(id, (), foreign_keys=keys)
@@ -326,8 +359,12 @@ def _model(
     columns: tuple[str, ...],
     tables: tuple[Table, ...],
     known: Mapping[TableId, Table],
+    unknown: frozenset[TableId],
 ) -> Cascade:
-    """The cascade after rows of ``parent``, without their values."""
+    """The cascade after rows of ``parent``, without their values.
+
+    ``unknown`` are the tables whose foreign keys may be others at this place in the log.
+    """
     steps = []
     for after in (None, list[Row]()):  # what a DELETE reaches, and what an UPDATE does
         steps += [each for _, each in reached(Cascade(parent, columns, [], after, tables))]
@@ -337,6 +374,8 @@ def _model(
         reason = inexact_reason(step.child, step.key, known.get(step.key.parent), tables)
         if step.child.id == parent and step.child.columns and not step.child.key:
             reason = "a row image shows what other deleted rows of the statement have done"
+        if step.child.id in unknown:
+            reason = "its foreign keys at this place in the log are not known"
         if reason:
             inexact[step.child.id, step.key.name] = reason
     return Cascade(
@@ -349,7 +388,7 @@ def _model(
 def _normalised(table: Table, known: Mapping[TableId, Table]) -> Table:
     """The table whose foreign keys spell the columns of their parents as these do."""
     keys = []
-    for key in table.foreign_keys:
+    for key in table.foreign_keys or ():
         parent = known.get(key.parent)
         names = {} if parent is None else {column.lower(): column for column in parent.names}
         spelled = tuple(names.get(name.lower(), name) for name in key.parent_columns)

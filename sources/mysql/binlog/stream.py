@@ -73,7 +73,7 @@ class Stream:
         self._out: list[Change] = []
         self._target = self._out
         self._pending: Iterator[list[Change]] | None = None
-        self._known: dict[bytes, Decoder | None] = {}
+        self._known = tracking.decoders
         self._tables: dict[bytes, Decoder | None] = {}
         self._sources: dict[bytes, str] = {}
         self._begins: set[bytes] = set()
@@ -327,8 +327,6 @@ class Stream:
 
     def _follow(self, query: Query) -> None:
         effects = self._tracking.follow(query)
-        if self._tracking.foreign_keys.take_stale():
-            self._known.clear()
         if effects:
             if not self._begun:
                 self._begin()

@@ -160,7 +160,9 @@ class Tracking:
             foreign_keys = definitions.foreign_keys
         self._fold_names = fold_names
         self._native_foreign_keys = native_foreign_keys
-        self.foreign_keys = ForeignKeys(self.tables, foreign_keys)
+        #: By the bytes of a table map, as long as nothing has changed what they depend on.
+        self.decoders: dict[bytes, Decoder | None] = {}
+        self.foreign_keys = ForeignKeys(self.tables, foreign_keys, self.decoders)
 
     def use(self, format: Format) -> None:
         """Take the format of the log that follows."""

@@ -317,8 +317,10 @@ def _indexes(names: tuple[str, ...], previous: Table | None) -> tuple[Index, ...
     return tuple(kept)
 
 
-def _foreign_keys(names: tuple[str, ...], previous: Table | None) -> tuple[ForeignKey, ...]:
-    keys = () if previous is None else previous.foreign_keys
+def _foreign_keys(names: tuple[str, ...], previous: Table | None) -> tuple[ForeignKey, ...] | None:
+    keys = None if previous is None else previous.foreign_keys
+    if keys is None:
+        return None
     return tuple(key for key in keys if set(key.columns) <= set(names))
 
 

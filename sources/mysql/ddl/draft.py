@@ -66,6 +66,7 @@ class Draft:
     def __init__(self) -> None:
         self._id: TableId | None = None
         self._foreign_keys: list[_DraftForeignKey] = []
+        self._foreign_keys_known = True
         self.columns: list[DraftColumn] = []
         self.default_charset = ""
         self._primary: list[DraftColumn] = []
@@ -97,8 +98,9 @@ class Draft:
                 [draft.find(name) for name in key.columns],
                 References(key.parent, key.parent_columns, key.on_delete, key.on_update),
             )
-            for key in table.foreign_keys
+            for key in table.foreign_keys or ()
         ]
+        draft._foreign_keys_known = table.foreign_keys is not None
         key = [draft.columns[ordinal] for ordinal in table.key]
         if any(index.columns == table.key for index in table.uniques):
             draft._doubtful = key
@@ -143,7 +145,9 @@ class Draft:
             foreign_keys=self._made_foreign_keys(id),
         )
 
-    def _made_foreign_keys(self, id: TableId) -> tuple[ForeignKey, ...]:
+    def _made_foreign_keys(self, id: TableId) -> tuple[ForeignKey, ...] | None:
+        if not self._foreign_keys and not self._foreign_keys_known:
+            return None
         made: list[ForeignKey] = []
         for key in self._foreign_keys:
             to = key.references

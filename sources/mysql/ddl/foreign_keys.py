@@ -40,7 +40,7 @@ def moved_names(keys: tuple[ForeignKey, ...], old: TableId, new: TableId) -> tup
 
 def renamed_table(table: Table, id: TableId) -> Table:
     """The next version of a table, which has the name ``id``."""
-    keys = moved_names(table.foreign_keys, table.id, id)
+    keys = table.foreign_keys and moved_names(table.foreign_keys, table.id, id)
     return msgspec.structs.replace(table, id=id, version=table.version + 1, foreign_keys=keys)
 
 
@@ -56,6 +56,8 @@ def with_parents(
     """
     found: list[tuple[Table, Table]] = []
     for table in tables:
+        if not table.foreign_keys:
+            continue
         keys = tuple(_with_parent(key, renamed, columns) for key in table.foreign_keys)
         if keys != table.foreign_keys:
             version = table.version + 1

@@ -112,7 +112,7 @@ def _cascades(context: Context) -> Iterator[Finding]:
     tables = {table.id: table for table in context.tables}
     applied = 0
     for table in context.tables:
-        for key in table.foreign_keys:
+        for key in table.foreign_keys or ():
             if not key.cascades:
                 continue
             reason = inexact_reason(table, key, tables.get(key.parent), context.tables)
