@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from engine.change import Cascade, Operation, Row, Rows, SchemaChange
-from engine.databases.mysql.charset import text_decoder
+from engine.databases.mysql.charset import may_be_invalid, text_decoder
 from engine.databases.mysql.types import parse_type
 from engine.errors import DecodeError, SchemaError, UnloggedChange
 from engine.schema import Column, ForeignKey, Table, TableId
@@ -46,6 +46,8 @@ _EXACT: Final = frozenset(
     ("int8", "int16", "int24", "int32", "int64", "uint8", "uint16", "uint24", "uint32", "uint64")
 ) | frozenset(("decimal", "binary", "uuid"))
 #: Collations that compare bytes and do not ignore spaces at the end.
+#: The server checks what is stored in these charsets.
+_CHECKED: Final = frozenset(("ascii", "utf8mb3", "utf8mb4"))
 _NO_PAD: Final = ("_nopad_bin", "_0900_bin")
 
 Keys = Mapping[TableId, tuple[ForeignKey, ...]]
@@ -432,6 +434,9 @@ def _compares_exactly(mine: Column, its: Column) -> bool:
         return kind in _EXACT
     types = [parse_type(column.source_type) for column in (mine, its)]
     if any(not each.collation.endswith("_bin") for each in types):
+        return False
+    # Bytes that are no character are replaced, in the parent's key otherwise than in a child.
+    if any(may_be_invalid(each.charset) and each.charset not in _CHECKED for each in types):
         return False
     # The values of CHAR have no spaces at the end on either side.
     return all(each.collation.endswith(_NO_PAD) for each in types) or all(
