@@ -31,6 +31,7 @@ from tests.support.memory_pipeline import (
     make_pipeline,
     run,
 )
+from tests.support.waiting import wait_until_async
 
 OTHER = msgspec.structs.replace(KEYED, id=TableId(KEYED.id.schema, "other"))
 WIDER = Table(
@@ -311,9 +312,9 @@ def test_a_table_that_changes_so_all_the_time_is_quarantined() -> None:
 
     async def scenario() -> None:
         running = asyncio.create_task(pipeline.run())
-        async with asyncio.timeout(20):
-            while {it.state for it in pipeline.status().tables} != {"quarantined"}:
-                await asyncio.sleep(0.01)
+        await wait_until_async(
+            lambda: {it.state for it in pipeline.status().tables} == {"quarantined"}
+        )
         pipeline.stop()
         await running
 
