@@ -177,11 +177,14 @@ class Backfill:
         )
         ahead = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
         try:
-            while (chunk := await ahead) is not None:
+            # Shielded: a generator cannot be closed while a thread runs it.
+            while (chunk := await asyncio.shield(ahead)) is not None:
                 ahead = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
                 yield chunk
+        except asyncio.CancelledError:
+            self._source.stop()  # so that a read that waits ends, too
+            raise
         finally:
-            # Shielded: a generator cannot be closed while a thread runs it.
             await asyncio.shield(_close_after(ahead, chunks))
 
     def _snapshot_source(self) -> SnapshotSource:

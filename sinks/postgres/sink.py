@@ -84,12 +84,11 @@ class PostgresSink:
         try:
             await self._state.create()
             state = await self._state.take(epoch)
-            outdated = await self._state.outdated(state.tables)
         except TailraceError:
             await self._session.close()
             raise
         self._epoch = state.epoch
-        return msgspec.structs.replace(state, outdated=outdated)
+        return state
 
     async def apply(
         self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()

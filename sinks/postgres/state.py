@@ -125,7 +125,8 @@ class StateStore:
 
         Raises ``Fenced``, or ``SinkLost`` if another engine's COMMIT does not end. The session that
         had the pipeline before is ended if it is in a transaction: an engine that is frozen there
-        would hold its locks.
+        would hold its locks. Another engine that starts at the same moment ends this one's session
+        in the same way, so as little as possible follows the commit.
         """
         session, one = self._session, (self.pipeline,)
         await session.begin()
@@ -149,11 +150,46 @@ class StateStore:
         state = await self._select(layout)
         if state is None:
             raise SinkError(f"the checkpoint of pipeline {self.pipeline} vanished from the target")
+        outdated, recorded = await self._compare_policies(state.tables)
         await session.execute(_OWN, one)
         await session.commit()
         await self._end_session(owner)
+        if recorded:
+            await self._record(recorded, state.epoch)
         self._saved = state.checkpoint.progress if state.checkpoint is not None else {}
-        return state
+        return msgspec.structs.replace(state, outdated=outdated)
+
+    async def _compare_policies(
+        self, tables: Sequence[Table]
+    ) -> tuple[dict[TableId, str], list[Table]]:
+        """Those of ``tables`` whose rows are stored by other policies than those of today, with the
+        reason; and those whose policies have changed and have changed no row, to be recorded.
+        """
+        before = await self._fingerprints()
+        outdated: dict[TableId, str] = {}
+        recorded: list[Table] = []
+        for table in tables:
+            old = before.get(table.id, {})
+            if self._storage.fingerprint(table) == old:
+                continue
+            reason = self._storage.outdated(table, old)
+            if reason:
+                outdated[table.id] = reason
+            else:
+                recorded.append(table)
+        return outdated, recorded
+
+    async def _record(self, tables: Sequence[Table], epoch: int) -> None:
+        """Record the policies of today. Raises ``Fenced`` if the epoch is not the newest."""
+        await self._session.begin()
+        cursor = await self._session.execute(f"{_CONFIRM} FOR UPDATE", (self.pipeline,))
+        newest = await cursor.fetchone()
+        if newest is None or newest[0] != epoch:
+            await self._session.rollback()
+            raise self.fenced(epoch)
+        for table in tables:
+            await self.save_tables([table], indexed=await self.indexed(table.id))
+        await self._session.commit()
 
     async def _owner(self) -> tuple[Any, ...] | None:
         return await (await self._session.execute(_CONFIRM, (self.pipeline,))).fetchone()
@@ -260,29 +296,6 @@ class StateStore:
                 }
             )
         await self._session.execute(_SAVE_TABLES, (self.pipeline, _json(rows), indexed))
-
-    async def outdated(self, tables: Sequence[Table]) -> dict[TableId, str]:
-        """Those of ``tables`` whose rows are stored by other policies than those of today, with the
-        reason. A changed policy that has changed no row is recorded.
-        """
-        before = await self._fingerprints()
-        found: dict[TableId, str] = {}
-        recorded: list[Table] = []
-        for table in tables:
-            old = before.get(table.id, {})
-            if self._storage.fingerprint(table) == old:
-                continue
-            reason = self._storage.outdated(table, old)
-            if reason:
-                found[table.id] = reason
-            else:
-                recorded.append(table)
-        if recorded:
-            await self._session.begin()
-            for table in recorded:
-                await self.save_tables([table], indexed=await self.indexed(table.id))
-            await self._session.commit()
-        return found
 
     async def stored(self, table: Table) -> Table:
         """A table with the types that it has on the target."""

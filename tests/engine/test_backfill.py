@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Generator, Sequence
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -57,6 +58,46 @@ class StaleStatistics(MemorySource):
     def chunks(self, table: Table, *arguments: Any, **more: Any) -> Any:
         self.backfilled.append(table.id.name)
         return super().chunks(table, *arguments, **more)
+
+
+class WaitingRead(MemorySource):
+    """Its read of a table waits until ``stop``, like one that waits for a lock."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        super().__init__(MemorySettings("memory:test"), database)
+        self.reading = Event()
+        self.stopped = Event()
+        self.closed = False
+
+    def chunks(self, *arguments: Any, **more: Any) -> Generator[Chunk, None, None]:
+        try:
+            self.reading.set()
+            assert self.stopped.wait(10), "the read was not stopped"
+            yield from super().chunks(*arguments, **more)
+        finally:
+            self.closed = True
+
+    def stop(self) -> None:
+        super().stop()
+        self.stopped.set()
+
+
+@pytest.mark.parametrize("table", [KEYED, KEYLESS], ids=str)
+def test_a_backfill_is_cancelled_while_a_read_waits(table: Table) -> None:
+    database = MemoryDatabase()
+    database.load(table, [(1, "a"), (2, "b"), (3, "c")])
+    source = WaitingRead(database)
+    pipeline = make_pipeline(database, MemoryStore(), source=source)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(source.reading.is_set)
+        running.cancel()
+        await running
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(scenario())
+    assert source.closed
 
 
 def test_empty_tables_are_checked_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
