@@ -21,9 +21,23 @@ import msgspec
 
 from engine.schema import TableId
 
-__all__ = ["Checkpoint", "TableState", "TableProgress"]
+__all__ = ["Cause", "Checkpoint", "TableProgress", "TableState"]
 
 TableState = Literal["pending", "backfilling", "catching_up", "live", "quarantined"]
+
+
+class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a table is quarantined, or backfilled again: what happened, and what to do.
+
+    ``position`` is the place in the log, ``statement`` the logged statement without its values.
+    ``hint`` names command lines as ``TailraceError.hint`` does. ``at`` is the Unix time.
+    """
+
+    reason: str
+    hint: str = ""
+    position: str = ""
+    statement: str = ""
+    at: float = 0.0
 
 
 class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,7 +49,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     pass it before the table equals the source at every commit.
 
     ``again``: the target has older rows of the table, which stay until the new ones replace them.
-    ``reason`` says why, or why the table is quarantined: then it is not followed any more.
+    ``cause`` says why, or why the table is quarantined: then it is not followed any more.
     """
 
     state: TableState = "pending"
@@ -44,11 +58,16 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     estimate: int = 0
     high_watermark: str | None = None
     again: bool = False
-    reason: str = ""
+    cause: Cause | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why the table is quarantined, or backfilled again; empty if it is neither."""
+        return "" if self.cause is None else self.cause.reason
 
     def restarted(self) -> TableProgress:
         """The progress of a table whose rows were rolled back, or are truncated next."""
-        return TableProgress(estimate=self.estimate, again=self.again, reason=self.reason)
+        return TableProgress(estimate=self.estimate, again=self.again, cause=self.cause)
 
     def backfilled(self, rows: int, cursor: str | None, high_watermark: str) -> TableProgress:
         """The progress after a chunk of ``rows`` rows; ``cursor`` is None after the last chunk.
@@ -61,7 +80,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         return TableProgress(
             *(state, cursor, self.rows + rows, self.estimate, high_watermark),
             again=self.again,
-            reason=self.reason,
+            cause=self.cause,
         )
 
     def caught_up(self) -> TableProgress:

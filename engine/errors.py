@@ -51,6 +51,9 @@ class TailraceError(Exception):
 
     #: Whether the pipeline reconnects and resumes from the checkpoint after this error.
     retryable: ClassVar[bool] = False
+    #: Whether the error, if it names a table, concerns that table alone: the policy ``on_error``
+    #: then decides whether the others go on.
+    of_one_table: ClassVar[bool] = False
     #: The exit status of a command that ends with this error.
     exit_status: ClassVar[int] = 1
 
@@ -67,6 +70,8 @@ class TailraceError(Exception):
         self.hint = hint
         self.table = None if table is None else str(table)
         self.position = None if position is None else str(position)
+        #: The logged statement that failed, without the values in it. Empty if none did.
+        self.statement = ""
 
     def __str__(self) -> str:
         text = self.message
@@ -110,9 +115,13 @@ class SinkLost(SinkError):
 class DecodeError(TailraceError):
     """The bytes of a log do not follow their format."""
 
+    of_one_table = True
+
 
 class SchemaError(TailraceError):
     """The shape of a table at a position is unknown, or a schema change cannot be followed."""
+
+    of_one_table = True
 
 
 class ShapeChanged(SchemaError):
@@ -147,6 +156,8 @@ class UnloggedChange(SchemaError):
 
 class ApplyError(TailraceError):
     """The target cannot store a change that was decoded correctly."""
+
+    of_one_table = True
 
 
 class Fenced(TailraceError):

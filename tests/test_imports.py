@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("engine", "sources", "sinks", "benchmarks")
 
 VOCABULARY = (
-    *("engine.errors", "engine.schema", "engine.change"),
+    *("engine.remedies", "engine.errors", "engine.schema", "engine.change"),
     *("engine.checkpoint", "engine.contract"),
 )
 ANYTHING = ("engine", "sources", "sinks", "benchmarks")

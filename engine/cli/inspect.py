@@ -128,7 +128,7 @@ def status(options: argparse.Namespace) -> int:
     describes the fields. Exit status 1: the pipeline has never run.
     """
     settings = load_settings(options.config)
-    found = asyncio.run(_status(settings))
+    found = asyncio.run(_status(settings, str(options.config)))
     if options.json:
         sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
     else:
@@ -147,7 +147,7 @@ def _add_status_options(parser: argparse.ArgumentParser) -> None:
 STATUS = Command("status", "position, lag and the state of each table", status, _add_status_options)
 
 
-async def _status(settings: Settings) -> Status:
+async def _status(settings: Settings, config: str) -> Status:
     """The status as the checkpoint tells it. It does not say whether an engine runs."""
     state = await make_sink(settings).state()
     name = settings.pipeline.name
@@ -165,7 +165,7 @@ async def _status(settings: Settings) -> Status:
         position=checkpoint.position,
         lag_seconds=0.0 if current else behind,
         lag_bytes=0 if current else lag_bytes,
-        tables=TableStatuses().of(checkpoint.progress),
+        tables=TableStatuses(config).of(checkpoint.progress),
     )
 
 

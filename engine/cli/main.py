@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.errors import TailraceError
+from engine.remedies import rendered
 
 __all__ = ["main"]
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except TailraceError as error:
-        show_error(error)
+        show_error(error, str(getattr(options, "config", "")))
         return error.exit_status
     except KeyboardInterrupt:
         return 1
@@ -65,19 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def show_error(error: TailraceError) -> None:
+def show_error(error: TailraceError, config: str = "") -> None:
     """Print an error and its hint, and log them where the log is configured."""
+    hint = rendered(
+        error.hint, config=config, table=error.table or "", position=error.position or ""
+    )
     logger = logging.getLogger("tailrace")
     if logger.handlers:
-        logger.error("stopped", extra={"error": str(error), "hint": error.hint})
+        logger.error("stopped", extra={"error": str(error), "hint": hint})
     if not logger.handlers or sys.stderr.isatty():
         from rich.console import Console
         from rich.markup import escape
 
         console = Console(stderr=True, soft_wrap=True)
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        if error.hint:
-            console.print(f"[bold]what to do:[/] {escape(error.hint)}", highlight=False)
+        if hint:
+            console.print(f"[bold]what to do:[/] {escape(hint)}", highlight=False)
 
 
 def make_parser() -> argparse.ArgumentParser:

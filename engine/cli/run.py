@@ -107,6 +107,8 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         backfill=settings.backfill,
         retry=settings.retry,
         metrics=metrics,
+        errors=settings.errors,
+        config=str(options.config),
     )
     _stop_on_signals(pipeline)
     async with AsyncExitStack() as stack:
@@ -134,7 +136,7 @@ def _conclude(status: Status) -> int:
     for table in quarantined:
         logger.error(
             "the table is quarantined, the target lacks its changes",
-            extra={"table": table.table, "reason": table.reason},
+            extra={"table": table.table, "reason": table.reason, "hint": table.remedy},
         )
     return EXIT_DIFFERENCES if quarantined else 0
 

@@ -5,13 +5,14 @@ The tables that commands print: the stored status, preflight findings, the resul
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from engine.contract import Finding
-from engine.ops.status import Status
+from engine.ops.status import Status, TableStatus
 from engine.ops.terminal import duration, size, tables_table
 from engine.verify.report import TableReport, VerifyReport
 
@@ -33,13 +34,23 @@ def status_table(status: Status) -> RenderableType:
     behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
     summary.add_row("lag", f"{lag}{behind}")
     summary.add_row("backfill", f"{status.fraction:.0%}, {status.backfilled:,} rows")
-    reasons = [
-        Text(f"{table.table} is {table.state.replace('_', ' ')}: {table.reason}")
-        for table in status.tables
-        if table.reason
-    ]
+    reasons = [_reason(table) for table in status.tables if table.reason]
     tables = tables_table(status.tables, len(status.tables))
     return Group(summary, Text(), tables, *([Text()] if reasons else []), *reasons)
+
+
+def _reason(table: TableStatus) -> Text:
+    """Why a table is quarantined or backfilled again, since when, and what to do."""
+    text = Text(f"{table.table} is {table.state.replace('_', ' ')}: {table.reason}")
+    if table.since is not None:
+        text.append(f"\n  since {datetime.fromtimestamp(table.since, UTC):%Y-%m-%d %H:%M:%S} UTC")
+    if table.position:
+        text.append(f"\n  at {table.position}")
+    if table.statement:
+        text.append(f"\n  {table.statement}")
+    if table.remedy:
+        text.append(f"\n  → {table.remedy}", style="bold")
+    return text
 
 
 def findings_table(findings: Sequence[Finding]) -> RenderableType:

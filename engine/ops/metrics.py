@@ -25,6 +25,7 @@ column, reason}                                        the policy
 tailrace_backfill_rows {table}              gauge      rows backfilled
 tailrace_backfill_estimate_rows {table}     gauge      rows expected at the start of the backfill
 tailrace_table_state {table, state}         gauge      1 for the state of the table, else 0
+tailrace_quarantined_tables                 gauge      tables whose changes are not applied
 ==========================================  =========  ==========================================
 """
 
@@ -91,6 +92,7 @@ class Metrics:
         )
         self._backfilled = gauge("backfill_rows", "Rows backfilled", "table")
         self._estimate = gauge("backfill_estimate_rows", "Rows expected", "table")
+        self._quarantined = gauge("quarantined_tables", "Tables whose changes are not applied")
         self._state = gauge("table_state", "1 for the state of the table", "table", "state")
         #: The tables of the last status, and those that the gauges show: they follow when read.
         self._tables: Sequence[TableStatus] = ()
@@ -156,6 +158,8 @@ class Metrics:
         if self._tables is self._shown_from:
             return
         self._shown_from = self._tables
+        quarantined = sum(table.state == "quarantined" for table in self._tables)
+        self._quarantined.labels(self._pipeline).set(quarantined)
         shown, tables = self._shown, {table.table: table for table in self._tables}
         for name in shown.keys() - tables.keys():
             for gauge in (self._backfilled, self._estimate):

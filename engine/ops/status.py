@@ -17,6 +17,7 @@ import msgspec
 
 from engine.checkpoint import TableProgress, TableState
 from engine.errors import TailraceError
+from engine.remedies import rendered
 from engine.schema import TableId
 
 __all__ = [
@@ -41,8 +42,10 @@ FIRST_SECONDS = 0.25
 
 
 class TableStatus(msgspec.Struct, frozen=True):
-    """The backfill of one table. ``estimate`` is what the source expected at its start. ``reason``
-    says why the table is backfilled again or quarantined.
+    """The backfill of one table. ``estimate`` is what the source expected at its start.
+
+    The others say why the table is backfilled again or quarantined, as ``Cause`` does; ``remedy``
+    says what to type.
     """
 
     table: str
@@ -50,6 +53,10 @@ class TableStatus(msgspec.Struct, frozen=True):
     rows: int = 0
     estimate: int = 0
     reason: str = ""
+    remedy: str = ""
+    position: str = ""
+    statement: str = ""
+    since: float | None = None
 
     @property
     def total(self) -> int:
@@ -98,10 +105,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 class TableStatuses:
     """Makes ``Status.tables`` from the progress of all tables. The same progress gives the same
-    tuple, so a status of many idle tables costs nothing.
+    tuple, so a status of many idle tables costs nothing. ``config`` is for command lines in
+    remedies.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: str = "") -> None:
+        self._config = config
         self._progress: Mapping[TableId, TableProgress] | None = None
         self._statuses: tuple[TableStatus, ...] = ()
 
@@ -110,10 +119,23 @@ class TableStatuses:
         if progress is not self._progress:
             self._progress = progress
             self._statuses = tuple(
-                TableStatus(str(id), it.state, it.rows, it.estimate, it.reason)
-                for id, it in sorted(progress.items())
+                _table_status(str(id), it, self._config) for id, it in sorted(progress.items())
             )
         return self._statuses
+
+
+def _table_status(table: str, progress: TableProgress, config: str) -> TableStatus:
+    status = TableStatus(table, progress.state, progress.rows, progress.estimate)
+    if progress.state == "live" or (cause := progress.cause) is None:
+        return status
+    return msgspec.structs.replace(
+        status,
+        reason=cause.reason,
+        remedy=rendered(cause.hint, config=config, table=table),
+        position=cause.position,
+        statement=cause.statement,
+        since=cause.at or None,
+    )
 
 
 class Log(Protocol):

@@ -9,9 +9,11 @@ tables had these shapes there.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from engine.change import CaughtUp, SchemaChange
+from engine.checkpoint import Cause
 from engine.contract import SnapshotSource, Source
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
@@ -118,7 +120,7 @@ class Discovery:
         """
         for id in set(self._tracker.waiting) - {table.id for table in tables}:
             if self._tracker.progress[id].again:
-                await self._writer.leave(id, NOT_FOUND, quarantine=True)
+                await self._writer.leave(id, Cause(NOT_FOUND, at=time.time()), quarantine=True)
             else:
                 self._tracker.forget(id)
 

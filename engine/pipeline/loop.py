@@ -34,7 +34,12 @@ from engine.pipeline.twins import Twins
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import Counters, TargetWriter, Transaction
 from engine.schema import TableId
-from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
+from engine.settings.loader import (
+    BackfillSettings,
+    BatchSettings,
+    ErrorSettings,
+    RetrySettings,
+)
 
 __all__ = ["Pipeline"]
 
@@ -56,6 +61,9 @@ class Pipeline:
     """Mirrors ``source`` into ``sink`` until it is stopped. ``name`` identifies the checkpoint in
     the target.
 
+    ``errors`` is the policy for trouble with one table. ``config`` is the configuration's path as
+    the user typed it, for the command lines in messages.
+
     Guarantee: every committed transaction of a followed table is applied in commit order, exactly
     once or at least once, as the sink's ``capabilities`` say.
     """
@@ -70,6 +78,8 @@ class Pipeline:
         backfill: BackfillSettings,
         retry: RetrySettings,
         metrics: Metrics,
+        errors: ErrorSettings | None = None,
+        config: str = "",
     ) -> None:
         self.name = name
         self.source = source
@@ -84,8 +94,10 @@ class Pipeline:
         self._epoch: int | None = None
         self._goal: str | None = None
         self._attempt: _Attempt | None = None
-        self._tables = TableStatuses()
-        self._unlogged = UnloggedChanges(name, source, sink, backfill)
+        self._tables = TableStatuses(config)
+        self._unlogged = UnloggedChanges(
+            *(name, source, sink, backfill), errors or ErrorSettings(), config
+        )
 
     async def run(self, *, until_caught_up: bool = False) -> None:
         """Run until ``stop``, the end of a finite log, or an error that retrying cannot fix.
@@ -111,13 +123,11 @@ class Pipeline:
                 if await self._run_attempt(until_caught_up):
                     return
                 continue
-            except UnloggedChange as error:
-                if self._attempt is None or self._attempt.ignores(error.id):
-                    raise
-                self._attempt = None
-                self._unlogged.take(error)
-                continue
             except TailraceError as error:
+                if (id := self._table_of(error)) is not None:
+                    self._attempt = None
+                    self._unlogged.take(error, id)
+                    continue
                 self.state = "connecting"
                 if self._attempt is not None and self._attempt.writer.commits:
                     delay, failing_since = self.retry.first_seconds, None
@@ -152,6 +162,15 @@ class Pipeline:
             tables=self._tables.of({} if attempt is None else attempt.tracker.progress),
         )
 
+    def _table_of(self, error: TailraceError) -> TableId | None:
+        """The table to leave out after an error, so that the others can go on; None if there is
+        none. Before the first checkpoint the error ends the pipeline, as `tailrace check` says.
+        """
+        if self._attempt is None or error.retryable or not error.of_one_table:
+            return None
+        id = error.id if isinstance(error, UnloggedChange) else self._attempt.find(error.table)
+        return None if id is None or self._attempt.ignores(id) else id
+
     def _may_retry(self, error: TailraceError, failing_since: float) -> bool:
         limit = self.retry.give_up_seconds
         return error.retryable and not (limit and time.monotonic() - failing_since > limit)
@@ -182,7 +201,7 @@ class Pipeline:
                 self._goal = await asyncio.to_thread(self.source.position)
             self._attempt = _Attempt(self, state, readmit=readmit)
             for error in self._attempt.outdated:
-                self._unlogged.take(error)
+                self._unlogged.take(error, error.id)
             await self._unlogged.record(self._attempt.writer, self._attempt.tracker.waiting)
             await self._attempt.prepare(first=state.checkpoint is None)
             return await self._attempt.run(self._goal)
@@ -207,6 +226,7 @@ class _Attempt:
 
     def __init__(self, pipeline: Pipeline, state: State, *, readmit: bool) -> None:
         checkpoint = state.checkpoint or Checkpoint(pipeline.name, state.epoch, "")
+        self._first = state.checkpoint is None and isinstance(pipeline.source, SnapshotSource)
         self._pipeline = pipeline
         self._source = source = pipeline.source
         self._commands = commands = pipeline.commands
@@ -245,6 +265,13 @@ class _Attempt:
         """The tables whose rows are stored in another form than the sink's settings say."""
         hint = "Set it back, or let the table be backfilled again."
         return [UnloggedChange(reason, hint=hint, table=id) for id, reason in self._outdated]
+
+    def find(self, name: str | None) -> TableId | None:
+        """The table that an error names, if it is one of the followed tables."""
+        if self._first:
+            return None
+        found = [id for id in self.tracker.progress if str(id) == name]
+        return found[0] if len(found) == 1 else None
 
     def ignores(self, id: TableId) -> bool:
         """Whether the stream reports nothing about a table."""

@@ -30,7 +30,7 @@ from engine.change import (
     SchemaChange,
     Truncate,
 )
-from engine.checkpoint import TableProgress, TableState
+from engine.checkpoint import Cause, TableProgress, TableState
 from engine.errors import UnloggedChange
 from engine.schema import Table, TableId
 from engine.toolkit.cascades import Step, depth_of_cascades, reached
@@ -139,11 +139,9 @@ class ProgressTracker:
         """Follow one more table, which is pending."""
         known = self._progress.get(table.id, TableProgress())
         self._tables[table.id] = table
-        self._set(
-            table.id, TableProgress(estimate=estimate, again=known.again, reason=known.reason)
-        )
+        self._set(table.id, TableProgress(estimate=estimate, again=known.again, cause=known.cause))
 
-    def leave(self, id: TableId, reason: str, *, quarantine: bool) -> Table | None:
+    def leave(self, id: TableId, cause: Cause, *, quarantine: bool) -> Table | None:
         """Stop following a table: it waits for its discovery, or is quarantined.
 
         Returns its version up to now; None if it was not followed.
@@ -154,7 +152,7 @@ class ProgressTracker:
             "quarantined" if quarantine else "pending",
             rows=known.rows if quarantine else 0,
             again=known.again or table is not None,
-            reason=reason,
+            cause=cause,
         )
         self._set(id, progress)
         return table

@@ -1,5 +1,9 @@
 """
-What follows a change that the log does not show exactly: the policy ``unlogged_change``.
+What follows trouble with one table: the policies ``unlogged_change`` and ``on_error``.
+
+A change that the log does not show exactly is one kind of trouble; an error that concerns one table
+alone is the other: a statement that cannot be read, rows that do not fit their table, a value or a
+constraint that the target refuses.
 
 The error ends the attempt. The next attempt starts from the checkpoint, which is before the change,
 and stops following the table there. So nothing depends on where in a batch the change is. A table
@@ -14,11 +18,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from engine.checkpoint import Cause
 from engine.contract import Sink, SnapshotSource, Source
-from engine.errors import UnloggedChange
+from engine.errors import TailraceError, UnloggedChange
 from engine.pipeline.writer import TargetWriter
+from engine.remedies import BACKFILL, and_then, rendered
 from engine.schema import TableId
-from engine.settings.loader import BackfillSettings
+from engine.settings.loader import BackfillSettings, ErrorSettings
 
 __all__ = ["UnloggedChanges"]
 
@@ -27,19 +33,30 @@ MOST_BACKFILLS = 10
 #: … in this time.
 WINDOW_SECONDS = 3600.0
 
-_SET: Final = 'set unlogged_change = "backfill" in [backfill]'
+_UNLOGGED: Final = 'set unlogged_change = "backfill" in [backfill]'
+_QUARANTINE: Final = 'set on_error = "quarantine" in [errors]'
 _NEVER: Final = "it was to be backfilled again, and the configuration does not allow that now"
-_AGAIN: Final = "start the engine again: it reads the table again"
+_START: Final = "start the engine again: it goes on with the other tables"
 
 log = logging.getLogger("tailrace.pipeline")
 
 
 class UnloggedChanges:
-    """The tables of such changes, from the error to the commit that records them."""
+    """The tables in trouble, from the error to the commit that records them."""
 
-    def __init__(self, name: str, source: Source, sink: Sink, settings: BackfillSettings) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        sink: Sink,
+        settings: BackfillSettings,
+        errors: ErrorSettings,
+        config: str,
+    ) -> None:
         self._name = name
         self._settings = settings
+        self._errors = errors
+        self._config = config
         can = sink.capabilities
         self._can_backfill = (
             isinstance(source, SnapshotSource)
@@ -47,7 +64,7 @@ class UnloggedChanges:
             and can.schema_changes
             and can.transactional
         )
-        self._taken: list[tuple[UnloggedChange, bool]] = []
+        self._taken: list[tuple[TableId, Cause, bool]] = []
         self._times: dict[TableId, deque[float]] = {}
 
     @property
@@ -55,30 +72,55 @@ class UnloggedChanges:
         """Whether a table is backfilled again, so that a quarantined one need not stay so."""
         return self._can_backfill and self._settings.unlogged_change == "backfill"
 
-    def take(self, error: UnloggedChange) -> None:
-        """Note the table of ``error``, or raise it if the policy is to stop."""
-        if self._settings.unlogged_change == "stop":
-            raise _stop(error)
-        quarantine = not self.backfills or error.moved or self._is_frequent(error.id)
-        self._taken.append((error, quarantine))
+    def take(self, error: TailraceError, id: TableId) -> None:
+        """Note the table ``id`` of ``error``, or raise it if the policy is to stop."""
+        again = (
+            isinstance(error, UnloggedChange)
+            and self.backfills
+            and not error.moved
+            and not self._is_frequent(id)
+        )
+        if not again:
+            self._may_quarantine(error, id)
+        cause = Cause(
+            error.message,
+            "" if again else self._hint(error),
+            error.position or "",
+            error.statement,
+            time.time(),
+        )
+        self._taken.append((id, cause, not again))
         log.warning(
-            "the table is quarantined, its changes are not applied any more"
-            if quarantine
-            else "the table is backfilled again",
+            "the table is backfilled again"
+            if again
+            else "the table is quarantined, its changes are not applied any more",
             extra={
                 "pipeline": self._name,
-                "table": error.table,
+                "table": str(id),
                 "position": error.position,
+                "statement": error.statement,
                 "reason": error.message,
-                "hint": self._hint(error) if quarantine else "",
+                "hint": rendered(cause.hint, config=self._config, table=str(id)),
             },
         )
 
-    def _hint(self, error: UnloggedChange) -> str:
+    def _may_quarantine(self, error: TailraceError, id: TableId) -> None:
+        """Raise the error, with the way on, if a policy says that the pipeline stops."""
+        unlogged = self._settings.unlogged_change if isinstance(error, UnloggedChange) else ""
+        if unlogged == "quarantine":
+            return
+        if unlogged == "stop":
+            error.hint = and_then(error.hint, _UNLOGGED, _START)
+            raise error
+        if self._errors.policy(id) == "stop":
+            error.hint = and_then(error.hint, _QUARANTINE, _START)
+            raise error
+
+    def _hint(self, error: TailraceError) -> str:
         """How a quarantined table is followed again."""
-        if error.moved or not self._can_backfill:
+        if not self._can_backfill or (isinstance(error, UnloggedChange) and error.moved):
             return error.hint
-        return _and_start(error.hint, _AGAIN if self.backfills else f"{_SET}, {_AGAIN}")
+        return and_then(error.hint, BACKFILL)
 
     def _is_frequent(self, id: TableId) -> bool:
         """Whether the table would be backfilled again and again, and never be finished."""
@@ -94,26 +136,12 @@ class UnloggedChanges:
         Of ``waiting``, the tables that wait to be backfilled again, none can be if the
         configuration has changed since; then they are quarantined.
         """
-        for error, quarantine in self._taken:
-            await writer.leave(error.id, error.message, quarantine=quarantine)
+        for id, cause, quarantine in self._taken:
+            await writer.leave(id, cause, quarantine=quarantine)
         left = () if self._can_backfill else waiting
         for id in left:
-            await writer.leave(id, _NEVER, quarantine=True)
+            cause = Cause(_NEVER, 'set mode = "initial" in [backfill]', at=time.time())
+            await writer.leave(id, cause, quarantine=True)
         if self._taken or left:
             await writer.commit()
         self._taken.clear()
-
-
-def _stop(error: UnloggedChange) -> UnloggedChange:
-    return UnloggedChange(
-        error.message,
-        hint=_and_start(error.hint, f"{_SET}, {_AGAIN}"),
-        table=error.id,
-        position=error.position,
-    )
-
-
-def _and_start(hint: str, more: str) -> str:
-    if more in hint:
-        return hint
-    return f"{hint.rstrip('.')}; {more}" if hint else more

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from enum import Enum
 
 from engine.change import (
+    Begin,
     Cascade,
     CaughtUp,
     Change,
@@ -25,7 +26,7 @@ from engine.change import (
     SchemaChange,
     Truncate,
 )
-from engine.checkpoint import Checkpoint
+from engine.checkpoint import Cause, Checkpoint
 from engine.contract import CountsReplaced, Sink, Source
 from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.ops.metrics import Metrics, Stage
@@ -40,6 +41,10 @@ log = logging.getLogger("tailrace.pipeline")
 
 #: The changes that change the target.
 DATA = (Rows, SchemaChange, Truncate, DeleteRange, Cascade, CaughtUp)
+
+
+#: The number of characters of a statement that an error shows.
+SHOWN_STATEMENT = 500
 
 
 class Transaction(Enum):
@@ -160,9 +165,9 @@ class TargetWriter:
         await self._apply(changes, (), "backfill")
         self.transaction = Transaction.WHOLE
 
-    async def leave(self, id: TableId, reason: str, *, quarantine: bool) -> None:
+    async def leave(self, id: TableId, cause: Cause, *, quarantine: bool) -> None:
         """Stop following a table. The target keeps the rows that it has."""
-        table = self._tracker.leave(id, reason, quarantine=quarantine)
+        table = self._tracker.leave(id, cause, quarantine=quarantine)
         if table is not None:
             await self._sink.apply(self._twins.leave(table))
         self.transaction = Transaction.WHOLE
@@ -207,9 +212,12 @@ class TargetWriter:
             with self._metrics.stage(stage):
                 applied = await self._sink.apply(targets, in_backfill)
         except UnloggedChange as error:
-            raise self._twins.own_error(error) from error
+            own = self._twins.own_error(error)
+            _locate(own, changes)
+            raise own from error
         except TailraceError as error:
             error.table = own_name(error.table)
+            _locate(error, changes)
             raise
         rows: dict[tuple[TableId, str], int] = {}
         for change in changes:
@@ -249,6 +257,17 @@ class TargetWriter:
             if self.transaction is Transaction.EMPTY:
                 self._counters.current_at = at
         self.moved = True
+
+
+def _locate(error: TailraceError, changes: Sequence[Change]) -> None:
+    """Note the place in the log from which on ``changes`` were applied, and the statement."""
+    for change in changes:
+        if type(change) is Begin and error.position is None:
+            error.position = str(change.position)
+        elif type(change) is SchemaChange and not error.statement:
+            named = {str(it.id) for it in (change.before, change.after) if it is not None}
+            if error.table in named:
+                error.statement = change.statement[:SHOWN_STATEMENT]
 
 
 def _refuse_schema_changes(changes: Sequence[Change]) -> None:

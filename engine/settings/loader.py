@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,10 +21,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.errors import ConfigError
+from engine.schema import TableId
 from engine.settings.secrets import SecretError, resolve
 
 __all__ = [
     "BatchSettings",
+    "ErrorSettings",
     "LogFormat",
     "LogLevel",
     "LogSettings",
@@ -54,6 +57,7 @@ TOML_NAMES = {
 #: Names of version 0.1.0 that a configuration may still hold: table or key, and its name now.
 RENAMED = {("snapshot",): "backfill", ("backfill", "round_seconds"): "slice_seconds"}
 
+OnError = Literal["stop", "quarantine"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Count = Annotated[int, Meta(ge=1)]
@@ -86,6 +90,34 @@ class BackfillSettings(Struct, frozen=True, forbid_unknown_fields=True):
     chunk_rows: Count = 20_000
     slice_seconds: Seconds = 1.0
     unlogged_change: Literal["backfill", "quarantine", "stop"] = "backfill"
+
+
+class ErrorSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What follows an error that concerns one table alone: ``quarantine`` the table (its changes
+    are not applied any more, and the others go on), or ``stop`` the pipeline.
+
+    ``tables`` has the policy of some tables, by patterns ``schema.table`` with ``*`` and ``?``. Of
+    several that match, the last one counts.
+    """
+
+    on_error: OnError = "quarantine"
+    tables: dict[str, OnError] = {}
+
+    def policy(self, id: TableId) -> OnError:
+        """The policy of a table."""
+        found = self.on_error
+        for pattern, policy in self.tables.items():
+            if all(map(fnmatchcase, (id.schema, id.name), pattern.split(".", 1))):
+                found = policy
+        return found
+
+    def __post_init__(self) -> None:
+        for pattern in self.tables:
+            if len(pattern.split(".")) != 2 or not all(pattern.split(".")):
+                raise ConfigError(
+                    f"errors.tables: {pattern!r} is not a pattern schema.table",
+                    hint="write schema.table",
+                )
 
 
 class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,6 +169,7 @@ class Settings(Struct, frozen=True):
     sink: Any
     backfill: BackfillSettings
     batch: BatchSettings
+    errors: ErrorSettings
     retry: RetrySettings
     metrics: MetricsSettings
     log: LogSettings
@@ -310,6 +343,7 @@ def _shape(source: type[Struct], sink: type[Struct]) -> type[Struct]:
             ("pipeline", PipelineSettings, PipelineSettings()),
             ("backfill", BackfillSettings, BackfillSettings()),
             ("batch", BatchSettings, BatchSettings()),
+            ("errors", ErrorSettings, ErrorSettings()),
             ("retry", RetrySettings, RetrySettings()),
             ("metrics", MetricsSettings, MetricsSettings()),
             ("log", LogSettings, LogSettings()),

@@ -214,7 +214,7 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
     assert status.status == 0
     (table,) = json.loads(status.out)["tables"]
     pets = {"table": f"{database}.pets", "state": "live", "rows": 5, "estimate": 5, "reason": ""}
-    assert table == pets
+    assert table.items() >= pets.items()
     assert tailrace("verify", config).status == 0
 
     with psycopg.connect(target_database, autocommit=True) as there:
@@ -241,10 +241,12 @@ def test_a_quarantined_table_is_named_with_the_way_on(
         cursor.execute("ALTER TABLE pets ADD length INT AS (CHAR_LENGTH(name)) STORED")
     run = tailrace("run", config, "--until-caught-up")
     assert run.status == 3
-    assert "set unlogged_change" in run.err
-    assert "start the engine again" in run.err
+    remedy = f"`tailrace backfill {config} {database}.pets` reads the table again"
+    assert remedy in run.err
     status = tailrace("status", config)
     assert f"{database}.pets is quarantined: ALTER TABLE fills a column" in status.out
+    assert remedy in " ".join(status.out.split())
+    assert "ALTER TABLE pets ADD length INT" in " ".join(status.out.split())
     verify = tailrace("verify", config)
     assert verify.status == 3
     assert "quarantined" in verify.out

@@ -18,6 +18,7 @@ from engine.settings import registry
 from engine.settings.loader import (
     BackfillSettings,
     BatchSettings,
+    ErrorSettings,
     LogSettings,
     MetricsSettings,
     PipelineSettings,
@@ -34,6 +35,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "pipeline": PipelineSettings,
     "backfill": BackfillSettings,
     "batch": BatchSettings,
+    "errors": ErrorSettings,
     "retry": RetrySettings,
     "metrics": MetricsSettings,
     "log": LogSettings,

@@ -156,7 +156,7 @@ def test_the_first_open_upgrades(url: str, caplog: pytest.LogCaptureFixture) -> 
     assert vars(line).items() >= {"from_layout": 1, "to_layout": 2, "tables": 5}.items()
     found = everything(url)
     assert sorted(found) == ["checkpoint", "layout", "table_progress", "table_version"]
-    assert ("other", "s", "t", "live", None, 7, 8, None, False, "") in found["table_progress"]
+    assert ("other", "s", "t", "live", None, 7, 8, None, False, None) in found["table_progress"]
 
 
 def test_an_upgraded_schema_is_like_a_new_one(

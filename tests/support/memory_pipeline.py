@@ -13,7 +13,12 @@ from engine.contract import Sink, Source
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
 from engine.schema import Column, Table, TableId, Type
-from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
+from engine.settings.loader import (
+    BackfillSettings,
+    BatchSettings,
+    ErrorSettings,
+    RetrySettings,
+)
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import MemoryDatabase, MemorySettings, MemorySource
 
@@ -99,6 +104,8 @@ def make_pipeline(
     batch: BatchSettings | None = None,
     backfill: BackfillSettings | None = None,
     retry: RetrySettings | None = None,
+    errors: ErrorSettings | None = None,
+    config: str = "",
 ) -> Pipeline:
     """A pipeline named ``test``. Its batches and chunks are small, so that there are several."""
     return Pipeline(
@@ -109,6 +116,8 @@ def make_pipeline(
         backfill=backfill or BackfillSettings(chunk_rows=2, slice_seconds=0.0),
         retry=retry or RetrySettings(first_seconds=0.001, max_seconds=0.01, give_up_seconds=5.0),
         metrics=Metrics("test"),
+        errors=errors,
+        config=config,
     )
 
 

@@ -36,6 +36,7 @@ from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.effects import Effect, apply_statement
+from sources.mysql.ddl.masked import masked
 from sources.mysql.ddl.objects import CreateDatabase, read_object
 from sources.mysql.ddl.outcome import outcome
 from sources.mysql.ddl.session_time import SessionTime
@@ -219,9 +220,16 @@ class Tracking:
     def follow(self, query: Query) -> list[Effect]:
         """The effects of a statement on followed tables.
 
-        Raises UnloggedChange if they cannot be derived from its text.
+        Raises UnloggedChange if they cannot be derived from its text. Errors have the statement.
         """
         parsed = self._parse(query)
+        try:
+            return self._follow(parsed, query)
+        except TailraceError as error:
+            error.statement = error.statement or masked(parsed.sql)
+            raise
+
+    def _follow(self, parsed: _Parsed, query: Query) -> list[Effect]:
         statement = parsed.statement
         if self._read_programs is not None:
             self._check_programs(parsed, query.schema, statement)

@@ -1,0 +1,45 @@
+"""
+Remedies: how the hint of an error names a command line. Pure.
+
+A hint has the command line in backquotes, with placeholders as in the command's usage::
+
+    `tailrace backfill CONFIG TABLE` reads the table again
+
+What shows the hint knows the path of the configuration as the user typed it, and the table of the
+error. ``rendered`` is the one place that puts them in.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Final
+
+__all__ = ["BACKFILL", "and_then", "rendered"]
+
+#: The remedy for a table whose rows on the target are not those of the source.
+BACKFILL: Final = "`tailrace backfill CONFIG TABLE` reads the table again"
+
+_COMMAND_LINE: Final = re.compile(r"`tailrace [^`]*`")
+
+
+def rendered(hint: str, *, config: str = "", table: str = "", position: str = "") -> str:
+    """``hint`` with these in the place of CONFIG, TABLE and POSITION; an empty one stays."""
+    given = {"CONFIG": config, "TABLE": table, "POSITION": position}
+
+    def put(line: re.Match[str]) -> str:
+        words = (
+            shlex.quote(given[word]) if given.get(word) else word
+            for word in line[0].strip("`").split(" ")
+        )
+        return f"`{' '.join(words)}`"
+
+    return _COMMAND_LINE.sub(put, hint)
+
+
+def and_then(hint: str, *more: str) -> str:
+    """A hint with further steps, without those that it has already."""
+    for step in more:
+        if step not in hint:
+            hint = f"{hint.rstrip('.')}; {step}" if hint else step
+    return hint
