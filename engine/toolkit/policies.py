@@ -38,6 +38,8 @@ class ValuePolicies(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     The keys of ``tables`` are patterns ``schema.table``, those of ``columns`` patterns
     ``schema.table.column``, with ``*`` and ``?``. The names of columns are not case-sensitive.
+    A table whose name is in lower case matches a pattern in any case, because some servers store
+    names in lower case, however they are written (``lower_case_table_names`` = 1 of MySQL).
 
     Raises ConfigError for a wrong pattern, and for a policy or value that does not exist.
     """
@@ -130,7 +132,8 @@ class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
     and any other invalid date is an error.
 
     ``nul_byte``: the character U+0000 in text. ``strip`` removes it, ``replace`` writes U+2400. In
-    a key column ``strip`` acts as ``replace``, so that two keys stay two.
+    a key column, unless it is ``error``, the character U+F0000 for private use stands for U+0000,
+    and is an error itself, so that two keys stay two.
 
     ``tinyint1``: the type of TINYINT(1). ``unsigned_bigint``: the type of BIGINT UNSIGNED.
 
@@ -150,7 +153,9 @@ class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
 
 
 def _matches(pattern: str, table: tuple[str, str], column: str | None = None) -> bool:
-    """Whether a pattern of tables, or of columns, matches. Names of columns have no case."""
+    """Whether a pattern of tables, or of columns, matches."""
     parts = pattern.split(".")
-    same = all(map(fnmatchcase, table, parts))
+    same = all(map(fnmatchcase, table, parts)) or all(
+        map(fnmatchcase, table, pattern.lower().split("."))
+    )
     return same and (column is None or fnmatchcase(column.lower(), parts[-1].lower()))

@@ -36,6 +36,7 @@ from engine.databases.postgres.stored import (
     DEFAULT,
     EPOCH,
     INFINITY,
+    KEY_NUL,
     LARGEST_BIGINT,
     NUL,
     is_narrowed,
@@ -52,8 +53,9 @@ __all__ = ["Encoder", "Field", "escape"]
 
 NULL = r"\N"
 HEX = r"\\x"
-#: The characters that text is searched for. U+0000 cannot be sent, so it can separate values.
-SPECIAL = "\\\t\n\r\0"
+#: The characters that are escaped. U+0000 cannot be sent, so it can separate values.
+SPECIAL = "\\\t\n\r"
+KEY_NUL_BYTES = KEY_NUL.encode()
 #: The size to aim at: large enough to be sent at full speed, small enough to stay in the
 #: processor's cache and not to block the event loop.
 PIECE_BYTES = 128 * 1024
@@ -89,6 +91,11 @@ class Field(NamedTuple):
         return self.column.type.kind in TEXTUAL or self.column.type.kind == "array"
 
     @property
+    def may_hold_substitute(self) -> bool:
+        """Whether a value must not hold ``KEY_NUL``, because it stands for U+0000."""
+        return self.key and self.column.type.kind in TEXTUAL and self.policies.nul_byte != "error"
+
+    @property
     def stored(self) -> Type:
         """The neutral type as which the column is stored."""
         return stored_type(self.column, self.policies)
@@ -112,6 +119,7 @@ class Encoder:
         self._columns = [
             self._text_column(field) for field in self._fields if field.may_need_escape
         ]
+        self._has_text_key = any(it.may_hold_substitute for it in self._fields)
         self._lines: Callable[..., str] | None = None
         self._parameters: Callable[[Sequence[Row]], list[Parameters]] | None = None
         self._piece_rows = FIRST_PIECE_ROWS
@@ -125,7 +133,7 @@ class Encoder:
         while start < len(rows):
             stop = min(start + self._piece_rows, len(rows))
             piece = self._accelerator(rows, start, stop) if self._accelerator is not None else None
-            if piece is None:
+            if piece is None or (self._has_text_key and KEY_NUL_BYTES in piece):
                 piece = self._encode(rows[start:stop])
             yield piece
             row_bytes = len(piece) / (stop - start)
@@ -281,7 +289,8 @@ class Encoder:
             return lambda rows: _copy_texts(
                 [None if (items := take(row)) is None else literal(items) for row in rows], clean
             )
-        return lambda rows: _copy_texts(list(map(take, rows)), clean)
+        doubtful = "\0" + KEY_NUL if field.may_hold_substitute else "\0"
+        return lambda rows: _copy_texts(list(map(take, rows)), clean, doubtful)
 
     def _text(self, field: Field) -> Callable[[Any], str]:
         """A function from a value that may need escaping to its text as PostgreSQL reads it."""
@@ -294,9 +303,18 @@ class Encoder:
     def _cleaner(self, field: Field) -> Callable[[str], str]:
         """A function that removes U+0000 from a text, or replaces it."""
         column, policy = field.column.name, field.policies.nul_byte
-        other = NUL if field.key or policy == "replace" else ""
+        other = KEY_NUL if field.key else NUL if policy == "replace" else ""
+        unique = field.may_hold_substitute
 
         def clean(value: str) -> str:
+            if unique and KEY_NUL in value:
+                raise ApplyError(
+                    f"column {column} is part of the key and holds the character U+F0000, which"
+                    " stands for U+0000 in keys",
+                    hint=f"Set the policy nul_byte of {column} to error, and backfill the table"
+                    " again; or change the character in the source.",
+                    table=self._table,
+                )
             if "\0" in value:
                 if policy == "error":
                     raise ApplyError(
@@ -316,17 +334,20 @@ class Encoder:
         self.replaced[column, reason] = self.replaced.get((column, reason), 0) + 1
 
 
-def _copy_texts(values: list[str | None], clean: Callable[[str], str]) -> list[str]:
-    """The values of a column in COPY's text format; ``clean`` takes U+0000 out of one value."""
+def _copy_texts(
+    values: list[str | None], clean: Callable[[str], str], doubtful: str = "\0"
+) -> list[str]:
+    """The values of a column in COPY's text format. ``clean`` takes U+0000 out of one value, and is
+    called if there is one of the characters ``doubtful``."""
     texts = cast("list[str]", values)
     try:
         whole = "".join(texts)
     except TypeError:  # there are NULLs
         texts = [value for value in values if value is not None]
         whole = "".join(texts)
+    if any(character in whole for character in doubtful):
+        texts = list(map(clean, texts))
     if any(character in whole for character in SPECIAL):
-        if "\0" in whole:
-            texts = list(map(clean, texts))
         texts = escape("\0".join(texts)).split("\0")
     if len(texts) == len(values):
         return texts

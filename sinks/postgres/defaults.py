@@ -15,7 +15,14 @@ from engine.databases.postgres.types import TEMPORAL, TEXTUAL
 from engine.schema import Column
 from sinks.postgres.copy import is_date
 
-__all__ = ["constant_default", "existing_value", "implicit_value", "literal", "value_literal"]
+__all__ = [
+    "constant_default",
+    "existing_value",
+    "implicit_value",
+    "literal",
+    "replaced_default",
+    "value_literal",
+]
 
 NULL = "NULL"
 
@@ -53,6 +60,20 @@ def existing_value(column: Column) -> str | None:
     if value == NULL and not column.nullable and column.default is None:
         return implicit_value(column)
     return value
+
+
+def replaced_default(column: Column) -> str:
+    """The policy that replaces the value which existing rows get in the source when the column is
+    added; empty if the target can store the value, or it is not known."""
+    if column.generated:
+        return ""
+    kind, value = column.type.kind, _parse((column.default or "").strip())
+    if kind in TEMPORAL:
+        implied = column.default is None and not column.nullable
+        invalid = isinstance(value, str) and not is_date(value[:10]) and value != INFINITY
+        return "zero_date" if implied or invalid else ""
+    contains = isinstance(value, str) and "\0" in value
+    return "nul_byte" if kind in TEXTUAL and contains else ""
 
 
 def value_literal(column: Column, value: str) -> str:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from engine.databases.postgres.stored import Fingerprint, exceeds_bigint
+from engine.databases.postgres.stored import INFINITY, Fingerprint, exceeds_bigint
 from engine.databases.postgres.types import TEMPORAL, TEXTUAL
 from engine.schema import Column, Table
-from sinks.postgres.copy import is_date
 from sinks.postgres.ddl import Step
+from sinks.postgres.defaults import replaced_default
 
 __all__ = ["policy_guards"]
 
@@ -55,19 +55,15 @@ def policy_guards(
 def _of_default(column: Column, policies: Mapping[str, str]) -> str:
     """Why a policy may refuse or change the default of a new column; empty if none does."""
     default = (column.default or "").strip("'")
-    zero_date = policies.get("zero_date", "null") if column.type.kind in TEMPORAL else "null"
-    implied = column.default is None and not column.nullable
-    zero = implied or "0000-00-00" in default
+    replaced = replaced_default(column)
+    # A zero date is added as what the policy makes of it.
+    zero = column.default is None or "0000-00-00" in default
+    added = ("null", "text", *(("epoch", INFINITY) if zero else ()))
     if (
-        (zero and zero_date == "error")
-        or (zero_date not in ("null", "text") and _is_no_date(default) and not zero)
+        (replaced == "zero_date" and policies.get("zero_date", "null") not in added)
         or exceeds_bigint(column, policies.get("unsigned_bigint", ""))
         or ("tinyint1" in policies and default not in ("", "0", "1"))
-        or ("nul_byte" in policies and "\0" in default)
+        or (replaced == "nul_byte" and "nul_byte" in policies)
     ):
         return "is new, and a policy decides about its default in existing rows"
     return ""
-
-
-def _is_no_date(default: str) -> bool:
-    return default[:1].isdigit() and not is_date(default[:10])

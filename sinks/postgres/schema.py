@@ -27,6 +27,7 @@ from sinks.postgres.ddl import (
     delete_range,
     drop_enums,
 )
+from sinks.postgres.defaults import replaced_default
 from sinks.postgres.policy_guards import policy_guards
 from sinks.postgres.replacement import Replacement
 from sinks.postgres.session import Session
@@ -89,8 +90,9 @@ class SchemaFollower:
         await self._run_all([(create_table(it, name), it.id) for name, it in missing.items()])
         await self._state.save_tables(tables, indexed=False)
 
-    async def change(self, change: SchemaChange) -> None:
-        """Alter a table from one version to the next, or drop it."""
+    async def change(self, change: SchemaChange) -> dict[tuple[TableId, str, str], int]:
+        """Alter a table from one version to the next, or drop it. Returns the number of values that
+        a policy replaced, as ``Applied.replaced``."""
         before, after = change.before, change.after
         if after is not None:
             _refuse_system_columns(after)
@@ -101,6 +103,8 @@ class SchemaFollower:
             await self._state.forget_table(before.id)
         elif before is not None and after is not None:
             await self._alter(before, after, change)
+            return await self._replaced(before, after, dict(change.renamed))
+        return {}
 
     async def replace(self, before: Table, twin: Table, after: Table) -> None:
         """Put ``twin`` in the place of ``before``; see ``sinks.postgres.replacement``."""
@@ -158,6 +162,24 @@ class SchemaFollower:
         if before.id != after.id:
             await self._state.forget_table(before.id)
         await self._state.save_tables([after], indexed=indexed)
+
+    async def _replaced(
+        self, before: Table, after: Table, renamed: Mapping[str, str]
+    ) -> dict[tuple[TableId, str, str], int]:
+        """Count the values that existing rows got in new columns, where a policy replaced them."""
+        old = {renamed.get(name, name) for name in before.names}
+        found = [
+            (after.id, column.name, reason)
+            for column, policies in zip(after.columns, self._storage.policies(after), strict=True)
+            if column.name not in old
+            and (reason := replaced_default(column))
+            and not (reason == "zero_date" and policies.zero_date == "text")
+        ]
+        if not found:
+            return {}
+        cursor = await self._session.execute(f"SELECT count(*) FROM {self._naming.sql(after.id)}")
+        (rows,) = await cursor.fetchone() or (0,)
+        return dict.fromkeys(found, int(rows)) if rows else {}
 
     def _check_policies(self, before: Table, after: Table, renamed: Mapping[str, str]) -> None:
         """Raise UnloggedChange if other policies hold under a new name of the table or a column."""

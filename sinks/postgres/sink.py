@@ -102,7 +102,7 @@ class PostgresSink:
                 await self._applier.cascade(segment)
             else:
                 await self._session.begin()
-                await self._follow(segment)
+                await self._follow(segment, applied)
         return applied
 
     async def commit(self, checkpoint: Checkpoint) -> None:
@@ -180,6 +180,7 @@ class PostgresSink:
     async def _follow(
         self,
         segment: NewTables | CaughtUpTables | SchemaChange | Truncate | DeleteRange | Replace,
+        applied: Applied,
     ) -> None:
         """Change the target's tables as the source's were changed."""
         match segment:
@@ -195,7 +196,8 @@ class PostgresSink:
                 for changed in (before, after):
                     if changed is not None:
                         await self._applier.forget(changed.id)
-                await self._follower.change(segment)
+                for place, count in (await self._follower.change(segment)).items():
+                    applied.replaced[place] = applied.replaced.get(place, 0) + count
             case Truncate(table):
                 await self._follower.truncate(table)
             case DeleteRange():

@@ -76,14 +76,21 @@ ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   target_schema = excluded.target_schema, target_name = excluded.target_name,
   indexed = excluded.indexed, definition = excluded.definition"""
 
+# PostgreSQL does not extract from JSON with U+0000, which the default of a column may hold.
 _POLICIES = f"""
-SELECT source_schema, source_name, definition::json->>'policies' FROM {SCHEMA}.table_version
+SELECT source_schema, source_name, definition FROM {SCHEMA}.table_version
 WHERE pipeline = $1 AND definition LIKE '%"policies":{{%'"""
 
 _SAVE_INDEXED = f"""
 UPDATE {SCHEMA}.table_version SET indexed = true
 FROM json_to_recordset($2::json) AS it (schema text, name text)
 WHERE pipeline = $1 AND source_schema = it.schema AND source_name = it.name"""
+
+
+class _Policies(msgspec.Struct):
+    """The part of a stored definition that says how the table's rows are stored."""
+
+    policies: Fingerprint
 
 
 class StateStore:
@@ -306,8 +313,8 @@ class StateStore:
         ones."""
         cursor = await self._session.execute(_POLICIES, (self.pipeline,))
         return {
-            TableId(schema, name): msgspec.json.decode(policies, type=Fingerprint)
-            for schema, name, policies in await cursor.fetchall()
+            TableId(schema, name): msgspec.json.decode(definition, type=_Policies).policies
+            for schema, name, definition in await cursor.fetchall()
         }
 
     async def save_indexed(self, tables: Sequence[Table]) -> None:

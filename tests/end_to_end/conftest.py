@@ -1,13 +1,18 @@
 """
 Which end-to-end tests run by default: those on MySQL 9.7 and MariaDB 11.8. `make slow` runs the
-same on MariaDB 10.11, which the tests of the source cover by default, too.
+same on MariaDB 10.11, which the tests of the source cover by default, too. And the fixture of the
+tests of value policies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.policy_mirror import Mirror
+from tests.support.servers import AnyServer
 
 LEFT_TO_SLOW = "mariadb-10.11"
 
@@ -19,3 +24,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents and LEFT_TO_SLOW in item.name:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def mirror(
+    mysql_family: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    target_database: str,
+) -> Iterator[Mirror]:
+    """A mirrored database, with an open connection to each side."""
+    made = Mirror(mysql_family, fresh_mysql_database(mysql_family), target_database)
+    yield made
+    made.close()

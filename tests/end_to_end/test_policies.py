@@ -5,128 +5,12 @@ What a policy changes is counted, and is no difference for ``tailrace verify``.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import psycopg
 import pytest
 
-from engine.databases.mysql.row_reader import MySQLRowReader
-from engine.databases.postgres.identifiers import Naming
-from engine.databases.postgres.row_reader import PostgresRowReader
-from engine.databases.postgres.stored import Storage
-from engine.errors import ApplyError, DecodeError, UnloggedChange
-from engine.settings.loader import BackfillSettings
-from engine.toolkit.policies import ReadPolicies, StoragePolicies
-from engine.verify import comparison
-from engine.verify.report import VerifyReport
-from sinks.postgres.settings import PostgresSettings
-from sinks.postgres.sink import PostgresSink
-from sources.mysql.settings import MySQLSettings
-from tests.support.mirror import catch_up, make_pipeline
-from tests.support.servers import AnyServer, connect_mysql
-
-Fresh = Callable[[AnyServer], str]
-Rows = list[tuple[Any, ...]]
-
-
-class Mirror:
-    """A database that is mirrored, with an open connection to each side."""
-
-    def __init__(self, server: AnyServer, database: str, target_url: str) -> None:
-        self.server, self.database, self.target_url = server, database, target_url
-        self.source = connect_mysql(server, database)
-        self.execute("SET sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00'")
-        self.target = psycopg.connect(target_url, autocommit=True)
-        self.target.execute("SET TimeZone = 'UTC'")
-        self.replaced: dict[tuple[str, str], float] = {}
-
-    def execute(self, *statements: str) -> None:
-        with self.source.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-
-    def run(
-        self,
-        values: StoragePolicies | None = None,
-        reads: ReadPolicies | None = None,
-        *,
-        stops: bool = False,
-    ) -> None:
-        """Run a pipeline until the target is current."""
-        pipeline = make_pipeline(
-            self.server.url,
-            self.target_url,
-            [f"{self.database}.*"],
-            backfill=BackfillSettings(
-                chunk_rows=2, unlogged_change="stop" if stops else "backfill"
-            ),
-            values=values,
-            reads=reads,
-        )
-        catch_up(pipeline)
-        for metric in pipeline.metrics.registry.collect():
-            for sample in metric.samples:
-                if sample.name == "tailrace_replaced_values_total":
-                    place = sample.labels["column"], sample.labels["reason"]
-                    self.replaced[place] = self.replaced.get(place, 0) + sample.value
-
-    def rows(self, table: str, columns: str = "*") -> Rows:
-        """The rows of the target, as text."""
-        query = f'SELECT {columns} FROM "{self.database}"."{table}" AS t ORDER BY 1'
-        return [tuple(map(_text, row)) for row in self.target.execute(query)]  # type: ignore[call-overload]
-
-    def types(self, table: str) -> dict[str, str]:
-        query = (
-            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
-            " WHERE attrelid = %s::regclass AND attnum > 0"
-        )
-        return dict(self.target.execute(query, (f'"{self.database}"."{table}"',)).fetchall())
-
-    def verify(
-        self, values: StoragePolicies | None = None, reads: ReadPolicies | None = None
-    ) -> VerifyReport:
-        settings = PostgresSettings(self.target_url, values=values or StoragePolicies())
-        state = asyncio.run(PostgresSink(settings, "mirror").state())
-        assert state is not None
-        source = MySQLRowReader(MySQLSettings(url=self.server.url), reads)
-        target = PostgresRowReader(settings, Naming(), Storage(settings.values))
-
-        async def passed(position: str, deadline: float) -> bool:
-            return True
-
-        try:
-            return asyncio.run(
-                comparison.verify(
-                    state.tables,
-                    source,
-                    target,
-                    source_position=lambda: "",
-                    passed=passed,
-                    chunk_rows=2,
-                )
-            )
-        finally:
-            source.close()
-            target.close()
-
-    def close(self) -> None:
-        self.source.close()
-        self.target.close()
-
-
-def _text(value: Any) -> Any:
-    return value if value is None else str(value)
-
-
-@pytest.fixture
-def mirror(
-    mysql_family: AnyServer, fresh_mysql_database: Fresh, target_database: str
-) -> Iterator[Mirror]:
-    made = Mirror(mysql_family, fresh_mysql_database(mysql_family), target_database)
-    yield made
-    made.close()
+from engine.databases.postgres.stored import KEY_NUL
+from engine.errors import ApplyError, UnloggedChange
+from engine.toolkit.policies import StoragePolicies
+from tests.support.policy_mirror import Mirror, Rows
 
 
 def test_zero_dates_and_u0000_in_keys(mirror: Mirror, caplog: pytest.LogCaptureFixture) -> None:
@@ -148,7 +32,9 @@ def test_zero_dates_and_u0000_in_keys(mirror: Mirror, caplog: pytest.LogCaptureF
         ("-infinity", "1", "1"),
         ("-infinity", "2", "1"),
     ]
-    assert [key for key, _ in mirror.rows("texts")] == sorted(["a", "a␀", "b", "␀␀"], key=str)
+    assert [key for key, _ in mirror.rows("texts")] == sorted(
+        ["a", f"a{KEY_NUL}", "b", KEY_NUL * 2]
+    )
     assert mirror.replaced == {
         ("d", "zero_date"): 2,
         ("m", "zero_date"): 1,
@@ -171,7 +57,7 @@ def test_zero_dates_and_u0000_in_keys(mirror: Mirror, caplog: pytest.LogCaptureF
     )
     mirror.run()
     assert mirror.rows("stamps", "s::text, x")[0] == ("-infinity", "5")
-    assert {key for key, _ in mirror.rows("texts")} == {"a", "␀␀", "b␀z"}
+    assert {key for key, _ in mirror.rows("texts")} == {"a", KEY_NUL * 2, f"b{KEY_NUL}z"}
     assert mirror.verify().equal
 
 
@@ -293,9 +179,31 @@ def test_a_policy_decides_about_the_default_of_a_new_column(mirror: Mirror) -> N
     mirror.execute("ALTER TABLE t ADD flag TINYINT(1) DEFAULT 2")
     mirror.run(policies)
     assert mirror.rows("t", "id, flag") == [("1", None)]
+    assert mirror.replaced == {("flag", "out_of_range"): 1}
     mirror.execute("SET sql_mode = ''", "ALTER TABLE t ADD d DATE NOT NULL")
     with pytest.raises(ApplyError, match="column d holds a date"):
         mirror.run(policies)
+
+
+def test_a_replaced_default_of_a_new_column_is_counted(mirror: Mirror) -> None:
+    policies = StoragePolicies(columns={"*.*.t2": {"nul_byte": "replace"}})
+    mirror.execute("CREATE TABLE t (id INT PRIMARY KEY)", "INSERT INTO t VALUES (1), (2)")
+    mirror.run(policies)
+    mirror.execute(
+        "SET sql_mode = 'ALLOW_INVALID_DATES'",
+        "ALTER TABLE t ADD d1 DATE NOT NULL, ADD d2 DATE DEFAULT 0,"
+        " ADD d3 DATE DEFAULT '2020-01-02', ADD d4 DATE, ADD t1 VARCHAR(9) DEFAULT 'a\\0b'",
+    )
+    mirror.run(policies, stops=True)
+    row = None, None, "2020-01-02", None, "ab"
+    assert mirror.rows("t") == [("1", *row), ("2", *row)]
+    counted = {("d1", "zero_date"): 2, ("d2", "zero_date"): 2, ("t1", "nul_byte"): 2}
+    assert mirror.replaced == counted
+    mirror.execute("ALTER TABLE t ADD t2 VARCHAR(9) DEFAULT 'a\\0b'")
+    mirror.run(policies)
+    assert mirror.rows("t") == [("1", *row, "a\u2400b"), ("2", *row, "a\u2400b")]
+    assert mirror.replaced["t2", "nul_byte"] == 2
+    assert mirror.verify(policies).equal
 
 
 def test_a_column_enters_or_leaves_the_key(mirror: Mirror) -> None:
@@ -341,13 +249,25 @@ def test_statements_that_change_stored_values(mirror: Mirror) -> None:
     assert mirror.verify(policies).equal
 
 
-def test_two_keys_that_are_stored_as_one_do_not_stop_verify(mirror: Mirror) -> None:
+def test_a_replacement_is_not_the_key_of_another_row(mirror: Mirror) -> None:
     mirror.execute(
-        "CREATE TABLE t (k VARCHAR(9) COLLATE utf8mb4_bin PRIMARY KEY, x INT)",
-        "INSERT INTO t VALUES ('a\\0', 1), ('a\u2400', 2), ('b', 3)",
+        "CREATE TABLE t (k VARCHAR(3) COLLATE utf8mb4_bin PRIMARY KEY, x INT)",
+        "INSERT INTO t VALUES ('ab\\0', 1), ('ab\u2400', 2), ('b', 3)",
     )
     mirror.run()
-    assert mirror.verify().tables[0].rows == 3
+    mirror.execute("INSERT INTO t VALUES ('c\u2400\\0', 4), ('c\\0\u2400', 5)")
+    mirror.run()
+    assert mirror.rows("t", "x, k") == [
+        ("1", f"ab{KEY_NUL}"),
+        ("2", "ab\u2400"),
+        ("3", "b"),
+        ("4", f"c\u2400{KEY_NUL}"),
+        ("5", f"c{KEY_NUL}\u2400"),
+    ]
+    assert mirror.verify().equal
+    mirror.execute(f"INSERT INTO t VALUES ('{KEY_NUL}', 6)")
+    with pytest.raises(ApplyError, match=r"column k .* holds the character U\+F0000"):
+        mirror.run()
 
 
 @pytest.mark.parametrize("viewed", [False, True], ids=["renamed", "copied"])
@@ -377,57 +297,6 @@ def test_a_table_is_backfilled_again_by_changed_policies(mirror: Mirror, viewed:
         assert mirror.verify(changed).equal
         boolean = changed.tinyint1 == "boolean"
         assert mirror.types("t")["b"] == ("boolean" if boolean else "smallint")
-
-
-def test_invalid_text_by_every_path(mirror: Mirror) -> None:
-    """GIVEN bytes without a character in text, in a key and in a keyless table WHEN they are
-    backfilled in small chunks, inserted, updated and deleted THEN each follows its policy."""
-    columns = "a VARCHAR(20), b TEXT, c VARCHAR(20) CHARACTER SET sjis"
-    row = "_cp1251 0x619862, _cp1251 0x989898, _sjis 0x8740"
-    mirror.execute(
-        f"CREATE TABLE keyed (id INT PRIMARY KEY, {columns}) CHARACTER SET cp1251",
-        f"CREATE TABLE keyless (id INT, {columns}) CHARACTER SET cp1251",
-        "CREATE TABLE keys_ (k VARCHAR(9), n INT, x INT, PRIMARY KEY (k, n)) CHARACTER SET cp1251",
-        f"INSERT INTO keyed VALUES (1, {row}), (2, 'x?y', NULL, ''), (3, 'z', '', 'z')",
-        f"INSERT INTO keyless VALUES (1, {row}), (2, 'x?y', NULL, '')",
-        *(
-            f"INSERT INTO keys_ VALUES (_cp1251 0x{key}, {n}, 1)"
-            for n in range(2)
-            for key in ("98", "61", "6198", "9861", "9898", "989861", "619861", "7A")
-        ),
-    )
-    reads = ReadPolicies(columns={"*.*.b": {"invalid_text": "escape"}})
-    mirror.run(reads=reads)
-    expected = [
-        ("1", "a\ufffdb", "\\x98" * 3, "\ufffd"),
-        ("2", "x?y", None, ""),
-        ("3", "z", "", "z"),
-    ]
-    assert mirror.rows("keyed") == expected
-    assert mirror.rows("keyless") == expected[:2]
-    assert mirror.replaced["a", "invalid_text"] == mirror.replaced["c", "invalid_text"] == 2
-    assert mirror.verify(reads=reads).equal
-    mirror.execute(
-        f"INSERT INTO keyed VALUES (11, {row})",
-        "UPDATE keyed SET c = 'é' WHERE id = 3",
-        "UPDATE keyless SET c = _sjis 0x8741 WHERE id = 1",
-        "DELETE FROM keyless WHERE id = 2",
-        "UPDATE keys_ SET x = 7 WHERE k = _cp1251 0x98",
-        "UPDATE keys_ SET k = _cp1251 0x7A98 WHERE k = _cp1251 0x6198 AND n = 1",
-        "DELETE FROM keys_ WHERE k = _cp1251 0x9898",
-        "INSERT INTO keys_ VALUES (_cp1251 0x989898, 9, 9)",
-    )
-    mirror.run(reads=reads)
-    assert mirror.rows("keyless") == [("1", *expected[0][1:3], "\ufffd")]
-    assert (chr(0xF0098) * 3, "9", "9") in mirror.rows("keys_")
-    report = mirror.verify(reads=reads)
-    assert report.equal, report
-    mirror.target.execute(f"UPDATE \"{mirror.database}\".keyed SET a = 'a?b' WHERE id = 1")
-    assert [table.differing for table in mirror.verify(reads=reads).tables] == [1, 0, 0]
-    strict = ReadPolicies(columns={"*.keyed.a": {"invalid_text": "error"}})
-    mirror.execute(f"INSERT INTO keyed VALUES (12, {row})")
-    with pytest.raises(DecodeError, match=r"column a holds bytes that are not valid cp1251"):
-        mirror.run(reads=strict)
 
 
 def test_native_enums_by_every_path(mirror: Mirror) -> None:

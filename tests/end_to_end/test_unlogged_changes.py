@@ -118,6 +118,14 @@ CASES = {
         "(1), (2)",
         ("ALTER TABLE t ADD f FLOAT(7,2) DEFAULT 1.239, ADD d DOUBLE(7,2) DEFAULT 1.239",),
     ),
+    "default_converted": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2)",
+        (
+            "ALTER TABLE t ADD a DATE DEFAULT '2020-1-2', ADD b DATETIME DEFAULT 20200102030405",
+            "ALTER TABLE t ADD c YEAR DEFAULT '7', ADD d TIME DEFAULT '1 10:00'",
+        ),
+    ),
     "implicit_timestamp_modified": Case(
         "id INT PRIMARY KEY, a DATETIME NULL, b TIMESTAMP NULL",
         "(1, NULL, NULL), (2, '2020-01-01', '2020-01-01')",

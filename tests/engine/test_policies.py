@@ -38,10 +38,21 @@ def test_a_column_takes_precedence_over_its_table_and_that_over_the_pipeline() -
 def test_patterns_that_match_nothing_are_found() -> None:
     table = Table(ORDERS, (Column("Paid", Type("date"), "date"),))
     policies = StoragePolicies(
-        tables={"shop.*": {}, "Shop.orders": {}},
+        tables={"shop.*": {}, "shop.items": {}},
         columns={"*.orders.p*": {}, "*.*.payed": {}, "shop.items.paid": {}},
     )
-    assert policies.unmatched([table]) == ["Shop.orders", "*.*.payed", "shop.items.paid"]
+    assert policies.unmatched([table]) == ["shop.items", "*.*.payed", "shop.items.paid"]
+
+
+def test_a_name_in_lower_case_matches_a_pattern_in_any_case() -> None:
+    """Names are in lower case on a server with lower_case_table_names = 1."""
+    policies = StoragePolicies(
+        tables={"shop.ORDERS": {"zero_date": "text"}, "shop.Order?": {"nul_byte": "replace"}},
+        columns={"Shop.ORDERS.day": {"zero_date": "epoch"}},
+    )
+    assert policies.of(ORDERS, "Day") == StoragePolicies(zero_date="epoch", nul_byte="replace")
+    assert policies.of(TableId("shop", "Orders"), "day") == StoragePolicies(nul_byte="replace")
+    assert policies.of(TableId("shop", "oRDERS"), "day") == StoragePolicies()
 
 
 def refused(folder: Path, values: str) -> ConfigError:

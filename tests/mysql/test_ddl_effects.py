@@ -38,6 +38,37 @@ def tables() -> Tables:
     )
 
 
+@pytest.mark.parametrize(
+    ("column", "converted"),
+    [
+        ("DATE DEFAULT '2020-01-02'", False),
+        ("DATE DEFAULT DATE'2020-01-02'", False),
+        ("DATE NOT NULL DEFAULT 0", False),
+        ("DATE DEFAULT '2020-1-2'", True),
+        ("DATE DEFAULT 20200102", True),
+        ("DATETIME(2) DEFAULT '2020-01-02 03:04:05.67'", False),
+        ("DATETIME(1) DEFAULT '2020-01-02 03:04:05.67'", True),
+        ("DATETIME DEFAULT '2020-01-02'", False),
+        ("DATETIME DEFAULT 20200102030405", True),
+        ("TIME DEFAULT '-100:00:00'", False),
+        ("TIME DEFAULT '1 10:00:00'", True),
+        ("TIME DEFAULT 1000", True),
+        ("YEAR DEFAULT '1970'", False),
+        ("YEAR DEFAULT 2155", False),
+        ("YEAR DEFAULT 70", True),
+        ("YEAR DEFAULT '0'", True),
+        ("INT DEFAULT '7'", False),
+        ("DOUBLE(5,1) DEFAULT 1.25", True),
+    ],
+)
+def test_a_default_that_the_server_converts_is_not_known(
+    tables: Tables, column: str, converted: bool
+) -> None:
+    statement = f"ALTER TABLE orders ADD c {column}"
+    with pytest.raises(SchemaError) if converted else contextlib.nullcontext():
+        assert apply_statement(statement, SHOP, tables, everything)
+
+
 def in_shop(id: TableId) -> bool:
     return id.schema == SHOP and not id.name.startswith("_")
 

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from engine.change import Rows
+from engine.databases.postgres.stored import KEY_NUL
 from engine.errors import ApplyError
 from engine.schema import Column, Table, TableId, Type
 from engine.toolkit.policies import StoragePolicies
@@ -247,9 +248,21 @@ def test_a_zero_date_in_the_key_is_minus_infinity_and_any_other_invalid_date_an_
 
 def test_u0000_in_the_key_is_replaced_by_a_character() -> None:
     it = encoder(TEXT, key=(0,))
-    assert encoded(it, ("a\0",)) == "a␀\n".encode()
-    assert it.parameters([("a\0",)]) == [("a␀",)]
+    assert encoded(it, ("a\0",), ("a␀",)) == "a\U000f0000\na␀\n".encode()
+    assert it.parameters([("a\0",), ("a␀",)]) == [("a\U000f0000",), ("a␀",)]
     assert it.take_replaced() == {("t", "nul_byte"): 2}
+
+
+def test_a_key_does_not_hold_the_character_that_stands_for_u0000() -> None:
+    """Otherwise one of two rows would be lost."""
+    it = encoder(TEXT, key=(0,))
+    refused = pytest.raises(ApplyError, match=r"column t is part of the key and holds")
+    with refused:
+        encoded(it, ("a",), (f"a{KEY_NUL}",))
+    with refused:
+        it.parameters([(KEY_NUL,)])
+    exact = stored(TEXT, key=True, nul_byte="error")
+    assert exact.parameters([(KEY_NUL, 1)]) == [(KEY_NUL, "1")]
 
 
 def test_u0000_is_removed_and_counted() -> None:

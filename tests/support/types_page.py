@@ -74,7 +74,7 @@ _IN_KEYS = {
     "invalid_text": "a character for private use (U+F0000 and above) for one or two bytes, or `error`",
     "zero_date": "0000-00-00 becomes `-infinity`; any other invalid date stops the pipeline; `text` keeps"
     " all",
-    "nul_byte": "U+2400, or `error`",
+    "nul_byte": "U+F0000, a character for private use, or `error`",
     "out_of_range": "the pipeline stops",
 }
 _HEAD = """\
@@ -111,7 +111,7 @@ zero_date = "null"
 ```
 
 A column's policy takes precedence over its table's, and that over the pipeline's. Of several patterns \
-that match, the last one counts. Each value that a policy changes is counted by table, column and \
+that match, the last one counts. A table whose name is in lower case matches in any case. Each value that a policy changes is counted by table, column and \
 policy (`tailrace_replaced_values_total`). `tailrace verify` expects what the policies say. The rows of \
 a table are stored by the policies of the time when it was backfilled. If one of `[sink.values]` is \
 another at a start, the table is backfilled again, or what `unlogged_change` in `[backfill]` says. \

@@ -25,6 +25,7 @@ __all__ = [
     "EPOCH",
     "Fingerprint",
     "INFINITY",
+    "KEY_NUL",
     "LARGEST_BIGINT",
     "NUL",
     "Storage",
@@ -40,6 +41,8 @@ EPOCH = "1970-01-01"
 INFINITY = "-infinity"
 #: What stands for U+0000: SYMBOL FOR NULL.
 NUL = "\u2400"
+#: What stands for U+0000 in a key: a character for private use, which no other key may have.
+KEY_NUL = "\U000f0000"
 LARGEST_BIGINT = (1 << 63) - 1
 
 #: By column: policies by name.
@@ -253,8 +256,9 @@ def _stored_text(column: Column, policies: StoragePolicies, key: bool) -> Stored
         return _stored_date(policies.zero_date, kind != "date", key)
     if kind in TEXTUAL and policies.nul_byte != "error":
         if key or policies.nul_byte == "replace":
+            nul = KEY_NUL if key else NUL
             return StoredText(
-                lambda text: text.replace("\0", NUL), lambda text: text.replace(NUL, "\0")
+                lambda text: text.replace("\0", nul), lambda text: text.replace(nul, "\0")
             )
         return StoredText(without_nul)
     if is_narrowed(column, policies) and policies.out_of_range != "error" and not key:

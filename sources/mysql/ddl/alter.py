@@ -23,7 +23,7 @@ from sources.mysql.ddl.columns import (
     converted,
     resolve,
 )
-from sources.mysql.ddl.defaults import stored_default
+from sources.mysql.ddl.defaults import is_converted, stored_default
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Draft, DraftColumn
 from sources.mysql.ddl.keys import KeyDefinition
@@ -195,8 +195,10 @@ def _filled(
         elif definition.filled and not (definition.implied and column in stamps[1:]):
             reason = f"fills a column with {definition.filled}, which the log does not show"
             raise Unfollowable(reason)
-        elif _is_rounded(column.column):
-            raise Unfollowable("rounds the default of a column, which the log does not show")
+        elif value is None and is_converted(
+            column.column.default, parse_type(column.column.source_type)
+        ):
+            raise Unfollowable("converts the default of a column, which the log does not show")
     return tuple(found)
 
 
@@ -296,15 +298,6 @@ def _with_override(column: Column, before: Column) -> Column:
         return column
     source_type = str(msgspec.structs.replace(new, holds=old.holds))
     return msgspec.structs.replace(column, source_type=source_type)
-
-
-def _is_rounded(column: Column) -> bool:
-    """Whether the server stores another number than the default that the statement contains."""
-    type = parse_type(column.source_type)
-    if type.base not in ("float", "double") or type.scale is None or column.default is None:
-        return False
-    _, _, decimals = column.default.strip("'").partition(".")
-    return len(decimals) > type.scale or (not decimals.isdigit() and bool(decimals))
 
 
 def _place(draft: Draft, placed: list[tuple[DraftColumn, str | None]]) -> None:

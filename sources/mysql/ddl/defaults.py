@@ -16,7 +16,7 @@ from engine.databases.mysql.types import MySQLType, unquote
 from engine.schema import Type
 from sources.mysql.ddl.tokens import Unreadable, quote
 
-__all__ = ["bytes_of", "decoded", "stored_default"]
+__all__ = ["bytes_of", "decoded", "is_converted", "stored_default"]
 
 _NUMBER: Final = re.compile(r"-?[0-9.]+(?:[eE][+-]?[0-9]+)?")
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
@@ -26,6 +26,32 @@ _EXACT_BELOW: Final = 1e15
 _CHARACTER_TYPES: Final = frozenset(
     ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set")
 )
+#: The forms of constants of temporal types that every server and target read in the same way.
+_DATE: Final = r"'\d{4}-\d\d-\d\d'|0"
+_MOMENT: Final = r"'\d{4}-\d\d-\d\d(?: \d\d:\d\d:\d\d(?:\.(\d+))?)?'|0"
+_TEMPORAL: Final = {
+    "date": re.compile(f"(?:DATE *)?(?:{_DATE})()", re.IGNORECASE),
+    "datetime": re.compile(f"(?:TIMESTAMP *)?(?:{_MOMENT})", re.IGNORECASE),
+    "timestamp": re.compile(f"(?:TIMESTAMP *)?(?:{_MOMENT})", re.IGNORECASE),
+    "time": re.compile(r"(?:TIME *)?'-?\d{2,3}:\d\d:\d\d(?:\.(\d+))?'", re.IGNORECASE),
+    "year": re.compile(r"'(?:19|20|21)\d\d'|(?:19|20|21)\d\d|0()"),
+}
+_LITERAL: Final = re.compile(r"(?:[A-Z]+ *)?'|[-+.]?\d", re.IGNORECASE)
+
+
+def is_converted(default: str | None, type: MySQLType) -> bool:
+    """Whether a server may store another number or time than the default that a statement contains:
+    it rounds, or reads a form such as ``20200102``.
+    """
+    if default is None or not _LITERAL.match(default):
+        return False
+    if type.base in _TEMPORAL:
+        found = _TEMPORAL[type.base].fullmatch(default)
+        return found is None or len(found[1] or "") > type.fraction
+    if type.base not in ("float", "double") or type.scale is None:
+        return False
+    _, _, decimals = default.strip("'").partition(".")
+    return len(decimals) > type.scale or (not decimals.isdigit() and bool(decimals))
 
 
 def stored_default(default: str | None, type: Type, source_type: MySQLType) -> str | None:

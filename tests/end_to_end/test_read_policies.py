@@ -1,0 +1,62 @@
+"""
+How a source reads values: the policies of ``[source.values]`` from end to end.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.errors import DecodeError
+from engine.toolkit.policies import ReadPolicies
+from tests.support.policy_mirror import Mirror
+
+
+def test_invalid_text_by_every_path(mirror: Mirror) -> None:
+    """GIVEN bytes without a character in text, in a key and in a keyless table WHEN they are
+    backfilled in small chunks, inserted, updated and deleted THEN each follows its policy."""
+    columns = "a VARCHAR(20), b TEXT, c VARCHAR(20) CHARACTER SET sjis"
+    row = "_cp1251 0x619862, _cp1251 0x989898, _sjis 0x8740"
+    mirror.execute(
+        f"CREATE TABLE keyed (id INT PRIMARY KEY, {columns}) CHARACTER SET cp1251",
+        f"CREATE TABLE keyless (id INT, {columns}) CHARACTER SET cp1251",
+        "CREATE TABLE keys_ (k VARCHAR(9), n INT, x INT, PRIMARY KEY (k, n)) CHARACTER SET cp1251",
+        f"INSERT INTO keyed VALUES (1, {row}), (2, 'x?y', NULL, ''), (3, 'z', '', 'z')",
+        f"INSERT INTO keyless VALUES (1, {row}), (2, 'x?y', NULL, '')",
+        *(
+            f"INSERT INTO keys_ VALUES (_cp1251 0x{key}, {n}, 1)"
+            for n in range(2)
+            for key in ("98", "61", "6198", "9861", "9898", "989861", "619861", "7A")
+        ),
+    )
+    reads = ReadPolicies(columns={"*.*.b": {"invalid_text": "escape"}})
+    mirror.run(reads=reads)
+    expected = [
+        ("1", "a\ufffdb", "\\x98" * 3, "\ufffd"),
+        ("2", "x?y", None, ""),
+        ("3", "z", "", "z"),
+    ]
+    assert mirror.rows("keyed") == expected
+    assert mirror.rows("keyless") == expected[:2]
+    assert mirror.replaced["a", "invalid_text"] == mirror.replaced["c", "invalid_text"] == 2
+    assert mirror.verify(reads=reads).equal
+    mirror.execute(
+        f"INSERT INTO keyed VALUES (11, {row})",
+        "UPDATE keyed SET c = 'é' WHERE id = 3",
+        "UPDATE keyless SET c = _sjis 0x8741 WHERE id = 1",
+        "DELETE FROM keyless WHERE id = 2",
+        "UPDATE keys_ SET x = 7 WHERE k = _cp1251 0x98",
+        "UPDATE keys_ SET k = _cp1251 0x7A98 WHERE k = _cp1251 0x6198 AND n = 1",
+        "DELETE FROM keys_ WHERE k = _cp1251 0x9898",
+        "INSERT INTO keys_ VALUES (_cp1251 0x989898, 9, 9)",
+    )
+    mirror.run(reads=reads)
+    assert mirror.rows("keyless") == [("1", *expected[0][1:3], "\ufffd")]
+    assert (chr(0xF0098) * 3, "9", "9") in mirror.rows("keys_")
+    report = mirror.verify(reads=reads)
+    assert report.equal, report
+    mirror.target.execute(f"UPDATE \"{mirror.database}\".keyed SET a = 'a?b' WHERE id = 1")
+    assert [table.differing for table in mirror.verify(reads=reads).tables] == [1, 0, 0]
+    strict = ReadPolicies(columns={"*.keyed.a": {"invalid_text": "error"}})
+    mirror.execute(f"INSERT INTO keyed VALUES (12, {row})")
+    with pytest.raises(DecodeError, match=r"column a holds bytes that are not valid cp1251"):
+        mirror.run(reads=strict)
