@@ -28,6 +28,7 @@ __all__ = [
     "Capabilities",
     "CountsReplaced",
     "Finding",
+    "Interruptible",
     "Readable",
     "RowReader",
     "Sink",
@@ -290,6 +291,18 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Close the connection. Uncommitted changes are lost. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A sink whose waits can be ended, so that a pipeline stops soon whatever its target does."""
+
+    def interrupt(self) -> None:
+        """Make the method that waits for the target fail at once with ``SinkLost``.
+
+        Called on the event loop while another task waits. The sink is closed afterwards.
+        """
         ...
 
 

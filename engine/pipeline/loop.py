@@ -20,7 +20,7 @@ from enum import Enum
 
 from engine.change import Heartbeat
 from engine.checkpoint import Checkpoint
-from engine.contract import Sink, SnapshotSource, Source, State
+from engine.contract import Interruptible, Sink, SnapshotSource, Source, State
 from engine.errors import SourceError, TailraceError, UnloggedChange
 from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState, Status, TableStatuses
@@ -55,6 +55,9 @@ LARGE_SHARE = 0.5
 SILENT_SECONDS = 1.0
 #: How often the catalog is read again while it changes, before the pipeline gives up.
 CATALOG_ATTEMPTS = 10
+#: How long a stop waits for what is in progress, and then for the end of all waits.
+STOP_SECONDS = 6.0
+ABORT_SECONDS = 2.0
 
 
 class Pipeline:
@@ -91,6 +94,7 @@ class Pipeline:
         self.commands = CommandInbox()
         self.counters = Counters()
         self.state: PipelineState = "connecting"
+        self._patience: asyncio.Timeout | None = None
         self._epoch: int | None = None
         self._goal: str | None = None
         self._attempt: _Attempt | None = None
@@ -106,9 +110,12 @@ class Pipeline:
         and every table is live. Raises ``TailraceError``.
         """
         try:
-            await self._run(until_caught_up)
+            async with asyncio.timeout(None) as self._patience:
+                await self._run(until_caught_up)
+        except TimeoutError:
+            self._note_abort("no answer from source or target")
         finally:
-            self.state = "stopped"
+            self.state, self._patience = "stopped", None
 
     async def _run(self, until_caught_up: bool) -> None:
         if self.sink.capabilities.guarantee == "at least once":
@@ -140,7 +147,16 @@ class Pipeline:
             delay = min(delay * 2, self.retry.max_seconds)
 
     def stop(self) -> None:
-        """Read no more of the log, apply and commit whole transactions, then let ``run`` return."""
+        """Read no more of the log, apply and commit whole transactions, then let ``run`` return.
+
+        If that takes longer than STOP_SECONDS, the waits for source and target are ended. What was
+        not committed then is read again by the next run.
+        """
+        if self._patience is not None and not self.commands.stopping:
+            loop = asyncio.get_running_loop()
+            if isinstance(self.sink, Interruptible):
+                loop.call_later(STOP_SECONDS, self.sink.interrupt)
+            self._patience.reschedule(loop.time() + STOP_SECONDS + ABORT_SECONDS)
         self.commands.put(Stop())
         if self.state in ("backfilling", "streaming"):
             self.state = "draining"
@@ -178,6 +194,9 @@ class Pipeline:
     def _note_retry(self, error: TailraceError, delay_seconds: float) -> None:
         self.counters.reconnects += 1
         self.metrics.reconnected("source" if isinstance(error, SourceError) else "sink")
+        if self.commands.stopping:
+            self._note_abort(str(error))
+            return
         log.warning(
             "the connection was lost, the pipeline resumes from the checkpoint",
             extra={
@@ -186,6 +205,13 @@ class Pipeline:
                 "hint": error.hint,
                 "delay_seconds": round(delay_seconds, 3),
             },
+        )
+
+    def _note_abort(self, error: str) -> None:
+        log.warning(
+            "stopped before everything that was read is applied, the next run resumes from the"
+            " checkpoint",
+            extra={"pipeline": self.name, "error": error},
         )
 
     async def _run_attempt(self, until_caught_up: bool) -> bool:

@@ -8,6 +8,7 @@ stored position always matches the data.
     state         the checkpoint and the table versions, in the schema ``tailrace``; fencing
     layout        the tables of that schema, and their upgrades
     session       the connection: transactions, deadlines, errors, settings of the session
+    watch         a second connection, which tells whether the first one still works
     settings      the options of ``[sink]``
 
     apply         how net changes become statements; drift

@@ -5,8 +5,9 @@ At a deadline the socket is shut down instead of the task being cancelled, so li
 the connection as lost, whatever it was waiting for.
 
 Statements that work on many rows have a long deadline. While one runs, TCP detects a server machine
-that is gone. A server process that hangs cannot be told from one that works, and is detected only
-at the deadline. In a COPY, each write has the short deadline.
+that is gone, and ``watch`` a server process that is gone or waits. A process that hangs cannot be
+told from one that works, and is detected only at the deadline. In a COPY, each write has the short
+deadline.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -49,6 +50,11 @@ _WRITER_SETTINGS = {
     "enable_mergejoin": "off",
 }
 
+#: The release that introduced ``client_connection_check_interval``.
+CONNECTION_CHECK_VERSION = 140_000
+#: How often the server looks whether this client is gone, while it executes a statement.
+_CONNECTION_CHECK = "5s"
+
 #: A slow network can send this much within the deadline of a small statement.
 MAX_WRITE_BYTES = 1 << 20
 
@@ -60,6 +66,11 @@ class Session:
         self._settings = settings
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
         self._begun = False
+        #: The open blocks of ``translate_errors``, and when one was last entered or left.
+        self._open = 0
+        self._since = 0.0
+        #: Why the connection was shut down here.
+        self._given_up = ""
         #: Whether the target's triggers and foreign keys are off in this session.
         self.replica_role = False
 
@@ -70,11 +81,17 @@ class Session:
             raise SinkLost("the connection to PostgreSQL is closed")
         return self._connection
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, which may be broken."""
+        return self._connection is not None
+
     async def connect(self) -> None:
         """Open a new connection. Raises ``SinkLost``, or ``SinkError`` if a retry cannot help."""
         await self.close()
         settings = self._settings
         seconds = settings.timeout_seconds
+        self._given_up = ""
         try:
             self._connection = await psycopg.AsyncConnection.connect(
                 settings.url,
@@ -93,7 +110,10 @@ class Session:
         self._connection.prepared_max = 500
         # The server stops waiting for a lock before the statement's deadline here.
         more = {**_WRITER_SETTINGS, "lock_timeout": f"{int(seconds * 800)}ms"}
-        await self.execute(set_statements(self._connection.info.server_version, more))
+        version = self._connection.info.server_version
+        if version >= CONNECTION_CHECK_VERSION:
+            more["client_connection_check_interval"] = _CONNECTION_CHECK
+        await self.execute(set_statements(version, more))
         self.replica_role = await self._switch_off_triggers()
 
     async def _switch_off_triggers(self) -> bool:
@@ -224,25 +244,50 @@ class Session:
     ) -> AsyncIterator[None]:
         """Run the body with a deadline, and raise its driver errors as ``TailraceError``."""
         seconds = self._settings.timeout_seconds if timeout_seconds is None else timeout_seconds
-        deadline = asyncio.get_running_loop().call_later(seconds, self._shut_down)
+        loop = asyncio.get_running_loop()
+        deadline = loop.call_later(seconds, self._expire, seconds, timeout_seconds is not None)
+        self._open += 1
+        self._since = loop.time()
         try:
             yield
         except psycopg.Error as error:
             raise self._translate(error, table) from error
         finally:
             deadline.cancel()
+            self._open -= 1
+            self._since = loop.time()
 
-    def _shut_down(self) -> None:
-        """Shut the socket down, so that whatever waits for it fails at once."""
+    @property
+    def waits_since(self) -> float | None:
+        """The event loop's time at which the present wait for the server began; None if there is
+        no wait.
+        """
+        return self._since if self._open else None
+
+    def give_up(self, reason: str) -> None:
+        """Shut the socket down, so that whatever waits for it fails at once, with the reason."""
         connection = self._connection
         if connection is None or connection.closed:
             return
-        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as duplicate:
+        self._given_up = self._given_up or reason
+        # An error means that the peer is gone already, and libpq notices by itself.
+        with suppress(OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as duplicate:
             duplicate.shutdown(socket.SHUT_RDWR)
+
+    def _expire(self, seconds: float, many_rows: bool) -> None:
+        setting = "statement_timeout_seconds" if many_rows else "timeout_seconds"
+        self.give_up(f"no answer within {seconds:g} s, the deadline of [sink] {setting}")
 
     def _translate(self, error: psycopg.Error, table: object) -> TailraceError:
         connection = self._connection
         broken = connection is None or connection.closed or connection.broken
+        if broken and self._given_up:
+            return SinkLost(
+                f"the connection to PostgreSQL was given up: {self._given_up}",
+                hint="Look into the server's log, and at the network between this host and the"
+                " server.",
+                table=table,
+            )
         translated = driver_error(error, TARGET, broken=broken, table=table)
         if translated.retryable or isinstance(error, pg.InsufficientPrivilege):
             return translated

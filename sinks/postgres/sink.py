@@ -28,6 +28,7 @@ from sinks.postgres.schema import SchemaFollower
 from sinks.postgres.session import Session
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.state import StateStore
+from sinks.postgres.watch import Watch
 
 __all__ = ["PostgresSink"]
 
@@ -61,6 +62,7 @@ class PostgresSink:
         self._pipeline = pipeline
         self._settings = settings
         self._session = Session(settings)
+        self._watch = Watch(self._session, settings)
         storage = Storage(settings.values, naming)
         self._storage = storage
         self._state = StateStore(self._session, pipeline, naming, storage)
@@ -82,10 +84,11 @@ class PostgresSink:
         await self._session.connect()
         self._applier.reconnected()
         try:
+            await self._watch.start()
             await self._state.create()
             state = await self._state.take(epoch)
         except TailraceError:
-            await self._session.close()
+            await self.close()
             raise
         self._epoch = state.epoch
         return state
@@ -159,7 +162,12 @@ class PostgresSink:
 
     async def close(self) -> None:
         """As ``Sink.close``."""
+        await self._watch.close()
         await self._session.close()
+
+    def interrupt(self) -> None:
+        """As ``Interruptible.interrupt``."""
+        self._session.give_up("the pipeline is stopped")
 
     async def _apply_rows(
         self,

@@ -17,8 +17,8 @@ import pytest
 
 from engine.demo.writer import ShopWriter
 from engine.sandbox import Server, start_mysql, start_postgres
+from engine.sandbox.proxy import Proxy
 from tests.support.engine_process import EngineProcess, write_config
-from tests.support.proxy import Proxy
 from tests.support.servers import AnyServer, obtain
 from tests.support.shops import Shop, assert_mirrored, catch_up, load_new_shop
 from tests.support.waiting import wait_until
