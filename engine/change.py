@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from engine.schema import Bound, Table, TableId
+from engine.schema import Part, Table, TableId
 
 __all__ = [
     "TWIN_PREFIX",
@@ -24,7 +24,7 @@ __all__ = [
     "Change",
     "Chunk",
     "Commit",
-    "DeleteRange",
+    "DeletePart",
     "Heartbeat",
     "Operation",
     "Position",
@@ -143,16 +143,11 @@ class Cascade(msgspec.Struct, frozen=True, gc=False):
         return len(self.before) + len(self.after or ())
 
 
-class DeleteRange(msgspec.Struct, frozen=True, gc=False):
-    """All rows of the table are removed at this place whose value in the column ``ordinal`` is at
-    least ``lower`` and less than ``upper``. None is no bound; NULL is less than every value. The
-    log does not hold the rows.
-    """
+class DeletePart(msgspec.Struct, frozen=True, gc=False):
+    """All rows of a part of the table are removed at this place. The log does not hold them."""
 
     table: Table
-    ordinal: int
-    lower: Bound
-    upper: Bound
+    part: Part
 
 
 class CaughtUp(msgspec.Struct, frozen=True, gc=False):
@@ -221,7 +216,7 @@ Change = (
     | Rows
     | SchemaChange
     | Truncate
-    | DeleteRange
+    | DeletePart
     | Cascade
     | CaughtUp
     | Replace

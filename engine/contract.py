@@ -96,8 +96,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     are applied idempotently by key; a sink without it stores each change, and its reader applies
     them. ``schema_changes``: an altered, renamed, dropped or replaced table is followed; without it
     the pipeline stops at such a change. ``cascades``: a ``Cascade`` is applied; without it, a table
-    that a foreign key changes is followed no more (``UnloggedChange``). ``delete_range``: a
-    ``DeleteRange`` is applied; without it, it is an ``UnloggedChange``, too.
+    that a foreign key changes is followed no more (``UnloggedChange``). ``delete_part``: a
+    ``DeletePart`` is applied; without it, it is an ``UnloggedChange``, too.
     """
 
     guarantee: Literal["exactly once", "at least once"]
@@ -105,7 +105,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     upsert: bool
     schema_changes: bool
     cascades: bool = False
-    delete_range: bool = False
+    delete_part: bool = False
 
 
 class Source(Protocol):

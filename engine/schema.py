@@ -31,6 +31,7 @@ use text, so such values are not parsed on the way.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -41,11 +42,14 @@ __all__ = [
     "ForeignKey",
     "Index",
     "Kind",
+    "Part",
     "Partitions",
+    "Range",
     "ReferentialAction",
     "Table",
     "TableId",
     "Type",
+    "joined_ranges",
 ]
 
 #: What happens to a row when the row that it refers to is deleted, or its referenced columns are
@@ -167,20 +171,80 @@ class ForeignKey(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 #: A bound of a range, in the form of a row tuple; None is no bound.
 Bound = int | str | None
+#: The values from a lower bound up to an upper one, without that. NULL is less than every value.
+Range = tuple[Bound, Bound]
+
+
+class Part(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """The rows of a table whose value in ``column`` is in one of ``ranges``.
+
+    ``function`` is what the source computes from the column to decide where a row belongs. It
+    matters for values that are no real dates.
+    """
+
+    column: str
+    ranges: tuple[Range, ...]
+    function: str = ""
+
+    def has(self, value: object) -> bool:
+        """Whether a row with this value in the column belongs to the part."""
+        return any(
+            (lower is None if value is None else _at_least(value, lower))
+            and (upper is None or not _at_least(value, upper))
+            for lower, upper in self.ranges
+        )
+
+    def joined(self, other: Part) -> Part:
+        """The rows of both. The column and the function are the same."""
+        return Part(self.column, joined_ranges([*self.ranges, *other.ranges]), self.function)
+
+
+def joined_ranges(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    """The same values in as few ranges as possible, in order."""
+    joined: list[Range] = []
+    for lower, upper in sorted(ranges, key=_order):
+        first, last = joined[-1] if joined else (None, None)
+        if joined and (last is None or lower is None or _at_least(last, lower)):
+            if last is not None and (upper is None or _at_least(upper, last)):
+                joined[-1] = (first, upper)
+        else:
+            joined.append((lower, upper))
+    return tuple(joined)
+
+
+def _at_least(value: object, bound: Bound) -> bool:
+    if isinstance(bound, int):
+        return isinstance(value, int) and value >= bound
+    return bound is None or (isinstance(value, str) and value >= bound)
+
+
+def _order(range: Range) -> tuple[bool, int, str]:
+    lower = range[0]
+    number = lower if isinstance(lower, int) else 0
+    return lower is not None, number, lower if isinstance(lower, str) else ""
 
 
 class Partitions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Partitions by ranges of one column. A partition holds the values from the bound of the one
-    before it up to its own bound, without that; the first one also holds NULL.
+    """Partitions by the values of one column. ``source_type`` is the column's, and ``function`` is
+    what the source computes from it.
 
-    ``source_type`` is the column's, and ``function`` is what the source computes from it.
+    By ranges: a partition holds the values from the bound of the one before it up to its own of
+    ``bounds``, without that; the first one also holds NULL. By lists: a partition holds the values
+    of its own ``lists``, which is empty if they are not known.
     """
 
     column: str
     source_type: str
     function: str
     names: tuple[str, ...]
-    bounds: tuple[Bound, ...]
+    bounds: tuple[Bound, ...] = ()
+    lists: tuple[tuple[Range, ...], ...] = ()
+
+    def part(self, place: int) -> tuple[Range, ...]:
+        """The values of the partition with this place in ``names``; empty if not known."""
+        if self.lists:
+            return self.lists[place]
+        return ((self.bounds[place - 1] if place else None, self.bounds[place]),)
 
 
 class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_hash=True):

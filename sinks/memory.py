@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from engine.change import Cascade, Change, DeleteRange, Replace, Row, Rows, SchemaChange, Truncate
+from engine.change import Cascade, Change, DeletePart, Replace, Row, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, State
 from engine.errors import ApplyError, Fenced
@@ -53,7 +53,7 @@ class MemorySink:
         upsert=True,
         schema_changes=True,
         cascades=True,
-        delete_range=True,
+        delete_part=True,
     )
 
     def __init__(
@@ -90,8 +90,8 @@ class MemorySink:
                     applied.drift[id] = applied.drift.get(id, 0) + drift
             elif isinstance(change, Truncate):
                 self._contents(change.table.id).clear()
-            elif isinstance(change, DeleteRange):
-                self._contents(change.table.id).delete_range(change)
+            elif isinstance(change, DeletePart):
+                self._contents(change.table.id).delete_part(change)
             elif isinstance(change, SchemaChange):
                 self._alter(change)
             elif isinstance(change, Cascade):

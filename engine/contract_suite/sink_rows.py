@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.change import Cascade, DeleteRange, Replace, Rows, SchemaChange, Truncate
+from engine.change import Cascade, DeletePart, Replace, Rows, SchemaChange, Truncate
 from engine.contract_suite.target import (
     CODE,
     ID,
@@ -29,9 +29,9 @@ from engine.contract_suite.target import (
     rule,
     update,
 )
-from engine.schema import Column, ForeignKey, Table, TableId
+from engine.schema import Column, ForeignKey, Part, Table, TableId
 
-__all__ = ["DeleteRangeRules", "RowRules", "SchemaChangeRules"]
+__all__ = ["DeletePartRules", "RowRules", "SchemaChangeRules"]
 
 
 class RowRules:
@@ -162,20 +162,20 @@ class RowRules:
         assert rows_of(target, TABLE) == [(1, "a", "other"), B]
 
 
-class DeleteRangeRules:
-    """Rows that are removed by the values of one column."""
+class DeletePartRules:
+    """A part of the rows is removed, by the values of one column."""
 
-    @rule("delete range")
-    async def test_a_range_of_rows_is_removed_at_its_place(self, target: Target) -> None:
+    @rule("delete part")
+    async def test_a_part_of_the_rows_is_removed_at_its_place(self, target: Target) -> None:
         async with Engine(target) as engine:
             await engine.write(*create(TABLE), insert(A))
             again = (1, "again", None)
-            between = DeleteRange(TABLE, 0, 1, 2)
+            between = DeletePart(TABLE, Part("id", ((1, 2), (7, 9))))
             await engine.write(insert(B), insert(C), between, insert(again))
             assert rows_of(target, TABLE) == [again, B, C]
-            await engine.write(DeleteRange(TABLE, 0, None, 3))
+            await engine.write(DeletePart(TABLE, Part("id", ((None, 3),))))
             assert rows_of(target, TABLE) == [C]
-            await engine.write(DeleteRange(TABLE, 0, 3, None))
+            await engine.write(DeletePart(TABLE, Part("id", ((3, None),))))
         assert rows_of(target, TABLE) == []
 
 

@@ -25,7 +25,7 @@ from engine.change import (
     CaughtUp,
     Change,
     Chunk,
-    DeleteRange,
+    DeletePart,
     Rows,
     SchemaChange,
     Truncate,
@@ -198,12 +198,9 @@ class ProgressTracker:
             return changes
         admitted: list[Change] = []
         for change in changes:
-            if type(change) is Rows or type(change) is Truncate:
+            if type(change) is Rows or type(change) is Truncate or type(change) is DeletePart:
                 if self._live or not self._is_covered(change.table):
                     admitted.append(self._or_restart(change))
-            elif type(change) is DeleteRange:
-                if not self._is_covered(change.table):
-                    admitted.append(self._delete_range(change))
             elif type(change) is SchemaChange:
                 admitted.extend(self._follow(change))
             elif type(change) is Cascade:
@@ -214,34 +211,19 @@ class ProgressTracker:
                 admitted.append(change)
         return admitted
 
-    def _delete_range(self, change: DeleteRange) -> Change:
-        """``change``, or a ``Truncate`` if the table's backfill must start again.
-
-        A chunk may show a row that moves into the range after this place. It would be removed, and
-        a partial image of the update that moved it would not insert it again.
-        """
-        table = change.table
-        if table.id in self._in_backfill and table.key:
-            self.restart(table.id)
-            return Truncate(table)
-        return change
-
-    def _or_restart(self, change: Rows | Truncate) -> Change:
+    def _or_restart(self, change: Rows | Truncate | DeletePart) -> Change:
         """``change``, or a ``Truncate`` if the table's backfill must start again.
 
         With partial row images, a row may move from a key that is not backfilled yet to one that
         is. Then no later chunk shows the row, and the image is not enough to insert it. So it is if
-        a foreign key has deleted a row that a chunk shows already with a new parent.
+        a foreign key has deleted a row that a chunk shows already with a new parent. And so it is
+        if a row that a chunk shows already has moved into a part that is deleted here, unless its
+        key changes with that.
         """
-        if type(change) is Rows and change.after_present is not None:
-            table = change.table
-            if (
-                table.id in self._in_backfill
-                and table.key
-                and (_changes_key(change) or _refers_anew(change))
-            ):
-                self.restart(table.id)
-                return Truncate(table)
+        table = change.table
+        if table.key and table.id in self._in_backfill and _may_hide_rows(change):
+            self.restart(table.id)
+            return Truncate(table)
         return change
 
     def _cascade(self, change: Cascade) -> list[Change]:
@@ -359,6 +341,15 @@ def _is_in_backfill(progress: TableProgress | None) -> bool:
 
 def _is_unfinished(progress: TableProgress | None) -> bool:
     return progress is not None and progress.state not in ("live", "quarantined")
+
+
+def _may_hide_rows(change: Rows | Truncate | DeletePart) -> bool:
+    """Whether rows of a table with a key may be missing after its backfill, if it goes on."""
+    if type(change) is DeletePart:
+        return change.table.ordinal(change.part.column) not in change.table.key
+    if type(change) is Rows and change.after_present is not None:
+        return _changes_key(change) or _refers_anew(change)
+    return False
 
 
 def _changes_key(rows: Rows) -> bool:

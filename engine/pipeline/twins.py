@@ -21,7 +21,7 @@ from engine.change import (
     Cascade,
     CaughtUp,
     Change,
-    DeleteRange,
+    DeletePart,
     Replace,
     Rows,
     SchemaChange,
@@ -127,7 +127,7 @@ class Twins:
                     change.after_present,
                     change.size,
                 )
-            case Truncate(table) | DeleteRange(table) if table.id in self._twins:
+            case Truncate(table) | DeletePart(table) if table.id in self._twins:
                 yield msgspec.structs.replace(change, table=self._twins[table.id])
             case Cascade(tables=tables):
                 twins = tuple(self._twins.get(table.id, table) for table in tables)

@@ -20,7 +20,7 @@ from engine.change import (
     Change,
     Chunk,
     Commit,
-    DeleteRange,
+    DeletePart,
     Heartbeat,
     Rows,
     SchemaChange,
@@ -40,7 +40,7 @@ __all__ = ["Counters", "TargetWriter", "Transaction"]
 log = logging.getLogger("tailrace.pipeline")
 
 #: The changes that change the target.
-DATA = (Rows, SchemaChange, Truncate, DeleteRange, Cascade, CaughtUp)
+DATA = (Rows, SchemaChange, Truncate, DeletePart, Cascade, CaughtUp)
 
 
 #: The number of characters of a statement that an error shows.
@@ -203,8 +203,8 @@ class TargetWriter:
             _refuse_schema_changes(changes)
         if not self._sink.capabilities.cascades:
             _refuse_cascades(changes)
-        if not self._sink.capabilities.delete_range:
-            _refuse_ranges(changes)
+        if not self._sink.capabilities.delete_part:
+            _refuse_parts(changes)
         # First the names: a twin that replaces its table in these changes is still in backfill.
         in_backfill = self._twins.target_ids(in_backfill)
         targets = self._twins.targets(changes)
@@ -280,11 +280,11 @@ def _refuse_schema_changes(changes: Sequence[Change]) -> None:
             )
 
 
-def _refuse_ranges(changes: Sequence[Change]) -> None:
+def _refuse_parts(changes: Sequence[Change]) -> None:
     for change in changes:
-        if isinstance(change, DeleteRange):
+        if isinstance(change, DeletePart):
             raise UnloggedChange(
-                "removes a range of rows, which the log does not show and this sink cannot do",
+                "removes a part of the rows, which the log does not show and this sink cannot do",
                 table=change.table.id,
             )
 

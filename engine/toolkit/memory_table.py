@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.change import DeleteRange, Row, Rows
+from engine.change import DeletePart, Row, Rows
 from engine.schema import Table
 from engine.toolkit.cascades import Step
 
@@ -45,17 +45,10 @@ class MemoryTable:
         self._keyed.clear()
         self._multiset.clear()
 
-    def delete_range(self, change: DeleteRange) -> None:
-        """Remove the rows whose value in a column is in a range."""
-        n, low, high = change.ordinal, change.lower, change.upper
-        values = [row for row in self if row[n] is not None]
-        gone = [row for row in self if row[n] is None and low is None]
-        gone += [
-            row
-            for row in values
-            if (low is None or low <= row[n]) and (high is None or row[n] < high)
-        ]
-        for row in gone:
+    def delete_part(self, change: DeletePart) -> None:
+        """Remove the rows of a part."""
+        ordinal = self.table.ordinal(change.part.column)
+        for row in [row for row in self if change.part.has(row[ordinal])]:
             if self.table.key:
                 del self._keyed[self.key_of(row)]
             else:

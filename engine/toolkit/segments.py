@@ -25,7 +25,7 @@ from engine.change import (
     Cascade,
     CaughtUp,
     Change,
-    DeleteRange,
+    DeletePart,
     Replace,
     Rows,
     SchemaChange,
@@ -54,11 +54,11 @@ class CaughtUpTables(msgspec.Struct, frozen=True, gc=False):
     tables: list[Table]
 
 
-_CUTS = frozenset((SchemaChange, Truncate, DeleteRange, CaughtUp, Replace))
+_CUTS = frozenset((SchemaChange, Truncate, DeletePart, CaughtUp, Replace))
 
 #: A ``SchemaChange`` that is a segment alters, renames or drops a table.
 Segment = (
-    RowRuns | NewTables | CaughtUpTables | SchemaChange | Truncate | DeleteRange | Cascade | Replace
+    RowRuns | NewTables | CaughtUpTables | SchemaChange | Truncate | DeletePart | Cascade | Replace
 )
 
 
@@ -70,7 +70,7 @@ def segments(changes: Iterable[Change]) -> Iterator[Segment]:
     runs: dict[TableId, list[Rows]] = {}
     cascades: list[Cascade] = []
     touched: set[TableId] = set()
-    others: list[SchemaChange | Truncate | DeleteRange | CaughtUp | Replace] = []
+    others: list[SchemaChange | Truncate | DeletePart | CaughtUp | Replace] = []
     for change in changes:
         # Exact types: isinstance with a union would take much of the time of a small transaction.
         if type(change) is Rows:
@@ -124,7 +124,7 @@ def _can_join(one: Cascade, other: Cascade) -> bool:
 
 
 def _grouped(
-    changes: Iterable[SchemaChange | Truncate | DeleteRange | CaughtUp | Replace],
+    changes: Iterable[SchemaChange | Truncate | DeletePart | CaughtUp | Replace],
 ) -> list[Segment]:
     """The same changes, with neighbours joined where several tables make one segment."""
     grouped: list[Segment] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from engine.change import DeleteRange
+from engine.change import DeletePart
 from engine.databases.postgres.identifiers import Naming, digested, quote
 from engine.databases.postgres.types import (
     TEMPORAL,
@@ -19,7 +19,7 @@ from engine.databases.postgres.types import (
     enum_columns,
     holds_null,
 )
-from engine.schema import Column, Index, Table
+from engine.schema import Bound, Column, Index, Table
 from engine.toolkit.table_diff import (
     AddColumn,
     AddIndex,
@@ -50,7 +50,7 @@ __all__ = [
     "create_enums",
     "create_indexes",
     "create_table",
-    "delete_range",
+    "delete_part",
     "drop_enums",
     "index_name",
     "indexable",
@@ -94,34 +94,40 @@ def drop_enums(before: Table, after: Table | None = None) -> list[str]:
     ]
 
 
-def delete_range(
-    table: Table, stored: Table, change: DeleteRange, naming: Naming, zero_date: str
+def delete_part(
+    table: Table, stored: Table, change: DeletePart, naming: Naming, zero_date: str
 ) -> Iterator[Step]:
-    """The steps that delete a range of rows of ``table``, which is stored as ``stored``.
+    """The steps that delete a part of the rows of ``table``, which is stored as ``stored``.
 
-    A date that the target cannot store may belong to another range than what it was replaced by.
+    A date that the target cannot store may belong to another part than what it was replaced by.
     """
-    column, name = table.columns[change.ordinal], naming.sql(table.id)
+    ordinal, name = table.ordinal(change.part.column), naming.sql(table.id)
+    column = table.columns[ordinal]
     value = quote(column.name)
     temporal = column.type.kind in TEMPORAL
-    exact = stored.columns[change.ordinal].type == column.type
+    exact = stored.columns[ordinal].type == column.type
     if temporal or not exact:
         known = exact and zero_date in ("null", "error")
         condition = f" WHERE {value} IS NULL OR {value} = '-infinity'" if known else ""
         yield Step(
             f"SELECT 1 FROM {name}{condition} LIMIT 1",
-            f"removes a range of rows by the column {column.name}, of which the target may have"
-            " other values",
+            f"removes rows by values of the column {column.name}, of which the target may have"
+            " others",
         )
+    found = " OR ".join(_in_range(column, *range) for range in change.part.ranges)
+    yield Step(f"DELETE FROM {name} WHERE {found}")
+
+
+def _in_range(column: Column, lower: Bound, upper: Bound) -> str:
+    """The condition that a column's value is in a range."""
+    value = quote(column.name)
     conditions = [
         f"{value} {comparison} {value_literal(column, str(bound))}"
-        for comparison, bound in ((">=", change.lower), ("<", change.upper))
+        for comparison, bound in ((">=", lower), ("<", upper))
         if bound is not None
     ]
     found = " AND ".join(conditions) or "true"
-    if change.lower is None:
-        found += f" OR {value} IS NULL"
-    yield Step(f"DELETE FROM {name} WHERE {found}")
+    return f"({found} OR {value} IS NULL)" if lower is None else f"({found})"
 
 
 def column_definitions(table: Table) -> list[str]:

@@ -12,7 +12,7 @@ from functools import partial
 
 from psycopg import errors as pg
 
-from engine.change import DeleteRange, SchemaChange
+from engine.change import DeletePart, SchemaChange
 from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, quote
 from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
@@ -24,7 +24,7 @@ from sinks.postgres.ddl import (
     create_enums,
     create_indexes,
     create_table,
-    delete_range,
+    delete_part,
     drop_enums,
 )
 from sinks.postgres.defaults import replaced_default
@@ -129,11 +129,11 @@ class SchemaFollower:
         if not await session.in_savepoint(truncate, expected):
             await session.execute_bulk(f"DELETE FROM {name}", table=table.id)
 
-    async def delete_range(self, change: DeleteRange) -> None:
-        """Delete the rows whose value in a column is in a range."""
+    async def delete_part(self, change: DeletePart) -> None:
+        """Delete a part of the rows of a table."""
         table = change.table
-        policy = self._storage.policies(table)[change.ordinal].zero_date
-        for step in delete_range(table, self._stored(table), change, self._naming, policy):
+        policy = self._storage.policies(table)[table.ordinal(change.part.column)].zero_date
+        for step in delete_part(table, self._stored(table), change, self._naming, policy):
             await self._run(step, table.id)
 
     async def build_indexes(self, tables: Sequence[Table]) -> None:

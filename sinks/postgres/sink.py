@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from engine.change import Cascade, Change, DeleteRange, Replace, Rows, SchemaChange, Truncate
+from engine.change import Cascade, Change, DeletePart, Replace, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, RowReader, State
 from engine.databases.postgres.identifiers import Naming
@@ -53,7 +53,7 @@ class PostgresSink:
         upsert=True,
         schema_changes=True,
         cascades=True,
-        delete_range=True,
+        delete_part=True,
     )
 
     def __init__(self, settings: PostgresSettings, pipeline: str) -> None:
@@ -187,7 +187,7 @@ class PostgresSink:
 
     async def _follow(
         self,
-        segment: NewTables | CaughtUpTables | SchemaChange | Truncate | DeleteRange | Replace,
+        segment: NewTables | CaughtUpTables | SchemaChange | Truncate | DeletePart | Replace,
         applied: Applied,
     ) -> None:
         """Change the target's tables as the source's were changed."""
@@ -208,8 +208,8 @@ class PostgresSink:
                     applied.replaced[place] = applied.replaced.get(place, 0) + count
             case Truncate(table):
                 await self._follower.truncate(table)
-            case DeleteRange():
-                await self._follower.delete_range(segment)
+            case DeletePart():
+                await self._follower.delete_part(segment)
             case Replace(before, twin, after):
                 for changed in (before, twin, after):
                     await self._applier.forget(changed.id)

@@ -45,10 +45,10 @@ _DEFAULTS = """
 SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_COLLATION FROM information_schema.TABLES WHERE {where}
 """
 _PARTITIONS = """
-SELECT TABLE_SCHEMA, TABLE_NAME, PARTITION_METHOD, PARTITION_EXPRESSION, SUBPARTITION_METHOD,
-    PARTITION_NAME, PARTITION_DESCRIPTION
+SELECT TABLE_SCHEMA, TABLE_NAME, PARTITION_METHOD, PARTITION_EXPRESSION, PARTITION_NAME,
+    PARTITION_DESCRIPTION
 FROM information_schema.PARTITIONS WHERE PARTITION_NAME IS NOT NULL AND {where}
-ORDER BY TABLE_SCHEMA, TABLE_NAME, PARTITION_ORDINAL_POSITION
+ORDER BY TABLE_SCHEMA, TABLE_NAME, PARTITION_ORDINAL_POSITION, SUBPARTITION_ORDINAL_POSITION
 """
 _DATABASES = "SELECT SCHEMA_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA"
 _COLUMNS = """
@@ -210,18 +210,19 @@ def _tables(
 def _partitions(
     connection: Connection[Any], tables: Iterable[Table], where: str, arguments: Sequence[str]
 ) -> dict[TableId, Partitions]:
-    """The partitions of tables that are partitioned by ranges of one column."""
+    """The partitions of tables that are partitioned by ranges or lists of one column."""
     parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
     for schema, name, *part in query(connection, _PARTITIONS.format(where=where), arguments):
         parts[TableId(schema, name)].append(tuple(part))
     found: dict[TableId, Partitions] = {}
     for table in tables:
-        kinds = {(method, expression, sub) for method, expression, sub, *_ in parts[table.id]}
+        kinds = {(method, expression) for method, expression, *_ in parts[table.id]}
         if len(kinds) == 1:
-            ((method, expression, sub),) = kinds
-            described = [(name, description or "") for *_, name, description in parts[table.id]]
+            ((method, expression),) = kinds
+            # A partition has a row for each of its subpartitions.
+            described = dict.fromkeys((name, text or "") for *_, name, text in parts[table.id])
             partitions = partitions_of(table.columns, method, expression or "", described)
-            if partitions is not None and sub is None:
+            if partitions is not None:
                 found[table.id] = partitions
     return found
 

@@ -169,6 +169,46 @@ PARTITIONED = {
         ("0", "9", "10", "999999999999", "11"),
         ("DROP PARTITION p2",),
     ),
+    "by_list": (
+        "at INT NOT NULL",
+        (
+            "LIST (at) (PARTITION p1 VALUES IN (1, -7, 2), PARTITION p2 VALUES IN (5),"
+            " PARTITION p3 VALUES IN (8))"
+        ),
+        ("1", "-7", "2", "5", "8"),
+        (
+            "DROP PARTITION p1",
+            "ADD PARTITION (PARTITION p4 VALUES IN (1, 2))",
+            "TRUNCATE PARTITION p4, p3",
+            "REORGANIZE PARTITION p2, p3 INTO (PARTITION p5 VALUES IN (5, 8))",
+            "DROP PARTITION p4",
+        ),
+    ),
+    "by_list_of_days": (
+        "at DATE NOT NULL",
+        (
+            "LIST COLUMNS (at) (PARTITION p1 VALUES IN ('2020-01-31', '2020-02-01'),"
+            " PARTITION p2 VALUES IN ('2020-03-01', '2020-03-02', '2020-03-03'))"
+        ),
+        ("'2020-01-31'", "'2020-02-01'", "'2020-03-01'", "'2020-03-02'", "'2020-03-03'"),
+        ("TRUNCATE PARTITION p2", "DROP PARTITION p1"),
+    ),
+    "with_subpartitions": (
+        "at DATE NOT NULL",
+        (
+            "RANGE (YEAR(at)) SUBPARTITION BY HASH (id) SUBPARTITIONS 2"
+            " (PARTITION p1 VALUES LESS THAN (2019), PARTITION p2 VALUES LESS THAN (2020),"
+            " PARTITION p3 VALUES LESS THAN MAXVALUE)"
+        ),
+        ("'1999-01-01'", "'2018-12-31'", "'2019-01-01'", "'2019-12-31'", "'2020-01-01'"),
+        ("TRUNCATE PARTITION p3", "DROP PARTITION p1"),
+    ),
+    "by_hash": (
+        "at INT NOT NULL",
+        "HASH (at) PARTITIONS 3",
+        ("1", "2", "3", "4", "5"),
+        ("TRUNCATE PARTITION ALL",),
+    ),
 }
 
 

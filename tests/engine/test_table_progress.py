@@ -14,7 +14,7 @@ from engine.change import (
     Change,
     Chunk,
     Commit,
-    DeleteRange,
+    DeletePart,
     Rows,
     SchemaChange,
     Truncate,
@@ -22,7 +22,7 @@ from engine.change import (
 from engine.checkpoint import TableProgress
 from engine.errors import UnloggedChange
 from engine.pipeline.table_progress import ProgressTracker
-from engine.schema import Column, ForeignKey, Table, TableId, Type
+from engine.schema import Column, ForeignKey, Part, Table, TableId, Type
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 KEYED = Table(TableId("shop", "keyed"), (ID,), key=(0,))
@@ -87,18 +87,20 @@ def test_a_transaction_that_is_read_in_pieces_is_dropped_whole() -> None:
     assert tracker.admit([rows, commit]) == [commit]
 
 
-def test_a_range_is_removed_from_a_live_table_and_starts_a_backfill_again() -> None:
-    tracker = pending(KEYED, KEYLESS)
-    keyed, keyless = DeleteRange(KEYED, 0, None, 7), DeleteRange(KEYLESS, 0, None, 7)
-    begin = Begin("11", "10", 0.0)
+def test_a_part_is_removed_from_a_live_table_and_may_start_a_backfill_again() -> None:
+    table = Table(KEYED.id, (ID, Column("n", ID.type, "int")), key=(0,))
+    tracker = pending(table, KEYLESS)
+    keyed, keyless = (DeletePart(it, Part(it.names[-1], ((None, 7),))) for it in (table, KEYLESS))
+    by_key, begin = DeletePart(table, Part("id", ((None, 7),))), Begin("11", "10", 0.0)
     assert without_frame(tracker.admit([begin, keyed, keyless])) == []
-    tracker.backfilled(Chunk(KEYED, [(1,)], "[1]", "10"))
+    tracker.backfilled(Chunk(table, [(1, 7)], "[1]", "10"))
     tracker.backfilled(Chunk(KEYLESS, [(1,)], None, "11"))
-    # A row of the chunk may have moved into the range later, so the chunks are read again.
-    assert without_frame(tracker.admit([begin, keyed, keyless])) == [Truncate(KEYED)]
+    assert without_frame(tracker.admit([begin, by_key])) == [by_key]
+    # A row of the chunk may have moved into the part later, so the chunks are read again.
+    assert without_frame(tracker.admit([begin, keyed, keyless])) == [Truncate(table)]
     assert tracker.progress[KEYED.id].state == "pending"
     assert without_frame(tracker.admit([Begin("12", "11", 0.0), keyless])) == [keyless]
-    tracker.backfilled(Chunk(KEYED, [(1,)], None, "10"))
+    tracker.backfilled(Chunk(table, [(1, 7)], None, "10"))
     tracker.caught_up("12", reached)
     assert tracker.live
     assert without_frame(tracker.admit([begin, keyed, keyless])) == [keyed, keyless]

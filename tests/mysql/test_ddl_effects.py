@@ -143,7 +143,7 @@ STOPS = [
     ("WITH c AS (SELECT 1) DELETE FROM lines WHERE line = 1", "lines", "ROW"),
     ("SET STATEMENT max_statement_time=1 FOR DELETE FROM lines LIMIT 1", "lines", "ROW"),
     ("ALTER TABLE orders DROP PARTITION p1", "orders", "backfill"),
-    ("ALTER TABLE orders TRUNCATE PARTITION ALL", "orders", "backfill"),
+    ("ALTER TABLE orders TRUNCATE PARTITION p1", "orders", "backfill"),
     ("ALTER TABLE orders EXCHANGE PARTITION p WITH TABLE _x", "orders", "backfill"),
     (
         "ALTER TABLE _x EXCHANGE PARTITION p WITH TABLE orders WITHOUT VALIDATION",

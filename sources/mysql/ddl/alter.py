@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from engine.databases.mysql.types import parse_type, unquote
-from engine.schema import Bound, Column, Partitions, Table
+from engine.schema import Column, Part, Partitions, Table
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
 from sources.mysql.ddl.columns import (
     Charset,
@@ -53,14 +53,15 @@ class Unfollowable(Exception):
 
 class Altered(NamedTuple):
     """The table after a statement, the old and new names of renamed columns, and new columns with
-    the value that existing rows have got (``SchemaChange.filled``). ``removed`` are the ranges of
-    the rows that went with their partitions.
+    the value that existing rows have got (``SchemaChange.filled``). ``removed`` are the rows that
+    went with their partitions, and ``emptied`` says that all rows did.
     """
 
     table: Table
     renamed: tuple[tuple[str, str], ...]
     filled: tuple[tuple[str, str], ...]
-    removed: tuple[tuple[Bound, Bound], ...] = ()
+    removed: Part | None = None
+    emptied: bool = False
 
 
 def alter(
@@ -78,7 +79,9 @@ def alter(
     followed yet, so only its definition matters. Raises Unfollowable, Unreadable and SchemaError.
     """
     removed = dropped(table, change.partitions) if change.partitions is not None else None
-    if change.refused and (change.reshapes or not empty) and removed is None:
+    emptied = change.partitions is not None and change.partitions.empties
+    exact = emptied or removed is not None
+    if change.refused and (change.reshapes or not empty) and not exact:
         raise Unfollowable(change.refused)
     if not empty and ignore and _adds_unique(change):
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
@@ -114,7 +117,7 @@ def alter(
     after = draft.table(change.name or table.id, table.version + 1)
     partitions = _partitions(table, after, change, renamed, dialect.time)
     after = msgspec.structs.replace(after, partitions=partitions)
-    return Altered(after, renamed, filled, tuple(removed or ()))
+    return Altered(after, renamed, filled, removed, emptied)
 
 
 def _partitions(

@@ -9,13 +9,13 @@ never raises an error, even if it cannot be parsed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
-from engine.change import DeleteRange, SchemaChange, Truncate
+from engine.change import DeletePart, SchemaChange, Truncate
 from engine.errors import SchemaError, UnloggedChange
-from engine.schema import Bound, Table, TableId
+from engine.schema import Table, TableId
 from sources.mysql.ddl.alter import Unfollowable, alter
 from sources.mysql.ddl.columns import Charset, charset_of, resolve
 from sources.mysql.ddl.dialect import Dialect
@@ -38,7 +38,7 @@ from sources.mysql.ddl.tokens import Unreadable
 __all__ = ["Effect", "apply_statement"]
 
 #: What a statement can do to a followed table.
-Effect = SchemaChange | Truncate | DeleteRange
+Effect = SchemaChange | Truncate | DeletePart
 
 _BACKFILL_AGAIN = "Exclude the table from the pipeline, or backfill it again after this statement."
 _ROW_FORMAT = (
@@ -283,7 +283,7 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
     if statement.problem:
         raise _unlogged(statement.kind, id, statement.problem)
     try:
-        after, renamed, filled, removed = alter(
+        after, renamed, filled, removed, emptied = alter(
             *(table, statement.change, followed.charset(id.schema), followed.dialect),
             ignore=statement.ignore,
             empty=followed.empty,
@@ -298,15 +298,10 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
         raise _unlogged(statement.kind, id, error.message, error.hint) from error
     if after.id != id:
         _check_name(statement.kind, id, after.id, followed)
-    return [*_ranges(table, removed), followed.change(table, after, renamed, filled)]
-
-
-def _ranges(table: Table, removed: Iterable[tuple[Bound, Bound]]) -> list[DeleteRange]:
-    """The removal of the rows of dropped or emptied partitions."""
-    if table.partitions is None:
-        return []
-    ordinal = table.ordinal(table.partitions.column)
-    return [DeleteRange(table, ordinal, *bounds) for bounds in removed]
+    effects: list[Effect] = [followed.change(table, after, renamed, filled)]
+    if emptied or removed is not None:
+        effects.insert(0, Truncate(table) if removed is None else DeletePart(table, removed))
+    return effects
 
 
 def _rename(statement: RenameTables, followed: _Followed) -> list[Effect]:

@@ -1,29 +1,32 @@
 """
-The partitions of a table by ranges of one column, and the statements that change them. Pure.
+The partitions of a table by ranges or lists of one column, and the statements that change them.
+Pure.
 
-The log has no rows for a partition that is dropped or emptied. If the table is partitioned by
-ranges of one integer or temporal column, its rows are those between two bounds. Everything that is
-not read with certainty makes the partitions unknown.
+The log has no rows for a partition that is dropped or emptied. If the table is partitioned by one
+integer or temporal column, its rows follow from their values in it. Subpartitions do not matter:
+they divide a partition. Everything that is not read with certainty makes the partitions unknown.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime
-from typing import Final, Literal, NamedTuple
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from engine.databases.mysql.types import parse_type
-from engine.schema import Bound, Column, Partitions, Table
+from engine.schema import Bound, Column, Part, Partitions, Range, Table, joined_ranges
 from sources.mysql.ddl.session_time import SessionTime
 from sources.mysql.ddl.tokens import Tokens, Unreadable
 
 __all__ = ["PartitionChange", "changed", "dropped", "partitions_of", "read_partition_change"]
 
+_Item = TypeVar("_Item")
 _INTEGERS: Final = frozenset(("tinyint", "smallint", "mediumint", "int", "bigint"))
 _FUNCTIONS: Final = frozenset(("TO_DAYS", "YEAR", "UNIX_TIMESTAMP"))
+_UNKNOWN_LISTS: Final = frozenset(("NULL", "DEFAULT"))
 _EXPRESSION: Final = re.compile(r"(?:(to_days|year|unix_timestamp)\()?`?([^`()]+)`?\)?", re.I)
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _DATETIME: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?: (\d\d:\d\d:\d\d))?")
@@ -40,15 +43,18 @@ class _Raw(NamedTuple):
 
 
 class _Definition(NamedTuple):
+    """A partition with its upper bound, or with its list; that is None if it is not known."""
+
     name: str
-    bound: _Raw
+    bound: _Raw | None = None
+    list: tuple[_Raw, ...] | None = None
 
 
 class PartitionChange(msgspec.Struct, frozen=True):
     """The part of a statement that concerns partitions. ``unknown`` covers all that is not read.
 
-    ``names`` are those of existing partitions, empty for ALL. ``column`` and ``function`` belong to
-    PARTITION BY.
+    ``names`` are those of existing partitions, empty for ALL. ``column``, ``function`` and
+    ``lists`` (by lists, not by ranges) belong to PARTITION BY.
     """
 
     verb: Literal["by", "add", "reorganize", "drop", "truncate", "unknown"] = "unknown"
@@ -56,6 +62,12 @@ class PartitionChange(msgspec.Struct, frozen=True):
     definitions: tuple[_Definition, ...] = ()
     column: str = ""
     function: str = ""
+    lists: bool = False
+
+    @property
+    def empties(self) -> bool:
+        """Whether all partitions are emptied."""
+        return self.verb == "truncate" and not self.names
 
 
 def read_partition_change(tokens: Tokens) -> PartitionChange | None:
@@ -94,7 +106,10 @@ def _read(tokens: Tokens) -> PartitionChange:
 
 
 def _read_by(tokens: Tokens) -> PartitionChange:
-    tokens.expect("BY", "RANGE")
+    tokens.expect("BY")
+    lists = tokens.take("LIST")
+    if not lists:
+        tokens.expect("RANGE")
     columns = tokens.take("COLUMNS")
     tokens.expect("(")
     function = (
@@ -108,11 +123,14 @@ def _read_by(tokens: Tokens) -> PartitionChange:
     tokens.expect(")")
     if tokens.take("PARTITIONS"):
         tokens.integer()
+    if tokens.take("SUBPARTITION", "BY"):
+        while not tokens.at("(", "PARTITION"):
+            tokens.skip()
     definitions = _read_definitions(tokens)
     if not tokens.ended:
         raise tokens.unreadable()
     function = "columns" if columns else function.lower()
-    return PartitionChange("by", (), definitions, column, function)
+    return PartitionChange("by", (), definitions, column, function, lists)
 
 
 def _read_names(tokens: Tokens) -> tuple[str, ...]:
@@ -128,12 +146,15 @@ def _read_definitions(tokens: Tokens) -> tuple[_Definition, ...]:
     while True:
         tokens.expect("PARTITION")
         name = tokens.name()
-        tokens.expect("VALUES", "LESS", "THAN")
-        found.append(_Definition(name, _read_bound(tokens)))
+        if tokens.take("DEFAULT"):  # MariaDB
+            found.append(_Definition(name))
+        elif tokens.take("VALUES", "IN"):
+            found.append(_Definition(name, None, _read_list(tokens)))
+        else:
+            tokens.expect("VALUES", "LESS", "THAN")
+            found.append(_Definition(name, _read_bound(tokens)))
         while not (tokens.at(",") or tokens.at(")")):
-            if tokens.at("(") or tokens.at("SUBPARTITION"):
-                raise tokens.unreadable()
-            tokens.skip()
+            tokens.skip()  # options, and subpartitions in parentheses
         if tokens.take(")"):
             return tuple(found)
         tokens.expect(",")
@@ -146,6 +167,26 @@ def _read_bound(tokens: Tokens) -> _Raw:
     raw = _read_constant(tokens)
     tokens.expect(")")
     return raw
+
+
+def _read_list(tokens: Tokens) -> tuple[_Raw, ...] | None:
+    if tokens.at_any(_UNKNOWN_LISTS):
+        tokens.skip()
+        return None
+    listed = tokens.of(tokens.group()[1:-1])
+    return _read_constants(listed)
+
+
+def _read_constants(tokens: Tokens) -> tuple[_Raw, ...] | None:
+    """The constants up to the end; None with NULL or DEFAULT among them."""
+    found = []
+    while not tokens.at_any(_UNKNOWN_LISTS):
+        found.append(_read_constant(tokens))
+        if not tokens.take(","):
+            if not tokens.ended:
+                raise tokens.unreadable()
+            return tuple(found)
+    return None
 
 
 def _read_constant(tokens: Tokens) -> _Raw:
@@ -169,20 +210,25 @@ def partitions_of(
 ) -> Partitions | None:
     """The partitions as the catalog describes them; None if they are of another kind."""
     found = _EXPRESSION.fullmatch(expression)
-    if found is None or method not in ("RANGE", "RANGE COLUMNS"):
+    kind, _, of_columns = method.partition(" ")
+    if found is None or kind not in ("RANGE", "LIST"):
         return None
-    function = "columns" if method == "RANGE COLUMNS" else (found[1] or "").lower()
+    function = "columns" if of_columns else (found[1] or "").lower()
     try:
-        definitions = []
-        for name, description in described:
-            tokens = Tokens(description)
-            definitions.append(_Definition(name, _read_constant(tokens)))
-            if not tokens.ended:
-                return None
+        definitions = [_described(kind, *each) for each in described]
     except Unreadable:
         return None
-    change = PartitionChange("by", (), tuple(definitions), found[2], function)
+    change = PartitionChange("by", (), tuple(definitions), found[2], function, kind == "LIST")
     return _made(columns, change, SessionTime())
+
+
+def _described(kind: str, name: str, description: str) -> _Definition:
+    constants = _read_constants(Tokens(description))
+    if kind == "LIST":
+        return _Definition(name, None, constants)
+    if constants is None or len(constants) != 1:
+        raise Unreadable("has a bound that is not known")
+    return _Definition(name, constants[0])
 
 
 def changed(
@@ -198,33 +244,43 @@ def changed(
         return _made(columns, change, time)
     if before is None or change.verb == "unknown" or change.verb == "truncate":
         return before if change.verb == "truncate" else None
-    new = _bounds(_column(columns, before.column), before.function, change.definitions, time)
-    if new is None:
-        return None
+    by = PartitionChange(
+        "by", (), change.definitions, before.column, before.function, bool(before.lists)
+    )
+    new = _made(columns, by, time)
     places = _places(before, change.names)
-    if places is None:
+    if new is None or places is None:
         return None
-    names, bounds = list(before.names), list(before.bounds)
-    start = places[0] if places else len(names)
-    for place in reversed(places):
-        del names[place], bounds[place]
-    names[start:start] = [it.name for it in change.definitions]
-    bounds[start:start] = new
-    return msgspec.structs.replace(before, names=tuple(names), bounds=tuple(bounds))
+    start = places[0] if places else len(before.names)
+    removed = frozenset(places)
+
+    def spliced(old: Sequence[_Item], new: Sequence[_Item]) -> tuple[_Item, ...]:
+        kept = [(n, each) for n, each in enumerate(old) if n not in removed]
+        return (*(e for n, e in kept if n < start), *new, *(e for n, e in kept if n > start))
+
+    return msgspec.structs.replace(
+        before,
+        names=spliced(before.names, new.names),
+        bounds=spliced(before.bounds, new.bounds),
+        lists=spliced(before.lists, new.lists),
+    )
 
 
-def dropped(table: Table, change: PartitionChange) -> list[tuple[Bound, Bound]] | None:
-    """The ranges of the rows that a statement removes, each with its lower and upper bound.
-
-    None if they are not known.
-    """
+def dropped(table: Table, change: PartitionChange) -> Part | None:
+    """The rows that a statement removes; None if they are not known."""
     before = table.partitions
-    if before is None or change.verb not in ("drop", "truncate") or not change.names:
+    if before is None or change.verb not in ("drop", "truncate"):
         return None
-    places = _places(before, change.names)
-    if places is None:
+    return _part(before, change.names)
+
+
+def _part(partitions: Partitions, names: Sequence[str]) -> Part | None:
+    """The rows of these partitions; None if they are not known."""
+    found = [partitions.part(n) for n in _places(partitions, names) or ()]
+    if not all(found) or not found:
         return None
-    return [(before.bounds[n - 1] if n else None, before.bounds[n]) for n in places]
+    ranges = joined_ranges(range for each in found for range in each)
+    return Part(partitions.column, ranges, partitions.function)
 
 
 def _places(partitions: Partitions, names: Sequence[str]) -> list[int] | None:
@@ -238,31 +294,52 @@ def _places(partitions: Partitions, names: Sequence[str]) -> list[int] | None:
 def _made(
     columns: Sequence[Column], change: PartitionChange, time: SessionTime
 ) -> Partitions | None:
-    column = _column(columns, change.column)
-    bounds = _bounds(column, change.function, change.definitions, time)
-    if column is None or bounds is None:
-        return None
-    names = tuple(it.name for it in change.definitions)
-    return Partitions(column.name, column.source_type, change.function, names, tuple(bounds))
-
-
-def _column(columns: Sequence[Column], name: str) -> Column | None:
-    return next((it for it in columns if it.name.lower() == name.lower()), None)
-
-
-def _bounds(
-    column: Column | None, function: str, definitions: Iterable[_Definition], time: SessionTime
-) -> list[Bound] | None:
-    """The upper bounds as values of the column; None if one is not certain."""
+    name, function = change.column.lower(), change.function
+    column = next((it for it in columns if it.name.lower() == name), None)
     if column is None:
         return None
+    names = tuple(it.name for it in change.definitions)
+    found = Partitions(column.name, column.source_type, function, names)
     try:
-        return [_bound(column, function, it.bound, time) for it in definitions]
+        if change.lists:
+            lists = [_ranges(column, function, it.list, time) for it in change.definitions]
+            return msgspec.structs.replace(found, lists=tuple(lists))
+        bounds = [_bound(column, function, it.bound, time) for it in change.definitions]
+        return msgspec.structs.replace(found, bounds=tuple(bounds))
     except (Unreadable, ValueError, OverflowError):
         return None
 
 
-def _bound(column: Column, function: str, raw: _Raw, time: SessionTime) -> Bound:
+def _ranges(
+    column: Column, function: str, values: Sequence[_Raw] | None, time: SessionTime
+) -> tuple[Range, ...]:
+    """The values of a partition by lists: each up to the next one that the column can hold, or of
+    which the function has another value. Empty if they are not known."""
+    ranges: list[Range] = []
+    for value in values or ():
+        lower = _bound(column, function, value, time)
+        if isinstance(lower, int):
+            ranges.append((lower, lower + 1))
+        elif function in ("columns", "to_days") and lower is not None:
+            if function == "columns" and len(lower) > len("YYYY-MM-DD"):
+                return ()
+            ranges.append((lower, _next_day(lower)))
+        elif function == "year" and isinstance(value.value, int):
+            upper = _bound(column, function, _Raw(value.value + 1), time)
+            ranges.append((lower, upper))
+        else:
+            return ()
+    return joined_ranges(ranges)
+
+
+def _next_day(text: str) -> str:
+    day = date.fromisoformat(text[:10]) + timedelta(days=1)
+    return f"{day:%Y-%m-%d}".zfill(10) + text[10:]
+
+
+def _bound(column: Column, function: str, raw: _Raw | None, time: SessionTime) -> Bound:
+    if raw is None:
+        raise Unreadable("has no bound")
     value, base, scale = raw.value, parse_type(column.source_type).base, column.type.scale
     if value is None:
         return None
