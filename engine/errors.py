@@ -14,7 +14,8 @@ The errors that Tailrace raises on purpose.
     │   └── UnloggedChange    a change of one table that the log does not show exactly
     ├── ApplyError        the target cannot store a change
     ├── Fenced            a newer engine runs this pipeline
-    └── ParityError       source and target cannot be compared
+    ├── ParityError       source and target cannot be compared
+    └── OutputError       the result of a command cannot be written
 
 ``engine.databases`` translates the errors of drivers (``raise … from error``), so nothing above it
 knows a driver. The message says what happened. The hint says what to type or
@@ -33,6 +34,7 @@ __all__ = [
     "ConfigError",
     "DecodeError",
     "Fenced",
+    "OutputError",
     "ParityError",
     "SchemaError",
     "ShapeChanged",
@@ -166,3 +168,7 @@ class Fenced(TailraceError):
 
 class ParityError(TailraceError):
     """Source and target cannot be compared. Differences are a result, not an error."""
+
+
+class OutputError(TailraceError):
+    """Standard output, or the file that a command writes, cannot be written."""

@@ -116,6 +116,7 @@ def engine_command(config: Path, *options: str) -> list[str | Path]:
     """The command that runs the engine with a configuration and options of ``tailrace run``."""
     return [
         sys.executable,
+        "-P",
         "-m",
         "engine.cli",
         "run",

@@ -51,7 +51,7 @@ def measure_decode(bench: Bench, name: str, workload: Workload) -> Result:
 
 
 def _decode(data: Path, workload: Workload, log: Path) -> Repetition:
-    program = (sys.executable, "-m", "benchmarks.measurements.decode_process")
+    program = (sys.executable, "-P", "-m", "benchmarks.measurements.decode_process")
     usage = measure([*program, data / "binlog.0*"], log)
     decoded = msgspec.json.decode(log.read_bytes(), type=Decoded)
     if decoded.rows != workload.changes:

@@ -131,7 +131,7 @@ class _Run:
 
     def _offer(self, engine: MeasuredProcess, config: Path, seconds: float, last: int) -> None:
         output = config.with_name("times")
-        program = (sys.executable, "-m", "benchmarks.measurements.latency_writer")
+        program = (sys.executable, "-P", "-m", "benchmarks.measurements.latency_writer")
         writer = MeasuredProcess((*program, config, str(RATE), str(seconds)), output)
         try:
             visible = self._poll(engine, last, int(RATE * seconds), DEADLINE_SECONDS + seconds)

@@ -38,7 +38,7 @@ def measure_profile(bench: Bench, name: str, workload: Workload) -> Result:
             bench.notify(f"{name}: {number} of {bench.repeat}")
             with bench.target.database(base) as url:
                 config, output = write_config(folder, server.url, url), folder / "steps.json"
-                program = (sys.executable, "-m", "benchmarks.measurements.profile_process")
+                program = (sys.executable, "-P", "-m", "benchmarks.measurements.profile_process")
                 measure((*program, config, data / "binlog.0*", backlog.position), output)
                 found.append(msgspec.json.decode(output.read_bytes(), type=dict[str, float]))
     million = workload.changes / 1e6

@@ -58,13 +58,14 @@ class Environment:
         python = folder / "bin" / "python"
         install: list[str | Path] = [
             python,
+            "-P",
             "-m",
             "pip",
             "install",
             "--quiet",
             "--disable-pip-version-check",
         ]
-        environment: list[str | Path] = [sys.executable, "-m", "venv", folder]
+        environment: list[str | Path] = [sys.executable, "-P", "-m", "venv", folder]
         for command in (environment, [*install, *self.requirements]):
             run(command, purpose=purpose, deadline_seconds=INSTALL_DEADLINE_SECONDS)
 

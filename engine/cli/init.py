@@ -7,20 +7,32 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
-from contextlib import closing
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from getpass import getpass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from engine.cli.command import Command
+from engine.cli.output import print_tables
 from engine.cli.wiring import load_settings, make_source
 from engine.contract import SnapshotSource
 from engine.errors import ConfigError
+from engine.ops.log import printable
 from engine.schema import Table
+from engine.settings.reference import reference_path
 
 __all__ = ["INIT"]
 
+#: A secret in the query of a URL: everything up to its name, its name, its value.
+SECRET_IN_QUERY = re.compile(r"(?i)((?:^|(?<=&))([^=&]*(?:password|secret|token)[^=&]*)=)([^&]+)")
+#: The environment variables of placeholders.
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+SET = "set the environment variable "
 #: The scheme of log files on disk, which cannot list tables.
 FILES = "mysql-binlog:"
 
@@ -28,7 +40,7 @@ FILES = "mysql-binlog:"
 LISTED_TABLES = 40
 
 TEMPLATE = """\
-# Tailrace. The reference configuration explains every key, with its default and unit.
+# Tailrace. Every key, with its default and unit: {reference}
 
 [pipeline]
 name = {name}  # identifies the checkpoint in the target: never change it
@@ -51,8 +63,9 @@ url = {sink}
 def init(options: argparse.Namespace) -> int:
     """Write a commented configuration from two URLs, after listing the source's tables.
 
-    A password in a URL is not written into the file. The file refers to the environment variables
-    SOURCE_PASSWORD and TARGET_PASSWORD instead.
+    A password in a URL is not written into the file, and with --ask-passwords it need not be in a
+    URL. The file refers to the environment variables SOURCE_PASSWORD and TARGET_PASSWORD instead.
+    Only its owner may read the file.
     """
     output: Path = options.output
     if output.exists() and not options.force:
@@ -61,34 +74,36 @@ def init(options: argparse.Namespace) -> int:
         )
     source_url, database = options.source, ""
     files = source_url.startswith(FILES)
+    from rich.console import Group
+    from rich.text import Text
+
     if not files:
-        source_url, database = _split_database(_without_password(source_url, "SOURCE_PASSWORD"))
+        source_url, database = _split_database(_without_secrets(source_url, "SOURCE", options))
     text = TEMPLATE.format(
+        reference=reference_path(),
         name=json.dumps(output.stem),
         source=json.dumps(source_url),
         patterns=json.dumps(f"{database or '*'}.*"),
     )
     text += SCHEMA_TEMPLATE if files else ""
     sink = SINK_TEMPLATE.format(
-        sink=json.dumps(_without_password(options.target, "TARGET_PASSWORD"))
+        sink=json.dumps(_without_secrets(options.target, "TARGET", options))
     )
-    draft = output.with_name(output.name + ".draft")
-    draft.write_text(text + sink, encoding="utf-8")
-    try:
-        found = _list_tables(draft)
-        draft.write_text(text + _listing(found) + sink, encoding="utf-8")
-        draft.replace(output)
-    finally:
-        draft.unlink(missing_ok=True)
-    from rich.console import Console
-
-    console = Console()
+    found = _write(output, lambda found: text + _listing(found) + sink)
     count = f": {len(found.tables):,} tables, about {found.rows:,} rows" if found else ""
-    console.print(f"wrote [bold]{output}[/]{count}")
-    for name in ("SOURCE_PASSWORD", "TARGET_PASSWORD"):
-        if f"${{{name}}}" in text + sink:
-            console.print(f"set the environment variable [bold]{name}[/] before the next step")
-    console.print(f"next: [bold]tailrace check {output}[/]")
+    variables = dict.fromkeys(VARIABLE.findall(text + sink))
+    print_tables(
+        Group(
+            Text.assemble("wrote ", (str(output), "bold"), count),
+            *(
+                Text.assemble(
+                    "set the environment variable ", (name, "bold"), " before the next step"
+                )
+                for name in variables
+            ),
+            Text.assemble("next: ", (f"tailrace check {shlex.quote(str(output))}", "bold")),
+        )
+    )
     return 0
 
 
@@ -108,6 +123,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="the file to write (default tailrace.toml)",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
+    parser.add_argument(
+        "--ask-passwords", action="store_true", help="ask for the passwords of source and target"
+    )
 
 
 INIT = Command(
@@ -144,23 +162,61 @@ def _listing(found: _Found | None) -> str:
     lines = [f"# found: {len(tables):,} tables, about {rows:,} rows"]
     for table in tables[:LISTED_TABLES]:
         remark = "" if table.key else "  (no key: backfilled in one piece, compared as a multiset)"
-        lines.append(f"#   {table.id}{remark}")
+        lines.append(printable(f"#   {table.id}{remark}"))
     if len(tables) > LISTED_TABLES:
         lines.append(f"#   … and {len(tables) - LISTED_TABLES:,} more")
     return "\n".join(lines) + "\n"
 
 
-def _without_password(url: str, variable: str) -> str:
-    """The URL with a placeholder for its password, which is set in this process's environment."""
+def _write(output: Path, text: Callable[[_Found | None], str]) -> _Found | None:
+    """Write the file, first without the tables, since listing them needs a configuration."""
+    draft = output.with_name(output.name + ".draft")
+    try:
+        _write_private(draft, text(None))
+        found = _list_tables(draft)
+        _write_private(draft, text(found))
+        draft.replace(output)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {output}: {error.strerror or error}",
+            hint="choose another --output, in a folder that exists and that you may write",
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return found
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(text.encode())
+
+
+def _without_secrets(url: str, side: str, options: argparse.Namespace) -> str:
+    """The URL with placeholders for its passwords, which are set in this process's environment."""
     parts = urlsplit(url)
-    if not parts.password:
-        return url
-    if not parts.password.startswith("${"):
-        os.environ[variable] = unquote(parts.password)
-    account, _, host = parts.netloc.rpartition("@")
-    user = account.split(":", 1)[0]
-    secret = parts.password if parts.password.startswith("${") else f"${{{variable}}}"
-    return urlunsplit(parts._replace(netloc=f"{user}:{secret}@{host}"))
+    query = SECRET_IN_QUERY.sub(
+        lambda match: match[1] + _placeholder(f"{side}_{match[2].upper()}", match[3]), parts.query
+    )
+    account, at, host = parts.netloc.rpartition("@")
+    user, _, password = account.partition(":")
+    if options.ask_passwords and at and not password and query == parts.query:
+        password = quote(getpass(f"password of {user} at the {side.lower()}: "), safe="")
+    if not password and query == parts.query:
+        return url  # not put together again, which would lose an empty host
+    if password:
+        account = f"{user}:{_placeholder(f'{side}_PASSWORD', password)}"
+    return urlunsplit(parts._replace(netloc=f"{account}{at}{host}", query=query))
+
+
+def _placeholder(variable: str, secret: str) -> str:
+    """A placeholder for a secret, as it stands in a URL. What is a placeholder already stays."""
+    if secret.startswith("${"):
+        return secret
+    os.environ[variable] = unquote(secret)
+    return f"${{{variable}}}"
 
 
 def _split_database(url: str) -> tuple[str, str]:

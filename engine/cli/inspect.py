@@ -15,6 +15,8 @@ from typing import Literal
 import msgspec
 
 from engine.cli.command import Command
+from engine.cli.output import print_json, print_tables
+from engine.cli.progress import comparison_progress
 from engine.cli.wiring import load_settings, make_sink, make_source
 from engine.contract import (
     Capabilities,
@@ -42,19 +44,18 @@ POLL_SECONDS = 0.1
 def check(options: argparse.Namespace) -> int:
     """Inspect source and target, and list what is missing, with its remedy. Changes nothing.
 
-    Exit status 0: ready, perhaps with warnings; 1: `tailrace run` would fail.
+    Exit status 0: ready, perhaps with warnings; 1: `tailrace run` would fail; 2: it would fail
+    because the configuration is wrong.
     """
     settings = load_settings(options.config)
-    findings = asyncio.run(_check(settings))
+    findings, exit_status = asyncio.run(_check(settings))
     if options.json:
-        sys.stdout.buffer.write(msgspec.json.encode(findings) + b"\n")
+        print_json(findings)
     else:
-        from rich.console import Console
-
         from engine.cli.tables import findings_table
 
-        Console().print(findings_table(findings))
-    return int(any(finding.level == "error" for finding in findings))
+        print_tables(findings_table(findings))
+    return exit_status
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
@@ -64,9 +65,11 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
 CHECK = Command("check", "inspect source and target before a run", check, _add_check_options)
 
 
-async def _check(settings: Settings) -> list[Finding]:
+async def _check(settings: Settings) -> tuple[list[Finding], int]:
+    """The findings, and the exit status that they make."""
     tables: list[Table] = []
     findings: list[Finding] = []
+    exit_status = 0
     with closing(make_source(settings)) as source:
         try:
             findings += await asyncio.to_thread(source.check)
@@ -75,13 +78,15 @@ async def _check(settings: Settings) -> list[Finding]:
                 findings += (each for each in refused if each not in findings)
         except TailraceError as error:
             findings.append(_as_finding("source", error))
+            exit_status = error.exit_status
     try:
         sink = make_sink(settings)
         findings.append(_guarantee(sink.capabilities))
         findings += await sink.check(tables)
     except TailraceError as error:
         findings.append(_as_finding("target", error))
-    return findings
+        exit_status = max(exit_status, error.exit_status)
+    return findings, exit_status or int(any(finding.level == "error" for finding in findings))
 
 
 def _catalog(source: SnapshotSource) -> tuple[list[Table], list[Finding]]:
@@ -130,13 +135,11 @@ def status(options: argparse.Namespace) -> int:
     settings = load_settings(options.config)
     found = asyncio.run(_status(settings, str(options.config)))
     if options.json:
-        sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+        print_json(found)
     else:
-        from rich.console import Console
-
         from engine.cli.tables import status_table
 
-        Console().print(status_table(found))
+        print_tables(status_table(found))
     return 0 if found.position is not None else 1
 
 
@@ -179,13 +182,11 @@ def verify(options: argparse.Namespace) -> int:
     settings = load_settings(options.config)
     report = asyncio.run(_verify(settings, options))
     if options.json:
-        sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+        print_json(report)
     else:
-        from rich.console import Console
-
         from engine.cli.tables import verify_table
 
-        Console().print(verify_table(report))
+        print_tables(verify_table(report))
     return 0 if report.equal else 3
 
 
@@ -227,9 +228,13 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
         async def passed(position: str, deadline: float) -> bool:
             return await _passed(source, sink, position, deadline)
 
+        expected: Mapping[TableId, int] = {}
+        if sys.stderr.isatty() and isinstance(source, SnapshotSource):
+            expected = await asyncio.to_thread(source.estimates, tables)
         with (
             closing(_rows_of("source", source)) as source_rows,
             closing(_rows_of("sink", sink)) as target_rows,
+            comparison_progress(expected) as update,
         ):
             report = await comparison.verify(
                 tables,
@@ -238,6 +243,7 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
                 source_position=source.position,
                 passed=passed,
                 deadline_seconds=options.deadline_seconds,
+                progress=update,
             )
     reports = [_left_out(table, reason) for table, reason in sorted(left.items())]
     return msgspec.structs.replace(

@@ -15,7 +15,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.cli.output import prepare_streams
 from engine.errors import TailraceError
+from engine.ops.log import printable
 from engine.remedies import rendered
 
 __all__ = ["main"]
@@ -41,6 +43,7 @@ quarantined
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Errors go to standard error with their hints."""
+    prepare_streams()
     options = make_parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -76,12 +79,12 @@ def show_error(error: TailraceError, config: str = "") -> None:
         logger.error("stopped", extra={"error": str(error), "hint": hint})
     if not logger.handlers or sys.stderr.isatty():
         from rich.console import Console
-        from rich.markup import escape
+        from rich.text import Text
 
         console = Console(stderr=True, soft_wrap=True)
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        console.print(Text.assemble(("error: ", "bold red"), printable(str(error))))
         if hint:
-            console.print(f"[bold]what to do:[/] {escape(hint)}", highlight=False)
+            console.print(Text.assemble(("what to do: ", "bold"), printable(hint)))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -122,12 +125,7 @@ class _Version(argparse.Action):
     """Prints the version and the kind of the codecs, and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
+        from engine.cli.wiring import version_and_codecs
 
-        from sinks.postgres import accelerator as encoder
-        from sources.mysql.codec import accelerator as decoder
-
-        built = (decoder.AVAILABLE, encoder.AVAILABLE)
-        codecs = "compiled" if all(built) else "partly compiled" if any(built) else "plain Python"
-        print(f"tailrace {version('tailrace')} ({codecs} codecs)")
+        print("tailrace {} ({} codecs)".format(*version_and_codecs()))
         parser.exit()

@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from itertools import islice
 from typing import Any
 
 import uvloop
@@ -23,7 +24,8 @@ import uvloop
 import benchmarks as bench_command
 from engine import demo as demo_command
 from engine.cli.command import Command
-from engine.cli.wiring import load_settings, make_sink, make_source
+from engine.cli.output import write_records
+from engine.cli.wiring import load_settings, make_sink, make_source, version_and_codecs
 from engine.contract import SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
@@ -67,6 +69,9 @@ def run(options: argparse.Namespace) -> int:
     """
     settings = load_settings(options.config)
     log.configure(options.log_format or settings.log.format, settings.log.level)
+    version, codecs = version_and_codecs()
+    extra = {"pipeline": settings.pipeline.name, "version": version, "codecs": codecs}
+    logger.info("starting", extra=extra)
     _tune_garbage_collection()
     return uvloop.run(_run(settings, options))
 
@@ -226,12 +231,11 @@ def tail(options: argparse.Namespace) -> int:
     with closing(source):
         start, tables = asyncio.run(_start_of_tail(settings, source, options.start))
         for changes in source.stream(start or None, tables):
-            for record in encoder.encode(changes):
-                sys.stdout.buffer.write(record)
-                left -= 1
-                if not left:
-                    return 0
-            sys.stdout.buffer.flush()
+            records = list(islice(encoder.encode(changes), left))
+            write_records(records)
+            left -= len(records)
+            if not left:
+                return 0
     return 0
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.contract import Finding
+from engine.ops.log import printable
 from engine.ops.status import Status, TableStatus
 from engine.ops.terminal import duration, size, tables_table
 from engine.verify.report import TableReport, VerifyReport
@@ -41,15 +42,15 @@ def status_table(status: Status) -> RenderableType:
 
 def _reason(table: TableStatus) -> Text:
     """Why a table is quarantined or backfilled again, since when, and what to do."""
-    text = Text(f"{table.table} is {table.state.replace('_', ' ')}: {table.reason}")
+    text = Text(printable(f"{table.table} is {table.state.replace('_', ' ')}: {table.reason}"))
     if table.since is not None:
         text.append(f"\n  since {datetime.fromtimestamp(table.since, UTC):%Y-%m-%d %H:%M:%S} UTC")
     if table.position:
-        text.append(f"\n  at {table.position}")
+        text.append(f"\n  at {printable(table.position)}")
     if table.statement:
-        text.append(f"\n  {table.statement}")
+        text.append(f"\n  {printable(table.statement)}")
     if table.remedy:
-        text.append(f"\n  → {table.remedy}", style="bold")
+        text.append(f"\n  → {printable(table.remedy)}", style="bold")
     return text
 
 
@@ -61,11 +62,11 @@ def findings_table(findings: Sequence[Finding]) -> RenderableType:
     table.add_column("subject", ratio=1, overflow="fold")
     table.add_column("finding", ratio=3, overflow="fold")
     for finding in sorted(findings, key=lambda finding: order.index(finding.level)):
-        message = Text(finding.message)
+        message = Text(printable(finding.message))
         if finding.action:
-            message.append(f"\n→ {finding.action}", style="bold")
+            message.append(f"\n→ {printable(finding.action)}", style="bold")
         level = Text(finding.level, style=LEVEL_STYLE[finding.level])
-        table.add_row(level, Text(finding.subject), message)
+        table.add_row(level, Text(printable(finding.subject)), message)
     counts = ", ".join(
         f"{sum(finding.level == level for finding in findings)} {level}" for level in order
     )
@@ -83,7 +84,7 @@ def verify_table(report: VerifyReport) -> RenderableType:
     for each in report.tables:
         counts = (each.differing, each.missing, each.extra)
         marks = (f"{count:,}" if count else "" for count in counts)
-        table.add_row(Text(each.table), f"{each.rows:,}", *marks, _result(each))
+        table.add_row(Text(printable(each.table)), f"{each.rows:,}", *marks, _result(each))
         notes += _notes(each)
     rows = sum(each.rows for each in report.tables)
     summary = f"{len(report.tables):,} tables, {rows:,} rows, {duration(report.seconds)}"
@@ -103,13 +104,13 @@ def _notes(report: TableReport) -> list[Text]:
     notes = []
     if report.inconclusive:
         reason = f"{report.table}: not compared to its end: {report.inconclusive}"
-        notes.append(Text(reason, style="yellow"))
+        notes.append(Text(printable(reason), style="yellow"))
     for row in report.differences[:LISTED_DIFFERENCES]:
         columns = f" in {', '.join(row.columns)}" if row.columns else ""
         key = ", ".join("NULL" if part is None else part for part in row.key)
-        notes.append(Text(f"{report.table} ({key}): {row.kind}{columns}", style="red"))
+        notes.append(Text(printable(f"{report.table} ({key}): {row.kind}{columns}"), style="red"))
     wrong = report.differing + report.missing + report.extra
     more = wrong - min(len(report.differences), LISTED_DIFFERENCES)
     if more:
-        notes.append(Text(f"{report.table}: {more:,} more rows differ", style="red"))
+        notes.append(Text(printable(f"{report.table}: {more:,} more rows differ"), style="red"))
     return notes

@@ -4,6 +4,7 @@ A configuration → its source and its sink. This is the only place that uses th
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from engine.settings.loader import Settings, load
 from sinks import SINKS
 from sources import SOURCES
 
-__all__ = ["load_settings", "make_sink", "make_source"]
+__all__ = ["load_settings", "make_sink", "make_source", "version_and_codecs"]
 
 
 def source_class(scheme: str) -> Any:
@@ -45,3 +46,15 @@ def make_source(settings: Settings) -> Source:
 def make_sink(settings: Settings) -> Sink:
     """The configured sink, not connected."""
     return cast("Sink", sink_class(settings.sink_scheme)(settings.sink, settings.pipeline.name))
+
+
+def version_and_codecs() -> tuple[str, str]:
+    """The version, and whether the codecs of rows are compiled: ``compiled``, ``partly compiled``
+    or ``plain Python``.
+    """
+    from sinks.postgres import accelerator as encoder
+    from sources.mysql.codec import accelerator as decoder
+
+    built = (decoder.AVAILABLE, encoder.AVAILABLE)
+    codecs = "compiled" if all(built) else "partly compiled" if any(built) else "plain Python"
+    return version("tailrace"), codecs

@@ -88,7 +88,7 @@ class EngineProcess:
         self._process = None
 
     def _spawn(self, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "engine.cli", "run", str(self._config)]
+        command = [sys.executable, "-P", "-m", "engine.cli", "run", str(self._config)]
         # The engine ends with the demo. In a session of its own it gets no Ctrl-C.
         tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with self._log.open("ab") as log:
@@ -114,7 +114,7 @@ class EngineProcess:
     def _failure(self, message: str, status: int | None = None) -> TailraceError:
         if status is not None:
             message += f" with status {status}"
-        return TailraceError(message, hint=f"{_last_error(self._log)}\n{LOG_HINT}")
+        return TailraceError(message, hint=f"{_last_error(self._log)}. {LOG_HINT}")
 
 
 def _last_error(log: Path) -> str:

@@ -277,7 +277,7 @@ class _Demo:
     def _verify(self) -> bool:
         """Run ``tailrace verify`` and show its result. Returns whether both sides are equal."""
         begun = time.monotonic()
-        command = [sys.executable, "-m", "engine.cli", "verify", str(self._config), "--json"]
+        command = [sys.executable, "-P", "-m", "engine.cli", "verify", str(self._config), "--json"]
         with self._screen.working("comparing every row and column"):
             done = subprocess.run(
                 command, capture_output=True, timeout=VERIFY_DEADLINE_SECONDS, check=False

@@ -78,7 +78,7 @@ class ShopWriter:
         """Start the process."""
         # In a session of its own the writer gets no Ctrl-C.
         process = subprocess.Popen(
-            [sys.executable, "-m", "engine.demo.writer", *self._command],
+            [sys.executable, "-P", "-m", "engine.demo.writer", *self._command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,

@@ -18,7 +18,7 @@ import orjson
 
 from engine.settings.loader import LogFormat, LogLevel
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure"]
+__all__ = ["JsonFormatter", "TextFormatter", "configure", "printable"]
 
 #: The attributes of every log record; all others were passed as ``extra``.
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -75,7 +75,7 @@ class TextFormatter(logging.Formatter):
     """The same fields for people: ``2026-01-31T12:00:00.000Z INFO message key=value``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        words = [moment(record), f"{record.levelname:<7}", record.getMessage()]
+        words = [moment(record), f"{record.levelname:<7}", printable(record.getMessage())]
         words += (f"{name}={quoted(value)}" for name, value in fields(record).items())
         if record.exc_info:
             words.append("\n" + self.formatException(record.exc_info))
@@ -91,4 +91,14 @@ def moment(record: logging.LogRecord) -> str:
 def quoted(value: object) -> str:
     """A value in a text line, in quotes where it needs them."""
     text = str(value)
-    return text if PLAIN.fullmatch(text) else orjson.dumps(text).decode()
+    return text if PLAIN.fullmatch(text) else printable(orjson.dumps(text).decode())
+
+
+def printable(text: str) -> str:
+    """The text with escapes in place of line breaks, control characters and characters that change
+    the direction of writing. A name with such characters could otherwise forge a line of the log,
+    or control the terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

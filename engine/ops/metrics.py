@@ -38,7 +38,7 @@ from importlib.metadata import version
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from engine.checkpoint import TableState
 from engine.contract import Applied
@@ -57,8 +57,6 @@ BYTES_BUCKETS = (1e3, 1e4, 1e5, 1e6, 4e6, 16e6, 64e6)
 
 class Metrics:
     """The metrics of one pipeline, in a registry of their own. Not thread-safe."""
-
-    CONTENT_TYPE = CONTENT_TYPE_LATEST
 
     def __init__(self, pipeline: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -147,11 +145,13 @@ class Metrics:
             self._lag_bytes.labels(self._pipeline).set(status.lag_bytes)
         self._tables = status.tables or self._tables
 
-    def render(self) -> bytes:
-        """All metrics in the OpenMetrics text format (``CONTENT_TYPE``)."""
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """All metrics, and their content type: the format that the header Accept prefers, which is
+        Prometheus's text format unless it asks for OpenMetrics.
+        """
         self._show_tables()
-        text: bytes = generate_latest(self.registry)  # type: ignore[no-untyped-call]
-        return text
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
 
     def _show_tables(self) -> None:
         """Set the gauges of tables that have changed, and remove those of tables that are gone."""

@@ -1,7 +1,7 @@
 """
 The HTTP server of a running engine: GET /metrics, /health and /status.
 
-    /metrics   OpenMetrics text, for Prometheus
+    /metrics   for Prometheus: its text format, or OpenMetrics if the client asks for it
     /health    200 {"status": "ok", …} or 503 {"status": "failing", "reason": …}
     /status    the status as one JSON object, as `tailrace status --json` prints it
 
@@ -51,9 +51,7 @@ HEADERS = [(b"cache-control", b"no-store"), (b"connection", b"close")]
 class Rendered(Protocol):
     """Metrics as text: ``engine.ops.metrics.Metrics``."""
 
-    CONTENT_TYPE: str
-
-    def render(self) -> bytes: ...
+    def render(self, accept: str) -> tuple[bytes, str]: ...
 
 
 def make_app(
@@ -68,8 +66,9 @@ def make_app(
     """
     started_at = time.monotonic()
 
-    async def get_metrics(_: Request) -> Response:
-        return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
+    async def get_metrics(request: Request) -> Response:
+        text, content_type = metrics.render(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
 
     async def get_status(_: Request) -> Response:
         return _json(status())

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from engine.ops.log import printable
 from engine.ops.status import Status, TableStatus
 
 __all__ = ["RateMeter", "TerminalView", "duration", "size", "tables_table"]
@@ -201,7 +202,7 @@ def tables_table(tables: Sequence[TableStatus], room: int) -> Table:
         rows = f"{table.rows:,}" if table.rows or table.state == "live" else ""
         expected = "" if table.state == "live" else f"{table.total:,}"
         state = Text(table.state.replace("_", " "), style=STATE_STYLE[table.state])
-        result.add_row(Text(table.table), state, rows, expected)
+        result.add_row(Text(printable(table.table)), state, rows, expected)
     if hidden:
         result.add_row(Text(_counted(hidden), style="dim"))
     return result

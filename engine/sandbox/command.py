@@ -51,7 +51,12 @@ def run(
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
         raise SandboxUnavailable(
-            f"{purpose}: {Path(command[0]).name} ended with status {done.returncode}\n"
-            f"{said[-TAIL_CHARACTERS:]}"
+            f"{purpose}: {Path(command[0]).name} ended with status {done.returncode}: "
+            + one_line(said[-TAIL_CHARACTERS:])
         )
     return done.stdout.decode(errors="replace")
+
+
+def one_line(said: str) -> str:
+    """The lines of a program's output as one."""
+    return " | ".join(said.splitlines())

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Literal, Self
 
 from engine.sandbox.cache import cache_folder, entry
-from engine.sandbox.command import TAIL_CHARACTERS, SandboxUnavailable, run
+from engine.sandbox.command import TAIL_CHARACTERS, SandboxUnavailable, one_line, run
 from engine.sandbox.process import (
     Process,
     give_to_server_account,
@@ -240,7 +240,7 @@ class Server:
 
     def _unavailable(self, what: str) -> SandboxUnavailable:
         said = self.layout.log.read_text(errors="replace")[-TAIL_CHARACTERS:]
-        return SandboxUnavailable(f"{self.kind} {self.version}: {what}\n{said}")
+        return SandboxUnavailable(f"{self.kind} {self.version}: {what}: {one_line(said)}")
 
     def _end(self, how: signal.Signals) -> None:
         process = self._process

@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 
 from engine.errors import ConfigError
 from engine.schema import TableId
+from engine.settings.reference import reference_path
 from engine.settings.secrets import SecretError, resolve
 
 __all__ = [
@@ -305,7 +306,7 @@ class _Document:
                 problem = "the value is not allowed"
                 hint = f"{_did_you_mean(found, allowed)}allowed are {', '.join(allowed)}"
             else:
-                hint = "see the reference configuration for its type and unit"
+                hint = f"see {reference_path()} for its type and unit"
             raise self._error(keys, _in_words(problem), hint) from None
 
     def _error(self, keys: Sequence[str], problem: str, hint: str) -> ConfigError:

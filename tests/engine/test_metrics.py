@@ -17,7 +17,7 @@ from engine.ops import log
 from engine.ops.metrics import Metrics
 from engine.ops.status import Status, TableStatus
 from engine.schema import TableId
-from tests.support.metric_samples import samples
+from tests.support.metric_samples import OPEN_METRICS, samples
 
 ITEM = TableId("shop", "item")
 
@@ -74,7 +74,7 @@ def test_a_stage_that_fails_is_not_measured() -> None:
 
 def test_every_metric_is_documented() -> None:
     documented = set(re.findall(r"^tailrace_\w+", engine.ops.metrics.__doc__ or "", re.MULTILINE))
-    families = text_string_to_metric_families(Metrics("p").render().decode())
+    families = text_string_to_metric_families(Metrics("p").render(OPEN_METRICS)[0].decode())
     names = {
         family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
         for family in families

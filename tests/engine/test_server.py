@@ -23,6 +23,7 @@ from engine.errors import ConfigError
 from engine.ops.metrics import Metrics
 from engine.ops.server import REQUEST_BYTES, StatusServer, parse_listen
 from engine.ops.status import PipelineState, Status
+from tests.support.metric_samples import OPEN_METRICS
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -71,8 +72,13 @@ def test_the_three_pages() -> None:
     async def work(port: int) -> None:
         code, headers, body = await ask(port, get("/metrics"))
         assert code == 200
-        assert headers["content-type"].startswith("application/openmetrics-text; version=1.0")
+        assert headers["content-type"].startswith("text/plain; version=0.0.4")
         assert int(headers["content-length"]) == len(body)
+        assert b"# TYPE tailrace_build_info gauge" in body
+        asked = get("/metrics")[:-2] + f"Accept: {OPEN_METRICS}\r\n\r\n".encode()
+        code, headers, body = await ask(port, asked)
+        assert code == 200
+        assert headers["content-type"].startswith("application/openmetrics-text; version=1.0")
         assert body.endswith(b"# EOF\n")
         code, headers, body = await ask(port, get("/status?x=1"))
         assert (code, headers["content-type"]) == (200, "application/json")
