@@ -69,7 +69,7 @@ def test_an_update_that_cannot_be_decoded_makes_its_children_inexact(
     )
     catch_up(make_pipeline(native_mysql.url, target_database, tables))
     writer(
-        "SET SESSION binlog_row_value_options = PARTIAL_JSON",
+        "SET SESSION binlog_row_value_options = PARTIAL_JSON, binlog_row_image = MINIMAL",
         "UPDATE p SET j = JSON_SET(j, '$.b', 2) WHERE id = 1",
         "INSERT INTO t VALUES (2, 2)",
     )

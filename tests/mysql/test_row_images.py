@@ -11,14 +11,12 @@ import pytest
 
 from engine.change import Operation
 from engine.databases.mysql.types import neutral_type
-from engine.errors import DecodeError, SchemaError
+from engine.errors import DecodeError
 from engine.schema import Column, Table, TableId
 from sources.mysql.codec.rows import RowDecoder
-from sources.mysql.codec.table_match import TableMap, mismatch, parse_table_map
+from sources.mysql.codec.table_match import TableMap, mismatch
 from tests.support.mysql_log import (
-    events,
     live_table,
-    log_end,
     logged,
     logged_rows,
     selected_rows,
@@ -121,28 +119,6 @@ def test_hidden_columns_of_functional_indexes_are_not_in_the_log(
     assert table.names == ("my_row_id", "a", "j")
     assert table.key == (0,)
     assert rows.after == [(1, 1, "[1]")]
-
-
-def test_partial_json_is_refused(mysql: AnyServer, fresh_mysql_database: Fresh) -> None:
-    database = fresh_mysql_database(mysql)
-    connection = connect_mysql(mysql, database)
-    with connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SET binlog_row_value_options = 'PARTIAL_JSON', binlog_row_image = 'MINIMAL'"
-        )
-        cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, j JSON)")
-        cursor.execute("""INSERT INTO t VALUES (1, '{"a": "long enough to be worth a part"}')""")
-        table = live_table(connection, database, "t")
-        file, offset = log_end(connection)
-        cursor.execute("""UPDATE t SET j = JSON_SET(j, '$.a', 'x')""")
-        found = dict(events(mysql, file, offset))
-    assert 39 in found
-    table_map = parse_table_map(found[19], 0, len(found[19]))
-    with pytest.raises(SchemaError, match="changed parts of JSON") as caught:
-        RowDecoder(table, table_map).decode(
-            "update", found[39], 10, len(found[39]), partial_json=True
-        )
-    assert "binlog_row_value_options" in caught.value.hint
 
 
 @pytest.mark.usefixtures("by_each_codec")

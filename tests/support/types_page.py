@@ -132,8 +132,9 @@ PostGIS reads it with `ST_GeomFromEWKB`.
 - `TIMESTAMP` becomes `timestamptz`, `DATETIME` becomes `timestamp` without a zone.
 - A `FLOAT` keeps its four bytes. `FLOAT(M,D)` and `DOUBLE(M,D)` have the value that the server has \
 rounded.
-- With `binlog_row_value_options = PARTIAL_JSON` the log holds parts of documents, and the \
-pipeline stops; `tailrace check` says so.
+- With `binlog_row_value_options = PARTIAL_JSON` the log holds the changed parts of documents. They \
+are applied to the document before the update, which `binlog_row_image = FULL` logs. Without it the \
+update is a change that the log does not show, and `tailrace check` says so.
 - Of a system-versioned table of MariaDB only the current rows are followed.
 """
 

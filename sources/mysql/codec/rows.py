@@ -64,17 +64,21 @@ from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any
 
+import msgspec
+
 from engine.change import Cascade, Operation, Rows
 from engine.databases.mysql.types import parse_type
 from engine.errors import DecodeError, SchemaError, UnloggedChange
 from engine.schema import Table
 from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.accelerator import Accelerator, Decode, StoredImage, row_accelerator
+from sources.mysql.codec.binary_json import json_text
 from sources.mysql.codec.cells import cells
 from sources.mysql.codec.defaults import constant_default
 from sources.mysql.codec.images import Image, SourceCode
 from sources.mysql.codec.invalid_text import InvalidText
-from sources.mysql.codec.table_map import TableMap
+from sources.mysql.codec.json_diff import document_after
+from sources.mysql.codec.table_map import TableMap, Wire
 from sources.mysql.codec.versioned import current_rows, row_end
 
 __all__ = ["RowDecoder"]
@@ -139,22 +143,21 @@ class RowDecoder:
         self._bitmap = (len(map.types) + 7) // 8
         one, two = len(self._count) + self._bitmap, len(self._count) + 2 * self._bitmap
         self._header_size = {"insert": one, "update": two, "delete": one}
-        self._compiled: dict[tuple[Operation, bytes], _Compiled] = {}
+        self._compiled: dict[tuple[Operation, bytes, bool], _Compiled] = {}
 
     def decode(
         self, op: Operation, data: bytes, start: int, end: int, *, partial_json: bool = False
     ) -> Rows:
         """The rows in ``data[start:end]``: column count, presence bitmap(s), row images.
 
-        Raises DecodeError if the bytes are not rows of this table, UnloggedChange for the partial
-        images of ``binlog_row_value_options=PARTIAL_JSON``.
+        ``partial_json``: the images are those of ``binlog_row_value_options=PARTIAL_JSON``. Raises
+        DecodeError if the bytes are not rows of this table, UnloggedChange if a document has
+        changed in part and the image does not have it as it was before.
         """
-        if partial_json:
-            raise self._refuse_partial_json()
         header = data[start : start + self._header_size[op]]
-        compiled = self._compiled.get((op, header))
+        compiled = self._compiled.get((op, header, partial_json))
         if compiled is None:
-            compiled = self._compile(op, header)
+            compiled = self._compile(op, header, partial_json=partial_json)
         at = start + len(header)
         try:
             try:
@@ -163,7 +166,7 @@ class RowDecoder:
                 before, after, stop = compiled.function(data, at, end)
         except _MALFORMED as error:
             if isinstance(error, UnicodeDecodeError) and self._accept_invalid_text():
-                return self.decode(op, data, start, end)
+                return self.decode(op, data, start, end, partial_json=partial_json)
             raise self._explain(error, compiled) from error
         if stop != end:
             raise self._malformed("a row extends past the end of the event")
@@ -192,7 +195,7 @@ class RowDecoder:
         text: str = self._compile(op, header).function.__source__  # type: ignore[attr-defined]
         return text
 
-    def _compile(self, op: Operation, header: bytes) -> _Compiled:
+    def _compile(self, op: Operation, header: bytes, *, partial_json: bool = False) -> _Compiled:
         if not header.startswith(self._count) or len(header) != self._header_size[op]:
             raise self._malformed("its column count is not that of its table map")
         bitmaps = header[len(self._count) :]
@@ -200,10 +203,19 @@ class RowDecoder:
             self._mask(bitmaps[at : at + self._bitmap])
             for at in range(0, len(bitmaps), self._bitmap)
         ]
-        writer = _Writer(self.table, self._cells, self._nullable, self._accelerator)
+        if partial_json:
+            writer: _Writer = _PartialWriter(
+                self.table, self._cells, self._nullable, self._documents(), self._without_before
+            )
+        else:
+            writer = _Writer(self.table, self._cells, self._nullable, self._accelerator)
         compiled = writer.compile(op, masks)
-        self._compiled[op, header] = compiled
+        self._compiled[op, header, partial_json] = compiled
         return compiled
+
+    def _documents(self) -> list[int]:
+        """The ordinals of the JSON columns."""
+        return [ordinal for ordinal, wire in enumerate(self._map.types) if wire == Wire.JSON]
 
     def _mask(self, bitmap: bytes) -> int:
         mask = int.from_bytes(bitmap, "little") & ((1 << len(self._cells)) - 1)
@@ -241,11 +253,14 @@ class RowDecoder:
             table=self.table.id,
         )
 
-    def _refuse_partial_json(self) -> UnloggedChange:
-        return UnloggedChange(
-            "the log holds only the changed parts of JSON documents",
-            hint="run SET GLOBAL binlog_row_value_options = '' on the source, and let its sessions "
-            "reconnect",
+    def _without_before(self, data: bytes, partial: int) -> str:
+        """A document whose column the image before the update does not have."""
+        if not partial:
+            return json_text(data)
+        raise UnloggedChange(
+            "the log holds only the changed parts of JSON documents, and not the documents before",
+            hint="run SET GLOBAL binlog_row_image = 'FULL', or SET GLOBAL binlog_row_value_options"
+            " = '', on the source, and let its sessions reconnect",
             table=self.table.id,
         )
 
@@ -295,8 +310,7 @@ class _Writer:
             images["after"] = StoredImage(after, values)
         source.line("    while p < end:")
         for name, stored in images.items():
-            image = Image(self.cells, stored.mask, self.nullable, name[0])
-            image.write(source, "        ")
+            self._write_image(source, name, stored.mask)
             source.line(f"        add_{name}(({', '.join(stored.values)},))")
         results = [name if name in images else "None" for name in ("before", "after")]
         source.line(f"    return {', '.join(results)}, p")
@@ -311,6 +325,9 @@ class _Writer:
             None if before in (None, self.all) else before,
             None if op == "insert" or after in (None, self.all) else (after or 0) | self.key,
         )
+
+    def _write_image(self, source: SourceCode, name: str, mask: int) -> None:
+        Image(self.cells, mask, self.nullable, name[0]).write(source, "        ")
 
     def _before_values(self, mask: int) -> list[str]:
         return [
@@ -351,3 +368,49 @@ class _Writer:
                 hint=_FULL_IMAGES,
                 table=self.table.id,
             ) from error
+
+
+class _PartialWriter(_Writer):
+    """Writes the decoder of updates whose documents may have changed in part.
+
+    An image after the update starts with its options: 1 if a bit for each JSON column follows, set
+    if the column has diffs to the document before (``json_diff``). The accelerator is not used.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        cells: Any,
+        nullable: int,
+        documents: Sequence[int],
+        without_before: Callable[[bytes, int], str],
+    ) -> None:
+        super().__init__(table, cells, nullable, None)
+        self._documents = documents
+        self._names = {"document_after": document_after, "without_before": without_before}
+        self._before = 0
+
+    def _write_image(self, source: SourceCode, name: str, mask: int) -> None:
+        if name == "before":
+            self._before = mask
+            super()._write_image(source, name, mask)
+            return
+        size = (len(self._documents) + 7) // 8
+        source.line("        partial = 0")
+        source.line("        if data[p]:")
+        source.line("            if data[p] != 1:")
+        source.line("                raise ValueError('options of an image that are not known')")
+        source.line(f"            partial = from_bytes(data[p + 1:p + 1 + {size}], 'little')")
+        source.line(f"            p += {size}")
+        source.line("        p += 1")
+        cells = list(self.cells)
+        for bit, ordinal in enumerate(self._documents):
+            flag = f"partial >> {bit} & 1"
+            known = self._before >> ordinal & 1
+            value = (
+                f"document_after(b{ordinal}, raw0, {flag})"
+                if known
+                else f"without_before(raw0, {flag})"
+            )
+            cells[ordinal] = msgspec.structs.replace(cells[ordinal], value=value, names=self._names)
+        Image(cells, mask, self.nullable, name[0]).write(source, "        ")

@@ -60,12 +60,12 @@ def _images(context: Context) -> Iterator[Finding]:
             f"it is {image}: only parts of rows are logged, and keyless tables cannot be followed",
             "SET GLOBAL binlog_row_image = 'FULL'",
         )
-    if "PARTIAL_JSON" in context.variables.get("binlog_row_value_options", ""):
+    if "PARTIAL_JSON" in context.variables.get("binlog_row_value_options", "") and image != "FULL":
         yield Finding(
             "error",
             "binlog_row_value_options",
-            "changes of JSON documents are logged instead of the documents",
-            "SET GLOBAL binlog_row_value_options = ''",
+            "the changed parts of JSON documents are logged without the documents before",
+            "SET GLOBAL binlog_row_image = 'FULL', or SET GLOBAL binlog_row_value_options = ''",
         )
 
 
