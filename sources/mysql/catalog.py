@@ -29,6 +29,7 @@ __all__ = [
     "among",
     "created_at",
     "database_collations",
+    "engine_of",
     "read_catalog",
     "read_columns",
     "read_table",
@@ -77,6 +78,10 @@ SELECT TABLE_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, COLUMN_NAME, REFERENCED_TABLE_
 FROM information_schema.KEY_COLUMN_USAGE WHERE REFERENCED_TABLE_NAME IS NOT NULL AND {where}
 ORDER BY TABLE_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, ORDINAL_POSITION
 """
+_NOT_INNODB = """
+SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES
+WHERE ENGINE <> 'InnoDB' AND TABLE_TYPE = 'BASE TABLE' AND {where}
+"""
 _RULES = """
 SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, DELETE_RULE, UPDATE_RULE
 FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE {where}
@@ -93,6 +98,7 @@ _ONE_TABLE = "TABLE_SCHEMA = %s AND TABLE_NAME = %s"
 _ACTIONS: dict[str, ReferentialAction] = defaultdict(
     lambda: "restrict", {"CASCADE": "cascade", "SET NULL": "set null"}
 )
+_INERT: tuple[ReferentialAction, ReferentialAction] = ("restrict", "restrict")
 _NAME_LISTS = 500  # the most tables that a query lists by name
 
 
@@ -133,6 +139,14 @@ def created_at(connection: Connection[Any], id: TableId) -> int | None:
     """
     rows = query(connection, sql, (id.schema, id.name))
     return int(rows[0][0]) if rows and rows[0][0] is not None else None
+
+
+def engine_of(connection: Connection[Any], id: TableId) -> str | None:
+    """The storage engine that a table has now; None if it does not exist."""
+    where, arguments = among([id])
+    sql = f"SELECT ENGINE FROM information_schema.TABLES WHERE {where}"
+    rows = query(connection, sql, arguments)
+    return rows[0][0] if rows else None
 
 
 def read_columns(connection: Connection[Any], id: TableId) -> tuple[Column, ...]:
@@ -241,13 +255,17 @@ def _foreign_keys(
     if not parts:
         return {}
     rules = _rules(connection, where, arguments, parts)
+    parents = {TableId(*members[0][1:3]) for members in parts.values()}
+    found = query(connection, _NOT_INNODB.format(where=among(parents)[0]), among(parents)[1])
+    inert = {TableId(*it) for it in found}  # such a parent's rows never make a foreign key act
     keys: dict[TableId, list[ForeignKey]] = defaultdict(list)
     for (id, key), members in parts.items():
         _, parent_schema, parent, _ = members[0]
         columns = tuple(column for column, *_ in members)
         parent_columns = tuple(column for *_, column in members)
         to = TableId(parent_schema, parent)
-        keys[id].append(ForeignKey(key, columns, to, parent_columns, *rules[id, key]))
+        actions = _INERT if to in inert else rules[id, key]
+        keys[id].append(ForeignKey(key, columns, to, parent_columns, *actions))
     return {id: tuple(found) for id, found in keys.items()}
 
 

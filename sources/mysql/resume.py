@@ -43,10 +43,12 @@ def resume_at(
     info: ServerInfo,
     position: MySQLPosition | None,
     tables: Collection[TableId] = (),
+    parents: Collection[TableId] = (),
 ) -> tuple[MySQLPosition, Dump]:
     """The position in terms of this server, and the function that requests the dump from there.
 
-    Without a position, the log's beginning. ``tables`` are the followed tables.
+    Without a position, the log's beginning. ``tables`` are the followed tables, and ``parents``
+    those whose rows may change theirs through foreign keys.
     Raises SourceError if the server no longer has the transactions after the position, never had
     those before it, does not log rows, or does not log the changes in a schema.
     """
@@ -58,7 +60,7 @@ def resume_at(
     if position is None:
         return _from_beginning(connection, info)
     size = _file_size(connection, info, position)
-    awaited = position.awaited(frozenset(tables).__contains__)
+    awaited = position.awaited({*tables, *parents}.__contains__)
     gtids = position.gtids_with_prepared(awaited)
     if isinstance(gtids, GtidSet) and info.gtids and not info.mariadb:
         _check_gtids(connection, info, gtids)

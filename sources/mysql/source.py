@@ -28,6 +28,7 @@ from engine.errors import SourceError, SourceLost
 from engine.schema import Table, TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.events import xid_text
+from sources.mysql.binlog.foreign_keys import ForeignKeys, ancestors
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.temporary_tables import SessionId
 from sources.mysql.binlog.tracking import Tracking
@@ -35,6 +36,7 @@ from sources.mysql.catalog import (
     all_foreign_keys,
     created_at,
     database_collations,
+    engine_of,
     read_catalog,
     read_table,
     row_estimates,
@@ -166,8 +168,11 @@ class MySQLSource:
                 return
             begin = parse_position(position) if position is not None else None
             ids = {table.id for table in tables}
+            parents: frozenset[TableId] = frozenset()
+            if begin is not None and begin.skipped:
+                parents = ancestors(tables, self._ask(all_foreign_keys))
             start, dump = self._ask(
-                lambda session: resume_at(session, self._server_info(session), begin, ids)
+                lambda session: resume_at(session, self._server_info(session), begin, ids, parents)
             )
             replica.open()
             tracking = self._tracking(tables, discovered, ignored, replica.session)
@@ -203,6 +208,7 @@ class MySQLSource:
             convert_time=lambda *it: self._ask(lambda session: converted_time(session, *it)),
             invalid_text=self._invalid_text,
             foreign_keys=lambda: self._ask(all_foreign_keys),
+            engine=lambda id: self._ask(lambda session: engine_of(session, id)),
             native_foreign_keys=self._ask(lambda session: has_native_foreign_keys(session, info)),
         )
 
@@ -217,7 +223,8 @@ class MySQLSource:
         """
         interval = self._settings.heartbeat_seconds
         opened = unreported = caught_up = False
-        end = self._ask(lambda session: log_end(session, self._server_info(session)))
+        end = self._log_end()
+        catalog = _CatalogPlace(stream, tracking.foreign_keys, self._log_end, end)
         reported_at = time.monotonic()
         while not self._stopping.is_set():
             events = replica.receive(_QUIET_SECONDS if unreported else interval)
@@ -227,14 +234,17 @@ class MySQLSource:
             if events and not opened:
                 opened = True
                 if caught_up:
-                    yield from _foreign_keys(stream, tracking)
+                    yield from catalog.reach()
                 yield [Heartbeat(stream.position.resume_position, 0.0)]
             for changes in stream.feed(events):
+                # Errors are raised before the place is reported as reached.
+                following = list(catalog.reach()) if opened else ()
                 yield changes
+                yield from following
                 unreported, reported_at = True, time.monotonic()
             caught_up = caught_up or stream.position.resume_position.at_or_after(end)
-            if caught_up and opened and not stream.unfinished:
-                yield from _foreign_keys(stream, tracking)
+            if caught_up and opened:
+                yield from catalog.reach()
             unreported = unreported or stream.position.moved or (stream.idle and bool(events))
             if stream.inside or not unreported:
                 continue
@@ -344,6 +354,9 @@ class MySQLSource:
         fold_names = self._server_info(session).fold_names
         return selector(settings.tables, settings.exclude, fold_names=fold_names)
 
+    def _log_end(self) -> MySQLPosition:
+        return self._ask(lambda session: log_end(session, self._server_info(session)))
+
     def _position(self, session: Connection[Any]) -> MySQLPosition:
         end = visible_log_end(session, self._server_info(session))
         prepared = unresolved = _prepared(session)
@@ -365,11 +378,34 @@ class MySQLSource:
         return max(0, after - position.offset)
 
 
-def _foreign_keys(stream: Stream, tracking: Tracking) -> Iterator[list[Change]]:
-    """A transaction that stores the foreign keys of tables that were followed without them."""
-    if changes := tracking.foreign_keys.add_missing():
+class _CatalogPlace:
+    """The place in the log at which the foreign keys of the catalog were read, or a later one."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        keys: ForeignKeys,
+        log_end: Callable[[], MySQLPosition],
+        place: MySQLPosition,
+    ) -> None:
+        self._stream = stream
+        self._keys = keys
+        self._log_end = log_end
+        self._place = place
+        self._reads = 0
+
+    def reach(self) -> Iterator[list[Change]]:
+        """Take note that the log is read up to there, if it is. Yields a transaction with what
+        follows for the tables.
+        """
+        keys, stream = self._keys, self._stream
+        if not keys.ahead or stream.unfinished:
+            return
+        if keys.reads != self._reads:
+            self._reads, self._place = keys.reads, self._log_end()
         at = stream.position.resume_position
-        yield [Begin("", at, 0.0), *changes, Commit(at, 0.0)]
+        if at.at_or_after(self._place) and (changes := keys.reach()):
+            yield [Begin("", at, 0.0), *changes, Commit(at, 0.0)]
 
 
 def _prepared(session: Connection[Any]) -> frozenset[str]:

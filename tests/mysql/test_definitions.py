@@ -237,3 +237,15 @@ def test_a_table_map_with_names_keeps_what_it_does_not_contain() -> None:
     assert [key.parent.name for key in change.after.foreign_keys] == ["parent"]
     assert change.after.indexes == defined.indexes
     assert change.after.default_charset == "koi8r"
+
+
+def test_foreign_keys_that_no_statement_defines(caplog: pytest.LogCaptureFixture) -> None:
+    """There is one warning for each table, and one for a storage engine that is not certain."""
+    tracking = Tracking((), lambda id: True, definitions=Definitions())
+    log = Log().query("BEGIN").table().insert(1).table().insert(2).xid()
+    log.query("CREATE TABLE c (id INT, FOREIGN KEY (id) REFERENCES item (id) ON DELETE CASCADE)")
+    fed(Stream(PLAIN, tracking, checksum=True), log)
+    assert [(getattr(it, "table", ""), it.message.split(":")[0]) for it in caplog.records] == [
+        ("shop.item", "no statement defines the table's foreign keys"),
+        ("shop.c", "the storage engine of a table is not known, InnoDB is assumed"),
+    ]

@@ -32,6 +32,7 @@ def make_pipeline(
     backfill: BackfillSettings | None = None,
     values: StoragePolicies | None = None,
     reads: ReadPolicies | None = None,
+    exclude: Sequence[str] = (),
 ) -> Pipeline:
     """A pipeline that is ready to run. Its chunks are small by default, so a table has several."""
     return Pipeline(
@@ -40,6 +41,7 @@ def make_pipeline(
             MySQLSettings(
                 url=source_url,
                 tables=tuple(tables),
+                exclude=tuple(exclude),
                 heartbeat_seconds=1.0,
                 values=reads or ReadPolicies(),
             )

@@ -13,33 +13,21 @@ with a collation that takes different texts for equal.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
 
-from engine.change import Cascade, Operation, Row, Rows, SchemaChange
-from engine.databases.mysql.charset import may_be_invalid, text_decoder
+from engine.change import Cascade, Operation, Row, Rows
+from engine.databases.mysql.charset import may_be_invalid
 from engine.databases.mysql.types import parse_type
-from engine.errors import DecodeError, SchemaError, UnloggedChange
+from engine.errors import DecodeError, SchemaError
 from engine.schema import Column, ForeignKey, Table, TableId
 from engine.toolkit.cascades import order_matters, reached
-from engine.toolkit.policies import ReadPolicies
-from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.rows import RowDecoder
-from sources.mysql.codec.table_match import mismatch, parse_table_map, table_from_map
 from sources.mysql.codec.versioned import current_rows, row_end
-from sources.mysql.ddl.effects import Effect
-from sources.mysql.ddl.statements import (
-    AlterTable,
-    CreateTable,
-    RenameTables,
-    Statement,
-    changes_foreign_keys,
-)
 
-__all__ = ["Decoder", "ForeignKeys", "Keys", "Parent", "UnfollowedParent", "inexact_reason"]
+__all__ = ["Decoder", "Parent", "UnfollowedParent", "inexact_reason"]
 
 #: The kinds of values that PostgreSQL compares as InnoDB does.
 _EXACT: Final = frozenset(
@@ -49,8 +37,6 @@ _EXACT: Final = frozenset(
 #: The server checks what is stored in these charsets.
 _CHECKED: Final = frozenset(("ascii", "utf8mb3", "utf8mb4"))
 _NO_PAD: Final = ("_nopad_bin", "_0900_bin")
-
-Keys = Mapping[TableId, tuple[ForeignKey, ...]]
 
 
 class Parent:
@@ -173,229 +159,8 @@ class UnfollowedParent:
         )
 
 
-class _UnreadText(InvalidText):
-    """Takes any bytes for the text of columns other than the ``referenced`` ones."""
-
-    def __init__(self, referenced: frozenset[str]) -> None:
-        super().__init__(ReadPolicies())
-        self._referenced = referenced
-
-    def decoder(self, table: Table, column: Column, charset: str) -> Callable[[bytes], str] | None:
-        """As in the base class."""
-        if column.name.lower() in self._referenced:
-            return None
-        return text_decoder(charset, "replace")
-
-
 #: What decodes the rows after a table map.
 Decoder = RowDecoder | UnfollowedParent
-
-
-class ForeignKeys:
-    """The foreign keys of the followed ``tables``, and of others that they may act through.
-
-    ``others`` reads the foreign keys of all tables as they are now; None if there is no server.
-    ``decoders`` are discarded when something changes.
-
-    The version of a table that was stored before foreign keys were has none, and those of the
-    catalog may be newer than the place in the log. So they are not exact until that is reached.
-    """
-
-    def __init__(
-        self,
-        tables: dict[TableId, Table],
-        others: Callable[[], Keys] | None,
-        decoders: dict[bytes, Decoder | None],
-    ) -> None:
-        self._tables = tables
-        self._read = others
-        self._decoders = decoders
-        self._others: Keys = others() if others is not None else {}
-        self._first = self._others
-        self._are_known = False
-        #: Whether the actions are missing in the log.
-        self.unlogged = True
-        #: The tables with foreign keys that refer to each table; None if it is to be made.
-        self._children: dict[TableId, list[Table]] | None = None
-
-    def add_missing(self) -> list[SchemaChange]:
-        """Add the foreign keys of tables that were followed before these were stored.
-
-        Call it when the log is read up to a place at which the catalog was read already. No
-        statement has changed them between, because it would be an unlogged change.
-        """
-        changes: list[SchemaChange] = []
-        if self._are_known:
-            return changes
-        self._are_known = True
-        for table in list(self._tables.values()):
-            if table.foreign_keys is None:
-                keys, version = self._first.get(table.id, ()), table.version + 1
-                after = msgspec.structs.replace(table, foreign_keys=keys, version=version)
-                self._tables[table.id] = after
-                changes.append(SchemaChange("", table, after))
-        self.changed()
-        return changes
-
-    def follow(self, statement: Statement | None, effects: Sequence[Effect]) -> None:
-        """Take note of a statement and its effects on followed tables.
-
-        Raises UnloggedChange if it changes foreign keys that are not known.
-        """
-        if (
-            isinstance(statement, AlterTable)
-            and self._read is not None
-            and self._is_unknown(statement.tables[0])
-            and changes_foreign_keys(statement)
-        ):
-            raise UnloggedChange(
-                f"{statement.kind} changes the table's foreign keys, and those before it are not"
-                " known",
-                table=statement.tables[0],
-            )
-        others = isinstance(statement, RenameTables) or (
-            isinstance(statement, CreateTable | AlterTable)
-            and statement.tables[0] not in self._tables
-            and changes_foreign_keys(statement)
-        )
-        if others or effects:
-            self.changed(others=others)
-
-    def _is_unknown(self, id: TableId) -> bool:
-        return id in self._tables and self._tables[id].foreign_keys is None
-
-    def decoder(
-        self,
-        id: TableId,
-        event: bytes,
-        end: int,
-        mariadb: bool,
-        live: Callable[[TableId], Table | None] | None,
-    ) -> Decoder | None:
-        """What decodes the rows of a table that is not followed, for its children. None if it has
-        none.
-        """
-        if not self.has_parent(id):
-            return None
-        try:
-            map = parse_table_map(event, 19, end, mariadb=mariadb)
-            if map.names is not None:
-                table = table_from_map(map, None)
-            else:
-                now = live(id) if live is not None else None
-                if now is None or mismatch(now, map) is not None:
-                    raise SchemaError(
-                        "the columns of its parent, which is not followed, are unknown"
-                    )
-                table = now
-            if (parent := self.parent(table, followed=False)) is None:
-                return None
-            decoder = RowDecoder(table, map, _UnreadText(parent.referenced))
-        except (SchemaError, DecodeError) as error:
-            if (parent := self.parent(Table(id, ()), followed=False)) is None:
-                return None
-            return UnfollowedParent(id, parent, None, error.message)
-        return UnfollowedParent(id, parent, decoder)
-
-    def changed(self, *, others: bool = False) -> None:
-        """The followed tables have changed; ``others``: the foreign keys of other tables, too."""
-        self._children = None
-        self._decoders.clear()
-        if others and self._read is not None:
-            self._others = self._read()
-
-    def has_parent(self, id: TableId) -> bool:
-        """Whether foreign keys refer to the table."""
-        if self._children is None:
-            self._children = defaultdict(list)
-            for table in self._all():
-                for parent in {key.parent for key in table.foreign_keys or () if key.cascades}:
-                    self._children[parent].append(table)
-        return self.unlogged and id in self._children
-
-    def parent(self, table: Table, *, followed: bool) -> Parent | None:
-        """What makes the cascades after rows of ``table``; None if there are none."""
-        if not self.has_parent(table.id):
-            return None
-        family = self._descendants(table.id)
-        known = {**family, table.id: table}
-        tables = tuple(_normalised(each, known) for each in family.values())
-        columns = sorted(
-            {
-                key.parent_columns
-                for each in tables
-                for key in each.foreign_keys or ()
-                if key.parent == table.id and key.cascades
-            }
-        )
-        unknown = frozenset(filter(self._is_unknown, family))
-        models = [_model(table.id, names, tables, known, unknown) for names in columns]
-        models = [model for model in models if any(each.columns for each in model.tables)]
-        return Parent(table, models, followed=followed) if models else None
-
-    def _descendants(self, id: TableId) -> dict[TableId, Table]:
-        """The tables whose foreign keys refer to the table, directly or through others."""
-        assert self._children is not None
-        found: dict[TableId, Table] = {}
-        waiting = [id]
-        while waiting:
-            for child in self._children.get(waiting.pop(), ()):
-                if child.id not in found:
-                    found[child.id] = child
-                    waiting.append(child.id)
-        return found
-
-    def _all(self) -> Iterator[Table]:
-        """The followed tables, and the others without columns."""
-        for id, table in self._tables.items():
-            if table.foreign_keys is None:
-                table = msgspec.structs.replace(table, foreign_keys=self._others.get(id))
-            yield table
-        for id, keys in self._others.items():
-            if id not in self._tables:
-                yield Table(id, (), foreign_keys=keys)
-
-
-def _model(
-    parent: TableId,
-    columns: tuple[str, ...],
-    tables: tuple[Table, ...],
-    known: Mapping[TableId, Table],
-    unknown: frozenset[TableId],
-) -> Cascade:
-    """The cascade after rows of ``parent``, without their values.
-
-    ``unknown`` are the tables whose foreign keys may be others at this place in the log.
-    """
-    steps = []
-    for after in (None, list[Row]()):  # what a DELETE reaches, and what an UPDATE does
-        steps += [each for _, each in reached(Cascade(parent, columns, [], after, tables))]
-    ids = {step.child.id for step in steps}
-    inexact = {}
-    for step in steps:
-        reason = inexact_reason(step.child, step.key, known.get(step.key.parent), tables)
-        if step.child.id == parent and step.child.columns and not step.child.key:
-            reason = "a row image shows what other deleted rows of the statement have done"
-        if step.child.id in unknown:
-            reason = "its foreign keys at this place in the log are not known"
-        if reason:
-            inexact[step.child.id, step.key.name] = reason
-    return Cascade(
-        *(parent, columns, [], None),
-        tables=tuple(table for table in tables if table.id in ids),
-        inexact=inexact,
-    )
-
-
-def _normalised(table: Table, known: Mapping[TableId, Table]) -> Table:
-    """The table whose foreign keys spell the columns of their parents as these do."""
-    keys = []
-    for key in table.foreign_keys or ():
-        parent = known.get(key.parent)
-        names = {} if parent is None else {column.lower(): column for column in parent.names}
-        spelled = tuple(names.get(name.lower(), name) for name in key.parent_columns)
-        keys.append(msgspec.structs.replace(key, parent_columns=spelled))
-    return msgspec.structs.replace(table, foreign_keys=tuple(keys))
 
 
 def inexact_reason(

@@ -66,7 +66,7 @@ class Stream:
         self._tracking = tracking
         self._passed_over = tracking.passed_over
         self._checksum = checksum
-        self._prepared = PreparedTransactions(self.position, start.awaited(tracking.follows))
+        self._prepared = PreparedTransactions(self.position, start.awaited(tracking.reads))
         self._replay = Replay(start, self._prepared.awaited)
         #: The XA transaction whose rows are being read, until its XA_PREPARE event.
         self._xa: PreparedTransaction | None = None

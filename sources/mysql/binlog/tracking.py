@@ -15,8 +15,9 @@ import msgspec
 from engine.change import SchemaChange
 from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.schema import Table, TableId
-from sources.mysql.binlog.cascades import Decoder, ForeignKeys, Keys
+from sources.mysql.binlog.cascades import Decoder
 from sources.mysql.binlog.events import Format, read_table_name
+from sources.mysql.binlog.foreign_keys import ForeignKeys, Keys
 from sources.mysql.binlog.passed_over import PassedOver
 from sources.mysql.binlog.query_event import Query, Session, session_of, statement_text
 from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables
@@ -113,7 +114,8 @@ class Tracking:
     ``programs`` reads the stored programs of a server; the schemas are those of ``tables``.
     ``created`` is the time at which a table was created on it, None if it does not exist.
     ``invalid_text`` is for the decoders. ``foreign_keys`` reads those of all tables as they are
-    now, and ``native_foreign_keys`` says whether the server has them executed by InnoDB.
+    now, and ``native_foreign_keys`` says whether the server has them executed by InnoDB; ``engine``
+    is the storage engine that a table has now.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Tracking:
         overrides: Overrides | None = None,
         foreign_keys: Callable[[], Keys] | None = None,
         native_foreign_keys: bool = False,
+        engine: Callable[[TableId], str | None] | None = None,
     ) -> None:
         self._invalid_text = invalid_text
         self.tables = {table.id: table for table in tables}
@@ -163,7 +166,7 @@ class Tracking:
         self._native_foreign_keys = native_foreign_keys
         #: By the bytes of a table map, as long as nothing has changed what they depend on.
         self.decoders: dict[bytes, Decoder | None] = {}
-        self.foreign_keys = ForeignKeys(self.tables, foreign_keys, self.decoders)
+        self.foreign_keys = ForeignKeys(self.tables, foreign_keys, self.decoders, engine)
 
     def use(self, format: Format) -> None:
         """Take the format of the log that follows."""
@@ -179,6 +182,10 @@ class Tracking:
     def follows(self, id: TableId) -> bool:
         """Whether the rows of a table are read."""
         return id in self.tables or (self._definitions is not None and self._is_wanted(id))
+
+    def reads(self, id: TableId) -> bool:
+        """Whether the rows of a table are read, be it for other tables."""
+        return self.follows(id) or id in self.foreign_keys.ancestors()
 
     def meet(self, event: bytes, end: int) -> tuple[Decoder | None, SchemaChange | None]:
         """The decoder for the rows after this table map, and the schema change that it implies.
@@ -212,7 +219,7 @@ class Tracking:
             raise
         self.tables[id] = table
         if change is not None:
-            self.foreign_keys.changed()
+            self.foreign_keys.changed(others=True)
         if (parent := self.foreign_keys.parent(table, followed=True)) is not None:
             decoder.derive = parent.derive
         return decoder, change
@@ -254,7 +261,7 @@ class Tracking:
         self._define(parsed, query, statement)
         if self._overrides is not None:
             effects = list(map(self._overrides.follow, effects))
-        self.foreign_keys.follow(statement, effects)
+        effects = self.foreign_keys.follow(statement, effects, parsed.dialect)
         for effect in effects:
             if isinstance(effect, SchemaChange):
                 if effect.before is not None:

@@ -26,6 +26,7 @@ from sources.mysql.ddl.columns import (
 from sources.mysql.ddl.defaults import is_converted, stored_default
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Draft, DraftColumn
+from sources.mysql.ddl.foreign_keys import has_foreign_keys
 from sources.mysql.ddl.keys import KeyDefinition
 from sources.mysql.ddl.loss import loss
 from sources.mysql.ddl.partitions import changed, dropped
@@ -114,6 +115,8 @@ def alter(
         draft.rename_key(old, new)
     for key in [*_inline_keys(change), *change.keys]:
         draft.add_key(key)
+    if not has_foreign_keys(change.engine):
+        draft.ignore_foreign_keys()
     after = draft.table(change.name or table.id, table.version + 1)
     partitions = _partitions(table, after, change, renamed, dialect.time)
     after = msgspec.structs.replace(after, partitions=partitions)

@@ -101,6 +101,7 @@ class Alteration(msgspec.Struct):
     ``refused`` says why the statement cannot be followed, and is empty if it can; ``reshapes``: not
     even the definition after it is known. ``others`` are other tables that a partition is exchanged
     with or converted from. ``dropped_constraints`` may be foreign keys, unique indexes or checks.
+    ``engine`` is the storage engine that the statement names, in lower case.
     """
 
     name: TableId | None = None
@@ -120,6 +121,7 @@ class Alteration(msgspec.Struct):
     reshapes: bool = False
     others: list[TableId] = msgspec.field(default_factory=list)
     partitions: PartitionChange | None = None
+    engine: str = ""
 
 
 class _Reader:
@@ -200,7 +202,8 @@ class _Reader:
             assigned = tokens.peek(1).word == "="
             if not tokens.at_any(_OPTIONS) and not (assigned and tokens.peek().kind == "word"):
                 raise tokens.unreadable()
-            tokens.next()
+            if tokens.next().word in ("ENGINE", "TYPE"):
+                self.found.engine = tokens.peek(1 if assigned else 0).text.lower()
         tokens.take("=")
         tokens.skip()
 

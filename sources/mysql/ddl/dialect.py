@@ -21,6 +21,7 @@ NO_BACKSLASH_ESCAPES: Final = 1 << 20
 _MAXDB: Final = 1 << 12
 _STRICT_TRANS_TABLES: Final = 1 << 21
 _STRICT_ALL_TABLES: Final = 1 << 22
+_NO_ENGINE_SUBSTITUTION: Final = 1 << 30
 _MARIADB_EMPTY_STRING_IS_NULL: Final = 1 << 32
 
 
@@ -50,6 +51,11 @@ class Dialect(msgspec.Struct, frozen=True):
     def strict(self) -> bool:
         """Whether the server has refused to lose data (strict SQL mode)."""
         return bool(self.sql_mode & (_STRICT_TRANS_TABLES | _STRICT_ALL_TABLES))
+
+    @property
+    def keeps_engine(self) -> bool:
+        """Whether the server never takes another storage engine than the one that is named."""
+        return bool(self.sql_mode & _NO_ENGINE_SUBSTITUTION)
 
     @property
     def oracle(self) -> bool:

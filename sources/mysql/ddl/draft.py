@@ -161,7 +161,7 @@ class Draft:
 
     def ignore_foreign_keys(self) -> None:
         """The storage engine has none."""
-        self._foreign_keys = []
+        self._foreign_keys, self._foreign_keys_known = [], True
 
     def find(self, name: str) -> DraftColumn:
         """The column with this name. Raises Contradiction if there is none."""

@@ -20,7 +20,7 @@ from sources.mysql.ddl.alter import Unfollowable, alter
 from sources.mysql.ddl.columns import Charset, charset_of, resolve
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Contradiction, Draft
-from sources.mysql.ddl.foreign_keys import renamed_table, with_parents
+from sources.mysql.ddl.foreign_keys import has_foreign_keys, renamed_table, with_parents
 from sources.mysql.ddl.partitions import changed
 from sources.mysql.ddl.statements import (
     AlterTable,
@@ -260,7 +260,7 @@ def _created(statement: CreateTable, id: TableId, version: int, followed: _Follo
                 draft.add_key(key)
         for key in statement.keys:
             draft.add_key(key)
-        if statement.engine not in ("", "innodb"):
+        if not has_foreign_keys(statement.engine):
             draft.ignore_foreign_keys()
         table = draft.table(id, version)
         partitions = changed(None, table.columns, statement.partitions, followed.dialect.time)

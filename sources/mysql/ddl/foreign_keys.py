@@ -13,9 +13,16 @@ import msgspec
 
 from engine.schema import ForeignKey, Table, TableId
 
-__all__ = ["automatic_name", "moved_names", "renamed_table", "with_parents"]
+__all__ = ["automatic_name", "has_foreign_keys", "moved_names", "renamed_table", "with_parents"]
 
 _AUTOMATIC = "{}_ibfk_"
+
+
+def has_foreign_keys(engine: str) -> bool:
+    """Whether a storage engine has foreign keys whose actions the log may lack; also for an empty
+    name, which stands for the engine that the statement does not name.
+    """
+    return engine in ("", "innodb", "innobase")
 
 
 def automatic_name(id: TableId, keys: Iterable[ForeignKey]) -> str:

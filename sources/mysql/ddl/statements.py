@@ -16,6 +16,7 @@ from engine.schema import TableId
 from sources.mysql.ddl.clauses import Alteration, read_alteration
 from sources.mysql.ddl.columns import Charset, ColumnDefinition, read_charset, read_column
 from sources.mysql.ddl.dialect import Dialect, read_table_name
+from sources.mysql.ddl.foreign_keys import has_foreign_keys
 from sources.mysql.ddl.keys import KeyDefinition, at_key, read_index, read_key
 from sources.mysql.ddl.partitions import PartitionChange, read_partition_change
 from sources.mysql.ddl.tokens import Tokens, Unreadable
@@ -31,7 +32,9 @@ __all__ = [
     "RenameTables",
     "Statement",
     "WriteRows",
+    "adds_foreign_keys",
     "changes_foreign_keys",
+    "engine_is_certain",
     "read_statement",
 ]
 
@@ -115,19 +118,36 @@ class WriteRows(Statement, frozen=True):
     """DML that is logged as a statement."""
 
 
-def changes_foreign_keys(statement: CreateTable | AlterTable) -> bool:
-    """Whether the statement adds, drops or moves foreign keys."""
+def adds_foreign_keys(statement: CreateTable | AlterTable) -> bool:
+    """Whether the statement defines foreign keys."""
     if isinstance(statement, CreateTable):
         keys = [*statement.keys, *(key for each in statement.columns for key in each.keys)]
-        return any(key.kind == "foreign" for key in keys)
+    else:
+        columns = statement.change.columns
+        keys = [*statement.change.keys, *(it for each in columns for it in each.definition.keys)]
+    return any(key.kind == "foreign" for key in keys)
+
+
+def changes_foreign_keys(statement: CreateTable | AlterTable) -> bool:
+    """Whether the statement adds, drops or moves foreign keys."""
+    if adds_foreign_keys(statement) or isinstance(statement, CreateTable):
+        return adds_foreign_keys(statement)
     change = statement.change
     return bool(
         change.name is not None
         or change.dropped_foreign_keys
         or change.dropped_constraints
-        or any(key.kind == "foreign" for key in change.keys)
-        or any(key.kind == "foreign" for each in change.columns for key in each.definition.keys)
+        or not has_foreign_keys(change.engine)
     )
+
+
+def engine_is_certain(statement: CreateTable | AlterTable, dialect: Dialect) -> bool:
+    """Whether the table has the storage engine that the statement names.
+
+    Without the SQL mode NO_ENGINE_SUBSTITUTION the server may have taken another one.
+    """
+    named = statement.engine if isinstance(statement, CreateTable) else statement.change.engine
+    return bool(named) and dialect.keeps_engine
 
 
 def read_statement(sql: str, schema: str, dialect: Dialect = Dialect()) -> Statement | None:  # noqa: B008
@@ -259,7 +279,7 @@ def _read_body(context: _Context, found: CreateTable) -> Statement | None:
         if tokens.at_any(_QUERY):
             problem = "takes columns from a query"
             break
-        if tokens.at("ENGINE"):
+        if tokens.at("ENGINE") or tokens.at("TYPE"):
             engine = tokens.peek(2 if tokens.peek(1).word == "=" else 1).text.lower()
         charset = _read_option(tokens).over(charset)
     return msgspec.structs.replace(
