@@ -84,6 +84,30 @@ def test_minimal_images(mysql_family: AnyServer, fresh_mysql_database: Fresh) ->
             RowDecoder(keyless, table_map).decode(op, images, 0, len(images))
 
 
+@pytest.mark.usefixtures("by_each_codec")
+def test_implicit_defaults(mysql_family: AnyServer, fresh_mysql_database: Fresh) -> None:
+    """GIVEN columns that are NOT NULL and have no default WHEN an INSERT of a session without
+    strict mode omits them THEN the decoded row has the values that the server stored."""
+    types = (
+        *("TINYINT", "SMALLINT UNSIGNED", "INT", "BIGINT UNSIGNED", "DECIMAL(9,3)", "FLOAT"),
+        *("DOUBLE", "BIT(9)", "BOOL", "CHAR(3)", "VARCHAR(9)", "TEXT", "BINARY(3)", "VARBINARY(3)"),
+        *("BLOB", "DATE", "TIME(2)", "DATETIME", "DATETIME(3)", "YEAR", "ENUM('b','a')"),
+        *("SET('a','b')", "TIMESTAMP", "TIMESTAMP(6)"),
+    )
+    database = fresh_mysql_database(mysql_family)
+    connection = connect_mysql(mysql_family, database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET binlog_row_image = 'MINIMAL', sql_mode = ''")
+        if mysql_family.kind == "mysql":
+            cursor.execute("SET explicit_defaults_for_timestamp = ON")
+        columns = ", ".join(f"c{n} {type} NOT NULL" for n, type in enumerate(types))
+        cursor.execute(f"CREATE TABLE t (id INT PRIMARY KEY, {columns})")
+        table = live_table(connection, database, "t")
+        [rows] = logged_rows(mysql_family, connection, table, ["INSERT INTO t (id) VALUES (1)"])
+        [(stored, *_)] = [selected_rows(mysql_family, table)]
+    assert rows.after == [tuple(stored)]
+
+
 def test_noblob_images(mysql_family: AnyServer, fresh_mysql_database: Fresh) -> None:
     database = fresh_mysql_database(mysql_family)
     connection = connect_mysql(mysql_family, database)

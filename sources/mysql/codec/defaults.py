@@ -4,6 +4,9 @@ Constant column defaults: the SQL text of a default becomes the value in a row t
 A partial row image omits the columns of a new row that have their default value. Such a column is
 filled in only if its default is a constant whose stored value is known exactly. Every other default
 is a ValueError, never a guess.
+
+A session without strict mode may also omit a NOT NULL column without a default. The server stores
+the implicit default of its type (https://dev.mysql.com/doc/refman/9.7/en/data-type-defaults.html).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from decimal import Context, Decimal
 from typing import Any
 
 from engine.databases.mysql.types import INTEGER_KINDS, unquote
-from engine.schema import Column
+from engine.schema import Column, Type
 
 __all__ = ["constant_default"]
 
@@ -32,20 +35,44 @@ def constant_default(column: Column) -> Any:
     if column.generated:
         raise ValueError("the column is generated")
     if default is None or default.upper() == "NULL":
-        if not column.nullable:
-            raise ValueError("the column has no default")
-        return None
+        return None if column.nullable else _implicit_default(column)
     if default[:1] == "'" and default[-1:] == "'" and len(default) > 1:
-        return _from_text(column, unquote(default))
+        return _from_text(column.type, unquote(default))
     if _NUMBER.match(default):
-        return _from_text(column, default)
+        return _from_text(column.type, default)
     if column.type.kind == "bit" and re.fullmatch(r"b'[01]+'", default):
         return int(default[2:-1], 2)
     raise ValueError("the default is an expression")
 
 
-def _from_text(column: Column, text: str) -> Any:
+def _implicit_default(column: Column) -> Any:
+    """0, the zero date, the empty text, or the first member of an ENUM."""
     type = column.type
+    fraction = f".{'0' * type.scale}" if type.scale else ""
+    match type.kind:
+        case "text" | "set":
+            return ""
+        case "enum":
+            return type.members[0]
+        case "date":
+            return "0000-00-00"
+        case "datetime" | "timestamp":
+            return f"0000-00-00 00:00:00{fraction}"
+        case "interval":
+            return f"00:00:00{fraction}"
+        case "binary":
+            fixed = column.source_type.startswith("binary")
+            return bytes(type.length) if fixed else b""
+        case "bit":
+            return 0
+        case "boolean":
+            return False
+    if type.kind in INTEGER_KINDS or type.kind in ("decimal", "float32", "float64"):
+        return _from_text(type, "0")
+    raise ValueError("the column has no default")
+
+
+def _from_text(type: Type, text: str) -> Any:
     if type.kind in ("text", "enum", "set"):
         return text
     if type.kind in _TEMPORAL:
