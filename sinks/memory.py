@@ -7,6 +7,7 @@ together at ``commit``, and a second sink on the same store finds them, as after
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ import msgspec
 
 from engine.change import Cascade, Change, DeletePart, Replace, Row, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
-from engine.contract import Applied, Capabilities, Finding, State
+from engine.contract import Applied, Capabilities, Finding, State, StoredCommand
 from engine.errors import ApplyError, Fenced
 from engine.schema import Table, TableId
 from engine.toolkit.cascades import runs, steps
@@ -37,6 +38,10 @@ class MemoryStore:
     def __init__(self) -> None:
         self.contents: dict[TableId, MemoryTable] = {}
         self.states: dict[str, State] = {}
+        #: The commands of all pipelines, each with its pipeline.
+        self.commands: list[tuple[str, StoredCommand]] = []
+        #: The pipelines that a sink has open.
+        self.running: set[str] = set()
 
     def rows(self, id: TableId) -> list[Row]:
         """The committed rows in key order; those of a keyless table in the order of insertion."""
@@ -63,6 +68,8 @@ class MemorySink:
         self._pipeline = pipeline
         self._epoch = 0
         self._open: dict[TableId, MemoryTable] | None = None
+        self._concluded: list[StoredCommand] = []
+        self.commands_wait = False
 
     async def check(self, tables: Sequence[Table]) -> list[Finding]:
         return [Finding("ok", "memory", f"it can hold {len(tables)} tables")]
@@ -76,6 +83,8 @@ class MemorySink:
         elif epoch != stored.epoch:
             raise Fenced(f"epoch {stored.epoch} has taken over from epoch {epoch}")
         self._epoch = stored.epoch
+        self._concluded.clear()
+        self.store.running.add(self._pipeline)
         return stored
 
     async def apply(
@@ -111,14 +120,46 @@ class MemorySink:
         self.store.states[self._pipeline] = State(newest, checkpoint, tables)
         self._open = None
 
+        for done in self._concluded:
+            self.store.commands[done.id - 1] = (self._pipeline, done)
+        self._concluded.clear()
+        self.commands_wait = bool(await self.waiting_commands())
+
     async def rollback(self) -> None:
         self._open = None
+        self._concluded.clear()
 
     async def state(self) -> State | None:
         return self.store.states.get(self._pipeline)
 
+    async def waiting_commands(self) -> list[StoredCommand]:
+        return [
+            command
+            for pipeline, command in self.store.commands
+            if pipeline == self._pipeline and command.outcome is None
+        ]
+
+    async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
+        _, command = self.store.commands[id - 1]
+        self._concluded.append(msgspec.structs.replace(command, outcome=outcome, refused=refused))
+
+    async def submit_command(self, command: str, by: str) -> int:
+        id = len(self.store.commands) + 1
+        self.store.commands.append((self._pipeline, StoredCommand(id, command, by, time.time())))
+        return id
+
+    async def find_command(self, id: int) -> StoredCommand | None:
+        found = self.store.commands[id - 1 : id]
+        return next((it for pipeline, it in found if pipeline == self._pipeline), None)
+
+    async def engine_runs(self) -> bool:
+        return self._pipeline in self.store.running
+
     async def close(self) -> None:
         self._open = None
+        self._concluded.clear()
+        if self._epoch:
+            self.store.running.discard(self._pipeline)
 
     def _transaction(self) -> dict[TableId, MemoryTable]:
         """The tables as the open transaction sees them; ``_contents`` copies those that change."""

@@ -1,7 +1,8 @@
 """
 The command line: the parser, exit statuses, and the last resort for errors.
 
-The commands, with their options, are in ``engine.cli.init``, ``run`` and ``inspect``.
+The commands, with their options, are in ``engine.cli.init``, ``run``, ``inspect`` and
+``recovery``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ every change, in order, exactly once, with a proof that both sides are equal.
   tailrace check tailrace.toml      inspect both sides; each finding says what to type
   tailrace run tailrace.toml        backfill the tables and follow the log; Ctrl-C commits and stops
   tailrace status tailrace.toml     position and lag, from another terminal
+  tailrace tables tailrace.toml     the state of each table, and what to type where one stopped
   tailrace verify tailrace.toml     compare both sides row by row, while changes flow
   tailrace demo                     try it on temporary servers, in a minute
 
@@ -91,6 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from engine.cli.init import INIT
     from engine.cli.inspect import CHECK, STATUS, VERIFY
+    from engine.cli.recovery import BACKFILL, TABLES
     from engine.cli.run import BENCH, DEMO, RUN, TAIL
 
     parser = argparse.ArgumentParser(
@@ -106,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="print the version, and whether the codecs are compiled",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (INIT, CHECK, RUN, STATUS, VERIFY, TAIL, DEMO, BENCH):
+    for command in (INIT, CHECK, RUN, STATUS, TABLES, BACKFILL, VERIFY, TAIL, DEMO, BENCH):
         sub = commands.add_parser(
             command.name,
             help=command.help,

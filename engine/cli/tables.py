@@ -17,7 +17,7 @@ from engine.ops.status import Status, TableStatus
 from engine.ops.terminal import duration, size, tables_table
 from engine.verify.report import TableReport, VerifyReport
 
-__all__ = ["findings_table", "status_table", "verify_table"]
+__all__ = ["findings_table", "progress_table", "status_table", "verify_table"]
 
 #: Differing rows that are listed per table. The JSON result has more.
 LISTED_DIFFERENCES = 10
@@ -35,9 +35,14 @@ def status_table(status: Status) -> RenderableType:
     behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
     summary.add_row("lag", f"{lag}{behind}")
     summary.add_row("backfill", f"{status.fraction:.0%}, {status.backfilled:,} rows")
-    reasons = [_reason(table) for table in status.tables if table.reason]
-    tables = tables_table(status.tables, len(status.tables))
-    return Group(summary, Text(), tables, *([Text()] if reasons else []), *reasons)
+    return Group(summary, Text(), progress_table(status.tables))
+
+
+def progress_table(tables: Sequence[TableStatus]) -> RenderableType:
+    """The state of each table, then why tables are quarantined or backfilled again."""
+    reasons = [_reason(table) for table in tables if table.reason]
+    shown = tables_table(tables, len(tables))
+    return Group(shown, *([Text()] if reasons else []), *reasons)
 
 
 def _reason(table: TableStatus) -> Text:

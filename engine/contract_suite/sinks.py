@@ -9,6 +9,7 @@ import pytest
 
 from engine.contract import Capabilities, Finding
 from engine.contract_suite.sink_backfill import BackfillRules
+from engine.contract_suite.sink_commands import CommandRules
 from engine.contract_suite.sink_rows import DeletePartRules, RowRules, SchemaChangeRules
 from engine.contract_suite.sink_state import StateRules, TransactionRules
 from engine.contract_suite.target import KEYLESS, TABLE, Target, rule
@@ -17,7 +18,13 @@ __all__ = ["SinkContract"]
 
 
 class SinkContract(
-    StateRules, TransactionRules, RowRules, BackfillRules, SchemaChangeRules, DeletePartRules
+    StateRules,
+    TransactionRules,
+    RowRules,
+    BackfillRules,
+    SchemaChangeRules,
+    DeletePartRules,
+    CommandRules,
 ):
     """Every rule for a sink. A subclass, whose name starts with ``Test``, overrides the fixture
     ``target``.

@@ -17,6 +17,7 @@ from engine.checkpoint import Cause
 from engine.contract import SnapshotSource, Source
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
+from engine.remedies import BACKFILL
 from engine.schema import Table
 from engine.settings.loader import BackfillSettings
 
@@ -36,7 +37,6 @@ class Discovery:
 
     ``between`` runs between the transactions that create many tables, so that backfill need not
     wait for the last one; ``interrupted`` tells whether to leave the rest to the next run.
-    ``readmit``: quarantined tables that still exist are followed again.
     """
 
     def __init__(
@@ -48,9 +48,7 @@ class Discovery:
         *,
         between: Callable[[], Awaitable[None]],
         interrupted: Callable[[], bool],
-        readmit: bool,
     ) -> None:
-        self._readmit = readmit
         self._source = source if isinstance(source, SnapshotSource) else None
         self._writer = writer
         self._tracker = tracker
@@ -67,8 +65,7 @@ class Discovery:
         if self._source is None:
             return
         known = {table.id for table in self._tracker.tables}
-        if not self._readmit:
-            known.update(self._tracker.quarantined)
+        known.update(self._tracker.quarantined)
         self.found = await asyncio.to_thread(self._source.catalog, known)
         self.position = await asyncio.to_thread(self._source.position)
 
@@ -120,7 +117,9 @@ class Discovery:
         """
         for id in set(self._tracker.waiting) - {table.id for table in tables}:
             if self._tracker.progress[id].again:
-                await self._writer.leave(id, Cause(NOT_FOUND, at=time.time()), quarantine=True)
+                await self._writer.leave(
+                    id, Cause(NOT_FOUND, BACKFILL, at=time.time()), quarantine=True
+                )
             else:
                 self._tracker.forget(id)
 

@@ -29,6 +29,7 @@ from engine.pipeline.batching import Batch, Batcher
 from engine.pipeline.commands import CommandInbox, Stop
 from engine.pipeline.discovery import Discovery
 from engine.pipeline.reader_queue import ReaderQueue
+from engine.pipeline.stored_commands import StoredCommands
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins
 from engine.pipeline.unlogged import UnloggedChanges
@@ -102,6 +103,7 @@ class Pipeline:
         self._unlogged = UnloggedChanges(
             *(name, source, sink, backfill), errors or ErrorSettings(), config
         )
+        self.stored = StoredCommands(name, sink, self._unlogged)
 
     async def run(self, *, until_caught_up: bool = False) -> None:
         """Run until ``stop``, the end of a finite log, or an error that retrying cannot fix.
@@ -219,16 +221,16 @@ class Pipeline:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, self.source.close)
             stack.push_async_callback(self.sink.close)
-            # Only at the engine's start: it may have quarantined a table itself since then.
-            readmit = self._epoch is None and self._unlogged.backfills
             state = await self.sink.open(self._epoch)
             self._epoch = state.epoch
             if until_caught_up and self._goal is None:
                 self._goal = await asyncio.to_thread(self.source.position)
-            self._attempt = _Attempt(self, state, readmit=readmit)
+            self._attempt = _Attempt(self, state)
             for error in self._attempt.outdated:
                 self._unlogged.take(error, error.id)
             await self._unlogged.record(self._attempt.writer, self._attempt.tracker.waiting)
+            if state.checkpoint is not None:
+                await self.stored.execute(self._attempt.writer, self._attempt.tracker)
             await self._attempt.prepare(first=state.checkpoint is None)
             return await self._attempt.run(self._goal)
 
@@ -250,7 +252,7 @@ class _Attempt:
 
     _queue: ReaderQueue
 
-    def __init__(self, pipeline: Pipeline, state: State, *, readmit: bool) -> None:
+    def __init__(self, pipeline: Pipeline, state: State) -> None:
         checkpoint = state.checkpoint or Checkpoint(pipeline.name, state.epoch, "")
         self._first = state.checkpoint is None and isinstance(pipeline.source, SnapshotSource)
         self._pipeline = pipeline
@@ -283,7 +285,6 @@ class _Attempt:
             *(source, writer, tracker, pipeline.backfill),
             between=self._run_backfill,
             interrupted=lambda: commands.stopping,
-            readmit=readmit,
         )
 
     @property
@@ -327,8 +328,8 @@ class _Attempt:
     async def run(self, goal: str | None) -> bool:
         """Follow the log, and backfill in between, until the goal, a stop, or the end of the log.
 
-        Returns False if new tables are followed: a stream follows the tables with which it was
-        opened, so a new one has to be opened.
+        Returns False if new tables are followed, or commands wait: a stream follows the tables with
+        which it was opened, so a new one has to be opened.
         """
         position, tables = self.writer.position, self.tracker.tables
         discovered = list(self._discovery.found)
@@ -350,7 +351,7 @@ class _Attempt:
             await self._queue.close()
 
     def _obey(self) -> None:
-        """Act on the commands that wait, between two batches. ``Stop`` is the only one so far."""
+        """Act on the commands of this process, between two batches. ``Stop`` is the only one."""
         if self.writer.transaction is not Transaction.PARTIAL:
             self._commands.take()
         if self._commands.stopping:
@@ -384,11 +385,13 @@ class _Attempt:
         1. Read what waits in the queue, and write one batch. Wait for the log if no table can be
            backfilled, or if a source transaction is applied only in part.
         2. Commit, if the transaction is whole and the commit is due.
-        3. Follow discovered tables, if the target is at a commit and the stream has passed the
+        3. End the attempt if stored commands wait: the next one executes them at its start.
+        4. Follow discovered tables, if the target is at a commit and the stream has passed the
            position of their discovery.
-        4. Backfill for a time slice, if the target is at a commit.
+        5. Backfill for a time slice, if the target is at a commit.
 
-        So a busy stream and the backfill take turns. Returns True if new tables are followed.
+        So a busy stream and the backfill take turns. Returns True if the next attempt has to start,
+        because commands wait or new tables are followed.
         """
         await self._advance_stream()
         if self._commit_is_due():
@@ -399,6 +402,8 @@ class _Attempt:
             self.writer.mark_current()
         if self._commands.stopping:
             return False
+        if self._commands_wait():
+            return True
         if self._discovery.due() and await self._discovery.start_following():
             return True
         await self._run_backfill()
@@ -471,4 +476,9 @@ class _Attempt:
 
     def _others_wait(self) -> bool:
         """Whether a backfill slice keeps something else waiting."""
-        return bool(self._discovery.found or self._queue.ready or self._queue.failed)
+        waiting = self._discovery.found or self._queue.ready or self._queue.failed
+        return bool(waiting) or self._commands_wait()
+
+    def _commands_wait(self) -> bool:
+        """Whether stored commands wait. They are executed once there is a checkpoint."""
+        return self.writer.commits > 0 and self._pipeline.stored.wait

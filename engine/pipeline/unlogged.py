@@ -57,26 +57,17 @@ class UnloggedChanges:
         self._settings = settings
         self._errors = errors
         self._config = config
-        can = sink.capabilities
-        self._can_backfill = (
-            isinstance(source, SnapshotSource)
-            and settings.mode != "never"
-            and can.schema_changes
-            and can.transactional
-        )
+        #: Why a table cannot be backfilled again; empty if it can.
+        self.why_not_backfilled = _why_not_backfilled(source, sink, settings)
         self._taken: list[tuple[TableId, Cause, bool]] = []
         self._times: dict[TableId, deque[float]] = {}
-
-    @property
-    def backfills(self) -> bool:
-        """Whether a table is backfilled again, so that a quarantined one need not stay so."""
-        return self._can_backfill and self._settings.unlogged_change == "backfill"
 
     def take(self, error: TailraceError, id: TableId) -> None:
         """Note the table ``id`` of ``error``, or raise it if the policy is to stop."""
         again = (
             isinstance(error, UnloggedChange)
-            and self.backfills
+            and self._settings.unlogged_change == "backfill"
+            and not self.why_not_backfilled
             and not error.moved
             and not self._is_frequent(id)
         )
@@ -118,7 +109,7 @@ class UnloggedChanges:
 
     def _hint(self, error: TailraceError) -> str:
         """How a quarantined table is followed again."""
-        if not self._can_backfill or (isinstance(error, UnloggedChange) and error.moved):
+        if self.why_not_backfilled or (isinstance(error, UnloggedChange) and error.moved):
             return error.hint
         return and_then(error.hint, BACKFILL)
 
@@ -138,10 +129,20 @@ class UnloggedChanges:
         """
         for id, cause, quarantine in self._taken:
             await writer.leave(id, cause, quarantine=quarantine)
-        left = () if self._can_backfill else waiting
+        left = waiting if self.why_not_backfilled else ()
         for id in left:
             cause = Cause(_NEVER, 'set mode = "initial" in [backfill]', at=time.time())
             await writer.leave(id, cause, quarantine=True)
         if self._taken or left:
             await writer.commit()
         self._taken.clear()
+
+
+def _why_not_backfilled(source: Source, sink: Sink, settings: BackfillSettings) -> str:
+    if not isinstance(source, SnapshotSource):
+        return "the source is a log without a server, so its tables cannot be read again"
+    if settings.mode == "never":
+        return 'mode = "never" in [backfill] forbids to read tables'
+    if not (sink.capabilities.schema_changes and sink.capabilities.transactional):
+        return "this target cannot replace a table, so none can be read again"
+    return ""

@@ -5,6 +5,7 @@ The tables of the schema ``tailrace``: their layout, and the upgrade of an older
     tailrace.checkpoint       one row per pipeline: epoch, position, the session that owns it
     tailrace.table_progress   the backfill of each table
     tailrace.table_version    the version of each table that the target has now
+    tailrace.command          the commands to a pipeline, with their outcomes
 
 All pipelines of a database share these tables, so one upgrade moves them all. It is one
 transaction under the advisory lock: after a crash the old layout is there, unchanged.
@@ -52,6 +53,19 @@ ADVISORY_LOCK = 0x7461696C72616365
 #: The number of table versions that one statement of an upgrade writes.
 UPGRADE_BATCH = 500
 
+_COMMAND = f"""
+CREATE TABLE {SCHEMA}.command (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  pipeline text NOT NULL,
+  command text NOT NULL,
+  submitted_by text NOT NULL,
+  submitted_at timestamptz NOT NULL DEFAULT now(),
+  done_at timestamptz,
+  outcome text,
+  refused boolean NOT NULL DEFAULT false
+);
+CREATE INDEX command_waits ON {SCHEMA}.command (pipeline) WHERE done_at IS NULL"""
+
 _CREATE = f"""
 CREATE TABLE {SCHEMA}.layout (version integer NOT NULL);
 INSERT INTO {SCHEMA}.layout VALUES ({LAYOUT});
@@ -79,7 +93,8 @@ CREATE TABLE {SCHEMA}.table_version (
   definition text NOT NULL,
   PRIMARY KEY (pipeline, source_schema, source_name),
   UNIQUE (target_schema, target_name) DEFERRABLE INITIALLY DEFERRED
-)"""
+);
+{_COMMAND}"""
 
 # These read the catalog instead of calling to_regclass and to_regnamespace, because a session's
 # catalog cache may still say "not found" after a wait for the advisory lock.
@@ -167,7 +182,7 @@ async def _upgrade_from_1(session: Session) -> int:
     # Each lock waits for the transactions that use the table, so what follows sees their rows.
     for name in ("layout", "checkpoint", "progress", "tables"):
         await session.execute(f"LOCK TABLE {SCHEMA}.{name} IN ACCESS EXCLUSIVE MODE")
-    await session.execute(_RENAME)
+    await session.execute(_RENAME + ";" + _COMMAND)
     for before, after in RENAMED_STATES.items():
         await session.execute(
             f"UPDATE {SCHEMA}.table_progress SET state = $2 WHERE state = $1", (before, after)

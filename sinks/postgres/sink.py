@@ -7,14 +7,15 @@ the net changes of each table are written, and the order across tables does not 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import ClassVar
 
 import msgspec
 
 from engine.change import Cascade, Change, DeletePart, Replace, Rows, SchemaChange, Truncate
 from engine.checkpoint import Checkpoint
-from engine.contract import Applied, Capabilities, Finding, RowReader, State
+from engine.contract import Applied, Capabilities, Finding, RowReader, State, StoredCommand
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
@@ -23,6 +24,7 @@ from engine.schema import Table, TableId
 from engine.toolkit.compaction import net_changes
 from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, segments
 from sinks.postgres.apply import Applier
+from sinks.postgres.commands import CommandTable
 from sinks.postgres.preflight import check
 from sinks.postgres.schema import SchemaFollower
 from sinks.postgres.session import Session
@@ -72,12 +74,8 @@ class PostgresSink:
 
     async def check(self, tables: Sequence[Table]) -> list[Finding]:
         """As ``Sink.check``, on a connection of its own."""
-        session = Session(self._settings)
-        try:
-            await session.connect()
+        async with self._own_session() as session:
             return await check(session, self._naming, self._pipeline, tables, self._storage)
-        finally:
-            await session.close()
 
     async def open(self, epoch: int | None = None) -> State:
         """As ``Sink.open``. Creates the schema ``tailrace`` if it does not exist."""
@@ -140,11 +138,45 @@ class PostgresSink:
 
     async def state(self) -> State | None:
         """As ``Sink.state``, on a connection of its own."""
+        async with self._own_session() as session:
+            store = StateStore(session, self._pipeline, self._naming)
+            return await store.read() if await store.exists() else None
+
+    @property
+    def commands_wait(self) -> bool:
+        """As ``CommandStore.commands_wait``."""
+        return self._state.commands_wait
+
+    async def waiting_commands(self) -> list[StoredCommand]:
+        """As ``CommandStore.waiting_commands``."""
+        return await CommandTable(self._session, self._pipeline).waiting()
+
+    async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
+        """As ``CommandStore.conclude_command``."""
+        await CommandTable(self._session, self._pipeline).conclude(id, outcome, refused=refused)
+
+    async def submit_command(self, command: str, by: str) -> int:
+        """As ``CommandStore.submit_command``."""
+        async with self._own_session() as session:
+            return await CommandTable(session, self._pipeline).submit(command, by)
+
+    async def find_command(self, id: int) -> StoredCommand | None:
+        """As ``CommandStore.find_command``."""
+        async with self._own_session() as session:
+            return await CommandTable(session, self._pipeline).find(id)
+
+    async def engine_runs(self) -> bool:
+        """As ``CommandStore.engine_runs``."""
+        async with self._own_session() as session:
+            return await CommandTable(session, self._pipeline).engine_runs()
+
+    @asynccontextmanager
+    async def _own_session(self) -> AsyncIterator[Session]:
+        """A session besides that of the engine."""
         session = Session(self._settings)
         try:
             await session.connect()
-            store = StateStore(session, self._pipeline, self._naming)
-            return await store.read() if await store.exists() else None
+            yield session
         finally:
             await session.close()
 

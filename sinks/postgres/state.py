@@ -23,6 +23,7 @@ from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.stored import Fingerprint, Storage
 from engine.errors import Fenced, SinkError, SinkLost
 from engine.schema import Table, TableId
+from sinks.postgres.commands import COMMANDS_WAIT
 from sinks.postgres.layout import SCHEMA, prepare, read_layout, read_progress, read_versions
 from sinks.postgres.session import Session
 
@@ -50,7 +51,8 @@ AND application_name = current_setting('application_name')"""
 
 _SAVE = f"""
 UPDATE {SCHEMA}.checkpoint SET position = $3, committed_at = $4, updated_at = now()
-WHERE pipeline = $1 AND epoch = $2"""
+WHERE pipeline = $1 AND epoch = $2
+RETURNING {COMMANDS_WAIT}"""
 
 _SAVE_PROGRESS = f"""
 INSERT INTO {SCHEMA}.table_progress
@@ -103,6 +105,8 @@ class StateStore:
         self.pipeline = pipeline
         self._naming = naming
         self._storage = storage or Storage()
+        #: Whether commands to the pipeline waited at the last ``save``.
+        self.commands_wait = False
         self._saved: Mapping[TableId, TableProgress] = {}
         self._saving: Mapping[TableId, TableProgress] = {}
 
@@ -266,8 +270,10 @@ class StateStore:
                 await connection.execute(_SAVE_PROGRESS, (self.pipeline, _json(changed)))
             if gone:
                 await connection.execute(_FORGET_PROGRESS, (self.pipeline, _names(gone)))
-        if cursor.rowcount != 1:
+        row = await cursor.fetchone()
+        if row is None:
             raise self.fenced(checkpoint.epoch)
+        self.commands_wait = bool(row[0])
         self._saving = checkpoint.progress
 
     def saved(self) -> None:

@@ -251,8 +251,17 @@ def test_a_quarantined_table_is_named_with_the_way_on(
     assert verify.status == 3
     assert "quarantined" in verify.out
 
-    config.write_text(text)
+    tables = tailrace("tables", config)
+    assert tables.status == 3
+    assert remedy in " ".join(tables.out.split())
+    wrong = tailrace("backfill", config, f"{database}.dogs")
+    assert wrong.status == 2
+    assert f"`tailrace tables {config}`" in wrong.err
+    asked = tailrace("backfill", config, f"{database}.pets")
+    assert asked.status == 0, asked.err
+    assert f"`tailrace run {config}`" in asked.out
     assert tailrace("run", config, "--until-caught-up").status == 0
+    assert tailrace("tables", config, "--json").status == 0
     assert tailrace("verify", config).status == 0
 
 

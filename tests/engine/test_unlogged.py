@@ -246,11 +246,6 @@ def test_a_quarantined_table_keeps_its_rows_and_its_reason() -> None:
         assert states[str(OTHER.id)] == ("live", "")
         assert store.rows(KEYED.id) == ROWS
         assert (100, "o") in store.rows(OTHER.id)
-    # With the policy "backfill", the next start reads it again.
-    pipeline = make_pipeline(database, store)
-    run(pipeline, until_caught_up=True)
-    assert_mirrored(database, store)
-    assert {it.state for it in pipeline.status().tables} == {"live"}
 
 
 def test_the_policy_stop_stops_with_the_way_on() -> None:
