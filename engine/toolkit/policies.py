@@ -109,7 +109,8 @@ class ReadPolicies(ValuePolicies, frozen=True, kw_only=True):
 
     ``invalid_text``: bytes that are no character in the column's character set. ``replace``: each
     sequence becomes U+FFFD; ``escape``: each byte is written as ``\\x98``, which may be too long
-    for the column on the target; ``error``: the pipeline stops. In a key column, unless it is
+    for the column on the target; ``error``: the policy ``on_error`` decides about
+    the table. In a key column, unless it is
     ``error``, a character for private use from U+F0000 on stands for one or two bytes, so that two
     keys stay two.
 
@@ -122,7 +123,7 @@ class ReadPolicies(ValuePolicies, frozen=True, kw_only=True):
 
 
 class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
-    """How a sink stores values. Each policy that says ``error`` stops the pipeline at such a value.
+    """How a sink stores values. With ``error``, the policy ``on_error`` decides about the table.
     A table is backfilled again (``unlogged_change``) when a policy changes that decides about its
     rows.
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from engine.errors import TailraceError
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
-from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
+from engine.settings.loader import BackfillSettings, BatchSettings, ErrorSettings, RetrySettings
 from engine.toolkit.policies import ReadPolicies, StoragePolicies
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
@@ -33,6 +33,7 @@ def make_pipeline(
     values: StoragePolicies | None = None,
     reads: ReadPolicies | None = None,
     exclude: Sequence[str] = (),
+    errors: ErrorSettings | None = None,
 ) -> Pipeline:
     """A pipeline that is ready to run. Its chunks are small by default, so a table has several."""
     return Pipeline(
@@ -51,6 +52,7 @@ def make_pipeline(
         backfill=backfill or BackfillSettings(chunk_rows=100),
         retry=RetrySettings(give_up_seconds=30.0),
         metrics=Metrics(name),
+        errors=errors,
     )
 
 

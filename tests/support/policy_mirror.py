@@ -13,7 +13,7 @@ from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
-from engine.settings.loader import BackfillSettings
+from engine.settings.loader import BackfillSettings, ErrorSettings
 from engine.toolkit.policies import ReadPolicies, StoragePolicies
 from engine.verify import comparison
 from engine.verify.report import VerifyReport
@@ -61,6 +61,7 @@ class Mirror:
             ),
             values=values,
             reads=reads,
+            errors=ErrorSettings("stop"),
         )
         catch_up(pipeline)
         for metric in pipeline.metrics.registry.collect():

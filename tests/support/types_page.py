@@ -32,10 +32,10 @@ _EFFECTS = {
     ("zero_date", "epoch"): "1970-01-01, at midnight",
     ("zero_date", "-infinity"): "`-infinity`, which PostgreSQL sorts before every date",
     ("zero_date", "text"): "the column is text, and keeps every date as it is",
-    ("zero_date", "error"): "the pipeline stops",
+    ("zero_date", "error"): "an error (`on_error`)",
     ("nul_byte", "strip"): "removed",
     ("nul_byte", "replace"): "U+2400 (␀)",
-    ("nul_byte", "error"): "the pipeline stops",
+    ("nul_byte", "error"): "an error (`on_error`)",
     ("tinyint1", "smallint"): "`smallint`, which holds every value",
     ("tinyint1", "boolean"): "`boolean`: 0 is false, 1 is true, others follow `out_of_range`",
     ("unsigned_bigint", "numeric"): "`numeric(20)`, which holds every value",
@@ -50,7 +50,7 @@ _EFFECTS = {
         "enum",
         "native",
     ): "an enum type, in the order of the labels; with a label above 63 bytes, `text`",
-    ("out_of_range", "error"): "the pipeline stops",
+    ("out_of_range", "error"): "an error (`on_error`)",
     ("out_of_range", "null"): "NULL; the column accepts NULL on the target",
     ("out_of_range", "clamp"): "true, or 9223372036854775807",
     ("invalid_text", "replace"): "U+FFFD (\ufffd) for each sequence",
@@ -58,7 +58,7 @@ _EFFECTS = {
         "invalid_text",
         "escape",
     ): "`\\x98` for each byte; the text may become too long for its column",
-    ("invalid_text", "error"): "the pipeline stops",
+    ("invalid_text", "error"): "an error (`on_error`)",
 }
 _SUBJECTS = {
     "charset": "the charset of the bytes in text columns",
@@ -72,10 +72,10 @@ _SUBJECTS = {
 }
 _IN_KEYS = {
     "invalid_text": "a character for private use (U+F0000 and above) for one or two bytes, or `error`",
-    "zero_date": "0000-00-00 becomes `-infinity`; any other invalid date stops the pipeline; `text` keeps"
+    "zero_date": "0000-00-00 becomes `-infinity`; any other invalid date is an error; `text` keeps"
     " all",
     "nul_byte": "U+F0000, a character for private use, or `error`",
-    "out_of_range": "the pipeline stops",
+    "out_of_range": "an error (`on_error`)",
 }
 _HEAD = """\
 # Types and values
