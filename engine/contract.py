@@ -27,10 +27,10 @@ __all__ = [
     "Applied",
     "Capabilities",
     "CommandStore",
-    "CountsReplaced",
     "Finding",
     "Interruptible",
     "Readable",
+    "ReadsByPolicy",
     "RowReader",
     "Sink",
     "SnapshotSource",
@@ -72,7 +72,7 @@ class Applied(msgspec.Struct):
     ``drift`` counts, by table, updates and deletes that hit no row and inserts that hit one; the
     tables of ``in_backfill`` have none. ``replaced`` counts values that the target cannot store
     and that a policy replaced, by table, column and reason; the pipeline adds those of the source
-    (``CountsReplaced``).
+    (``ReadsByPolicy``).
     """
 
     drift: dict[TableId, int] = msgspec.field(default_factory=dict)
@@ -222,8 +222,15 @@ class SnapshotSource(Source, Protocol):
 
 
 @runtime_checkable
-class CountsReplaced(Protocol):
-    """A source that reads some values by a policy, and counts them."""
+class ReadsByPolicy(Protocol):
+    """A source that reads some values by policies of its settings, and counts these values."""
+
+    def outdated(self, tables: Iterable[Table]) -> Mapping[TableId, str]:
+        """Those of ``tables``, which are stored versions, whose rows were read by other policies
+        than those of today, each with the reason. They are treated as ``State.outdated``. Called on
+        the event loop.
+        """
+        ...
 
     def take_replaced(self) -> Mapping[tuple[TableId, str, str], int]:
         """The number of values that a policy changed since the last call, by table, column and

@@ -20,7 +20,7 @@ from enum import Enum
 
 from engine.change import Heartbeat
 from engine.checkpoint import Checkpoint
-from engine.contract import Interruptible, Sink, SnapshotSource, Source, State
+from engine.contract import Interruptible, ReadsByPolicy, Sink, SnapshotSource, Source, State
 from engine.errors import SourceError, TailraceError, UnloggedChange
 from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState, Status, TableStatuses
@@ -260,7 +260,9 @@ class _Attempt:
         self._commands = commands = pipeline.commands
         self._log = _Log.UNREAD
         twins = Twins(state.tables, checkpoint.progress)
-        self._outdated = twins.outdated(state.outdated).items() if state.outdated else ()
+        self._outdated = twins.outdated(state.outdated)
+        if isinstance(source, ReadsByPolicy):
+            self._outdated.update(source.outdated(twins.followed))
         self.tracker = tracker = ProgressTracker(
             twins.followed, checkpoint.progress, source.includes
         )
@@ -289,9 +291,11 @@ class _Attempt:
 
     @property
     def outdated(self) -> list[UnloggedChange]:
-        """The tables whose rows are stored in another form than the sink's settings say."""
+        """The tables whose rows were read or are stored in another form than the settings say."""
         hint = "Set it back, or let the table be backfilled again."
-        return [UnloggedChange(reason, hint=hint, table=id) for id, reason in self._outdated]
+        return [
+            UnloggedChange(reason, hint=hint, table=id) for id, reason in self._outdated.items()
+        ]
 
     def find(self, name: str | None) -> TableId | None:
         """The table that an error names, if it is one of the followed tables."""

@@ -27,7 +27,7 @@ from engine.change import (
     Truncate,
 )
 from engine.checkpoint import Cause, Checkpoint
-from engine.contract import CountsReplaced, Sink, Source
+from engine.contract import ReadsByPolicy, Sink, Source
 from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
@@ -97,7 +97,7 @@ class TargetWriter:
         counters: Counters,
     ) -> None:
         self._source = source
-        self._reads_by_policy = source if isinstance(source, CountsReplaced) else None
+        self._reads_by_policy = source if isinstance(source, ReadsByPolicy) else None
         self._sink = sink
         self._tracker = tracker
         self._twins = twins

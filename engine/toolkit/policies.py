@@ -108,8 +108,8 @@ class ReadPolicies(ValuePolicies, frozen=True, kw_only=True):
     """How a source reads values.
 
     ``invalid_text``: bytes that are no character in the column's character set. ``replace``: each
-    sequence becomes U+FFFD; ``escape``: each byte is written as ``\\x98``, which may be too long
-    for the column on the target; ``error``: the policy ``on_error`` decides about
+    sequence becomes U+FFFD; ``escape``: each byte is written as ``\\x98``, and the
+    column on the target is wide enough for that; ``error``: the policy ``on_error`` decides about
     the table. In a key column, unless it is
     ``error``, a character for private use from U+F0000 on stands for one or two bytes, so that two
     keys stay two.

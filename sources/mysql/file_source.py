@@ -21,7 +21,7 @@ from typing import IO, ClassVar, Final, NoReturn
 
 import msgspec
 
-from engine.change import Begin, Change, Heartbeat
+from engine.change import Begin, Change, Commit, Heartbeat
 from engine.contract import Finding
 from engine.errors import (
     ConfigError,
@@ -68,6 +68,7 @@ class BinlogFileSource:
     def __init__(self, settings: BinlogFileSettings) -> None:
         self._settings = settings
         self._invalid_text = InvalidText(settings.values)
+        self._overrides = Overrides(settings.values)
         self._stopping = threading.Event()
         self._schema: tuple[Definitions, str] | None = None
         #: A log file, and the definitions at its beginning.
@@ -156,8 +157,12 @@ class BinlogFileSource:
         return max(0, after - here.offset)
 
     def take_replaced(self) -> Mapping[tuple[TableId, str, str], int]:
-        """As ``CountsReplaced.take_replaced``."""
+        """As ``ReadsByPolicy.take_replaced``."""
         return self._invalid_text.take_replaced()
+
+    def outdated(self, tables: Iterable[Table]) -> Mapping[TableId, str]:
+        """As ``ReadsByPolicy.outdated``."""
+        return self._overrides.outdated(tables)
 
     def stream(
         self,
@@ -180,6 +185,10 @@ class BinlogFileSource:
         tracking = self._tracking(tables, definitions, ignored)
         stream = Stream(start, tracking)
         self._passed_over.begin()
+        if changes := self._overrides.record(tracking.tables):
+            tracking.foreign_keys.changed()
+            at = stream.position.resume_position
+            yield [Begin("", at, 0.0), *changes, Commit(at, 0.0)]
         end = start.file, start.offset
         for path in files[first:]:
             end = path.name, len(_MAGIC)
@@ -216,7 +225,7 @@ class BinlogFileSource:
             ignored=ignored,
             fold_names=settings.fold_names,
             invalid_text=self._invalid_text,
-            overrides=Overrides(settings.values),
+            overrides=self._overrides,
         )
 
     def acknowledge(self, position: str) -> None:

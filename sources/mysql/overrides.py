@@ -1,9 +1,10 @@
 """
-Columns whose bytes have another charset than the declared one: the policy ``charset``.
+The policies of a source in table versions: ``charset`` and ``invalid_text`` of ``ReadPolicies``.
 
-The override is a part of the column's source type (``MySQLType.holds``), so decoders, cursors and
-``tailrace verify`` need nothing else, and a table version shows which charset its rows were read
-with. It is set where a table version comes from: the catalog, a statement, a table map.
+Both are a part of the column's source type (``MySQLType.holds``, ``invalid``), so a table version
+shows how its rows were read. For the charset, decoders, cursors and ``tailrace verify`` need
+nothing else. The policies are set where a table version comes from: the catalog, a statement, a
+table map.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Iterable
 import msgspec
 
 from engine.change import SchemaChange
-from engine.databases.mysql.charset import BYTES_PER_CHARACTER
-from engine.databases.mysql.types import parse_type
+from engine.databases.mysql.charset import BYTES_PER_CHARACTER, may_be_invalid
+from engine.databases.mysql.types import MySQLType, neutral_type, parse_type
 from engine.errors import ConfigError, UnloggedChange
 from engine.schema import Column, Table, TableId
 from engine.toolkit.policies import ReadPolicies
@@ -25,7 +26,7 @@ __all__ = ["Overrides"]
 
 
 class Overrides:
-    """The overrides of a configuration. Raises ConfigError for an unknown charset."""
+    """The policies of a configuration. Raises ConfigError for an unknown charset."""
 
     def __init__(self, policies: ReadPolicies) -> None:
         named = [policies.charset]
@@ -38,22 +39,23 @@ class Overrides:
                     hint="write a charset of the server, such as utf8mb4 or cp932",
                 )
         self._policies = policies
-        self._active = any(named)
+        self._names_charsets = any(named)
 
     def apply(self, table: Table) -> Table:
-        """The table with its overrides. A column keeps the one it has, if none names it: it may
-        have been renamed.
+        """The table with its policies. A column keeps its charset, if none names it: it may have
+        been renamed.
         """
-        if not self._active:
-            return table
-        columns = tuple(self._column(table.id, column) for column in table.columns)
+        columns = tuple(
+            self._column(table, ordinal, column) if column.type.kind == "text" else column
+            for ordinal, column in enumerate(table.columns)
+        )
         if columns == table.columns:
             return table
         return msgspec.structs.replace(table, columns=columns)
 
     def complete(self, table: Table) -> Table:
         """The table with the overrides as the charsets of columns whose own is not known."""
-        if not self._active or without_charset(table) is None:
+        if not self._names_charsets or without_charset(table) is None:
             return table
         columns = []
         for column in table.columns:
@@ -66,15 +68,44 @@ class Overrides:
         return msgspec.structs.replace(table, columns=tuple(columns))
 
     def follow(self, effect: Effect) -> Effect:
-        """The effect of a statement, with the overrides of its new version."""
+        """The effect of a statement, with the policies of its new version.
+
+        Raises UnloggedChange if a policy names a table or a column by its new name alone.
+        """
         if not isinstance(effect, SchemaChange) or effect.after is None:
             return effect
         after = self.apply(effect.after)
+        if effect.before is not None:
+            self._check_names(effect.before, after, dict(effect.renamed))
         return effect if after is effect.after else msgspec.structs.replace(effect, after=after)
 
+    def outdated(self, tables: Iterable[Table]) -> dict[TableId, str]:
+        """The tables whose rows were read by other policies than those of today, with the reason.
+        ``error`` has changed no row.
+        """
+        found: dict[TableId, str] = {}
+        for table in tables:
+            for column, new in zip(table.columns, self.apply(table).columns, strict=True):
+                reason = _difference(column, new) if new is not column else ""
+                if reason:
+                    found.setdefault(table.id, f"{reason} when the table was backfilled")
+        return found
+
+    def record(self, tables: dict[TableId, Table]) -> list[SchemaChange]:
+        """Put the policies of today into stored versions, where they have changed no row, before
+        the log is read. Returns the changes."""
+        changes: list[SchemaChange] = []
+        for id, table in tables.items():
+            after = self.apply(table)
+            if after is not table:
+                after = msgspec.structs.replace(after, version=table.version + 1)
+                tables[id] = after
+                changes.append(SchemaChange("", table, after))
+        return changes
+
     def check(self, tables: Iterable[Table]) -> None:
-        """Raises UnloggedChange for a table whose rows were read with other overrides, ConfigError
-        if a column had one and the configuration has none: it may have been renamed.
+        """Raises ConfigError if a column had another charset than the declared one, and the
+        configuration names none: it may have been renamed.
         """
         for table in tables:
             for column in table.columns:
@@ -88,20 +119,45 @@ class Overrides:
                         f' "{source_type.charset}" to backfill the table with the declared one',
                         table=table.id,
                     )
-            if self.apply(table) != table:
-                raise UnloggedChange(
-                    "the charset of a column in [source.values] is another one than that which its"
-                    " rows were read with",
-                    table=table.id,
-                )
 
-    def _column(self, table: TableId, column: Column) -> Column:
-        holds = self._policies.of(table, column.name).charset
-        source_type = parse_type(column.source_type)
-        if column.type.kind != "text" or not holds:
+    def _column(self, table: Table, ordinal: int, column: Column) -> Column:
+        policies = self._policies.of(table.id, column.name)
+        old = parse_type(column.source_type)
+        holds = policies.charset or old.holds
+        new = msgspec.structs.replace(old, holds="" if holds == old.charset else holds)
+        invalid = _deciding(policies.invalid_text, new, in_key=ordinal in table.key)
+        new = msgspec.structs.replace(new, invalid=invalid)
+        if new == old:
             return column
-        holds = "" if holds == source_type.charset else holds
-        if holds == source_type.holds:
-            return column
-        text = str(msgspec.structs.replace(source_type, holds=holds))
-        return msgspec.structs.replace(column, source_type=text)
+        text = str(new)
+        return msgspec.structs.replace(column, type=neutral_type(text), source_type=text)
+
+    def _check_names(self, before: Table, after: Table, renamed: dict[str, str]) -> None:
+        new = {column.name: column for column in after.columns}
+        for column in before.columns:
+            now = new.get(renamed.get(column.name, column.name))
+            if now is None or (after.id, now.name) == (before.id, column.name):
+                continue
+            old, kept = parse_type(column.source_type), parse_type(now.source_type)
+            if old.encoding == kept.encoding and (reason := _difference(column, now)):
+                raise UnloggedChange(f"{reason} before it was renamed", table=after.id)
+
+
+def _deciding(policy: str, type: MySQLType, *, in_key: bool) -> str:
+    """The policy for bytes that are no character, if it decides about values of the column."""
+    if policy == "replace" or not type.encoding or not may_be_invalid(type.encoding):
+        return ""
+    return "" if policy == "escape" and in_key else policy
+
+
+def _difference(before: Column, after: Column) -> str:
+    """Which policy was another one, so that it may have read values of the column in another way;
+    empty if none."""
+    old, new = parse_type(before.source_type), parse_type(after.source_type)
+    if old.holds != new.holds:
+        was, now = old.encoding, new.encoding
+        return f"the charset of column {after.name} in [source.values] is {now}, and was {was}"
+    if old.invalid in ("error", new.invalid):
+        return ""
+    was, now = (it.invalid or "replace" for it in (old, new))
+    return f"the policy invalid_text of column {after.name} is {now}, and was {was}"

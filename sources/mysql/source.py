@@ -142,8 +142,12 @@ class MySQLSource:
         """Do nothing: a server purges its log by age, whatever its replicas have read."""
 
     def take_replaced(self) -> Mapping[tuple[TableId, str, str], int]:
-        """As ``CountsReplaced.take_replaced``."""
+        """As ``ReadsByPolicy.take_replaced``."""
         return self._invalid_text.take_replaced()
+
+    def outdated(self, tables: Iterable[Table]) -> Mapping[TableId, str]:
+        """As ``ReadsByPolicy.outdated``."""
+        return self._overrides.outdated(tables)
 
     # -- the log -----------------------------------------------------------------------------------
 
@@ -233,6 +237,9 @@ class MySQLSource:
                 tracking.reach_catalog()
             if events and not opened:
                 opened = True
+                if applied := self._overrides.record(tracking.tables):
+                    tracking.foreign_keys.changed()
+                    yield _at_once(stream.position.resume_position, applied)
                 if caught_up:
                     yield from catalog.reach()
                 yield [Heartbeat(stream.position.resume_position, 0.0)]
@@ -405,7 +412,12 @@ class _CatalogPlace:
             self._reads, self._place = keys.reads, self._log_end()
         at = stream.position.resume_position
         if at.at_or_after(self._place) and (changes := keys.reach()):
-            yield [Begin("", at, 0.0), *changes, Commit(at, 0.0)]
+            yield _at_once(at, changes)
+
+
+def _at_once(at: MySQLPosition, changes: Sequence[Change]) -> list[Change]:
+    """A transaction with these changes at a place of the log."""
+    return [Begin("", at, 0.0), *changes, Commit(at, 0.0)]
 
 
 def _prepared(session: Connection[Any]) -> frozenset[str]:

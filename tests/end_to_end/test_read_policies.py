@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.errors import DecodeError
+from engine.errors import DecodeError, UnloggedChange
 from engine.toolkit.policies import ReadPolicies
 from tests.support.policy_mirror import Mirror
 
@@ -60,3 +60,60 @@ def test_invalid_text_by_every_path(mirror: Mirror) -> None:
     mirror.execute(f"INSERT INTO keyed VALUES (12, {row})")
     with pytest.raises(DecodeError, match=r"column a holds bytes that are not valid cp1251"):
         mirror.run(reads=strict)
+
+
+def test_a_changed_policy_reads_the_table_again(mirror: Mirror) -> None:
+    """GIVEN texts of which one byte is no character WHEN the policy is changed THEN the rows of
+    the tables that it decides about are read again, and the target's columns can hold them."""
+    columns = "a VARCHAR(3), b VARCHAR(3) CHARACTER SET latin1"
+    mirror.execute(
+        f"CREATE TABLE keyed (id INT PRIMARY KEY, {columns}) CHARACTER SET cp1251",
+        f"CREATE TABLE keyless (id INT, {columns}) CHARACTER SET cp1251",
+        "CREATE TABLE keys_ (k VARCHAR(3) PRIMARY KEY) CHARACTER SET cp1251",
+        "CREATE TABLE other (id INT PRIMARY KEY, b VARCHAR(3) CHARACTER SET latin1)",
+        *(f"INSERT INTO {name} VALUES (1, _cp1251 0x989898, 'x')" for name in ("keyed", "keyless")),
+        "INSERT INTO keys_ VALUES (_cp1251 0x989898)",
+    )
+    escaped = ReadPolicies(invalid_text="escape")
+    for reads, text, size in (
+        (ReadPolicies(), "\ufffd" * 3, 3),
+        (escaped, r"\x98" * 3, 12),
+        (ReadPolicies(columns={"*.*.b": {"invalid_text": "escape"}}), "\ufffd" * 3, 3),
+        (escaped, r"\x98" * 3, 12),
+    ):
+        mirror.run(reads=reads)
+        assert mirror.rows("keyed") == mirror.rows("keyless") == [("1", text, "x")]
+        assert mirror.types("keyed")["a"] == f"character varying({size})"
+        assert mirror.types("keyed")["b"] == "character varying(3)"
+        assert mirror.types("keys_")["k"] == "character varying(3)"
+        assert mirror.verify(reads=reads).equal
+    mirror.execute("UPDATE keyless SET b = 'y'", "INSERT INTO keyed VALUES (2, NULL, NULL)")
+    mirror.run(reads=escaped, stops=True)
+    assert mirror.rows("keyless") == [("1", r"\x98" * 3, "y")]
+    with pytest.raises(UnloggedChange, match=r"column a is replace, and was escape when the"):
+        mirror.run(stops=True)
+
+
+def test_error_has_changed_no_row(mirror: Mirror) -> None:
+    mirror.execute(
+        "CREATE TABLE t (id INT PRIMARY KEY, a VARCHAR(3)) CHARACTER SET cp1251",
+        "INSERT INTO t VALUES (1, 'x')",
+    )
+    strict = ReadPolicies(invalid_text="error")
+    mirror.run(reads=strict)
+    mirror.execute("INSERT INTO t VALUES (2, _cp1251 0x989898)")
+    with pytest.raises(DecodeError):
+        mirror.run(reads=strict)
+    escaped = ReadPolicies(invalid_text="escape")
+    mirror.run(reads=escaped, stops=True)
+    assert mirror.rows("t") == [("1", "x"), ("2", r"\x98" * 3)]
+    for changed in (strict, ReadPolicies()):
+        with pytest.raises(UnloggedChange, match=r"invalid_text of column a is .* was escape"):
+            mirror.run(reads=changed, stops=True)
+    mirror.execute("ALTER TABLE t RENAME COLUMN a TO b")
+    named = ReadPolicies(columns={"*.t.a": {"invalid_text": "escape"}})
+    with pytest.raises(UnloggedChange, match=r"column b is replace, and was escape before it was"):
+        mirror.run(reads=named, stops=True)
+    mirror.run(reads=named)
+    assert mirror.rows("t") == [("1", "x"), ("2", "\ufffd" * 3)]
+    assert mirror.verify(reads=named).equal

@@ -57,7 +57,7 @@ _EFFECTS = {
     (
         "invalid_text",
         "escape",
-    ): "`\\x98` for each byte; the text may become too long for its column",
+    ): "`\\x98` for each byte; the column on the target is four times as wide for each byte",
     ("invalid_text", "error"): "an error (`on_error`)",
 }
 _SUBJECTS = {
@@ -113,10 +113,9 @@ zero_date = "null"
 A column's policy takes precedence over its table's, and that over the pipeline's. Of several patterns \
 that match, the last one counts. A table whose name is in lower case matches in any case. Each value that a policy changes is counted by table, column and \
 policy (`tailrace_replaced_values_total`). `tailrace verify` expects what the policies say. The rows of \
-a table are stored by the policies of the time when it was backfilled. If one of `[sink.values]` is \
+a table are stored by the policies of the time when it was backfilled. If one is \
 another at a start, the table is backfilled again, or what `unlogged_change` in `[backfill]` says. \
-`error` has changed no row, so another value with the same type holds from then on. A changed \
-`invalid_text` holds from then on, too; `tailrace verify` then shows older rows as different.
+`error` has changed no row, so another value with the same type holds from then on.
 """
 _FOOT = """\
 ## What else to know

@@ -38,8 +38,9 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     dimensions (vector). It is 1 for ``tinyint(1)``, by convention a boolean, and 0 for other types.
     ``scale`` is the number of digits after the point of a decimal, float or double, and of a
     second's fraction in a temporal type; None if the text has none. ``charset`` and ``collation``
-    are empty if the text has none. ``holds`` is the charset of the bytes if the declared one is
-    wrong. The configuration says so (``ReadPolicies.charset``), not the server.
+    are empty if the text has none. The configuration (``ReadPolicies``), not the server, says the
+    last two: ``holds`` is the charset of the bytes if the declared one is wrong, and ``invalid``
+    the policy for bytes that are no character, empty if it is ``replace``.
     """
 
     base: str
@@ -53,6 +54,7 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     collation: str = ""
     compressed: bool = False
     holds: str = ""
+    invalid: str = ""
 
     @property
     def encoding(self) -> str:
@@ -76,6 +78,7 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         words += [f"character set {self.charset}"] if self.charset else []
         words += [f"collate {self.collation}"] if self.collation else []
         words += [f"/*holds {self.holds}*/"] if self.holds else []
+        words += [f"/*invalid {self.invalid}*/"] if self.invalid else []
         return " ".join(words)
 
     def _parameters(self) -> str:
@@ -175,11 +178,13 @@ _NATIONAL = {
 }
 _NAMES = frozenset((*_KNOWN, *_SYNONYMS, *_NATIONAL, "bool", "boolean", "serial"))
 _LONGEST_NAME = 3
+#: The characters of a byte as the policy ``escape`` writes it.
+_ESCAPED_BYTE = len(r"\x98")
 _AS_BYTES = {"char": "binary", "varchar": "varbinary", **dict(zip(_TEXTS, _BLOBS, strict=True))}
 
 _CHARSET_WORDS = {"ascii": "latin1", "unicode": "ucs2", "byte": "binary"}
 
-_HOLDS = re.compile(r"/\*holds (\w+)\*/$")
+_POLICY = re.compile(r"/\*(holds|invalid) (\w+)\*/")
 _COMMENT = re.compile(r"/\*(.*?)\*/", re.DOTALL)
 _TOKEN = re.compile(r"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"|[\w$]+|\S", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)|''", re.DOTALL)
@@ -220,7 +225,10 @@ def neutral_type(source_type: str) -> Type:
         return Type("set", members=parsed.members)
     if base in _PLAIN:
         return _PLAIN[base]
-    return Type("binary" if parsed.binary else "text", length=parsed.length)
+    if parsed.binary:
+        return Type("binary", length=parsed.length)
+    longest = BYTES_PER_CHARACTER.get(parsed.encoding, 1) * _ESCAPED_BYTE
+    return Type("text", length=parsed.length * (longest if parsed.invalid == "escape" else 1))
 
 
 @lru_cache(maxsize=4096)
@@ -241,8 +249,8 @@ def parse_type(source_type: str) -> MySQLType:
         parsed = _canonical(name, parameters, words, charset, collation, compressed)
     except (ValueError, IndexError) as error:
         raise _unknown(source_type) from error
-    holds = _HOLDS.search(source_type)
-    return msgspec.structs.replace(parsed, holds=holds[1]) if holds else parsed
+    policies = dict(_POLICY.findall(source_type.rpartition("'")[2]))
+    return msgspec.structs.replace(parsed, **policies) if policies else parsed
 
 
 def _unknown(source_type: str) -> SchemaError:
@@ -413,5 +421,6 @@ def _essence(source_type: str) -> MySQLType:
         collation="",
         compressed=False,
         holds="",
+        invalid="",
         length=0 if parsed.base == "tinyint" else parsed.length,
     )

@@ -298,11 +298,11 @@ def _changed(
 
 
 def _with_override(column: Column, before: Column) -> Column:
-    """The column with the charset that the configuration says its bytes have."""
+    """The column with the policies of the configuration."""
     old, new = parse_type(before.source_type), parse_type(column.source_type)
-    if not old.holds or not new.charset:
+    if not (old.holds or old.invalid) or not new.charset:
         return column
-    source_type = str(msgspec.structs.replace(new, holds=old.holds))
+    source_type = str(msgspec.structs.replace(new, holds=old.holds, invalid=old.invalid))
     return msgspec.structs.replace(column, source_type=source_type)
 
 
