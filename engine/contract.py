@@ -43,13 +43,15 @@ __all__ = [
 
 class Finding(msgspec.Struct, frozen=True):
     """One result of a preflight check. ``action`` says what to type; it is empty if nothing is to
-    be done.
+    be done. ``code`` identifies the kind of finding for good, such as ``MY012``: docs/findings.md
+    has the cause and the remedy of each. It is empty if the level is ``ok``.
     """
 
     level: Literal["ok", "warning", "error"]
     subject: str
     message: str
     action: str = ""
+    code: str = ""
 
 
 class State(msgspec.Struct, frozen=True):

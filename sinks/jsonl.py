@@ -201,7 +201,7 @@ class Folder:
         if there is None:
             return Finding("ok", "jsonl", f"records go to {self._path}, exactly once")
         action = f"give this user the right to write in {there}, or choose another folder"
-        return Finding("error", "jsonl", f"{self._path} cannot be written", action)
+        return Finding("error", "jsonl", f"{self._path} cannot be written", action, code="JL001")
 
     def open(self, epoch: int | None) -> State:
         self.rollback()

@@ -77,14 +77,14 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
                 tables, refused = await asyncio.to_thread(_catalog, source)
                 findings += (each for each in refused if each not in findings)
         except TailraceError as error:
-            findings.append(_as_finding("source", error))
+            findings.append(_as_finding("source", error, "CK001"))
             exit_status = error.exit_status
     try:
         sink = make_sink(settings)
         findings.append(_guarantee(sink.capabilities))
         findings += await sink.check(tables)
     except TailraceError as error:
-        findings.append(_as_finding("target", error))
+        findings.append(_as_finding("target", error, "CK002"))
         exit_status = max(exit_status, error.exit_status)
     return findings, exit_status or int(any(finding.level == "error" for finding in findings))
 
@@ -104,7 +104,9 @@ def _catalog(source: SnapshotSource) -> tuple[list[Table], list[Finding]]:
             if found <= refused:
                 raise
             refused |= found
-            findings.append(Finding("error", error.table or "source", error.message, error.hint))
+            findings.append(
+                Finding("error", error.table or "source", error.message, error.hint, code="CK003")
+            )
 
 
 def _guarantee(can: Capabilities) -> Finding:
@@ -119,11 +121,11 @@ def _guarantee(can: Capabilities) -> Finding:
     if not can.cascades:
         parts.append("a table that a foreign key changes without logging it is quarantined")
     level: Literal["ok", "warning"] = "ok" if can.guarantee == "exactly once" else "warning"
-    return Finding(level, "guarantee", "; ".join(parts))
+    return Finding(level, "guarantee", "; ".join(parts), code="" if level == "ok" else "CK004")
 
 
-def _as_finding(subject: str, error: TailraceError) -> Finding:
-    return Finding("error", subject, str(error), error.hint)
+def _as_finding(subject: str, error: TailraceError, code: str) -> Finding:
+    return Finding("error", subject, str(error), error.hint, code)
 
 
 def status(options: argparse.Namespace) -> int:

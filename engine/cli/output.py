@@ -47,7 +47,7 @@ def print_tables(tables: RenderableType) -> None:
     from rich.console import Console
 
     try:
-        Console().print(tables)
+        Console().print(tables, crop=False)  # a command that is longer than a line stays whole
     except OSError as error:
         raise _refused(error) from error
 

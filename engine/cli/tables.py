@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,8 @@ __all__ = ["findings_table", "progress_table", "status_table", "verify_table"]
 
 #: Differing rows that are listed per table. The JSON result has more.
 LISTED_DIFFERENCES = 10
+#: How far the message of a finding is indented.
+INDENT = 8
 LEVEL_STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
@@ -60,22 +63,27 @@ def _reason(table: TableStatus) -> Text:
 
 
 def findings_table(findings: Sequence[Finding]) -> RenderableType:
-    """The findings of a preflight check, errors first, each with its remedy."""
+    """The findings of a preflight check, errors first, each with its remedy.
+
+    A remedy is never folded, so that it can be copied in one piece.
+    """
     order = list(reversed(LEVEL_STYLE))
-    table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
-    table.add_column("", min_width=7)
-    table.add_column("subject", ratio=1, overflow="fold")
-    table.add_column("finding", ratio=3, overflow="fold")
+    lines: list[RenderableType] = []
     for finding in sorted(findings, key=lambda finding: order.index(finding.level)):
+        heading = Text.assemble(
+            (f"{finding.level:<8}", LEVEL_STYLE[finding.level]),
+            f"{finding.code:<6} ",
+            (printable(finding.subject), "bold"),
+        )
         message = Text(printable(finding.message))
+        lines += [heading, Padding(message, (0, 0, 0, INDENT))]
         if finding.action:
-            message.append(f"\n→ {printable(finding.action)}", style="bold")
-        level = Text(finding.level, style=LEVEL_STYLE[finding.level])
-        table.add_row(level, Text(printable(finding.subject)), message)
+            action = f"{' ' * INDENT}→ {printable(finding.action)}"
+            lines.append(Text(action, style="bold", no_wrap=True, overflow="ignore"))
     counts = ", ".join(
         f"{sum(finding.level == level for finding in findings)} {level}" for level in order
     )
-    return Group(table, Text(counts, style="dim"))
+    return Group(*lines, Text(counts, style="dim"))
 
 
 def verify_table(report: VerifyReport) -> RenderableType:

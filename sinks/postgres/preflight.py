@@ -52,9 +52,11 @@ def _version(session: Session) -> Iterator[Finding]:
     major, text = number // 10000, f"PostgreSQL {number // 10000}.{number % 10000}"
     if major < OLDEST_VERSION:
         action = f"Use PostgreSQL {OLDEST_VERSION} or newer."
-        yield Finding("error", "target version", f"{text} is too old", action)
+        yield Finding("error", "target version", f"{text} is too old", action, code="PG001")
     elif major > NEWEST_VERSION:
-        yield Finding("warning", "target version", f"{text} is newer than the versions tested")
+        yield Finding(
+            "warning", "target version", f"{text} is newer than the versions tested", code="PG002"
+        )
     else:
         yield Finding("ok", "target version", text)
 
@@ -66,7 +68,7 @@ async def _encoding(session: Session) -> list[Finding]:
         return [Finding("ok", "target encoding", "UTF8")]
     action = "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and use that database."
     message = f"the database's encoding {encoding} cannot store every character of the source"
-    return [Finding("error", "target encoding", message, action)]
+    return [Finding("error", "target encoding", message, action, code="PG003")]
 
 
 def _triggers(session: Session) -> Iterator[Finding]:
@@ -81,6 +83,7 @@ def _triggers(session: Session) -> Iterator[Finding]:
         " target act on every applied row",
         f"GRANT SET ON PARAMETER session_replication_role TO {role}; (PostgreSQL 15 or newer, as"
         " superuser), or add no triggers and foreign keys before the cutover.",
+        code="PG004",
     )
 
 
@@ -95,7 +98,7 @@ async def _rights(session: Session, naming: Naming, tables: Sequence[Table]) -> 
     if not may_create_temporary:
         action = f"GRANT TEMPORARY ON DATABASE {database} TO {role};"
         message = "temporary tables cannot be created"
-        findings.append(Finding("error", "target rights", message, action))
+        findings.append(Finding("error", "target rights", message, action, code="PG005"))
     for schema in sorted({SCHEMA, *(naming.place(table.id)[0] for table in tables)}):
         cursor = await session.execute(
             "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1",
@@ -111,7 +114,7 @@ async def _rights(session: Session, naming: Naming, tables: Sequence[Table]) -> 
         )
         message = f"tables cannot be created in schema {schema}"
         action = verb.format(quote(schema), role)
-        findings.append(Finding("error", "target rights", message, action))
+        findings.append(Finding("error", "target rights", message, action, code="PG006"))
     return findings or [Finding("ok", "target rights", "schemas and tables can be created")]
 
 
@@ -134,6 +137,7 @@ async def _existing(
             "a relation of this name exists on the target; it is used only if it is an empty table"
             " of the same columns and key",
             f"DROP TABLE {quote(*place)}; if nobody needs it, or set [sink] schema.",
+            code="PG010",
         )
         for place in sorted(existing - ours)
     ]
@@ -147,11 +151,18 @@ def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:
                 ".".join(place),
                 f"{count} tables of the source map to this one table of the target",
                 "Leave [sink] schema empty, so that each schema of the source has its own.",
+                code="PG011",
             )
     for schema in sorted({naming.place(table.id)[0] for table in tables}):
         if is_reserved(schema):
             action = "Set [sink] schema to another name."
-            yield Finding("error", schema, "this schema's name is reserved on the target", action)
+            yield Finding(
+                "error",
+                schema,
+                "this schema's name is reserved on the target",
+                action,
+                code="PG012",
+            )
     for table in tables:
         for name in (naming.schema or table.id.schema, table.id.name, *table.names):
             if fitted(name) != name:
@@ -160,6 +171,7 @@ def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:
                     str(table.id),
                     f"the name {name} is too long for PostgreSQL: it is {fitted(name)} there",
                     "Rename it in the source if you want another name.",
+                    code="PG013",
                 )
 
 
@@ -170,6 +182,7 @@ def _unmatched(storage: Storage, tables: Sequence[Table]) -> Iterator[Finding]:
             "sink.values",
             f"{pattern!r} matches no followed table, or no column of one",
             "Check its spelling. A table that is created later may match.",
+            code="PG014",
         )
 
 
@@ -178,17 +191,18 @@ def _limits(table: Table) -> Iterator[Finding]:
     subject = str(table.id)
     if len(table.columns) > MAX_COLUMNS:
         message = f"{len(table.columns)} columns are more than the {MAX_COLUMNS} of PostgreSQL"
-        yield Finding("error", subject, message, "Exclude columns or the table.")
+        yield Finding("error", subject, message, "Exclude columns or the table.", code="PG015")
     for name in sorted(SYSTEM_COLUMNS & set(table.names)):
         message = f"column {name} has the name of a system column of PostgreSQL"
         action = "Rename the column in the source, or exclude the table."
-        yield Finding("error", subject, message, action)
+        yield Finding("error", subject, message, action, code="PG016")
     if not table.key:
         yield Finding(
             "warning",
             subject,
             "the table has no key: each update or delete reads the whole table on the target",
             "Add a primary key in the source if the table changes often.",
+            code="PG017",
         )
     indexes = [("key", table.key)] if table.key else []
     indexes += [(f"index {it.name}", it.columns) for it in table.indexes if indexable(table, it)]
@@ -201,6 +215,7 @@ def _limits(table: Table) -> Iterator[Finding]:
                 f"the {name} can hold up to {MAX_INDEX_ROW_BYTES} bytes per row on the target, and"
                 " its columns allow longer values: such a row stops the pipeline",
                 "Check for long values in the source, or shorten the columns there.",
+                code="PG018",
             )
     for ordinal in table.key:
         column = table.columns[ordinal]
@@ -211,6 +226,7 @@ def _limits(table: Table) -> Iterator[Finding]:
                 f"key column {column.name} must not hold a date such as 2020-02-00: PostgreSQL"
                 " cannot store it; 0000-00-00 becomes -infinity",
                 f"If it does, set the policy zero_date of {column.name} to text.",
+                code="PG019",
             )
 
 

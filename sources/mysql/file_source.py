@@ -94,7 +94,7 @@ class BinlogFileSource:
             subject = "log"
             findings += self._check_tables(files[0])
         except TailraceError as error:
-            findings.append(Finding("error", subject, str(error), error.hint))
+            findings.append(Finding("error", subject, str(error), error.hint, code="LF001"))
         return findings
 
     def _check_schema(self, first: Path) -> Iterator[Finding]:
@@ -103,7 +103,7 @@ class BinlogFileSource:
         if not found:
             message = f"{self._settings.schema} defines none of the selected tables"
             action = "name a dump of their database, such as mysqldump --no-data"
-            yield Finding("error", "schema", message, action)
+            yield Finding("error", "schema", message, action, code="LF002")
             return
         yield Finding("ok", "schema", f"{found} of the selected tables are defined")
         file, _, offset = place.rpartition(":")
@@ -115,6 +115,7 @@ class BinlogFileSource:
                 " a statement changes in between may be quarantined",
                 "name the log files from the one of the dump on, or correct these tables' CREATE"
                 " TABLE to what it was at the beginning of the log",
+                code="LF003",
             )
 
     def _check_tables(self, path: Path) -> list[Finding]:
@@ -131,7 +132,13 @@ class BinlogFileSource:
             except UnloggedChange as error:
                 left_out[error.id] = error
         return [
-            Finding("warning", str(id), f"it will be quarantined: {error.message}", error.hint)
+            Finding(
+                "warning",
+                str(id),
+                f"it will be quarantined: {error.message}",
+                error.hint,
+                code="LF004",
+            )
             for id, error in left_out.items()
         ]
 
@@ -362,6 +369,7 @@ def _check_foreign_keys(path: Path) -> Iterator[Finding]:
             "the log does not contain the rows that ON DELETE and ON UPDATE change: only those of"
             " foreign keys that a statement of the log creates are changed",
             "name a schema dump in [source] schema if the tables have such foreign keys",
+            code="LF005",
         )
 
 

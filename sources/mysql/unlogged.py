@@ -34,6 +34,7 @@ def check_format(format: str) -> Finding:
         " rows",
         "SET GLOBAL binlog_format = 'ROW'; set it in the option file too, and let open sessions"
         " reconnect",
+        code="MY003",
     )
 
 
@@ -60,10 +61,10 @@ def _filters(session: Connection[Any], info: ServerInfo, schemas: list[str]) -> 
     action = f"remove binlog_do_db and binlog_ignore_db {_RESTART}"
     if hidden:
         message = f"changes in {', '.join(hidden)} are not logged"
-        yield Finding("error", "binlog_do_db", message, action)
+        yield Finding("error", "binlog_do_db", message, action, code="MY012")
     else:
         message = "a statement such as TRUNCATE is not logged if USE has selected another database"
-        yield Finding("warning", "binlog_do_db", message, action)
+        yield Finding("warning", "binlog_do_db", message, action, code="MY013")
 
 
 def _replicated(session: Connection[Any], info: ServerInfo) -> Iterator[Finding]:
@@ -82,11 +83,13 @@ def _replicated(session: Connection[Any], info: ServerInfo) -> Iterator[Finding]
             "if the server is a replica, what it replicates is not logged; the user has no right to"
             " query that"
         )
-        yield Finding("warning", "log_slave_updates", message, f"GRANT {right} ON *.* TO <user>")
+        yield Finding(
+            "warning", "log_slave_updates", message, f"GRANT {right} ON *.* TO <user>", code="MY014"
+        )
         return
     if replica:
         message = "the server is a replica, and what it replicates is not logged"
-        yield Finding("error", "log_slave_updates", message, action)
+        yield Finding("error", "log_slave_updates", message, action, code="MY015")
 
 
 def _replica_statement(info: ServerInfo) -> str:

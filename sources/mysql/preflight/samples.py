@@ -25,6 +25,7 @@ _SAMPLE_CHARACTERS: Final = 400
 class _Probe(NamedTuple):
     """A condition, ``{0}`` is the column, on the values of columns of some kinds."""
 
+    code: str
     kinds: frozenset[str]
     condition: str
     message: str
@@ -33,6 +34,7 @@ class _Probe(NamedTuple):
 
 _PROBES: Final = (
     _Probe(
+        "MY050",
         frozenset(("date", "datetime", "timestamp")),
         "{0} = 0 OR YEAR({0}) = 0 OR MONTH({0}) = 0 OR DAYOFMONTH({0}) = 0"
         " OR DAYOFMONTH({0}) > COALESCE(DAYOFMONTH(LAST_DAY({0})), 0)",
@@ -40,12 +42,14 @@ _PROBES: Final = (
         'correct them, or choose a policy: [sink.values.columns] "{where}" = {{ zero_date = … }}',
     ),
     _Probe(
+        "MY051",
         frozenset(("enum",)),
         "{0} + 0 = 0",
         "holds the invalid value 0 of its ENUM, which is carried as an empty text",
         "correct the rows: WHERE {name} + 0 = 0",
     ),
     _Probe(
+        "MY052",
         frozenset(("text",)),
         "LOCATE(_binary x'00', {0}) > 0",
         "holds texts with U+0000, which PostgreSQL cannot store",
@@ -72,6 +76,7 @@ def _sampled(context: Context) -> Iterator[Finding]:
                     probe.action.format(
                         name=quote_name(column.name), where=f"{table.id}.{column.name}"
                     ),
+                    code=probe.code,
                 )
 
 

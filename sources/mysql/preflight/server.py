@@ -28,7 +28,9 @@ _RESTART: Final = "and restart the server"
 def _server(context: Context) -> Iterator[Finding]:
     mariadb, version = context.info.mariadb, context.info.version
     if newer := too_new(mariadb, version):
-        yield Finding("warning", "server", newer, "look for a newer version of Tailrace")
+        yield Finding(
+            "warning", "server", newer, "look for a newer version of Tailrace", code="MY001"
+        )
     else:
         yield Finding("ok", "server", release_name(mariadb, version))
 
@@ -40,6 +42,7 @@ def _log(context: Context) -> Iterator[Finding]:
             "log_bin",
             "the server has no binary log",
             f"set `log_bin = binlog` below [mysqld] in its option file {_RESTART}",
+            code="MY002",
         )
     else:
         yield Finding("ok", "log_bin", "the server has a binary log")
@@ -59,6 +62,7 @@ def _images(context: Context) -> Iterator[Finding]:
             "binlog_row_image",
             f"it is {image}: only parts of rows are logged, and keyless tables cannot be followed",
             "SET GLOBAL binlog_row_image = 'FULL'",
+            code="MY004",
         )
     if "PARTIAL_JSON" in context.variables.get("binlog_row_value_options", "") and image != "FULL":
         yield Finding(
@@ -66,6 +70,7 @@ def _images(context: Context) -> Iterator[Finding]:
             "binlog_row_value_options",
             "the changed parts of JSON documents are logged without the documents before",
             "SET GLOBAL binlog_row_image = 'FULL', or SET GLOBAL binlog_row_value_options = ''",
+            code="MY005",
         )
 
 
@@ -82,6 +87,7 @@ def _metadata(context: Context) -> Iterator[Finding]:
         "SET GLOBAL binlog_row_metadata = 'FULL'"
         if metadata
         else f"upgrade the server: {newer} has this setting",
+        code="MY006",
     )
 
 
@@ -92,6 +98,7 @@ def _identity(context: Context) -> Iterator[Finding]:
             "server_id",
             "it is 0: the server accepts no replicas",
             "SET GLOBAL server_id = 1; set it in the option file too",
+            code="MY007",
         )
     if context.info.gtids:
         lock = "" if context.info.executed_is_visible else "; a backfill locks the table briefly"
@@ -106,6 +113,7 @@ def _identity(context: Context) -> Iterator[Finding]:
             "upgrade the server: MySQL 5.6 is the first release with GTIDs"
             if none
             else "see `Enabling GTID Transactions Online` in MySQL's manual",
+            code="MY008",
         )
 
 
@@ -119,6 +127,7 @@ def _retention(context: Context) -> Iterator[Finding]:
             f"the log is kept for {seconds / 3600:.1f} hours: after a longer stop changes are lost",
             "SET GLOBAL binlog_expire_logs_seconds = 604800 (Amazon RDS: CALL"
             " mysql.rds_set_configuration('binlog retention hours', 168))",
+            code="MY009",
         )
     else:
         kept = f"for {seconds / _DAY_SECONDS:.1f} days" if seconds else "until it is purged"
@@ -140,6 +149,7 @@ def _durability(context: Context) -> Iterator[Finding]:
             f"{' and '.join(weak)}: if its machine crashes, the server may lose transactions that"
             " the target has",
             f"SET GLOBAL {names}; set it in the option file too",
+            code="MY010",
         )
     if context.variables.get("binlog_checksum") == "NONE":
         yield Finding(
@@ -147,6 +157,7 @@ def _durability(context: Context) -> Iterator[Finding]:
             "binlog_checksum",
             "it is NONE: damage of the log may pass unnoticed",
             "SET GLOBAL binlog_checksum = 'CRC32'",
+            code="MY011",
         )
 
 
@@ -159,7 +170,7 @@ def _rights(context: Context) -> Iterator[Finding]:
         raise
     except SourceError as error:
         action = f"GRANT {client}, REPLICATION SLAVE ON *.* TO <user>"
-        yield Finding("error", "rights", error.message, action)
+        yield Finding("error", "rights", error.message, action, code="MY020")
         return
     # With a server_id of its own, because a running engine may use the configured one.
     replica = BinlogConnection(msgspec.structs.replace(context.settings, server_id=0))
@@ -174,7 +185,7 @@ def _rights(context: Context) -> Iterator[Finding]:
         raise
     except SourceError as error:
         action = error.hint or "GRANT REPLICATION SLAVE ON *.* TO <user>"
-        yield Finding("error", "rights", error.message, action)
+        yield Finding("error", "rights", error.message, action, code="MY021")
     finally:
         replica.close()
 
@@ -187,7 +198,9 @@ def _prepared(context: Context) -> Iterator[Finding]:
     except SourceError as error:
         if not context.info.mariadb:
             action = "if applications use XA: GRANT XA_RECOVER_ADMIN ON *.* TO <user>"
-            yield Finding("warning", "xa", f"XA transactions cannot be listed: {error}", action)
+            yield Finding(
+                "warning", "xa", f"XA transactions cannot be listed: {error}", action, code="MY022"
+            )
         return
     if prepared:
         yield Finding(
@@ -196,6 +209,7 @@ def _prepared(context: Context) -> Iterator[Finding]:
             f"{len(prepared)} XA transactions are prepared: if they are committed after the start,"
             " the pipeline stops, because their rows were logged before it",
             "XA RECOVER; then XA COMMIT or XA ROLLBACK those that no application uses",
+            code="MY023",
         )
 
 
@@ -209,6 +223,7 @@ def _programs(context: Context) -> Iterator[Finding]:
             f"the user may not see the triggers in {schema}: a change of another table there stops"
             " the pipeline if it is logged as a statement",
             f"GRANT TRIGGER ON `{schema}`.* TO <user>",
+            code="MY024",
         )
     if not shows_routines(context.session):
         right = "SELECT ON mysql.proc" if context.info.mariadb else "SHOW_ROUTINE ON *.*"
@@ -218,6 +233,7 @@ def _programs(context: Context) -> Iterator[Finding]:
             "the user may not see stored functions: what they change in a statement that is logged"
             " as a statement passes unseen",
             f"GRANT {right} TO <user>",
+            code="MY025",
         )
 
 

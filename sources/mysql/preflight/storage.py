@@ -56,6 +56,7 @@ def _storage(context: Context) -> Iterator[Finding]:
                 " does not show",
                 'delete the rows before such a statement, or let `unlogged_change = "backfill"`'
                 " (the default) read the table again",
+                code="MY040",
             )
     to_lock = {each.id for each in stored if each.engine not in transactional}
     to_lock |= {each.id for each in context.tables if not context.info.gtids or not each.key}
@@ -67,14 +68,16 @@ def _engine(table: _Stored, transactional: Collection[str]) -> Iterator[Finding]
     if table.kind == "SEQUENCE":
         message = "it is a sequence, and sequences are not followed"
         action = "create it on the target at the cutover, with its present value"
-        yield Finding("warning", subject, message, action)
+        yield Finding("warning", subject, message, action, code="MY041")
     elif engine in _ELSEWHERE:
         message = f"its engine {engine} shows rows of other tables, whose changes are logged"
         action = "exclude it, and follow the tables that hold its rows"
-        yield Finding("error", subject, f"{message} under other names, or not at all", action)
+        yield Finding(
+            "error", subject, f"{message} under other names, or not at all", action, code="MY042"
+        )
     elif engine == "blackhole":
         message = "its engine blackhole stores no rows, and the target would store them"
-        yield Finding("warning", subject, message, "exclude the table")
+        yield Finding("warning", subject, message, "exclude the table", code="MY043")
     elif engine not in (*transactional, *_CHECKED_ELSEWHERE):
         yield Finding(
             "warning",
@@ -82,6 +85,7 @@ def _engine(table: _Stored, transactional: Collection[str]) -> Iterator[Finding]
             f"its engine {engine} has no transactions: a statement that fails may"
             " have changed rows, and a backfill locks the table against writers",
             f"ALTER TABLE {_quoted(table.id)} ENGINE = InnoDB, or backfill it at a quiet time",
+            code="MY044",
         )
 
 
@@ -104,6 +108,7 @@ def _locks(context: Context, schemas: Sequence[str]) -> Iterator[Finding]:
                 "the user may not lock tables here, which the backfill of tables without a key or"
                 " without transactions needs, and of all tables if there are no GTIDs",
                 f"GRANT LOCK TABLES ON {quote_name(schema)}.* TO <user>",
+                code="MY026",
             )
 
 

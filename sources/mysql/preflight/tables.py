@@ -40,6 +40,7 @@ def _unmatched(context: Context) -> Iterator[Finding]:
                 "tables",
                 f"{pattern!r} matches no table that the user can see",
                 "check its spelling, and that the user has the right SELECT on these tables",
+                code="MY030",
             )
     for pattern in context.settings.values.unmatched(context.tables) if context.tables else ():
         yield Finding(
@@ -47,12 +48,13 @@ def _unmatched(context: Context) -> Iterator[Finding]:
             "source.values",
             f"{pattern!r} matches no followed table, or no column of one",
             "check its spelling; a table that is created later may match",
+            code="MY031",
         )
 
 
 def _refused(context: Context) -> Iterator[Finding]:
     for error in context.refused:
-        yield Finding("error", error.table or "tables", error.message, error.hint)
+        yield Finding("error", error.table or "tables", error.message, error.hint, code="MY032")
 
 
 def _readable(context: Context) -> Iterator[Finding]:
@@ -63,7 +65,7 @@ def _readable(context: Context) -> Iterator[Finding]:
         if error_code(error) not in ACCESS_DENIED:
             message = f"the table cannot be read: {error.message}"
             action = "repair it (see CHECK TABLE), or exclude it"
-        yield Finding("error", str(table.id), message, action)
+        yield Finding("error", str(table.id), message, action, code="MY033")
     yield Finding("ok", "tables", f"{len(context.tables) - len(refused)} tables can be followed")
 
 
@@ -103,6 +105,7 @@ def _keyless(context: Context) -> Iterator[Finding]:
                 "the table has no primary key and no unique key without nullable columns: changes"
                 " are applied by comparing whole rows, and its backfill cannot be resumed",
                 "add a primary key, if the application allows it",
+                code="MY034",
             )
 
 
@@ -125,6 +128,7 @@ def _cascades(context: Context) -> Iterator[Finding]:
                     f" the target cannot do the same: {reason}",
                     "the table is backfilled again when it happens, and quarantined if it happens"
                     " often; let applications make these changes",
+                    code="MY035",
                 )
     if applied:
         message = f"{applied} foreign keys change rows without logging it, and so does the target"
@@ -151,6 +155,7 @@ def _merged(context: Context) -> Iterator[Finding]:
                 str(table),
                 "it is a MERGE table: changes of the tables that it joins are not logged for it",
                 f"exclude {table}, and make it a view on the target",
+                code="MY036",
             )
         for child in sorted(filter(context.wanted, children)):
             yield Finding(
@@ -159,6 +164,7 @@ def _merged(context: Context) -> Iterator[Finding]:
                 f"changes that are made through the MERGE table {table} are logged under its name,"
                 " and are missed here",
                 "let applications change the table itself, and run `tailrace verify` on it",
+                code="MY037",
             )
 
 

@@ -85,6 +85,7 @@ def _judged(table: Table, column: Column, values: Sequence[bytes | None]) -> Ite
             str(table.id),
             f"{declared}, and {utf8} of {len(sample)} sampled values hold UTF-8",
             f'{where} = {{ charset = "utf8mb4" }}, if applications read these values as UTF-8',
+            code="MY055",
         )
     elif invalid:
         action = f'{where} = {{ invalid_text = "escape" }} keeps the bytes as text'
@@ -96,6 +97,7 @@ def _judged(table: Table, column: Column, values: Sequence[bytes | None]) -> Ite
             str(table.id),
             f"{declared}, and {len(invalid)} of {len(sample)} sampled values hold other bytes",
             action,
+            code="MY056",
         )
 
 
@@ -142,6 +144,7 @@ def _keys(context: Context) -> Iterator[Finding]:
                     f" ({collation})",
                     "PostgreSQL does not; before applications write to the target, give it the same"
                     " rule, such as a unique index on lower(…) or a nondeterministic ICU collation",
+                    code="MY057",
                 )
 
 
