@@ -32,6 +32,7 @@ __all__ = [
     "Readable",
     "ReadsByPolicy",
     "RowReader",
+    "SelectsTables",
     "Sink",
     "SnapshotSource",
     "Source",
@@ -220,6 +221,15 @@ class SnapshotSource(Source, Protocol):
         This is much cheaper than ``chunks`` for many tables. All of them have a key. A table that
         is left out may still be empty, or have another shape.
         """
+        ...
+
+
+@runtime_checkable
+class SelectsTables(Protocol):
+    """A source whose configuration selects tables by their names."""
+
+    def selected(self, ids: Collection[TableId]) -> set[TableId]:
+        """Those of ``ids`` that the configuration selects. May block."""
         ...
 
 

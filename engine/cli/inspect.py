@@ -223,7 +223,11 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
             "the target holds no checkpoint of this pipeline yet", hint="run the pipeline first"
         )
     progress = state.checkpoint.progress
-    reasons = {str(id): it.reason for id, it in progress.items() if it.again or it.reason}
+    reasons = {
+        str(id): it.reason
+        for id, it in progress.items()
+        if it.state != "excluded" and (it.again or it.reason)
+    }
     tables, left = _chosen(current_tables(state.tables, progress), reasons, options.table)
     with closing(make_source(settings)) as source:
 

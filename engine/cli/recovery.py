@@ -22,7 +22,7 @@ from engine.cli.command import Command
 from engine.cli.wiring import load_settings, make_sink
 from engine.contract import CommandStore, Sink, StoredCommand
 from engine.errors import ConfigError
-from engine.ops.status import TableStatuses
+from engine.ops.status import table_status
 from engine.pipeline.stored_commands import BackfillTables, TableCommand, find_tables
 from engine.remedies import rendered
 from engine.settings.loader import Settings
@@ -43,7 +43,10 @@ def tables(options: argparse.Namespace) -> int:
     """
     settings = load_settings(options.config)
     checkpoint = asyncio.run(_checkpoint(make_sink(settings)))
-    found = TableStatuses(str(options.config)).of(checkpoint.progress)
+    found = tuple(
+        table_status(str(id), it, str(options.config))
+        for id, it in sorted(checkpoint.progress.items())
+    )
     if options.json:
         sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
     else:

@@ -27,6 +27,7 @@ __all__ = [
     "Status",
     "TableStatus",
     "TableStatuses",
+    "table_status",
 ]
 
 STATUS_VERSION = 1
@@ -34,7 +35,7 @@ STATUS_VERSION = 1
 PipelineState = Literal["connecting", "backfilling", "streaming", "draining", "stopped"]
 
 #: The states in which a table has no rows left to backfill.
-FINISHED = frozenset(("catching_up", "live", "quarantined"))
+FINISHED = frozenset(("catching_up", "live", "quarantined", "excluded"))
 
 #: How often the source is asked for its backlog, and how often before the first checkpoint.
 BACKLOG_SECONDS = 5.0
@@ -115,16 +116,19 @@ class TableStatuses:
         self._statuses: tuple[TableStatus, ...] = ()
 
     def of(self, progress: Mapping[TableId, TableProgress]) -> tuple[TableStatus, ...]:
-        """The status of each table, ordered by name."""
+        """The status of each table that is not excluded, ordered by name."""
         if progress is not self._progress:
             self._progress = progress
             self._statuses = tuple(
-                _table_status(str(id), it, self._config) for id, it in sorted(progress.items())
+                table_status(str(id), it, self._config)
+                for id, it in sorted(progress.items())
+                if it.state != "excluded"
             )
         return self._statuses
 
 
-def _table_status(table: str, progress: TableProgress, config: str) -> TableStatus:
+def table_status(table: str, progress: TableProgress, config: str) -> TableStatus:
+    """The status of one table; ``config`` is for the command lines in its remedy."""
     status = TableStatus(table, progress.state, progress.rows, progress.estimate)
     if progress.state == "live" or (cause := progress.cause) is None:
         return status

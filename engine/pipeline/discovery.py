@@ -25,8 +25,8 @@ __all__ = ["Discovery"]
 
 #: Why a table is quarantined that was to be backfilled again.
 NOT_FOUND = (
-    "the table is not found any more: it was dropped or renamed on the source, it is not selected"
-    " any more, or the user may not see it"
+    "the table is not found any more: it was dropped or renamed on the source, or the user may not"
+    " see it"
 )
 #: The number of tables that one target transaction creates. Each table takes locks.
 CREATED_TABLES = 250
@@ -117,9 +117,8 @@ class Discovery:
         """
         for id in set(self._tracker.waiting) - {table.id for table in tables}:
             if self._tracker.progress[id].again:
-                await self._writer.leave(
-                    id, Cause(NOT_FOUND, BACKFILL, at=time.time()), quarantine=True
-                )
+                cause = Cause(NOT_FOUND, BACKFILL, at=time.time())
+                await self._writer.leave(id, cause, "quarantined")
             else:
                 self._tracker.forget(id)
 

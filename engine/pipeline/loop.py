@@ -29,6 +29,7 @@ from engine.pipeline.batching import Batch, Batcher
 from engine.pipeline.commands import CommandInbox, Stop
 from engine.pipeline.discovery import Discovery
 from engine.pipeline.reader_queue import ReaderQueue
+from engine.pipeline.selection import follow_selection
 from engine.pipeline.stored_commands import StoredCommands
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins
@@ -99,6 +100,7 @@ class Pipeline:
         self._epoch: int | None = None
         self._goal: str | None = None
         self._attempt: _Attempt | None = None
+        self._selection_done = False
         self._tables = TableStatuses(config)
         self._unlogged = UnloggedChanges(
             *(name, source, sink, backfill), errors or ErrorSettings(), config
@@ -226,11 +228,16 @@ class Pipeline:
             if until_caught_up and self._goal is None:
                 self._goal = await asyncio.to_thread(self.source.position)
             self._attempt = _Attempt(self, state)
+            writer, tracker = self._attempt.writer, self._attempt.tracker
+            if state.checkpoint is not None and not self._selection_done:
+                await follow_selection(self.name, self.source, writer, tracker)
+            self._selection_done = True
             for error in self._attempt.outdated:
-                self._unlogged.take(error, error.id)
-            await self._unlogged.record(self._attempt.writer, self._attempt.tracker.waiting)
+                if tracker.progress[error.id].followed:
+                    self._unlogged.take(error, error.id)
+            await self._unlogged.record(writer, tracker.waiting)
             if state.checkpoint is not None:
-                await self.stored.execute(self._attempt.writer, self._attempt.tracker)
+                await self.stored.execute(writer, tracker)
             await self._attempt.prepare(first=state.checkpoint is None)
             return await self._attempt.run(self._goal)
 

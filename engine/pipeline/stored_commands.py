@@ -84,11 +84,14 @@ class StoredCommands:
         found, unknown = find_tables(command.tables, tracker.progress)
         if unknown:
             raise _Refused(f"the pipeline does not follow {', '.join(unknown)}")
+        excluded = [str(id) for id in found if tracker.progress[id].state == "excluded"]
+        if excluded:
+            raise _Refused(f"the configuration does not select {', '.join(excluded)}")
         if reason := self._unlogged.why_not_backfilled:
             raise _Refused(reason)
         cause = Cause(f"a backfill was asked for by {stored.by}", at=time.time())
         for id in found:
-            await writer.leave(id, cause, quarantine=False)
+            await writer.leave(id, cause, "pending")
         return f"{', '.join(map(str, found))}: read again from now on"
 
 

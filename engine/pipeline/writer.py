@@ -26,7 +26,7 @@ from engine.change import (
     SchemaChange,
     Truncate,
 )
-from engine.checkpoint import Cause, Checkpoint
+from engine.checkpoint import Cause, Checkpoint, LeftState
 from engine.contract import ReadsByPolicy, Sink, Source
 from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.ops.metrics import Metrics, Stage
@@ -165,9 +165,9 @@ class TargetWriter:
         await self._apply(changes, (), "backfill")
         self.transaction = Transaction.WHOLE
 
-    async def leave(self, id: TableId, cause: Cause, *, quarantine: bool) -> None:
+    async def leave(self, id: TableId, cause: Cause, state: LeftState) -> None:
         """Stop following a table. The target keeps the rows that it has."""
-        table = self._tracker.leave(id, cause, quarantine=quarantine)
+        table = self._tracker.leave(id, cause, state)
         if table is not None:
             await self._sink.apply(self._twins.leave(table))
         self.transaction = Transaction.WHOLE

@@ -97,6 +97,10 @@ class BinlogFileSource:
             findings.append(Finding("error", subject, str(error), error.hint, code="LF001"))
         return findings
 
+    def selected(self, ids: Collection[TableId]) -> set[TableId]:
+        """Those of ``ids`` that the configuration selects."""
+        return set(filter(self._settings.select, ids))
+
     def _check_schema(self, first: Path) -> Iterator[Finding]:
         wanted, (definitions, place) = self._settings.select, self._read_schema(first)
         found = sum(wanted(id) for id in definitions.tables)

@@ -111,6 +111,10 @@ class MySQLSource:
 
         return self._ask(read)
 
+    def selected(self, ids: Collection[TableId]) -> set[TableId]:
+        """Those of ``ids`` that the configuration selects."""
+        return set(filter(self._ask(self._wanted), ids))
+
     def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
         """The approximate number of rows of each table, from the server's statistics."""
         return self._ask(lambda session: row_estimates(session, tables))
