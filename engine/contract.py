@@ -26,6 +26,7 @@ from engine.schema import Table, TableId
 __all__ = [
     "Applied",
     "Capabilities",
+    "ChecksPosition",
     "CommandStore",
     "Finding",
     "Interruptible",
@@ -61,12 +62,16 @@ class State(msgspec.Struct, frozen=True):
 
     ``outdated`` has the tables whose rows are stored in another form than the sink's settings say,
     each with the reason. The pipeline treats them as after a change that the log does not show.
+
+    ``running`` says whether an engine is connected to the target for this pipeline; None if that
+    is unknown. ``Sink.open`` need not set it.
     """
 
     epoch: int
     checkpoint: Checkpoint | None
     tables: tuple[Table, ...]
     outdated: Mapping[TableId, str] = {}
+    running: bool | None = None
 
 
 class Applied(msgspec.Struct):
@@ -220,6 +225,17 @@ class SnapshotSource(Source, Protocol):
 
         This is much cheaper than ``chunks`` for many tables. All of them have a key. A table that
         is left out may still be empty, or have another shape.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksPosition(Protocol):
+    """A source that can tell whether a stream can resume, without opening one."""
+
+    def check_position(self, position: str, tables: Iterable[Table]) -> None:
+        """Raise ``SourceError`` if a stream of ``tables`` cannot resume at ``position``: the log
+        was purged or reset, or belongs to another server. May block.
         """
         ...
 

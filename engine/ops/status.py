@@ -72,6 +72,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     ``rows``, ``backfilled_rows`` and ``reconnects`` count since the engine's start. They and
     ``state`` are None where the status was read from the checkpoint, without asking the engine.
+    Only there are ``running``, which says whether an engine is connected to the target, and
+    ``problem``, the reason why the stream cannot resume, with its ``remedy``.
     """
 
     version: int = STATUS_VERSION
@@ -84,6 +86,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     reconnects: int | None = None
     lag_seconds: float | None = None
     lag_bytes: int | None = None
+    running: bool | None = None
+    problem: str = ""
+    remedy: str = ""
     tables: tuple[TableStatus, ...] = ()
 
     @property

@@ -20,10 +20,10 @@ from engine.schema import TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
-from sources.mysql.server_info import ServerInfo, log_files, wait_for_gtids
+from sources.mysql.server_info import ServerInfo, log_files, read_server_info, wait_for_gtids
 from sources.mysql.unlogged import check_format, unlogged
 
-__all__ = ["resume_at"]
+__all__ = ["confirm_log", "resume_at"]
 
 Dump = Callable[[BinlogConnection], None]
 
@@ -52,15 +52,47 @@ def resume_at(
     Raises SourceError if the server no longer has the transactions after the position, never had
     those before it, does not log rows, or does not log the changes in a schema.
     """
+    _check_logging(connection, info, tables)
+    return _place(connection, info, position, {*tables, *parents})
+
+
+def confirm_log(
+    connection: Connection[Any],
+    info: ServerInfo,
+    position: MySQLPosition,
+    tables: Collection[TableId] = (),
+) -> None:
+    """Check that the log still is the one that was read up to ``position``.
+
+    A server that resets its log keeps its replicas connected, and sends them nothing more. Raises
+    as ``resume_at``. If another server answers, such as behind a balancer, nothing is known.
+    """
+    if read_server_info(connection).identity == position.server:
+        _place(connection, info, position, tables)
+
+
+def _check_logging(
+    connection: Connection[Any], info: ServerInfo, tables: Collection[TableId]
+) -> None:
+    """Check that the server logs the changes of these tables as rows."""
     format = query(connection, "SHOW GLOBAL VARIABLES LIKE 'binlog_format'")
     findings = [check_format(format[0][1] if format else "")]
     for finding in (*findings, *unlogged(connection, info, {id.schema for id in tables})):
         if finding.level == "error":
             raise SourceError(finding.message, hint=finding.action)
+
+
+def _place(
+    connection: Connection[Any],
+    info: ServerInfo,
+    position: MySQLPosition | None,
+    tables: Collection[TableId],
+) -> tuple[MySQLPosition, Dump]:
+    """The result of ``resume_at``, after the server's log was compared with the position."""
     if position is None:
         return _from_beginning(connection, info)
     size = _file_size(connection, info, position)
-    awaited = position.awaited({*tables, *parents}.__contains__)
+    awaited = position.awaited(frozenset(tables).__contains__)
     gtids = position.gtids_with_prepared(awaited)
     if isinstance(gtids, GtidSet) and info.gtids and not info.mariadb:
         _check_gtids(connection, info, gtids)

@@ -43,10 +43,11 @@ from sources.mysql.catalog import (
 )
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
+from sources.mysql.log_watch import LogWatch
 from sources.mysql.overrides import Overrides
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
-from sources.mysql.resume import resume_at
+from sources.mysql.resume import confirm_log, resume_at
 from sources.mysql.server_info import (
     ServerInfo,
     converted_time,
@@ -142,6 +143,15 @@ class MySQLSource:
         """Bytes of the server's log after ``position``; None if it is from another server."""
         return self._ask(lambda session: self._backlog(session, parse_position(position)))
 
+    def check_position(self, position: str, tables: Iterable[Table]) -> None:
+        """As ``ChecksPosition.check_position``."""
+        ids = {table.id for table in tables}
+        self._ask(
+            lambda session: resume_at(
+                session, self._server_info(session), parse_position(position), ids
+            )
+        )
+
     def acknowledge(self, position: str) -> None:
         """Do nothing: a server purges its log by age, whatever its replicas have read."""
 
@@ -186,7 +196,14 @@ class MySQLSource:
             tracking = self._tracking(tables, discovered, ignored, replica.session)
             stream = Stream(start, tracking, checksum=replica.checksum)
             dump(replica)
-            yield from self._read_log(replica, stream, tracking)
+            log = LogWatch(
+                lambda place: self._ask(
+                    lambda session: confirm_log(
+                        session, self._server_info(session), place, {*ids, *parents}
+                    )
+                )
+            )
+            yield from self._read_log(replica, stream, tracking, log)
         except SourceLost:
             if not self._stopping.is_set():
                 raise
@@ -221,7 +238,11 @@ class MySQLSource:
         )
 
     def _read_log(
-        self, replica: BinlogConnection, stream: Stream, tracking: Tracking
+        self,
+        replica: BinlogConnection,
+        stream: Stream,
+        tracking: Tracking,
+        log: LogWatch,
     ) -> Iterator[list[Change]]:
         """Changes, and heartbeats.
 
@@ -235,7 +256,7 @@ class MySQLSource:
         catalog = _CatalogPlace(stream, tracking.foreign_keys, self._log_end, end)
         reported_at = time.monotonic()
         while not self._stopping.is_set():
-            events = replica.receive(_QUIET_SECONDS if unreported else interval)
+            events = replica.receive(_QUIET_SECONDS if unreported else log.wait_seconds(interval))
             caught_up = caught_up or stream.position.resume_position.at_or_after(end)
             if caught_up:
                 tracking.reach_catalog()
@@ -256,6 +277,8 @@ class MySQLSource:
             caught_up = caught_up or stream.position.resume_position.at_or_after(end)
             if caught_up and opened:
                 yield from catalog.reach()
+            if opened and not stream.inside:
+                log.look(stream.position.resume_position, new=bool(events) and not stream.idle)
             unreported = unreported or stream.position.moved or (stream.idle and bool(events))
             if stream.inside or not unreported:
                 continue

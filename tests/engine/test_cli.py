@@ -211,7 +211,8 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
 
     assert tailrace("run", config, "--until-caught-up").status == 0
     status = tailrace("status", config, "--json")
-    assert status.status == 0
+    assert status.status == 1
+    assert json.loads(status.out)["running"] is False
     (table,) = json.loads(status.out)["tables"]
     pets = {"table": f"{database}.pets", "state": "live", "rows": 5, "estimate": 5, "reason": ""}
     assert table.items() >= pets.items()
