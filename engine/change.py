@@ -17,6 +17,7 @@ import msgspec
 from engine.schema import Part, Table, TableId
 
 __all__ = [
+    "JOINED_BYTES",
     "TWIN_PREFIX",
     "Begin",
     "Cascade",
@@ -34,6 +35,9 @@ __all__ = [
     "SchemaChange",
     "Truncate",
 ]
+
+#: Rows of consecutive events are joined up to this size.
+JOINED_BYTES: Final = 64 << 10
 
 Row = tuple[Any, ...]
 Operation = Literal["insert", "update", "delete", "read"]
@@ -79,10 +83,11 @@ class Rows(msgspec.Struct, gc=False):
 
     def join(self, more: Rows) -> bool:
         """Append the rows that follow. Returns False and does nothing if table, operation or
-        present columns differ.
+        present columns differ, or if these rows have ``JOINED_BYTES`` or more.
         """
         if (
-            self.table is not more.table
+            self.size >= JOINED_BYTES
+            or self.table is not more.table
             or self.op != more.op
             or self.before_present != more.before_present
             or self.after_present != more.after_present
