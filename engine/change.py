@@ -108,7 +108,9 @@ class SchemaChange(msgspec.Struct, frozen=True, gc=False):
     renamed table. ``renamed`` holds pairs of old and new column names, because the two versions do
     not tell a renamed column from a new one. ``filled`` names new columns with the value that
     existing rows have got in them, in the form of a row tuple; rows of a new column that is not
-    among them have its constant default. ``statement`` is the source's SQL, for people.
+    among them have its constant default. ``computed`` names generated columns whose values existing
+    rows have got from an expression of the new version. ``statement`` is the source's SQL, for
+    people.
     """
 
     statement: str
@@ -116,6 +118,7 @@ class SchemaChange(msgspec.Struct, frozen=True, gc=False):
     after: Table | None
     renamed: tuple[tuple[str, str], ...] = ()
     filled: tuple[tuple[str, str], ...] = ()
+    computed: tuple[str, ...] = ()
 
 
 class Truncate(msgspec.Struct, frozen=True, gc=False):

@@ -107,7 +107,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     them. ``schema_changes``: an altered, renamed, dropped or replaced table is followed; without it
     the pipeline stops at such a change. ``cascades``: a ``Cascade`` is applied; without it, a table
     that a foreign key changes is followed no more (``UnloggedChange``). ``delete_part``: a
-    ``DeletePart`` is applied; without it, it is an ``UnloggedChange``, too.
+    ``DeletePart`` is applied; without it, it is an ``UnloggedChange``, too. ``computes``: the sink
+    takes a ``SchemaChange`` with ``computed`` columns, which it computes, or refuses itself.
     """
 
     guarantee: Literal["exactly once", "at least once"]
@@ -116,6 +117,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     schema_changes: bool
     cascades: bool = False
     delete_part: bool = False
+    computes: bool = False
 
 
 class Source(Protocol):

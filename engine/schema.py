@@ -31,7 +31,7 @@ use text, so such values are not parsed on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -39,6 +39,7 @@ import msgspec
 __all__ = [
     "Bound",
     "Column",
+    "Expression",
     "ForeignKey",
     "Index",
     "Kind",
@@ -122,13 +123,51 @@ class Type(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return f"{self.kind}({size})" if size else self.kind
 
 
+class Expression(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node of an expression over the columns of one row, in arithmetic without limits.
+
+    ``text`` is the name of a ``column``, the digits of a ``number`` or ``float``, a ``text``, the
+    digits to which ``round`` rounds (half away from zero), or why an expression is ``inexact``: it
+    cannot be said exactly in these terms. Of the others:
+
+    - ``null``; ``minus``, ``abs``, ``floor``, ``ceiling``, ``add``, ``subtract``, ``multiply``;
+      ``divide`` and ``modulo``, of whole numbers, towards zero, NULL for a divisor of zero
+    - ``limit``: the first argument, at least the second and at most the third
+    - ``float`` with an argument makes a number a floating-point one
+    - the conditions ``equal``, ``same`` (NULL equals NULL), ``less``, ``less_equal``, ``is_null``,
+      ``and``, ``or``, ``not``; ``from_condition`` makes a number of one: 1 or 0
+    - ``if`` (a condition, a value, and another), ``coalesce``, ``null_if``
+    - ``concat``; ``digits`` makes a text of a whole number
+    - ``year``, ``month``, ``day`` and ``date`` of a date
+    """
+
+    name: str
+    arguments: tuple[Expression, ...] = ()
+    text: str = ""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The names of the columns that it is computed from."""
+        if self.name == "column":
+            return frozenset((self.text,))
+        return frozenset[str]().union(*(argument.columns for argument in self.arguments))
+
+    def renamed(self, names: Mapping[str, str]) -> Expression:
+        """The expression with the new names of columns."""
+        if self.name == "column":
+            return Expression("column", text=names.get(self.text, self.text))
+        arguments = tuple(argument.renamed(names) for argument in self.arguments)
+        return Expression(self.name, arguments, self.text)
+
+
 class Column(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One column of one version of a table.
 
     ``source_type`` is the complete text of the source's type, such as
     ``varchar(20) character set latin1`` or ``int unsigned`` for MySQL: the source builds its
     decoder from it. ``default`` is the source's default as SQL text, or None. ``generated`` marks a
-    column that the source computes; the target stores it as a plain column.
+    column that the source computes, and ``expression`` is what it computes, None if that is not
+    known.
     """
 
     name: str
@@ -137,6 +176,7 @@ class Column(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     nullable: bool = True
     default: str | None = None
     generated: bool = False
+    expression: Expression | None = None
 
 
 class Index(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -205,6 +205,8 @@ class TargetWriter:
             _refuse_cascades(changes)
         if not self._sink.capabilities.delete_part:
             _refuse_parts(changes)
+        if not self._sink.capabilities.computes:
+            _refuse_computed(changes)
         # First the names: a twin that replaces its table in these changes is still in backfill.
         in_backfill = self._twins.target_ids(in_backfill)
         targets = self._twins.targets(changes)
@@ -286,6 +288,16 @@ def _refuse_parts(changes: Sequence[Change]) -> None:
             raise UnloggedChange(
                 "removes a part of the rows, which the log does not show and this sink cannot do",
                 table=change.table.id,
+            )
+
+
+def _refuse_computed(changes: Sequence[Change]) -> None:
+    for change in changes:
+        if isinstance(change, SchemaChange) and change.computed and change.after is not None:
+            raise UnloggedChange(
+                f"fills the column {change.computed[0]} with an expression, which the log does not"
+                " show and this sink cannot do",
+                table=change.after.id,
             )
 
 

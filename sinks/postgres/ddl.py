@@ -14,6 +14,7 @@ from engine.change import DeletePart
 from engine.databases.postgres.identifiers import Naming, digested, quote
 from engine.databases.postgres.types import (
     TEMPORAL,
+    ComputedColumn,
     EnumColumn,
     column_type,
     enum_columns,
@@ -25,6 +26,7 @@ from engine.toolkit.table_diff import (
     AddIndex,
     ChangeDefault,
     ChangeKey,
+    Difference,
     DropColumn,
     DropIndex,
     RenameColumn,
@@ -160,14 +162,16 @@ def alter_table(
     naming: Naming,
     *,
     filled: Sequence[tuple[str, str]] = (),
+    computed: Sequence[str] = (),
     indexed: bool,
 ) -> list[Step]:
     """The steps from one version of a table to the next.
 
-    ``renamed`` and ``filled`` are those of ``SchemaChange``. ``indexed`` says whether the secondary
-    indexes have been built. If a guard finds a row, the change cannot be followed exactly.
+    ``renamed``, ``filled`` and ``computed`` are those of ``SchemaChange``. ``indexed`` says whether
+    the secondary indexes have been built. If a guard finds a row, the change cannot be followed
+    exactly.
     """
-    return list(_Alteration(before, after, renamed, filled, naming, indexed).steps())
+    return list(_Alteration(before, after, renamed, filled, computed, naming, indexed).steps())
 
 
 class _Alteration:
@@ -179,13 +183,21 @@ class _Alteration:
         after: Table,
         renamed: Sequence[tuple[str, str]],
         filled: Sequence[tuple[str, str]],
+        computed: Sequence[str],
         naming: Naming,
         indexed: bool,
     ) -> None:
         self.before, self.after, self.naming, self.indexed = before, after, naming, indexed
-        self.changes = differences(before, after, renamed)
         self.names = dict(renamed)
         self.filled = dict(filled)
+        self.computed = computed
+        #: Columns that PostgreSQL computes are dropped and added again if they change.
+        self.dropped, self.added = self._recomputed()
+        self.changes = [
+            change
+            for change in differences(before, after, renamed)
+            if not self._is_recomputed(change)
+        ]
         self.table = naming.sql(after.id)
 
     def steps(self) -> Iterator[Step]:
@@ -198,6 +210,9 @@ class _Alteration:
                 yield Step(f"DROP INDEX IF EXISTS {self._index(change.index.name)}")
             elif isinstance(change, ChangeKey) and change.before:
                 yield Step(_alter_key(self.table, "DROP CONSTRAINT %I"))
+        yield from self._check_computed()
+        for name in self.dropped:
+            yield self._alter(f"DROP COLUMN {quote(name)}")
         for change in self.changes:
             if isinstance(change, DropColumn):
                 yield self._alter(f"DROP COLUMN {quote(change.column.name)}")
@@ -210,9 +225,61 @@ class _Alteration:
             elif isinstance(change, ChangeDefault):
                 yield self._set_default(change.column)
         yield from self._moved_enums()
+        for name in self.added:
+            ordinal = self.after.ordinal(name)
+            yield self._alter(f"ADD COLUMN {_definition(self.after, ordinal)}")
         yield from self._nullability()
         yield from self._finish()
         yield from map(Step, drop_enums(self.before, self.after))
+
+    def _recomputed(self) -> tuple[list[str], list[str]]:
+        """The columns that PostgreSQL computes before or after, and that do not stay the same: the
+        old names of those to drop, and the names of those to add."""
+        changes = differences(self.before, self.after, [*self.names.items()])
+        retyped = {change.after.name for change in changes if isinstance(change, Retype)}
+        old = {self.names.get(it.name, it.name): it for it in self.before.columns}
+        new = {column.name: column for column in self.after.columns}
+        changed = {
+            name
+            for name in old | new
+            if isinstance(old.get(name), ComputedColumn)
+            or isinstance(new.get(name), ComputedColumn)
+            if not self._stays(old.get(name), new.get(name), retyped)
+        }
+        dropped = [column.name for name, column in old.items() if name in changed]
+        return dropped, [name for name in new if name in changed]
+
+    def _is_recomputed(self, change: Difference) -> bool:
+        """Whether a change is part of dropping a column and adding it again."""
+        match change:
+            case DropColumn():
+                return change.column.name in self.dropped
+            case RenameColumn():
+                return change.before in self.dropped
+            case AddColumn() | ChangeDefault():
+                return change.column.name in self.added
+            case Retype():
+                return change.after.name in self.added
+        return False
+
+    def _stays(self, old: Column | None, new: Column | None, retyped: set[str]) -> bool:
+        """Whether both are computed, in the same way and from unchanged columns."""
+        return (
+            isinstance(old, ComputedColumn)
+            and isinstance(new, ComputedColumn)
+            and old.expression is not None
+            and old.expression.renamed(self.names) == new.expression
+            and (old.type, old.nullable) == (new.type, new.nullable)
+            and retyped.isdisjoint(new.expression.columns)
+        )
+
+    def _check_computed(self) -> Iterator[Step]:
+        for name in self.computed:
+            if not isinstance(self.after.columns[self.after.ordinal(name)], ComputedColumn):
+                yield self._only_if_empty(
+                    f"the source's log does not hold the values that existing rows got in the"
+                    f" generated column {name}"
+                )
 
     def _alter(self, action: str) -> Step:
         return Step(f"ALTER TABLE {self.table} {action}")
@@ -334,7 +401,7 @@ class _Alteration:
         }
         for ordinal, column in enumerate(self.after.columns):
             now = holds_null(self.after, ordinal)
-            if old.get(column.name, now) == now:
+            if old.get(column.name, now) == now or column.name in self.added:
                 continue
             name = quote(column.name)
             if now:
@@ -359,6 +426,10 @@ class _Alteration:
                 yield Step(f"ALTER INDEX IF EXISTS {old} RENAME TO {new}")
             elif isinstance(change, AddIndex) and indexable(self.after, change.index):
                 yield Step(_create_index(self.after, change.index, self.naming))
+        for index in self.after.indexes:  # those that were dropped with a column
+            names = {self.after.columns[ordinal].name for ordinal in index.columns}
+            if not names.isdisjoint(self.added) and indexable(self.after, index):
+                yield Step(_create_index(self.after, index, self.naming))
 
 
 def _create_enum(column: EnumColumn) -> str:
@@ -374,6 +445,8 @@ def _ignoring(condition: str, statement: str) -> str:
 def _definition(table: Table, ordinal: int) -> str:
     column = table.columns[ordinal]
     definition = f"{quote(column.name)} {column_type(column)}"
+    if isinstance(column, ComputedColumn):
+        definition += f" GENERATED ALWAYS AS ({column.sql}) STORED"
     default = constant_default(column) or NULL
     if default != NULL:
         definition += f" DEFAULT {default}"

@@ -42,6 +42,7 @@ async def check(
     findings += await _existing(session, naming, pipeline, tables)
     findings += _names(naming, tables)
     findings += _unmatched(storage, tables)
+    findings += _plain(storage, tables)
     for table in tables:
         findings += _limits(storage.table(table))
     return findings
@@ -184,6 +185,18 @@ def _unmatched(storage: Storage, tables: Sequence[Table]) -> Iterator[Finding]:
             "Check its spelling. A table that is created later may match.",
             code="PG014",
         )
+
+
+def _plain(storage: Storage, tables: Sequence[Table]) -> Iterator[Finding]:
+    for table in tables:
+        for column, reason in storage.plain(table).items():
+            yield Finding(
+                "warning",
+                str(table.id),
+                f"the generated column {column} is stored as a plain column: {reason}",
+                "Its values are those of the source. Set the policy generated of the column to"
+                " plain if that is enough.",
+            )
 
 
 def _limits(table: Table) -> Iterator[Finding]:

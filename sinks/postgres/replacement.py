@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from engine.databases.postgres.identifiers import Naming, fitted, quote
+from engine.databases.postgres.types import ComputedColumn
 from engine.errors import SchemaError, UnloggedChange
 from engine.schema import Table
 from sinks.postgres.ddl import Step, alter_table, create_indexes, index_name
@@ -24,7 +25,7 @@ __all__ = ["Replacement"]
 #: $3: its own columns.
 _HAS_DEPENDENTS = """
 SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND refobjid = t.oid
-         AND deptype = 'n')
+         AND deptype = 'n' AND classid <> 'pg_attrdef'::regclass)
     OR EXISTS (SELECT FROM pg_depend d JOIN pg_type y ON y.oid = d.refobjid
          WHERE d.refclassid = 'pg_type'::regclass AND d.deptype = 'n'
          AND t.oid IN (y.typrelid, (SELECT typrelid FROM pg_type e WHERE e.oid = y.typelem)))
@@ -97,7 +98,11 @@ class Replacement(NamedTuple):
             await self.run(step)
         for statement in create_indexes(self.after, self.naming):  # those not built yet
             await self.run(Step(statement))
-        columns = ", ".join(quote(column) for column in self.after.names)
+        columns = ", ".join(
+            quote(column.name)
+            for column in self.after.columns
+            if not isinstance(column, ComputedColumn)
+        )
         copy = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {twin}"
         await self.session.execute_bulk(copy, table=self.after.id)
         await self.run(Step(f"DROP TABLE {twin}"))

@@ -7,7 +7,8 @@ A change is part of the open transaction, and so is the record of the table's ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from psycopg import errors as pg
@@ -35,6 +36,7 @@ from sinks.postgres.state import SCHEMA, StateStore
 
 __all__ = ["SchemaFollower", "is_reserved"]
 
+log = logging.getLogger("tailrace.sink")
 #: The remedy for a change that PostgreSQL cannot do as the source did.
 BACKFILL_AGAIN = "Backfill the table again."
 #: The columns in the order of their names, with their types and positions in the primary key.
@@ -88,6 +90,8 @@ class SchemaFollower:
             else:
                 missing[name] = self._stored(table)
         await self._run_all([(create_table(it, name), it.id) for name, it in missing.items()])
+        for table in tables:
+            self._note_plain(table, [*self._storage.plain(table)])
         await self._state.save_tables(tables, indexed=False)
 
     async def change(self, change: SchemaChange) -> dict[tuple[TableId, str, str], int]:
@@ -156,11 +160,15 @@ class SchemaFollower:
         for step in policy_guards(before, after, dict(change.renamed), policies, name):
             await self._run(step, before.id)
         for step in alter_table(
-            *(*stored, change.renamed, self._naming), filled=change.filled, indexed=indexed
+            *(*stored, change.renamed, self._naming),
+            filled=change.filled,
+            computed=change.computed,
+            indexed=indexed,
         ):
             await self._run(step, after.id)
         if before.id != after.id:
             await self._state.forget_table(before.id)
+        self._note_plain(after, change.computed)
         await self._state.save_tables([after], indexed=indexed)
 
     async def _replaced(
@@ -180,6 +188,15 @@ class SchemaFollower:
         cursor = await self._session.execute(f"SELECT count(*) FROM {self._naming.sql(after.id)}")
         (rows,) = await cursor.fetchone() or (0,)
         return dict.fromkeys(found, int(rows)) if rows else {}
+
+    def _note_plain(self, table: Table, names: Collection[str]) -> None:
+        """Log which of these generated columns stay plain against their policy."""
+        for column, reason in self._storage.plain(table).items():
+            if column in names:
+                log.warning(
+                    "a generated column is stored as a plain column",
+                    extra={"table": str(table.id), "column": column, "reason": reason},
+                )
 
     def _check_policies(self, before: Table, after: Table, renamed: Mapping[str, str]) -> None:
         """Raise UnloggedChange if other policies hold under a new name of the table or a column."""

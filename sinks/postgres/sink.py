@@ -56,6 +56,7 @@ class PostgresSink:
         schema_changes=True,
         cascades=True,
         delete_part=True,
+        computes=True,
     )
 
     def __init__(self, settings: PostgresSettings, pipeline: str) -> None:

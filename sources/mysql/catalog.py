@@ -9,18 +9,29 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from pymysql.connections import Connection
 
-from engine.databases.mysql.connect import is_mariadb, query
+from engine.databases.mysql.connect import is_mariadb, query, version_number
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, neutral_type
 from engine.errors import SchemaError, SourceError, SourceLost
-from engine.schema import Column, ForeignKey, Index, Partitions, ReferentialAction, Table, TableId
+from engine.schema import (
+    Column,
+    Expression,
+    ForeignKey,
+    Index,
+    Partitions,
+    ReferentialAction,
+    Table,
+    TableId,
+)
 from sources.mysql.codec.versioned import ROW_END, ROW_START
+from sources.mysql.ddl.computed import computed
 from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.expressions import shown_expression
 from sources.mysql.ddl.keys import KeyDefinition, read_key
 from sources.mysql.ddl.partitions import partitions_of
 
@@ -67,6 +78,12 @@ SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, GENERATION_EXPRESSION
 FROM information_schema.COLUMNS
 WHERE GENERATION_EXPRESSION IN ('ROW START', 'ROW END') AND {where}
 """
+_EXPRESSIONS = """
+SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, GENERATION_EXPRESSION
+FROM information_schema.COLUMNS WHERE GENERATION_EXPRESSION <> '' AND {where}
+"""
+#: The first versions whose catalog shows the expressions of generated columns.
+_SHOWS_EXPRESSIONS: Final = {True: (10, 2, 5), False: (5, 7, 6)}
 _INDEXES = """
 SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART
 FROM information_schema.STATISTICS WHERE INDEX_TYPE IN ('BTREE', 'HASH') AND {where}
@@ -335,9 +352,31 @@ def _columns(
             refused.append(found)
             wanted.discard(id)
             del columns[id]
+    _compute(connection, where, arguments, columns)
     if mariadb:
         _mark_row_times(connection, where, arguments, columns)
     return columns
+
+
+def _compute(
+    connection: Connection[Any],
+    where: str,
+    arguments: Sequence[str],
+    columns: dict[TableId, list[Column]],
+) -> None:
+    """Give generated columns their expressions."""
+    generated = {id for id, each in columns.items() if any(column.generated for column in each)}
+    mariadb = is_mariadb(connection)
+    if not generated or version_number(connection) < _SHOWS_EXPRESSIONS[mariadb]:
+        return
+    found: dict[TableId, dict[str, Expression]] = defaultdict(dict)
+    for schema, name, column, text in query(
+        connection, _EXPRESSIONS.format(where=where), arguments
+    ):
+        if (id := TableId(schema, name)) in generated:
+            found[id][column] = shown_expression(text, mariadb=mariadb)
+    for id, expressions in found.items():
+        columns[id] = list(computed(columns[id], expressions))
 
 
 def _mark_row_times(

@@ -82,6 +82,11 @@ class Mirror:
         )
         return dict(self.target.execute(query, (f'"{self.database}"."{table}"',)).fetchall())
 
+    def oid(self, table: str) -> Any:
+        """What identifies the target's table: a table that replaces it has another one."""
+        query = "SELECT %s::regclass::oid"
+        return self.target.execute(query, (f'"{self.database}"."{table}"',)).fetchone()
+
     def verify(
         self, values: StoragePolicies | None = None, reads: ReadPolicies | None = None
     ) -> VerifyReport:

@@ -12,6 +12,7 @@ from engine.schema import Column, Table, Type
 __all__ = [
     "TEMPORAL",
     "TEXTUAL",
+    "ComputedColumn",
     "EnumColumn",
     "column_type",
     "enum_columns",
@@ -84,6 +85,12 @@ class EnumColumn(Column, frozen=True, gc=False, omit_defaults=True):
         """The labels of the enum type. The source stores the empty text for an invalid value."""
         members = self.type.members
         return members if "" in members else ("", *members)
+
+
+class ComputedColumn(Column, frozen=True, gc=False, omit_defaults=True):
+    """A column that PostgreSQL computes; ``sql`` is its expression."""
+
+    sql: str = ""
 
 
 def enum_columns(table: Table) -> list[EnumColumn]:

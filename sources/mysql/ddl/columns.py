@@ -13,9 +13,10 @@ import msgspec
 
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER
 from engine.databases.mysql.types import MySQLType, neutral_type, parse_type
-from engine.schema import Column
+from engine.schema import Column, Expression
 from sources.mysql.ddl.defaults import bytes_of, decoded, stored_default
-from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.dialect import HIGH_NOT_PRECEDENCE, Dialect
+from sources.mysql.ddl.expressions import inexact, read_expression
 from sources.mysql.ddl.keys import KeyDefinition, References, read_references
 from sources.mysql.ddl.tokens import Tokens, quote
 
@@ -91,6 +92,7 @@ class ColumnDefinition(msgspec.Struct, frozen=True):
     ``type`` is the type with its attributes, without the charset. ``filled`` says how existing rows
     get a value that the statement does not contain; it is empty if the statement contains it.
     ``implied``: the column is a TIMESTAMP with the default that its place in the table implies.
+    ``expression`` is that of a generated column, as it was read.
     """
 
     name: str
@@ -104,6 +106,7 @@ class ColumnDefinition(msgspec.Struct, frozen=True):
     unique: bool = False
     references: References | None = None
     implied: bool = False
+    expression: Expression | None = None
 
     @property
     def keys(self) -> list[KeyDefinition]:
@@ -129,6 +132,7 @@ class _Attributes:
         self.nullable = True
         self.default: str | None = None
         self.generated = False
+        self.expression: Expression | None = None
         self.filled = ""
         self.primary = False
         self.unique = False
@@ -162,6 +166,7 @@ def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition
         found.unique,
         found.references,
         found.implied,
+        found.expression,
     )
 
 
@@ -209,6 +214,7 @@ def resolve(definition: ColumnDefinition, default: Charset) -> Column:
         if definition.filled
         else stored_default(definition.default, type, fitting),
         definition.generated,
+        definition.expression,
     )
 
 
@@ -286,13 +292,13 @@ def _read_attribute(tokens: Tokens, found: _Attributes, dialect: Dialect) -> boo
         found.charset = _CHARSET_WORDS[tokens.next().word]
         return True
     return (
-        _read_value_attribute(tokens, found)
+        _read_value_attribute(tokens, found, dialect)
         or _read_key_attribute(tokens, found, dialect)
         or _read_other_attribute(tokens)
     )
 
 
-def _read_value_attribute(tokens: Tokens, found: _Attributes) -> bool:
+def _read_value_attribute(tokens: Tokens, found: _Attributes, dialect: Dialect) -> bool:
     if tokens.take("NOT", "NULL"):
         found.nullable, found.states_null = False, True
     elif tokens.take("NULL"):
@@ -311,8 +317,11 @@ def _read_value_attribute(tokens: Tokens, found: _Attributes) -> bool:
     elif tokens.take("AUTO_INCREMENT"):
         found.nullable, found.filled = False, "generated numbers"
     elif tokens.take("GENERATED", "ALWAYS", "AS") or tokens.take("AS"):
-        tokens.group()  # ROW START and ROW END of versioned tables have no parentheses
+        text = tokens.group()  # ROW START and ROW END of versioned tables have no parentheses
         found.generated, found.filled = True, "an expression"
+        found.expression = read_expression(tokens.of(text))
+        if dialect.sql_mode & HIGH_NOT_PRECEDENCE:
+            found.expression = inexact("the SQL mode HIGH_NOT_PRECEDENCE was set")
         tokens.take_any(frozenset(("VIRTUAL", "STORED", "PERSISTENT")))
     else:
         return False
