@@ -196,6 +196,7 @@ def _plain(storage: Storage, tables: Sequence[Table]) -> Iterator[Finding]:
                 f"the generated column {column} is stored as a plain column: {reason}",
                 "Its values are those of the source. Set the policy generated of the column to"
                 " plain if that is enough.",
+                code="PG020",
             )
 
 
