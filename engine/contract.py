@@ -21,6 +21,7 @@ import msgspec
 
 from engine.change import Begin, Change, Chunk
 from engine.checkpoint import Checkpoint
+from engine.errors import SchemaError
 from engine.schema import Table, TableId
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Interruptible",
     "Readable",
     "ReadsByPolicy",
+    "RefusesTables",
     "RowReader",
     "SelectsTables",
     "Sink",
@@ -238,6 +240,17 @@ class ChecksPosition(Protocol):
     def check_position(self, position: str, tables: Iterable[Table]) -> None:
         """Raise ``SourceError`` if a stream of ``tables`` cannot resume at ``position``: the log
         was purged or reset, or belongs to another server. May block.
+        """
+        ...
+
+
+@runtime_checkable
+class RefusesTables(SnapshotSource, Protocol):
+    """A source that may have tables which match the configuration and cannot be followed."""
+
+    def refused(self) -> Mapping[TableId, SchemaError]:
+        """The tables that the last call of ``catalog`` has left out, each with the reason. They are
+        quarantined, and the others are followed (``on_error``).
         """
         ...
 

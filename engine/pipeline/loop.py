@@ -294,6 +294,7 @@ class _Attempt:
             *(source, writer, tracker, pipeline.backfill),
             between=self._run_backfill,
             interrupted=lambda: commands.stopping,
+            unlogged=pipeline._unlogged,
         )
 
     @property

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from engine.contract import Finding
-from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, fitted, quote
+from engine.databases.postgres.identifiers import Naming, fitted, quote
 from engine.databases.postgres.stored import Storage
 from engine.databases.postgres.types import TEMPORAL
 from engine.schema import Table, Type
@@ -170,7 +170,8 @@ def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:
                 yield Finding(
                     "warning",
                     str(table.id),
-                    f"the name {name} is too long for PostgreSQL: it is {fitted(name)} there",
+                    f"PostgreSQL cannot have the name {name}, which is too long or that of a system"
+                    f" column: it is {fitted(name)} there",
                     "Rename it in the source if you want another name.",
                     code="PG013",
                 )
@@ -206,10 +207,6 @@ def _limits(table: Table) -> Iterator[Finding]:
     if len(table.columns) > MAX_COLUMNS:
         message = f"{len(table.columns)} columns are more than the {MAX_COLUMNS} of PostgreSQL"
         yield Finding("error", subject, message, "Exclude columns or the table.", code="PG015")
-    for name in sorted(SYSTEM_COLUMNS & set(table.names)):
-        message = f"column {name} has the name of a system column of PostgreSQL"
-        action = "Rename the column in the source, or exclude the table."
-        yield Finding("error", subject, message, action, code="PG016")
     if not table.key:
         yield Finding(
             "warning",

@@ -14,7 +14,7 @@ from functools import partial
 from psycopg import errors as pg
 
 from engine.change import DeletePart, SchemaChange
-from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, quote
+from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
 from engine.schema import Table, TableId
@@ -71,8 +71,6 @@ class SchemaFollower:
     async def create(self, tables: Sequence[Table]) -> None:
         """Create tables, all of them in a few round trips. A table that exists is used if it is
         empty, has the same columns and key, and belongs to no pipeline."""
-        for table in tables:
-            _refuse_system_columns(table)
         await self._make_schemas([table.id for table in tables])
         await self._run_all(
             [(enum, it.id) for it in tables for enum in create_enums(self._stored(it))]
@@ -98,8 +96,6 @@ class SchemaFollower:
         """Alter a table from one version to the next, or drop it. Returns the number of values that
         a policy replaced, as ``Applied.replaced``."""
         before, after = change.before, change.after
-        if after is not None:
-            _refuse_system_columns(after)
         if before is not None and after is None:
             await self._run(Step(f"DROP TABLE IF EXISTS {self._naming.sql(before.id)}"), before.id)
             for enum in drop_enums(self._stored(before)):
@@ -281,13 +277,3 @@ def _owned(owner: str, table: Table) -> SinkError:
         " them.",
         table=table.id,
     )
-
-
-def _refuse_system_columns(table: Table) -> None:
-    for name in sorted(SYSTEM_COLUMNS & set(table.names)):
-        raise SchemaError(
-            f"column {name} has the name of a system column of PostgreSQL",
-            hint="Rename the column in the source before the table is backfilled, or exclude the"
-            " table.",
-            table=table.id,
-        )

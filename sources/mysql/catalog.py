@@ -122,7 +122,7 @@ _NAME_LISTS = 500  # the most tables that a query lists by name
 def read_catalog(
     connection: Connection[Any],
     wanted: Callable[[TableId], bool],
-    refused: list[SchemaError] | None = None,
+    refused: dict[TableId, SchemaError] | None = None,
 ) -> list[Table]:
     """The wanted base tables, ordered by id, without views and the server's own tables.
 
@@ -217,7 +217,7 @@ def _tables(
     ids: Collection[TableId],
     where: str,
     arguments: Sequence[str],
-    refused: list[SchemaError] | None = None,
+    refused: dict[TableId, SchemaError] | None = None,
 ) -> list[Table]:
     columns = _columns(connection, ids, where, arguments, refused)
     parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
@@ -333,7 +333,7 @@ def _columns(
     ids: Collection[TableId],
     where: str,
     arguments: Sequence[str],
-    refused: list[SchemaError] | None = None,
+    refused: dict[TableId, SchemaError] | None = None,
 ) -> dict[TableId, list[Column]]:
     """The columns of these tables. ``where`` may select other tables too."""
     mariadb, wanted = is_mariadb(connection), set(ids)
@@ -349,7 +349,7 @@ def _columns(
             found = SchemaError(message, hint=error.hint, table=id)
             if refused is None:
                 raise found from error
-            refused.append(found)
+            refused[id] = found
             wanted.discard(id)
             del columns[id]
     _compute(connection, where, arguments, columns)

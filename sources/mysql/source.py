@@ -24,7 +24,7 @@ from engine.change import Begin, Change, Chunk, Commit, Heartbeat
 from engine.contract import Finding, RowReader
 from engine.databases.mysql.connect import establish, interrupt, prepare, query
 from engine.databases.mysql.row_reader import MySQLRowReader
-from engine.errors import SourceError, SourceLost
+from engine.errors import SchemaError, SourceError, SourceLost
 from engine.schema import Table, TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.events import xid_text
@@ -86,6 +86,8 @@ class MySQLSource:
         self._invalid_text = InvalidText(settings.values)
         self._overrides = Overrides(settings.values)
         self._lock = threading.RLock()
+        #: The tables that the last reading of the catalog has left out.
+        self._refused: Mapping[TableId, SchemaError] = {}
         self._session: Connection[Any] | None = None
         #: The session while a query runs on it, for ``stop``.
         self._asked: Connection[Any] | None = None
@@ -104,10 +106,13 @@ class MySQLSource:
 
     def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
         """The current definitions of the followed tables, without those that are ``known``."""
+        refused: dict[TableId, SchemaError] = {}
 
         def read(session: Connection[Any]) -> list[Table]:
+            refused.clear()
             wanted = self._wanted(session)
-            tables = read_catalog(session, lambda id: id not in known and wanted(id))
+            tables = read_catalog(session, lambda id: id not in known and wanted(id), refused)
+            self._refused = refused
             return list(map(self._overrides.apply, tables))
 
         return self._ask(read)
@@ -115,6 +120,10 @@ class MySQLSource:
     def selected(self, ids: Collection[TableId]) -> set[TableId]:
         """Those of ``ids`` that the configuration selects."""
         return set(filter(self._ask(self._wanted), ids))
+
+    def refused(self) -> Mapping[TableId, SchemaError]:
+        """As ``RefusesTables.refused``."""
+        return self._refused
 
     def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
         """The approximate number of rows of each table, from the server's statistics."""

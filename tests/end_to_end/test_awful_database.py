@@ -94,12 +94,10 @@ TABLES = {
     Danger("unknown_type", "the column e", "xclude the table"): (
         "CREATE TABLE unknown_type (id INT PRIMARY KEY, e ENUM(x'ff', 'b') CHARACTER SET binary)",
     ),
-    Danger("system_column", "system column", "Rename"): (
+    Danger("system_column", "cannot have the name xmin", "Rename"): (
         "CREATE TABLE system_column (id INT PRIMARY KEY, xmin INT)",
     ),
-    Danger(LONG, "too long for PostgreSQL", "Rename"): (
-        f"CREATE TABLE {LONG} (id INT PRIMARY KEY)",
-    ),
+    Danger(LONG, "too long", "Rename"): (f"CREATE TABLE {LONG} (id INT PRIMARY KEY)",),
     Danger("counter", "sequence", "cutover", "mariadb"): ("CREATE SEQUENCE counter",),
     Danger("taken", "exists on the target", "DROP TABLE"): (
         "CREATE TABLE taken (id INT PRIMARY KEY)",

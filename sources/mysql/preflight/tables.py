@@ -53,8 +53,8 @@ def _unmatched(context: Context) -> Iterator[Finding]:
 
 
 def _refused(context: Context) -> Iterator[Finding]:
-    for error in context.refused:
-        yield Finding("error", error.table or "tables", error.message, error.hint, code="MY032")
+    for id, error in context.refused.items():
+        yield Finding("error", str(id), error.message, error.hint, code="MY032")
 
 
 def _readable(context: Context) -> Iterator[Finding]:
