@@ -10,7 +10,7 @@ the row tuple.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -26,6 +26,7 @@ __all__ = [
     "Chunk",
     "Commit",
     "DeletePart",
+    "Folding",
     "Heartbeat",
     "Operation",
     "Position",
@@ -127,6 +128,15 @@ class Truncate(msgspec.Struct, frozen=True, gc=False):
     table: Table
 
 
+class Folding(NamedTuple):
+    """Which texts of printable ASCII characters a foreign key takes for equal: those that differ
+    only in ``case``, or in ``spaces`` at the end. Of other texts it is not known.
+    """
+
+    case: bool
+    spaces: bool
+
+
 class Cascade(msgspec.Struct, frozen=True, gc=False):
     """Foreign keys act at this place, because rows of ``parent`` were deleted or changed, and the
     log does not contain the rows that they delete or change.
@@ -135,7 +145,8 @@ class Cascade(msgspec.Struct, frozen=True, gc=False):
     to; ``after`` is None for deleted rows. ``tables`` are those whose foreign keys may act, also
     indirectly. They may include tables that are not followed, which have no columns; a sink is
     given only those that it has to change. ``inexact`` says why a target cannot do what a foreign
-    key does, by its table and name.
+    key does, by its table and name. ``folded`` says how a foreign key compares texts, by columns;
+    the others compare all values exactly.
     """
 
     parent: TableId
@@ -144,6 +155,7 @@ class Cascade(msgspec.Struct, frozen=True, gc=False):
     after: list[Row] | None
     tables: tuple[Table, ...]
     inexact: Mapping[tuple[TableId, str], str] = {}
+    folded: Mapping[tuple[TableId, str], tuple[Folding | None, ...]] = {}
 
     @property
     def images(self) -> int:

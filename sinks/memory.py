@@ -180,7 +180,7 @@ class MemorySink:
         if change.after is None:
             self._act(change, dict.fromkeys(change.before))
             return
-        for before, after in runs(change.before, change.after):
+        for before, after in runs(change.before, change.after, apart=bool(change.folded)):
             self._act(change, dict(zip(before, after, strict=True)))
 
     def _act(self, change: Cascade, values: Mapping[Row, Row | None]) -> None:
@@ -194,7 +194,8 @@ class MemorySink:
         while waiting:
             step, values = waiting.pop(0)
             contents = self._contents(step.child.id)
-            hit = contents.refer(step, values)
+            foldings = change.folded.get((step.child.id, step.key.name), ())
+            hit = contents.refer(step, values, foldings)
             for each in steps(change.tables, step.child.id, step.changed):
                 place = [step.child.ordinal(name) for name in each.key.parent_columns]
                 next_values = {

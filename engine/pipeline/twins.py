@@ -131,7 +131,11 @@ class Twins:
                 yield msgspec.structs.replace(change, table=self._twins[table.id])
             case Cascade(tables=tables):
                 twins = tuple(self._twins.get(table.id, table) for table in tables)
-                yield msgspec.structs.replace(change, tables=twins)
+                folded = {
+                    (self._twins[id].id if id in self._twins else id, key): how
+                    for (id, key), how in change.folded.items()
+                }
+                yield msgspec.structs.replace(change, tables=twins, folded=folded)
             case CaughtUp(table) if table.id in self._twins:
                 twin = self._twins.pop(table.id)
                 yield CaughtUp(twin)

@@ -16,6 +16,7 @@ from engine.databases.postgres.identifiers import Naming, fitted, quote
 from engine.databases.postgres.types import ComputedColumn
 from engine.errors import SchemaError, UnloggedChange
 from engine.schema import Table
+from sinks.postgres.cascades import FOLDED_INDEX
 from sinks.postgres.ddl import Step, alter_table, create_indexes, index_name
 from sinks.postgres.session import Session
 
@@ -23,7 +24,7 @@ __all__ = ["Replacement"]
 
 #: Whether something hangs on a table ($1) that its successor would not have. $2: its own indexes.
 #: $3: its own columns.
-_HAS_DEPENDENTS = """
+_HAS_DEPENDENTS = f"""
 SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND refobjid = t.oid
          AND deptype = 'n' AND classid <> 'pg_attrdef'::regclass)
     OR EXISTS (SELECT FROM pg_depend d JOIN pg_type y ON y.oid = d.refobjid
@@ -44,7 +45,8 @@ SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND
     OR EXISTS (SELECT FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid = t.oid)
     OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = t.oid AND contype NOT IN ('p', 'n'))
     OR EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-         WHERE i.indrelid = t.oid AND NOT i.indisprimary AND c.relname <> ALL ($2::text[]))
+         WHERE i.indrelid = t.oid AND NOT i.indisprimary AND c.relname <> ALL ($2::text[])
+         AND NOT starts_with(c.relname, '{FOLDED_INDEX}'))
 FROM pg_class t WHERE t.oid = to_regclass($1)"""
 
 #: The privileges on a table ($1) as GRANT clauses. The owner's own are implied.

@@ -18,6 +18,7 @@ from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
 from engine.schema import Table, TableId
+from sinks.postgres.cascades import FOLDED_INDEX
 from sinks.postgres.ddl import (
     Step,
     alter_table,
@@ -40,6 +41,9 @@ log = logging.getLogger("tailrace.sink")
 #: The remedy for a change that PostgreSQL cannot do as the source did.
 BACKFILL_AGAIN = "Backfill the table again."
 #: The columns in the order of their names, with their types and positions in the primary key.
+_FOLDED = f"""
+SELECT i.indexrelid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = to_regclass($1) AND starts_with(c.relname, '{FOLDED_INDEX}')"""
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), array_position(i.indkey, a.attnum)
 FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
@@ -108,6 +112,7 @@ class SchemaFollower:
 
     async def replace(self, before: Table, twin: Table, after: Table) -> None:
         """Put ``twin`` in the place of ``before``; see ``sinks.postgres.replacement``."""
+        await self._drop_folded(twin)
         replacement = Replacement(
             *(self._session, self._naming),
             *(await self._state.stored(before), self._stored(twin), self._stored(after)),
@@ -149,6 +154,7 @@ class SchemaFollower:
 
     async def _alter(self, before: Table, after: Table, change: SchemaChange) -> None:
         self._check_policies(before, after, dict(change.renamed))
+        await self._drop_folded(before)
         await self._make_schemas([after.id])
         indexed = await self._state.indexed(before.id)
         stored = self._stored(before), self._stored(after)
@@ -166,6 +172,15 @@ class SchemaFollower:
             await self._state.forget_table(before.id)
         self._note_plain(after, change.computed)
         await self._state.save_tables([after], indexed=indexed)
+
+    async def _drop_folded(self, table: Table) -> None:
+        """Drop the indexes for foreign keys, which other types of columns would not fit. They are
+        created again where they are needed."""
+        if not any(key.cascades for key in table.foreign_keys or ()):
+            return
+        cursor = await self._session.execute(_FOLDED, (self._naming.sql(table.id),))
+        for (index,) in await cursor.fetchall():
+            await self._session.execute(f"DROP INDEX {index}", table=table.id)
 
     async def _replaced(
         self, before: Table, after: Table, renamed: Mapping[str, str]

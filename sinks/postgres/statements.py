@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from engine.databases.postgres.identifiers import quote
 from engine.databases.postgres.stored import Storage
-from engine.databases.postgres.types import ComputedColumn, holds_null
+from engine.databases.postgres.types import TEMPORAL, ComputedColumn, holds_null
 from engine.schema import Table
 from engine.toolkit.compaction import columns_of
 from sinks.postgres.copy import Encoder, Field
@@ -67,6 +67,16 @@ class Statements:
     def field(self, ordinal: int, position: int) -> Field:
         """A column to encode, whose value is at this position of a tuple. It need not be a key."""
         return Field(position, self.table.columns[ordinal], False, self._policies[ordinal])
+
+    def may_stand_in(self, ordinal: int) -> bool:
+        """Whether a value may be stored in the place of another one."""
+        kind, policies = self.table.columns[ordinal].type.kind, self._policies[ordinal]
+        narrowed = (kind == "uint64" and policies.unsigned_bigint == "bigint") or (
+            kind in ("int8", "uint8") and policies.tinyint1 == "boolean"
+        )
+        return (kind in TEMPORAL and policies.zero_date == "epoch") or (
+            narrowed and policies.out_of_range == "clamp"
+        )
 
     # Staging tables
 
