@@ -34,6 +34,7 @@ __all__ = [
     "Readable",
     "ReadsByPolicy",
     "RefusesTables",
+    "Resettable",
     "RowReader",
     "SelectsTables",
     "Sink",
@@ -402,6 +403,17 @@ class Interruptible(Protocol):
         """Make the method that waits for the target fail at once with ``SinkLost``.
 
         Called on the event loop while another task waits. The sink is closed afterwards.
+        """
+        ...
+
+
+@runtime_checkable
+class Resettable(Protocol):
+    """A sink that can forget a pipeline."""
+
+    async def reset(self, *, drop: bool) -> int:
+        """Forget all state of the pipeline, and remove unfinished twins; with ``drop`` drop its
+        tables too. Returns the number of tables that were dropped. An engine that runs is fenced.
         """
         ...
 

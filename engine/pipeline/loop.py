@@ -35,6 +35,7 @@ from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import Counters, TargetWriter, Transaction
+from engine.remedies import BACKFILL
 from engine.schema import TableId
 from engine.settings.loader import (
     BackfillSettings,
@@ -105,7 +106,7 @@ class Pipeline:
         self._unlogged = UnloggedChanges(
             *(name, source, sink, backfill), errors or ErrorSettings(), config
         )
-        self.stored = StoredCommands(name, sink, self._unlogged)
+        self.stored = StoredCommands(name, source, sink, self._unlogged)
 
     async def run(self, *, until_caught_up: bool = False) -> None:
         """Run until ``stop``, the end of a finite log, or an error that retrying cannot fix.
@@ -300,7 +301,7 @@ class _Attempt:
     @property
     def outdated(self) -> list[UnloggedChange]:
         """The tables whose rows were read or are stored in another form than the settings say."""
-        hint = "Set it back, or let the table be backfilled again."
+        hint = f"set it back, or {BACKFILL}"
         return [
             UnloggedChange(reason, hint=hint, table=id) for id, reason in self._outdated.items()
         ]

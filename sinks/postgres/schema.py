@@ -17,6 +17,7 @@ from engine.change import DeletePart, SchemaChange
 from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
+from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
 from sinks.postgres.cascades import FOLDED_INDEX
 from sinks.postgres.ddl import (
@@ -39,7 +40,7 @@ __all__ = ["SchemaFollower", "is_reserved"]
 
 log = logging.getLogger("tailrace.sink")
 #: The remedy for a change that PostgreSQL cannot do as the source did.
-BACKFILL_AGAIN = "Backfill the table again."
+BACKFILL_AGAIN = BACKFILL
 #: The columns in the order of their names, with their types and positions in the primary key.
 _FOLDED = f"""
 SELECT i.indexrelid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid

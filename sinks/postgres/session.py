@@ -300,15 +300,14 @@ def _apply_hint(error: psycopg.Error) -> str:
         case pg.ProgramLimitExceeded():
             return (
                 "A value is too long for the key or an index on the target. Shorten it in the"
-                " source, drop the index there, or exclude the table; `tailrace check` lists such"
+                " source, drop the index there; `tailrace check CONFIG` lists such"
                 " keys and indexes."
             )
         case pg.UniqueViolation():
             return (
                 "Two rows of the source have the same key or unique value in PostgreSQL, or another"
-                " client changed the target. Run `tailrace verify` on this table, then backfill it"
-                " again."
+                " client changed the target. `tailrace verify CONFIG --table TABLE` compares it."
             )
         case pg.UndefinedTable() | pg.UndefinedColumn():
-            return "Another client changed the target's table. Backfill it again."
-    return "Run `tailrace verify` on this table; backfill it again if it differs."
+            return "Another client changed the target's table."
+    return "`tailrace verify CONFIG --table TABLE` compares the table."

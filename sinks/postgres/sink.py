@@ -26,6 +26,7 @@ from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, segments
 from sinks.postgres.apply import Applier
 from sinks.postgres.commands import CommandTable
 from sinks.postgres.preflight import check
+from sinks.postgres.reset import reset
 from sinks.postgres.schema import SchemaFollower
 from sinks.postgres.session import Session
 from sinks.postgres.settings import PostgresSettings
@@ -170,6 +171,16 @@ class PostgresSink:
         """As ``CommandStore.engine_runs``."""
         async with self._own_session() as session:
             return await CommandTable(session, self._pipeline).engine_runs()
+
+    async def reset(self, *, drop: bool) -> int:
+        """As ``Resettable.reset``."""
+        state = await self.open()
+        try:
+            return await reset(
+                self._session, self._follower, self._pipeline, state.tables, drop=drop
+            )
+        finally:
+            await self.close()
 
     @asynccontextmanager
     async def _own_session(self) -> AsyncIterator[Session]:

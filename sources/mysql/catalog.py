@@ -426,7 +426,7 @@ def _column(
     if charset == "binary" and "?" in source_type:
         raise SchemaError(
             "the server shows a question mark for a label, which may be other bytes",
-            hint="Give the column a character set, or exclude the table from the pipeline.",
+            hint='give the column a character set, or add "TABLE" to exclude in [source]',
         )
     if charset:
         source_type += f" character set {'utf8mb3' if charset == 'utf8' else charset}"

@@ -16,6 +16,7 @@ from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
+from engine.remedies import BACKFILL_ALL, and_then
 from engine.schema import TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.gtid import DomainState, GtidSet
@@ -33,9 +34,7 @@ _FIRST_OFFSET: Final = 4
 #: The event with the GTIDs of the previous files is among this number of first events.
 _HEAD_EVENTS: Final = 3
 _GTID_NEXT: Final = re.compile(r"GTID_NEXT= '([^']+):([0-9]+)'")
-_BACKFILL_AGAIN: Final = (
-    "backfill the tables again, and keep the log longer (binlog_expire_logs_seconds)"
-)
+_BACKFILL_AGAIN: Final = and_then(BACKFILL_ALL, "keep the log longer (binlog_expire_logs_seconds)")
 
 
 def resume_at(
@@ -110,7 +109,7 @@ def _place(
 def _from_beginning(connection: Connection[Any], info: ServerInfo) -> tuple[MySQLPosition, Dump]:
     files = log_files(connection)
     if not files:
-        raise SourceError("the source has no binary log", hint="run `tailrace check`")
+        raise SourceError("the source has no binary log", hint="run `tailrace check CONFIG`")
     first = files[0].name
     if info.gtids and not info.mariadb:
         purged = GtidSet.parse(query(connection, "SELECT @@GLOBAL.gtid_purged")[0][0])
@@ -224,7 +223,7 @@ def _is_next(gtids: GtidSet, source: str, number: int, server: str) -> bool:
 def _reset(reason: str) -> SourceError:
     return SourceError(
         f"the source's log was reset or restored: {reason}",
-        hint="backfill the tables again: the log does not show which changes are missing",
+        hint=BACKFILL_ALL,
     )
 
 
@@ -277,7 +276,7 @@ def _from_file(
     if position.server != info.identity or not position.file:
         raise SourceError(
             "the position is from another server, and has no GTIDs to continue on this one",
-            hint="connect to the server it was taken from, or backfill the tables again",
+            hint=f"connect to the server it was taken from, or {BACKFILL_ALL}",
         )
     file, offset = _oldest_place(position, places)
     files = {log.name: log.size for log in log_files(connection)}

@@ -104,7 +104,7 @@ def test_a_log_with_fewer_files_than_before(log: Log) -> None:
     log.write(50)
     with pytest.raises(SourceError, match="reset or restored") as stop:
         log.resume(place)
-    assert "backfill the tables again" in stop.value.hint
+    assert "tailrace backfill CONFIG --all" in stop.value.hint
 
 
 def test_a_log_without_an_event_at_the_position(log: Log) -> None:
@@ -152,7 +152,7 @@ def test_a_log_that_is_reset_under_a_live_stream(
         error = refused.value
     source.close()
     assert not error.retryable
-    assert "backfill the tables again" in error.hint
+    assert "tailrace backfill CONFIG --all" in error.hint
 
 
 def test_an_idle_log_is_compared_without_a_complaint(log: Log) -> None:

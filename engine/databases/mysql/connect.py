@@ -255,7 +255,7 @@ def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError
     if code in ACCESS_DENIED:
         return side.refused(
             f"the {side.name} denies access: {text}",
-            hint="`tailrace check` lists the missing rights",
+            hint="`tailrace check CONFIG` lists the missing rights",
         )
     if code in UNREACHABLE:
         return side.lost(

@@ -133,5 +133,5 @@ def _hint(error: psycopg.Error, side: Side) -> str:
                 " name all servers there with target_session_attrs=read-write."
             )
         case pg.InsufficientPrivilege():
-            return "Run `tailrace check`: it lists the missing rights."
+            return "Run `tailrace check CONFIG`: it lists the missing rights."
     return "If the error repeats, look into the server's log."

@@ -16,6 +16,7 @@ from zlib import crc32
 
 from engine.change import Begin, Cascade, Change, Commit, Rows
 from engine.errors import DecodeError, SourceError, TailraceError
+from engine.remedies import BACKFILL_ALL
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.cascades import Decoder
 from sources.mysql.binlog.compression import (
@@ -207,7 +208,7 @@ class Stream:
     def _on_incident(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         raise SourceError(
             f"the source's log has lost events: {ev.read_incident(event, end)}",
-            hint="backfill the tables again: the lost changes are nowhere in the log",
+            hint=BACKFILL_ALL,
         )
 
     def _on_unknown(self, kind: int, flags: int) -> None:
@@ -217,7 +218,7 @@ class Stream:
             raise SourceError(
                 f"the log has an event of the unknown type {kind}, which may be part of a row",
                 hint="MariaDB 12.3 and newer: raise binlog_row_event_fragment_threshold to its"
-                " maximum, then backfill the tables again",
+                f" maximum, then {BACKFILL_ALL}",
             )
         raise DecodeError(f"the log has an event of the unknown type {kind}")
 
@@ -344,7 +345,7 @@ class Stream:
             raise SourceError(
                 "the log has rows of followed tables that were rolled back, at least in part",
                 hint="set binlog_format = ROW, do not mix transactional with other storage engines"
-                " in one transaction, and backfill the tables again",
+                f" in one transaction; {BACKFILL_ALL}",
             )
         if statement == b"ROLLBACK":
             self._finish(timestamp)

@@ -14,6 +14,7 @@ import msgspec
 
 from engine.change import SchemaChange
 from engine.errors import SchemaError, TailraceError, UnloggedChange
+from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
 from sources.mysql.binlog.cascades import Decoder
 from sources.mysql.binlog.events import Format, read_table_name
@@ -54,25 +55,23 @@ from sources.mysql.overrides import Overrides
 __all__ = ["Tracking"]
 
 _FULL_METADATA = (
-    "SET GLOBAL binlog_row_metadata = FULL on the source, let its sessions reconnect, and backfill"
-    " the table again"
+    "SET GLOBAL binlog_row_metadata = FULL on the source, and let its sessions reconnect;"
+    f" {BACKFILL}"
 )
 #: For a table of a log without a server.
 _LEFT_OUT = (
-    "the log does not hold the changed rows: exclude the table from the pipeline, or copy it from a"
+    'the log does not hold the changed rows: add "TABLE" to exclude in [source], or copy it from a'
     " server that has it"
 )
 _UNNAMED = "the log does not contain the names of the table's columns, and no statement defines it"
-_SCHEMA = (
-    "name a dump of its definition in [source] schema (mysqldump --no-data), or exclude the table"
-)
+_SCHEMA = "name a dump of its definition in [source] schema (mysqldump --no-data), or leave it out"
 _CHANGED = (
-    "the log lacks a change of the table, or a log file is missing: exclude the table, or copy it"
+    "the log lacks a change of the table, or a log file is missing: leave the table out, or copy it"
     " from a server that has it"
 )
 _OTHER_TIME = (
     "the schema dump describes the tables at the beginning of the first log file: correct the"
-    " table's CREATE TABLE there to what it was then, or exclude the table"
+    " table's CREATE TABLE there to what it was then, or leave the table out"
 )
 _FUNCTION = (
     "name a dump with the function in [source] schema (mysqldump --no-data --routines), or a file"
@@ -287,7 +286,7 @@ class Tracking:
             elif old in self.tables:
                 raise UnloggedChange(
                     f"{statement.kind} may have renamed a temporary table, which hides the table",
-                    hint="Backfill the table again after this statement.",
+                    hint=BACKFILL,
                     table=old,
                 )
         return msgspec.structs.replace(statement, pairs=tuple(real))

@@ -15,6 +15,7 @@ import msgspec
 
 from engine.change import DeletePart, SchemaChange, Truncate
 from engine.errors import SchemaError, UnloggedChange
+from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
 from sources.mysql.ddl.alter import Unfollowable, alter
 from sources.mysql.ddl.columns import Charset, charset_of, resolve
@@ -41,11 +42,8 @@ __all__ = ["Effect", "apply_statement"]
 #: What a statement can do to a followed table.
 Effect = SchemaChange | Truncate | DeletePart
 
-_BACKFILL_AGAIN = "Exclude the table from the pipeline, or backfill it again after this statement."
-_ROW_FORMAT = (
-    "Set binlog_format = ROW, globally and in sessions that set their own, and backfill the table"
-    " again; or exclude the table from the pipeline."
-)
+_BACKFILL_AGAIN = BACKFILL
+_ROW_FORMAT = f"set binlog_format = ROW, globally and in sessions that set their own; {BACKFILL}"
 #: The verbs of statements that change rows.
 _WRITES = frozenset(("INSERT", "REPLACE", "UPDATE", "DELETE", "LOAD", "WITH"))
 
@@ -357,15 +355,14 @@ def _check_name(kind: str, old: TableId, new: TableId, followed: _Followed) -> N
     if not followed.wanted(new):
         raise UnloggedChange(
             f"{kind} renames it to {new}, which the pipeline does not select",
-            hint=f"Include {new} in the pipeline's tables, or exclude {old}.",
+            hint=f'add "{new}" to tables in [source], or "TABLE" to exclude',
             table=old,
             moved=True,
         )
 
 
 def _unknown_rows(kind: str, new: TableId, old: TableId) -> UnloggedChange:
-    hint = "Backfill the table again: its rows were written under a name that is not followed."
-    return _unlogged(kind, new, f"replaces it by {old}, which was not followed", hint)
+    return _unlogged(kind, new, f"replaces it by {old}, which was not followed", BACKFILL)
 
 
 def _write(statement: WriteRows, followed: _Followed) -> list[Effect]:
