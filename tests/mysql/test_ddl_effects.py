@@ -183,7 +183,7 @@ STOPS = [
     ("CREATE TABLE fresh SELECT * FROM orders", "fresh", "backfill"),
     ("CREATE TABLE fresh (a INT) AS SELECT 1 AS b", "fresh", "backfill"),
     ("CREATE TABLE fresh LIKE _x", "fresh", "backfill"),
-    ("CREATE TABLE fresh (a INT) WITH SYSTEM VERSIONING", "fresh", "backfill"),
+    ("CREATE TABLE fresh (a INT, b INT WITH SYSTEM VERSIONING)", "fresh", "backfill"),
 ]
 
 

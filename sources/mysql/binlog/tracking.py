@@ -78,8 +78,8 @@ _FUNCTION = (
     " with its CREATE FUNCTION"
 )
 _NOT_PLAIN = (
-    "name a dump of its definition and its triggers in [source] schema (mysqldump --no-data), or a"
-    " file with its CREATE TABLE if it has no triggers"
+    "name a dump of its database in [source] schema, as it was at the beginning of the log"
+    " (mysqldump --no-data), or a file with its CREATE TABLE if it has no triggers"
 )
 
 

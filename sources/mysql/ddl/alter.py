@@ -15,6 +15,7 @@ import msgspec
 
 from engine.databases.mysql.types import parse_type, unquote
 from engine.schema import Column, Part, Partitions, Table
+from sources.mysql.codec.versioned import row_end
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
 from sources.mysql.ddl.columns import (
     Charset,
@@ -89,6 +90,8 @@ def alter(
         raise Unfollowable(change.refused)
     if not empty and ignore and _adds_unique(change):
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
+    if row_end(table) == len(table.columns) - 1 and _appends(change):
+        raise Unfollowable("adds a column to a table with a history, whose place is not known")
     draft = Draft.of(table)
     before = {column: column.column for column in draft.columns}
     charset = change.charset.resolved(database).over(charset_of(table.default_charset))
@@ -149,6 +152,13 @@ def _settle(
         for column, new in zip(draft.columns, settled, strict=True):
             column.column = new
     return list(found)
+
+
+def _appends(change: Alteration) -> bool:
+    """Whether columns are added whose place is not written. If the last column is one of a row's
+    times, it may be a hidden one, which stays the last.
+    """
+    return any(not column.old and column.after is None for column in change.columns)
 
 
 def _partitions(
