@@ -31,6 +31,7 @@ __all__ = [
     "CommandStore",
     "Finding",
     "Interruptible",
+    "Reachable",
     "Readable",
     "ReadsByPolicy",
     "RefusesTables",
@@ -404,6 +405,15 @@ class Interruptible(Protocol):
 
         Called on the event loop while another task waits. The sink is closed afterwards.
         """
+        ...
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """A source or a sink that can tell whether its server accepts connections again."""
+
+    def reachable(self) -> bool:
+        """Whether a connection can be made now, within a few seconds. Called on a worker thread."""
         ...
 
 

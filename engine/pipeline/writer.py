@@ -39,6 +39,10 @@ __all__ = ["Counters", "TargetWriter", "Transaction"]
 
 log = logging.getLogger("tailrace.pipeline")
 
+#: The interval of heartbeats before it is known, and the shortest that counts.
+HEARTBEAT_SECONDS = 5.0
+LEAST_INTERVAL_SECONDS = 1.0
+
 #: The changes that change the target.
 DATA = (Rows, SchemaChange, Truncate, DeletePart, Cascade, CaughtUp)
 
@@ -63,9 +67,8 @@ class Counters:
 
     ``rows`` counts row changes of the stream, ``backfilled_rows`` rows of backfills.
     ``current_at`` is the last Unix time at which the target is known to have equalled the source:
-    the commit time of the last applied transaction, or the current time while nothing is left to
-    apply. So the lag is 0 on an idle source, and grows while either database is unreachable. It is
-    0.0 until it is known.
+    the commit time of the last applied transaction, or the time of the last heartbeat that said
+    that nothing is left to read. It is 0.0 until it is known.
     """
 
     def __init__(self) -> None:
@@ -75,6 +78,27 @@ class Counters:
         #: The tables and columns with values that a policy changed, with the policy.
         self.replaced: set[tuple[TableId, str, str]] = set()
         self.current_at = 0.0
+        #: The position of the last commit.
+        self.position = ""
+        #: Whether nothing is left to read and apply, as far as the last heartbeat tells.
+        self.silent = False
+        #: The time between the last two heartbeats of a silent log.
+        self._interval = HEARTBEAT_SECONDS
+
+    def beat(self, at: float) -> None:
+        """A heartbeat says that the target equals the source at this Unix time."""
+        if self.silent:
+            self._interval = max(LEAST_INTERVAL_SECONDS, at - self.current_at)
+        self.current_at = at
+
+    def lag_seconds(self, now: float) -> float | None:
+        """The age of the target's state: 0 on an idle source, as long as its heartbeats come, and
+        growing while either database is unreachable. None until it is known.
+        """
+        if not self.current_at:
+            return None
+        age = max(0.0, now - self.current_at)
+        return 0.0 if self.silent and age < 2 * self._interval else age
 
 
 class TargetWriter:
@@ -108,6 +132,8 @@ class TargetWriter:
         self._epoch = epoch
         #: Everything up to here is applied. The transaction may hold it without a commit.
         self.position = checkpoint.position
+        #: The position of the stored checkpoint.
+        self.committed = checkpoint.position
         #: The source's time of ``position``, in Unix seconds.
         self.committed_at = checkpoint.committed_at
         self.transaction = Transaction.EMPTY
@@ -184,16 +210,13 @@ class TargetWriter:
         self.transaction, self.moved = Transaction.EMPTY, False
         self._last_commit = time.monotonic()
         self.commits += 1
+        self.committed = self._counters.position = self.position
         self._source.acknowledge(self.position)
 
     async def rollback(self) -> None:
         """Undo what is not committed."""
         self.transaction = Transaction.EMPTY
         await self._sink.rollback()
-
-    def mark_current(self) -> None:
-        """Record that the target equals the source now."""
-        self._counters.current_at = time.time()
 
     async def _apply(
         self, changes: Sequence[Change], in_backfill: Collection[TableId], stage: Stage
@@ -257,7 +280,7 @@ class TargetWriter:
         if at:
             self.committed_at = at
             if self.transaction is Transaction.EMPTY:
-                self._counters.current_at = at
+                self._counters.beat(at)
         self.moved = True
 
 

@@ -29,7 +29,7 @@ from engine.databases.side import TARGET
 from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
 from sinks.postgres.settings import PostgresSettings
 
-__all__ = ["Cursor", "Session"]
+__all__ = ["Cursor", "Session", "is_reachable"]
 
 Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
 
@@ -50,6 +50,8 @@ _WRITER_SETTINGS = {
     "enable_mergejoin": "off",
 }
 
+#: How long the server may take to accept a connection when it is probed.
+PROBE_SECONDS = 2
 #: The release that introduced ``client_connection_check_interval``.
 CONNECTION_CHECK_VERSION = 140_000
 #: How often the server looks whether this client is gone, while it executes a statement.
@@ -292,6 +294,17 @@ class Session:
         if translated.retryable or isinstance(error, pg.InsufficientPrivilege):
             return translated
         return ApplyError(translated.message, hint=_apply_hint(error), table=table)
+
+
+def is_reachable(url: str, application_name: str) -> bool:
+    """Whether the server accepts a connection. Blocks for a few seconds at most."""
+    try:
+        psycopg.connect(
+            url, connect_timeout=PROBE_SECONDS, application_name=application_name
+        ).close()
+    except psycopg.Error:
+        return False
+    return True
 
 
 def _apply_hint(error: psycopg.Error) -> str:

@@ -28,7 +28,7 @@ from sinks.postgres.commands import CommandTable
 from sinks.postgres.preflight import check
 from sinks.postgres.reset import reset
 from sinks.postgres.schema import SchemaFollower
-from sinks.postgres.session import Session
+from sinks.postgres.session import Session, is_reachable
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.state import StateStore
 from sinks.postgres.watch import Watch
@@ -208,6 +208,10 @@ class PostgresSink:
         """As ``Sink.close``."""
         await self._watch.close()
         await self._session.close()
+
+    def reachable(self) -> bool:
+        """As ``Reachable.reachable``."""
+        return is_reachable(self._settings.url, self._settings.application_name)
 
     def interrupt(self) -> None:
         """As ``Interruptible.interrupt``."""

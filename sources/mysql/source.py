@@ -70,6 +70,8 @@ _QUIET_SECONDS: Final = 0.05
 #: How long ``position`` waits for the XA transactions that are prepared when it is called.
 _PREPARED_SECONDS: Final = 1.0
 _PREPARED_POLL_SECONDS: Final = 0.05
+#: How long the server may take to accept a connection when it is probed.
+_PROBE_SECONDS: Final = 2.0
 
 
 class MySQLSource:
@@ -160,6 +162,16 @@ class MySQLSource:
                 session, self._server_info(session), parse_position(position), ids
             )
         )
+
+    def reachable(self) -> bool:
+        """As ``Reachable.reachable``."""
+        connection = prepare(self._settings, timeout_seconds=_PROBE_SECONDS)
+        try:
+            establish(connection)
+        except SourceError:
+            return False
+        connection.close()
+        return True
 
     def acknowledge(self, position: str) -> None:
         """Do nothing: a server purges its log by age, whatever its replicas have read."""

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from engine.databases.mysql.settings import Tls
 from engine.errors import TailraceError
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
@@ -34,6 +35,7 @@ def make_pipeline(
     reads: ReadPolicies | None = None,
     exclude: Sequence[str] = (),
     errors: ErrorSettings | None = None,
+    tls: Tls = "prefer",
 ) -> Pipeline:
     """A pipeline that is ready to run. Its chunks are small by default, so a table has several."""
     return Pipeline(
@@ -44,6 +46,7 @@ def make_pipeline(
                 tables=tuple(tables),
                 exclude=tuple(exclude),
                 heartbeat_seconds=1.0,
+                tls=tls,
                 values=reads or ReadPolicies(),
             )
         ),
