@@ -34,6 +34,7 @@ from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.expressions import shown_expression
 from sources.mysql.ddl.keys import KeyDefinition, read_key
 from sources.mysql.ddl.partitions import partitions_of
+from sources.mysql.merge_tables import merge_tables, refusal
 
 __all__ = [
     "all_foreign_keys",
@@ -128,13 +129,17 @@ def read_catalog(
 
     The key is the primary key, else the shortest unique index over whole columns that are not
     nullable. Raises SourceError, SourceLost, and SchemaError for an unknown column type. With
-    ``refused``, the tables that have one are left out, and their errors are added to it.
+    ``refused``, the tables that have one and MERGE tables are left out, and their errors are added.
     """
     ids = [
         id
         for schema, name in query(connection, _TABLES.format(where=_NOT_SYSTEM))
         if wanted(id := TableId(schema, name))
     ]
+    if refused is not None and ids:
+        merged = set(merge_tables(connection)).intersection(ids)
+        refused.update({id: refusal(id) for id in sorted(merged)})
+        ids = [id for id in ids if id not in merged]
     if not ids:
         return []
     return _tables(connection, sorted(ids), *among(ids), refused)

@@ -44,6 +44,7 @@ from sources.mysql.catalog import (
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.log_watch import LogWatch
+from sources.mysql.merge_tables import MergeTables, joined_tables, merge_tables
 from sources.mysql.overrides import Overrides
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
@@ -255,6 +256,7 @@ class MySQLSource:
             invalid_text=self._invalid_text,
             foreign_keys=lambda: self._ask(all_foreign_keys),
             engine=lambda id: self._ask(lambda session: engine_of(session, id)),
+            merged=MergeTables(self._ask(_merged)),
             native_foreign_keys=self._ask(lambda session: has_native_foreign_keys(session, info)),
         )
 
@@ -466,6 +468,11 @@ class _CatalogPlace:
 def _at_once(at: MySQLPosition, changes: Sequence[Change]) -> list[Change]:
     """A transaction with these changes at a place of the log."""
     return [Begin("", at, 0.0), *changes, Commit(at, 0.0)]
+
+
+def _merged(session: Connection[Any]) -> list[tuple[TableId, frozenset[TableId]]]:
+    """The server's MERGE tables, and the tables that they join."""
+    return [(id, joined_tables(session, id)) for id in merge_tables(session)]
 
 
 def _prepared(session: Connection[Any]) -> frozenset[str]:

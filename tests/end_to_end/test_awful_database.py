@@ -55,7 +55,7 @@ TABLES = {
         "CREATE TABLE part_1 (id INT, KEY (id)) ENGINE = MyISAM",
         "CREATE TABLE merged (id INT, KEY (id)) ENGINE = MRG_MyISAM UNION = (part_1)",
     ),
-    Danger("broken", "the table cannot be read", "CHECK TABLE"): (
+    Danger("broken", "MERGE table", "exclude"): (
         "CREATE TABLE broken (id INT, KEY (id)) ENGINE = MRG_MyISAM UNION = (absent)",
     ),
     Danger("partitioned", "PARTITION", "unlogged_change"): (

@@ -21,7 +21,7 @@ from sources.mysql.binlog.events import Format, read_table_name
 from sources.mysql.binlog.foreign_keys import ForeignKeys, Keys
 from sources.mysql.binlog.passed_over import PassedOver
 from sources.mysql.binlog.query_event import Query, Session, session_of, statement_text
-from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables
+from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables, without_temporary
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.table_match import (
@@ -50,6 +50,7 @@ from sources.mysql.ddl.statements import (
     read_statement,
 )
 from sources.mysql.ddl.stored_programs import Programs, may_change_programs, may_use_programs
+from sources.mysql.merge_tables import MergeTables
 from sources.mysql.overrides import Overrides
 
 __all__ = ["Tracking"]
@@ -114,7 +115,7 @@ class Tracking:
     ``created`` is the time at which a table was created on it, None if it does not exist.
     ``invalid_text`` is for the decoders. ``foreign_keys`` reads those of all tables as they are
     now, and ``native_foreign_keys`` says whether the server has them executed by InnoDB; ``engine``
-    is the storage engine that a table has now.
+    is the storage engine that a table has now. ``merged`` are the server's MERGE tables.
     """
 
     def __init__(
@@ -138,7 +139,9 @@ class Tracking:
         foreign_keys: Callable[[], Keys] | None = None,
         native_foreign_keys: bool = False,
         engine: Callable[[TableId], str | None] | None = None,
+        merged: MergeTables | None = None,
     ) -> None:
+        self._merged = merged or MergeTables()
         self._invalid_text = invalid_text
         self.tables = {table.id: table for table in tables}
         self._overrides = overrides
@@ -194,6 +197,7 @@ class Tracking:
         """
         id = TableId(*read_table_name(event, end))
         table = self.tables.get(id)
+        self._merged.check(id, self.tables, "is changed")
         if table is None and not (self._definitions and self._is_wanted(id)):
             if id in self._ignored and self._definitions is not None:
                 self.passed_over.meet(event, end)
@@ -241,8 +245,14 @@ class Tracking:
             self._check_programs(parsed, query.schema, statement)
         if statement is not None and (statement := self._real(statement, query)) is None:
             return []
+        if self._merged.follow(
+            *(statement, parsed.sql, query.schema, parsed.dialect, self.tables), self._is_wanted
+        ):
+            self.decoders.clear()
         if isinstance(statement, RenameTables) and self._created is not None and self.mariadb:
-            statement = self._without_temporary(statement, query)
+            statement = without_temporary(
+                *(statement, query.timestamp, self._created, self._selected, self.tables)
+            )
         if statement is not None and self._is_deferred(statement):
             return self._define(parsed, query, statement)
         effects = apply_statement(
@@ -268,28 +278,6 @@ class Tracking:
                 if effect.after is not None:
                     self.tables[effect.after.id] = effect.after
         return effects
-
-    def _without_temporary(self, statement: RenameTables, query: Query) -> RenameTables:
-        """The statement without pairs that have probably renamed a temporary table of MariaDB.
-
-        In the format ROW the log does not show temporary tables, but it has this statement. The
-        catalog does: a table that is older than the statement has kept its name.
-        """
-        created = self._created
-        assert created is not None
-        news = {new for _, new in statement.pairs}
-        real: list[tuple[TableId, TableId]] = []
-        for old, new in statement.pairs:
-            seconds = created(old) if old not in news and self._selected(old) else None
-            if seconds is None or seconds >= query.timestamp or created(new) is not None:
-                real.append((old, new))
-            elif old in self.tables:
-                raise UnloggedChange(
-                    f"{statement.kind} may have renamed a temporary table, which hides the table",
-                    hint=BACKFILL,
-                    table=old,
-                )
-        return msgspec.structs.replace(statement, pairs=tuple(real))
 
     def _is_deferred(self, statement: Statement) -> bool:
         """Whether a table is created whose columns only its first table map can tell."""
