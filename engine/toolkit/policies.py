@@ -145,6 +145,10 @@ class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
     PostgreSQL computes its expression exactly as the source does. Else it stays plain, which
     ``tailrace check`` shows.
 
+    ``collation``: that of text columns whose collation ignores case on the source. ``default`` is
+    the database's; with ``source`` they get a nondeterministic ICU collation that ignores the same,
+    as far as ICU can. A column of the key gets it only in a unique index.
+
     ``out_of_range``: a value that a narrower type of these policies does not hold. ``null``, or
     ``clamp``: true, or the largest BIGINT. In a key column it is an error.
     """
@@ -155,6 +159,7 @@ class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
     unsigned_bigint: Literal["numeric", "bigint"] = "numeric"
     enum: Literal["text", "native"] = "text"
     generated: Literal["plain", "generated"] = "plain"
+    collation: Literal["default", "source"] = "default"
     out_of_range: Literal["error", "null", "clamp"] = "error"
 
 

@@ -188,7 +188,7 @@ def _staging_table(step: Step, level: int, sql: Sql) -> StagingTable:
         names += [f"n{n}" for n in range(len(ordinals))]
         ordinals *= 2
     query = ", ".join(
-        f"{quote(table.columns[ordinal].name)} AS {name}"
+        f"{statements.exact(ordinal)} AS {name}"
         for ordinal, name in zip(ordinals, names, strict=True)
     )
     fields = [statements.field(ordinal, place) for place, ordinal in enumerate(ordinals)]
@@ -214,7 +214,7 @@ def _statement(
         return query
     returned: list[str] = []
     inserts = [
-        _insert(step, each, target, returned, f"i{n}")
+        _insert(step, each, target, returned, f"i{n}", sql(step.child))
         for n, (each, target) in enumerate(outputs.items())
     ]
     results = ", ".join(f"{value} AS r{n}" for n, value in enumerate(returned))
@@ -223,14 +223,16 @@ def _statement(
     )
 
 
-def _insert(step: Step, each: Step, target: str, returned: list[str], name: str) -> str:
+def _insert(
+    step: Step, each: Step, target: str, returned: list[str], name: str, sql: Statements
+) -> str:
     """The part of a statement that gives the values of the rows that it hits to the next step.
 
     ``returned`` collects the values that it needs: those of ``t`` are the new ones.
     """
     old, new = [], []
     for column in each.key.parent_columns:
-        returned.append(f"t.{quote(column)}")
+        returned.append(f"t.{sql.exact(step.child.ordinal(column))}")
         new.append(f"r{len(returned) - 1}")
         if column in step.key.columns and not step.deletes:
             returned.append(f"s.o{step.key.columns.index(column)}")

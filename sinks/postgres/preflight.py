@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from engine.contract import Finding
 from engine.databases.postgres.identifiers import Naming, fitted, quote
 from engine.databases.postgres.stored import Storage
-from engine.databases.postgres.types import TEMPORAL
+from engine.databases.postgres.types import TEMPORAL, CollatedColumn
 from engine.schema import Table, Type
 from sinks.postgres.ddl import indexable
 from sinks.postgres.schema import is_reserved
@@ -43,6 +43,7 @@ async def check(
     findings += _names(naming, tables)
     findings += _unmatched(storage, tables)
     findings += _plain(storage, tables)
+    findings += await _collations(session, storage, tables)
     for table in tables:
         findings += _limits(storage.table(table))
     return findings
@@ -199,6 +200,32 @@ def _plain(storage: Storage, tables: Sequence[Table]) -> Iterator[Finding]:
                 " plain if that is enough.",
                 code="PG020",
             )
+
+
+async def _collations(session: Session, storage: Storage, tables: Sequence[Table]) -> list[Finding]:
+    findings = [
+        Finding(
+            "warning",
+            str(table.id),
+            f"the column {column} keeps the default collation: no collation of ICU is known to"
+            " compare like the source's",
+            "Give it a collation on the target before applications write to it, if they need one.",
+            code="PG021",
+        )
+        for table in tables
+        for column in storage.uncollated(table)
+    ]
+    collated = any(
+        isinstance(column, CollatedColumn)
+        for table in tables
+        for column in storage.table(table).columns
+    )
+    query = "SELECT 1 FROM pg_collation WHERE collprovider = 'i' LIMIT 1"
+    if collated and not await session.execute_bulk(query):
+        message = 'the server was built without ICU, which collation = "source" needs'
+        action = "Use a server with ICU, or set collation to default."
+        findings.append(Finding("error", "collations", message, action, code="PG022"))
+    return findings
 
 
 def _limits(table: Table) -> Iterator[Finding]:

@@ -20,15 +20,14 @@ from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
 from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
 from sinks.postgres.cascades import FOLDED_INDEX
+from sinks.postgres.column_types import create_types, drop_types
 from sinks.postgres.ddl import (
     Step,
     alter_table,
     column_definitions,
-    create_enums,
     create_indexes,
     create_table,
     delete_part,
-    drop_enums,
 )
 from sinks.postgres.defaults import replaced_default
 from sinks.postgres.policy_guards import policy_guards
@@ -78,7 +77,7 @@ class SchemaFollower:
         empty, has the same columns and key, and belongs to no pipeline."""
         await self._make_schemas([table.id for table in tables])
         await self._run_all(
-            [(enum, it.id) for it in tables for enum in create_enums(self._stored(it))]
+            [(enum, it.id) for it in tables for enum in create_types(self._stored(it))]
         )
         names = [self._naming.sql(table.id) for table in tables]
         existing = set(await self._names_that("to_regclass(name) IS NOT NULL", names))
@@ -103,7 +102,7 @@ class SchemaFollower:
         before, after = change.before, change.after
         if before is not None and after is None:
             await self._run(Step(f"DROP TABLE IF EXISTS {self._naming.sql(before.id)}"), before.id)
-            for enum in drop_enums(self._stored(before)):
+            for enum in drop_types(self._stored(before)):
                 await self._run(Step(enum), before.id)
             await self._state.forget_table(before.id)
         elif before is not None and after is not None:

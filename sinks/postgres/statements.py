@@ -14,7 +14,12 @@ from typing import NamedTuple
 
 from engine.databases.postgres.identifiers import quote
 from engine.databases.postgres.stored import Storage
-from engine.databases.postgres.types import TEMPORAL, ComputedColumn, holds_null
+from engine.databases.postgres.types import (
+    TEMPORAL,
+    CollatedColumn,
+    ComputedColumn,
+    holds_null,
+)
 from engine.schema import Table
 from engine.toolkit.compaction import columns_of
 from sinks.postgres.copy import Encoder, Field
@@ -77,6 +82,12 @@ class Statements:
         return (kind in TEMPORAL and policies.zero_date == "epoch") or (
             narrowed and policies.out_of_range == "clamp"
         )
+
+    def exact(self, ordinal: int) -> str:
+        """A column as a value that is equal to no other text, whatever the column's collation."""
+        name = quote(self.table.columns[ordinal].name)
+        collated = isinstance(self._stored.columns[ordinal], CollatedColumn)
+        return f'{name} COLLATE "C"' if collated else name
 
     # Staging tables
 
@@ -228,7 +239,7 @@ class Statements:
     def _comparable(self, alias: str, ordinal: int) -> str:
         """A column as a value of a type that has an equality operator."""
         column = self.table.columns[ordinal]
-        value = f"{alias}.{quote(column.name)}"
+        value = f"{alias}.{self.exact(ordinal)}"
         match column.type.kind:
             case "json":
                 return f"{value}::text"

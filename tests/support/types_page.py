@@ -55,6 +55,9 @@ _EFFECTS = {
         "generated",
         "generated",
     ): "`GENERATED ALWAYS AS (…) STORED` where PostgreSQL computes the same, else plain",
+    ("collation", "default"): "the default collation of the target's database",
+    ("collation", "source"): "a nondeterministic ICU collation that ignores the same ([charsets.md]"
+    "(charsets.md#keys-and-collations))",
     ("out_of_range", "error"): "an error (`on_error`)",
     ("out_of_range", "null"): "NULL; the column accepts NULL on the target",
     ("out_of_range", "clamp"): "true, or 9223372036854775807",
@@ -74,6 +77,7 @@ _SUBJECTS = {
     "unsigned_bigint": "the type of `BIGINT UNSIGNED`",
     "enum": "the type of `ENUM`",
     "generated": "a generated column",
+    "collation": "the collation of texts whose collation ignores case on the source",
     "out_of_range": "a value that the chosen narrower type does not hold",
 }
 _IN_KEYS = {
@@ -82,6 +86,7 @@ _IN_KEYS = {
     " all",
     "nul_byte": "U+F0000, a character for private use, or `error`",
     "generated": "plain",
+    "collation": "`default`; unique indexes have the other one",
     "out_of_range": "an error (`on_error`)",
 }
 _HEAD = """\

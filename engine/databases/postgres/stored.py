@@ -14,14 +14,22 @@ import msgspec
 
 from engine.change import TWIN_PREFIX
 from engine.contract import StoredText
+from engine.databases.postgres.collations import icu_collation, ignores_case
 from engine.databases.postgres.expressions import Inexact, Operand, expression_sql
 from engine.databases.postgres.identifiers import MAX_IDENTIFIER_BYTES, Naming, digested, quote
-from engine.databases.postgres.types import TEMPORAL, TEXTUAL, ComputedColumn, EnumColumn
-from engine.schema import Column, Table, TableId, Type
+from engine.databases.postgres.types import (
+    TEMPORAL,
+    TEXTUAL,
+    CollatedColumn,
+    ComputedColumn,
+    EnumColumn,
+)
+from engine.schema import Column, Index, Table, TableId, Type
 from engine.toolkit.canonical import day_or_none, without_nul
 from engine.toolkit.policies import StoragePolicies
 
 __all__ = [
+    "KEY_INDEX",
     "DEFAULT",
     "EPOCH",
     "Fingerprint",
@@ -44,6 +52,8 @@ INFINITY = "-infinity"
 NUL = "\u2400"
 #: What stands for U+0000 in a key: a character for private use, which no other key may have.
 KEY_NUL = "\U000f0000"
+#: The name of the index in which the texts of a key have the collation of the source.
+KEY_INDEX = "tailrace_key"
 LARGEST_BIGINT = (1 << 63) - 1
 
 #: By column: policies by name.
@@ -69,6 +79,16 @@ class Storage:
             msgspec.structs.replace(each, generated="plain") if column.name in plain else each
             for column, each in zip(table.columns, policies, strict=True)
         )
+
+    def uncollated(self, table: Table) -> list[str]:
+        """The columns that should have the source's collation, of which ICU has no like."""
+        return [
+            column.name
+            for column, policies in zip(table.columns, self.policies(table), strict=True)
+            if policies.collation == "source"
+            and ignores_case(column)
+            and icu_collation(column) is None
+        ]
 
     def plain(self, table: Table) -> dict[str, str]:
         """Why columns stay plain that should be generated, by their names."""
@@ -97,12 +117,18 @@ class Storage:
         schema, _ = self._naming.place(table.id)
         computed = _computed(table, policies)
         columns = tuple(
-            _stored_column(column, each, schema, computed.get(column.name, ""))
-            for column, each in zip(table.columns, policies, strict=True)
+            _collated(
+                _stored_column(column, each, schema, computed.get(column.name, "")),
+                *(each.collation, schema, ordinal in table.key),
+            )
+            for ordinal, (column, each) in enumerate(zip(table.columns, policies, strict=True))
         )
         if all(new is old for new, old in zip(columns, table.columns, strict=True)):
             return table
-        return msgspec.structs.replace(table, columns=columns)
+        indexes = table.indexes
+        if any(isinstance(columns[ordinal], CollatedColumn) for ordinal in table.key):
+            indexes = (*indexes, Index(KEY_INDEX, table.key, unique=True))
+        return msgspec.structs.replace(table, columns=columns, indexes=indexes)
 
     def texts(self, table: Table) -> tuple[StoredText | None, ...]:
         """How the canonical text of each column is stored; None if it is always the same."""
@@ -169,6 +195,8 @@ def deciding_policies(column: Column, policies: StoragePolicies = DEFAULT) -> li
         names.append("enum")
     if column.generated:
         names.append("generated")
+    if icu_collation(column) is not None:
+        names.append("collation")
     if kind == "uint64":
         names.append("unsigned_bigint")
     if is_narrowed(column, policies):
@@ -198,6 +226,17 @@ def is_narrowed(column: Column, policies: StoragePolicies) -> bool:
 def _is_flag(column: Column) -> bool:
     """Whether a column is TINYINT(1), by convention a boolean."""
     return column.type.kind == "int8" and column.source_type.lower().startswith("tinyint(1)")
+
+
+def _collated(column: Column, policy: str, schema: str, in_key: bool) -> Column:
+    """The column with the collation of the target, if it gets one."""
+    collation = icu_collation(column) if policy == "source" and type(column) is Column else None
+    if collation is None:
+        return column
+    name = quote(schema, collation.name)
+    return CollatedColumn(
+        **msgspec.structs.asdict(column), collation=name, locale=collation.locale, in_key=in_key
+    )
 
 
 def _computed(table: Table, policies: Sequence[StoragePolicies]) -> dict[str, str]:
