@@ -9,8 +9,7 @@ state of a table to the next:
        └──────────────backfilled (only chunk)───────────────────────────▲
 
 A table that the log itself creates is live from the start. From any state, a change that the log
-does not show exactly makes a table pending again, or quarantined, as the policy says. A table that
-the configuration does not select any more is excluded.
+does not show exactly makes a table pending again, or quarantined, as the policy says.
 """
 
 from __future__ import annotations
@@ -22,13 +21,9 @@ import msgspec
 
 from engine.schema import TableId
 
-__all__ = ["Cause", "Checkpoint", "LeftState", "TableProgress", "TableState"]
+__all__ = ["Cause", "Checkpoint", "TableProgress", "TableState"]
 
-TableState = Literal["pending", "backfilling", "catching_up", "live", "quarantined", "excluded"]
-
-
-#: The states of a table that is not followed: it waits for its discovery, or is left out.
-LeftState = Literal["pending", "quarantined", "excluded"]
+TableState = Literal["pending", "backfilling", "catching_up", "live", "quarantined"]
 
 
 class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,7 +49,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     pass it before the table equals the source at every commit.
 
     ``again``: the target has older rows of the table, which stay until the new ones replace them.
-    ``cause`` says why, or why the table is quarantined or excluded: then it is not followed.
+    ``cause`` says why, or why the table is quarantined: then it is not followed any more.
     """
 
     state: TableState = "pending"
@@ -64,11 +59,6 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     high_watermark: str | None = None
     again: bool = False
     cause: Cause | None = None
-
-    @property
-    def followed(self) -> bool:
-        """Whether the table's changes are applied, or will be."""
-        return self.state not in ("quarantined", "excluded")
 
     @property
     def reason(self) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from engine.errors import SinkError, SinkLost, SinkRejected, SourceError, SourceLost, SourceRejected
+from engine.errors import SinkError, SinkLost, SourceError, SourceLost
 
 __all__ = ["SOURCE", "TARGET", "Side"]
 
@@ -14,17 +14,15 @@ __all__ = ["SOURCE", "TARGET", "Side"]
 class Side(NamedTuple):
     """Source or target. ``section`` is the part of the configuration with its settings.
 
-    ``lost`` is the error of a broken connection, which is retried, ``refused`` that of a request
-    that fails again if it is repeated, and ``rejected`` that of a connection that the server does
-    not accept.
+    ``lost`` is the error of a broken connection, which is retried, and ``refused`` that of a
+    request that fails again if it is repeated.
     """
 
     name: str
     section: str
     lost: type[SourceLost | SinkLost]
     refused: type[SourceError | SinkError]
-    rejected: type[SourceRejected | SinkRejected]
 
 
-SOURCE = Side("source", "[source]", SourceLost, SourceError, SourceRejected)
-TARGET = Side("target", "[sink]", SinkLost, SinkError, SinkRejected)
+SOURCE = Side("source", "[source]", SourceLost, SourceError)
+TARGET = Side("target", "[sink]", SinkLost, SinkError)

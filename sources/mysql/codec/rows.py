@@ -69,7 +69,6 @@ import msgspec
 from engine.change import Cascade, Operation, Rows
 from engine.databases.mysql.types import parse_type
 from engine.errors import DecodeError, SchemaError, UnloggedChange
-from engine.remedies import BACKFILL
 from engine.schema import Table
 from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.accelerator import Accelerator, Decode, StoredImage, row_accelerator
@@ -126,7 +125,7 @@ class RowDecoder:
         if len(table.columns) != len(map.types):
             raise SchemaError(
                 f"the table has {len(table.columns)} columns, its table map {len(map.types)}",
-                hint=f"set binlog_row_metadata=FULL on the source; {BACKFILL}",
+                hint="set binlog_row_metadata=FULL on the source, or backfill the table again",
                 table=table.id,
             )
         self.table = table
@@ -228,7 +227,7 @@ class RowDecoder:
         return DecodeError(
             f"a rows event is malformed: {reason}",
             hint="the log is damaged at this position, or the table's definition is not the one "
-            f"that the log was written with; {BACKFILL}",
+            "that the log was written with; backfill the table again",
             table=self.table.id,
         )
 
@@ -272,7 +271,7 @@ def _cells(table: Table, map: TableMap, invalid_text: InvalidText | None = None)
     except (ValueError, KeyError) as error:
         raise SchemaError(
             f"the table does not fit its table map: {error}",
-            hint=BACKFILL,
+            hint="backfill the table again",
             table=table.id,
         ) from error
 
