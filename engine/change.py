@@ -10,13 +10,14 @@ the row tuple.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from engine.schema import Part, Table, TableId
 
 __all__ = [
+    "JOINED_BYTES",
     "TWIN_PREFIX",
     "Begin",
     "Cascade",
@@ -25,6 +26,7 @@ __all__ = [
     "Chunk",
     "Commit",
     "DeletePart",
+    "Folding",
     "Heartbeat",
     "Operation",
     "Position",
@@ -34,6 +36,9 @@ __all__ = [
     "SchemaChange",
     "Truncate",
 ]
+
+#: Rows of consecutive events are joined up to this size.
+JOINED_BYTES: Final = 64 << 10
 
 Row = tuple[Any, ...]
 Operation = Literal["insert", "update", "delete", "read"]
@@ -79,10 +84,11 @@ class Rows(msgspec.Struct, gc=False):
 
     def join(self, more: Rows) -> bool:
         """Append the rows that follow. Returns False and does nothing if table, operation or
-        present columns differ.
+        present columns differ, or if these rows have ``JOINED_BYTES`` or more.
         """
         if (
-            self.table is not more.table
+            self.size >= JOINED_BYTES
+            or self.table is not more.table
             or self.op != more.op
             or self.before_present != more.before_present
             or self.after_present != more.after_present
@@ -103,7 +109,9 @@ class SchemaChange(msgspec.Struct, frozen=True, gc=False):
     renamed table. ``renamed`` holds pairs of old and new column names, because the two versions do
     not tell a renamed column from a new one. ``filled`` names new columns with the value that
     existing rows have got in them, in the form of a row tuple; rows of a new column that is not
-    among them have its constant default. ``statement`` is the source's SQL, for people.
+    among them have its constant default. ``computed`` names generated columns whose values existing
+    rows have got from an expression of the new version. ``statement`` is the source's SQL, for
+    people.
     """
 
     statement: str
@@ -111,12 +119,22 @@ class SchemaChange(msgspec.Struct, frozen=True, gc=False):
     after: Table | None
     renamed: tuple[tuple[str, str], ...] = ()
     filled: tuple[tuple[str, str], ...] = ()
+    computed: tuple[str, ...] = ()
 
 
 class Truncate(msgspec.Struct, frozen=True, gc=False):
     """All rows of the table are removed at this place."""
 
     table: Table
+
+
+class Folding(NamedTuple):
+    """Which texts of printable ASCII characters a foreign key takes for equal: those that differ
+    only in ``case``, or in ``spaces`` at the end. Of other texts it is not known.
+    """
+
+    case: bool
+    spaces: bool
 
 
 class Cascade(msgspec.Struct, frozen=True, gc=False):
@@ -127,7 +145,8 @@ class Cascade(msgspec.Struct, frozen=True, gc=False):
     to; ``after`` is None for deleted rows. ``tables`` are those whose foreign keys may act, also
     indirectly. They may include tables that are not followed, which have no columns; a sink is
     given only those that it has to change. ``inexact`` says why a target cannot do what a foreign
-    key does, by its table and name.
+    key does, by its table and name. ``folded`` says how a foreign key compares texts, by columns;
+    the others compare all values exactly.
     """
 
     parent: TableId
@@ -136,6 +155,7 @@ class Cascade(msgspec.Struct, frozen=True, gc=False):
     after: list[Row] | None
     tables: tuple[Table, ...]
     inexact: Mapping[tuple[TableId, str], str] = {}
+    folded: Mapping[tuple[TableId, str], tuple[Folding | None, ...]] = {}
 
     @property
     def images(self) -> int:

@@ -9,7 +9,8 @@ state of a table to the next:
        └──────────────backfilled (only chunk)───────────────────────────▲
 
 A table that the log itself creates is live from the start. From any state, a change that the log
-does not show exactly makes a table pending again, or quarantined, as the policy says.
+does not show exactly makes a table pending again, or quarantined, as the policy says. A table that
+the configuration does not select any more is excluded.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ import msgspec
 
 from engine.schema import TableId
 
-__all__ = ["Cause", "Checkpoint", "TableProgress", "TableState"]
+__all__ = ["Cause", "Checkpoint", "LeftState", "TableProgress", "TableState"]
 
-TableState = Literal["pending", "backfilling", "catching_up", "live", "quarantined"]
+TableState = Literal["pending", "backfilling", "catching_up", "live", "quarantined", "excluded"]
+
+
+#: The states of a table that is not followed: it waits for its discovery, or is left out.
+LeftState = Literal["pending", "quarantined", "excluded"]
 
 
 class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -49,7 +54,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     pass it before the table equals the source at every commit.
 
     ``again``: the target has older rows of the table, which stay until the new ones replace them.
-    ``cause`` says why, or why the table is quarantined: then it is not followed any more.
+    ``cause`` says why, or why the table is quarantined or excluded: then it is not followed.
     """
 
     state: TableState = "pending"
@@ -59,6 +64,11 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     high_watermark: str | None = None
     again: bool = False
     cause: Cause | None = None
+
+    @property
+    def followed(self) -> bool:
+        """Whether the table's changes are applied, or will be."""
+        return self.state not in ("quarantined", "excluded")
 
     @property
     def reason(self) -> str:

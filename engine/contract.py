@@ -21,17 +21,23 @@ import msgspec
 
 from engine.change import Begin, Change, Chunk
 from engine.checkpoint import Checkpoint
+from engine.errors import SchemaError
 from engine.schema import Table, TableId
 
 __all__ = [
     "Applied",
     "Capabilities",
+    "ChecksPosition",
     "CommandStore",
     "Finding",
     "Interruptible",
+    "Reachable",
     "Readable",
     "ReadsByPolicy",
+    "RefusesTables",
+    "Resettable",
     "RowReader",
+    "SelectsTables",
     "Sink",
     "SnapshotSource",
     "Source",
@@ -60,12 +66,16 @@ class State(msgspec.Struct, frozen=True):
 
     ``outdated`` has the tables whose rows are stored in another form than the sink's settings say,
     each with the reason. The pipeline treats them as after a change that the log does not show.
+
+    ``running`` says whether an engine is connected to the target for this pipeline; None if that
+    is unknown. ``Sink.open`` need not set it.
     """
 
     epoch: int
     checkpoint: Checkpoint | None
     tables: tuple[Table, ...]
     outdated: Mapping[TableId, str] = {}
+    running: bool | None = None
 
 
 class Applied(msgspec.Struct):
@@ -101,7 +111,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     them. ``schema_changes``: an altered, renamed, dropped or replaced table is followed; without it
     the pipeline stops at such a change. ``cascades``: a ``Cascade`` is applied; without it, a table
     that a foreign key changes is followed no more (``UnloggedChange``). ``delete_part``: a
-    ``DeletePart`` is applied; without it, it is an ``UnloggedChange``, too.
+    ``DeletePart`` is applied; without it, it is an ``UnloggedChange``, too. ``computes``: the sink
+    takes a ``SchemaChange`` with ``computed`` columns, which it computes, or refuses itself.
     """
 
     guarantee: Literal["exactly once", "at least once"]
@@ -110,6 +121,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     schema_changes: bool
     cascades: bool = False
     delete_part: bool = False
+    computes: bool = False
 
 
 class Source(Protocol):
@@ -220,6 +232,37 @@ class SnapshotSource(Source, Protocol):
         This is much cheaper than ``chunks`` for many tables. All of them have a key. A table that
         is left out may still be empty, or have another shape.
         """
+        ...
+
+
+@runtime_checkable
+class ChecksPosition(Protocol):
+    """A source that can tell whether a stream can resume, without opening one."""
+
+    def check_position(self, position: str, tables: Iterable[Table]) -> None:
+        """Raise ``SourceError`` if a stream of ``tables`` cannot resume at ``position``: the log
+        was purged or reset, or belongs to another server. May block.
+        """
+        ...
+
+
+@runtime_checkable
+class RefusesTables(SnapshotSource, Protocol):
+    """A source that may have tables which match the configuration and cannot be followed."""
+
+    def refused(self) -> Mapping[TableId, SchemaError]:
+        """The tables that the last call of ``catalog`` has left out, each with the reason. They are
+        quarantined, and the others are followed (``on_error``).
+        """
+        ...
+
+
+@runtime_checkable
+class SelectsTables(Protocol):
+    """A source whose configuration selects tables by their names."""
+
+    def selected(self, ids: Collection[TableId]) -> set[TableId]:
+        """Those of ``ids`` that the configuration selects. May block."""
         ...
 
 
@@ -361,6 +404,26 @@ class Interruptible(Protocol):
         """Make the method that waits for the target fail at once with ``SinkLost``.
 
         Called on the event loop while another task waits. The sink is closed afterwards.
+        """
+        ...
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """A source or a sink that can tell whether its server accepts connections again."""
+
+    def reachable(self) -> bool:
+        """Whether a connection can be made now, within a few seconds. Called on a worker thread."""
+        ...
+
+
+@runtime_checkable
+class Resettable(Protocol):
+    """A sink that can forget a pipeline."""
+
+    async def reset(self, *, drop: bool) -> int:
+        """Forget all state of the pipeline, and remove unfinished twins; with ``drop`` drop its
+        tables too. Returns the number of tables that were dropped. An engine that runs is fenced.
         """
         ...
 

@@ -4,9 +4,11 @@ The errors that Tailrace raises on purpose.
     TailraceError
     ├── ConfigError       the configuration or the command line is wrong
     ├── SourceError       the source refuses a request, or its log cannot be followed
-    │   └── SourceLost    the connection to the source broke or stalled (retried)
+    │   ├── SourceLost    the connection to the source broke or stalled (retried)
+    │   └── SourceRejected    the source rejects the connection (retried for a while, not at first)
     ├── SinkError         the target refuses a request
-    │   └── SinkLost      the connection to the target broke or stalled (retried)
+    │   ├── SinkLost      the connection to the target broke or stalled (retried)
+    │   └── SinkRejected  the target rejects the connection (retried for a while, not at first)
     ├── DecodeError       the bytes of a log do not follow their format
     ├── SchemaError       the shape of a table is unknown or cannot be followed
     │   ├── ShapeChanged  the live table is ahead of the log (retried after the stream has advanced)
@@ -14,6 +16,7 @@ The errors that Tailrace raises on purpose.
     │   └── UnloggedChange    a change of one table that the log does not show exactly
     ├── ApplyError        the target cannot store a change
     ├── Fenced            a newer engine runs this pipeline
+    ├── DeadlineExceeded  a run has not caught up in time
     ├── ParityError       source and target cannot be compared
     └── OutputError       the result of a command cannot be written
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:  # the environment of a clone is made before msgspec is instal
 __all__ = [
     "ApplyError",
     "ConfigError",
+    "DeadlineExceeded",
     "DecodeError",
     "Fenced",
     "OutputError",
@@ -41,8 +45,10 @@ __all__ = [
     "TableRecreated",
     "SinkError",
     "SinkLost",
+    "SinkRejected",
     "SourceError",
     "SourceLost",
+    "SourceRejected",
     "TailraceError",
     "UnloggedChange",
 ]
@@ -100,6 +106,14 @@ class SourceLost(SourceError):
     retryable = True
 
 
+class SourceRejected(SourceError):
+    """The source rejects the connection, or there is no host of its name.
+
+    A pipeline that has worked retries it for a while: a password or a certificate may be about to
+    be replaced. At a pipeline's start the configuration is wrong.
+    """
+
+
 class SinkError(TailraceError):
     """The target refuses a request. Retrying does not help."""
 
@@ -112,6 +126,13 @@ class SinkLost(SinkError):
     """
 
     retryable = True
+
+
+class SinkRejected(SinkError):
+    """The target rejects the connection, or there is no host of its name, or no such folder.
+
+    It is retried as ``SourceRejected``.
+    """
 
 
 class DecodeError(TailraceError):
@@ -164,6 +185,10 @@ class ApplyError(TailraceError):
 
 class Fenced(TailraceError):
     """A newer engine runs this pipeline. This engine must stop and change nothing."""
+
+
+class DeadlineExceeded(TailraceError):
+    """The pipeline has not done what it should do in time."""
 
 
 class ParityError(TailraceError):

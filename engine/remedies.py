@@ -4,6 +4,7 @@ Remedies: how the hint of an error names a command line. Pure.
 A hint has the command line in backquotes, with placeholders as in the command's usage::
 
     `tailrace backfill CONFIG TABLE` reads the table again
+    add "TABLE" to exclude in [source]
 
 What shows the hint knows the path of the configuration as the user typed it, and the table of the
 error. ``rendered`` is the one place that puts them in.
@@ -15,12 +16,18 @@ import re
 import shlex
 from typing import Final
 
-__all__ = ["BACKFILL", "and_then", "rendered"]
+__all__ = ["BACKFILL", "BACKFILL_ALL", "and_then", "rendered"]
 
 #: The remedy for a table whose rows on the target are not those of the source.
 BACKFILL: Final = "`tailrace backfill CONFIG TABLE` reads the table again"
+#: The remedy for a log that cannot be followed from the checkpoint on.
+BACKFILL_ALL: Final = (
+    "`tailrace backfill CONFIG --all` reads all tables again, and goes on at the end of the log"
+)
 
+#: A command line, or the line of a configuration.
 _COMMAND_LINE: Final = re.compile(r"`tailrace [^`]*`")
+_EXCLUDED: Final = '"TABLE" to exclude'
 
 
 def rendered(hint: str, *, config: str = "", table: str = "", position: str = "") -> str:
@@ -34,6 +41,8 @@ def rendered(hint: str, *, config: str = "", table: str = "", position: str = ""
         )
         return f"`{' '.join(words)}`"
 
+    if table:
+        hint = hint.replace(_EXCLUDED, f'"{table}" to exclude')
     return _COMMAND_LINE.sub(put, hint)
 
 

@@ -31,7 +31,7 @@ use text, so such values are not parsed on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -39,10 +39,10 @@ import msgspec
 __all__ = [
     "Bound",
     "Column",
+    "Expression",
     "ForeignKey",
     "Index",
     "Kind",
-    "Origin",
     "Part",
     "Partitions",
     "Range",
@@ -123,13 +123,51 @@ class Type(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return f"{self.kind}({size})" if size else self.kind
 
 
+class Expression(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node of an expression over the columns of one row, in arithmetic without limits.
+
+    ``text`` is the name of a ``column``, the digits of a ``number`` or ``float``, a ``text``, the
+    digits to which ``round`` rounds (half away from zero), or why an expression is ``inexact``: it
+    cannot be said exactly in these terms. Of the others:
+
+    - ``null``; ``minus``, ``abs``, ``floor``, ``ceiling``, ``add``, ``subtract``, ``multiply``;
+      ``divide`` and ``modulo``, of whole numbers, towards zero, NULL for a divisor of zero
+    - ``limit``: the first argument, at least the second and at most the third
+    - ``float`` with an argument makes a number a floating-point one
+    - the conditions ``equal``, ``same`` (NULL equals NULL), ``less``, ``less_equal``, ``is_null``,
+      ``and``, ``or``, ``not``; ``from_condition`` makes a number of one: 1 or 0
+    - ``if`` (a condition, a value, and another), ``coalesce``, ``null_if``
+    - ``concat``; ``digits`` makes a text of a whole number
+    - ``year``, ``month``, ``day`` and ``date`` of a date
+    """
+
+    name: str
+    arguments: tuple[Expression, ...] = ()
+    text: str = ""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The names of the columns that it is computed from."""
+        if self.name == "column":
+            return frozenset((self.text,))
+        return frozenset[str]().union(*(argument.columns for argument in self.arguments))
+
+    def renamed(self, names: Mapping[str, str]) -> Expression:
+        """The expression with the new names of columns."""
+        if self.name == "column":
+            return Expression("column", text=names.get(self.text, self.text))
+        arguments = tuple(argument.renamed(names) for argument in self.arguments)
+        return Expression(self.name, arguments, self.text)
+
+
 class Column(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One column of one version of a table.
 
     ``source_type`` is the complete text of the source's type, such as
     ``varchar(20) character set latin1`` or ``int unsigned`` for MySQL: the source builds its
     decoder from it. ``default`` is the source's default as SQL text, or None. ``generated`` marks a
-    column that the source computes; the target stores it as a plain column.
+    column that the source computes, and ``expression`` is what it computes, None if that is not
+    known.
     """
 
     name: str
@@ -138,6 +176,7 @@ class Column(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     nullable: bool = True
     default: str | None = None
     generated: bool = False
+    expression: Expression | None = None
 
 
 class Index(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -248,16 +287,6 @@ class Partitions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return ((self.bounds[place - 1] if place else None, self.bounds[place]),)
 
 
-class Origin(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_hash=True):
-    """A table of the source whose rows are put into a table of the target by a mapping.
-
-    ``mapping`` is the fingerprint of the mapping's rules for it.
-    """
-
-    table: Table
-    mapping: str
-
-
 class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_hash=True):
     """One immutable version of a table.
 
@@ -269,9 +298,6 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     without logging the changed rows; a target has none. They are None if they are not known.
     ``partitions`` are the source's, None if it has none or they are not known. A ``Table`` is
     hashable and keeps its hash, so codecs are cached by it.
-
-    A table of the target that a mapping makes has ``origins``: the tables of the source that it is
-    made of. Else the table is the source's own, under its own name.
     """
 
     id: TableId
@@ -282,12 +308,6 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     default_charset: str = ""
     foreign_keys: tuple[ForeignKey, ...] | None = None
     partitions: Partitions | None = None
-    origins: tuple[Origin, ...] = ()
-
-    @property
-    def sources(self) -> tuple[Table, ...]:
-        """The tables of the source: those of ``origins``, else the table itself."""
-        return tuple(origin.table for origin in self.origins) or (self,)
 
     @property
     def uniques(self) -> tuple[Index, ...]:

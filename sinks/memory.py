@@ -13,7 +13,17 @@ from typing import ClassVar
 
 import msgspec
 
-from engine.change import Cascade, Change, DeletePart, Replace, Row, Rows, SchemaChange, Truncate
+from engine.change import (
+    TWIN_PREFIX,
+    Cascade,
+    Change,
+    DeletePart,
+    Replace,
+    Row,
+    Rows,
+    SchemaChange,
+    Truncate,
+)
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, State, StoredCommand
 from engine.errors import ApplyError, Fenced
@@ -111,7 +121,7 @@ class MemorySink:
         return applied
 
     async def commit(self, checkpoint: Checkpoint) -> None:
-        newest = self.store.states[self._pipeline].epoch
+        newest = self.store.states.get(self._pipeline, State(0, None, ())).epoch
         if not self._epoch == checkpoint.epoch == newest:
             self._open = None
             raise Fenced(f"epoch {newest} has taken over from epoch {checkpoint.epoch}")
@@ -142,6 +152,16 @@ class MemorySink:
     async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
         _, command = self.store.commands[id - 1]
         self._concluded.append(msgspec.structs.replace(command, outcome=outcome, refused=refused))
+
+    async def reset(self, *, drop: bool) -> int:
+        state = await self.open()
+        twins = {table.id for table in state.tables if table.id.name.startswith(TWIN_PREFIX)}
+        tables = {table.id for table in state.tables} - twins
+        for id in twins | (tables if drop else set()):
+            self.store.contents.pop(id, None)
+        del self.store.states[self._pipeline]
+        await self.close()
+        return len(tables) if drop else 0
 
     async def submit_command(self, command: str, by: str) -> int:
         id = len(self.store.commands) + 1
@@ -180,7 +200,7 @@ class MemorySink:
         if change.after is None:
             self._act(change, dict.fromkeys(change.before))
             return
-        for before, after in runs(change.before, change.after):
+        for before, after in runs(change.before, change.after, apart=bool(change.folded)):
             self._act(change, dict(zip(before, after, strict=True)))
 
     def _act(self, change: Cascade, values: Mapping[Row, Row | None]) -> None:
@@ -194,7 +214,8 @@ class MemorySink:
         while waiting:
             step, values = waiting.pop(0)
             contents = self._contents(step.child.id)
-            hit = contents.refer(step, values)
+            foldings = change.folded.get((step.child.id, step.key.name), ())
+            hit = contents.refer(step, values, foldings)
             for each in steps(change.tables, step.child.id, step.changed):
                 place = [step.child.ordinal(name) for name in each.key.parent_columns]
                 next_values = {

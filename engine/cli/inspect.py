@@ -17,18 +17,19 @@ import msgspec
 from engine.cli.command import Command
 from engine.cli.output import print_json, print_tables
 from engine.cli.progress import comparison_progress
-from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
+from engine.cli.wiring import load_settings, make_sink, make_source
 from engine.contract import (
     Capabilities,
+    ChecksPosition,
     Finding,
     Readable,
     RowReader,
     Sink,
     SnapshotSource,
     Source,
+    State,
 )
-from engine.errors import ConfigError, ParityError, SchemaError, TailraceError
-from engine.mapping.reader import MappedReader, compared
+from engine.errors import ConfigError, ParityError, SchemaError, SourceLost, TailraceError
 from engine.ops.status import Status, TableStatuses
 from engine.pipeline.twins import current_tables
 from engine.schema import Table, TableId
@@ -68,6 +69,7 @@ CHECK = Command("check", "inspect source and target before a run", check, _add_c
 
 async def _check(settings: Settings) -> tuple[list[Finding], int]:
     """The findings, and the exit status that they make."""
+    sink = make_sink(settings)
     tables: list[Table] = []
     findings: list[Finding] = []
     exit_status = 0
@@ -80,15 +82,19 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
         except TailraceError as error:
             findings.append(_as_finding("source", error, "CK001"))
             exit_status = error.exit_status
-    try:
-        sink = make_sink(settings)
         findings.append(_guarantee(sink.capabilities))
-        mapping = make_mapping(settings)
-        mapping.check(tables)
-        findings += await sink.check([mapping.target(table) for table in tables])
-    except TailraceError as error:
-        findings.append(_as_finding("target", error, "CK002"))
-        exit_status = max(exit_status, error.exit_status)
+        try:
+            findings += await sink.check(tables)
+            state = await sink.state()
+        except TailraceError as error:
+            findings.append(_as_finding("target", error, "CK002"))
+            return findings, max(exit_status, error.exit_status)
+        try:
+            await asyncio.to_thread(_check_position, source, state)
+        except SourceLost:
+            pass  # it is among the findings about the source
+        except TailraceError as error:
+            findings.append(_as_finding("position", error, "CK005"))
     return findings, exit_status or int(any(finding.level == "error" for finding in findings))
 
 
@@ -135,7 +141,8 @@ def status(options: argparse.Namespace) -> int:
     """Show the pipeline's position and lag, and the state of each table.
 
     Reads the checkpoint in the target, and asks the source for the end of its log. docs/status.md
-    describes the fields. Exit status 1: the pipeline has never run.
+    describes the fields. Exit status 1: the pipeline has never run, no engine is connected to the
+    target, or the stream cannot resume, such as after the log was purged.
     """
     settings = load_settings(options.config)
     found = asyncio.run(_status(settings, str(options.config)))
@@ -145,7 +152,8 @@ def status(options: argparse.Namespace) -> int:
         from engine.cli.tables import status_table
 
         print_tables(status_table(found))
-    return 0 if found.position is not None else 1
+    healthy = found.position is not None and found.running is not False and not found.problem
+    return 0 if healthy else 1
 
 
 def _add_status_options(parser: argparse.ArgumentParser) -> None:
@@ -156,25 +164,48 @@ STATUS = Command("status", "position, lag and the state of each table", status, 
 
 
 async def _status(settings: Settings, config: str) -> Status:
-    """The status as the checkpoint tells it. It does not say whether an engine runs."""
+    """The status as the target and the source tell it. The engine is not asked."""
     state = await make_sink(settings).state()
     name = settings.pipeline.name
     if state is None or state.checkpoint is None:
         return Status(pipeline=name, epoch=None if state is None else state.epoch)
     checkpoint = state.checkpoint
-    with closing(make_source(settings)) as source:
-        end = await asyncio.to_thread(source.position)
-        current = source.reached(checkpoint.position, end)
-        lag_bytes = await asyncio.to_thread(source.backlog, checkpoint.position)
     behind = time.time() - checkpoint.committed_at if checkpoint.committed_at else None
-    return Status(
+    found = Status(
         pipeline=name,
         epoch=state.epoch,
         position=checkpoint.position,
-        lag_seconds=0.0 if current else behind,
-        lag_bytes=0 if current else lag_bytes,
+        lag_seconds=behind,
+        running=state.running,
         tables=TableStatuses(config).of(checkpoint.progress),
     )
+    with closing(make_source(settings)) as source:
+        try:
+            lag_bytes = await asyncio.to_thread(_backlog, source, state)
+        except TailraceError as error:
+            return msgspec.structs.replace(found, problem=str(error), remedy=error.hint)
+    if lag_bytes == 0:
+        behind = 0.0
+    return msgspec.structs.replace(found, lag_seconds=behind, lag_bytes=lag_bytes)
+
+
+def _backlog(source: Source, state: State) -> int | None:
+    """The bytes of log after the checkpoint; None if they are unknown.
+
+    Raises ``TailraceError`` if a stream cannot resume at the checkpoint.
+    """
+    assert state.checkpoint is not None
+    position = state.checkpoint.position
+    _check_position(source, state)
+    if source.reached(position, source.position()):
+        return 0
+    return source.backlog(position)
+
+
+def _check_position(source: Source, state: State | None) -> None:
+    """Raise ``TailraceError`` if a stream cannot resume at the checkpoint."""
+    if isinstance(source, ChecksPosition) and state is not None and state.checkpoint is not None:
+        source.check_position(state.checkpoint.position, state.tables)
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -225,13 +256,13 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
         raise ConfigError(
             "the target holds no checkpoint of this pipeline yet", hint="run the pipeline first"
         )
-    mapping, progress = make_mapping(settings), state.checkpoint.progress
-    state = mapping.restore(state)
-    reasons = {str(id): it.reason for id, it in progress.items() if it.again or it.reason}
-    reasons |= {str(id): reason for id, reason in state.outdated.items()}
-    current = [it for it in current_tables(state.tables, progress) if it.id not in state.outdated]
-    tables, left = _chosen(current, reasons, options.table)
-    names = {str(mapping.target(table).id): str(table.id) for table in tables}
+    progress = state.checkpoint.progress
+    reasons = {
+        str(id): it.reason
+        for id, it in progress.items()
+        if it.state != "excluded" and (it.again or it.reason)
+    }
+    tables, left = _chosen(current_tables(state.tables, progress), reasons, options.table)
     with closing(make_source(settings)) as source:
 
         async def passed(position: str, deadline: float) -> bool:
@@ -246,18 +277,17 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
             comparison_progress(expected) as update,
         ):
             report = await comparison.verify(
-                [compared(mapping, table) for table in tables],
-                MappedReader(source_rows, mapping),
+                tables,
+                source_rows,
                 target_rows,
                 source_position=source.position,
                 passed=passed,
                 deadline_seconds=options.deadline_seconds,
-                progress=lambda name, rows: update(names[name], rows),
+                progress=update,
             )
-    found = [msgspec.structs.replace(it, table=names[it.table]) for it in report.tables]
     reports = [_left_out(table, reason) for table, reason in sorted(left.items())]
     return msgspec.structs.replace(
-        report, equal=report.equal and not reports, tables=(*found, *reports)
+        report, equal=report.equal and not reports, tables=(*report.tables, *reports)
     )
 
 

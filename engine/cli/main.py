@@ -93,7 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from engine.cli.init import INIT
     from engine.cli.inspect import CHECK, STATUS, VERIFY
-    from engine.cli.recovery import BACKFILL, TABLES
+    from engine.cli.recovery import BACKFILL, RESET, TABLES
     from engine.cli.run import BENCH, DEMO, RUN, TAIL
 
     parser = argparse.ArgumentParser(
@@ -109,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="print the version, and whether the codecs are compiled",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (INIT, CHECK, RUN, STATUS, TABLES, BACKFILL, VERIFY, TAIL, DEMO, BENCH):
+    for command in (INIT, CHECK, RUN, STATUS, TABLES, BACKFILL, RESET, VERIFY, TAIL, DEMO, BENCH):
         sub = commands.add_parser(
             command.name,
             help=command.help,

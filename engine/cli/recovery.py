@@ -1,5 +1,5 @@
 """
-The commands that end a stop of one table: ``tables`` and ``backfill``.
+The commands by which a stopped table or pipeline goes on: ``tables``, ``backfill``, ``reset``.
 
 What changes a pipeline is stored in the target as a command (``engine.pipeline.stored_commands``),
 so it works whether or not an engine runs.
@@ -17,17 +17,18 @@ import time
 
 import msgspec
 
+from engine.change import TWIN_PREFIX
 from engine.checkpoint import Checkpoint
 from engine.cli.command import Command
 from engine.cli.wiring import load_settings, make_sink
-from engine.contract import CommandStore, Sink, StoredCommand
+from engine.contract import CommandStore, Resettable, Sink, StoredCommand
 from engine.errors import ConfigError
-from engine.ops.status import TableStatuses
+from engine.ops.status import table_status
 from engine.pipeline.stored_commands import BackfillTables, TableCommand, find_tables
 from engine.remedies import rendered
 from engine.settings.loader import Settings
 
-__all__ = ["BACKFILL", "TABLES"]
+__all__ = ["BACKFILL", "RESET", "TABLES"]
 
 #: How often the target is asked for the outcome of a command.
 POLL_SECONDS = 0.2
@@ -43,7 +44,10 @@ def tables(options: argparse.Namespace) -> int:
     """
     settings = load_settings(options.config)
     checkpoint = asyncio.run(_checkpoint(make_sink(settings)))
-    found = TableStatuses(str(options.config)).of(checkpoint.progress)
+    found = tuple(
+        table_status(str(id), it, str(options.config))
+        for id, it in sorted(checkpoint.progress.items())
+    )
     if options.json:
         sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
     else:
@@ -76,6 +80,10 @@ async def _checkpoint(sink: Sink) -> Checkpoint:
 def backfill(options: argparse.Namespace) -> int:
     """Read tables again from the source, while the others go on.
 
+    TABLE is schema.table as on the source, or a pattern such as 'shop.*'. With --all, every table
+    is read again and the stream goes on at the end of the log: also where the log is purged, reset,
+    or that of another server.
+
     The rows go to a twin, which replaces the table in one transaction when it is complete, so
     readers of the target never see half a table. A quarantined table is followed again.
 
@@ -89,21 +97,81 @@ def backfill(options: argparse.Namespace) -> int:
 async def _backfill(settings: Settings, options: argparse.Namespace) -> int:
     sink = make_sink(settings)
     progress = (await _checkpoint(sink)).progress
+    if bool(options.tables) == options.all:
+        raise ConfigError("name tables, or --all", hint="`tailrace backfill CONFIG --all`")
     _, unknown = find_tables(tuple(options.tables), progress)
     if unknown:
         raise ConfigError(
-            f"the pipeline does not follow {', '.join(unknown)}",
+            f"the pipeline follows no table {', '.join(unknown)}",
             hint="`tailrace tables CONFIG` lists the tables that it follows",
         )
     return await _give(sink, BackfillTables(tuple(options.tables)), options)
 
 
 def _add_backfill_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tables", nargs="+", metavar="TABLE", help="schema.table on the source")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="schema.table on the source")
+    parser.add_argument("--all", action="store_true", help="all tables, from the log's end on")
     _add_deadline(parser)
 
 
 BACKFILL = Command("backfill", "read tables again", backfill, _add_backfill_options)
+
+
+def reset(options: argparse.Namespace) -> int:
+    """Forget the state of a pipeline: its position, and which tables it follows.
+
+    The tables stay on the target as they are, and belong to no pipeline; with --drop they are
+    dropped. The next `tailrace run` begins anew, and refuses tables that exist and are not empty.
+    The engine has to be stopped.
+    """
+    settings = load_settings(options.config)
+    return asyncio.run(_reset(settings, options))
+
+
+async def _reset(settings: Settings, options: argparse.Namespace) -> int:
+    sink, name = make_sink(settings), settings.pipeline.name
+    if not isinstance(sink, Resettable):
+        raise ConfigError(
+            "the state of this target cannot be reset by a command",
+            hint="delete what it has stored, such as the folder of jsonl:",
+        )
+    state = await sink.state()
+    if state is None:
+        print(f"the target holds no state of the pipeline {name}")
+        return 0
+    if isinstance(sink, CommandStore) and await sink.engine_runs():
+        raise ConfigError("an engine runs this pipeline", hint="stop it first")
+    count = sum(not table.id.name.startswith(TWIN_PREFIX) for table in state.tables)
+    what = f"the position of the pipeline {name} and the progress of {count:,} tables are forgotten"
+    if options.drop:
+        what += f", and these {count:,} tables are dropped from the target with all their rows"
+    if not _agreed(what, options):
+        return 1
+    dropped = await sink.reset(drop=options.drop)
+    print(f"the pipeline {name} is forgotten, {dropped:,} tables are dropped")
+    return 0
+
+
+def _add_reset_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--drop", action="store_true", help="drop the tables, too")
+    _add_yes(parser)
+
+
+RESET = Command("reset", "forget a pipeline's state", reset, _add_reset_options)
+
+
+def _add_yes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _agreed(what: str, options: argparse.Namespace) -> bool:
+    """Say what is lost, and ask. Raises ConfigError if there is nobody to ask."""
+    print(what)
+    if options.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError("this has to be confirmed", hint="type it in a terminal, or add --yes")
+    return input("Do it? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _add_deadline(parser: argparse.ArgumentParser) -> None:

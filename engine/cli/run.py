@@ -25,13 +25,7 @@ import benchmarks as bench_command
 from engine import demo as demo_command
 from engine.cli.command import Command
 from engine.cli.output import write_records
-from engine.cli.wiring import (
-    load_settings,
-    make_mapping,
-    make_sink,
-    make_source,
-    version_and_codecs,
-)
+from engine.cli.wiring import load_settings, make_sink, make_source, version_and_codecs
 from engine.contract import SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
@@ -73,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
     A run that ends by itself, at the end of log files or with --until-caught-up, has exit status 3
     if tables are quarantined, because the target lacks their changes.
     """
+    if options.deadline is not None and not options.until_caught_up:
+        raise ConfigError("--deadline needs --until-caught-up", hint="add --until-caught-up")
     settings = load_settings(options.config)
     log.configure(options.log_format or settings.log.format, settings.log.level)
     version, codecs = version_and_codecs()
@@ -82,11 +78,25 @@ def run(options: argparse.Namespace) -> int:
     return uvloop.run(_run(settings, options))
 
 
+def seconds(text: str) -> float:
+    """A positive number of seconds."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until-caught-up",
         action="store_true",
         help="stop at the source's present position, when every table is live",
+    )
+    parser.add_argument(
+        "--deadline",
+        type=seconds,
+        metavar="SECONDS",
+        help="with --until-caught-up: fail if the pipeline has not caught up after this time",
     )
     parser.add_argument(
         "--metrics-listen", metavar="HOST:PORT", help="serve /metrics, /health and /status"
@@ -118,7 +128,6 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         backfill=settings.backfill,
         retry=settings.retry,
         metrics=metrics,
-        mapping=make_mapping(settings),
         errors=settings.errors,
         config=str(options.config),
     )
@@ -130,13 +139,17 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
             from engine.ops.server import StatusServer
 
             limit = settings.metrics.max_lag_seconds
-            server = StatusServer(listen, metrics, monitor.status, max_lag_seconds=limit)
+            server = StatusServer(
+                listen, metrics, monitor.status, max_lag_seconds=limit, refresh=monitor.refresh
+            )
             await stack.enter_async_context(server)
         await stack.enter_async_context(_meanwhile(_warn(settings)))
         visible = sys.stderr.isatty() and not options.no_progress
         shown = _draw(monitor) if visible else _report(monitor)
         await stack.enter_async_context(_meanwhile(shown))
-        await pipeline.run(until_caught_up=options.until_caught_up)
+        await pipeline.run(
+            until_caught_up=options.until_caught_up, deadline_seconds=options.deadline
+        )
     return 0 if pipeline.commands.stopping else _conclude(pipeline.status())
 
 
@@ -280,7 +293,7 @@ async def _start_of_tail(
             "the target holds no checkpoint of this pipeline yet",
             hint="run the pipeline first, or leave out --from",
         )
-    return state.checkpoint.position, [it for table in state.tables for it in table.sources]
+    return state.checkpoint.position, state.tables
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -33,11 +33,18 @@ def status_table(status: Status) -> RenderableType:
         return Text(f"pipeline {status.pipeline} has not run yet")
     summary = Table.grid(padding=(0, 2))
     summary.add_row("pipeline", Text(status.pipeline))
+    if status.running is not None:
+        none = Text("none is connected to the target", style="bold red")
+        summary.add_row("engine", "running" if status.running else none)
     summary.add_row("position", Text(status.position, overflow="fold"))
     lag = "unknown" if status.lag_seconds is None else duration(status.lag_seconds)
     behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
     summary.add_row("lag", f"{lag}{behind}")
     summary.add_row("backfill", f"{status.fraction:.0%}, {status.backfilled:,} rows")
+    if status.problem:
+        summary.add_row("problem", Text(printable(status.problem), style="bold red"))
+        remedy = f"→ {printable(status.remedy)}" if status.remedy else ""
+        summary.add_row("", Text(remedy, style="bold"))
     return Group(summary, Text(), progress_table(status.tables))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.change import Cascade, DeletePart, Replace, Rows, SchemaChange, Truncate
+from engine.change import Cascade, DeletePart, Folding, Replace, Rows, SchemaChange, Truncate
 from engine.contract_suite.target import (
     CODE,
     ID,
@@ -29,6 +29,7 @@ from engine.contract_suite.target import (
     rule,
     update,
 )
+from engine.errors import UnloggedChange
 from engine.schema import Column, ForeignKey, Part, Table, TableId
 
 __all__ = ["DeletePartRules", "RowRules", "SchemaChangeRules"]
@@ -145,6 +146,31 @@ class RowRules:
             )
         assert rows_of(target, one) == [(1, 10, None), (4, 40, None), (5, None, None)]
         assert sorted(rows_of(target, two), key=str) == [(4,), (None,), (None,), (None,)]
+
+    @rule("cascades")
+    async def test_foreign_keys_compare_texts_as_the_source_does(self, target: Target) -> None:
+        """Texts of which that is not known are refused, and change nothing."""
+        parent, child = TableId("contract_shop", "parent"), TableId("contract_shop", "child")
+        text = Column("p", TEXT, "varchar(20)")
+        key = ForeignKey("f", ("p",), parent, ("code",), "cascade", "cascade")
+        table = Table(child, (ID, text), (0,), foreign_keys=(key,))
+
+        def cascade(value: str, new: str | None = None, *, spaces: bool = True) -> Cascade:
+            after = None if new is None else [(new,)]
+            folded = {(child, "f"): (Folding(case=True, spaces=spaces),)}
+            return Cascade(parent, ("code",), [(value,)], after, (table,), folded=folded)
+
+        async with Engine(target) as engine:
+            rows = (1, "a"), (2, "A "), (3, "b"), (4, "B "), (5, None), (6, "c "), (7, "c")
+            await engine.write(*create(table), insert(*rows, table=table))
+            await engine.write(cascade("A"), cascade("b ", "d"), cascade("C", spaces=False))
+            await engine.write(insert((8, "\u00e9"), table=table))
+            with pytest.raises(UnloggedChange) as caught:
+                await engine.write(cascade("e"))
+            assert caught.value.id == child
+        assert rows_of(target, table) == [
+            *((3, "d"), (4, "d"), (5, None), (6, "c "), (8, "\u00e9"))
+        ]
 
     @rule()
     async def test_drift_is_counted(self, target: Target) -> None:

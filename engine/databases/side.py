@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from engine.errors import SinkError, SinkLost, SourceError, SourceLost
+from engine.errors import SinkError, SinkLost, SinkRejected, SourceError, SourceLost, SourceRejected
 
 __all__ = ["SOURCE", "TARGET", "Side"]
 
@@ -14,15 +14,17 @@ __all__ = ["SOURCE", "TARGET", "Side"]
 class Side(NamedTuple):
     """Source or target. ``section`` is the part of the configuration with its settings.
 
-    ``lost`` is the error of a broken connection, which is retried, and ``refused`` that of a
-    request that fails again if it is repeated.
+    ``lost`` is the error of a broken connection, which is retried, ``refused`` that of a request
+    that fails again if it is repeated, and ``rejected`` that of a connection that the server does
+    not accept.
     """
 
     name: str
     section: str
     lost: type[SourceLost | SinkLost]
     refused: type[SourceError | SinkError]
+    rejected: type[SourceRejected | SinkRejected]
 
 
-SOURCE = Side("source", "[source]", SourceLost, SourceError)
-TARGET = Side("target", "[sink]", SinkLost, SinkError)
+SOURCE = Side("source", "[source]", SourceLost, SourceError, SourceRejected)
+TARGET = Side("target", "[sink]", SinkLost, SinkError, SinkRejected)

@@ -92,6 +92,8 @@ class Metrics:
         self._estimate = gauge("backfill_estimate_rows", "Rows expected", "table")
         self._quarantined = gauge("quarantined_tables", "Tables whose changes are not applied")
         self._state = gauge("table_state", "1 for the state of the table", "table", "state")
+        #: Whether the backlog was known at the last status.
+        self._has_backlog = False
         #: The tables of the last status, and those that the gauges show: they follow when read.
         self._tables: Sequence[TableStatus] = ()
         self._shown: Mapping[str, TableStatus] = {}
@@ -137,12 +139,15 @@ class Metrics:
         self._up.labels(self._pipeline).set(0)
 
     def observe(self, status: Status) -> None:
-        """Set the gauges. A value that is None keeps its last one."""
+        """Set the gauges. A backlog that is unknown has no series."""
         self._up.labels(self._pipeline).set(status.state not in ("connecting", "stopped"))
         if status.lag_seconds is not None:
             self._lag_seconds.labels(self._pipeline).set(status.lag_seconds)
         if status.lag_bytes is not None:
             self._lag_bytes.labels(self._pipeline).set(status.lag_bytes)
+        elif self._has_backlog:
+            self._lag_bytes.remove(self._pipeline)
+        self._has_backlog = status.lag_bytes is not None
         self._tables = status.tables or self._tables
 
     def render(self, accept: str) -> tuple[bytes, str]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
@@ -59,6 +59,7 @@ def make_app(
     status: Callable[[], Status],
     *,
     max_lag_seconds: float = 300.0,
+    refresh: Callable[[], Awaitable[None]] | None = None,
 ) -> Starlette:
     """The application; the arguments are those of ``StatusServer``.
 
@@ -71,6 +72,8 @@ def make_app(
         return Response(text, headers={"content-type": content_type})
 
     async def get_status(_: Request) -> Response:
+        if refresh is not None:
+            await refresh()
         return _json(status())
 
     async def get_health(_: Request) -> Response:
@@ -125,7 +128,8 @@ class StatusServer:
     ``status`` returns the status at the moment of the call; /health reads its ``state`` and
     ``lag_seconds``. A pipeline is healthy while it backfills or drains, or is at most
     ``max_lag_seconds`` behind; the time without a connection to the source or the target counts as
-    lag. Raises ConfigError if the address is wrong or taken.
+    lag. ``refresh`` is awaited before /metrics and /status are answered. Raises ConfigError if the
+    address is wrong or taken.
     """
 
     def __init__(
@@ -135,9 +139,10 @@ class StatusServer:
         status: Callable[[], Status],
         *,
         max_lag_seconds: float = 300.0,
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._host, self._port = parse_listen(listen)
-        self._app = make_app(metrics, status, max_lag_seconds=max_lag_seconds)
+        self._app = make_app(metrics, status, max_lag_seconds=max_lag_seconds, refresh=refresh)
         self._state = ServerState()
         self._state.default_headers = HEADERS
         self._server: asyncio.Server | None = None

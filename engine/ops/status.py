@@ -9,6 +9,7 @@ or goes; a new field alone does not change it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Literal, Protocol
@@ -27,6 +28,7 @@ __all__ = [
     "Status",
     "TableStatus",
     "TableStatuses",
+    "table_status",
 ]
 
 STATUS_VERSION = 1
@@ -34,11 +36,16 @@ STATUS_VERSION = 1
 PipelineState = Literal["connecting", "backfilling", "streaming", "draining", "stopped"]
 
 #: The states in which a table has no rows left to backfill.
-FINISHED = frozenset(("catching_up", "live", "quarantined"))
+FINISHED = frozenset(("catching_up", "live", "quarantined", "excluded"))
 
 #: How often the source is asked for its backlog, and how often before the first checkpoint.
 BACKLOG_SECONDS = 5.0
 FIRST_SECONDS = 0.25
+#: How long a reader of the status waits for the source's answer, how long an answer counts as the
+#: present one, and how long it counts at all.
+ANSWER_SECONDS = 1.0
+FRESH_SECONDS = 0.5
+STALE_SECONDS = 15.0
 
 
 class TableStatus(msgspec.Struct, frozen=True):
@@ -71,6 +78,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     ``rows``, ``backfilled_rows`` and ``reconnects`` count since the engine's start. They and
     ``state`` are None where the status was read from the checkpoint, without asking the engine.
+    Only there are ``running``, which says whether an engine is connected to the target, and
+    ``problem``, the reason why the stream cannot resume, with its ``remedy``.
     """
 
     version: int = STATUS_VERSION
@@ -83,6 +92,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     reconnects: int | None = None
     lag_seconds: float | None = None
     lag_bytes: int | None = None
+    running: bool | None = None
+    problem: str = ""
+    remedy: str = ""
     tables: tuple[TableStatus, ...] = ()
 
     @property
@@ -114,17 +126,20 @@ class TableStatuses:
         self._progress: Mapping[TableId, TableProgress] | None = None
         self._statuses: tuple[TableStatus, ...] = ()
 
-    def of(self, progress: Mapping[TableId, TableProgress]) -> tuple[TableStatus, ...]:
-        """The status of each table, ordered by name."""
-        if progress is not self._progress:
+    def of(self, progress: Mapping[TableId, TableProgress] | None) -> tuple[TableStatus, ...]:
+        """The status of each table that is not excluded, ordered by name."""
+        if progress is not None and progress is not self._progress:
             self._progress = progress
             self._statuses = tuple(
-                _table_status(str(id), it, self._config) for id, it in sorted(progress.items())
+                table_status(str(id), it, self._config)
+                for id, it in sorted(progress.items())
+                if it.state != "excluded"
             )
         return self._statuses
 
 
-def _table_status(table: str, progress: TableProgress, config: str) -> TableStatus:
+def table_status(table: str, progress: TableProgress, config: str) -> TableStatus:
+    """The status of one table; ``config`` is for the command lines in its remedy."""
     status = TableStatus(table, progress.state, progress.rows, progress.estimate)
     if progress.state == "live" or (cause := progress.cause) is None:
         return status
@@ -165,19 +180,39 @@ class Monitor:
         self._pipeline = pipeline
         self._gauges = gauges
         self._lag_bytes: int | None = None
+        self._known_at = 0.0
+        self._asking: asyncio.Task[None] | None = None
 
     def status(self) -> Status:
-        """The status now. ``lag_bytes`` may be some seconds old."""
-        return msgspec.structs.replace(self._pipeline.status(), lag_bytes=self._lag_bytes)
+        """The status now. ``lag_bytes`` may be some seconds old; an older one is unknown."""
+        known = time.monotonic() - self._known_at < STALE_SECONDS
+        lag_bytes = self._lag_bytes if known else None
+        return msgspec.structs.replace(self._pipeline.status(), lag_bytes=lag_bytes)
+
+    async def refresh(self) -> None:
+        """Ask the source for its backlog unless it has just answered, and set the gauges. Waits for
+        the answer, but not long: it counts when it comes.
+        """
+        if time.monotonic() - self._known_at >= FRESH_SECONDS:
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._ask())
+            await asyncio.wait((self._asking,), timeout=ANSWER_SECONDS)
+        self._gauges.observe(self.status())
+
+    async def _ask(self) -> None:
+        status = self._pipeline.status()
+        if not status.position or status.state == "stopped":
+            return
+        # Between two attempts, too: a target that is away does not stop the source's log.
+        with suppress(TailraceError):
+            self._lag_bytes = await asyncio.to_thread(
+                self._pipeline.source.backlog, status.position
+            )
+            self._known_at = time.monotonic()
 
     async def watch(self) -> None:
-        """Ask the source for its backlog every few seconds, and set the gauges. Never returns."""
+        """Refresh every few seconds. Never returns."""
         while True:
-            status = self._pipeline.status()
-            if status.position and status.state not in ("connecting", "stopped"):
-                with suppress(TailraceError):
-                    self._lag_bytes = await asyncio.to_thread(
-                        self._pipeline.source.backlog, status.position
-                    )
-            self._gauges.observe(self.status())
-            await asyncio.sleep(BACKLOG_SECONDS if status.position else FIRST_SECONDS)
+            await self.refresh()
+            position = self._pipeline.status().position
+            await asyncio.sleep(BACKLOG_SECONDS if position else FIRST_SECONDS)

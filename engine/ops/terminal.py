@@ -33,9 +33,10 @@ STATE_STYLE = {
     "catching_up": "yellow",
     "live": "green",
     "quarantined": "red",
+    "excluded": "dim",
 }
 #: Quarantined tables and those in backfill come first, because there may be no room for all.
-STATE_ORDER = ("quarantined", "backfilling", "catching_up", "pending", "live")
+STATE_ORDER = ("quarantined", "backfilling", "catching_up", "pending", "live", "excluded")
 
 
 def duration(seconds: float) -> str:

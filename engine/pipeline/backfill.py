@@ -19,6 +19,7 @@ from engine.contract import SnapshotSource, Source
 from engine.errors import ShapeChanged, SourceError, TableRecreated, UnloggedChange
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter, Transaction
+from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
 from engine.settings.loader import BackfillSettings
 
@@ -207,7 +208,7 @@ class Backfill:
         if differs and self._blocked is not None and self._blocked[0] is table:
             raise UnloggedChange(
                 "the table was altered, and the log does not contain the change",
-                hint="undo the change, or remove the table from the pipeline and add it again",
+                hint=f"undo the change, or {BACKFILL}",
                 table=table.id,
                 position=self._writer.position,
             ) from error

@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from engine.change import CaughtUp, SchemaChange
 from engine.checkpoint import Cause
-from engine.contract import SnapshotSource, Source
+from engine.contract import RefusesTables, SnapshotSource, Source
+from engine.errors import SchemaError
 from engine.pipeline.table_progress import ProgressTracker
+from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
 from engine.remedies import BACKFILL
-from engine.schema import Table
+from engine.schema import Table, TableId
 from engine.settings.loader import BackfillSettings
 
 __all__ = ["Discovery"]
 
 #: Why a table is quarantined that was to be backfilled again.
 NOT_FOUND = (
-    "the table is not found any more: it was dropped or renamed on the source, it is not selected"
-    " any more, or the user may not see it"
+    "the table is not found any more: it was dropped or renamed on the source, or the user may not"
+    " see it"
 )
 #: The number of tables that one target transaction creates. Each table takes locks.
 CREATED_TABLES = 250
@@ -48,7 +50,9 @@ class Discovery:
         *,
         between: Callable[[], Awaitable[None]],
         interrupted: Callable[[], bool],
+        unlogged: UnloggedChanges,
     ) -> None:
+        self._unlogged = unlogged
         self._source = source if isinstance(source, SnapshotSource) else None
         self._writer = writer
         self._tracker = tracker
@@ -57,6 +61,8 @@ class Discovery:
         self._interrupted = interrupted
         #: The tables that the last discovery found and that are not followed yet.
         self.found: list[Table] = []
+        #: The tables that it found and that cannot be followed.
+        self._refused: Mapping[TableId, SchemaError] = {}
         #: The end of the source's log after the last discovery.
         self.position = ""
 
@@ -67,13 +73,14 @@ class Discovery:
         known = {table.id for table in self._tracker.tables}
         known.update(self._tracker.quarantined)
         self.found = await asyncio.to_thread(self._source.catalog, known)
-        self._writer.check_mapping(self.found)
+        if isinstance(self._source, RefusesTables):
+            self._refused = self._source.refused()
         self.position = await asyncio.to_thread(self._source.position)
 
     def due(self) -> bool:
         """Whether tables were found or wait for it, and the stream has passed ``position``."""
         return bool(
-            (self.found or self._tracker.waiting)
+            (self.found or self._refused or self._tracker.waiting)
             and self._source is not None
             and self._source.reached(self._writer.position, self.position)
         )
@@ -93,6 +100,10 @@ class Discovery:
         else:
             await self._create_live(expected)
         self.found = []
+        for id, error in self._refused.items():
+            self._unlogged.take(error, id)
+        await self._unlogged.record(self._writer, ())
+        self._refused = {}
         return True
 
     async def _create_pending(self, source: SnapshotSource, tables: Sequence[Table]) -> None:
@@ -116,11 +127,11 @@ class Discovery:
         They may exist, and be hidden by a changed configuration or a missing right. So the target
         keeps their rows. A table of which it has none is forgotten.
         """
-        for id in set(self._tracker.waiting) - {table.id for table in tables}:
+        found = {table.id for table in tables} | self._refused.keys()
+        for id in set(self._tracker.waiting) - found:
             if self._tracker.progress[id].again:
-                await self._writer.leave(
-                    id, Cause(NOT_FOUND, BACKFILL, at=time.time()), quarantine=True
-                )
+                cause = Cause(NOT_FOUND, BACKFILL, at=time.time())
+                await self._writer.leave(id, cause, "quarantined")
             else:
                 self._tracker.forget(id)
 

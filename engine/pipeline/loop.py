@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from contextlib import AsyncExitStack
 from enum import Enum
@@ -21,8 +20,7 @@ from enum import Enum
 from engine.change import Heartbeat
 from engine.checkpoint import Checkpoint
 from engine.contract import Interruptible, ReadsByPolicy, Sink, SnapshotSource, Source, State
-from engine.errors import SourceError, TailraceError, UnloggedChange
-from engine.mapping.changes import Mapping
+from engine.errors import SinkError, SourceError, TailraceError, UnloggedChange
 from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState, Status, TableStatuses
 from engine.pipeline.backfill import Backfill
@@ -30,11 +28,14 @@ from engine.pipeline.batching import Batch, Batcher
 from engine.pipeline.commands import CommandInbox, Stop
 from engine.pipeline.discovery import Discovery
 from engine.pipeline.reader_queue import ReaderQueue
+from engine.pipeline.retries import Deadline, Retries
+from engine.pipeline.selection import follow_selection
 from engine.pipeline.stored_commands import StoredCommands
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import Counters, TargetWriter, Transaction
+from engine.remedies import BACKFILL
 from engine.schema import TableId
 from engine.settings.loader import (
     BackfillSettings,
@@ -67,7 +68,7 @@ class Pipeline:
     the target.
 
     ``errors`` is the policy for trouble with one table. ``config`` is the configuration's path as
-    the user typed it, for the command lines in messages. ``mapping`` maps the tables.
+    the user typed it, for the command lines in messages.
 
     Guarantee: every committed transaction of a followed table is applied in commit order, exactly
     once or at least once, as the sink's ``capabilities`` say.
@@ -85,35 +86,38 @@ class Pipeline:
         metrics: Metrics,
         errors: ErrorSettings | None = None,
         config: str = "",
-        mapping: Mapping | None = None,
     ) -> None:
         self.name = name
-        self.mapping = mapping or Mapping()
         self.source = source
         self.sink = sink
         self.batch = batch
         self.backfill = backfill
-        self.retry = retry
         self.metrics = metrics
         self.commands = CommandInbox()
+        self._retries = Retries(name, source, sink, retry, self.commands)
         self.counters = Counters()
         self.state: PipelineState = "connecting"
         self._patience: asyncio.Timeout | None = None
         self._epoch: int | None = None
         self._goal: str | None = None
         self._attempt: _Attempt | None = None
+        self._selection_done = False
         self._tables = TableStatuses(config)
         self._unlogged = UnloggedChanges(
             *(name, source, sink, backfill), errors or ErrorSettings(), config
         )
-        self.stored = StoredCommands(name, sink, self._unlogged)
+        self.stored = StoredCommands(name, source, sink, self._unlogged)
 
-    async def run(self, *, until_caught_up: bool = False) -> None:
+    async def run(
+        self, *, until_caught_up: bool = False, deadline_seconds: float | None = None
+    ) -> None:
         """Run until ``stop``, the end of a finite log, or an error that retrying cannot fix.
 
         With ``until_caught_up``, run until everything that the source holds at the start is applied
-        and every table is live. Raises ``TailraceError``.
+        and every table is live. ``DeadlineExceeded`` is raised if the run has not ended by itself
+        after ``deadline_seconds``. Raises ``TailraceError``.
         """
+        deadline = Deadline(deadline_seconds, self.stop)
         try:
             async with asyncio.timeout(None) as self._patience:
                 await self._run(until_caught_up)
@@ -121,6 +125,8 @@ class Pipeline:
             self._note_abort("no answer from source or target")
         finally:
             self.state, self._patience = "stopped", None
+            deadline.cancel()
+        deadline.check(self._retries.last_error)
 
     async def _run(self, until_caught_up: bool) -> None:
         if self.sink.capabilities.guarantee == "at least once":
@@ -128,28 +134,36 @@ class Pipeline:
                 "the sink stores each change at least once, a restart may repeat changes",
                 extra={"pipeline": self.name},
             )
-        delay = self.retry.first_seconds
-        failing_since: float | None = None
         while not self.commands.stopping:
             try:
                 if await self._run_attempt(until_caught_up):
                     return
                 continue
             except TailraceError as error:
-                if (id := self._table_of(error)) is not None:
-                    self._attempt = None
+                attempt, self._attempt = self._attempt, None
+                if (id := self._table_of(error, attempt)) is not None:
                     self._unlogged.take(error, id)
                     continue
                 self.state = "connecting"
-                if self._attempt is not None and self._attempt.writer.commits:
-                    delay, failing_since = self.retry.first_seconds, None
-                self._attempt = None
-                failing_since = failing_since or time.monotonic()
-                if not self._may_retry(error, failing_since):
-                    raise
-                self._note_retry(error, delay)
-            await self.commands.wait(delay * random.uniform(0.7, 1.0))
-            delay = min(delay * 2, self.retry.max_seconds)
+                await self._retry(error, attempt)
+
+    async def _retry(self, error: TailraceError, attempt: _Attempt | None) -> None:
+        """Wait before the next attempt. Raises an error that retrying cannot fix."""
+        retries = self._retries
+        if attempt is not None:
+            if attempt.reads:
+                retries.worked()
+            if attempt.writer.commits:
+                retries.progressed()
+            if attempt.writer.committed != attempt.start:
+                retries.advanced()
+        retries.take(error)
+        self.counters.reconnects += 1
+        self.metrics.reconnected("sink" if isinstance(error, SinkError) else "source")
+        if self.commands.stopping:
+            self._note_abort(str(error))
+        else:
+            await retries.wait(error, connected=attempt is not None and attempt.reads)
 
     def stop(self) -> None:
         """Read no more of the log, apply and commit whole transactions, then let ``run`` return.
@@ -170,47 +184,26 @@ class Pipeline:
     def status(self) -> Status:
         """The status now. ``lag_bytes`` is unknown: only the source can tell it."""
         attempt, counters = self._attempt, self.counters
-        current_at = counters.current_at
         return Status(
             pipeline=self.name,
             state=self.state,
             epoch=self._epoch,
-            position=None if attempt is None else attempt.writer.position or None,
+            position=(counters.position if attempt is None else attempt.writer.position) or None,
             rows=counters.rows,
             backfilled_rows=counters.backfilled_rows,
             reconnects=counters.reconnects,
-            lag_seconds=max(0.0, time.time() - current_at) if current_at else None,
-            tables=self._tables.of({} if attempt is None else attempt.tracker.progress),
+            lag_seconds=counters.lag_seconds(time.time()),
+            tables=self._tables.of(None if attempt is None else attempt.tracker.progress),
         )
 
-    def _table_of(self, error: TailraceError) -> TableId | None:
+    def _table_of(self, error: TailraceError, attempt: _Attempt | None) -> TableId | None:
         """The table to leave out after an error, so that the others can go on; None if there is
         none. Before the first checkpoint the error ends the pipeline, as `tailrace check` says.
         """
-        if self._attempt is None or error.retryable or not error.of_one_table:
+        if attempt is None or error.retryable or not error.of_one_table:
             return None
-        id = error.id if isinstance(error, UnloggedChange) else self._attempt.find(error.table)
-        return None if id is None or self._attempt.ignores(id) else id
-
-    def _may_retry(self, error: TailraceError, failing_since: float) -> bool:
-        limit = self.retry.give_up_seconds
-        return error.retryable and not (limit and time.monotonic() - failing_since > limit)
-
-    def _note_retry(self, error: TailraceError, delay_seconds: float) -> None:
-        self.counters.reconnects += 1
-        self.metrics.reconnected("source" if isinstance(error, SourceError) else "sink")
-        if self.commands.stopping:
-            self._note_abort(str(error))
-            return
-        log.warning(
-            "the connection was lost, the pipeline resumes from the checkpoint",
-            extra={
-                "pipeline": self.name,
-                "error": str(error),
-                "hint": error.hint,
-                "delay_seconds": round(delay_seconds, 3),
-            },
-        )
+        id = error.id if isinstance(error, UnloggedChange) else attempt.find(error.table)
+        return None if id is None or attempt.ignores(id) else id
 
     def _note_abort(self, error: str) -> None:
         log.warning(
@@ -229,11 +222,16 @@ class Pipeline:
             if until_caught_up and self._goal is None:
                 self._goal = await asyncio.to_thread(self.source.position)
             self._attempt = _Attempt(self, state)
+            writer, tracker = self._attempt.writer, self._attempt.tracker
+            if state.checkpoint is not None and not self._selection_done:
+                await follow_selection(self.name, self.source, writer, tracker)
+            self._selection_done = True
             for error in self._attempt.outdated:
-                self._unlogged.take(error, error.id)
-            await self._unlogged.record(self._attempt.writer, self._attempt.tracker.waiting)
+                if tracker.progress[error.id].followed:
+                    self._unlogged.take(error, error.id)
+            await self._unlogged.record(writer, tracker.waiting)
             if state.checkpoint is not None:
-                await self.stored.execute(self._attempt.writer, self._attempt.tracker)
+                await self.stored.execute(writer, tracker)
             await self._attempt.prepare(first=state.checkpoint is None)
             return await self._attempt.run(self._goal)
 
@@ -262,7 +260,8 @@ class _Attempt:
         self._source = source = pipeline.source
         self._commands = commands = pipeline.commands
         self._log = _Log.UNREAD
-        state = pipeline.mapping.restore(state)
+        #: The position of the checkpoint from which the attempt has started.
+        self.start = checkpoint.position
         twins = Twins(state.tables, checkpoint.progress)
         self._outdated = twins.outdated(state.outdated)
         if isinstance(source, ReadsByPolicy):
@@ -271,7 +270,11 @@ class _Attempt:
             twins.followed, checkpoint.progress, source.includes
         )
         self.writer = writer = TargetWriter(
-            *(source, pipeline.sink, tracker, twins, pipeline.mapping, checkpoint),
+            source,
+            pipeline.sink,
+            tracker,
+            twins,
+            checkpoint,
             epoch=state.epoch,
             metrics=pipeline.metrics,
             counters=pipeline.counters,
@@ -287,15 +290,21 @@ class _Attempt:
             *(source, writer, tracker, pipeline.backfill),
             between=self._run_backfill,
             interrupted=lambda: commands.stopping,
+            unlogged=pipeline._unlogged,
         )
 
     @property
     def outdated(self) -> list[UnloggedChange]:
         """The tables whose rows were read or are stored in another form than the settings say."""
-        hint = "Set it back, or let the table be backfilled again."
+        hint = f"set it back, or {BACKFILL}"
         return [
             UnloggedChange(reason, hint=hint, table=id) for id, reason in self._outdated.items()
         ]
+
+    @property
+    def reads(self) -> bool:
+        """Whether the source has accepted the position."""
+        return self._log is not _Log.UNREAD
 
     def find(self, name: str | None) -> TableId | None:
         """The table that an error names, if it is one of the followed tables."""
@@ -402,8 +411,8 @@ class _Attempt:
             await self.writer.commit()
         if self.writer.transaction is not Transaction.EMPTY:
             return False
-        if self._log is _Log.SILENT and not (self._queue.ready or self._batcher):
-            self.writer.mark_current()
+        silent = self._log is _Log.SILENT and not (self._queue.ready or self._batcher)
+        self._pipeline.counters.silent = silent
         if self._commands.stopping:
             return False
         if self._commands_wait():

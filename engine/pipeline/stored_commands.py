@@ -9,14 +9,16 @@ is executed once, and the table keeps who gave it and what became of it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 import msgspec
 
-from engine.checkpoint import Cause
-from engine.contract import CommandStore, Sink, StoredCommand
+from engine.checkpoint import Cause, TableProgress
+from engine.contract import CommandStore, Sink, Source, StoredCommand
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
@@ -28,9 +30,14 @@ log = logging.getLogger("tailrace.pipeline")
 
 
 class BackfillTables(msgspec.Struct, frozen=True, tag="backfill", tag_field="command"):
-    """Read these tables (``schema.name``) again. A quarantined one is followed again."""
+    """Read the tables with these names or patterns (``schema.name``) again. A quarantined one is
+    followed again.
 
-    tables: tuple[str, ...]
+    Without any, all tables are read again, and the stream goes on at the end of the log, whatever
+    the log has lost before.
+    """
+
+    tables: tuple[str, ...] = ()
 
 
 TableCommand = BackfillTables
@@ -43,8 +50,9 @@ class _Refused(Exception):
 class StoredCommands:
     """Executes the commands that ``sink`` keeps for the pipeline ``name``, if it keeps any."""
 
-    def __init__(self, name: str, sink: Sink, unlogged: UnloggedChanges) -> None:
+    def __init__(self, name: str, source: Source, sink: Sink, unlogged: UnloggedChanges) -> None:
         self._name = name
+        self._source = source
         self._store = sink if isinstance(sink, CommandStore) else None
         self._unlogged = unlogged
 
@@ -81,23 +89,33 @@ class StoredCommands:
             command = msgspec.json.decode(stored.command, type=TableCommand)
         except msgspec.DecodeError:
             raise _Refused("this version of Tailrace does not know the command") from None
-        found, unknown = find_tables(command.tables, tracker.progress)
+        found, unknown = find_tables(command.tables or ("*.*",), tracker.progress)
         if unknown:
-            raise _Refused(f"the pipeline does not follow {', '.join(unknown)}")
+            raise _Refused(f"the pipeline follows no table {', '.join(unknown)}")
         if reason := self._unlogged.why_not_backfilled:
             raise _Refused(reason)
         cause = Cause(f"a backfill was asked for by {stored.by}", at=time.time())
         for id in found:
-            await writer.leave(id, cause, quarantine=False)
-        return f"{', '.join(map(str, found))}: read again from now on"
+            await writer.leave(id, cause, "pending")
+        if command.tables:
+            return f"{', '.join(map(str, found))}: read again from now on"
+        writer.position = await asyncio.to_thread(self._source.position)
+        writer.committed_at = 0.0
+        return f"all tables ({len(found)}) are read again, and the stream goes on at the log's end"
 
 
 def find_tables(
-    names: tuple[str, ...], known: Mapping[TableId, object]
+    names: tuple[str, ...], known: Mapping[TableId, TableProgress]
 ) -> tuple[list[TableId], list[str]]:
-    """The tables of these names among ``known``, and the names that no table has."""
-    by_name = {str(id): id for id in known}
-    return (
-        [by_name[name] for name in names if name in by_name],
-        [name for name in names if name not in by_name],
-    )
+    """The tables among ``known`` with these names or patterns that are not excluded, and the names
+    that no such table has. A name may have the characters of a pattern.
+    """
+    by_name = {str(id): id for id, it in known.items() if it.state != "excluded"}
+    found: dict[TableId, None] = {}
+    unknown: list[str] = []
+    for name in names:
+        hits = [name] if name in by_name else [it for it in by_name if fnmatchcase(it, name)]
+        found |= dict.fromkeys(by_name[it] for it in hits)
+        if not hits:
+            unknown.append(name)
+    return list(found), unknown

@@ -30,7 +30,7 @@ from engine.change import (
     SchemaChange,
     Truncate,
 )
-from engine.checkpoint import Cause, TableProgress, TableState
+from engine.checkpoint import Cause, LeftState, TableProgress, TableState
 from engine.errors import UnloggedChange
 from engine.schema import Table, TableId
 from engine.toolkit.cascades import Step, depth_of_cascades, reached
@@ -141,16 +141,16 @@ class ProgressTracker:
         self._tables[table.id] = table
         self._set(table.id, TableProgress(estimate=estimate, again=known.again, cause=known.cause))
 
-    def leave(self, id: TableId, cause: Cause, *, quarantine: bool) -> Table | None:
-        """Stop following a table: it waits for its discovery, or is quarantined.
+    def leave(self, id: TableId, cause: Cause, state: LeftState) -> Table | None:
+        """Stop following a table: it waits for its discovery, is quarantined, or excluded.
 
         Returns its version up to now; None if it was not followed.
         """
         table = self._tables.pop(id, None)
         known = self._progress.get(id, TableProgress())
         progress = TableProgress(
-            "quarantined" if quarantine else "pending",
-            rows=known.rows if quarantine else 0,
+            state,
+            rows=0 if state == "pending" else known.rows,
             again=known.again or table is not None,
             cause=cause,
         )
@@ -301,7 +301,7 @@ class ProgressTracker:
         starts again, and the rows that it has written are removed first.
         """
         before, after = change.before, change.after
-        if before is not None and before.id in self.quarantined:
+        if before is not None and not self._progress.get(before.id, TableProgress()).followed:
             return []
         changes: list[Change] = [change]
         progress = TableProgress("live")
@@ -340,7 +340,7 @@ def _is_in_backfill(progress: TableProgress | None) -> bool:
 
 
 def _is_unfinished(progress: TableProgress | None) -> bool:
-    return progress is not None and progress.state not in ("live", "quarantined")
+    return progress is not None and progress.state != "live" and progress.followed
 
 
 def _may_hide_rows(change: Rows | Truncate | DeletePart) -> bool:

@@ -39,9 +39,9 @@ def current_tables(
     stored: Iterable[Table], progress: Mapping[TableId, TableProgress]
 ) -> tuple[Table, ...]:
     """The tables of which the target has the rows of now: without the twins, the tables that they
-    are to replace, and quarantined tables.
+    are to replace, and tables that are not followed.
     """
-    left = {id for id, it in progress.items() if it.again or it.state == "quarantined"}
+    left = {id for id, it in progress.items() if it.again or not it.followed}
     left |= {_twin_id(id) for id in left}
     return tuple(table for table in stored if table.id not in left)
 
@@ -60,7 +60,7 @@ class Twins:
         #: The twin of each table that has one, by the table's id.
         self._twins: dict[TableId, Table] = {}
         for id, it in progress.items():
-            if it.again or it.state == "quarantined":
+            if it.again or not it.followed:
                 twin = tables.pop(_twin_id(id), None)
                 if id in tables:
                     self._old[id] = tables.pop(id)
@@ -131,7 +131,11 @@ class Twins:
                 yield msgspec.structs.replace(change, table=self._twins[table.id])
             case Cascade(tables=tables):
                 twins = tuple(self._twins.get(table.id, table) for table in tables)
-                yield msgspec.structs.replace(change, tables=twins)
+                folded = {
+                    (self._twins[id].id if id in self._twins else id, key): how
+                    for (id, key), how in change.folded.items()
+                }
+                yield msgspec.structs.replace(change, tables=twins, folded=folded)
             case CaughtUp(table) if table.id in self._twins:
                 twin = self._twins.pop(table.id)
                 yield CaughtUp(twin)

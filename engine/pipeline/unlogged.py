@@ -128,11 +128,11 @@ class UnloggedChanges:
         configuration has changed since; then they are quarantined.
         """
         for id, cause, quarantine in self._taken:
-            await writer.leave(id, cause, quarantine=quarantine)
+            await writer.leave(id, cause, "quarantined" if quarantine else "pending")
         left = waiting if self.why_not_backfilled else ()
         for id in left:
             cause = Cause(_NEVER, 'set mode = "initial" in [backfill]', at=time.time())
-            await writer.leave(id, cause, quarantine=True)
+            await writer.leave(id, cause, "quarantined")
         if self._taken or left:
             await writer.commit()
         self._taken.clear()

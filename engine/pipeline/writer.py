@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 
 from engine.change import (
@@ -26,19 +26,22 @@ from engine.change import (
     SchemaChange,
     Truncate,
 )
-from engine.checkpoint import Cause, Checkpoint
-from engine.contract import Applied, ReadsByPolicy, Sink, Source
+from engine.checkpoint import Cause, Checkpoint, LeftState
+from engine.contract import ReadsByPolicy, Sink, Source
 from engine.errors import SchemaError, TailraceError, UnloggedChange
-from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins, own_name
-from engine.schema import Table, TableId
+from engine.schema import TableId
 
 __all__ = ["Counters", "TargetWriter", "Transaction"]
 
 log = logging.getLogger("tailrace.pipeline")
+
+#: The interval of heartbeats before it is known, and the shortest that counts.
+HEARTBEAT_SECONDS = 5.0
+LEAST_INTERVAL_SECONDS = 1.0
 
 #: The changes that change the target.
 DATA = (Rows, SchemaChange, Truncate, DeletePart, Cascade, CaughtUp)
@@ -64,9 +67,8 @@ class Counters:
 
     ``rows`` counts row changes of the stream, ``backfilled_rows`` rows of backfills.
     ``current_at`` is the last Unix time at which the target is known to have equalled the source:
-    the commit time of the last applied transaction, or the current time while nothing is left to
-    apply. So the lag is 0 on an idle source, and grows while either database is unreachable. It is
-    0.0 until it is known.
+    the commit time of the last applied transaction, or the time of the last heartbeat that said
+    that nothing is left to read. It is 0.0 until it is known.
     """
 
     def __init__(self) -> None:
@@ -76,11 +78,31 @@ class Counters:
         #: The tables and columns with values that a policy changed, with the policy.
         self.replaced: set[tuple[TableId, str, str]] = set()
         self.current_at = 0.0
+        #: The position of the last commit.
+        self.position = ""
+        #: Whether nothing is left to read and apply, as far as the last heartbeat tells.
+        self.silent = False
+        #: The time between the last two heartbeats of a silent log.
+        self._interval = HEARTBEAT_SECONDS
+
+    def beat(self, at: float) -> None:
+        """A heartbeat says that the target equals the source at this Unix time."""
+        if self.silent:
+            self._interval = max(LEAST_INTERVAL_SECONDS, at - self.current_at)
+        self.current_at = at
+
+    def lag_seconds(self, now: float) -> float | None:
+        """The age of the target's state: 0 on an idle source, as long as its heartbeats come, and
+        growing while either database is unreachable. None until it is known.
+        """
+        if not self.current_at:
+            return None
+        age = max(0.0, now - self.current_at)
+        return 0.0 if self.silent and age < 2 * self._interval else age
 
 
 class TargetWriter:
-    """Writes into ``sink``, from ``checkpoint`` on, as the engine of ``epoch``. ``twins`` and
-    ``mapping`` know the tables that the target has.
+    """Writes into ``sink``, from ``checkpoint`` on, as the engine of ``epoch``.
 
     After an error of the sink, the writer must not be used again: the next attempt reopens the sink
     and reads the checkpoint again.
@@ -92,14 +114,12 @@ class TargetWriter:
         sink: Sink,
         tracker: ProgressTracker,
         twins: Twins,
-        mapping: Mapping,
         checkpoint: Checkpoint,
         *,
         epoch: int,
         metrics: Metrics,
         counters: Counters,
     ) -> None:
-        self._mapping = mapping
         self._source = source
         self._reads_by_policy = source if isinstance(source, ReadsByPolicy) else None
         self._sink = sink
@@ -112,6 +132,8 @@ class TargetWriter:
         self._epoch = epoch
         #: Everything up to here is applied. The transaction may hold it without a commit.
         self.position = checkpoint.position
+        #: The position of the stored checkpoint.
+        self.committed = checkpoint.position
         #: The source's time of ``position``, in Unix seconds.
         self.committed_at = checkpoint.committed_at
         self.transaction = Transaction.EMPTY
@@ -125,10 +147,6 @@ class TargetWriter:
     def seconds_since_commit(self) -> float:
         """The time since the last commit, or since the writer was made."""
         return time.monotonic() - self._last_commit
-
-    def check_mapping(self, tables: Iterable[Table]) -> None:
-        """Raise ConfigError unless these tables, with the followed ones, can be mapped."""
-        self._mapping.check([*self._tracker.tables, *tables])
 
     async def write(self, batch: Batch) -> None:
         """Apply a batch of the stream.
@@ -173,11 +191,11 @@ class TargetWriter:
         await self._apply(changes, (), "backfill")
         self.transaction = Transaction.WHOLE
 
-    async def leave(self, id: TableId, cause: Cause, *, quarantine: bool) -> None:
+    async def leave(self, id: TableId, cause: Cause, state: LeftState) -> None:
         """Stop following a table. The target keeps the rows that it has."""
-        table = self._tracker.leave(id, cause, quarantine=quarantine)
+        table = self._tracker.leave(id, cause, state)
         if table is not None:
-            await self._sink.apply(self._mapping.targets(self._twins.leave(table)))
+            await self._sink.apply(self._twins.leave(table))
         self.transaction = Transaction.WHOLE
 
     async def commit(self) -> None:
@@ -192,16 +210,13 @@ class TargetWriter:
         self.transaction, self.moved = Transaction.EMPTY, False
         self._last_commit = time.monotonic()
         self.commits += 1
+        self.committed = self._counters.position = self.position
         self._source.acknowledge(self.position)
 
     async def rollback(self) -> None:
         """Undo what is not committed."""
         self.transaction = Transaction.EMPTY
         await self._sink.rollback()
-
-    def mark_current(self) -> None:
-        """Record that the target equals the source now."""
-        self._counters.current_at = time.time()
 
     async def _apply(
         self, changes: Sequence[Change], in_backfill: Collection[TableId], stage: Stage
@@ -213,12 +228,14 @@ class TargetWriter:
             _refuse_cascades(changes)
         if not self._sink.capabilities.delete_part:
             _refuse_parts(changes)
+        if not self._sink.capabilities.computes:
+            _refuse_computed(changes)
         # First the names: a twin that replaces its table in these changes is still in backfill.
         in_backfill = self._twins.target_ids(in_backfill)
         targets = self._twins.targets(changes)
         try:
             with self._metrics.stage(stage):
-                applied = await self._apply_mapped(targets, in_backfill)
+                applied = await self._sink.apply(targets, in_backfill)
         except UnloggedChange as error:
             own = self._twins.own_error(error)
             _locate(own, changes)
@@ -240,21 +257,6 @@ class TargetWriter:
             self._note_replaced(found.replaced)
         self._metrics.applied(rows, found)
         return sum(rows.values())
-
-    async def _apply_mapped(
-        self, changes: Sequence[Change], in_backfill: Collection[TableId]
-    ) -> Applied:
-        """Apply changes to the tables that they are mapped to."""
-        mapping = self._mapping
-        if not mapping.active:
-            return await self._sink.apply(changes, in_backfill)
-        # First the names: a table that is dropped or renamed in these changes has its old one.
-        in_backfill = mapping.target_ids(in_backfill)
-        targets = mapping.targets(changes)
-        try:
-            return mapping.found(await self._sink.apply(targets, in_backfill))
-        except TailraceError as error:
-            raise mapping.own_error(error) from error
 
     def _note_replaced(self, replaced: Collection[tuple[TableId, str, str]]) -> None:
         """Log the columns in which a policy has changed values for the first time."""
@@ -278,7 +280,7 @@ class TargetWriter:
         if at:
             self.committed_at = at
             if self.transaction is Transaction.EMPTY:
-                self._counters.current_at = at
+                self._counters.beat(at)
         self.moved = True
 
 
@@ -309,6 +311,16 @@ def _refuse_parts(changes: Sequence[Change]) -> None:
             raise UnloggedChange(
                 "removes a part of the rows, which the log does not show and this sink cannot do",
                 table=change.table.id,
+            )
+
+
+def _refuse_computed(changes: Sequence[Change]) -> None:
+    for change in changes:
+        if isinstance(change, SchemaChange) and change.computed and change.after is not None:
+            raise UnloggedChange(
+                f"fills the column {change.computed[0]} with an expression, which the log does not"
+                " show and this sink cannot do",
+                table=change.after.id,
             )
 
 

@@ -8,14 +8,31 @@ the pipeline decides by it which tables are changed, and a sink executes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from engine.change import Cascade, Row
+from engine.change import Cascade, Folding, Row
+from engine.errors import UnloggedChange
 from engine.schema import ForeignKey, ReferentialAction, Table, TableId
 
-__all__ = ["Step", "depth_of_cascades", "order_matters", "reached", "runs", "steps"]
+__all__ = [
+    "FOLDED_CHARACTERS",
+    "Step",
+    "depth_of_cascades",
+    "fold",
+    "folded_values",
+    "order_matters",
+    "reached",
+    "runs",
+    "steps",
+    "uncertain",
+]
+
+#: The longest text that is folded: the most that a regular expression of PostgreSQL can count.
+FOLDED_CHARACTERS: Final = 255
+_FOLDABLE: Final = re.compile(f"[ -~]{{0,{FOLDED_CHARACTERS}}}")
 
 
 class Step(NamedTuple):
@@ -119,16 +136,50 @@ def order_matters(table: Table, tables: Iterable[Table] = ()) -> str:
     return ""
 
 
-def runs(before: list[Row], after: list[Row]) -> Iterator[tuple[list[Row], list[Row]]]:
+def fold(text: str, folding: Folding) -> str | None:
+    """What is the same for texts that a foreign key takes for equal; None if it is not known."""
+    if not _FOLDABLE.fullmatch(text):
+        return None
+    text = text.rstrip(" ") if folding.spaces else text
+    return text.lower() if folding.case else text
+
+
+def folded_values(values: Row, foldings: Sequence[Folding | None]) -> Row | None:
+    """The values of a foreign key, with texts as ``fold`` makes them; None if one is not known."""
+    if not foldings:
+        return values
+    found = tuple(
+        value if how is None or value is None else fold(value, how)
+        for value, how in zip(values, foldings, strict=True)
+    )
+    unknown = any(new is None and old is not None for old, new in zip(values, found, strict=True))
+    return None if unknown else found
+
+
+def uncertain(step: Step) -> UnloggedChange:
+    """The error about texts of which it is not known which are equal for the source."""
+    return UnloggedChange(
+        f"rows are deleted or changed by the foreign key {step.key.name}, which the log does not"
+        " show: there are texts with other than ASCII characters, or long ones, which may be equal"
+        " for the source",
+        hint="delete or change such rows before those of their parent, so that the log has them",
+        table=step.child.id,
+    )
+
+
+def runs(
+    before: list[Row], after: list[Row], *, apart: bool = False
+) -> Iterator[tuple[list[Row], list[Row]]]:
     """Cut changed values where one follows another, such as 1 → 2 after 2 → 3.
 
-    The values of a run can be changed together; the runs must be applied in order.
+    The values of a run can be changed together; the runs must be applied in order. ``apart``:
+    values that differ may be equal, so each is a run.
     """
     olds: set[Row] = set()
     news: set[Row] = set()
     start = 0
     for end, (old, new) in enumerate(zip(before, after, strict=True)):
-        if old in olds or old in news or new in olds:
+        if end > start and (apart or old in olds or old in news or new in olds):
             yield before[start:end], after[start:end]
             olds, news, start = set(), set(), end
         olds.add(old)

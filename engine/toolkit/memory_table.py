@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.change import DeletePart, Row, Rows
+from engine.change import DeletePart, Folding, Row, Rows
 from engine.schema import Table
-from engine.toolkit.cascades import Step
+from engine.toolkit.cascades import Step, folded_values, uncertain
 
 __all__ = ["MemoryTable"]
 
@@ -71,18 +71,23 @@ class MemoryTable:
             change(rows, before, after) for before, after in zip(befores, afters, strict=True)
         )
 
-    def refer(self, step: Step, values: Mapping[Row, Row | None]) -> list[tuple[Row, Row | None]]:
+    def refer(
+        self, step: Step, values: Mapping[Row, Row | None], foldings: Sequence[Folding | None] = ()
+    ) -> list[tuple[Row, Row | None]]:
         """Do what a foreign key does to the rows that refer to ``values``, which became others.
 
-        Returns these rows before and after.
+        Returns these rows before and after. Raises UnloggedChange if they are not known.
         """
+        known = {folded_values(value, foldings): new for value, new in values.items()}
         place = {self.table.ordinal(name): n for n, name in enumerate(step.key.columns)}
         hit: list[tuple[Row, Row | None]] = []
         for row in self:
-            value = tuple(row[ordinal] for ordinal in place)
-            if value not in values or None in value:
+            value = folded_values(tuple(row[ordinal] for ordinal in place), foldings)
+            if value is None or None in known:
+                raise uncertain(step)
+            if value not in known or None in value:
                 continue
-            new = values[value] if step.action == "cascade" else (None,) * len(value)
+            new = known[value] if step.action == "cascade" else (None,) * len(value)
             changed = None
             if not step.deletes and new is not None:
                 changed = tuple(

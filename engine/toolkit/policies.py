@@ -141,6 +141,14 @@ class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
     ``enum``: ``text``, or ``native``: an enum type of PostgreSQL, in the order of the labels. An
     ENUM with a label that PostgreSQL cannot have stays text.
 
+    ``generated``: ``plain``, or ``generated``: a generated column is one on the target, too, if
+    PostgreSQL computes its expression exactly as the source does. Else it stays plain, which
+    ``tailrace check`` shows.
+
+    ``collation``: that of text columns whose collation ignores case on the source. ``default`` is
+    the database's; with ``source`` they get a nondeterministic ICU collation that ignores the same,
+    as far as ICU can. A column of the key gets it only in a unique index.
+
     ``out_of_range``: a value that a narrower type of these policies does not hold. ``null``, or
     ``clamp``: true, or the largest BIGINT. In a key column it is an error.
     """
@@ -150,6 +158,8 @@ class StoragePolicies(ValuePolicies, frozen=True, kw_only=True):
     tinyint1: Literal["smallint", "boolean"] = "smallint"
     unsigned_bigint: Literal["numeric", "bigint"] = "numeric"
     enum: Literal["text", "native"] = "text"
+    generated: Literal["plain", "generated"] = "plain"
+    collation: Literal["default", "source"] = "default"
     out_of_range: Literal["error", "null", "clamp"] = "error"
 
 

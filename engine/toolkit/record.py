@@ -145,7 +145,7 @@ class RecordEncoder:
         except UnicodeEncodeError as error:
             raise ApplyError(
                 "a text is not valid Unicode and cannot be written as JSON",
-                hint="correct the value in the source, or exclude the table",
+                hint='correct the value in the source, or add "TABLE" to exclude in [source]',
                 table=table,
             ) from error
 

@@ -40,7 +40,7 @@ import msgspec
 
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
-from engine.errors import Fenced, SinkError, SinkLost
+from engine.errors import Fenced, SinkError, SinkLost, SinkRejected
 from engine.schema import Table, TableId
 from engine.toolkit.state_migration import (
     LAYOUT,
@@ -242,9 +242,16 @@ class StateFile(Generic[Own]):
 
 @contextmanager
 def translate_errors() -> Generator[None, None, None]:
-    """Inside, ``OSError`` becomes ``SinkLost``, which is retried: a full disk may be emptied."""
+    """Inside, ``OSError`` becomes ``SinkLost``, which is retried: a full disk may be emptied. If
+    the path is not a folder, or not a writable one, it becomes ``SinkRejected``.
+    """
     try:
         yield
+    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise SinkRejected(
+            f"the folder cannot be used: {error.strerror or error}",
+            hint="name a folder that may be written in [sink] url",
+        ) from error
     except OSError as error:
         raise SinkLost(
             f"the folder cannot be written: {error.strerror or error}",

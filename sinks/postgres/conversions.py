@@ -122,7 +122,7 @@ def _to_labels(after: Column, name: str) -> Conversion | None:
     if not after.type.members:
         return None
     labels = ", ".join(map(literal, after.type.members))
-    return Conversion(f"{name}::text", f"{name}::text NOT IN ({labels})")
+    return Conversion(f"{name}::text", f'{name}::text COLLATE "C" NOT IN ({labels})')
 
 
 def _binary(before: Column, after: Column, name: str) -> Conversion:

@@ -270,7 +270,7 @@ class Encoder:
                     " that PostgreSQL cannot store",
                     hint=f"Correct the rows in the source that have a date that does not exist in"
                     f" {column}; set the policy zero_date of the column to text, which keeps every"
-                    " date, and backfill the table again; or exclude the table.",
+                    " date; `tailrace backfill CONFIG TABLE` reads the table again",
                     table=self._table,
                 )
             self._count(column, "zero_date")

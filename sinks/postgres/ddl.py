@@ -14,6 +14,8 @@ from engine.change import DeletePart
 from engine.databases.postgres.identifiers import Naming, digested, quote
 from engine.databases.postgres.types import (
     TEMPORAL,
+    CollatedColumn,
+    ComputedColumn,
     EnumColumn,
     column_type,
     enum_columns,
@@ -25,6 +27,7 @@ from engine.toolkit.table_diff import (
     AddIndex,
     ChangeDefault,
     ChangeKey,
+    Difference,
     DropColumn,
     DropIndex,
     RenameColumn,
@@ -33,13 +36,13 @@ from engine.toolkit.table_diff import (
     Retype,
     differences,
 )
+from sinks.postgres.column_types import collation_of, create_types, drop_types, indexed
 from sinks.postgres.conversions import conversion
 from sinks.postgres.defaults import (
     NULL,
     constant_default,
     existing_value,
     implicit_value,
-    literal,
     value_literal,
 )
 
@@ -47,11 +50,9 @@ __all__ = [
     "Step",
     "alter_table",
     "column_definitions",
-    "create_enums",
     "create_indexes",
     "create_table",
     "delete_part",
-    "drop_enums",
     "index_name",
     "indexable",
 ]
@@ -75,23 +76,6 @@ def create_table(table: Table, name: str) -> str:
     if table.key:
         parts.append(key_constraint(table))
     return f"CREATE TABLE {name} (\n  " + ",\n  ".join(parts) + "\n)"
-
-
-def create_enums(table: Table) -> list[str]:
-    """Create the enum types of a table's columns that do not exist. Tables share a type of equal
-    labels."""
-    return [_create_enum(column) for column in enum_columns(table)]
-
-
-def drop_enums(before: Table, after: Table | None = None) -> list[str]:
-    """Drop the enum types that a table used before and does not use after, unless another one uses
-    them."""
-    used = {column.enum_type for column in enum_columns(after)} if after is not None else set()
-    return [
-        _ignoring("dependent_objects_still_exist", f"DROP TYPE IF EXISTS {column.enum_type}")
-        for column in enum_columns(before)
-        if column.enum_type not in used
-    ]
 
 
 def delete_part(
@@ -160,14 +144,16 @@ def alter_table(
     naming: Naming,
     *,
     filled: Sequence[tuple[str, str]] = (),
+    computed: Sequence[str] = (),
     indexed: bool,
 ) -> list[Step]:
     """The steps from one version of a table to the next.
 
-    ``renamed`` and ``filled`` are those of ``SchemaChange``. ``indexed`` says whether the secondary
-    indexes have been built. If a guard finds a row, the change cannot be followed exactly.
+    ``renamed``, ``filled`` and ``computed`` are those of ``SchemaChange``. ``indexed`` says whether
+    the secondary indexes have been built. If a guard finds a row, the change cannot be followed
+    exactly.
     """
-    return list(_Alteration(before, after, renamed, filled, naming, indexed).steps())
+    return list(_Alteration(before, after, renamed, filled, computed, naming, indexed).steps())
 
 
 class _Alteration:
@@ -179,17 +165,26 @@ class _Alteration:
         after: Table,
         renamed: Sequence[tuple[str, str]],
         filled: Sequence[tuple[str, str]],
+        computed: Sequence[str],
         naming: Naming,
         indexed: bool,
     ) -> None:
         self.before, self.after, self.naming, self.indexed = before, after, naming, indexed
-        self.changes = differences(before, after, renamed)
         self.names = dict(renamed)
         self.filled = dict(filled)
+        self.computed = computed
+        #: Columns that PostgreSQL computes are dropped and added again if they change.
+        self.dropped, self.added = self._recomputed()
+        self.recollated = self._recollated()
+        self.changes = [
+            change
+            for change in differences(before, after, renamed)
+            if not self._is_recomputed(change)
+        ]
         self.table = naming.sql(after.id)
 
     def steps(self) -> Iterator[Step]:
-        yield from map(Step, create_enums(self.after))
+        yield from map(Step, create_types(self.after))
         for change in self.changes:
             if isinstance(change, RenameTable):
                 yield from self._rename_table()
@@ -198,6 +193,12 @@ class _Alteration:
                 yield Step(f"DROP INDEX IF EXISTS {self._index(change.index.name)}")
             elif isinstance(change, ChangeKey) and change.before:
                 yield Step(_alter_key(self.table, "DROP CONSTRAINT %I"))
+        yield from self._check_computed()
+        for index in self.before.indexes if self.indexed else ():
+            if any(self._new_name(n) in self.recollated for n in index.columns):
+                yield Step(f"DROP INDEX IF EXISTS {self._index(index.name)}")
+        for name in self.dropped:
+            yield self._alter(f"DROP COLUMN {quote(name)}")
         for change in self.changes:
             if isinstance(change, DropColumn):
                 yield self._alter(f"DROP COLUMN {quote(change.column.name)}")
@@ -210,9 +211,80 @@ class _Alteration:
             elif isinstance(change, ChangeDefault):
                 yield self._set_default(change.column)
         yield from self._moved_enums()
+        for name in self.recollated:
+            kind = column_type(self.after.columns[self.after.ordinal(name)])
+            yield self._alter(f"ALTER COLUMN {quote(name)} TYPE {kind}")
+        for name in self.added:
+            ordinal = self.after.ordinal(name)
+            yield self._alter(f"ADD COLUMN {_definition(self.after, ordinal)}")
         yield from self._nullability()
         yield from self._finish()
-        yield from map(Step, drop_enums(self.before, self.after))
+        yield from map(Step, drop_types(self.before, self.after))
+
+    def _recomputed(self) -> tuple[list[str], list[str]]:
+        """The columns that PostgreSQL computes before or after, and that do not stay the same: the
+        old names of those to drop, and the names of those to add."""
+        changes = differences(self.before, self.after, [*self.names.items()])
+        retyped = {change.after.name for change in changes if isinstance(change, Retype)}
+        old = {self.names.get(it.name, it.name): it for it in self.before.columns}
+        new = {column.name: column for column in self.after.columns}
+        changed = {
+            name
+            for name in old | new
+            if isinstance(old.get(name), ComputedColumn)
+            or isinstance(new.get(name), ComputedColumn)
+            if not self._stays(old.get(name), new.get(name), retyped)
+        }
+        dropped = [column.name for name, column in old.items() if name in changed]
+        return dropped, [name for name in new if name in changed]
+
+    def _new_name(self, ordinal: int) -> str:
+        """The name that a column of the table before has after."""
+        name = self.before.columns[ordinal].name
+        return self.names.get(name, name)
+
+    def _recollated(self) -> list[str]:
+        """The columns whose collation changes, or whether it holds for the column or in indexes."""
+        old = {self._new_name(n): column for n, column in enumerate(self.before.columns)}
+        return [
+            column.name
+            for column in self.after.columns
+            if column.name in old
+            and column.name not in self.added
+            and collation_of(column) != collation_of(old[column.name])
+        ]
+
+    def _is_recomputed(self, change: Difference) -> bool:
+        """Whether a change is part of dropping a column and adding it again."""
+        match change:
+            case DropColumn():
+                return change.column.name in self.dropped
+            case RenameColumn():
+                return change.before in self.dropped
+            case AddColumn() | ChangeDefault():
+                return change.column.name in self.added
+            case Retype():
+                return change.after.name in self.added
+        return False
+
+    def _stays(self, old: Column | None, new: Column | None, retyped: set[str]) -> bool:
+        """Whether both are computed, in the same way and from unchanged columns."""
+        return (
+            isinstance(old, ComputedColumn)
+            and isinstance(new, ComputedColumn)
+            and old.expression is not None
+            and old.expression.renamed(self.names) == new.expression
+            and (old.type, old.nullable) == (new.type, new.nullable)
+            and retyped.isdisjoint(new.expression.columns)
+        )
+
+    def _check_computed(self) -> Iterator[Step]:
+        for name in self.computed:
+            if not isinstance(self.after.columns[self.after.ordinal(name)], ComputedColumn):
+                yield self._only_if_empty(
+                    f"the source's log does not hold the values that existing rows got in the"
+                    f" generated column {name}"
+                )
 
     def _alter(self, action: str) -> Step:
         return Step(f"ALTER TABLE {self.table} {action}")
@@ -334,7 +406,7 @@ class _Alteration:
         }
         for ordinal, column in enumerate(self.after.columns):
             now = holds_null(self.after, ordinal)
-            if old.get(column.name, now) == now:
+            if old.get(column.name, now) == now or column.name in self.added:
                 continue
             name = quote(column.name)
             if now:
@@ -359,21 +431,19 @@ class _Alteration:
                 yield Step(f"ALTER INDEX IF EXISTS {old} RENAME TO {new}")
             elif isinstance(change, AddIndex) and indexable(self.after, change.index):
                 yield Step(_create_index(self.after, change.index, self.naming))
-
-
-def _create_enum(column: EnumColumn) -> str:
-    labels = ", ".join(map(literal, column.labels))
-    return _ignoring("duplicate_object", f"CREATE TYPE {column.enum_type} AS ENUM ({labels})")
-
-
-def _ignoring(condition: str, statement: str) -> str:
-    """A statement that does nothing if it fails with this condition."""
-    return f"DO $tailrace$BEGIN {statement}; EXCEPTION WHEN {condition} THEN END$tailrace$"
+        for index in self.after.indexes:  # those that were dropped with a column
+            names = {self.after.columns[ordinal].name for ordinal in index.columns}
+            if not names.isdisjoint([*self.added, *self.recollated]) and indexable(
+                self.after, index
+            ):
+                yield Step(_create_index(self.after, index, self.naming))
 
 
 def _definition(table: Table, ordinal: int) -> str:
     column = table.columns[ordinal]
     definition = f"{quote(column.name)} {column_type(column)}"
+    if isinstance(column, ComputedColumn):
+        definition += f" GENERATED ALWAYS AS ({column.sql}) STORED"
     default = constant_default(column) or NULL
     if default != NULL:
         definition += f" DEFAULT {default}"
@@ -386,7 +456,9 @@ def indexable(table: Table, index: Index) -> bool:
     Left out are unique indexes on the key's columns, indexes on prefixes of values (the lengths are
     not known), and indexes that would have to be full-text or spatial ones.
     """
-    if index.prefix or (index.unique and set(index.columns) == set(table.key)):
+    collated = any(isinstance(table.columns[n], CollatedColumn) for n in index.columns)
+    on_key = index.unique and set(index.columns) == set(table.key) and not collated
+    if index.prefix or on_key:
         return False
     types = [table.columns[ordinal].type for ordinal in index.columns]
     if any(type.kind in UNINDEXED_KINDS for type in types):
@@ -395,7 +467,7 @@ def indexable(table: Table, index: Index) -> bool:
 
 
 def _create_index(table: Table, index: Index, naming: Naming) -> str:
-    columns = ", ".join(quote(table.columns[ordinal].name) for ordinal in index.columns)
+    columns = ", ".join(indexed(table.columns[ordinal], index) for ordinal in index.columns)
     unique = "UNIQUE " if index.unique else ""
     name = quote(index_name(naming.place(table.id)[1], index.name))
     return f"CREATE {unique}INDEX IF NOT EXISTS {name} ON {naming.sql(table.id)} ({columns})"

@@ -40,7 +40,9 @@ def policy_guards(
     key = {after.columns[ordinal].name for ordinal in after.key}
     for column in after.columns:
         chosen, known = policies.get(column.name, {}), old.get(column.name)
-        if known is None:
+        if column.generated and known is None:
+            reason = ""
+        elif known is None:
             reason = _of_default(column, chosen)
         elif (column.name in key) != (column.name in old_key) and column.type.kind in _KEY_FORMS:
             reason = "enters or leaves the key, where some values have another form"

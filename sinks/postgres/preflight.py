@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from engine.contract import Finding
-from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, fitted, quote
+from engine.databases.postgres.identifiers import Naming, fitted, quote
 from engine.databases.postgres.stored import Storage
-from engine.databases.postgres.types import TEMPORAL
+from engine.databases.postgres.types import TEMPORAL, CollatedColumn
 from engine.schema import Table, Type
 from sinks.postgres.ddl import indexable
 from sinks.postgres.schema import is_reserved
@@ -42,6 +42,8 @@ async def check(
     findings += await _existing(session, naming, pipeline, tables)
     findings += _names(naming, tables)
     findings += _unmatched(storage, tables)
+    findings += _plain(storage, tables)
+    findings += await _collations(session, storage, tables)
     for table in tables:
         findings += _limits(storage.table(table))
     return findings
@@ -169,7 +171,8 @@ def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:
                 yield Finding(
                     "warning",
                     str(table.id),
-                    f"the name {name} is too long for PostgreSQL: it is {fitted(name)} there",
+                    f"PostgreSQL cannot have the name {name}, which is too long or that of a system"
+                    f" column: it is {fitted(name)} there",
                     "Rename it in the source if you want another name.",
                     code="PG013",
                 )
@@ -186,16 +189,51 @@ def _unmatched(storage: Storage, tables: Sequence[Table]) -> Iterator[Finding]:
         )
 
 
+def _plain(storage: Storage, tables: Sequence[Table]) -> Iterator[Finding]:
+    for table in tables:
+        for column, reason in storage.plain(table).items():
+            yield Finding(
+                "warning",
+                str(table.id),
+                f"the generated column {column} is stored as a plain column: {reason}",
+                "Its values are those of the source. Set the policy generated of the column to"
+                " plain if that is enough.",
+                code="PG020",
+            )
+
+
+async def _collations(session: Session, storage: Storage, tables: Sequence[Table]) -> list[Finding]:
+    findings = [
+        Finding(
+            "warning",
+            str(table.id),
+            f"the column {column} keeps the default collation: no collation of ICU is known to"
+            " compare like the source's",
+            "Give it a collation on the target before applications write to it, if they need one.",
+            code="PG021",
+        )
+        for table in tables
+        for column in storage.uncollated(table)
+    ]
+    collated = any(
+        isinstance(column, CollatedColumn)
+        for table in tables
+        for column in storage.table(table).columns
+    )
+    query = "SELECT 1 FROM pg_collation WHERE collprovider = 'i' LIMIT 1"
+    if collated and not await session.execute_bulk(query):
+        message = 'the server was built without ICU, which collation = "source" needs'
+        action = "Use a server with ICU, or set collation to default."
+        findings.append(Finding("error", "collations", message, action, code="PG022"))
+    return findings
+
+
 def _limits(table: Table) -> Iterator[Finding]:
     """Limits of PostgreSQL that the table's columns, key or indexes exceed or may exceed."""
     subject = str(table.id)
     if len(table.columns) > MAX_COLUMNS:
         message = f"{len(table.columns)} columns are more than the {MAX_COLUMNS} of PostgreSQL"
         yield Finding("error", subject, message, "Exclude columns or the table.", code="PG015")
-    for name in sorted(SYSTEM_COLUMNS & set(table.names)):
-        message = f"column {name} has the name of a system column of PostgreSQL"
-        action = "Rename the column in the source, or exclude the table."
-        yield Finding("error", subject, message, action, code="PG016")
     if not table.key:
         yield Finding(
             "warning",

@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from engine.databases.postgres.identifiers import Naming, fitted, quote
+from engine.databases.postgres.types import ComputedColumn
 from engine.errors import SchemaError, UnloggedChange
 from engine.schema import Table
+from sinks.postgres.cascades import FOLDED_INDEX
 from sinks.postgres.ddl import Step, alter_table, create_indexes, index_name
 from sinks.postgres.session import Session
 
@@ -22,9 +24,9 @@ __all__ = ["Replacement"]
 
 #: Whether something hangs on a table ($1) that its successor would not have. $2: its own indexes.
 #: $3: its own columns.
-_HAS_DEPENDENTS = """
+_HAS_DEPENDENTS = f"""
 SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND refobjid = t.oid
-         AND deptype = 'n')
+         AND deptype = 'n' AND classid <> 'pg_attrdef'::regclass)
     OR EXISTS (SELECT FROM pg_depend d JOIN pg_type y ON y.oid = d.refobjid
          WHERE d.refclassid = 'pg_type'::regclass AND d.deptype = 'n'
          AND t.oid IN (y.typrelid, (SELECT typrelid FROM pg_type e WHERE e.oid = y.typelem)))
@@ -43,7 +45,8 @@ SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND
     OR EXISTS (SELECT FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid = t.oid)
     OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = t.oid AND contype NOT IN ('p', 'n'))
     OR EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-         WHERE i.indrelid = t.oid AND NOT i.indisprimary AND c.relname <> ALL ($2::text[]))
+         WHERE i.indrelid = t.oid AND NOT i.indisprimary AND c.relname <> ALL ($2::text[])
+         AND NOT starts_with(c.relname, '{FOLDED_INDEX}'))
 FROM pg_class t WHERE t.oid = to_regclass($1)"""
 
 #: The privileges on a table ($1) as GRANT clauses. The owner's own are implied.
@@ -97,7 +100,11 @@ class Replacement(NamedTuple):
             await self.run(step)
         for statement in create_indexes(self.after, self.naming):  # those not built yet
             await self.run(Step(statement))
-        columns = ", ".join(quote(column) for column in self.after.names)
+        columns = ", ".join(
+            quote(column.name)
+            for column in self.after.columns
+            if not isinstance(column, ComputedColumn)
+        )
         copy = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {twin}"
         await self.session.execute_bulk(copy, table=self.after.id)
         await self.run(Step(f"DROP TABLE {twin}"))

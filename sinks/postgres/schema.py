@@ -7,25 +7,27 @@ A change is part of the open transaction, and so is the record of the table's ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from psycopg import errors as pg
 
 from engine.change import DeletePart, SchemaChange
-from engine.databases.postgres.identifiers import SYSTEM_COLUMNS, Naming, quote
+from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
+from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
+from sinks.postgres.cascades import FOLDED_INDEX
+from sinks.postgres.column_types import create_types, drop_types
 from sinks.postgres.ddl import (
     Step,
     alter_table,
     column_definitions,
-    create_enums,
     create_indexes,
     create_table,
     delete_part,
-    drop_enums,
 )
 from sinks.postgres.defaults import replaced_default
 from sinks.postgres.policy_guards import policy_guards
@@ -35,9 +37,13 @@ from sinks.postgres.state import SCHEMA, StateStore
 
 __all__ = ["SchemaFollower", "is_reserved"]
 
+log = logging.getLogger("tailrace.sink")
 #: The remedy for a change that PostgreSQL cannot do as the source did.
-BACKFILL_AGAIN = "Backfill the table again."
+BACKFILL_AGAIN = BACKFILL
 #: The columns in the order of their names, with their types and positions in the primary key.
+_FOLDED = f"""
+SELECT i.indexrelid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = to_regclass($1) AND starts_with(c.relname, '{FOLDED_INDEX}')"""
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), array_position(i.indkey, a.attnum)
 FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
@@ -69,11 +75,9 @@ class SchemaFollower:
     async def create(self, tables: Sequence[Table]) -> None:
         """Create tables, all of them in a few round trips. A table that exists is used if it is
         empty, has the same columns and key, and belongs to no pipeline."""
-        for table in tables:
-            _refuse_system_columns(table)
         await self._make_schemas([table.id for table in tables])
         await self._run_all(
-            [(enum, it.id) for it in tables for enum in create_enums(self._stored(it))]
+            [(enum, it.id) for it in tables for enum in create_types(self._stored(it))]
         )
         names = [self._naming.sql(table.id) for table in tables]
         existing = set(await self._names_that("to_regclass(name) IS NOT NULL", names))
@@ -88,17 +92,17 @@ class SchemaFollower:
             else:
                 missing[name] = self._stored(table)
         await self._run_all([(create_table(it, name), it.id) for name, it in missing.items()])
+        for table in tables:
+            self._note_plain(table, [*self._storage.plain(table)])
         await self._state.save_tables(tables, indexed=False)
 
     async def change(self, change: SchemaChange) -> dict[tuple[TableId, str, str], int]:
         """Alter a table from one version to the next, or drop it. Returns the number of values that
         a policy replaced, as ``Applied.replaced``."""
         before, after = change.before, change.after
-        if after is not None:
-            _refuse_system_columns(after)
         if before is not None and after is None:
             await self._run(Step(f"DROP TABLE IF EXISTS {self._naming.sql(before.id)}"), before.id)
-            for enum in drop_enums(self._stored(before)):
+            for enum in drop_types(self._stored(before)):
                 await self._run(Step(enum), before.id)
             await self._state.forget_table(before.id)
         elif before is not None and after is not None:
@@ -108,6 +112,7 @@ class SchemaFollower:
 
     async def replace(self, before: Table, twin: Table, after: Table) -> None:
         """Put ``twin`` in the place of ``before``; see ``sinks.postgres.replacement``."""
+        await self._drop_folded(twin)
         replacement = Replacement(
             *(self._session, self._naming),
             *(await self._state.stored(before), self._stored(twin), self._stored(after)),
@@ -149,6 +154,7 @@ class SchemaFollower:
 
     async def _alter(self, before: Table, after: Table, change: SchemaChange) -> None:
         self._check_policies(before, after, dict(change.renamed))
+        await self._drop_folded(before)
         await self._make_schemas([after.id])
         indexed = await self._state.indexed(before.id)
         stored = self._stored(before), self._stored(after)
@@ -156,12 +162,25 @@ class SchemaFollower:
         for step in policy_guards(before, after, dict(change.renamed), policies, name):
             await self._run(step, before.id)
         for step in alter_table(
-            *(*stored, change.renamed, self._naming), filled=change.filled, indexed=indexed
+            *(*stored, change.renamed, self._naming),
+            filled=change.filled,
+            computed=change.computed,
+            indexed=indexed,
         ):
             await self._run(step, after.id)
         if before.id != after.id:
             await self._state.forget_table(before.id)
+        self._note_plain(after, change.computed)
         await self._state.save_tables([after], indexed=indexed)
+
+    async def _drop_folded(self, table: Table) -> None:
+        """Drop the indexes for foreign keys, which other types of columns would not fit. They are
+        created again where they are needed."""
+        if not any(key.cascades for key in table.foreign_keys or ()):
+            return
+        cursor = await self._session.execute(_FOLDED, (self._naming.sql(table.id),))
+        for (index,) in await cursor.fetchall():
+            await self._session.execute(f"DROP INDEX {index}", table=table.id)
 
     async def _replaced(
         self, before: Table, after: Table, renamed: Mapping[str, str]
@@ -180,6 +199,15 @@ class SchemaFollower:
         cursor = await self._session.execute(f"SELECT count(*) FROM {self._naming.sql(after.id)}")
         (rows,) = await cursor.fetchone() or (0,)
         return dict.fromkeys(found, int(rows)) if rows else {}
+
+    def _note_plain(self, table: Table, names: Collection[str]) -> None:
+        """Log which of these generated columns stay plain against their policy."""
+        for column, reason in self._storage.plain(table).items():
+            if column in names:
+                log.warning(
+                    "a generated column is stored as a plain column",
+                    extra={"table": str(table.id), "column": column, "reason": reason},
+                )
 
     def _check_policies(self, before: Table, after: Table, renamed: Mapping[str, str]) -> None:
         """Raise UnloggedChange if other policies hold under a new name of the table or a column."""
@@ -264,13 +292,3 @@ def _owned(owner: str, table: Table) -> SinkError:
         " them.",
         table=table.id,
     )
-
-
-def _refuse_system_columns(table: Table) -> None:
-    for name in sorted(SYSTEM_COLUMNS & set(table.names)):
-        raise SchemaError(
-            f"column {name} has the name of a system column of PostgreSQL",
-            hint="Rename the column in the source before the table is backfilled, or exclude the"
-            " table.",
-            table=table.id,
-        )

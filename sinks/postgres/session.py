@@ -29,7 +29,7 @@ from engine.databases.side import TARGET
 from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
 from sinks.postgres.settings import PostgresSettings
 
-__all__ = ["Cursor", "Session"]
+__all__ = ["Cursor", "Session", "is_reachable"]
 
 Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
 
@@ -50,6 +50,8 @@ _WRITER_SETTINGS = {
     "enable_mergejoin": "off",
 }
 
+#: How long the server may take to accept a connection when it is probed.
+PROBE_SECONDS = 2
 #: The release that introduced ``client_connection_check_interval``.
 CONNECTION_CHECK_VERSION = 140_000
 #: How often the server looks whether this client is gone, while it executes a statement.
@@ -294,21 +296,31 @@ class Session:
         return ApplyError(translated.message, hint=_apply_hint(error), table=table)
 
 
+def is_reachable(url: str, application_name: str) -> bool:
+    """Whether the server accepts a connection. Blocks for a few seconds at most."""
+    try:
+        psycopg.connect(
+            url, connect_timeout=PROBE_SECONDS, application_name=application_name
+        ).close()
+    except psycopg.Error:
+        return False
+    return True
+
+
 def _apply_hint(error: psycopg.Error) -> str:
     """The hint for an error that stops the pipeline."""
     match error:
         case pg.ProgramLimitExceeded():
             return (
                 "A value is too long for the key or an index on the target. Shorten it in the"
-                " source, drop the index there, or exclude the table; `tailrace check` lists such"
+                " source, drop the index there; `tailrace check CONFIG` lists such"
                 " keys and indexes."
             )
         case pg.UniqueViolation():
             return (
                 "Two rows of the source have the same key or unique value in PostgreSQL, or another"
-                " client changed the target. Run `tailrace verify` on this table, then backfill it"
-                " again."
+                " client changed the target. `tailrace verify CONFIG --table TABLE` compares it."
             )
         case pg.UndefinedTable() | pg.UndefinedColumn():
-            return "Another client changed the target's table. Backfill it again."
-    return "Run `tailrace verify` on this table; backfill it again if it differs."
+            return "Another client changed the target's table."
+    return "`tailrace verify CONFIG --table TABLE` compares the table."

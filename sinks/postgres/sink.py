@@ -26,8 +26,9 @@ from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, segments
 from sinks.postgres.apply import Applier
 from sinks.postgres.commands import CommandTable
 from sinks.postgres.preflight import check
+from sinks.postgres.reset import reset
 from sinks.postgres.schema import SchemaFollower
-from sinks.postgres.session import Session
+from sinks.postgres.session import Session, is_reachable
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.state import StateStore
 from sinks.postgres.watch import Watch
@@ -56,6 +57,7 @@ class PostgresSink:
         schema_changes=True,
         cascades=True,
         delete_part=True,
+        computes=True,
     )
 
     def __init__(self, settings: PostgresSettings, pipeline: str) -> None:
@@ -170,6 +172,16 @@ class PostgresSink:
         async with self._own_session() as session:
             return await CommandTable(session, self._pipeline).engine_runs()
 
+    async def reset(self, *, drop: bool) -> int:
+        """As ``Resettable.reset``."""
+        state = await self.open()
+        try:
+            return await reset(
+                self._session, self._follower, self._pipeline, state.tables, drop=drop
+            )
+        finally:
+            await self.close()
+
     @asynccontextmanager
     async def _own_session(self) -> AsyncIterator[Session]:
         """A session besides that of the engine."""
@@ -196,6 +208,10 @@ class PostgresSink:
         """As ``Sink.close``."""
         await self._watch.close()
         await self._session.close()
+
+    def reachable(self) -> bool:
+        """As ``Reachable.reachable``."""
+        return is_reachable(self._settings.url, self._settings.application_name)
 
     def interrupt(self) -> None:
         """As ``Interruptible.interrupt``."""

@@ -37,6 +37,11 @@ RETURNING epoch, owner_pid, owner_started::text"""
 _CONFIRM = f"""
 SELECT epoch, owner_pid, owner_started::text FROM {SCHEMA}.checkpoint WHERE pipeline = $1"""
 
+#: No row if the process of the last owner is gone. A role that may not see it gets NULL.
+_RUNNING = f"""
+SELECT backend_start = owner_started FROM {SCHEMA}.checkpoint
+JOIN pg_stat_activity ON pid = owner_pid WHERE pipeline = $1"""
+
 _OWN = f"""
 UPDATE {SCHEMA}.checkpoint SET owner_pid = pg_backend_pid(), owner_started =
   (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
@@ -221,9 +226,17 @@ class StateStore:
         Reads in a transaction of its own, so that an upgrade does not come in between.
         """
         await self._session.begin()
-        state = await self._select(await read_layout(self._session))
+        layout = await read_layout(self._session)
+        state = await self._select(layout)
+        running = await self._running() if (layout or 0) > 1 else None
         await self._session.commit()
-        return state
+        return None if state is None else msgspec.structs.replace(state, running=running)
+
+    async def _running(self) -> bool | None:
+        """Whether the session of the last owner exists; None if that is unknown."""
+        cursor = await self._session.execute(_RUNNING, (self.pipeline,))
+        row = await cursor.fetchone()
+        return False if row is None else row[0]
 
     async def places(self) -> set[tuple[str, str]]:
         """The schemas and names of the pipeline's tables on the target; none without a state."""

@@ -14,7 +14,12 @@ from typing import NamedTuple
 
 from engine.databases.postgres.identifiers import quote
 from engine.databases.postgres.stored import Storage
-from engine.databases.postgres.types import holds_null
+from engine.databases.postgres.types import (
+    TEMPORAL,
+    CollatedColumn,
+    ComputedColumn,
+    holds_null,
+)
 from engine.schema import Table
 from engine.toolkit.compaction import columns_of
 from sinks.postgres.copy import Encoder, Field
@@ -47,7 +52,13 @@ class Statements:
         self._policies = storage.policies(table)
         self._stored = storage.table(table)
         self._key = [quote(table.columns[n].name) for n in table.key]
-        self._all = ", ".join(quote(column.name) for column in table.columns)
+        #: The ordinals of the columns that are written: PostgreSQL computes the others.
+        self._written = [
+            ordinal
+            for ordinal, column in enumerate(self._stored.columns)
+            if not isinstance(column, ComputedColumn)
+        ]
+        self._all = self._columns(None)
         # A prepared statement keeps the types of its parameters. The comment makes the statements
         # of each table version different, so that psycopg prepares them anew.
         self._mark = f" /* version {table.version} */"
@@ -62,12 +73,28 @@ class Statements:
         """A column to encode, whose value is at this position of a tuple. It need not be a key."""
         return Field(position, self.table.columns[ordinal], False, self._policies[ordinal])
 
+    def may_stand_in(self, ordinal: int) -> bool:
+        """Whether a value may be stored in the place of another one."""
+        kind, policies = self.table.columns[ordinal].type.kind, self._policies[ordinal]
+        narrowed = (kind == "uint64" and policies.unsigned_bigint == "bigint") or (
+            kind in ("int8", "uint8") and policies.tinyint1 == "boolean"
+        )
+        return (kind in TEMPORAL and policies.zero_date == "epoch") or (
+            narrowed and policies.out_of_range == "clamp"
+        )
+
+    def exact(self, ordinal: int) -> str:
+        """A column as a value that is equal to no other text, whatever the column's collation."""
+        name = quote(self.table.columns[ordinal].name)
+        collated = isinstance(self._stored.columns[ordinal], CollatedColumn)
+        return f'{name} COLLATE "C"' if collated else name
+
     # Staging tables
 
     def _rows(self, mask: int | None) -> StagingTable:
         """For rows, with the columns of the mask."""
         columns = self._columns(mask)
-        fields = [self._field(n) for n in columns_of(self.table, mask)]
+        fields = [self._field(n) for n in self._known(mask)]
         return self._staging_table("rows", columns, columns, fields)
 
     def _keys(self) -> StagingTable:
@@ -81,7 +108,7 @@ class Statements:
         """For key changes: the old key, and the columns of the mask of the new row. The rows to
         encode are the old and the new image, joined."""
         width = len(self.table.columns)
-        new = [self._field(n, shift=width) for n in columns_of(self.table, mask)]
+        new = [self._field(n, shift=width) for n in self._known(mask)]
         old = [self._field(n) for n in self.table.key]
         keys = ", ".join(_OLD_KEY.format(n) for n in range(len(old)))
         query = ", ".join(f"{name} AS {_OLD_KEY.format(n)}" for n, name in enumerate(self._key))
@@ -133,9 +160,11 @@ class Statements:
     def merge(self, staged: str, merged: str, mask: int) -> str:
         """Delete the rows whose key changes, and insert into ``merged`` the rows that they become:
         the columns of the mask from the staged row, the others from the deleted one."""
-        known = set(columns_of(self.table, mask))
-        names = [quote(column.name) for column in self.table.columns]
-        merge = ", ".join(f"{'s' if n in known else 't'}.{name}" for n, name in enumerate(names))
+        known = set(self._known(mask))
+        merge = ", ".join(
+            f"{'s' if n in known else 't'}.{quote(self.table.columns[n].name)}"
+            for n in self._written
+        )
         same = " AND ".join(
             f"t.{name} = s.{_OLD_KEY.format(n)}" for n, name in enumerate(self._key)
         )
@@ -146,9 +175,8 @@ class Statements:
 
     def delete_from_multiset(self, staged: str) -> str:
         """For each staged row, delete one row that is equal to it in every column, if any."""
-        width = range(len(self.table.columns))
-        values = ", ".join(f"{self._comparable('s', n)} AS c{n}" for n in width)
-        columns = ", ".join(f"c{n}" for n in width)
+        values = ", ".join(f"{self._comparable('s', n)} AS c{n}" for n in self._written)
+        columns = ", ".join(f"c{n}" for n in self._written)
         return (
             f"DELETE FROM {self.name} WHERE ctid = ANY (ARRAY("
             f"SELECT f.ctid FROM ("
@@ -167,7 +195,7 @@ class Statements:
 
     def _update_one(self, mask: int | None) -> str:
         """Update by key; the parameters are those of ``rows``. Empty in the cases of ``update``."""
-        places = {n: f"${i}" for i, n in enumerate(columns_of(self.table, mask), 1)}
+        places = {n: f"${i}" for i, n in enumerate(self._known(mask), 1)}
         names = {n: quote(self.table.columns[n].name) for n in places}
         key = self.table.key
         values = ", ".join(f"{names[n]} = {places[n]}" for n in places if n not in key)
@@ -176,20 +204,25 @@ class Statements:
 
     def _insert_one(self, mask: int | None, replace: bool) -> str:
         """Insert one row, as ``insert`` does; the parameters are those of ``rows``."""
-        places = ", ".join(f"${i}" for i in range(1, len(columns_of(self.table, mask)) + 1))
+        places = ", ".join(f"${i}" for i in range(1, len(self._known(mask)) + 1))
         query = f"INSERT INTO {self.name} ({self._columns(mask)}) VALUES ({places})"
         return f"{query}{self._on_conflict(mask, replace)}{self._mark}"
 
     # Clauses
 
+    def _known(self, mask: int | None) -> list[int]:
+        """The ordinals of the columns of a mask that are written."""
+        if mask is None:
+            return self._written
+        return [n for n in columns_of(self.table, mask) if n in self._written]
+
     def _columns(self, mask: int | None) -> str:
-        names = [self.table.columns[n].name for n in columns_of(self.table, mask)]
-        return ", ".join(map(quote, names))
+        return ", ".join(quote(self.table.columns[n].name) for n in self._known(mask))
 
     def _values(self, mask: int | None) -> list[str]:
         """The columns of a mask without those of the key."""
-        known = columns_of(self.table, mask)
-        return [quote(self.table.columns[n].name) for n in known if n not in self.table.key]
+        names = self.table.names
+        return [quote(names[n]) for n in self._known(mask) if n not in self.table.key]
 
     def _same_key(self) -> str:
         return " AND ".join(f"t.{name} = s.{name}" for name in self._key)
@@ -206,7 +239,7 @@ class Statements:
     def _comparable(self, alias: str, ordinal: int) -> str:
         """A column as a value of a type that has an equality operator."""
         column = self.table.columns[ordinal]
-        value = f"{alias}.{quote(column.name)}"
+        value = f"{alias}.{self.exact(ordinal)}"
         match column.type.kind:
             case "json":
                 return f"{value}::text"
@@ -217,12 +250,11 @@ class Statements:
     def _same_row(self) -> str:
         """The condition that rows of ``t`` and ``w`` are equal. It has at least one ``=``, which
         makes a hash join possible."""
-        width = range(len(self.table.columns))
-        values = [self._comparable("t", n) for n in width]
-        null = [holds_null(self._stored, n) for n in width]
-        hashed = [f"{values[n]} = w.c{n}" for n in width if not null[n]]
-        others = [f"{values[n]} IS NOT DISTINCT FROM w.c{n}" for n in width if null[n]]
+        values = {n: self._comparable("t", n) for n in self._written}
+        null = {n for n in values if holds_null(self._stored, n)}
+        hashed = [f"{value} = w.c{n}" for n, value in values.items() if n not in null]
+        others = [f"{values[n]} IS NOT DISTINCT FROM w.c{n}" for n in sorted(null)]
         if not hashed:
-            wanted = ", ".join(f"w.c{n}" for n in width)
-            hashed = [f"ROW({', '.join(values)})::text = ROW({wanted})::text"]
+            wanted = ", ".join(f"w.c{n}" for n in values)
+            hashed = [f"ROW({', '.join(values.values())})::text = ROW({wanted})::text"]
         return " AND ".join([*hashed, *others])

@@ -9,20 +9,32 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from pymysql.connections import Connection
 
-from engine.databases.mysql.connect import is_mariadb, query
+from engine.databases.mysql.connect import is_mariadb, query, version_number
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, neutral_type
 from engine.errors import SchemaError, SourceError, SourceLost
-from engine.schema import Column, ForeignKey, Index, Partitions, ReferentialAction, Table, TableId
+from engine.schema import (
+    Column,
+    Expression,
+    ForeignKey,
+    Index,
+    Partitions,
+    ReferentialAction,
+    Table,
+    TableId,
+)
 from sources.mysql.codec.versioned import ROW_END, ROW_START
+from sources.mysql.ddl.computed import computed
 from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.expressions import shown_expression
 from sources.mysql.ddl.keys import KeyDefinition, read_key
 from sources.mysql.ddl.partitions import partitions_of
+from sources.mysql.merge_tables import merge_tables, refusal
 
 __all__ = [
     "all_foreign_keys",
@@ -67,6 +79,12 @@ SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, GENERATION_EXPRESSION
 FROM information_schema.COLUMNS
 WHERE GENERATION_EXPRESSION IN ('ROW START', 'ROW END') AND {where}
 """
+_EXPRESSIONS = """
+SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, GENERATION_EXPRESSION
+FROM information_schema.COLUMNS WHERE GENERATION_EXPRESSION <> '' AND {where}
+"""
+#: The first versions whose catalog shows the expressions of generated columns.
+_SHOWS_EXPRESSIONS: Final = {True: (10, 2, 5), False: (5, 7, 6)}
 _INDEXES = """
 SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART
 FROM information_schema.STATISTICS WHERE INDEX_TYPE IN ('BTREE', 'HASH') AND {where}
@@ -105,19 +123,23 @@ _NAME_LISTS = 500  # the most tables that a query lists by name
 def read_catalog(
     connection: Connection[Any],
     wanted: Callable[[TableId], bool],
-    refused: list[SchemaError] | None = None,
+    refused: dict[TableId, SchemaError] | None = None,
 ) -> list[Table]:
     """The wanted base tables, ordered by id, without views and the server's own tables.
 
     The key is the primary key, else the shortest unique index over whole columns that are not
     nullable. Raises SourceError, SourceLost, and SchemaError for an unknown column type. With
-    ``refused``, the tables that have one are left out, and their errors are added to it.
+    ``refused``, the tables that have one and MERGE tables are left out, and their errors are added.
     """
     ids = [
         id
         for schema, name in query(connection, _TABLES.format(where=_NOT_SYSTEM))
         if wanted(id := TableId(schema, name))
     ]
+    if refused is not None and ids:
+        merged = set(merge_tables(connection)).intersection(ids)
+        refused.update({id: refusal(id) for id in sorted(merged)})
+        ids = [id for id in ids if id not in merged]
     if not ids:
         return []
     return _tables(connection, sorted(ids), *among(ids), refused)
@@ -200,7 +222,7 @@ def _tables(
     ids: Collection[TableId],
     where: str,
     arguments: Sequence[str],
-    refused: list[SchemaError] | None = None,
+    refused: dict[TableId, SchemaError] | None = None,
 ) -> list[Table]:
     columns = _columns(connection, ids, where, arguments, refused)
     parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
@@ -316,7 +338,7 @@ def _columns(
     ids: Collection[TableId],
     where: str,
     arguments: Sequence[str],
-    refused: list[SchemaError] | None = None,
+    refused: dict[TableId, SchemaError] | None = None,
 ) -> dict[TableId, list[Column]]:
     """The columns of these tables. ``where`` may select other tables too."""
     mariadb, wanted = is_mariadb(connection), set(ids)
@@ -332,12 +354,34 @@ def _columns(
             found = SchemaError(message, hint=error.hint, table=id)
             if refused is None:
                 raise found from error
-            refused.append(found)
+            refused[id] = found
             wanted.discard(id)
             del columns[id]
+    _compute(connection, where, arguments, columns)
     if mariadb:
         _mark_row_times(connection, where, arguments, columns)
     return columns
+
+
+def _compute(
+    connection: Connection[Any],
+    where: str,
+    arguments: Sequence[str],
+    columns: dict[TableId, list[Column]],
+) -> None:
+    """Give generated columns their expressions."""
+    generated = {id for id, each in columns.items() if any(column.generated for column in each)}
+    mariadb = is_mariadb(connection)
+    if not generated or version_number(connection) < _SHOWS_EXPRESSIONS[mariadb]:
+        return
+    found: dict[TableId, dict[str, Expression]] = defaultdict(dict)
+    for schema, name, column, text in query(
+        connection, _EXPRESSIONS.format(where=where), arguments
+    ):
+        if (id := TableId(schema, name)) in generated:
+            found[id][column] = shown_expression(text, mariadb=mariadb)
+    for id, expressions in found.items():
+        columns[id] = list(computed(columns[id], expressions))
 
 
 def _mark_row_times(
@@ -387,7 +431,7 @@ def _column(
     if charset == "binary" and "?" in source_type:
         raise SchemaError(
             "the server shows a question mark for a label, which may be other bytes",
-            hint="Give the column a character set, or exclude the table from the pipeline.",
+            hint='give the column a character set, or add "TABLE" to exclude in [source]',
         )
     if charset:
         source_type += f" character set {'utf8mb3' if charset == 'utf8' else charset}"

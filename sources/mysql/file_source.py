@@ -55,6 +55,15 @@ _READ_BYTES: Final = 1 << 20
 #: How much ``check`` reads, and the number of tables that it names.
 _CHECKED_READS: Final = 4
 _CHECKED_TABLES: Final = 20
+#: About a name that a statement writes, in a database that the schema dump defines.
+_ASSUMED: Final = (
+    "a statement writes it, and neither the log nor the schema dump defines it: it is taken for a"
+    " table without triggers"
+)
+_COMPLETE: Final = (
+    "name a dump of all tables, views and triggers that its database had at the beginning of the"
+    " log"
+)
 _DECRYPT: Final = (
     "let the server decrypt it: mysqlbinlog --read-from-remote-server --raw, or follow the server"
 )
@@ -74,6 +83,7 @@ class BinlogFileSource:
         #: A log file, and the definitions at its beginning.
         self._defined = "", Definitions()
         self._passed_over = PassedOver()
+        self._assumed: set[TableId] = set()
 
     def check(self) -> list[Finding]:
         """Check that each file begins like a log file, the schema dump, and whether the tables at
@@ -97,6 +107,10 @@ class BinlogFileSource:
             findings.append(Finding("error", subject, str(error), error.hint, code="LF001"))
         return findings
 
+    def selected(self, ids: Collection[TableId]) -> set[TableId]:
+        """Those of ``ids`` that the configuration selects."""
+        return set(filter(self._settings.select, ids))
+
     def _check_schema(self, first: Path) -> Iterator[Finding]:
         wanted, (definitions, place) = self._settings.select, self._read_schema(first)
         found = sum(wanted(id) for id in definitions.tables)
@@ -106,8 +120,7 @@ class BinlogFileSource:
             yield Finding("error", "schema", message, action, code="LF002")
             return
         yield Finding("ok", "schema", f"{found} of the selected tables are defined")
-        file, _, offset = place.rpartition(":")
-        if place and (file != first.name or int(offset) > _size(first)):
+        if not _is_of_beginning(place, first):
             yield Finding(
                 "warning",
                 "schema",
@@ -119,10 +132,15 @@ class BinlogFileSource:
             )
 
     def _check_tables(self, path: Path) -> list[Finding]:
-        """The tables at the beginning of the log that cannot be followed, each with the reason."""
+        """The tables at the beginning of the log that cannot be followed, each with the reason, and
+        the names that are taken for tables.
+        """
         left_out: dict[TableId, UnloggedChange] = {}
+        assumed: dict[TableId, None] = {}
         while len(left_out) < _CHECKED_TABLES:
-            tracking = self._tracking((), self._read_schema(path)[0], left_out)
+            definitions = self._read_schema(path)[0]
+            definitions.assume = assumed.setdefault
+            tracking = self._tracking((), definitions, left_out)
             stream = Stream(MySQLPosition("", path.name, len(_MAGIC)), tracking)
             try:
                 for events in itertools.islice(self._read(path, stream, last=True), _CHECKED_READS):
@@ -140,7 +158,7 @@ class BinlogFileSource:
                 code="LF004",
             )
             for id, error in left_out.items()
-        ]
+        ] + [Finding("warning", str(id), _ASSUMED, _COMPLETE, code="LF006") for id in assumed]
 
     def position(self) -> str:
         """The current end of the last file."""
@@ -189,6 +207,7 @@ class BinlogFileSource:
         )
         first = self._first(files, start)
         definitions = self._definitions(files, first)
+        definitions.assume = self._assume
         tracking = self._tracking(tables, definitions, ignored)
         stream = Stream(start, tracking)
         self._passed_over.begin()
@@ -234,6 +253,12 @@ class BinlogFileSource:
             invalid_text=self._invalid_text,
             overrides=self._overrides,
         )
+
+    def _assume(self, id: TableId) -> None:
+        """Log once that a name is taken for a table without triggers."""
+        if id not in self._assumed:
+            self._assumed.add(id)
+            log.warning(_ASSUMED, extra={"table": str(id), "hint": _COMPLETE})
 
     def acknowledge(self, position: str) -> None:
         """Do nothing: Tailrace does not delete log files."""
@@ -292,6 +317,7 @@ class BinlogFileSource:
             if settings.schema:
                 dialect = Dialect(_format(first).mariadb, fold_names=settings.fold_names)
                 place = read_schema(Path(settings.schema), definitions, dialect)
+                definitions.complete(of_beginning=_is_of_beginning(place, first))
             self._schema = definitions, place
         definitions, place = self._schema
         return definitions.copy(), place
@@ -357,6 +383,12 @@ def _open(path: Path) -> IO[bytes]:
         file.close()
         _refuse(path, magic)
     return file
+
+
+def _is_of_beginning(place: str, first: Path) -> bool:
+    """Whether a dump was taken at the beginning of the log, as far as it says."""
+    file, _, offset = place.rpartition(":")
+    return not place or (file == first.name and int(offset) <= _size(first))
 
 
 def _check_foreign_keys(path: Path) -> Iterator[Finding]:

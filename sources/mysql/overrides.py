@@ -21,6 +21,7 @@ from engine.schema import Column, Table, TableId
 from engine.toolkit.policies import ReadPolicies
 from sources.mysql.codec.table_match import without_charset
 from sources.mysql.ddl.effects import Effect
+from sources.mysql.ddl.expressions import inexact
 
 __all__ = ["Overrides"]
 
@@ -45,9 +46,11 @@ class Overrides:
         """The table with its policies. A column keeps its charset, if none names it: it may have
         been renamed.
         """
-        columns = tuple(
-            self._column(table, ordinal, column) if column.type.kind == "text" else column
-            for ordinal, column in enumerate(table.columns)
+        columns = _without_texts(
+            tuple(
+                self._column(table, ordinal, column) if column.type.kind == "text" else column
+                for ordinal, column in enumerate(table.columns)
+            )
         )
         if columns == table.columns:
             return table
@@ -161,3 +164,18 @@ def _difference(before: Column, after: Column) -> str:
         return ""
     was, now = (it.invalid or "replace" for it in (old, new))
     return f"the policy invalid_text of column {after.name} is {now}, and was {was}"
+
+
+def _without_texts(columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The columns; what the source computes from texts that it reads in the wrong charset is not
+    what their right characters give.
+    """
+    wrong = {column.name for column in columns if parse_type(column.source_type).holds}
+    if not wrong:
+        return columns
+    return tuple(
+        msgspec.structs.replace(column, expression=inexact("it uses a text in the wrong charset"))
+        if column.expression is not None and not wrong.isdisjoint(column.expression.columns)
+        else column
+        for column in columns
+    )

@@ -154,7 +154,7 @@ def parse_position(text: str) -> MySQLPosition:
     except (msgspec.DecodeError, ValueError) as error:
         raise ConfigError(
             f"not a position of a MySQL or MariaDB log: {error}",
-            hint="copy the position from the output of `tailrace status`",
+            hint="copy the position from the output of `tailrace status CONFIG`",
         ) from error
     return MySQLPosition(
         parts.server,

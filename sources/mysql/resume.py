@@ -16,14 +16,15 @@ from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
+from engine.remedies import BACKFILL_ALL, and_then
 from engine.schema import TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
-from sources.mysql.server_info import ServerInfo, log_files, wait_for_gtids
+from sources.mysql.server_info import ServerInfo, log_files, read_server_info, wait_for_gtids
 from sources.mysql.unlogged import check_format, unlogged
 
-__all__ = ["resume_at"]
+__all__ = ["confirm_log", "resume_at"]
 
 Dump = Callable[[BinlogConnection], None]
 
@@ -33,9 +34,7 @@ _FIRST_OFFSET: Final = 4
 #: The event with the GTIDs of the previous files is among this number of first events.
 _HEAD_EVENTS: Final = 3
 _GTID_NEXT: Final = re.compile(r"GTID_NEXT= '([^']+):([0-9]+)'")
-_BACKFILL_AGAIN: Final = (
-    "backfill the tables again, and keep the log longer (binlog_expire_logs_seconds)"
-)
+_BACKFILL_AGAIN: Final = and_then(BACKFILL_ALL, "keep the log longer (binlog_expire_logs_seconds)")
 
 
 def resume_at(
@@ -52,15 +51,47 @@ def resume_at(
     Raises SourceError if the server no longer has the transactions after the position, never had
     those before it, does not log rows, or does not log the changes in a schema.
     """
+    _check_logging(connection, info, tables)
+    return _place(connection, info, position, {*tables, *parents})
+
+
+def confirm_log(
+    connection: Connection[Any],
+    info: ServerInfo,
+    position: MySQLPosition,
+    tables: Collection[TableId] = (),
+) -> None:
+    """Check that the log still is the one that was read up to ``position``.
+
+    A server that resets its log keeps its replicas connected, and sends them nothing more. Raises
+    as ``resume_at``. If another server answers, such as behind a balancer, nothing is known.
+    """
+    if read_server_info(connection).identity == position.server:
+        _place(connection, info, position, tables)
+
+
+def _check_logging(
+    connection: Connection[Any], info: ServerInfo, tables: Collection[TableId]
+) -> None:
+    """Check that the server logs the changes of these tables as rows."""
     format = query(connection, "SHOW GLOBAL VARIABLES LIKE 'binlog_format'")
     findings = [check_format(format[0][1] if format else "")]
     for finding in (*findings, *unlogged(connection, info, {id.schema for id in tables})):
         if finding.level == "error":
             raise SourceError(finding.message, hint=finding.action)
+
+
+def _place(
+    connection: Connection[Any],
+    info: ServerInfo,
+    position: MySQLPosition | None,
+    tables: Collection[TableId],
+) -> tuple[MySQLPosition, Dump]:
+    """The result of ``resume_at``, after the server's log was compared with the position."""
     if position is None:
         return _from_beginning(connection, info)
     size = _file_size(connection, info, position)
-    awaited = position.awaited({*tables, *parents}.__contains__)
+    awaited = position.awaited(frozenset(tables).__contains__)
     gtids = position.gtids_with_prepared(awaited)
     if isinstance(gtids, GtidSet) and info.gtids and not info.mariadb:
         _check_gtids(connection, info, gtids)
@@ -78,7 +109,7 @@ def resume_at(
 def _from_beginning(connection: Connection[Any], info: ServerInfo) -> tuple[MySQLPosition, Dump]:
     files = log_files(connection)
     if not files:
-        raise SourceError("the source has no binary log", hint="run `tailrace check`")
+        raise SourceError("the source has no binary log", hint="run `tailrace check CONFIG`")
     first = files[0].name
     if info.gtids and not info.mariadb:
         purged = GtidSet.parse(query(connection, "SELECT @@GLOBAL.gtid_purged")[0][0])
@@ -192,7 +223,7 @@ def _is_next(gtids: GtidSet, source: str, number: int, server: str) -> bool:
 def _reset(reason: str) -> SourceError:
     return SourceError(
         f"the source's log was reset or restored: {reason}",
-        hint="backfill the tables again: the log does not show which changes are missing",
+        hint=BACKFILL_ALL,
     )
 
 
@@ -245,7 +276,7 @@ def _from_file(
     if position.server != info.identity or not position.file:
         raise SourceError(
             "the position is from another server, and has no GTIDs to continue on this one",
-            hint="connect to the server it was taken from, or backfill the tables again",
+            hint=f"connect to the server it was taken from, or {BACKFILL_ALL}",
         )
     file, offset = _oldest_place(position, places)
     files = {log.name: log.size for log in log_files(connection)}

@@ -134,7 +134,7 @@ def log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosition:
     before = _binlog_state(connection) if info.mariadb else ""
     rows = query(connection, status_statement(info))
     if not rows:
-        raise SourceError("the source has no binary log", hint="run `tailrace check`")
+        raise SourceError("the source has no binary log", hint="run `tailrace check CONFIG`")
     file, offset, *rest = rows[0]
     if info.gtids and not info.mariadb:
         executed = GtidSet.parse(rest[2])

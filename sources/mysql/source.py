@@ -24,7 +24,7 @@ from engine.change import Begin, Change, Chunk, Commit, Heartbeat
 from engine.contract import Finding, RowReader
 from engine.databases.mysql.connect import establish, interrupt, prepare, query
 from engine.databases.mysql.row_reader import MySQLRowReader
-from engine.errors import SourceError, SourceLost
+from engine.errors import SchemaError, SourceError, SourceLost
 from engine.schema import Table, TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.events import xid_text
@@ -43,10 +43,12 @@ from sources.mysql.catalog import (
 )
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
+from sources.mysql.log_watch import LogWatch
+from sources.mysql.merge_tables import MergeTables, joined_tables, merge_tables
 from sources.mysql.overrides import Overrides
 from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, file_number, parse_position
 from sources.mysql.preflight import preflight
-from sources.mysql.resume import resume_at
+from sources.mysql.resume import confirm_log, resume_at
 from sources.mysql.server_info import (
     ServerInfo,
     converted_time,
@@ -69,6 +71,8 @@ _QUIET_SECONDS: Final = 0.05
 #: How long ``position`` waits for the XA transactions that are prepared when it is called.
 _PREPARED_SECONDS: Final = 1.0
 _PREPARED_POLL_SECONDS: Final = 0.05
+#: How long the server may take to accept a connection when it is probed.
+_PROBE_SECONDS: Final = 2.0
 
 
 class MySQLSource:
@@ -85,6 +89,8 @@ class MySQLSource:
         self._invalid_text = InvalidText(settings.values)
         self._overrides = Overrides(settings.values)
         self._lock = threading.RLock()
+        #: The tables that the last reading of the catalog has left out.
+        self._refused: Mapping[TableId, SchemaError] = {}
         self._session: Connection[Any] | None = None
         #: The session while a query runs on it, for ``stop``.
         self._asked: Connection[Any] | None = None
@@ -103,13 +109,24 @@ class MySQLSource:
 
     def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
         """The current definitions of the followed tables, without those that are ``known``."""
+        refused: dict[TableId, SchemaError] = {}
 
         def read(session: Connection[Any]) -> list[Table]:
+            refused.clear()
             wanted = self._wanted(session)
-            tables = read_catalog(session, lambda id: id not in known and wanted(id))
+            tables = read_catalog(session, lambda id: id not in known and wanted(id), refused)
+            self._refused = refused
             return list(map(self._overrides.apply, tables))
 
         return self._ask(read)
+
+    def selected(self, ids: Collection[TableId]) -> set[TableId]:
+        """Those of ``ids`` that the configuration selects."""
+        return set(filter(self._ask(self._wanted), ids))
+
+    def refused(self) -> Mapping[TableId, SchemaError]:
+        """As ``RefusesTables.refused``."""
+        return self._refused
 
     def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
         """The approximate number of rows of each table, from the server's statistics."""
@@ -137,6 +154,25 @@ class MySQLSource:
     def backlog(self, position: str) -> int | None:
         """Bytes of the server's log after ``position``; None if it is from another server."""
         return self._ask(lambda session: self._backlog(session, parse_position(position)))
+
+    def check_position(self, position: str, tables: Iterable[Table]) -> None:
+        """As ``ChecksPosition.check_position``."""
+        ids = {table.id for table in tables}
+        self._ask(
+            lambda session: resume_at(
+                session, self._server_info(session), parse_position(position), ids
+            )
+        )
+
+    def reachable(self) -> bool:
+        """As ``Reachable.reachable``."""
+        connection = prepare(self._settings, timeout_seconds=_PROBE_SECONDS)
+        try:
+            establish(connection)
+        except SourceError:
+            return False
+        connection.close()
+        return True
 
     def acknowledge(self, position: str) -> None:
         """Do nothing: a server purges its log by age, whatever its replicas have read."""
@@ -182,7 +218,14 @@ class MySQLSource:
             tracking = self._tracking(tables, discovered, ignored, replica.session)
             stream = Stream(start, tracking, checksum=replica.checksum)
             dump(replica)
-            yield from self._read_log(replica, stream, tracking)
+            log = LogWatch(
+                lambda place: self._ask(
+                    lambda session: confirm_log(
+                        session, self._server_info(session), place, {*ids, *parents}
+                    )
+                )
+            )
+            yield from self._read_log(replica, stream, tracking, log)
         except SourceLost:
             if not self._stopping.is_set():
                 raise
@@ -213,11 +256,16 @@ class MySQLSource:
             invalid_text=self._invalid_text,
             foreign_keys=lambda: self._ask(all_foreign_keys),
             engine=lambda id: self._ask(lambda session: engine_of(session, id)),
+            merged=MergeTables(self._ask(_merged)),
             native_foreign_keys=self._ask(lambda session: has_native_foreign_keys(session, info)),
         )
 
     def _read_log(
-        self, replica: BinlogConnection, stream: Stream, tracking: Tracking
+        self,
+        replica: BinlogConnection,
+        stream: Stream,
+        tracking: Tracking,
+        log: LogWatch,
     ) -> Iterator[list[Change]]:
         """Changes, and heartbeats.
 
@@ -231,7 +279,7 @@ class MySQLSource:
         catalog = _CatalogPlace(stream, tracking.foreign_keys, self._log_end, end)
         reported_at = time.monotonic()
         while not self._stopping.is_set():
-            events = replica.receive(_QUIET_SECONDS if unreported else interval)
+            events = replica.receive(_QUIET_SECONDS if unreported else log.wait_seconds(interval))
             caught_up = caught_up or stream.position.resume_position.at_or_after(end)
             if caught_up:
                 tracking.reach_catalog()
@@ -252,6 +300,8 @@ class MySQLSource:
             caught_up = caught_up or stream.position.resume_position.at_or_after(end)
             if caught_up and opened:
                 yield from catalog.reach()
+            if opened and not stream.inside:
+                log.look(stream.position.resume_position, new=bool(events) and not stream.idle)
             unreported = unreported or stream.position.moved or (stream.idle and bool(events))
             if stream.inside or not unreported:
                 continue
@@ -418,6 +468,11 @@ class _CatalogPlace:
 def _at_once(at: MySQLPosition, changes: Sequence[Change]) -> list[Change]:
     """A transaction with these changes at a place of the log."""
     return [Begin("", at, 0.0), *changes, Commit(at, 0.0)]
+
+
+def _merged(session: Connection[Any]) -> list[tuple[TableId, frozenset[TableId]]]:
+    """The server's MERGE tables, and the tables that they join."""
+    return [(id, joined_tables(session, id)) for id in merge_tables(session)]
 
 
 def _prepared(session: Connection[Any]) -> frozenset[str]:

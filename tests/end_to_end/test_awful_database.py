@@ -55,7 +55,7 @@ TABLES = {
         "CREATE TABLE part_1 (id INT, KEY (id)) ENGINE = MyISAM",
         "CREATE TABLE merged (id INT, KEY (id)) ENGINE = MRG_MyISAM UNION = (part_1)",
     ),
-    Danger("broken", "the table cannot be read", "CHECK TABLE"): (
+    Danger("broken", "MERGE table", "exclude"): (
         "CREATE TABLE broken (id INT, KEY (id)) ENGINE = MRG_MyISAM UNION = (absent)",
     ),
     Danger("partitioned", "PARTITION", "unlogged_change"): (
@@ -94,12 +94,10 @@ TABLES = {
     Danger("unknown_type", "the column e", "xclude the table"): (
         "CREATE TABLE unknown_type (id INT PRIMARY KEY, e ENUM(x'ff', 'b') CHARACTER SET binary)",
     ),
-    Danger("system_column", "system column", "Rename"): (
+    Danger("system_column", "cannot have the name xmin", "Rename"): (
         "CREATE TABLE system_column (id INT PRIMARY KEY, xmin INT)",
     ),
-    Danger(LONG, "too long for PostgreSQL", "Rename"): (
-        f"CREATE TABLE {LONG} (id INT PRIMARY KEY)",
-    ),
+    Danger(LONG, "too long", "Rename"): (f"CREATE TABLE {LONG} (id INT PRIMARY KEY)",),
     Danger("counter", "sequence", "cutover", "mariadb"): ("CREATE SEQUENCE counter",),
     Danger("taken", "exists on the target", "DROP TABLE"): (
         "CREATE TABLE taken (id INT PRIMARY KEY)",

@@ -226,17 +226,30 @@ EXACT = {
 }
 #: Cases in which the target cannot do it, and the table that is backfilled again.
 BACKFILLED = {
-    "collated": (
+    "accents": (
         [
-            "CREATE TABLE {p} (id VARCHAR(9) PRIMARY KEY)",
+            "CREATE TABLE {p} (id VARCHAR(9) CHARACTER SET latin1 PRIMARY KEY)",
             (
-                "CREATE TABLE {c} (id INT PRIMARY KEY, p VARCHAR(9), FOREIGN KEY (p) REFERENCES {p}"
-                " (id) ON DELETE CASCADE)"
+                "CREATE TABLE {c} (id INT PRIMARY KEY, p VARCHAR(9) CHARACTER SET latin1,"
+                " FOREIGN KEY (p) REFERENCES {p} (id) ON DELETE CASCADE)"
             ),
             "INSERT INTO {p} VALUES ('a'), ('b')",
-            "INSERT INTO {c} VALUES (1, 'A'), (2, 'b')",
+            "INSERT INTO {c} VALUES (1, '\u00c1'), (2, 'b')",
         ],
         ["DELETE FROM {p} WHERE id = 'a'"],
+    ),
+    "zero_dates": (
+        [
+            "SET sql_mode = ''",
+            "CREATE TABLE {p} (id INT PRIMARY KEY, d DATE, UNIQUE (d))",
+            (
+                "CREATE TABLE {c} (id INT PRIMARY KEY, p DATE, FOREIGN KEY (p) REFERENCES {p} (d)"
+                " ON DELETE CASCADE)"
+            ),
+            "INSERT INTO {p} VALUES (1, '0000-00-00'), (2, '2001-01-01')",
+            "INSERT INTO {c} VALUES (1, '0000-00-00'), (2, '2001-01-01')",
+        ],
+        ["DELETE FROM {p} WHERE id = 1", "SET sql_mode = DEFAULT"],
     ),
     "generated": (
         [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.change import Rows
+from engine.change import JOINED_BYTES, Rows
 from engine.schema import Column, Table, TableId, Type
 
 ITEM = Table(TableId("shop", "item"), (Column("id", Type("int32"), "int"),), (0,))
@@ -37,3 +37,10 @@ def test_other_rows_are_not_joined() -> None:
         rows = msgspec.structs.replace(UPDATE)
         assert not rows.join(other)
         assert rows == UPDATE
+
+
+def test_rows_are_joined_up_to_a_size() -> None:
+    rows = Rows(ITEM, "insert", None, [(1,)], size=JOINED_BYTES - 1)
+    assert rows.join(Rows(ITEM, "insert", None, [(2,)], size=1))
+    assert not rows.join(Rows(ITEM, "insert", None, [(3,)], size=1))
+    assert (rows.after, rows.size) == ([(1,), (2,)], JOINED_BYTES)

@@ -140,6 +140,31 @@ def test_a_host_that_refuses_connections(
     assert sum(line["level"] == "warning" for line in tried) >= 2
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_host_that_does_not_exist_ends_the_first_start(
+    mysql: AnyServer, database: str, target_database: str, tmp_path: Path, side: str
+) -> None:
+    source, target = mysql.url, target_database
+    if side == "source":
+        source = f"mysql://repl:{SECRET}@nowhere.invalid/"
+    else:
+        target = f"postgresql://tailrace:{SECRET}@nowhere.invalid/shop"
+    result = tailrace("run", write_config(tmp_path, source, target, f"{database}.*"))
+    assert result.status == 1
+    assert f"Correct the host in [{'source' if side == 'source' else 'sink'}] url" in (
+        result.err.replace("correct", "Correct")
+    )
+
+
+def test_a_deadline_for_catching_up(config: Path) -> None:
+    in_time = tailrace("run", config, "--until-caught-up", "--deadline", "60")
+    assert in_time.status == 0, in_time.err
+    assert tailrace("run", config, "--deadline", "60").status == 2
+    late = tailrace("run", config, "--until-caught-up", "--deadline", "0.001")
+    assert late.status == 1
+    assert "has not caught up within 0.001 seconds" in late.err
+
+
 def test_an_unknown_key(config: Path) -> None:
     config.write_text(config.read_text() + "[batch]\nmax_row = 3\n")
     result = tailrace("run", config)
@@ -211,7 +236,8 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
 
     assert tailrace("run", config, "--until-caught-up").status == 0
     status = tailrace("status", config, "--json")
-    assert status.status == 0
+    assert status.status == 1
+    assert json.loads(status.out)["running"] is False
     (table,) = json.loads(status.out)["tables"]
     pets = {"table": f"{database}.pets", "state": "live", "rows": 5, "estimate": 5, "reason": ""}
     assert table.items() >= pets.items()

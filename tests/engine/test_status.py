@@ -130,6 +130,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The monitor asks often."""
     monkeypatch.setattr("engine.ops.status.BACKLOG_SECONDS", 0.001)
     monkeypatch.setattr("engine.ops.status.FIRST_SECONDS", 0.001)
+    monkeypatch.setattr("engine.ops.status.FRESH_SECONDS", 0.0)
 
 
 def test_the_status_carries_the_backlog_of_the_source() -> None:
@@ -154,10 +155,24 @@ def test_the_status_carries_the_backlog_of_the_source() -> None:
     asyncio.run(asyncio.wait_for(work(), 20))
 
 
-@pytest.mark.parametrize(("state", "position"), [("connecting", "77"), ("streaming", None)])
-def test_a_source_that_is_not_connected_is_not_asked(
-    state: PipelineState, position: str | None
+def test_a_backlog_is_asked_for_between_two_attempts_and_unknown_when_it_is_old(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    async def work() -> None:
+        pipeline, gauges = Running("connecting", "77"), Gauges()
+        monitor = Monitor(pipeline, gauges)
+        await monitor.refresh()
+        assert gauges.observed[-1].lag_bytes == 100
+        monkeypatch.setattr("engine.ops.status.STALE_SECONDS", 0.0)
+        pipeline.source.lost = True
+        await monitor.refresh()
+        assert gauges.observed[-1].lag_bytes is None
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+@pytest.mark.parametrize(("state", "position"), [("stopped", "77"), ("streaming", None)])
+def test_a_source_without_a_stream_is_not_asked(state: PipelineState, position: str | None) -> None:
     async def work() -> None:
         pipeline, gauges = Running(state, position), Gauges()
         watching = asyncio.create_task(Monitor(pipeline, gauges).watch())

@@ -110,7 +110,7 @@ class Killed(Exception):
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (backfill("shop.keyed", "shop.none"), "the pipeline does not follow shop.none"),
+        (backfill("shop.keyed", "shop.none"), "the pipeline follows no table shop.none"),
         ('{"command": "dance"}', "does not know the command"),
         ("{", "does not know the command"),
     ],

@@ -73,6 +73,28 @@ def test_a_definition_that_cannot_be_derived_is_an_error_when_it_is_needed() -> 
     assert found.find(TableId("shop", "u")) is None
 
 
+def test_the_columns_of_a_table_with_a_history() -> None:
+    start, end = "generated always as row start", "generated always as row end"
+    found = definitions("CREATE TABLE t (a INT) ENGINE = InnoDB WITH SYSTEM VERSIONING COMMENT 'x'")
+    assert columns(found) == [
+        "a int",
+        f"row_start timestamp(6) {start}",
+        f"row_end timestamp(6) {end}",
+    ]
+    assert not any(column.nullable for column in found.tables[T].columns[1:])
+    found.follow("ALTER TABLE t ADD b TIMESTAMP(6) FIRST", "shop", Dialect())
+    assert columns(found)[0] == "b timestamp(6)"
+    found.follow("ALTER TABLE t ADD c TIMESTAMP(6)", "shop", Dialect())
+    with pytest.raises(SchemaError, match="history"):
+        found.find(T)
+    found = definitions(
+        "CREATE TABLE t (s BIGINT UNSIGNED GENERATED ALWAYS AS ROW START INVISIBLE, a INT,"
+        " e BIGINT UNSIGNED AS ROW END, PERIOD FOR SYSTEM_TIME (s, e)) WITH SYSTEM VERSIONING"
+        " PARTITION BY SYSTEM_TIME INTERVAL 1 WEEK (PARTITION p HISTORY, PARTITION n CURRENT)"
+    )
+    assert columns(found) == [f"s bigint unsigned {start}", "a int", f"e bigint unsigned {end}"]
+
+
 def test_names_of_tables_views_and_triggers() -> None:
     found = definitions(
         "CREATE TABLE t (a INT)",

@@ -90,8 +90,9 @@ def _execute(connection: Connection, *statements: str) -> None:
             cursor.execute(statement)
 
 
-def read(folder: Path, *tables: str) -> list[Change]:
-    source = BinlogFileSource(BinlogFileSettings(url=f"mysql-binlog:{folder}", tables=tables))
+def read(folder: Path, *tables: str, schema: str = "") -> list[Change]:
+    settings = BinlogFileSettings(url=f"mysql-binlog:{folder}", tables=tables, schema=schema)
+    source = BinlogFileSource(settings)
     return [change for part in source.stream(None, ()) for change in part]
 
 
@@ -160,5 +161,57 @@ def test_a_trigger_that_the_log_creates_is_seen(recording: Recording, database: 
         "DROP TRIGGER sent",
         "INSERT INTO apart VALUES (1, 1)",
         "DROP TABLE apart",
+    )
+    assert [type(change).__name__ for change in read(log, f"{database}.wanted")] == ["Heartbeat"]
+
+
+DUMP = "-- Host: localhost    Database: {0}\nCREATE TABLE wanted (id INT PRIMARY KEY, v INT);\n"
+
+
+def test_a_name_that_a_dump_of_its_database_lacks_is_a_table_without_triggers(
+    recording: Recording, database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once. A name of another database, and of a dump of a later time, is refused."""
+    log = recording(
+        "UPDATE plain SET v = 2 WHERE id = 1",
+        "UPDATE plain SET v = 3 WHERE id = 1",
+        f"CREATE DATABASE {database}_new",
+        f"DROP DATABASE {database}_new",
+        "SET SESSION binlog_format = 'ROW'",
+        "INSERT INTO wanted VALUES (60, 6)",
+        "DELETE FROM wanted WHERE id = 60",
+        "SET SESSION binlog_format = 'STATEMENT'",
+    )
+    dump = tmp_path / "dump.sql"
+    dump.write_text(DUMP.format(database))
+    found = read(log, f"{database}.wanted", schema=str(dump))
+    assert [change.op for change in found if isinstance(change, Rows)] == ["insert", "delete"]
+    [line] = [each for each in caplog.records if each.name == "tailrace.source"]
+    assert "without triggers" in line.getMessage()
+    assert vars(line)["table"] == f"{database}.plain"
+    source = BinlogFileSource(
+        BinlogFileSettings(
+            url=f"mysql-binlog:{log}", tables=(f"{database}.wanted",), schema=str(dump)
+        )
+    )
+    assert [it.subject for it in source.check() if it.level == "warning"] == [f"{database}.plain"]
+
+    for other in (
+        DUMP.format("elsewhere"),
+        "CHANGE MASTER TO MASTER_LOG_FILE='later.000099', MASTER_LOG_POS=4;\n"
+        + DUMP.format(database),
+    ):
+        dump.write_text(other)
+        with pytest.raises(SchemaError, match="may be a view or have triggers"):
+            read(log, f"{database}.wanted", schema=str(dump))
+
+
+def test_a_new_database_has_no_unknown_tables(recording: Recording, database: str) -> None:
+    new = f"{database}_new"
+    log = recording(
+        f"CREATE DATABASE {new}",
+        f"CREATE TABLE {new}.t AS SELECT 1 AS a",
+        f"DELETE FROM {new}.t",
+        f"DROP DATABASE {new}",
     )
     assert [type(change).__name__ for change in read(log, f"{database}.wanted")] == ["Heartbeat"]

@@ -20,6 +20,8 @@ from tests.support.servers import AnyServer, connect_mysql
 from tests.support.type_matrix import FAMILIES, TABLES, Form, Kind, family
 
 DATABASE = "file_types"
+#: MariaDB logs the changes of a table with the transactions of its history as statements.
+LOGGED_AS_STATEMENTS = ("row_transactions",)
 SESSION = "SET sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00'"
 
 
@@ -65,7 +67,6 @@ def create(cursor: Any, tables: dict[str, list[Kind]], forms: list[Form]) -> str
 
 
 def test_every_value_of_every_type(least_metadata: AnyServer, tmp_path: Path) -> None:
-    """Except in tables with history, which cannot be followed from a definition."""
     server = least_metadata
     version = tuple(map(int, server.version.split(".")))
     tables = {name: family(name, server.kind, version) for name in FAMILIES}
@@ -73,7 +74,7 @@ def test_every_value_of_every_type(least_metadata: AnyServer, tmp_path: Path) ->
     forms = [
         form
         for form in TABLES
-        if form.since.includes(server.kind, version) and "SYSTEM VERSIONING" not in form.create
+        if form.since.includes(server.kind, version) and form.name not in LOGGED_AS_STATEMENTS
     ]
     with connect_mysql(server) as connection, connection.cursor() as cursor:
         cursor.execute(SESSION)
@@ -98,3 +99,36 @@ def test_every_value_of_every_type(least_metadata: AnyServer, tmp_path: Path) ->
         assert expected, name
         differing = [pair for pair in zip(found, expected, strict=True) if pair[0] != pair[1]]
         assert not differing, f"{name}: {str(differing[0])[:2000]}"
+
+
+@pytest.mark.parametrize("metadata", ["FULL", "NO_LOG"])
+def test_tables_with_a_history_that_the_log_creates(
+    metadata: str, mariadb_11: AnyServer, tmp_path: Path
+) -> None:
+    """Only current rows are followed, as those of a server are."""
+    forms = [
+        form
+        for form in TABLES
+        if "SYSTEM VERSIONING" in form.create and form.name not in LOGGED_AS_STATEMENTS
+    ]
+    with connect_mysql(mariadb_11) as connection, connection.cursor() as cursor:
+        try:
+            cursor.execute(f"SET GLOBAL binlog_row_metadata = {metadata}")
+            changes = [f"CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4", f"USE {DATABASE}"]
+            for form in forms:
+                made = (form.create, *form.fill, *form.change)
+                changes += [each.format(form.name) for each in made]
+            log = record(mariadb_11, connection, changes, tmp_path / "log")
+            live = {form.name: live_table(connection, DATABASE, form.name) for form in forms}
+            expected = {
+                name: sorted(map(repr, selected_rows(mariadb_11, table)))
+                for name, table in live.items()
+            }
+        finally:
+            cursor.execute("SET GLOBAL binlog_row_metadata = FULL")
+            cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+    replica = Replica()
+    settings = BinlogFileSettings(url=f"mysql-binlog:{log}", tables=(f"{DATABASE}.*",))
+    for part in BinlogFileSource(settings).stream(None, ()):
+        replica.apply(part)
+    assert {name: sorted(map(repr, replica.rows[name])) for name in live} == expected

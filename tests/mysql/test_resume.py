@@ -9,12 +9,16 @@ import msgspec
 import pytest
 from pymysql.connections import Connection
 
-from engine.errors import SourceError
+from engine.errors import SourceError, SourceLost
 from engine.sandbox import Server, start_mariadb, start_mysql
 from sources.mysql.binlog.stream_position import StreamPosition
+from sources.mysql.log_watch import LogWatch
 from sources.mysql.position import MySQLPosition
-from sources.mysql.resume import resume_at
+from sources.mysql.resume import confirm_log, resume_at
 from sources.mysql.server_info import ServerInfo, log_end, read_server_info
+from sources.mysql.settings import MySQLSettings
+from sources.mysql.source import MySQLSource
+from tests.support.following import Following
 from tests.support.servers import connect_mysql, obtain
 
 LONG = "'" + "x" * 300 + "'"
@@ -100,7 +104,7 @@ def test_a_log_with_fewer_files_than_before(log: Log) -> None:
     log.write(50)
     with pytest.raises(SourceError, match="reset or restored") as stop:
         log.resume(place)
-    assert "backfill the tables again" in stop.value.hint
+    assert "tailrace backfill CONFIG --all" in stop.value.hint
 
 
 def test_a_log_without_an_event_at_the_position(log: Log) -> None:
@@ -124,6 +128,50 @@ def test_a_log_with_other_transactions_around_the_position(log: Log, fewer_befor
     log.write(20)
     with pytest.raises(SourceError, match="reset or restored"):
         log.resume(place)
+
+
+@pytest.mark.parametrize("written", [0, 30])
+def test_a_log_that_is_reset_under_a_live_stream(
+    log: Log, server: Server, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server goes on with its heartbeats, or ends the stream."""
+    monkeypatch.setattr("sources.mysql.log_watch._COMPARE_SECONDS", 0.5)
+    log.write(8)
+    settings = MySQLSettings(url=server.url, tables=("resume_test.*",), heartbeat_seconds=0.5)
+    source = MySQLSource(settings)
+    tables = source.catalog()
+    with Following(source, source.position(), tables) as following:
+        log.write(1)
+        following.wait()
+        log.reset()
+        log.write(written, LONG)
+        error = following.failure()
+    if isinstance(error, SourceLost):
+        with pytest.raises(SourceError) as refused:
+            source.check_position(following.position, tables)
+        error = refused.value
+    source.close()
+    assert not error.retryable
+    assert "tailrace backfill CONFIG --all" in error.hint
+
+
+def test_an_idle_log_is_compared_without_a_complaint(log: Log) -> None:
+    watch = LogWatch(lambda place: confirm_log(log.connection, log.info, place))
+    place = log.end
+    for _ in range(3):
+        watch._due = 0.0
+        watch.look(place, new=False)
+    log.write(3)
+    log.run("FLUSH BINARY LOGS")
+    watch._due = 0.0
+    watch.look(place, new=False)
+    log.reset()
+    watch._due = 0.0
+    watch.look(place, new=False)
+    assert watch.wait_seconds(5.0) == 1.0
+    watch._due = 0.0
+    with pytest.raises(SourceError):
+        watch.look(place, new=False)
 
 
 def test_on_another_server_of_the_group_only_gtids_count(log: Log) -> None:

@@ -262,4 +262,6 @@ def test_the_preflight_warns_of_merge_tables(database: Writer) -> None:
     finally:
         source.close()
     assert set(found) == {f"{name}.one", f"{name}.both_"}
-    assert all(each.level == "warning" and each.action for each in found.values())
+    assert found[f"{name}.one"].level == "warning"
+    assert found[f"{name}.both_"].level == "error"
+    assert all(each.action for each in found.values())

@@ -13,7 +13,14 @@ from psycopg import errors as pg
 from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.settings import check_url
 from engine.databases.side import SOURCE, TARGET, Side
-from engine.errors import ConfigError, SinkError, SinkLost, SourceError, SourceLost
+from engine.errors import (
+    ConfigError,
+    SinkLost,
+    SinkRejected,
+    SourceError,
+    SourceLost,
+    SourceRejected,
+)
 
 
 @pytest.mark.parametrize(("side", "lost"), [(SOURCE, SourceLost), (TARGET, SinkLost)])
@@ -37,9 +44,25 @@ def test_a_url_that_libpq_cannot_parse_is_not_shown() -> None:
     assert "s3cret" not in error.hint
 
 
-def test_a_rejected_login_is_not_retried() -> None:
-    error = connect_error(pg.OperationalError("password authentication failed for user u"), TARGET)
-    assert type(error) is SinkError
+@pytest.mark.parametrize(
+    "message",
+    [
+        "password authentication failed for user u",
+        "FATAL: no pg_hba.conf entry for host 10.0.0.1",
+        "FATAL: pg_hba.conf rejects connection for host 10.0.0.1",
+    ],
+)
+def test_a_rejected_login_is_told_from_a_lost_connection(message: str) -> None:
+    assert type(connect_error(pg.OperationalError(message), TARGET)) is SinkRejected
+
+
+def test_an_unknown_host_is_told_from_a_name_server_that_is_away() -> None:
+    def failed(code: int) -> psycopg.Error:
+        text = f"failed to resolve host 'db': {socket.gaierror(code, 'resolver')}"
+        return pg.OperationalError(text)
+
+    assert type(connect_error(failed(socket.EAI_NONAME), SOURCE)) is SourceRejected
+    assert type(connect_error(failed(socket.EAI_AGAIN), SOURCE)) is SourceLost
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 
 from engine.change import Begin, Commit, Heartbeat, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
-from engine.errors import Fenced, SinkError, SinkLost, TailraceError
+from engine.errors import Fenced, SinkError, SinkLost, SinkRejected, TailraceError
 from engine.sandbox.proxy import Link, Proxy
 from engine.schema import Column, Table, TableId, Type
 from sinks.postgres.settings import PostgresSettings
@@ -234,7 +234,7 @@ def test_no_server_is_a_lost_sink_and_a_wrong_database_is_an_error(
         port = free.getsockname()[1]
     for url, kind in (
         (f"postgresql://postgres@127.0.0.1:{port}/postgres", SinkLost),
-        (f"{postgres.url.rpartition('/')[0]}/nowhere", SinkError),
+        (f"{postgres.url.rpartition('/')[0]}/nowhere", SinkRejected),
     ):
         with pytest.raises(kind) as raised:
             asyncio.run(PostgresSink(PostgresSettings(url), "p").open())
@@ -250,7 +250,7 @@ def test_a_role_that_may_not_log_in_is_an_error(postgres: AnyServer, url: str) -
             small = url.replace("postgres@", f"{role}@").replace("postgres:postgres@", f"{role}@")
             with pytest.raises(SinkError) as raised:
                 asyncio.run(PostgresSink(PostgresSettings(small), "p").open())
-            assert type(raised.value) is SinkError
+            assert type(raised.value) is SinkRejected
         finally:
             connection.execute(f"DROP ROLE {role}")
 

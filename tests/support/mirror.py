@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from engine.databases.mysql.settings import Tls
 from engine.errors import TailraceError
-from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
 from engine.settings.loader import BackfillSettings, BatchSettings, ErrorSettings, RetrySettings
@@ -33,9 +33,9 @@ def make_pipeline(
     backfill: BackfillSettings | None = None,
     values: StoragePolicies | None = None,
     reads: ReadPolicies | None = None,
-    mapping: Mapping | None = None,
     exclude: Sequence[str] = (),
     errors: ErrorSettings | None = None,
+    tls: Tls = "prefer",
 ) -> Pipeline:
     """A pipeline that is ready to run. Its chunks are small by default, so a table has several."""
     return Pipeline(
@@ -46,6 +46,7 @@ def make_pipeline(
                 tables=tuple(tables),
                 exclude=tuple(exclude),
                 heartbeat_seconds=1.0,
+                tls=tls,
                 values=reads or ReadPolicies(),
             )
         ),
@@ -54,7 +55,6 @@ def make_pipeline(
         backfill=backfill or BackfillSettings(chunk_rows=100),
         retry=RetrySettings(give_up_seconds=30.0),
         metrics=Metrics(name),
-        mapping=mapping,
         errors=errors,
     )
 

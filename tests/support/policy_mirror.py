@@ -13,7 +13,8 @@ from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
-from engine.settings.loader import BackfillSettings, ErrorSettings
+from engine.ops.status import Status
+from engine.settings.loader import BackfillSettings, ErrorSettings, OnError
 from engine.toolkit.policies import ReadPolicies, StoragePolicies
 from engine.verify import comparison
 from engine.verify.report import VerifyReport
@@ -50,8 +51,9 @@ class Mirror:
         reads: ReadPolicies | None = None,
         *,
         stops: bool = False,
-    ) -> None:
-        """Run a pipeline until the target is current."""
+        on_error: OnError = "stop",
+    ) -> Status:
+        """Run a pipeline until the target is current. Returns its status then."""
         pipeline = make_pipeline(
             self.server.url,
             self.target_url,
@@ -61,7 +63,7 @@ class Mirror:
             ),
             values=values,
             reads=reads,
-            errors=ErrorSettings("stop"),
+            errors=ErrorSettings(on_error),
         )
         catch_up(pipeline)
         for metric in pipeline.metrics.registry.collect():
@@ -69,6 +71,7 @@ class Mirror:
                 if sample.name == "tailrace_replaced_values_total":
                     place = sample.labels["column"], sample.labels["reason"]
                     self.replaced[place] = self.replaced.get(place, 0) + sample.value
+        return pipeline.status()
 
     def rows(self, table: str, columns: str = "*") -> Rows:
         """The rows of the target, as text."""
@@ -81,6 +84,11 @@ class Mirror:
             " WHERE attrelid = %s::regclass AND attnum > 0"
         )
         return dict(self.target.execute(query, (f'"{self.database}"."{table}"',)).fetchall())
+
+    def oid(self, table: str) -> Any:
+        """What identifies the target's table: a table that replaces it has another one."""
+        query = "SELECT %s::regclass::oid"
+        return self.target.execute(query, (f'"{self.database}"."{table}"',)).fetchone()
 
     def verify(
         self, values: StoragePolicies | None = None, reads: ReadPolicies | None = None

@@ -50,6 +50,14 @@ _EFFECTS = {
         "enum",
         "native",
     ): "an enum type, in the order of the labels; with a label above 63 bytes, `text`",
+    ("generated", "plain"): "a plain column with the values that the source computes",
+    (
+        "generated",
+        "generated",
+    ): "`GENERATED ALWAYS AS (…) STORED` where PostgreSQL computes the same, else plain",
+    ("collation", "default"): "the default collation of the target's database",
+    ("collation", "source"): "a nondeterministic ICU collation that ignores the same ([charsets.md]"
+    "(charsets.md#keys-and-collations))",
     ("out_of_range", "error"): "an error (`on_error`)",
     ("out_of_range", "null"): "NULL; the column accepts NULL on the target",
     ("out_of_range", "clamp"): "true, or 9223372036854775807",
@@ -68,6 +76,8 @@ _SUBJECTS = {
     "tinyint1": "the type of `TINYINT(1)`",
     "unsigned_bigint": "the type of `BIGINT UNSIGNED`",
     "enum": "the type of `ENUM`",
+    "generated": "a generated column",
+    "collation": "the collation of texts whose collation ignores case on the source",
     "out_of_range": "a value that the chosen narrower type does not hold",
 }
 _IN_KEYS = {
@@ -75,6 +85,8 @@ _IN_KEYS = {
     "zero_date": "0000-00-00 becomes `-infinity`; any other invalid date is an error; `text` keeps"
     " all",
     "nul_byte": "U+F0000, a character for private use, or `error`",
+    "generated": "plain",
+    "collation": "`default`; unique indexes have the other one",
     "out_of_range": "an error (`on_error`)",
 }
 _HEAD = """\
@@ -120,7 +132,17 @@ another at a start, the table is backfilled again, or what `unlogged_change` in 
 _FOOT = """\
 ## What else to know
 
-- A generated column becomes a plain column with the values that the source computes.
+- A generated column becomes a plain column with the values that the source computes. With \
+`generated = "generated"` PostgreSQL computes it, if the expression has only these parts: `+`, `-`, `*`, \
+`DIV`, `%`, `ABS`, `ROUND`, `FLOOR` and `CEILING` of integers and decimals (no division with a \
+fraction); `+`, `-` and `*` of floating-point numbers; comparisons of numbers and dates, and of an ENUM \
+with one of its labels; `AND`, `OR`, `NOT`, `IS NULL`, `IN`, `BETWEEN`, `CASE`, `IF`, `IFNULL`, \
+`COALESCE`, `NULLIF`; `CONCAT` of texts of one charset and of integers, if the column has room for all; \
+`YEAR`, `MONTH`, `DAY` and `DATE` of dates with `zero_date = "error"`. `IS NULL` of a date needs a \
+`zero_date` other than `null`. Other expressions, those over other generated columns and columns of \
+the key stay plain, and `tailrace check` says why. A number that is too large for the column is stored \
+as the largest one, as the source does without strict SQL mode. `tailrace verify` compares the \
+results with the source's.
 - `ENUM` and `SET` become text (an `ENUM` also an enum type, by policy), a `SET` with its members joined by commas. An `ENUM` that holds an \
 invalid value is the empty text, as the source prints it.
 - `JSON` becomes `json`, not `jsonb`, so the text is what the server prints: order, numbers and \

@@ -55,6 +55,8 @@ TRANSIENT: Final = frozenset(
 )
 #: Error codes of the client library for a server that cannot be reached: by socket, by TCP.
 UNREACHABLE: Final = frozenset((2002, 2003, 2005))
+#: What a resolver says if there is no host of the name, unlike when no name server answers.
+_UNKNOWN_HOST: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
 _UNKNOWN_VARIABLE: Final = 1193
 #: Error codes for a password in the old format: of a server that refuses it, and of one that sees a
 #: client without it.
@@ -89,8 +91,8 @@ def connect(
     """Open a session with the character set utf8mb4 and the variables of ``session_variables``.
 
     ``timeout_seconds`` bounds connecting and each wait for an answer; by default it is that of the
-    settings. Raises ``side.lost`` if the server cannot be reached, ``side.refused`` if it rejects
-    the login, and ConfigError.
+    settings. Raises ``side.lost`` if the server cannot be reached, ``side.rejected`` if it rejects
+    the login or does not exist, and ConfigError.
     """
     connection = prepare(settings, autocommit=autocommit, timeout_seconds=timeout_seconds)
     establish(connection, side)
@@ -130,6 +132,15 @@ def prepare(
 
 def establish(connection: Connection[Any], side: Side = SOURCE) -> None:
     """Connect, log in, and set the session's variables. Raises as ``connect`` does."""
+    try:
+        _establish(connection, side)
+    except side.lost:
+        raise
+    except side.refused as error:
+        raise side.rejected(error.message, hint=error.hint) from error.__cause__
+
+
+def _establish(connection: Connection[Any], side: Side) -> None:
     try:
         with translate_errors(side), limit_timeouts(connection):
             connection.connect()
@@ -255,7 +266,12 @@ def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError
     if code in ACCESS_DENIED:
         return side.refused(
             f"the {side.name} denies access: {text}",
-            hint="`tailrace check` lists the missing rights",
+            hint="`tailrace check CONFIG` lists the missing rights",
+        )
+    if isinstance(original, socket.gaierror) and original.errno in _UNKNOWN_HOST:
+        return side.rejected(
+            f"no connection to the {side.name}: {text}",
+            hint=f"correct the host in {side.section} url",
         )
     if code in UNREACHABLE:
         return side.lost(

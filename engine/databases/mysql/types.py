@@ -256,7 +256,7 @@ def parse_type(source_type: str) -> MySQLType:
 def _unknown(source_type: str) -> SchemaError:
     return SchemaError(
         f"the column type {source_type[:100]!r} is unknown",
-        hint="Exclude the table from the pipeline and report the type.",
+        hint='add "TABLE" to exclude in [source], and report the type',
     )
 
 

@@ -9,6 +9,7 @@ configuration that its hint names.
 from __future__ import annotations
 
 import re
+from socket import EAI_NODATA, EAI_NONAME
 
 import psycopg
 from psycopg import errors as pg
@@ -41,8 +42,11 @@ _REJECTED = (
     "is not permitted to log in",
     "no password supplied",
     "no pg_hba.conf entry",
+    "pg_hba.conf rejects connection",
     "permission denied for database",
 )
+# psycopg resolves names itself, and has the resolver's error in its message only.
+_UNKNOWN_HOST = re.compile(rf"failed to resolve host .*\[Errno ({EAI_NONAME}|{EAI_NODATA})\]")
 _REJECTED_CLASSES = (
     pg.InvalidPassword,
     pg.InvalidAuthorizationSpecification,
@@ -52,8 +56,8 @@ _REJECTED_CLASSES = (
 
 
 def connect_error(error: psycopg.Error, side: Side) -> SourceError | SinkError:
-    """The error of a failed ``psycopg.connect``: ``side.lost``, or ``side.refused`` if the server
-    rejected the connection or the URL is wrong.
+    """The error of a failed ``psycopg.connect``: ``side.lost``, or ``side.rejected`` if the server
+    rejected the connection or does not exist, or ``side.refused`` if the URL is wrong.
 
     libpq's message names the host and the user, and never the password. But if libpq cannot parse
     the URL, its message shows the URL, and is left out here.
@@ -64,10 +68,14 @@ def connect_error(error: psycopg.Error, side: Side) -> SourceError | SinkError:
         )
     text = " ".join(str(error).split())
     if isinstance(error, _REJECTED_CLASSES) or any(words in text for words in _REJECTED):
-        return side.refused(
+        return side.rejected(
             f"PostgreSQL refuses the connection: {text}",
             hint=f"Correct {side.section} url (user, password, database), or pg_hba.conf on the"
             " server.",
+        )
+    if _UNKNOWN_HOST.search(text):
+        return side.rejected(
+            f"no connection to PostgreSQL: {text}", hint=f"Correct the host in {side.section} url."
         )
     return side.lost(
         f"no connection to PostgreSQL: {text}",
@@ -133,5 +141,5 @@ def _hint(error: psycopg.Error, side: Side) -> str:
                 " name all servers there with target_session_attrs=read-write."
             )
         case pg.InsufficientPrivilege():
-            return "Run `tailrace check`: it lists the missing rights."
+            return "Run `tailrace check CONFIG`: it lists the missing rights."
     return "If the error repeats, look into the server's log."

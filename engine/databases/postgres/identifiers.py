@@ -2,7 +2,8 @@
 Names as SQL identifiers of PostgreSQL, and the place of each source table on the target.
 
 PostgreSQL cuts longer identifiers silently, so two names with a common beginning could become the
-same. ``fitted`` shortens such a name itself and keeps it unique.
+same. ``fitted`` shortens such a name itself and keeps it unique. It also changes the names of
+system columns, which no other column can have.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import NamedTuple
 
 from engine.schema import TableId
 
-__all__ = ["MAX_IDENTIFIER_BYTES", "SYSTEM_COLUMNS", "Naming", "digested", "fitted", "quote"]
+__all__ = ["MAX_IDENTIFIER_BYTES", "Naming", "digested", "fitted", "quote"]
 
 #: The server's limit (NAMEDATALEN - 1).
 MAX_IDENTIFIER_BYTES = 63
 #: Names that no column can have, because each table has hidden columns of these names (PostgreSQL's
 #: manual, "System Columns").
-SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
+_SYSTEM_COLUMNS = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
 
 
 def quote(*names: str) -> str:
@@ -27,8 +28,10 @@ def quote(*names: str) -> str:
 
 
 def fitted(name: str) -> str:
-    """The name as it is on the target: unchanged if it fits, else shortened by ``digested``."""
-    return name if len(name.encode()) <= MAX_IDENTIFIER_BYTES else digested(name, name)
+    """The name as it is on the target: unchanged if it can be, else as by ``digested``."""
+    if len(name.encode()) <= MAX_IDENTIFIER_BYTES and name not in _SYSTEM_COLUMNS:
+        return name
+    return digested(name, name)
 
 
 def digested(readable: str, whole: str) -> str:

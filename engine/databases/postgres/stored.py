@@ -8,19 +8,28 @@ source's canonical texts here, so what a policy changed is no difference.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from engine.change import TWIN_PREFIX
 from engine.contract import StoredText
+from engine.databases.postgres.collations import icu_collation, ignores_case
+from engine.databases.postgres.expressions import Inexact, Operand, expression_sql
 from engine.databases.postgres.identifiers import MAX_IDENTIFIER_BYTES, Naming, digested, quote
-from engine.databases.postgres.types import TEMPORAL, TEXTUAL, EnumColumn
-from engine.schema import Column, Table, TableId, Type
+from engine.databases.postgres.types import (
+    TEMPORAL,
+    TEXTUAL,
+    CollatedColumn,
+    ComputedColumn,
+    EnumColumn,
+)
+from engine.schema import Column, Index, Table, TableId, Type
 from engine.toolkit.canonical import day_or_none, without_nul
 from engine.toolkit.policies import StoragePolicies
 
 __all__ = [
+    "KEY_INDEX",
     "DEFAULT",
     "EPOCH",
     "Fingerprint",
@@ -43,6 +52,8 @@ INFINITY = "-infinity"
 NUL = "\u2400"
 #: What stands for U+0000 in a key: a character for private use, which no other key may have.
 KEY_NUL = "\U000f0000"
+#: The name of the index in which the texts of a key have the collation of the source.
+KEY_INDEX = "tailrace_key"
 LARGEST_BIGINT = (1 << 63) - 1
 
 #: By column: policies by name.
@@ -60,9 +71,32 @@ class Storage:
         self._naming = naming or Naming()
 
     def policies(self, table: Table) -> tuple[StoragePolicies, ...]:
-        """The policies of each column. Those of a twin are its table's."""
+        """The policies of each column. Those of a twin are its table's. ``generated`` is only that
+        of columns that PostgreSQL computes."""
+        policies = self._named(table)
+        plain = _reasons(table, policies)
+        return tuple(
+            msgspec.structs.replace(each, generated="plain") if column.name in plain else each
+            for column, each in zip(table.columns, policies, strict=True)
+        )
+
+    def uncollated(self, table: Table) -> list[str]:
+        """The columns that should have the source's collation, of which ICU has no like."""
+        return [
+            column.name
+            for column, policies in zip(table.columns, self.policies(table), strict=True)
+            if policies.collation == "source"
+            and ignores_case(column)
+            and icu_collation(column) is None
+        ]
+
+    def plain(self, table: Table) -> dict[str, str]:
+        """Why columns stay plain that should be generated, by their names."""
+        return _reasons(table, self._named(table))
+
+    def _named(self, table: Table) -> list[StoragePolicies]:
         id = _own_id(table)
-        return tuple(self._policies.of(id, column.name) for column in table.columns)
+        return [self._policies.of(id, column.name) for column in table.columns]
 
     def table(self, table: Table) -> Table:
         """The table with the types of the target. It is ``table`` where no policy changes one."""
@@ -81,13 +115,20 @@ class Storage:
 
     def _with(self, table: Table, policies: Sequence[StoragePolicies]) -> Table:
         schema, _ = self._naming.place(table.id)
+        computed = _computed(table, policies)
         columns = tuple(
-            _stored_column(column, each, schema)
-            for column, each in zip(table.columns, policies, strict=True)
+            _collated(
+                _stored_column(column, each, schema, computed.get(column.name, "")),
+                *(each.collation, schema, ordinal in table.key),
+            )
+            for ordinal, (column, each) in enumerate(zip(table.columns, policies, strict=True))
         )
         if all(new is old for new, old in zip(columns, table.columns, strict=True)):
             return table
-        return msgspec.structs.replace(table, columns=columns)
+        indexes = table.indexes
+        if any(isinstance(columns[ordinal], CollatedColumn) for ordinal in table.key):
+            indexes = (*indexes, Index(KEY_INDEX, table.key, unique=True))
+        return msgspec.structs.replace(table, columns=columns, indexes=indexes)
 
     def texts(self, table: Table) -> tuple[StoredText | None, ...]:
         """How the canonical text of each column is stored; None if it is always the same."""
@@ -152,6 +193,10 @@ def deciding_policies(column: Column, policies: StoragePolicies = DEFAULT) -> li
         names.append("tinyint1")
     if kind == "enum":
         names.append("enum")
+    if column.generated:
+        names.append("generated")
+    if icu_collation(column) is not None:
+        names.append("collation")
     if kind == "uint64":
         names.append("unsigned_bigint")
     if is_narrowed(column, policies):
@@ -183,7 +228,80 @@ def _is_flag(column: Column) -> bool:
     return column.type.kind == "int8" and column.source_type.lower().startswith("tinyint(1)")
 
 
-def _stored_column(column: Column, policies: StoragePolicies, schema: str) -> Column:
+def _collated(column: Column, policy: str, schema: str, in_key: bool) -> Column:
+    """The column with the collation of the target, if it gets one."""
+    collation = icu_collation(column) if policy == "source" and type(column) is Column else None
+    if collation is None:
+        return column
+    name = quote(schema, collation.name)
+    return CollatedColumn(
+        **msgspec.structs.asdict(column), collation=name, locale=collation.locale, in_key=in_key
+    )
+
+
+def _computed(table: Table, policies: Sequence[StoragePolicies]) -> dict[str, str]:
+    """The SQL of the columns that PostgreSQL computes, by their names."""
+    reasons = _reasons(table, policies)
+    operands = _operands(table, policies)
+    return {
+        table.columns[ordinal].name: _sql(table, ordinal, policies[ordinal], operands)
+        for ordinal in _chosen(table, policies)
+        if table.columns[ordinal].name not in reasons
+    }
+
+
+def _chosen(table: Table, policies: Sequence[StoragePolicies]) -> list[int]:
+    """The ordinals of the generated columns that PostgreSQL should compute."""
+    return [
+        ordinal
+        for ordinal, column in enumerate(table.columns)
+        if column.generated and policies[ordinal].generated == "generated"
+    ]
+
+
+def _reasons(table: Table, policies: Sequence[StoragePolicies]) -> dict[str, str]:
+    """Why columns are not computed by PostgreSQL although their policy says so, by their names."""
+    found = {}
+    chosen = _chosen(table, policies)
+    operands = _operands(table, policies) if chosen else {}
+    for ordinal in chosen:
+        try:
+            _sql(table, ordinal, policies[ordinal], operands)
+        except Inexact as error:
+            found[table.columns[ordinal].name] = str(error)
+    return found
+
+
+def _operands(table: Table, policies: Sequence[StoragePolicies]) -> dict[str, Operand]:
+    """The columns that an expression may use: PostgreSQL has computed no other generated one."""
+    return {
+        column.name: Operand(column, each, stored_type(column, each) == column.type, n in table.key)
+        for n, (column, each) in enumerate(zip(table.columns, policies, strict=True))
+        if not column.generated or each.generated == "plain"
+    }
+
+
+def _sql(
+    table: Table, ordinal: int, policies: StoragePolicies, operands: Mapping[str, Operand]
+) -> str:
+    """The SQL of a generated column. Raises Inexact."""
+    column = table.columns[ordinal]
+    expression, type = column.expression, stored_type(column, policies)
+    if expression is None:
+        raise Inexact("its expression is not known")
+    if ordinal in table.key:
+        raise Inexact("it is part of the key")
+    if type.kind == "boolean" and expression.name == "from_condition":
+        (expression,) = expression.arguments
+    elif type != column.type:
+        raise Inexact("a policy stores it as another type")
+    return expression_sql(expression, operands, policies.nul_byte)
+
+
+def _stored_column(column: Column, policies: StoragePolicies, schema: str, sql: str = "") -> Column:
+    if sql:
+        stored = msgspec.structs.replace(column, type=stored_type(column, policies), default=None)
+        return ComputedColumn(**msgspec.structs.asdict(stored), sql=sql)
     if policies.enum == "native" and _has_labels(column):
         members = column.type.members
         enum_type = quote(schema, digested("_".join(members), "\0".join(members)))

@@ -12,6 +12,8 @@ from engine.schema import Column, Table, Type
 __all__ = [
     "TEMPORAL",
     "TEXTUAL",
+    "CollatedColumn",
+    "ComputedColumn",
     "EnumColumn",
     "column_type",
     "enum_columns",
@@ -86,13 +88,33 @@ class EnumColumn(Column, frozen=True, gc=False, omit_defaults=True):
         return members if "" in members else ("", *members)
 
 
+class ComputedColumn(Column, frozen=True, gc=False, omit_defaults=True):
+    """A column that PostgreSQL computes; ``sql`` is its expression."""
+
+    sql: str = ""
+
+
+class CollatedColumn(Column, frozen=True, gc=False, omit_defaults=True):
+    """A text column with a nondeterministic collation, whose quoted name is ``collation``.
+
+    A column of the key keeps the default collation, so that two texts of the source are two on the
+    target. Only its unique indexes have the other one.
+    """
+
+    collation: str = ""
+    locale: str = ""
+    in_key: bool = False
+
+
 def enum_columns(table: Table) -> list[EnumColumn]:
     """The columns of a table that have enum types."""
     return [column for column in table.columns if isinstance(column, EnumColumn)]
 
 
 def column_type(column: Column) -> str:
-    """The PostgreSQL type of a column, as SQL."""
+    """The PostgreSQL type of a column with its collation, as SQL."""
+    if isinstance(column, CollatedColumn) and not column.in_key:
+        return f"{type_name(column.type)} COLLATE {column.collation}"
     return column.enum_type if isinstance(column, EnumColumn) else type_name(column.type)
 
 

@@ -7,36 +7,25 @@ on. So a rows event of a parent makes a ``Cascade`` here, unless the session had
 ``foreign_key_checks`` off, as a flag of the event says. Whether a table is a parent is decided once
 per table version, with its decoder.
 
-The target can repeat an action if it compares the values as the source does. It cannot for text
-with a collation that takes different texts for equal.
+The target can repeat an action if it compares the values as the source does
+(``sources.mysql.binlog.equality``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
 
 import msgspec
 
-from engine.change import Cascade, Operation, Row, Rows
-from engine.databases.mysql.charset import may_be_invalid
-from engine.databases.mysql.types import parse_type
+from engine.change import Cascade, Folding, Operation, Row, Rows
 from engine.errors import DecodeError, SchemaError
-from engine.schema import Column, ForeignKey, Table, TableId
+from engine.schema import ForeignKey, Table, TableId
 from engine.toolkit.cascades import order_matters, reached
+from sources.mysql.binlog.equality import Comparison, comparison
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.versioned import current_rows, row_end
 
-__all__ = ["Decoder", "Parent", "UnfollowedParent", "inexact_reason"]
-
-#: The kinds of values that PostgreSQL compares as InnoDB does.
-_EXACT: Final = frozenset(
-    ("int8", "int16", "int24", "int32", "int64", "uint8", "uint16", "uint24", "uint32", "uint64")
-) | frozenset(("decimal", "binary", "uuid"))
-#: Collations that compare bytes and do not ignore spaces at the end.
-#: The server checks what is stored in these charsets.
-_CHECKED: Final = frozenset(("ascii", "utf8mb3", "utf8mb4"))
-_NO_PAD: Final = ("_nopad_bin", "_0900_bin")
+__all__ = ["Decoder", "Parent", "UnfollowedParent", "foldings", "inexact_reason"]
 
 
 class Parent:
@@ -172,15 +161,12 @@ def inexact_reason(
     if not child.columns or parent is None or not parent.columns:
         return ""
     try:
-        pairs = [
-            (child.columns[child.ordinal(mine)], parent.columns[parent.ordinal(its)])
-            for mine, its in zip(key.columns, key.parent_columns, strict=True)
-        ]
+        compared = _comparisons(child, key, parent)
     except (KeyError, ValueError):
         return "its columns are not known"
-    for mine, its in pairs:
-        if not _compares_exactly(mine, its):
-            return f"values of the column {mine.name} that differ may be equal for the source"
+    for reason in compared:
+        if isinstance(reason, str):
+            return reason
     if other := order_matters(child, tables):
         return f"what the foreign keys {other} do together depends on their order"
     only_deletes = key.on_delete != "set null" and key.on_update == "restrict"
@@ -191,19 +177,20 @@ def inexact_reason(
     return ""
 
 
-def _compares_exactly(mine: Column, its: Column) -> bool:
-    kind = mine.type.kind
-    if kind != its.type.kind or mine.type.scale != its.type.scale:
-        return False
-    if kind != "text":
-        return kind in _EXACT
-    types = [parse_type(column.source_type) for column in (mine, its)]
-    if any(not each.collation.endswith("_bin") for each in types):
-        return False
-    # Bytes that are no character are replaced, in the parent's key otherwise than in a child.
-    if any(may_be_invalid(each.charset) and each.charset not in _CHECKED for each in types):
-        return False
-    # The values of CHAR have no spaces at the end on either side.
-    return all(each.collation.endswith(_NO_PAD) for each in types) or all(
-        each.base == "char" for each in types
-    )
+def foldings(child: Table, key: ForeignKey, parent: Table | None) -> tuple[Folding | None, ...]:
+    """How the key compares texts, by column; empty if it compares all values exactly."""
+    if not child.columns or parent is None or not parent.columns:
+        return ()
+    found = _comparisons(child, key, parent)
+    return tuple(map(_folding, found)) if any(found) else ()
+
+
+def _folding(comparison: Comparison) -> Folding | None:
+    return comparison if isinstance(comparison, Folding) else None
+
+
+def _comparisons(child: Table, key: ForeignKey, parent: Table) -> list[Comparison]:
+    return [
+        comparison(child.columns[child.ordinal(mine)], parent.columns[parent.ordinal(its)])
+        for mine, its in zip(key.columns, key.parent_columns, strict=True)
+    ]

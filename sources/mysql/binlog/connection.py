@@ -33,6 +33,7 @@ from engine.databases.mysql.connect import (
 from engine.databases.mysql.pymysql_adapter import force_close, read_ok, send_command, take_socket
 from engine.databases.mysql.settings import address_of
 from engine.errors import SourceError, SourceLost
+from engine.remedies import BACKFILL_ALL
 from sources.mysql.binlog.packets import Packets, ServerError
 from sources.mysql.binlog.temporary_tables import SessionId
 from sources.mysql.gtid import DomainState, GtidSet
@@ -270,7 +271,7 @@ def _refusal(ending: ServerError) -> SourceError:
     if ending.code == _FATAL_READING_LOG:
         return SourceError(
             f"the source cannot send its log from the stored position: {text}",
-            hint="the log was purged or reset: backfill the tables again, and keep the log longer"
+            hint=f"the log was purged or reset: {BACKFILL_ALL}; keep the log longer"
             " (binlog_expire_logs_seconds)",
         )
     return SourceError(f"the source ended the stream with error {ending.code}: {text}")

@@ -25,7 +25,13 @@ from engine.errors import DecodeError, SchemaError, UnloggedChange
 from engine.schema import Column, ForeignKey, Table, TableId
 from engine.toolkit.cascades import reached
 from engine.toolkit.policies import ReadPolicies
-from sources.mysql.binlog.cascades import Decoder, Parent, UnfollowedParent, inexact_reason
+from sources.mysql.binlog.cascades import (
+    Decoder,
+    Parent,
+    UnfollowedParent,
+    foldings,
+    inexact_reason,
+)
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.table_match import mismatch, parse_table_map, table_from_map
@@ -382,6 +388,7 @@ def _model(
         steps += [each for _, each in reached(Cascade(parent, columns, [], after, tables))]
     ids = {step.child.id for step in steps}
     inexact = {}
+    folded = {}
     for step in steps:
         reason = inexact_reason(step.child, step.key, known.get(step.key.parent), tables)
         if step.child.id == parent and step.child.columns and not step.child.key:
@@ -390,10 +397,13 @@ def _model(
             reason = "its foreign keys at this place in the log are not known"
         if reason:
             inexact[step.child.id, step.key.name] = reason
+        elif found := foldings(step.child, step.key, known.get(step.key.parent)):
+            folded[step.child.id, step.key.name] = found
     return Cascade(
         *(parent, columns, [], None),
         tables=tuple(table for table in tables if table.id in ids),
         inexact=inexact,
+        folded=folded,
     )
 
 

@@ -19,6 +19,8 @@ __all__ = ["Packets", "ServerError"]
 _HEAD: Final = struct.Struct("<IB")
 _HEAD_SIZE: Final = 4
 _LARGEST: Final = 0xFFFFFF
+#: A server has no larger events: ``max_allowed_packet`` is at most 1 GiB.
+_LARGEST_EVENT: Final = (1 << 30) + (1 << 20)
 _OK, _EOF, _ERR = 0x00, 0xFE, 0xFF
 
 
@@ -37,6 +39,7 @@ class Packets:
         self._chunks: list[bytes] = []
         self._missing = 0
         self._parts: list[bytes] = []
+        self._parts_size = 0
 
     @property
     def partial(self) -> bool:
@@ -79,9 +82,13 @@ class Packets:
         """Take a part of a large event, an ERR or an EOF; return False if the dump has ended."""
         if self._parts or (len(payload) == _LARGEST and payload[0] == _OK):
             self._parts.append(payload if self._parts else payload[1:])
+            self._parts_size += len(payload)
+            if self._parts_size > _LARGEST_EVENT:
+                raise DecodeError("an event of the replication stream is larger than 1 GiB")
             if len(payload) < _LARGEST:
                 events.append(b"".join(self._parts))
                 self._parts.clear()
+                self._parts_size = 0
             return True
         status = payload[0] if payload else None
         if status == _ERR and len(payload) >= 3:

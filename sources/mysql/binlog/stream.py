@@ -10,12 +10,13 @@ the handlers are hot: for single-row transactions they are most of the cost per 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 from zlib import crc32
 
 from engine.change import Begin, Cascade, Change, Commit, Rows
 from engine.errors import DecodeError, SourceError, TailraceError
+from engine.remedies import BACKFILL_ALL
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.cascades import Decoder
 from sources.mysql.binlog.compression import (
@@ -38,8 +39,6 @@ _NO_FOREIGN_KEY_CHECKS: Final = 0x02
 _DUMMY_TABLE: Final = b"\xff\xff\xff\0\0\0"
 _MOST_TABLE_MAPS: Final = 10_000
 _MOST_BEGINS: Final = 1_000
-#: Rows of consecutive events are joined up to this size.
-_JOINED_BYTES: Final = 64 << 10
 _LAST_PLAIN_ROWS: Final = ev.DELETE_ROWS_2
 _ROWS: Final = ev.ROWS
 _QUERIES: Final = {
@@ -59,7 +58,7 @@ class Stream:
 
     def __init__(self, start: MySQLPosition, tracking: Tracking, *, checksum: bool = False) -> None:
         self.position = StreamPosition(start)
-        #: The commit time of the newest group, in Unix seconds of the source's clock; 0.0 if none.
+        #: The commit time of the newest group, in Unix seconds of the source; 0.0 if none.
         self.committed_at = 0.0
         #: Whether a heartbeat came after the newest group: the server has nothing more to send.
         self.idle = False
@@ -209,7 +208,7 @@ class Stream:
     def _on_incident(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         raise SourceError(
             f"the source's log has lost events: {ev.read_incident(event, end)}",
-            hint="backfill the tables again: the lost changes are nowhere in the log",
+            hint=BACKFILL_ALL,
         )
 
     def _on_unknown(self, kind: int, flags: int) -> None:
@@ -219,7 +218,7 @@ class Stream:
             raise SourceError(
                 f"the log has an event of the unknown type {kind}, which may be part of a row",
                 hint="MariaDB 12.3 and newer: raise binlog_row_event_fragment_threshold to its"
-                " maximum, then backfill the tables again",
+                f" maximum, then {BACKFILL_ALL}",
             )
         raise DecodeError(f"the log has an event of the unknown type {kind}")
 
@@ -346,7 +345,7 @@ class Stream:
             raise SourceError(
                 "the log has rows of followed tables that were rolled back, at least in part",
                 hint="set binlog_format = ROW, do not mix transactional with other storage engines"
-                " in one transaction, and backfill the tables again",
+                f" in one transaction; {BACKFILL_ALL}",
             )
         if statement == b"ROLLBACK":
             self._finish(timestamp)
@@ -383,15 +382,14 @@ class Stream:
             if table != _DUMMY_TABLE:
                 raise DecodeError("rows without their table map") from None
             decoder = None
-        if event[25] & _STATEMENT_END:
+        if (flags := event[25]) & _STATEMENT_END:
             self._tables.clear()
         if decoder is None or self._skipped:
             if self._passed_over and not self._skipped:
-                place = self.position.file, self.position.offset
-                self._passed_over.count(kind, event, end, place)
+                at = self.position
+                self._passed_over.count(kind, event, end, (at.file, at.offset))
             return
         op, version = _ROWS[kind]
-        checks = not event[25] & _NO_FOREIGN_KEY_CHECKS
         start = 27 if version == 1 else 27 + (event[27] | event[28] << 8)
         if start > end or self.position.group < 0:
             raise DecodeError("rows outside a transaction, or a rows event that is cut off")
@@ -402,23 +400,25 @@ class Stream:
         else:
             event = decompressed_rows(event, start, end, 2 if op == "update" else 1)
             rows = decoder.decode(op, event, 0, len(event))
-        changes = (rows,) if decoder.derive is None else decoder.derive(rows, checks)
-        if changes and not self._begun:
+        if decoder.derive is not None:
+            self._derive(decoder.derive(rows, not flags & _NO_FOREIGN_KEY_CHECKS))
+            return
+        if not self._begun:
             self._begin()
-        for change in changes:
-            self._add(change)
-
-    def _add(self, change: Rows | Cascade) -> None:
         target = self._target
         last = target[-1] if target else None
         # Single-row statements log one event each. Joined, their rows cost half from here on.
-        if (
-            type(last) is not Rows
-            or type(change) is not Rows
-            or last.size >= _JOINED_BYTES
-            or not last.join(change)
-        ):
-            target.append(change)
+        if type(last) is not Rows or not last.join(rows):
+            target.append(rows)
+
+    def _derive(self, changes: Sequence[Rows | Cascade]) -> None:
+        """Add what the rows of an event mean."""
+        if changes and not self._begun:
+            self._begin()
+        for change in changes:
+            last = self._target[-1] if self._target else None
+            if type(last) is not Rows or type(change) is not Rows or not last.join(change):
+                self._target.append(change)
 
     def _on_payload(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         self._pending = self._unpack(event, end)

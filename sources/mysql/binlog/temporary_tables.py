@@ -17,10 +17,13 @@ TABLE for the others) and, in MySQL, RENAME TABLE.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 import msgspec
 
+from engine.errors import UnloggedChange
+from engine.remedies import BACKFILL
 from engine.schema import TableId
 from sources.mysql.ddl.statements import (
     AlterTable,
@@ -33,10 +36,38 @@ from sources.mysql.ddl.statements import (
     WriteRows,
 )
 
-__all__ = ["SessionId", "TemporaryTables"]
+__all__ = ["SessionId", "TemporaryTables", "without_temporary"]
 
 _DOUBT: Final = "may have changed a temporary table of its session, which hides the table"
 _LIKE: Final = "takes its columns from a table that may be a temporary one"
+
+
+def without_temporary(
+    statement: RenameTables,
+    timestamp: int,
+    created: Callable[[TableId], int | None],
+    selected: Callable[[TableId], bool],
+    followed: Collection[TableId],
+) -> RenameTables:
+    """The statement without pairs that have probably renamed a temporary table of MariaDB.
+
+    In the format ROW the log does not show temporary tables, but it has this statement. The
+    catalog does: a table that is older than the statement has kept its name. ``created`` reads the
+    time at which a table was created from there.
+    """
+    news = {new for _, new in statement.pairs}
+    real: list[tuple[TableId, TableId]] = []
+    for old, new in statement.pairs:
+        seconds = created(old) if old not in news and selected(old) else None
+        if seconds is None or seconds >= timestamp or created(new) is not None:
+            real.append((old, new))
+        elif old in followed:
+            raise UnloggedChange(
+                f"{statement.kind} may have renamed a temporary table, which hides the table",
+                hint=BACKFILL,
+                table=old,
+            )
+    return msgspec.structs.replace(statement, pairs=tuple(real))
 
 
 class SessionId(NamedTuple):

@@ -14,13 +14,14 @@ import msgspec
 
 from engine.change import SchemaChange
 from engine.errors import SchemaError, TailraceError, UnloggedChange
+from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
 from sources.mysql.binlog.cascades import Decoder
 from sources.mysql.binlog.events import Format, read_table_name
 from sources.mysql.binlog.foreign_keys import ForeignKeys, Keys
 from sources.mysql.binlog.passed_over import PassedOver
 from sources.mysql.binlog.query_event import Query, Session, session_of, statement_text
-from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables
+from sources.mysql.binlog.temporary_tables import SessionId, TemporaryTables, without_temporary
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.rows import RowDecoder
 from sources.mysql.codec.table_match import (
@@ -49,38 +50,37 @@ from sources.mysql.ddl.statements import (
     read_statement,
 )
 from sources.mysql.ddl.stored_programs import Programs, may_change_programs, may_use_programs
+from sources.mysql.merge_tables import MergeTables
 from sources.mysql.overrides import Overrides
 
 __all__ = ["Tracking"]
 
 _FULL_METADATA = (
-    "SET GLOBAL binlog_row_metadata = FULL on the source, let its sessions reconnect, and backfill"
-    " the table again"
+    "SET GLOBAL binlog_row_metadata = FULL on the source, and let its sessions reconnect;"
+    f" {BACKFILL}"
 )
 #: For a table of a log without a server.
 _LEFT_OUT = (
-    "the log does not hold the changed rows: exclude the table from the pipeline, or copy it from a"
+    'the log does not hold the changed rows: add "TABLE" to exclude in [source], or copy it from a'
     " server that has it"
 )
 _UNNAMED = "the log does not contain the names of the table's columns, and no statement defines it"
-_SCHEMA = (
-    "name a dump of its definition in [source] schema (mysqldump --no-data), or exclude the table"
-)
+_SCHEMA = "name a dump of its definition in [source] schema (mysqldump --no-data), or leave it out"
 _CHANGED = (
-    "the log lacks a change of the table, or a log file is missing: exclude the table, or copy it"
+    "the log lacks a change of the table, or a log file is missing: leave the table out, or copy it"
     " from a server that has it"
 )
 _OTHER_TIME = (
     "the schema dump describes the tables at the beginning of the first log file: correct the"
-    " table's CREATE TABLE there to what it was then, or exclude the table"
+    " table's CREATE TABLE there to what it was then, or leave the table out"
 )
 _FUNCTION = (
     "name a dump with the function in [source] schema (mysqldump --no-data --routines), or a file"
     " with its CREATE FUNCTION"
 )
 _NOT_PLAIN = (
-    "name a dump of its definition and its triggers in [source] schema (mysqldump --no-data), or a"
-    " file with its CREATE TABLE if it has no triggers"
+    "name a dump of its database in [source] schema, as it was at the beginning of the log"
+    " (mysqldump --no-data), or a file with its CREATE TABLE if it has no triggers"
 )
 
 
@@ -115,7 +115,7 @@ class Tracking:
     ``created`` is the time at which a table was created on it, None if it does not exist.
     ``invalid_text`` is for the decoders. ``foreign_keys`` reads those of all tables as they are
     now, and ``native_foreign_keys`` says whether the server has them executed by InnoDB; ``engine``
-    is the storage engine that a table has now.
+    is the storage engine that a table has now. ``merged`` are the server's MERGE tables.
     """
 
     def __init__(
@@ -139,7 +139,9 @@ class Tracking:
         foreign_keys: Callable[[], Keys] | None = None,
         native_foreign_keys: bool = False,
         engine: Callable[[TableId], str | None] | None = None,
+        merged: MergeTables | None = None,
     ) -> None:
+        self._merged = merged or MergeTables()
         self._invalid_text = invalid_text
         self.tables = {table.id: table for table in tables}
         self._overrides = overrides
@@ -195,6 +197,7 @@ class Tracking:
         """
         id = TableId(*read_table_name(event, end))
         table = self.tables.get(id)
+        self._merged.check(id, self.tables, "is changed")
         if table is None and not (self._definitions and self._is_wanted(id)):
             if id in self._ignored and self._definitions is not None:
                 self.passed_over.meet(event, end)
@@ -242,8 +245,14 @@ class Tracking:
             self._check_programs(parsed, query.schema, statement)
         if statement is not None and (statement := self._real(statement, query)) is None:
             return []
+        if self._merged.follow(
+            *(statement, parsed.sql, query.schema, parsed.dialect, self.tables), self._is_wanted
+        ):
+            self.decoders.clear()
         if isinstance(statement, RenameTables) and self._created is not None and self.mariadb:
-            statement = self._without_temporary(statement, query)
+            statement = without_temporary(
+                *(statement, query.timestamp, self._created, self._selected, self.tables)
+            )
         if statement is not None and self._is_deferred(statement):
             return self._define(parsed, query, statement)
         effects = apply_statement(
@@ -269,28 +278,6 @@ class Tracking:
                 if effect.after is not None:
                     self.tables[effect.after.id] = effect.after
         return effects
-
-    def _without_temporary(self, statement: RenameTables, query: Query) -> RenameTables:
-        """The statement without pairs that have probably renamed a temporary table of MariaDB.
-
-        In the format ROW the log does not show temporary tables, but it has this statement. The
-        catalog does: a table that is older than the statement has kept its name.
-        """
-        created = self._created
-        assert created is not None
-        news = {new for _, new in statement.pairs}
-        real: list[tuple[TableId, TableId]] = []
-        for old, new in statement.pairs:
-            seconds = created(old) if old not in news and self._selected(old) else None
-            if seconds is None or seconds >= query.timestamp or created(new) is not None:
-                real.append((old, new))
-            elif old in self.tables:
-                raise UnloggedChange(
-                    f"{statement.kind} may have renamed a temporary table, which hides the table",
-                    hint="Backfill the table again after this statement.",
-                    table=old,
-                )
-        return msgspec.structs.replace(statement, pairs=tuple(real))
 
     def _is_deferred(self, statement: Statement) -> bool:
         """Whether a table is created whose columns only its first table map can tell."""

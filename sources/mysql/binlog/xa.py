@@ -20,6 +20,7 @@ from typing import IO, Final, Literal, NamedTuple
 
 from engine.change import Cascade, Change, Rows
 from engine.errors import SourceError
+from engine.remedies import BACKFILL_ALL
 from engine.schema import TableId
 from sources.mysql.binlog.events import read_table_name
 from sources.mysql.binlog.stream_position import StreamPosition
@@ -175,5 +176,5 @@ def _unknown_rows(xid: str) -> SourceError:
         f"the XA transaction {xid} is committed, but it was prepared before the position where the"
         " pipeline started, so its rows are not known",
         hint="wait until XA RECOVER on the source lists no transaction, or end each by XA COMMIT or"
-        " XA ROLLBACK; then backfill the tables again",
+        f" XA ROLLBACK; then {BACKFILL_ALL}",
     )

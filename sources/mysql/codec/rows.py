@@ -69,6 +69,7 @@ import msgspec
 from engine.change import Cascade, Operation, Rows
 from engine.databases.mysql.types import parse_type
 from engine.errors import DecodeError, SchemaError, UnloggedChange
+from engine.remedies import BACKFILL
 from engine.schema import Table
 from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.accelerator import Accelerator, Decode, StoredImage, row_accelerator
@@ -125,7 +126,7 @@ class RowDecoder:
         if len(table.columns) != len(map.types):
             raise SchemaError(
                 f"the table has {len(table.columns)} columns, its table map {len(map.types)}",
-                hint="set binlog_row_metadata=FULL on the source, or backfill the table again",
+                hint=f"set binlog_row_metadata=FULL on the source; {BACKFILL}",
                 table=table.id,
             )
         self.table = table
@@ -227,7 +228,7 @@ class RowDecoder:
         return DecodeError(
             f"a rows event is malformed: {reason}",
             hint="the log is damaged at this position, or the table's definition is not the one "
-            "that the log was written with; backfill the table again",
+            f"that the log was written with; {BACKFILL}",
             table=self.table.id,
         )
 
@@ -271,7 +272,7 @@ def _cells(table: Table, map: TableMap, invalid_text: InvalidText | None = None)
     except (ValueError, KeyError) as error:
         raise SchemaError(
             f"the table does not fit its table map: {error}",
-            hint="backfill the table again",
+            hint=BACKFILL,
             table=table.id,
         ) from error
 

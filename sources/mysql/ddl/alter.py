@@ -15,6 +15,7 @@ import msgspec
 
 from engine.databases.mysql.types import parse_type, unquote
 from engine.schema import Column, Part, Partitions, Table
+from sources.mysql.codec.versioned import row_end
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
 from sources.mysql.ddl.columns import (
     Charset,
@@ -23,6 +24,7 @@ from sources.mysql.ddl.columns import (
     converted,
     resolve,
 )
+from sources.mysql.ddl.computed import computed
 from sources.mysql.ddl.defaults import is_converted, stored_default
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Draft, DraftColumn
@@ -55,7 +57,8 @@ class Unfollowable(Exception):
 class Altered(NamedTuple):
     """The table after a statement, the old and new names of renamed columns, and new columns with
     the value that existing rows have got (``SchemaChange.filled``). ``removed`` are the rows that
-    went with their partitions, and ``emptied`` says that all rows did.
+    went with their partitions, and ``emptied`` says that all rows did. ``computed`` names
+    the new and changed generated columns (``SchemaChange.computed``).
     """
 
     table: Table
@@ -63,6 +66,7 @@ class Altered(NamedTuple):
     filled: tuple[tuple[str, str], ...]
     removed: Part | None = None
     emptied: bool = False
+    computed: tuple[str, ...] = ()
 
 
 def alter(
@@ -86,6 +90,8 @@ def alter(
         raise Unfollowable(change.refused)
     if not empty and ignore and _adds_unique(change):
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
+    if row_end(table) == len(table.columns) - 1 and _appends(change):
+        raise Unfollowable("adds a column to a table with a history, whose place is not known")
     draft = Draft.of(table)
     before = {column: column.column for column in draft.columns}
     charset = change.charset.resolved(database).over(charset_of(table.default_charset))
@@ -94,13 +100,14 @@ def alter(
         for column in draft.columns:
             column.column = converted(column.column, charset)
     renamed = _change_columns(draft, change, charset, empty=empty)
+    generated = _settle(draft, change, renamed)
     filled: tuple[tuple[str, str], ...] = ()
     if not empty:
         strict = dialect.strict and not ignore
         explicit = bool(dialect.explicit_defaults_for_timestamp)
         _check_values(draft, before, strict=strict)
         _check_nulls(draft, before, strict=strict, explicit_timestamps=explicit)
-        _check_generated(draft, before)
+        _check_generated(draft, before, generated)
         filled = _filled(draft, change, before, dialect.time)
     if change.primary_dropped:
         draft.drop_primary()
@@ -120,7 +127,38 @@ def alter(
     after = draft.table(change.name or table.id, table.version + 1)
     partitions = _partitions(table, after, change, renamed, dialect.time)
     after = msgspec.structs.replace(after, partitions=partitions)
-    return Altered(after, renamed, filled, removed, emptied)
+    names = tuple(column.name for column in generated)
+    return Altered(after, renamed, filled, removed, emptied, names)
+
+
+def _settle(
+    draft: Draft, change: Alteration, renamed: tuple[tuple[str, str], ...]
+) -> list[DraftColumn]:
+    """Make the expressions of generated columns exact, as far as they are. Return the columns that
+    the statement defines.
+    """
+    found = {
+        draft.find(it.definition.name): it.definition.expression
+        for it in change.columns
+        if it.definition.expression is not None and draft.has(it.definition.name)
+    }
+    for column in draft.columns:
+        expression = column.column.expression
+        if expression is not None and column not in found:
+            column.replace(expression=expression.renamed(dict(renamed)))
+    if found:
+        columns = [column.column for column in draft.columns]
+        settled = computed(columns, {column.name: it for column, it in found.items()})
+        for column, new in zip(draft.columns, settled, strict=True):
+            column.column = new
+    return list(found)
+
+
+def _appends(change: Alteration) -> bool:
+    """Whether columns are added whose place is not written. If the last column is one of a row's
+    times, it may be a hidden one, which stays the last.
+    """
+    return any(not column.old and column.after is None for column in change.columns)
 
 
 def _partitions(
@@ -166,17 +204,32 @@ def _check_nulls(draft: Draft, before: Columns, *, strict: bool, explicit_timest
             )
 
 
-def _check_generated(draft: Draft, before: Columns) -> None:
-    """Check that no generated column may be computed anew from a changed one."""
-    kept = [column for column in draft.columns if column in before]
-    if not any(before[column].generated for column in kept):
+def _check_generated(draft: Draft, before: Columns, defined: list[DraftColumn]) -> None:
+    """Check that no generated column may be computed anew from a changed one, except those that the
+    statement defines exactly.
+    """
+    for column in defined:
+        expression = column.column.expression
+        if expression is not None and expression.name == "inexact":
+            raise Unfollowable("fills a column with an expression, which the log does not show")
+    kept = [column for column in draft.columns if column in before and column not in defined]
+    generated = [column.column for column in kept if before[column].generated]
+    if not generated:
         return
     for column in kept:
         old, new = before[column], column.column
-        if (old.source_type, old.nullable) != (new.source_type, new.nullable):
+        if (old.source_type, old.nullable) != (new.source_type, new.nullable) and any(
+            it is new or _may_use(it, column.name) for it in generated
+        ):
             raise Unfollowable(
                 f"changes the column {column.name}, and generated columns may be computed from it"
             )
+
+
+def _may_use(column: Column, name: str) -> bool:
+    """Whether a generated column may be computed from the column with this name."""
+    expression = column.expression
+    return expression is None or expression.name == "inexact" or name in expression.columns
 
 
 def _filled(
@@ -198,6 +251,8 @@ def _filled(
         value = _value(definition, column.column, time, first=column in stamps[:1])
         if value is not None:
             found.append((column.name, value))
+        elif column.column.generated:
+            continue
         elif definition.filled and not (definition.implied and column in stamps[1:]):
             reason = f"fills a column with {definition.filled}, which the log does not show"
             raise Unfollowable(reason)
@@ -269,8 +324,7 @@ def _change_columns(
         column.replace(name=new)
     converts = change.converted
     placed = [
-        (_changed(item, old, charset, converts=converts, empty=empty), item.after)
-        for item, old in columns
+        (_changed(item, old, charset, converts=converts), item.after) for item, old in columns
     ]
     _place(draft, placed)
     return tuple(
@@ -281,12 +335,10 @@ def _change_columns(
 
 
 def _changed(
-    item: ColumnChange, old: DraftColumn | None, charset: Charset, *, converts: bool, empty: bool
+    item: ColumnChange, old: DraftColumn | None, charset: Charset, *, converts: bool
 ) -> DraftColumn:
     """The column that a clause adds or changes."""
     definition = item.definition
-    if not empty and definition.generated:
-        raise Unfollowable(f"fills a column with {definition.filled}, which the log does not show")
     if converts and definition.charset.name != "binary":
         # CONVERT TO also counts for the columns of the same statement.
         definition = msgspec.structs.replace(definition, charset=charset)

@@ -7,15 +7,18 @@ that it leaves open is known only after the whole statement.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER
 from engine.databases.mysql.types import MySQLType, neutral_type, parse_type
-from engine.schema import Column
+from engine.schema import Column, Expression
+from sources.mysql.codec.versioned import ROW_END, ROW_START
 from sources.mysql.ddl.defaults import bytes_of, decoded, stored_default
-from sources.mysql.ddl.dialect import Dialect
+from sources.mysql.ddl.dialect import HIGH_NOT_PRECEDENCE, Dialect
+from sources.mysql.ddl.expressions import inexact, read_expression
 from sources.mysql.ddl.keys import KeyDefinition, References, read_references
 from sources.mysql.ddl.tokens import Tokens, quote
 
@@ -91,6 +94,8 @@ class ColumnDefinition(msgspec.Struct, frozen=True):
     ``type`` is the type with its attributes, without the charset. ``filled`` says how existing rows
     get a value that the statement does not contain; it is empty if the statement contains it.
     ``implied``: the column is a TIMESTAMP with the default that its place in the table implies.
+    ``expression`` is that of a generated column, as it was read.
+    ``row_time``: ``ROW_START`` or ``ROW_END`` for such a column of a table with a history.
     """
 
     name: str
@@ -104,6 +109,8 @@ class ColumnDefinition(msgspec.Struct, frozen=True):
     unique: bool = False
     references: References | None = None
     implied: bool = False
+    expression: Expression | None = None
+    row_time: str = ""
 
     @property
     def keys(self) -> list[KeyDefinition]:
@@ -129,6 +136,7 @@ class _Attributes:
         self.nullable = True
         self.default: str | None = None
         self.generated = False
+        self.expression: Expression | None = None
         self.filled = ""
         self.primary = False
         self.unique = False
@@ -138,6 +146,7 @@ class _Attributes:
         self.states_default = False
         self.updates = False
         self.implied = False
+        self.row_time = ""
 
 
 def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition:
@@ -162,7 +171,27 @@ def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition
         found.unique,
         found.references,
         found.implied,
+        found.expression,
+        found.row_time,
     )
+
+
+def with_row_times(columns: Sequence[ColumnDefinition]) -> list[ColumnDefinition]:
+    """The columns of a table WITH SYSTEM VERSIONING. If it does not define those with the times of
+    a row, they are hidden behind the others.
+    """
+    if any(column.row_time for column in columns):
+        return list(columns)
+    hidden = (("row_start", ROW_START), ("row_end", ROW_END))
+    return [
+        *columns,
+        *(
+            ColumnDefinition(
+                name, "timestamp(6)", nullable=False, generated=True, filled="it", row_time=mark
+            )
+            for name, mark in hidden
+        ),
+    ]
 
 
 def _imply_default(found: _Attributes, dialect: Dialect) -> None:
@@ -203,12 +232,13 @@ def resolve(definition: ColumnDefinition, default: Charset) -> Column:
     return Column(
         definition.name,
         type,
-        source_type,
+        source_type + definition.row_time,
         definition.nullable,
         definition.default
         if definition.filled
         else stored_default(definition.default, type, fitting),
         definition.generated,
+        definition.expression,
     )
 
 
@@ -286,13 +316,13 @@ def _read_attribute(tokens: Tokens, found: _Attributes, dialect: Dialect) -> boo
         found.charset = _CHARSET_WORDS[tokens.next().word]
         return True
     return (
-        _read_value_attribute(tokens, found)
+        _read_value_attribute(tokens, found, dialect)
         or _read_key_attribute(tokens, found, dialect)
         or _read_other_attribute(tokens)
     )
 
 
-def _read_value_attribute(tokens: Tokens, found: _Attributes) -> bool:
+def _read_value_attribute(tokens: Tokens, found: _Attributes, dialect: Dialect) -> bool:
     if tokens.take("NOT", "NULL"):
         found.nullable, found.states_null = False, True
     elif tokens.take("NULL"):
@@ -311,7 +341,15 @@ def _read_value_attribute(tokens: Tokens, found: _Attributes) -> bool:
     elif tokens.take("AUTO_INCREMENT"):
         found.nullable, found.filled = False, "generated numbers"
     elif tokens.take("GENERATED", "ALWAYS", "AS") or tokens.take("AS"):
-        tokens.group()  # ROW START and ROW END of versioned tables have no parentheses
+        if tokens.take("ROW", "START"):
+            found.row_time = ROW_START
+        elif tokens.take("ROW", "END"):
+            found.row_time = ROW_END
+        else:
+            found.expression = read_expression(tokens.of(tokens.group()))
+            if dialect.sql_mode & HIGH_NOT_PRECEDENCE:
+                found.expression = inexact("the SQL mode HIGH_NOT_PRECEDENCE was set")
+        found.nullable = found.nullable and not found.row_time
         found.generated, found.filled = True, "an expression"
         tokens.take_any(frozenset(("VIRTUAL", "STORED", "PERSISTENT")))
     else:

@@ -9,6 +9,7 @@ table is not used from here (``sources.mysql.binlog.tracking``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from engine.change import SchemaChange
@@ -60,6 +61,10 @@ class Definitions:
         self.databases = DatabaseCharsets()
         #: Views, triggers and routines by kind and name.
         self._programs: dict[tuple[str, TableId], Program] = {}
+        #: The databases whose tables, views and triggers are all defined here.
+        self._complete: set[str] = set()
+        #: Called with a name of such a database that is not defined, when a statement writes it.
+        self.assume: Callable[[TableId], None] = lambda id: None
 
     def copy(self) -> Definitions:
         """The same definitions, which change on their own."""
@@ -68,7 +73,16 @@ class Definitions:
         copy.databases = self.databases.copy()
         copy._unknown = dict(self._unknown)
         copy._programs = dict(self._programs)
+        copy._complete = set(self._complete)
+        copy.assume = self.assume
         return copy
+
+    def complete(self, *, of_beginning: bool) -> None:
+        """Take note that a schema dump is read. If it is ``of_beginning``, all tables, views and
+        triggers that its databases have at the beginning of the log are defined.
+        """
+        ids = (*self.tables, *self._unknown, *(id for _, id in self._programs))
+        self._complete = {id.schema for id in ids} if of_beginning else set()
 
     def foreign_keys(self) -> dict[TableId, tuple[ForeignKey, ...]]:
         """The foreign keys of the tables that have any."""
@@ -99,10 +113,17 @@ class Definitions:
         return next((other for other in known if _lower(other) == id), None)
 
     def is_known(self, id: TableId) -> bool:
-        """Whether it is known what the name means: a table, with its triggers, or a view."""
+        """Whether it is known what the name means: a table, with its triggers, or a view.
+
+        A name that is not defined in a database that is means a table without triggers.
+        """
         if id.schema.lower() in _SYSTEM:
             return True
-        return id in self.tables or id in self._unknown or ("view", id) in self._programs
+        if id in self.tables or id in self._unknown or ("view", id) in self._programs:
+            return True
+        if id.schema in self._complete:
+            self.assume(id)
+        return id.schema in self._complete
 
     def programs(self) -> Programs:
         """The views, triggers and routines."""
@@ -132,6 +153,8 @@ class Definitions:
         match read_object(sql, schema, dialect):
             case CreateDatabase() as found:
                 self.databases.follow(found, schema, server)
+                if not (found.alters or found.if_not_exists):
+                    self._complete.add(found.name)  # it is new, so it has nothing yet
             case CreateView(id, body):
                 self._forget(id)
                 program = Program("view", id, body, dialect=dialect, qualified=False)

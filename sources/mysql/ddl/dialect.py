@@ -12,12 +12,14 @@ from engine.schema import TableId
 from sources.mysql.ddl.session_time import SessionTime
 from sources.mysql.ddl.tokens import Tokens
 
-__all__ = ["NO_BACKSLASH_ESCAPES", "Dialect", "read_table_name"]
+__all__ = ["HIGH_NOT_PRECEDENCE", "NO_BACKSLASH_ESCAPES", "Dialect", "read_table_name"]
 
 _REAL_AS_FLOAT: Final = 1 << 0
 _ORACLE: Final = 1 << 9
 #: The bit of the SQL mode that makes a backslash an ordinary character.
 NO_BACKSLASH_ESCAPES: Final = 1 << 20
+#: The bit of the SQL mode that makes NOT as strong as a sign.
+HIGH_NOT_PRECEDENCE: Final = 1 << 29
 _MAXDB: Final = 1 << 12
 _STRICT_TRANS_TABLES: Final = 1 << 21
 _STRICT_ALL_TABLES: Final = 1 << 22

@@ -15,9 +15,11 @@ import msgspec
 
 from engine.change import DeletePart, SchemaChange, Truncate
 from engine.errors import SchemaError, UnloggedChange
+from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
 from sources.mysql.ddl.alter import Unfollowable, alter
 from sources.mysql.ddl.columns import Charset, charset_of, resolve
+from sources.mysql.ddl.computed import computed as computed_columns
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Contradiction, Draft
 from sources.mysql.ddl.foreign_keys import has_foreign_keys, renamed_table, with_parents
@@ -40,11 +42,8 @@ __all__ = ["Effect", "apply_statement"]
 #: What a statement can do to a followed table.
 Effect = SchemaChange | Truncate | DeletePart
 
-_BACKFILL_AGAIN = "Exclude the table from the pipeline, or backfill it again after this statement."
-_ROW_FORMAT = (
-    "Set binlog_format = ROW, globally and in sessions that set their own, and backfill the table"
-    " again; or exclude the table from the pipeline."
-)
+_BACKFILL_AGAIN = BACKFILL
+_ROW_FORMAT = f"set binlog_format = ROW, globally and in sessions that set their own; {BACKFILL}"
 #: The verbs of statements that change rows.
 _WRITES = frozenset(("INSERT", "REPLACE", "UPDATE", "DELETE", "LOAD", "WITH"))
 
@@ -80,9 +79,10 @@ class _Followed(msgspec.Struct, frozen=True):
         after: Table | None,
         renamed: tuple[tuple[str, str], ...] = (),
         filled: tuple[tuple[str, str], ...] = (),
+        computed: tuple[str, ...] = (),
     ) -> SchemaChange:
         """The schema change from one version to the next."""
-        return SchemaChange(self.sql, before, after, renamed, filled)
+        return SchemaChange(self.sql, before, after, renamed, filled, computed)
 
 
 def apply_statement(
@@ -254,7 +254,11 @@ def _created(statement: CreateTable, id: TableId, version: int, followed: _Follo
         database = followed.charset(id.schema)
         charset = statement.charset.resolved(database).over(database)
         draft.default_charset = charset.text
-        draft.add_columns(resolve(definition, charset) for definition in statement.columns)
+        expressions = {
+            it.name: it.expression for it in statement.columns if it.expression is not None
+        }
+        columns = [resolve(definition, charset) for definition in statement.columns]
+        draft.add_columns(computed_columns(columns, expressions))
         for definition in statement.columns:
             for key in definition.keys:
                 draft.add_key(key)
@@ -283,7 +287,7 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
     if statement.problem:
         raise _unlogged(statement.kind, id, statement.problem)
     try:
-        after, renamed, filled, removed, emptied = alter(
+        after, renamed, filled, removed, emptied, computed = alter(
             *(table, statement.change, followed.charset(id.schema), followed.dialect),
             ignore=statement.ignore,
             empty=followed.empty,
@@ -298,7 +302,7 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
         raise _unlogged(statement.kind, id, error.message, error.hint) from error
     if after.id != id:
         _check_name(statement.kind, id, after.id, followed)
-    effects: list[Effect] = [followed.change(table, after, renamed, filled)]
+    effects: list[Effect] = [followed.change(table, after, renamed, filled, computed)]
     if emptied or removed is not None:
         effects.insert(0, Truncate(table) if removed is None else DeletePart(table, removed))
     return effects
@@ -351,15 +355,14 @@ def _check_name(kind: str, old: TableId, new: TableId, followed: _Followed) -> N
     if not followed.wanted(new):
         raise UnloggedChange(
             f"{kind} renames it to {new}, which the pipeline does not select",
-            hint=f"Include {new} in the pipeline's tables, or exclude {old}.",
+            hint=f'add "{new}" to tables in [source], or "TABLE" to exclude',
             table=old,
             moved=True,
         )
 
 
 def _unknown_rows(kind: str, new: TableId, old: TableId) -> UnloggedChange:
-    hint = "Backfill the table again: its rows were written under a name that is not followed."
-    return _unlogged(kind, new, f"replaces it by {old}, which was not followed", hint)
+    return _unlogged(kind, new, f"replaces it by {old}, which was not followed", BACKFILL)
 
 
 def _write(statement: WriteRows, followed: _Followed) -> list[Effect]:

@@ -85,8 +85,6 @@ def read_key(tokens: Tokens, dialect: Dialect) -> KeyDefinition | None:
         tokens.take("ENFORCED")
         return None
     if tokens.take("PERIOD", "FOR"):
-        if tokens.at("SYSTEM_TIME"):
-            raise tokens.unreadable()
         tokens.name()
         tokens.group()
         return None

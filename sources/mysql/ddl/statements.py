@@ -14,7 +14,13 @@ import msgspec
 
 from engine.schema import TableId
 from sources.mysql.ddl.clauses import Alteration, read_alteration
-from sources.mysql.ddl.columns import Charset, ColumnDefinition, read_charset, read_column
+from sources.mysql.ddl.columns import (
+    Charset,
+    ColumnDefinition,
+    read_charset,
+    read_column,
+    with_row_times,
+)
 from sources.mysql.ddl.dialect import Dialect, read_table_name
 from sources.mysql.ddl.foreign_keys import has_foreign_keys
 from sources.mysql.ddl.keys import KeyDefinition, at_key, read_index, read_key
@@ -270,12 +276,13 @@ def _read_body(context: _Context, found: CreateTable) -> Statement | None:
     if not query and tokens.take("("):
         _read_definitions(context, columns, keys)
     charset, problem = Charset(), "" if columns else "does not define the columns"
-    engine = ""
+    engine, versioned = "", False
     while not (tokens.ended or tokens.at("PARTITION", "BY")):
         if tokens.at("SEQUENCE"):
             return None
-        if tokens.at("WITH", "SYSTEM", "VERSIONING"):
-            raise Unreadable("creates a table with history, which cannot be followed")
+        if tokens.take("WITH", "SYSTEM", "VERSIONING"):
+            versioned = True
+            continue
         if tokens.at_any(_QUERY):
             problem = "takes columns from a query"
             break
@@ -284,7 +291,7 @@ def _read_body(context: _Context, found: CreateTable) -> Statement | None:
         charset = _read_option(tokens).over(charset)
     return msgspec.structs.replace(
         found,
-        columns=tuple(columns),
+        columns=tuple(with_row_times(columns) if versioned else columns),
         keys=tuple(keys),
         charset=charset,
         problem=problem,

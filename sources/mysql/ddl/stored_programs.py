@@ -16,6 +16,7 @@ from collections.abc import Container, Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
 from engine.errors import SourceError, UnloggedChange
+from engine.remedies import BACKFILL
 from engine.schema import TableId
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.functions import BUILT_IN
@@ -39,8 +40,7 @@ _WRITES: Final = frozenset(("INSERT", "REPLACE", "UPDATE", "DELETE", "LOAD"))
 _NO_START: Final = frozenset(("FOR", "KEY", "ON"))
 _NAMES: Final = frozenset(("word", "name", "quoted"))
 _ROW_FORMAT: Final = (
-    "Set binlog_format = ROW, globally and in sessions that set their own, and backfill the table"
-    " again; or exclude the table from the pipeline."
+    f"set binlog_format = ROW, globally and in sessions that set their own; {BACKFILL}"
 )
 
 

@@ -4,7 +4,7 @@ What the checks look at: the session, the server's settings, and the tables to f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pymysql.connections import Connection
@@ -35,7 +35,7 @@ class Context(NamedTuple):
     variables: dict[str, str]
     wanted: Callable[[TableId], bool]
     tables: Sequence[Table]
-    refused: Sequence[SchemaError]
+    refused: Mapping[TableId, SchemaError]
 
     @property
     def logs(self) -> bool:
@@ -51,7 +51,7 @@ def read_context(session: Connection[Any], info: ServerInfo, settings: MySQLSett
     """Query the server. Raises SourceError, SourceLost."""
     variables = {name.lower(): value for name, value in query(session, "SHOW GLOBAL VARIABLES")}
     wanted = selector(settings.tables, settings.exclude, fold_names=info.fold_names)
-    refused: list[SchemaError] = []
+    refused: dict[TableId, SchemaError] = {}
     found = read_catalog(session, wanted, refused)
     tables = list(map(Overrides(settings.values).apply, found))
     return Context(session, info, settings, variables, wanted, tables, refused)

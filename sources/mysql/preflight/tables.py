@@ -4,7 +4,6 @@ Checks of the tables that the configuration selects.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -12,10 +11,11 @@ from pymysql.connections import Connection
 
 from engine.contract import Finding
 from engine.databases.mysql.connect import ACCESS_DENIED, error_code, query
-from engine.databases.mysql.identifiers import quote_name, quote_table
+from engine.databases.mysql.identifiers import quote_table
 from engine.errors import SourceError, SourceLost
-from engine.schema import Table, TableId
+from engine.schema import Table
 from sources.mysql.binlog.cascades import inexact_reason
+from sources.mysql.merge_tables import joined_tables, merge_tables
 from sources.mysql.preflight.context import Check, Context
 from sources.mysql.server_info import has_native_foreign_keys
 from sources.mysql.settings import selector
@@ -23,12 +23,6 @@ from sources.mysql.settings import selector
 __all__ = ["TABLE_CHECKS"]
 
 _TABLES_PER_QUERY: Final = 250
-_MERGE_TABLES: Final = """
-SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES
-WHERE UPPER(ENGINE) = 'MRG_MYISAM' ORDER BY 1, 2
-"""
-_UNION: Final = re.compile(r"UNION=\((.*?)\)")
-_NAME: Final = re.compile(r"(?:`([^`]+)`\.)?`([^`]+)`")
 
 
 def _unmatched(context: Context) -> Iterator[Finding]:
@@ -53,8 +47,8 @@ def _unmatched(context: Context) -> Iterator[Finding]:
 
 
 def _refused(context: Context) -> Iterator[Finding]:
-    for error in context.refused:
-        yield Finding("error", error.table or "tables", error.message, error.hint, code="MY032")
+    for id, error in context.refused.items():
+        yield Finding("error", str(id), error.message, error.hint, code="MY032")
 
 
 def _readable(context: Context) -> Iterator[Finding]:
@@ -137,33 +131,14 @@ def _cascades(context: Context) -> Iterator[Finding]:
 
 def _merged(context: Context) -> Iterator[Finding]:
     """A change of a MERGE table is logged under its name, and changes one of its tables."""
-    for schema, name in query(context.session, _MERGE_TABLES):
-        table = TableId(schema, name)
-        sql = f"SHOW CREATE TABLE {quote_name(schema)}.{quote_name(name)}"
-        try:
-            definition = query(context.session, sql)[0][1]
-        except SourceLost:
-            raise
-        except SourceError:
-            continue  # the user may not see it, or its tables do not fit
-        found = _UNION.search(definition)
-        parts = _NAME.findall(found[1]) if found else []
-        children = {TableId(part[0] or schema, part[1]) for part in parts}
-        if context.wanted(table):
-            yield Finding(
-                "warning",
-                str(table),
-                "it is a MERGE table: changes of the tables that it joins are not logged for it",
-                f"exclude {table}, and make it a view on the target",
-                code="MY036",
-            )
-        for child in sorted(filter(context.wanted, children)):
+    for table in merge_tables(context.session):
+        for child in sorted(filter(context.wanted, joined_tables(context.session, table))):
             yield Finding(
                 "warning",
                 str(child),
                 f"changes that are made through the MERGE table {table} are logged under its name,"
-                " and are missed here",
-                "let applications change the table itself, and run `tailrace verify` on it",
+                " so the table is read again after each",
+                "let applications change the table itself",
                 code="MY037",
             )
 

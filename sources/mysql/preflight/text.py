@@ -143,7 +143,7 @@ def _keys(context: Context) -> Iterator[Finding]:
                     f"the keys over {', '.join(names)} ignore {', '.join(known[collation])}"
                     f" ({collation})",
                     "PostgreSQL does not; before applications write to the target, give it the same"
-                    " rule, such as a unique index on lower(…) or a nondeterministic ICU collation",
+                    ' rule: collation = "source" in [sink.values], or a unique index on lower(…)',
                     code="MY057",
                 )
 

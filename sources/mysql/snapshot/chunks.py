@@ -350,7 +350,7 @@ class _Reading:
         if before is not None and before == after:
             raise SourceError(
                 "the backfill does not advance: the source sorts a row's key above that same key",
-                hint="exclude the table, or give it another primary key",
+                hint='add "TABLE" to exclude in [source], or give the table another primary key',
                 table=self._table.id,
             )
 

@@ -17,6 +17,7 @@ from engine.databases.mysql.charset import text_encoder
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.errors import ConfigError
+from engine.remedies import BACKFILL
 from engine.schema import Column, Table
 from sources.mysql.codec.invalid_text import SubstitutedText
 
@@ -97,7 +98,7 @@ class Keyset:
         except (msgspec.DecodeError, ValueError, TypeError) as error:
             raise ConfigError(
                 "the cursor of the table's backfill does not fit its key",
-                hint="backfill the table again",
+                hint=BACKFILL,
                 table=self._table.id,
             ) from error
 

@@ -1,0 +1,57 @@
+"""
+Edits of the configuration's ``tables`` and ``exclude``, at the start of an engine.
+
+A table that is not selected any more is *excluded*: its changes are not applied, and the target
+keeps it as it is. A table that is selected again is backfilled again, like a quarantined one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from engine.checkpoint import Cause
+from engine.contract import SelectsTables, Source
+from engine.errors import ConfigError
+from engine.pipeline.table_progress import ProgressTracker
+from engine.pipeline.writer import TargetWriter
+
+__all__ = ["follow_selection"]
+
+log = logging.getLogger("tailrace.pipeline")
+
+_NOT_SELECTED = "the configuration does not select the table any more"
+_SELECTED_AGAIN = "the configuration selects the table again"
+
+
+async def follow_selection(
+    pipeline: str, source: Source, writer: TargetWriter, tracker: ProgressTracker
+) -> None:
+    """Stop following tables that ``source`` does not select, and follow those that it selects
+    again. The target is at a commit before and after.
+
+    Raises ConfigError if it selects none of them, because that is likely to be a mistake.
+    """
+    known = tracker.progress
+    if not isinstance(source, SelectsTables) or not known:
+        return
+    selected = await asyncio.to_thread(source.selected, known)
+    if not selected:
+        raise ConfigError(
+            "the configuration selects none of the tables that the pipeline follows",
+            hint="correct tables and exclude in [source]; for other tables, start a pipeline with"
+            " another name, or `tailrace reset CONFIG` forgets these",
+        )
+    excluded = [id for id in known if id not in selected and known[id].state != "excluded"]
+    included = [id for id in selected if known[id].state == "excluded"]
+    for id in excluded:
+        await writer.leave(id, Cause(_NOT_SELECTED, at=time.time()), "excluded")
+        log.warning(
+            "the table is not followed any more, and the target keeps it as it is",
+            extra={"pipeline": pipeline, "table": str(id), "reason": _NOT_SELECTED},
+        )
+    for id in included:
+        await writer.leave(id, Cause(_SELECTED_AGAIN, at=time.time()), "pending")
+    if excluded or included:
+        await writer.commit()

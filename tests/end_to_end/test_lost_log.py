@@ -1,0 +1,92 @@
+"""
+A pipeline whose log is lost goes on by a command, and a pipeline is forgotten by one.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from pymysql.cursors import Cursor
+
+from tests.support.compare import assert_equal
+from tests.support.engine_process import write_config
+from tests.support.servers import AnyServer, connect_mysql
+from tests.support.waiting import wait_until
+
+
+def tailrace(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "engine.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def purge(cursor: Cursor) -> None:
+    """Remove all log files but a new one. The server keeps those that it still sends."""
+    cursor.execute("FLUSH BINARY LOGS")
+
+    def purged() -> bool:
+        cursor.execute("SHOW BINARY LOGS")
+        files = [str(row[0]) for row in cursor.fetchall()]
+        cursor.execute(f"PURGE BINARY LOGS TO '{files[-1]}'")
+        return len(files) == 1
+
+    wait_until(purged, what="the purge of the log")
+
+
+@pytest.mark.parametrize(
+    "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
+)
+def test_after_a_purged_log_all_tables_are_read_again(
+    request: pytest.FixtureRequest,
+    server: str,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    there_is: AnyServer = request.getfixturevalue(server)
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(there_is)
+    config = write_config(tmp_path, there_is.url, target, f"{database}.*")
+    with (
+        connect_mysql(there_is, database) as source,
+        source.cursor() as cursor,
+        psycopg.connect(target, autocommit=True) as there,
+    ):
+        for table in ("a", "b"):
+            cursor.execute(f"CREATE TABLE {table} (id INT PRIMARY KEY, x INT)")
+            cursor.execute(f"INSERT INTO {table} VALUES (1, 1), (2, 2)")
+        cursor.execute("CREATE TABLE keyless (x INT)")
+        source.commit()
+        assert tailrace("run", config, "--until-caught-up").returncode == 0
+        cursor.execute("UPDATE a SET x = 5 WHERE id = 1")
+        cursor.execute("DELETE FROM b WHERE id = 2")
+        cursor.execute("INSERT INTO keyless VALUES (1), (1)")
+        source.commit()
+        purge(cursor)
+        stopped = tailrace("run", config, "--until-caught-up")
+        assert stopped.returncode == 1, stopped.stderr
+        remedy = f"`tailrace backfill {config} --all`"
+        assert remedy in stopped.stderr
+        assert "no engine" in tailrace("backfill", config, "--all").stdout
+        done = tailrace("run", config, "--until-caught-up")
+        assert done.returncode == 0, done.stderr
+        assert_equal(source, there, database)
+
+        asked = tailrace("reset", config)
+        assert asked.returncode == 2
+        assert "3 tables are forgotten" in asked.stdout
+        assert "--yes" in asked.stderr
+        assert tailrace("tables", config).returncode == 0
+        assert "3 tables are dropped" in tailrace("reset", config, "--drop", "--yes").stdout
+        assert "no state" in tailrace("reset", config, "--yes").stdout
+        assert tailrace("run", config, "--until-caught-up").returncode == 0
+        assert_equal(source, there, database)

@@ -1,0 +1,125 @@
+"""Edits of the configuration's tables: at the next start, also for tables that are followed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+import pytest
+
+from engine.change import SchemaChange
+from engine.errors import ConfigError
+from engine.ops.metrics import Metrics
+from engine.schema import Table, TableId
+from sinks.memory import MemoryStore
+from sources.memory import MemoryDatabase, MemorySettings, MemorySource
+from tests.support.memory_pipeline import (
+    KEYED,
+    KEYLESS,
+    WatchedSink,
+    assert_mirrored,
+    insert,
+    make_pipeline,
+    run,
+)
+from tests.support.metric_samples import samples
+
+OTHER = msgspec.structs.replace(KEYED, id=TableId(KEYED.id.schema, "other"))
+
+
+class Selecting(MemorySource):
+    """A source whose configuration excludes tables."""
+
+    def __init__(self, database: MemoryDatabase, *excluded: Table) -> None:
+        super().__init__(MemorySettings("memory:test"), database)
+        self._excluded = {table.id for table in excluded}
+
+    def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
+        return super().catalog({*known, *self._excluded})
+
+    def selected(self, ids: Collection[TableId]) -> set[TableId]:
+        return set(ids) - self._excluded
+
+
+def mirrored() -> tuple[MemoryDatabase, MemoryStore]:
+    database, store = MemoryDatabase(), MemoryStore()
+    for table in (KEYED, KEYLESS, OTHER):
+        database.load(table, [(1, "old"), (2, "old")])
+    run(make_pipeline(database, store, source=Selecting(database)), until_caught_up=True)
+    return database, store
+
+
+def test_an_excluded_table_is_left_as_it_is_until_it_is_selected_again() -> None:
+    database, store = mirrored()
+    database.commit(*(insert(table, (3, "x")) for table in (KEYED, KEYLESS, OTHER)))
+    for _ in range(2):
+        source = Selecting(database, KEYED, KEYLESS)
+        pipeline = make_pipeline(database, store, source=source)
+        run(pipeline, until_caught_up=True)
+        assert [(it.table, it.state) for it in pipeline.status().tables] == [
+            (str(OTHER.id), "live")
+        ]
+        assert store.rows(KEYED.id) == store.rows(KEYLESS.id) == [(1, "old"), (2, "old")]
+        assert store.rows(OTHER.id) == [(1, "old"), (2, "old"), (3, "x")]
+    seen: list[int] = []
+    sink = WatchedSink(store, lambda: seen.append(len(store.rows(KEYED.id))))
+    pipeline = make_pipeline(database, store, source=Selecting(database), sink=sink)
+    run(pipeline, until_caught_up=True)
+    assert_mirrored(database, store)
+    assert set(seen) == {2, 3}
+    assert {it.state for it in pipeline.status().tables} == {"live"}
+
+
+def test_an_excluded_table_that_is_dropped_stays_on_the_target() -> None:
+    database, store = mirrored()
+    run(make_pipeline(database, store, source=Selecting(database, KEYED)), until_caught_up=True)
+    database.commit(SchemaChange("DROP", KEYED, None))
+    run(make_pipeline(database, store, source=Selecting(database, KEYED)), until_caught_up=True)
+    assert store.rows(KEYED.id) == [(1, "old"), (2, "old")]
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_kill_at_each_commit(step: int) -> None:
+    database, store = mirrored()
+    database.commit(insert(KEYED, (3, "x")))
+    run(make_pipeline(database, store, source=Selecting(database, KEYED)), until_caught_up=True)
+    commits = 0
+
+    def die() -> None:
+        nonlocal commits
+        commits += 1
+        if commits == step + 1:
+            raise Killed
+
+    try:
+        sink = WatchedSink(store, die)
+        pipeline = make_pipeline(database, store, source=Selecting(database), sink=sink)
+        run(pipeline, until_caught_up=True)
+    except Killed:
+        run(make_pipeline(database, store, source=Selecting(database)), until_caught_up=True)
+    assert_mirrored(database, store)
+
+
+class Killed(Exception):
+    """Stands for SIGKILL."""
+
+
+def test_a_selection_of_none_of_the_tables_is_refused() -> None:
+    database, store = mirrored()
+    source = Selecting(database, KEYED, KEYLESS, OTHER)
+    with pytest.raises(ConfigError, match="none of the tables"):
+        run(make_pipeline(database, store, source=source), until_caught_up=True)
+    run(make_pipeline(database, store, source=Selecting(database)), until_caught_up=True)
+    assert_mirrored(database, store)
+
+
+def test_metrics_show_no_excluded_table() -> None:
+    database, store = mirrored()
+    pipeline = make_pipeline(database, store, source=Selecting(database, KEYED))
+    run(pipeline, until_caught_up=True)
+    metrics = Metrics("p")
+    metrics.observe(pipeline.status())
+    shown = samples(metrics)
+    assert f"tailrace_backfill_rows{{{OTHER.id}}}" in shown
+    assert f"tailrace_backfill_rows{{{KEYED.id}}}" not in shown
+    assert shown["tailrace_quarantined_tables"] == 0
