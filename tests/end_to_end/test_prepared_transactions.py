@@ -45,3 +45,47 @@ def test_a_table_is_added_while_a_transaction_on_it_is_prepared(
         assert_equal(writer.connection, target, name)
         ((position,),) = target.execute("SELECT position FROM tailrace.checkpoint").fetchall()
     assert not parse_position(str(position)).prepared
+
+
+@pytest.mark.parametrize("committed", ["after", pytest.param("before", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("server", ["mysql", pytest.param("mariadb_10", marks=pytest.mark.slow)])
+def test_a_table_is_backfilled_again_while_a_transaction_on_it_is_prepared(
+    server: str,
+    committed: str,
+    request: pytest.FixtureRequest,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+) -> None:
+    """The log lacks a change of the table after XA PREPARE. XA COMMIT comes ``before`` the backfill
+    or ``after`` it."""
+    source: AnyServer = request.getfixturevalue(server)
+    writer = Writer(source, fresh_mysql_database(source))
+    name, xid = writer.database, f"'{writer.database}'"
+    rows = ", ".join(f"({id}, 0)" for id in range(ROWS))
+    for table in ("t", "u"):
+        writer(f"CREATE TABLE {table} (id INT PRIMARY KEY, v INT)")
+        writer(f"INSERT INTO {table} VALUES {rows}")
+    tables = [f"{name}.t", f"{name}.u"]
+    catch_up(make_pipeline(source.url, target_database, tables))
+    writer(
+        f"XA START {xid}", f"INSERT INTO t VALUES ({ROWS}, 1)", "UPDATE t SET v = 2 WHERE id < 9"
+    )
+    writer("UPDATE u SET v = 3 WHERE id = 4", f"XA END {xid}", f"XA PREPARE {xid}")
+    writer.reconnect()
+    catch_up(make_pipeline(source.url, target_database, tables))
+    writer(
+        "SET SESSION binlog_format = 'STATEMENT'",
+        "UPDATE t SET v = 5 WHERE id = 50",
+        "SET SESSION binlog_format = 'ROW'",
+        "UPDATE u SET v = 6 WHERE id = 60",
+    )
+    if committed == "before":
+        writer(f"XA COMMIT {xid}")
+    run = make_pipeline(source.url, target_database, tables)
+    catch_up(run)
+    assert run.counters.backfilled_rows == ROWS + (committed == "before")
+    if committed == "after":
+        writer(f"XA COMMIT {xid}", "INSERT INTO t VALUES (-1, -1)")
+        catch_up(make_pipeline(source.url, target_database, tables))
+    with psycopg.connect(target_database) as target:
+        assert_equal(writer.connection, target, name)

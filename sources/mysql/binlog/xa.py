@@ -7,7 +7,9 @@ and names its place in the log, so a stream that resumes reads its rows again.
 
 If a transaction has changed only tables that are not followed, its rows are skipped, but the resume
 position has its place and its tables. A table may be followed before the transaction is committed:
-its backfill does not show the rows, so a stream that follows the table reads them again.
+its backfill does not show the rows, so a stream that follows the table reads them again. The same
+holds for a table that waits to be backfilled again. Tables keep their names meanwhile: a prepared
+transaction holds locks against RENAME, ALTER and DROP, also without its session.
 """
 
 from __future__ import annotations
