@@ -43,6 +43,7 @@ __all__ = [
     "ForeignKey",
     "Index",
     "Kind",
+    "Origin",
     "Part",
     "Partitions",
     "Range",
@@ -287,6 +288,16 @@ class Partitions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return ((self.bounds[place - 1] if place else None, self.bounds[place]),)
 
 
+class Origin(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_hash=True):
+    """A table of the source whose rows are put into a table of the target by a mapping.
+
+    ``mapping`` is the fingerprint of the mapping's rules for it.
+    """
+
+    table: Table
+    mapping: str
+
+
 class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_hash=True):
     """One immutable version of a table.
 
@@ -298,6 +309,9 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     without logging the changed rows; a target has none. They are None if they are not known.
     ``partitions`` are the source's, None if it has none or they are not known. A ``Table`` is
     hashable and keeps its hash, so codecs are cached by it.
+
+    A table of the target that a mapping makes has ``origins``: the tables of the source that it is
+    made of. Else the table is the source's own, under its own name.
     """
 
     id: TableId
@@ -308,6 +322,12 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     default_charset: str = ""
     foreign_keys: tuple[ForeignKey, ...] | None = None
     partitions: Partitions | None = None
+    origins: tuple[Origin, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Table, ...]:
+        """The tables of the source: those of ``origins``, else the table itself."""
+        return tuple(origin.table for origin in self.origins) or (self,)
 
     @property
     def uniques(self) -> tuple[Index, ...]:

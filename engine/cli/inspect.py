@@ -17,7 +17,7 @@ import msgspec
 from engine.cli.command import Command
 from engine.cli.output import print_json, print_tables
 from engine.cli.progress import comparison_progress
-from engine.cli.wiring import load_settings, make_sink, make_source
+from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
 from engine.contract import (
     Capabilities,
     ChecksPosition,
@@ -30,6 +30,7 @@ from engine.contract import (
     State,
 )
 from engine.errors import ConfigError, ParityError, SchemaError, SourceLost, TailraceError
+from engine.mapping.reader import MappedReader, compared
 from engine.ops.status import Status, TableStatuses
 from engine.pipeline.twins import current_tables
 from engine.schema import Table, TableId
@@ -84,7 +85,9 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
             exit_status = error.exit_status
         findings.append(_guarantee(sink.capabilities))
         try:
-            findings += await sink.check(tables)
+            mapping = make_mapping(settings)
+            mapping.check(tables)
+            findings += await sink.check([mapping.target(table) for table in tables])
             state = await sink.state()
         except TailraceError as error:
             findings.append(_as_finding("target", error, "CK002"))
@@ -205,7 +208,8 @@ def _backlog(source: Source, state: State) -> int | None:
 def _check_position(source: Source, state: State | None) -> None:
     """Raise ``TailraceError`` if a stream cannot resume at the checkpoint."""
     if isinstance(source, ChecksPosition) and state is not None and state.checkpoint is not None:
-        source.check_position(state.checkpoint.position, state.tables)
+        tables = [source_table for table in state.tables for source_table in table.sources]
+        source.check_position(state.checkpoint.position, tables)
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -256,13 +260,17 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
         raise ConfigError(
             "the target holds no checkpoint of this pipeline yet", hint="run the pipeline first"
         )
-    progress = state.checkpoint.progress
+    mapping, progress = make_mapping(settings), state.checkpoint.progress
+    state = mapping.restore(state)
     reasons = {
         str(id): it.reason
         for id, it in progress.items()
         if it.state != "excluded" and (it.again or it.reason)
     }
-    tables, left = _chosen(current_tables(state.tables, progress), reasons, options.table)
+    reasons |= {str(id): reason for id, reason in state.outdated.items()}
+    current = [it for it in current_tables(state.tables, progress) if it.id not in state.outdated]
+    tables, left = _chosen(current, reasons, options.table)
+    names = {str(mapping.target(table).id): str(table.id) for table in tables}
     with closing(make_source(settings)) as source:
 
         async def passed(position: str, deadline: float) -> bool:
@@ -277,17 +285,18 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
             comparison_progress(expected) as update,
         ):
             report = await comparison.verify(
-                tables,
-                source_rows,
+                [compared(mapping, table) for table in tables],
+                MappedReader(source_rows, mapping),
                 target_rows,
                 source_position=source.position,
                 passed=passed,
                 deadline_seconds=options.deadline_seconds,
-                progress=update,
+                progress=lambda name, rows: update(names[name], rows),
             )
+    found = [msgspec.structs.replace(it, table=names[it.table]) for it in report.tables]
     reports = [_left_out(table, reason) for table, reason in sorted(left.items())]
     return msgspec.structs.replace(
-        report, equal=report.equal and not reports, tables=(*report.tables, *reports)
+        report, equal=report.equal and not reports, tables=(*found, *reports)
     )
 
 

@@ -25,7 +25,13 @@ import benchmarks as bench_command
 from engine import demo as demo_command
 from engine.cli.command import Command
 from engine.cli.output import write_records
-from engine.cli.wiring import load_settings, make_sink, make_source, version_and_codecs
+from engine.cli.wiring import (
+    load_settings,
+    make_mapping,
+    make_sink,
+    make_source,
+    version_and_codecs,
+)
 from engine.contract import SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
@@ -128,6 +134,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         backfill=settings.backfill,
         retry=settings.retry,
         metrics=metrics,
+        mapping=make_mapping(settings),
         errors=settings.errors,
         config=str(options.config),
     )
@@ -293,7 +300,7 @@ async def _start_of_tail(
             "the target holds no checkpoint of this pipeline yet",
             hint="run the pipeline first, or leave out --from",
         )
-    return state.checkpoint.position, state.tables
+    return state.checkpoint.position, [it for table in state.tables for it in table.sources]
 
 
 def demo(options: argparse.Namespace) -> int:

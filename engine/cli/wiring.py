@@ -11,12 +11,13 @@ from typing import Any, cast
 import msgspec
 
 from engine.contract import Sink, Source
+from engine.mapping.changes import Mapping
 from engine.settings import registry
 from engine.settings.loader import Settings, load
 from sinks import SINKS
 from sources import SOURCES
 
-__all__ = ["load_settings", "make_sink", "make_source", "version_and_codecs"]
+__all__ = ["load_settings", "make_mapping", "make_sink", "make_source", "version_and_codecs"]
 
 
 def source_class(scheme: str) -> Any:
@@ -41,6 +42,11 @@ def load_settings(path: Path) -> Settings:
 def make_source(settings: Settings) -> Source:
     """The configured source, not connected."""
     return cast("Source", source_class(settings.source_scheme)(settings.source))
+
+
+def make_mapping(settings: Settings) -> Mapping:
+    """The configured mapping of tables. Raises ConfigError."""
+    return Mapping(settings.mapping, settings.mask)
 
 
 def make_sink(settings: Settings) -> Sink:

@@ -75,6 +75,7 @@ class Discovery:
         self.found = await asyncio.to_thread(self._source.catalog, known)
         if isinstance(self._source, RefusesTables):
             self._refused = self._source.refused()
+        self._writer.check_mapping(self.found)
         self.position = await asyncio.to_thread(self._source.position)
 
     def due(self) -> bool:

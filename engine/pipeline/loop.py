@@ -21,6 +21,7 @@ from engine.change import Heartbeat
 from engine.checkpoint import Checkpoint
 from engine.contract import Interruptible, ReadsByPolicy, Sink, SnapshotSource, Source, State
 from engine.errors import SinkError, SourceError, TailraceError, UnloggedChange
+from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState, Status, TableStatuses
 from engine.pipeline.backfill import Backfill
@@ -68,7 +69,7 @@ class Pipeline:
     the target.
 
     ``errors`` is the policy for trouble with one table. ``config`` is the configuration's path as
-    the user typed it, for the command lines in messages.
+    the user typed it, for the command lines in messages. ``mapping`` maps the tables.
 
     Guarantee: every committed transaction of a followed table is applied in commit order, exactly
     once or at least once, as the sink's ``capabilities`` say.
@@ -86,8 +87,10 @@ class Pipeline:
         metrics: Metrics,
         errors: ErrorSettings | None = None,
         config: str = "",
+        mapping: Mapping | None = None,
     ) -> None:
         self.name = name
+        self.mapping = mapping or Mapping()
         self.source = source
         self.sink = sink
         self.batch = batch
@@ -262,6 +265,7 @@ class _Attempt:
         self._log = _Log.UNREAD
         #: The position of the checkpoint from which the attempt has started.
         self.start = checkpoint.position
+        state = pipeline.mapping.restore(state)
         twins = Twins(state.tables, checkpoint.progress)
         self._outdated = twins.outdated(state.outdated)
         if isinstance(source, ReadsByPolicy):
@@ -270,11 +274,7 @@ class _Attempt:
             twins.followed, checkpoint.progress, source.includes
         )
         self.writer = writer = TargetWriter(
-            source,
-            pipeline.sink,
-            tracker,
-            twins,
-            checkpoint,
+            *(source, pipeline.sink, tracker, twins, pipeline.mapping, checkpoint),
             epoch=state.epoch,
             metrics=pipeline.metrics,
             counters=pipeline.counters,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
 
 from engine.change import (
@@ -27,13 +27,14 @@ from engine.change import (
     Truncate,
 )
 from engine.checkpoint import Cause, Checkpoint, LeftState
-from engine.contract import ReadsByPolicy, Sink, Source
+from engine.contract import Applied, ReadsByPolicy, Sink, Source
 from engine.errors import SchemaError, TailraceError, UnloggedChange
+from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins, own_name
-from engine.schema import TableId
+from engine.schema import Table, TableId
 
 __all__ = ["Counters", "TargetWriter", "Transaction"]
 
@@ -102,7 +103,8 @@ class Counters:
 
 
 class TargetWriter:
-    """Writes into ``sink``, from ``checkpoint`` on, as the engine of ``epoch``.
+    """Writes into ``sink``, from ``checkpoint`` on, as the engine of ``epoch``. ``twins`` and
+    ``mapping`` know the tables that the target has.
 
     After an error of the sink, the writer must not be used again: the next attempt reopens the sink
     and reads the checkpoint again.
@@ -114,12 +116,14 @@ class TargetWriter:
         sink: Sink,
         tracker: ProgressTracker,
         twins: Twins,
+        mapping: Mapping,
         checkpoint: Checkpoint,
         *,
         epoch: int,
         metrics: Metrics,
         counters: Counters,
     ) -> None:
+        self._mapping = mapping
         self._source = source
         self._reads_by_policy = source if isinstance(source, ReadsByPolicy) else None
         self._sink = sink
@@ -147,6 +151,10 @@ class TargetWriter:
     def seconds_since_commit(self) -> float:
         """The time since the last commit, or since the writer was made."""
         return time.monotonic() - self._last_commit
+
+    def check_mapping(self, tables: Iterable[Table]) -> None:
+        """Raise ConfigError unless these tables, with the followed ones, can be mapped."""
+        self._mapping.check([*self._tracker.tables, *tables])
 
     async def write(self, batch: Batch) -> None:
         """Apply a batch of the stream.
@@ -195,7 +203,7 @@ class TargetWriter:
         """Stop following a table. The target keeps the rows that it has."""
         table = self._tracker.leave(id, cause, state)
         if table is not None:
-            await self._sink.apply(self._twins.leave(table))
+            await self._sink.apply(self._mapping.targets(self._twins.leave(table)))
         self.transaction = Transaction.WHOLE
 
     async def commit(self) -> None:
@@ -235,7 +243,7 @@ class TargetWriter:
         targets = self._twins.targets(changes)
         try:
             with self._metrics.stage(stage):
-                applied = await self._sink.apply(targets, in_backfill)
+                applied = await self._apply_mapped(targets, in_backfill)
         except UnloggedChange as error:
             own = self._twins.own_error(error)
             _locate(own, changes)
@@ -257,6 +265,21 @@ class TargetWriter:
             self._note_replaced(found.replaced)
         self._metrics.applied(rows, found)
         return sum(rows.values())
+
+    async def _apply_mapped(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId]
+    ) -> Applied:
+        """Apply changes to the tables that they are mapped to."""
+        mapping = self._mapping
+        if not mapping.active:
+            return await self._sink.apply(changes, in_backfill)
+        # First the names: a table that is dropped or renamed in these changes has its old one.
+        in_backfill = mapping.target_ids(in_backfill)
+        targets = mapping.targets(changes)
+        try:
+            return mapping.found(await self._sink.apply(targets, in_backfill))
+        except TailraceError as error:
+            raise mapping.own_error(error) from error
 
     def _note_replaced(self, replaced: Collection[tuple[TableId, str, str]]) -> None:
         """Log the columns in which a policy has changed values for the first time."""

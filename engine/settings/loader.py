@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 
 from engine.errors import ConfigError
 from engine.schema import TableId
+from engine.settings.mapping import MaskSettings, TableRules
 from engine.settings.reference import reference_path
 from engine.settings.secrets import SecretError, resolve
 
@@ -171,6 +172,8 @@ class Settings(Struct, frozen=True):
     backfill: BackfillSettings
     batch: BatchSettings
     errors: ErrorSettings
+    mapping: Mapping[str, TableRules]
+    mask: MaskSettings
     retry: RetrySettings
     metrics: MetricsSettings
     log: LogSettings
@@ -292,6 +295,10 @@ class _Document:
                 and isinstance(data.get(key), dict)
             ):
                 self._check_keys(data[key], inner, (*keys, key))
+            elif inner == dict[str, TableRules] and isinstance(data.get(key), dict):
+                for pattern, rules in data[key].items():
+                    if isinstance(rules, dict):
+                        self._check_keys(rules, TableRules, (*keys, key, pattern))
 
     def _convert(self, data: Mapping[str, Any], shape: type[Struct]) -> Any:
         try:
@@ -345,6 +352,8 @@ def _shape(source: type[Struct], sink: type[Struct]) -> type[Struct]:
             ("backfill", BackfillSettings, BackfillSettings()),
             ("batch", BatchSettings, BatchSettings()),
             ("errors", ErrorSettings, ErrorSettings()),
+            ("mapping", dict[str, TableRules], {}),
+            ("mask", MaskSettings, MaskSettings()),
             ("retry", RetrySettings, RetrySettings()),
             ("metrics", MetricsSettings, MetricsSettings()),
             ("log", LogSettings, LogSettings()),

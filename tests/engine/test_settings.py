@@ -26,6 +26,7 @@ from engine.settings.loader import (
     Settings,
     load,
 )
+from engine.settings.mapping import MaskSettings, TableRules
 from engine.settings.secrets import redact, resolve
 from sinks import SINKS
 from sources import SOURCES
@@ -36,6 +37,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "backfill": BackfillSettings,
     "batch": BatchSettings,
     "errors": ErrorSettings,
+    "mapping": TableRules,
+    "mask": MaskSettings,
     "retry": RetrySettings,
     "metrics": MetricsSettings,
     "log": LogSettings,
@@ -254,6 +257,9 @@ def all_tables() -> list[tuple[type[msgspec.Struct], dict[str, Any]]]:
     """Every table of the reference, with the struct that decodes it."""
     data = tomllib.loads(REFERENCE.read_text(encoding="utf-8"))
     tables = [(name, table) for name, table in data.items()] + alternatives()
+    tables = [
+        (name, table["shop.orders"] if name == "mapping" else table) for name, table in tables
+    ]
     return [(struct_of(name, table), table) for name, table in tables]
 
 

@@ -26,6 +26,7 @@ from engine.change import (
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import Applied, Capabilities
 from engine.errors import SchemaError, UnloggedChange
+from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.pipeline.batching import Batch, weigh
 from engine.pipeline.table_progress import ProgressTracker
@@ -96,7 +97,7 @@ class Target:
         """Follow ``tables``, which are live unless they are ``pending``, and commit that."""
         epoch = (await self.sink.open()).epoch
         self.writer = TargetWriter(
-            *(self.source, self.sink, self.tracker, Twins((), {})),
+            *(self.source, self.sink, self.tracker, Twins((), {}), Mapping()),
             Checkpoint("test", epoch, "0"),
             epoch=epoch,
             metrics=self.metrics,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from engine.databases.mysql.settings import Tls
 from engine.errors import TailraceError
+from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
 from engine.settings.loader import BackfillSettings, BatchSettings, ErrorSettings, RetrySettings
@@ -33,6 +34,7 @@ def make_pipeline(
     backfill: BackfillSettings | None = None,
     values: StoragePolicies | None = None,
     reads: ReadPolicies | None = None,
+    mapping: Mapping | None = None,
     exclude: Sequence[str] = (),
     errors: ErrorSettings | None = None,
     tls: Tls = "prefer",
@@ -55,6 +57,7 @@ def make_pipeline(
         backfill=backfill or BackfillSettings(chunk_rows=100),
         retry=RetrySettings(give_up_seconds=30.0),
         metrics=Metrics(name),
+        mapping=mapping,
         errors=errors,
     )
 

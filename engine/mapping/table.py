@@ -1,0 +1,238 @@
+"""
+The mapping of one version of one source table, compiled.
+
+The rows are converted by a generated function. For ``select = "id, price * 2 AS twice"`` and
+``where = "state = 1"`` it is::
+
+    def convert(rows):
+        out = []
+        append = out.append
+        for c0, c1, c2 in rows:
+            if c2 == 1:
+                append((c0, fixed_text(c1 * 2, 2)))
+        return out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from engine.change import TWIN_PREFIX, Row, Rows
+from engine.errors import ApplyError, ConfigError, SchemaError
+from engine.mapping.generation import Generator
+from engine.mapping.masks import key_digest
+from engine.mapping.runtime import RUNTIME, OutOfRange
+from engine.schema import Index, Origin, Table, TableId
+from engine.settings.mapping import TableRules
+from engine.toolkit.codegen import compile_function
+
+__all__ = ["TableMapping", "own_id"]
+
+_Convert = Callable[[Sequence[Row]], list[Row]]
+_Test = Callable[[Sequence[Row]], list[bool]]
+
+
+class TableMapping:
+    """What becomes of the rows of ``source``. ``target`` is the table of the target.
+
+    Raises ConfigError if the rules do not fit the table.
+    """
+
+    def __init__(self, source: Table, rules: TableRules, mask_key: str) -> None:
+        # It needs sqlglot, whose import takes time.
+        from engine.mapping.columns import compile_columns, compile_condition
+
+        self.source = source
+        generator = Generator()
+        self.columns = compile_columns(source, rules, generator, mask_key)
+        self.condition = compile_condition(source, rules, generator)
+        #: The constants that the code of the columns and the condition needs.
+        self.names = generator.names
+        self.fingerprint = _fingerprint(rules, mask_key)
+        #: By the ordinal of a column of the source: that of the target with the same value.
+        self.places = {
+            column.source: place
+            for place, column in enumerate(self.columns)
+            if column.source is not None and column.plain
+        }
+        self.target = self._target(rules)
+        self._converts: dict[int | None, tuple[_Convert, int | None]] = {}
+        self._tests: dict[int | None, _Test] = {}
+
+    def rows(self, rows: Rows, target: Table) -> Iterator[Rows]:
+        """The changes of rows of ``target`` that follow from those of the source, in order."""
+        try:
+            yield from self._rows(rows, target)
+        except OutOfRange as error:
+            raise ApplyError(
+                f"an expression of the mapping cannot be evaluated: {error}",
+                hint="correct the row on the source, or the mapping",
+                table=own_id(self.source.id),
+            ) from error
+
+    def _rows(self, rows: Rows, target: Table) -> Iterator[Rows]:
+        if self.condition is not None and rows.op == "update":
+            for op, before, after in self._crossings(rows):
+                yield self._converted(rows, target, op, before, after)
+            return
+        before, after = rows.before, rows.after
+        if self.condition is not None:
+            if after is not None:
+                after = self._kept(after, rows.after_present)
+            elif before is not None:
+                before = self._kept(before, rows.before_present)
+        if before or after:
+            yield self._converted(rows, target, rows.op, before, after)
+
+    def _converted(
+        self, rows: Rows, target: Table, op: str, before: list[Row] | None, after: list[Row] | None
+    ) -> Rows:
+        old = new = None
+        before_present, after_present = rows.before_present, rows.after_present
+        if before is not None:
+            convert, before_present = self._convert(before_present)
+            old = convert(before)
+        if after is not None:
+            convert, after_present = self._convert(after_present)
+            new = convert(after)
+        return Rows(target, op, old, new, before_present, after_present, rows.size)  # type: ignore[arg-type]
+
+    def _crossings(self, rows: Rows) -> Iterator[tuple[str, list[Row] | None, list[Row] | None]]:
+        """Updates in order, as inserts or deletes where rows cross the filter."""
+        assert rows.before is not None
+        assert rows.after is not None
+        was = self._test(rows.before_present)(rows.before)
+        now = self._test(rows.after_present)(rows.after)
+        pairs = zip(was, now, rows.before, rows.after, strict=True)
+        for (old, new), group in groupby(pairs, lambda pair: pair[:2]):
+            part = list(group)
+            before, after = [pair[2] for pair in part], [pair[3] for pair in part]
+            if old and new:
+                yield "update", before, after
+            elif old:
+                yield "delete", before, None
+            elif new and rows.after_present is None:
+                yield "insert", None, after
+            elif new:
+                raise self._partial("a row comes to fulfil where")
+
+    def _kept(self, rows: list[Row], present: int | None) -> list[Row]:
+        return [row for row, kept in zip(rows, self._test(present)(rows), strict=True) if kept]
+
+    # -- generated functions -----------------------------------------------------------------------
+
+    def _test(self, present: int | None) -> _Test:
+        """A function that tells which rows the target has."""
+        if present not in self._tests:
+            assert self.condition is not None
+            if not _has_all(present, self.condition.inputs):
+                raise self._partial("where needs columns")
+            body = f"    return [{self.condition.code} for {self._names()} in rows]\n"
+            self._tests[present] = self._compile("test", body)
+        return self._tests[present]
+
+    def _convert(self, present: int | None) -> tuple[_Convert, int | None]:
+        """A function for rows with these columns of the source, and those that the results have."""
+        if present not in self._converts:
+            self._converts[present] = self._compile_convert(present)
+        return self._converts[present]
+
+    def _compile_convert(self, present: int | None) -> tuple[_Convert, int | None]:
+        values: list[str] = []
+        result = 0
+        for place, column in enumerate(self.columns):
+            if _has_all(present, column.inputs):
+                result |= 1 << place
+                values.append(column.code)
+            elif _has_any(present, column.inputs):
+                raise self._partial(f"the column {column.column.name} needs columns")
+            else:
+                values.append("None")
+        body = (
+            "    out = []\n    append = out.append\n"
+            f"    for {self._names()} in rows:\n"
+            f"        append(({', '.join(values)},))\n"
+            "    return out\n"
+        )
+        return self._compile("convert", body), None if present is None else result
+
+    def _compile(self, name: str, body: str) -> Callable[..., list[Any]]:
+        source = f"def {name}(rows):\n{body}"
+        return compile_function(name, source, {**RUNTIME, **self.names})
+
+    def _names(self) -> str:
+        return "".join(f"c{n}, " for n in range(len(self.source.columns)))
+
+    def _partial(self, what: str) -> SchemaError:
+        return SchemaError(
+            f"{what} that the log does not contain, because row images are partial",
+            hint="set binlog_row_image = FULL on the source",
+            table=own_id(self.source.id),
+        )
+
+    # -- the target --------------------------------------------------------------------------------
+
+    def _target(self, rules: TableRules) -> Table:
+        source = self.source
+        carried = {
+            column.source: place
+            for place, column in reversed(list(enumerate(self.columns)))
+            if column.source is not None
+        }
+        for ordinal in source.key:
+            if ordinal not in carried:
+                name = source.columns[ordinal].name
+                raise ConfigError(
+                    f'mapping."{source.id}": the key column {name} is not carried',
+                    hint=f"select {name}, renamed or masked by hash or digits if need be, so that"
+                    " rows can be found on the target",
+                    table=source.id,
+                )
+        indexes = tuple(
+            Index(index.name, tuple(carried[n] for n in index.columns), index.unique, index.prefix)
+            for index in source.indexes
+            if all(n in carried for n in index.columns)
+        )
+        return Table(
+            _target_id(source.id, rules.to),
+            tuple(column.column for column in self.columns),
+            tuple(carried[ordinal] for ordinal in source.key),
+            indexes,
+            source.version,
+            source.default_charset,
+            origins=(Origin(source, self.fingerprint),),
+        )
+
+
+def own_id(id: TableId) -> TableId:
+    """The name of a table, which may be a twin's."""
+    return TableId(id.schema, id.name.removeprefix(TWIN_PREFIX))
+
+
+def _target_id(id: TableId, to: str) -> TableId:
+    if not to:
+        return id
+    own = own_id(id)
+    schema, _, name = to.partition(".")
+    twin = TWIN_PREFIX if own != id else ""
+    return TableId(schema.replace("*", own.schema), twin + name.replace("*", own.name))
+
+
+def _fingerprint(rules: TableRules, mask_key: str) -> str:
+    """A text that differs if the rows may differ."""
+    keyed = any(mask in ("hash", "digits") for mask in rules.mask.values())
+    text = msgspec.json.encode([rules, key_digest(mask_key) if keyed else ""], order="sorted")
+    return blake2b(text, digest_size=8).hexdigest()
+
+
+def _has_all(present: int | None, inputs: frozenset[int]) -> bool:
+    return present is None or all(present >> n & 1 for n in inputs)
+
+
+def _has_any(present: int | None, inputs: frozenset[int]) -> bool:
+    return present is None or any(present >> n & 1 for n in inputs)
