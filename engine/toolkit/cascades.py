@@ -30,7 +30,7 @@ __all__ = [
     "uncertain",
 ]
 
-#: The longest text that is folded: the most that a regular expression of PostgreSQL can count.
+#: The longest text that is folded, so that an index can hold it.
 FOLDED_CHARACTERS: Final = 255
 _FOLDABLE: Final = re.compile(f"[ -~]{{0,{FOLDED_CHARACTERS}}}")
 

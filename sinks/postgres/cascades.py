@@ -129,10 +129,13 @@ class Cascades:
         cursor = await self._session.execute(_HAS_INDEX, (name, index), table=id)
         if await cursor.fetchone() is None:
             query = f"CREATE INDEX {quote(index)} ON {name} ({_folded(column, how)})"
-            await self._session.execute_bulk_all([(query, id)])
+            # Without statistics of the index, the planner would read the whole table.
+            await self._session.execute_bulk_all([(query, id), (f"ANALYZE {name}", id)])
+        await self._session.execute("SET LOCAL enable_seqscan = off")
         for query in _guards(step, name, staged, foldings):
             if await self._session.execute_bulk(query, table=id):
                 raise uncertain(step)
+        await self._session.execute("SET LOCAL enable_seqscan = on")
 
 
 def _folded(value: str, how: Folding) -> str:
@@ -141,7 +144,7 @@ def _folded(value: str, how: Folding) -> str:
     text = f"rtrim({text})" if how.spaces else text
     text = f"lower({text})" if how.case else text
     return (
-        f"(CASE WHEN {plain} ~ '^[ -~]{{0,{FOLDED_CHARACTERS}}}$' THEN {text}"
+        f"(CASE WHEN {plain} !~ '[^ -~]' AND length({plain}) <= {FOLDED_CHARACTERS} THEN {text}"
         f" WHEN {plain} IS NOT NULL THEN {_UNKNOWN} END)"
     )
 
