@@ -14,14 +14,21 @@ from collections.abc import Iterable
 import msgspec
 
 from engine.change import SchemaChange
-from engine.databases.mysql.charset import BYTES_PER_CHARACTER, may_be_invalid
-from engine.databases.mysql.types import MySQLType, neutral_type, parse_type
+from engine.databases.mysql.charset import (
+    BYTES_PER_CHARACTER,
+    may_be_invalid,
+    text_decoder,
+    text_encoder,
+)
+from engine.databases.mysql.invalid_text import invalid_text
+from engine.databases.mysql.types import MySQLType, neutral_type, parse_type, unquote
 from engine.errors import ConfigError, UnloggedChange
 from engine.schema import Column, Table, TableId
 from engine.toolkit.policies import ReadPolicies
 from sources.mysql.codec.table_match import without_charset
 from sources.mysql.ddl.effects import Effect
 from sources.mysql.ddl.expressions import inexact
+from sources.mysql.ddl.tokens import quote
 
 __all__ = ["Overrides"]
 
@@ -79,7 +86,9 @@ class Overrides:
             return effect
         after = self.apply(effect.after)
         if effect.before is not None:
-            self._check_names(effect.before, after, dict(effect.renamed))
+            renamed = dict(effect.renamed)
+            self._check_names(effect.before, after, renamed)
+            after = self._with_new_defaults(effect.before, after, renamed)
         return effect if after is effect.after else msgspec.structs.replace(effect, after=after)
 
     def outdated(self, tables: Iterable[Table]) -> dict[TableId, str]:
@@ -133,7 +142,37 @@ class Overrides:
         if new == old:
             return column
         text = str(new)
-        return msgspec.structs.replace(column, type=neutral_type(text), source_type=text)
+        column = msgspec.structs.replace(column, type=neutral_type(text), source_type=text)
+        return column if old.holds else self._with_default(table, column)
+
+    def _with_default(self, table: Table, column: Column) -> Column:
+        """The column with its default as its rows are read: the bytes that the server stores for
+        it, in the other charset. One that cannot be read is not a constant."""
+        type, default = parse_type(column.source_type), column.default or ""
+        if not type.holds or default[:1] != "'":
+            return column
+        errors = invalid_text(self._policies, table, column)
+        try:
+            data = text_encoder(type.charset)(unquote(default))
+            default = quote(text_decoder(type.holds, errors)(data))
+        except UnicodeError:
+            default = f"CONVERT({default} USING binary)"
+        return msgspec.structs.replace(column, default=default)
+
+    def _with_new_defaults(self, before: Table, after: Table, renamed: dict[str, str]) -> Table:
+        """The table with the defaults that a statement sets of columns which it has already."""
+        old = {renamed.get(column.name, column.name): column for column in before.columns}
+        columns = tuple(
+            self._with_default(after, column)
+            if (was := old.get(column.name)) is not None
+            and parse_type(was.source_type).holds
+            and was.default != column.default
+            else column
+            for column in after.columns
+        )
+        return (
+            after if columns == after.columns else msgspec.structs.replace(after, columns=columns)
+        )
 
     def _check_names(self, before: Table, after: Table, renamed: dict[str, str]) -> None:
         new = {column.name: column for column in after.columns}

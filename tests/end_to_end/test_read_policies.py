@@ -117,3 +117,30 @@ def test_error_has_changed_no_row(mirror: Mirror) -> None:
     mirror.run(reads=named)
     assert mirror.rows("t") == [("1", "x"), ("2", "\ufffd" * 3)]
     assert mirror.verify(reads=named).equal
+
+
+def test_the_default_of_a_new_column_is_read_with_its_charset(mirror: Mirror) -> None:
+    """GIVEN latin1 columns that hold UTF-8 WHEN a column with a default is added THEN existing rows
+    have the text that the bytes of the default mean."""
+    reads = ReadPolicies(charset="utf8mb4")
+    latin1 = "VARCHAR(9) CHARACTER SET latin1"
+    mirror.execute(f"CREATE TABLE t (id INT PRIMARY KEY, a {latin1} DEFAULT 'Ã¶')")
+    mirror.execute("INSERT INTO t (id) VALUES (1)")
+    mirror.run(reads=reads)
+    mirror.execute(
+        f"ALTER TABLE t ADD b {latin1} DEFAULT 'Ã¼ x', ADD c {latin1} NOT NULL DEFAULT 'ä'",
+        f"ALTER TABLE t MODIFY b {latin1} DEFAULT 'Ã¤'",
+        "INSERT INTO t (id) VALUES (2)",
+    )
+    mirror.run(reads=reads, stops=True)
+    assert mirror.rows("t") == [("1", "ö", "ü x", "\ufffd"), ("2", "ö", "ä", "\ufffd")]
+    assert mirror.verify(reads=reads).equal
+    mirror.target.execute(f'INSERT INTO "{mirror.database}".t (id) VALUES (3)')
+    assert mirror.rows("t")[2] == ("3", "ö", "ä", "\ufffd")
+    strict = ReadPolicies(charset="utf8mb4", invalid_text="error")
+    mirror.execute("DROP TABLE t", f"CREATE TABLE u (id INT PRIMARY KEY, a {latin1})")
+    mirror.execute("INSERT INTO u (id) VALUES (1)")
+    mirror.run(reads=strict)
+    mirror.execute(f"ALTER TABLE u ADD b {latin1} DEFAULT 'ä'")
+    with pytest.raises(DecodeError, match="column b holds bytes"):
+        mirror.run(reads=strict)
