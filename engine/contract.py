@@ -32,6 +32,7 @@ __all__ = [
     "Finding",
     "Interruptible",
     "Reachable",
+    "PassesOver",
     "Readable",
     "ReadsByPolicy",
     "RefusesTables",
@@ -253,6 +254,18 @@ class RefusesTables(SnapshotSource, Protocol):
     def refused(self) -> Mapping[TableId, SchemaError]:
         """The tables that the last call of ``catalog`` has left out, each with the reason. They are
         quarantined, and the others are followed (``on_error``).
+        """
+        ...
+
+
+@runtime_checkable
+class PassesOver(Protocol):
+    """A source whose stream can pass over an event or a transaction that a user names."""
+
+    def pass_over(self, position: str, place: str, *, whole: bool) -> str:
+        """``position`` with a later place that a stream from there passes over: that of an event,
+        or with ``whole`` of a transaction, as errors have them. Raises ConfigError. Called on the
+        event loop.
         """
         ...
 

@@ -80,6 +80,8 @@ class TailraceError(Exception):
         self.position = None if position is None else str(position)
         #: The logged statement that failed, without the values in it. Empty if none did.
         self.statement = ""
+        #: The place of the transaction in which it happened, for `tailrace skip`. Empty if none.
+        self.transaction = ""
 
     def __str__(self) -> str:
         text = self.message

@@ -16,7 +16,14 @@ import re
 import shlex
 from typing import Final
 
-__all__ = ["BACKFILL", "BACKFILL_ALL", "and_then", "rendered"]
+__all__ = [
+    "BACKFILL",
+    "BACKFILL_ALL",
+    "SKIP_STATEMENT",
+    "SKIP_TRANSACTION",
+    "and_then",
+    "rendered",
+]
 
 #: The remedy for a table whose rows on the target are not those of the source.
 BACKFILL: Final = "`tailrace backfill CONFIG TABLE` reads the table again"
@@ -24,15 +31,31 @@ BACKFILL: Final = "`tailrace backfill CONFIG TABLE` reads the table again"
 BACKFILL_ALL: Final = (
     "`tailrace backfill CONFIG --all` reads all tables again, and goes on at the end of the log"
 )
+#: The remedies for an event, or a transaction, that stops the pipeline.
+SKIP_STATEMENT: Final = (
+    "`tailrace skip CONFIG --statement POSITION` goes on without what it changes"
+)
+SKIP_TRANSACTION: Final = (
+    "`tailrace skip CONFIG --transaction TRANSACTION` goes on without the whole transaction"
+)
 
 #: A command line, or the line of a configuration.
 _COMMAND_LINE: Final = re.compile(r"`tailrace [^`]*`")
 _EXCLUDED: Final = '"TABLE" to exclude'
 
 
-def rendered(hint: str, *, config: str = "", table: str = "", position: str = "") -> str:
-    """``hint`` with these in the place of CONFIG, TABLE and POSITION; an empty one stays."""
-    given = {"CONFIG": config, "TABLE": table, "POSITION": position}
+def rendered(
+    hint: str, *, config: str = "", table: str = "", position: str = "", transaction: str = ""
+) -> str:
+    """``hint`` with these in the place of CONFIG, TABLE, POSITION (of a statement) and TRANSACTION
+    (the place where it begins); an empty one stays.
+    """
+    given = {
+        "CONFIG": config,
+        "TABLE": table,
+        "POSITION": position,
+        "TRANSACTION": transaction,
+    }
 
     def put(line: re.Match[str]) -> str:
         words = (

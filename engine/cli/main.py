@@ -19,7 +19,7 @@ from pathlib import Path
 from engine.cli.output import prepare_streams
 from engine.errors import TailraceError
 from engine.ops.log import printable
-from engine.remedies import rendered
+from engine.remedies import SKIP_STATEMENT, SKIP_TRANSACTION, and_then, rendered
 
 __all__ = ["main"]
 
@@ -73,8 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def show_error(error: TailraceError, config: str = "") -> None:
     """Print an error and its hint, and log them where the log is configured."""
+    skips = (SKIP_STATEMENT, SKIP_TRANSACTION) if error.transaction else ()
     hint = rendered(
-        error.hint, config=config, table=error.table or "", position=error.position or ""
+        and_then(error.hint, *skips),
+        config=config,
+        table=error.table or "",
+        position=error.position or "",
+        transaction=error.transaction,
     )
     logger = logging.getLogger("tailrace")
     if logger.handlers:
@@ -93,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from engine.cli.init import INIT
     from engine.cli.inspect import CHECK, STATUS, VERIFY
-    from engine.cli.recovery import BACKFILL, RESET, TABLES
+    from engine.cli.recovery import BACKFILL, RESET, SKIP, TABLES
     from engine.cli.run import BENCH, DEMO, RUN, TAIL
 
     parser = argparse.ArgumentParser(
@@ -109,7 +114,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="print the version, and whether the codecs are compiled",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (INIT, CHECK, RUN, STATUS, TABLES, BACKFILL, RESET, VERIFY, TAIL, DEMO, BENCH):
+    following = (RUN, STATUS, TABLES, BACKFILL, SKIP, RESET, VERIFY, TAIL)
+    for command in (INIT, CHECK, *following, DEMO, BENCH):
         sub = commands.add_parser(
             command.name,
             help=command.help,

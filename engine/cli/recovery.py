@@ -1,5 +1,6 @@
 """
-The commands by which a stopped table or pipeline goes on: ``tables``, ``backfill``, ``reset``.
+The commands by which a stopped table or pipeline goes on: ``tables``, ``backfill``, ``skip``,
+``reset``.
 
 What changes a pipeline is stored in the target as a command (``engine.pipeline.stored_commands``),
 so it works whether or not an engine runs.
@@ -24,11 +25,11 @@ from engine.cli.wiring import load_settings, make_sink
 from engine.contract import CommandStore, Resettable, Sink, StoredCommand
 from engine.errors import ConfigError
 from engine.ops.status import table_status
-from engine.pipeline.stored_commands import BackfillTables, TableCommand, find_tables
+from engine.pipeline.stored_commands import BackfillTables, Skip, StoredCommandKind, find_tables
 from engine.remedies import rendered
 from engine.settings.loader import Settings
 
-__all__ = ["BACKFILL", "RESET", "TABLES"]
+__all__ = ["BACKFILL", "RESET", "SKIP", "TABLES"]
 
 #: How often the target is asked for the outcome of a command.
 POLL_SECONDS = 0.2
@@ -117,6 +118,43 @@ def _add_backfill_options(parser: argparse.ArgumentParser) -> None:
 BACKFILL = Command("backfill", "read tables again", backfill, _add_backfill_options)
 
 
+def skip(options: argparse.Namespace) -> int:
+    """Pass over a statement, or a transaction, of the log that stops the pipeline.
+
+    What it changes is missing on the target until the tables are read again (`tailrace backfill`);
+    `tailrace verify` finds it. The message of the stop names the position. The target's table
+    tailrace.command keeps who did it.
+    """
+    settings = load_settings(options.config)
+    return asyncio.run(_skip(settings, options))
+
+
+async def _skip(settings: Settings, options: argparse.Namespace) -> int:
+    sink = make_sink(settings)
+    await _checkpoint(sink)
+    whole = options.transaction is not None
+    place = options.transaction if whole else options.statement
+    what = (
+        "the transaction that begins" if whole else "the statement, or the rows, whose event ends"
+    )
+    lost = (
+        f"{what} at {place} of the source's log will not be applied: what it changes is missing on"
+        " the target, until the tables that it changes are read again"
+    )
+    return await _give(sink, Skip(place, whole), options) if _agreed(lost, options) else 1
+
+
+def _add_skip_options(parser: argparse.ArgumentParser) -> None:
+    places = parser.add_mutually_exclusive_group(required=True)
+    places.add_argument("--statement", metavar="POSITION", help="the end of an event")
+    places.add_argument("--transaction", metavar="POSITION", help="where a transaction begins")
+    _add_yes(parser)
+    _add_deadline(parser)
+
+
+SKIP = Command("skip", "pass over a part of the log", skip, _add_skip_options)
+
+
 def reset(options: argparse.Namespace) -> int:
     """Forget the state of a pipeline: its position, and which tables it follows.
 
@@ -184,7 +222,7 @@ def _add_deadline(parser: argparse.ArgumentParser) -> None:
     )
 
 
-async def _give(sink: Sink, command: TableCommand, options: argparse.Namespace) -> int:
+async def _give(sink: Sink, command: StoredCommandKind, options: argparse.Namespace) -> int:
     """Store a command, and wait for its outcome if an engine runs. Returns the exit status."""
     if not isinstance(sink, CommandStore):
         raise ConfigError(

@@ -18,13 +18,14 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from engine.checkpoint import Cause, TableProgress
-from engine.contract import CommandStore, Sink, Source, StoredCommand
+from engine.contract import CommandStore, PassesOver, Sink, Source, StoredCommand
+from engine.errors import ConfigError
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
 from engine.schema import TableId
 
-__all__ = ["BackfillTables", "StoredCommands", "TableCommand", "find_tables"]
+__all__ = ["BackfillTables", "Skip", "StoredCommandKind", "StoredCommands", "find_tables"]
 
 log = logging.getLogger("tailrace.pipeline")
 
@@ -40,7 +41,14 @@ class BackfillTables(msgspec.Struct, frozen=True, tag="backfill", tag_field="com
     tables: tuple[str, ...] = ()
 
 
-TableCommand = BackfillTables
+class Skip(msgspec.Struct, frozen=True, tag="skip", tag_field="command"):
+    """Pass over the event at ``place``, or with ``whole`` the transaction that begins there."""
+
+    place: str
+    whole: bool = False
+
+
+StoredCommandKind = BackfillTables | Skip
 
 
 class _Refused(Exception):
@@ -86,15 +94,33 @@ class StoredCommands:
         self, stored: StoredCommand, writer: TargetWriter, tracker: ProgressTracker
     ) -> str:
         try:
-            command = msgspec.json.decode(stored.command, type=TableCommand)
+            command = msgspec.json.decode(stored.command, type=StoredCommandKind)
         except msgspec.DecodeError:
             raise _Refused("this version of Tailrace does not know the command") from None
+        if isinstance(command, Skip):
+            return self._skip(command, writer)
+        return await self._backfill(command, stored.by, writer, tracker)
+
+    def _skip(self, command: Skip, writer: TargetWriter) -> str:
+        source = self._source
+        if not isinstance(source, PassesOver):
+            raise _Refused("this source cannot pass over a part of its log")
+        try:
+            writer.position = source.pass_over(writer.position, command.place, whole=command.whole)
+        except ConfigError as error:
+            raise _Refused(error.message) from None
+        what = "the transaction" if command.whole else "the event"
+        return f"{what} at {command.place} is passed over, and what it changes is not applied"
+
+    async def _backfill(
+        self, command: BackfillTables, by: str, writer: TargetWriter, tracker: ProgressTracker
+    ) -> str:
         found, unknown = find_tables(command.tables or ("*.*",), tracker.progress)
         if unknown:
             raise _Refused(f"the pipeline follows no table {', '.join(unknown)}")
         if reason := self._unlogged.why_not_backfilled:
             raise _Refused(reason)
-        cause = Cause(f"a backfill was asked for by {stored.by}", at=time.time())
+        cause = Cause(f"a backfill was asked for by {by}", at=time.time())
         for id in found:
             await writer.leave(id, cause, "pending")
         if command.tables:

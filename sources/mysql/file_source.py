@@ -107,6 +107,10 @@ class BinlogFileSource:
             findings.append(Finding("error", subject, str(error), error.hint, code="LF001"))
         return findings
 
+    def pass_over(self, position: str, place: str, *, whole: bool) -> str:
+        """``position`` with a place that the stream passes over."""
+        return str(parse_position(position).pass_over(place, whole=whole))
+
     def selected(self, ids: Collection[TableId]) -> set[TableId]:
         """Those of ``ids`` that the configuration selects."""
         return set(filter(self._settings.select, ids))

@@ -47,6 +47,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
     transactions that are prepared at this position and neither committed nor rolled back; for MySQL
     the GTIDs of their XA PREPARE are not in ``executed``. ``skipped`` has those that changed only
     tables that were not followed. Their rows are needed if one of these is followed later.
+    ``passing`` has the places after this position that the stream passes over (``binlog.passing``).
     """
 
     server: str
@@ -58,6 +59,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
     last: int = 0
     prepared: Prepared = NOTHING_PREPARED
     skipped: Skipped = NOTHING_SKIPPED
+    passing: frozenset[str] = frozenset()
 
     @property
     def gtids(self) -> Executed:
@@ -78,6 +80,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
             isinstance(gtids, DomainState),
             dict(self.prepared),
             {xid: sorted(tables) for xid, tables in sorted(self.skipped.items())},
+            sorted(self.passing),
         )
         return msgspec.json.encode(text).decode()
 
@@ -94,6 +97,20 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
         if isinstance(own, DomainState) and isinstance(required, DomainState):
             return own.includes(required)
         return self.server == other.server and self._place() >= other._place()
+
+    def pass_over(self, place: str, *, whole: bool) -> MySQLPosition:
+        """This position, with a place to pass over. Raises ConfigError if it is not after it."""
+        file, _, offset = place.rpartition(":")
+        if not file or not offset.isascii() or not offset.isdigit():
+            raise ConfigError(
+                f"{place!r} is not a place in the log", hint="copy file:offset from the message"
+            )
+        at = (file_number(file), int(offset))
+        if at < self._place() or (at == self._place() and not whole):
+            raise ConfigError(f"the pipeline has passed {place} already")
+        return msgspec.structs.replace(
+            self, passing=self.passing | {f"{place}+" if whole else place}
+        )
 
     def contains(self, transaction: str, start: MySQLPosition) -> bool:
         """Whether this position includes the transaction, which starts at ``start``."""
@@ -141,6 +158,7 @@ class _PositionText(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tr
     mariadb: bool = False
     xa: dict[str, str] = {}
     xa_skipped: dict[str, list[TableId]] = {}
+    passing: list[str] = []
 
 
 @lru_cache(maxsize=64)
@@ -163,6 +181,7 @@ def parse_position(text: str) -> MySQLPosition:
         executed,
         prepared=parts.xa or NOTHING_PREPARED,
         skipped={xid: frozenset(tables) for xid, tables in parts.xa_skipped.items()},
+        passing=frozenset(parts.passing),
     )
 
 

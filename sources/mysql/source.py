@@ -120,6 +120,10 @@ class MySQLSource:
 
         return self._ask(read)
 
+    def pass_over(self, position: str, place: str, *, whole: bool) -> str:
+        """``position`` with a place that the stream passes over."""
+        return str(parse_position(position).pass_over(place, whole=whole))
+
     def selected(self, ids: Collection[TableId]) -> set[TableId]:
         """Those of ``ids`` that the configuration selects."""
         return set(filter(self._ask(self._wanted), ids))

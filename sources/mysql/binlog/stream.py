@@ -10,7 +10,7 @@ the handlers are hot: for single-row transactions they are most of the cost per 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 from zlib import crc32
 
@@ -24,6 +24,7 @@ from sources.mysql.binlog.compression import (
     payload_events,
     read_compressed_query,
 )
+from sources.mysql.binlog.passing import Handler, passing
 from sources.mysql.binlog.query_event import Query, read_load_query, read_query
 from sources.mysql.binlog.replay import Replay
 from sources.mysql.binlog.stream_position import Gtid, StreamPosition
@@ -46,8 +47,6 @@ _QUERIES: Final = {
     ev.EXECUTE_LOAD_QUERY: read_load_query,
     ev.MARIADB_QUERY_COMPRESSED: read_compressed_query,
 }
-
-Handler = Callable[[int, bytes, int, int], None]
 
 
 class Stream:
@@ -77,7 +76,8 @@ class Stream:
         self._sources: dict[bytes, str] = {}
         self._begins: set[bytes] = set()
         self._reset()
-        self._handlers = self._make_handlers()
+        handlers = self._make_handlers()
+        self._handlers = passing(handlers, self.position, self._defer, self._finish)
 
     def _reset(self) -> None:
         """Set the state between two groups."""
@@ -129,10 +129,10 @@ class Stream:
             if self._xa is not None:
                 self._xa.spill()
         except (struct.error, IndexError) as error:
-            where = self.position
-            raise DecodeError(f"an event is cut off: {error}", position=where) from error
+            raise DecodeError(f"an event is cut off: {error}", position=self.position) from error
         except TailraceError as error:
             error.position = error.position or str(self.position)
+            error.transaction = self.position.group_place if self.unfinished else ""
             raise
 
     def _feed(self, events: Iterable[bytes]) -> Iterator[list[Change]]:
@@ -260,6 +260,9 @@ class Stream:
             self._skipped = True
         if gtid.prepares:
             self._begin_xa()
+
+    def _defer(self, deferred: bool) -> None:
+        self._deferred = deferred
 
     def _on_xid(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         self._finish(timestamp)

@@ -34,6 +34,8 @@ class StreamPosition:
         self.executed: Executed = start.executed
         self.prepared = start.prepared
         self.skipped = start.skipped
+        #: The places to pass over. It is replaced, never changed in place.
+        self.passing = start.passing
         self.moved = False
         #: The offset at which the current group starts; -1 between groups.
         self.group = -1
@@ -69,6 +71,7 @@ class StreamPosition:
                 self._last,
                 self.prepared,
                 self.skipped,
+                self.passing,
             )
         return self._position
 

@@ -1,0 +1,92 @@
+"""
+Events and transactions that a user has the stream pass over (``tailrace skip``).
+
+The places are part of the position, so they are stored with the checkpoint, and leave it in the
+transaction that passes them. A place of an event is the end of it, and that of a transaction its
+beginning, both as ``file:offset``. A stream without such places has none of this: the handlers of
+events are wrapped only if there are some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sources.mysql.binlog import events as ev
+from sources.mysql.binlog.stream_position import StreamPosition
+
+__all__ = ["Handler", "passing"]
+
+Handler = Callable[[int, bytes, int, int], None]
+
+_STARTS: Final = frozenset((ev.GTID, ev.GTID_TAGGED, ev.ANONYMOUS_GTID, ev.MARIADB_GTID))
+_STATEMENTS: Final = frozenset((ev.QUERY, ev.EXECUTE_LOAD_QUERY, ev.MARIADB_QUERY_COMPRESSED))
+_CHANGES: Final = frozenset((*ev.ROWS, ev.TABLE_MAP, ev.INCIDENT))
+
+
+def passing(
+    handlers: list[Handler | None],
+    position: StreamPosition,
+    defer: Callable[[bool], None],
+    finish: Callable[[int], None],
+) -> list[Handler | None]:
+    """The handlers of a stream at ``position``, wrapped if there are places to pass over.
+
+    ``defer`` says whether statements have no effect from here on, until their group ends, and
+    ``finish`` ends the group at a time.
+    """
+    if not position.passing:
+        return handlers
+    return [*map(_Passing(position, defer, finish).wrapped, handlers)]
+
+
+class _Passing:
+    """Wraps the handlers of a stream."""
+
+    def __init__(
+        self,
+        position: StreamPosition,
+        defer: Callable[[bool], None],
+        finish: Callable[[int], None],
+    ) -> None:
+        self._position = position
+        self._defer = defer
+        self._finish = finish
+        self._whole = False
+
+    def wrapped(self, handler: Handler | None) -> Handler | None:
+        """The handler, but for the events at these places and in these transactions."""
+        if handler is None:
+            return None
+
+        def handle(kind: int, event: bytes, end: int, timestamp: int) -> None:
+            if self._starts(kind):
+                place = f"{self._position.file}:{self._position.offset - len(event)}"
+                self._whole = self._take(f"{place}+")
+            one = not self._whole and self._take(str(self._position))
+            if not (self._whole or one):
+                handler(kind, event, end, timestamp)
+            elif kind in _STATEMENTS:
+                self._defer(True)
+                handler(kind, event, end, timestamp)
+                if one:
+                    self._defer(False)
+            elif kind == ev.TRANSACTION_PAYLOAD:  # it has the end of the transaction, too
+                self._finish(timestamp)
+            elif kind in _CHANGES:
+                self._position.pass_over()
+            else:
+                handler(kind, event, end, timestamp)
+
+        return handle
+
+    def _starts(self, kind: int) -> bool:
+        return kind in _STARTS or (kind in _STATEMENTS and self._position.group < 0)
+
+    def _take(self, place: str) -> bool:
+        """Whether the stream is at one of the places, which leaves the position then."""
+        position = self._position
+        if place not in position.passing:
+            return False
+        position.passing = position.passing - {place}
+        return True
