@@ -168,6 +168,12 @@ CASES = {
         "(1, 1), (-2, 2)",
         ("ALTER TABLE t MODIFY id VARCHAR(20) NOT NULL", "INSERT INTO t VALUES ('x', 3)"),
     ),
+    "years_of_two_digits": Case(
+        "id INT PRIMARY KEY, a YEAR(2), b YEAR",
+        "(1, 70, 1970), (2, 69, 2000)",
+        ("ALTER TABLE t MODIFY a YEAR, MODIFY b YEAR(2)",),
+        "mariadb",
+    ),
     "duplicates_dropped": Case(
         "id INT PRIMARY KEY, a INT",
         "(1, 1), (2, 1), (3, 3)",

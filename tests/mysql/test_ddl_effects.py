@@ -69,6 +69,18 @@ def test_a_default_that_the_server_converts_is_not_known(
         assert apply_statement(statement, SHOP, tables, everything)
 
 
+def test_a_year_of_two_digits_is_certain_in_mariadb_alone(tables: Tables) -> None:
+    """MySQL 5.6.6 and newer make a YEAR(4) of it."""
+    statement = "ALTER TABLE orders ADD c YEAR(2)"
+    with pytest.raises(SchemaError, match="YEAR"):
+        apply_statement(statement, SHOP, tables, everything)
+    dialect = Dialect(mariadb=True)
+    (change,) = apply_statement(statement, SHOP, tables, everything, dialect=dialect)
+    assert isinstance(change, SchemaChange)
+    assert change.after is not None
+    assert change.after.columns[-1].source_type == "year(2)"
+
+
 def in_shop(id: TableId) -> bool:
     return id.schema == SHOP and not id.name.startswith("_")
 

@@ -90,6 +90,7 @@ def _integers() -> list[Kind]:
         Kind("BOOLEAN", ("TRUE", "FALSE")),
         Kind("INT(5) UNSIGNED ZEROFILL", ("7", "4294967295", "0")),
         Kind("YEAR", ("1901", "2155", "0", "1970", "2000")),
+        Kind("YEAR(2)", ("70", "69", "99", "'00'", "1999", "2000"), Since(mysql=None)),
         *(
             Kind(f"BIT({bits})", ("0", "1", str((1 << bits) - 1), str(1 << bits - 1), "b'1'"))
             for bits in (1, 2, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 40, 48, 56, 63, 64)

@@ -35,7 +35,8 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A column type of MySQL or MariaDB; ``str()`` returns its canonical source type text.
 
     ``length`` counts characters (char, varchar), bytes (binary, varbinary), bits (bit) or
-    dimensions (vector). It is 1 for ``tinyint(1)``, by convention a boolean, and 0 for other types.
+    dimensions (vector). It is 1 for ``tinyint(1)``, by convention a boolean, 2 for
+    ``year(2)``, and 0 for other types.
     ``scale`` is the number of digits after the point of a decimal, float or double, and of a
     second's fraction in a temporal type; None if the text has none. ``charset`` and ``collation``
     are empty if the text has none. The configuration (``ReadPolicies``), not the server, says the
@@ -88,7 +89,7 @@ class MySQLType(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
             return "" if self.scale is None else f"({self.precision},{self.scale})"
         if self.base in ("time", "datetime", "timestamp"):
             return f"({self.scale})" if self.scale else ""
-        if self.base in _SIZED or (self.base == "tinyint" and self.length):
+        if self.base in _SIZED or (self.base in ("tinyint", "year") and self.length):
             return f"({self.length})"
         return ""
 
@@ -235,7 +236,8 @@ def neutral_type(source_type: str) -> Type:
 def parse_type(source_type: str) -> MySQLType:
     """Parse a source type text, or the type and its attributes in a column definition.
 
-    Display widths are dropped, because they do not change values, but for ``tinyint(1)``. Raises
+    Display widths are dropped, because they do not change values, but for ``tinyint(1)`` and
+    ``year(2)``. Raises
     SchemaError for an unknown type.
     """
     compressed = any("COMPRESSED" in text.upper() for text in _COMMENT.findall(source_type))
@@ -337,7 +339,8 @@ def _canonical(
         return _string(base, numbers, charset, collation, compressed)
     if base == "bit":
         return MySQLType(base, length=numbers[0] if numbers else 1)
-    return MySQLType(base, length=(numbers or [0])[0] if base == "vector" else 0)
+    sized = base == "vector" or (base == "year" and numbers == [2])
+    return MySQLType(base, length=numbers[0] if sized and numbers else 0)
 
 
 def _labelled(base: str, parameters: list[str], charset: str, collation: str) -> MySQLType:

@@ -21,7 +21,7 @@ from engine.change import Row
 from engine.toolkit.accelerator import ALLOWED, wanted
 from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.binary_json import json_text_of_5_7
-from sources.mysql.codec.cells import Cell, count_values, packed_size
+from sources.mysql.codec.cells import YEAR_2, Cell, count_values, packed_size
 from sources.mysql.codec.table_map import TableMap, Wire
 
 try:
@@ -178,7 +178,7 @@ def _step(cell: Cell, wire: int, meta: int, flags: int) -> _Step:
     if wire in _INTEGERS:
         unsigned = _UNSIGNED if cell.codes[-1].isupper() else 0
         return _Step(_INTEGER, flags | unsigned, size)
-    if wire in _SIMPLE:
+    if wire in _SIMPLE and cell.value != YEAR_2:
         return _Step(_SIMPLE[wire], flags, size)
     if wire == Wire.NEWDECIMAL:
         return _Step(_DECIMAL, flags, meta >> 8, meta & 0xFF)

@@ -35,6 +35,7 @@ from sources.mysql.codec.values import (
 
 __all__ = [
     "SIZES",
+    "YEAR_2",
     "Cell",
     "bytes_expression",
     "cells",
@@ -42,6 +43,9 @@ __all__ = [
     "label_texts",
     "packed_size",
 ]
+
+#: The value of a ``YEAR(2)``: two digits, as the server prints it.
+YEAR_2 = "raw0 % 100"
 
 #: Size in bytes of an unsigned little-endian number → its struct codes, and the expression.
 SIZES = {
@@ -101,6 +105,8 @@ def _cell(table: Table, ordinal: int, map: TableMap, invalid_text: InvalidText |
         return Cell(ordinal, "raw0" if len(codes) == 1 else "raw0 | raw1 << 16", codes)
     if wire in (Wire.FLOAT, Wire.DOUBLE):
         return Cell(ordinal, "raw0", "f" if wire == Wire.FLOAT else "d")
+    if wire == Wire.YEAR and source_type.length == 2:
+        return Cell(ordinal, YEAR_2, "B")
     if wire == Wire.YEAR:
         return Cell(ordinal, "raw0 and raw0 + 1900", "B")
     if wire == Wire.BIT:

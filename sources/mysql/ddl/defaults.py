@@ -45,6 +45,8 @@ def is_converted(default: str | None, type: MySQLType) -> bool:
     """
     if default is None or not _LITERAL.match(default):
         return False
+    if type.base == "year" and type.length:
+        return True
     if type.base in _TEMPORAL:
         found = _TEMPORAL[type.base].fullmatch(default)
         return found is None or len(found[1] or "") > type.fraction

@@ -38,6 +38,8 @@ def loss(old: MySQLType, new: MySQLType, *, strict: bool) -> str:
         return "trims spaces at the end of values"
     if new.base == "binary" and old.binary and (old.base, old.length) != ("binary", new.length):
         return "pads values with zeros"
+    if "year" in (old.base, new.base) and old != new and 2 in (old.length, new.length):
+        return "changes years of two digits"
     if strict:
         return ""
     if old.base in _CHARACTERS and new.base in _CHARACTERS and not (old.binary or new.binary):
