@@ -132,6 +132,9 @@ def test_tables_with_hidden_and_special_columns(
             execute(form, "insert", form.fill)
             execute(form, "insert", form.change)
             execute(form, "read", form.change)
+            if form.session:
+                cursor.execute(f"SET {form.session}")
+            execute(form, "created", (form.create, *form.fill, *form.change))
         run()
         with psycopg.connect(target_database, autocommit=True) as target:
             compare.assert_equal(connection, target, database)
