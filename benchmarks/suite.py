@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ Measurement = Callable[[Bench], Result]
 Report = dict[str, Any]
 
 
+#: The mapping of ``stream-mapped``. The columns of the table keep their values.
+THREE_EXPRESSIONS = (
+    "*, lower(c) AS c, concat(left(pad, 10), substring(pad, 11)) AS pad, k * 2 AS twice"
+)
+
+
 def measurements(rows: int) -> dict[str, tuple[str, Measurement]]:
     """The group and the measuring function of each result, by the result's name."""
     of = all_workloads(rows)
@@ -51,6 +58,8 @@ def measurements(rows: int) -> dict[str, tuple[str, Measurement]]:
         add(f"decode-{name}", measure_decode, of[workload])
     for name in ("insert", "update", "single", "delete", "orders"):
         add(f"stream-{name}", measure_stream, of[name])
+    mapped = replace(of["insert"], table=replace(SBTEST, select=THREE_EXPRESSIONS))
+    add("stream-mapped", measure_stream, mapped)
     add("snapshot", measure_snapshot, of["insert"])
     add("latency", measure_latency, rows)
     for name in ("insert", "single", "update", "orders"):

@@ -43,7 +43,8 @@ class TableSpec:
 
     ``rows(count)`` generates rows. ``mysql_text`` and ``postgres_text`` are lists of SQL
     expressions, one for each column, that give equal texts on both sides. The checksums are
-    computed from these texts.
+    computed from these texts. ``select`` is that of the engine's mapping of the table; if it is
+    empty there is none.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TableSpec:
     rows: Callable[[int], Iterator[Literals]]
     mysql_text: str
     postgres_text: str
+    select: str = ""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ from benchmarks.harness.source import (
 )
 from benchmarks.harness.target import PIPELINE, Mirror, Target
 from benchmarks.peers.peer import Peer
-from benchmarks.workloads import DATABASE, Workload
+from benchmarks.workloads import DATABASE, TableSpec, Workload
+from engine.mapping.changes import Mapping
+from engine.settings.mapping import TableRules
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 
@@ -34,6 +36,7 @@ __all__ = [
     "Bench",
     "Source",
     "engine_command",
+    "mapping_of",
     "prepare_base",
     "scratch_folder",
     "write_config",
@@ -107,6 +110,13 @@ def write_config(folder: Path, source_url: str, target_url: str, more: str = "")
     return path
 
 
+def mapping_of(spec: TableSpec) -> str:
+    """The mapping of a table as TOML text."""
+    if not spec.select:
+        return ""
+    return f'[mapping."{DATABASE}.{spec.name}"]\nselect = {json.dumps(spec.select)}\n'
+
+
 def _toml(url: str) -> str:
     """The URL as a TOML string, with "$" doubled since it begins a placeholder."""
     return json.dumps(url.replace("$", "$$"))
@@ -130,6 +140,9 @@ def engine_command(config: Path, *options: str) -> list[str | Path]:
 async def prepare_base(url: str, source: Source, workload: Workload, folder: Path) -> None:
     """Bring the target database at ``url`` to the state before the workload, with a checkpoint."""
     catalog = MySQLSource(MySQLSettings(url=source.url, tables=(f"{DATABASE}.*",))).catalog()
+    if select := workload.table.select:
+        mapping = Mapping({f"{DATABASE}.{workload.table.name}": TableRules(select=select)})
+        catalog = [mapping.target(table) for table in catalog]
     async with Mirror(url) as mirror:
         await mirror.create(catalog, source.backlog.position)
         if workload.preloaded:

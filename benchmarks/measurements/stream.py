@@ -24,6 +24,7 @@ from benchmarks.measurements.bench import (
     Bench,
     Source,
     engine_command,
+    mapping_of,
     prepare_base,
     scratch_folder,
     write_config,
@@ -167,7 +168,7 @@ def _run_engine(
 
     ``snapshot`` says that the engine reads the table instead of the log.
     """
-    config = write_config(folder, source.url, url)
+    config = write_config(folder, source.url, url, mapping_of(spec))
     bench.target.checkpoint()
     first = target.transaction_id(url)
     source_before = cpu_seconds(source.process_id)

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, SchemaError
+from engine.mapping.conversions import conversion, parsed_type
 from engine.mapping.expressions import Compiler, SelectItem, parse_condition, parse_select
 from engine.mapping.generation import Generator
 from engine.mapping.masks import REDACTED, digits_mask, hash_mask
@@ -19,7 +20,13 @@ from engine.mapping.values import ExpressionError, Shape, Value, result_type
 from engine.schema import Column, Table, Type
 from engine.settings.mapping import TableRules
 
-__all__ = ["Condition", "MappedColumn", "compile_columns", "compile_condition"]
+__all__ = [
+    "Condition",
+    "MappedColumn",
+    "compile_assertions",
+    "compile_columns",
+    "compile_condition",
+]
 
 _MASKED: Final = "varchar({}) character set utf8mb4 collate utf8mb4_bin"
 _LONG: Final = "longtext character set utf8mb4 collate utf8mb4_bin"
@@ -66,6 +73,11 @@ def compile_columns(
             table, "select", f"two columns are named {', '.join(twice)}" if twice else "it is empty"
         )
     by_name = {name.lower(): place for place, name in enumerate(names)}
+    for name, text in rules.types.items():
+        place = by_name.get(name.lower())
+        if place is None:
+            raise _unknown(table, "types", name, names)
+        columns[place] = _retyped(table, columns[place], text, generator)
     for name, mask in rules.mask.items():
         place = by_name.get(name.lower())
         if place is None:
@@ -78,11 +90,27 @@ def compile_condition(table: Table, rules: TableRules, generator: Generator) -> 
     """The condition of ``where``; None if there is none. Raises ConfigError."""
     if not rules.where:
         return None
+    value, inputs = _condition(table, rules.where, "where", generator)
+    return Condition(f"{value.code} is True" if value.nullable else value.code, inputs)
+
+
+def compile_assertions(
+    table: Table, rules: TableRules, generator: Generator
+) -> list[tuple[str, Condition]]:
+    """The conditions of ``assert`` with their texts. As for CHECK, NULL is not false."""
+    found = []
+    for text in rules.assert_:
+        value, inputs = _condition(table, text, "assert", generator)
+        found.append((text, Condition(f"{value.code} is not False", inputs)))
+    return found
+
+
+def _condition(
+    table: Table, text: str, key: str, generator: Generator
+) -> tuple[Value, frozenset[int]]:
     compiler = Compiler(table, generator)
-    node = parse_condition(rules.where, _key(table, "where"))
-    value = compiler.condition(node, rules.where, _key(table, "where"))
-    code = f"{value.code} is True" if value.nullable else value.code
-    return Condition(code, frozenset(compiler.inputs))
+    node = parse_condition(text, _key(table, key))
+    return compiler.condition(node, text, _key(table, key)), frozenset(compiler.inputs)
 
 
 def _selected(table: Table, rules: TableRules, generator: Generator) -> list[MappedColumn]:
@@ -129,7 +157,8 @@ def _kept(table: Table, rules: TableRules) -> list[MappedColumn]:
 
 
 def _plain(table: Table, ordinal: int, name: str) -> MappedColumn:
-    column = msgspec.structs.replace(table.columns[ordinal], name=name)
+    # The columns of its expression may have other names on the target, or not be there.
+    column = msgspec.structs.replace(table.columns[ordinal], name=name, expression=None)
     return MappedColumn(column, f"c{ordinal}", frozenset((ordinal,)), ordinal, plain=True)
 
 
@@ -156,6 +185,22 @@ def _in_row_form(value: Value, generator: Generator) -> Value:
     if shape.kind == "bool":
         return generator.strict([value], shape, lambda code: f"(1 if {code} else 0)")
     return value
+
+
+def _retyped(table: Table, column: MappedColumn, text: str, generator: Generator) -> MappedColumn:
+    """The column with another type, which holds every value of its own."""
+    old = column.column
+    try:
+        type, source_type = parsed_type(text)
+        body = conversion(old.type, type)
+    except (SchemaError, ExpressionError) as error:
+        problem = error.problem if isinstance(error, ExpressionError) else error.message
+        raise _wrong(table, "types", f"{old.name}: {problem}") from error
+    new = Column(old.name, type, source_type, nullable=old.nullable)
+    value = Value(column.code, _TEXT, old.nullable)
+    if body is not None:
+        value = generator.strict([value], _TEXT, body)
+    return MappedColumn(new, value.code, column.inputs, column.source)
 
 
 def _masked(

@@ -95,12 +95,16 @@ def _moments(one: Value, other: Value, generator: Generator) -> tuple[Value, Val
 def common_text(values: Sequence[Value]) -> Shape:
     """The type of a text that these make together."""
     shapes = [value.shape for value in values if value.shape.kind != "null"]
-    collations = {shape.collation or ("" if shape.kind == "text" else UNKNOWN) for shape in shapes}
+    explicit = any(shape.explicit for shape in shapes)
     charsets = {shape.charset for shape in shapes if shape.charset}
-    collations.discard("")
+    collations = {
+        shape.collation or ("" if shape.kind == "text" else UNKNOWN)
+        for shape in shapes
+        if shape.explicit == explicit
+    } - {""}
     charset = charsets.pop() if len(charsets) == 1 else "utf8mb4"
     collation = collations.pop() if len(collations) == 1 else UNKNOWN
-    return Shape("text", charset=charset, collation=collation)
+    return Shape("text", charset=charset, collation=collation, explicit=explicit)
 
 
 def _texts(
@@ -150,7 +154,9 @@ def collated(value: Value, collation: str) -> Value:
         raise ExpressionError(f"the collation {collation} is not one of {charset}")
     if equal_form(collation) is None:
         raise ExpressionError(f"the collation {collation} is not supported")
-    shape = value.shape._replace(collation=collation, charset=collation.partition("_")[0])
+    shape = value.shape._replace(
+        collation=collation, charset=collation.partition("_")[0], explicit=True
+    )
     return value._replace(shape=shape)
 
 

@@ -186,4 +186,5 @@ _ENCODERS: Final[dict[str, Callable[[str], str]]] = {
     "timestamp": clock,
     "time": interval_text,
     "interval": interval_text,
+    "boolean": lambda text: "1" if text == "True" else "0",
 }

@@ -10,11 +10,13 @@ from hashlib import md5, sha1, sha224, sha256, sha384, sha512
 
 __all__ = [
     "RUNTIME",
+    "Broken",
     "OutOfRange",
     "clamped",
     "date_format",
     "digest",
     "fixed_text",
+    "flag",
     "division",
     "as_signed",
     "as_unsigned",
@@ -37,7 +39,11 @@ _DIGESTS = {0: sha256, 224: sha224, 256: sha256, 384: sha384, 512: sha512}
 
 
 class OutOfRange(Exception):
-    """The result of an expression is out of the range of its type; the source fails, too."""
+    """The result of an expression is out of the range of its type."""
+
+
+class Broken(Exception):
+    """A row breaks the assertion with this number."""
 
 
 def signed(number: int) -> int:
@@ -168,6 +174,13 @@ def digest(data: bytes, bits: int) -> str | None:
     return _DIGESTS[bits](data).hexdigest() if bits in _DIGESTS else None
 
 
+def flag(number: int) -> bool:
+    """A number as a truth value."""
+    if number in (0, 1):
+        return number == 1
+    raise OutOfRange("a number that becomes a boolean is neither 0 nor 1")
+
+
 def date_format(moment: str, pattern: str) -> str:
     """DATE_FORMAT, with a pattern for ``str.format`` that was made by the compiler."""
     parts = f"{moment} 00:00:00" if len(moment) == 10 else moment
@@ -190,7 +203,8 @@ def date_format(moment: str, pattern: str) -> str:
 RUNTIME = {
     function.__name__: function
     for function in (
-        *(as_signed, as_unsigned, clamped, date_format, digest, division, fixed_text),
+        Broken,
+        *(as_signed, as_unsigned, clamped, date_format, digest, division, fixed_text, flag),
         *(left_padded, modulo, padded_less, right_padded, rightmost, rounded, signed, substring),
         *(substring_index, trimmed, truncated, unsigned),
     )

@@ -26,7 +26,7 @@ from engine.change import TWIN_PREFIX, Row, Rows
 from engine.errors import ApplyError, ConfigError, SchemaError
 from engine.mapping.generation import Generator
 from engine.mapping.masks import key_digest
-from engine.mapping.runtime import RUNTIME, OutOfRange
+from engine.mapping.runtime import RUNTIME, Broken, OutOfRange
 from engine.schema import Index, Origin, Table, TableId
 from engine.settings.mapping import TableRules
 from engine.toolkit.codegen import compile_function
@@ -45,12 +45,17 @@ class TableMapping:
 
     def __init__(self, source: Table, rules: TableRules, mask_key: str) -> None:
         # It needs sqlglot, whose import takes time.
-        from engine.mapping.columns import compile_columns, compile_condition
+        from engine.mapping.columns import (
+            compile_assertions,
+            compile_columns,
+            compile_condition,
+        )
 
         self.source = source
         generator = Generator()
         self.columns = compile_columns(source, rules, generator, mask_key)
         self.condition = compile_condition(source, rules, generator)
+        self.assertions = compile_assertions(source, rules, generator)
         #: The constants that the code of the columns and the condition needs.
         self.names = generator.names
         self.fingerprint = _fingerprint(rules, mask_key)
@@ -61,7 +66,7 @@ class TableMapping:
             if column.source is not None and column.plain
         }
         self.target = self._target(rules)
-        self._converts: dict[int | None, tuple[_Convert, int | None]] = {}
+        self._converts: dict[tuple[int | None, bool], tuple[_Convert, int | None]] = {}
         self._tests: dict[int | None, _Test] = {}
 
     def rows(self, rows: Rows, target: Table) -> Iterator[Rows]:
@@ -72,6 +77,13 @@ class TableMapping:
             raise ApplyError(
                 f"an expression of the mapping cannot be evaluated: {error}",
                 hint="correct the row on the source, or the mapping",
+                table=own_id(self.source.id),
+            ) from error
+        except Broken as error:
+            text, _ = self.assertions[error.args[0]]
+            raise ApplyError(
+                f"a row breaks the rule of the mapping: assert {text!r}",
+                hint="correct the row on the source, or the rule",
                 table=own_id(self.source.id),
             ) from error
 
@@ -95,10 +107,10 @@ class TableMapping:
         old = new = None
         before_present, after_present = rows.before_present, rows.after_present
         if before is not None:
-            convert, before_present = self._convert(before_present)
+            convert, before_present = self._convert(before_present, new=False)
             old = convert(before)
         if after is not None:
-            convert, after_present = self._convert(after_present)
+            convert, after_present = self._convert(after_present, new=True)
             new = convert(after)
         return Rows(target, op, old, new, before_present, after_present, rows.size)  # type: ignore[arg-type]
 
@@ -136,13 +148,17 @@ class TableMapping:
             self._tests[present] = self._compile("test", body)
         return self._tests[present]
 
-    def _convert(self, present: int | None) -> tuple[_Convert, int | None]:
-        """A function for rows with these columns of the source, and those that the results have."""
-        if present not in self._converts:
-            self._converts[present] = self._compile_convert(present)
-        return self._converts[present]
+    def _convert(self, present: int | None, *, new: bool) -> tuple[_Convert, int | None]:
+        """A function for rows with these columns of the source, and those that the results have.
 
-    def _compile_convert(self, present: int | None) -> tuple[_Convert, int | None]:
+        ``new``: the rows must fulfil the assertions.
+        """
+        new = new and bool(self.assertions)
+        if (present, new) not in self._converts:
+            self._converts[present, new] = self._compile_convert(present, new)
+        return self._converts[present, new]
+
+    def _compile_convert(self, present: int | None, new: bool) -> tuple[_Convert, int | None]:
         values: list[str] = []
         result = 0
         for place, column in enumerate(self.columns):
@@ -155,11 +171,23 @@ class TableMapping:
                 values.append("None")
         body = (
             "    out = []\n    append = out.append\n"
-            f"    for {self._names()} in rows:\n"
+            f"    for {self._names()} in rows:\n{self._checks(present) if new else ''}"
             f"        append(({', '.join(values)},))\n"
             "    return out\n"
         )
         return self._compile("convert", body), None if present is None else result
+
+    def _checks(self, present: int | None) -> str:
+        """The code of the assertions. One is left out if the row does not have its columns, because
+        they have not changed.
+        """
+        lines = ""
+        for number, (_, condition) in enumerate(self.assertions):
+            if _has_all(present, condition.inputs):
+                lines += f"        if not ({condition.code}):\n            raise Broken({number})\n"
+            elif _has_any(present, condition.inputs):
+                raise self._partial("assert needs columns")
+        return lines
 
     def _compile(self, name: str, body: str) -> Callable[..., list[Any]]:
         source = f"def {name}(rows):\n{body}"
@@ -225,6 +253,7 @@ def _target_id(id: TableId, to: str) -> TableId:
 
 def _fingerprint(rules: TableRules, mask_key: str) -> str:
     """A text that differs if the rows may differ."""
+    rules = msgspec.structs.replace(rules, assert_=())  # no row depends on it
     keyed = any(mask in ("hash", "digits") for mask in rules.mask.values())
     text = msgspec.json.encode([rules, key_digest(mask_key) if keyed else ""], order="sorted")
     return blake2b(text, digest_size=8).hexdigest()

@@ -62,7 +62,8 @@ class Shape(NamedTuple):
 
     A number has ``digits`` before the point and ``scale`` after it. ``decimal`` tells a decimal
     from an integer, which may be ``unsigned``. A text has a charset and a collation; the collation
-    of a literal is empty. A datetime or time has ``scale`` digits of a second's fraction.
+    of a literal is empty. ``explicit``: COLLATE says so, which takes precedence. A datetime or time
+    has ``scale`` digits of a second's fraction.
     """
 
     kind: Kind
@@ -72,6 +73,7 @@ class Shape(NamedTuple):
     unsigned: bool = False
     charset: str = ""
     collation: str = ""
+    explicit: bool = False
 
     def __str__(self) -> str:
         if self.kind == "number":

@@ -36,6 +36,8 @@ class TableRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     ``select``: its columns, as in a SELECT; ``*`` are all columns of the source but those of
     ``drop``, with the new names of ``rename``. ``where``: the rows that the target has. ``mask``:
     by column of the target, ``hash``, ``digits``, ``truncate(N)``, ``redact`` or ``null``.
+    ``types``: by column of the target, another type, as in the source's CREATE TABLE. ``assert``:
+    conditions that no row of the target may break.
     """
 
     to: str = ""
@@ -44,6 +46,8 @@ class TableRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     drop: tuple[str, ...] = ()
     where: str = ""
     mask: dict[str, str] = {}
+    types: dict[str, str] = {}
+    assert_: tuple[str, ...] = msgspec.field(default=(), name="assert")
 
     def __post_init__(self) -> None:
         if self.to and (self.to.count(".") != 1 or not all(self.to.split("."))):

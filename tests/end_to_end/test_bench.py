@@ -68,7 +68,14 @@ def test_a_row_of_orders_has_a_value_for_each_column() -> None:
 def test_the_names_of_the_results() -> None:
     assert list(measurements(ROWS)) == [
         *("decode-bulk", "decode-single", "decode-orders", "stream-insert", "stream-update"),
-        *("stream-single", "stream-delete", "stream-orders", "snapshot", "latency"),
+        *(
+            "stream-single",
+            "stream-delete",
+            "stream-orders",
+            "stream-mapped",
+            "snapshot",
+            "latency",
+        ),
         *("profile-insert", "profile-single", "profile-update", "profile-orders"),
     ]
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from engine.cli.main import main
-from tests.support.engine_process import write_config
+from tests.support.engine_process import EngineProcess, write_config
 from tests.support.servers import AnyServer, connect_mysql
 from tests.support.shops import catch_up
 
@@ -52,6 +52,9 @@ mask = {{ phone = "digits", code = "hash" }}
 to = "crm_{0}.*"
 drop = ["b"]
 where = "a > 0"
+[mapping."{0}.plain"]
+types = {{ x = "decimal(20,0)" }}
+assert = ["x >= 0"]
 """
 #: What the target must have: the query on the source, and that on the target.
 EXPECTED = {
@@ -208,3 +211,20 @@ def test_a_changed_mapping(shop: MappedShop) -> None:
     query = f'SELECT count(*), min(note) FROM "{shop.database}".orders'
     assert shop.target.execute(query).fetchall() == [(5, "")]  # type: ignore[call-overload]
     assert main(["verify", str(shop.config)]) == 0
+
+
+def test_a_row_that_breaks_a_rule(shop: MappedShop) -> None:
+    """GIVEN a rule WHEN a row breaks it THEN its table is quarantined, and the others go on."""
+    shop.check()
+    shop.execute(
+        "INSERT INTO plain VALUES (2, -1)",
+        "INSERT INTO orders VALUES (9, 1, 'x', 1, 1, 'new', NULL, NULL)",
+    )
+    with EngineProcess(shop.config, "--until-caught-up") as engine:
+        assert engine.wait() == 3, engine.tail()
+    expected, found = shop.rows("orders")
+    assert expected == found
+    (reason,) = shop.target.execute(
+        "SELECT cause->>'reason' FROM tailrace.table_progress WHERE state = 'quarantined'"
+    ).fetchall()
+    assert "assert 'x >= 0'" in str(reason)

@@ -281,7 +281,7 @@ def test_the_reference_has_every_key_with_its_default() -> None:
             if not field.required and name != "name":
                 made = field.default_factory
                 default = field.default if made is msgspec.NODEFAULT else made()
-                assert getattr(decoded, name) == default, f"{struct.__name__}.{name}"
+                assert getattr(decoded, field.name) == default, f"{struct.__name__}.{name}"
 
 
 def test_the_reference_leaves_no_struct_out() -> None:

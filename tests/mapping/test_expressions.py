@@ -131,6 +131,9 @@ note = 'paid'
 note = 'paid '
 note = name COLLATE utf8mb4_bin
 note > 'a'
+name = 'É' COLLATE utf8mb4_bin
+name COLLATE utf8mb4_bin > 'PAID'
+CONCAT(name COLLATE utf8mb4_bin, note) = 'paidaB'
 note < 'paid'
 note <= 'aB'
 note >= 'paid'
