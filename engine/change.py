@@ -31,10 +31,12 @@ __all__ = [
     "Operation",
     "Position",
     "Replace",
+    "ReplacePart",
     "Row",
     "Rows",
     "SchemaChange",
     "Truncate",
+    "UnloggedPart",
 ]
 
 #: Rows of consecutive events are joined up to this size.
@@ -170,6 +172,21 @@ class DeletePart(msgspec.Struct, frozen=True, gc=False):
     part: Part
 
 
+class UnloggedPart(msgspec.Struct, frozen=True, gc=False):
+    """Rows of a part of the table are other ones from this place on, and the log does not hold
+    them. The other rows are as they were, and so is the shape of the table. ``reason`` says what
+    has happened.
+
+    The pipeline backfills the part again, or takes it for an ``UnloggedChange`` of the table. A
+    sink is never given it. ``statement`` is the logged statement without its values.
+    """
+
+    table: Table
+    part: Part
+    reason: str
+    statement: str = ""
+
+
 class CaughtUp(msgspec.Struct, frozen=True, gc=False):
     """The stream has passed the high watermark of the table's backfill. From here on the table is
     consistent at each commit, so the sink may build secondary indexes. The pipeline makes this
@@ -198,6 +215,17 @@ class Replace(msgspec.Struct, frozen=True, gc=False):
     def steps(self) -> tuple[SchemaChange, SchemaChange]:
         """The same as two changes, for a sink whose readers do not see what is between them."""
         return SchemaChange("", self.before, None), SchemaChange("", self.twin, self.after)
+
+
+class ReplacePart(msgspec.Struct, frozen=True, gc=False):
+    """All rows of the table ``twin`` take the place of the rows of a part of ``table``, in one
+    step, and the twin is dropped. Both tables differ only in their id. The pipeline makes this
+    change, not the source.
+    """
+
+    table: Table
+    twin: Table
+    part: Part
 
 
 class Begin(msgspec.Struct, frozen=True, gc=False):
@@ -237,9 +265,11 @@ Change = (
     | SchemaChange
     | Truncate
     | DeletePart
+    | UnloggedPart
     | Cascade
     | CaughtUp
     | Replace
+    | ReplacePart
     | Commit
     | Heartbeat
 )

@@ -8,9 +8,10 @@ state of a table to the next:
     pending ──backfilled──▶ backfilling ──backfilled (last chunk)──▶ catching_up ──caught_up──▶ live
        └──────────────backfilled (only chunk)───────────────────────────▲
 
-A table that the log itself creates is live from the start. From any state, a change that the log
-does not show exactly makes a table pending again, or quarantined, as the policy says. A table that
-the configuration does not select any more is excluded.
+A table that the log itself creates is live from the start. A live table is backfilling if a part of
+it is read again. From any state, a change that the log does not show exactly makes a table pending
+again, or quarantined, as the policy says. A table that the configuration does not select any more
+is excluded.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.schema import TableId
+from engine.schema import Part, TableId
 
 __all__ = ["Cause", "Checkpoint", "LeftState", "TableProgress", "TableState"]
 
@@ -54,7 +55,8 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     pass it before the table equals the source at every commit.
 
     ``again``: the target has older rows of the table, which stay until the new ones replace them.
-    ``cause`` says why, or why the table is quarantined or excluded: then it is not followed.
+    ``cause`` says why, or why the table is quarantined or excluded: then it is not followed. With
+    ``part``, only the rows of this part are older ones, and only they are backfilled.
     """
 
     state: TableState = "pending"
@@ -64,6 +66,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     high_watermark: str | None = None
     again: bool = False
     cause: Cause | None = None
+    part: Part | None = None
 
     @property
     def followed(self) -> bool:
@@ -76,7 +79,12 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         return "" if self.cause is None else self.cause.reason
 
     def restarted(self) -> TableProgress:
-        """The progress of a table whose rows were rolled back, or are truncated next."""
+        """The progress of a table whose rows were rolled back, or are truncated next.
+
+        Raises ``ValueError`` if a part is backfilled: the other rows are there.
+        """
+        if self.part is not None:
+            raise ValueError("the backfill of a part does not start again")
         return TableProgress(estimate=self.estimate, again=self.again, cause=self.cause)
 
     def backfilled(self, rows: int, cursor: str | None, high_watermark: str) -> TableProgress:
@@ -91,6 +99,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
             *(state, cursor, self.rows + rows, self.estimate, high_watermark),
             again=self.again,
             cause=self.cause,
+            part=self.part,
         )
 
     def caught_up(self) -> TableProgress:

@@ -22,7 +22,7 @@ import msgspec
 from engine.change import Begin, Change, Chunk
 from engine.checkpoint import Checkpoint
 from engine.errors import SchemaError
-from engine.schema import Table, TableId
+from engine.schema import Part, Table, TableId
 
 __all__ = [
     "Applied",
@@ -111,9 +111,10 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     are applied idempotently by key; a sink without it stores each change, and its reader applies
     them. ``schema_changes``: an altered, renamed, dropped or replaced table is followed; without it
     the pipeline stops at such a change. ``cascades``: a ``Cascade`` is applied; without it, a table
-    that a foreign key changes is followed no more (``UnloggedChange``). ``delete_part``: a
-    ``DeletePart`` is applied; without it, it is an ``UnloggedChange``, too. ``computes``: the sink
-    takes a ``SchemaChange`` with ``computed`` columns, which it computes, or refuses itself.
+    that a foreign key changes is followed no more (``UnloggedChange``). ``parts``: ``DeletePart``
+    and ``ReplacePart`` are applied; without it, there is an ``UnloggedChange``, too. ``computes``:
+    the sink takes a ``SchemaChange`` with ``computed`` columns, which it computes, or refuses
+    itself.
     """
 
     guarantee: Literal["exactly once", "at least once"]
@@ -121,7 +122,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     upsert: bool
     schema_changes: bool
     cascades: bool = False
-    delete_part: bool = False
+    parts: bool = False
     computes: bool = False
 
 
@@ -140,7 +141,6 @@ class Source(Protocol):
 
     def check(self) -> list[Finding]:
         """Preflight: connect, inspect, change nothing. Findings that are not ok say what to do."""
-        ...
 
     def stream(
         self,
@@ -165,35 +165,27 @@ class Source(Protocol):
         ``DecodeError``, ``SchemaError``, and ``UnloggedChange`` for a change of a followed table
         that the log does not show exactly.
         """
-        ...
 
     def position(self) -> str:
         """The end of the log now. Transactions committed before the call are at or before it."""
-        ...
 
     def reached(self, position: str, goal: str) -> bool:
         """Whether a stream at ``position`` has passed everything up to ``goal``."""
-        ...
 
     def includes(self, position: str, begin: Begin) -> bool:
         """Whether ``position`` includes the transaction that ``begin`` starts."""
-        ...
 
     def backlog(self, position: str) -> int | None:
         """The number of bytes of log after ``position``, or None if the source cannot tell."""
-        ...
 
     def acknowledge(self, position: str) -> None:
         """The target has everything up to ``position`` durably, so the source may discard it."""
-        ...
 
     def stop(self) -> None:
         """Make ``stream`` and ``chunks`` end soon. May be called from any thread, repeatedly."""
-        ...
 
     def close(self) -> None:
         """Close all connections. Idempotent. The source can be used again afterwards."""
-        ...
 
 
 @runtime_checkable
@@ -204,18 +196,24 @@ class SnapshotSource(Source, Protocol):
         """The tables that match the configuration, as they are now, ordered by id, without those
         in ``known``.
         """
-        ...
 
     def estimates(self, tables: Sequence[Table]) -> Mapping[TableId, int]:
         """The approximate number of rows of each table, without a full scan. A table whose number
         is unknown is left out or 0.
         """
-        ...
 
     def chunks(
-        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
+        self,
+        table: Table,
+        cursor: str | None,
+        low_watermark: str,
+        *,
+        rows: int,
+        readers: int,
+        part: Part | None = None,
     ) -> Generator[Chunk, None, None]:
-        """Yield the rows of ``table`` after ``cursor`` in key order, about ``rows`` per chunk.
+        """Yield the rows of ``table`` after ``cursor`` in key order, about ``rows`` per chunk. With
+        ``part``, only the rows of that part of a table with a key.
 
         Each chunk shows at least everything up to the position ``low_watermark``; the source proves
         that for each read. Up to ``readers`` connections read ahead; chunks still come in order.
@@ -225,7 +223,6 @@ class SnapshotSource(Source, Protocol):
         anew during the read, such as by TRUNCATE, so that its shape may be the same. Closing the
         iterator stops the reading; ``close`` closes the connections.
         """
-        ...
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         """For each of ``tables`` that has no rows, the chunk that ``chunks`` would yield.
@@ -233,7 +230,6 @@ class SnapshotSource(Source, Protocol):
         This is much cheaper than ``chunks`` for many tables. All of them have a key. A table that
         is left out may still be empty, or have another shape.
         """
-        ...
 
 
 @runtime_checkable
@@ -244,7 +240,6 @@ class ChecksPosition(Protocol):
         """Raise ``SourceError`` if a stream of ``tables`` cannot resume at ``position``: the log
         was purged or reset, or belongs to another server. May block.
         """
-        ...
 
 
 @runtime_checkable
@@ -255,7 +250,6 @@ class RefusesTables(SnapshotSource, Protocol):
         """The tables that the last call of ``catalog`` has left out, each with the reason. They are
         quarantined, and the others are followed (``on_error``).
         """
-        ...
 
 
 @runtime_checkable
@@ -267,7 +261,6 @@ class PassesOver(Protocol):
         or with ``whole`` of a transaction, as errors have them. Raises ConfigError. Called on the
         event loop.
         """
-        ...
 
 
 @runtime_checkable
@@ -276,7 +269,6 @@ class SelectsTables(Protocol):
 
     def selected(self, ids: Collection[TableId]) -> set[TableId]:
         """Those of ``ids`` that the configuration selects. May block."""
-        ...
 
 
 @runtime_checkable
@@ -288,13 +280,11 @@ class ReadsByPolicy(Protocol):
         than those of today, each with the reason. They are treated as ``State.outdated``. Called on
         the event loop.
         """
-        ...
 
     def take_replaced(self) -> Mapping[tuple[TableId, str, str], int]:
         """The number of values that a policy changed since the last call, by table, column and
         reason. Called on the event loop.
         """
-        ...
 
 
 class Sink(Protocol):
@@ -310,11 +300,9 @@ class Sink(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What this sink can do, known without a connection."""
-        ...
 
     async def check(self, tables: Sequence[Table]) -> list[Finding]:
         """Preflight: rights, version, and what the target cannot store of ``tables``."""
-        ...
 
     async def open(self, epoch: int | None = None) -> State:
         """Connect and take the pipeline over.
@@ -322,7 +310,6 @@ class Sink(Protocol):
         Without ``epoch``, take a new and higher epoch, which fences every older engine. With
         ``epoch`` (after a lost connection), raise ``Fenced`` unless it is still the newest.
         """
-        ...
 
     async def apply(
         self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
@@ -338,7 +325,6 @@ class Sink(Protocol):
         refer to these rows, and so on, until there are none (``engine.toolkit.cascades``).
         Raises ``UnloggedChange`` for a schema change that the target cannot do exactly.
         """
-        ...
 
     async def commit(self, checkpoint: Checkpoint) -> None:
         """Make everything applied and ``checkpoint`` durable together.
@@ -346,19 +332,15 @@ class Sink(Protocol):
         Raises ``Fenced`` and changes nothing if a newer epoch exists. After ``SinkLost`` the
         outcome is unknown, and ``open`` reads it.
         """
-        ...
 
     async def rollback(self) -> None:
         """Undo the open transaction. Does nothing if there is none."""
-        ...
 
     async def state(self) -> State | None:
         """What is stored, or None. Neither takes the pipeline over nor creates anything."""
-        ...
 
     async def close(self) -> None:
         """Close the connection. Uncommitted changes are lost. Idempotent."""
-        ...
 
 
 class StoredCommand(msgspec.Struct, frozen=True):
@@ -386,27 +368,21 @@ class CommandStore(Protocol):
     @property
     def commands_wait(self) -> bool:
         """Whether commands waited at the last ``commit``. It costs no round trip."""
-        ...
 
     async def waiting_commands(self) -> list[StoredCommand]:
         """The commands that wait, in order. Called by the engine, at a commit."""
-        ...
 
     async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
         """Record the outcome of a command, in the open transaction; open one if there is none."""
-        ...
 
     async def submit_command(self, command: str, by: str) -> int:
         """Store a command durably, and return its number. Not for the engine."""
-        ...
 
     async def find_command(self, id: int) -> StoredCommand | None:
         """A command by its number. Not for the engine."""
-        ...
 
     async def engine_runs(self) -> bool:
         """Whether an engine of this pipeline is connected. Not for the engine."""
-        ...
 
 
 @runtime_checkable
@@ -418,7 +394,6 @@ class Interruptible(Protocol):
 
         Called on the event loop while another task waits. The sink is closed afterwards.
         """
-        ...
 
 
 @runtime_checkable
@@ -427,7 +402,6 @@ class Reachable(Protocol):
 
     def reachable(self) -> bool:
         """Whether a connection can be made now, within a few seconds. Called on a worker thread."""
-        ...
 
 
 @runtime_checkable
@@ -438,7 +412,6 @@ class Resettable(Protocol):
         """Forget all state of the pipeline, and remove unfinished twins; with ``drop`` drop its
         tables too. Returns the number of tables that were dropped. An engine that runs is fenced.
         """
-        ...
 
 
 @runtime_checkable
@@ -447,7 +420,6 @@ class Readable(Protocol):
 
     def row_reader(self) -> RowReader:
         """Plain reads over a connection of their own."""
-        ...
 
 
 class RowReader(Protocol):
@@ -469,7 +441,6 @@ class RowReader(Protocol):
         """Up to ``limit`` whole rows, or keys, after the key ``after``, in this side's own key
         order. Fewer than ``limit`` means the end of the table.
         """
-        ...
 
     def by_keys(
         self, table: Table, keys: Sequence[tuple[str | None, ...]], *, keys_only: bool = False
@@ -477,22 +448,17 @@ class RowReader(Protocol):
         """The rows with one of these keys, or their keys, in any order. May include rows whose key
         only compares equal in this side's collation.
         """
-        ...
 
     def scan(self, table: Table) -> Iterator[list[tuple[str | None, ...]]]:
         """All rows at one moment, in lists, in any order. The caller reads to the end."""
-        ...
 
     def count(self, table: Table) -> int:
         """The exact number of rows now."""
-        ...
 
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """What this side, as a target, makes of the source's canonical texts by its policies, for
         each column; None for a column whose texts stay as they are.
         """
-        ...
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
-        ...

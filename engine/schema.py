@@ -236,7 +236,7 @@ class Part(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         )
 
     def joined(self, other: Part) -> Part:
-        """The rows of both. The column and the function are the same."""
+        """The rows of both parts, which are of the same column."""
         return Part(self.column, joined_ranges([*self.ranges, *other.ranges]), self.function)
 
 

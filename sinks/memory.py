@@ -19,6 +19,7 @@ from engine.change import (
     Change,
     DeletePart,
     Replace,
+    ReplacePart,
     Row,
     Rows,
     SchemaChange,
@@ -68,7 +69,7 @@ class MemorySink:
         upsert=True,
         schema_changes=True,
         cascades=True,
-        delete_part=True,
+        parts=True,
     )
 
     def __init__(
@@ -111,6 +112,11 @@ class MemorySink:
                 self._contents(change.table.id).clear()
             elif isinstance(change, DeletePart):
                 self._contents(change.table.id).delete_part(change)
+            elif isinstance(change, ReplacePart):
+                contents = self._contents(change.table.id)
+                contents.delete_part(DeletePart(change.table, change.part))
+                contents.add(self._contents(change.twin.id))
+                self._alter(SchemaChange("", change.twin, None))
             elif isinstance(change, SchemaChange):
                 self._alter(change)
             elif isinstance(change, Cascade):

@@ -23,10 +23,22 @@ from typing import ClassVar
 
 import msgspec
 
-from engine.change import Begin, Change, Chunk, Commit, Heartbeat, Row, Rows, SchemaChange, Truncate
+from engine.change import (
+    Begin,
+    Change,
+    Chunk,
+    Commit,
+    DeletePart,
+    Heartbeat,
+    Row,
+    Rows,
+    SchemaChange,
+    Truncate,
+    UnloggedPart,
+)
 from engine.contract import Finding
 from engine.errors import ShapeChanged, SourceError, SourceLost, UnloggedChange
-from engine.schema import Table, TableId
+from engine.schema import Part, Table, TableId
 from engine.toolkit.memory_table import MemoryTable
 
 __all__ = [
@@ -37,6 +49,7 @@ __all__ = [
     "MemorySettings",
     "MemorySource",
     "Unlogged",
+    "UnloggedRows",
 ]
 
 
@@ -47,7 +60,15 @@ class Unlogged(msgspec.Struct, frozen=True):
     rows: list[Row]
 
 
-Data = Rows | SchemaChange | Truncate | Unlogged
+class UnloggedRows(msgspec.Struct, frozen=True):
+    """A statement that puts these rows in the place of a part, which the log does not show."""
+
+    table: Table
+    part: Part
+    rows: list[Row]
+
+
+Data = Rows | SchemaChange | Truncate | DeletePart | Unlogged | UnloggedRows
 
 
 class Marker(Enum):
@@ -130,6 +151,11 @@ class MemoryDatabase:
             self.contents[change.table.id].apply(change)
         elif isinstance(change, Truncate):
             self.contents[change.table.id].clear()
+        elif isinstance(change, DeletePart):
+            self.contents[change.table.id].delete_part(change)
+        elif isinstance(change, UnloggedRows):
+            self.contents[change.table.id].delete_part(DeletePart(change.table, change.part))
+            self.contents[change.table.id].add(change.rows)
         elif isinstance(change, Unlogged):
             self.load(change.table, change.rows)
         else:
@@ -212,7 +238,14 @@ class MemorySource:
             yield piece
 
     def chunks(
-        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
+        self,
+        table: Table,
+        cursor: str | None,
+        low_watermark: str,
+        *,
+        rows: int,
+        readers: int,
+        part: Part | None = None,
     ) -> Generator[Chunk, None, None]:
         after = None if cursor is None else literal_eval(cursor)
         whole = None if table.key else self._read(table)
@@ -223,12 +256,14 @@ class MemorySource:
                 left = [row for row in found if after is None or contents.key_of(row) > after]
             else:
                 left = found[after or 0 :]
-            part = left[:rows]
+            if part is not None:
+                left = [row for row in left if part.has(row[table.ordinal(part.column)])]
+            next_rows = left[:rows]
             if len(left) <= rows:
-                yield Chunk(table, part, None, high_watermark)
+                yield Chunk(table, next_rows, None, high_watermark)
                 return
-            after = contents.key_of(part[-1]) if table.key else (after or 0) + rows
-            yield Chunk(table, part, repr(after), high_watermark)
+            after = contents.key_of(next_rows[-1]) if table.key else (after or 0) + rows
+            yield Chunk(table, next_rows, repr(after), high_watermark)
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         database = self.database
@@ -280,5 +315,8 @@ def _followed(
         elif isinstance(change, Unlogged):
             if change.table.id in tables:
                 raise UnloggedChange("the log does not show it", table=change.table.id)
+        elif isinstance(change, UnloggedRows):
+            if change.table.id in tables:
+                yield UnloggedPart(change.table, change.part, "the log does not show it")
         elif change.table.id in tables:
             yield change

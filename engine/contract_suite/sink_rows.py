@@ -7,7 +7,16 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engine.change import Cascade, DeletePart, Folding, Replace, Rows, SchemaChange, Truncate
+from engine.change import (
+    Cascade,
+    DeletePart,
+    Folding,
+    Replace,
+    ReplacePart,
+    Rows,
+    SchemaChange,
+    Truncate,
+)
 from engine.contract_suite.target import (
     CODE,
     ID,
@@ -191,7 +200,7 @@ class RowRules:
 class DeletePartRules:
     """A part of the rows is removed, by the values of one column."""
 
-    @rule("delete part")
+    @rule("parts")
     async def test_a_part_of_the_rows_is_removed_at_its_place(self, target: Target) -> None:
         async with Engine(target) as engine:
             await engine.write(*create(TABLE), insert(A))
@@ -203,6 +212,22 @@ class DeletePartRules:
             assert rows_of(target, TABLE) == [C]
             await engine.write(DeletePart(TABLE, Part("id", ((3, None),))))
         assert rows_of(target, TABLE) == []
+
+    @rule("parts")
+    async def test_other_rows_take_the_place_of_a_part(self, target: Target) -> None:
+        twin = msgspec.structs.replace(TABLE, id=TableId("contract_shop", "twin"))
+        new = (2, "new", None)
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A), insert(B), insert(C))
+            await engine.write(*create(twin), insert(new, table=twin))
+            replace = ReplacePart(TABLE, twin, Part("id", ((2, None),)))
+            await engine.write(replace, insert((7, "later", None)))
+            with pytest.raises(KeyError):
+                rows_of(target, twin)
+            assert rows_of(target, TABLE) == [A, new, (7, "later", None)]
+        state = await target.sink().state()
+        assert state is not None
+        assert state.tables == (TABLE,)
 
 
 class SchemaChangeRules:

@@ -24,7 +24,7 @@ from engine.contract_suite.origin import (
 )
 from engine.contract_suite.sources import SourceContract
 from engine.errors import ShapeChanged
-from engine.schema import TableId
+from engine.schema import Part, TableId
 
 __all__ = ["SnapshotSourceContract"]
 
@@ -67,6 +67,24 @@ class SnapshotSourceContract(SourceContract):
                 done += len(chunk.rows)
                 rest = read_all(source.chunks(item, chunk.cursor, low_watermark, rows=6, readers=2))
                 assert [row for chunk in rest for row in chunk.rows] == rows[done:]
+
+    def test_chunks_of_a_part_have_its_rows_alone(self, origin: Origin) -> None:
+        rows = [(number, None, None) for number in range(30)]
+        origin.execute(insert("item", *rows))
+        part = Part("id", ((None, 3), (10, 20), (25, None)))
+        with snapshot_of(origin) as source:
+            item, low_watermark = tables_of(source)["item"], source.position()
+            chunks = read_all(
+                source.chunks(item, None, low_watermark, rows=4, readers=2, part=part)
+            )
+            assert [row for chunk in chunks for row in chunk.rows] == [
+                row for row in rows if part.has(row[0])
+            ]
+            second = source.chunks(
+                item, chunks[0].cursor, low_watermark, rows=50, readers=1, part=part
+            )
+            left = [row for chunk in chunks[1:] for row in chunk.rows]
+            assert [row for chunk in second for row in chunk.rows] == left
 
     def test_an_empty_table_gives_one_empty_chunk(self, origin: Origin) -> None:
         with snapshot_of(origin) as source:

@@ -19,6 +19,7 @@ from engine.change import (
     Change,
     DeletePart,
     Replace,
+    ReplacePart,
     Rows,
     SchemaChange,
     Truncate,
@@ -151,6 +152,8 @@ class Mapping:
                 yield msgspec.structs.replace(change, table=self._now(table))
             case DeletePart(table, part):
                 yield DeletePart(self._now(table), self._part(table, part))
+            case ReplacePart(table, twin, part):
+                yield ReplacePart(self._now(table), self._leave(twin), self._part(table, part))
             case Replace(before, twin, after):
                 old, new = self._leave(before), self._leave(twin)
                 target = self.target(after)

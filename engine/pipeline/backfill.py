@@ -169,12 +169,14 @@ class Backfill:
 
     async def _chunks(self, table: Table) -> AsyncGenerator[Chunk, None]:
         """The table's chunks after its cursor. The next one is read while one is written."""
+        progress = self._tracker.progress[table.id]
         chunks = self._snapshot_source().chunks(
             table,
-            self._tracker.progress[table.id].cursor,
+            progress.cursor,
             self._writer.position,
             rows=self._settings.chunk_rows,
             readers=self._settings.readers,
+            part=progress.part,
         )
         ahead = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
         try:

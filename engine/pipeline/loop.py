@@ -106,10 +106,10 @@ class Pipeline:
         self._attempt: _Attempt | None = None
         self._selection_done = False
         self._tables = TableStatuses(config)
-        self._unlogged = UnloggedChanges(
+        self.unlogged = UnloggedChanges(
             *(name, source, sink, backfill), errors or ErrorSettings(), config
         )
-        self.stored = StoredCommands(name, source, sink, self._unlogged)
+        self.stored = StoredCommands(name, source, sink, self.unlogged)
 
     async def run(
         self, *, until_caught_up: bool = False, deadline_seconds: float | None = None
@@ -145,7 +145,7 @@ class Pipeline:
             except TailraceError as error:
                 attempt, self._attempt = self._attempt, None
                 if (id := self._table_of(error, attempt)) is not None:
-                    self._unlogged.take(error, id)
+                    self.unlogged.take(error, id)
                     continue
                 self.state = "connecting"
                 await self._retry(error, attempt)
@@ -231,8 +231,8 @@ class Pipeline:
             self._selection_done = True
             for error in self._attempt.outdated:
                 if tracker.progress[error.id].followed:
-                    self._unlogged.take(error, error.id)
-            await self._unlogged.record(writer, tracker.waiting)
+                    self.unlogged.take(error, error.id)
+            await self.unlogged.record(writer, tracker.waiting)
             if state.checkpoint is not None:
                 await self.stored.execute(writer, tracker)
             await self._attempt.prepare(first=state.checkpoint is None)
@@ -271,7 +271,8 @@ class _Attempt:
         if isinstance(source, ReadsByPolicy):
             self._outdated.update(source.outdated(twins.followed))
         self.tracker = tracker = ProgressTracker(
-            twins.followed, checkpoint.progress, source.includes
+            *(twins.followed, checkpoint.progress, source.includes),
+            reads_parts=pipeline.unlogged.reads_parts,
         )
         self.writer = writer = TargetWriter(
             *(source, pipeline.sink, tracker, twins, pipeline.mapping, checkpoint),
@@ -290,7 +291,7 @@ class _Attempt:
             *(source, writer, tracker, pipeline.backfill),
             between=self._run_backfill,
             interrupted=lambda: commands.stopping,
-            unlogged=pipeline._unlogged,
+            unlogged=pipeline.unlogged,
         )
 
     @property

@@ -14,6 +14,7 @@ may show. The rules follow from S ≤ T:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
@@ -29,6 +30,7 @@ from engine.change import (
     Rows,
     SchemaChange,
     Truncate,
+    UnloggedPart,
 )
 from engine.checkpoint import Cause, LeftState, TableProgress, TableState
 from engine.errors import UnloggedChange
@@ -41,7 +43,7 @@ __all__ = ["ProgressTracker"]
 CAUGHT_UP_OBJECTS = 500
 
 #: The changes that are looked at even if all tables are live.
-_FOLLOWED = frozenset((SchemaChange, Cascade))
+_FOLLOWED = frozenset((SchemaChange, Cascade, UnloggedPart))
 
 Includes = Callable[[str, Begin], bool]
 Reached = Callable[[str, str], bool]
@@ -49,12 +51,18 @@ Reached = Callable[[str, str], bool]
 
 class ProgressTracker:
     """The tables that a pipeline follows, at their versions after the last admitted change, with
-    the progress of each.
+    the progress of each. ``reads_parts``: a part of a table may be backfilled again.
     """
 
     def __init__(
-        self, tables: Iterable[Table], progress: Mapping[TableId, TableProgress], includes: Includes
+        self,
+        tables: Iterable[Table],
+        progress: Mapping[TableId, TableProgress],
+        includes: Includes,
+        *,
+        reads_parts: bool = False,
     ) -> None:
+        self._reads_parts = reads_parts
         self._tables = {table.id: table for table in tables}
         self._progress = dict(progress)
         self._includes = includes
@@ -168,8 +176,20 @@ class ProgressTracker:
         self._set(chunk.table.id, progress)
 
     def restart(self, id: TableId) -> None:
-        """The table's rows were rolled back, or are truncated next, so it is pending again."""
-        self._set(id, self._progress[id].restarted())
+        """The table's rows were rolled back, or are truncated next, so it is pending again.
+
+        Raises UnloggedChange if only a part is backfilled. Then the whole table has to be.
+        """
+        self._set(id, self._restarted(id, self._progress[id]))
+
+    def _restarted(self, id: TableId, progress: TableProgress) -> TableProgress:
+        if progress.part is not None:
+            raise UnloggedChange(progress.reason, table=id, position=self._position)
+        return progress.restarted()
+
+    @property
+    def _position(self) -> object | None:
+        return None if self._begin is None else self._begin.position
 
     def caught_up(self, position: str, reached: Reached) -> list[Change]:
         """Make tables live whose high watermark the stream has passed at ``position``.
@@ -205,11 +225,42 @@ class ProgressTracker:
                 admitted.extend(self._follow(change))
             elif type(change) is Cascade:
                 admitted.extend(self._cascade(change))
+            elif type(change) is UnloggedPart:
+                if not self._is_covered(change.table):
+                    admitted.append(self._backfill_part(change))
             else:
                 if type(change) is Begin:
                     self._begin = change
                 admitted.append(change)
         return admitted
+
+    def _backfill_part(self, change: UnloggedPart) -> UnloggedPart:
+        """Begin to backfill a part of a live table, or a larger one if a part of it is backfilled
+        already. Returns the change with that part.
+
+        Up to here, the target has all other rows as they are on the source, and it gets each of
+        their changes. A row whose key is in the part is read like any other row of a backfill. So
+        the key must tell the part. Raises UnloggedChange if it does not, or in other states.
+        """
+        table, part = change.table, change.part
+        known = self._progress.get(table.id, TableProgress("live"))
+        by_key = table.ordinal(part.column) in table.key
+        position = self._position
+        if not (self._reads_parts and by_key and (known.state == "live" or known.part is not None)):
+            error = UnloggedChange(change.reason, table=table.id, position=position)
+            error.statement = change.statement
+            raise error
+        if known.part is not None:
+            part = part.joined(known.part)
+        cause = Cause(
+            change.reason,
+            position=str(position or ""),
+            statement=change.statement,
+            at=time.time(),
+        )
+        progress = TableProgress("backfilling", rows=known.rows, again=True, cause=cause, part=part)
+        self._set(table.id, progress)
+        return msgspec.structs.replace(change, part=part)
 
     def _or_restart(self, change: Rows | Truncate | DeletePart) -> Change:
         """``change``, or a ``Truncate`` if the table's backfill must start again.
@@ -246,6 +297,8 @@ class ProgressTracker:
             if self._state(table) is None or id in emptied:
                 continue
             reason = change.inexact.get((id, step.key.name), "")
+            if self._progress[id].part is not None:
+                reason = "a part of the table is backfilled again"
             if not reason and parent in doubtful:
                 reason = f"it acts through the table {parent}, which is not live"
             if reason and (live or parent == id or parent not in doubtful):
@@ -280,7 +333,7 @@ class ProgressTracker:
             f" not show: {reason}",
             hint=hint,
             table=step.child.id,
-            position=None if self._begin is None else self._begin.position,
+            position=self._position,
         )
 
     def _is_covered(self, table: Table) -> bool:
@@ -313,7 +366,7 @@ class ProgressTracker:
             if before is None:
                 changes.append(CaughtUp(after))
             elif _is_in_backfill(progress) and _read_order(before) != _read_order(after):
-                progress = progress.restarted()
+                progress = self._restarted(before.id, progress)
                 changes.insert(0, Truncate(before))
             self._tables[after.id] = after
             self._set(after.id, progress)

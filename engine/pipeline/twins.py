@@ -6,6 +6,9 @@ readable until better ones are there. The table is backfilled into a *twin*, a t
 name. When the twin has caught up it replaces the old table in one step (``Replace``). Readers of
 the target never see half a table.
 
+If only a part of a table is backfilled again, the twin has the rows of that part, and takes their
+place in the end (``ReplacePart``). The other rows stay in the table, with all their changes.
+
 The source and the tracker know one table under its own name; only the target has two. ``Twins``
 passes every change on its way to the sink and puts the twin in the table's place.
 """
@@ -23,16 +26,22 @@ from engine.change import (
     Change,
     DeletePart,
     Replace,
+    ReplacePart,
     Rows,
     SchemaChange,
     Truncate,
+    UnloggedPart,
 )
 from engine.checkpoint import TableProgress
 from engine.contract import Applied
 from engine.errors import UnloggedChange
-from engine.schema import Table, TableId
+from engine.pipeline.parts import divided
+from engine.schema import Part, Table, TableId
 
 __all__ = ["Twins", "current_tables", "own_name"]
+
+#: The changes that may make a twin.
+_MAKING = frozenset((SchemaChange, UnloggedPart))
 
 
 def current_tables(
@@ -59,8 +68,13 @@ class Twins:
         self._old: dict[TableId, Table] = {}
         #: The twin of each table that has one, by the table's id.
         self._twins: dict[TableId, Table] = {}
+        #: The part of the table that a twin has, if it is not the whole table.
+        self._parts: dict[TableId, Part] = {}
         for id, it in progress.items():
-            if it.again or not it.followed:
+            if it.part is not None:
+                self._twins[id] = tables.pop(_twin_id(id))
+                self._parts[id] = it.part
+            elif it.again or not it.followed:
                 twin = tables.pop(_twin_id(id), None)
                 if id in tables:
                     self._old[id] = tables.pop(id)
@@ -76,16 +90,16 @@ class Twins:
         The changes are to be applied as they are, without ``targets``.
         """
         twin = self._twins.pop(table.id, None)
-        if twin is not None:
-            return [SchemaChange("", twin, None)]
-        self._old[table.id] = table
-        return []
+        if twin is None or self._parts.pop(table.id, None) is not None:
+            self._old[table.id] = table
+        return [] if twin is None else [SchemaChange("", twin, None)]
 
     def target_ids(self, ids: Collection[TableId]) -> Collection[TableId]:
-        """The names of these tables on the target."""
+        """The names of these tables on the target: of the table and its twin if both get rows."""
         if not self._twins:
             return ids
-        return {_twin_id(id) if id in self._twins else id for id in ids}
+        named = {_twin_id(id) if id in self._twins else id for id in ids}
+        return named.union(self._parts.keys() & ids) if self._parts else named
 
     def outdated(self, tables: Mapping[TableId, str]) -> dict[TableId, str]:
         """The followed tables among these of the target, by their own names."""
@@ -114,21 +128,28 @@ class Twins:
 
     def targets(self, changes: Sequence[Change]) -> Sequence[Change]:
         """The same changes, with a twin in the place of a table that has one."""
-        if not self._twins and not (self._old and SchemaChange in map(type, changes)):
+        if not self._twins and _MAKING.isdisjoint(map(type, changes)):
             return changes
         return [target for change in changes for target in self._targets(change)]
 
     def _targets(self, change: Change) -> Iterator[Change]:
         match change:
             case Rows(table=table) if table.id in self._twins:
-                yield Rows(
-                    *(self._twins[table.id], change.op, change.before, change.after),
-                    change.before_present,
-                    change.after_present,
-                    change.size,
-                )
+                if table.id not in self._parts or change.op == "read":
+                    yield self._to_twin(change)
+                    return
+                for inside, rows in divided(change, self._parts[table.id]):
+                    yield self._to_twin(rows) if inside else rows
             case Truncate(table) | DeletePart(table) if table.id in self._twins:
+                if table.id in self._parts:
+                    yield change
                 yield msgspec.structs.replace(change, table=self._twins[table.id])
+            case UnloggedPart(table, part):
+                if table.id in self._parts:
+                    yield SchemaChange("", self._twins[table.id], None)
+                self._parts[table.id] = part
+                twin = self._twins[table.id] = _twin(table)
+                yield SchemaChange("", None, twin)
             case Cascade(tables=tables):
                 twins = tuple(self._twins.get(table.id, table) for table in tables)
                 folded = {
@@ -138,12 +159,23 @@ class Twins:
                 yield msgspec.structs.replace(change, tables=twins, folded=folded)
             case CaughtUp(table) if table.id in self._twins:
                 twin = self._twins.pop(table.id)
+                if table.id in self._parts:
+                    yield ReplacePart(table, twin, self._parts.pop(table.id))
+                    return
                 yield CaughtUp(twin)
                 yield Replace(self._old.pop(table.id), twin, table)
             case SchemaChange():
                 yield from self._follow(change)
             case _:
                 yield change
+
+    def _to_twin(self, rows: Rows) -> Rows:
+        return Rows(
+            *(self._twins[rows.table.id], rows.op, rows.before, rows.after),
+            rows.before_present,
+            rows.after_present,
+            rows.size,
+        )
 
     def _follow(self, change: SchemaChange) -> Iterator[Change]:
         """Create, alter, rename or drop the twin instead of its table."""
@@ -163,11 +195,17 @@ class Twins:
             if before.columns:
                 yield change
             return
+        part = self._parts.pop(before.id, None)
+        if part is not None:
+            yield change
         if after is None:
-            yield SchemaChange(change.statement, self._old.pop(before.id), None)
+            if part is None:
+                yield SchemaChange(change.statement, self._old.pop(before.id), None)
             yield SchemaChange(change.statement, twin_before, None)
             return
-        if after.id != before.id:
+        if part is not None:
+            self._parts[after.id] = part
+        elif after.id != before.id:
             old = self._old.pop(before.id)
             renamed = self._old[after.id] = msgspec.structs.replace(old, id=after.id)
             yield SchemaChange(change.statement, old, renamed)

@@ -59,6 +59,12 @@ class UnloggedChanges:
         self._config = config
         #: Why a table cannot be backfilled again; empty if it can.
         self.why_not_backfilled = _why_not_backfilled(source, sink, settings)
+        #: Whether a part of a table is backfilled again where that is enough.
+        self.reads_parts = (
+            not self.why_not_backfilled
+            and settings.unlogged_change == "backfill"
+            and sink.capabilities.parts
+        )
         self._taken: list[tuple[TableId, Cause, bool]] = []
         self._times: dict[TableId, deque[float]] = {}
 

@@ -25,6 +25,7 @@ from engine.change import (
     Rows,
     SchemaChange,
     Truncate,
+    UnloggedPart,
 )
 from engine.checkpoint import Cause, Checkpoint, LeftState
 from engine.contract import Applied, ReadsByPolicy, Sink, Source
@@ -45,7 +46,7 @@ HEARTBEAT_SECONDS = 5.0
 LEAST_INTERVAL_SECONDS = 1.0
 
 #: The changes that change the target.
-DATA = (Rows, SchemaChange, Truncate, DeletePart, Cascade, CaughtUp)
+DATA = (Rows, SchemaChange, Truncate, DeletePart, UnloggedPart, Cascade, CaughtUp)
 
 
 #: The number of characters of a statement that an error shows.
@@ -172,7 +173,9 @@ class TargetWriter:
                 changes = changes + self._tracker.caught_up(self.position, self._source.reached)
         has_data = any(isinstance(change, DATA) for change in changes)
         if has_data:
-            self._counters.rows += await self._apply(changes, in_backfill, "apply")
+            self._counters.rows += await self._apply(
+                changes, in_backfill | self._tracker.in_backfill, "apply"
+            )
             transactions = list(map(type, changes)).count(Commit)
             self._metrics.batch(batch.rows, batch.size, transactions)
         if batch.end is None:
@@ -234,16 +237,18 @@ class TargetWriter:
             _refuse_schema_changes(changes)
         if not self._sink.capabilities.cascades:
             _refuse_cascades(changes)
-        if not self._sink.capabilities.delete_part:
+        if not self._sink.capabilities.parts:
             _refuse_parts(changes)
         if not self._sink.capabilities.computes:
             _refuse_computed(changes)
-        # First the names: a twin that replaces its table in these changes is still in backfill.
-        in_backfill = self._twins.target_ids(in_backfill)
+        # A twin that is made in these changes, or replaces its table, is in backfill, too.
+        names = self._twins.target_ids(in_backfill)
         targets = self._twins.targets(changes)
+        if targets is not changes:
+            names = {*names, *self._twins.target_ids(in_backfill)}
         try:
             with self._metrics.stage(stage):
-                applied = await self._apply_mapped(targets, in_backfill)
+                applied = await self._apply_mapped(targets, names)
         except UnloggedChange as error:
             own = self._twins.own_error(error)
             _locate(own, changes)
@@ -257,6 +262,8 @@ class TargetWriter:
             if type(change) is Rows:
                 kind = (change.table.id, change.op)
                 rows[kind] = rows.get(kind, 0) + len(change)
+            elif type(change) is UnloggedPart:
+                self._note_part(change)
         found = self._twins.found(applied)
         if self._reads_by_policy is not None:
             for place, count in self._reads_by_policy.take_replaced().items():
@@ -280,6 +287,17 @@ class TargetWriter:
             return mapping.found(await self._sink.apply(targets, in_backfill))
         except TailraceError as error:
             raise mapping.own_error(error) from error
+
+    def _note_part(self, change: UnloggedPart) -> None:
+        log.warning(
+            "a part of the table is backfilled again",
+            extra={
+                "pipeline": self._pipeline,
+                "table": str(change.table.id),
+                "column": change.part.column,
+                "reason": change.reason,
+            },
+        )
 
     def _note_replaced(self, replaced: Collection[tuple[TableId, str, str]]) -> None:
         """Log the columns in which a policy has changed values for the first time."""

@@ -7,7 +7,7 @@ allows, and tests use it as the reference for other sinks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.change import DeletePart, Folding, Row, Rows
@@ -53,6 +53,11 @@ class MemoryTable:
                 del self._keyed[self.key_of(row)]
             else:
                 self._multiset.remove(row)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add rows."""
+        for row in rows:
+            self._add(row)
 
     def key_of(self, row: Row) -> tuple[Any, ...]:
         """Return the values of the key columns."""

@@ -27,13 +27,14 @@ from engine.change import (
     Change,
     DeletePart,
     Replace,
+    ReplacePart,
     Rows,
     SchemaChange,
     Truncate,
 )
 from engine.schema import Table, TableId
 
-__all__ = ["CaughtUpTables", "NewTables", "RowRuns", "Segment", "segments"]
+__all__ = ["CaughtUpTables", "NewTables", "RowRuns", "SchemaSegment", "Segment", "segments"]
 
 
 class RowRuns(msgspec.Struct, frozen=True, gc=False):
@@ -54,12 +55,13 @@ class CaughtUpTables(msgspec.Struct, frozen=True, gc=False):
     tables: list[Table]
 
 
-_CUTS = frozenset((SchemaChange, Truncate, DeletePart, CaughtUp, Replace))
+_CUTS = frozenset((SchemaChange, Truncate, DeletePart, CaughtUp, Replace, ReplacePart))
 
-#: A ``SchemaChange`` that is a segment alters, renames or drops a table.
-Segment = (
-    RowRuns | NewTables | CaughtUpTables | SchemaChange | Truncate | DeletePart | Cascade | Replace
+#: Changes of the target's tables. A ``SchemaChange`` alters, renames or drops a table.
+SchemaSegment = (
+    NewTables | CaughtUpTables | SchemaChange | Truncate | DeletePart | Replace | ReplacePart
 )
+Segment = RowRuns | Cascade | SchemaSegment
 
 
 def segments(changes: Iterable[Change]) -> Iterator[Segment]:
@@ -70,7 +72,7 @@ def segments(changes: Iterable[Change]) -> Iterator[Segment]:
     runs: dict[TableId, list[Rows]] = {}
     cascades: list[Cascade] = []
     touched: set[TableId] = set()
-    others: list[SchemaChange | Truncate | DeletePart | CaughtUp | Replace] = []
+    others: list[SchemaChange | Truncate | DeletePart | CaughtUp | Replace | ReplacePart] = []
     for change in changes:
         # Exact types: isinstance with a union would take much of the time of a small transaction.
         if type(change) is Rows:
@@ -124,7 +126,7 @@ def _can_join(one: Cascade, other: Cascade) -> bool:
 
 
 def _grouped(
-    changes: Iterable[SchemaChange | Truncate | DeletePart | CaughtUp | Replace],
+    changes: Iterable[SchemaChange | Truncate | DeletePart | CaughtUp | Replace | ReplacePart],
 ) -> list[Segment]:
     """The same changes, with neighbours joined where several tables make one segment."""
     grouped: list[Segment] = []

@@ -20,7 +20,7 @@ from sinks.postgres.cascades import FOLDED_INDEX
 from sinks.postgres.ddl import Step, alter_table, create_indexes, index_name
 from sinks.postgres.session import Session
 
-__all__ = ["Replacement"]
+__all__ = ["Replacement", "insert_all"]
 
 #: Whether something hangs on a table ($1) that its successor would not have. $2: its own indexes.
 #: $3: its own columns.
@@ -63,6 +63,14 @@ _DEPENDENT = (
 )
 
 
+def insert_all(table: Table, source: str, target: str) -> str:
+    """Insert all rows of one table into another one of the same shape. Both names are quoted."""
+    columns = ", ".join(
+        quote(column.name) for column in table.columns if not isinstance(column, ComputedColumn)
+    )
+    return f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {source}"
+
+
 class Replacement(NamedTuple):
     """``twin`` takes the place of ``before`` and becomes ``after``.
 
@@ -100,13 +108,7 @@ class Replacement(NamedTuple):
             await self.run(step)
         for statement in create_indexes(self.after, self.naming):  # those not built yet
             await self.run(Step(statement))
-        columns = ", ".join(
-            quote(column.name)
-            for column in self.after.columns
-            if not isinstance(column, ComputedColumn)
-        )
-        copy = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {twin}"
-        await self.session.execute_bulk(copy, table=self.after.id)
+        await self.session.execute_bulk(insert_all(self.after, twin, name), table=self.after.id)
         await self.run(Step(f"DROP TABLE {twin}"))
 
     async def _swap(self) -> None:

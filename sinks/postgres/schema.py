@@ -13,7 +13,7 @@ from functools import partial
 
 from psycopg import errors as pg
 
-from engine.change import DeletePart, SchemaChange
+from engine.change import DeletePart, ReplacePart, SchemaChange
 from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
@@ -31,7 +31,7 @@ from sinks.postgres.ddl import (
 )
 from sinks.postgres.defaults import replaced_default
 from sinks.postgres.policy_guards import policy_guards
-from sinks.postgres.replacement import Replacement
+from sinks.postgres.replacement import Replacement, insert_all
 from sinks.postgres.session import Session
 from sinks.postgres.state import SCHEMA, StateStore
 
@@ -140,6 +140,15 @@ class SchemaFollower:
         policy = self._storage.policies(table)[table.ordinal(change.part.column)].zero_date
         for step in delete_part(table, self._stored(table), change, self._naming, policy):
             await self._run(step, table.id)
+
+    async def replace_part(self, change: ReplacePart) -> None:
+        """Put the rows of the twin in the place of those of the part."""
+        table, twin = change.table, change.twin
+        await self.delete_part(DeletePart(table, change.part))
+        name, other = self._naming.sql(table.id), self._naming.sql(twin.id)
+        await self._run(Step(insert_all(self._stored(table), other, name)), table.id)
+        await self._run(Step(f"DROP TABLE {other}"), table.id)
+        await self._state.forget_table(twin.id)
 
     async def build_indexes(self, tables: Sequence[Table]) -> None:
         """Build the secondary indexes of tables, all of them in one round trip."""

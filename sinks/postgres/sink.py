@@ -13,7 +13,16 @@ from typing import ClassVar
 
 import msgspec
 
-from engine.change import Cascade, Change, DeletePart, Replace, Rows, SchemaChange, Truncate
+from engine.change import (
+    Cascade,
+    Change,
+    DeletePart,
+    Replace,
+    ReplacePart,
+    Rows,
+    SchemaChange,
+    Truncate,
+)
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, Capabilities, Finding, RowReader, State, StoredCommand
 from engine.databases.postgres.identifiers import Naming
@@ -22,7 +31,7 @@ from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import net_changes
-from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, segments
+from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, SchemaSegment, segments
 from sinks.postgres.apply import Applier
 from sinks.postgres.commands import CommandTable
 from sinks.postgres.preflight import check
@@ -56,7 +65,7 @@ class PostgresSink:
         upsert=True,
         schema_changes=True,
         cascades=True,
-        delete_part=True,
+        parts=True,
         computes=True,
     )
 
@@ -235,7 +244,7 @@ class PostgresSink:
 
     async def _follow(
         self,
-        segment: NewTables | CaughtUpTables | SchemaChange | Truncate | DeletePart | Replace,
+        segment: SchemaSegment,
         applied: Applied,
     ) -> None:
         """Change the target's tables as the source's were changed."""
@@ -258,6 +267,10 @@ class PostgresSink:
                 await self._follower.truncate(table)
             case DeletePart():
                 await self._follower.delete_part(segment)
+            case ReplacePart(table, twin):
+                for changed in (table, twin):
+                    await self._applier.forget(changed.id)
+                await self._follower.replace_part(segment)
             case Replace(before, twin, after):
                 for changed in (before, twin, after):
                     await self._applier.forget(changed.id)

@@ -41,6 +41,7 @@ __all__ = [
     "among",
     "created_at",
     "database_collations",
+    "missing_partitions",
     "engine_of",
     "read_catalog",
     "read_columns",
@@ -241,6 +242,14 @@ def _tables(
         )
         for it in tables
     ]
+
+
+def missing_partitions(
+    connection: Connection[Any], tables: Iterable[Table]
+) -> dict[TableId, Partitions]:
+    """The present partitions of tables that were stored without foreign keys and partitions."""
+    old = [table for table in tables if table.foreign_keys is None]
+    return _partitions(connection, old, *among([table.id for table in old])) if old else {}
 
 
 def _partitions(

@@ -13,7 +13,8 @@ import msgspec
 from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import is_mariadb, query, version_number
-from engine.errors import SourceError
+from engine.errors import SourceError, SourceLost
+from sources.mysql.binlog.events import xid_text
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
 from sources.mysql.releases import refuse_too_old
@@ -27,6 +28,7 @@ __all__ = [
     "log_end",
     "log_files",
     "owned_gtids",
+    "prepared_transactions",
     "read_server_info",
     "visible_log_end",
     "wait_for_gtids",
@@ -238,3 +240,19 @@ def has_native_foreign_keys(connection: Connection[Any], info: ServerInfo) -> bo
 def log_files(connection: Connection[Any]) -> list[LogFile]:
     """The files of the log that the server still has, oldest first."""
     return [LogFile(row[0], int(row[1])) for row in query(connection, "SHOW BINARY LOGS")]
+
+
+def prepared_transactions(session: Connection[Any]) -> frozenset[str]:
+    """The ids of the prepared XA transactions, as the log names them."""
+    try:
+        rows = query(session, "XA RECOVER")
+    except SourceLost:
+        raise
+    except SourceError:
+        return frozenset()  # the user has no right to list them; `tailrace check` warns of it
+    return frozenset(_xid(*row) for row in rows)
+
+
+def _xid(format_id: int, global_size: int, branch_size: int, data: str | bytes) -> str:
+    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+    return xid_text(raw[:global_size], raw[global_size : global_size + branch_size], format_id)

@@ -22,12 +22,11 @@ from pymysql.connections import Connection
 
 from engine.change import Begin, Change, Chunk, Commit, Heartbeat
 from engine.contract import Finding, RowReader
-from engine.databases.mysql.connect import establish, interrupt, prepare, query
+from engine.databases.mysql.connect import establish, interrupt, prepare
 from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.errors import SchemaError, SourceError, SourceLost
-from engine.schema import Table, TableId
+from engine.schema import Part, Table, TableId
 from sources.mysql.binlog.connection import BinlogConnection
-from sources.mysql.binlog.events import xid_text
 from sources.mysql.binlog.foreign_keys import ForeignKeys, ancestors
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.temporary_tables import SessionId
@@ -37,6 +36,7 @@ from sources.mysql.catalog import (
     created_at,
     database_collations,
     engine_of,
+    missing_partitions,
     read_catalog,
     read_table,
     row_estimates,
@@ -55,6 +55,7 @@ from sources.mysql.server_info import (
     has_native_foreign_keys,
     log_end,
     log_files,
+    prepared_transactions,
     read_server_info,
     visible_log_end,
 )
@@ -238,7 +239,7 @@ class MySQLSource:
 
     def _tracking(
         self,
-        tables: Iterable[Table],
+        tables: Sequence[Table],
         discovered: Iterable[Table],
         ignored: Collection[TableId],
         newest: SessionId,
@@ -259,6 +260,7 @@ class MySQLSource:
             convert_time=lambda *it: self._ask(lambda session: converted_time(session, *it)),
             invalid_text=self._invalid_text,
             foreign_keys=lambda: self._ask(all_foreign_keys),
+            partitions=self._ask(lambda session: missing_partitions(session, tables)),
             engine=lambda id: self._ask(lambda session: engine_of(session, id)),
             merged=MergeTables(self._ask(_merged)),
             native_foreign_keys=self._ask(lambda session: has_native_foreign_keys(session, info)),
@@ -319,11 +321,18 @@ class MySQLSource:
     # -- the tables --------------------------------------------------------------------------------
 
     def chunks(
-        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
+        self,
+        table: Table,
+        cursor: str | None,
+        low_watermark: str,
+        *,
+        rows: int,
+        readers: int,
+        part: Part | None = None,
     ) -> Generator[Chunk, None, None]:
         """The rows of ``table`` in key order; see ``SnapshotSource.chunks``."""
         yield from self._chunk_reader().chunks(
-            table, cursor, low_watermark, rows=rows, readers=readers
+            table, cursor, low_watermark, rows=rows, readers=readers, part=part
         )
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
@@ -420,11 +429,11 @@ class MySQLSource:
 
     def _position(self, session: Connection[Any]) -> MySQLPosition:
         end = visible_log_end(session, self._server_info(session))
-        prepared = unresolved = _prepared(session)
+        prepared = unresolved = prepared_transactions(session)
         deadline = time.monotonic() + _PREPARED_SECONDS
         while unresolved and time.monotonic() < deadline and not self._stopping.is_set():
             time.sleep(_PREPARED_POLL_SECONDS)
-            unresolved &= _prepared(session)
+            unresolved &= prepared_transactions(session)
         if not prepared:
             return end
         # A committed one is visible to every later read, so its XA COMMIT may be skipped.
@@ -477,19 +486,3 @@ def _at_once(at: MySQLPosition, changes: Sequence[Change]) -> list[Change]:
 def _merged(session: Connection[Any]) -> list[tuple[TableId, frozenset[TableId]]]:
     """The server's MERGE tables, and the tables that they join."""
     return [(id, joined_tables(session, id)) for id in merge_tables(session)]
-
-
-def _prepared(session: Connection[Any]) -> frozenset[str]:
-    """The ids of the prepared XA transactions, as the log names them."""
-    try:
-        rows = query(session, "XA RECOVER")
-    except SourceLost:
-        raise
-    except SourceError:
-        return frozenset()  # the user has no right to list them; `tailrace check` warns of it
-    return frozenset(_xid(*row) for row in rows)
-
-
-def _xid(format_id: int, global_size: int, branch_size: int, data: str | bytes) -> str:
-    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
-    return xid_text(raw[:global_size], raw[global_size : global_size + branch_size], format_id)

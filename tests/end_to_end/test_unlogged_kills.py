@@ -1,5 +1,5 @@
 """
-The engine is killed at each step of backfilling a table again, under load.
+The engine is killed at each step of backfilling a table, or a part of it, again, under load.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from tests.support.servers import AnyServer, connect_mysql
 from tests.support.waiting import wait_until
 
 ROWS = 1_500
-SLOW = "[backfill]\nchunk_rows = 100\nslice_seconds = 0.01\n"
+#: Chunks that are so small that the backfill lasts longer than the time between two commits.
+SLOW = "[backfill]\nchunk_rows = {rows}\nslice_seconds = 0.01\n"
+#: The ids of one partition.
+FIRST, LAST = 501, 1_000
 #: A trigger that makes the engine wait, before it commits that the table ``t`` is in a state.
 BLOCK = """
-CREATE TABLE public.block (state text, again boolean);
-INSERT INTO public.block VALUES ('', false);
+CREATE TABLE public.block (state text);
+INSERT INTO public.block VALUES ('');
 CREATE FUNCTION public.block() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF NEW.source_name = 't' AND EXISTS (
-    SELECT FROM public.block b WHERE b.state = NEW.state AND b.again = NEW.again
+    SELECT FROM public.block b
+    WHERE b.state = NEW.state || CASE WHEN NEW.cursor IS NULL THEN '' ELSE ', begun' END
   ) THEN
     PERFORM pg_advisory_xact_lock_shared(42);
   END IF;
@@ -38,9 +42,21 @@ ALTER TABLE tailrace.table_progress ENABLE ALWAYS TRIGGER block"""
 BLOCKED = (
     "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted"
 )
-STATE = "SELECT state, again FROM tailrace.table_progress WHERE source_name = 't'"
-#: The states before whose commit, and after whose commit, the engine is killed.
-STEPS = [("pending", True), ("backfilling", True), ("catching_up", True), ("live", False)]
+#: By what happens to the table: the states before whose commit the engine is killed.
+STEPS = {
+    "a column is added": ["pending", "backfilling, begun", "catching_up", "live"],
+    "a partition is exchanged": ["backfilling", "backfilling, begun", "catching_up", "live"],
+}
+PARTITIONS = (
+    f"PARTITION BY RANGE (id) (PARTITION p0 VALUES LESS THAN ({FIRST}),"
+    f" PARTITION p1 VALUES LESS THAN ({LAST + 1}), PARTITION p2 VALUES LESS THAN MAXVALUE)"
+)
+#: All rows, and the number of values in the column ``s`` of the partition: of the old rows, or of
+#: the new ones.
+COUNTS = (
+    f"SELECT count(*), count(DISTINCT s) FILTER (WHERE id BETWEEN {FIRST} AND {LAST})"
+    ' FROM "{database}".t'
+)
 
 
 class Load:
@@ -51,6 +67,7 @@ class Load:
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=it) for it in (self._write, self._read)]
         self.fewest = ROWS
+        self.mixed = 1
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -75,18 +92,22 @@ class Load:
     def _read(self) -> None:
         with psycopg.connect(self._target, autocommit=True) as session:
             while not self._stopping.wait(0.002):
-                row = session.execute(f'SELECT count(*) FROM "{self._database}".t').fetchone()
+                row = session.execute(COUNTS.format(database=self._database)).fetchone()
                 assert row is not None
-                self.fewest = min(self.fewest, row[0])
+                self.fewest, self.mixed = min(self.fewest, row[0]), max(self.mixed, row[1])
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", STEPS)
 @pytest.mark.parametrize(
     "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
 )
 def test_kills_at_each_step(
     request: pytest.FixtureRequest,
     server: str,
+    what: str,
+    rounds: int,
     postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
@@ -94,34 +115,44 @@ def test_kills_at_each_step(
 ) -> None:
     source_server: AnyServer = request.getfixturevalue(server)
     target, database = fresh_postgres_database(postgres), fresh_mysql_database(source_server)
-    tables = f"{database}.*"
-    config = write_config(tmp_path, source_server.url, target, tables, more=SLOW)
+    spare = fresh_mysql_database(source_server)
+    tables, rows = f"{database}.*", 100 if what == "a column is added" else 3
+    config = write_config(tmp_path, source_server.url, target, tables, more=SLOW.format(rows=rows))
     with (
         connect_mysql(source_server, database) as source,
         source.cursor() as cursor,
         psycopg.connect(target, autocommit=True) as there,
     ):
-        cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+        cursor.execute(f"CREATE TABLE t (id INT PRIMARY KEY, a INT, s VARCHAR(9)) {PARTITIONS}")
         cursor.execute("CREATE TABLE other (id INT PRIMARY KEY)")
-        values = ",".join(f"({number}, 0)" for number in range(1, ROWS + 1))
+        values = ",".join(f"({number}, 0, 'old')" for number in range(1, ROWS + 1))
         cursor.execute(f"INSERT INTO t VALUES {values}")
+        cursor.execute(f"CREATE TABLE {spare}.s (id INT PRIMARY KEY, a INT, s VARCHAR(9))")
+        cursor.execute(
+            f"INSERT INTO {spare}.s SELECT id, -1, 'new' FROM t WHERE id BETWEEN {FIRST} AND {LAST}"
+        )
         source.commit()
         catch_up(make_pipeline(source_server.url, target, [tables]))
         there.execute(BLOCK)
         with Load(source_server, database, target) as load:
-            for number, state in enumerate(STEPS):
-                there.execute("UPDATE public.block SET state = %s, again = %s", state)
+            for number, state in enumerate(STEPS[what] * rounds):
+                there.execute("UPDATE public.block SET state = %s", (state,))
                 there.execute("SELECT pg_advisory_lock(42)")
-                cursor.execute(f"ALTER TABLE t ADD g{number} BIGINT AS (id + {number}) VIRTUAL")
+                if what == "a column is added":
+                    cursor.execute(f"ALTER TABLE t ADD g{number} BIGINT AS (id + {number}) VIRTUAL")
+                else:
+                    cursor.execute(f"ALTER TABLE t EXCHANGE PARTITION p1 WITH TABLE {spare}.s")
                 with EngineProcess(config) as engine:
-                    wait_until(lambda: there.execute(BLOCKED).fetchone() == (True,))
+                    wait_until(
+                        lambda: there.execute(BLOCKED).fetchone() == (True,),
+                        what=f"the engine waits before {state}",
+                    )
                     engine.kill()
                 there.execute("SELECT pg_advisory_unlock(42)")
             there.execute("UPDATE public.block SET state = ''")
-        assert load.fewest == ROWS
+        assert (load.fewest, load.mixed) == (ROWS, 1)
         pipeline = make_pipeline(source_server.url, target, [tables])
         catch_up(pipeline)
         there.execute("DROP TABLE public.block")
         assert {table.state for table in pipeline.status().tables} == {"live"}
-        assert pipeline.status().tables[1].rows >= ROWS
         assert_equal(source, there, database)

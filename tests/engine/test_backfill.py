@@ -16,7 +16,7 @@ from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
 from engine.errors import SinkLost, SourceError, UnloggedChange
 from engine.pipeline.reader_queue import ReaderQueue
-from engine.schema import Column, Table, TableId, Type
+from engine.schema import Column, Part, Table, TableId, Type
 from engine.settings.loader import BackfillSettings, BatchSettings
 from engine.toolkit.memory_table import MemoryTable
 from sinks.memory import MemoryStore
@@ -264,7 +264,14 @@ class MinimalChunks(MemorySource):
     """Its chunks show nothing after their low watermark: later commits are not visible yet."""
 
     def chunks(
-        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
+        self,
+        table: Table,
+        cursor: str | None,
+        low_watermark: str,
+        *,
+        rows: int,
+        readers: int,
+        part: Part | None = None,
     ) -> Generator[Chunk, None, None]:
         for chunk in super().chunks(table, cursor, low_watermark, rows=rows, readers=readers):
             time.sleep(0.005)  # so that pieces arrive between chunks

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.change import DeletePart, SchemaChange, Truncate
+from engine.change import DeletePart, SchemaChange, Truncate, UnloggedPart
 from engine.errors import UnloggedChange
 from engine.schema import Column, Partitions, Table, TableId, Type
 from sources.mysql.ddl.dialect import Dialect
@@ -129,10 +129,24 @@ def test_what_is_not_read_with_certainty_is_unknown(before: str) -> None:
         effects(CREATE, before, "ALTER TABLE t DROP PARTITION a")
 
 
+def test_an_exchanged_partition_is_a_part_with_other_rows() -> None:
+    for end in ("d2.u", "u WITH VALIDATION"):
+        change, schema = effects(CREATE, f"ALTER TABLE t EXCHANGE PARTITION b WITH TABLE {end}")
+        assert isinstance(change, UnloggedPart)
+        assert (change.part.column, change.part.ranges) == ("n", ((3, 9),))
+        assert change.reason == (
+            "ALTER TABLE exchanges a partition's rows, which the log does not show"
+        )
+        assert isinstance(schema, SchemaChange)
+        assert schema.after is not None
+        assert schema.after.partitions == change.table.partitions
+
+
 def test_unknown_names_and_other_verbs_are_not_followed() -> None:
     for statement in (
         "DROP PARTITION IF EXISTS nowhere",
-        "EXCHANGE PARTITION a WITH TABLE u",
+        "EXCHANGE PARTITION nowhere WITH TABLE u",
+        "EXCHANGE PARTITION a WITH TABLE u WITHOUT VALIDATION",
         "DISCARD PARTITION a TABLESPACE",
     ):
         with pytest.raises(UnloggedChange):

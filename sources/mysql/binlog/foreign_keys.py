@@ -22,7 +22,7 @@ import msgspec
 from engine.change import Cascade, Row, SchemaChange
 from engine.databases.mysql.charset import text_decoder
 from engine.errors import DecodeError, SchemaError, UnloggedChange
-from engine.schema import Column, ForeignKey, Table, TableId
+from engine.schema import Column, ForeignKey, Partitions, Table, TableId
 from engine.toolkit.cascades import reached
 from engine.toolkit.policies import ReadPolicies
 from sources.mysql.binlog.cascades import (
@@ -99,7 +99,8 @@ class ForeignKeys:
     are at the current place in the log. ``decoders`` are discarded when something changes.
 
     The version of a table that was stored before foreign keys were has none. It gets those of the
-    catalog when that is reached; until then they are not exact.
+    catalog when that is reached; until then they are not exact. If no statement has changed the
+    table until then, it also gets its ``partitions`` of the catalog.
     """
 
     def __init__(
@@ -108,8 +109,10 @@ class ForeignKeys:
         read: Callable[[], Keys] | None,
         decoders: dict[bytes, Decoder | None],
         engine: Callable[[TableId], str | None] | None = None,
+        partitions: Mapping[TableId, Partitions] | None = None,
     ) -> None:
         self._tables = tables
+        self._partitions = {id: (tables[id], found) for id, found in (partitions or {}).items()}
         self._read = read
         self._engine = engine
         self._decoders = decoders
@@ -149,6 +152,9 @@ class ForeignKeys:
             if table.foreign_keys is None:
                 keys, version = self._others.get(table.id, ()), table.version + 1
                 after = msgspec.structs.replace(table, foreign_keys=keys, version=version)
+                first, partitions = self._partitions.get(table.id, (None, None))
+                if table is first:
+                    after = msgspec.structs.replace(after, partitions=partitions)
                 self._tables[table.id] = after
                 changes.append(SchemaChange("", table, after))
         if changes:

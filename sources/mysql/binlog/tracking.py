@@ -7,7 +7,7 @@ sees each distinct map once. It is not hot, and can check each map against the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from engine.change import SchemaChange
 from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.remedies import BACKFILL
-from engine.schema import Table, TableId
+from engine.schema import Partitions, Table, TableId
 from sources.mysql.binlog.cascades import Decoder
 from sources.mysql.binlog.events import Format, read_table_name
 from sources.mysql.binlog.foreign_keys import ForeignKeys, Keys
@@ -116,6 +116,7 @@ class Tracking:
     ``invalid_text`` is for the decoders. ``foreign_keys`` reads those of all tables as they are
     now, and ``native_foreign_keys`` says whether the server has them executed by InnoDB; ``engine``
     is the storage engine that a table has now. ``merged`` are the server's MERGE tables.
+    ``partitions``: see ``ForeignKeys``.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Tracking:
         native_foreign_keys: bool = False,
         engine: Callable[[TableId], str | None] | None = None,
         merged: MergeTables | None = None,
+        partitions: Mapping[TableId, Partitions] | None = None,
     ) -> None:
         self._merged = merged or MergeTables()
         self._invalid_text = invalid_text
@@ -168,7 +170,8 @@ class Tracking:
         self._native_foreign_keys = native_foreign_keys
         #: By the bytes of a table map, as long as nothing has changed what they depend on.
         self.decoders: dict[bytes, Decoder | None] = {}
-        self.foreign_keys = ForeignKeys(self.tables, foreign_keys, self.decoders, engine)
+        keys = ForeignKeys(self.tables, foreign_keys, self.decoders, engine, partitions)
+        self.foreign_keys = keys
 
     def use(self, format: Format) -> None:
         """Take the format of the log that follows."""

@@ -31,7 +31,7 @@ from sources.mysql.ddl.draft import Draft, DraftColumn
 from sources.mysql.ddl.foreign_keys import has_foreign_keys
 from sources.mysql.ddl.keys import KeyDefinition
 from sources.mysql.ddl.loss import loss
-from sources.mysql.ddl.partitions import changed, dropped
+from sources.mysql.ddl.partitions import PartitionChange, changed, dropped, exchanged
 from sources.mysql.ddl.session_time import SessionTime
 
 __all__ = ["Altered", "Unfollowable", "alter"]
@@ -57,8 +57,9 @@ class Unfollowable(Exception):
 class Altered(NamedTuple):
     """The table after a statement, the old and new names of renamed columns, and new columns with
     the value that existing rows have got (``SchemaChange.filled``). ``removed`` are the rows that
-    went with their partitions, and ``emptied`` says that all rows did. ``computed`` names
-    the new and changed generated columns (``SchemaChange.computed``).
+    went with their partitions, and ``emptied`` says that all rows did. The rows of ``exchanged``
+    are those that another table had. ``computed`` names the new and changed generated columns
+    (``SchemaChange.computed``).
     """
 
     table: Table
@@ -66,6 +67,7 @@ class Altered(NamedTuple):
     filled: tuple[tuple[str, str], ...]
     removed: Part | None = None
     emptied: bool = False
+    exchanged: Part | None = None
     computed: tuple[str, ...] = ()
 
 
@@ -83,10 +85,10 @@ def alter(
     ``database`` is the default charset of the table's database. ``empty``: no rows of the table are
     followed yet, so only its definition matters. Raises Unfollowable, Unreadable and SchemaError.
     """
-    removed = dropped(table, change.partitions) if change.partitions is not None else None
-    emptied = change.partitions is not None and change.partitions.empties
-    exact = emptied or removed is not None
-    if change.refused and (change.reshapes or not empty) and not exact:
+    partitions = change.partitions or PartitionChange()
+    removed, replaced = dropped(table, partitions), exchanged(table, partitions)
+    known = partitions.empties or removed is not None or replaced is not None
+    if change.refused and (change.reshapes or not empty) and not known:
         raise Unfollowable(change.refused)
     if not empty and ignore and _adds_unique(change):
         raise Unfollowable("may drop rows as duplicates, which the log does not show")
@@ -125,10 +127,10 @@ def alter(
     if not has_foreign_keys(change.engine):
         draft.ignore_foreign_keys()
     after = draft.table(change.name or table.id, table.version + 1)
-    partitions = _partitions(table, after, change, renamed, dialect.time)
-    after = msgspec.structs.replace(after, partitions=partitions)
+    now = _partitions(table, after, change, renamed, dialect.time)
+    after = msgspec.structs.replace(after, partitions=now)
     names = tuple(column.name for column in generated)
-    return Altered(after, renamed, filled, removed, emptied, names)
+    return Altered(after, renamed, filled, removed, partitions.empties, replaced, names)
 
 
 def _settle(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
-from engine.change import DeletePart, SchemaChange, Truncate
+from engine.change import DeletePart, SchemaChange, Truncate, UnloggedPart
 from engine.errors import SchemaError, UnloggedChange
 from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
@@ -23,6 +23,7 @@ from sources.mysql.ddl.computed import computed as computed_columns
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Contradiction, Draft
 from sources.mysql.ddl.foreign_keys import has_foreign_keys, renamed_table, with_parents
+from sources.mysql.ddl.masked import masked
 from sources.mysql.ddl.partitions import changed
 from sources.mysql.ddl.statements import (
     AlterTable,
@@ -40,7 +41,7 @@ from sources.mysql.ddl.tokens import Unreadable
 __all__ = ["Effect", "apply_statement"]
 
 #: What a statement can do to a followed table.
-Effect = SchemaChange | Truncate | DeletePart
+Effect = SchemaChange | Truncate | DeletePart | UnloggedPart
 
 _BACKFILL_AGAIN = BACKFILL
 _ROW_FORMAT = f"set binlog_format = ROW, globally and in sessions that set their own; {BACKFILL}"
@@ -287,7 +288,7 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
     if statement.problem:
         raise _unlogged(statement.kind, id, statement.problem)
     try:
-        after, renamed, filled, removed, emptied, computed = alter(
+        altered = alter(
             *(table, statement.change, followed.charset(id.schema), followed.dialect),
             ignore=statement.ignore,
             empty=followed.empty,
@@ -300,12 +301,19 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
         raise _unlogged(statement.kind, id, str(error)) from error
     except SchemaError as error:
         raise _unlogged(statement.kind, id, error.message, error.hint) from error
+    after = altered.table
     if after.id != id:
         _check_name(statement.kind, id, after.id, followed)
-    effects: list[Effect] = [followed.change(table, after, renamed, filled, computed)]
-    if emptied or removed is not None:
-        effects.insert(0, Truncate(table) if removed is None else DeletePart(table, removed))
-    return effects
+    effects: list[Effect] = []
+    if altered.emptied:
+        effects.append(Truncate(table))
+    elif altered.removed is not None:
+        effects.append(DeletePart(table, altered.removed))
+    elif altered.exchanged is not None:
+        reason = f"{statement.kind} {statement.change.refused}"
+        effects.append(UnloggedPart(table, altered.exchanged, reason, masked(followed.sql)))
+    change = followed.change(table, after, altered.renamed, altered.filled, altered.computed)
+    return [*effects, change]
 
 
 def _rename(statement: RenameTables, followed: _Followed) -> list[Effect]:

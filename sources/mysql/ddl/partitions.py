@@ -21,7 +21,14 @@ from engine.schema import Bound, Column, Part, Partitions, Range, Table, joined_
 from sources.mysql.ddl.session_time import SessionTime
 from sources.mysql.ddl.tokens import Tokens, Unreadable
 
-__all__ = ["PartitionChange", "changed", "dropped", "partitions_of", "read_partition_change"]
+__all__ = [
+    "PartitionChange",
+    "changed",
+    "dropped",
+    "exchanged",
+    "partitions_of",
+    "read_partition_change",
+]
 
 _Item = TypeVar("_Item")
 _INTEGERS: Final = frozenset(("tinyint", "smallint", "mediumint", "int", "bigint"))
@@ -57,7 +64,7 @@ class PartitionChange(msgspec.Struct, frozen=True):
     ``lists`` (by lists, not by ranges) belong to PARTITION BY.
     """
 
-    verb: Literal["by", "add", "reorganize", "drop", "truncate", "unknown"] = "unknown"
+    verb: Literal["by", "add", "reorganize", "drop", "truncate", "exchange", "unknown"] = "unknown"
     names: tuple[str, ...] = ()
     definitions: tuple[_Definition, ...] = ()
     column: str = ""
@@ -98,6 +105,13 @@ def _read(tokens: Tokens) -> PartitionChange:
             found = PartitionChange("drop", _read_names(tokens))
         case "TRUNCATE":
             found = PartitionChange("truncate", () if tokens.take("ALL") else _read_names(tokens))
+        case "EXCHANGE":
+            found = PartitionChange("exchange", (tokens.name(),))
+            tokens.expect("WITH", "TABLE")
+            tokens.name()
+            if tokens.take("."):
+                tokens.name()
+            tokens.take("WITH", "VALIDATION")  # without it, rows may be in a wrong partition
         case "ANALYZE" | "CHECK" | "OPTIMIZE" | "REBUILD" | "REPAIR":
             return PartitionChange("reorganize")
         case _:
@@ -242,8 +256,10 @@ def changed(
         return before
     if change.verb == "by":
         return _made(columns, change, time)
-    if before is None or change.verb == "unknown" or change.verb == "truncate":
-        return before if change.verb == "truncate" else None
+    if change.verb in ("truncate", "exchange"):
+        return before
+    if before is None or change.verb == "unknown":
+        return None
     by = PartitionChange(
         "by", (), change.definitions, before.column, before.function, bool(before.lists)
     )
@@ -270,6 +286,14 @@ def dropped(table: Table, change: PartitionChange) -> Part | None:
     """The rows that a statement removes; None if they are not known."""
     before = table.partitions
     if before is None or change.verb not in ("drop", "truncate"):
+        return None
+    return _part(before, change.names)
+
+
+def exchanged(table: Table, change: PartitionChange) -> Part | None:
+    """The rows that a statement replaces by those of another table; None if they are not known."""
+    before = table.partitions
+    if before is None or change.verb != "exchange":
         return None
     return _part(before, change.names)
 

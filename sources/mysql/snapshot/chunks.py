@@ -25,7 +25,7 @@ from engine.databases.mysql.connect import translate_errors
 from engine.databases.mysql.identifiers import quote_table
 from engine.databases.mysql.types import same_order, same_type
 from engine.errors import ShapeChanged, SourceError, SourceLost, TableRecreated
-from engine.schema import Column, Table
+from engine.schema import Column, Part, Table
 from sources.mysql.catalog import read_columns, row_statistics
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.position import MySQLPosition, parse_position
@@ -69,7 +69,14 @@ class ChunkReader:
         self._watermarks = Watermarks(flavour, gtid)
 
     def chunks(
-        self, table: Table, cursor: str | None, low_watermark: str, *, rows: int, readers: int
+        self,
+        table: Table,
+        cursor: str | None,
+        low_watermark: str,
+        *,
+        rows: int,
+        readers: int,
+        part: Part | None = None,
     ) -> Iterator[Chunk]:
         """See ``engine.contract.SnapshotSource.chunks``.
 
@@ -80,6 +87,7 @@ class ChunkReader:
         reading = _Reading(
             *(self._sessions, self._watermarks, table, parse_position(low_watermark), rows),
             self._invalid_text,
+            part,
         )
         try:
             if table.key:
@@ -162,6 +170,7 @@ class _Reading:
         low_watermark: MySQLPosition,
         rows: int,
         invalid_text: InvalidText | None,
+        part: Part | None,
     ) -> None:
         self._invalid_text = invalid_text
         self.abandoned = False
@@ -171,7 +180,7 @@ class _Reading:
         self._low_watermark = low_watermark
         self._rows = rows
         self._row_bytes = 1.0
-        self._keyset = Keyset(table)
+        self._keyset = Keyset(table, part)
         self._keys = self._keyset.as_table()
 
     def by_key(self, cursor: str | None, readers: int) -> Iterator[Chunk]:

@@ -18,8 +18,9 @@ from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.errors import ConfigError
 from engine.remedies import BACKFILL
-from engine.schema import Column, Table
+from engine.schema import Column, Part, Table
 from sources.mysql.codec.invalid_text import SubstitutedText
+from sources.mysql.snapshot.parts import part_condition
 
 __all__ = ["Keyset"]
 
@@ -28,9 +29,13 @@ _QUOTED = frozenset(("date", "datetime", "timestamp", "interval", "uuid"))
 
 
 class Keyset:
-    """The key of one table as SQL. A key is a tuple of values in the order of the key's columns."""
+    """The key of one table as SQL. A key is a tuple of values in the order of the key's columns.
 
-    def __init__(self, table: Table) -> None:
+    ``part``: the rows are those of a part of the table.
+    """
+
+    def __init__(self, table: Table, part: Part | None = None) -> None:
+        self._conditions = [] if part is None else [part_condition(part)]
         self.columns = [table.columns[ordinal] for ordinal in table.key]
         self._names = [_operand(column) for column in self.columns]
         self._ordinals = table.key
@@ -64,7 +69,7 @@ class Keyset:
 
     def between(self, after: Key | None, last: Key | None) -> str:
         """The WHERE clause for keys above ``after`` and up to ``last``; empty for all."""
-        conditions = []
+        conditions = list(self._conditions)
         if after is not None:
             conditions.append(self._compare(after, ">", ">"))
         if last is not None:
