@@ -6,16 +6,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 
-from engine.errors import ConfigError
+from engine.change import Commit
+from engine.errors import ConfigError, TailraceError
+from engine.schema import Table
+from sources.mysql.binlog import events as ev
+from sources.mysql.binlog.stream import Stream
+from sources.mysql.gtid import GtidSet
 from sources.mysql.position import MySQLPosition, parse_position
 from tests.support.engine_process import write_config
 from tests.support.servers import AnyServer, connect_mysql
+from tests.support.written_log import START, UUID, Log, fed, inserted, stream_at
 
 STOP = '[errors]\non_error = "stop"\n[backfill]\nunlogged_change = "stop"\n'
 
@@ -40,6 +47,53 @@ def test_a_place_is_part_of_the_position() -> None:
     for place, whole in (("bin.000002:100", False), ("bin.000001:900", True), ("900", False)):
         with pytest.raises(ConfigError):
             start.pass_over(place, whole=whole)
+
+
+def passing_stream(*places: str, tables: Sequence[Table] = ()) -> Stream:
+    return stream_at(msgspec.structs.replace(START, passing=frozenset(places)), *tables)
+
+
+def test_events_are_passed_over_alone() -> None:
+    log = Log().gtid(10).query("BEGIN").table().insert(1, last=False)
+    place = f"binlog.000001:{log.insert(2, last=False).offset}"
+    log.insert(3).xid().gtid(11).query("BEGIN").table().insert(4).xid()
+    stream = passing_stream(place)
+    changes = fed(stream, log)
+    assert inserted(changes) == [1, 3, 4]
+    assert isinstance(changes[-1], Commit)
+    (first, second) = [change for change in changes if isinstance(change, Commit)]
+    assert parse_position(str(first.position)).passing == frozenset()
+    assert parse_position(str(second.position)).gtids == GtidSet.parse(f"{UUID}:1-11")
+
+
+def test_a_transaction_is_passed_over_and_counts_as_executed() -> None:
+    log = Log().gtid(10).query("BEGIN").table().insert(1).xid()
+    place = f"binlog.000001:{log.offset}+"
+    log.gtid(11).query("BEGIN").table().insert(2).query("UPDATE item SET id = 9").xid()
+    log.gtid(12).query("BEGIN").table().insert(3).xid()
+    changes = fed(passing_stream(place), log)
+    assert inserted(changes) == [1, 3]
+    last = changes[-1]
+    assert isinstance(last, Commit)
+    position = parse_position(str(last.position))
+    assert (position.gtids, position.passing) == (GtidSet.parse(f"{UUID}:1-12"), frozenset())
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "between"])
+@pytest.mark.parametrize("kind", [ev.INCIDENT, 99], ids=["incident", "unknown"])
+def test_what_names_no_table_is_passed_over(kind: int, inside: bool) -> None:
+    body = b"\x01\0\x04lost"
+    log = Log().gtid(10).query("BEGIN").table().insert(1)
+    if inside:
+        place = f"binlog.000001:{log.add(kind, body).offset}"
+    log.xid()
+    if not inside:
+        place = f"binlog.000001:{log.add(kind, body).offset}"
+    log.gtid(11).query("BEGIN").table().insert(2).xid()
+    with pytest.raises(TailraceError) as caught:
+        fed(stream_at(START), log)
+    assert caught.value.position == place
+    assert inserted(fed(passing_stream(place), log)) == [1, 2]
 
 
 @pytest.mark.parametrize(

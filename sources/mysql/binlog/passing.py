@@ -29,15 +29,22 @@ def passing(
     position: StreamPosition,
     defer: Callable[[bool], None],
     finish: Callable[[int], None],
+    unknown: Callable[[int, int], None],
 ) -> list[Handler | None]:
     """The handlers of a stream at ``position``, wrapped if there are places to pass over.
 
     ``defer`` says whether statements have no effect from here on, until their group ends, and
-    ``finish`` ends the group at a time.
+    ``finish`` ends the group at a time. ``unknown`` handles an event of an unknown kind, with its
+    flags.
     """
     if not position.passing:
         return handlers
-    return [*map(_Passing(position, defer, finish).wrapped, handlers)]
+
+    def refuse(kind: int, event: bytes, end: int, timestamp: int) -> None:
+        unknown(kind, int.from_bytes(event[17:19], "little"))
+
+    wrapped = _Passing(position, defer, finish).wrapped
+    return [wrapped(handler or refuse, known=handler is not None) for handler in handlers]
 
 
 class _Passing:
@@ -54,10 +61,8 @@ class _Passing:
         self._finish = finish
         self._whole = False
 
-    def wrapped(self, handler: Handler | None) -> Handler | None:
+    def wrapped(self, handler: Handler, *, known: bool) -> Handler:
         """The handler, but for the events at these places and in these transactions."""
-        if handler is None:
-            return None
 
         def handle(kind: int, event: bytes, end: int, timestamp: int) -> None:
             if self._starts(kind):
@@ -73,7 +78,7 @@ class _Passing:
                     self._defer(False)
             elif kind == ev.TRANSACTION_PAYLOAD:  # it has the end of the transaction, too
                 self._finish(timestamp)
-            elif kind in _CHANGES:
+            elif kind in _CHANGES or not known:
                 self._position.pass_over()
             else:
                 handler(kind, event, end, timestamp)

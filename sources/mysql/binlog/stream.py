@@ -16,14 +16,10 @@ from zlib import crc32
 
 from engine.change import Begin, Cascade, Change, Commit, Rows
 from engine.errors import DecodeError, SourceError, TailraceError
-from engine.remedies import BACKFILL_ALL
+from engine.remedies import BACKFILL_ALL, SKIP_STATEMENT, and_then
+from sources.mysql.binlog import compression
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.cascades import Decoder
-from sources.mysql.binlog.compression import (
-    decompressed_rows,
-    payload_events,
-    read_compressed_query,
-)
 from sources.mysql.binlog.passing import Handler, passing
 from sources.mysql.binlog.query_event import Query, read_load_query, read_query
 from sources.mysql.binlog.replay import Replay
@@ -45,7 +41,7 @@ _ROWS: Final = ev.ROWS
 _QUERIES: Final = {
     ev.QUERY: read_query,
     ev.EXECUTE_LOAD_QUERY: read_load_query,
-    ev.MARIADB_QUERY_COMPRESSED: read_compressed_query,
+    ev.MARIADB_QUERY_COMPRESSED: compression.read_compressed_query,
 }
 
 
@@ -76,8 +72,8 @@ class Stream:
         self._sources: dict[bytes, str] = {}
         self._begins: set[bytes] = set()
         self._reset()
-        handlers = self._make_handlers()
-        self._handlers = passing(handlers, self.position, self._defer, self._finish)
+        hooks = (self._defer, self._finish, self._on_unknown)
+        self._handlers = passing(self._make_handlers(), self.position, *hooks)
 
     def _reset(self) -> None:
         """Set the state between two groups."""
@@ -208,7 +204,7 @@ class Stream:
     def _on_incident(self, kind: int, event: bytes, end: int, timestamp: int) -> None:
         raise SourceError(
             f"the source's log has lost events: {ev.read_incident(event, end)}",
-            hint=BACKFILL_ALL,
+            hint=and_then(SKIP_STATEMENT, BACKFILL_ALL),
         )
 
     def _on_unknown(self, kind: int, flags: int) -> None:
@@ -401,7 +397,7 @@ class Stream:
         elif kind == ev.PARTIAL_UPDATE_ROWS:
             rows = decoder.decode(op, event, start, end, partial_json=True)
         else:
-            event = decompressed_rows(event, start, end, 2 if op == "update" else 1)
+            event = compression.decompressed_rows(event, start, end, 2 if op == "update" else 1)
             rows = decoder.decode(op, event, 0, len(event))
         if decoder.derive is not None:
             self._derive(decoder.derive(rows, not flags & _NO_FOREIGN_KEY_CHECKS))
@@ -428,7 +424,7 @@ class Stream:
 
     def _unpack(self, event: bytes, end: int) -> Iterator[list[Change]]:
         """Handle the events of a compressed transaction, which have no checksum or position."""
-        for inner in payload_events(event, end):
+        for inner in compression.payload_events(event, end):
             for each in inner:
                 timestamp, kind, _, size, _, flags = ev.read_header(each)
                 handler = self._handlers[kind]
