@@ -129,7 +129,7 @@ class Expression(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``text`` is the name of a ``column``, the digits of a ``number`` or ``float``, a ``text``, the
     digits to which ``round`` rounds (half away from zero), or why an expression is ``inexact``: it
-    cannot be said exactly in these terms. Of the others:
+    cannot be said exactly in these terms (its arguments are the columns). Of the others:
 
     - ``null``; ``minus``, ``abs``, ``floor``, ``ceiling``, ``add``, ``subtract``, ``multiply``;
       ``divide`` and ``modulo``, of whole numbers, towards zero, NULL for a divisor of zero

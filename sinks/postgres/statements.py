@@ -20,7 +20,8 @@ from engine.databases.postgres.types import (
     ComputedColumn,
     holds_null,
 )
-from engine.schema import Table
+from engine.errors import UnloggedChange
+from engine.schema import Column, Table
 from engine.toolkit.compaction import columns_of
 from sinks.postgres.copy import Encoder, Field
 
@@ -93,6 +94,7 @@ class Statements:
 
     def _rows(self, mask: int | None) -> StagingTable:
         """For rows, with the columns of the mask."""
+        self._check_generated(mask, self.table.key)
         columns = self._columns(mask)
         fields = [self._field(n) for n in self._known(mask)]
         return self._staging_table("rows", columns, columns, fields)
@@ -107,6 +109,7 @@ class Statements:
     def _key_changes(self, mask: int) -> StagingTable:
         """For key changes: the old key, and the columns of the mask of the new row. The rows to
         encode are the old and the new image, joined."""
+        self._check_generated(mask, ())
         width = len(self.table.columns)
         new = [self._field(n, shift=width) for n in self._known(mask)]
         old = [self._field(n) for n in self.table.key]
@@ -116,6 +119,21 @@ class Statements:
         return self._staging_table(
             "key_changes", f"{keys}, {known}", f"{query}, {known}", [*old, *new], 2
         )
+
+    def _check_generated(self, mask: int | None, unchanged: Sequence[int]) -> None:
+        """Raise UnloggedChange if generated columns may change with those of the mask, and are not
+        in it: MariaDB leaves virtual ones out of images that are not full."""
+        known = columns_of(self.table, mask)
+        changed = {self.table.columns[n].name for n in known if n not in unchanged}
+        for ordinal in self._written:
+            column = self.table.columns[ordinal]
+            if column.generated and ordinal not in known and _may_use(column, changed):
+                raise UnloggedChange(
+                    f"the log does not hold the generated column {column.name} of changed rows",
+                    hint="SET GLOBAL binlog_row_image = FULL on the source, and let its sessions"
+                    " reconnect.",
+                    table=self.table.id,
+                )
 
     def _staging_table(
         self, purpose: str, columns: str, query: str, fields: Sequence[Field], images: int = 1
@@ -258,3 +276,8 @@ class Statements:
             wanted = ", ".join(f"w.c{n}" for n in values)
             hashed = [f"ROW({', '.join(values.values())})::text = ROW({wanted})::text"]
         return " AND ".join([*hashed, *others])
+
+
+def _may_use(column: Column, names: set[str]) -> bool:
+    """Whether a generated column may be computed from columns of these names."""
+    return column.expression is None or not names.isdisjoint(column.expression.columns)

@@ -31,7 +31,7 @@ from engine.schema import (
 from sources.mysql.codec.versioned import ROW_END, ROW_START
 from sources.mysql.ddl.computed import computed
 from sources.mysql.ddl.dialect import Dialect
-from sources.mysql.ddl.expressions import shown_expression
+from sources.mysql.ddl.expressions import inexact, shown_expression
 from sources.mysql.ddl.keys import KeyDefinition, read_key
 from sources.mysql.ddl.partitions import partitions_of
 from sources.mysql.merge_tables import merge_tables, refusal
@@ -416,7 +416,8 @@ def _mark_row_times(
             type = neutral_type("timestamp(6)")
             for name, mark in (("row_start", ROW_START), ("row_end", ROW_END)):
                 marks[id][name] = mark
-                columns[id].append(Column(name, type, "timestamp(6)", False, None, True))
+                filled = inexact("the server fills it")
+                columns[id].append(Column(name, type, "timestamp(6)", False, None, True, filled))
         columns[id] = [
             msgspec.structs.replace(it, source_type=it.source_type + marks[id].get(it.name, ""))
             for it in columns[id]

@@ -23,7 +23,7 @@ from engine.databases.mysql.charset import (
 from engine.databases.mysql.invalid_text import invalid_text
 from engine.databases.mysql.types import MySQLType, neutral_type, parse_type, unquote
 from engine.errors import ConfigError, UnloggedChange
-from engine.schema import Column, Table, TableId
+from engine.schema import Column, Expression, Table, TableId
 from engine.toolkit.policies import ReadPolicies
 from sources.mysql.codec.table_match import without_charset
 from sources.mysql.ddl.effects import Effect
@@ -205,6 +205,10 @@ def _difference(before: Column, after: Column) -> str:
     return f"the policy invalid_text of column {after.name} is {now}, and was {was}"
 
 
+def _inexact(columns: Iterable[str]) -> Expression:
+    return inexact("it uses a text in the wrong charset", sorted(columns))
+
+
 def _without_texts(columns: tuple[Column, ...]) -> tuple[Column, ...]:
     """The columns; what the source computes from texts that it reads in the wrong charset is not
     what their right characters give.
@@ -213,7 +217,7 @@ def _without_texts(columns: tuple[Column, ...]) -> tuple[Column, ...]:
     if not wrong:
         return columns
     return tuple(
-        msgspec.structs.replace(column, expression=inexact("it uses a text in the wrong charset"))
+        msgspec.structs.replace(column, expression=_inexact(column.expression.columns))
         if column.expression is not None and not wrong.isdisjoint(column.expression.columns)
         else column
         for column in columns

@@ -231,7 +231,7 @@ def _check_generated(draft: Draft, before: Columns, defined: list[DraftColumn]) 
 def _may_use(column: Column, name: str) -> bool:
     """Whether a generated column may be computed from the column with this name."""
     expression = column.expression
-    return expression is None or expression.name == "inexact" or name in expression.columns
+    return expression is None or name in expression.columns
 
 
 def _filled(

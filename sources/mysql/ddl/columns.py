@@ -187,7 +187,12 @@ def with_row_times(columns: Sequence[ColumnDefinition]) -> list[ColumnDefinition
         *columns,
         *(
             ColumnDefinition(
-                name, "timestamp(6)", nullable=False, generated=True, filled="it", row_time=mark
+                *(name, "timestamp(6)"),
+                nullable=False,
+                generated=True,
+                filled="it",
+                row_time=mark,
+                expression=inexact("the server fills it"),
             )
             for name, mark in hidden
         ),
@@ -345,13 +350,14 @@ def _read_value_attribute(tokens: Tokens, found: _Attributes, dialect: Dialect) 
         found.nullable, found.filled = False, "generated numbers"
     elif tokens.take("GENERATED", "ALWAYS", "AS") or tokens.take("AS"):
         if tokens.take("ROW", "START"):
-            found.row_time = ROW_START
+            found.row_time, found.expression = ROW_START, inexact("the server fills it")
         elif tokens.take("ROW", "END"):
-            found.row_time = ROW_END
+            found.row_time, found.expression = ROW_END, inexact("the server fills it")
         else:
             found.expression = read_expression(tokens.of(tokens.group()))
             if dialect.sql_mode & HIGH_NOT_PRECEDENCE:
-                found.expression = inexact("the SQL mode HIGH_NOT_PRECEDENCE was set")
+                used = sorted(found.expression.columns)
+                found.expression = inexact("the SQL mode HIGH_NOT_PRECEDENCE was set", used)
         found.nullable = found.nullable and not found.row_time
         found.generated, found.filled = True, "an expression"
         tokens.take_any(frozenset(("VIRTUAL", "STORED", "PERSISTENT")))

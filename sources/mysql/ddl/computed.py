@@ -72,7 +72,8 @@ def _exact(column: Column, read: Expression, names: Mapping[str, Column]) -> Exp
     try:
         return _stored(_Types(names).of(read), column).node
     except _Inexact as error:
-        return inexact(str(error))
+        used = {name.lower() for name in read.columns}
+        return inexact(str(error), (it.name for key, it in names.items() if key in used))
 
 
 class _Types:

@@ -10,6 +10,7 @@ the list becomes ``inexact``.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from engine.schema import Expression
@@ -45,22 +46,33 @@ _RESERVED: Final = frozenset(
 ) | frozenset(("IN", "INTERVAL", "IS", "LIKE", "MATCH", "MOD", "NOT", "OR", "REGEXP", "RLIKE"))
 
 
-def inexact(reason: str) -> Expression:
-    """An expression that cannot be said exactly."""
-    return Expression("inexact", text=reason)
+def inexact(reason: str, columns: Iterable[str] = ()) -> Expression:
+    """An expression of these columns that cannot be said exactly."""
+    names = tuple(Expression("column", text=name) for name in dict.fromkeys(columns))
+    return Expression("inexact", names, reason)
 
 
 def read_expression(tokens: Tokens) -> Expression:
     """The expression that all of these tokens make."""
+    reason = "it cannot be read"
     try:
         found = _Parser(tokens).disjunction()
-        if not tokens.ended:
-            return inexact(_unknown(tokens.peek()))
-        return found if _depth(found) <= _MOST_LEVELS else inexact("it is too long")
+        if tokens.ended and _depth(found) <= _MOST_LEVELS:
+            return found
+        reason = "it is too long" if tokens.ended else _unknown(tokens.peek())
     except _Unknown as error:
-        return inexact(str(error))
+        reason = str(error)
     except (Unreadable, RecursionError):
-        return inexact("it cannot be read")
+        pass
+    return inexact(reason, _names(tokens.of(tokens.sql)))
+
+
+def _names(tokens: Tokens) -> Iterator[str]:
+    """The names in a text, and all words that could be names."""
+    while not tokens.ended:
+        token = tokens.next()
+        if token.kind in ("name", "word", "quoted"):
+            yield token.text
 
 
 def _depth(node: Expression) -> int:
