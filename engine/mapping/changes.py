@@ -239,6 +239,8 @@ def _translated(
         for ordinal in ordinals:
             column = after.source.columns[ordinal]
             known = old_columns.get(column.name)
+            if column.name in change.computed:
+                return False
             if known is None or (known.type, known.source_type) != (
                 column.type,
                 column.source_type,
@@ -261,7 +263,14 @@ def _translated(
         after=after.target,
         renamed=_renamed(before, after, names),
         filled=_filled(change, after),
+        computed=_generated(change, after),
     )
+
+
+def _generated(change: SchemaChange, after: TableMapping) -> tuple[str, ...]:
+    """The names that generated columns whose values are new have on the target."""
+    places = [after.places.get(after.source.ordinal(name)) for name in change.computed]
+    return tuple(after.target.columns[place].name for place in places if place is not None)
 
 
 def _renamed(

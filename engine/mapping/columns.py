@@ -17,7 +17,7 @@ from engine.mapping.expressions import Compiler, SelectItem, parse_condition, pa
 from engine.mapping.generation import Generator
 from engine.mapping.masks import REDACTED, digits_mask, hash_mask
 from engine.mapping.values import ExpressionError, Shape, Value, result_type
-from engine.schema import Column, Table, Type
+from engine.schema import Column, Expression, Table, Type
 from engine.settings.mapping import TableRules
 
 __all__ = [
@@ -83,7 +83,31 @@ def compile_columns(
         if place is None:
             raise _unknown(table, "mask", name, names)
         columns[place] = _masked(table, columns[place], mask, generator, mask_key)
-    return columns
+    return _with_expressions(table, columns)
+
+
+def _with_expressions(table: Table, columns: list[MappedColumn]) -> list[MappedColumn]:
+    """The columns, with the expressions of generated ones over the names on the target. A target
+    cannot compute from a column that it has not, or masked.
+    """
+    names = {
+        table.columns[it.source].name: it.column.name
+        for it in columns
+        if it.plain and it.source is not None
+    }
+    found = []
+    for it in columns:
+        expression = it.column.expression
+        if expression is not None:
+            if not expression.columns <= names.keys():
+                kept = sorted(expression.columns & names.keys())
+                arguments = tuple(Expression("column", text=name) for name in kept)
+                reason = "a mapping changes or drops its columns"
+                expression = Expression("inexact", arguments, reason)
+            expression = expression.renamed(names)
+            it = it._replace(column=msgspec.structs.replace(it.column, expression=expression))
+        found.append(it)
+    return found
 
 
 def compile_condition(table: Table, rules: TableRules, generator: Generator) -> Condition | None:

@@ -187,12 +187,9 @@ def with_row_times(columns: Sequence[ColumnDefinition]) -> list[ColumnDefinition
         *columns,
         *(
             ColumnDefinition(
-                *(name, "timestamp(6)"),
-                nullable=False,
-                generated=True,
-                filled="it",
-                row_time=mark,
+                *(name, "timestamp(6)", Charset(), False, None, True, "it"),
                 expression=inexact("the server fills it"),
+                row_time=mark,
             )
             for name, mark in hidden
         ),
