@@ -17,7 +17,7 @@ from engine.databases.mysql.types import MySQLType, neutral_type, parse_type
 from engine.schema import Column, Expression
 from sources.mysql.codec.versioned import ROW_END, ROW_START
 from sources.mysql.ddl.defaults import bytes_of, decoded, stored_default
-from sources.mysql.ddl.dialect import HIGH_NOT_PRECEDENCE, Dialect
+from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.expressions import inexact, read_expression
 from sources.mysql.ddl.keys import KeyDefinition, References, read_references
 from sources.mysql.ddl.tokens import Tokens, Unreadable, quote
@@ -351,10 +351,7 @@ def _read_value_attribute(tokens: Tokens, found: _Attributes, dialect: Dialect) 
         elif tokens.take("ROW", "END"):
             found.row_time, found.expression = ROW_END, inexact("the server fills it")
         else:
-            found.expression = read_expression(tokens.of(tokens.group()))
-            if dialect.sql_mode & HIGH_NOT_PRECEDENCE:
-                used = sorted(found.expression.columns)
-                found.expression = inexact("the SQL mode HIGH_NOT_PRECEDENCE was set", used)
+            found.expression = read_expression(tokens.of(tokens.group()), dialect.sql_mode)
         found.nullable = found.nullable and not found.row_time
         found.generated, found.filled = True, "an expression"
         tokens.take_any(frozenset(("VIRTUAL", "STORED", "PERSISTENT")))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from engine.schema import Expression
+from sources.mysql.ddl.dialect import HIGH_NOT_PRECEDENCE
 from sources.mysql.ddl.tokens import Token, Tokens, Unreadable
 
 __all__ = ["inexact", "read_expression", "shown_expression"]
@@ -52,11 +53,13 @@ def inexact(reason: str, columns: Iterable[str] = ()) -> Expression:
     return Expression("inexact", names, reason)
 
 
-def read_expression(tokens: Tokens) -> Expression:
+def read_expression(tokens: Tokens, sql_mode: int = 0) -> Expression:
     """The expression that all of these tokens make."""
     reason = "it cannot be read"
     try:
         found = _Parser(tokens).disjunction()
+        if sql_mode & HIGH_NOT_PRECEDENCE:
+            return inexact("the SQL mode HIGH_NOT_PRECEDENCE was set", sorted(found.columns))
         if tokens.ended and _depth(found) <= _MOST_LEVELS:
             return found
         reason = "it is too long" if tokens.ended else _unknown(tokens.peek())
