@@ -11,12 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.change import Change, Rows, SchemaChange, Truncate
+from engine.change import (
+    CaughtUp,
+    Change,
+    ReplacePart,
+    Rows,
+    SchemaChange,
+    Truncate,
+    UnloggedPart,
+)
 from engine.contract import Applied, Capabilities
 from engine.errors import SinkLost
+from engine.mapping.changes import Mapping
 from engine.pipeline.parts import divided
+from engine.pipeline.twins import Twins
 from engine.schema import Bound, Column, Part, Range, Table, TableId, Type, joined_ranges
 from engine.settings.loader import BackfillSettings
+from engine.settings.mapping import TableRules
 from engine.toolkit.memory_table import MemoryTable
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import MemoryDatabase, UnloggedRows
@@ -274,3 +285,21 @@ def test_random_histories(seed: int) -> None:
     run(make_pipeline(database, store, sink=WatchedSink(store, meanwhile)), until_caught_up=True)
     run(make_pipeline(database, store), until_caught_up=True)
     assert_mirrored(database, store)
+
+
+def test_the_part_of_a_mapped_table() -> None:
+    """It has the names of the target, as do the table and its twin."""
+    rules = TableRules(to="crm.customer", rename={"id": "key"})
+    mapping, twins = Mapping({"shop.keyed": rules}), Twins([KEYED], {})
+    mapping.targets([SchemaChange("", None, KEYED)])
+    (made,) = mapping.targets(twins.targets([UnloggedPart(KEYED, PART, "")]))
+    assert isinstance(made, SchemaChange)
+    twin = made.after
+    assert twin is not None
+    (rows,) = mapping.targets(twins.targets([insert(KEYED, (6, "in"))]))
+    assert isinstance(rows, Rows)
+    assert rows.table == twin
+    (replaced,) = mapping.targets(twins.targets([CaughtUp(KEYED)]))
+    assert isinstance(replaced, ReplacePart)
+    assert replaced.table == mapping.target(KEYED)
+    assert (replaced.twin, replaced.part.column) == (twin, "key")
