@@ -152,7 +152,8 @@ PostGIS reads it with `ST_GeomFromEWKB`.
 - `TIME` goes from -838:59:59 to 838:59:59, so it becomes `interval`.
 - `TIMESTAMP` becomes `timestamptz`, `DATETIME` becomes `timestamp` without a zone.
 - `YEAR(2)` of MariaDB, and of MySQL 5.5 and tables from there, has the two digits that the server \
-prints. 0000 and 2000 are both `00` there.
+prints. 0000 and 2000 are both `00` there, so \
+a key with both is one key on the target.
 - A `FLOAT` keeps its four bytes. `FLOAT(M,D)` and `DOUBLE(M,D)` have the value that the server has \
 rounded.
 - With `binlog_row_value_options = PARTIAL_JSON` the log holds the changed parts of documents. They \
