@@ -26,6 +26,7 @@ from engine.schema import Part, Table, TableId
 
 __all__ = [
     "Applied",
+    "AppliesAtOnce",
     "Capabilities",
     "ChecksPosition",
     "CommandStore",
@@ -383,6 +384,19 @@ class CommandStore(Protocol):
 
     async def engine_runs(self) -> bool:
         """Whether an engine of this pipeline is connected. Not for the engine."""
+
+
+@runtime_checkable
+class AppliesAtOnce(Protocol):
+    """A sink that can apply and commit in one round trip."""
+
+    async def apply_and_commit(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId], checkpoint: Checkpoint
+    ) -> Applied | None:
+        """As ``apply``, then ``commit``. None, with nothing changed, if these changes need more
+        than one round trip; ``apply`` then tells the reason, too.
+        """
+        ...
 
 
 @runtime_checkable

@@ -17,7 +17,8 @@ tailrace_rows_total {table, operation}      counter    row changes applied; ``re
 tailrace_transactions_total                 counter    source transactions applied
 tailrace_batch_rows                         histogram  row changes in a batch of the stream
 tailrace_batch_bytes                        histogram  memory of a batch of the stream, in bytes
-tailrace_stage_seconds {stage}              histogram  time of: apply, commit, backfill
+tailrace_stage_seconds {stage}              histogram  time of: apply, commit, backfill; the
+                                                       commit of few changes is part of apply
 tailrace_reconnects_total {side}            counter    lost connections of: source, sink
 tailrace_drift_total {table}                counter    changes that hit no row, or an existing one
 tailrace_replaced_values_total {table,      counter    values that a policy changed; ``reason`` is
@@ -116,7 +117,11 @@ class Metrics:
         yield
         self._stage.labels(self._pipeline, stage).observe(time.perf_counter() - started)
         if stage == "commit":
-            self._last_commit.labels(self._pipeline).set_to_current_time()
+            self.committed()
+
+    def committed(self) -> None:
+        """The target has committed; the stage ``commit`` calls it."""
+        self._last_commit.labels(self._pipeline).set_to_current_time()
 
     def applied(self, rows: Mapping[tuple[TableId, str], int], applied: Applied) -> None:
         """One ``Sink.apply`` has ended: row changes by table and operation, and what it found."""

@@ -28,7 +28,7 @@ from engine.change import (
     UnloggedPart,
 )
 from engine.checkpoint import Cause, Checkpoint, LeftState
-from engine.contract import Applied, ReadsByPolicy, Sink, Source
+from engine.contract import Applied, AppliesAtOnce, ReadsByPolicy, Sink, Source
 from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
@@ -128,6 +128,7 @@ class TargetWriter:
         self._source = source
         self._reads_by_policy = source if isinstance(source, ReadsByPolicy) else None
         self._sink = sink
+        self._applies_at_once = sink if isinstance(sink, AppliesAtOnce) else None
         self._tracker = tracker
         self._twins = twins
         self._pipeline = checkpoint.pipeline
@@ -172,9 +173,11 @@ class TargetWriter:
             if in_backfill:
                 changes = changes + self._tracker.caught_up(self.position, self._source.reached)
         has_data = any(isinstance(change, DATA) for change in changes)
+        commits = self.commits
         if has_data:
+            end = batch.end if self.transaction is Transaction.EMPTY else None
             self._counters.rows += await self._apply(
-                changes, in_backfill | self._tracker.in_backfill, "apply"
+                changes, in_backfill | self._tracker.in_backfill, "apply", end
             )
             transactions = list(map(type, changes)).count(Commit)
             self._metrics.batch(batch.rows, batch.size, transactions)
@@ -184,6 +187,8 @@ class TargetWriter:
             if has_data or self.transaction is Transaction.PARTIAL:
                 self.transaction = Transaction.WHOLE
             self._note_end(batch.end)
+        if self.commits > commits:
+            self._note_commit()
 
     async def backfill(self, chunk: Chunk) -> None:
         """Apply the rows of a chunk, and record the progress of its table."""
@@ -211,16 +216,22 @@ class TargetWriter:
 
     async def commit(self) -> None:
         """Make everything applied durable together with the checkpoint."""
-        checkpoint = Checkpoint(
-            self._pipeline, self._epoch, self.position, self.committed_at, self._tracker.progress
-        )
         with self._metrics.stage("commit"):
-            await self._sink.commit(checkpoint)
+            await self._sink.commit(self._checkpoint(self.committed_at))
+        self.commits += 1
+        self._note_commit()
+
+    def _checkpoint(self, committed_at: float) -> Checkpoint:
+        return Checkpoint(
+            self._pipeline, self._epoch, self.position, committed_at, self._tracker.progress
+        )
+
+    def _note_commit(self) -> None:
+        """Everything applied is durable."""
         if self.moved and self.transaction is Transaction.WHOLE:
             self._counters.current_at = max(self._counters.current_at, self.committed_at)
         self.transaction, self.moved = Transaction.EMPTY, False
         self._last_commit = time.monotonic()
-        self.commits += 1
         self.committed = self._counters.position = self.position
         self._source.acknowledge(self.position)
 
@@ -230,9 +241,16 @@ class TargetWriter:
         await self._sink.rollback()
 
     async def _apply(
-        self, changes: Sequence[Change], in_backfill: Collection[TableId], stage: Stage
+        self,
+        changes: Sequence[Change],
+        in_backfill: Collection[TableId],
+        stage: Stage,
+        end: Commit | Heartbeat | None = None,
     ) -> int:
-        """Map, apply and count. Returns the number of row changes."""
+        """Map, apply and count. Returns the number of row changes.
+
+        Few changes are committed, too, if they have an ``end``.
+        """
         if not self._sink.capabilities.schema_changes:
             _refuse_schema_changes(changes)
         if not self._sink.capabilities.cascades:
@@ -248,7 +266,7 @@ class TargetWriter:
             names = {*names, *self._twins.target_ids(in_backfill)}
         try:
             with self._metrics.stage(stage):
-                applied = await self._apply_mapped(targets, names)
+                applied = await self._apply_mapped(targets, names, end)
         except UnloggedChange as error:
             own = self._twins.own_error(error)
             _locate(own, changes)
@@ -274,17 +292,20 @@ class TargetWriter:
         return sum(rows.values())
 
     async def _apply_mapped(
-        self, changes: Sequence[Change], in_backfill: Collection[TableId]
+        self,
+        changes: Sequence[Change],
+        in_backfill: Collection[TableId],
+        end: Commit | Heartbeat | None,
     ) -> Applied:
         """Apply changes to the tables that they are mapped to."""
         mapping = self._mapping
         if not mapping.active:
-            return await self._sink.apply(changes, in_backfill)
+            return await self._apply_or_commit(changes, in_backfill, end)
         # First the names: a table that is dropped or renamed in these changes has its old one.
         in_backfill = mapping.target_ids(in_backfill)
         targets = mapping.targets(changes)
         try:
-            return mapping.found(await self._sink.apply(targets, in_backfill))
+            return mapping.found(await self._apply_or_commit(targets, in_backfill, end))
         except TailraceError as error:
             raise mapping.own_error(error) from error
 
@@ -298,6 +319,22 @@ class TargetWriter:
                 "reason": change.reason,
             },
         )
+
+    async def _apply_or_commit(
+        self,
+        targets: Sequence[Change],
+        in_backfill: Collection[TableId],
+        end: Commit | Heartbeat | None,
+    ) -> Applied:
+        """Apply, and commit too if there is an ``end`` and the sink can do both at once."""
+        if end is not None and self._applies_at_once is not None:
+            checkpoint = self._checkpoint(_time_of(end) or self.committed_at)
+            applied = await self._applies_at_once.apply_and_commit(targets, in_backfill, checkpoint)
+            if applied is not None:
+                self._metrics.committed()
+                self.commits += 1
+                return applied
+        return await self._sink.apply(targets, in_backfill)
 
     def _note_replaced(self, replaced: Collection[tuple[TableId, str, str]]) -> None:
         """Log the columns in which a policy has changed values for the first time."""
@@ -317,8 +354,7 @@ class TargetWriter:
 
     def _note_end(self, end: Commit | Heartbeat) -> None:
         """Record the time up to which the target equals the source after the next commit."""
-        at = end.at if isinstance(end, Heartbeat) else end.committed_at
-        if at:
+        if at := _time_of(end):
             self.committed_at = at
             if self.transaction is Transaction.EMPTY:
                 self._counters.beat(at)
@@ -334,6 +370,10 @@ def _locate(error: TailraceError, changes: Sequence[Change]) -> None:
             named = {str(it.id) for it in (change.before, change.after) if it is not None}
             if error.table in named:
                 error.statement = change.statement[:SHOWN_STATEMENT]
+
+
+def _time_of(end: Commit | Heartbeat) -> float:
+    return end.at if isinstance(end, Heartbeat) else end.committed_at
 
 
 def _refuse_schema_changes(changes: Sequence[Change]) -> None:

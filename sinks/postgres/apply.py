@@ -11,7 +11,7 @@ repaired.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -33,13 +33,15 @@ from sinks.postgres.statements import Statements
 
 __all__ = ["Applier"]
 
-#: Up to this many rows of a table, statements for single rows are faster than staging.
-MAX_SINGLE_ROWS = 50
 #: From this many rows on, a staging table without a key is analyzed: its row count alone does not
 #: give the planner a good plan.
 ANALYZED_ROWS = 10_000
 #: After a direct COPY has hit an existing row, inserts into the table are staged this many times.
 STAGED_INSERTS = 20
+
+
+#: A statement for a single row that fails if it hits no row.
+_HIT = "WITH hit AS ({} RETURNING 1) SELECT 1 / count(*) FROM hit"
 
 
 class Applier:
@@ -57,11 +59,11 @@ class Applier:
     async def apply(self, nets: Sequence[NetChanges], applied: Applied) -> None:
         """Apply the net changes of different tables; adds drift and replaced values to
         ``applied``."""
-        small = [net for net in nets if _is_small(net)]
+        small = [net for net in nets if self.is_small(net)]
         if small:
             await self._apply_single_rows(small, applied)
         for net in nets:
-            if not _is_small(net):
+            if not self.is_small(net):
                 await self._session.begin()
                 sql = self._sql(net.table)
                 drift = await (
@@ -70,6 +72,16 @@ class Applier:
                     else self._apply_multiset(net, sql, applied)
                 )
                 _count_drift(applied, net, drift)
+
+    def is_small(self, net: NetChanges) -> bool:
+        """Whether statements for single rows apply it. There are none for key changes, nor for
+        deletes from a table without a key.
+        """
+        return (
+            len(net) <= self._session.single_rows
+            and not net.key_changes
+            and bool(net.table.key or not net.deletes)
+        )
 
     async def cascade(self, change: Cascade) -> None:
         """Apply the actions of foreign keys."""
@@ -120,6 +132,31 @@ class Applier:
                     async with self._session.translate_errors(net.table.id):
                         await self._session.execute_many(statement.fallback, statement.parameters)
             _count_drift(applied, net, drift)
+
+    async def apply_at_once(
+        self, nets: Sequence[NetChanges], applied: Applied, conclude: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Apply the net changes of different tables, all of them small, in the pipeline that
+        ``conclude`` ends with the transaction's COMMIT.
+
+        A statement that would need its fallback is an error, so that nothing is committed.
+        """
+        session, batches = (
+            self._session,
+            [(net, self._statements_for(net, applied)) for net in nets],
+        )
+        cursors: list[tuple[NetChanges, int, Cursor]] = []
+        async with session.translate_errors(), session.connection.pipeline():
+            await session.begin()
+            for net, statements in batches:
+                for it in statements:
+                    sure = it.fallback and not net.upsert
+                    query = _HIT.format(it.query) if sure else it.query
+                    cursor = await session.execute_many(query, it.parameters)
+                    cursors.append((net, len(it.parameters), cursor))
+            await conclude()
+        for net, count, cursor in cursors:
+            _count_drift(applied, net, count - cursor.rowcount)
 
     async def _execute_pipelined(
         self, batches: Sequence[tuple[NetChanges, list[_Statement]]]
@@ -265,16 +302,6 @@ class _Statement(NamedTuple):
     query: str
     parameters: list[Parameters]
     fallback: str
-
-
-def _is_small(net: NetChanges) -> bool:
-    """Whether statements for single rows apply it. There are none for key changes, nor for deletes
-    from a table without a key."""
-    return (
-        len(net) <= MAX_SINGLE_ROWS
-        and not net.key_changes
-        and bool(net.table.key or not net.deletes)
-    )
 
 
 def _in_key_order(table: Table, rows: list[Row]) -> list[Row]:

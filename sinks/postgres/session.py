@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -50,6 +51,11 @@ _WRITER_SETTINGS = {
     "enable_mergejoin": "off",
 }
 
+#: Bounds of the number of rows that statements for single rows apply; how many more round trips
+#: staging takes, and the time of a single row's statement.
+LEAST_SINGLE_ROWS, MOST_SINGLE_ROWS = 50, 2000
+STAGING_ROUND_TRIPS = 5
+SINGLE_ROW_SECONDS = 100e-6
 #: How long the server may take to accept a connection when it is probed.
 PROBE_SECONDS = 2
 #: The release that introduced ``client_connection_check_interval``.
@@ -75,6 +81,8 @@ class Session:
         self._given_up = ""
         #: Whether the target's triggers and foreign keys are off in this session.
         self.replica_role = False
+        #: Up to this many rows, statements for single rows are faster than staging.
+        self.single_rows = LEAST_SINGLE_ROWS
 
     @property
     def connection(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
@@ -116,7 +124,9 @@ class Session:
         if version >= CONNECTION_CHECK_VERSION:
             more["client_connection_check_interval"] = _CONNECTION_CHECK
         await self.execute(set_statements(version, more))
+        started = time.perf_counter()
         self.replica_role = await self._switch_off_triggers()
+        self.single_rows = _single_rows(time.perf_counter() - started)
 
     async def _switch_off_triggers(self) -> bool:
         try:
@@ -145,7 +155,17 @@ class Session:
     async def commit(self) -> None:
         """Commit. After ``SinkLost`` the outcome is unknown."""
         async with self.translate_errors():
-            cursor = await self.connection.execute("COMMIT")
+            cursor = await self.commit_in_pipeline()
+        self.committed(cursor)
+
+    async def commit_in_pipeline(self) -> Cursor:
+        """Execute COMMIT; in a pipeline, its outcome is known when the pipeline has ended. Then
+        call ``committed``.
+        """
+        return await self.connection.execute("COMMIT")
+
+    def committed(self, cursor: Cursor) -> None:
+        """The pipeline with the COMMIT has ended without an error."""
         self._begun = False
         if cursor.statusmessage != "COMMIT":
             raise SinkError("PostgreSQL rolled the transaction back at its COMMIT")
@@ -294,6 +314,11 @@ class Session:
         if translated.retryable or isinstance(error, pg.InsufficientPrivilege):
             return translated
         return ApplyError(translated.message, hint=_apply_hint(error), table=table)
+
+
+def _single_rows(round_trip_seconds: float) -> int:
+    rows = int(STAGING_ROUND_TRIPS * round_trip_seconds / SINGLE_ROW_SECONDS)
+    return min(max(rows, LEAST_SINGLE_ROWS), MOST_SINGLE_ROWS)
 
 
 def is_reachable(url: str, application_name: str) -> bool:

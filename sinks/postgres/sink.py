@@ -14,9 +14,12 @@ from typing import ClassVar
 import msgspec
 
 from engine.change import (
+    Begin,
     Cascade,
     Change,
+    Commit,
     DeletePart,
+    Heartbeat,
     Replace,
     ReplacePart,
     Rows,
@@ -30,19 +33,22 @@ from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Table, TableId
-from engine.toolkit.compaction import net_changes
+from engine.toolkit.compaction import NetChanges, net_changes
 from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, SchemaSegment, segments
 from sinks.postgres.apply import Applier
 from sinks.postgres.commands import CommandTable
 from sinks.postgres.preflight import check
 from sinks.postgres.reset import reset
 from sinks.postgres.schema import SchemaFollower
-from sinks.postgres.session import Session, is_reachable
+from sinks.postgres.session import MAX_WRITE_BYTES, Cursor, Session, is_reachable
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.state import StateStore
 from sinks.postgres.watch import Watch
 
 __all__ = ["PostgresSink"]
+
+#: The changes that carry no data.
+_WITHOUT_DATA = (Begin, Commit, Heartbeat)
 
 
 class PostgresSink:
@@ -123,24 +129,71 @@ class PostgresSink:
         The position never moves backward: the pipeline commits positions in the source's order, and
         only the newest epoch may write.
         """
-        if checkpoint.epoch != self._epoch:
-            raise Fenced(
-                f"the checkpoint has epoch {checkpoint.epoch}, but the sink was opened with epoch"
-                f" {self._epoch}",
-                hint="Open the sink again.",
-            )
+        self._require_epoch(checkpoint)
         try:
             await self._state.save(checkpoint)
         except Fenced:
             await self.rollback()
             raise
         except SinkLost as error:
-            if await self._is_fenced():
-                raise self._state.fenced(self._epoch) from error
+            await self._raise_if_fenced(error)
             raise
         await self._session.commit()
         self._state.saved()
         self._applier.committed()
+
+    async def apply_and_commit(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId], checkpoint: Checkpoint
+    ) -> Applied | None:
+        """As ``AppliesAtOnce.apply_and_commit``, for few changes of rows."""
+        self._require_epoch(checkpoint)
+        nets = self._few_changes(changes, in_backfill)
+        if nets is None:
+            return None
+        applied = Applied()
+        ends: list[Cursor] = []
+
+        async def conclude() -> None:
+            ends.append(await self._state.save_in_pipeline(checkpoint))
+            ends.append(await self._session.commit_in_pipeline())
+
+        try:
+            await self._applier.apply_at_once(nets, applied, conclude)
+        except SinkLost as error:
+            await self._raise_if_fenced(error)
+            raise
+        except TailraceError:
+            # The caller's ``apply`` and ``commit`` repair the drift, or find the same error.
+            await self.rollback()
+            return None
+        saved, committed = ends
+        self._session.committed(committed)
+        await self._state.saved_in_pipeline(saved)
+        self._applier.committed()
+        return applied
+
+    def _few_changes(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId]
+    ) -> list[NetChanges] | None:
+        """The net changes of each table; None if they are many, or not of rows alone."""
+        rows = size = 0
+        for change in changes:
+            if type(change) is Rows:
+                rows += len(change)
+                size += change.size
+            elif type(change) not in _WITHOUT_DATA:
+                return None
+        if not 0 < rows <= self._session.single_rows or size > MAX_WRITE_BYTES:
+            return None
+        nets: list[NetChanges] = []
+        for segment in segments(changes):
+            assert isinstance(segment, RowRuns)
+            for id, runs in segment.by_table.items():
+                found = net_changes(runs, upsert=id in in_backfill)
+                if len(found) != 1 or not self._applier.is_small(found[0]):
+                    return None
+                nets += found
+        return nets
 
     async def rollback(self) -> None:
         """As ``Sink.rollback``."""
@@ -200,6 +253,19 @@ class PostgresSink:
             yield session
         finally:
             await session.close()
+
+    def _require_epoch(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.epoch != self._epoch:
+            raise Fenced(
+                f"the checkpoint has epoch {checkpoint.epoch}, but the sink was opened with epoch"
+                f" {self._epoch}",
+                hint="Open the sink again.",
+            )
+
+    async def _raise_if_fenced(self, error: SinkLost) -> None:
+        """Raise ``Fenced`` if a newer engine has ended the session."""
+        if await self._is_fenced():
+            raise self._state.fenced(self._epoch) from error
 
     async def _is_fenced(self) -> bool:
         """Whether a newer engine is known to have taken over. It ends the older one's session."""

@@ -25,7 +25,7 @@ from engine.errors import Fenced, SinkError, SinkLost
 from engine.schema import Table, TableId
 from sinks.postgres.commands import COMMANDS_WAIT
 from sinks.postgres.layout import SCHEMA, prepare, read_layout, read_progress, read_versions
-from sinks.postgres.session import Session
+from sinks.postgres.session import Cursor, Session
 
 __all__ = ["SCHEMA", "StateStore"]
 
@@ -58,6 +58,10 @@ _SAVE = f"""
 UPDATE {SCHEMA}.checkpoint SET position = $3, committed_at = $4, updated_at = now()
 WHERE pipeline = $1 AND epoch = $2
 RETURNING {COMMANDS_WAIT}"""
+
+#: The same; an error if the epoch is not the newest, for a pipeline in which COMMIT follows.
+_SAVE_OR_FAIL = f"""
+WITH saved AS ({_SAVE} AS waits) SELECT bool_or(waits), 1 / count(*) FROM saved"""
 
 _SAVE_PROGRESS = f"""
 INSERT INTO {SCHEMA}.table_progress
@@ -271,27 +275,41 @@ class StateStore:
 
         Raises ``Fenced`` if the epoch is not the newest. Call ``saved`` after the commit.
         """
-        connection = self._session.connection
-        changed, gone = self._changed(checkpoint.progress)
-        async with self._session.translate_errors(), connection.pipeline():
+        async with self._session.translate_errors(), self._session.connection.pipeline():
             await self._session.begin()
-            values = (checkpoint.epoch, checkpoint.position, checkpoint.committed_at)
-            cursor = await connection.execute(
-                _SAVE, (self.pipeline, *map(str, values)), prepare=True
-            )
-            if changed:
-                await connection.execute(_SAVE_PROGRESS, (self.pipeline, _json(changed)))
-            if gone:
-                await connection.execute(_FORGET_PROGRESS, (self.pipeline, _names(gone)))
+            cursor = await self._execute_save(checkpoint, _SAVE)
         row = await cursor.fetchone()
         if row is None:
             raise self.fenced(checkpoint.epoch)
         self.commands_wait = bool(row[0])
+
+    async def save_in_pipeline(self, checkpoint: Checkpoint) -> Cursor:
+        """As ``save``, inside an open pipeline, where an epoch that is not the newest is an error
+        of the server. When the pipeline has ended, call ``saved_in_pipeline``.
+        """
+        return await self._execute_save(checkpoint, _SAVE_OR_FAIL)
+
+    async def _execute_save(self, checkpoint: Checkpoint, save: str) -> Cursor:
+        connection = self._session.connection
+        changed, gone = self._changed(checkpoint.progress)
+        values = (checkpoint.epoch, checkpoint.position, checkpoint.committed_at)
+        cursor = await connection.execute(save, (self.pipeline, *map(str, values)), prepare=True)
+        if changed:
+            await connection.execute(_SAVE_PROGRESS, (self.pipeline, _json(changed)))
+        if gone:
+            await connection.execute(_FORGET_PROGRESS, (self.pipeline, _names(gone)))
         self._saving = checkpoint.progress
+        return cursor
 
     def saved(self) -> None:
         """Note that the transaction of the last ``save`` is committed."""
         self._saved = self._saving
+
+    async def saved_in_pipeline(self, cursor: Cursor) -> None:
+        """The same of ``save_in_pipeline``."""
+        row = await cursor.fetchone()
+        self.commands_wait = row is not None and bool(row[0])
+        self.saved()
 
     def _changed(
         self, progress: Mapping[TableId, TableProgress]

@@ -349,7 +349,7 @@ def test_any_history_in_any_batches(
     minimal: bool,
     large: bool,
 ) -> None:
-    monkeypatch.setattr("sinks.postgres.apply.MAX_SINGLE_ROWS", 0 if large else 50)
+    monkeypatch.setattr(target.sink._session, "single_rows", 0 if large else 50)
     history = History(minimal=minimal)
     history.play(before)
     history.play(then)

@@ -17,8 +17,8 @@ from engine.errors import ApplyError
 from engine.schema import Column, Table, TableId, Type
 from engine.toolkit.policies import StoragePolicies
 from sinks.postgres import copy
-from sinks.postgres.apply import MAX_SINGLE_ROWS
 from sinks.postgres.copy import Encoder, Field
+from sinks.postgres.session import LEAST_SINGLE_ROWS
 from tests.conftest import AnyServer
 from tests.support.targets import Fresh, Target, insert, opened
 
@@ -123,12 +123,12 @@ def test_every_type_by_copy_and_as_parameters(
     wide, (rows, texts) = wide_table(each), wide_rows(each)
     with opened(fresh_postgres_database(postgres_family)) as target:
         target.create(wide)
-        assert len(rows) > MAX_SINGLE_ROWS
+        assert len(rows) > LEAST_SINGLE_ROWS
         target.do(insert(wide, *rows))
         by_copy = shown(target, wide)
         target.do(Rows(wide, "delete", rows, None))
-        for start in range(0, len(rows), MAX_SINGLE_ROWS):
-            target.do(insert(wide, *rows[start : start + MAX_SINGLE_ROWS]))
+        for start in range(0, len(rows), LEAST_SINGLE_ROWS):
+            target.do(insert(wide, *rows[start : start + LEAST_SINGLE_ROWS]))
         assert by_copy == texts
         assert shown(target, wide) == texts
 

@@ -13,13 +13,21 @@ import pytest
 
 from engine.errors import SinkLost, TailraceError
 from engine.sandbox.proxy import Proxy
+from engine.settings.loader import BatchSettings
 from sinks.memory import MemoryStore
 from sinks.postgres.session import Session
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from sinks.postgres.watch import Watch
-from sources.memory import MemoryDatabase
-from tests.support.memory_pipeline import KEYED, all_live, insert, make_pipeline
+from sources.memory import MemoryDatabase, MemorySettings, MemorySource
+from tests.support.memory_pipeline import (
+    KEYED,
+    all_live,
+    insert,
+    make_pipeline,
+    many_tables,
+    update,
+)
 from tests.support.servers import AnyServer
 from tests.support.targets import Fresh
 from tests.support.waiting import wait_until, wait_until_async
@@ -121,6 +129,45 @@ def test_a_statement_that_works_is_waited_for(url: str) -> None:
     asyncio.run(scenario())
 
 
+def test_a_far_target_keeps_up(postgres: AnyServer, url: str) -> None:
+    """100 transactions per second over five tables, with 200 ms to the target and 200 ms back."""
+    tables = many_tables(5)
+    database = MemoryDatabase()
+    for table in tables:
+        database.load(table, [(n, "a") for n in range(100)])
+    near = make_pipeline(database, MemoryStore(), sink=PostgresSink(PostgresSettings(url), "test"))
+    asyncio.run(near.run(until_caught_up=True))
+    with Proxy(postgres.host, postgres.port, delay_seconds=0.2) as proxy:
+        far = PostgresSettings(through(proxy, url, postgres.port))
+        pipeline = make_pipeline(
+            *(database, MemoryStore()),
+            sink=PostgresSink(far, "test"),
+            source=MemorySource(MemorySettings("memory:test"), database),
+            batch=BatchSettings(),
+        )
+        lags: list[float] = []
+
+        async def scenario() -> None:
+            running = asyncio.create_task(pipeline.run())
+            await wait_until_async(lambda: pipeline.status().lag_seconds == 0.0)
+            started = asyncio.get_running_loop().time()
+            for number in range(300):
+                table = tables[number % 5]
+                row = (number % 100, f"v{number}")
+                database.commit(insert(table, (1000 + number, "b")), update(table, row, row))
+                lags.append(pipeline.status().lag_seconds or 0.0)
+                await asyncio.sleep(max(0.0, started + 0.01 * number - time.monotonic()))
+            await wait_until_async(lambda: pipeline.status().position == "300")
+            pipeline.stop()
+            await running
+
+        asyncio.run(scenario())
+    assert max(lags) < 2.0
+    with psycopg.connect(url) as connection:
+        counts = [connection.execute(f"SELECT count(*) FROM {t.id}".encode()) for t in tables]
+        assert [cursor.fetchone() for cursor in counts] == [(160,)] * 5
+
+
 def make_inserts_wait(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
@@ -132,9 +179,10 @@ def make_inserts_wait(url: str) -> None:
 
 
 def test_a_stop_is_obeyed_while_the_target_does_not_answer(
-    postgres: AnyServer, proxy: Proxy, url: str
+    postgres: AnyServer, proxy: Proxy, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pipeline waits for a large statement over a connection that carries nothing."""
+    monkeypatch.setattr("engine.pipeline.loop.STOP_SECONDS", 1.0)
     settings = PostgresSettings(through(proxy, url, postgres.port))
     database, target = MemoryDatabase(), PostgresSink(settings, "test")
     database.load(KEYED, [(1, "a")])
@@ -152,6 +200,6 @@ def test_a_stop_is_obeyed_while_the_target_does_not_answer(
         await running
         return time.monotonic() - started
 
-    assert asyncio.run(scenario()) < 15
+    assert asyncio.run(scenario()) < 8
     assert pipeline.status().state == "stopped"
     proxy.thaw()
