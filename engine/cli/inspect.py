@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -33,6 +34,7 @@ from engine.errors import ConfigError, ParityError, SchemaError, SourceLost, Tai
 from engine.mapping.reader import MappedReader, compared
 from engine.ops.status import Status, TableStatuses
 from engine.pipeline.twins import current_tables
+from engine.remedies import rendered
 from engine.schema import Table, TableId
 from engine.settings.loader import Settings
 from engine.verify import comparison
@@ -52,6 +54,7 @@ def check(options: argparse.Namespace) -> int:
     """
     settings = load_settings(options.config)
     findings, exit_status = asyncio.run(_check(settings))
+    findings = [_rendered(finding, options.config) for finding in findings]
     if options.json:
         print_json(findings)
     else:
@@ -136,8 +139,17 @@ def _guarantee(can: Capabilities) -> Finding:
     return Finding(level, "guarantee", "; ".join(parts), code="" if level == "ok" else "CK004")
 
 
+def _rendered(finding: Finding, config: Path) -> Finding:
+    """The finding with the names in its action that it stands for."""
+    action = rendered(finding.action, config=str(config), table=finding.subject)
+    return msgspec.structs.replace(finding, action=action)
+
+
 def _as_finding(subject: str, error: TailraceError, code: str) -> Finding:
-    return Finding("error", subject, str(error), error.hint, code)
+    hint = error.hint
+    if "tailrace check" in hint:
+        hint = f"grant the missing right to the user of the {subject}, and check again"
+    return Finding("error", subject, str(error), hint, code)
 
 
 def status(options: argparse.Namespace) -> int:

@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engine.cli.output import prepare_streams
-from engine.errors import TailraceError
+from engine.cli.output import prepare_streams, print_json
+from engine.errors import OutputError, TailraceError
 from engine.ops.log import printable
 from engine.remedies import SKIP_STATEMENT, SKIP_TRANSACTION, and_then, rendered
 
@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except TailraceError as error:
-        show_error(error, str(getattr(options, "config", "")))
+        config = str(getattr(options, "config", ""))
+        show_error(error, config)
+        if getattr(options, "json", False) and not isinstance(error, OutputError):
+            print_json({"error": _as_json(error, config)})
         return error.exit_status
     except KeyboardInterrupt:
         return 1
@@ -71,16 +74,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def show_error(error: TailraceError, config: str = "") -> None:
-    """Print an error and its hint, and log them where the log is configured."""
+def _hint(error: TailraceError, config: str) -> str:
     skips = (SKIP_STATEMENT, SKIP_TRANSACTION) if error.transaction else ()
-    hint = rendered(
+    return rendered(
         and_then(error.hint, *skips),
         config=config,
         table=error.table or "",
         position=error.position or "",
         transaction=error.transaction,
     )
+
+
+def _as_json(error: TailraceError, config: str) -> dict[str, str | None]:
+    """An error as ``--json`` prints it on standard output, in the place of the result."""
+    return {
+        "kind": type(error).__name__,
+        "message": error.message,
+        "hint": _hint(error, config),
+        "table": error.table,
+        "position": error.position,
+    }
+
+
+def show_error(error: TailraceError, config: str = "") -> None:
+    """Print an error and its hint, and log them where the log is configured."""
+    hint = _hint(error, config)
     logger = logging.getLogger("tailrace")
     if logger.handlers:
         logger.error("stopped", extra={"error": str(error), "hint": hint})

@@ -83,6 +83,9 @@ def findings_table(findings: Sequence[Finding]) -> RenderableType:
             (printable(finding.subject), "bold"),
         )
         message = Text(printable(finding.message))
+        if finding.level == "ok":
+            lines.append(heading.append("  ").append(message))
+            continue
         lines += [heading, Padding(message, (0, 0, 0, INDENT))]
         if finding.action:
             action = f"{' ' * INDENT}→ {printable(finding.action)}"

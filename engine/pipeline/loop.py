@@ -326,9 +326,10 @@ class _Attempt:
         if not (first and isinstance(self._source, SnapshotSource)):
             return
         if not self._discovery.found:
-            log.warning(
-                "no table of the source matches, only tables that are created later are followed",
-                extra={"pipeline": self._pipeline.name},
+            raise SourceError(
+                "no table of the source matches",
+                hint="correct tables and exclude in [source], and grant the user SELECT on these"
+                " tables",
             )
         for _ in range(CATALOG_ATTEMPTS):
             self.writer.position = self._discovery.position

@@ -232,6 +232,15 @@ async def read_progress(
     return progress
 
 
+async def read_owners(session: Session, layout: int) -> dict[tuple[str, str], str]:
+    """The schemas and names of all pipelines' tables on the target, each with its pipeline."""
+    cursor = await session.execute(
+        "SELECT target_schema, target_name, pipeline"
+        f" FROM {SCHEMA}.{'tables' if layout == 1 else 'table_version'}"
+    )
+    return {(schema, name): str(owner) for schema, name, owner in await cursor.fetchall()}
+
+
 async def read_versions(
     session: Session, pipeline: str, layout: int
 ) -> list[tuple[tuple[str, str], Table]]:

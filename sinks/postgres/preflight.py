@@ -12,10 +12,14 @@ from engine.contract import Finding
 from engine.databases.postgres.identifiers import Naming, fitted, quote
 from engine.databases.postgres.stored import Storage
 from engine.databases.postgres.types import TEMPORAL, CollatedColumn
+from engine.errors import SinkError, SinkLost
 from engine.schema import Table, Type
+from engine.toolkit.hosts import is_local
 from sinks.postgres.ddl import indexable
+from sinks.postgres.existing import refuse_existing, refuse_owned
 from sinks.postgres.schema import is_reserved
 from sinks.postgres.session import Session
+from sinks.postgres.staging import refuse_without_right
 from sinks.postgres.state import SCHEMA, StateStore
 
 __all__ = ["check"]
@@ -37,9 +41,10 @@ async def check(
     storage: Storage,
 ) -> list[Finding]:
     """All findings, from the server to the columns. Changes nothing."""
-    findings = [*_version(session), *await _encoding(session), *_triggers(session)]
+    findings = [*_version(session), *_protection(session)]
+    findings += [*await _encoding(session), *_triggers(session)]
     findings += await _rights(session, naming, tables)
-    findings += await _existing(session, naming, pipeline, tables)
+    findings += await _existing(session, naming, pipeline, tables, storage)
     findings += _names(naming, tables)
     findings += _unmatched(storage, tables)
     findings += _plain(storage, tables)
@@ -61,6 +66,33 @@ def _version(session: Session) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "target version", text)
+
+
+def _protection(session: Session) -> Iterator[Finding]:
+    """Whether the connection is encrypted, and the server's certificate verified."""
+    connection = session.connection
+    encrypted = connection.pgconn.ssl_in_use
+    options = {
+        option.keyword.decode(): (option.val or b"").decode() for option in connection.pgconn.info
+    }
+    mode = options.get("sslmode", "")
+    # With a root certificate libpq verifies for sslmode=require, too (manual, "SSL Support").
+    authority = options.get("sslrootcert", "")
+    verified = encrypted and (mode.startswith("verify") or (mode == "require" and bool(authority)))
+    action = "sslmode=verify-full&sslrootcert=/path/of/ca.pem in the query of [sink] url"
+    if authority and not verified:
+        message = f"sslrootcert is set and not used: sslmode is {mode}"
+        yield Finding("warning", "target tls", message, action, code="PG009")
+    if is_local(connection.info.host):
+        yield Finding("ok", "target tls", "the target is on this machine")
+    elif not encrypted:
+        message = "the connection to the target is not encrypted"
+        yield Finding("warning", "target tls", message, action, code="PG007")
+    elif not verified:
+        message = "the connection is encrypted, and the server's certificate is not verified"
+        yield Finding("warning", "target tls", message, action, code="PG008")
+    else:
+        yield Finding("ok", "target tls", "encrypted, and the certificate is verified")
 
 
 async def _encoding(session: Session) -> list[Finding]:
@@ -90,17 +122,17 @@ def _triggers(session: Session) -> Iterator[Finding]:
 
 
 async def _rights(session: Session, naming: Naming, tables: Sequence[Table]) -> list[Finding]:
-    database, role = quote(session.connection.info.dbname), quote(session.connection.info.user)
-    cursor = await session.execute(
-        "SELECT has_database_privilege(current_database(), 'CREATE'),"
-        " has_database_privilege(current_database(), 'TEMPORARY')"
-    )
-    may_create, may_create_temporary = await cursor.fetchone() or (False, False)
+    role = quote(session.connection.info.user)
     findings = []
-    if not may_create_temporary:
-        action = f"GRANT TEMPORARY ON DATABASE {database} TO {role};"
-        message = "temporary tables cannot be created"
+    try:
+        await refuse_without_right(session)
+    except SinkLost:
+        raise
+    except SinkError as error:
+        message, action = error.message, error.hint
         findings.append(Finding("error", "target rights", message, action, code="PG005"))
+    cursor = await session.execute("SELECT has_database_privilege(current_database(), 'CREATE')")
+    (may_create,) = await cursor.fetchone() or (False,)
     for schema in sorted({SCHEMA, *(naming.place(table.id)[0] for table in tables)}):
         cursor = await session.execute(
             "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1",
@@ -121,9 +153,9 @@ async def _rights(session: Session, naming: Naming, tables: Sequence[Table]) -> 
 
 
 async def _existing(
-    session: Session, naming: Naming, pipeline: str, tables: Sequence[Table]
+    session: Session, naming: Naming, pipeline: str, tables: Sequence[Table], storage: Storage
 ) -> list[Finding]:
-    """Relations that exist at a table's place and were not created by this pipeline."""
+    """Relations at a table's place that were not created by this pipeline, and cannot be used."""
     places = {naming.place(table.id): table for table in tables}
     cursor = await session.execute(
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -131,18 +163,25 @@ async def _existing(
         (sorted({schema for schema, _ in places}),),
     )
     existing = {(schema, name) for schema, name in await cursor.fetchall()} & set(places)
-    ours = await StateStore(session, pipeline, naming).places()
-    return [
-        Finding(
-            "warning",
-            str(places[place].id),
-            "a relation of this name exists on the target; it is used only if it is an empty table"
-            " of the same columns and key",
-            f"DROP TABLE {quote(*place)}; if nobody needs it, or set [sink] schema.",
-            code="PG010",
-        )
-        for place in sorted(existing - ours)
-    ]
+    owners = await StateStore(session, pipeline, naming).owners()
+    findings = []
+    for place in sorted(existing):
+        table, owner = places[place], owners.get(place)
+        if owner == pipeline:
+            continue
+        try:
+            if owner is not None:
+                raise refuse_owned(owner, table.id)
+            await session.begin()
+            await refuse_existing(session, storage.table(table), quote(*place))
+        except SinkLost:
+            raise
+        except SinkError as error:
+            message, action = error.message, error.hint
+            findings.append(Finding("error", str(table.id), message, action, code="PG010"))
+        finally:
+            await session.rollback()
+    return findings
 
 
 def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:

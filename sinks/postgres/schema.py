@@ -24,12 +24,12 @@ from sinks.postgres.column_types import create_types, drop_types
 from sinks.postgres.ddl import (
     Step,
     alter_table,
-    column_definitions,
     create_indexes,
     create_table,
     delete_part,
 )
 from sinks.postgres.defaults import replaced_default
+from sinks.postgres.existing import refuse_existing, refuse_owned
 from sinks.postgres.policy_guards import policy_guards
 from sinks.postgres.replacement import Replacement, insert_all
 from sinks.postgres.session import Session
@@ -40,14 +40,9 @@ __all__ = ["SchemaFollower", "is_reserved"]
 log = logging.getLogger("tailrace.sink")
 #: The remedy for a change that PostgreSQL cannot do as the source did.
 BACKFILL_AGAIN = BACKFILL
-#: The columns in the order of their names, with their types and positions in the primary key.
 _FOLDED = f"""
 SELECT i.indexrelid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = to_regclass($1) AND starts_with(c.relname, '{FOLDED_INDEX}')"""
-_COLUMNS = """
-SELECT a.attname, format_type(a.atttypid, a.atttypmod), array_position(i.indkey, a.attnum)
-FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
-WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attname"""
 
 
 def is_reserved(schema: str) -> bool:
@@ -85,7 +80,7 @@ class SchemaFollower:
         taken: set[str] = set()
         for name, table in zip(names, tables, strict=True):
             if name in taken:
-                raise _owned(self._state.pipeline, table)
+                raise refuse_owned(self._state.pipeline, table.id)
             taken.add(name)
             if name in existing:
                 await self._check_existing(table, name)
@@ -263,41 +258,8 @@ class SchemaFollower:
             await self._run(Step(f"CREATE SCHEMA {name}"), schemas[name])
 
     async def _check_existing(self, table: Table, name: str) -> None:
-        """Raise ``SinkError`` unless the existing table belongs to no pipeline, is empty, and has
-        the columns and the key that it would be created with."""
+        """Raise ``SinkError`` unless the existing table belongs to no pipeline and can be used."""
         owner = await self._state.owner(table.id)
         if owner is not None:
-            raise _owned(owner, table)
-        expected = "tailrace_expected"
-        definitions = ", ".join(column_definitions(self._stored(table)))
-        key = ", ".join(quote(table.columns[ordinal].name) for ordinal in table.key)
-        await self._session.execute(
-            f"CREATE TEMPORARY TABLE {expected} ({definitions}"
-            + (f", PRIMARY KEY ({key})" if key else "")
-            + ") ON COMMIT DROP",
-            table=table.id,
-        )
-        columns = []
-        for relation in (name, f"pg_temp.{expected}"):
-            cursor = await self._session.execute(_COLUMNS, (relation,), table=table.id)
-            columns.append(await cursor.fetchall())
-        await self._session.execute(f"DROP TABLE pg_temp.{expected}")
-        if columns[0] != columns[1] or await self._session.execute_bulk(
-            f"SELECT 1 FROM {name} LIMIT 1"
-        ):
-            raise SinkError(
-                "the target has a table of this name that was not created by this pipeline, and is"
-                " not an empty table of the same columns and key",
-                hint=f"If nobody needs it: DROP TABLE {name}; otherwise set [sink] schema to"
-                " another schema.",
-                table=table.id,
-            )
-
-
-def _owned(owner: str, table: Table) -> SinkError:
-    return SinkError(
-        f"the target's table already belongs to pipeline {owner}",
-        hint="Two sources cannot share a table: set [sink] schema, or exclude the table from one of"
-        " them.",
-        table=table.id,
-    )
+            raise refuse_owned(owner, table.id)
+        await refuse_existing(self._session, self._stored(table), name)

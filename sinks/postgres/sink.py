@@ -42,6 +42,7 @@ from sinks.postgres.reset import reset
 from sinks.postgres.schema import SchemaFollower
 from sinks.postgres.session import MAX_WRITE_BYTES, Cursor, Session, is_reachable
 from sinks.postgres.settings import PostgresSettings
+from sinks.postgres.staging import refuse_without_right
 from sinks.postgres.state import StateStore
 from sinks.postgres.watch import Watch
 
@@ -100,6 +101,7 @@ class PostgresSink:
         self._applier.reconnected()
         try:
             await self._watch.start()
+            await refuse_without_right(self._session)
             await self._state.create()
             state = await self._state.take(epoch)
         except TailraceError:

@@ -12,14 +12,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.change import Row
+from engine.databases.postgres.identifiers import quote
+from engine.errors import SinkError
 from engine.schema import TableId
 from sinks.postgres.session import Session
 from sinks.postgres.statements import StagingTable
 
-__all__ = ["StagingTables"]
+__all__ = ["StagingTables", "refuse_without_right"]
 
 #: How many staging tables are kept from one transaction to the next.
 KEPT_TABLES = 32
+
+
+async def refuse_without_right(session: Session) -> None:
+    """Raise SinkError if the role may not create temporary tables."""
+    cursor = await session.execute("SELECT has_database_privilege(current_database(), 'TEMPORARY')")
+    if await cursor.fetchone() != (True,):
+        info = session.connection.info
+        raise SinkError(
+            "temporary tables cannot be created in the target's database",
+            hint=f"GRANT TEMPORARY ON DATABASE {quote(info.dbname)} TO {quote(info.user)};",
+        )
 
 
 class StagingTables:

@@ -24,7 +24,14 @@ from engine.databases.postgres.stored import Fingerprint, Storage
 from engine.errors import Fenced, SinkError, SinkLost
 from engine.schema import Table, TableId
 from sinks.postgres.commands import COMMANDS_WAIT
-from sinks.postgres.layout import SCHEMA, prepare, read_layout, read_progress, read_versions
+from sinks.postgres.layout import (
+    SCHEMA,
+    prepare,
+    read_layout,
+    read_owners,
+    read_progress,
+    read_versions,
+)
 from sinks.postgres.session import Cursor, Session
 
 __all__ = ["SCHEMA", "StateStore"]
@@ -242,14 +249,6 @@ class StateStore:
         row = await cursor.fetchone()
         return False if row is None else row[0]
 
-    async def places(self) -> set[tuple[str, str]]:
-        """The schemas and names of the pipeline's tables on the target; none without a state."""
-        await self._session.begin()
-        layout = await read_layout(self._session)
-        versions = await read_versions(self._session, self.pipeline, layout) if layout else []
-        await self._session.commit()
-        return {place for place, _ in versions}
-
     async def _select(self, layout: int | None) -> State | None:
         """The state that is stored in the tables of ``layout``, in the open transaction."""
         if layout is None:
@@ -375,6 +374,16 @@ class StateStore:
             (self.pipeline, id.schema, id.name),
         )
         return await cursor.fetchone() == (True,)
+
+    async def owners(self) -> dict[tuple[str, str], str]:
+        """The schemas and names of all pipelines' tables on the target, each with its pipeline;
+        none without a state. Commits.
+        """
+        await self._session.begin()
+        layout = await read_layout(self._session)
+        owners = await read_owners(self._session, layout) if layout else {}
+        await self._session.commit()
+        return owners
 
     async def owner(self, id: TableId) -> str | None:
         """The pipeline whose table is at this table's place on the target; None if there is

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from engine.databases.mysql.settings import Tls
+from engine.databases.mysql.settings import Tls, database_of
 from engine.errors import ConfigError
 from engine.schema import TableId
 from engine.toolkit.policies import ReadPolicies
@@ -20,6 +20,9 @@ from engine.toolkit.policies import ReadPolicies
 __all__ = ["BinlogFileSettings", "MySQLSettings", "log_path", "selector"]
 
 _SYSTEM_SCHEMAS: Final = ("information_schema", "mysql", "performance_schema", "sys")
+
+
+ALL_TABLES: Final = ("*.*",)
 
 
 class MySQLSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,8 +33,9 @@ class MySQLSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ``engine.databases.mysql.settings.ConnectionSettings``.
 
     ``tables``: patterns ``schema.table`` of the tables to follow, with ``*`` and ``?``; by default
-    all tables. ``exclude``: patterns of the tables to leave out of these. Names are case-sensitive
-    if they are so on the server. The server's system schemas are never followed.
+    all tables of the database in the URL, or, if it names none, of the server. ``exclude``:
+    patterns of the tables to leave out of these. Names are case-sensitive if they are so on the
+    server. The server's system schemas are never followed.
 
     ``server_id``: the id of this replica, 1 to 4294967295, which no other replica uses; 0 (default)
     chooses a random id.
@@ -43,7 +47,7 @@ class MySQLSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """
 
     url: str
-    tables: tuple[str, ...] = ("*.*",)
+    tables: tuple[str, ...] = ALL_TABLES
     exclude: tuple[str, ...] = ()
     server_id: int = 0
     heartbeat_seconds: float = 5.0
@@ -59,6 +63,8 @@ class MySQLSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ConfigError(f"server_id is {self.server_id}", hint="choose 1 to 4294967295, or 0")
         if self.heartbeat_seconds <= 0 or self.timeout_seconds <= 0:
             raise ConfigError("heartbeat_seconds and timeout_seconds must be above 0")
+        if self.tables == ALL_TABLES and (database := database_of(self.url)):
+            msgspec.structs.force_setattr(self, "tables", (f"{database}.*",))
 
 
 class BinlogFileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,7 +86,7 @@ class BinlogFileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """
 
     url: str
-    tables: tuple[str, ...] = ("*.*",)
+    tables: tuple[str, ...] = ALL_TABLES
     exclude: tuple[str, ...] = ()
     schema: str = ""
     lower_case_table_names: Literal[0, 1, "unknown"] = "unknown"

@@ -62,9 +62,9 @@ TABLES = {
         "CREATE TABLE partitioned (id INT PRIMARY KEY) PARTITION BY HASH (id) PARTITIONS 3",
     ),
     Danger("child", "the target cannot do the same", "let applications", "mariadb"): (
-        "CREATE TABLE parent (k VARCHAR(9) COLLATE utf8mb4_general_ci PRIMARY KEY)",
-        "CREATE TABLE child (id INT PRIMARY KEY, k VARCHAR(9) COLLATE utf8mb4_general_ci)",
-        "ALTER TABLE child ADD FOREIGN KEY (k) REFERENCES parent (k) ON DELETE CASCADE",
+        "CREATE TABLE parent (k INT PRIMARY KEY)",
+        "CREATE TABLE child (id INT PRIMARY KEY, k INT, g INT AS (id + 1) VIRTUAL)",
+        "ALTER TABLE child ADD FOREIGN KEY (k) REFERENCES parent (k) ON DELETE SET NULL",
     ),
     Danger("zero_dates", "not in the calendar", "zero_date"): (
         "CREATE TABLE zero_dates (id INT PRIMARY KEY, d DATE)",
@@ -85,13 +85,13 @@ TABLES = {
         "CREATE TABLE nuls (id INT PRIMARY KEY, v VARCHAR(9))",
         "INSERT INTO nuls VALUES (1, x'610062')",
     ),
-    Danger("folded", "ignore case", "ICU collation"): (
+    Danger("folded", "ignore case", 'collation = "source"'): (
         "CREATE TABLE folded (k VARCHAR(20) COLLATE utf8mb4_general_ci PRIMARY KEY)",
     ),
     Danger("wide", "can hold up to", "shorten"): (
         "CREATE TABLE wide (k VARCHAR(760) CHARACTER SET utf8mb4 PRIMARY KEY)",
     ),
-    Danger("unknown_type", "the column e", "xclude the table"): (
+    Danger("unknown_type", "", "to exclude in [source]"): (
         "CREATE TABLE unknown_type (id INT PRIMARY KEY, e ENUM(x'ff', 'b') CHARACTER SET binary)",
     ),
     Danger("system_column", "cannot have the name xmin", "Rename"): (
@@ -99,7 +99,7 @@ TABLES = {
     ),
     Danger(LONG, "too long", "Rename"): (f"CREATE TABLE {LONG} (id INT PRIMARY KEY)",),
     Danger("counter", "sequence", "cutover", "mariadb"): ("CREATE SEQUENCE counter",),
-    Danger("taken", "exists on the target", "DROP TABLE"): (
+    Danger("taken", "the target has a table of this name", "DROP TABLE"): (
         "CREATE TABLE taken (id INT PRIMARY KEY)",
     ),
 }

@@ -48,6 +48,8 @@ __all__ = [
 
 #: Error codes of the server for missing rights and failed authentication.
 ACCESS_DENIED: Final = frozenset((1044, 1045, 1142, 1227, 1698, 3118))
+#: … those of the login, which are errors of the configuration more often than of the rights.
+_LOGIN_DENIED: Final = frozenset((1045, 1698))
 #: Error codes of the server for conditions that pass: too many connections, shutdown, a killed
 #: connection or query, lock wait timeout, deadlock, an idle session that the server has ended.
 TRANSIENT: Final = frozenset(
@@ -263,6 +265,12 @@ def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError
         return side.refused(f"cannot log in at the {side.name}: {text}", hint=_OTHER_PLUGIN)
     if code == _UNKNOWN_CHARSET:
         return side.refused(f"the {side.name} is too old: {text}", hint=_NO_UTF8MB4)
+    if code in _LOGIN_DENIED:
+        return side.refused(
+            f"the {side.name} denies the login: {text}",
+            hint=f"correct user and password in {side.section} url; there the characters"
+            " % / @ : # ? of a password are written %25 %2F %40 %3A %23 %3F",
+        )
     if code in ACCESS_DENIED:
         return side.refused(
             f"the {side.name} denies access: {text}",
@@ -317,7 +325,8 @@ def _tls(address: Address) -> ssl.SSLContext | None:
             context.load_cert_chain(address.tls_cert, address.tls_key or None)
     except OSError as error:
         raise ConfigError(
-            f"tls_ca, tls_cert or tls_key cannot be used: {error.strerror or error}"
+            f"tls_ca, tls_cert or tls_key cannot be used: {error.strerror or error}",
+            hint="name PEM files that exist and that this user may read",
         ) from error
     context.sslsocket_class = _TlsSocket
     return context

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from engine.errors import ConfigError
 
-__all__ = ["Address", "ConnectionSettings", "Tls", "address_of"]
+__all__ = ["Address", "ConnectionSettings", "Tls", "address_of", "database_of"]
 
 Tls = Literal["prefer", "disable", "require", "verify-ca", "verify-full"]
 _TLS: Final = ("prefer", "disable", "require", "verify-ca", "verify-full")
@@ -89,6 +89,9 @@ def address_of(settings: ConnectionSettings) -> Address:
         raise ConfigError("the URL of the MySQL server cannot be read", hint=_URL_HINT) from error
     if parts.scheme not in _SCHEMES or not parts.hostname:
         raise ConfigError("the URL does not name a MySQL server", hint=_URL_HINT)
+    if parts.fragment or "@" in parts.path + parts.query:
+        # An unescaped character of the password has ended the part with the user and the password.
+        raise ConfigError("the URL of the MySQL server cannot be read", hint=_URL_HINT)
     tls = {name: getattr(settings, name) for name in ("tls", "tls_ca", "tls_cert", "tls_key")}
     for name, value in parse_qsl(parts.query):
         if name not in tls:
@@ -106,4 +109,12 @@ def address_of(settings: ConnectionSettings) -> Address:
     return Address(parts.hostname, port, user, password, **tls)
 
 
-_URL_HINT: Final = "write mysql://user:password@host:3306/?tls=require"
+def database_of(url: str) -> str:
+    """The database in the path of a URL; empty if it names none."""
+    return unquote(urlsplit(url).path.strip("/"))
+
+
+_URL_HINT: Final = (
+    "write mysql://user:password@host:3306/?tls=require; in the password, write % as %25, / as %2F,"
+    " @ as %40, : as %3A, # as %23 and ? as %3F"
+)

@@ -1,8 +1,9 @@
 """
 The checks of a server and its tables before they are followed, for ``tailrace check``.
 
-``server`` checks the server's settings and the user's rights, ``tables`` the tables, ``storage``
-their engines and partitions, ``samples`` and ``text`` a sample of their values. A check is a
+``server`` checks the server's settings and the user's rights, ``protection`` the connection,
+``tables`` the tables, ``storage`` their engines and partitions, ``samples`` and ``text`` a sample
+of their values, and ``carried`` lists what a mirror does not have. A check is a
 function that yields findings. A finding that is not ``ok`` says what to type. Nothing is changed on
 the server.
 """
@@ -14,7 +15,9 @@ from typing import Any
 from pymysql.connections import Connection
 
 from engine.contract import Finding
+from sources.mysql.preflight.carried import CARRIED_CHECKS
 from sources.mysql.preflight.context import Context, read_context
+from sources.mysql.preflight.protection import PROTECTION_CHECKS
 from sources.mysql.preflight.samples import SAMPLE_CHECKS
 from sources.mysql.preflight.server import RIGHTS_CHECKS, SETTINGS_CHECKS
 from sources.mysql.preflight.storage import STORAGE_CHECKS
@@ -33,10 +36,11 @@ def preflight(session: Connection[Any], info: ServerInfo, settings: MySQLSetting
     Raises SourceLost if the connection breaks.
     """
     context = read_context(session, info, settings)
-    findings = [finding for check in SETTINGS_CHECKS for finding in check(context)]
+    checks = (*SETTINGS_CHECKS, *PROTECTION_CHECKS)
+    findings = [finding for check in checks for finding in check(context)]
     if context.logs:
         findings += _log_access(context)
-    checks = (*TABLE_CHECKS, *STORAGE_CHECKS, *SAMPLE_CHECKS, *TEXT_CHECKS)
+    checks = (*TABLE_CHECKS, *STORAGE_CHECKS, *SAMPLE_CHECKS, *TEXT_CHECKS, *CARRIED_CHECKS)
     findings += (finding for check in checks for finding in check(context))
     return findings
 

@@ -5,7 +5,7 @@ What the checks look at: the session, the server's settings, and the tables to f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pymysql.connections import Connection
 
@@ -18,7 +18,9 @@ from sources.mysql.overrides import Overrides
 from sources.mysql.server_info import ServerInfo
 from sources.mysql.settings import MySQLSettings, selector
 
-__all__ = ["Check", "Context", "read_context"]
+__all__ = ["DAY_SECONDS", "Check", "Context", "read_context", "retention_seconds"]
+
+DAY_SECONDS: Final = 86_400
 
 
 class Context(NamedTuple):
@@ -55,3 +57,9 @@ def read_context(session: Connection[Any], info: ServerInfo, settings: MySQLSett
     found = read_catalog(session, wanted, refused)
     tables = list(map(Overrides(settings.values).apply, found))
     return Context(session, info, settings, variables, wanted, tables, refused)
+
+
+def retention_seconds(variables: Mapping[str, str]) -> float:
+    """How long the server keeps its log; 0 if until it is purged by hand."""
+    seconds = float(variables.get("binlog_expire_logs_seconds") or 0)
+    return seconds or float(variables.get("expire_logs_days") or 0) * DAY_SECONDS

@@ -13,7 +13,7 @@ from engine.contract import Finding
 from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
 from sources.mysql.binlog.connection import BinlogConnection, choose_server_id
-from sources.mysql.preflight.context import Check, Context
+from sources.mysql.preflight.context import DAY_SECONDS, Check, Context, retention_seconds
 from sources.mysql.releases import release_name, too_new
 from sources.mysql.server_info import log_end
 from sources.mysql.stored_programs import hidden_triggers, shows_routines
@@ -21,7 +21,6 @@ from sources.mysql.unlogged import check_format
 
 __all__ = ["RIGHTS_CHECKS", "SETTINGS_CHECKS"]
 
-_DAY_SECONDS: Final = 86_400
 _RESTART: Final = "and restart the server"
 
 
@@ -118,9 +117,8 @@ def _identity(context: Context) -> Iterator[Finding]:
 
 
 def _retention(context: Context) -> Iterator[Finding]:
-    seconds = float(context.variables.get("binlog_expire_logs_seconds") or 0)
-    seconds = seconds or float(context.variables.get("expire_logs_days") or 0) * _DAY_SECONDS
-    if 0 < seconds < _DAY_SECONDS:
+    seconds = retention_seconds(context.variables)
+    if 0 < seconds < DAY_SECONDS:
         yield Finding(
             "warning",
             "retention",
@@ -130,7 +128,7 @@ def _retention(context: Context) -> Iterator[Finding]:
             code="MY009",
         )
     else:
-        kept = f"for {seconds / _DAY_SECONDS:.1f} days" if seconds else "until it is purged"
+        kept = f"for {seconds / DAY_SECONDS:.1f} days" if seconds else "until it is purged"
         yield Finding("ok", "retention", f"the log is kept {kept}")
 
 

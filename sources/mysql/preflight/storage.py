@@ -12,12 +12,13 @@ from engine.databases.mysql.connect import ACCESS_DENIED, error_code, query
 from engine.databases.mysql.identifiers import quote_name
 from engine.errors import SourceError, SourceLost
 from engine.schema import TableId
-from sources.mysql.preflight.context import Check, Context
+from sources.mysql.preflight.context import Check, Context, retention_seconds
 
 __all__ = ["STORAGE_CHECKS"]
 
 _STORED: Final = """
-SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, CREATE_OPTIONS FROM information_schema.TABLES
+SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, CREATE_OPTIONS, DATA_LENGTH
+FROM information_schema.TABLES
 WHERE TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED', 'SEQUENCE')
 ORDER BY TABLE_SCHEMA, TABLE_NAME
 """
@@ -26,6 +27,8 @@ _TRANSACTIONAL: Final = "SELECT ENGINE FROM information_schema.ENGINES WHERE TRA
 _ELSEWHERE: Final = frozenset(("connect", "federated", "s3", "sequence", "spider"))
 #: Tables that the server cannot open have no engine; see ``tables`` for these and for MERGE tables.
 _CHECKED_ELSEWHERE: Final = ("", "mrg_myisam")
+#: A cautious estimate of how fast a table is read.
+_READ_BYTES_PER_SECOND: Final = 10e6
 #: No table has this name.
 _NO_TABLE: Final = "tailrace_no_such_table"
 
@@ -37,12 +40,14 @@ class _Stored(NamedTuple):
     kind: str
     engine: str
     options: str
+    #: About how many bytes its rows take.
+    size: int
 
 
 def _storage(context: Context) -> Iterator[Finding]:
     stored = [
-        _Stored(id, kind, str(engine or "").lower(), str(options or "").lower())
-        for schema, name, kind, engine, options in query(context.session, _STORED)
+        _Stored(id, kind, str(engine or "").lower(), str(options or "").lower(), size or 0)
+        for schema, name, kind, engine, options, size in query(context.session, _STORED)
         if context.wanted(id := TableId(schema, name))
     ]
     transactional = {str(name).lower() for (name,) in query(context.session, _TRANSACTIONAL)}
@@ -58,9 +63,32 @@ def _storage(context: Context) -> Iterator[Finding]:
                 " (the default) read the table again",
                 code="MY040",
             )
+    yield from _long_reads(context, stored)
     to_lock = {each.id for each in stored if each.engine not in transactional}
     to_lock |= {each.id for each in context.tables if not context.info.gtids or not each.key}
     yield from _locks(context, sorted({id.schema for id in to_lock}))
+
+
+def _long_reads(context: Context, stored: Sequence[_Stored]) -> Iterator[Finding]:
+    """A keyless table is read in one piece, and the stream waits for that."""
+    keyless = {table.id for table in context.tables if not table.key}
+    sizes = [(each.size, each.id) for each in stored if each.id in keyless]
+    kept_seconds = retention_seconds(context.variables)
+    if not sizes or not kept_seconds:
+        return
+    size, id = max(sizes)
+    seconds = size / _READ_BYTES_PER_SECOND
+    if seconds > kept_seconds / 2:
+        yield Finding(
+            "warning",
+            str(id),
+            f"the table has no key and about {size / 1e9:,.0f} GB: reading it may take"
+            f" {seconds / 3600:,.0f} hours, the stream waits for that, and the log is kept for"
+            f" {kept_seconds / 3600:,.0f} hours",
+            "add a primary key, or SET GLOBAL binlog_expire_logs_seconds ="
+            f" {int(seconds * 3)} until it is backfilled",
+            code="MY019",
+        )
 
 
 def _engine(table: _Stored, transactional: Collection[str]) -> Iterator[Finding]:
@@ -103,7 +131,7 @@ def _locks(context: Context, schemas: Sequence[str]) -> Iterator[Finding]:
             if error_code(error) not in ACCESS_DENIED:
                 continue  # no such table: the right was checked before
             yield Finding(
-                "warning",
+                "error",
                 schema,
                 "the user may not lock tables here, which the backfill of tables without a key or"
                 " without transactions needs, and of all tables if there are no GTIDs",

@@ -30,7 +30,7 @@ def _unmatched(context: Context) -> Iterator[Finding]:
         matches = selector((pattern,), (), fold_names=context.info.fold_names)
         if not any(matches(table.id) for table in context.tables):
             yield Finding(
-                "warning",
+                "warning" if context.tables else "error",
                 "tables",
                 f"{pattern!r} matches no table that the user can see",
                 "check its spelling, and that the user has the right SELECT on these tables",
