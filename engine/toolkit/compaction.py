@@ -57,7 +57,7 @@ class NetChanges(msgspec.Struct):
     ``upsert``: rows may already be there or be gone, so inserts replace rows with the same key, and
     updates and deletes may hit nothing. ``direct``: the inserted rows are most likely new, so a
     sink may try a plain insert before it looks for them. ``anomalies`` counts changes that
-    contradict earlier ones of the same batch.
+    contradict earlier ones of the same batch. ``size`` is that of the changes in bytes.
     """
 
     table: Table
@@ -68,6 +68,7 @@ class NetChanges(msgspec.Struct):
     updates: dict[int | None, list[Row]] = msgspec.field(default_factory=dict)
     inserts: dict[int | None, list[Row]] = msgspec.field(default_factory=dict)
     anomalies: int = 0
+    size: int = 0
 
     def __len__(self) -> int:
         """The number of rows to be written or deleted."""
@@ -85,6 +86,14 @@ def net_changes(runs: Sequence[Rows], *, upsert: bool = False) -> list[NetChange
 
     Raises ApplyError if the log holds only part of the row before a change of a keyless table.
     """
+    nets = _net_changes(runs, upsert)
+    size = sum(rows.size for rows in runs)
+    for net in nets:
+        net.size = size
+    return nets
+
+
+def _net_changes(runs: Sequence[Rows], upsert: bool) -> list[NetChanges]:
     table = runs[0].table
     operations = {rows.op for rows in runs}
     upsert = upsert or "read" in operations

@@ -15,6 +15,7 @@ stored position always matches the data.
     statements    the SQL of these statements, for one table version
     staging       the staging tables, which COPY loads
     copy          rows to COPY text and to parameters: the generated encoder
+    large_rows    values of many megabytes, slice by slice
     accelerator   the same in C (``_accelerator.c``): programs for it
 
     schema        executes schema changes: create, alter, truncate, index, drop

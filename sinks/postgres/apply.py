@@ -26,8 +26,8 @@ from engine.errors import ApplyError
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges
 from sinks.postgres.cascades import Cascades
-from sinks.postgres.copy import Encoder, Parameters
-from sinks.postgres.session import Cursor, Session
+from sinks.postgres.copy import LARGE_BYTES, Encoder, Parameters
+from sinks.postgres.session import MAX_WRITE_BYTES, Cursor, Session
 from sinks.postgres.staging import StagingTables
 from sinks.postgres.statements import Statements
 
@@ -79,6 +79,7 @@ class Applier:
         """
         return (
             len(net) <= self._session.single_rows
+            and net.size <= MAX_WRITE_BYTES
             and not net.key_changes
             and bool(net.table.key or not net.deletes)
         )
@@ -168,7 +169,11 @@ class Applier:
         """
         session, cursors, marks = self._session, list[list[Cursor]](), list[Cursor]()
         try:
-            async with session.translate_errors(), session.connection.pipeline():
+            sent = sum(net.size for net, _ in batches)
+            async with (
+                session.translate_errors(sent_bytes=sent),
+                session.connection.pipeline(),
+            ):
                 await session.begin()
                 for _, statements in batches:
                     cursors.append(
@@ -220,12 +225,12 @@ class Applier:
             merged = await self._staging.create(id, sql.rows(None)._replace(purpose="merged"))
         for mask, rows in net.key_changes.items():
             images = sql.key_changes(mask)
-            staged = await self._staging.load(id, images, rows)
+            staged = await self._staging.load(id, images, rows, large=_is_large(net))
             _count_replaced(applied, id, images.encoder)
             query = sql.merge(staged, merged, mask)
             drift += len(rows) - await self._session.execute_bulk(query, table=id)
         for update_mask, rows in net.updates.items():
-            drift += await self._update(sql, update_mask, rows, net.upsert, applied)
+            drift += await self._update(net, sql, update_mask, rows, applied)
         if merged:
             await self._session.execute_bulk(sql.insert(merged, None, net.upsert), table=id)
         for insert_mask, rows in net.inserts.items():
@@ -233,14 +238,16 @@ class Applier:
         return drift
 
     async def _update(
-        self, sql: Statements, mask: int | None, rows: list[Row], upsert: bool, applied: Applied
+        self, net: NetChanges, sql: Statements, mask: int | None, rows: list[Row], applied: Applied
     ) -> int:
         id, staging = sql.table.id, sql.rows(mask)
-        staged = await self._staging.load(id, staging, _in_key_order(sql.table, rows))
+        staged = await self._staging.load(
+            id, staging, _in_key_order(sql.table, rows), large=_is_large(net)
+        )
         _count_replaced(applied, id, staging.encoder)
         query = sql.update(staged, mask)
         missed = len(rows) - await self._session.execute_bulk(query, table=id) if query else 0
-        if missed and mask is None and not upsert:
+        if missed and mask is None and not net.upsert:
             await self._session.execute_bulk(sql.insert(staged, None, False), table=id)
         return missed
 
@@ -249,7 +256,7 @@ class Applier:
     ) -> int:
         id, staging = net.table.id, sql.rows(mask)
         if net.direct and not self._must_stage_inserts(id):
-            pieces = staging.encoder.pieces(rows)
+            pieces = staging.encoder.pieces(rows, large=_is_large(net))
             copying = partial(self._session.copy, sql.copy(mask), pieces, table=id)
             if await self._session.in_savepoint(copying, (UniqueViolation,)):
                 _count_replaced(applied, id, staging.encoder)
@@ -257,7 +264,7 @@ class Applier:
             staging.encoder.take_replaced()  # these are counted when the rows are loaded below
             self._staged_inserts[id] = STAGED_INSERTS
             rows = _last_of_each_key(net.table, rows)
-        staged = await self._staging.load(id, staging, rows)
+        staged = await self._staging.load(id, staging, rows, large=_is_large(net))
         _count_replaced(applied, id, staging.encoder)
         present = 0
         if not net.upsert:
@@ -278,7 +285,7 @@ class Applier:
         drift, id = 0, net.table.id
         if net.deletes:
             staging = sql.rows(None)
-            staged = await self._staging.load(id, staging, net.deletes)
+            staged = await self._staging.load(id, staging, net.deletes, large=_is_large(net))
             staging.encoder.take_replaced()  # they were counted when the rows were inserted
             if len(net.deletes) >= ANALYZED_ROWS:
                 await self._session.execute(f"ANALYZE {staged}", table=id)
@@ -290,7 +297,8 @@ class Applier:
             await self._session.execute("SET LOCAL enable_hashjoin = off")
         for mask, rows in net.inserts.items():
             encoder = sql.rows(mask).encoder
-            await self._session.copy(sql.copy(mask), encoder.pieces(rows), table=id)
+            pieces = encoder.pieces(rows, large=_is_large(net))
+            await self._session.copy(sql.copy(mask), pieces, table=id)
             _count_replaced(applied, id, encoder)
         return drift
 
@@ -302,6 +310,11 @@ class _Statement(NamedTuple):
     query: str
     parameters: list[Parameters]
     fallback: str
+
+
+def _is_large(net: NetChanges) -> bool:
+    """Whether it may have values that are too large to be encoded in one piece."""
+    return net.size > LARGE_BYTES
 
 
 def _in_key_order(table: Table, rows: list[Row]) -> list[Row]:

@@ -48,6 +48,7 @@ from engine.schema import Column, TableId, Type
 from engine.toolkit.codegen import compile_function
 from engine.toolkit.policies import StoragePolicies
 from sinks.postgres.accelerator import copy_accelerator
+from sinks.postgres.large_rows import large_pieces, text_size
 
 __all__ = ["Encoder", "Field", "escape"]
 
@@ -60,6 +61,10 @@ KEY_NUL_BYTES = KEY_NUL.encode()
 #: processor's cache and not to block the event loop.
 PIECE_BYTES = 128 * 1024
 FIRST_PIECE_ROWS = 256
+#: A value of this size is written slice by slice.
+LARGE_BYTES = 4 * 1024 * 1024
+#: PostgreSQL does not receive a larger row.
+LARGEST_ROW_BYTES = (1 << 30) - 8
 MAX_PIECE_ROWS = 4096
 #: ``-MM-DD`` of the days that exist in every year.
 DAYS = frozenset(
@@ -124,11 +129,49 @@ class Encoder:
         self._parameters: Callable[[Sequence[Row]], list[Parameters]] | None = None
         self._piece_rows = FIRST_PIECE_ROWS
 
-    def pieces(self, rows: Sequence[Row]) -> Iterator[bytes]:
-        """COPY text of ``rows`` in pieces of about 128 KiB.
+    def pieces(self, rows: Sequence[Row], *, large: bool = False) -> Iterator[bytes]:
+        """COPY text of ``rows`` in pieces of about 128 KiB. ``large``: values may be larger than
+        LARGE_BYTES, so a row may be several pieces.
 
         Raises ``ApplyError`` for a value that cannot be sent or replaced.
         """
+        start = 0
+        for index, row in enumerate(rows) if large else ():
+            if any(isinstance(each, str | bytes) and len(each) > LARGE_BYTES for each in row):
+                yield from self._pieces(rows[start:index])
+                yield from self._large_pieces(row)
+                start = index + 1
+        yield from self._pieces(rows[start:] if start else rows)
+
+    def _large_pieces(self, row: Row) -> Iterator[bytes]:
+        if text_size(row) > LARGEST_ROW_BYTES:
+            raise ApplyError(
+                "a row is larger than PostgreSQL can receive, which is 1 GiB as text (512 MiB of"
+                " binary values)",
+                hint="Make the value smaller in the source, or leave the column or the table out.",
+                table=self._table,
+            )
+        texts = {it.position: self._slice_text(it) for it in self._fields if it.may_need_escape}
+        columns = {
+            it.position: texts.get(it.position)
+            for it in self._fields
+            if it.column.type.kind in (*TEXTUAL, "binary", "geometry")
+        }
+        yield from large_pieces(row, columns, lambda marked: self._encode([marked]), LARGE_BYTES)
+
+    def _slice_text(self, field: Field) -> Callable[[str], bytes]:
+        """A function from a part of a text to its COPY text."""
+        clean = self._cleaner(field)
+
+        def text(part: str) -> bytes:
+            try:
+                return escape(clean(part)).encode()
+            except UnicodeEncodeError as error:
+                raise self._not_unicode() from error
+
+        return text
+
+    def _pieces(self, rows: Sequence[Row]) -> Iterator[bytes]:
         start = 0
         while start < len(rows):
             stop = min(start + self._piece_rows, len(rows))
@@ -157,11 +200,14 @@ class Encoder:
         try:
             return self._lines(rows, *[column(rows) for column in self._columns]).encode()
         except UnicodeEncodeError as error:
-            raise ApplyError(
-                "a text value is not Unicode (it holds half of a surrogate pair)",
-                hint="Set the column's charset in the configuration to the encoding of its bytes.",
-                table=self._table,
-            ) from error
+            raise self._not_unicode() from error
+
+    def _not_unicode(self) -> ApplyError:
+        return ApplyError(
+            "a text value is not Unicode (it holds half of a surrogate pair)",
+            hint="Set the column's charset in the configuration to the encoding of its bytes.",
+            table=self._table,
+        )
 
     # The generated functions, and the functions that they call
 

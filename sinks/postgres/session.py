@@ -262,10 +262,14 @@ class Session:
 
     @asynccontextmanager
     async def translate_errors(
-        self, table: object = None, timeout_seconds: float | None = None
+        self, table: object = None, timeout_seconds: float | None = None, *, sent_bytes: int = 0
     ) -> AsyncIterator[None]:
-        """Run the body with a deadline, and raise its driver errors as ``TailraceError``."""
-        seconds = self._settings.timeout_seconds if timeout_seconds is None else timeout_seconds
+        """Run the body with a deadline, and raise its driver errors as ``TailraceError``.
+
+        The default deadline is that of a small statement, longer if much is sent.
+        """
+        scale = max(1.0, sent_bytes / MAX_WRITE_BYTES)
+        seconds = timeout_seconds or self._settings.timeout_seconds * scale
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(seconds, self._expire, seconds, timeout_seconds is not None)
         self._open += 1

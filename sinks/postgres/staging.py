@@ -66,11 +66,15 @@ class StagingTables:
         self._loaded.add(name)
         return name
 
-    async def load(self, id: TableId, staging: StagingTable, rows: Sequence[Row]) -> str:
-        """The name of the staging table, which holds ``rows`` and nothing else."""
+    async def load(
+        self, id: TableId, staging: StagingTable, rows: Sequence[Row], *, large: bool = False
+    ) -> str:
+        """The name of the staging table, which holds ``rows`` and nothing else. ``large``: they may
+        have large values.
+        """
         name = await self.create(id, staging)
         query = f"COPY {name} ({staging.columns}) FROM STDIN"
-        await self._session.copy(query, staging.encoder.pieces(rows), table=id)
+        await self._session.copy(query, staging.encoder.pieces(rows, large=large), table=id)
         return name
 
     async def drop(self, id: TableId) -> None:

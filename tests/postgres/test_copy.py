@@ -357,3 +357,28 @@ def _seconds(it: Encoder, rows: list[tuple[Any, ...]]) -> float:
     for _ in it.pieces(rows):
         pass
     return time.perf_counter() - start
+
+
+def test_large_values_are_written_slice_by_slice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The text is the same as if they were written at once."""
+    data = Column("data", Type("binary"), "longblob")
+    it = encoder(ID, TEXT, data, Column("more", Type("text"), "text"))
+    text, blob = "a\tb\\c\nd\U0001f600" * 5_000, bytes(range(256)) * 200
+    rows: list[tuple[Any, ...]] = [
+        (1, "x", b"y", None),
+        (2, text, None, "z"),
+        (3, None, blob, text),
+        (4, text, blob, None),
+        (5, "", b"", ""),
+    ]
+    expected = b"".join(it.pieces(rows))
+    monkeypatch.setattr("sinks.postgres.copy.LARGE_BYTES", 1_000)
+    monkeypatch.setattr("sinks.postgres.large_rows.SLICE", 777)
+    pieces = list(it.pieces(rows, large=True))
+    assert b"".join(pieces) == expected
+    assert len(pieces) > 200
+    monkeypatch.setattr("sinks.postgres.copy.LARGEST_ROW_BYTES", 50_000)
+    with pytest.raises(ApplyError, match="larger than PostgreSQL can receive"):
+        list(it.pieces(rows, large=True))
