@@ -9,6 +9,7 @@ the row tuple.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -36,6 +37,7 @@ __all__ = [
     "Rows",
     "SchemaChange",
     "Truncate",
+    "without_twin_prefix",
     "UnloggedPart",
 ]
 
@@ -198,6 +200,13 @@ class CaughtUp(msgspec.Struct, frozen=True, gc=False):
 
 #: The beginning of the name of a twin.
 TWIN_PREFIX: Final = "tailrace_twin_"
+#: The same, with the mark of a source's table among those that are merged.
+_TWIN: Final = re.compile(rf"{TWIN_PREFIX}(?:@[0-9a-f]{{8}}@)?")
+
+
+def without_twin_prefix(name: str) -> str:
+    """The name of the table whose twin has the name ``name``; ``name`` if it is no twin's."""
+    return _TWIN.sub("", name, count=1) if name.startswith(TWIN_PREFIX) else name
 
 
 class Replace(msgspec.Struct, frozen=True, gc=False):

@@ -113,7 +113,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     them. ``schema_changes``: an altered, renamed, dropped or replaced table is followed; without it
     the pipeline stops at such a change. ``cascades``: a ``Cascade`` is applied; without it, a table
     that a foreign key changes is followed no more (``UnloggedChange``). ``parts``: ``DeletePart``
-    and ``ReplacePart`` are applied; without it, there is an ``UnloggedChange``, too. ``computes``:
+    and ``ReplacePart`` are applied; without it, there is an ``UnloggedChange``, too, and tables
+    cannot be merged. ``computes``:
     the sink takes a ``SchemaChange`` with ``computed`` columns, which it computes, or refuses
     itself.
     """

@@ -217,7 +217,7 @@ Range = tuple[Bound, Bound]
 
 
 class Part(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The rows of a table whose value in ``column`` is in one of ``ranges``.
+    """The rows of a table whose value in ``column`` is in one of ``ranges``, or is ``text``.
 
     ``function`` is what the source computes from the column to decide where a row belongs. It
     matters for values that are no real dates.
@@ -226,10 +226,11 @@ class Part(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     column: str
     ranges: tuple[Range, ...]
     function: str = ""
+    text: str | None = None
 
     def has(self, value: object) -> bool:
         """Whether a row with this value in the column belongs to the part."""
-        return any(
+        return (self.text is not None and value == self.text) or any(
             (lower is None if value is None else _at_least(value, lower))
             and (upper is None or not _at_least(value, upper))
             for lower, upper in self.ranges
@@ -291,11 +292,13 @@ class Partitions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Origin(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_hash=True):
     """A table of the source whose rows are put into a table of the target by a mapping.
 
-    ``mapping`` is the fingerprint of the mapping's rules for it.
+    ``mapping`` is the fingerprint of the mapping's rules for it. Where several are merged,
+    ``share`` is the text that tells its rows apart, in the first column of the table.
     """
 
     table: Table
     mapping: str
+    share: str = ""
 
 
 class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_hash=True):

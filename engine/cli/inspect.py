@@ -281,8 +281,19 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
     }
     reasons |= {str(id): reason for id, reason in state.outdated.items()}
     current = [it for it in current_tables(state.tables, progress) if it.id not in state.outdated]
-    tables, left = _chosen(current, reasons, options.table)
-    names = {str(mapping.target(table).id): str(table.id) for table in tables}
+    tables, found_left = _chosen(current, reasons, options.table)
+    left = dict(found_left)
+    followed = {table.id for table in current}
+    by_target: dict[Table, list[Table]] = {}
+    for target, of in compared(mapping, tables).items():
+        if followed.issuperset(table.id for table in target.sources):
+            by_target[target] = of
+        else:
+            left |= {str(table.id): "so is one that is merged with it" for table in of}
+    names = {
+        str(target.id): " + ".join(str(table.id) for table in of)
+        for target, of in by_target.items()
+    }
     with closing(make_source(settings)) as source:
 
         async def passed(position: str, deadline: float) -> bool:
@@ -297,7 +308,7 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
             comparison_progress(expected) as update,
         ):
             report = await comparison.verify(
-                [compared(mapping, table) for table in tables],
+                by_target,
                 MappedReader(source_rows, mapping),
                 target_rows,
                 source_position=source.position,

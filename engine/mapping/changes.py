@@ -14,6 +14,7 @@ from collections.abc import Mapping as Map
 import msgspec
 
 from engine.change import (
+    TWIN_PREFIX,
     Cascade,
     CaughtUp,
     Change,
@@ -25,7 +26,9 @@ from engine.change import (
     Truncate,
 )
 from engine.contract import Applied, State
-from engine.errors import ConfigError, TailraceError, UnloggedChange
+from engine.errors import ConfigError, UnloggedChange
+from engine.mapping.merging import fits, joined, without
+from engine.mapping.schema_changes import translated, unlogged
 from engine.mapping.table import TableMapping, own_id
 from engine.schema import Part, Table, TableId
 from engine.settings.mapping import MaskSettings, TableRules, check_patterns, rules_of
@@ -67,24 +70,34 @@ class Mapping:
         return source if mapping is None else mapping.target
 
     def check(self, tables: Iterable[Table]) -> None:
-        """Raise ConfigError unless the mappings of all these tables fit them, and no two of them
-        have the same target.
+        """Raise ConfigError unless the mappings of all these tables fit them, and only tables that
+        are merged have the same target.
         """
-        found: dict[TableId, TableId] = {}
-        for table in tables:
-            target = self.target(table).id
-            other = found.setdefault(target, table.id)
-            if other != table.id:
+        found: dict[TableId, list[Table]] = {}
+        for source in tables:
+            target = self.target(source)
+            others = found.setdefault(target.id, [])
+            if others and not (_is_merged(target) and all(map(_is_merged, others))):
+                other = others[0].sources[0].id
                 raise ConfigError(
-                    f"the tables {other} and {table.id} are mapped to one table, {target}",
-                    hint="set another `to` for one of them in [mapping]",
-                    table=table.id,
+                    f"the tables {other} and {source.id} are mapped to one table, {target.id}",
+                    hint="set another `to` for one of them in [mapping], or `merge` for both",
+                    table=source.id,
                 )
+            others.append(target)
+        for others in found.values():
+            if _is_merged(others[0]):
+                joined(others)
 
     @property
     def active(self) -> bool:
         """Whether a table may be mapped. If not, changes need not pass."""
         return bool(self._rules or self._targets)
+
+    @property
+    def merges(self) -> bool:
+        """Whether tables are merged."""
+        return any(rules.merge for rules in self._rules.values())
 
     def restore(self, state: State) -> State:
         """Take over the tables of the target, and return the state with those of the source.
@@ -106,7 +119,8 @@ class Mapping:
     def _makes(self, target: Table, source: Table) -> bool:
         """Whether the rules of now make ``target`` from ``source``."""
         try:
-            return self.target(source) == target
+            own = self.target(source)
+            return fits(target, own) if _is_merged(own) else own == target
         except ConfigError:  # the rules may be meant for a newer version of the table
             return False
 
@@ -122,17 +136,14 @@ class Mapping:
             {(names.get(id, id), it, why): n for (id, it, why), n in applied.replaced.items()},
         )
 
-    def own_error(self, error: TailraceError) -> TailraceError:
+    def own_error(self, error: UnloggedChange) -> UnloggedChange:
         """The error of the sink, with the name of the source's table."""
-        for source, target in self._targets.items():
-            if isinstance(error, UnloggedChange) and error.id == target.id:
-                return UnloggedChange(
-                    error.message, hint=error.hint, table=source, position=error.position
-                )
-            if error.table == str(target.id):
-                error.table = str(source)
-                break
-        return error
+        id = next((it for it, table in self._targets.items() if table.id == error.id), error.id)
+        return UnloggedChange(error.message, hint=error.hint, table=id, position=error.position)
+
+    def own_name(self, name: str | None) -> str | None:
+        """The source's name of a table in an error of the sink."""
+        return next((str(it) for it, table in self._targets.items() if str(table.id) == name), name)
 
     def targets(self, changes: Sequence[Change]) -> list[Change]:
         """The changes of the target that follow from changes of the source."""
@@ -145,65 +156,151 @@ class Mapping:
                 if mapping is None:
                     yield change
                 else:
-                    yield from mapping.rows(change, self._now(table))
+                    yield from mapping.rows(change, self.now(table))
             case SchemaChange():
                 yield from self._follow(change)
-            case Truncate(table) | CaughtUp(table):
-                yield msgspec.structs.replace(change, table=self._now(table))
+            case Truncate(table):
+                yield _emptied(self.now(table), table)
+            case CaughtUp(table):
+                yield CaughtUp(self.now(table))
             case DeletePart(table, part):
-                yield DeletePart(self._now(table), self._part(table, part))
+                yield DeletePart(self.now(table), self._part(table, part))
             case ReplacePart(table, twin, part):
-                yield ReplacePart(self._now(table), self._leave(twin), self._part(table, part))
+                target = self.now(table)
+                twin_target = self._targets.pop(twin.id, twin)
+                yield ReplacePart(target, twin_target, self._part(table, part))
             case Replace(before, twin, after):
-                old, new = self._leave(before), self._leave(twin)
-                target = self.target(after)
-                self._arrive(after, target)
-                yield Replace(old, new, target)
+                yield from self._replace(before, twin, after)
             case Cascade():
                 self._refuse_cascades(change)
                 yield change
             case _:
                 yield change
 
-    def _now(self, source: Table) -> Table:
-        """The target's table that has the rows of a version of a table."""
+    def now(self, source: Table) -> Table:
+        """The target's table that has the rows of a table of the source now."""
         return self._targets.get(source.id, source)
 
-    def _leave(self, source: Table) -> Table:
-        return self._targets.pop(source.id, source)
-
     def _arrive(self, source: Table, target: Table) -> None:
+        """Note the target of a table, and the new version of a table that is merged."""
         if target.origins:
             self._targets[source.id] = target
+        for origin in target.origins if _is_merged(target) else ():
+            self._targets[origin.table.id] = target
+
+    def _place(self, source: Table, own: Table) -> tuple[Table | None, Table]:
+        """The merged table that takes the rows of ``own`` now, and then. ``own`` itself if it is
+        not merged.
+        """
+        if not _is_merged(own):
+            return None, own
+        now = next((table for table in self._targets.values() if table.id == own.id), None)
+        if now is None or not _is_merged(now):
+            return None, own
+        parts = [self.target(table) for table in now.sources if table.id != source.id]
+        then = joined([*parts, own])
+        return now, msgspec.structs.replace(then, version=now.version + 1)
+
+    def _leave(self, source: Table) -> Iterator[Change]:
+        """Remove the rows of a table from the target."""
+        target = self._targets.pop(source.id, source)
+        share = _share(target, source)
+        origin = next((it for it in target.origins if it.table.id == source.id), None)
+        rest = None if origin is None else without(target, origin)
+        if share is None or rest is None:
+            yield SchemaChange("", target, None)
+            return
+        yield DeletePart(target, share)
+        yield SchemaChange("", target, rest)
+        self._arrive(rest.sources[0], rest)
+
+    def _replace(self, before: Table, twin: Table, after: Table) -> Iterator[Change]:
+        """The twin takes the place of the table, which may be another one by the rules of now."""
+        old, new = self.now(before), self._targets.pop(twin.id, twin)
+        own = self.target(after)
+        if not _is_merged(old) and not _is_merged(own):
+            self._targets.pop(before.id, None)
+            self._arrive(after, own)
+            yield Replace(old, new, own)
+            return
+        if old.id != own.id or not _is_merged(own):
+            yield from self._leave(before)
+        now, then = self._place(after, own)
+        self._arrive(after, then)
+        if now is None:
+            yield SchemaChange("", new, then)
+        else:
+            yield SchemaChange("", now, then)
+            part = _share(then, after)
+            assert part is not None
+            # The twin gets the columns that only other tables have.
+            same = msgspec.structs.replace(then, id=new.id, indexes=())
+            yield SchemaChange("", msgspec.structs.replace(new, indexes=()), same)
+            yield ReplacePart(then, same, part)
 
     def _follow(self, change: SchemaChange) -> Iterator[Change]:
         before, after = change.before, change.after
-        old = None if before is None else self._leave(before)
         if after is None:
-            yield msgspec.structs.replace(change, before=old)
+            assert before is not None
+            for step in self._leave(before):
+                if isinstance(step, SchemaChange):
+                    step = msgspec.structs.replace(step, statement=change.statement)
+                yield step
             return
         try:
-            mapping, target = self.of(after), self.target(after)
+            mapping, own = self.of(after), self.target(after)
+            now, then = self._place(after, own)
         except ConfigError as error:
             raise UnloggedChange(
                 error.message, hint=error.hint, table=own_id((before or after).id), moved=True
             ) from error
-        self._arrive(after, target)
-        if before is None or old is None or (mapping is None and not old.origins):
-            yield msgspec.structs.replace(change, before=old, after=target)
+        if before is None:
+            self._arrive(after, then)
+            yield msgspec.structs.replace(change, before=now, after=then)
             return
+        yield self._alter(change, before, after, mapping, then)
+
+    def _alter(
+        self,
+        change: SchemaChange,
+        before: Table,
+        after: Table,
+        mapping: TableMapping | None,
+        then: Table,
+    ) -> SchemaChange:
+        """A schema change of a table that the target has."""
+        old = self._targets.pop(before.id, before)
         previous = self.of(before)
+        stored = next((it for it in old.origins if it.table.id == before.id), None)
+        if stored is not None and (previous is None or stored.mapping != previous.fingerprint):
+            # It was mapped by other rules, and only waits for the table that replaces it.
+            origins = tuple(
+                msgspec.structs.replace(it, table=after) if it is stored else it
+                for it in old.origins
+            )
+            kept = msgspec.structs.replace(old, origins=origins)
+            self._arrive(after, kept)
+            return SchemaChange(change.statement, old, kept)
+        if previous is None and mapping is None:
+            return change
         if previous is None or mapping is None or previous.fingerprint != mapping.fingerprint:
-            raise _unlogged(before, "a table gets another mapping by its new name")
-        yield _translated(change, previous, mapping, old)
+            raise unlogged(before, "a table gets another mapping by its new name")
+        self._arrive(after, then)
+        if not _is_merged(then):
+            return translated(change, previous, mapping, old)
+        if not _same_columns(previous, mapping):
+            raise unlogged(before, "columns of a table that is merged with others have changed")
+        return SchemaChange(change.statement, old, then)
 
     def _part(self, table: Table, part: Part) -> Part:
         mapping = self.of(table)
         if mapping is None:
             return part
+        if _is_merged(mapping.target):
+            raise unlogged(table, "a part of the rows of a merged table is removed")
         place = mapping.places.get(table.ordinal(part.column))
         if place is None:
-            raise _unlogged(
+            raise unlogged(
                 table,
                 f"a part of the rows is removed by the column {part.column}, which the target does"
                 " not have",
@@ -214,86 +311,37 @@ class Mapping:
         """Raise UnloggedChange if a foreign key acts on a mapped table, or through one."""
         for table in change.tables:
             if self.of(table) is not None:
-                raise _unlogged(
+                raise unlogged(
                     table,
                     "rows of a mapped table are deleted or changed by a foreign key, which the log"
                     " does not show",
                 )
 
 
-def _unlogged(table: Table, reason: str) -> UnloggedChange:
-    return UnloggedChange(reason, hint="Backfill the table again.", table=own_id(table.id))
+def _is_merged(table: Table) -> bool:
+    """Whether a table of the target has, or may have, rows of several tables."""
+    return bool(table.origins and table.origins[0].share) and not _is_twin(table)
 
 
-def _translated(
-    change: SchemaChange, before: TableMapping, after: TableMapping, old: Table
-) -> SchemaChange:
-    """A schema change in the columns of the target. Raises UnloggedChange if values change that are
-    computed from others.
-    """
-    names = dict(change.renamed)
-    old_columns = {names.get(it.name, it.name): it for it in before.source.columns}
-
-    def same(ordinals: Collection[int]) -> bool:
-        """Whether the columns with these ordinals have the same values as before."""
-        for ordinal in ordinals:
-            column = after.source.columns[ordinal]
-            known = old_columns.get(column.name)
-            if column.name in change.computed:
-                return False
-            if known is None or (known.type, known.source_type) != (
-                column.type,
-                column.source_type,
-            ):
-                return False
-        return True
-
-    computed = [column for column in after.columns if not column.plain]
-    had = {column.column.name for column in before.columns if not column.plain}
-    for column in computed:
-        if column.column.name not in had or not same(column.inputs):
-            raise _unlogged(
-                before.source, f"the column {column.column.name} is computed, and has other values"
-            )
-    if after.condition is not None and not same(after.condition.inputs):
-        raise _unlogged(before.source, "where has a column that was changed")
-    return msgspec.structs.replace(
-        change,
-        before=old,
-        after=after.target,
-        renamed=_renamed(before, after, names),
-        filled=_filled(change, after),
-        computed=_generated(change, after),
-    )
+def _is_twin(table: Table) -> bool:
+    return any(it.table.id.name.startswith(TWIN_PREFIX) for it in table.origins)
 
 
-def _generated(change: SchemaChange, after: TableMapping) -> tuple[str, ...]:
-    """The names that generated columns whose values are new have on the target."""
-    places = [after.places.get(after.source.ordinal(name)) for name in change.computed]
-    return tuple(after.target.columns[place].name for place in places if place is not None)
+def _share(target: Table, source: Table) -> Part | None:
+    """The rows of the source's table in a merged one; None if it is not merged."""
+    if not _is_merged(target):
+        return None
+    (text,) = (it.share for it in target.origins if it.table.id == source.id)
+    return Part(target.columns[target.key[0]].name, (), text=text)
 
 
-def _renamed(
-    before: TableMapping, after: TableMapping, names: Map[str, str]
-) -> tuple[tuple[str, str], ...]:
-    """The columns of the target that the change renames."""
-    sources = {name: ordinal for ordinal, name in enumerate(after.source.names)}
-    found = []
-    for ordinal, place in before.places.items():
-        name = before.source.columns[ordinal].name
-        now = after.places.get(sources.get(names.get(name, name), -1))
-        if now is not None:
-            pair = before.target.columns[place].name, after.target.columns[now].name
-            if pair[0] != pair[1]:
-                found.append(pair)
-    return tuple(found)
+def _emptied(target: Table, source: Table) -> Truncate | DeletePart:
+    part = _share(target, source)
+    return Truncate(target) if part is None else DeletePart(target, part)
 
 
-def _filled(change: SchemaChange, after: TableMapping) -> tuple[tuple[str, str], ...]:
-    """The values that existing rows get in new columns of the target."""
-    found = []
-    for name, value in change.filled:
-        place = after.places.get(after.source.ordinal(name))
-        if place is not None:
-            found.append((after.target.columns[place].name, value))
-    return tuple(found)
+def _same_columns(one: TableMapping, other: TableMapping) -> bool:
+    """Whether a schema change leaves the target's columns and their values as they are."""
+    return [(it.column, it.plain) for it in one.columns] == [
+        (it.column, it.plain) for it in other.columns
+    ] and all(it.plain or not it.inputs for it in other.columns)

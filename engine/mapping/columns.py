@@ -15,6 +15,7 @@ from engine.errors import ConfigError, SchemaError
 from engine.mapping.conversions import conversion, parsed_type
 from engine.mapping.expressions import Compiler, SelectItem, parse_condition, parse_select
 from engine.mapping.generation import Generator
+from engine.mapping.mapped_column import MappedColumn
 from engine.mapping.masks import REDACTED, digits_mask, hash_mask
 from engine.mapping.values import ExpressionError, Shape, Value, result_type
 from engine.schema import Column, Expression, Table, Type
@@ -22,7 +23,6 @@ from engine.settings.mapping import TableRules
 
 __all__ = [
     "Condition",
-    "MappedColumn",
     "compile_assertions",
     "compile_columns",
     "compile_condition",
@@ -37,21 +37,6 @@ _TEXTS: Final = frozenset(
 )
 _TEXT: Final = Shape("text")
 _SHORTENED: Final = frozenset(("text", "enum", "set"))
-
-
-class MappedColumn(NamedTuple):
-    """A column of the target, and the code of its value in the form of a row tuple.
-
-    ``inputs`` are the ordinals of the source's columns that it depends on. ``source`` is the one
-    whose value it has: unchanged, if ``plain``, else masked so that different values stay
-    different. It is None for all others.
-    """
-
-    column: Column
-    code: str
-    inputs: frozenset[int]
-    source: int | None = None
-    plain: bool = False
 
 
 class Condition(NamedTuple):
@@ -181,8 +166,7 @@ def _kept(table: Table, rules: TableRules) -> list[MappedColumn]:
 
 
 def _plain(table: Table, ordinal: int, name: str) -> MappedColumn:
-    # The columns of its expression may have other names on the target, or not be there.
-    column = msgspec.structs.replace(table.columns[ordinal], name=name, expression=None)
+    column = msgspec.structs.replace(table.columns[ordinal], name=name)
     return MappedColumn(column, f"c{ordinal}", frozenset((ordinal,)), ordinal, plain=True)
 
 
@@ -232,7 +216,9 @@ def _masked(
 ) -> MappedColumn:
     old = column.column
     if mask == "null":
-        new = msgspec.structs.replace(old, nullable=True, default=None, generated=False)
+        new = msgspec.structs.replace(
+            old, nullable=True, default=None, generated=False, expression=None
+        )
         return MappedColumn(new, "None", frozenset())
     if mask in ("hash", "digits") and not key:
         raise ConfigError(

@@ -9,7 +9,7 @@ by the code that the pipeline uses, and converted back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -30,17 +30,29 @@ _SECOND: Final = len("YYYY-MM-DD HH:MM:SS")
 _FRACTION: Final = 6
 
 
-def compared(mapping: Mapping, source: Table) -> Table:
-    """The table by which both sides are compared. It has no key if the target's is masked, because
-    a row of the target cannot be looked up on the source then.
+def compared(mapping: Mapping, sources: Sequence[Table]) -> dict[Table, list[Table]]:
+    """The tables by which both sides are compared, each with those of the source.
+
+    A table has no key if the target's is masked, because a row of the target cannot be looked up on
+    the source then.
     """
-    found = mapping.of(source)
-    if found is None:
-        return source
-    plain = set(found.places.values())
-    if plain.issuperset(found.target.key):
-        return found.target
-    return msgspec.structs.replace(found.target, key=())
+    found: dict[Table, list[Table]] = {}
+    for source in sources:
+        own, target = mapping.of(source), mapping.now(source)
+        if own is not None:
+            plain = {own.columns[place].column.name for place in own.places.values()}
+            plain |= {target.names[0]} if own.share else set()
+            if not plain.issuperset(target.names[ordinal] for ordinal in target.key):
+                target = msgspec.structs.replace(target, key=())
+        found.setdefault(target, []).append(source)
+    return found
+
+
+class _Part(NamedTuple):
+    """A table of the source, and what maps its rows to those of the target's table."""
+
+    mapping: TableMapping
+    convert: Callable[[Sequence[_Text]], list[_Text]]
 
 
 class MappedReader:
@@ -49,47 +61,51 @@ class MappedReader:
     def __init__(self, reader: RowReader, mapping: Mapping) -> None:
         self._reader = reader
         self._mapping = mapping
-        self._converts: dict[Table, Callable[[Sequence[_Text]], list[_Text]]] = {}
+        self._parts: dict[Table, list[_Part]] = {}
 
     def chunk(
         self, table: Table, after: _Key | None, limit: int, *, keys_only: bool = False
     ) -> list[_Text]:
         """As ``RowReader.chunk``. Rows that the target does not have are passed over."""
-        found = self._of(table)
-        if found is None:
+        if not table.origins:
             return self._reader.chunk(table, after, limit, keys_only=keys_only)
-        source = found.source
-        while rows := self._reader.chunk(source, after, limit):
-            mapped = self._mapped(table, found, rows, keys_only)
-            if mapped:
-                return mapped
-            after = tuple(rows[-1][ordinal] for ordinal in source.key)
+        parts = self._parts_of(table)
+        if after is not None and parts[0].mapping.share:
+            names = [part.mapping.share for part in parts]
+            parts, after = parts[names.index(after[0] or "") :], after[1:]
+        for mapping, convert in parts:
+            while rows := self._reader.chunk(mapping.source, after, limit):
+                if mapped := convert(rows):
+                    return _keys(table, mapped) if keys_only else mapped
+                after = tuple(rows[-1][ordinal] for ordinal in mapping.source.key)
+            after = None
         return []
 
     def by_keys(
         self, table: Table, keys: Sequence[_Key], *, keys_only: bool = False
     ) -> list[_Text]:
         """As ``RowReader.by_keys``."""
-        found = self._of(table)
-        if found is None:
+        if not table.origins:
             return self._reader.by_keys(table, keys, keys_only=keys_only)
-        return self._mapped(table, found, self._reader.by_keys(found.source, keys), keys_only)
+        mapped: list[_Text] = []
+        for mapping, convert in self._parts_of(table):
+            wanted = keys
+            if mapping.share:
+                wanted = [key[1:] for key in keys if key[0] == mapping.share]
+            mapped += convert(self._reader.by_keys(mapping.source, wanted)) if wanted else []
+        return _keys(table, mapped) if keys_only else mapped
 
     def scan(self, table: Table) -> Iterator[list[_Text]]:
         """As ``RowReader.scan``."""
-        found = self._of(table)
-        if found is None:
+        if not table.origins:
             yield from self._reader.scan(table)
-            return
-        for rows in self._reader.scan(found.source):
-            yield self._mapped(table, found, rows, keys_only=False)
+        for mapping, convert in self._parts_of(table) if table.origins else ():
+            for rows in self._reader.scan(mapping.source):
+                yield convert(rows)
 
     def count(self, table: Table) -> int:
         """As ``RowReader.count``."""
-        found = self._of(table)
-        if found is None or found.condition is None:
-            return self._reader.count(table if found is None else found.source)
-        return sum(map(len, self.scan(table)))
+        return sum(map(len, self.scan(table))) if table.origins else self._reader.count(table)
 
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """As ``RowReader.stored``, which is asked of targets alone."""
@@ -99,21 +115,18 @@ class MappedReader:
         """As ``RowReader.close``."""
         self._reader.close()
 
-    def _of(self, table: Table) -> TableMapping | None:
-        return self._mapping.of(table.sources[0]) if table.origins else None
-
-    def _mapped(
-        self, table: Table, mapping: TableMapping, rows: Sequence[_Text], keys_only: bool
-    ) -> list[_Text]:
-        if table not in self._converts:
-            self._converts[table] = _compile(mapping)
-        mapped = self._converts[table](rows)
-        if keys_only:
-            return [tuple(row[ordinal] for ordinal in table.key) for row in mapped]
-        return mapped
+    def _parts_of(self, table: Table) -> list[_Part]:
+        if table not in self._parts:
+            found = [self._mapping.of(source) for source in table.sources]
+            self._parts[table] = [_Part(it, _compile(it, table)) for it in found if it is not None]
+        return self._parts[table]
 
 
-def _compile(mapping: TableMapping) -> Callable[[Sequence[_Text]], list[_Text]]:
+def _keys(table: Table, rows: Sequence[_Text]) -> list[_Text]:
+    return [tuple(row[ordinal] for ordinal in table.key) for row in rows]
+
+
+def _compile(mapping: TableMapping, target: Table) -> Callable[[Sequence[_Text]], list[_Text]]:
     """A function from canonical texts of the source to those of the target."""
     names: dict[str, object] = {**RUNTIME, **mapping.names}
     computed = [column for column in mapping.columns if not column.plain]
@@ -133,8 +146,12 @@ def _compile(mapping: TableMapping) -> Callable[[Sequence[_Text]], list[_Text]]:
     if mapping.condition is not None:
         lines += [f"        if not ({mapping.condition.code}):", "            continue"]
     values = []
-    for place, column in enumerate(mapping.columns):
-        if column.plain:
+    columns = {column.column.name: column for column in mapping.columns}
+    for place, name in enumerate(target.names):
+        column = columns.get(name)
+        if column is None:  # only other tables that are merged with this one have it
+            values.append("None")
+        elif column.plain:
             values.append(f"t{column.source}")
         else:
             names[f"encode{place}"] = _encoder(column.column.type)

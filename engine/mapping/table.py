@@ -18,23 +18,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from engine.change import TWIN_PREFIX, Row, Rows
 from engine.errors import ApplyError, ConfigError, SchemaError
 from engine.mapping.generation import Generator
+from engine.mapping.mapped_column import MappedColumn
 from engine.mapping.masks import key_digest
 from engine.mapping.runtime import RUNTIME, Broken, OutOfRange
-from engine.schema import Index, Origin, Table, TableId
+from engine.schema import Column, Index, Origin, Table, TableId, Type
 from engine.settings.mapping import TableRules
 from engine.toolkit.codegen import compile_function
 
 __all__ = ["TableMapping", "own_id"]
 
+_SHARE_TYPE: Final = "varchar(255) character set utf8mb4 collate utf8mb4_bin"
+#: A column of a merged table that the source's table does not have.
+_ABSENT: Final = MappedColumn(Column("", Type("text"), ""), "None", frozenset())
+
 _Convert = Callable[[Sequence[Row]], list[Row]]
 _Test = Callable[[Sequence[Row]], list[bool]]
+#: The target's table, the bit mask of the source's columns, and whether the rows are new.
+_Kind = tuple[Table, int | None, bool]
 
 
 class TableMapping:
@@ -54,6 +61,11 @@ class TableMapping:
         self.source = source
         generator = Generator()
         self.columns = compile_columns(source, rules, generator, mask_key)
+        #: The text that tells the rows of a merged table apart; empty if it is not merged.
+        self.share = ""
+        for name, kind in rules.merge.items():
+            self.share = _share(source, kind)
+            self.columns = [_share_column(source, name, self), *map(_stored, self.columns)]
         self.condition = compile_condition(source, rules, generator)
         self.assertions = compile_assertions(source, rules, generator)
         #: The constants that the code of the columns and the condition needs.
@@ -66,11 +78,14 @@ class TableMapping:
             if column.source is not None and column.plain
         }
         self.target = self._target(rules)
-        self._converts: dict[tuple[int | None, bool], tuple[_Convert, int | None]] = {}
+        self._converts: dict[_Kind, tuple[_Convert, int | None]] = {}
         self._tests: dict[int | None, _Test] = {}
 
     def rows(self, rows: Rows, target: Table) -> Iterator[Rows]:
-        """The changes of rows of ``target`` that follow from those of the source, in order."""
+        """The changes of rows of ``target`` that follow from those of the source, in order.
+
+        ``target`` may have more columns, and in another order, if several tables are merged.
+        """
         try:
             yield from self._rows(rows, target)
         except OutOfRange as error:
@@ -107,10 +122,10 @@ class TableMapping:
         old = new = None
         before_present, after_present = rows.before_present, rows.after_present
         if before is not None:
-            convert, before_present = self._convert(before_present, new=False)
+            convert, before_present = self._convert(target, before_present, new=False)
             old = convert(before)
         if after is not None:
-            convert, after_present = self._convert(after_present, new=True)
+            convert, after_present = self._convert(target, after_present, new=True)
             new = convert(after)
         return Rows(target, op, old, new, before_present, after_present, rows.size)  # type: ignore[arg-type]
 
@@ -148,20 +163,27 @@ class TableMapping:
             self._tests[present] = self._compile("test", body)
         return self._tests[present]
 
-    def _convert(self, present: int | None, *, new: bool) -> tuple[_Convert, int | None]:
+    def _convert(
+        self, target: Table, present: int | None, *, new: bool
+    ) -> tuple[_Convert, int | None]:
         """A function for rows with these columns of the source, and those that the results have.
 
         ``new``: the rows must fulfil the assertions.
         """
         new = new and bool(self.assertions)
-        if (present, new) not in self._converts:
-            self._converts[present, new] = self._compile_convert(present, new)
-        return self._converts[present, new]
+        kind = target, present, new
+        if kind not in self._converts:
+            self._converts[kind] = self._compile_convert(*kind)
+        return self._converts[kind]
 
-    def _compile_convert(self, present: int | None, new: bool) -> tuple[_Convert, int | None]:
+    def _compile_convert(
+        self, target: Table, present: int | None, new: bool
+    ) -> tuple[_Convert, int | None]:
         values: list[str] = []
         result = 0
-        for place, column in enumerate(self.columns):
+        columns = {column.column.name: column for column in self.columns}
+        for place, name in enumerate(target.names):
+            column = columns.get(name, _ABSENT)
             if _has_all(present, column.inputs):
                 result |= 1 << place
                 values.append(column.code)
@@ -226,14 +248,19 @@ class TableMapping:
             for index in source.indexes
             if all(n in carried for n in index.columns)
         )
+        key = tuple(carried[ordinal] for ordinal in source.key)
+        if self.share:
+            # While a share is backfilled, its rows may have the same unique value for a moment.
+            indexes = tuple(msgspec.structs.replace(index, unique=False) for index in indexes)
+            key = (0, *key)
         return Table(
-            _target_id(source.id, rules.to),
+            _target_id(source.id, rules),
             tuple(column.column for column in self.columns),
-            tuple(carried[ordinal] for ordinal in source.key),
+            key,
             indexes,
             source.version,
             source.default_charset,
-            origins=(Origin(source, self.fingerprint),),
+            origins=(Origin(source, self.fingerprint, self.share),),
         )
 
 
@@ -242,13 +269,36 @@ def own_id(id: TableId) -> TableId:
     return TableId(id.schema, id.name.removeprefix(TWIN_PREFIX))
 
 
-def _target_id(id: TableId, to: str) -> TableId:
-    if not to:
-        return id
+def _target_id(id: TableId, rules: TableRules) -> TableId:
     own = own_id(id)
-    schema, _, name = to.partition(".")
     twin = TWIN_PREFIX if own != id else ""
+    if twin and rules.merge:  # several tables may have twins at the same time
+        twin += f"@{blake2b(str(own).encode(), digest_size=4).hexdigest()}@"
+    schema, _, name = (rules.to or "*.*").partition(".")
     return TableId(schema.replace("*", own.schema), twin + name.replace("*", own.name))
+
+
+def _share(source: Table, kind: str) -> str:
+    own = own_id(source.id)
+    return {"schema": own.schema, "table": own.name, "schema.table": str(own)}[kind]
+
+
+def _share_column(source: Table, name: str, mapping: TableMapping) -> MappedColumn:
+    if not source.key or any(it.column.name == name for it in mapping.columns):
+        problem = "the table has no key" if not source.key else "the table has this column"
+        raise ConfigError(
+            f'mapping."{source.id}".merge: {problem}, so its rows cannot be told apart by {name}',
+            hint="leave the table out, or name another column",
+            table=source.id,
+        )
+    column = Column(name, Type("text"), _SHARE_TYPE, nullable=False)
+    return MappedColumn(column, repr(mapping.share), frozenset())
+
+
+def _stored(column: MappedColumn) -> MappedColumn:
+    """A column whose value comes from the source in every row: other rows need another one."""
+    stored = msgspec.structs.replace(column.column, default=None, generated=False, expression=None)
+    return column._replace(column=stored)
 
 
 def _fingerprint(rules: TableRules, mask_key: str) -> str:

@@ -29,7 +29,7 @@ from engine.change import (
 )
 from engine.checkpoint import Cause, Checkpoint, LeftState
 from engine.contract import Applied, AppliesAtOnce, ReadsByPolicy, Sink, Source
-from engine.errors import SchemaError, TailraceError, UnloggedChange
+from engine.errors import ConfigError, SchemaError, TailraceError, UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
@@ -157,6 +157,10 @@ class TargetWriter:
     def check_mapping(self, tables: Iterable[Table]) -> None:
         """Raise ConfigError unless these tables, with the followed ones, can be mapped."""
         self._mapping.check([*self._tracker.tables, *tables])
+        if self._mapping.merges and not self._sink.capabilities.parts:
+            raise ConfigError(
+                "tables are merged, which this sink cannot do", hint="leave out merge in [mapping]"
+            )
 
     async def write(self, batch: Batch) -> None:
         """Apply a batch of the stream.
@@ -306,8 +310,11 @@ class TargetWriter:
         targets = mapping.targets(changes)
         try:
             return mapping.found(await self._apply_or_commit(targets, in_backfill, end))
-        except TailraceError as error:
+        except UnloggedChange as error:
             raise mapping.own_error(error) from error
+        except TailraceError as error:
+            error.table = mapping.own_name(error.table)
+            raise
 
     def _note_part(self, change: UnloggedPart) -> None:
         log.warning(

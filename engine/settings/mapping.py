@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -37,7 +37,8 @@ class TableRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     ``drop``, with the new names of ``rename``. ``where``: the rows that the target has. ``mask``:
     by column of the target, ``hash``, ``digits``, ``truncate(N)``, ``redact`` or ``null``.
     ``types``: by column of the target, another type, as in the source's CREATE TABLE. ``assert``:
-    conditions that no row of the target may break.
+    conditions that no row of the target may break. ``merge``: several tables may have the same
+    ``to``; the named column, the first of the key, tells their rows apart by the source's name.
     """
 
     to: str = ""
@@ -48,6 +49,7 @@ class TableRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     mask: dict[str, str] = {}
     types: dict[str, str] = {}
     assert_: tuple[str, ...] = msgspec.field(default=(), name="assert")
+    merge: dict[str, Literal["schema", "table", "schema.table"]] = {}
 
     def __post_init__(self) -> None:
         if self.to and (self.to.count(".") != 1 or not all(self.to.split("."))):
@@ -55,6 +57,8 @@ class TableRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
                 f"mapping: to = {self.to!r} is not a table",
                 hint="write schema.table, such as crm.*",
             )
+        if len(self.merge) > 1:
+            raise ConfigError("mapping: merge has several columns", hint="name one")
         for column, mask in self.mask.items():
             if not _MASK.fullmatch(mask):
                 raise ConfigError(

@@ -98,7 +98,10 @@ def delete_part(
             f"removes rows by values of the column {column.name}, of which the target may have"
             " others",
         )
-    found = " OR ".join(_in_range(column, *range) for range in change.part.ranges)
+    conditions = [_in_range(column, *range) for range in change.part.ranges]
+    if change.part.text is not None:
+        conditions.append(f"{value} = {value_literal(column, change.part.text)}")
+    found = " OR ".join(conditions)
     yield Step(f"DELETE FROM {name} WHERE {found}")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from engine.change import TWIN_PREFIX
+from engine.change import without_twin_prefix
 from engine.contract import StoredText
 from engine.databases.postgres.collations import icu_collation, ignores_case
 from engine.databases.postgres.expressions import Inexact, Operand, expression_sql
@@ -179,7 +179,7 @@ class Storage:
 
 def _own_id(table: Table) -> TableId:
     """The name of the table on the source: not that of its twin."""
-    return TableId(table.id.schema, table.id.name.removeprefix(TWIN_PREFIX))
+    return TableId(table.id.schema, without_twin_prefix(table.id.name))
 
 
 def deciding_policies(column: Column, policies: StoragePolicies = DEFAULT) -> list[str]:

@@ -1,0 +1,116 @@
+"""
+Tables that are merged into one on the target. Pure.
+
+Each row of the merged table has the name of its source in the first column, which is the first of
+the key. The columns are those of all tables, by their names; a table that lacks one has NULL there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.errors import ConfigError
+from engine.schema import Column, Index, Origin, Table, Type
+
+__all__ = ["fits", "joined", "without"]
+
+_SIGNED = ("int8", "int16", "int24", "int32", "int64")
+_UNSIGNED = ("uint8", "uint16", "uint24", "uint32", "uint64")
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """One table for the rows of all ``tables``, which have the same id.
+
+    Raises ConfigError if they have different keys, or columns of types that have no common one.
+    """
+    tables = sorted(tables, key=lambda table: table.origins[0].table.id)
+    first = tables[0]
+    columns = {column.name: column for column in first.columns}
+    indexes = {
+        index.name: [first.columns[n].name for n in index.columns] for index in first.indexes
+    }
+    for table in tables[1:]:
+        for column in table.columns:
+            known = columns.get(column.name)
+            columns[column.name] = column if known is None else _common(table, known, column)
+        for index in table.indexes:
+            indexes.setdefault(index.name, [table.columns[n].name for n in index.columns])
+        if _key(table) != _key(first):
+            raise _wrong(table, f"its key is not that of {first.origins[0].table.id}")
+    names = list(columns)
+    everywhere = set.intersection(*(set(table.names) for table in tables))
+    made = tuple(
+        column if name in everywhere else msgspec.structs.replace(column, nullable=True)
+        for name, column in columns.items()
+    )
+    return msgspec.structs.replace(
+        first,
+        columns=made,
+        key=tuple(names.index(name) for name in _key(first)),
+        indexes=tuple(
+            Index(name, tuple(names.index(column) for column in of)) for name, of in indexes.items()
+        ),
+        version=1,
+        origins=tuple(origin for table in tables for origin in table.origins),
+    )
+
+
+def without(table: Table, origin: Origin) -> Table | None:
+    """The merged table without the rows of one origin; None if there is no other one. It keeps its
+    columns.
+    """
+    origins = tuple(each for each in table.origins if each.table.id != origin.table.id)
+    return msgspec.structs.replace(table, origins=origins) if origins else None
+
+
+def fits(table: Table, part: Table) -> bool:
+    """Whether the merged table has what ``part`` has, as one of its origins, so that the rows of it
+    can be stored.
+    """
+    known = {column.name: column for column in table.columns}
+    return (
+        part.origins[0] in table.origins
+        and part.id == table.id
+        and _key(table) == _key(part)
+        and all(
+            column.name in known and _holds(known[column.name].type, column.type)
+            for column in part.columns
+        )
+    )
+
+
+def _key(table: Table) -> list[str]:
+    return [table.columns[ordinal].name for ordinal in table.key]
+
+
+def _common(table: Table, one: Column, other: Column) -> Column:
+    wide = one if _holds(one.type, other.type) else other
+    narrow = other if wide is one else one
+    if not _holds(wide.type, narrow.type):
+        raise _wrong(table, f"its column {one.name} is {other.type}, and elsewhere {one.type}")
+    return msgspec.structs.replace(wide, nullable=one.nullable or other.nullable)
+
+
+def _holds(wide: Type, narrow: Type) -> bool:
+    if wide == narrow:
+        return True
+    if wide.kind == narrow.kind == "text":
+        return not wide.length or 0 < narrow.length <= wide.length
+    return any(
+        wide.kind in kinds
+        and narrow.kind in kinds
+        and kinds.index(wide.kind) >= kinds.index(narrow.kind)
+        for kinds in (_SIGNED, _UNSIGNED)
+    )
+
+
+def _wrong(table: Table, problem: str) -> ConfigError:
+    source = table.origins[0].table.id
+    return ConfigError(
+        f"the table cannot be merged into {table.id}: {problem}",
+        hint="select the columns that the tables have in common, or give them common types in"
+        " [mapping]",
+        table=source,
+    )
