@@ -29,7 +29,6 @@ __all__ = [
     "AppliesAtOnce",
     "Capabilities",
     "ChecksPosition",
-    "CommandStore",
     "Finding",
     "Interruptible",
     "Reachable",
@@ -37,14 +36,12 @@ __all__ = [
     "Readable",
     "ReadsByPolicy",
     "RefusesTables",
-    "Resettable",
     "RowReader",
     "SelectsTables",
     "Sink",
     "SnapshotSource",
     "Source",
     "State",
-    "StoredCommand",
     "StoredText",
 ]
 
@@ -345,48 +342,6 @@ class Sink(Protocol):
         """Close the connection. Uncommitted changes are lost. Idempotent."""
 
 
-class StoredCommand(msgspec.Struct, frozen=True):
-    """A command to a pipeline, with who submitted it, when (Unix seconds), and what became of it.
-
-    ``command`` is JSON (``engine.pipeline.commands``). ``outcome`` is None while the command waits.
-    """
-
-    id: int
-    command: str
-    by: str
-    at: float
-    outcome: str | None = None
-    refused: bool = False
-
-
-@runtime_checkable
-class CommandStore(Protocol):
-    """A sink that keeps commands to the pipeline, whether or not an engine runs.
-
-    The engine executes them in order and concludes each in the transaction of its effects. The
-    methods that do not belong to the engine have a connection of their own.
-    """
-
-    @property
-    def commands_wait(self) -> bool:
-        """Whether commands waited at the last ``commit``. It costs no round trip."""
-
-    async def waiting_commands(self) -> list[StoredCommand]:
-        """The commands that wait, in order. Called by the engine, at a commit."""
-
-    async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
-        """Record the outcome of a command, in the open transaction; open one if there is none."""
-
-    async def submit_command(self, command: str, by: str) -> int:
-        """Store a command durably, and return its number. Not for the engine."""
-
-    async def find_command(self, id: int) -> StoredCommand | None:
-        """A command by its number. Not for the engine."""
-
-    async def engine_runs(self) -> bool:
-        """Whether an engine of this pipeline is connected. Not for the engine."""
-
-
 @runtime_checkable
 class AppliesAtOnce(Protocol):
     """A sink that can apply and commit in one round trip."""
@@ -417,16 +372,6 @@ class Reachable(Protocol):
 
     def reachable(self) -> bool:
         """Whether a connection can be made now, within a few seconds. Called on a worker thread."""
-
-
-@runtime_checkable
-class Resettable(Protocol):
-    """A sink that can forget a pipeline."""
-
-    async def reset(self, *, drop: bool) -> int:
-        """Forget all state of the pipeline, and remove unfinished twins; with ``drop`` drop its
-        tables too. Returns the number of tables that were dropped. An engine that runs is fenced.
-        """
 
 
 @runtime_checkable

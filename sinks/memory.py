@@ -8,7 +8,8 @@ together at ``commit``, and a second sink on the same store finds them, as after
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import ClassVar
 
 import msgspec
@@ -26,8 +27,9 @@ from engine.change import (
     Truncate,
 )
 from engine.checkpoint import Checkpoint
-from engine.contract import Applied, Capabilities, Finding, State, StoredCommand
-from engine.errors import ApplyError, Fenced
+from engine.contract import Applied, Capabilities, Finding, State
+from engine.errors import ApplyError, Fenced, TailraceError
+from engine.recovery import DeadLetter, StoredCommand
 from engine.schema import Table, TableId
 from engine.toolkit.cascades import runs, steps
 from engine.toolkit.memory_table import MemoryTable
@@ -51,6 +53,8 @@ class MemoryStore:
         self.states: dict[str, State] = {}
         #: The commands of all pipelines, each with its pipeline.
         self.commands: list[tuple[str, StoredCommand]] = []
+        #: The dead letters of all pipelines.
+        self.letters: list[tuple[str, DeadLetter]] = []
         #: The pipelines that a sink has open.
         self.running: set[str] = set()
 
@@ -80,6 +84,7 @@ class MemorySink:
         self._epoch = 0
         self._open: dict[TableId, MemoryTable] | None = None
         self._concluded: list[StoredCommand] = []
+        self._letters = list(self.store.letters)
         self.commands_wait = False
 
     async def check(self, tables: Sequence[Table]) -> list[Finding]:
@@ -96,6 +101,7 @@ class MemorySink:
         self._epoch = stored.epoch
         self._concluded.clear()
         self.store.running.add(self._pipeline)
+        self._letters = list(self.store.letters)
         return stored
 
     async def apply(
@@ -140,9 +146,11 @@ class MemorySink:
             self.store.commands[done.id - 1] = (self._pipeline, done)
         self._concluded.clear()
         self.commands_wait = bool(await self.waiting_commands())
+        self.store.letters = list(self._letters)
 
     async def rollback(self) -> None:
         self._open = None
+        self._letters = list(self.store.letters)
         self._concluded.clear()
 
     async def state(self) -> State | None:
@@ -158,6 +166,36 @@ class MemorySink:
     async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
         _, command = self.store.commands[id - 1]
         self._concluded.append(msgspec.structs.replace(command, outcome=outcome, refused=refused))
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        before = {id: contents.copy() for id, contents in self._transaction().items()}
+        letters = list(self._letters)
+        try:
+            yield
+        except TailraceError:
+            self._open, self._letters = before, letters
+            raise
+
+    async def add_dead_letter(self, letter: DeadLetter) -> None:
+        letter = msgspec.structs.replace(letter, id=len(self._letters) + 1, at=time.time())
+        self._letters.append((self._pipeline, letter))
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        return [
+            letter
+            for pipeline, letter in self._letters
+            if pipeline == self._pipeline and letter.outcome is None
+        ]
+
+    async def close_dead_letters(self, id: TableId, letter: int | None, outcome: str) -> None:
+        for n, (pipeline, it) in enumerate(self._letters):
+            mine = pipeline == self._pipeline and it.table == id and it.outcome is None
+            if mine and letter in (None, it.id):
+                self._letters[n] = (pipeline, msgspec.structs.replace(it, outcome=outcome))
+
+    async def read_dead_letters(self) -> list[DeadLetter]:
+        return [letter for pipeline, letter in self.store.letters if pipeline == self._pipeline]
 
     async def reset(self, *, drop: bool) -> int:
         state = await self.open()

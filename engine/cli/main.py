@@ -116,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from engine.cli.init import INIT
     from engine.cli.inspect import CHECK, STATUS, VERIFY
-    from engine.cli.recovery import BACKFILL, RESET, SKIP, TABLES
+    from engine.cli.recovery import BACKFILL, DEAD_LETTERS, RESET, SKIP, TABLES
     from engine.cli.run import BENCH, DEMO, RUN, TAIL
 
     parser = argparse.ArgumentParser(
@@ -132,7 +132,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="print the version, and whether the codecs are compiled",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    following = (RUN, STATUS, TABLES, BACKFILL, SKIP, RESET, VERIFY, TAIL)
+    following = (RUN, STATUS, TABLES, BACKFILL, SKIP, DEAD_LETTERS, RESET, VERIFY, TAIL)
     for command in (INIT, CHECK, *following, DEMO, BENCH):
         sub = commands.add_parser(
             command.name,

@@ -22,14 +22,22 @@ from engine.change import TWIN_PREFIX
 from engine.checkpoint import Checkpoint
 from engine.cli.command import Command
 from engine.cli.wiring import load_settings, make_sink
-from engine.contract import CommandStore, Resettable, Sink, StoredCommand
+from engine.contract import Sink
 from engine.errors import ConfigError
 from engine.ops.status import table_status
-from engine.pipeline.stored_commands import BackfillTables, Skip, StoredCommandKind, find_tables
+from engine.pipeline.dead_letters import letter_line
+from engine.pipeline.stored_commands import (
+    BackfillTables,
+    Letters,
+    Skip,
+    StoredCommandKind,
+    find_tables,
+)
+from engine.recovery import CommandStore, DeadLetterStore, Resettable, StoredCommand
 from engine.remedies import rendered
 from engine.settings.loader import Settings
 
-__all__ = ["BACKFILL", "RESET", "SKIP", "TABLES"]
+__all__ = ["BACKFILL", "DEAD_LETTERS", "RESET", "SKIP", "TABLES"]
 
 #: How often the target is asked for the outcome of a command.
 POLL_SECONDS = 0.2
@@ -153,6 +161,54 @@ def _add_skip_options(parser: argparse.ArgumentParser) -> None:
 
 
 SKIP = Command("skip", "pass over a part of the log", skip, _add_skip_options)
+
+
+def dead_letters(options: argparse.Namespace) -> int:
+    """Rows that the target refused, with later changes of their keys, which wait behind them.
+
+    list: the open ones, without values but the key's. show: with their values, also closed ones.
+    retry: apply open ones in order, when the cause is removed. discard: close open ones without
+    applying them; the target then differs from the source. ID: numbers of letters; without any,
+    all. Exit status 3: letters are open (list).
+    """
+    settings = load_settings(options.config)
+    return asyncio.run(_dead_letters(settings, options))
+
+
+async def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
+    sink = make_sink(settings)
+    await _checkpoint(sink)
+    if not isinstance(sink, DeadLetterStore):
+        raise ConfigError("this target keeps no dead letters", hint="PostgreSQL does")
+    letters = await sink.read_dead_letters()
+    chosen = [it for it in letters if not options.ids or it.id in options.ids]
+    waiting = [it for it in chosen if it.outcome is None]
+    if options.action in ("list", "show"):
+        shown = waiting if options.action == "list" else chosen
+        lines = [letter_line(it, values=options.action == "show") for it in shown]
+        print("\n".join(lines) if lines else "there are no dead letters")
+        return 3 if waiting and options.action == "list" else 0
+    if not waiting:
+        print("there are no open dead letters")
+        return 0
+    if options.action == "discard":
+        lost = f"{len(waiting)} changes are discarded: the target differs from the source there"
+        if not _agreed(lost, options):
+            return 1
+    ids = tuple(it.id for it in waiting) if options.ids else ()
+    return await _give(sink, Letters(options.action, ids), options)
+
+
+def _add_letter_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("list", "show", "retry", "discard"))
+    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="the number of a letter")
+    _add_yes(parser)
+    _add_deadline(parser)
+
+
+DEAD_LETTERS = Command(
+    "dead-letters", "rows that the target refused", dead_letters, _add_letter_options
+)
 
 
 def reset(options: argparse.Namespace) -> int:

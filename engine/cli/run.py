@@ -38,6 +38,7 @@ from engine.ops import log
 from engine.ops.metrics import Metrics
 from engine.ops.status import Monitor, Status
 from engine.pipeline.loop import Pipeline
+from engine.remedies import rendered
 from engine.schema import Table
 from engine.settings.loader import Settings
 
@@ -157,10 +158,10 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         await pipeline.run(
             until_caught_up=options.until_caught_up, deadline_seconds=options.deadline
         )
-    return 0 if pipeline.commands.stopping else _conclude(pipeline.status())
+    return 0 if pipeline.commands.stopping else _conclude(pipeline.status(), str(options.config))
 
 
-def _conclude(status: Status) -> int:
+def _conclude(status: Status, config: str) -> int:
     """Log what a run that ended by itself has done. Returns its exit status."""
     counts = {name: getattr(status, name) for name in ("pipeline", "rows", "backfilled_rows")}
     logger.info("finished", extra=counts)
@@ -170,7 +171,15 @@ def _conclude(status: Status) -> int:
             "the table is quarantined, the target lacks its changes",
             extra={"table": table.table, "reason": table.reason, "hint": table.remedy},
         )
-    return EXIT_DIFFERENCES if quarantined else 0
+    if status.dead_letters:
+        logger.error(
+            "rows that the target refused are dead letters, the target lacks them",
+            extra={
+                "count": status.dead_letters,
+                "hint": rendered("`tailrace dead-letters CONFIG list`", config=config),
+            },
+        )
+    return EXIT_DIFFERENCES if quarantined or status.dead_letters else 0
 
 
 def _stop_on_signals(pipeline: Pipeline) -> None:

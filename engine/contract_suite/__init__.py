@@ -39,8 +39,8 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
         for module in (
-            *("origin", "replay", "sink_backfill", "sink_commands", "sink_rows", "sink_state"),
-            *("sinks", "snapshots", "sources", "target"),
+            *("origin", "replay", "sink_backfill", "sink_commands", "sink_dead_letters"),
+            *("sink_rows", "sink_state", "sinks", "snapshots", "sources", "target"),
         )
     )
 )

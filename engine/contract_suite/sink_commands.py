@@ -1,13 +1,14 @@
 """
-The rules for a sink that keeps commands to the pipeline (``engine.contract.CommandStore``).
+The rules for a sink that keeps commands to the pipeline (``engine.recovery.CommandStore``).
 """
 
 from __future__ import annotations
 
 import pytest
 
-from engine.contract import CommandStore, Sink
+from engine.contract import Sink
 from engine.contract_suite.target import TABLE, A, Engine, Target, create, insert, rule
+from engine.recovery import CommandStore
 
 __all__ = ["CommandRules"]
 

@@ -10,6 +10,7 @@ import pytest
 from engine.contract import Capabilities, Finding
 from engine.contract_suite.sink_backfill import BackfillRules
 from engine.contract_suite.sink_commands import CommandRules
+from engine.contract_suite.sink_dead_letters import DeadLetterRules
 from engine.contract_suite.sink_rows import DeletePartRules, RowRules, SchemaChangeRules
 from engine.contract_suite.sink_state import StateRules, TransactionRules
 from engine.contract_suite.target import KEYLESS, TABLE, Target, rule
@@ -25,6 +26,7 @@ class SinkContract(
     SchemaChangeRules,
     DeletePartRules,
     CommandRules,
+    DeadLetterRules,
 ):
     """Every rule for a sink. A subclass, whose name starts with ``Test``, overrides the fixture
     ``target``.

@@ -27,6 +27,7 @@ tailrace_backfill_rows {table}              gauge      rows backfilled
 tailrace_backfill_estimate_rows {table}     gauge      rows expected at the start of the backfill
 tailrace_table_state {table, state}         gauge      1 for the state of the table, else 0
 tailrace_quarantined_tables                 gauge      tables whose changes are not applied
+tailrace_dead_letters                       gauge      rows that the target refused
 ==========================================  =========  ==========================================
 """
 
@@ -91,6 +92,7 @@ class Metrics:
         )
         self._backfilled = gauge("backfill_rows", "Rows backfilled", "table")
         self._estimate = gauge("backfill_estimate_rows", "Rows expected", "table")
+        self._dead_letters = gauge("dead_letters", "Rows that the target refused, and those behind")
         self._quarantined = gauge("quarantined_tables", "Tables whose changes are not applied")
         self._state = gauge("table_state", "1 for the state of the table", "table", "state")
         #: Whether the backlog was known at the last status.
@@ -153,6 +155,7 @@ class Metrics:
         elif self._has_backlog:
             self._lag_bytes.remove(self._pipeline)
         self._has_backlog = status.lag_bytes is not None
+        self._dead_letters.labels(self._pipeline).set(status.dead_letters or 0)
         self._tables = status.tables or self._tables
 
     def render(self, accept: str) -> tuple[bytes, str]:

@@ -95,6 +95,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     running: bool | None = None
     problem: str = ""
     remedy: str = ""
+    dead_letters: int | None = None
     tables: tuple[TableStatus, ...] = ()
 
     @property

@@ -103,7 +103,7 @@ class Discovery:
         self.found = []
         for id, error in self._refused.items():
             self._unlogged.take(error, id)
-        await self._unlogged.record(self._writer, ())
+        await self._unlogged.record(self._writer, self._tracker, ())
         self._refused = {}
         return True
 

@@ -196,6 +196,7 @@ class Pipeline:
             backfilled_rows=counters.backfilled_rows,
             reconnects=counters.reconnects,
             lag_seconds=counters.lag_seconds(time.time()),
+            dead_letters=self.unlogged.letters.count,
             tables=self._tables.of(None if attempt is None else attempt.tracker.progress),
         )
 
@@ -229,10 +230,7 @@ class Pipeline:
             if state.checkpoint is not None and not self._selection_done:
                 await follow_selection(self.name, self.source, writer, tracker)
             self._selection_done = True
-            for error in self._attempt.outdated:
-                if tracker.progress[error.id].followed:
-                    self.unlogged.take(error, error.id)
-            await self.unlogged.record(writer, tracker.waiting)
+            await self.unlogged.record(writer, tracker, self._attempt.outdated)
             if state.checkpoint is not None:
                 await self.stored.execute(writer, tracker)
             await self._attempt.prepare(first=state.checkpoint is None)
@@ -279,6 +277,7 @@ class _Attempt:
             epoch=state.epoch,
             metrics=pipeline.metrics,
             counters=pipeline.counters,
+            letters=pipeline.unlogged.letters,
         )
         batch = pipeline.batch
         self._batcher = Batcher(batch.max_rows, batch.max_bytes, batch.max_age_seconds)
@@ -309,7 +308,7 @@ class _Attempt:
 
     def find(self, name: str | None) -> TableId | None:
         """The table that an error names, if it is one of the followed tables."""
-        if self._first:
+        if self._first and not self.writer.commits:
             return None
         found = [id for id in self.tracker.progress if str(id) == name]
         return found[0] if len(found) == 1 else None

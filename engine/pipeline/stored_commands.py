@@ -14,18 +14,27 @@ import logging
 import time
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import msgspec
 
 from engine.checkpoint import Cause, TableProgress
-from engine.contract import CommandStore, PassesOver, Sink, Source, StoredCommand
+from engine.contract import PassesOver, Sink, Source
 from engine.errors import ConfigError
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
+from engine.recovery import CommandStore, StoredCommand
 from engine.schema import TableId
 
-__all__ = ["BackfillTables", "Skip", "StoredCommandKind", "StoredCommands", "find_tables"]
+__all__ = [
+    "BackfillTables",
+    "Letters",
+    "Skip",
+    "StoredCommandKind",
+    "StoredCommands",
+    "find_tables",
+]
 
 log = logging.getLogger("tailrace.pipeline")
 
@@ -48,7 +57,14 @@ class Skip(msgspec.Struct, frozen=True, tag="skip", tag_field="command"):
     whole: bool = False
 
 
-StoredCommandKind = BackfillTables | Skip
+class Letters(msgspec.Struct, frozen=True, tag="dead_letters", tag_field="command"):
+    """Retry or discard the open dead letters with these numbers; without any, all of them."""
+
+    action: Literal["retry", "discard"]
+    ids: tuple[int, ...] = ()
+
+
+StoredCommandKind = BackfillTables | Skip | Letters
 
 
 class _Refused(Exception):
@@ -80,6 +96,7 @@ class StoredCommands:
                 outcome, refused = str(error), True
             await self._store.conclude_command(stored.id, outcome, refused=refused)
             await writer.commit()
+            await self._unlogged.letters.load(tracker.tables)
             log.warning(
                 "a command is refused" if refused else "a command is executed",
                 extra={
@@ -99,6 +116,10 @@ class StoredCommands:
             raise _Refused("this version of Tailrace does not know the command") from None
         if isinstance(command, Skip):
             return self._skip(command, writer)
+        if isinstance(command, Letters):
+            if command.action == "retry":
+                return await writer.retry(command.ids)
+            return await self._unlogged.letters.discard(command.ids, stored.by)
         return await self._backfill(command, stored.by, writer, tracker)
 
     def _skip(self, command: Skip, writer: TargetWriter) -> str:

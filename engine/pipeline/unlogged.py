@@ -21,6 +21,8 @@ from typing import Final
 from engine.checkpoint import Cause
 from engine.contract import Sink, SnapshotSource, Source
 from engine.errors import TailraceError, UnloggedChange
+from engine.pipeline.dead_letters import DeadLetters
+from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
 from engine.remedies import BACKFILL, and_then, rendered
 from engine.schema import TableId
@@ -57,6 +59,8 @@ class UnloggedChanges:
         self._settings = settings
         self._errors = errors
         self._config = config
+        #: The rows that the target refuses.
+        self.letters = DeadLetters(name, sink, errors)
         #: Why a table cannot be backfilled again; empty if it can.
         self.why_not_backfilled = _why_not_backfilled(source, sink, settings)
         #: Whether a part of a table is backfilled again where that is enough.
@@ -70,6 +74,8 @@ class UnloggedChanges:
 
     def take(self, error: TailraceError, id: TableId) -> None:
         """Note the table ``id`` of ``error``, or raise it if the policy is to stop."""
+        if self.letters.guard(error, id):
+            return
         again = (
             isinstance(error, UnloggedChange)
             and self._settings.unlogged_change == "backfill"
@@ -127,15 +133,21 @@ class UnloggedChanges:
         times.append(now)
         return full
 
-    async def record(self, writer: TargetWriter, waiting: Sequence[TableId]) -> None:
-        """Stop following the noted tables, and commit that.
+    async def record(
+        self, writer: TargetWriter, tracker: ProgressTracker, outdated: Sequence[UnloggedChange]
+    ) -> None:
+        """Stop following the noted tables, and those that are ``outdated``, and commit that.
 
-        Of ``waiting``, the tables that wait to be backfilled again, none can be if the
-        configuration has changed since; then they are quarantined.
+        Tables that wait to be backfilled again cannot be if the configuration has changed since;
+        then they are quarantined.
         """
+        for error in outdated:
+            if tracker.progress[error.id].followed:
+                self.take(error, error.id)
+        await self.letters.load(writer.tables)
         for id, cause, quarantine in self._taken:
             await writer.leave(id, cause, "quarantined" if quarantine else "pending")
-        left = waiting if self.why_not_backfilled else ()
+        left = tracker.waiting if self.why_not_backfilled else ()
         for id in left:
             cause = Cause(_NEVER, 'set mode = "initial" in [backfill]', at=time.time())
             await writer.leave(id, cause, "quarantined")

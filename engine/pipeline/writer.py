@@ -33,9 +33,11 @@ from engine.errors import ConfigError, SchemaError, TailraceError, UnloggedChang
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
+from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins, own_name
 from engine.schema import Table, TableId
+from engine.settings.loader import ErrorSettings
 
 __all__ = ["Counters", "TargetWriter", "Transaction"]
 
@@ -123,7 +125,9 @@ class TargetWriter:
         epoch: int,
         metrics: Metrics,
         counters: Counters,
+        letters: DeadLetters | None = None,
     ) -> None:
+        self._letters = letters or DeadLetters(checkpoint.pipeline, sink, ErrorSettings())
         self._mapping = mapping
         self._source = source
         self._reads_by_policy = source if isinstance(source, ReadsByPolicy) else None
@@ -153,6 +157,11 @@ class TargetWriter:
     def seconds_since_commit(self) -> float:
         """The time since the last commit, or since the writer was made."""
         return time.monotonic() - self._last_commit
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """The followed tables."""
+        return self._tracker.tables
 
     def check_mapping(self, tables: Iterable[Table]) -> None:
         """Raise ConfigError unless these tables, with the followed ones, can be mapped."""
@@ -216,6 +225,7 @@ class TargetWriter:
         table = self._tracker.leave(id, cause, state)
         if table is not None:
             await self._sink.apply(self._mapping.targets(self._twins.leave(table)))
+        await self._letters.supersede(id, "the table was left, its rows are read again")
         self.transaction = Transaction.WHOLE
 
     async def commit(self) -> None:
@@ -244,7 +254,30 @@ class TargetWriter:
         self.transaction = Transaction.EMPTY
         await self._sink.rollback()
 
+    async def retry(self, ids: Sequence[int]) -> str:
+        """Apply open dead letters. Returns what became of them."""
+
+        async def apply(changes: Sequence[Change]) -> int:
+            tables = {change.table.id for change in changes if type(change) is Rows}
+            return await self._apply_all(changes, tables, "apply")
+
+        return await self._letters.retry(ids, self._tracker.tables, apply)
+
     async def _apply(
+        self,
+        changes: Sequence[Change],
+        in_backfill: Collection[TableId],
+        stage: Stage,
+        end: Commit | Heartbeat | None = None,
+    ) -> int:
+        """Apply and count, with a table whose rows the target may refuse apart."""
+        if self._letters.concern(changes):
+            return await self._letters.apply(
+                changes, lambda run: self._apply_all(run, in_backfill, stage)
+            )
+        return await self._apply_all(changes, in_backfill, stage, end)
+
+    async def _apply_all(
         self,
         changes: Sequence[Change],
         in_backfill: Collection[TableId],

@@ -59,7 +59,7 @@ TOML_NAMES = {
 #: Names of version 0.1.0 that a configuration may still hold: table or key, and its name now.
 RENAMED = {("snapshot",): "backfill", ("backfill", "round_seconds"): "slice_seconds"}
 
-OnError = Literal["stop", "quarantine"]
+OnError = Literal["stop", "quarantine", "dead_letter"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Count = Annotated[int, Meta(ge=1)]
@@ -96,7 +96,9 @@ class BackfillSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 class ErrorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What follows an error that concerns one table alone: ``quarantine`` the table (its changes
-    are not applied any more, and the others go on), or ``stop`` the pipeline.
+    are not applied any more, and the others go on), ``stop`` the pipeline, or ``dead_letter``: a
+    row that the target refuses is kept aside, with later changes of its key, and the table goes on;
+    a table in any other trouble is quarantined.
 
     ``tables`` has the policy of some tables, by patterns ``schema.table`` with ``*`` and ``?``. Of
     several that match, the last one counts.

@@ -11,7 +11,8 @@ repaired.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from engine.change import Cascade, Row
 from engine.contract import Applied
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.stored import Storage
-from engine.errors import ApplyError
+from engine.errors import ApplyError, TailraceError
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges
 from sinks.postgres.cascades import Cascades
@@ -107,6 +108,23 @@ class Applier:
     def rolled_back(self) -> None:
         """The transaction was rolled back."""
         self._staging.rolled_back()
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """As ``DeadLetterStore.savepoint``."""
+        await self._session.begin()
+        await self._session.execute("SAVEPOINT tailrace_rows")
+        names = self._staging.names()
+        try:
+            yield
+        except TailraceError as error:
+            if not error.retryable:
+                await self._session.execute(
+                    "ROLLBACK TO SAVEPOINT tailrace_rows; RELEASE SAVEPOINT tailrace_rows"
+                )
+                self._staging.restore(names)
+            raise
+        await self._session.execute("RELEASE SAVEPOINT tailrace_rows")
 
     def reconnected(self) -> None:
         """The session has a new connection, which has no temporary tables."""

@@ -6,6 +6,7 @@ The tables of the schema ``tailrace``: their layout, and the upgrade of an older
     tailrace.table_progress   the backfill of each table
     tailrace.table_version    the version of each table that the target has now
     tailrace.command          the commands to a pipeline, with their outcomes
+    tailrace.dead_letter      the rows that the target refused, or that wait behind them
 
 All pipelines of a database share these tables, so one upgrade moves them all. It is one
 transaction under the advisory lock: after a crash the old layout is there, unchanged.
@@ -66,6 +67,19 @@ CREATE TABLE {SCHEMA}.command (
 );
 CREATE INDEX command_waits ON {SCHEMA}.command (pipeline) WHERE done_at IS NULL"""
 
+_DEAD_LETTER = f"""
+CREATE TABLE {SCHEMA}.dead_letter (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  pipeline text NOT NULL,
+  source_schema text NOT NULL, source_name text NOT NULL,
+  key text NOT NULL, operation text NOT NULL, images bytea NOT NULL,
+  error text NOT NULL, message text NOT NULL, position text NOT NULL,
+  at timestamptz NOT NULL DEFAULT now(),
+  closed_at timestamptz,
+  outcome text
+);
+CREATE INDEX dead_letter_open ON {SCHEMA}.dead_letter (pipeline) WHERE closed_at IS NULL"""
+
 _CREATE = f"""
 CREATE TABLE {SCHEMA}.layout (version integer NOT NULL);
 INSERT INTO {SCHEMA}.layout VALUES ({LAYOUT});
@@ -95,7 +109,8 @@ CREATE TABLE {SCHEMA}.table_version (
   PRIMARY KEY (pipeline, source_schema, source_name),
   UNIQUE (target_schema, target_name) DEFERRABLE INITIALLY DEFERRED
 );
-{_COMMAND}"""
+{_COMMAND};
+{_DEAD_LETTER}"""
 
 # These read the catalog instead of calling to_regclass and to_regnamespace, because a session's
 # catalog cache may still say "not found" after a wait for the advisory lock.
@@ -183,7 +198,7 @@ async def _upgrade_from_1(session: Session) -> int:
     # Each lock waits for the transactions that use the table, so what follows sees their rows.
     for name in ("layout", "checkpoint", "progress", "tables"):
         await session.execute(f"LOCK TABLE {SCHEMA}.{name} IN ACCESS EXCLUSIVE MODE")
-    await session.execute(_RENAME + ";" + _COMMAND)
+    await session.execute(f"{_RENAME};{_COMMAND};{_DEAD_LETTER}")
     for before, after in RENAMED_STATES.items():
         await session.execute(
             f"UPDATE {SCHEMA}.table_progress SET state = $2 WHERE state = $1", (before, after)

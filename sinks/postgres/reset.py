@@ -53,6 +53,11 @@ async def reset(
     for name in _STATE:
         await session.execute(f"DELETE FROM {SCHEMA}.{name} WHERE pipeline = $1", (pipeline,))
     await session.execute(
+        f"UPDATE {SCHEMA}.dead_letter SET closed_at = now(), outcome ="
+        " 'the state of the pipeline was reset' WHERE pipeline = $1 AND closed_at IS NULL",
+        (pipeline,),
+    )
+    await session.execute(
         f"UPDATE {SCHEMA}.command SET done_at = now(), refused = true, outcome ="
         " 'the state of the pipeline was reset' WHERE pipeline = $1 AND done_at IS NULL",
         (pipeline,),

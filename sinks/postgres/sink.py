@@ -8,7 +8,7 @@ the net changes of each table are written, and the order across tables does not 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar
 
 import msgspec
@@ -27,16 +27,18 @@ from engine.change import (
     Truncate,
 )
 from engine.checkpoint import Checkpoint
-from engine.contract import Applied, Capabilities, Finding, RowReader, State, StoredCommand
+from engine.contract import Applied, Capabilities, Finding, RowReader, State
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
+from engine.recovery import DeadLetter, StoredCommand
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges, net_changes
 from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, SchemaSegment, segments
 from sinks.postgres.apply import Applier
 from sinks.postgres.commands import CommandTable
+from sinks.postgres.dead_letters import DeadLetterTable
 from sinks.postgres.preflight import check
 from sinks.postgres.reset import reset
 from sinks.postgres.schema import SchemaFollower
@@ -235,6 +237,27 @@ class PostgresSink:
         """As ``CommandStore.engine_runs``."""
         async with self._own_session() as session:
             return await CommandTable(session, self._pipeline).engine_runs()
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """As ``DeadLetterStore.savepoint``."""
+        return self._applier.savepoint()
+
+    async def add_dead_letter(self, letter: DeadLetter) -> None:
+        """As ``DeadLetterStore.add_dead_letter``."""
+        await DeadLetterTable(self._session, self._pipeline).add(letter)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """As ``DeadLetterStore.dead_letters``."""
+        return await DeadLetterTable(self._session, self._pipeline).read(closed=False)
+
+    async def close_dead_letters(self, id: TableId, letter: int | None, outcome: str) -> None:
+        """As ``DeadLetterStore.close_dead_letters``."""
+        await DeadLetterTable(self._session, self._pipeline).close(id, letter, outcome)
+
+    async def read_dead_letters(self) -> list[DeadLetter]:
+        """As ``DeadLetterStore.read_dead_letters``."""
+        async with self._own_session() as session:
+            return await DeadLetterTable(session, self._pipeline).read(closed=True)
 
     async def reset(self, *, drop: bool) -> int:
         """As ``Resettable.reset``."""

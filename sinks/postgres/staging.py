@@ -94,6 +94,14 @@ class StagingTables:
         self._committed = dict(self._names)
         self._loaded.clear()
 
+    def names(self) -> dict[tuple[TableId, str, str], str]:
+        """The staging tables at a savepoint."""
+        return dict(self._names)
+
+    def restore(self, names: dict[tuple[TableId, str, str], str]) -> None:
+        """The transaction was rolled back to the savepoint of ``names``."""
+        self._names = dict(names)
+
     def rolled_back(self) -> None:
         """The transaction was rolled back, with the staging tables created and dropped in it."""
         self._names = dict(self._committed)

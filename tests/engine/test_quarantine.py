@@ -101,6 +101,16 @@ def test_an_error_before_the_first_checkpoint_stops() -> None:
     assert store.contents == {}
 
 
+def test_a_table_is_quarantined_during_the_first_backfill() -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    for table, rows in ((KEYED, [(1, "a"), (-1, "refused")]), (OTHER, [(1, "a")])):
+        database.load(table, rows)
+    pipeline = make_pipeline(database, store, sink=Refusing(store))
+    run(pipeline, until_caught_up=True)
+    assert [it.state for it in pipeline.status().tables] == ["quarantined", "live"]
+    assert store.rows(OTHER.id) == [(1, "a")]
+
+
 def test_the_last_pattern_that_matches_counts() -> None:
     settings = ErrorSettings("stop", {"shop.*": "quarantine", "shop.orders": "stop"})
     policies = [settings.policy(TableId("shop", name)) for name in ("orders", "items")]

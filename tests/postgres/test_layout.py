@@ -155,7 +155,7 @@ def test_the_first_open_upgrades(url: str, caplog: pytest.LogCaptureFixture) -> 
     assert "upgraded" in line.getMessage()
     assert vars(line).items() >= {"from_layout": 1, "to_layout": 2, "tables": 5}.items()
     found = everything(url)
-    tables = ["checkpoint", "command", "layout", "table_progress", "table_version"]
+    tables = ["checkpoint", "command", "dead_letter", "layout", "table_progress", "table_version"]
     assert sorted(found) == tables
     other = ("other", "s", "t", "live", None, 7, 8, None, False, None, None)
     assert other in found["table_progress"]

@@ -1,0 +1,166 @@
+"""Rows that the target refuses are kept aside, and later changes of their keys wait."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+import msgspec
+import pytest
+
+from engine.change import Change, Rows, SchemaChange, Truncate
+from engine.contract import Applied
+from engine.errors import ApplyError
+from engine.pipeline.stored_commands import Letters
+from engine.recovery import DeadLetter, StoredCommand
+from engine.schema import Column, Table, TableId, Type
+from engine.settings.loader import ErrorSettings
+from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
+from sources.memory import MemoryDatabase
+from tests.support.memory_pipeline import (
+    ID,
+    KEYED,
+    KEYLESS,
+    NAME,
+    assert_mirrored,
+    delete,
+    insert,
+    make_pipeline,
+    run,
+    update,
+)
+
+POLICY = ErrorSettings(on_error="dead_letter")
+OTHER = msgspec.structs.replace(KEYED, id=TableId(KEYED.id.schema, "other"))
+
+
+class Refusing(MemorySink):
+    """A target that refuses rows whose name is ``bad``."""
+
+    refuses = True
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(MemorySinkSettings("memory:test"), "test", store)
+
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
+        for change in changes:
+            rows = change.after or () if isinstance(change, Rows) else ()
+            if self.refuses and any(row[1] == "bad" for row in rows):
+                assert isinstance(change, Rows)
+                raise ApplyError("the target refuses a row", table=change.table.id)
+        return await super().apply(changes, in_backfill)
+
+
+def mirror(database: MemoryDatabase, store: MemoryStore, *, refuses: bool = True) -> None:
+    sink = Refusing(store)
+    sink.refuses = refuses
+    pipeline = make_pipeline(database, store, sink=sink, errors=POLICY)
+    run(pipeline, until_caught_up=True)
+    assert {it.state for it in pipeline.status().tables} == {"live"}
+
+
+def mirrored(*tables: Table) -> tuple[MemoryDatabase, MemoryStore]:
+    database, store = MemoryDatabase(), MemoryStore()
+    for table in tables:
+        database.load(table, [(number, "old") for number in range(9)])
+    mirror(database, store)
+    return database, store
+
+
+def open_letters(store: MemoryStore) -> list[DeadLetter]:
+    return [letter for _, letter in store.letters if letter.outcome is None]
+
+
+def command(store: MemoryStore, action: Literal["retry", "discard"], *ids: int) -> None:
+    text = msgspec.json.encode(Letters(action, ids)).decode()
+    number = len(store.commands) + 1
+    store.commands.append(("test", StoredCommand(number, text, "ann", 0.0)))
+
+
+def test_a_refused_row_is_alone_and_later_changes_of_its_key_wait() -> None:
+    database, store = mirrored(KEYED, OTHER)
+    database.commit(
+        insert(KEYED, *((number, "new") for number in range(20, 30))),
+        update(KEYED, (3, "old"), (3, "bad")),
+        update(KEYED, (4, "old"), (4, "new")),
+        insert(OTHER, (50, "bad")),
+    )
+    database.commit(update(KEYED, (3, "bad"), (3, "good")), insert(OTHER, (51, "x")))
+    database.commit(delete(KEYED, (5, "old")), update(KEYED, (3, "good"), (33, "good")))
+    database.commit(update(KEYED, (33, "good"), (33, "better")))
+    mirror(database, store)
+    letters = open_letters(store)
+    assert [(it.table.name, it.operation, it.key) for it in letters] == [
+        ("keyed", "update", "[3]"),
+        ("other", "insert", "[50]"),
+        ("keyed", "update", "[3]"),
+        ("keyed", "update", "[33]"),
+        ("keyed", "update", "[33]"),
+    ]
+    assert letters[0].message == "the target refuses a row"
+    assert "waits behind" in letters[2].message
+    rows = dict(store.rows(KEYED.id))  # type: ignore[arg-type]
+    assert rows[3] == "old"
+    assert rows[4] == "new"
+    assert 5 not in rows
+    assert [rows[number] for number in range(20, 30)] == ["new"] * 10
+
+    command(store, "retry")
+    mirror(database, store)  # still refused: nothing of these keys moves
+    assert dict(store.rows(KEYED.id))[3] == "old"  # type: ignore[arg-type]
+    assert len(open_letters(store)) == 5
+    command(store, "retry")
+    mirror(database, store, refuses=False)
+    assert open_letters(store) == []
+    assert_mirrored(database, store)
+
+
+def test_a_letter_is_discarded_and_the_next_ones_go_on() -> None:
+    database, store = mirrored(KEYED)
+    database.commit(insert(KEYED, (50, "bad")), insert(KEYED, (51, "bad")))
+    database.commit(update(KEYED, (50, "bad"), (50, "good")))
+    mirror(database, store)
+    first, second, third = open_letters(store)
+    command(store, "discard", first.id)
+    command(store, "retry", third.id)
+    mirror(database, store)
+    rows = dict(store.rows(KEYED.id))  # type: ignore[arg-type]
+    assert rows[50] == "good"
+    assert [letter.id for letter in open_letters(store)] == [second.id]
+    database.commit(insert(KEYED, (60, "after")))
+    mirror(database, store)
+    assert 60 in dict(store.rows(KEYED.id))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("table", [KEYED, KEYLESS], ids=["keyed", "keyless"])
+def test_a_backfill_keeps_refused_rows_aside(table: Table) -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(table, [(n, "bad" if n in (3, 7) else "old") for n in range(12)])
+    mirror(database, store)
+    assert {it.operation for it in open_letters(store)} == {"read"}
+    assert sorted(row[0] for row in store.rows(table.id)) == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]
+    command(store, "retry")
+    mirror(database, store, refuses=False)
+    assert_mirrored(database, store)
+
+
+def test_a_change_of_all_rows_has_the_table_read_again() -> None:
+    database, store = mirrored(KEYED)
+    wider = Table(KEYED.id, (ID, NAME, Column("code", Type("int32"), "int")), (0,), version=2)
+    database.commit(insert(KEYED, (50, "bad")))
+    database.commit(SchemaChange("ALTER", KEYED, wider))
+    database.commit(update(wider, (50, "bad", None), (50, "good", 1)))
+    mirror(database, store)
+    assert open_letters(store) == []
+    assert_mirrored(database, store)
+
+
+def test_truncate_closes_the_letters() -> None:
+    database, store = mirrored(KEYED)
+    database.commit(insert(KEYED, (50, "bad")))
+    database.commit(Truncate(KEYED), insert(KEYED, (50, "new")))
+    mirror(database, store)
+    assert [letter.outcome for _, letter in store.letters] == ["the table was emptied"]
+    assert_mirrored(database, store)
