@@ -292,18 +292,17 @@ def test_alterations(
         compare.assert_equal(connection, target, database)
 
 
-def test_tables_of_an_older_release_keep_their_temporal_format(
-    tmp_path: Path, target_database: str
-) -> None:
+def test_tables_of_an_older_release(tmp_path: Path, target_database: str) -> None:
     """GIVEN tables that MySQL 5.5 has made WHEN MySQL 5.6 runs on them THEN their old columns, and
-    new columns beside them, arrive."""
+    new columns beside them, arrive. MySQL 5.6 makes a YEAR(4) of YEAR(2) by most statements."""
     for folder in (tmp_path, *list(tmp_path.parents)[:2]):
         folder.chmod(0o755)
-    data, columns = tmp_path / "data", "a DATE, b TIME, c DATETIME, d TIMESTAMP NULL, e YEAR"
+    data = tmp_path / "data"
+    columns = "a DATE, b TIME, c DATETIME, d TIMESTAMP NULL, e YEAR, f YEAR(2)"
     rows = (
-        "'2020-02-31', '-838:59:59', '2020-00-10 01:02:03', '2021-03-28 01:30:00', 2000",
-        "'0000-00-00', '00:00:00', '0000-00-00 00:00:00', '0000-00-00 00:00:00', 0",
-        "'9999-12-31', '838:59:59', '9999-12-31 23:59:59', '2038-01-19 03:14:07', 2155",
+        "'2020-02-31', '-838:59:59', '2020-00-10 01:02:03', '2021-03-28 01:30:00', 2000, 2070",
+        "'0000-00-00', '00:00:00', '0000-00-00 00:00:00', '0000-00-00 00:00:00', 0, 0",
+        "'9999-12-31', '838:59:59', '9999-12-31 23:59:59', '2038-01-19 03:14:07', 2155, 1999",
     )
     session = "SET sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00'"
     with (
@@ -314,18 +313,26 @@ def test_tables_of_an_older_release_keep_their_temporal_format(
         for statement in (session, "CREATE DATABASE aged", "USE aged"):
             cursor.execute(statement)
         cursor.execute(f"CREATE TABLE t (id INT PRIMARY KEY, {columns})")
+        cursor.execute(f"CREATE TABLE t2 (id INT PRIMARY KEY, {columns}) ENGINE=MyISAM")
         cursor.execute(f"CREATE TABLE k (id DATETIME PRIMARY KEY, {columns})")
         for n, row in enumerate(rows, 1):
             cursor.execute(f"INSERT INTO t VALUES ({n}, {row})")
+            cursor.execute(f"INSERT INTO t2 VALUES ({n}, {row})")
             cursor.execute(f"INSERT INTO k VALUES ('2001-01-0{n}', {row})")
     statements = (
         "UPDATE t SET e = 1999, b = '-00:00:01'",
-        "INSERT INTO t SELECT id + 10, a, b, c, d, e FROM t",
+        "INSERT INTO t SELECT id + 10, a, b, c, d, e, f FROM t",
         "UPDATE k SET b = '12:00:00'",
         "DELETE FROM k WHERE id = '2001-01-02'",
+        "CREATE TABLE same LIKE t",
+        "INSERT INTO same SELECT * FROM t",
+        "OPTIMIZE TABLE t2, k",
+        "UPDATE k SET f = f + 1",
+        "ALTER TABLE t2 RENAME TO t3",
+        "INSERT INTO t3 SELECT id + 10, a, b, c, d, e, f FROM t",
         "SET GLOBAL avoid_temporal_upgrade = ON",
         "ALTER TABLE t ADD COLUMN n DATETIME(2), ADD COLUMN m TIME(3) NULL",
-        "INSERT INTO t SELECT id + 100, a, b, c, d, e, c, b FROM t",
+        "INSERT INTO t SELECT id + 100, a, b, c, d, e, f, c, b FROM t",
         "UPDATE t SET b = NULL, m = '00:00:00.123' WHERE id > 100",
     )
     with (

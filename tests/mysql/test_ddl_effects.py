@@ -69,16 +69,33 @@ def test_a_default_that_the_server_converts_is_not_known(
         assert apply_statement(statement, SHOP, tables, everything)
 
 
-def test_a_year_of_two_digits_is_certain_in_mariadb_alone(tables: Tables) -> None:
-    """MySQL 5.6.6 and newer make a YEAR(4) of it."""
-    statement = "ALTER TABLE orders ADD c YEAR(2)"
-    with pytest.raises(SchemaError, match="YEAR"):
-        apply_statement(statement, SHOP, tables, everything)
-    dialect = Dialect(mariadb=True)
-    (change,) = apply_statement(statement, SHOP, tables, everything, dialect=dialect)
-    assert isinstance(change, SchemaChange)
-    assert change.after is not None
-    assert change.after.columns[-1].source_type == "year(2)"
+@pytest.mark.parametrize(("converts", "type"), [(False, "year(2)"), (True, "year")])
+def test_years_of_two_digits(converts: bool, type: str) -> None:
+    """MySQL 5.6.6 and newer make a YEAR(4) of a YEAR(2), also in columns that existed before."""
+    tables = made("CREATE TABLE a (id INT KEY, y YEAR(2))", "CREATE TABLE b (id INT KEY)")
+    dialect = Dialect(converts_years=converts)
+    for statement in ("ALTER TABLE b ADD y YEAR(2)", "CREATE TABLE c LIKE a"):
+        (change,) = apply_statement(statement, SHOP, tables, everything, dialect=dialect)
+        assert isinstance(change, SchemaChange)
+        assert change.after is not None
+        assert change.after.columns[-1].source_type == type
+    for statement in (
+        "ALTER TABLE a COMMENT = 'old'",
+        "CREATE INDEX i ON a (y)",
+        "REPAIR LOCAL TABLE b, a",
+        "OPTIMIZE TABLE a",
+    ):
+        with (
+            pytest.raises(SchemaError, match="two digits") if converts else contextlib.nullcontext()
+        ):
+            apply_statement(statement, SHOP, tables, everything, dialect=dialect)
+        for change in apply_statement(
+            statement, SHOP, tables, everything, dialect=dialect, empty=True
+        ):
+            assert isinstance(change, SchemaChange)
+            assert change.after is not None
+            assert change.after.columns[-1].source_type == type
+    assert not apply_statement("OPTIMIZE TABLE b", SHOP, tables, everything, dialect=dialect)
 
 
 def in_shop(id: TableId) -> bool:

@@ -336,6 +336,7 @@ class Tracking:
             session.explicit_defaults_for_timestamp,
             SessionTime(query.timestamp, session.microseconds, session.time_zone, self._convert),
             self._has_inline_references(),
+            not self.mariadb and (5, 6, 6) <= self._version < (8,),
         )
         return _Parsed(sql, session, dialect, read_statement(sql, query.schema, dialect))
 
@@ -346,8 +347,11 @@ class Tracking:
         return self._convert_time(self._format.begun, text, of, to)
 
     def _has_inline_references(self) -> bool:
-        version = () if self._format is None else self._format.version
-        return not version or version >= ((10, 5) if self.mariadb else (9,))
+        return not self._version or self._version >= ((10, 5) if self.mariadb else (9,))
+
+    @property
+    def _version(self) -> tuple[int, ...]:
+        return () if self._format is None else self._format.version
 
     def _real(self, statement: Statement, query: Query) -> Statement | None:
         """What the statement has done to real tables; None if nothing."""

@@ -98,17 +98,17 @@ def alter(
     before = {column: column.column for column in draft.columns}
     charset = change.charset.resolved(database).over(charset_of(table.default_charset))
     draft.default_charset = charset.text
-    if change.converted:
-        for column in draft.columns:
+    for column in draft.columns:
+        column.column = dialect.altered(column.column)
+        if change.converted:
             column.column = converted(column.column, charset)
     renamed = _change_columns(draft, change, charset, empty=empty)
     generated = _settle(draft, change, renamed)
     filled: tuple[tuple[str, str], ...] = ()
     if not empty:
-        strict = dialect.strict and not ignore
-        explicit = bool(dialect.explicit_defaults_for_timestamp)
+        strict, explicit = dialect.strict and not ignore, dialect.explicit_defaults_for_timestamp
         _check_values(draft, before, strict=strict)
-        _check_nulls(draft, before, strict=strict, explicit_timestamps=explicit)
+        _check_nulls(draft, before, strict=strict, explicit_timestamps=bool(explicit))
         _check_generated(draft, before, generated)
         filled = _filled(draft, change, before, dialect.time)
     if change.primary_dropped:

@@ -20,7 +20,7 @@ from sources.mysql.ddl.defaults import bytes_of, decoded, stored_default
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.expressions import inexact, read_expression
 from sources.mysql.ddl.keys import KeyDefinition, References, read_references
-from sources.mysql.ddl.tokens import Tokens, Unreadable, quote
+from sources.mysql.ddl.tokens import Tokens, quote
 
 __all__ = [
     "Charset",
@@ -283,9 +283,7 @@ def _read_type(tokens: Tokens, dialect: Dialect) -> str:
     if name == "json" and dialect.mariadb:
         return "longtext character set utf8mb4 collate utf8mb4_bin"
     type = name + _read_parameters(tokens, members=name in ("enum", "set"))
-    if type == "year(2)" and not dialect.mariadb:
-        raise Unreadable("has a YEAR(2), of which some releases make a YEAR(4)")
-    return type
+    return "year" if type == "year(2)" and dialect.converts_years else type
 
 
 def _read_parameters(tokens: Tokens, *, members: bool) -> str:

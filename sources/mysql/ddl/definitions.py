@@ -35,6 +35,7 @@ from sources.mysql.ddl.statements import (
     DropDatabase,
     DropTables,
     RenameTables,
+    RepairTables,
     Statement,
     read_statement,
 )
@@ -44,6 +45,8 @@ __all__ = ["Definitions"]
 
 #: The servers' own schemas. Their tables have no triggers that change other tables.
 _SYSTEM: Final = frozenset(("information_schema", "mysql", "performance_schema", "sys"))
+
+_OF_TABLES: Final = (CreateTable, AlterTable, RenameTables, RepairTables, DropTables)
 
 
 class Definitions:
@@ -146,7 +149,7 @@ class Definitions:
             self._drop_database(statement.schema)
         if statement is None or isinstance(statement, DropDatabase):  # it may create another one
             self._follow_object(sql, schema, dialect, server)
-        elif isinstance(statement, CreateTable | AlterTable | RenameTables | DropTables):
+        elif isinstance(statement, _OF_TABLES):
             self._follow_table(statement, sql, schema, dialect)
 
     def _follow_object(self, sql: str, schema: str, dialect: Dialect, server: Charset) -> None:

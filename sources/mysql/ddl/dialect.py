@@ -8,11 +8,17 @@ from typing import Final
 
 import msgspec
 
-from engine.schema import TableId
+from engine.schema import Column, TableId
 from sources.mysql.ddl.session_time import SessionTime
 from sources.mysql.ddl.tokens import Tokens
 
-__all__ = ["HIGH_NOT_PRECEDENCE", "NO_BACKSLASH_ESCAPES", "Dialect", "read_table_name"]
+__all__ = [
+    "HIGH_NOT_PRECEDENCE",
+    "NO_BACKSLASH_ESCAPES",
+    "Dialect",
+    "read_table_name",
+    "skip_set_statement",
+]
 
 _REAL_AS_FLOAT: Final = 1 << 0
 _ORACLE: Final = 1 << 9
@@ -35,6 +41,9 @@ class Dialect(msgspec.Struct, frozen=True):
     ``time`` is when the statement began, in the session's time zone.
     ``inline_references``: REFERENCES in the definition of a column makes a foreign key, as it does
     from MySQL 9.0 and MariaDB 10.5 on; earlier servers ignore it.
+    ``converts_years``: a YEAR(2) becomes a YEAR(4) where a statement defines it, and in all columns
+    of a table that a statement alters or repairs, as in MySQL from 5.6.6 on
+    (https://dev.mysql.com/doc/refman/5.7/en/migrating-from-year2.html).
     """
 
     mariadb: bool = False
@@ -43,6 +52,7 @@ class Dialect(msgspec.Struct, frozen=True):
     explicit_defaults_for_timestamp: bool | None = None
     time: SessionTime = SessionTime()
     inline_references: bool = True
+    converts_years: bool = False
 
     def tokens(self, sql: str) -> Tokens:
         """A cursor over the tokens of a statement."""
@@ -74,6 +84,12 @@ class Dialect(msgspec.Struct, frozen=True):
         """The type that TIMESTAMP means."""
         return "datetime" if self.sql_mode & _MAXDB else "timestamp"
 
+    def altered(self, column: Column) -> Column:
+        """An existing column after a statement that alters its table."""
+        if self.converts_years and column.source_type == "year(2)":
+            return msgspec.structs.replace(column, source_type="year")
+        return column
+
     def default(self, default: str | None) -> str | None:
         """The default that a literal means: an empty string can be NULL (MariaDB)."""
         empty_is_null = self.mariadb and self.sql_mode & _MARIADB_EMPTY_STRING_IS_NULL
@@ -86,3 +102,16 @@ def read_table_name(tokens: Tokens, schema: str, dialect: Dialect) -> TableId:
     if tokens.take("."):
         schema, name = name, tokens.name()
     return TableId(schema.lower(), name.lower()) if dialect.fold_names else TableId(schema, name)
+
+
+def skip_set_statement(tokens: Tokens) -> bool:
+    """Skip MariaDB's ``SET STATEMENT variable = value, … FOR``. Return whether it sets sql_mode.
+
+    MariaDB parses the statement before it sets the mode, and logs the mode that is set.
+    """
+    sets_mode = False
+    if tokens.take("SET", "STATEMENT"):
+        while not tokens.ended and not tokens.at("FOR"):
+            sets_mode |= tokens.next().word == "SQL_MODE"
+        tokens.take("FOR")
+    return sets_mode

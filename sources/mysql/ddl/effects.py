@@ -32,6 +32,7 @@ from sources.mysql.ddl.statements import (
     DropTables,
     EmptyTable,
     RenameTables,
+    RepairTables,
     Statement,
     WriteRows,
     read_statement,
@@ -196,6 +197,8 @@ def _effects(statement: Statement, followed: _Followed) -> list[Effect]:
             return _empty(statement, followed)
         case WriteRows():
             return _write(statement, followed)
+        case RepairTables():
+            return _repair(statement, followed)
         case _:
             if statement.kind in _WRITES:
                 followed.check_write(statement.kind, ())
@@ -249,7 +252,10 @@ def _created(statement: CreateTable, id: TableId, version: int, followed: _Follo
         if model is None:
             reason = f"takes its columns from {statement.like}, which is not followed"
             raise _unlogged(statement.kind, id, reason)
-        return msgspec.structs.replace(model, id=id, version=version, foreign_keys=())
+        copied = tuple(map(followed.dialect.altered, model.columns))
+        return msgspec.structs.replace(
+            model, id=id, version=version, columns=copied, foreign_keys=()
+        )
     draft = Draft()
     try:
         database = followed.charset(id.schema)
@@ -380,6 +386,18 @@ def _write(statement: WriteRows, followed: _Followed) -> list[Effect]:
             raise _unlogged(statement.kind, id, reason, _ROW_FORMAT)
     followed.check_write(statement.kind, statement.tables)
     return []
+
+
+def _repair(statement: RepairTables, followed: _Followed) -> list[Effect]:
+    changes: list[Effect] = []
+    for table in (followed.tables[id] for id in statement.tables if id in followed.tables):
+        columns = tuple(map(followed.dialect.altered, table.columns))
+        if columns != table.columns and not followed.empty:
+            raise _unlogged(statement.kind, table.id, "changes years of two digits")
+        if columns != table.columns:
+            after = msgspec.structs.replace(table, columns=columns, version=table.version + 1)
+            changes.append(followed.change(table, after))
+    return changes
 
 
 def _empty(statement: EmptyTable, followed: _Followed) -> list[Effect]:

@@ -21,7 +21,7 @@ from sources.mysql.ddl.columns import (
     read_column,
     with_row_times,
 )
-from sources.mysql.ddl.dialect import Dialect, read_table_name
+from sources.mysql.ddl.dialect import Dialect, read_table_name, skip_set_statement
 from sources.mysql.ddl.foreign_keys import has_foreign_keys
 from sources.mysql.ddl.keys import KeyDefinition, at_key, read_index, read_key
 from sources.mysql.ddl.partitions import PartitionChange, read_partition_change
@@ -36,6 +36,7 @@ __all__ = [
     "DropTemporary",
     "EmptyTable",
     "RenameTables",
+    "RepairTables",
     "Statement",
     "WriteRows",
     "adds_foreign_keys",
@@ -47,7 +48,7 @@ __all__ = [
 _HARMLESS: Final = (
     frozenset(("ANALYZE", "BEGIN", "BINLOG", "CACHE", "CALL", "CHANGE", "CHECK", "CHECKSUM"))
     | frozenset(("COMMIT", "DEALLOCATE", "DO", "END", "EXECUTE", "FLUSH", "GRANT", "INSTALL"))
-    | frozenset(("KILL", "LOCK", "OPTIMIZE", "PREPARE", "PURGE", "RELEASE", "REPAIR", "RESET"))
+    | frozenset(("KILL", "LOCK", "PREPARE", "PURGE", "RELEASE", "RESET"))
     | frozenset(("REVOKE", "ROLLBACK", "SAVEPOINT", "SELECT", "SET", "SHOW", "START", "STOP"))
     | frozenset(("UNINSTALL", "UNLOCK", "USE", "XA"))
 )
@@ -120,6 +121,10 @@ class EmptyTable(Statement, frozen=True):
     """TRUNCATE, or a DELETE of all rows: all rows of ``tables`` are removed."""
 
 
+class RepairTables(Statement, frozen=True):
+    """OPTIMIZE or REPAIR TABLE, on a server that converts columns by it."""
+
+
 class WriteRows(Statement, frozen=True):
     """DML that is logged as a statement."""
 
@@ -162,7 +167,7 @@ def read_statement(sql: str, schema: str, dialect: Dialect = Dialect()) -> State
     ``schema`` is the session's default database. Never raises an error.
     """
     tokens = dialect.tokens(sql)
-    parsed_before = _skip_set_statement(tokens)
+    parsed_before = skip_set_statement(tokens)
     verb = tokens.peek().word
     if tokens.ended or verb in _HARMLESS:
         return None
@@ -178,19 +183,6 @@ def read_statement(sql: str, schema: str, dialect: Dialect = Dialect()) -> State
         problem = statement.problem or "was parsed with an SQL mode that the log does not show"
         return msgspec.structs.replace(statement, problem=problem)
     return statement
-
-
-def _skip_set_statement(tokens: Tokens) -> bool:
-    """Skip MariaDB's ``SET STATEMENT variable = value, … FOR``. Return whether it sets sql_mode.
-
-    MariaDB parses the statement before it sets the mode, and logs the mode that is set.
-    """
-    sets_mode = False
-    if tokens.take("SET", "STATEMENT"):
-        while not tokens.ended and not tokens.at("FOR"):
-            sets_mode |= tokens.next().word == "SQL_MODE"
-        tokens.take("FOR")
-    return sets_mode
 
 
 class _Context(msgspec.Struct, frozen=True):
@@ -216,6 +208,14 @@ class _Context(msgspec.Struct, frozen=True):
         while self.tokens.take(","):
             found.append(self.table())
         return tuple(found)
+
+
+def _read_repair(context: _Context) -> Statement | None:
+    if not context.dialect.converts_years:
+        return None
+    context.tokens.take_any(frozenset(("LOCAL", "NO_WRITE_TO_BINLOG")))
+    context.tokens.expect("TABLE")
+    return RepairTables(f"{context.verb} TABLE", context.tables())
 
 
 def _read_create(context: _Context) -> Statement | None:
@@ -487,6 +487,8 @@ _READERS: Final[Mapping[str, Callable[[_Context], Statement | None]]] = {
     "ALTER": _read_alter,
     "DROP": _read_drop,
     "RENAME": _read_rename,
+    "OPTIMIZE": _read_repair,
+    "REPAIR": _read_repair,
     "TRUNCATE": _read_truncate,
     "INSERT": _read_insert,
     "REPLACE": _read_insert,
