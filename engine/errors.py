@@ -183,6 +183,8 @@ class ApplyError(TailraceError):
     """The target cannot store a change that was decoded correctly."""
 
     of_one_table = True
+    #: Whether the values of rows are the reason, so that other rows of the table can be stored.
+    of_rows = True
 
 
 class Fenced(TailraceError):

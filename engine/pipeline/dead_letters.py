@@ -39,6 +39,9 @@ __all__ = ["DeadLetters", "letter_line", "rows_of"]
 
 log = logging.getLogger("tailrace.pipeline")
 
+#: A table with open letters of more keys is quarantined instead: something else is wrong with it.
+MOST_KEYS = 1000
+
 #: Applies changes, and returns the number of rows.
 Apply = Callable[[Sequence[Change]], Awaitable[int]]
 
@@ -108,6 +111,7 @@ class DeadLetters:
         if (
             self._store is None
             or not isinstance(error, ApplyError)
+            or not error.of_rows
             or id in self.guarded
             or self._errors.policy(id) != "dead_letter"
         ):
@@ -181,6 +185,8 @@ class DeadLetters:
             async with self._store.savepoint():
                 return await apply([part])
         except ApplyError as error:
+            if not error.of_rows or len(self._keys.get(table.id, ())) > MOST_KEYS:
+                raise
             if len(part) == 1:
                 await self._add(part, position, error)
                 return 0

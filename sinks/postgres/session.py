@@ -63,6 +63,10 @@ CONNECTION_CHECK_VERSION = 140_000
 #: How often the server looks whether this client is gone, while it executes a statement.
 _CONNECTION_CHECK = "5s"
 
+#: The classes of SQLSTATEs for which the values of rows are the reason: data errors, violated
+#: constraints, and the limits of the program, such as the length of an index entry.
+_OF_ROWS = ("22", "23", "54")
+
 #: A slow network can send this much within the deadline of a small statement.
 MAX_WRITE_BYTES = 1 << 20
 
@@ -317,7 +321,9 @@ class Session:
         translated = driver_error(error, TARGET, broken=broken, table=table)
         if translated.retryable or isinstance(error, pg.InsufficientPrivilege):
             return translated
-        return ApplyError(translated.message, hint=_apply_hint(error), table=table)
+        refused = ApplyError(translated.message, hint=_apply_hint(error), table=table)
+        refused.of_rows = (error.sqlstate or "").startswith(_OF_ROWS)
+        return refused
 
 
 def _single_rows(round_trip_seconds: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from random import Random
 from typing import Literal
 
 import msgspec
@@ -157,10 +158,55 @@ def test_a_change_of_all_rows_has_the_table_read_again() -> None:
     assert_mirrored(database, store)
 
 
+def test_a_table_of_which_most_rows_are_refused_is_quarantined() -> None:
+    database, store = mirrored(KEYED, OTHER)
+    database.commit(insert(KEYED, *((number, "bad") for number in range(100, 1300))))
+    database.commit(insert(OTHER, (50, "bad")), insert(OTHER, (51, "x")))
+    pipeline = make_pipeline(database, store, sink=Refusing(store), errors=POLICY)
+    run(pipeline, until_caught_up=True)
+    assert [it.state for it in pipeline.status().tables] == ["quarantined", "live"]
+    assert [letter.table for letter in open_letters(store)] == [OTHER.id]
+    assert 51 in dict(store.rows(OTHER.id))  # type: ignore[arg-type]
+
+
 def test_truncate_closes_the_letters() -> None:
     database, store = mirrored(KEYED)
     database.commit(insert(KEYED, (50, "bad")))
     database.commit(Truncate(KEYED), insert(KEYED, (50, "new")))
     mirror(database, store)
     assert [letter.outcome for _, letter in store.letters] == ["the table was emptied"]
+    assert_mirrored(database, store)
+
+
+@pytest.mark.parametrize("table", [KEYED, KEYLESS], ids=["keyed", "keyless"])
+@pytest.mark.parametrize("seed", range(25))
+def test_random_histories_are_equal_after_a_retry(table: Table, seed: int) -> None:
+    random = Random(seed)
+    database, store = mirrored(table)
+    rows: list[tuple[int, str]] = [(number, "old") for number in range(9)]
+    for _ in range(random.randrange(5, 60)):
+        name = random.choice(["bad", "good", "better"])
+        free = next(n for n in range(9, 99) if n not in dict(rows))
+        place = random.randrange(len(rows)) if rows else None
+        match random.randrange(4):
+            case 0:
+                rows.append((free, name))
+                database.commit(insert(table, rows[-1]))
+            case 1 if place is not None:
+                database.commit(delete(table, rows.pop(place)))
+            case kind if place is not None:
+                before, after = rows[place], (free if kind == 2 else rows[place][0], name)
+                rows[place] = after
+                database.commit(update(table, before, after))
+        if random.random() < 0.1:
+            mirror(database, store)
+    mirror(database, store)
+    kept = {row[0]: row[1] for row in store.rows(table.id)}
+    waiting = {key for letter in open_letters(store) for key in msgspec.json.decode(letter.key)}
+    assert all(name != "bad" for name in kept.values())
+    if table.key:
+        assert {n: name for n, name in rows if n not in waiting}.items() <= kept.items()
+    command(store, "retry")
+    mirror(database, store, refuses=False)
+    assert open_letters(store) == []
     assert_mirrored(database, store)
