@@ -94,19 +94,23 @@ class Twins:
             self._old[table.id] = table
         return [] if twin is None else [SchemaChange("", twin, None)]
 
+    @property
+    def divided(self) -> frozenset[TableId]:
+        """The tables of which a twin has a part. Their other rows are those of the log."""
+        return frozenset(self._parts)
+
     def target_ids(self, ids: Collection[TableId]) -> Collection[TableId]:
-        """The names of these tables on the target: of the table and its twin if both get rows."""
+        """The names on the target of what is backfilled of these tables."""
         if not self._twins:
             return ids
-        named = {_twin_id(id) if id in self._twins else id for id in ids}
-        return named.union(self._parts.keys() & ids) if self._parts else named
+        return {_twin_id(id) if id in self._twins else id for id in ids}
 
     def outdated(self, tables: Mapping[TableId, str]) -> dict[TableId, str]:
         """The followed tables among these of the target, by their own names."""
         return {
             table.id: tables[target]
             for table in self.followed
-            for target in self.target_ids([table.id])
+            for target in (*self.target_ids([table.id]), *(self.divided & {table.id}))
             if target in tables
         }
 

@@ -296,11 +296,12 @@ class TargetWriter:
             _refuse_parts(changes)
         if not self._sink.capabilities.computes:
             _refuse_computed(changes)
-        # A twin that is made in these changes, or replaces its table, is in backfill, too.
-        names = self._twins.target_ids(in_backfill)
+        # A twin that is made in these changes, or replaces its table, is in backfill, too. A table
+        # with a part in backfill is not: its indexes are there, and its rows must move in order.
+        names, divided = self._twins.target_ids(in_backfill), self._twins.divided
         targets = self._twins.targets(changes)
         if targets is not changes:
-            names = {*names, *self._twins.target_ids(in_backfill)}
+            names = {*names, *self._twins.target_ids(in_backfill)} - divided - self._twins.divided
         try:
             with self._metrics.stage(stage):
                 applied = await self._apply_mapped(targets, names, end)

@@ -107,6 +107,37 @@ def test_rows_of_the_partition_are_read_again(
     assert parts == {f"{database}.{name}" for name, case in CASES.items() if case.part}
 
 
+def test_other_rows_pass_on_unique_values_meanwhile(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    """Rows outside of the partition have their unique index all the time."""
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql)
+    spare = fresh_mysql_database(mysql)
+    columns = "id INT, at INT, u VARCHAR(9), w INT, PRIMARY KEY (id, at), UNIQUE KEY (u, at)"
+
+    def run() -> Pipeline:
+        pipeline = make_pipeline(mysql.url, target, [f"{database}.*"])
+        catch_up(pipeline)
+        return pipeline
+
+    writer = connect_mysql(mysql, database)
+    with writer, psycopg.connect(target, autocommit=True) as there, writer.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE t ({columns}) PARTITION BY {BY_NUMBER}")
+        cursor.execute(f"CREATE TABLE {spare}.t ({columns})")
+        cursor.execute("INSERT INTO t VALUES (1, 5, 'a', 0), (2, 5, 'b', 0), (3, 15, 'a', 0)")
+        run()
+        cursor.execute(f"ALTER TABLE t EXCHANGE PARTITION b WITH TABLE {spare}.t")
+        cursor.execute("UPDATE t SET u = 'c' WHERE id = 1")
+        cursor.execute("UPDATE t SET u = 'a' WHERE id = 2")
+        cursor.execute("UPDATE t SET w = 1 WHERE id = 1")
+        (table,) = run().status().tables
+        assert table.state == "live"
+        assert_equal(writer, there, database)
+
+
 #: As a version without foreign keys and partitions has stored its tables.
 FORGET = (
     "UPDATE tailrace.table_version SET definition ="

@@ -163,6 +163,10 @@ def test_changes_within_the_same_batch_are_no_drift() -> None:
     run(make_pipeline(database, store, sink=sink), until_caught_up=True)
     assert_mirrored(database, store)
     assert sink.strict == set()
+    database.commit(UnloggedRows(KEYED, PART, NEW), update(KEYED, (3, "old"), (3, "outside")))
+    run(make_pipeline(database, store, sink=sink), until_caught_up=True)
+    assert_mirrored(database, store)
+    assert sink.strict == {KEYED.id.name}
 
 
 def test_a_sink_or_a_table_for_which_the_part_is_not_enough() -> None:
