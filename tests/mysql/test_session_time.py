@@ -70,11 +70,7 @@ def test_existing_rows_get_the_time_of_the_statement(column: str, value: str) ->
         "c TIMESTAMP DEFAULT '0000-00-00 00:00:00'",
         "c TIMESTAMP NULL ON UPDATE CURRENT_TIMESTAMP",
         # The sink decides about these: it knows whether there are rows.
-        "c TIMESTAMP DEFAULT '2001-01-01 00:00:00.5'",
-        "c TIMESTAMP DEFAULT '2001-01-01 00:00:00+02:00'",
-        "c TIMESTAMP DEFAULT '01-1-1'",
         "c TIMESTAMP DEFAULT '2001-02-31'",
-        "c TIMESTAMP DEFAULT 20010101",
     ],
 )
 def test_other_constants_are_left_to_the_sink(column: str) -> None:
@@ -84,6 +80,10 @@ def test_other_constants_are_left_to_the_sink(column: str) -> None:
 @pytest.mark.parametrize(
     "column",
     [
+        "c TIMESTAMP DEFAULT '2001-01-01 00:00:00.5'",  # converted by the server
+        "c TIMESTAMP DEFAULT '2001-01-01 00:00:00+02:00'",
+        "c TIMESTAMP DEFAULT '01-1-1'",
+        "c TIMESTAMP DEFAULT 20010101",
         "c DATETIME(2) DEFAULT NOW(6)",  # cut or rounded
         "c DATETIME(6) DEFAULT NOW()",  # with or without a fraction
         "c DATETIME DEFAULT (NOW() + INTERVAL 1 DAY)",
@@ -95,7 +95,7 @@ def test_other_constants_are_left_to_the_sink(column: str) -> None:
     ],
 )
 def test_other_expressions_are_not_followed(column: str) -> None:
-    with pytest.raises(UnloggedChange, match="a computed default"):
+    with pytest.raises(UnloggedChange, match=r"computed default|converts the default"):
         filled(column)
 
 
@@ -109,7 +109,7 @@ def test_what_the_log_does_not_have_is_not_guessed() -> None:
         ("c DATETIME DEFAULT NOW()", SessionTime(TIME.seconds, 0, "SYSTEM")),
         ("c DATETIME DEFAULT NOW()", SessionTime(TIME.seconds, 0, "Mars", convert)),
     ):
-        with pytest.raises(UnloggedChange, match="a computed default"):
+        with pytest.raises(UnloggedChange, match=r"computed default|converts the default"):
             filled(column, time)
 
 
