@@ -62,6 +62,9 @@ def measurements(rows: int) -> dict[str, tuple[str, Measurement]]:
     mapped = replace(of["insert"], table=replace(SBTEST, select=THREE_EXPRESSIONS))
     add("stream-mapped", measure_stream, mapped)
     add("snapshot", measure_snapshot, of["insert"])
+    for name in ("insert", "update", "single"):
+        add(f"stream-{name}-far", measure_stream, of[name], True)
+    add("snapshot-far", measure_snapshot, of["insert"], True)
     add("latency", measure_latency, rows)
     for name in ("insert", "single", "update", "orders"):
         add(f"profile-{name}", measure_profile, of[name])

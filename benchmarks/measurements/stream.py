@@ -17,6 +17,7 @@ import msgspec
 
 from benchmarks.harness import limits, target
 from benchmarks.harness.clients import psql
+from benchmarks.harness.far import far_away
 from benchmarks.harness.processes import Usage, cpu_seconds, difference, measure
 from benchmarks.harness.source import Sums
 from benchmarks.harness.target import Committed
@@ -41,8 +42,11 @@ __all__ = ["measure_first_row", "measure_snapshot", "measure_stream"]
 Limit = Callable[[str, Path], Usage]
 
 
-def measure_stream(bench: Bench, name: str, workload: Workload) -> Result:
-    """Measure the engine applying the workload's backlog, alternating with its limits."""
+def measure_stream(bench: Bench, name: str, workload: Workload, far: bool = False) -> Result:
+    """Measure the engine applying the workload's backlog, alternating with its limits.
+
+    ``far``: both servers are far away from the engine. The limits are measured near them.
+    """
     spec = workload.table
     with (
         bench.source(workload) as source,
@@ -60,13 +64,17 @@ def measure_stream(bench: Bench, name: str, workload: Workload) -> Result:
             bytes=source.backlog.bytes,
             workload=workload.shape(),
         )
-        _alternate(bench, result, source, spec, _limits(workload, folder), base, base)
-        _measure_peers(bench, result, workload, source, base, folder)
+        _alternate(bench, result, source, spec, _limits(workload, folder), base, base, far=far)
+        if not far:
+            _measure_peers(bench, result, workload, source, base, folder)
     return result
 
 
-def measure_snapshot(bench: Bench, name: str, workload: Workload) -> Result:
-    """Measure the snapshot of the workload's final table, alternating with its limits."""
+def measure_snapshot(bench: Bench, name: str, workload: Workload, far: bool = False) -> Result:
+    """Measure the snapshot of the workload's final table, alternating with its limits.
+
+    ``far`` is as in ``measure_stream``.
+    """
     spec = workload.table
     with (
         bench.source(workload) as source,
@@ -86,8 +94,9 @@ def measure_snapshot(bench: Bench, name: str, workload: Workload) -> Result:
                 source.url, url, spec, log
             ),
         }
-        _alternate(bench, result, source, spec, found, base, None)
-        _measure_peers(bench, result, workload, source, base, folder)
+        _alternate(bench, result, source, spec, found, base, None, far=far)
+        if not far:
+            _measure_peers(bench, result, workload, source, base, folder)
     return result
 
 
@@ -115,6 +124,8 @@ def _alternate(
     found: Mapping[str, Limit],
     limit_template: str | None,
     engine_template: str | None,
+    *,
+    far: bool,
 ) -> None:
     """Measure the limits and then the engine, ``bench.repeat`` times.
 
@@ -134,7 +145,7 @@ def _alternate(
             with bench.target.database(engine_template) as url:
                 snapshot = engine_template is None
                 repetition, commits = _run_engine(
-                    bench, source, url, spec, folder, snapshot=snapshot
+                    bench, source, url, spec, folder, snapshot=snapshot, far=far
                 )
             result.repetitions.append(repetition)
             result.commits = commits
@@ -162,18 +173,26 @@ def _measure_peers(
 
 
 def _run_engine(
-    bench: Bench, source: Source, url: str, spec: TableSpec, folder: Path, *, snapshot: bool = False
+    bench: Bench,
+    source: Source,
+    url: str,
+    spec: TableSpec,
+    folder: Path,
+    *,
+    snapshot: bool = False,
+    far: bool = False,
 ) -> tuple[Repetition, list[Committed]]:
     """Run the engine until it has caught up, and compare both sides.
 
     ``snapshot`` says that the engine reads the table instead of the log.
     """
-    config = write_config(folder, source.url, url, mapping_of(spec))
     bench.target.checkpoint()
     first = target.transaction_id(url)
     source_before = cpu_seconds(source.process_id)
     target_before = cpu_seconds(bench.target.process_id)
-    usage = measure(engine_command(config, "--until-caught-up"), folder / "engine.log")
+    with far_away(source.url, far=far) as there, far_away(url, far=far) as here:
+        config = write_config(folder, there, here, mapping_of(spec))
+        usage = measure(engine_command(config, "--until-caught-up"), folder / "engine.log")
     source_used = difference(source_before, lambda: cpu_seconds(source.process_id))
     target_used = difference(target_before, lambda: cpu_seconds(bench.target.process_id))
     commits = target.commits(url, spec, first, target.transaction_id(url))

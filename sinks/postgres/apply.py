@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from psycopg.errors import UniqueViolation
 
@@ -40,6 +40,8 @@ ANALYZED_ROWS = 10_000
 #: After a direct COPY has hit an existing row, inserts into the table are staged this many times.
 STAGED_INSERTS = 20
 
+
+T = TypeVar("T")
 
 #: A statement for a single row that fails if it hits no row.
 _HIT = "WITH hit AS ({} RETURNING 1) SELECT 1 / count(*) FROM hit"
@@ -153,10 +155,10 @@ class Applier:
             _count_drift(applied, net, drift)
 
     async def apply_at_once(
-        self, nets: Sequence[NetChanges], applied: Applied, conclude: Callable[[], Awaitable[None]]
-    ) -> None:
+        self, nets: Sequence[NetChanges], applied: Applied, conclude: Callable[[], Awaitable[T]]
+    ) -> T:
         """Apply the net changes of different tables, all of them small, in the pipeline that
-        ``conclude`` ends with the transaction's COMMIT.
+        ``conclude`` ends with the transaction's COMMIT. Returns what ``conclude`` returns.
 
         A statement that would need its fallback is an error, so that nothing is committed.
         """
@@ -166,16 +168,17 @@ class Applier:
         )
         cursors: list[tuple[NetChanges, int, Cursor]] = []
         async with session.translate_errors(), session.connection.pipeline():
-            await session.begin()
+            await session.begin_in_pipeline()
             for net, statements in batches:
                 for it in statements:
                     sure = it.fallback and not net.upsert
                     query = _HIT.format(it.query) if sure else it.query
                     cursor = await session.execute_many(query, it.parameters)
                     cursors.append((net, len(it.parameters), cursor))
-            await conclude()
+            end = await conclude()
         for net, count, cursor in cursors:
             _count_drift(applied, net, count - cursor.rowcount)
+        return end
 
     async def _execute_pipelined(
         self, batches: Sequence[tuple[NetChanges, list[_Statement]]]
@@ -192,7 +195,7 @@ class Applier:
                 session.translate_errors(sent_bytes=sent),
                 session.connection.pipeline(),
             ):
-                await session.begin()
+                await session.begin_in_pipeline()
                 for _, statements in batches:
                     cursors.append(
                         [await session.execute_many(it.query, it.parameters) for it in statements]

@@ -17,7 +17,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import psycopg
@@ -78,6 +78,8 @@ class Session:
         self._settings = settings
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
         self._begun = False
+        #: Statements without a result, to be sent with the next one.
+        self._later: list[str] = []
         #: The open blocks of ``translate_errors``, and when one was last entered or left.
         self._open = 0
         self._since = 0.0
@@ -144,28 +146,34 @@ class Session:
     async def close(self) -> None:
         """Close the connection if there is one. An open transaction is lost."""
         connection, self._connection, self._begun = self._connection, None, False
+        self._later.clear()
         if connection is not None:
             await connection.close()
 
     # Transactions
 
     async def begin(self) -> None:
-        """Open a transaction if none is open."""
+        """Open a transaction if none is open. BEGIN is sent with the next statement."""
         if not self._begun:
-            async with self.translate_errors():
-                await self.connection.execute("BEGIN")
+            self._later.append("BEGIN")
             self._begun = True
+
+    async def begin_in_pipeline(self) -> None:
+        """The same in an open pipeline, where everything that waits to be sent goes first."""
+        await self.begin()
+        for query in self._later:
+            await self.connection.execute(query, prepare=False)
+        self._later.clear()
 
     async def commit(self) -> None:
         """Commit. After ``SinkLost`` the outcome is unknown."""
-        async with self.translate_errors():
+        async with self.translate_errors(), self.connection.pipeline():
+            await self.begin_in_pipeline()
             cursor = await self.commit_in_pipeline()
         self.committed(cursor)
 
     async def commit_in_pipeline(self) -> Cursor:
-        """Execute COMMIT; in a pipeline, its outcome is known when the pipeline has ended. Then
-        call ``committed``.
-        """
+        """Execute COMMIT in a pipeline. When that has ended, call ``committed``."""
         return await self.connection.execute("COMMIT")
 
     def committed(self, cursor: Cursor) -> None:
@@ -180,6 +188,7 @@ class Session:
         if not self._begun:
             return
         self._begun = False
+        self._later.clear()
         connection = self._connection
         if connection is None or connection.closed:
             return
@@ -202,7 +211,14 @@ class Session:
     ) -> Cursor:
         """Execute one small statement; ``prepare`` is psycopg's."""
         async with self.translate_errors(table):
+            await self._flush()
             return await self.connection.execute(query, parameters, prepare=prepare)
+
+    async def _flush(self) -> None:
+        """Execute what waits to be sent."""
+        if self._later:
+            async with self.connection.pipeline():
+                await self.begin_in_pipeline()
 
     async def execute_many(self, query: str, rows: Sequence[Sequence[Any]]) -> Cursor:
         """Execute one statement for each row. To be called inside ``translate_errors``; in a
@@ -217,8 +233,14 @@ class Session:
         It is planned each time: the best plan for many staged rows would read the whole table for
         few.
         """
-        async with self.translate_errors(table, self._settings.statement_timeout_seconds):
-            cursor = await self.connection.execute(query, prepare=False)
+        connection = self.connection
+        async with (
+            self.translate_errors(table, self._settings.statement_timeout_seconds),
+            connection.pipeline() if self._later else nullcontext(),
+        ):
+            if self._later:
+                await self.begin_in_pipeline()
+            cursor = await connection.execute(query, prepare=False)
         return max(0, cursor.rowcount)
 
     async def execute_bulk_all(self, statements: Sequence[tuple[str, object]]) -> None:
@@ -229,6 +251,7 @@ class Session:
         seconds = self._settings.statement_timeout_seconds * max(1, len(statements))
         try:
             async with self.translate_errors(None, seconds), self.connection.pipeline():
+                await self.begin_in_pipeline()
                 for query, _ in statements:
                     cursors.append(await self.connection.execute(query, prepare=False))
         except TailraceError as error:
@@ -240,6 +263,7 @@ class Session:
     async def copy(self, query: str, pieces: Iterable[bytes], *, table: object = None) -> int:
         """Execute COPY … FROM STDIN; returns the number of rows."""
         async with self.translate_errors(table, self._settings.statement_timeout_seconds):
+            await self._flush()
             cursor = self.connection.cursor()
             async with cursor.copy(query) as copy:
                 for piece in pieces:
@@ -253,7 +277,9 @@ class Session:
     ) -> bool:
         """Call ``execute`` in a savepoint. Returns False, with nothing changed, if it fails with
         one of the ``expected`` errors; raises any other."""
-        await self.execute("SAVEPOINT tailrace")
+        self._later.append("SAVEPOINT tailrace")
+        async with self.translate_errors():
+            await self._flush()
         try:
             await execute()
         except TailraceError as error:
@@ -261,7 +287,7 @@ class Session:
                 raise
             await self.execute("ROLLBACK TO SAVEPOINT tailrace; RELEASE SAVEPOINT tailrace")
             return False
-        await self.execute("RELEASE SAVEPOINT tailrace")
+        self._later.append("RELEASE SAVEPOINT tailrace")
         return True
 
     @asynccontextmanager

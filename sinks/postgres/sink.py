@@ -134,16 +134,30 @@ class PostgresSink:
         only the newest epoch may write.
         """
         self._require_epoch(checkpoint)
+        session = self._session
         try:
-            await self._state.save(checkpoint)
-        except Fenced:
-            await self.rollback()
-            raise
+            async with session.translate_errors(), session.connection.pipeline():
+                await session.begin_in_pipeline()
+                ends = await self._send_end(checkpoint)
         except SinkLost as error:
             await self._raise_if_fenced(error)
             raise
-        await self._session.commit()
-        self._state.saved()
+        except TailraceError as error:
+            await self.rollback()
+            if self._state.is_fenced(error):
+                raise self._state.fenced(self._epoch) from error
+            raise
+        await self._note_end(*ends)
+
+    async def _send_end(self, checkpoint: Checkpoint) -> tuple[Cursor, Cursor]:
+        """Send the checkpoint and COMMIT, in an open pipeline."""
+        saved = await self._state.save(checkpoint)
+        return saved, await self._session.commit_in_pipeline()
+
+    async def _note_end(self, saved: Cursor, committed: Cursor) -> None:
+        """The pipeline with the cursors of ``_send_end`` has ended."""
+        self._session.committed(committed)
+        await self._state.saved(saved)
         self._applier.committed()
 
     async def apply_and_commit(
@@ -155,14 +169,10 @@ class PostgresSink:
         if nets is None:
             return None
         applied = Applied()
-        ends: list[Cursor] = []
-
-        async def conclude() -> None:
-            ends.append(await self._state.save_in_pipeline(checkpoint))
-            ends.append(await self._session.commit_in_pipeline())
-
         try:
-            await self._applier.apply_at_once(nets, applied, conclude)
+            ends = await self._applier.apply_at_once(
+                nets, applied, lambda: self._send_end(checkpoint)
+            )
         except SinkLost as error:
             await self._raise_if_fenced(error)
             raise
@@ -170,10 +180,7 @@ class PostgresSink:
             # The caller's ``apply`` and ``commit`` repair the drift, or find the same error.
             await self.rollback()
             return None
-        saved, committed = ends
-        self._session.committed(committed)
-        await self._state.saved_in_pipeline(saved)
-        self._applier.committed()
+        await self._note_end(*ends)
         return applied
 
     def _few_changes(

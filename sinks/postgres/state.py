@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from psycopg.errors import InsufficientPrivilege, LockNotAvailable
+from psycopg.errors import DivisionByZero, InsufficientPrivilege, LockNotAvailable
 
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.stored import Fingerprint, Storage
-from engine.errors import Fenced, SinkError, SinkLost
+from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Table, TableId
 from sinks.postgres.commands import COMMANDS_WAIT
 from sinks.postgres.layout import (
@@ -61,14 +61,13 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE pid = $1 AND backend_start = $2 AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
 AND application_name = current_setting('application_name')"""
 
+#: Division by zero if the epoch is not the newest, so that the COMMIT after it has no effect.
 _SAVE = f"""
-UPDATE {SCHEMA}.checkpoint SET position = $3, committed_at = $4, updated_at = now()
-WHERE pipeline = $1 AND epoch = $2
-RETURNING {COMMANDS_WAIT}"""
-
-#: The same; an error if the epoch is not the newest, for a pipeline in which COMMIT follows.
-_SAVE_OR_FAIL = f"""
-WITH saved AS ({_SAVE} AS waits) SELECT bool_or(waits), 1 / count(*) FROM saved"""
+WITH saved AS (
+  UPDATE {SCHEMA}.checkpoint SET position = $3, committed_at = $4, updated_at = now()
+  WHERE pipeline = $1 AND epoch = $2
+  RETURNING {COMMANDS_WAIT} AS waits)
+SELECT bool_or(waits), 1 / count(*) FROM saved"""
 
 _SAVE_PROGRESS = f"""
 INSERT INTO {SCHEMA}.table_progress
@@ -269,30 +268,15 @@ class StateStore:
         checkpoint = Checkpoint(self.pipeline, epoch, position, committed_at, progress)
         return State(epoch, checkpoint, tables)
 
-    async def save(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint and the changed progress of tables into the open transaction.
-
-        Raises ``Fenced`` if the epoch is not the newest. Call ``saved`` after the commit.
+    async def save(self, checkpoint: Checkpoint) -> Cursor:
+        """Write the checkpoint and the changed progress of tables, in an open pipeline that goes on
+        with COMMIT. An epoch that is not the newest is an error of the server (``is_fenced``). When
+        the pipeline has ended, call ``saved``.
         """
-        async with self._session.translate_errors(), self._session.connection.pipeline():
-            await self._session.begin()
-            cursor = await self._execute_save(checkpoint, _SAVE)
-        row = await cursor.fetchone()
-        if row is None:
-            raise self.fenced(checkpoint.epoch)
-        self.commands_wait = bool(row[0])
-
-    async def save_in_pipeline(self, checkpoint: Checkpoint) -> Cursor:
-        """As ``save``, inside an open pipeline, where an epoch that is not the newest is an error
-        of the server. When the pipeline has ended, call ``saved_in_pipeline``.
-        """
-        return await self._execute_save(checkpoint, _SAVE_OR_FAIL)
-
-    async def _execute_save(self, checkpoint: Checkpoint, save: str) -> Cursor:
         connection = self._session.connection
         changed, gone = self._changed(checkpoint.progress)
         values = (checkpoint.epoch, checkpoint.position, checkpoint.committed_at)
-        cursor = await connection.execute(save, (self.pipeline, *map(str, values)), prepare=True)
+        cursor = await connection.execute(_SAVE, (self.pipeline, *map(str, values)), prepare=True)
         if changed:
             await connection.execute(_SAVE_PROGRESS, (self.pipeline, _json(changed)))
         if gone:
@@ -300,15 +284,11 @@ class StateStore:
         self._saving = checkpoint.progress
         return cursor
 
-    def saved(self) -> None:
+    async def saved(self, cursor: Cursor) -> None:
         """Note that the transaction of the last ``save`` is committed."""
-        self._saved = self._saving
-
-    async def saved_in_pipeline(self, cursor: Cursor) -> None:
-        """The same of ``save_in_pipeline``."""
         row = await cursor.fetchone()
         self.commands_wait = row is not None and bool(row[0])
-        self.saved()
+        self._saved = self._saving
 
     def _changed(
         self, progress: Mapping[TableId, TableProgress]
@@ -395,6 +375,11 @@ class StateStore:
         )
         row = await cursor.fetchone()
         return None if row is None else str(row[0])
+
+    @staticmethod
+    def is_fenced(error: TailraceError) -> bool:
+        """Whether an error of ``save`` says that the epoch is not the newest."""
+        return isinstance(error.__cause__, DivisionByZero)
 
     def fenced(self, epoch: int) -> Fenced:
         """The error of an engine whose ``epoch`` is not the newest."""

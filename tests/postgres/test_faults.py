@@ -101,6 +101,7 @@ def test_a_session_that_the_server_ended_for_being_idle_is_lost(target: Target) 
     session = target.sink._session
     target.run(session.execute("SET idle_in_transaction_session_timeout = '10ms'"))
     target.run(session.begin())
+    target.run(session.execute("SELECT 1"))
     ended = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'tailrace'"
     wait_until(lambda: not target.query(ended), 20, "the session to end")
     assert isinstance(target.refuses(SchemaChange("", None, KEYED)), SinkLost)
@@ -227,7 +228,7 @@ def test_an_older_engine_that_hangs_keeps_no_locks(target: Target, url: str) -> 
 
 def test_an_older_engine_that_hangs_in_its_commit_is_ended(target: Target, url: str) -> None:
     target.create(KEYLESS)
-    target.run(target.sink._state.save(Checkpoint("test", target.epoch, "9")))
+    target.run(target.save(Checkpoint("test", target.epoch, "9")))
     with pytest.raises(SinkLost, match="cannot be taken over yet"):
         asyncio.run(PostgresSink(PostgresSettings(url, timeout_seconds=0.2), "test").open())
     with opened(url) as newer:

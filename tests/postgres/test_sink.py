@@ -113,7 +113,7 @@ def test_a_newer_engine_waits_for_a_commit_that_has_begun(target: Target, url: s
     outcome."""
     target.apply(insert(KEYLESS, (1, "old")))
     checkpoint = Checkpoint("test", target.epoch, "77")
-    target.run(target.sink._state.save(checkpoint))
+    target.run(target.save(checkpoint))
     newer = PostgresSink(PostgresSettings(url), "test")
 
     def waits() -> bool:
@@ -141,7 +141,7 @@ def test_a_newer_engine_waits_for_a_commit_that_has_begun(target: Target, url: s
 
 
 def test_a_lock_that_is_never_released_is_reported(url: str, target: Target) -> None:
-    target.run(target.sink._state.save(Checkpoint("test", target.epoch, "9")))
+    target.run(target.save(Checkpoint("test", target.epoch, "9")))
     impatient = PostgresSink(PostgresSettings(url, timeout_seconds=0.2), "test")
     with pytest.raises(SinkLost, match="cannot be taken over yet") as raised:
         asyncio.run(impatient.open())

@@ -59,6 +59,13 @@ class Target:
     def apply(self, *changes: Change, in_backfill: Collection[TableId] = ()) -> Applied:
         return self.run(self.sink.apply(changes, in_backfill))
 
+    async def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, and leave the transaction open."""
+        session = self.sink._session
+        async with session.translate_errors(), session.connection.pipeline():
+            await session.begin_in_pipeline()
+            await self.sink._state.save(checkpoint)
+
     def commit(self, progress: dict[TableId, TableProgress] | None = None) -> None:
         self.commits += 1
         self.run(
