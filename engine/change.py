@@ -114,8 +114,8 @@ class SchemaChange(msgspec.Struct, frozen=True, gc=False):
     not tell a renamed column from a new one. ``filled`` names new columns with the value that
     existing rows have got in them, in the form of a row tuple; rows of a new column that is not
     among them have its constant default. ``computed`` names generated columns whose values existing
-    rows have got from an expression of the new version. ``statement`` is the source's SQL, for
-    people.
+    rows have got from an expression of the new version, and existing columns that number their rows
+    now: those with 0 or NULL may have got a number. ``statement`` is the source's SQL, for people.
     """
 
     statement: str

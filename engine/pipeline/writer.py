@@ -440,8 +440,8 @@ def _refuse_computed(changes: Sequence[Change]) -> None:
     for change in changes:
         if isinstance(change, SchemaChange) and change.computed and change.after is not None:
             raise UnloggedChange(
-                f"fills the column {change.computed[0]} with an expression, which the log does not"
-                " show and this sink cannot do",
+                f"fills the column {change.computed[0]} with computed values, which the log does"
+                " not show and this sink cannot do",
                 table=change.after.id,
             )
 

@@ -196,7 +196,6 @@ class _Alteration:
                 yield Step(f"DROP INDEX IF EXISTS {self._index(change.index.name)}")
             elif isinstance(change, ChangeKey) and change.before:
                 yield Step(_alter_key(self.table, "DROP CONSTRAINT %I"))
-        yield from self._check_computed()
         for index in self.before.indexes if self.indexed else ():
             if any(self._new_name(n) in self.recollated for n in index.columns):
                 yield Step(f"DROP INDEX IF EXISTS {self._index(index.name)}")
@@ -220,6 +219,7 @@ class _Alteration:
         for name in self.added:
             ordinal = self.after.ordinal(name)
             yield self._alter(f"ADD COLUMN {_definition(self.after, ordinal)}")
+        yield from self._check_computed()
         yield from self._nullability()
         yield from self._finish()
         yield from map(Step, drop_types(self.before, self.after))
@@ -283,10 +283,13 @@ class _Alteration:
 
     def _check_computed(self) -> Iterator[Step]:
         for name in self.computed:
-            if not isinstance(self.after.columns[self.after.ordinal(name)], ComputedColumn):
-                yield self._only_if_empty(
-                    f"the source's log does not hold the values that existing rows got in the"
-                    f" generated column {name}"
+            column = self.after.columns[self.after.ordinal(name)]
+            where = "" if column.generated else f" WHERE {quote(name)} = 0 OR {quote(name)} IS NULL"
+            if not isinstance(column, ComputedColumn):
+                yield Step(
+                    f"SELECT 1 FROM {self.table}{where} LIMIT 1",
+                    "the source's log does not hold the values that existing rows got in the"
+                    f" {'generated ' * column.generated}column {name}",
                 )
 
     def _alter(self, action: str) -> Step:

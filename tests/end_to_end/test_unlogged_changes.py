@@ -186,6 +186,30 @@ CASES = {
         ("CREATE OR REPLACE TABLE t AS SELECT 7 AS x, 'y' AS y",),
         "mariadb",
     ),
+    "numbered": Case(
+        "id INT NOT NULL PRIMARY KEY, a INT",
+        "(0, 1), (5, 2)",
+        ("ALTER TABLE t CHANGE id number BIGINT NOT NULL AUTO_INCREMENT",),
+    ),
+    "addresses": Case(
+        "id INT PRIMARY KEY, a VARCHAR(40), b INET4, c INET6",
+        "(1, '::FFFF:1.2.3.4', '1.2.3.4', '::1'), (2, NULL, NULL, NULL)",
+        (
+            LOOSE,
+            "ALTER TABLE t MODIFY c INET6 NOT NULL",
+            "ALTER TABLE t MODIFY a INET6, MODIFY b INET6",
+        ),
+        "mariadb",
+    ),
+    "addresses_added": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2)",
+        (
+            "ALTER TABLE t ADD a INET4 NOT NULL, ADD b INET6 NOT NULL",
+            "ALTER TABLE t ADD c INET6 DEFAULT '::FFFF:1.2.3.4'",
+        ),
+        "mariadb",
+    ),
     "keyless": Case(
         "a INT, b VARCHAR(9)",
         "(1, 'x'), (1, 'x'), (NULL, NULL)",

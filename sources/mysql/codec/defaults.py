@@ -19,7 +19,7 @@ from typing import Any
 from engine.databases.mysql.types import INTEGER_KINDS, unquote
 from engine.schema import Column, Type
 
-__all__ = ["constant_default"]
+__all__ = ["constant_default", "zero_address"]
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\Z")
 _DECIMALS = Context(prec=100)
@@ -49,6 +49,10 @@ def _implicit_default(column: Column) -> Any:
     """0, the zero date, the empty text, or the first member of an ENUM."""
     type = column.type
     fraction = f".{'0' * type.scale}" if type.scale else ""
+    if address := zero_address(column.source_type):
+        return address
+    if column.source_type.startswith("vector"):
+        raise ValueError("the default of a vector is not known")
     match type.kind:
         case "text" | "set":
             return ""
@@ -70,6 +74,11 @@ def _implicit_default(column: Column) -> Any:
     if type.kind in INTEGER_KINDS or type.kind in ("decimal", "float32", "float64"):
         return _from_text(type, "0")
     raise ValueError("the column has no default")
+
+
+def zero_address(source_type: str) -> str:
+    """The implicit default of MariaDB's INET4 and INET6; empty for other types."""
+    return {"inet4": "0.0.0.0", "inet6": "::"}.get(source_type, "")
 
 
 def _from_text(type: Type, text: str) -> Any:

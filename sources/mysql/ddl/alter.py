@@ -15,9 +15,11 @@ import msgspec
 
 from engine.databases.mysql.types import parse_type, unquote
 from engine.schema import Column, Part, Partitions, Table
+from sources.mysql.codec.defaults import zero_address
 from sources.mysql.codec.versioned import row_end
 from sources.mysql.ddl.clauses import FIRST, Alteration, ColumnChange
 from sources.mysql.ddl.columns import (
+    NUMBERS,
     Charset,
     ColumnDefinition,
     charset_of,
@@ -30,7 +32,7 @@ from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.draft import Draft, DraftColumn
 from sources.mysql.ddl.foreign_keys import has_foreign_keys
 from sources.mysql.ddl.keys import KeyDefinition
-from sources.mysql.ddl.loss import loss
+from sources.mysql.ddl.loss import FORMATS, loss
 from sources.mysql.ddl.partitions import PartitionChange, changed, dropped, exchanged
 from sources.mysql.ddl.session_time import SessionTime
 
@@ -58,8 +60,8 @@ class Altered(NamedTuple):
     """The table after a statement, the old and new names of renamed columns, and new columns with
     the value that existing rows have got (``SchemaChange.filled``). ``removed`` are the rows that
     went with their partitions, and ``emptied`` says that all rows did. The rows of ``exchanged``
-    are those that another table had. ``computed`` names the new and changed generated columns
-    (``SchemaChange.computed``).
+    are those that another table had. ``computed`` names the new and changed generated columns, and
+    existing ones that the statement defines with AUTO_INCREMENT (``SchemaChange.computed``).
     """
 
     table: Table
@@ -129,7 +131,7 @@ def alter(
     after = draft.table(change.name or table.id, table.version + 1)
     now = _partitions(table, after, change, renamed, dialect.time)
     after = msgspec.structs.replace(after, partitions=now)
-    names = tuple(column.name for column in generated)
+    names = tuple(column.name for column in [*generated, *_numbered(draft, before, change)])
     return Altered(after, renamed, filled, removed, partitions.empties, replaced, names)
 
 
@@ -154,6 +156,12 @@ def _settle(
         for column, new in zip(draft.columns, settled, strict=True):
             column.column = new
     return list(found)
+
+
+def _numbered(draft: Draft, before: Columns, change: Alteration) -> list[DraftColumn]:
+    """The existing columns whose new definition has AUTO_INCREMENT."""
+    names = [it.definition.name for it in change.columns if it.definition.filled == NUMBERS]
+    return [column for name in names if (column := draft.find(name)) in before]
 
 
 def _appends(change: Alteration) -> bool:
@@ -199,7 +207,8 @@ def _check_nulls(draft: Draft, before: Columns, *, strict: bool, explicit_timest
         if column.column.nullable or not before.get(column, column.column).nullable:
             continue
         kind = column.column.type.kind
-        replaced = not strict and kind not in _KNOWN_ZEROS
+        known = kind in _KNOWN_ZEROS and parse_type(column.column.source_type).base not in FORMATS
+        replaced = not strict and not known
         if replaced or (kind == "timestamp" and not explicit_timestamps):
             raise Unfollowable(
                 f"may replace NULL in the column {column.name}, which the log does not show"
@@ -258,9 +267,9 @@ def _filled(
         elif definition.filled and not (definition.implied and column in stamps[1:]):
             reason = f"fills a column with {definition.filled}, which the log does not show"
             raise Unfollowable(reason)
-        elif value is None and is_converted(
-            column.column.default, parse_type(column.column.source_type)
-        ):
+        elif column.column.source_type.startswith("vector") and not column.column.nullable:
+            raise Unfollowable("fills a column with vectors, which the log does not show")
+        elif is_converted(column.column.default, parse_type(column.column.source_type)):
             raise Unfollowable("converts the default of a column, which the log does not show")
     return tuple(found)
 
@@ -273,6 +282,8 @@ def _value(
     A default with another precision than the column is rounded or cut, depending on the server.
     """
     kind, scale, default = column.type.kind, column.type.scale, definition.default
+    if default is None and not column.nullable and (zero := zero_address(column.source_type)):
+        return zero
     if kind not in ("timestamp", "datetime"):
         return None
     if definition.implied:

@@ -23,6 +23,7 @@ from sources.mysql.ddl.keys import KeyDefinition, References, read_references
 from sources.mysql.ddl.tokens import Tokens, quote
 
 __all__ = [
+    "NUMBERS",
     "Charset",
     "ColumnDefinition",
     "charset_of",
@@ -51,6 +52,8 @@ _FLAGS: Final = frozenset(("SIGNED", "VISIBLE", "INVISIBLE", "ENFORCED", "NOT"))
 _SETTINGS: Final = frozenset(
     ("COMMENT", "COLUMN_FORMAT", "STORAGE", "SRID", "REF_SYSTEM_ID")
 ) | frozenset(("ENGINE_ATTRIBUTE", "SECONDARY_ENGINE_ATTRIBUTE"))
+#: What AUTO_INCREMENT fills a column with (``ColumnDefinition.filled``).
+NUMBERS: Final = "generated numbers"
 _TIME_LITERALS: Final = frozenset(("DATE", "TIME", "TIMESTAMP"))
 
 
@@ -153,7 +156,7 @@ def read_column(tokens: Tokens, name: str, dialect: Dialect) -> ColumnDefinition
     """Read the definition that follows a column's name."""
     found = _Attributes(_read_type(tokens, dialect))
     if found.type == "serial":
-        found.nullable, found.unique, found.filled = False, True, "generated numbers"
+        found.nullable, found.unique, found.filled = False, True, NUMBERS
     while _read_attribute(tokens, found, dialect):
         pass
     if found.type.partition("(")[0] == "timestamp":
@@ -331,7 +334,7 @@ def _read_value_attribute(tokens: Tokens, found: _Attributes, dialect: Dialect) 
     elif tokens.take("NULL"):
         found.nullable, found.states_null = True, True
     elif tokens.take("SERIAL", "DEFAULT", "VALUE"):
-        found.nullable, found.unique, found.filled = False, True, "generated numbers"
+        found.nullable, found.unique, found.filled = False, True, NUMBERS
     elif tokens.take("DEFAULT"):
         found.default, constant = read_default(tokens)
         found.states_default = True
@@ -342,7 +345,7 @@ def _read_value_attribute(tokens: Tokens, found: _Attributes, dialect: Dialect) 
         if tokens.at("("):
             tokens.group()
     elif tokens.take("AUTO_INCREMENT"):
-        found.nullable, found.filled = False, "generated numbers"
+        found.nullable, found.filled = False, NUMBERS
     elif tokens.take("GENERATED", "ALWAYS", "AS") or tokens.take("AS"):
         if tokens.take("ROW", "START"):
             found.row_time, found.expression = ROW_START, inexact("the server fills it")

@@ -9,6 +9,7 @@ form is not known exactly, the statement is unreadable.
 from __future__ import annotations
 
 import re
+import socket
 from typing import Final
 
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER, text_decoder
@@ -69,6 +70,8 @@ def stored_default(default: str | None, type: Type, source_type: MySQLType) -> s
         return f"b'{bits:b}'"
     if type.kind == "binary":
         return _binary(default)
+    if source_type.base == "inet6" and default[0] == "'":
+        return quote(_address(unquote(default)))
     if source_type.base not in _CHARACTER_TYPES:
         return default
     text = _text(default, source_type.charset)
@@ -153,6 +156,13 @@ def _cut(text: str, length: int) -> str:
     if text[length:].strip(" "):
         raise _unknown()
     return text[:length]
+
+
+def _address(text: str) -> str:
+    try:
+        return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, text))
+    except (OSError, ValueError) as error:
+        raise _unknown() from error
 
 
 def _ascii(text: str) -> str:

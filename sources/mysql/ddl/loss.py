@@ -13,7 +13,7 @@ from typing import Final
 from engine.databases.mysql.charset import BYTES_PER_CHARACTER, may_be_invalid
 from engine.databases.mysql.types import MySQLType
 
-__all__ = ["loss"]
+__all__ = ["FORMATS", "loss"]
 
 _MOST_BYTES: Final = {
     f"{size}{family}": (1 << bits) - 1
@@ -26,6 +26,8 @@ _CHARACTERS: Final = frozenset(
 _LABELS: Final = frozenset(("enum", "set"))
 _ALL_OF_UNICODE: Final = frozenset(("utf8mb4", "utf16", "utf16le", "utf32", "gb18030"))
 _SAME_BYTES: Final = frozenset((("ascii", "utf8mb3"), ("ascii", "utf8mb4"), ("utf8mb3", "utf8mb4")))
+#: Types of text or bytes in a certain form, to which other values are converted.
+FORMATS: Final = frozenset(("inet4", "inet6", "vector"))
 _FLOATING: Final = frozenset(("float", "double", "decimal"))
 
 
@@ -40,6 +42,8 @@ def loss(old: MySQLType, new: MySQLType, *, strict: bool) -> str:
         return "pads values with zeros"
     if "year" in (old.base, new.base) and old != new and 2 in (old.length, new.length):
         return "changes years of two digits"
+    if new.base in FORMATS and (old.base, old.length) != (new.base, new.length):
+        return "converts values"
     if strict:
         return ""
     if old.base in _CHARACTERS and new.base in _CHARACTERS and not (old.binary or new.binary):
