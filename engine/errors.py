@@ -5,7 +5,8 @@ The errors that Tailrace raises on purpose.
     ├── ConfigError       the configuration or the command line is wrong
     ├── SourceError       the source refuses a request, or its log cannot be followed
     │   ├── SourceLost    the connection to the source broke or stalled (retried)
-    │   └── SourceRejected    the source rejects the connection (retried for a while, not at first)
+    │   ├── SourceRejected    the source rejects the connection (retried for a while, not at first)
+    │   └── TableUnreadable   one table of the source cannot be read
     ├── SinkError         the target refuses a request
     │   ├── SinkLost      the connection to the target broke or stalled (retried)
     │   └── SinkRejected  the target rejects the connection (retried for a while, not at first)
@@ -49,6 +50,7 @@ __all__ = [
     "SourceError",
     "SourceLost",
     "SourceRejected",
+    "TableUnreadable",
     "TailraceError",
     "UnloggedChange",
 ]
@@ -114,6 +116,12 @@ class SourceRejected(SourceError):
     A pipeline that has worked retries it for a while: a password or a certificate may be about to
     be replaced. At a pipeline's start the configuration is wrong.
     """
+
+
+class TableUnreadable(SourceError):
+    """One table of the source cannot be read, such as one that is marked as crashed."""
+
+    of_one_table = True
 
 
 class SinkError(TailraceError):

@@ -21,10 +21,17 @@ from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
 from engine.change import Chunk, Row
-from engine.databases.mysql.connect import translate_errors
+from engine.databases.mysql.connect import error_code, translate_errors
 from engine.databases.mysql.identifiers import quote_table
 from engine.databases.mysql.types import same_order, same_type
-from engine.errors import ShapeChanged, SourceError, SourceLost, TableRecreated
+from engine.errors import (
+    ShapeChanged,
+    SourceError,
+    SourceLost,
+    TableRecreated,
+    TableUnreadable,
+)
+from engine.remedies import BACKFILL, and_then
 from engine.schema import Column, Part, Table
 from sources.mysql.catalog import read_columns, row_statistics
 from sources.mysql.codec.invalid_text import InvalidText
@@ -46,6 +53,9 @@ _NO_PLACE = "[]"
 # was created anew since the transaction's snapshot was taken, by ALTER, TRUNCATE or OPTIMIZE.
 _RECREATED = 1412
 _OTHER_SHAPE = frozenset((1146, 1054, _RECREATED))
+# Server errors for a table that cannot be read: its file cannot be opened or found, an error of its
+# storage engine, a bad key file, a table marked as crashed, a corrupt index, no tablespace.
+_UNREADABLE = frozenset((1016, 1017, 1030, 1034, 1035, 1194, 1195, 1712, 1812, 1814))
 
 
 class ChunkReader:
@@ -97,6 +107,11 @@ class ChunkReader:
         except SourceLost:
             if not self._sessions.stopped:
                 raise
+        except SourceError as error:
+            if error_code(error) not in _UNREADABLE:
+                raise
+            hint = and_then(error.hint or "repair the table on the source", BACKFILL)
+            raise TableUnreadable(error.message, hint=hint, table=table.id) from error
         finally:
             reading.abandoned = True
 
@@ -357,7 +372,7 @@ class _Reading:
     def _check_progress(self, before: Key | None, after: Key | None) -> None:
         """Raise SourceError if a read does not advance: the backfill would never end."""
         if before is not None and before == after:
-            raise SourceError(
+            raise TableUnreadable(
                 "the backfill does not advance: the source sorts a row's key above that same key",
                 hint='add "TABLE" to exclude in [source], or give the table another primary key',
                 table=self._table.id,

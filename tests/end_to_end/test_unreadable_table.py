@@ -1,0 +1,64 @@
+"""
+A table that its server cannot read is quarantined, and the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import psycopg
+import pytest
+
+from engine.pipeline.stored_commands import BackfillTables
+from sinks.postgres.settings import PostgresSettings
+from sinks.postgres.sink import PostgresSink
+from tests.support.compare import assert_equal
+from tests.support.mirror import catch_up, make_pipeline
+from tests.support.servers import AnyServer, connect_mysql
+
+
+@pytest.mark.parametrize(
+    "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
+)
+def test_a_crashed_table(
+    request: pytest.FixtureRequest,
+    server: str,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    there_is: AnyServer = request.getfixturevalue(server)
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(there_is)
+    with (
+        connect_mysql(there_is, database) as source,
+        source.cursor() as cursor,
+        psycopg.connect(target, autocommit=True) as there,
+    ):
+        cursor.execute("CREATE TABLE crashed (id INT PRIMARY KEY, a TEXT) ENGINE = MyISAM")
+        cursor.execute("CREATE TABLE sound (id INT PRIMARY KEY)")
+        cursor.execute("INSERT INTO crashed VALUES (1, REPEAT('x', 999)), (2, 'y'), (3, 'z')")
+        cursor.execute("INSERT INTO sound VALUES (1)")
+        source.commit()
+        cursor.execute("FLUSH TABLES crashed")
+        cursor.execute("SELECT @@datadir")
+        ((folder,),) = cursor.fetchall()
+        data = Path(str(folder)) / database / "crashed.MYD"
+        content = data.read_bytes()
+        data.write_bytes(content[:20])
+        pipeline = make_pipeline(there_is.url, target, [f"{database}.*"])
+        catch_up(pipeline)
+        crashed, sound = pipeline.status().tables
+        assert (crashed.state, sound.state) == ("quarantined", "live"), crashed.reason
+        assert "REPAIR" in crashed.remedy or "repair" in crashed.remedy
+        data.write_bytes(content)
+        cursor.execute("FLUSH TABLES crashed")
+        cursor.execute("REPAIR TABLE crashed")
+        cursor.fetchall()
+        command = msgspec.json.encode(BackfillTables((crashed.table,))).decode()
+        sink = PostgresSink(PostgresSettings(target), "mirror")
+        asyncio.run(sink.submit_command(command, "the test"))
+        catch_up(make_pipeline(there_is.url, target, [f"{database}.*"]))
+        assert_equal(source, there, database)
