@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from uuid import uuid4
 
 import pytest
@@ -16,6 +17,7 @@ from engine.databases.mysql.connect import connect, query
 from engine.databases.side import TARGET
 from engine.errors import SinkLost, SourceError, SourceLost
 from engine.sandbox import Server
+from engine.sandbox.proxy import Proxy
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 from tests.support.following import Following
@@ -72,6 +74,26 @@ def test_the_preflight_names_missing_rights(mysql_family: AnyServer) -> None:
     rights = errors["MY020"]
     assert "GRANT" in rights.action
     assert "REPLICATION SLAVE" in rights.action
+
+
+def test_a_damaged_answer_is_a_lost_connection(mysql_family: AnyServer) -> None:
+    """GIVEN answers in which a bit is flipped WHEN they can be read THEN they are, because the
+    protocol has no checksum; else the connection counts as lost."""
+    sql = "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS LIMIT {}"
+    lost = 0
+    with Proxy(mysql_family.host, mysql_family.port) as proxy:
+        settings = MySQLSettings(
+            url=f"mysql://root@127.0.0.1:{proxy.port}/", tls="disable", timeout_seconds=0.5
+        )
+        for rows in range(12):
+            with closing(connect(settings)) as connection:
+                proxy.flip()
+                try:
+                    query(connection, sql.format(rows))
+                except SourceLost:
+                    lost += 1
+                wait_until(lambda: not proxy.flips_left)
+    assert lost
 
 
 def test_a_refused_connection_is_lost() -> None:

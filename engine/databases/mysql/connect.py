@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -20,6 +21,7 @@ import pymysql
 from pymysql.connections import Connection
 
 from engine.databases.mysql.pymysql_adapter import (
+    force_close,
     is_old_password,
     limit_timeouts,
     offer_tls,
@@ -203,9 +205,14 @@ def query(
     connection: Connection[Any], sql: str, arguments: Sequence[object] = (), side: Side = SOURCE
 ) -> list[Any]:
     """All rows of a statement, as tuples. Raises ``side.refused`` or ``side.lost``."""
-    with translate_errors(side), connection.cursor() as cursor:
-        cursor.execute(sql, tuple(arguments) or None)
-        return list(cursor.fetchall())
+    try:
+        with translate_errors(side), connection.cursor() as cursor:
+            cursor.execute(sql, tuple(arguments) or None)
+            return list(cursor.fetchall())
+    except (AssertionError, IndexError, UnicodeDecodeError, struct.error) as error:
+        # PyMySQL's errors for packets that do not follow the protocol.
+        force_close(connection)
+        raise side.lost(f"an answer of the {side.name} was damaged on its way") from error
 
 
 def is_mariadb(connection: Connection[Any]) -> bool:
