@@ -214,6 +214,13 @@ class DeletePartRules:
         assert rows_of(target, TABLE) == []
 
     @rule("parts")
+    async def test_a_part_may_be_the_rows_with_a_text(self, target: Target) -> None:
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A), insert(B), insert(C))
+            await engine.write(DeletePart(TABLE, Part("code", (), text=A[1])))
+            assert rows_of(target, TABLE) == [B, C]
+
+    @rule("parts")
     async def test_other_rows_take_the_place_of_a_part(self, target: Target) -> None:
         twin = msgspec.structs.replace(TABLE, id=TableId("contract_shop", "twin"))
         new = (2, "new", None)

@@ -27,6 +27,7 @@ from engine.change import (
 )
 from engine.contract import Applied, State
 from engine.errors import ConfigError, UnloggedChange
+from engine.mapping.cascades import translated_cascade
 from engine.mapping.merging import fits, joined, without
 from engine.mapping.schema_changes import translated, unlogged
 from engine.mapping.table import TableMapping, own_id
@@ -172,8 +173,7 @@ class Mapping:
             case Replace(before, twin, after):
                 yield from self._replace(before, twin, after)
             case Cascade():
-                self._refuse_cascades(change)
-                yield change
+                yield translated_cascade(change, self.of, self._targets)
             case _:
                 yield change
 
@@ -306,16 +306,6 @@ class Mapping:
                 " not have",
             )
         return msgspec.structs.replace(part, column=mapping.target.columns[place].name)
-
-    def _refuse_cascades(self, change: Cascade) -> None:
-        """Raise UnloggedChange if a foreign key acts on a mapped table, or through one."""
-        for table in change.tables:
-            if self.of(table) is not None:
-                raise unlogged(
-                    table,
-                    "rows of a mapped table are deleted or changed by a foreign key, which the log"
-                    " does not show",
-                )
 
 
 def _is_merged(table: Table) -> bool:

@@ -31,7 +31,10 @@ def joined(tables: Sequence[Table]) -> Table:
     indexes = {
         index.name: [first.columns[n].name for n in index.columns] for index in first.indexes
     }
+    shares = [table.origins[0].share for table in tables]
     for table in tables[1:]:
+        if shares.count(table.origins[0].share) > 1:
+            raise _wrong(table, "another table has the same name in the column of merge")
         for column in table.columns:
             known = columns.get(column.name)
             columns[column.name] = column if known is None else _common(table, known, column)

@@ -145,7 +145,7 @@ def test_a_sink_is_asked_only_for_what_it_declares() -> None:
     found = outcomes(SinkContract(), lambda: TargetOf(AtLeastOnce))
     assert failed(found) == set()
     skipped = {name for name, outcome in found.items() if outcome == "skipped"}
-    assert len(skipped) == 15  # 2 of transactions, 4 of backfill, 7 of changes, 2 of parts
+    assert len(skipped) == 16  # 2 of transactions, 4 of backfill, 7 of changes, 3 of parts
 
 
 class OriginOf(MemoryOrigin):

@@ -228,3 +228,57 @@ def test_a_row_that_breaks_a_rule(shop: MappedShop) -> None:
         "SELECT cause->>'reason' FROM tailrace.table_progress WHERE state = 'quarantined'"
     ).fetchall()
     assert "assert 'x >= 0'" in str(reason)
+
+
+def test_foreign_keys_of_mapped_tables(
+    mariadb_11: AnyServer, fresh_mysql_database: Fresh, target_database: str, tmp_path: Path
+) -> None:
+    """GIVEN mapped tables with foreign keys that act below the log WHEN their parents are deleted
+    and changed THEN the target's rows follow; the table that cannot is backfilled again."""
+    database = fresh_mysql_database(mariadb_11)
+    rules = """
+        [mapping."*.*"]
+        to = "new_*.t_*"
+        [mapping."*.parent"]
+        rename = { id = "number" }
+        [mapping."*.child"]
+        rename = { id = "number", p = "up" }
+        [mapping."*.grandchild"]
+        select = "*, ifnull(c, 0) + 1 AS next"
+    """
+    config = write_config(tmp_path, mariadb_11.url, target_database, f"{database}.*", more=rules)
+    references = "FOREIGN KEY ({0}) REFERENCES {1} (id) ON DELETE {2} ON UPDATE CASCADE"
+    with (
+        connect_mysql(mariadb_11, database) as source,
+        source.cursor() as cursor,
+        psycopg.connect(target_database, autocommit=True) as target,
+    ):
+        child, other = (references.format("p", "parent", it) for it in ("CASCADE", "SET NULL"))
+        last = references.format("c", "child", "SET NULL")
+        for statement in (
+            "CREATE TABLE parent (id INT PRIMARY KEY)",
+            f"CREATE TABLE child (id INT PRIMARY KEY, p INT, {child})",
+            f"CREATE TABLE other (id INT PRIMARY KEY, p INT, {other})",
+            f"CREATE TABLE grandchild (id INT PRIMARY KEY, c INT, {last})",
+            "INSERT INTO parent VALUES (1), (2), (3)",
+            "INSERT INTO child VALUES (1, 1), (2, 2), (3, 3)",
+            "INSERT INTO other VALUES (1, 1), (2, 2), (3, 3)",
+            "INSERT INTO grandchild VALUES (1, 1), (2, 2), (3, 3)",
+        ):
+            cursor.execute(statement)
+        source.commit()
+        catch_up(config)
+        cursor.execute("UPDATE parent SET id = 20 WHERE id = 2")
+        source.commit()
+        catch_up(config)
+        rows = f'SELECT number, up FROM "new_{database}".t_child ORDER BY 1'
+        assert target.execute(rows.encode()).fetchall() == [(1, 1), (2, 20), (3, 3)]
+        cursor.execute("DELETE FROM parent WHERE id = 1")
+        source.commit()
+        catch_up(config)
+        assert target.execute(rows.encode()).fetchall() == [(2, 20), (3, 3)]
+        rows = f'SELECT id, p FROM "new_{database}".t_other ORDER BY 1'
+        assert target.execute(rows.encode()).fetchall() == [(1, None), (2, 20), (3, 3)]
+        rows = f'SELECT id, c, next FROM "new_{database}".t_grandchild ORDER BY 1'
+        assert target.execute(rows.encode()).fetchall() == [(1, None, 1), (2, 2, 3), (3, 3, 4)]
+    assert main(["verify", str(config)]) == 0

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from engine.change import Row, Rows
 from engine.checkpoint import Checkpoint
 from engine.contract import Sink, Source
+from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
 from engine.schema import Column, Table, TableId, Type
@@ -104,6 +105,7 @@ def make_pipeline(
     batch: BatchSettings | None = None,
     backfill: BackfillSettings | None = None,
     retry: RetrySettings | None = None,
+    mapping: Mapping | None = None,
     errors: ErrorSettings | None = None,
     config: str = "",
 ) -> Pipeline:
@@ -116,6 +118,7 @@ def make_pipeline(
         backfill=backfill or BackfillSettings(chunk_rows=2, slice_seconds=0.0),
         retry=retry or RetrySettings(first_seconds=0.001, max_seconds=0.01, give_up_seconds=5.0),
         metrics=Metrics("test"),
+        mapping=mapping,
         errors=errors,
         config=config,
     )

@@ -1,0 +1,83 @@
+"""
+A pipeline in memory with a mapping: backfill, stream, restarts, and a mapping that changes.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.change import Rows, SchemaChange, Truncate
+from engine.errors import ConfigError
+from engine.mapping.changes import Mapping
+from engine.schema import Table, TableId
+from engine.settings.mapping import TableRules
+from sinks.memory import MemoryStore
+from sources.memory import ABORT, MemoryDatabase
+from tests.support.memory_pipeline import ID, NAME, delete, insert, make_pipeline, run, update
+
+ORDERS = Table(TableId("north", "orders"), (ID, NAME), key=(0,))
+SOUTH = Table(TableId("south", "orders"), (ID, NAME), key=(0,))
+RULES = {"*.orders": TableRules(select="*, id * 2 AS twice", where="id <> 5")}
+MERGED = {"*.orders": TableRules(to="all.orders", merge={"shop": "schema"})}
+
+
+def mirror(
+    database: MemoryDatabase, store: MemoryStore, rules: dict[str, TableRules]
+) -> MemoryStore:
+    pipeline = make_pipeline(database, store, mapping=Mapping(rules))
+    run(pipeline, until_caught_up=True)
+    return store
+
+
+def history(table: Table) -> list[list[Rows | SchemaChange | Truncate]]:
+    return [
+        [SchemaChange("", None, table)],
+        [insert(table, (1, "a"), (5, "b"), (6, "c"))],
+        [update(table, (5, "b"), (7, "b")), update(table, (6, "c"), (5, "c"))],
+        [delete(table, (1, "a"))],
+    ]
+
+
+def test_rows_are_mapped_in_backfill_and_stream() -> None:
+    """GIVEN rows before the start and after it, and a lost connection THEN each row of the target
+    is mapped, and those that the filter leaves out are not there."""
+    database = MemoryDatabase(history(ORDERS))
+    store = mirror(database, MemoryStore(), RULES)
+    assert store.rows(ORDERS.id) == [(7, "b", 14)]
+    database.commit(insert(ORDERS, (8, "d"), (9, "e")))
+    database.mark(ABORT)
+    database.commit(delete(ORDERS, (9, "e")))
+    assert mirror(database, store, RULES).rows(ORDERS.id) == [(7, "b", 14), (8, "d", 16)]
+
+
+def test_a_changed_mapping_reads_the_table_again() -> None:
+    database = MemoryDatabase(history(ORDERS))
+    store = mirror(database, MemoryStore(), RULES)
+    other = {"*.orders": TableRules(to="new.*", select="id, name AS label")}
+    mirror(database, store, other)
+    assert store.rows(TableId("new", "orders")) == [(5, "c"), (7, "b")]
+    assert ORDERS.id not in store.contents
+    assert mirror(database, store, {}).rows(ORDERS.id) == [(5, "c"), (7, "b")]
+
+
+def test_merged_tables_keep_apart() -> None:
+    database = MemoryDatabase([*history(ORDERS), *history(SOUTH)])
+    store = mirror(database, MemoryStore(), MERGED)
+    target = TableId("all", "orders")
+    both = [(shop, *row) for shop in ("north", "south") for row in ((5, "c"), (7, "b"))]
+    assert store.rows(target) == both
+    database.commit(Truncate(ORDERS))
+    database.commit(insert(ORDERS, (1, "x")))
+    assert mirror(database, store, MERGED).rows(target) == [("north", 1, "x"), *both[2:]]
+    database.commit(SchemaChange("", SOUTH, None))
+    assert mirror(database, store, MERGED).rows(target) == [("north", 1, "x")]
+    apart = {"*.orders": TableRules(to="all.*")}
+    assert mirror(database, store, apart).rows(target) == [(1, "x")]
+
+
+def test_two_tables_cannot_have_one_target() -> None:
+    mapping = Mapping({"*.orders": TableRules(to="all.orders")})
+    with pytest.raises(ConfigError, match="mapped to one table"):
+        mapping.check([ORDERS, SOUTH])
+    with pytest.raises(ConfigError, match="same name in the column"):
+        Mapping({"*.*": TableRules(to="all.x", merge={"t": "table"})}).check([ORDERS, SOUTH])
