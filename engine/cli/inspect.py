@@ -88,9 +88,12 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
             exit_status = error.exit_status
         findings.append(_guarantee(sink.capabilities))
         try:
-            mapping = make_mapping(settings)
-            mapping.check(tables)
-            findings += await sink.check([mapping.target(table) for table in tables])
+            targets = make_mapping(settings).check(tables)
+        except TailraceError as error:
+            findings.append(_as_finding("mapping", error, "CK006"))
+            return findings, max(exit_status, error.exit_status)
+        try:
+            findings += await sink.check(targets)
             state = await sink.state()
         except TailraceError as error:
             findings.append(_as_finding("target", error, "CK002"))

@@ -70,9 +70,9 @@ class Mapping:
         mapping = self.of(source)
         return source if mapping is None else mapping.target
 
-    def check(self, tables: Iterable[Table]) -> None:
-        """Raise ConfigError unless the mappings of all these tables fit them, and only tables that
-        are merged have the same target.
+    def check(self, tables: Iterable[Table]) -> list[Table]:
+        """The tables of the target for all these tables. Raises ConfigError unless the mappings fit
+        them, and only tables that are merged have the same target.
         """
         found: dict[TableId, list[Table]] = {}
         for source in tables:
@@ -86,9 +86,7 @@ class Mapping:
                     table=source.id,
                 )
             others.append(target)
-        for others in found.values():
-            if _is_merged(others[0]):
-                joined(others)
+        return [joined(others) if _is_merged(others[0]) else others[0] for others in found.values()]
 
     @property
     def active(self) -> bool:

@@ -48,7 +48,7 @@ class TableRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     where: str = ""
     mask: dict[str, str] = {}
     types: dict[str, str] = {}
-    assert_: tuple[str, ...] = msgspec.field(default=(), name="assert")
+    assert_: str | tuple[str, ...] = msgspec.field(default=(), name="assert")
     merge: dict[str, Literal["schema", "table", "schema.table"]] = {}
 
     def __post_init__(self) -> None:
@@ -57,6 +57,8 @@ class TableRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
                 f"mapping: to = {self.to!r} is not a table",
                 hint="write schema.table, such as crm.*",
             )
+        if isinstance(self.assert_, str):
+            msgspec.structs.force_setattr(self, "assert_", (self.assert_,))
         if len(self.merge) > 1:
             raise ConfigError("mapping: merge has several columns", hint="name one")
         for column, mask in self.mask.items():

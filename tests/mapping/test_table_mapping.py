@@ -141,6 +141,10 @@ def test_assertions() -> None:
     assert mapped(mapping, Rows(TABLE, "delete", [TWO], None))  # only new rows are looked at
 
 
+def test_one_rule_needs_no_list() -> None:
+    assert TableRules(assert_="id > 0").assert_ == ("id > 0",)
+
+
 def test_partial_images() -> None:
     """GIVEN images without some columns WHEN they are mapped THEN absent columns stay absent, and
     what cannot be known is an error."""
