@@ -4,16 +4,19 @@ The actions of foreign keys in the tables and columns of the target.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
 
-from engine.change import Cascade, SchemaChange
+from engine.change import Cascade, Rows, SchemaChange
+from engine.checkpoint import Checkpoint
 from engine.errors import UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.schema import Column, ForeignKey, ReferentialAction, Table, TableId, Type
 from engine.settings.mapping import TableRules
+from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 
 INT = Type("int32")
 
@@ -88,3 +91,28 @@ def test_a_parent_that_is_not_mapped_keeps_its_name() -> None:
     assert isinstance(found, Cascade)
     assert found.parent == PARENT.id
     assert found.tables[0].id == TableId("crm", "child")
+
+
+def test_rows_of_the_target_follow() -> None:
+    """GIVEN mapped tables in a target WHEN rows of their parent are deleted and changed THEN the
+    rows that refer to them are, through two tables."""
+    rules = {
+        "*.*": TableRules(to="crm.*"),
+        "shop.child": TableRules(rename={"up": "parent"}, select="*, id * 2 AS twice"),
+    }
+    mapping, store = Mapping(rules), MemoryStore()
+    child, last = (mapping.target(table).id for table in (CHILD, LAST))
+
+    async def apply() -> None:
+        sink = MemorySink(MemorySinkSettings("memory:cascades"), "test", store)
+        epoch = (await sink.open()).epoch
+        tables = (PARENT, CHILD, LAST)
+        created = [SchemaChange("", None, table) for table in tables]
+        rows = [Rows(table, "insert", None, [(1, 1), (2, 2), (3, 3)]) for table in tables]
+        changed = msgspec.structs.replace(CHANGED, before=[(2,)], after=[(20,)])
+        await sink.apply(mapping.targets([*created, *rows, DELETED, changed]))
+        await sink.commit(Checkpoint("test", epoch, ""))
+
+    asyncio.run(apply())
+    assert store.rows(child) == [(2, 20, 4), (3, 3, 6)]
+    assert store.rows(last) == [(2, 2), (3, 3)]
