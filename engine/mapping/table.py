@@ -260,6 +260,8 @@ class TableMapping:
             indexes,
             source.version,
             source.default_charset,
+            # A sink has to know that there are some. A ``Cascade`` has those of the target.
+            None if self.share else source.foreign_keys,
             origins=(Origin(source, self.fingerprint, self.share),),
         )
 
