@@ -364,7 +364,7 @@ class _Writer:
         try:
             return repr(constant_default(column))
         except ValueError as error:
-            raise DecodeError(
+            raise UnloggedChange(
                 f"the log omits the column {column.name}, whose default is not a constant",
                 hint=_FULL_IMAGES,
                 table=self.table.id,
