@@ -30,6 +30,7 @@ NOT_FOUND = (
     "the table is not found any more: it was dropped or renamed on the source, or the user may not"
     " see it"
 )
+_GONE = 'if it is gone for good, add "TABLE" to exclude in [source], and start the engine again'
 #: The number of tables that one target transaction creates. Each table takes locks.
 CREATED_TABLES = 250
 
@@ -131,7 +132,7 @@ class Discovery:
         found = {table.id for table in tables} | self._refused.keys()
         for id in set(self._tracker.waiting) - found:
             if self._tracker.progress[id].again:
-                cause = Cause(NOT_FOUND, BACKFILL, at=time.time())
+                cause = Cause(NOT_FOUND, f"{BACKFILL}; {_GONE}", at=time.time())
                 await self._writer.leave(id, cause, "quarantined")
             else:
                 self._tracker.forget(id)

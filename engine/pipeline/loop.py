@@ -399,7 +399,8 @@ class _Attempt:
         1. Read what waits in the queue, and write one batch. Wait for the log if no table can be
            backfilled, or if a source transaction is applied only in part.
         2. Commit, if the transaction is whole and the commit is due.
-        3. End the attempt if stored commands wait: the next one executes them at its start.
+        3. End the attempt if stored commands wait: the next one executes them at its start. Or if
+           a table was dropped whose name the stream ignores: the next one does not.
         4. Follow discovered tables, if the target is at a commit and the stream has passed the
            position of their discovery.
         5. Backfill for a time slice, if the target is at a commit.
@@ -416,7 +417,7 @@ class _Attempt:
         self._pipeline.counters.silent = silent
         if self._commands.stopping:
             return False
-        if self._commands_wait():
+        if self._commands_wait() or self.tracker.forgotten:
             return True
         if self._discovery.due() and await self._discovery.start_following():
             return True

@@ -74,6 +74,8 @@ class ProgressTracker:
         )
         self._unfinished = sum(map(_is_unfinished, self._progress.values()))
         self._live = not self._unfinished
+        #: Whether a table that waited to be discovered was dropped. The stream ignores its name.
+        self.forgotten = False
 
     @property
     def tables(self) -> Sequence[Table]:
@@ -359,7 +361,7 @@ class ProgressTracker:
         changes: list[Change] = [change]
         progress = TableProgress("live")
         if before is not None:
-            self._tables.pop(before.id, None)
+            self.forgotten |= self._tables.pop(before.id, None) is None
             progress = self._progress.get(before.id, progress)
             self._set(before.id, None)
         if after is not None:

@@ -169,6 +169,31 @@ def test_only_a_logged_drop_drops_a_table_that_waits(dropped: bool) -> None:
         assert store.rows(KEYED.id) == ROWS
 
 
+def test_a_table_that_is_dropped_while_it_waits_and_created_again_is_followed() -> None:
+    """The stream that ignores it is opened before it is dropped, and goes on after that."""
+    database, store = database_of(KEYED, OTHER), MemoryStore()
+    run(make_pipeline(database, store), until_caught_up=True)
+    database.commit(Unlogged(KEYED, NEW_ROWS))
+    database.commit(SchemaChange("", KEYED, None))
+    pipeline = make_pipeline(database, store)
+
+    async def follow() -> None:
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: KEYED.id not in store.contents)
+        database.commit(SchemaChange("", None, KEYED), insert(KEYED, (1, "again")))
+        database.commit(insert(OTHER, (100, "later")))
+        await wait_until_async(lambda: (100, "later") in store.rows(OTHER.id))
+        try:
+            await wait_until_async(lambda: KEYED.id in store.contents, 5)
+            await wait_until_async(lambda: store.rows(KEYED.id) == [(1, "again")], 5)
+        finally:
+            pipeline.stop()
+            await running
+
+    asyncio.run(follow())
+    assert_mirrored(database, store)
+
+
 @pytest.mark.parametrize("commits", range(5))
 def test_a_configuration_that_forbids_backfills_empties_no_table(commits: int) -> None:
     """GIVEN an engine that is killed while a table is backfilled again WHEN it starts with
