@@ -73,7 +73,8 @@ def start_mysql(
     ``options`` are command-line options, which override the sandbox's own. ``directory`` is a data
     directory, which is kept; it is initialized if it is empty. Raises ``SandboxUnavailable``.
     """
-    return Server(_recipe(installation("mysql", release)), options, directory)
+    folded = "--lower-case-table-names=1" in options
+    return Server(_recipe(installation("mysql", release), folded=folded), options, directory)
 
 
 def start_mariadb(
@@ -100,10 +101,14 @@ def _settings(installation: Installation) -> Iterator[str]:
         yield "--mysqlx=OFF"
 
 
-def _recipe(installation: Installation) -> Recipe:
+def _recipe(installation: Installation, *, folded: bool = False) -> Recipe:
+    """``folded``: the server stores names in lower case. MySQL 8.0 and newer decide that when they
+    initialize a data directory."""
+    template = "-folded" if folded else ""
+
     def initialize(layout: Layout) -> None:
         if installation.kind == "mysql" and installation.number >= (5, 7):
-            _initialize(installation, layout)
+            _initialize(installation, layout, folded=folded)
         else:
             _bootstrap(installation, layout)
 
@@ -125,7 +130,7 @@ def _recipe(installation: Installation) -> Recipe:
         user="root",
         database="",
         programs=installation.prefix,
-        template=f"{installation.kind}-{installation.version}-{place}-{TEMPLATE_REVISION}",
+        template=f"{installation.kind}-{installation.version}-{place}-{TEMPLATE_REVISION}{template}",
         initialize=initialize,
         command=command,
         answers=_greets,
@@ -134,7 +139,7 @@ def _recipe(installation: Installation) -> Recipe:
     )
 
 
-def _initialize(installation: Installation, layout: Layout) -> None:
+def _initialize(installation: Installation, layout: Layout, *, folded: bool) -> None:
     """Initialize as MySQL does since 5.7."""
     accounts = layout.scratch / "accounts.sql"
     plugin = "caching_sha2" if installation.number >= (8,) else "mysql_native"
@@ -145,6 +150,7 @@ def _initialize(installation: Installation, layout: Layout) -> None:
             *installation.base_command(layout),
             "--initialize-insecure",
             f"--init-file={accounts}",
+            *(["--lower-case-table-names=1"] if folded else ()),
         ],
         purpose="initializing MySQL",
         deadline_seconds=INITIALIZE_DEADLINE_SECONDS,

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from engine.databases.postgres.identifiers import Naming, fitted
-from engine.sandbox import start_mariadb
+from engine.sandbox import Server, start_mariadb, start_mysql
 from engine.schema import TableId
 from tests.support.mirror import catch_up, make_pipeline
 from tests.support.mysql_sessions import Writer
@@ -93,10 +93,17 @@ def _assert_rows(target: str, expected: dict[TableId, list[Any]]) -> None:
     assert {fitted(name) for name in NAMES if name != "T"} <= columns
 
 
-@pytest.fixture
-def folding_server() -> Iterator[AnyServer]:
-    """MariaDB that stores names in lower case, as on Windows."""
-    with obtain(lambda: start_mariadb("10.11", options=["--lower-case-table-names=1"])) as server:
+@pytest.fixture(params=["mariadb", pytest.param("mysql", marks=pytest.mark.slow)])
+def folding_server(request: pytest.FixtureRequest) -> Iterator[AnyServer]:
+    """A server that stores names in lower case, as on Windows."""
+    options = ["--lower-case-table-names=1"]
+
+    def start() -> Server:
+        if request.param == "mysql":
+            return start_mysql("9.7", options=options)
+        return start_mariadb("10.11", options=options)
+
+    with obtain(start) as server:
         yield server
 
 
