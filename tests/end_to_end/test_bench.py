@@ -74,6 +74,7 @@ def test_the_names_of_the_results() -> None:
             "stream-orders",
             "stream-mapped",
             "snapshot",
+            *("stream-insert-far", "stream-update-far", "stream-single-far", "snapshot-far"),
             "latency",
         ),
         *("profile-insert", "profile-single", "profile-update", "profile-orders"),
@@ -110,7 +111,8 @@ def test_numbers_have_three_digits() -> None:
 def test_a_stream_and_its_limit_end_in_the_same_rows(
     bench: Bench, workload: str, rows: int
 ) -> None:
-    result = measure_stream(bench, f"stream-{workload}", WORKLOADS[workload])
+    far = workload == "update"
+    result = measure_stream(bench, f"stream-{workload}", WORKLOADS[workload], far)
     assert sum(commit.rows for commit in result.commits) == result.rows == rows
     assert 0 < result.repetitions[0].seconds < result.repetitions[0].wall_seconds
     assert result.repetitions[0].target_cpu_seconds is not None
