@@ -46,7 +46,7 @@ def make_source(settings: Settings) -> Source:
 
 def make_mapping(settings: Settings) -> Mapping:
     """The configured mapping of tables. Raises ConfigError."""
-    return Mapping(settings.mapping, settings.mask)
+    return Mapping(settings.mapping, settings.mask, settings.errors)
 
 
 def make_sink(settings: Settings) -> Sink:

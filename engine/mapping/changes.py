@@ -32,6 +32,7 @@ from engine.mapping.merging import fits, joined, without
 from engine.mapping.schema_changes import translated, unlogged
 from engine.mapping.table import TableMapping, own_id
 from engine.schema import Part, Table, TableId
+from engine.settings.loader import ErrorSettings
 from engine.settings.mapping import MaskSettings, TableRules, check_patterns, rules_of
 
 __all__ = ["Mapping"]
@@ -40,12 +41,17 @@ __all__ = ["Mapping"]
 class Mapping:
     """The mappings of a pipeline's tables, and the tables that the target has now.
 
-    Raises ConfigError for wrong settings.
+    ``errors`` says what becomes of rows that the target refuses. Raises ConfigError for wrong
+    settings.
     """
 
     def __init__(
-        self, rules: Map[str, TableRules] | None = None, mask: MaskSettings | None = None
+        self,
+        rules: Map[str, TableRules] | None = None,
+        mask: MaskSettings | None = None,
+        errors: ErrorSettings | None = None,
     ) -> None:
+        self._errors = errors
         self._rules = rules or {}
         self._mask = mask or MaskSettings()
         check_patterns(self._rules)
@@ -77,6 +83,7 @@ class Mapping:
         found: dict[TableId, list[Table]] = {}
         for source in tables:
             target = self.target(source)
+            self._check_masks(source)
             others = found.setdefault(target.id, [])
             if others and not (_is_merged(target) and all(map(_is_merged, others))):
                 other = others[0].sources[0].id
@@ -87,6 +94,21 @@ class Mapping:
                 )
             others.append(target)
         return [joined(others) if _is_merged(others[0]) else others[0] for others in found.values()]
+
+    def _check_masks(self, source: Table) -> None:
+        """Raise ConfigError if rows would be kept aside with the values that a mask hides."""
+        rules = rules_of(self._rules, own_id(source.id))
+        if (
+            rules is not None
+            and rules.mask
+            and self._errors is not None
+            and self._errors.policy(own_id(source.id)) == "dead_letter"
+        ):
+            raise ConfigError(
+                "columns of the table are masked, and a dead letter would hold their values",
+                hint='set another policy for the table in [errors] tables, such as "quarantine"',
+                table=source.id,
+            )
 
     @property
     def active(self) -> bool:

@@ -10,6 +10,7 @@ from engine.change import Rows, SchemaChange, Truncate
 from engine.errors import ConfigError
 from engine.mapping.changes import Mapping
 from engine.schema import Table, TableId
+from engine.settings.loader import ErrorSettings
 from engine.settings.mapping import TableRules
 from sinks.memory import MemoryStore
 from sources.memory import ABORT, MemoryDatabase
@@ -81,3 +82,13 @@ def test_two_tables_cannot_have_one_target() -> None:
         mapping.check([ORDERS, SOUTH])
     with pytest.raises(ConfigError, match="same name in the column"):
         Mapping({"*.*": TableRules(to="all.x", merge={"t": "table"})}).check([ORDERS, SOUTH])
+
+
+def test_masked_values_are_not_kept_in_dead_letters() -> None:
+    masked = {"north.*": TableRules(mask={"name": "redact"})}
+    errors = ErrorSettings("dead_letter", {"south.*": "quarantine"})
+    Mapping({}, errors=errors).check([ORDERS])
+    with pytest.raises(ConfigError, match="dead letter"):
+        Mapping(masked, errors=errors).check([ORDERS])
+    south = {"south.*": TableRules(mask={"name": "redact"})}
+    assert Mapping(south, errors=errors).check([SOUTH])[0].id == SOUTH.id
