@@ -57,10 +57,12 @@ def differences(
     for name in sorted(tables ^ there):
         found[name] = "only in the source" if name in tables else "only in the target"
     for name in sorted(tables & there):
-        left, right = (
-            _source_rows(source, database, name),
-            _target_rows(source, target, database, name),
-        )
+        left = _source_rows(source, database, name)
+        try:
+            right = _target_rows(source, target, database, name)
+        except psycopg.errors.UndefinedColumn:
+            found[name] = "the target lacks a column"
+            continue
         if left != right:
             missing, extra = left - right, right - left
             found[name] = (
