@@ -25,7 +25,8 @@ MERGED = {"*.orders": TableRules(to="all.orders", merge={"shop": "schema"})}
 def mirror(
     database: MemoryDatabase, store: MemoryStore, rules: dict[str, TableRules]
 ) -> MemoryStore:
-    pipeline = make_pipeline(database, store, mapping=Mapping(rules))
+    errors = ErrorSettings("dead_letter")
+    pipeline = make_pipeline(database, store, mapping=Mapping(rules), errors=errors)
     run(pipeline, until_caught_up=True)
     return store
 
@@ -92,3 +93,17 @@ def test_masked_values_are_not_kept_in_dead_letters() -> None:
         Mapping(masked, errors=errors).check([ORDERS])
     south = {"south.*": TableRules(mask={"name": "redact"})}
     assert Mapping(south, errors=errors).check([SOUTH])[0].id == SOUTH.id
+
+
+def test_a_row_that_breaks_a_rule_may_be_a_dead_letter() -> None:
+    """GIVEN the policy `dead_letter` WHEN a row breaks a rule THEN it is kept aside, with the later
+    changes of its key, and all other rows go on."""
+    rules = {"*.*": TableRules(to="crm.*", assert_="id <> 3")}
+    database = MemoryDatabase(history(ORDERS))
+    store = MemoryStore()
+    for changes in ([insert(ORDERS, (2, "x"), (3, "y"))], [update(ORDERS, (3, "y"), (4, "y"))]):
+        mirror(database, store, rules)
+        database.commit(*changes)
+    mirror(database, store, rules)
+    assert store.rows(TableId("crm", "orders")) == [(2, "x"), (5, "c"), (7, "b")]
+    assert [str(letter.table) for _, letter in store.letters] == ["north.orders"] * 2
