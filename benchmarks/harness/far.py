@@ -25,7 +25,7 @@ def far_away(url: str, *, far: bool = True) -> Iterator[str]:
         yield url
         return
     parts = urlsplit(url)
-    command = [sys.executable, "-m", __name__, str(parts.hostname), str(parts.port)]
+    command = [sys.executable, "-P", "-m", __name__, str(parts.hostname), str(parts.port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
