@@ -54,10 +54,15 @@ TYPES: dict[str, tuple[str, ...]] = {
     "SET('a','b','c')": ("'a,c'", "''"),
     "BIT(5)": ("3", "b'101'"),
     "JSON": (),
+    # MariaDB has these.
+    "INET4": ("'1.2.3.4'",),
+    "INET6": ("'::FFFF:1.2.3.4'", "'::'"),
+    "UUID": ("'123E4567E89B12D3A456426655440000'",),
 }
 SETTINGS = {
     "sql_mode": (
         *("''", "'STRICT_TRANS_TABLES'", "'STRICT_ALL_TABLES,NO_ZERO_DATE'"),
+        *("'TIME_TRUNCATE_FRACTIONAL'", "'TIME_ROUND_FRACTIONAL'", "'NO_AUTO_VALUE_ON_ZERO'"),
         *("'STRICT_TRANS_TABLES,NO_BACKSLASH_ESCAPES'", "'ANSI_QUOTES'", "'REAL_AS_FLOAT'"),
     ),
     "time_zone": ("'+00:00'", "'+05:30'", "'-03:00'"),
@@ -81,6 +86,9 @@ ALTER TABLE T CHANGE A cN TYPE
 ALTER TABLE T DROP A
 ALTER TABLE T RENAME COLUMN A TO B
 ALTER TABLE T DROP A, ADD A TYPE
+ALTER TABLE T MODIFY id BIGINT NOT NULL AUTO_INCREMENT
+ALTER TABLE T MODIFY A INT AUTO_INCREMENT UNIQUE
+ALTER TABLE T ADD cN SERIAL
 ALTER TABLE T ADD INDEX iN (A)
 ALTER TABLE T ADD UNIQUE uN (A)
 ALTER TABLE T DROP PRIMARY KEY
@@ -159,6 +167,7 @@ class Writer:
                 f"INSERT INTO {table} (id, a, b) VALUES ({self.number}, 5, 'aé')",
                 f"INSERT INTO {table} (id, b, c) VALUES ({self.number + 500}, '1', NULL)",
                 f"INSERT INTO {table} (id) VALUES ({self.number + 1000})",
+                f"INSERT INTO {table} (id, a) VALUES (0, 0)",
                 f"UPDATE {table} SET a = NULL WHERE id > {self.number}",
                 f"UPDATE {table} SET c = '2020-02-02 02:02:02', b = NULL WHERE id > 600",
                 f"DELETE FROM {table} WHERE id = {self.number + 1000 - 5}",
