@@ -59,6 +59,8 @@ def tables() -> Tables:
         ("YEAR DEFAULT '0'", True),
         ("INT DEFAULT '7'", False),
         ("DOUBLE(5,1) DEFAULT 1.25", True),
+        ("VECTOR(2) NOT NULL", True),
+        ("INET6 NOT NULL", False),
     ],
 )
 def test_a_default_that_the_server_converts_is_not_known(
@@ -296,6 +298,8 @@ MANY_TYPES = (
         (True, "MODIFY v CHAR(20) CHARSET utf8mb4"),
         (True, "MODIFY bb BINARY(4)"),
         (True, "MODIFY vb BINARY(9)"),
+        (True, "MODIFY v INET6"),
+        (True, "MODIFY vb VECTOR(2)"),
     ],
 )
 def test_a_type_that_may_not_hold_every_value_stops(strict: bool, change: str) -> None:
