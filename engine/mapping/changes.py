@@ -157,14 +157,25 @@ class Mapping:
             {(names.get(id, id), it, why): n for (id, it, why), n in applied.replaced.items()},
         )
 
-    def own_error(self, error: UnloggedChange) -> UnloggedChange:
-        """The error of the sink, with the name of the source's table."""
-        id = next((it for it, table in self._targets.items() if table.id == error.id), error.id)
+    def own_error(self, error: UnloggedChange, changes: Sequence[Change]) -> UnloggedChange:
+        """The error of the sink about ``changes``, with the name of the source's table."""
+        id = self._own_id(str(error.id), changes) or error.id
         return UnloggedChange(error.message, hint=error.hint, table=id, position=error.position)
 
-    def own_name(self, name: str | None) -> str | None:
-        """The source's name of a table in an error of the sink."""
-        return next((str(it) for it, table in self._targets.items() if str(table.id) == name), name)
+    def own_name(self, name: str | None, changes: Sequence[Change]) -> str | None:
+        """The source's name of a table in an error of the sink about ``changes``."""
+        id = self._own_id(name, changes)
+        return name if id is None else str(id)
+
+    def _own_id(self, name: str | None, changes: Sequence[Change]) -> TableId | None:
+        """The table of the source whose rows are in the target's table ``name``. If several are
+        merged there, the first one that is changed.
+        """
+        found = [id for id, table in self._targets.items() if str(table.id) == name]
+        if len(found) > 1:
+            changed = (id for change in changes for id in _changed(change))
+            return next((id for id in changed if id in found), found[0])
+        return found[0] if found else None
 
     def targets(self, changes: Sequence[Change]) -> list[Change]:
         """The changes of the target that follow from changes of the source."""
@@ -335,6 +346,17 @@ def _is_merged(table: Table) -> bool:
 
 def _is_twin(table: Table) -> bool:
     return any(it.table.id.name.startswith(TWIN_PREFIX) for it in table.origins)
+
+
+def _changed(change: Change) -> Iterator[TableId]:
+    """The tables that a change names."""
+    match change:
+        case SchemaChange(before=before, after=after):
+            yield from (table.id for table in (before, after) if table is not None)
+        case Cascade(tables=tables):
+            yield from (table.id for table in tables)
+        case Rows(table=table) | Truncate(table) | DeletePart(table) | CaughtUp(table):
+            yield table.id
 
 
 def _share(target: Table, source: Table) -> Part | None:

@@ -345,9 +345,9 @@ class TargetWriter:
         try:
             return mapping.found(await self._apply_or_commit(targets, in_backfill, end))
         except UnloggedChange as error:
-            raise mapping.own_error(error) from error
+            raise mapping.own_error(error, changes) from error
         except TailraceError as error:
-            error.table = mapping.own_name(error.table)
+            error.table = mapping.own_name(error.table, changes)
             raise
 
     def _note_part(self, change: UnloggedPart) -> None:

@@ -4,15 +4,19 @@ A pipeline in memory with a mapping: backfill, stream, restarts, and a mapping t
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from typing import Literal
+
 import pytest
 
-from engine.change import Rows, SchemaChange, Truncate
-from engine.errors import ConfigError
+from engine.change import Change, Rows, SchemaChange, Truncate
+from engine.contract import Applied
+from engine.errors import ApplyError, ConfigError
 from engine.mapping.changes import Mapping
 from engine.schema import Table, TableId
 from engine.settings.loader import ErrorSettings
 from engine.settings.mapping import TableRules
-from sinks.memory import MemoryStore
+from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import ABORT, MemoryDatabase
 from tests.support.memory_pipeline import ID, NAME, delete, insert, make_pipeline, run, update
 
@@ -107,3 +111,47 @@ def test_a_row_that_breaks_a_rule_may_be_a_dead_letter() -> None:
     mirror(database, store, rules)
     assert store.rows(TableId("crm", "orders")) == [(2, "x"), (5, "c"), (7, "b")]
     assert [str(letter.table) for _, letter in store.letters] == ["north.orders"] * 2
+
+
+class Refusing(MemorySink):
+    """A target that refuses rows whose name is ``bad``."""
+
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
+        for change in changes:
+            if isinstance(change, Rows) and any("bad" in row for row in change.after or ()):
+                raise ApplyError("the target refuses a row", table=change.table.id)
+        return await super().apply(changes, in_backfill)
+
+
+@pytest.mark.parametrize("policy", ["quarantine", "dead_letter"])
+def test_a_refused_row_of_a_merged_table_concerns_its_source(
+    policy: Literal["quarantine", "dead_letter"],
+) -> None:
+    """GIVEN two merged tables WHEN the target refuses a row of the second THEN the policy takes
+    effect for the second, and the first goes on."""
+    database, store = MemoryDatabase(), MemoryStore()
+    for table in (ORDERS, SOUTH):
+        database.load(table, [(1, "a")])
+    sink = Refusing(MemorySinkSettings("memory:test"), "test", store)
+    errors = ErrorSettings(policy)
+
+    def mirrored() -> dict[str, str]:
+        mapping = Mapping(MERGED, errors=errors)
+        pipeline = make_pipeline(database, store, sink=sink, mapping=mapping, errors=errors)
+        run(pipeline, until_caught_up=True)
+        return {it.table: it.state for it in pipeline.status().tables}
+
+    mirrored()
+    database.commit(insert(SOUTH, (2, "bad")))
+    database.commit(insert(ORDERS, (3, "c")))
+    states = mirrored()
+    assert states["north.orders"] == "live"
+    assert states["south.orders"] == ("live" if policy == "dead_letter" else "quarantined")
+    database.commit(insert(ORDERS, (4, "d")))
+    mirrored()
+    rows = store.rows(TableId("all", "orders"))
+    assert [row for row in rows if row[0] == "north"] == [
+        ("north", number, name) for number, name in ((1, "a"), (3, "c"), (4, "d"))
+    ]
