@@ -186,6 +186,16 @@ class UnloggedChange(SchemaError):
         self.id = table
         self.moved = moved
 
+    def about(self, table: TableId) -> UnloggedChange:
+        """The same error of the table under another name."""
+        return UnloggedChange(
+            self.message,
+            table=table,
+            hint=self.hint,
+            position=self.position,
+            moved=self.moved,
+        )
+
 
 class ApplyError(TailraceError):
     """The target cannot store a change that was decoded correctly."""

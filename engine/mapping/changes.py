@@ -31,6 +31,7 @@ from engine.mapping.cascades import translated_cascade
 from engine.mapping.merging import fits, joined, without
 from engine.mapping.schema_changes import translated, unlogged
 from engine.mapping.table import TableMapping, own_id
+from engine.remedies import BACKFILL
 from engine.schema import Part, Table, TableId
 from engine.settings.loader import ErrorSettings
 from engine.settings.mapping import MaskSettings, TableRules, check_patterns, rules_of
@@ -160,7 +161,7 @@ class Mapping:
     def own_error(self, error: UnloggedChange, changes: Sequence[Change]) -> UnloggedChange:
         """The error of the sink about ``changes``, with the name of the source's table."""
         id = self._own_id(str(error.id), changes) or error.id
-        return UnloggedChange(error.message, hint=error.hint, table=id, position=error.position)
+        return error.about(id)
 
     def own_name(self, name: str | None, changes: Sequence[Change]) -> str | None:
         """The source's name of a table in an error of the sink about ``changes``."""
@@ -283,7 +284,10 @@ class Mapping:
             now, then = self._place(after, own)
         except ConfigError as error:
             raise UnloggedChange(
-                error.message, hint=error.hint, table=own_id((before or after).id), moved=True
+                error.message,
+                hint=f"{error.hint}; start the engine again, and {BACKFILL}",
+                table=own_id((before or after).id),
+                moved=True,
             ) from error
         if before is None:
             self._arrive(after, then)

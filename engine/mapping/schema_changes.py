@@ -11,6 +11,7 @@ import msgspec
 from engine.change import SchemaChange
 from engine.errors import UnloggedChange
 from engine.mapping.table import TableMapping, own_id
+from engine.remedies import BACKFILL
 from engine.schema import Table
 
 __all__ = ["translated", "unlogged"]
@@ -18,7 +19,7 @@ __all__ = ["translated", "unlogged"]
 
 def unlogged(table: Table, reason: str) -> UnloggedChange:
     """The error of a change after which a table has to be backfilled again."""
-    return UnloggedChange(reason, hint="Backfill the table again.", table=own_id(table.id))
+    return UnloggedChange(reason, hint=BACKFILL, table=own_id(table.id))
 
 
 def translated(

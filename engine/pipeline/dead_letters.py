@@ -263,14 +263,15 @@ class DeadLetters:
         """
         assert self._store is not None
         followed, stuck, done = {table.id: table for table in tables}, set[bytes](), 0
-        chosen = [letter for letter in self.open if not ids or letter.id in ids]
+        wanted = set(ids)
+        chosen = {letter.id for letter in self.open if not ids or letter.id in wanted}
         for letter in self.open:
             table = followed.get(letter.table)
             if table is None:
                 continue
             rows = rows_of(letter, table)
             keys = {msgspec.msgpack.encode((str(letter.table), key)) for key in _keys(rows, 0)}
-            if letter not in chosen or not stuck.isdisjoint(keys):
+            if letter.id not in chosen or not stuck.isdisjoint(keys):
                 stuck |= keys  # what was not retried stays before later ones of its key
                 continue
             try:
@@ -286,7 +287,8 @@ class DeadLetters:
     async def discard(self, ids: Sequence[int], by: str) -> str:
         """Close open letters (all, or those with these numbers) without applying them."""
         assert self._store is not None
-        chosen = [letter for letter in self.open if not ids or letter.id in ids]
+        wanted = set(ids)
+        chosen = [letter for letter in self.open if not ids or letter.id in wanted]
         for letter in chosen:
             await self._store.close_dead_letters(letter.table, letter.id, f"discarded by {by}")
         return f"{len(chosen)} dead letters are discarded"

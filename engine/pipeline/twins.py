@@ -126,9 +126,7 @@ class Twins:
 
     def own_error(self, error: UnloggedChange) -> UnloggedChange:
         """The error of the sink, with the table's own name."""
-        return UnloggedChange(
-            error.message, hint=error.hint, table=_own_id(error.id), position=error.position
-        )
+        return error.about(_own_id(error.id))
 
     def targets(self, changes: Sequence[Change]) -> Sequence[Change]:
         """The same changes, with a twin in the place of a table that has one."""

@@ -155,3 +155,24 @@ def test_a_refused_row_of_a_merged_table_concerns_its_source(
     assert [row for row in rows if row[0] == "north"] == [
         ("north", number, name) for number, name in ((1, "a"), (3, "c"), (4, "d"))
     ]
+
+
+def test_a_table_that_its_mapping_does_not_fit_any_more_is_quarantined() -> None:
+    """GIVEN a mapping with a column WHEN the source drops it THEN the table is quarantined, other
+    tables go on, also after the next start, and the remedy is to correct the mapping."""
+    database, store = MemoryDatabase(), MemoryStore()
+    for table in (ORDERS, SOUTH):
+        database.load(table, [(1, "a")])
+    rules = {"north.orders": TableRules(select="id, name AS label")}
+    mirror(database, store, rules)
+    narrow = Table(ORDERS.id, (ID,), (0,), version=2)
+    database.commit(SchemaChange("ALTER", ORDERS, narrow))
+    database.commit(insert(SOUTH, (2, "b")))
+    pipeline = make_pipeline(database, store, mapping=Mapping(rules))
+    run(pipeline, until_caught_up=True)
+    states = {it.table: it for it in pipeline.status().tables}
+    assert states["north.orders"].state == "quarantined"
+    assert "tailrace backfill" in states["north.orders"].remedy
+    database.commit(insert(SOUTH, (3, "c")))
+    mirror(database, store, rules)
+    assert store.rows(SOUTH.id) == [(1, "a"), (2, "b"), (3, "c")]
