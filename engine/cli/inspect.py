@@ -201,7 +201,8 @@ async def _status(settings: Settings, config: str) -> Status:
         try:
             lag_bytes = await asyncio.to_thread(_backlog, source, state)
         except TailraceError as error:
-            return msgspec.structs.replace(found, problem=str(error), remedy=error.hint)
+            remedy = rendered(error.hint, config=config)
+            return msgspec.structs.replace(found, problem=str(error), remedy=remedy)
     if lag_bytes == 0:
         behind = 0.0
     return msgspec.structs.replace(found, lag_seconds=behind, lag_bytes=lag_bytes)

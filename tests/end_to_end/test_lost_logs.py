@@ -41,6 +41,7 @@ def assert_refused(config: Path, reason: str) -> None:
         status, text = tailrace(*words)
         assert status == 1, words
         assert reason in " ".join(text.split()), words
+        assert "`tailrace backfill CONFIG" not in text, words
 
 
 def test_a_log_that_is_gone_is_told_by_each_command(
