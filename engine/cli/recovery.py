@@ -195,7 +195,9 @@ async def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
         lost = f"{len(waiting)} changes are discarded: the target differs from the source there"
         if not _agreed(lost, options):
             return 1
-    ids = tuple(it.id for it in waiting) if options.ids else ()
+    # Letters that arrive meanwhile are retried, too, but not discarded: nobody has agreed to that.
+    named = options.ids or options.action == "discard"
+    ids = tuple(it.id for it in waiting) if named else ()
     return await _give(sink, Letters(options.action, ids), options)
 
 

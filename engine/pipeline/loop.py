@@ -125,6 +125,8 @@ class Pipeline:
             async with asyncio.timeout(None) as self._patience:
                 await self._run(until_caught_up)
         except TimeoutError:
+            if self._patience is None or not self._patience.expired():
+                raise  # of a source or a sink, which is a bug there
             self._note_abort("no answer from source or target")
         finally:
             self.state, self._patience = "stopped", None
@@ -141,7 +143,6 @@ class Pipeline:
             try:
                 if await self._run_attempt(until_caught_up):
                     return
-                continue
             except TailraceError as error:
                 attempt, self._attempt = self._attempt, None
                 if (id := self._table_of(error, attempt)) is not None:

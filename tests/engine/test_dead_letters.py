@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from random import Random
 from typing import Literal
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from engine.change import Change, Rows, SchemaChange, Truncate
+from engine.cli.main import main
 from engine.contract import Applied
 from engine.errors import ApplyError
 from engine.pipeline.stored_commands import Letters
@@ -133,6 +135,26 @@ def test_a_letter_is_discarded_and_the_next_ones_go_on() -> None:
     database.commit(insert(KEYED, (60, "after")))
     mirror(database, store)
     assert 60 in dict(store.rows(KEYED.id))  # type: ignore[arg-type]
+
+
+def test_only_letters_that_were_counted_are_discarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command names the letters that were counted, so that one that comes before the engine
+    executes it stays open."""
+    database, store = mirrored(KEYED)
+    database.commit(insert(KEYED, (50, "bad")))
+    mirror(database, store)
+    config = tmp_path / "shop.toml"
+    config.write_text(
+        '[pipeline]\nname = "test"\n[source]\nurl = "memory:discard"\n'
+        '[sink]\nurl = "memory:discard"\n'
+    )
+    monkeypatch.setitem(MemoryStore.named, "memory:discard", store)
+    assert main(["dead-letters", str(config), "discard", "--yes"]) == 0
+    assert "1 changes are discarded" in capsys.readouterr().out
+    ((_, stored),) = store.commands
+    assert msgspec.json.decode(stored.command, type=Letters).ids == (open_letters(store)[0].id,)
 
 
 @pytest.mark.parametrize("table", [KEYED, KEYLESS], ids=["keyed", "keyless"])

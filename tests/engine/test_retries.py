@@ -122,3 +122,17 @@ def test_a_folder_that_is_a_file_is_rejected(tmp_path: Path) -> None:
     sink = JsonlSink(JsonlSettings(f"jsonl:{path}"), "test")
     with pytest.raises(SinkRejected, match="cannot be used"):
         asyncio.run(sink.open())
+
+
+def test_a_timeout_that_is_not_the_end_of_a_stop_is_an_error() -> None:
+    """GIVEN a source whose own wait raises TimeoutError THEN the run does not end as if it had been
+    stopped."""
+
+    class Impatient(MemorySource):
+        def position(self) -> str:
+            raise TimeoutError
+
+    source = Impatient(MemorySettings("memory:test"), MemoryDatabase())
+    pipeline = make_pipeline(source.database, MemoryStore(), source=source)
+    with pytest.raises(TimeoutError):
+        asyncio.run(pipeline.run(until_caught_up=True))

@@ -18,7 +18,16 @@ from engine.settings.loader import ErrorSettings
 from engine.settings.mapping import TableRules
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import ABORT, MemoryDatabase
-from tests.support.memory_pipeline import ID, NAME, delete, insert, make_pipeline, run, update
+from tests.support.memory_pipeline import (
+    ID,
+    NAME,
+    WatchedSink,
+    delete,
+    insert,
+    make_pipeline,
+    run,
+    update,
+)
 
 ORDERS = Table(TableId("north", "orders"), (ID, NAME), key=(0,))
 SOUTH = Table(TableId("south", "orders"), (ID, NAME), key=(0,))
@@ -176,3 +185,30 @@ def test_a_table_that_its_mapping_does_not_fit_any_more_is_quarantined() -> None
     database.commit(insert(SOUTH, (3, "c")))
     mirror(database, store, rules)
     assert store.rows(SOUTH.id) == [(1, "a"), (2, "b"), (3, "c")]
+
+
+def test_a_new_table_that_its_mapping_does_not_fit_is_quarantined() -> None:
+    """GIVEN a mapping of all orders WHEN the source creates orders without its column while the
+    pipeline runs THEN the others go on, also after the next start."""
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(SOUTH, [(1, "a")])
+    rules = {"*.orders": TableRules(select="id, name AS label")}
+    east = Table(TableId("east", "orders"), (ID,), (0,))
+
+    def create() -> None:
+        if east.id not in database.contents:
+            database.commit(SchemaChange("CREATE", None, east), insert(east, (1,)))
+            database.commit(insert(SOUTH, (2, "b")))
+
+    mapping = Mapping(rules)
+    pipeline = make_pipeline(database, store, sink=WatchedSink(store, create), mapping=mapping)
+    run(pipeline, until_caught_up=True)
+    for number in (3, 4):
+        database.commit(insert(SOUTH, (number, "b")))
+        pipeline = make_pipeline(database, store, mapping=Mapping(rules))
+        run(pipeline, until_caught_up=True)
+        assert {it.table: it.state for it in pipeline.status().tables} == {
+            "east.orders": "quarantined",
+            "south.orders": "live",
+        }
+    assert len(store.rows(SOUTH.id)) == 4
