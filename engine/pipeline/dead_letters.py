@@ -41,6 +41,8 @@ log = logging.getLogger("tailrace.pipeline")
 
 #: A table with open letters of more keys is quarantined instead: something else is wrong with it.
 MOST_KEYS = 1000
+#: So is a table with more open letters, such as those of a row that changes all the time.
+MOST_LETTERS = 20_000
 
 #: Applies changes, and returns the number of rows.
 Apply = Callable[[Sequence[Change]], Awaitable[int]]
@@ -98,6 +100,8 @@ class DeadLetters:
         #: The open letters, in order.
         self.open: list[DeadLetter] = []
         self._keys: dict[TableId, set[bytes]] = {}
+        #: The number of open letters of each table, with those of the open transaction.
+        self._counts: dict[TableId, int] = {}
         #: The number of letters that were added since ``open`` was read.
         self._added = 0
 
@@ -122,11 +126,13 @@ class DeadLetters:
     async def load(self, tables: Sequence[Table]) -> None:
         """Read the open letters at the start of an attempt. Call it at a commit."""
         self._keys.clear()
+        self._counts.clear()
         self._added = 0
         self.open = [] if self._store is None else await self._store.dead_letters()
         followed = {table.id: table for table in tables}
         for letter in self.open:
             self.guarded.add(letter.table)
+            self._counts[letter.table] = self._counts.get(letter.table, 0) + 1
             if letter.table in followed:
                 rows = rows_of(letter, followed[letter.table])
                 self._keys.setdefault(letter.table, set()).update(_keys(rows, 0))
@@ -198,6 +204,11 @@ class DeadLetters:
     async def _add(self, row: Rows, position: str, error: ApplyError) -> None:
         assert self._store is not None
         id, table = row.table.id, row.table
+        self._counts[id] = self._counts.get(id, 0) + 1
+        if self._counts[id] > MOST_LETTERS:
+            raise ApplyError(
+                f"more than {MOST_LETTERS:,} changes of the table wait as dead letters", table=id
+            )
         images = _Images(
             row.before[0] if row.before else None,
             row.after[0] if row.after else None,
@@ -254,6 +265,7 @@ class DeadLetters:
         if self._store is not None:
             await self._store.close_dead_letters(id, None, outcome)
             self._keys.pop(id, None)
+            self._counts.pop(id, None)
             self.open = [letter for letter in self.open if letter.table != id]
 
     async def retry(self, ids: Sequence[int], tables: Sequence[Table], apply: Apply) -> str:

@@ -191,6 +191,22 @@ def test_a_table_of_which_most_rows_are_refused_is_quarantined() -> None:
     assert 51 in dict(store.rows(OTHER.id))  # type: ignore[arg-type]
 
 
+def test_a_table_of_which_a_row_changes_all_the_time_is_quarantined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.pipeline.dead_letters.MOST_LETTERS", 20)
+    database, store = mirrored(KEYED, OTHER)
+    database.commit(update(KEYED, (3, "old"), (3, "bad")))
+    for _ in range(30):
+        database.commit(update(KEYED, (3, "bad"), (3, "bad")))
+    database.commit(insert(OTHER, (51, "x")))
+    pipeline = make_pipeline(database, store, sink=Refusing(store), errors=POLICY)
+    run(pipeline, until_caught_up=True)
+    assert [it.state for it in pipeline.status().tables] == ["quarantined", "live"]
+    assert open_letters(store) == []
+    assert 51 in dict(store.rows(OTHER.id))  # type: ignore[arg-type]
+
+
 def test_truncate_closes_the_letters() -> None:
     database, store = mirrored(KEYED)
     database.commit(insert(KEYED, (50, "bad")))
