@@ -257,8 +257,9 @@ def _check_domains(connection: Connection[Any], applied: DomainState) -> None:
 def _ahead(reason: str) -> SourceError:
     return SourceError(
         f"the target has transactions that the source never had: {reason}",
-        hint="check whether it is another server, or one restored from a backup; then backfill the"
-        " tables again",
+        hint=and_then(
+            "check whether it is another server, or one restored from a backup", BACKFILL_ALL
+        ),
     )
 
 
