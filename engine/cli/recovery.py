@@ -48,7 +48,7 @@ GONE_SECONDS = 5.0
 def tables(options: argparse.Namespace) -> int:
     """Show the state of each table, and why a table is quarantined, with what to type.
 
-    Reads the checkpoint in the target. docs/recovery.md says how each stop ends. Exit status 1: the
+    Reads the checkpoint in the target. docs/recovery.md says how each stop ends. Exit status 2: the
     pipeline has never run; 3: tables are quarantined.
     """
     settings = load_settings(options.config)
