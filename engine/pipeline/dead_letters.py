@@ -102,6 +102,8 @@ class DeadLetters:
         self._keys: dict[TableId, set[bytes]] = {}
         #: The number of open letters of each table, with those of the open transaction.
         self._counts: dict[TableId, int] = {}
+        #: Where the transaction begins that is applied now.
+        self._position = ""
         #: The number of letters that were added since ``open`` was read.
         self._added = 0
 
@@ -147,13 +149,16 @@ class DeadLetters:
 
     async def apply(self, changes: Sequence[Change], apply: Apply) -> int:
         """Apply changes, those of guarded tables apart. Returns the number of applied rows."""
-        count, position = 0, ""
+        count = 0
         for run in self._runs(changes):
             if isinstance(run, Rows):
+                # A transaction may be applied in several batches, of which the first has its Begin.
+                position = "" if run.op == "read" else self._position
                 count += await self._apply_rows(run, position, apply)
             else:
                 begins = [change for change in run if type(change) is Begin]
-                position = str(begins[-1].position) if begins else position
+                if begins:
+                    self._position = str(begins[-1].position)
                 await self._check(run)
                 count += await apply(run)
         return count

@@ -225,7 +225,8 @@ class TargetWriter:
         table = self._tracker.leave(id, cause, state)
         if table is not None:
             await self._sink.apply(self._mapping.targets(self._twins.leave(table)))
-        await self._letters.supersede(id, "the table was left, its rows are read again")
+        what = "is read again" if state == "pending" else f"is {state}"
+        await self._letters.supersede(id, f"the table {what}")
         self.transaction = Transaction.WHOLE
 
     async def commit(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from random import Random
@@ -10,10 +11,11 @@ from typing import Literal
 import msgspec
 import pytest
 
-from engine.change import Change, Rows, SchemaChange, Truncate
+from engine.change import Begin, Change, Rows, SchemaChange, Truncate
 from engine.cli.main import main
 from engine.contract import Applied
 from engine.errors import ApplyError
+from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.stored_commands import Letters
 from engine.recovery import DeadLetter, StoredCommand
 from engine.schema import Column, Table, TableId, Type
@@ -205,6 +207,28 @@ def test_a_table_of_which_a_row_changes_all_the_time_is_quarantined(
     assert [it.state for it in pipeline.status().tables] == ["quarantined", "live"]
     assert open_letters(store) == []
     assert 51 in dict(store.rows(OTHER.id))  # type: ignore[arg-type]
+
+
+def test_a_letter_of_a_large_transaction_has_its_position() -> None:
+    """GIVEN a transaction that is applied in two batches WHEN a row of the second is refused THEN
+    its letter has the position of the transaction, and one of a backfill has none."""
+
+    async def apply(changes: Sequence[Change]) -> int:
+        if any(isinstance(change, Rows) for change in changes):
+            raise ApplyError("the target refuses a row", table=KEYED.id)
+        return 0
+
+    async def positions() -> list[str]:
+        sink = Refusing(MemoryStore())
+        await sink.open()
+        letters = DeadLetters("test", sink, POLICY)
+        letters.guarded.add(KEYED.id)
+        await letters.apply([Begin("1", "7", 0.0), insert(KEYED, (1, "bad"))], apply)
+        await letters.apply([insert(KEYED, (2, "bad"))], apply)
+        await letters.apply([Rows(KEYED, "read", None, [(3, "bad")])], apply)
+        return [letter.position for letter in await sink.dead_letters()]
+
+    assert asyncio.run(positions()) == ["7", "7", ""]
 
 
 def test_truncate_closes_the_letters() -> None:
