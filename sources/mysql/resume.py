@@ -120,10 +120,12 @@ def _from_beginning(connection: Connection[Any], info: ServerInfo) -> tuple[MySQ
 
 
 def _rebased(position: MySQLPosition, info: ServerInfo) -> MySQLPosition:
-    """The position without file and offset if it was taken from another server."""
+    """The position without its places in the log if it was taken from another server."""
     if position.server == info.identity:
         return position
-    return msgspec.structs.replace(position, server=info.identity, file="", offset=0)
+    return msgspec.structs.replace(
+        position, server=info.identity, file="", offset=0, passing=frozenset()
+    )
 
 
 def _file_size(

@@ -177,9 +177,12 @@ def test_an_idle_log_is_compared_without_a_complaint(log: Log) -> None:
 def test_on_another_server_of_the_group_only_gtids_count(log: Log) -> None:
     if not log.info.gtids:
         pytest.skip("without GTIDs there is no other server")
-    place = msgspec.structs.replace(log.end, server="another", file="binlog.000077")
+    place = msgspec.structs.replace(
+        log.end, server="another", file="binlog.000077", passing=frozenset(("binlog.000077:900",))
+    )
     start = log.resume(place)
     assert (start.server, start.file, start.gtids) == (log.info.identity, "", place.gtids)
+    assert start.passing == frozenset()
 
 
 def test_on_another_server_the_position_moves_at_the_first_new_transaction() -> None:
