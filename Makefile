@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+# Each worker has database servers of its own. With servers of yours: make test TEST_WORKERS=0
+TEST_WORKERS ?= 2
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -24,7 +26,7 @@ $(STAMP): pyproject.toml setup.py engine/toolkit/buffer.h sources/mysql/codec/_a
 	@touch $@
 
 test: $(STAMP) ## run the tests, with private database servers
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 slow: $(STAMP) ## run the long tests
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
