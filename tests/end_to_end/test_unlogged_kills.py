@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mirror import catch_up, make_pipeline
 from tests.support.servers import AnyServer, connect_mysql
+from tests.support.unlogged_cases import change_table, make_tables
 from tests.support.waiting import wait_until
 
 ROWS = 1_500
@@ -41,6 +43,28 @@ CREATE TRIGGER block BEFORE INSERT OR UPDATE ON tailrace.table_progress
 ALTER TABLE tailrace.table_progress ENABLE ALWAYS TRIGGER block"""
 BLOCKED = (
     "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted"
+)
+#: The same for each state of one table that has not passed yet.
+BLOCK_EACH = """
+CREATE TABLE public.block (name text, passed int[]);
+INSERT INTO public.block VALUES ('', '{}');
+CREATE FUNCTION public.block() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  state int := 2 * array_position(
+    ARRAY['pending', 'backfilling', 'catching_up', 'live', 'quarantined', 'excluded'], NEW.state
+  ) + (NEW.cursor IS NULL)::int;
+BEGIN
+  IF EXISTS (SELECT FROM public.block b WHERE b.name = NEW.source_name AND state <> ALL (passed))
+  THEN
+    PERFORM pg_advisory_xact_lock_shared(42, state);
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER block BEFORE INSERT OR UPDATE ON tailrace.table_progress
+  FOR EACH ROW EXECUTE FUNCTION public.block();
+ALTER TABLE tailrace.table_progress ENABLE ALWAYS TRIGGER block"""
+BLOCKED_AT = (
+    "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND classid = 42 AND NOT granted"
 )
 #: By what happens to the table: the states before whose commit the engine is killed.
 STEPS = {
@@ -156,3 +180,110 @@ def test_kills_at_each_step(
         there.execute("DROP TABLE public.block")
         assert {table.state for table in pipeline.status().tables} == {"live"}
         assert_equal(source, there, database)
+
+
+class Counts:
+    """Reads the number of rows of a table on the target all the time."""
+
+    def __init__(self, target: str, table: str) -> None:
+        self._target, self._table = target, table
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self.seen: set[int] = set()
+
+    def __enter__(self) -> Counts:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stopping.set()
+        self._thread.join(30)
+
+    def _read(self) -> None:
+        with psycopg.connect(self._target, autocommit=True) as session:
+            while not self._stopping.wait(0.002):
+                row = session.execute(f"SELECT count(*) FROM {self._table}".encode()).fetchone()
+                assert row is not None
+                self.seen.add(row[0])
+
+
+def count(session: Any, table: str) -> int:
+    """The number of rows of a table, from either side."""
+    with session.cursor() as cursor:
+        cursor.execute(f"SELECT count(*) FROM {table}")
+        ((rows,),) = cursor.fetchall()
+    session.commit()
+    return int(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_kills_at_each_step_of_each_kind(
+    mysql_family: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    """GIVEN a source under load WHEN each kind of statement is executed, and the engine is killed
+    before each commit of a step that follows THEN both sides are equal at the end, and a reader of
+    the target has seen the rows before or those after, never a part of them."""
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
+    tables = f"{database}.*"
+    config = write_config(tmp_path, mysql_family.url, target, tables)
+    source, kills = connect_mysql(mysql_family, database), 0
+    with source, psycopg.connect(target, autocommit=True) as there:
+        cases = make_tables(source, mysql_family.kind)
+        with source.cursor() as cursor:
+            cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, a INT, s VARCHAR(9))")
+            cursor.execute("CREATE TABLE other (id INT PRIMARY KEY)")
+            cursor.execute("CREATE TABLE marker (name VARCHAR(40) PRIMARY KEY)")
+        catch_up(make_pipeline(mysql_family.url, target, [tables]))
+        there.execute(BLOCK_EACH)
+        with Load(mysql_family, database, target):
+            for name, case in cases.items():
+                before = count(there, f'"{database}".{name}')
+                there.execute("UPDATE public.block SET name = %s, passed = '{}'", (name,))
+                change_table(mysql_family, database, name, case)
+                with source.cursor() as cursor:
+                    cursor.execute("INSERT INTO marker VALUES (%s)", (name,))
+                source.commit()
+                with Counts(target, f'"{database}".{name}') as counts:
+                    while kill_before_commit(there, config, database, name):
+                        kills += 1
+                    catch_up(make_pipeline(mysql_family.url, target, [tables]))
+                assert counts.seen <= {before, count(source, name)}, name
+        pipeline = make_pipeline(mysql_family.url, target, [tables])
+        catch_up(pipeline)
+        there.execute("DROP TABLE public.block")
+        assert {table.state for table in pipeline.status().tables} == {"live"}
+        assert_equal(source, there, database)
+    assert kills >= 2 * len(cases)
+
+
+def kill_before_commit(
+    there: psycopg.Connection[Any], config: Path, database: str, name: str
+) -> bool:
+    """Start an engine, and kill it before the first commit in which the progress of the table gets
+    a state before whose commit it has not been killed yet. False if there is no such commit."""
+
+    def blocked() -> int | None:
+        row = there.execute(BLOCKED_AT).fetchone()
+        return None if row is None else int(row[0])
+
+    def ended() -> bool:
+        found = there.execute(
+            f"SELECT p.state = 'live' FROM tailrace.table_progress p, {database}.marker m"
+            " WHERE p.source_name = %s AND m.name = %s".encode(),
+            (name, name),
+        ).fetchone()
+        return found == (True,)
+
+    there.execute("SELECT pg_advisory_lock(42, n) FROM generate_series(1, 20) AS n")
+    with EngineProcess(config) as engine:
+        wait_until(lambda: blocked() or ended(), what=f"{name}: a commit, or the end")
+        state = blocked()
+        engine.kill()
+    there.execute("SELECT pg_advisory_unlock_all()")
+    there.execute("UPDATE public.block SET passed = passed || %s::int", (state,))
+    return state is not None

@@ -15,7 +15,7 @@ import pytest
 
 from engine.change import Rows
 from engine.databases.mysql.types import neutral_type
-from engine.errors import DecodeError
+from engine.errors import DecodeError, UnloggedChange
 from engine.schema import Column, Table, TableId
 from engine.toolkit.accelerator import python_only
 from sources.mysql.codec import rows as rows_module
@@ -351,7 +351,7 @@ def _try(decode: Callable[[bytes], Rows | TableMap], data: bytes) -> str:
     # Any other error fails the test.
     try:
         found = decode(data)
-    except DecodeError as error:
+    except (DecodeError, UnloggedChange) as error:
         return str(error)
     return as_text(found) if isinstance(found, Rows) else ""
 

@@ -1,0 +1,226 @@
+"""
+Statements whose effects the log does not show, each on a table of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from tests.support.servers import AnyServer, connect_mysql
+
+__all__ = ["Case", "change_table", "make_tables"]
+
+LOOSE = "SET SESSION sql_mode = ''"
+RANGES = (
+    "PARTITION BY RANGE (id) (PARTITION p0 VALUES LESS THAN (3), PARTITION p1 VALUES LESS THAN (9))"
+)
+
+
+class Case(NamedTuple):
+    """A table ``t``, and statements on it. ``only``: the server family that knows them."""
+
+    columns: str
+    values: str
+    statements: tuple[str, ...]
+    only: str = ""
+    partitions: str = ""
+
+
+#: By the name of the table.
+CASES = {
+    "generated_stored": Case(
+        "id INT PRIMARY KEY, a INT",
+        "(1, 10), (2, NULL)",
+        ("ALTER TABLE t ADD g INT GENERATED ALWAYS AS (a * 2) STORED",),
+    ),
+    "generated_virtual": Case(
+        "id INT PRIMARY KEY, a INT",
+        "(1, 10), (2, NULL)",
+        ("ALTER TABLE t ADD g INT GENERATED ALWAYS AS (a * 2) VIRTUAL",),
+    ),
+    "generated_base_modified": Case(
+        "id INT PRIMARY KEY, a DECIMAL(8,3), g VARCHAR(30) AS (a) STORED",
+        "(1, 1.5, DEFAULT), (2, 2.25, DEFAULT)",
+        ("ALTER TABLE t MODIFY a DECIMAL(9,4)",),
+    ),
+    "default_today": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2)",
+        ("ALTER TABLE t ADD at DATE DEFAULT (CURRENT_DATE)",),
+    ),
+    "default_expression": Case(
+        "id INT PRIMARY KEY", "(1), (2)", ("ALTER TABLE t ADD n INT DEFAULT (1 + 2)",)
+    ),
+    "partition_dropped": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2), (5), (8)",
+        ("ALTER TABLE t DROP PARTITION p0",),
+        partitions=RANGES,
+    ),
+    "partition_truncated": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2), (5), (8)",
+        ("ALTER TABLE t TRUNCATE PARTITION p0",),
+        partitions=RANGES,
+    ),
+    "partition_exchanged": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2), (5), (8)",
+        (
+            "CREATE TABLE SINGLE (id INT PRIMARY KEY)",
+            "INSERT INTO SINGLE VALUES (0)",
+            "ALTER TABLE t EXCHANGE PARTITION p0 WITH TABLE SINGLE",
+        ),
+        partitions=RANGES,
+    ),
+    "partition_converted": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2), (5), (8)",
+        ("ALTER TABLE t CONVERT PARTITION p0 TO TABLE SINGLE",),
+        "mariadb",
+        partitions=RANGES,
+    ),
+    "repartitioned": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2), (5), (8)",
+        ("ALTER TABLE t PARTITION BY HASH (id) PARTITIONS 3",),
+        partitions=RANGES,
+    ),
+    "lossy": Case(
+        "id INT PRIMARY KEY, a VARCHAR(20), b DOUBLE, c BIGINT",
+        "(1, 'a long text', 1.23456789, 9999999999)",
+        (LOOSE, "ALTER TABLE t MODIFY a VARCHAR(3), MODIFY b FLOAT, MODIFY c SMALLINT"),
+    ),
+    "nulls_replaced": Case(
+        "id INT PRIMARY KEY, e ENUM('x','y'), ts TIMESTAMP NULL, n INT, s VARCHAR(9), j DATE",
+        "(1, NULL, NULL, NULL, NULL, NULL), (2, 'y', '2020-01-01', 3, 's', '2020-01-01')",
+        (
+            LOOSE,
+            "ALTER TABLE t MODIFY e ENUM('x','y') NOT NULL",
+            "ALTER TABLE t MODIFY ts TIMESTAMP NOT NULL, MODIFY n INT NOT NULL",
+            "ALTER TABLE t MODIFY s VARCHAR(9) NOT NULL, MODIFY j DATE NOT NULL",
+        ),
+    ),
+    "float_rounded": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2)",
+        ("ALTER TABLE t ADD f FLOAT(7,2) DEFAULT 1.239, ADD d DOUBLE(7,2) DEFAULT 1.239",),
+    ),
+    "default_converted": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2)",
+        (
+            "ALTER TABLE t ADD a DATE DEFAULT '2020-1-2', ADD b DATETIME DEFAULT 20200102030405",
+            "ALTER TABLE t ADD c YEAR DEFAULT '7', ADD d TIME DEFAULT '1 10:00'",
+        ),
+    ),
+    "implicit_timestamp_modified": Case(
+        "id INT PRIMARY KEY, a DATETIME NULL, b TIMESTAMP NULL",
+        "(1, NULL, NULL), (2, '2020-01-01', '2020-01-01')",
+        (
+            LOOSE,
+            "SET SESSION explicit_defaults_for_timestamp = OFF",
+            "ALTER TABLE t MODIFY a TIMESTAMP, MODIFY b TIMESTAMP",
+        ),
+    ),
+    "to_timestamp": Case(
+        "id INT PRIMARY KEY, a DATETIME",
+        "(1, '2020-06-01 12:00:00')",
+        ("SET SESSION time_zone = '-03:00'", "ALTER TABLE t MODIFY a TIMESTAMP NULL"),
+    ),
+    "to_enum": Case(
+        "id INT PRIMARY KEY, a INT",
+        "(1, 1), (2, 2)",
+        ("ALTER TABLE t MODIFY a ENUM('x','y','1')",),
+    ),
+    "to_json": Case(
+        "id INT PRIMARY KEY, a INT", "(1, 1), (2, 2)", ("ALTER TABLE t MODIFY a JSON",)
+    ),
+    "to_text": Case(
+        "id INT PRIMARY KEY, a FLOAT, b DOUBLE",
+        "(1, 1.1, 1e300), (2, 16777216, 0.1)",
+        ("ALTER TABLE t MODIFY a VARCHAR(40), MODIFY b TEXT",),
+    ),
+    "column_added_again": Case(
+        "id INT PRIMARY KEY, a INT",
+        "(1, 1), (2, 2)",
+        ("ALTER TABLE t DROP a, ADD a VARCHAR(9) DEFAULT 'new'",),
+    ),
+    "identity_dropped": Case(
+        "id INT NOT NULL, a INT NOT NULL, UNIQUE KEY u (id)",
+        "(1, 1), (2, 2)",
+        ("ALTER TABLE t DROP KEY u", "INSERT INTO t VALUES (2, 2)"),
+    ),
+    "key_retyped": Case(
+        "id INT PRIMARY KEY, a INT",
+        "(1, 1), (-2, 2)",
+        ("ALTER TABLE t MODIFY id VARCHAR(20) NOT NULL", "INSERT INTO t VALUES ('x', 3)"),
+    ),
+    "years_of_two_digits": Case(
+        "id INT PRIMARY KEY, a YEAR(2), b YEAR",
+        "(1, 70, 1970), (2, 69, 2000)",
+        ("ALTER TABLE t MODIFY a YEAR, MODIFY b YEAR(2)",),
+        "mariadb",
+    ),
+    "duplicates_dropped": Case(
+        "id INT PRIMARY KEY, a INT",
+        "(1, 1), (2, 1), (3, 3)",
+        ("ALTER IGNORE TABLE t ADD UNIQUE KEY u (a)",),
+        "mariadb",
+    ),
+    "replaced_by_query": Case(
+        "id INT PRIMARY KEY, a INT",
+        "(1, 1), (2, 1), (3, 3)",
+        ("CREATE OR REPLACE TABLE t AS SELECT 7 AS x, 'y' AS y",),
+        "mariadb",
+    ),
+    "numbered": Case(
+        "id INT NOT NULL PRIMARY KEY, a INT",
+        "(0, 1), (5, 2)",
+        ("ALTER TABLE t CHANGE id number BIGINT NOT NULL AUTO_INCREMENT",),
+    ),
+    "addresses": Case(
+        "id INT PRIMARY KEY, a VARCHAR(40), b INET4, c INET6",
+        "(1, '::FFFF:1.2.3.4', '1.2.3.4', '::1'), (2, NULL, NULL, NULL)",
+        (
+            LOOSE,
+            "ALTER TABLE t MODIFY c INET6 NOT NULL",
+            "ALTER TABLE t MODIFY a INET6, MODIFY b INET6",
+        ),
+        "mariadb",
+    ),
+    "addresses_added": Case(
+        "id INT PRIMARY KEY",
+        "(1), (2)",
+        (
+            "ALTER TABLE t ADD a INET4 NOT NULL, ADD b INET6 NOT NULL",
+            "ALTER TABLE t ADD c INET6 DEFAULT '::FFFF:1.2.3.4'",
+        ),
+        "mariadb",
+    ),
+    "keyless": Case(
+        "a INT, b VARCHAR(9)",
+        "(1, 'x'), (1, 'x'), (NULL, NULL)",
+        ("ALTER TABLE t ADD g INT AS (a + 1) STORED", "INSERT INTO t VALUES (5, 'z', DEFAULT)"),
+    ),
+}
+
+
+def make_tables(writer: Any, family: str) -> dict[str, Case]:
+    """Create the table of each case that the server knows, with its rows."""
+    cases = {name: case for name, case in CASES.items() if case.only in ("", family)}
+    with writer.cursor() as cursor:
+        for name, case in cases.items():
+            cursor.execute(f"CREATE TABLE {name} ({case.columns}) {case.partitions}")
+            cursor.execute(f"INSERT INTO {name} VALUES {case.values}")
+        writer.commit()
+    return cases
+
+
+def change_table(server: AnyServer, database: str, name: str, case: Case) -> None:
+    """Execute the statements of a case in a session of their own."""
+    with connect_mysql(server, database) as session, session.cursor() as cursor:
+        for statement in case.statements:
+            statement = re.sub(r"(TABLE|INTO) t\b", rf"\1 {name}", statement)
+            cursor.execute(statement.replace("SINGLE", f"{name}_single"))
