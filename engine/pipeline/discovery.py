@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from engine.change import CaughtUp, SchemaChange
 from engine.checkpoint import Cause
 from engine.contract import RefusesTables, SnapshotSource, Source
-from engine.errors import SchemaError
+from engine.errors import ConfigError, TailraceError
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
@@ -63,7 +63,7 @@ class Discovery:
         #: The tables that the last discovery found and that are not followed yet.
         self.found: list[Table] = []
         #: The tables that it found and that cannot be followed.
-        self._refused: Mapping[TableId, SchemaError] = {}
+        self._refused: dict[TableId, TailraceError] = {}
         #: The end of the source's log after the last discovery.
         self.position = ""
 
@@ -75,9 +75,31 @@ class Discovery:
         known.update(self._tracker.quarantined)
         self.found = await asyncio.to_thread(self._source.catalog, known)
         if isinstance(self._source, RefusesTables):
-            self._refused = self._source.refused()
-        self._writer.check_mapping(self.found)
+            self._refused = dict(self._source.refused())
+        self._check_mapping()
         self.position = await asyncio.to_thread(self._source.position)
+
+    def _check_mapping(self) -> None:
+        """Refuse the found tables that the mapping does not fit.
+
+        Before the first table is followed, and if the mapping does not fit those that are, the
+        configuration is wrong: ConfigError.
+        """
+        try:
+            self._writer.check_mapping(self.found)
+            return
+        except ConfigError:
+            if not self._tracker.progress:
+                raise
+        self._writer.check_mapping(())
+        found, self.found = self.found, []
+        for table in found:
+            try:
+                self._writer.check_mapping([*self.found, table])
+            except ConfigError as error:
+                self._refused[table.id] = error
+            else:
+                self.found.append(table)
 
     def due(self) -> bool:
         """Whether tables were found or wait for it, and the stream has passed ``position``."""

@@ -9,6 +9,7 @@ into the target has its place here.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
@@ -411,7 +412,13 @@ def _locate(error: TailraceError, changes: Sequence[Change]) -> None:
         elif type(change) is SchemaChange and not error.statement:
             named = {str(it.id) for it in (change.before, change.after) if it is not None}
             if error.table in named:
-                error.statement = change.statement[:SHOWN_STATEMENT]
+                error.statement = _without_literals(change.statement)
+
+
+def _without_literals(statement: str) -> str:
+    """A statement up to its first string, in one line. Strings may hold values of rows."""
+    shown = re.split("['\"]", statement[:SHOWN_STATEMENT], maxsplit=1)[0]
+    return " ".join(shown.split()) + (" …" if len(shown) < len(statement) else "")
 
 
 def _time_of(end: Commit | Heartbeat) -> float:

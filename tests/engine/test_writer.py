@@ -411,6 +411,28 @@ def test_a_sink_without_schema_changes_refuses_them(after: Table | None) -> None
     run(work)
 
 
+class Refusing(RecordingSink):
+    """Refuses every change of a table."""
+
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
+        if any(type(change) is SchemaChange and change.before for change in changes):
+            raise SchemaError("the target refuses it", table=KEYED.id)
+        return await super().apply(changes, in_backfill)
+
+
+def test_an_error_has_the_statement_without_its_strings() -> None:
+    async def work() -> None:
+        writer = await Target(Refusing).open(KEYED)
+        sql = "ALTER TABLE keyed\n  ALTER name SET DEFAULT 'secret'"
+        with pytest.raises(SchemaError) as caught:
+            await writer.write(whole(1, SchemaChange(sql, KEYED, NARROWER)))
+        assert caught.value.statement == "ALTER TABLE keyed ALTER name SET DEFAULT …"
+
+    run(work)
+
+
 def test_a_table_that_a_foreign_key_changes_is_not_followed_by_a_sink_that_cannot_do_it() -> None:
     parent = TableId("shop", "parent")
     key = ForeignKey("f", ("id",), parent, ("id",), "cascade")

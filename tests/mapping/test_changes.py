@@ -4,15 +4,18 @@ A pipeline in memory with a mapping: backfill, stream, restarts, and a mapping t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Sequence
 from typing import Literal
 
+import msgspec
 import pytest
 
 from engine.change import Change, Rows, SchemaChange, Truncate
 from engine.contract import Applied
 from engine.errors import ApplyError, ConfigError
 from engine.mapping.changes import Mapping
+from engine.pipeline.stored_commands import BackfillTables
 from engine.schema import Table, TableId
 from engine.settings.loader import ErrorSettings
 from engine.settings.mapping import TableRules
@@ -185,6 +188,18 @@ def test_a_table_that_its_mapping_does_not_fit_any_more_is_quarantined() -> None
     database.commit(insert(SOUTH, (3, "c")))
     mirror(database, store, rules)
     assert store.rows(SOUTH.id) == [(1, "a"), (2, "b"), (3, "c")]
+
+    sink = MemorySink(MemorySinkSettings("memory:test"), "test", store)
+    command = msgspec.json.encode(BackfillTables(("north.orders",))).decode()
+    asyncio.run(sink.submit_command(command, "ann"))
+    pipeline = make_pipeline(database, store, mapping=Mapping(rules))
+    run(pipeline, until_caught_up=True)
+    states = {it.table: it for it in pipeline.status().tables}
+    assert {name: it.state for name, it in states.items()} == {
+        "north.orders": "quarantined",
+        "south.orders": "live",
+    }
+    assert "name" in states["north.orders"].reason
 
 
 def test_a_new_table_that_its_mapping_does_not_fit_is_quarantined() -> None:
