@@ -287,7 +287,6 @@ class Mapping:
                 error.message,
                 hint=f"{error.hint}; start the engine again, and {BACKFILL}",
                 table=own_id((before or after).id),
-                moved=True,
             ) from error
         if before is None:
             self._arrive(after, then)
