@@ -45,22 +45,17 @@ def assert_listed(config: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(
-    "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
-)
 def test_refused_rows_wait_and_are_applied_in_order(
-    request: pytest.FixtureRequest,
-    server: str,
+    mysql_family: AnyServer,
     postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
     tmp_path: Path,
 ) -> None:
-    there_is: AnyServer = request.getfixturevalue(server)
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(there_is)
-    config = write_config(tmp_path, there_is.url, target, f"{database}.*", more=MORE)
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
+    config = write_config(tmp_path, mysql_family.url, target, f"{database}.*", more=MORE)
     with (
-        connect_mysql(there_is, database) as source,
+        connect_mysql(mysql_family, database) as source,
         source.cursor() as cursor,
         psycopg.connect(target, autocommit=True) as there,
     ):

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
-import pytest
 from pymysql.cursors import Cursor
 
 from tests.support.compare import assert_equal
@@ -42,22 +41,17 @@ def purge(cursor: Cursor) -> None:
     wait_until(purged, what="the purge of the log")
 
 
-@pytest.mark.parametrize(
-    "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
-)
 def test_after_a_purged_log_all_tables_are_read_again(
-    request: pytest.FixtureRequest,
-    server: str,
+    mysql_family: AnyServer,
     postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
     tmp_path: Path,
 ) -> None:
-    there_is: AnyServer = request.getfixturevalue(server)
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(there_is)
-    config = write_config(tmp_path, there_is.url, target, f"{database}.*")
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
+    config = write_config(tmp_path, mysql_family.url, target, f"{database}.*")
     with (
-        connect_mysql(there_is, database) as source,
+        connect_mysql(mysql_family, database) as source,
         source.cursor() as cursor,
         psycopg.connect(target, autocommit=True) as there,
     ):

@@ -164,32 +164,27 @@ def assert_explained(status: dict[str, Any], config: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(
-    "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
-)
 def test_each_way_in_and_out(
-    request: pytest.FixtureRequest,
-    server: str,
+    mysql_family: AnyServer,
     postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
     tmp_path: Path,
 ) -> None:
-    there_is: AnyServer = request.getfixturevalue(server)
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(there_is)
-    config = write_config(tmp_path, there_is.url, target, f"{database}.*", more=MORE)
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
+    config = write_config(tmp_path, mysql_family.url, target, f"{database}.*", more=MORE)
     left_out = {**dict.fromkeys(TROUBLES, "quarantined"), "other": "live"}
     with (
-        connect_mysql(there_is, database) as source,
+        connect_mysql(mysql_family, database) as source,
         psycopg.connect(target, autocommit=True) as there,
     ):
         mirror = Mirror(source, there, database)
-        catch_up(make_pipeline(there_is.url, target, [f"{database}.*"]))
+        catch_up(make_pipeline(mysql_family.url, target, [f"{database}.*"]))
         mirror.on_the_target(0)
-        with Load(there_is, database, target) as load:
+        with Load(mysql_family, database, target) as load:
             with EngineProcess(config) as engine:
                 wait_until(lambda: mirror.rows() > 50, what="rows")
-                make_trouble(there_is, database)
+                make_trouble(mysql_family, database)
                 status = engine.wait_status(lambda it: states_of(it) == left_out)
                 assert_explained(status, config)
                 engine.kill()
@@ -210,5 +205,5 @@ def test_each_way_in_and_out(
                 engine.wait_status(lambda it: set(states_of(it).values()) == {"live"})
                 assert engine.terminate() == 0
         assert load.fewest == ROWS
-        catch_up(make_pipeline(there_is.url, target, [f"{database}.*"]))
+        catch_up(make_pipeline(mysql_family.url, target, [f"{database}.*"]))
         assert_equal(source, there, database)

@@ -7,28 +7,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import psycopg
-import pytest
 
 from tests.support.compare import assert_equal
 from tests.support.mirror import catch_up, make_pipeline
 from tests.support.servers import AnyServer, connect_mysql
 
 
-@pytest.mark.parametrize(
-    "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
-)
 def test_tables_are_left_out_and_followed_again(
-    request: pytest.FixtureRequest,
-    server: str,
+    mysql_family: AnyServer,
     postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
 ) -> None:
-    there_is: AnyServer = request.getfixturevalue(server)
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(there_is)
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
     everything = [f"{database}.*"]
     with (
-        connect_mysql(there_is, database) as source,
+        connect_mysql(mysql_family, database) as source,
         source.cursor() as cursor,
         psycopg.connect(target, autocommit=True) as there,
     ):
@@ -45,19 +39,19 @@ def test_tables_are_left_out_and_followed_again(
         for table in ("kept", "leftout", "dropped"):
             cursor.execute(f"CREATE TABLE {table} (id INT AUTO_INCREMENT PRIMARY KEY, a INT)")
         change()
-        catch_up(make_pipeline(there_is.url, target, everything))
+        catch_up(make_pipeline(mysql_family.url, target, everything))
         change()
-        catch_up(make_pipeline(there_is.url, target, [f"{database}.k*"]))
+        catch_up(make_pipeline(mysql_family.url, target, [f"{database}.k*"]))
         assert [count(table) for table in ("kept", "leftout", "dropped")] == [4, 2, 2]
         cursor.execute("ALTER TABLE leftout ADD b INT AS (a + 1) VIRTUAL")
         cursor.execute("DROP TABLE dropped")
         cursor.execute("CREATE TABLE dropped (id INT AUTO_INCREMENT PRIMARY KEY, a INT)")
         change()
-        catch_up(make_pipeline(there_is.url, target, [f"{database}.k*"]))
+        catch_up(make_pipeline(mysql_family.url, target, [f"{database}.k*"]))
         assert [count(table) for table in ("kept", "leftout", "dropped")] == [6, 2, 2]
-        pipeline = make_pipeline(there_is.url, target, everything)
+        pipeline = make_pipeline(mysql_family.url, target, everything)
         catch_up(pipeline)
         assert {table.state for table in pipeline.status().tables} == {"live"}
         change()
-        catch_up(make_pipeline(there_is.url, target, everything))
+        catch_up(make_pipeline(mysql_family.url, target, everything))
         assert_equal(source, there, database)

@@ -124,12 +124,8 @@ class Load:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("what", STEPS)
-@pytest.mark.parametrize(
-    "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
-)
 def test_kills_at_each_step(
-    request: pytest.FixtureRequest,
-    server: str,
+    mysql_family: AnyServer,
     what: str,
     rounds: int,
     postgres: AnyServer,
@@ -137,13 +133,12 @@ def test_kills_at_each_step(
     fresh_postgres_database: Callable[[AnyServer], str],
     tmp_path: Path,
 ) -> None:
-    source_server: AnyServer = request.getfixturevalue(server)
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(source_server)
-    spare = fresh_mysql_database(source_server)
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
+    spare = fresh_mysql_database(mysql_family)
     tables, rows = f"{database}.*", 100 if what == "a column is added" else 3
-    config = write_config(tmp_path, source_server.url, target, tables, more=SLOW.format(rows=rows))
+    config = write_config(tmp_path, mysql_family.url, target, tables, more=SLOW.format(rows=rows))
     with (
-        connect_mysql(source_server, database) as source,
+        connect_mysql(mysql_family, database) as source,
         source.cursor() as cursor,
         psycopg.connect(target, autocommit=True) as there,
     ):
@@ -156,9 +151,9 @@ def test_kills_at_each_step(
             f"INSERT INTO {spare}.s SELECT id, -1, 'new' FROM t WHERE id BETWEEN {FIRST} AND {LAST}"
         )
         source.commit()
-        catch_up(make_pipeline(source_server.url, target, [tables]))
+        catch_up(make_pipeline(mysql_family.url, target, [tables]))
         there.execute(BLOCK)
-        with Load(source_server, database, target) as load:
+        with Load(mysql_family, database, target) as load:
             for number, state in enumerate(STEPS[what] * rounds):
                 there.execute("UPDATE public.block SET state = %s", (state,))
                 there.execute("SELECT pg_advisory_lock(42)")
@@ -175,7 +170,7 @@ def test_kills_at_each_step(
                 there.execute("SELECT pg_advisory_unlock(42)")
             there.execute("UPDATE public.block SET state = ''")
         assert (load.fewest, load.mixed) == (ROWS, 1)
-        pipeline = make_pipeline(source_server.url, target, [tables])
+        pipeline = make_pipeline(mysql_family.url, target, [tables])
         catch_up(pipeline)
         there.execute("DROP TABLE public.block")
         assert {table.state for table in pipeline.status().tables} == {"live"}

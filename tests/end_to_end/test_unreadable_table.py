@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import psycopg
-import pytest
 
 from engine.pipeline.stored_commands import BackfillTables
 from sinks.postgres.settings import PostgresSettings
@@ -20,20 +19,15 @@ from tests.support.mirror import catch_up, make_pipeline
 from tests.support.servers import AnyServer, connect_mysql
 
 
-@pytest.mark.parametrize(
-    "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
-)
 def test_a_crashed_table(
-    request: pytest.FixtureRequest,
-    server: str,
+    mysql_family: AnyServer,
     postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
 ) -> None:
-    there_is: AnyServer = request.getfixturevalue(server)
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(there_is)
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
     with (
-        connect_mysql(there_is, database) as source,
+        connect_mysql(mysql_family, database) as source,
         source.cursor() as cursor,
         psycopg.connect(target, autocommit=True) as there,
     ):
@@ -48,7 +42,7 @@ def test_a_crashed_table(
         data = Path(str(folder)) / database / "crashed.MYD"
         content = data.read_bytes()
         data.write_bytes(content[:20])
-        pipeline = make_pipeline(there_is.url, target, [f"{database}.*"])
+        pipeline = make_pipeline(mysql_family.url, target, [f"{database}.*"])
         catch_up(pipeline)
         crashed, sound = pipeline.status().tables
         assert (crashed.state, sound.state) == ("quarantined", "live"), crashed.reason
@@ -60,5 +54,5 @@ def test_a_crashed_table(
         command = msgspec.json.encode(BackfillTables((crashed.table,))).decode()
         sink = PostgresSink(PostgresSettings(target), "mirror")
         asyncio.run(sink.submit_command(command, "the test"))
-        catch_up(make_pipeline(there_is.url, target, [f"{database}.*"]))
+        catch_up(make_pipeline(mysql_family.url, target, [f"{database}.*"]))
         assert_equal(source, there, database)
