@@ -153,7 +153,7 @@ def test_a_position_without_rows_is_committed_after_a_while(
 ) -> None:
     """GIVEN a transaction without a change to a followed table THEN its position is committed when
     the last commit is old enough, or when the pipeline stops."""
-    monkeypatch.setattr("engine.pipeline.loop.POSITION_SECONDS", seconds)
+    monkeypatch.setattr("engine.pipeline.attempt.POSITION_SECONDS", seconds)
     database, store = MemoryDatabase(), MemoryStore()
     database.load(KEYED, [(1, "a")])
     pipeline = make_pipeline(database, store)

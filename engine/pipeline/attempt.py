@@ -1,0 +1,334 @@
+"""
+One attempt of a pipeline: from the target's checkpoint until the end, a stop, or an error.
+
+    reader queue (a thread decodes) → batcher → TargetWriter: admit → apply → commit
+                          backfill: chunks of tables ────────▲      between two batches
+
+``Attempt._turn`` has the order of the work. Opening, closing and retrying is the part of
+``engine.pipeline.loop``.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+
+from engine.change import Heartbeat
+from engine.checkpoint import Checkpoint
+from engine.contract import ReadsByPolicy, Sink, SnapshotSource, Source, State
+from engine.errors import SourceError, UnloggedChange
+from engine.mapping.changes import Mapping
+from engine.ops.metrics import Metrics
+from engine.ops.status import PipelineState
+from engine.pipeline.backfill import Backfill
+from engine.pipeline.batching import Batch, Batcher
+from engine.pipeline.commands import CommandInbox
+from engine.pipeline.discovery import Discovery
+from engine.pipeline.reader_queue import ReaderQueue
+from engine.pipeline.stored_commands import StoredCommands
+from engine.pipeline.table_progress import ProgressTracker
+from engine.pipeline.twins import Twins
+from engine.pipeline.unlogged import UnloggedChanges
+from engine.pipeline.writer import Counters, TargetWriter, Transaction
+from engine.remedies import BACKFILL
+from engine.schema import TableId
+from engine.settings.loader import BackfillSettings, BatchSettings
+
+__all__ = ["Attempt", "Shared"]
+
+#: How long a position without rows may stay uncommitted.
+POSITION_SECONDS = 1.0
+#: How long rows may stay uncommitted while more of the log waits to be applied.
+COMMIT_SECONDS = 0.5
+#: The share of the limits above which a batch is large.
+LARGE_SHARE = 0.5
+#: The log is silent if its last heartbeat is not older.
+SILENT_SECONDS = 1.0
+#: How often the catalog is read again while it changes, before the pipeline gives up.
+CATALOG_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the attempts of one pipeline share."""
+
+    name: str
+    source: Source
+    sink: Sink
+    mapping: Mapping
+    batch: BatchSettings
+    backfill: BackfillSettings
+    metrics: Metrics
+    unlogged: UnloggedChanges
+    stored: StoredCommands
+    commands: CommandInbox = field(default_factory=CommandInbox)
+    counters: Counters = field(default_factory=Counters)
+
+
+class _Log(Enum):
+    """What the last read of the log says about what is left in it."""
+
+    #: Nothing was read yet, so the source has not accepted the position.
+    UNREAD = "unread"
+    #: The last batch was large, so more is likely to follow.
+    BEHIND = "behind"
+    FLOWING = "flowing"
+    #: The last heartbeat says that nothing is left to read.
+    SILENT = "silent"
+
+
+class Attempt:
+    """One attempt, from the checkpoint that the target holds."""
+
+    _queue: ReaderQueue
+
+    def __init__(self, pipeline: Shared, state: State) -> None:
+        checkpoint = state.checkpoint or Checkpoint(pipeline.name, state.epoch, "")
+        self._first = state.checkpoint is None and isinstance(pipeline.source, SnapshotSource)
+        self._pipeline = pipeline
+        self.state: PipelineState = "connecting"
+        self._source = source = pipeline.source
+        self._commands = commands = pipeline.commands
+        self._log = _Log.UNREAD
+        #: The position of the checkpoint from which the attempt has started.
+        self.start = checkpoint.position
+        state = pipeline.mapping.restore(state)
+        twins = Twins(state.tables, checkpoint.progress)
+        self._outdated = twins.outdated(state.outdated)
+        if isinstance(source, ReadsByPolicy):
+            self._outdated.update(source.outdated(twins.followed))
+        self.tracker = tracker = ProgressTracker(
+            *(twins.followed, checkpoint.progress, source.includes),
+            reads_parts=pipeline.unlogged.reads_parts,
+        )
+        self.writer = writer = TargetWriter(
+            *(source, pipeline.sink, tracker, twins, pipeline.mapping, checkpoint),
+            epoch=state.epoch,
+            metrics=pipeline.metrics,
+            counters=pipeline.counters,
+            letters=pipeline.unlogged.letters,
+        )
+        batch = pipeline.batch
+        self._batcher = Batcher(batch.max_rows, batch.max_bytes, batch.max_age_seconds)
+        self._backfill = Backfill(
+            *(source, writer, tracker, pipeline.backfill),
+            others_wait=self._others_wait,
+            interrupted=lambda: commands.stopping or bool(commands),
+        )
+        self._discovery = Discovery(
+            *(source, writer, tracker, pipeline.backfill),
+            between=self._run_backfill,
+            interrupted=lambda: commands.stopping,
+            unlogged=pipeline.unlogged,
+        )
+
+    @property
+    def outdated(self) -> list[UnloggedChange]:
+        """The tables whose rows were read or are stored in another form than the settings say."""
+        hint = f"set it back, or {BACKFILL}"
+        return [
+            UnloggedChange(reason, hint=hint, table=id) for id, reason in self._outdated.items()
+        ]
+
+    @property
+    def reads(self) -> bool:
+        """Whether the source has accepted the position."""
+        return self._log is not _Log.UNREAD
+
+    def drain(self) -> None:
+        """Show that a stop was asked for."""
+        if self.state in ("backfilling", "streaming"):
+            self.state = "draining"
+
+    def find(self, name: str | None) -> TableId | None:
+        """The table that an error names, if it is one of the followed tables."""
+        if self._first and not self.writer.commits:
+            return None
+        found = [id for id in self.tracker.progress if str(id) == name]
+        return found[0] if len(found) == 1 else None
+
+    def ignores(self, id: TableId) -> bool:
+        """Whether the stream reports nothing about a table."""
+        return id in self.tracker.waiting or id in self.tracker.quarantined
+
+    async def prepare(self, *, first: bool) -> None:
+        """Discover new tables. At the ``first`` start of a pipeline, follow them and make the first
+        checkpoint, at a position at which their shapes are known.
+        """
+        await self._discovery.discover()
+        if not (first and isinstance(self._source, SnapshotSource)):
+            return
+        if not self._discovery.found:
+            raise SourceError(
+                "no table of the source matches",
+                hint="correct tables and exclude in [source], and grant the user SELECT on these"
+                " tables",
+            )
+        for _ in range(CATALOG_ATTEMPTS):
+            self.writer.position = self._discovery.position
+            if await self._discovery.start_following():
+                return
+        raise SourceError(
+            "the source's tables change faster than they can be listed",
+            hint="start again when no schema migration runs",
+        )
+
+    async def run(self, goal: str | None) -> bool:
+        """Follow the log, and backfill in between, until the goal, a stop, or the end of the log.
+
+        Returns False if new tables are followed, or commands wait: a stream follows the tables with
+        which it was opened, so a new one has to be opened.
+        """
+        position, tables = self.writer.position, self.tracker.tables
+        discovered = list(self._discovery.found)
+        ignored = (*self.tracker.waiting, *self.tracker.quarantined)
+        self._queue = ReaderQueue(
+            lambda: self._source.stream(position or None, tables, discovered, ignored),
+            self._pipeline.batch.queue_bytes,
+        )
+        try:
+            while not self._finished(goal):
+                self._obey()
+                self.state = self._precedence()
+                if await self._turn():
+                    return False
+            await self._finish()
+            return True
+        finally:
+            self._source.stop()
+            await self._queue.close()
+
+    def _obey(self) -> None:
+        """Act on the commands of this process, between two batches. ``Stop`` is the only one."""
+        if self.writer.transaction is not Transaction.PARTIAL:
+            self._commands.take()
+        if self._commands.stopping:
+            self._source.stop()
+
+    def _precedence(self) -> PipelineState:
+        """The state, in order of precedence."""
+        if self._commands.stopping:
+            return "draining"
+        return "streaming" if self.tracker.next_table() is None else "backfilling"
+
+    def _finished(self, goal: str | None) -> bool:
+        if self._queue.ended and not self._batcher:
+            if self.writer.transaction is Transaction.PARTIAL or self._commands.stopping:
+                return True
+            return not (self._discovery.due() or self._backfill.possible())
+        return (
+            goal is not None
+            and self._log is not _Log.UNREAD
+            and bool(self.writer.position)
+            and self.writer.transaction is Transaction.EMPTY
+            and self.tracker.live
+            and not self._discovery.found
+            and not self.tracker.waiting
+            and self._source.reached(self.writer.position, goal)
+        )
+
+    async def _turn(self) -> bool:
+        """Do these steps in order, each if it applies:
+
+        1. Read what waits in the queue, and write one batch. Wait for the log if no table can be
+           backfilled, or if a source transaction is applied only in part.
+        2. Commit, if the transaction is whole and the commit is due.
+        3. End the attempt if stored commands wait: the next one executes them at its start. Or if
+           a table was dropped whose name the stream ignores: the next one does not.
+        4. Follow discovered tables, if the target is at a commit and the stream has passed the
+           position of their discovery.
+        5. Backfill for a time slice, if the target is at a commit.
+
+        So a busy stream and the backfill take turns. Returns True if the next attempt has to start,
+        because commands wait or new tables are followed.
+        """
+        await self._advance_stream()
+        if self._commit_is_due():
+            await self.writer.commit()
+        if self.writer.transaction is not Transaction.EMPTY:
+            return False
+        silent = self._log is _Log.SILENT and not (self._queue.ready or self._batcher)
+        self._pipeline.counters.silent = silent
+        if self._commands.stopping:
+            return False
+        if self._commands_wait() or self.tracker.forgotten:
+            return True
+        if self._discovery.due() and await self._discovery.start_following():
+            return True
+        await self._run_backfill()
+        return False
+
+    async def _advance_stream(self) -> None:
+        """Write a batch if one is full. Else read, then write a batch if one is full, or if one is
+        whole and nothing more waits to be read.
+        """
+        batcher, queue = self._batcher, self._queue
+        now = time.monotonic()
+        batch = batcher.take(now) if batcher.full(now) else None
+        if batch is None:
+            await self._read()
+            now = time.monotonic()
+            if batcher.full(now) or not queue.ready:
+                batch = batcher.take(now)
+        if batch is not None:
+            await self._write(batch)
+        elif queue.ended:
+            batcher.clear()  # the log has ended inside a transaction
+
+    async def _read(self) -> None:
+        """Move what waits in the queue to the batcher."""
+        between = self.writer.transaction is not Transaction.PARTIAL
+        wait_seconds = 0.0 if between and self._backfill.possible() else POSITION_SECONDS
+        for read in await self._queue.get(wait_seconds):
+            if self._log is _Log.UNREAD:
+                self._log = _Log.FLOWING
+            self._batcher.add(read.changes, read.rows, read.size, time.monotonic())
+
+    async def _write(self, batch: Batch) -> None:
+        await self.writer.write(batch)
+        limits = self._pipeline.batch
+        share = max(batch.rows / limits.max_rows, batch.size / limits.max_bytes)
+        if share > LARGE_SHARE:
+            self._log = _Log.BEHIND
+        elif isinstance(batch.end, Heartbeat) and time.time() - batch.end.at < SILENT_SECONDS:
+            self._log = _Log.SILENT
+        else:
+            self._log = _Log.FLOWING
+
+    def _commit_is_due(self) -> bool:
+        """Rows are committed at once. While large batches follow each other, several share a
+        transaction, because each commit waits for the target's disk.
+        """
+        writer = self.writer
+        if writer.transaction is Transaction.PARTIAL:
+            return False
+        if writer.transaction is Transaction.EMPTY:
+            return writer.moved and writer.seconds_since_commit >= POSITION_SECONDS
+        more = self._log is _Log.BEHIND and self._queue.ready and not self._commands.stopping
+        return (
+            not more or writer.seconds_since_commit >= COMMIT_SECONDS or self._backfill.possible()
+        )
+
+    async def _run_backfill(self) -> None:
+        if self._backfill.possible():
+            self.state = "backfilling"
+            await self._backfill.run_slice()
+
+    async def _finish(self) -> None:
+        """Commit whole transactions. A partial one is rolled back: the source never committed it,
+        or it will be read again.
+        """
+        if self.writer.transaction is Transaction.PARTIAL:
+            await self.writer.rollback()
+        elif self.writer.transaction is Transaction.WHOLE or self.writer.moved:
+            await self.writer.commit()
+
+    def _others_wait(self) -> bool:
+        """Whether a backfill slice keeps something else waiting."""
+        waiting = self._discovery.found or self._queue.ready or self._queue.failed
+        return bool(waiting) or self._commands_wait()
+
+    def _commands_wait(self) -> bool:
+        """Whether stored commands wait. They are executed once there is a checkpoint."""
+        return self.writer.commits > 0 and self._pipeline.stored.wait
