@@ -1,5 +1,5 @@
 """
-What a sink may offer so that a stopped pipeline, or table, goes on: commands, dead letters, reset.
+What a sink may offer so that a pipeline, or a table, goes on: dead letters, and a reset.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 from engine.change import Operation
 from engine.schema import TableId
 
-__all__ = ["CommandStore", "DeadLetter", "DeadLetterStore", "Resettable", "StoredCommand"]
+__all__ = ["DeadLetter", "DeadLetterStore", "Resettable"]
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -57,48 +57,6 @@ class DeadLetterStore(Protocol):
     async def read_dead_letters(self) -> list[DeadLetter]:
         """All letters, also closed ones, over a connection of its own."""
         ...
-
-
-class StoredCommand(msgspec.Struct, frozen=True):
-    """A command to a pipeline, with who submitted it, when (Unix seconds), and what became of it.
-
-    ``command`` is JSON (``engine.pipeline.commands``). ``outcome`` is None while the command waits.
-    """
-
-    id: int
-    command: str
-    by: str
-    at: float
-    outcome: str | None = None
-    refused: bool = False
-
-
-@runtime_checkable
-class CommandStore(Protocol):
-    """A sink that keeps commands to the pipeline, whether or not an engine runs.
-
-    The engine executes them in order and concludes each in the transaction of its effects. The
-    methods that do not belong to the engine have a connection of their own.
-    """
-
-    @property
-    def commands_wait(self) -> bool:
-        """Whether commands waited at the last ``commit``. It costs no round trip."""
-
-    async def waiting_commands(self) -> list[StoredCommand]:
-        """The commands that wait, in order. Called by the engine, at a commit."""
-
-    async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
-        """Record the outcome of a command, in the open transaction; open one if there is none."""
-
-    async def submit_command(self, command: str, by: str) -> int:
-        """Store a command durably, and return its number. Not for the engine."""
-
-    async def find_command(self, id: int) -> StoredCommand | None:
-        """A command by its number. Not for the engine."""
-
-    async def engine_runs(self) -> bool:
-        """Whether an engine of this pipeline is connected. Not for the engine."""
 
 
 @runtime_checkable

@@ -27,9 +27,10 @@ from engine.change import (
     Truncate,
 )
 from engine.checkpoint import Checkpoint
+from engine.commands import StoredCommand
 from engine.contract import Applied, Capabilities, Finding, State
 from engine.errors import ApplyError, Fenced, TailraceError
-from engine.recovery import DeadLetter, StoredCommand
+from engine.recovery import DeadLetter
 from engine.schema import Table, TableId
 from engine.toolkit.cascades import runs, steps
 from engine.toolkit.memory_table import MemoryTable

@@ -21,7 +21,7 @@ PACKAGES = ("engine", "sources", "sinks", "benchmarks")
 
 VOCABULARY = (
     *("engine.remedies", "engine.errors", "engine.schema", "engine.change"),
-    *("engine.checkpoint", "engine.contract", "engine.recovery"),
+    *("engine.checkpoint", "engine.contract", "engine.commands", "engine.recovery"),
 )
 ANYTHING = ("engine", "sources", "sinks", "benchmarks")
 

@@ -22,18 +22,20 @@ from engine.change import TWIN_PREFIX
 from engine.checkpoint import Checkpoint
 from engine.cli.command import Command
 from engine.cli.wiring import load_settings, make_sink
+from engine.commands import (
+    BackfillTables,
+    CommandStore,
+    Letters,
+    PipelineCommand,
+    Skip,
+    StoredCommand,
+)
 from engine.contract import Sink
 from engine.errors import ConfigError
 from engine.ops.status import table_status
 from engine.pipeline.dead_letters import letter_line
-from engine.pipeline.stored_commands import (
-    BackfillTables,
-    Letters,
-    Skip,
-    StoredCommandKind,
-    find_tables,
-)
-from engine.recovery import CommandStore, DeadLetterStore, Resettable, StoredCommand
+from engine.pipeline.stored_commands import find_tables
+from engine.recovery import DeadLetterStore, Resettable
 from engine.remedies import rendered
 from engine.settings.loader import Settings
 
@@ -280,7 +282,7 @@ def _add_deadline(parser: argparse.ArgumentParser) -> None:
     )
 
 
-async def _give(sink: Sink, command: StoredCommandKind, options: argparse.Namespace) -> int:
+async def _give(sink: Sink, command: PipelineCommand, options: argparse.Namespace) -> int:
     """Store a command, and wait for its outcome if an engine runs. Returns the exit status."""
     if not isinstance(sink, CommandStore):
         raise ConfigError(

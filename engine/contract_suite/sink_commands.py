@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
+from engine.commands import CommandStore
 from engine.contract import Sink
 from engine.contract_suite.target import TABLE, A, Engine, Target, create, insert, rule
-from engine.recovery import CommandStore
 
 __all__ = ["CommandRules"]
 

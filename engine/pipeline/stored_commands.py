@@ -14,57 +14,28 @@ import logging
 import time
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import msgspec
 
 from engine.checkpoint import Cause, TableProgress
+from engine.commands import (
+    BackfillTables,
+    CommandStore,
+    Letters,
+    PipelineCommand,
+    Skip,
+    StoredCommand,
+)
 from engine.contract import PassesOver, Sink, Source
 from engine.errors import ConfigError
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
-from engine.recovery import CommandStore, StoredCommand
 from engine.schema import TableId
 
-__all__ = [
-    "BackfillTables",
-    "Letters",
-    "Skip",
-    "StoredCommandKind",
-    "StoredCommands",
-    "find_tables",
-]
+__all__ = ["StoredCommands", "find_tables"]
 
 log = logging.getLogger("tailrace.pipeline")
-
-
-class BackfillTables(msgspec.Struct, frozen=True, tag="backfill", tag_field="command"):
-    """Read the tables with these names or patterns (``schema.name``) again. A quarantined one is
-    followed again.
-
-    Without any, all tables are read again, and the stream goes on at the end of the log, whatever
-    the log has lost before.
-    """
-
-    tables: tuple[str, ...] = ()
-
-
-class Skip(msgspec.Struct, frozen=True, tag="skip", tag_field="command"):
-    """Pass over the event at ``place``, or with ``whole`` the transaction that begins there."""
-
-    place: str
-    whole: bool = False
-
-
-class Letters(msgspec.Struct, frozen=True, tag="dead_letters", tag_field="command"):
-    """Retry or discard the open dead letters with these numbers; without any, all of them."""
-
-    action: Literal["retry", "discard"]
-    ids: tuple[int, ...] = ()
-
-
-StoredCommandKind = BackfillTables | Skip | Letters
 
 
 class _Refused(Exception):
@@ -111,7 +82,7 @@ class StoredCommands:
         self, stored: StoredCommand, writer: TargetWriter, tracker: ProgressTracker
     ) -> str:
         try:
-            command = msgspec.json.decode(stored.command, type=StoredCommandKind)
+            command = msgspec.json.decode(stored.command, type=PipelineCommand)
         except msgspec.DecodeError:
             raise _Refused("this version of Tailrace does not know the command") from None
         if isinstance(command, Skip):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.commands import StoredCommand
 from engine.errors import SinkError
-from engine.recovery import StoredCommand
 from sinks.postgres.layout import LAYOUT, SCHEMA, read_layout
 from sinks.postgres.session import Session
 

@@ -27,12 +27,13 @@ from engine.change import (
     Truncate,
 )
 from engine.checkpoint import Checkpoint
+from engine.commands import StoredCommand
 from engine.contract import Applied, Capabilities, Finding, RowReader, State
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
-from engine.recovery import DeadLetter, StoredCommand
+from engine.recovery import DeadLetter
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges, net_changes
 from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, SchemaSegment, segments

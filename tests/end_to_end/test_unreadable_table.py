@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 
-from engine.pipeline.stored_commands import BackfillTables
+from engine.commands import BackfillTables
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from tests.support.compare import assert_equal

@@ -13,11 +13,11 @@ import pytest
 
 from engine.change import Begin, Change, Rows, SchemaChange, Truncate
 from engine.cli.main import main
+from engine.commands import Letters, StoredCommand
 from engine.contract import Applied
 from engine.errors import ApplyError
 from engine.pipeline.dead_letters import DeadLetters
-from engine.pipeline.stored_commands import Letters
-from engine.recovery import DeadLetter, StoredCommand
+from engine.recovery import DeadLetter
 from engine.schema import Column, Table, TableId, Type
 from engine.settings.loader import ErrorSettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore

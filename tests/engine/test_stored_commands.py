@@ -7,8 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from engine.pipeline.stored_commands import BackfillTables
-from engine.recovery import StoredCommand
+from engine.commands import BackfillTables, StoredCommand
 from engine.schema import TableId
 from engine.settings.loader import BackfillSettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from engine.change import Change, Rows, SchemaChange, Truncate
+from engine.commands import BackfillTables
 from engine.contract import Applied
 from engine.errors import ApplyError, ConfigError
 from engine.mapping.changes import Mapping
-from engine.pipeline.stored_commands import BackfillTables
 from engine.schema import Table, TableId
 from engine.settings.loader import ErrorSettings
 from engine.settings.mapping import TableRules
