@@ -14,6 +14,7 @@ must pass.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -88,6 +89,15 @@ class Applied(msgspec.Struct):
 
     drift: dict[TableId, int] = msgspec.field(default_factory=dict)
     replaced: dict[tuple[TableId, str, str], int] = msgspec.field(default_factory=dict)
+
+    def joined(self, other: Applied) -> Applied:
+        """The sums of both."""
+        if not (self.drift or self.replaced):
+            return other
+        return Applied(
+            dict(Counter(self.drift) + Counter(other.drift)),
+            dict(Counter(self.replaced) + Counter(other.replaced)),
+        )
 
 
 class StoredText(NamedTuple):

@@ -84,6 +84,8 @@ class TailraceError(Exception):
         self.statement = ""
         #: The place of the transaction in which it happened, for `tailrace skip`. Empty if none.
         self.transaction = ""
+        #: Whether it may concern another table, which the next attempt tells.
+        self.undecided = False
 
     def __str__(self) -> str:
         text = self.message
@@ -188,13 +190,15 @@ class UnloggedChange(SchemaError):
 
     def about(self, table: TableId) -> UnloggedChange:
         """The same error of the table under another name."""
-        return UnloggedChange(
+        error = UnloggedChange(
             self.message,
             table=table,
             hint=self.hint,
             position=self.position,
             moved=self.moved,
         )
+        error.undecided = self.undecided
+        return error
 
 
 class ApplyError(TailraceError):

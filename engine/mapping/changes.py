@@ -26,7 +26,7 @@ from engine.change import (
     Truncate,
 )
 from engine.contract import Applied, State
-from engine.errors import ConfigError, UnloggedChange
+from engine.errors import ConfigError, TailraceError, UnloggedChange
 from engine.mapping.cascades import translated_cascade
 from engine.mapping.merging import fits, joined, without
 from engine.mapping.schema_changes import translated, unlogged
@@ -59,6 +59,9 @@ class Mapping:
         self._mappings: dict[Table, TableMapping | None] = {}
         #: What the target has: its table by the id of the source's.
         self._targets: dict[TableId, Table] = {}
+        #: The merged tables whose sources are written apart, because the target has refused a row
+        #: of one of them.
+        self._apart: set[str] = set()
 
     def of(self, source: Table) -> TableMapping | None:
         """The mapping of a version of a table; None if its rows stay as they are.
@@ -151,32 +154,52 @@ class Mapping:
         return {self._targets[id].id if id in self._targets else id for id in ids}
 
     def found(self, applied: Applied) -> Applied:
-        """What the sink found, by the names of the source."""
-        names = {target.id: source for source, target in self._targets.items()}
+        """What the sink found, by the names of the source. What it found in a merged table may be
+        of several sources, so it keeps the name of the target's table.
+        """
+        names = {
+            target.id: source for source, target in self._targets.items() if not _is_merged(target)
+        }
         return Applied(
             {names.get(id, id): count for id, count in applied.drift.items()},
             {(names.get(id, id), it, why): n for (id, it, why), n in applied.replaced.items()},
         )
 
-    def own_error(self, error: UnloggedChange, changes: Sequence[Change]) -> UnloggedChange:
-        """The error of the sink about ``changes``, with the name of the source's table."""
-        id = self._own_id(str(error.id), changes) or error.id
-        return error.about(id)
-
-    def own_name(self, name: str | None, changes: Sequence[Change]) -> str | None:
-        """The source's name of a table in an error of the sink about ``changes``."""
-        id = self._own_id(name, changes)
-        return name if id is None else str(id)
-
-    def _own_id(self, name: str | None, changes: Sequence[Change]) -> TableId | None:
-        """The table of the source whose rows are in the target's table ``name``. If several are
-        merged there, the first one that is changed.
+    def own_error(self, error: TailraceError, changes: Sequence[Change]) -> TailraceError:
+        """The error of the sink about ``changes``, with the name of the source's table. If it may
+        be about several tables that are merged, it is ``undecided``, and ``runs`` keeps them apart
+        from then on.
         """
-        found = [id for id, table in self._targets.items() if str(table.id) == name]
-        if len(found) > 1:
-            changed = (id for change in changes for id in _changed(change))
-            return next((id for id in changed if id in found), found[0])
-        return found[0] if found else None
+        found = [id for id, table in self._targets.items() if str(table.id) == error.table]
+        if not found or error.table is None:
+            return error
+        changed = {id: None for change in changes for id in _changed(change) if id in found}
+        undecided = len(changed) > 1 and error.table not in self._apart
+        (self._apart.add if undecided else self._apart.discard)(error.table)
+        id = next(iter(changed), found[0])
+        if isinstance(error, UnloggedChange):
+            error = error.about(id)
+        error.table, error.undecided = str(id), undecided
+        return error
+
+    def runs(self, changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+        """The changes in order, cut so that an error of the sink about one run tells which table of
+        the source it concerns.
+        """
+        if not self._apart:
+            yield changes
+            return
+        run: list[Change] = []
+        sources: dict[TableId, TableId] = {}
+        for change in changes:
+            tables = [(self._targets[id].id, id) for id in _changed(change) if id in self._targets]
+            apart = {target: id for target, id in tables if str(target) in self._apart}
+            if any(sources.get(target, id) != id for target, id in apart.items()):
+                yield run
+                run, sources = [], {}
+            sources |= apart
+            run.append(change)
+        yield run
 
     def targets(self, changes: Sequence[Change]) -> list[Change]:
         """The changes of the target that follow from changes of the source."""
@@ -358,6 +381,8 @@ def _changed(change: Change) -> Iterator[TableId]:
             yield from (table.id for table in (before, after) if table is not None)
         case Cascade(tables=tables):
             yield from (table.id for table in tables)
+        case Replace(before=table) | ReplacePart(table=table):
+            yield table.id
         case Rows(table=table) | Truncate(table) | DeletePart(table) | CaughtUp(table):
             yield table.id
 

@@ -70,9 +70,11 @@ class MappedReader:
         if not table.origins:
             return self._reader.chunk(table, after, limit, keys_only=keys_only)
         parts = self._parts_of(table)
-        if after is not None and parts[0].mapping.share:
-            names = [part.mapping.share for part in parts]
-            parts, after = parts[names.index(after[0] or "") :], after[1:]
+        if after is not None and parts and parts[0].mapping.share:
+            share, after = after[0] or "", after[1:]
+            parts = [part for part in parts if part.mapping.share >= share]
+            if not parts or parts[0].mapping.share != share:  # its table has left
+                after = None
         for mapping, convert in parts:
             while rows := self._reader.chunk(mapping.source, after, limit):
                 if mapped := convert(rows):
@@ -117,8 +119,9 @@ class MappedReader:
 
     def _parts_of(self, table: Table) -> list[_Part]:
         if table not in self._parts:
-            found = [self._mapping.of(source) for source in table.sources]
-            self._parts[table] = [_Part(it, _compile(it, table)) for it in found if it is not None]
+            mappings = [self._mapping.of(source) for source in table.sources]
+            found = [_Part(it, _compile(it, table)) for it in mappings if it is not None]
+            self._parts[table] = sorted(found, key=lambda part: part.mapping.share)
         return self._parts[table]
 
 

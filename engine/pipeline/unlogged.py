@@ -73,8 +73,10 @@ class UnloggedChanges:
         self._times: dict[TableId, deque[float]] = {}
 
     def take(self, error: TailraceError, id: TableId) -> None:
-        """Note the table ``id`` of ``error``, or raise it if the policy is to stop."""
-        if self.letters.guard(error, id):
+        """Note the table ``id`` of ``error``, or raise it if the policy is to stop. Nothing is
+        noted if the next attempt tells which table it is.
+        """
+        if error.undecided or self.letters.guard(error, id):
             return
         again = (
             isinstance(error, UnloggedChange)

@@ -343,14 +343,19 @@ class TargetWriter:
             return await self._apply_or_commit(changes, in_backfill, end)
         # First the names: a table that is dropped or renamed in these changes has its old one.
         in_backfill = mapping.target_ids(in_backfill)
-        targets = mapping.targets(changes)
-        try:
-            return mapping.found(await self._apply_or_commit(targets, in_backfill, end))
-        except UnloggedChange as error:
-            raise mapping.own_error(error, changes) from error
-        except TailraceError as error:
-            error.table = mapping.own_name(error.table, changes)
-            raise
+        found = Applied()
+        for run in mapping.runs(changes):
+            at_once = end if run is changes else None
+            targets = mapping.targets(run)
+            try:
+                applied = await self._apply_or_commit(targets, in_backfill, at_once)
+            except TailraceError as error:
+                own = mapping.own_error(error, run)
+                if own is error:
+                    raise
+                raise own from error
+            found = found.joined(mapping.found(applied))
+        return found
 
     def _note_part(self, change: UnloggedPart) -> None:
         log.warning(

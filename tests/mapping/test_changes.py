@@ -141,8 +141,8 @@ class Refusing(MemorySink):
 def test_a_refused_row_of_a_merged_table_concerns_its_source(
     policy: Literal["quarantine", "dead_letter"],
 ) -> None:
-    """GIVEN two merged tables WHEN the target refuses a row of the second THEN the policy takes
-    effect for the second, and the first goes on."""
+    """GIVEN two merged tables WHEN the target refuses a row of the second, between rows of the
+    first THEN the policy takes effect for the second, and the first goes on."""
     database, store = MemoryDatabase(), MemoryStore()
     for table in (ORDERS, SOUTH):
         database.load(table, [(1, "a")])
@@ -156,8 +156,7 @@ def test_a_refused_row_of_a_merged_table_concerns_its_source(
         return {it.table: it.state for it in pipeline.status().tables}
 
     mirrored()
-    database.commit(insert(SOUTH, (2, "bad")))
-    database.commit(insert(ORDERS, (3, "c")))
+    database.commit(insert(ORDERS, (3, "c")), insert(SOUTH, (2, "bad")), insert(ORDERS, (5, "e")))
     states = mirrored()
     assert states["north.orders"] == "live"
     assert states["south.orders"] == ("live" if policy == "dead_letter" else "quarantined")
@@ -165,8 +164,26 @@ def test_a_refused_row_of_a_merged_table_concerns_its_source(
     mirrored()
     rows = store.rows(TableId("all", "orders"))
     assert [row for row in rows if row[0] == "north"] == [
-        ("north", number, name) for number, name in ((1, "a"), (3, "c"), (4, "d"))
+        ("north", number, name) for number, name in ((1, "a"), (3, "c"), (4, "d"), (5, "e"))
     ]
+    assert [str(letter.table) for _, letter in store.letters] == (
+        ["south.orders"] if policy == "dead_letter" else []
+    )
+
+
+def test_what_the_target_finds_in_a_merged_table() -> None:
+    """GIVEN merged tables, and another one WHEN the target counts THEN the counts of the merged
+    ones have the name of the target's table."""
+    plain = Table(TableId("north", "people"), (ID, NAME), key=(0,))
+    mapping = Mapping({**MERGED, "*.people": TableRules(to="new.people")})
+    for table in (ORDERS, SOUTH, plain):
+        mapping.targets([SchemaChange("", None, table)])
+    target, other = TableId("all", "orders"), TableId("new", "people")
+    places = {(target, "name", "x"): 2, (other, "name", "x"): 3}
+    found = mapping.found(Applied({target: 1, other: 4}, places))
+    assert found.drift == {target: 1, plain.id: 4}
+    assert found.replaced == {(target, "name", "x"): 2, (plain.id, "name", "x"): 3}
+    assert Applied().joined(found).joined(found).drift == {target: 2, plain.id: 8}
 
 
 def test_a_table_that_its_mapping_does_not_fit_any_more_is_quarantined() -> None:

@@ -1,0 +1,85 @@
+"""The source's rows as the target has them, for a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from engine.change import SchemaChange
+from engine.contract import StoredText
+from engine.mapping.changes import Mapping
+from engine.mapping.reader import MappedReader
+from engine.schema import Table, TableId
+from engine.settings.mapping import TableRules
+from tests.support.memory_pipeline import ID, NAME
+
+Key = tuple[str | None, ...]
+
+SHOPS = [Table(TableId(name, "orders"), (ID, NAME), key=(0,)) for name in ("a", "b", "c")]
+ROWS: list[Key] = [("1", "x"), ("2", "y"), ("3", "z")]
+RULES = {"*.orders": TableRules(to="all.orders", merge={"shop": "schema"}, where="id <> 2")}
+
+
+class Rows:
+    """A reader of tables that all have the same rows."""
+
+    def chunk(
+        self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
+    ) -> list[Key]:
+        rows = [row for row in ROWS if after is None or str(row[0]) > str(after[0])][:limit]
+        return [row[:1] for row in rows] if keys_only else rows
+
+    def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Key]:
+        found = [row for row in ROWS if row[:1] in keys]
+        return [row[:1] for row in found] if keys_only else found
+
+    def scan(self, table: Table) -> Iterator[list[Key]]:
+        yield ROWS
+
+    def count(self, table: Table) -> int:
+        return len(ROWS)
+
+    def stored(self, table: Table) -> Sequence[StoredText | None]:
+        return (None,) * len(table.columns)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def read(reader: MappedReader, table: Table, after: Key | None) -> list[Key]:
+    """All keys of the table after a key, chunk by chunk."""
+    found: list[Key] = []
+    while keys := reader.chunk(table, after, 2, keys_only=True):
+        found += keys
+        after = keys[-1]
+    return found
+
+
+def merged(*sources: Table) -> tuple[MappedReader, Table]:
+    rules = {f"{table.id.schema}.orders": RULES["*.orders"] for table in sources}
+    mapping = Mapping(rules)
+    mapping.targets([SchemaChange("", None, table) for table in sources])
+    return MappedReader(Rows(), mapping), mapping.now(sources[0])
+
+
+def test_the_rows_of_merged_tables_follow_each_other() -> None:
+    reader, table = merged(*SHOPS)
+    every = [(shop, row) for shop in "abc" for row in "13"]
+    assert read(reader, table, None) == every
+    assert read(reader, table, ("b", "1")) == every[3:]
+    assert reader.by_keys(table, [("b", "1"), ("b", "2"), ("c", "3")]) == [
+        ("b", "1", "x"),
+        ("c", "3", "z"),
+    ]
+    assert reader.count(table) == len(every)
+
+
+@pytest.mark.parametrize("left", SHOPS)
+def test_the_rows_after_a_key_of_a_table_that_has_left(left: Table) -> None:
+    """GIVEN merged tables of which one has left WHEN the rows after one of its keys are read THEN
+    they are those of the next tables."""
+    reader, table = merged(*(shop for shop in SHOPS if shop is not left))
+    share = left.id.schema
+    after = [(shop, row) for shop in "abc" if shop > share for row in "13"]
+    assert read(reader, table, (share, "2")) == after
