@@ -12,14 +12,14 @@ import msgspec
 from engine.change import Operation
 from engine.schema import TableId
 
-__all__ = ["DeadLetter", "DeadLetterStore", "Resettable"]
+__all__ = ["DeadLetter", "DeadLetterStore", "Resettable", "count_dead_letters"]
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
     """A change of one row that the target refused, or that waits behind such a change.
 
     ``key`` is JSON, for people. ``images`` are the row's images (``engine.pipeline.dead_letters``).
-    ``outcome`` is None while the letter is open.
+    ``outcome`` is None while the letter is open. A closed letter has no images.
     """
 
     table: TableId
@@ -36,7 +36,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class DeadLetterStore(Protocol):
-    """A sink that keeps dead letters. All methods but the last are the engine's."""
+    """A sink that keeps dead letters. All methods but the last two are the engine's."""
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """An error of the body that is not retryable undoes what was applied in it, no more."""
@@ -51,11 +51,17 @@ class DeadLetterStore(Protocol):
         ...
 
     async def close_dead_letters(self, id: TableId, letter: int | None, outcome: str) -> None:
-        """Close one open letter of a table, or all of them (None), in the open transaction."""
+        """Close one open letter of a table, or all of them (None), in the open transaction, and
+        remove their images: nobody needs these rows any more.
+        """
         ...
 
     async def read_dead_letters(self) -> list[DeadLetter]:
         """All letters, also closed ones, over a connection of its own."""
+        ...
+
+    async def count_dead_letters(self) -> dict[TableId, int]:
+        """The number of open letters of each table that has some, over a connection of its own."""
         ...
 
 
@@ -67,3 +73,8 @@ class Resettable(Protocol):
         """Forget all state of the pipeline, and remove unfinished twins; with ``drop`` drop its
         tables too. Returns the number of tables that were dropped. An engine that runs is fenced.
         """
+
+
+async def count_dead_letters(sink: object) -> dict[TableId, int]:
+    """The number of open dead letters of each table that has some. A sink may keep none."""
+    return await sink.count_dead_letters() if isinstance(sink, DeadLetterStore) else {}

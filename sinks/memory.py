@@ -8,6 +8,7 @@ together at ``commit``, and a second sink on the same store finds them, as after
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import ClassVar
@@ -193,10 +194,15 @@ class MemorySink:
         for n, (pipeline, it) in enumerate(self._letters):
             mine = pipeline == self._pipeline and it.table == id and it.outcome is None
             if mine and letter in (None, it.id):
-                self._letters[n] = (pipeline, msgspec.structs.replace(it, outcome=outcome))
+                closed = msgspec.structs.replace(it, outcome=outcome, images=b"")
+                self._letters[n] = (pipeline, closed)
 
     async def read_dead_letters(self) -> list[DeadLetter]:
         return [letter for pipeline, letter in self.store.letters if pipeline == self._pipeline]
+
+    async def count_dead_letters(self) -> dict[TableId, int]:
+        letters = await self.read_dead_letters()
+        return dict(Counter(letter.table for letter in letters if letter.outcome is None))
 
     async def reset(self, *, drop: bool) -> int:
         state = await self.open()

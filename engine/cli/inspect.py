@@ -34,6 +34,7 @@ from engine.errors import ConfigError, ParityError, SchemaError, SourceLost, Tai
 from engine.mapping.reader import MappedReader, compared
 from engine.ops.status import Status, TableStatuses
 from engine.pipeline.twins import current_tables
+from engine.recovery import DeadLetterStore, count_dead_letters
 from engine.remedies import rendered
 from engine.schema import Table, TableId
 from engine.settings.loader import Settings
@@ -183,19 +184,22 @@ STATUS = Command("status", "position, lag and the state of each table", status, 
 
 async def _status(settings: Settings, config: str) -> Status:
     """The status as the target and the source tell it. The engine is not asked."""
-    state = await make_sink(settings).state()
+    sink = make_sink(settings)
+    state = await sink.state()
     name = settings.pipeline.name
     if state is None or state.checkpoint is None:
         return Status(pipeline=name, epoch=None if state is None else state.epoch)
     checkpoint = state.checkpoint
     behind = time.time() - checkpoint.committed_at if checkpoint.committed_at else None
+    letters = await count_dead_letters(sink)
     found = Status(
         pipeline=name,
         epoch=state.epoch,
         position=checkpoint.position,
         lag_seconds=behind,
         running=state.running,
-        tables=TableStatuses(config).of(checkpoint.progress),
+        dead_letters=sum(letters.values()) if isinstance(sink, DeadLetterStore) else None,
+        tables=TableStatuses(config).of(checkpoint.progress, letters),
     )
     with closing(make_source(settings)) as source:
         try:

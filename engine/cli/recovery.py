@@ -35,8 +35,9 @@ from engine.errors import ConfigError
 from engine.ops.status import table_status
 from engine.pipeline.dead_letters import letter_line
 from engine.pipeline.stored_commands import find_tables
-from engine.recovery import DeadLetterStore, Resettable
+from engine.recovery import DeadLetter, DeadLetterStore, Resettable, count_dead_letters
 from engine.remedies import rendered
+from engine.schema import TableId
 from engine.settings.loader import Settings
 
 __all__ = ["BACKFILL", "DEAD_LETTERS", "RESET", "SKIP", "TABLES"]
@@ -51,12 +52,12 @@ def tables(options: argparse.Namespace) -> int:
     """Show the state of each table, and why a table is quarantined, with what to type.
 
     Reads the checkpoint in the target. docs/recovery.md says how each stop ends. Exit status 2: the
-    pipeline has never run; 3: tables are quarantined.
+    pipeline has never run; 3: tables are quarantined, or have dead letters.
     """
     settings = load_settings(options.config)
-    checkpoint = asyncio.run(_checkpoint(make_sink(settings)))
+    checkpoint, letters = asyncio.run(_checkpoint_and_letters(make_sink(settings)))
     found = tuple(
-        table_status(str(id), it, str(options.config))
+        table_status(str(id), it, str(options.config), letters.get(id, 0))
         for id, it in sorted(checkpoint.progress.items())
     )
     if options.json:
@@ -67,7 +68,7 @@ def tables(options: argparse.Namespace) -> int:
         from engine.cli.tables import progress_table
 
         Console().print(progress_table(found))
-    return 3 if any(table.state == "quarantined" for table in found) else 0
+    return 3 if letters or any(table.state == "quarantined" for table in found) else 0
 
 
 def _add_tables_options(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +76,10 @@ def _add_tables_options(parser: argparse.ArgumentParser) -> None:
 
 
 TABLES = Command("tables", "the state of each table, and its remedy", tables, _add_tables_options)
+
+
+async def _checkpoint_and_letters(sink: Sink) -> tuple[Checkpoint, dict[TableId, int]]:
+    return await _checkpoint(sink), await count_dead_letters(sink)
 
 
 async def _checkpoint(sink: Sink) -> Checkpoint:
@@ -183,24 +188,33 @@ async def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
     if not isinstance(sink, DeadLetterStore):
         raise ConfigError("this target keeps no dead letters", hint="PostgreSQL does")
     letters = await sink.read_dead_letters()
-    chosen = [it for it in letters if not options.ids or it.id in options.ids]
-    waiting = [it for it in chosen if it.outcome is None]
-    if options.action in ("list", "show"):
-        shown = waiting if options.action == "list" else chosen
-        lines = [letter_line(it, values=options.action == "show") for it in shown]
-        print("\n".join(lines) if lines else "there are no dead letters")
-        return 3 if waiting and options.action == "list" else 0
-    if not waiting:
-        print("there are no open dead letters")
+    shows = options.action == "show"
+    chosen = _with_numbers([it for it in letters if shows or it.outcome is None], options)
+    if not chosen:
+        print(f"there are no {'' if shows else 'open '}dead letters")
         return 0
+    if options.action in ("list", "show"):
+        print("\n".join(letter_line(it, values=shows) for it in chosen))
+        return 0 if shows else 3
     if options.action == "discard":
-        lost = f"{len(waiting)} changes are discarded: the target differs from the source there"
+        lost = f"changes that are discarded: {len(chosen):,}. The target lacks them for good"
         if not _agreed(lost, options):
             return 1
     # Letters that arrive meanwhile are retried, too, but not discarded: nobody has agreed to that.
     named = options.ids or options.action == "discard"
-    ids = tuple(it.id for it in waiting) if named else ()
+    ids = tuple(it.id for it in chosen) if named else ()
     return await _give(sink, Letters(options.action, ids), options)
+
+
+def _with_numbers(letters: list[DeadLetter], options: argparse.Namespace) -> list[DeadLetter]:
+    """The letters that are asked for, or all. Raises ConfigError if one is not among them."""
+    if unknown := sorted(set(options.ids) - {letter.id for letter in letters}):
+        kind = "dead letter" if options.action == "show" else "open dead letter"
+        raise ConfigError(
+            f"no {kind} has the number {', '.join(map(str, unknown))}",
+            hint="`tailrace dead-letters CONFIG list` lists the open ones, show also closed ones",
+        )
+    return [letter for letter in letters if not options.ids or letter.id in options.ids]
 
 
 def _add_letter_options(parser: argparse.ArgumentParser) -> None:

@@ -49,14 +49,18 @@ def status_table(status: Status) -> RenderableType:
 
 
 def progress_table(tables: Sequence[TableStatus]) -> RenderableType:
-    """The state of each table, then why tables are quarantined or backfilled again."""
+    """The state of each table, then why tables are quarantined or backfilled again, and which have
+    dead letters.
+    """
     reasons = [_reason(table) for table in tables if table.reason]
     shown = tables_table(tables, len(tables))
     return Group(shown, *([Text()] if reasons else []), *reasons)
 
 
 def _reason(table: TableStatus) -> Text:
-    """Why a table is quarantined or backfilled again, since when, and what to do."""
+    """Why a table is quarantined or backfilled again, since when, its dead letters, and what to
+    do.
+    """
     text = Text(printable(f"{table.table} is {table.state.replace('_', ' ')}: {table.reason}"))
     if table.since is not None:
         text.append(f"\n  since {datetime.fromtimestamp(table.since, UTC):%Y-%m-%d %H:%M:%S} UTC")
@@ -64,6 +68,8 @@ def _reason(table: TableStatus) -> Text:
         text.append(f"\n  at {printable(table.position)}")
     if table.statement:
         text.append(f"\n  {printable(table.statement)}")
+    if table.dead_letters:
+        text.append(f"\n  dead letters: {table.dead_letters:,}")
     if table.remedy:
         text.append(f"\n  → {printable(table.remedy)}", style="bold")
     return text

@@ -81,11 +81,15 @@ class DeadLetterRules:
             assert first.id < second.id
             assert (first.table, first.images, first.outcome) == (TABLE.id, LETTER.images, None)
             assert first.at > 1e9
+            assert await other.count_dead_letters() == {TABLE.id: 3}
             await store.close_dead_letters(TABLE.id, second.id, "applied")
             await engine.commit()
             assert len(await store.dead_letters()) == 2
             await store.close_dead_letters(TABLE.id, None, "left")
             await engine.commit()
             assert await store.dead_letters() == []
-            outcomes = [letter.outcome for letter in await other.read_dead_letters()]
+            assert await other.count_dead_letters() == {}
+            closed = await other.read_dead_letters()
+            assert [letter.images for letter in closed] == [b"", b"", b""]
+            outcomes = [letter.outcome for letter in closed]
             assert outcomes == ["left", "applied", "left"]

@@ -38,6 +38,11 @@ PipelineState = Literal["connecting", "backfilling", "streaming", "draining", "s
 #: The states in which a table has no rows left to backfill.
 FINISHED = frozenset(("catching_up", "live", "quarantined", "excluded"))
 
+#: The reason that a table with open dead letters has.
+LETTERS_WAIT = "changes that the target refused wait as dead letters"
+#: No table has any.
+NO_LETTERS: Mapping[TableId, int] = {}
+
 #: How often the source is asked for its backlog, and how often before the first checkpoint.
 BACKLOG_SECONDS = 5.0
 FIRST_SECONDS = 0.25
@@ -52,7 +57,7 @@ class TableStatus(msgspec.Struct, frozen=True):
     """The backfill of one table. ``estimate`` is what the source expected at its start.
 
     The others say why the table is backfilled again or quarantined, as ``Cause`` does; ``remedy``
-    says what to type.
+    says what to type. A live table with open dead letters has a reason and a remedy, too.
     """
 
     table: str
@@ -64,6 +69,7 @@ class TableStatus(msgspec.Struct, frozen=True):
     position: str = ""
     statement: str = ""
     since: float | None = None
+    dead_letters: int = 0
 
     @property
     def total(self) -> int:
@@ -125,25 +131,39 @@ class TableStatuses:
     def __init__(self, config: str = "") -> None:
         self._config = config
         self._progress: Mapping[TableId, TableProgress] | None = None
+        self._letters: Mapping[TableId, int] = {}
         self._statuses: tuple[TableStatus, ...] = ()
 
-    def of(self, progress: Mapping[TableId, TableProgress] | None) -> tuple[TableStatus, ...]:
-        """The status of each table that is not excluded, ordered by name."""
-        if progress is not None and progress is not self._progress:
-            self._progress = progress
+    def of(
+        self,
+        progress: Mapping[TableId, TableProgress] | None,
+        letters: Mapping[TableId, int] = NO_LETTERS,
+    ) -> tuple[TableStatus, ...]:
+        """The status of each table that is not excluded, ordered by name. ``letters`` has the
+        number of open dead letters of each table that has some.
+        """
+        if progress is not None and (progress is not self._progress or letters != self._letters):
+            self._progress, self._letters = progress, dict(letters)
             self._statuses = tuple(
-                table_status(str(id), it, self._config)
+                table_status(str(id), it, self._config, letters.get(id, 0))
                 for id, it in sorted(progress.items())
                 if it.state != "excluded"
             )
         return self._statuses
 
 
-def table_status(table: str, progress: TableProgress, config: str) -> TableStatus:
-    """The status of one table; ``config`` is for the command lines in its remedy."""
-    status = TableStatus(table, progress.state, progress.rows, progress.estimate)
+def table_status(table: str, progress: TableProgress, config: str, letters: int = 0) -> TableStatus:
+    """The status of one table with this number of open dead letters; ``config`` is for the command
+    lines in its remedy.
+    """
+    status = TableStatus(
+        table, progress.state, progress.rows, progress.estimate, dead_letters=letters
+    )
     if progress.state == "live" or (cause := progress.cause) is None:
-        return status
+        if not letters:
+            return status
+        remedy = rendered("`tailrace dead-letters CONFIG list`", config=config)
+        return msgspec.structs.replace(status, reason=LETTERS_WAIT, remedy=remedy)
     return msgspec.structs.replace(
         status,
         reason=cause.reason,

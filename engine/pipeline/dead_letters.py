@@ -8,13 +8,14 @@ Later changes of a key with an open letter wait behind it, in order, so that not
 top of a hole. As long as no table is guarded, nothing of this is done.
 
 What changes rows without naming them, such as a schema change or a cascade, cannot wait for a key.
-Such a table is left (``UnloggedChange``), and its letters are closed when it is read again.
+Such a table is left (``UnloggedChange``), and its letters are closed when it is read again. A
+closed letter has no images any more. A table without open letters is not guarded.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -41,8 +42,13 @@ log = logging.getLogger("tailrace.pipeline")
 
 #: A table with open letters of more keys is quarantined instead: something else is wrong with it.
 MOST_KEYS = 1000
-#: So is a table with more open letters, such as those of a row that changes all the time.
+#: So is a table with more open letters, such as those of a row that changes all the time …
 MOST_LETTERS = 20_000
+#: … or with larger ones, because all of them are read at the start of an attempt.
+MOST_BYTES = 64 << 20
+
+#: The shown key of a row of a table without one: its values are not shown.
+NO_KEY = "[]"
 
 #: Applies changes, and returns the number of rows.
 Apply = Callable[[Sequence[Change]], Awaitable[int]]
@@ -76,11 +82,12 @@ def rows_of(letter: DeadLetter, table: Table) -> Rows:
 def letter_line(letter: DeadLetter, *, values: bool) -> str:
     """A letter in one line, with the values of its images if asked for."""
     state = "open" if letter.outcome is None else letter.outcome
+    key = "(no key)" if letter.key == NO_KEY else letter.key
     line = (
-        f"{letter.id}  {letter.table}  {letter.operation} {letter.key}  {letter.message}"
+        f"{letter.id}  {letter.table}  {letter.operation} {key}  {letter.message}"
         f" ({letter.error}) at {letter.position or 'its backfill'}, {state}"
     )
-    if values:
+    if values and letter.images:
         images = msgspec.msgpack.decode(letter.images, type=_Images)
         for name, image in (("before", images.before), ("after", images.after)):
             if image is not None:
@@ -95,22 +102,29 @@ class DeadLetters:
         self._name = name
         self._store = sink if isinstance(sink, DeadLetterStore) else None
         self._errors = errors
-        #: The tables whose rows are applied apart. Empty: nothing is done.
+        #: The tables whose rows are applied apart, until ``load``. Empty: nothing is done.
         self.guarded: set[TableId] = set()
-        #: The open letters, in order.
+        #: Those of them that have had no letter since their rows were refused.
+        self._refused: set[TableId] = set()
+        #: The open letters at the last ``load``, in order.
         self.open: list[DeadLetter] = []
         self._keys: dict[TableId, set[bytes]] = {}
-        #: The number of open letters of each table, with those of the open transaction.
+        #: The number of open letters of each table, and of bytes in their images, with those of the
+        #: open transaction.
         self._counts: dict[TableId, int] = {}
+        self._bytes: dict[TableId, int] = {}
         #: Where the transaction begins that is applied now.
         self._position = ""
-        #: The number of letters that were added since ``open`` was read.
-        self._added = 0
 
     @property
     def count(self) -> int:
         """The number of open letters."""
-        return len(self.open) + self._added
+        return sum(self._counts.values())
+
+    @property
+    def counts(self) -> Mapping[TableId, int]:
+        """The number of open letters of each table that has some."""
+        return self._counts
 
     def guard(self, error: TailraceError, id: TableId) -> bool:
         """Guard a table after an error. False if that does not help, or is not the policy."""
@@ -123,21 +137,28 @@ class DeadLetters:
         ):
             return False
         self.guarded.add(id)
+        self._refused.add(id)
         return True
 
     async def load(self, tables: Sequence[Table]) -> None:
         """Read the open letters at the start of an attempt. Call it at a commit."""
         self._keys.clear()
         self._counts.clear()
-        self._added = 0
+        self._bytes.clear()
         self.open = [] if self._store is None else await self._store.dead_letters()
         followed = {table.id: table for table in tables}
         for letter in self.open:
-            self.guarded.add(letter.table)
-            self._counts[letter.table] = self._counts.get(letter.table, 0) + 1
+            self._count(letter)
             if letter.table in followed:
                 rows = rows_of(letter, followed[letter.table])
                 self._keys.setdefault(letter.table, set()).update(_keys(rows, 0))
+        self._refused.difference_update(self._counts)
+        self.guarded = self._refused.union(self._counts)
+
+    def _count(self, letter: DeadLetter) -> None:
+        id = letter.table
+        self._counts[id] = self._counts.get(id, 0) + 1
+        self._bytes[id] = self._bytes.get(id, 0) + len(letter.images)
 
     def concern(self, changes: Sequence[Change]) -> bool:
         """Whether one of the changes may concern a guarded table."""
@@ -209,29 +230,25 @@ class DeadLetters:
     async def _add(self, row: Rows, position: str, error: ApplyError) -> None:
         assert self._store is not None
         id, table = row.table.id, row.table
-        self._counts[id] = self._counts.get(id, 0) + 1
-        if self._counts[id] > MOST_LETTERS:
-            raise ApplyError(
-                f"more than {MOST_LETTERS:,} changes of the table wait as dead letters", table=id
-            )
         images = _Images(
             row.before[0] if row.before else None,
             row.after[0] if row.after else None,
             row.before_present,
             row.after_present,
         )
-        shown = _key(table, images.after if images.after is not None else images.before or ())
+        shown = images.after if images.after is not None else images.before or ()
         letter = DeadLetter(
             table=id,
-            key=msgspec.json.encode(shown).decode(),
+            key=msgspec.json.encode(_key(table, shown)).decode() if table.key else NO_KEY,
             operation=row.op,
             images=msgspec.msgpack.encode(images),
             error=type(error.__cause__ or error).__name__,
             message=error.message,
             position=error.position or position,
         )
+        self._count(letter)
+        self._limit(id)
         await self._store.add_dead_letter(letter)
-        self._added += 1
         if id not in self._keys:
             log.warning(
                 "a row that the target refuses is a dead letter, and later changes of its key wait"
@@ -240,14 +257,24 @@ class DeadLetters:
             )
         self._keys.setdefault(id, set()).update(_keys(row, 0))
 
+    def _limit(self, id: TableId) -> None:
+        """Raise ApplyError if the letters of a table are too many, so that it is quarantined."""
+        wait = "changes of the table wait as dead letters"
+        if self._counts[id] > MOST_LETTERS:
+            raise ApplyError(f"more than {MOST_LETTERS:,} {wait}", table=id)
+        if self._bytes[id] > MOST_BYTES:
+            raise ApplyError(f"more than {MOST_BYTES >> 20} MiB of {wait}", table=id)
+
     async def _check(self, changes: Sequence[Change]) -> None:
-        """Close the letters of a table that is emptied. Raise UnloggedChange for a change that
-        cannot wait for the key of an open letter.
+        """Close the letters of a table that is emptied or dropped. Raise UnloggedChange for a
+        change that cannot wait for the key of an open letter.
         """
         for change in changes:
             match change:
                 case Truncate(table):
                     await self.supersede(table.id, "the table was emptied")
+                case SchemaChange(before=Table() as table, after=None):
+                    await self.supersede(table.id, "the table was dropped")
                 case SchemaChange(before=Table() as table) | DeletePart(table):
                     self._refuse([table])
                 case UnloggedPart(table=table):
@@ -269,46 +296,56 @@ class DeadLetters:
         """Close the letters of a table whose rows are read again, in the open transaction."""
         if self._store is not None:
             await self._store.close_dead_letters(id, None, outcome)
+            if self._counts.pop(id, 0):
+                self._refused.discard(id)
+            self._bytes.pop(id, None)
             self._keys.pop(id, None)
-            self._counts.pop(id, None)
             self.open = [letter for letter in self.open if letter.table != id]
 
-    async def retry(self, ids: Sequence[int], tables: Sequence[Table], apply: Apply) -> str:
-        """Apply open letters (all, or those with these numbers) in order, in the open transaction.
+    def choose(self, ids: Sequence[int]) -> tuple[list[DeadLetter], list[int]]:
+        """The open letters with these numbers, without any all; and the numbers of which none is
+        open.
+        """
+        wanted, known = set(ids), {letter.id for letter in self.open}
+        chosen = [letter for letter in self.open if not ids or letter.id in wanted]
+        return chosen, sorted(wanted - known)
+
+    async def retry(
+        self, chosen: Sequence[DeadLetter], tables: Sequence[Table], apply: Apply
+    ) -> str:
+        """Apply open letters in order, in the open transaction.
 
         Letters of a key that is still refused stay. Returns what became of them.
         """
         assert self._store is not None
         followed, stuck, done = {table.id: table for table in tables}, set[bytes](), 0
-        wanted = set(ids)
-        chosen = {letter.id for letter in self.open if not ids or letter.id in wanted}
+        numbers, refusal = {letter.id for letter in chosen}, ""
         for letter in self.open:
             table = followed.get(letter.table)
             if table is None:
                 continue
             rows = rows_of(letter, table)
             keys = {msgspec.msgpack.encode((str(letter.table), key)) for key in _keys(rows, 0)}
-            if letter.id not in chosen or not stuck.isdisjoint(keys):
+            if letter.id not in numbers or not stuck.isdisjoint(keys):
                 stuck |= keys  # what was not retried stays before later ones of its key
                 continue
             try:
                 async with self._store.savepoint():
                     await apply([rows])
-            except ApplyError:
+            except ApplyError as error:
                 stuck |= keys
+                refusal = refusal or f"; {letter.id} is still refused: {error.message}"
             else:
                 await self._store.close_dead_letters(letter.table, letter.id, "applied")
                 done += 1
-        return f"{done} of {len(chosen)} dead letters are applied"
+        return f"dead letters applied: {done:,} of {len(chosen):,}{refusal}"
 
-    async def discard(self, ids: Sequence[int], by: str) -> str:
-        """Close open letters (all, or those with these numbers) without applying them."""
+    async def discard(self, chosen: Sequence[DeadLetter], by: str) -> str:
+        """Close open letters without applying them."""
         assert self._store is not None
-        wanted = set(ids)
-        chosen = [letter for letter in self.open if not ids or letter.id in wanted]
         for letter in chosen:
             await self._store.close_dead_letters(letter.table, letter.id, f"discarded by {by}")
-        return f"{len(chosen)} dead letters are discarded"
+        return f"dead letters discarded: {len(chosen):,}"
 
 
 def _key(table: Table, row: Row) -> tuple[object, ...]:

@@ -169,7 +169,7 @@ class Pipeline:
 
     def status(self) -> Status:
         """The status now. ``lag_bytes`` is unknown: only the source can tell it."""
-        attempt, counters = self._attempt, self.counters
+        attempt, counters, letters = self._attempt, self.counters, self._shared.unlogged.letters
         return Status(
             pipeline=self.name,
             state=self.state,
@@ -179,8 +179,10 @@ class Pipeline:
             backfilled_rows=counters.backfilled_rows,
             reconnects=counters.reconnects,
             lag_seconds=counters.lag_seconds(time.time()),
-            dead_letters=self._shared.unlogged.letters.count,
-            tables=self._tables.of(None if attempt is None else attempt.tracker.progress),
+            dead_letters=letters.count,
+            tables=self._tables.of(
+                None if attempt is None else attempt.tracker.progress, letters.counts
+            ),
         )
 
     def _table_of(self, error: TailraceError, attempt: Attempt | None) -> TableId | None:

@@ -88,10 +88,18 @@ class StoredCommands:
         if isinstance(command, Skip):
             return self._skip(command, writer)
         if isinstance(command, Letters):
-            if command.action == "retry":
-                return await writer.retry(command.ids)
-            return await self._unlogged.letters.discard(command.ids, stored.by)
+            return await self._letters(command, stored.by, writer)
         return await self._backfill(command, stored.by, writer, tracker)
+
+    async def _letters(self, command: Letters, by: str, writer: TargetWriter) -> str:
+        letters = self._unlogged.letters
+        chosen, unknown = letters.choose(command.ids)
+        left_out = f"no open dead letter has the number {', '.join(map(str, unknown))}"
+        if unknown and not chosen:
+            raise _Refused(left_out)
+        retry = command.action == "retry"
+        outcome = await (writer.retry(chosen) if retry else letters.discard(chosen, by))
+        return f"{outcome}; {left_out}" if unknown else outcome
 
     def _skip(self, command: Skip, writer: TargetWriter) -> str:
         source = self._source

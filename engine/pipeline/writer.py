@@ -37,6 +37,7 @@ from engine.pipeline.batching import Batch
 from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins, own_name
+from engine.recovery import DeadLetter
 from engine.schema import Table, TableId
 from engine.settings.loader import ErrorSettings
 
@@ -256,14 +257,14 @@ class TargetWriter:
         self.transaction = Transaction.EMPTY
         await self._sink.rollback()
 
-    async def retry(self, ids: Sequence[int]) -> str:
+    async def retry(self, chosen: Sequence[DeadLetter]) -> str:
         """Apply open dead letters. Returns what became of them."""
 
         async def apply(changes: Sequence[Change]) -> int:
             tables = {change.table.id for change in changes if type(change) is Rows}
             return await self._apply_all(changes, tables, "apply")
 
-        return await self._letters.retry(ids, self._tracker.tables, apply)
+        return await self._letters.retry(chosen, self._tracker.tables, apply)
 
     async def _apply(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from engine.change import TWIN_PREFIX, SchemaChange
 from engine.errors import SinkError, UnloggedChange
 from engine.schema import Table
+from sinks.postgres.dead_letters import CLOSE
 from sinks.postgres.layout import SCHEMA
 from sinks.postgres.schema import SchemaFollower
 from sinks.postgres.session import Session
@@ -17,6 +18,9 @@ __all__ = ["reset"]
 
 #: The number of tables that one transaction drops. Each table takes locks.
 DROPPED_TABLES = 250
+
+#: What becomes of open dead letters and of commands that wait.
+_OUTCOME = "the state of the pipeline was reset"
 
 _STATE = ("checkpoint", "table_progress", "table_version")
 
@@ -52,15 +56,11 @@ async def reset(
     await session.begin()
     for name in _STATE:
         await session.execute(f"DELETE FROM {SCHEMA}.{name} WHERE pipeline = $1", (pipeline,))
+    await session.execute(CLOSE, (pipeline, _OUTCOME))
     await session.execute(
-        f"UPDATE {SCHEMA}.dead_letter SET closed_at = now(), outcome ="
-        " 'the state of the pipeline was reset' WHERE pipeline = $1 AND closed_at IS NULL",
-        (pipeline,),
-    )
-    await session.execute(
-        f"UPDATE {SCHEMA}.command SET done_at = now(), refused = true, outcome ="
-        " 'the state of the pipeline was reset' WHERE pipeline = $1 AND done_at IS NULL",
-        (pipeline,),
+        f"UPDATE {SCHEMA}.command SET done_at = now(), refused = true, outcome = $2"
+        " WHERE pipeline = $1 AND done_at IS NULL",
+        (pipeline, _OUTCOME),
     )
     await session.commit()
     return sum(not table.id.name.startswith(TWIN_PREFIX) for table in dropped)

@@ -267,6 +267,11 @@ class PostgresSink:
         async with self._own_session() as session:
             return await DeadLetterTable(session, self._pipeline).read(closed=True)
 
+    async def count_dead_letters(self) -> dict[TableId, int]:
+        """As ``DeadLetterStore.count_dead_letters``."""
+        async with self._own_session() as session:
+            return await DeadLetterTable(session, self._pipeline).count()
+
     async def reset(self, *, drop: bool) -> int:
         """As ``Resettable.reset``."""
         state = await self.open()

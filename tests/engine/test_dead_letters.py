@@ -12,11 +12,14 @@ import msgspec
 import pytest
 
 from engine.change import Begin, Change, Rows, SchemaChange, Truncate
+from engine.checkpoint import Checkpoint
+from engine.cli.inspect import _status
 from engine.cli.main import main
+from engine.cli.wiring import load_settings
 from engine.commands import Letters, StoredCommand
 from engine.contract import Applied
 from engine.errors import ApplyError
-from engine.pipeline.dead_letters import DeadLetters
+from engine.pipeline.dead_letters import DeadLetters, letter_line
 from engine.recovery import DeadLetter
 from engine.schema import Column, Table, TableId, Type
 from engine.settings.loader import ErrorSettings
@@ -84,6 +87,17 @@ def command(store: MemoryStore, action: Literal["retry", "discard"], *ids: int) 
     store.commands.append(("test", StoredCommand(number, text, "ann", 0.0)))
 
 
+def write_config(folder: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration of the pipeline, whose target is ``store``."""
+    monkeypatch.setitem(MemoryStore.named, "memory:letters", store)
+    config = folder / "shop.toml"
+    config.write_text(
+        '[pipeline]\nname = "test"\n[source]\nurl = "memory:letters"\n'
+        '[sink]\nurl = "memory:letters"\n'
+    )
+    return config
+
+
 def test_a_refused_row_is_alone_and_later_changes_of_its_key_wait() -> None:
     database, store = mirrored(KEYED, OTHER)
     database.commit(
@@ -147,14 +161,9 @@ def test_only_letters_that_were_counted_are_discarded(
     database, store = mirrored(KEYED)
     database.commit(insert(KEYED, (50, "bad")))
     mirror(database, store)
-    config = tmp_path / "shop.toml"
-    config.write_text(
-        '[pipeline]\nname = "test"\n[source]\nurl = "memory:discard"\n'
-        '[sink]\nurl = "memory:discard"\n'
-    )
-    monkeypatch.setitem(MemoryStore.named, "memory:discard", store)
+    config = write_config(tmp_path, store, monkeypatch)
     assert main(["dead-letters", str(config), "discard", "--yes"]) == 0
-    assert "1 changes are discarded" in capsys.readouterr().out
+    assert "changes that are discarded: 1." in capsys.readouterr().out
     ((_, stored),) = store.commands
     assert msgspec.json.decode(stored.command, type=Letters).ids == (open_letters(store)[0].id,)
 
@@ -209,6 +218,18 @@ def test_a_table_of_which_a_row_changes_all_the_time_is_quarantined(
     assert 51 in dict(store.rows(OTHER.id))  # type: ignore[arg-type]
 
 
+def test_a_table_with_large_letters_is_quarantined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All open letters are read at the start of an attempt, so their bytes are bounded."""
+    monkeypatch.setattr("engine.pipeline.dead_letters.MOST_BYTES", 100)
+    database, store = mirrored(KEYED, OTHER)
+    database.commit(insert(OTHER, (50, "bad")))
+    database.commit(*(insert(KEYED, (number, "bad")) for number in range(50, 80)))
+    pipeline = make_pipeline(database, store, sink=Refusing(store), errors=POLICY)
+    run(pipeline, until_caught_up=True)
+    assert [it.state for it in pipeline.status().tables] == ["quarantined", "live"]
+    assert [letter.table for letter in open_letters(store)] == [OTHER.id]
+
+
 def test_a_letter_of_a_large_transaction_has_its_position() -> None:
     """GIVEN a transaction that is applied in two batches WHEN a row of the second is refused THEN
     its letter has the position of the transaction, and one of a backfill has none."""
@@ -231,13 +252,139 @@ def test_a_letter_of_a_large_transaction_has_its_position() -> None:
     assert asyncio.run(positions()) == ["7", "7", ""]
 
 
-def test_truncate_closes_the_letters() -> None:
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        (Truncate(KEYED), "the table was emptied"),
+        (SchemaChange("DROP TABLE keyed", KEYED, None), "the table was dropped"),
+    ],
+    ids=["truncate", "drop"],
+)
+def test_a_table_that_is_emptied_or_dropped_has_no_open_letters(
+    change: Change, outcome: str
+) -> None:
+    """GIVEN a table with a dead letter WHEN all of its rows are gone THEN the letter is closed, in
+    the same attempt, and the status counts none."""
+    database, store = mirrored(KEYED, OTHER)
+    database.commit(insert(KEYED, (50, "bad")))
+    database.commit(change)
+    if isinstance(change, Truncate):
+        database.commit(insert(KEYED, (50, "new")))
+    pipeline = make_pipeline(database, store, sink=Refusing(store), errors=POLICY)
+    run(pipeline, until_caught_up=True)
+    assert [letter.outcome for _, letter in store.letters] == [outcome]
+    assert pipeline.status().dead_letters == 0
+    assert {it.dead_letters for it in pipeline.status().tables} == {0}
+    assert_mirrored(database, store)
+
+
+def test_a_closed_letter_keeps_no_values() -> None:
+    """GIVEN letters of a table with a key and of one without WHEN they are closed THEN they stay as
+    a record without images, and the values of a row without a key are nowhere in it."""
+    database, store = mirrored(KEYED, KEYLESS)
+    database.commit(insert(KEYED, (50, "bad")), insert(KEYLESS, (51, "bad")))
+    mirror(database, store)
+    assert all(letter.images for letter in open_letters(store))
+    first, _ = open_letters(store)
+    command(store, "discard", first.id)
+    command(store, "retry")
+    mirror(database, store, refuses=False)
+    closed = [letter for _, letter in store.letters]
+    assert [(it.key, it.images, it.outcome) for it in closed] == [
+        ("[50]", b"", "discarded by ann"),
+        ("[]", b"", "applied"),
+    ]
+    assert "insert [50]" in letter_line(closed[0], values=True)
+    assert "insert (no key)" in letter_line(closed[1], values=True)
+
+
+def test_a_table_is_guarded_as_long_as_it_has_letters() -> None:
+    """GIVEN a table whose letters are closed WHEN its rows are applied again THEN they are not
+    applied apart any more, also if the letters are closed while the engine runs."""
+
+    async def guarded() -> list[set[TableId]]:
+        store = MemoryStore()
+        sink = Refusing(store)
+        await sink.open()
+        letters = DeadLetters("test", sink, POLICY)
+        found = []
+        for close in ("supersede", "discard"):
+            assert letters.guard(ApplyError("refused", table=KEYED.id), KEYED.id)
+            await letters.load([KEYED])
+            found.append(set(letters.guarded))  # refused, and no letter yet
+            await letters._add(insert(KEYED, (1, "bad")), "7", ApplyError("refused"))
+            await sink.commit(Checkpoint("test", 1, "7"))
+            await letters.load([KEYED])
+            found.append(set(letters.guarded))
+            if close == "supersede":
+                await letters.supersede(KEYED.id, "left")
+            else:
+                await letters.discard(letters.open, "ann")
+            await sink.commit(Checkpoint("test", 1, "7"))
+            await letters.load([KEYED])
+            found.append(set(letters.guarded))
+        return found
+
+    assert asyncio.run(guarded()) == [{KEYED.id}, {KEYED.id}, set()] * 2
+
+
+def test_numbers_of_letters_that_are_not_open_are_named() -> None:
+    """GIVEN a command with numbers WHEN no open letter has one THEN the outcome names it, and
+    the command is refused if no letter is left."""
     database, store = mirrored(KEYED)
     database.commit(insert(KEYED, (50, "bad")))
-    database.commit(Truncate(KEYED), insert(KEYED, (50, "new")))
     mirror(database, store)
-    assert [letter.outcome for _, letter in store.letters] == ["the table was emptied"]
-    assert_mirrored(database, store)
+    command(store, "discard", 1, 98)
+    command(store, "retry", 1, 99)
+    mirror(database, store)
+    assert [(it.outcome, it.refused) for _, it in store.commands] == [
+        ("dead letters discarded: 1; no open dead letter has the number 98", False),
+        ("no open dead letter has the number 1, 99", True),
+    ]
+
+
+@pytest.mark.parametrize("action", ["list", "show", "retry", "discard"])
+def test_the_command_refuses_unknown_numbers(
+    action: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    database, store = mirrored(KEYED)
+    database.commit(insert(KEYED, (50, "bad")), insert(KEYED, (51, "bad")))
+    mirror(database, store)
+    command(store, "discard", 1)
+    mirror(database, store)
+    config = write_config(tmp_path, store, monkeypatch)
+    assert main(["dead-letters", str(config), action, "1", "2", "99"]) == 2
+    numbers = "99" if action == "show" else "1, 99"
+    assert f"has the number {numbers}" in capsys.readouterr().err
+    assert len(store.commands) == 1
+
+
+def test_the_tables_and_the_status_count_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GIVEN a table with dead letters THEN the status of the engine and ``tailrace tables`` count
+    them, and name the command that shows them."""
+    database, store = mirrored(KEYED, OTHER)
+    database.commit(insert(KEYED, (50, "bad")), insert(KEYED, (51, "bad")))
+    pipeline = make_pipeline(database, store, sink=Refusing(store), errors=POLICY)
+    run(pipeline, until_caught_up=True)
+    status = pipeline.status()
+    assert status.dead_letters == 2
+    assert [it.dead_letters for it in status.tables] == [2, 0]
+    assert status.tables[0].remedy.startswith("`tailrace dead-letters")
+    config = write_config(tmp_path, store, monkeypatch)
+    assert main(["tables", str(config)]) == 3
+    shown = capsys.readouterr().out
+    assert "dead letters: 2" in shown
+    assert f"tailrace dead-letters {config} list" in " ".join(shown.split())
+    assert asyncio.run(_status(load_settings(config), "")).dead_letters == 2
+    command(store, "discard")
+    mirror(database, store)
+    assert main(["tables", str(config)]) == 0
+    assert "dead letters" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("table", [KEYED, KEYLESS], ids=["keyed", "keyless"])
