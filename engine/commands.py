@@ -7,17 +7,21 @@ Commands to a pipeline, and the store for them that a sink may offer.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol, assert_never, runtime_checkable
 
 import msgspec
 
 __all__ = [
     "BackfillTables",
+    "CommandClient",
     "CommandStore",
     "Letters",
     "PipelineCommand",
+    "QuarantineTables",
     "Skip",
     "StoredCommand",
+    "in_words",
 ]
 
 
@@ -46,7 +50,31 @@ class Letters(msgspec.Struct, frozen=True, tag="dead_letters", tag_field="comman
     ids: tuple[int, ...] = ()
 
 
-PipelineCommand = BackfillTables | Skip | Letters
+class QuarantineTables(msgspec.Struct, frozen=True, tag="quarantine", tag_field="command"):
+    """Stop following the tables with these names or patterns. The target keeps their rows."""
+
+    tables: tuple[str, ...]
+
+
+PipelineCommand = BackfillTables | QuarantineTables | Skip | Letters
+
+
+def in_words(command: str) -> str:
+    """A stored command as it is typed, without the configuration."""
+    try:
+        found = msgspec.json.decode(command, type=PipelineCommand)
+    except msgspec.DecodeError:
+        return command
+    match found:
+        case BackfillTables(tables=tables):
+            return " ".join(("backfill", *(tables or ("--all",))))
+        case QuarantineTables(tables=tables):
+            return " ".join(("quarantine", *tables))
+        case Skip(place=place, whole=whole):
+            return f"skip --{'transaction' if whole else 'statement'} {place}"
+        case Letters(action=action, ids=ids):
+            return " ".join(("dead-letters", action, *map(str, ids)))
+    assert_never(found)
 
 
 class StoredCommand(msgspec.Struct, frozen=True):
@@ -67,8 +95,8 @@ class StoredCommand(msgspec.Struct, frozen=True):
 class CommandStore(Protocol):
     """A sink that keeps commands to the pipeline, whether or not an engine runs.
 
-    The engine executes them in order and concludes each in the transaction of its effects. The
-    methods that do not belong to the engine have a connection of their own.
+    The engine executes them in order and concludes each in the transaction of its effects. Others
+    submit and cancel them through a ``CommandClient``.
     """
 
     @property
@@ -78,14 +106,35 @@ class CommandStore(Protocol):
     async def waiting_commands(self) -> list[StoredCommand]:
         """The commands that wait, in order. Called by the engine, at a commit."""
 
+    async def claim_command(self, id: int) -> bool:
+        """Whether a command still waits. Until the open transaction ends it cannot be cancelled;
+        open one if there is none.
+        """
+
     async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
         """Record the outcome of a command, in the open transaction; open one if there is none."""
 
-    async def submit_command(self, command: str, by: str) -> int:
-        """Store a command durably, and return its number. Not for the engine."""
+    def command_client(self) -> AbstractAsyncContextManager[CommandClient]:
+        """A client with a connection of its own. Not for the engine."""
+        ...
 
-    async def find_command(self, id: int) -> StoredCommand | None:
-        """A command by its number. Not for the engine."""
+
+class CommandClient(Protocol):
+    """The commands to one pipeline, for those who give them."""
+
+    async def submit(self, command: str, by: str) -> int:
+        """Store a command durably, and return its number."""
+
+    async def cancel(self, id: int, outcome: str) -> bool:
+        """Conclude a command that waits, as refused. False if there is none of this number, or not
+        any more. Waits while the engine executes it.
+        """
+
+    async def find(self, id: int) -> StoredCommand | None:
+        """A command by its number."""
+
+    async def newest(self, count: int) -> list[StoredCommand]:
+        """The commands that wait, and those among the newest ``count``, in order."""
 
     async def engine_runs(self) -> bool:
-        """Whether an engine of this pipeline is connected. Not for the engine."""
+        """Whether an engine of this pipeline is connected."""

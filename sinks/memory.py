@@ -65,6 +65,40 @@ class MemoryStore:
         return list(self.contents[id])
 
 
+class MemoryCommands:
+    """A ``CommandClient`` of one pipeline."""
+
+    def __init__(self, store: MemoryStore, pipeline: str) -> None:
+        self._store = store
+        self._pipeline = pipeline
+
+    async def submit(self, command: str, by: str) -> int:
+        id = len(self._store.commands) + 1
+        self._store.commands.append((self._pipeline, StoredCommand(id, command, by, time.time())))
+        return id
+
+    async def cancel(self, id: int, outcome: str) -> bool:
+        found = await self.find(id)
+        if found is None or found.outcome is not None:
+            return False
+        done = msgspec.structs.replace(found, outcome=outcome, refused=True)
+        self._store.commands[id - 1] = (self._pipeline, done)
+        return True
+
+    async def find(self, id: int) -> StoredCommand | None:
+        return next((it for it in self._own() if it.id == id), None)
+
+    async def newest(self, count: int) -> list[StoredCommand]:
+        own = self._own()
+        return [it for n, it in enumerate(own) if it.outcome is None or n >= len(own) - count]
+
+    async def engine_runs(self) -> bool:
+        return self._pipeline in self._store.running
+
+    def _own(self) -> list[StoredCommand]:
+        return [it for pipeline, it in self._store.commands if pipeline == self._pipeline]
+
+
 class MemorySink:
     """Keeps the rows of each table in a ``MemoryStore``: the one given, else the URL's."""
 
@@ -165,6 +199,9 @@ class MemorySink:
             if pipeline == self._pipeline and command.outcome is None
         ]
 
+    async def claim_command(self, id: int) -> bool:
+        return any(command.id == id for command in await self.waiting_commands())
+
     async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
         _, command = self.store.commands[id - 1]
         self._concluded.append(msgspec.structs.replace(command, outcome=outcome, refused=refused))
@@ -214,17 +251,9 @@ class MemorySink:
         await self.close()
         return len(tables) if drop else 0
 
-    async def submit_command(self, command: str, by: str) -> int:
-        id = len(self.store.commands) + 1
-        self.store.commands.append((self._pipeline, StoredCommand(id, command, by, time.time())))
-        return id
-
-    async def find_command(self, id: int) -> StoredCommand | None:
-        found = self.store.commands[id - 1 : id]
-        return next((it for pipeline, it in found if pipeline == self._pipeline), None)
-
-    async def engine_runs(self) -> bool:
-        return self._pipeline in self.store.running
+    @asynccontextmanager
+    async def command_client(self) -> AsyncIterator[MemoryCommands]:
+        yield MemoryCommands(self.store, self._pipeline)
 
     async def close(self) -> None:
         self._open = None

@@ -1,8 +1,8 @@
 """
 The command line: the parser, exit statuses, and the last resort for errors.
 
-The commands, with their options, are in ``engine.cli.init``, ``run``, ``inspect`` and
-``recovery``.
+The commands, with their options, are in ``engine.cli.init``, ``run``, ``inspect``,
+``recovery`` and ``inbox``.
 """
 
 from __future__ import annotations
@@ -114,9 +114,10 @@ def show_error(error: TailraceError, config: str = "") -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    from engine.cli.inbox import COMMANDS
     from engine.cli.init import INIT
     from engine.cli.inspect import CHECK, STATUS, VERIFY
-    from engine.cli.recovery import BACKFILL, DEAD_LETTERS, RESET, SKIP, TABLES
+    from engine.cli.recovery import BACKFILL, DEAD_LETTERS, QUARANTINE, RESET, SKIP, TABLES
     from engine.cli.run import BENCH, DEMO, RUN, TAIL
 
     parser = argparse.ArgumentParser(
@@ -132,7 +133,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="print the version, and whether the codecs are compiled",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    following = (RUN, STATUS, TABLES, BACKFILL, SKIP, DEAD_LETTERS, RESET, VERIFY, TAIL)
+    recovery = (TABLES, BACKFILL, QUARANTINE, SKIP, DEAD_LETTERS, COMMANDS, RESET)
+    following = (RUN, STATUS, *recovery, VERIFY, TAIL)
     for command in (INIT, CHECK, *following, DEMO, BENCH):
         sub = commands.add_parser(
             command.name,

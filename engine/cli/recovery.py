@@ -1,51 +1,36 @@
 """
-The commands by which a stopped table or pipeline goes on: ``tables``, ``backfill``, ``skip``,
-``reset``.
+The commands by which a stopped table or pipeline goes on: ``tables``, ``backfill``,
+``quarantine``, ``skip``, ``dead-letters``, ``reset``.
 
-What changes a pipeline is stored in the target as a command (``engine.pipeline.stored_commands``),
-so it works whether or not an engine runs.
+What changes a pipeline is stored in the target as a command (``engine.cli.inbox``), so it works
+whether or not an engine runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import getpass
-import os
-import socket
 import sys
-import time
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from engine.change import TWIN_PREFIX
-from engine.checkpoint import Checkpoint
+from engine.checkpoint import Checkpoint, TableProgress
 from engine.cli.command import Command
+from engine.cli.inbox import add_deadline, give
 from engine.cli.wiring import load_settings, make_sink
-from engine.commands import (
-    BackfillTables,
-    CommandStore,
-    Letters,
-    PipelineCommand,
-    Skip,
-    StoredCommand,
-)
+from engine.commands import BackfillTables, CommandStore, Letters, QuarantineTables, Skip
 from engine.contract import Sink
 from engine.errors import ConfigError
 from engine.ops.status import table_status
 from engine.pipeline.dead_letters import letter_line
 from engine.pipeline.stored_commands import find_tables
 from engine.recovery import DeadLetter, DeadLetterStore, Resettable, count_dead_letters
-from engine.remedies import rendered
 from engine.schema import TableId
 from engine.settings.loader import Settings
 
-__all__ = ["BACKFILL", "DEAD_LETTERS", "RESET", "SKIP", "TABLES"]
-
-#: How often the target is asked for the outcome of a command.
-POLL_SECONDS = 0.2
-#: An engine that is not connected for so long is gone.
-GONE_SECONDS = 5.0
+__all__ = ["BACKFILL", "DEAD_LETTERS", "QUARANTINE", "RESET", "SKIP", "TABLES"]
 
 
 def tables(options: argparse.Namespace) -> int:
@@ -115,22 +100,54 @@ async def _backfill(settings: Settings, options: argparse.Namespace) -> int:
     progress = (await _checkpoint(sink)).progress
     if bool(options.tables) == options.all:
         raise ConfigError("name tables, or --all", hint="`tailrace backfill CONFIG --all`")
-    _, unknown = find_tables(tuple(options.tables), progress)
-    if unknown:
-        raise ConfigError(
-            f"the pipeline follows no table {', '.join(unknown)}",
-            hint="`tailrace tables CONFIG` lists the tables that it follows",
-        )
-    return await _give(sink, BackfillTables(tuple(options.tables)), options)
+    _require_known(options.tables, progress)
+    return await give(sink, BackfillTables(tuple(options.tables)), options)
 
 
 def _add_backfill_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="schema.table on the source")
     parser.add_argument("--all", action="store_true", help="all tables, from the log's end on")
-    _add_deadline(parser)
+    add_deadline(parser)
 
 
 BACKFILL = Command("backfill", "read tables again", backfill, _add_backfill_options)
+
+
+def quarantine(options: argparse.Namespace) -> int:
+    """Stop following tables, while the others go on. The target keeps their rows as they are.
+
+    TABLE is schema.table as on the source, or a pattern such as 'shop.*'. `tailrace backfill` reads
+    the tables again, and follows them again.
+
+    A running engine executes it within seconds; without one, the next `tailrace run` does. Exit
+    status 1: the engine refused the command, or it did not answer in time.
+    """
+    settings = load_settings(options.config)
+    return asyncio.run(_quarantine(settings, options))
+
+
+async def _quarantine(settings: Settings, options: argparse.Namespace) -> int:
+    sink = make_sink(settings)
+    _require_known(options.tables, (await _checkpoint(sink)).progress)
+    return await give(sink, QuarantineTables(tuple(options.tables)), options)
+
+
+def _require_known(names: Sequence[str], progress: Mapping[TableId, TableProgress]) -> None:
+    """Raise ConfigError unless all these names and patterns have tables."""
+    _, unknown = find_tables(tuple(names), progress)
+    if unknown:
+        raise ConfigError(
+            f"the pipeline follows no table {', '.join(unknown)}",
+            hint="`tailrace tables CONFIG` lists the tables that it follows",
+        )
+
+
+def _add_quarantine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tables", nargs="+", metavar="TABLE", help="schema.table on the source")
+    add_deadline(parser)
+
+
+QUARANTINE = Command("quarantine", "stop following tables", quarantine, _add_quarantine_options)
 
 
 def skip(options: argparse.Namespace) -> int:
@@ -156,7 +173,7 @@ async def _skip(settings: Settings, options: argparse.Namespace) -> int:
         f"{what} at {place} of the source's log will not be applied: what it changes is missing on"
         " the target, until the tables that it changes are read again"
     )
-    return await _give(sink, Skip(place, whole), options) if _agreed(lost, options) else 1
+    return await give(sink, Skip(place, whole), options) if _agreed(lost, options) else 1
 
 
 def _add_skip_options(parser: argparse.ArgumentParser) -> None:
@@ -164,7 +181,7 @@ def _add_skip_options(parser: argparse.ArgumentParser) -> None:
     places.add_argument("--statement", metavar="POSITION", help="the end of an event")
     places.add_argument("--transaction", metavar="POSITION", help="where a transaction begins")
     _add_yes(parser)
-    _add_deadline(parser)
+    add_deadline(parser)
 
 
 SKIP = Command("skip", "pass over a part of the log", skip, _add_skip_options)
@@ -203,7 +220,7 @@ async def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
     # Letters that arrive meanwhile are retried, too, but not discarded: nobody has agreed to that.
     named = options.ids or options.action == "discard"
     ids = tuple(it.id for it in chosen) if named else ()
-    return await _give(sink, Letters(options.action, ids), options)
+    return await give(sink, Letters(options.action, ids), options)
 
 
 def _with_numbers(letters: list[DeadLetter], options: argparse.Namespace) -> list[DeadLetter]:
@@ -221,7 +238,7 @@ def _add_letter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "show", "retry", "discard"))
     parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="the number of a letter")
     _add_yes(parser)
-    _add_deadline(parser)
+    add_deadline(parser)
 
 
 DEAD_LETTERS = Command(
@@ -251,8 +268,10 @@ async def _reset(settings: Settings, options: argparse.Namespace) -> int:
     if state is None:
         print(f"the target holds no state of the pipeline {name}")
         return 0
-    if isinstance(sink, CommandStore) and await sink.engine_runs():
-        raise ConfigError("an engine runs this pipeline", hint="stop it first")
+    if isinstance(sink, CommandStore):
+        async with sink.command_client() as client:
+            if await client.engine_runs():
+                raise ConfigError("an engine runs this pipeline", hint="stop it first")
     count = sum(not table.id.name.startswith(TWIN_PREFIX) for table in state.tables)
     what = f"the position of the pipeline {name} and the progress of {count:,} tables are forgotten"
     if options.drop:
@@ -284,59 +303,3 @@ def _agreed(what: str, options: argparse.Namespace) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError("this has to be confirmed", hint="type it in a terminal, or add --yes")
     return input("Do it? [y/N] ").strip().lower() in ("y", "yes")
-
-
-def _add_deadline(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--deadline-seconds",
-        type=float,
-        default=60.0,
-        metavar="N",
-        help="how long to wait for a running engine (default 60)",
-    )
-
-
-async def _give(sink: Sink, command: PipelineCommand, options: argparse.Namespace) -> int:
-    """Store a command, and wait for its outcome if an engine runs. Returns the exit status."""
-    if not isinstance(sink, CommandStore):
-        raise ConfigError(
-            "this target keeps no commands for a pipeline",
-            hint="commands work with PostgreSQL as the target",
-        )
-    runs = await sink.engine_runs()
-    id = await sink.submit_command(msgspec.json.encode(command).decode(), _user())
-    done = await _outcome(sink, id, options.deadline_seconds) if runs else None
-    if done is not None:
-        print(f"refused: {done.outcome}" if done.refused else done.outcome)
-        return int(done.refused)
-    run = rendered("`tailrace run CONFIG`", config=str(options.config))
-    if await sink.engine_runs():
-        print("the engine has not executed the command yet; it stays stored until then")
-        return 1
-    print(f"no engine is connected to the target: {run} executes the command at its start")
-    return 0
-
-
-def _user() -> str:
-    """The user and the host, for the record of the command."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
-
-
-async def _outcome(sink: CommandStore, id: int, seconds: float) -> StoredCommand | None:
-    """The command when it is concluded; None after the deadline, or if the engine is gone. An
-    engine that executes a command connects to the target anew.
-    """
-    deadline = time.monotonic() + seconds
-    seen = time.monotonic()
-    while time.monotonic() < min(deadline, seen + GONE_SECONDS):
-        done = await sink.find_command(id)
-        if done is not None and done.outcome is not None:
-            return done
-        if await sink.engine_runs():
-            seen = time.monotonic()
-        await asyncio.sleep(POLL_SECONDS)
-    return None

@@ -216,7 +216,8 @@ class Pipeline:
                 await follow_selection(self.name, self.source, writer, tracker)
             self._selection_done = True
             await self._shared.unlogged.record(writer, tracker, attempt.outdated)
-            if state.checkpoint is not None:
-                await self._shared.stored.execute(writer, tracker)
+            executes = state.checkpoint is not None
+            if executes and not await self._shared.stored.execute(writer, tracker):
+                return False
             await attempt.prepare(first=state.checkpoint is None)
             return await attempt.run(self._goal)

@@ -23,19 +23,24 @@ from engine.commands import (
     CommandStore,
     Letters,
     PipelineCommand,
+    QuarantineTables,
     Skip,
     StoredCommand,
 )
 from engine.contract import PassesOver, Sink, Source
-from engine.errors import ConfigError
+from engine.errors import ConfigError, Fenced, SinkLost, TailraceError
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
+from engine.remedies import BACKFILL
 from engine.schema import TableId
 
 __all__ = ["StoredCommands", "find_tables"]
 
 log = logging.getLogger("tailrace.pipeline")
+
+#: A command during which the connection to the target is lost so often fails.
+MOST_LOSSES = 3
 
 
 class _Refused(Exception):
@@ -50,33 +55,70 @@ class StoredCommands:
         self._source = source
         self._store = sink if isinstance(sink, CommandStore) else None
         self._unlogged = unlogged
+        #: Why commands have failed, by number. They are concluded by the next attempt.
+        self._failed: dict[int, str] = {}
+        self._losses: dict[int, int] = {}
 
     @property
     def wait(self) -> bool:
         """Whether commands waited at the last commit."""
         return self._store is not None and self._store.commands_wait
 
-    async def execute(self, writer: TargetWriter, tracker: ProgressTracker) -> None:
-        """Execute the commands that wait. The target is at a commit before and after."""
+    async def execute(self, writer: TargetWriter, tracker: ProgressTracker) -> bool:
+        """Execute the commands that wait. The target is at a commit before and after.
+
+        False if one fails with anything but a refusal: it was rolled back, and the next attempt has
+        to start, which concludes it with its error. So it does not block the others.
+        """
         if self._store is None:
-            return
+            return True
         for stored in await self._store.waiting_commands():
+            try:
+                await self._conclude(self._store, stored, writer, tracker)
+            except Fenced:
+                raise
+            except TailraceError as error:
+                if isinstance(error, SinkLost):
+                    losses = self._losses[stored.id] = self._losses.get(stored.id, 0) + 1
+                    if losses >= MOST_LOSSES:
+                        self._failed[stored.id] = error.message
+                if error.retryable:
+                    raise
+                self._failed[stored.id] = str(error)
+                await writer.rollback()
+                return False
+        return True
+
+    async def _conclude(
+        self,
+        store: CommandStore,
+        stored: StoredCommand,
+        writer: TargetWriter,
+        tracker: ProgressTracker,
+    ) -> None:
+        """Execute a command, unless it was cancelled or has failed, and commit its outcome."""
+        if not await store.claim_command(stored.id):
+            await writer.rollback()
+            return
+        if stored.id in self._failed:
+            outcome, refused = f"it failed: {self._failed[stored.id]}", True
+        else:
             try:
                 outcome, refused = await self._execute(stored, writer, tracker), False
             except _Refused as error:
                 outcome, refused = str(error), True
-            await self._store.conclude_command(stored.id, outcome, refused=refused)
-            await writer.commit()
-            await self._unlogged.letters.load(tracker.tables)
-            log.warning(
-                "a command is refused" if refused else "a command is executed",
-                extra={
-                    "pipeline": self._name,
-                    "command": stored.command,
-                    "by": stored.by,
-                    "outcome": outcome,
-                },
-            )
+        await store.conclude_command(stored.id, outcome, refused=refused)
+        await writer.commit()
+        await self._unlogged.letters.load(tracker.tables)
+        log.warning(
+            "a command is refused" if refused else "a command is executed",
+            extra={
+                "pipeline": self._name,
+                "command": stored.command,
+                "by": stored.by,
+                "outcome": outcome,
+            },
+        )
 
     async def _execute(
         self, stored: StoredCommand, writer: TargetWriter, tracker: ProgressTracker
@@ -89,6 +131,8 @@ class StoredCommands:
             return self._skip(command, writer)
         if isinstance(command, Letters):
             return await self._letters(command, stored.by, writer)
+        if isinstance(command, QuarantineTables):
+            return await self._quarantine(command, stored.by, writer, tracker)
         return await self._backfill(command, stored.by, writer, tracker)
 
     async def _letters(self, command: Letters, by: str, writer: TargetWriter) -> str:
@@ -100,6 +144,19 @@ class StoredCommands:
         retry = command.action == "retry"
         outcome = await (writer.retry(chosen) if retry else letters.discard(chosen, by))
         return f"{outcome}; {left_out}" if unknown else outcome
+
+    async def _quarantine(
+        self, command: QuarantineTables, by: str, writer: TargetWriter, tracker: ProgressTracker
+    ) -> str:
+        found, unknown = find_tables(command.tables, tracker.progress)
+        if unknown:
+            raise _Refused(f"the pipeline follows no table {', '.join(unknown)}")
+        cause = Cause(f"a command of {by}", BACKFILL, at=time.time())
+        names = ", ".join(map(str, found))
+        for id in found:
+            if tracker.progress[id].state != "quarantined":
+                await writer.leave(id, cause, "quarantined")
+        return f"{names}: quarantined, changes are not applied any more"
 
     def _skip(self, command: Skip, writer: TargetWriter) -> str:
         source = self._source

@@ -29,7 +29,7 @@ ON a.pid = c.owner_pid AND a.backend_start = c.owner_started WHERE c.pipeline = 
 
 
 class CommandTable:
-    """The commands to one pipeline, through a session."""
+    """A ``CommandClient`` through a session, and what the engine does with commands."""
 
     def __init__(self, session: Session, pipeline: str) -> None:
         self._session = session
@@ -39,11 +39,7 @@ class CommandTable:
         """Store a command, and return its number. Raises SinkError if the pipeline has no state in
         today's layout.
         """
-        if await read_layout(self._session) != LAYOUT:
-            raise SinkError(
-                "the target holds no state of this version of Tailrace",
-                hint="start the engine once: `tailrace run CONFIG`",
-            )
+        await self._require_layout()
         row = await self._one(
             f"INSERT INTO {SCHEMA}.command (pipeline, command, submitted_by)"
             " VALUES ($1, $2, $3) RETURNING id",
@@ -62,6 +58,15 @@ class CommandTable:
         )
         return [StoredCommand(*row) for row in await cursor.fetchall()]
 
+    async def claim(self, id: int) -> bool:
+        """Lock a command that waits, in the open transaction. False if it does not wait."""
+        await self._session.begin()
+        return await self._one(
+            f"SELECT id FROM {SCHEMA}.command"
+            " WHERE pipeline = $1 AND id = $2::bigint AND done_at IS NULL FOR UPDATE",
+            str(id),
+        ) == (id,)
+
     async def conclude(self, id: int, outcome: str, *, refused: bool) -> None:
         """Record the outcome of a command, in the open transaction."""
         await self._session.begin()
@@ -70,6 +75,26 @@ class CommandTable:
             " WHERE pipeline = $1 AND id = $2::bigint",
             (self._pipeline, str(id), outcome, str(refused)),
         )
+
+    async def cancel(self, id: int, outcome: str) -> bool:
+        """Conclude a command that waits, as refused. False if there is none."""
+        await self._require_layout()
+        return await self._one(
+            f"UPDATE {SCHEMA}.command SET done_at = now(), outcome = $3, refused = true"
+            " WHERE pipeline = $1 AND id = $2::bigint AND done_at IS NULL RETURNING id",
+            *(str(id), outcome),
+        ) == (id,)
+
+    async def newest(self, count: int) -> list[StoredCommand]:
+        """All commands that wait, and the newest others, in order."""
+        await self._require_layout()
+        cursor = await self._session.execute(
+            f"SELECT {_COLUMNS} FROM {SCHEMA}.command WHERE pipeline = $1 AND (done_at IS NULL"
+            f" OR id IN (SELECT id FROM {SCHEMA}.command WHERE pipeline = $1"
+            " ORDER BY id DESC LIMIT $2::bigint)) ORDER BY id",
+            (self._pipeline, str(count)),
+        )
+        return [StoredCommand(*row) for row in await cursor.fetchall()]
 
     async def find(self, id: int) -> StoredCommand | None:
         """A command by its number."""
@@ -82,6 +107,13 @@ class CommandTable:
     async def engine_runs(self) -> bool:
         """Whether the session of the pipeline's engine exists."""
         return await self._one(_ENGINE_RUNS) == (True,)
+
+    async def _require_layout(self) -> None:
+        if await read_layout(self._session) != LAYOUT:
+            raise SinkError(
+                "the target holds no state of this version of Tailrace",
+                hint="start the engine once: `tailrace run CONFIG`",
+            )
 
     async def _one(self, query: str, *parameters: str) -> tuple[Any, ...] | None:
         cursor = await self._session.execute(query, (self._pipeline, *parameters))

@@ -227,24 +227,19 @@ class PostgresSink:
         """As ``CommandStore.waiting_commands``."""
         return await CommandTable(self._session, self._pipeline).waiting()
 
+    async def claim_command(self, id: int) -> bool:
+        """As ``CommandStore.claim_command``."""
+        return await CommandTable(self._session, self._pipeline).claim(id)
+
     async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
         """As ``CommandStore.conclude_command``."""
         await CommandTable(self._session, self._pipeline).conclude(id, outcome, refused=refused)
 
-    async def submit_command(self, command: str, by: str) -> int:
-        """As ``CommandStore.submit_command``."""
+    @asynccontextmanager
+    async def command_client(self) -> AsyncIterator[CommandTable]:
+        """As ``CommandStore.command_client``."""
         async with self._own_session() as session:
-            return await CommandTable(session, self._pipeline).submit(command, by)
-
-    async def find_command(self, id: int) -> StoredCommand | None:
-        """As ``CommandStore.find_command``."""
-        async with self._own_session() as session:
-            return await CommandTable(session, self._pipeline).find(id)
-
-    async def engine_runs(self) -> bool:
-        """As ``CommandStore.engine_runs``."""
-        async with self._own_session() as session:
-            return await CommandTable(session, self._pipeline).engine_runs()
+            yield CommandTable(session, self._pipeline)
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """As ``DeadLetterStore.savepoint``."""

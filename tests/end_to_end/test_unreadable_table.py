@@ -4,16 +4,15 @@ A table that its server cannot read is quarantined, and the others go on.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import psycopg
 
 from engine.commands import BackfillTables
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
+from tests.support.commands import submit
 from tests.support.compare import assert_equal
 from tests.support.mirror import catch_up, make_pipeline
 from tests.support.servers import AnyServer, connect_mysql
@@ -51,8 +50,7 @@ def test_a_crashed_table(
         cursor.execute("FLUSH TABLES crashed")
         cursor.execute("REPAIR TABLE crashed")
         cursor.fetchall()
-        command = msgspec.json.encode(BackfillTables((crashed.table,))).decode()
         sink = PostgresSink(PostgresSettings(target), "mirror")
-        asyncio.run(sink.submit_command(command, "the test"))
+        submit(sink, BackfillTables((crashed.table,)))
         catch_up(make_pipeline(mysql_family.url, target, [f"{database}.*"]))
         assert_equal(source, there, database)

@@ -7,11 +7,21 @@ import asyncio
 import msgspec
 import pytest
 
-from engine.commands import BackfillTables, StoredCommand
+from engine.commands import (
+    BackfillTables,
+    Letters,
+    PipelineCommand,
+    QuarantineTables,
+    Skip,
+    StoredCommand,
+    in_words,
+)
+from engine.errors import SinkLost, SourceError
 from engine.schema import TableId
 from engine.settings.loader import BackfillSettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
-from sources.memory import END, MemoryDatabase, Unlogged
+from sources.memory import END, MemoryDatabase, MemorySettings, MemorySource, Unlogged
+from tests.support.commands import submit, submit_now
 from tests.support.memory_pipeline import (
     KEYED,
     LogOnlySource,
@@ -27,13 +37,12 @@ OTHER = msgspec.structs.replace(KEYED, id=TableId(KEYED.id.schema, "other"))
 QUARANTINE = BackfillSettings(chunk_rows=2, unlogged_change="quarantine")
 
 
-def submit(store: MemoryStore, text: str) -> int:
-    sink = MemorySink(MemorySinkSettings("memory:test"), "test", store)
-    return asyncio.run(sink.submit_command(text, "ann"))
+def sink_of(store: MemoryStore, name: str = "test") -> MemorySink:
+    return MemorySink(MemorySinkSettings("memory:test"), name, store)
 
 
-def backfill(*tables: str) -> str:
-    return msgspec.json.encode(BackfillTables(tables)).decode()
+def backfill(*tables: str) -> BackfillTables:
+    return BackfillTables(tables)
 
 
 def outcome(store: MemoryStore, id: int) -> StoredCommand:
@@ -56,7 +65,7 @@ def quarantined() -> tuple[MemoryDatabase, MemoryStore]:
 
 def test_a_stopped_pipeline_executes_a_command_at_its_start() -> None:
     database, store = quarantined()
-    id = submit(store, backfill(str(KEYED.id)))
+    id = submit(sink_of(store), backfill(str(KEYED.id)))
     pipeline = make_pipeline(database, store, backfill=QUARANTINE)
     run(pipeline, until_caught_up=True)
     assert_mirrored(database, store)
@@ -71,8 +80,7 @@ def test_a_running_pipeline_executes_a_command_at_a_commit() -> None:
     async def scenario() -> None:
         running = asyncio.create_task(pipeline.run())
         await wait_until_async(lambda: pipeline.state == "streaming")
-        sink = MemorySink(MemorySinkSettings("memory:test"), "test", store)
-        await sink.submit_command(backfill(str(KEYED.id), str(OTHER.id)), "ann")
+        await submit_now(sink_of(store), backfill(str(KEYED.id), str(OTHER.id)))
         await wait_until_async(lambda: outcome(store, 1).outcome is not None)
         await wait_until_async(lambda: {it.state for it in pipeline.status().tables} == {"live"})
         pipeline.stop()
@@ -85,7 +93,7 @@ def test_a_running_pipeline_executes_a_command_at_a_commit() -> None:
 @pytest.mark.parametrize("step", range(10))
 def test_a_command_is_executed_once_whenever_the_engine_is_killed(step: int) -> None:
     database, store = quarantined()
-    id = submit(store, backfill(str(KEYED.id)))
+    id = submit(sink_of(store), backfill(str(KEYED.id)))
     commits = 0
 
     def die() -> None:
@@ -114,9 +122,11 @@ class Killed(Exception):
         ("{", "does not know the command"),
     ],
 )
-def test_a_command_that_cannot_be_executed_is_refused(command: str, reason: str) -> None:
+def test_a_command_that_cannot_be_executed_is_refused(
+    command: BackfillTables | str, reason: str
+) -> None:
     database, store = quarantined()
-    id = submit(store, command)
+    id = submit(sink_of(store), command)
     pipeline = make_pipeline(database, store, backfill=QUARANTINE)
     run(pipeline, until_caught_up=True)
     assert outcome(store, id).refused
@@ -127,7 +137,7 @@ def test_a_command_that_cannot_be_executed_is_refused(command: str, reason: str)
 def test_a_log_without_a_server_refuses_to_read_a_table_again() -> None:
     database, store = quarantined()
     database.mark(END)
-    id = submit(store, backfill(str(KEYED.id)))
+    id = submit(sink_of(store), backfill(str(KEYED.id)))
     run(make_pipeline(database, store, source=LogOnlySource(database)))
     assert "a log without a server" in (outcome(store, id).outcome or "")
     assert store.rows(KEYED.id) == [(number, "old") for number in range(9)]
@@ -135,9 +145,90 @@ def test_a_log_without_a_server_refuses_to_read_a_table_again() -> None:
 
 def test_the_engine_of_another_pipeline_takes_no_command() -> None:
     store = MemoryStore()
-    other = MemorySink(MemorySinkSettings("memory:test"), "other", store)
-    asyncio.run(other.submit_command(backfill("shop.keyed"), "ann"))
+    submit(sink_of(store, "other"), backfill("shop.keyed"))
     database = MemoryDatabase()
     database.load(KEYED, [(1, "x")])
     run(make_pipeline(database, store), until_caught_up=True)
     assert outcome(store, 1).outcome is None
+
+
+class FailingSource(MemorySource):
+    """A source that cannot tell the end of its log, which a command asks for."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        super().__init__(MemorySettings("memory:test"), database)
+        self.asked = 0
+
+    def position(self) -> str:
+        self.asked += 1
+        if self.asked == 2:  # after that of the goal
+            raise SourceError("the server says no")
+        return super().position()
+
+
+def test_a_command_that_fails_blocks_neither_the_others_nor_the_stream() -> None:
+    database, store = quarantined()
+    first = submit(sink_of(store), BackfillTables(()))
+    second = submit(sink_of(store), backfill(str(KEYED.id)))
+    pipeline = make_pipeline(database, store, source=FailingSource(database), backfill=QUARANTINE)
+    run(pipeline, until_caught_up=True)
+    failed = outcome(store, first)
+    assert (failed.refused, failed.outcome) == (True, "it failed: the server says no")
+    assert outcome(store, second).outcome == f"{KEYED.id}: read again from now on"
+    assert_mirrored(database, store)
+
+
+class LosingSink(MemorySink):
+    """A target whose connection is lost whenever a table is left."""
+
+    async def close_dead_letters(self, id: TableId, letter: int | None, outcome: str) -> None:
+        raise SinkLost("the connection broke")
+
+
+def test_a_command_that_loses_the_connection_each_time_fails() -> None:
+    database, store = quarantined()
+    id = submit(sink_of(store), backfill(str(KEYED.id)))
+    sink = LosingSink(MemorySinkSettings("memory:test"), "test", store)
+    pipeline = make_pipeline(database, store, sink=sink, backfill=QUARANTINE)
+    run(pipeline, until_caught_up=True)
+    assert outcome(store, id).outcome == "it failed: the connection broke"
+    assert pipeline.counters.reconnects == 3
+
+
+def test_a_command_quarantines_tables_until_they_are_read_again() -> None:
+    database, store = quarantined()
+    id = submit(sink_of(store), QuarantineTables(("shop.*",)))
+    pipeline = make_pipeline(database, store, backfill=QUARANTINE)
+    run(pipeline, until_caught_up=True)
+    assert "shop.keyed, shop.other: quarantined" in (outcome(store, id).outcome or "")
+    keyed, other = pipeline.status().tables
+    assert (keyed.state, other.state) == ("quarantined", "quarantined")
+    assert "a command of ann" not in keyed.reason  # it was quarantined before
+    assert other.reason == "a command of ann"
+    assert "tailrace backfill" in other.remedy
+    before = store.rows(OTHER.id)
+    database.commit(insert(OTHER, (200, "later")))
+    run(make_pipeline(database, store, backfill=QUARANTINE), until_caught_up=True)
+    assert store.rows(OTHER.id) == before
+    submit(sink_of(store), backfill("shop.*"))
+    run(make_pipeline(database, store, backfill=QUARANTINE), until_caught_up=True)
+    assert_mirrored(database, store)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (BackfillTables(("a.b", "c.*")), "backfill a.b c.*"),
+        (BackfillTables(), "backfill --all"),
+        (QuarantineTables(("a.b",)), "quarantine a.b"),
+        (Skip("f.1:20"), "skip --statement f.1:20"),
+        (Skip("f.1:20", True), "skip --transaction f.1:20"),
+        (Letters("retry", (1, 2)), "dead-letters retry 1 2"),
+    ],
+)
+def test_a_command_in_words(command: PipelineCommand, words: str) -> None:
+    assert in_words(msgspec.json.encode(command).decode()) == words
+
+
+def test_an_unknown_command_is_shown_as_it_is() -> None:
+    assert in_words('{"command": "dance"}') == '{"command": "dance"}'

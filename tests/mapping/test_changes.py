@@ -4,11 +4,9 @@ A pipeline in memory with a mapping: backfill, stream, restarts, and a mapping t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-import msgspec
 import pytest
 
 from engine.change import Change, Rows, SchemaChange, Truncate
@@ -21,6 +19,7 @@ from engine.settings.loader import ErrorSettings
 from engine.settings.mapping import TableRules
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import ABORT, MemoryDatabase
+from tests.support.commands import submit
 from tests.support.memory_pipeline import (
     ID,
     NAME,
@@ -207,8 +206,7 @@ def test_a_table_that_its_mapping_does_not_fit_any_more_is_quarantined() -> None
     assert store.rows(SOUTH.id) == [(1, "a"), (2, "b"), (3, "c")]
 
     sink = MemorySink(MemorySinkSettings("memory:test"), "test", store)
-    command = msgspec.json.encode(BackfillTables(("north.orders",))).decode()
-    asyncio.run(sink.submit_command(command, "ann"))
+    submit(sink, BackfillTables(("north.orders",)))
     pipeline = make_pipeline(database, store, mapping=Mapping(rules))
     run(pipeline, until_caught_up=True)
     states = {it.table: it for it in pipeline.status().tables}

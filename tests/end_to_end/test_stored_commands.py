@@ -1,0 +1,82 @@
+"""
+Commands on a real pipeline, as they are typed: they are listed, cancelled, and executed once.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+
+from tests.support.compare import assert_equal
+from tests.support.engine_process import EngineProcess, write_config
+from tests.support.mirror import catch_up, make_pipeline
+from tests.support.servers import AnyServer, connect_mysql
+
+
+def tailrace(status: int, *words: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env={"COLUMNS": "200"},
+    )
+    assert done.returncode == status, done.stderr or done.stdout
+    return done.stdout + done.stderr
+
+
+def test_a_table_is_quarantined_by_command(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql)
+    config = write_config(tmp_path, mysql.url, target, f"{database}.*")
+    table = f"{database}.orders"
+    with (
+        connect_mysql(mysql, database) as source,
+        source.cursor() as cursor,
+        psycopg.connect(target, autocommit=True) as there,
+    ):
+        for name in ("orders", "other"):
+            cursor.execute(f"CREATE TABLE {name} (id INT PRIMARY KEY)")
+            cursor.execute(f"INSERT INTO {name} VALUES (1)")
+        source.commit()
+        assert "no checkpoint" in tailrace(2, "quarantine", config, table)
+        catch_up(make_pipeline(mysql.url, target, [f"{database}.*"]))
+        assert "no command was given" in tailrace(0, "commands", config)
+        assert "follows no table shop.none" in tailrace(2, "quarantine", config, "shop.none")
+        assert "no engine" in tailrace(0, "quarantine", config, table)
+        assert "cancelled" in tailrace(0, "commands", config, "cancel", "1")
+        assert "was concluded: cancelled" in tailrace(1, "commands", config, "cancel", "1")
+        assert "there is no command 9" in tailrace(1, "commands", config, "cancel", "9")
+        tailrace(2, "commands", config, "cancel")
+        with EngineProcess(config) as engine:
+            engine.wait_status(lambda it: {t["state"] for t in it["tables"]} == {"live"})
+            assert f"{table}: quarantined" in tailrace(0, "quarantine", config, table)
+            for name in ("orders", "other"):
+                cursor.execute(f"INSERT INTO {name} VALUES (2)")
+            source.commit()
+            engine.wait_status(lambda it: it["tables"][0]["state"] == "quarantined")
+            engine.kill()
+        catch_up(make_pipeline(mysql.url, target, [f"{database}.*"]))
+        rows = [f'SELECT count(*) FROM "{database}".{name}' for name in ("orders", "other")]
+        assert [there.execute(it.encode()).fetchall() for it in rows] == [[(1,)], [(2,)]]
+        shown = tailrace(3, "tables", config)
+        assert "a command of" in shown
+        assert f"tailrace backfill {config} {table}" in shown
+        listed = tailrace(0, "commands", config)
+        assert f"quarantine {table}" in listed
+        assert "refused: cancelled by" in listed
+        found = json.loads(tailrace(0, "commands", config, "--json"))
+        assert [(it["id"], it["refused"]) for it in found] == [(1, True), (2, False)]
+        tailrace(0, "backfill", config, table)
+        catch_up(make_pipeline(mysql.url, target, [f"{database}.*"]))
+        assert_equal(source, there, database)
