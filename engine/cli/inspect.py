@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from engine.cli.command import Command
+from engine.cli.edits import mapped_tables, outdated_tables
 from engine.cli.output import print_json, print_tables
 from engine.cli.progress import comparison_progress
 from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
@@ -88,18 +89,26 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
             findings.append(_as_finding("source", error, "CK001"))
             exit_status = error.exit_status
         findings.append(_guarantee(sink.capabilities))
+        state, unknown = None, None
         try:
-            targets = make_mapping(settings).check(tables)
+            state = await sink.state()
+        except TailraceError as error:
+            unknown = error
+        try:
+            mapping = make_mapping(settings)
+            targets, found = mapped_tables(mapping, tables, state)
         except TailraceError as error:
             findings.append(_as_finding("mapping", error, "CK006"))
             return findings, max(exit_status, error.exit_status)
         try:
-            findings += await sink.check(targets)
-            state = await sink.state()
+            if unknown is not None:
+                raise unknown
+            findings += found + await sink.check(targets)
         except TailraceError as error:
             findings.append(_as_finding("target", error, "CK002"))
             return findings, max(exit_status, error.exit_status)
         try:
+            findings += await asyncio.to_thread(outdated_tables, source, mapping, state, settings)
             await asyncio.to_thread(_check_position, source, state)
         except SourceLost:
             pass  # it is among the findings about the source

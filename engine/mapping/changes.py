@@ -62,6 +62,8 @@ class Mapping:
         #: The merged tables whose sources are written apart, because the target has refused a row
         #: of one of them.
         self._apart: set[str] = set()
+        #: The tables whose stored rows were mapped by other rules.
+        self.edited: set[TableId] = set()
 
     def of(self, source: Table) -> TableMapping | None:
         """The mapping of a version of a table; None if its rows stay as they are.
@@ -99,6 +101,20 @@ class Mapping:
             others.append(target)
         return [joined(others) if _is_merged(others[0]) else others[0] for others in found.values()]
 
+    def check_edited(self, live: Sequence[Table]) -> None:
+        """Raise ConfigError unless the rules fit the followed tables, as they are on the source
+        now. A table whose rules are those of before is left out if they do not fit it, because a
+        schema change that waits in the log is the reason.
+        """
+        self.check(table for table in live if table.id in self.edited or self._fits(table))
+
+    def _fits(self, source: Table) -> bool:
+        try:
+            self.target(source)
+        except ConfigError:
+            return False
+        return True
+
     def _check_masks(self, source: Table) -> None:
         """Raise ConfigError if rows would be kept aside with the values that a mask hides."""
         rules = rules_of(self._rules, own_id(source.id))
@@ -130,13 +146,15 @@ class Mapping:
         Tables whose rows were mapped by other rules are outdated, too.
         """
         self._targets.clear()
+        self.edited.clear()
         outdated: dict[TableId, str] = {}
         for target in state.tables:
             for source in target.sources:
+                if not self._makes(target, source):
+                    self.edited.add(own_id(source.id))
+                    outdated[source.id] = "the mapping of the table has changed"
                 if target.id in state.outdated:
                     outdated[source.id] = state.outdated[target.id]
-                elif not self._makes(target, source):
-                    outdated[source.id] = "the mapping of the table has changed"
                 self._arrive(source, target)
         tables = tuple(source for target in state.tables for source in target.sources)
         return msgspec.structs.replace(state, tables=tables, outdated=outdated)

@@ -1,5 +1,7 @@
 """
-Edits of the configuration's ``tables`` and ``exclude``, at the start of an engine.
+Edits of the configuration at the start of an engine: ``tables`` and ``exclude``, and ``[mapping]``.
+
+A mapping that does not fit its tables any more is an error before anything is changed.
 
 A table that is not selected any more is *excluded*: its changes are not applied, and the target
 keeps it as it is. A table that is selected again is backfilled again, like a quarantined one.
@@ -12,7 +14,7 @@ import logging
 import time
 
 from engine.checkpoint import Cause
-from engine.contract import SelectsTables, Source
+from engine.contract import SelectsTables, SnapshotSource, Source
 from engine.errors import ConfigError
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
@@ -31,8 +33,10 @@ async def follow_selection(
     """Stop following tables that ``source`` does not select, and follow those that it selects
     again. The target is at a commit before and after.
 
-    Raises ConfigError if it selects none of them, because that is likely to be a mistake.
+    Raises ConfigError if it selects none of them, because that is likely to be a mistake, or if
+    edited rules of ``[mapping]`` do not fit a table.
     """
+    await _check_mapping(source, writer)
     known = tracker.progress
     if not isinstance(source, SelectsTables) or not known:
         return
@@ -55,3 +59,11 @@ async def follow_selection(
         await writer.leave(id, Cause(_SELECTED_AGAIN, at=time.time()), "pending")
     if excluded or included:
         await writer.commit()
+
+
+async def _check_mapping(source: Source, writer: TargetWriter) -> None:
+    """Check edited rules against the tables as they are on the source now, as `tailrace check`
+    does: the stored versions may be older than the rules.
+    """
+    if writer.mapping_edited and isinstance(source, SnapshotSource):
+        writer.check_edited(await asyncio.to_thread(source.catalog))

@@ -165,9 +165,25 @@ class TargetWriter:
         """The followed tables."""
         return self._tracker.tables
 
+    @property
+    def mapping_edited(self) -> bool:
+        """Whether the rules of a followed table are other ones than those of its stored rows."""
+        progress = self._tracker.progress
+        return any(id in progress and progress[id].followed for id in self._mapping.edited)
+
+    def check_edited(self, live: Iterable[Table]) -> None:
+        """Raise ConfigError unless the rules fit the followed ones of these tables."""
+        progress = self._tracker.progress
+        followed = [it for it in live if it.id in progress and progress[it.id].followed]
+        self._mapping.check_edited(followed)
+        self._check_merges()
+
     def check_mapping(self, tables: Iterable[Table]) -> None:
         """Raise ConfigError unless these tables, with the followed ones, can be mapped."""
         self._mapping.check([*self._tracker.tables, *tables])
+        self._check_merges()
+
+    def _check_merges(self) -> None:
         if self._mapping.merges and not self._sink.capabilities.parts:
             raise ConfigError(
                 "tables are merged, which this sink cannot do", hint="leave out merge in [mapping]"

@@ -7,6 +7,7 @@ What the target must have is asked of the source, as a SELECT with the same expr
 from __future__ import annotations
 
 import hmac
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -196,10 +197,22 @@ def test_backfill_stream_and_schema_changes(shop: MappedShop) -> None:
     shop.check()
 
 
-def test_a_changed_mapping(shop: MappedShop) -> None:
-    """GIVEN mapped tables WHEN the mapping is changed, or removed THEN the tables are backfilled
-    again, and the others stay."""
+def test_a_changed_mapping(shop: MappedShop, capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN mapped tables WHEN the mapping is changed, or removed THEN `check` names the tables
+    that a run reads again, and the run does so; the others stay. A mistake changes nothing."""
     shop.check()
+    stored = "SELECT source_name, state, cursor, rows FROM tailrace.table_progress ORDER BY 1"
+    before = shop.target.execute(stored).fetchall()
+    shop.configure(RULES.replace("customer AS client", "custmer AS client"))
+    assert checked(shop, capsys) == (2, {("CK006", "mapping")})
+    with EngineProcess(shop.config, "--until-caught-up") as engine:
+        assert engine.wait() == 2
+        assert "no column custmer" in engine.tail()
+    assert shop.target.execute(stored).fetchall() == before
+    shop.configure(RULES)
+    assert checked(shop, capsys) == (0, set())
+    shop.configure(RULES.replace("state <> 'draft'", "state = 'draft'"))
+    assert checked(shop, capsys) == (0, {("CK007", f"{shop.database}.orders")})
     shop.configure(RULES.replace("state <> 'draft'", "state = 'draft'").replace("crm_", "new_"))
     shop.execute("INSERT INTO plain VALUES (2, 2)")
     catch_up(shop.config)
@@ -211,6 +224,16 @@ def test_a_changed_mapping(shop: MappedShop) -> None:
     query = f'SELECT count(*), min(note) FROM "{shop.database}".orders'
     assert shop.target.execute(query).fetchall() == [(5, "")]  # type: ignore[call-overload]
     assert main(["verify", str(shop.config)]) == 0
+
+
+def checked(
+    shop: MappedShop, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, set[tuple[str, str]]]:
+    """The exit status of `check`, and its findings about edits."""
+    capsys.readouterr()
+    status = main(["check", str(shop.config), "--json"])
+    found = [(it["code"], it["subject"]) for it in json.loads(capsys.readouterr().out)]
+    return status, {it for it in found if it[0] in ("CK006", "CK007")}
 
 
 def test_a_row_that_breaks_a_rule(shop: MappedShop) -> None:

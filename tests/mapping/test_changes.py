@@ -7,9 +7,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Literal
 
+import msgspec
 import pytest
 
 from engine.change import Change, Rows, SchemaChange, Truncate
+from engine.checkpoint import TableProgress
 from engine.commands import BackfillTables
 from engine.contract import Applied
 from engine.errors import ApplyError, ConfigError
@@ -75,6 +77,37 @@ def test_a_changed_mapping_reads_the_table_again() -> None:
     assert store.rows(TableId("new", "orders")) == [(5, "c"), (7, "b")]
     assert ORDERS.id not in store.contents
     assert mirror(database, store, {}).rows(ORDERS.id) == [(5, "c"), (7, "b")]
+
+
+def test_an_edited_mapping_with_a_mistake_is_refused_before_anything_is_written() -> None:
+    """GIVEN a mirrored table WHEN its mapping is edited and names an unknown column THEN the start
+    is refused, and the stored state is as before. A table that is quarantined does not matter."""
+    database = MemoryDatabase([*history(ORDERS), *history(SOUTH)])
+    store = mirror(database, MemoryStore(), RULES)
+    before = store.states["test"]
+    wrong = {**RULES, "north.orders": TableRules(select="id, nam AS label")}
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="no column nam,"):
+            mirror(database, store, wrong)
+        assert store.states["test"].checkpoint == before.checkpoint
+        assert store.states["test"].tables == before.tables
+    progress = {**before.checkpoint.progress, ORDERS.id: TableProgress("quarantined", rows=2)}
+    checkpoint = msgspec.structs.replace(before.checkpoint, progress=progress)
+    store.states["test"] = msgspec.structs.replace(before, checkpoint=checkpoint)
+    other = {**wrong, "south.orders": TableRules(select="id")}
+    assert mirror(database, store, other).rows(SOUTH.id) == [(7,)]
+
+
+def test_an_edited_mapping_for_columns_that_the_log_brings() -> None:
+    """GIVEN a table that was altered while no engine ran WHEN its mapping is edited to the new
+    columns THEN the table is backfilled again."""
+    database = MemoryDatabase(history(ORDERS))
+    store = mirror(database, MemoryStore(), RULES)
+    label = msgspec.structs.replace(NAME, name="label")
+    altered = Table(ORDERS.id, (ID, label), (0,), version=2)
+    database.commit(SchemaChange("ALTER", ORDERS, altered, renamed=(("name", "label"),)))
+    other = {"*.orders": TableRules(select="label, id")}
+    assert mirror(database, store, other).rows(ORDERS.id) == [("c", 5), ("b", 7)]
 
 
 def test_merged_tables_keep_apart() -> None:
