@@ -132,7 +132,9 @@ def make_parser() -> argparse.ArgumentParser:
         nargs=0,
         help="print the version, and whether the codecs are compiled",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
+    )
     recovery = (TABLES, BACKFILL, QUARANTINE, SKIP, DEAD_LETTERS, COMMANDS, RESET)
     following = (RUN, STATUS, *recovery, VERIFY, TAIL)
     for command in (INIT, CHECK, *following, DEMO, BENCH):
@@ -148,6 +150,23 @@ def make_parser() -> argparse.ArgumentParser:
             sub.add_argument("config", type=Path, metavar="CONFIG", help="the TOML configuration")
         command.add_options(sub)
     return parser
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """Options may stand anywhere, also between CONFIG and the names or numbers after it."""
+
+    _intermixed = False
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if self._intermixed:
+            return super().parse_known_args(args, namespace)
+        self._intermixed = True  # the method below calls this one
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixed = False
 
 
 class _Version(argparse.Action):

@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from engine.cli.main import make_parser
 from engine.cli.wiring import load_settings
 from engine.sandbox import Server, start_postgres
 from sources.mysql.codec import accelerator
@@ -315,3 +316,16 @@ def test_init_writes_a_file_for_log_files(tmp_path: Path) -> None:
     assert tailrace("check", config).status == 0
     shown = tailrace("tail", config, "--limit", "2").out
     assert [json.loads(line)["op"] for line in shown.splitlines()] == ["schema"] * 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "dead-letters shop.toml discard --yes 17 18",
+        "dead-letters --yes shop.toml discard 17 18",
+        "dead-letters shop.toml --deadline-seconds 5 discard 17 --yes 18",
+    ],
+)
+def test_options_stand_anywhere(words: str) -> None:
+    options = make_parser().parse_args(words.split())
+    assert (options.action, options.ids, options.yes) == ("discard", [17, 18], True)
