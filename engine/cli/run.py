@@ -17,7 +17,7 @@ import sys
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -32,6 +32,7 @@ from engine.cli.wiring import (
     make_source,
     version_and_codecs,
 )
+from engine.commands import CommandStore
 from engine.contract import SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
@@ -40,7 +41,11 @@ from engine.ops.status import Monitor, Status
 from engine.pipeline.loop import Pipeline
 from engine.remedies import rendered
 from engine.schema import Table
+from engine.settings.api import parse_listen
 from engine.settings.loader import Settings
+
+if TYPE_CHECKING:
+    from engine.ops.server import HttpServer
 
 __all__ = ["BENCH", "DEMO", "RUN", "TAIL"]
 
@@ -106,7 +111,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="with --until-caught-up: fail if the pipeline has not caught up after this time",
     )
     parser.add_argument(
-        "--metrics-listen", metavar="HOST:PORT", help="serve /metrics, /health and /status"
+        "--listen", metavar="HOST:PORT", help="serve the API: /metrics, /health, /status, /commands"
     )
     parser.add_argument(
         "--log-format", choices=("text", "json"), help="the format of the log (stderr)"
@@ -143,13 +148,8 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
         monitor = Monitor(pipeline, metrics)
         await stack.enter_async_context(_meanwhile(monitor.watch()))
-        if listen := options.metrics_listen or settings.metrics.listen:
-            from engine.ops.server import StatusServer
-
-            limit = settings.metrics.max_lag_seconds
-            server = StatusServer(
-                listen, metrics, monitor.status, max_lag_seconds=limit, refresh=monitor.refresh
-            )
+        if listen := options.listen or settings.api.listen:
+            server = _make_server(listen, settings, str(options.config), metrics, monitor)
             await stack.enter_async_context(server)
         await stack.enter_async_context(_meanwhile(_warn(settings)))
         visible = sys.stderr.isatty() and not options.no_progress
@@ -159,6 +159,28 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
             until_caught_up=options.until_caught_up, deadline_seconds=options.deadline
         )
     return 0 if pipeline.commands.stopping else _conclude(pipeline.status(), str(options.config))
+
+
+def _make_server(
+    listen: str, settings: Settings, config: str, metrics: Metrics, monitor: Monitor
+) -> HttpServer:
+    """The server of the API. Raises ConfigError if the address needs protection."""
+    from engine.ops.access import Access
+    from engine.ops.api import Api
+    from engine.ops.server import HttpServer
+
+    host, _ = parse_listen(listen)
+    store = make_sink(settings)
+    api = Api(
+        Access(settings.api, host),
+        metrics,
+        monitor.status,
+        max_lag_seconds=settings.api.max_lag_seconds,
+        refresh=monitor.refresh,
+        commands=store if isinstance(store, CommandStore) else None,
+        config=config,
+    )
+    return HttpServer(listen, api.app(), tls=settings.api.secure(host))
 
 
 def _conclude(status: Status, config: str) -> int:

@@ -51,7 +51,7 @@ class EngineProcess:
     def start(self) -> None:
         """Start ``tailrace run``."""
         self._port = _free_port()
-        self._process = self._spawn("--metrics-listen", f"127.0.0.1:{self._port}")
+        self._process = self._spawn("--listen", f"127.0.0.1:{self._port}")
 
     def status(self) -> Status | None:
         """The engine's status, or None while the engine does not answer."""

@@ -1,14 +1,9 @@
 """
-The HTTP server of a running engine: GET /metrics, /health and /status.
+The HTTP server of a running engine, over TLS or plain.
 
-    /metrics   for Prometheus: its text format, or OpenMetrics if the client asks for it
-    /health    200 {"status": "ok", …} or 503 {"status": "failing", "reason": …}
-    /status    the status as one JSON object, as `tailrace status --json` prints it
-
-``make_app`` builds the Starlette application; new routes go there. ``StatusServer`` runs it in the
-event loop of the caller. It uses uvicorn's HTTP protocol and configuration but not
-``uvicorn.Server``, which replaces the process's signal handlers, ends the process if the address is
-taken, and wakes up ten times per second.
+``HttpServer`` runs an application (``engine.ops.api``) in the event loop of the caller. It uses
+uvicorn's HTTP protocol and configuration but not ``uvicorn.Server``, which replaces the process's
+signal handlers, ends the process if the address is taken, and wakes up ten times per second.
 
 ``Connection`` adds the limits that uvicorn does not have: a deadline, and a size of the request
 head that does not depend on how the head is split into packets. A connection serves one request.
@@ -18,25 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping
+import ssl
 from http import HTTPStatus
-from typing import Protocol
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from engine.errors import ConfigError
-from engine.ops.status import Status
+from engine.settings.api import parse_listen
 
-__all__ = ["Rendered", "StatusServer", "make_app", "parse_listen"]
+__all__ = ["HttpServer"]
 
 log = logging.getLogger("tailrace.server")
 
@@ -48,101 +37,16 @@ JSON = "application/json"
 HEADERS = [(b"cache-control", b"no-store"), (b"connection", b"close")]
 
 
-class Rendered(Protocol):
-    """Metrics as text: ``engine.ops.metrics.Metrics``."""
+class HttpServer:
+    """Serves while it is entered: ``async with HttpServer("127.0.0.1:9187", app) as server``.
 
-    def render(self, accept: str) -> tuple[bytes, str]: ...
-
-
-def make_app(
-    metrics: Rendered,
-    status: Callable[[], Status],
-    *,
-    max_lag_seconds: float = 300.0,
-    refresh: Callable[[], Awaitable[None]] | None = None,
-) -> Starlette:
-    """The application; the arguments are those of ``StatusServer``.
-
-    Handlers must be coroutine functions, since Starlette runs all others in a thread.
-    """
-    started_at = time.monotonic()
-
-    async def get_metrics(request: Request) -> Response:
-        text, content_type = metrics.render(request.headers.get("accept", ""))
-        return Response(text, headers={"content-type": content_type})
-
-    async def get_status(_: Request) -> Response:
-        if refresh is not None:
-            await refresh()
-        return _json(status())
-
-    async def get_health(_: Request) -> Response:
-        now = status()
-        shown = {name: getattr(now, name) for name in ("pipeline", "state", "lag_seconds")}
-        lag_seconds = now.lag_seconds
-        if lag_seconds is None:
-            lag_seconds = time.monotonic() - started_at
-        if reason := _unhealthy(now.state, lag_seconds, max_lag_seconds):
-            failing = {"status": "failing", "reason": reason, **shown}
-            return _json(failing, HTTPStatus.SERVICE_UNAVAILABLE)
-        return _json({"status": "ok", **shown})
-
-    app = Starlette(
-        routes=[
-            Route("/metrics", get_metrics),
-            Route("/health", get_health),
-            Route("/status", get_status),
-        ],
-        exception_handlers={HTTPException: _problem, Exception: _problem},
-    )
-    # An unknown path is 404, also /metrics/.
-    app.router.redirect_slashes = False
-    return app
-
-
-def _json(
-    content: object, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
-) -> Response:
-    return Response(msgspec.json.encode(content), status, headers, media_type=JSON)
-
-
-async def _problem(_: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        error = HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR)
-    phrase = HTTPStatus(error.status_code).phrase
-    return _json({"error": phrase}, error.status_code, error.headers)
-
-
-def _unhealthy(state: str | None, lag_seconds: float, max_lag_seconds: float) -> str:
-    """The reason why the pipeline is unhealthy; empty if it is healthy."""
-    if state in ("backfilling", "draining") or lag_seconds <= max_lag_seconds:
-        return ""
-    if state == "connecting":
-        return f"source or target has been unreachable for {lag_seconds:.0f} seconds"
-    return f"the target is {lag_seconds:.0f} seconds behind the source"
-
-
-class StatusServer:
-    """Serves while it is entered: ``async with StatusServer("127.0.0.1:9187", …) as server``.
-
-    ``status`` returns the status at the moment of the call; /health reads its ``state`` and
-    ``lag_seconds``. A pipeline is healthy while it backfills or drains, or is at most
-    ``max_lag_seconds`` behind; the time without a connection to the source or the target counts as
-    lag. ``refresh`` is awaited before /metrics and /status are answered. Raises ConfigError if the
-    address is wrong or taken.
+    ``tls`` is None for plain HTTP. Raises ConfigError if the address is wrong or taken.
     """
 
-    def __init__(
-        self,
-        listen: str,
-        metrics: Rendered,
-        status: Callable[[], Status],
-        *,
-        max_lag_seconds: float = 300.0,
-        refresh: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
+    def __init__(self, listen: str, app: Starlette, *, tls: ssl.SSLContext | None = None) -> None:
         self._host, self._port = parse_listen(listen)
-        self._app = make_app(metrics, status, max_lag_seconds=max_lag_seconds, refresh=refresh)
+        self._app = app
+        self._tls = tls
         self._state = ServerState()
         self._state.default_headers = HEADERS
         self._server: asyncio.Server | None = None
@@ -154,18 +58,21 @@ class StatusServer:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
-    async def __aenter__(self) -> StatusServer:
+    async def __aenter__(self) -> HttpServer:
         config = _configure(self._app)
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(config, self._state, {}), self._host, self._port
+                lambda: Connection(config, self._state),
+                *(self._host, self._port),
+                ssl=self._tls,
             )
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {self._host}:{self._port}: {error.strerror or error}",
-                hint="choose another address with --metrics-listen HOST:PORT",
+                hint="choose another address with --listen HOST:PORT",
             ) from error
-        log.info("listening", extra={"host": self._host, "port": self.port})
+        scheme = "http" if self._tls is None else "https"
+        log.info("listening", extra={"url": f"{scheme}://{self._host or '*'}:{self.port}"})
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -211,13 +118,22 @@ class Connection(H11Protocol):
     Bad input is always parsed by h11, so that the answer to it does not depend on whether httptools
     is installed.
 
-    The deadline covers the connection as a whole. A response that lasts longer, such as a stream
-    of events, would have to cancel it.
+    The deadline covers the connection as a whole. A handler whose response lasts longer calls
+    ``request.state.extend(seconds)``; None is for a stream of events.
     """
 
     _deadline: asyncio.TimerHandle
     #: What arrived of the request head, at most REQUEST_BYTES.
     _head = b""
+
+    def __init__(self, config: Config, server_state: ServerState) -> None:
+        super().__init__(config, server_state, {"extend": self.extend})
+
+    def extend(self, seconds: float | None) -> None:
+        """Set the deadline anew, or remove it."""
+        self._deadline.cancel()
+        if seconds is not None:
+            self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -251,14 +167,3 @@ class Connection(H11Protocol):
         self.transport.write(b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()))
         self.transport.write(head + b"\r\n" + body)
         self.transport.close()
-
-
-def parse_listen(listen: str) -> tuple[str, int]:
-    """``host:port`` as its parts; ``[::1]:9187`` for IPv6. ConfigError if it is neither."""
-    host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and host[0] != "["):
-        raise ConfigError(
-            f"'{listen}' is not an address to listen on",
-            hint="write HOST:PORT, e.g. 127.0.0.1:9187",
-        )
-    return host.strip("[]"), int(port)

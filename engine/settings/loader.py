@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 
 from engine.errors import ConfigError
 from engine.schema import TableId
+from engine.settings.api import ApiSettings
 from engine.settings.mapping import MaskSettings, TableRules
 from engine.settings.reference import reference_path
 from engine.settings.secrets import SecretError, resolve
@@ -32,7 +33,6 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "LogSettings",
-    "MetricsSettings",
     "PipelineSettings",
     "RetrySettings",
     "Settings",
@@ -56,8 +56,12 @@ TOML_NAMES = {
     "object": "a table",
 }
 
-#: Names of version 0.1.0 that a configuration may still hold: table or key, and its name now.
-RENAMED = {("snapshot",): "backfill", ("backfill", "round_seconds"): "slice_seconds"}
+#: Former names that a configuration may still hold: table or key, and its name now.
+RENAMED = {
+    ("snapshot",): "backfill",
+    ("backfill", "round_seconds"): "slice_seconds",
+    ("metrics",): "api",
+}
 
 OnError = Literal["stop", "quarantine", "dead_letter"]
 LogFormat = Literal["text", "json"]
@@ -147,15 +151,6 @@ class RetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
     give_up_seconds: Seconds = 0.0
 
 
-class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``listen`` is the ``host:port`` that serves /metrics, /health and /status; empty serves none.
-    /health fails when the target is more than ``max_lag_seconds`` behind.
-    """
-
-    listen: str = ""
-    max_lag_seconds: Delay = 300.0
-
-
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The format and the least level of the log on standard error."""
 
@@ -177,7 +172,7 @@ class Settings(Struct, frozen=True):
     mapping: Mapping[str, TableRules]
     mask: MaskSettings
     retry: RetrySettings
-    metrics: MetricsSettings
+    api: ApiSettings
     log: LogSettings
 
 
@@ -357,7 +352,7 @@ def _shape(source: type[Struct], sink: type[Struct]) -> type[Struct]:
             ("mapping", dict[str, TableRules], {}),
             ("mask", MaskSettings, MaskSettings()),
             ("retry", RetrySettings, RetrySettings()),
-            ("metrics", MetricsSettings, MetricsSettings()),
+            ("api", ApiSettings, ApiSettings()),
             ("log", LogSettings, LogSettings()),
         ],
         forbid_unknown_fields=True,

@@ -1,4 +1,4 @@
-"""The HTTP server of a running engine: its three pages, bad input, closing, signals, its log."""
+"""The HTTP server of a running engine: pages, bad input, closing, signals, its log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,9 +21,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from engine.errors import ConfigError
+from engine.ops.access import Access
+from engine.ops.api import Api
 from engine.ops.metrics import Metrics
-from engine.ops.server import REQUEST_BYTES, StatusServer, parse_listen
+from engine.ops.server import REQUEST_BYTES, HttpServer
 from engine.ops.status import PipelineState, Status
+from engine.settings.api import ApiSettings, parse_listen
 from tests.support.metric_samples import OPEN_METRICS
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -43,7 +47,13 @@ async def ask(port: int, *pieces: bytes) -> Answer:
 
 
 def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+def make_server(status: Callable[[], Any] = Status, **options: Any) -> HttpServer:
+    """A server for everybody on this machine."""
+    access = Access(ApiSettings(), "127.0.0.1")
+    return HttpServer("127.0.0.1:0", Api(access, Metrics("p"), status, **options).app())
 
 
 def serving(
@@ -54,19 +64,14 @@ def serving(
     """Run ``work`` with the port of a server, on the event loop that the engine uses."""
 
     async def run() -> None:
-        server = StatusServer(
-            "127.0.0.1:0",
-            Metrics("p"),
-            status if callable(status) else lambda: status,
-            max_lag_seconds=max_lag_seconds,
-        )
-        async with server:
+        given = status if callable(status) else lambda: status
+        async with make_server(given, max_lag_seconds=max_lag_seconds) as server:
             await work(server.port)
 
     uvloop.run(asyncio.wait_for(run(), 30))
 
 
-def test_the_three_pages() -> None:
+def test_the_pages() -> None:
     status = Status(pipeline="p", state="streaming", lag_seconds=0.5, rows=7)
 
     async def work(port: int) -> None:
@@ -84,7 +89,7 @@ def test_the_three_pages() -> None:
         assert (code, headers["content-type"]) == (200, "application/json")
         assert (headers["cache-control"], headers["connection"]) == ("no-store", "close")
         assert msgspec.json.decode(body, type=Status) == status
-        code, _, body = await ask(port, get("/health"))
+        code, _, body = await ask(port, get("/health/ready"))
         shown = {"status": "ok", "pipeline": "p", "state": "streaming", "lag_seconds": 0.5}
         assert (code, json.loads(body)) == (200, shown)
 
@@ -104,7 +109,7 @@ def test_pages_need_no_thread() -> None:
     threads = set(threading.enumerate())
 
     async def work(port: int) -> None:
-        for path in ("/metrics", "/status", "/health", "/nothing"):
+        for path in ("/metrics", "/status", "/health/live", "/nothing"):
             await ask(port, get(path))
         assert set(threading.enumerate()) == threads
 
@@ -128,7 +133,7 @@ def test_health(
     state: PipelineState, lag_seconds: float | None, max_lag_seconds: float, reason: str
 ) -> None:
     async def work(port: int) -> None:
-        code, _, body = await ask(port, get("/health"))
+        code, _, body = await ask(port, get("/health/ready"))
         assert json.loads(body).get("reason", "") == reason
         assert code == (503 if reason else 200)
 
@@ -143,7 +148,7 @@ def test_health(
     [
         (get("/nothing"), 404),
         (get("/status/"), 404),
-        (b"POST /status HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"POST /status HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
         (b"\x16\x03\x01 nonsense\r\n\r\n", 400),
         (b"GET /status\r\n\r\n", 400),
         # RFC 9112, section 3.2: only an HTTP/1.0 request may have no Host.
@@ -171,7 +176,7 @@ def test_a_wrong_request_is_refused(
 
 def test_the_size_of_a_head_does_not_depend_on_its_pieces() -> None:
     async def work(port: int) -> None:
-        start, end = b"GET /status HTTP/1.1\r\nHost: x\r\nX: ", b"\r\n\r\n"
+        start, end = b"GET /status HTTP/1.1\r\nHost: localhost\r\nX: ", b"\r\n\r\n"
         room = REQUEST_BYTES - len(start) - len(end)
         assert (await ask(port, start, b"x" * room, end))[0] == 200
         assert (await ask(port, start + b"x" * room + end))[0] == 200
@@ -197,12 +202,12 @@ def test_a_client_that_sends_no_request_is_disconnected(monkeypatch: pytest.Monk
 def test_an_address_that_is_in_use_or_invalid() -> None:
     async def work(port: int) -> None:
         with pytest.raises(ConfigError, match="cannot listen on 127") as refused:
-            async with StatusServer(f"127.0.0.1:{port}", Metrics("p"), Status):
+            async with HttpServer(f"127.0.0.1:{port}", Starlette()):
                 pytest.fail("two servers on one port")
-        assert "--metrics-listen" in refused.value.hint
+        assert "--listen" in refused.value.hint
         with pytest.raises(ConfigError, match="cannot listen on 192"):
             # An address for documentation (RFC 5737), which no machine has.
-            async with StatusServer("192.0.2.1:0", Metrics("p"), Status):
+            async with HttpServer("192.0.2.1:0", Starlette()):
                 pytest.fail("a server on a foreign address")
 
     serving(Status(), work)
@@ -223,14 +228,14 @@ def test_signals_are_left_to_the_engine() -> None:
         for number in numbers:
             loop.add_signal_handler(number, stop.set)
         handlers = [signal.getsignal(number) for number in numbers]
-        async with StatusServer("127.0.0.1:0", Metrics("p"), Status) as server:
-            assert (await ask(server.port, get("/health")))[0] == 200
+        async with make_server() as server:
+            assert (await ask(server.port, get("/health/ready")))[0] == 200
             assert [signal.getsignal(number) for number in numbers] == handlers
             for number in numbers:
                 os.kill(os.getpid(), number)
                 await stop.wait()
                 stop.clear()
-            assert (await ask(server.port, get("/health")))[0] == 200
+            assert (await ask(server.port, get("/health/ready")))[0] == 200
         assert [signal.getsignal(number) for number in numbers] == handlers
 
     uvloop.run(asyncio.wait_for(run(), 10))
@@ -245,7 +250,7 @@ def test_a_client_does_not_delay_closing(monkeypatch: pytest.MonkeyPatch) -> Non
         loop = asyncio.get_running_loop()
         big = {"state": "x" * 50_000_000}
         with socket.socket() as idle, socket.socket() as not_reading:
-            async with StatusServer("127.0.0.1:0", Metrics("p"), lambda: big) as server:
+            async with make_server(lambda: big) as server:
                 for client, request in ((idle, b"GET /sta"), (not_reading, get("/status"))):
                     client.setblocking(False)
                     await loop.sock_connect(client, ("127.0.0.1", server.port))
@@ -279,8 +284,7 @@ def test_a_request_has_some_time_to_finish(
             return Response(b"done")
 
         app = Starlette(routes=[Route("/slow", slow)])
-        monkeypatch.setattr("engine.ops.server.make_app", lambda *_, **__: app)
-        async with StatusServer("127.0.0.1:0", Metrics("p"), Status) as server:
+        async with HttpServer("127.0.0.1:0", app) as server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(get("/slow"))
             await started.wait()

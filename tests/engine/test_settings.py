@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError
 from engine.settings import registry
+from engine.settings.api import ApiSettings
 from engine.settings.loader import (
     BackfillSettings,
     BatchSettings,
     ErrorSettings,
     LogSettings,
-    MetricsSettings,
     PipelineSettings,
     RetrySettings,
     Settings,
@@ -40,7 +40,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "mapping": TableRules,
     "mask": MaskSettings,
     "retry": RetrySettings,
-    "metrics": MetricsSettings,
+    "api": ApiSettings,
     "log": LogSettings,
 }
 

@@ -44,7 +44,7 @@ class EngineProcess:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "engine.cli", "run", str(config)),
-                    *("--log-format", "json", "--metrics-listen", f"127.0.0.1:{self.port}"),
+                    *("--log-format", "json", "--listen", f"127.0.0.1:{self.port}"),
                     *arguments,
                 ],
                 stdout=log,

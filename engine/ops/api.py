@@ -1,0 +1,239 @@
+"""
+The HTTP API of a running engine, as a Starlette application.
+
+    GET  /metrics         for Prometheus: its text format, or OpenMetrics if the client asks for it
+    GET  /health/live     200 while the process serves requests
+    GET  /health/ready    200 {"status": "ok", …} or 503 {"status": "failing", "reason": …}
+    GET  /status          the status as one JSON object, as `tailrace status --json` prints it
+    POST /commands        a ``PipelineCommand`` as JSON; 202 {"id": …, "href": "/commands/…"}
+    GET  /commands        the last commands, the latest first
+    GET  /commands/ID     a command with its outcome, which is null while it waits
+    GET  /openapi.json    this list for machines (``engine.ops.openapi``)
+
+A command takes the way of `tailrace backfill`: it is stored in the target, the engine executes it
+at a commit, and the table ``tailrace.command`` keeps who gave it and what became of it.
+
+/health needs no token, so that a balancer can ask. Everything else needs a role
+(``engine.ops.access``). An error is a JSON object with ``error``, ``detail`` and ``hint``.
+
+Handlers are coroutine functions, since Starlette runs all others in a thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from engine.commands import CommandStore, PipelineCommand, StoredCommand
+from engine.errors import TailraceError
+from engine.ops.access import Access, Role
+from engine.ops.log import printable
+from engine.ops.openapi import openapi_document
+from engine.ops.status import Status
+from engine.remedies import rendered
+
+__all__ = ["Api", "Rendered", "problem"]
+
+JSON = "application/json"
+#: How long the target may take to store or find a command.
+STORE_SECONDS = 30.0
+#: The greatest size of a command.
+COMMAND_BYTES = 64 * 1024
+#: How many of the last commands GET /commands returns.
+LISTED_COMMANDS = 100
+#: The length to which the name that a client gives is cut.
+NAME_CHARACTERS = 64
+
+
+class Rendered(Protocol):
+    """Metrics as text: ``engine.ops.metrics.Metrics``."""
+
+    def render(self, accept: str) -> tuple[bytes, str]: ...
+
+
+class Api:
+    """The API of one pipeline.
+
+    ``status`` returns the status at the moment of the call; ``refresh`` is awaited before /metrics
+    and /status are answered. ``commands`` is the store of the target, with connections of its own;
+    without it there are no commands. ``config`` is the configuration's path, for command lines in
+    hints.
+
+    A pipeline is ready while it backfills, drains or is paused, or is at most ``max_lag_seconds``
+    behind; the time without a connection to the source or the target counts as lag.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        metrics: Rendered,
+        status: Callable[[], Status],
+        *,
+        max_lag_seconds: float = 300.0,
+        refresh: Callable[[], Awaitable[None]] | None = None,
+        commands: CommandStore | None = None,
+        config: str = "",
+    ) -> None:
+        self._access = access
+        self._metrics = metrics
+        self._status = status
+        self._max_lag_seconds = max_lag_seconds
+        self._refresh = refresh
+        self._commands = commands
+        self._config = config
+        self._started_at = time.monotonic()
+
+    def app(self) -> Starlette:
+        """The application."""
+        app = Starlette(
+            routes=[
+                Route("/metrics", self._may("read", self._get_metrics)),
+                Route("/health/live", self._get_live),
+                Route("/health/ready", self._get_ready),
+                Route("/status", self._may("read", self._get_status)),
+                Route("/commands", self._may("control", self._post_command), methods=["POST"]),
+                Route("/commands", self._may("read", self._get_commands)),
+                Route("/commands/{id:int}", self._may("read", self._get_command)),
+                Route("/openapi.json", self._may("read", self._get_openapi)),
+            ],
+            exception_handlers={
+                HTTPException: problem,
+                TailraceError: self._failed,
+                Exception: problem,
+            },
+        )
+        # An unknown path is 404, also /metrics/.
+        app.router.redirect_slashes = False
+        return app
+
+    def _may(
+        self, role: Role, handler: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """The handler, for clients that have a role."""
+
+        async def guarded(request: Request) -> Response:
+            self._access.require(request, role)
+            return await handler(request)
+
+        return guarded
+
+    async def _get_metrics(self, request: Request) -> Response:
+        if self._refresh is not None:
+            await self._refresh()
+        text, content_type = self._metrics.render(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
+
+    async def _get_status(self, _: Request) -> Response:
+        if self._refresh is not None:
+            await self._refresh()
+        return _json(self._status())
+
+    async def _get_live(self, _: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def _get_ready(self, _: Request) -> Response:
+        now = self._status()
+        shown = {name: getattr(now, name) for name in ("pipeline", "state", "lag_seconds")}
+        lag_seconds = now.lag_seconds
+        if lag_seconds is None:
+            lag_seconds = time.monotonic() - self._started_at
+        if reason := _unready(now.state, lag_seconds, self._max_lag_seconds):
+            failing = {"status": "failing", "reason": reason, **shown}
+            return _json(failing, HTTPStatus.SERVICE_UNAVAILABLE)
+        return _json({"status": "ok", **shown})
+
+    async def _get_openapi(self, _: Request) -> Response:
+        return _json(openapi_document())
+
+    async def _post_command(self, request: Request) -> Response:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > COMMAND_BYTES:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        try:
+            command = msgspec.json.decode(body, type=PipelineCommand)
+        except msgspec.DecodeError as error:
+            raise HTTPException(HTTPStatus.BAD_REQUEST, f"not a command: {error}") from None
+        text = msgspec.json.encode(command).decode()
+        request.state.extend(STORE_SECONDS)
+        async with self._store().command_client() as client:
+            id = await client.submit(text, self._client(request))
+        href = f"/commands/{id}"
+        return _json({"id": id, "href": href}, HTTPStatus.ACCEPTED, {"location": href})
+
+    async def _get_commands(self, request: Request) -> Response:
+        request.state.extend(STORE_SECONDS)
+        async with self._store().command_client() as client:
+            found = await client.newest(LISTED_COMMANDS)
+        return _json([_record(it) for it in reversed(found)])
+
+    async def _get_command(self, request: Request) -> Response:
+        request.state.extend(STORE_SECONDS)
+        async with self._store().command_client() as client:
+            found = await client.find(request.path_params["id"])
+        if found is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, "the pipeline has no command of this number")
+        return _json(_record(found))
+
+    def _store(self) -> CommandStore:
+        if self._commands is None:
+            raise HTTPException(
+                HTTPStatus.NOT_IMPLEMENTED, "this target keeps no commands; PostgreSQL does"
+            )
+        return self._commands
+
+    def _client(self, request: Request) -> str:
+        """Who gives a command: the name that the client claims, and what is known about it."""
+        name = printable(request.headers.get("tailrace-user", "").strip())[:NAME_CHARACTERS]
+        address = "unknown address" if request.client is None else request.client.host
+        token = "" if self._access.open else ", control token"
+        return f"{name or 'somebody'} through the API ({address}{token})"
+
+    async def _failed(self, _: Request, error: Exception) -> Response:
+        """The target cannot be reached, or refuses."""
+        assert isinstance(error, TailraceError)
+        hint = rendered(error.hint, config=self._config, table=error.table or "")
+        content = {"error": "Service Unavailable", "detail": error.message, "hint": hint}
+        return _json(content, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _record(stored: StoredCommand) -> dict[str, Any]:
+    """A command as ``CommandRecord`` of the OpenAPI document describes it."""
+    record: dict[str, Any] = msgspec.structs.asdict(stored)
+    return {**record, "command": msgspec.Raw(stored.command.encode())}
+
+
+def _json(
+    content: object, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, media_type=JSON)
+
+
+async def problem(_: Request, error: Exception) -> Response:
+    """An error as JSON. An unexpected one shows nothing of itself."""
+    if not isinstance(error, HTTPException):
+        error = HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR)
+    phrase = HTTPStatus(error.status_code).phrase
+    content: dict[str, Any] = {"error": phrase}
+    if error.detail != phrase:
+        content["detail"] = error.detail
+    return _json(content, error.status_code, error.headers)
+
+
+def _unready(state: str | None, lag_seconds: float, max_lag_seconds: float) -> str:
+    """The reason why the pipeline is not ready; empty if it is."""
+    if state in ("backfilling", "draining", "paused") or lag_seconds <= max_lag_seconds:
+        return ""
+    if state == "connecting":
+        return f"source or target has been unreachable for {lag_seconds:.0f} seconds"
+    return f"the target is {lag_seconds:.0f} seconds behind the source"

@@ -1,0 +1,141 @@
+"""
+The OpenAPI 3.1 document of the API. Its schemas are those of the structs, made by msgspec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from engine.commands import PipelineCommand
+from engine.ops.status import Status
+
+__all__ = ["openapi_document"]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error: what it is, what happened, and what to do."""
+
+    error: str
+    detail: str = ""
+    hint: str = ""
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """The number of a command, and where its outcome will be."""
+
+    id: int
+    href: str
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether the pipeline is ready, and the reason if it is not."""
+
+    status: str
+    reason: str = ""
+    pipeline: str = ""
+    state: str | None = None
+    lag_seconds: float | None = None
+
+
+class CommandRecord(msgspec.Struct, frozen=True):
+    """A command with who gave it, when (Unix seconds), and its outcome; null while it waits."""
+
+    id: int
+    command: PipelineCommand
+    by: str
+    at: float
+    outcome: str | None = None
+    refused: bool = False
+
+
+class Operation(NamedTuple):
+    """One operation: its ``answers`` are a description and a type for each code of HTTP."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    answers: dict[int, tuple[str, Any]]
+    more: Mapping[str, Any] = MappingProxyType({})
+
+
+PUBLIC: dict[str, Any] = {"security": []}
+USER = {
+    "name": "Tailrace-User",
+    "in": "header",
+    "description": "the name that the record of commands shows",
+    "schema": {"type": "string"},
+}
+NUMBER = {"name": "id", "in": "path", "required": True, "schema": {"type": "integer"}}
+
+OPERATIONS = (
+    Operation("get", "/metrics", "metrics", "Metrics for Prometheus.", {200: ("them", str)}),
+    Operation(
+        *("get", "/health/live", "live", "Whether the process serves requests."),
+        {200: ("it does", Health)},
+        PUBLIC,
+    ),
+    Operation(
+        *("get", "/health/ready", "ready", "Whether the target is fresh."),
+        {200: ("it is", Health), 503: ("it is not, for the reason", Health)},
+        PUBLIC,
+    ),
+    Operation("get", "/status", "status", "The pipeline's status.", {200: ("it", Status)}),
+    Operation(
+        *("get", "/commands", "commands", "The last commands, the latest first."),
+        {200: ("them", list[CommandRecord])},
+    ),
+    Operation(
+        *("post", "/commands", "submit", "Store a command. The engine executes it at a commit."),
+        {202: ("it is stored", Submitted)},
+        {"parameters": [USER]},
+    ),
+    Operation(
+        *("get", "/commands/{id}", "command", "A command with its outcome."),
+        {200: ("it", CommandRecord), 404: ("there is none of this number", Problem)},
+        {"parameters": [NUMBER]},
+    ),
+)
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """The document. It is the same object at each call: do not change it."""
+    types = [kind for it in OPERATIONS for _, kind in it.answers.values()]
+    types += [PipelineCommand, Problem]
+    schemas, components = msgspec.json.schema_components(
+        types, ref_template="#/components/schemas/{name}"
+    )
+    by_type = dict(zip(map(str, types), schemas, strict=True))
+
+    def content(kind: Any) -> dict[str, Any]:
+        media = "text/plain" if kind is str else "application/json"
+        return {media: {"schema": by_type[str(kind)]}}
+
+    paths: dict[str, dict[str, Any]] = {}
+    for it in OPERATIONS:
+        responses: dict[str, Any] = {
+            str(code): {"description": text, "content": content(kind)}
+            for code, (text, kind) in it.answers.items()
+        }
+        responses["default"] = {"description": "an error", "content": content(Problem)}
+        shown = {"operationId": it.name, "summary": it.summary, "responses": responses, **it.more}
+        if it.method == "post":
+            shown["requestBody"] = {"required": True, "content": content(PipelineCommand)}
+        paths.setdefault(it.path, {})[it.method] = shown
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Tailrace", "version": version("tailrace")},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}, {}],
+    }

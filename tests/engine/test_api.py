@@ -1,0 +1,362 @@
+"""The API: who may use it, commands, and its OpenAPI document."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+import uvloop
+from openapi_spec_validator import validate
+
+from engine.errors import ConfigError, SinkLost
+from engine.ops.access import Access
+from engine.ops.api import COMMAND_BYTES, Api
+from engine.ops.metrics import Metrics
+from engine.ops.openapi import openapi_document
+from engine.ops.server import HttpServer
+from engine.ops.status import Status
+from engine.settings.api import ApiSettings
+from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
+
+READ, CONTROL = "read-" * 4, "control-" * 3
+BACKFILL = b'{"command":"backfill","tables":["shop.orders"]}'
+
+
+class Answer(msgspec.Struct):
+    code: int
+    headers: dict[str, str]
+    body: Any
+
+
+async def ask(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    tls: ssl.SSLContext | None = None,
+    **headers: str,
+) -> Answer:
+    """The response, with its JSON decoded. Header names have ``_`` for ``-``."""
+    sent = {"host": f"localhost:{port}", "content_length": str(len(body)), **headers}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{k.replace('_', '-')}: {v}" for k, v in sent.items())]
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=tls, server_hostname="localhost" if tls else None
+        )
+        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+        head, _, content = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    first, *rest = head.decode().split("\r\n")
+    found = {name.lower(): value for name, value in (line.split(": ", 1) for line in rest)}
+    text = found.get("content-type", "")
+    return Answer(int(first.split()[1]), found, json.loads(content) if "json" in text else content)
+
+
+def serving(
+    settings: ApiSettings,
+    work: Callable[[int], Awaitable[None]],
+    *,
+    host: str = "127.0.0.1",
+    commands: Any = None,
+) -> None:
+    """Run ``work`` with the port of a server whose clients are those of ``host``."""
+
+    async def run() -> None:
+        status = Status(pipeline="p", state="streaming", lag_seconds=0.5)
+        access = Access(settings, host)
+        api = Api(access, Metrics("p"), lambda: status, commands=commands, config="shop.toml")
+        async with HttpServer("127.0.0.1:0", api.app(), tls=settings.secure(host)) as server:
+            await work(server.port)
+
+    uvloop.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.fixture
+def store() -> Iterator[MemorySink]:
+    sink = MemorySink(MemorySinkSettings("memory:api"), "p", MemoryStore())
+    uvloop.run(sink.open(None))
+    yield sink
+    uvloop.run(sink.close())
+
+
+# -- who may ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "token", "code"),
+    [
+        ("GET", "/health/live", "", 200),
+        ("GET", "/health/ready", "", 200),
+        *(("GET", path, "", 401) for path in ("/status", "/metrics", "/commands", "/openapi.json")),
+        ("POST", "/commands", "", 401),
+        ("GET", "/status", "x" * 20, 401),
+        ("GET", "/status", READ[:-1], 401),
+        ("GET", "/status", READ + "x", 401),
+        ("GET", "/status", READ, 200),
+        ("GET", "/metrics", READ, 200),
+        ("POST", "/commands", READ, 403),
+        ("GET", "/status", CONTROL, 200),
+        ("POST", "/commands", CONTROL, 202),
+    ],
+)
+def test_roles(store: MemorySink, method: str, path: str, token: str, code: int) -> None:
+    settings = ApiSettings(read_token=READ, control_token=CONTROL)
+
+    async def work(port: int) -> None:
+        more = {"authorization": f"Bearer {token}"} if token else {}
+        body = BACKFILL if method == "POST" else b""
+        found = await ask(port, method, path, body, content_type="application/json", **more)
+        assert found.code == code, found.body
+        if code == 401:
+            assert found.headers["www-authenticate"].startswith("Bearer")
+        if code >= 400:
+            assert not {READ, CONTROL} & set(json.dumps(found.body).split('"'))
+
+    serving(settings, work, commands=store)
+
+
+def test_the_scheme_of_a_token_is_bearer() -> None:
+    async def work(port: int) -> None:
+        for sent, code in ((f"Basic {READ}", 401), (READ, 401), (f"bearer {READ}", 200)):
+            assert (await ask(port, "GET", "/status", authorization=sent)).code == code
+
+    serving(ApiSettings(read_token=READ), work)
+
+
+def test_a_page_of_somebody_else_can_do_nothing(store: MemorySink) -> None:
+    """A browser on this machine sends requests on behalf of any page."""
+
+    async def work(port: int) -> None:
+        json_type = {"content_type": "application/json"}
+        own = f"http://localhost:{port}"
+        for headers, code in (
+            ({**json_type}, 202),
+            ({**json_type, "origin": own}, 202),
+            ({**json_type, "origin": "https://evil.example"}, 403),
+            ({**json_type, "origin": "null"}, 403),
+            ({**json_type, "host": "evil.example"}, 421),
+            ({"content_type": "text/plain"}, 415),
+            ({"content_type": "application/x-www-form-urlencoded"}, 415),
+            ({}, 415),
+        ):
+            found = await ask(port, "POST", "/commands", BACKFILL, **headers)
+            assert found.code == code, (headers, found.body)
+        assert (await ask(port, "GET", "/status", host="evil.example")).code == 421
+        assert (await ask(port, "GET", "/status", origin="https://evil.example")).code == 403
+        assert (await ask(port, "GET", "/status", host=f"[::1]:{port}")).code == 200
+
+    serving(ApiSettings(), work, commands=store)
+
+
+def test_without_protection_others_can_only_read(store: MemorySink) -> None:
+    async def work(port: int) -> None:
+        assert (await ask(port, "GET", "/status", host="tailrace:9187")).code == 200
+        found = await ask(port, "POST", "/commands", BACKFILL, content_type="application/json")
+        assert found.code == 403
+        assert "control_token" in found.body["detail"]
+
+    serving(ApiSettings(allow_unprotected=True), work, host="0.0.0.0", commands=store)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.0.2.1", "db.example"])
+def test_an_address_that_others_reach_needs_protection(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"TLS .* and a token") as refused:
+        ApiSettings().secure(host)
+    assert "allow_unprotected = true" in refused.value.hint
+    with pytest.raises(ConfigError, match="lacks TLS"):
+        ApiSettings(control_token=CONTROL).secure(host)
+    assert ApiSettings(allow_unprotected=True).secure(host) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "localhost", "::1"])
+def test_loopback_needs_none(host: str) -> None:
+    assert ApiSettings().secure(host) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"read_token": "short"},
+        {"control_token": "ä" * 20},
+        {"read_token": READ, "control_token": READ},
+        {"tls_cert": "a.pem"},
+        {"tls_key": "a.pem"},
+    ],
+)
+def test_wrong_settings_are_refused_without_the_token(wrong: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        ApiSettings(**wrong)
+    assert refused.value.hint
+    assert "ä" not in str(refused.value)
+    assert READ not in str(refused.value)
+
+
+# -- TLS -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+            *("-keyout", str(key), "-out", str(cert)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+def test_tls(certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    settings = ApiSettings(read_token=READ, tls_cert=str(cert), tls_key=str(key))
+
+    async def work(port: int) -> None:
+        trusting = ssl.create_default_context(cafile=str(cert))
+        bearer = f"Bearer {READ}"
+        found = await ask(port, "GET", "/status", tls=trusting, authorization=bearer)
+        assert (found.code, found.body["pipeline"]) == (200, "p")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"HTTP" not in await reader.read()
+        writer.close()
+
+    serving(settings, work, host="0.0.0.0")
+
+
+def test_a_key_that_cannot_be_used(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    cert, key = certificate
+    locked = tmp_path / "locked.pem"
+    subprocess.run(
+        ["openssl", "rsa", "-aes256", "-passout", "pass:abcd", "-in", key, "-out", locked],
+        check=True,
+        capture_output=True,
+    )
+    for wrong in (tmp_path / "missing.pem", cert, locked):
+        with pytest.raises(ConfigError, match="cannot be used"):
+            ApiSettings(tls_cert=str(cert), tls_key=str(wrong)).secure("127.0.0.1")
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def test_commands(store: MemorySink) -> None:
+    async def work(port: int) -> None:
+        named = {"content_type": "application/json", "tailrace_user": "ada\x1b[31m"}
+        submitted = await ask(port, "POST", "/commands", BACKFILL, **named)
+        assert submitted.headers["location"] == submitted.body["href"]
+        found = (await ask(port, "GET", submitted.body["href"])).body
+        assert found["command"] == json.loads(BACKFILL)
+        assert (found["outcome"], found["refused"]) == (None, False)
+        assert found["by"].startswith("ada")
+        assert "API (127.0.0.1)" in found["by"]
+        assert "\x1b" not in found["by"]
+        await ask(port, "POST", "/commands", BACKFILL, content_type="application/json")
+        listed = (await ask(port, "GET", "/commands")).body
+        assert [it["id"] for it in listed] == [found["id"] + 1, found["id"]]
+        assert (await ask(port, "GET", "/commands/999")).code == 404
+
+    serving(ApiSettings(), work, commands=store)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b'{"command":"explode"}', 400),
+        (b'{"command":"backfill","tables":"shop"}', 400),
+        (b'{"command":"backfill","tables":["' + b"x" * COMMAND_BYTES + b'"]}', 413),
+    ],
+)
+def test_what_is_no_command(store: MemorySink, body: bytes, code: int) -> None:
+    async def work(port: int) -> None:
+        found = await ask(port, "POST", "/commands", body, content_type="application/json")
+        assert found.code == code
+        assert (await ask(port, "GET", "/commands")).body == []
+
+    serving(ApiSettings(), work, commands=store)
+
+
+class Away:
+    """A target that cannot be reached."""
+
+    @asynccontextmanager
+    async def command_client(self) -> Any:
+        raise SinkLost("the target cannot be reached", hint="`tailrace check CONFIG`")
+        yield
+
+
+def test_a_target_that_is_away() -> None:
+    async def work(port: int) -> None:
+        found = await ask(port, "POST", "/commands", BACKFILL, content_type="application/json")
+        assert found.code == 503
+        assert found.body["detail"] == "the target cannot be reached"
+        assert found.body["hint"] == "`tailrace check shop.toml`"
+        assert (await ask(port, "GET", "/status")).code == 200
+
+    serving(ApiSettings(), work, commands=Away())
+
+
+def test_a_target_that_keeps_no_commands() -> None:
+    async def work(port: int) -> None:
+        found = await ask(port, "POST", "/commands", BACKFILL, content_type="application/json")
+        assert found.code == 501
+
+    serving(ApiSettings(), work)
+
+
+# -- OpenAPI ---------------------------------------------------------------------------------------
+
+
+def test_the_openapi_document_is_valid_and_true(store: MemorySink) -> None:
+    async def work(port: int) -> None:
+        document = (await ask(port, "GET", "/openapi.json")).body
+        validate(document)
+        submitted = await ask(port, "POST", "/commands", BACKFILL, content_type="application/json")
+        answers = {
+            ("/status", "get", "200"): await ask(port, "GET", "/status"),
+            ("/health/ready", "get", "200"): await ask(port, "GET", "/health/ready"),
+            ("/health/live", "get", "200"): await ask(port, "GET", "/health/live"),
+            ("/commands", "post", "202"): submitted,
+            ("/commands", "get", "200"): await ask(port, "GET", "/commands"),
+            ("/commands/{id}", "get", "200"): await ask(port, "GET", submitted.body["href"]),
+            ("/commands/{id}", "get", "404"): await ask(port, "GET", "/commands/999"),
+            ("/commands", "post", "default"): await ask(port, "POST", "/commands", b"{}"),
+        }
+        for (path, method, code), answer in answers.items():
+            schema = document["paths"][path][method]["responses"][code]["content"]
+            whole = {**schema["application/json"]["schema"], "components": document["components"]}
+            jsonschema.validate(answer.body, whole)
+
+    serving(ApiSettings(), work, commands=store)
+
+
+def test_the_openapi_document_has_every_route() -> None:
+    app = Api(Access(ApiSettings(), "127.0.0.1"), Metrics("p"), Status).app()
+    served = {
+        (str(getattr(route, "path", "")).replace(":int", ""), method.lower())
+        for route in app.routes
+        for method in getattr(route, "methods", ())
+        if method != "HEAD"
+    }
+    described = {
+        (path, method)
+        for path, methods in openapi_document()["paths"].items()
+        for method in methods
+    }
+    assert served - {("/openapi.json", "get")} == described
