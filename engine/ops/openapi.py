@@ -61,7 +61,7 @@ class Operation(NamedTuple):
     path: str
     name: str
     summary: str
-    answers: dict[int, tuple[str, Any]]
+    answers: dict[int, tuple[str, object]]
     more: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -107,14 +107,14 @@ OPERATIONS = (
 @cache
 def openapi_document() -> dict[str, Any]:
     """The document. It is the same object at each call: do not change it."""
-    types = [kind for it in OPERATIONS for _, kind in it.answers.values()]
+    types: list[Any] = [kind for it in OPERATIONS for _, kind in it.answers.values()]
     types += [PipelineCommand, Problem]
     schemas, components = msgspec.json.schema_components(
         types, ref_template="#/components/schemas/{name}"
     )
     by_type = dict(zip(map(str, types), schemas, strict=True))
 
-    def content(kind: Any) -> dict[str, Any]:
+    def content(kind: object) -> dict[str, Any]:
         media = "text/plain" if kind is str else "application/json"
         return {media: {"schema": by_type[str(kind)]}}
 
