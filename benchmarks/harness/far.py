@@ -12,20 +12,23 @@ from urllib.parse import urlsplit
 
 from engine.sandbox.proxy import Proxy
 
-__all__ = ["far_away"]
+__all__ = ["ROUND_TRIP_SECONDS", "far_away"]
 
 #: The time of a round trip in the measurements whose names end with ``-far``.
 ROUND_TRIP_SECONDS = 0.02
 
 
 @contextmanager
-def far_away(url: str, *, far: bool = True) -> Iterator[str]:
-    """The URL under which the server of ``url`` is ROUND_TRIP_SECONDS away; ``url`` if not far."""
-    if not far:
+def far_away(url: str, round_trip_seconds: float | None) -> Iterator[str]:
+    """The URL under which the server of ``url`` is that far away. None: ``url`` itself, without a
+    proxy.
+    """
+    if round_trip_seconds is None:
         yield url
         return
     parts = urlsplit(url)
-    command = [sys.executable, "-P", "-m", __name__, str(parts.hostname), str(parts.port)]
+    address = [str(parts.hostname), str(parts.port), str(round_trip_seconds / 2)]
+    command = [sys.executable, "-P", "-m", __name__, *address]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
@@ -39,8 +42,8 @@ def far_away(url: str, *, far: bool = True) -> Iterator[str]:
 
 def main() -> None:
     """Forward until standard input ends."""
-    host, port = sys.argv[1:]
-    with Proxy(host, int(port), delay_seconds=ROUND_TRIP_SECONDS / 2) as proxy:
+    host, port, delay_seconds = sys.argv[1:]
+    with Proxy(host, int(port), delay_seconds=float(delay_seconds)) as proxy:
         print(proxy.port, flush=True)
         sys.stdin.read()
 

@@ -17,7 +17,7 @@ import msgspec
 
 from benchmarks.harness import limits, target
 from benchmarks.harness.clients import psql
-from benchmarks.harness.far import far_away
+from benchmarks.harness.far import ROUND_TRIP_SECONDS, far_away
 from benchmarks.harness.processes import Usage, cpu_seconds, difference, measure
 from benchmarks.harness.source import Sums
 from benchmarks.harness.target import Committed
@@ -38,6 +38,9 @@ from engine.errors import TailraceError
 
 __all__ = ["measure_first_row", "measure_snapshot", "measure_stream"]
 
+#: The limit of the measurements whose names end with ``-far``.
+NO_DELAY = "without delay"
+
 #: Measures a limit on the database at a URL; its output goes to the file.
 Limit = Callable[[str, Path], Usage]
 
@@ -45,7 +48,8 @@ Limit = Callable[[str, Path], Usage]
 def measure_stream(bench: Bench, name: str, workload: Workload, far: bool = False) -> Result:
     """Measure the engine applying the workload's backlog, alternating with its limits.
 
-    ``far``: both servers are far away from the engine. The limits are measured near them.
+    ``far``: both servers are far away from the engine. The limit is then the engine itself behind
+    the same proxies without their delay, because forwarding costs processor time, too.
     """
     spec = workload.table
     with (
@@ -64,8 +68,10 @@ def measure_stream(bench: Bench, name: str, workload: Workload, far: bool = Fals
             bytes=source.backlog.bytes,
             workload=workload.shape(),
         )
-        _alternate(bench, result, source, spec, _limits(workload, folder), base, base, far=far)
-        if not far:
+        if far:
+            _alternate_distance(bench, result, source, spec, base)
+        else:
+            _alternate(bench, result, source, spec, _limits(workload, folder), base, base)
             _measure_peers(bench, result, workload, source, base, folder)
     return result
 
@@ -94,8 +100,10 @@ def measure_snapshot(bench: Bench, name: str, workload: Workload, far: bool = Fa
                 source.url, url, spec, log
             ),
         }
-        _alternate(bench, result, source, spec, found, base, None, far=far)
-        if not far:
+        if far:
+            _alternate_distance(bench, result, source, spec, None)
+        else:
+            _alternate(bench, result, source, spec, found, base, None)
             _measure_peers(bench, result, workload, source, base, folder)
     return result
 
@@ -124,8 +132,6 @@ def _alternate(
     found: Mapping[str, Limit],
     limit_template: str | None,
     engine_template: str | None,
-    *,
-    far: bool,
 ) -> None:
     """Measure the limits and then the engine, ``bench.repeat`` times.
 
@@ -145,10 +151,34 @@ def _alternate(
             with bench.target.database(engine_template) as url:
                 snapshot = engine_template is None
                 repetition, commits = _run_engine(
-                    bench, source, url, spec, folder, snapshot=snapshot, far=far
+                    bench, source, url, spec, folder, snapshot=snapshot
                 )
             result.repetitions.append(repetition)
             result.commits = commits
+
+
+def _alternate_distance(
+    bench: Bench, result: Result, source: Source, spec: TableSpec, template: str | None
+) -> None:
+    """Measure the engine behind proxies without and with a delay, ``bench.repeat`` times.
+
+    ``template`` is the database that the runs start from. Without one they take a snapshot.
+    """
+    with scratch_folder() as folder:
+        for number in range(1, bench.repeat + 1):
+            for name, round_trip_seconds in ((NO_DELAY, 0.0), ("", ROUND_TRIP_SECONDS)):
+                bench.notify(f"{result.name}: {name or 'tailrace'} ({number} of {bench.repeat})")
+                with bench.target.database(template) as url:
+                    repetition, commits = _run_engine(
+                        *(bench, source, url, spec, folder),
+                        snapshot=template is None,
+                        round_trip_seconds=round_trip_seconds,
+                    )
+                if name:
+                    result.limits.setdefault(name, []).append(repetition.seconds)
+                else:
+                    result.repetitions.append(repetition)
+                    result.commits = commits
 
 
 def _measure_peers(
@@ -180,17 +210,21 @@ def _run_engine(
     folder: Path,
     *,
     snapshot: bool = False,
-    far: bool = False,
+    round_trip_seconds: float | None = None,
 ) -> tuple[Repetition, list[Committed]]:
     """Run the engine until it has caught up, and compare both sides.
 
-    ``snapshot`` says that the engine reads the table instead of the log.
+    ``snapshot`` says that the engine reads the table instead of the log. With
+    ``round_trip_seconds``, there are proxies between the engine and both servers.
     """
     bench.target.checkpoint()
     first = target.transaction_id(url)
     source_before = cpu_seconds(source.process_id)
     target_before = cpu_seconds(bench.target.process_id)
-    with far_away(source.url, far=far) as there, far_away(url, far=far) as here:
+    with (
+        far_away(source.url, round_trip_seconds) as there,
+        far_away(url, round_trip_seconds) as here,
+    ):
         config = write_config(folder, there, here, mapping_of(spec))
         usage = measure(engine_command(config, "--until-caught-up"), folder / "engine.log")
     source_used = difference(source_before, lambda: cpu_seconds(source.process_id))

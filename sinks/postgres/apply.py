@@ -115,18 +115,18 @@ class Applier:
     async def savepoint(self) -> AsyncIterator[None]:
         """As ``DeadLetterStore.savepoint``."""
         await self._session.begin()
-        await self._session.execute("SAVEPOINT tailrace_rows")
+        self._session.later("SAVEPOINT tailrace_rows")
         names = self._staging.names()
         try:
             yield
         except TailraceError as error:
             if not error.retryable:
-                await self._session.execute(
-                    "ROLLBACK TO SAVEPOINT tailrace_rows; RELEASE SAVEPOINT tailrace_rows"
+                self._session.later(
+                    "ROLLBACK TO SAVEPOINT tailrace_rows", "RELEASE SAVEPOINT tailrace_rows"
                 )
                 self._staging.restore(names)
             raise
-        await self._session.execute("RELEASE SAVEPOINT tailrace_rows")
+        self._session.later("RELEASE SAVEPOINT tailrace_rows")
 
     def reconnected(self) -> None:
         """The session has a new connection, which has no temporary tables."""
@@ -311,11 +311,11 @@ class Applier:
             if len(net.deletes) >= ANALYZED_ROWS:
                 await self._session.execute(f"ANALYZE {staged}", table=id)
             # The table has no index on its rows, so a hash join is the fast plan.
-            await self._session.execute("SET LOCAL enable_hashjoin = on")
+            self._session.later("SET LOCAL enable_hashjoin = on")
             drift = len(net.deletes) - await self._session.execute_bulk(
                 sql.delete_from_multiset(staged), table=id
             )
-            await self._session.execute("SET LOCAL enable_hashjoin = off")
+            self._session.later("SET LOCAL enable_hashjoin = off")
         for mask, rows in net.inserts.items():
             encoder = sql.rows(mask).encoder
             pieces = encoder.pieces(rows, large=_is_large(net))

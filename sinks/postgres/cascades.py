@@ -65,13 +65,13 @@ class Cascades:
     async def apply(self, change: Cascade) -> None:
         """Apply one cascade to the tables that it names."""
         # A table in backfill has no secondary index yet, so a hash join is the fast plan.
-        await self._session.execute("SET LOCAL enable_hashjoin = on")
+        self._session.later("SET LOCAL enable_hashjoin = on")
         if change.after is None:
             await self._apply(change, change.before, None)
         else:
             for before, after in runs(change.before, change.after, apart=bool(change.folded)):
                 await self._apply(change, before, after)
-        await self._session.execute("SET LOCAL enable_hashjoin = off")
+        self._session.later("SET LOCAL enable_hashjoin = off")
 
     async def _apply(self, change: Cascade, before: list[Row], after: list[Row] | None) -> None:
         changed = None if after is None else frozenset(change.columns)
@@ -131,11 +131,11 @@ class Cascades:
             query = f"CREATE INDEX {quote(index)} ON {name} ({_folded(column, how)})"
             # Without statistics of the index, the planner would read the whole table.
             await self._session.execute_bulk_all([(query, id), (f"ANALYZE {name}", id)])
-        await self._session.execute("SET LOCAL enable_seqscan = off")
+        self._session.later("SET LOCAL enable_seqscan = off")
         for query in _guards(step, name, staged, foldings):
             if await self._session.execute_bulk(query, table=id):
                 raise uncertain(step)
-        await self._session.execute("SET LOCAL enable_seqscan = on")
+        self._session.later("SET LOCAL enable_seqscan = on")
 
 
 def _folded(value: str, how: Folding) -> str:

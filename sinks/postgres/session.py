@@ -17,7 +17,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -28,6 +28,7 @@ from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.session_settings import set_statements
 from engine.databases.side import TARGET
 from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
+from sinks.postgres.copy_in import copy_in
 from sinks.postgres.settings import PostgresSettings
 
 __all__ = ["Cursor", "Session", "is_reachable"]
@@ -201,6 +202,11 @@ class Session:
 
     # Statements
 
+    def later(self, *statements: str) -> None:
+        """Execute statements without a result in the open transaction, in the round trip of the
+        next one."""
+        self._later += statements
+
     async def execute(
         self,
         query: str,
@@ -210,15 +216,18 @@ class Session:
         prepare: bool | None = None,
     ) -> Cursor:
         """Execute one small statement; ``prepare`` is psycopg's."""
-        async with self.translate_errors(table):
-            await self._flush()
+        async with self.translate_errors(table), self._with_later():
             return await self.connection.execute(query, parameters, prepare=prepare)
 
-    async def _flush(self) -> None:
-        """Execute what waits to be sent."""
-        if self._later:
-            async with self.connection.pipeline():
-                await self.begin_in_pipeline()
+    @asynccontextmanager
+    async def _with_later(self) -> AsyncIterator[None]:
+        """A block whose statement is sent in one round trip with those that wait to be sent."""
+        if not self._later:
+            yield
+            return
+        async with self.connection.pipeline():
+            await self.begin_in_pipeline()
+            yield
 
     async def execute_many(self, query: str, rows: Sequence[Sequence[Any]]) -> Cursor:
         """Execute one statement for each row. To be called inside ``translate_errors``; in a
@@ -233,14 +242,9 @@ class Session:
         It is planned each time: the best plan for many staged rows would read the whole table for
         few.
         """
-        connection = self.connection
-        async with (
-            self.translate_errors(table, self._settings.statement_timeout_seconds),
-            connection.pipeline() if self._later else nullcontext(),
-        ):
-            if self._later:
-                await self.begin_in_pipeline()
-            cursor = await connection.execute(query, prepare=False)
+        seconds = self._settings.statement_timeout_seconds
+        async with self.translate_errors(table, seconds), self._with_later():
+            cursor = await self.connection.execute(query, prepare=False)
         return max(0, cursor.rowcount)
 
     async def execute_bulk_all(self, statements: Sequence[tuple[str, object]]) -> None:
@@ -263,31 +267,28 @@ class Session:
     async def copy(self, query: str, pieces: Iterable[bytes], *, table: object = None) -> int:
         """Execute COPY … FROM STDIN; returns the number of rows."""
         async with self.translate_errors(table, self._settings.statement_timeout_seconds):
-            await self._flush()
-            cursor = self.connection.cursor()
-            async with cursor.copy(query) as copy:
+            before, self._later = self._later, []
+            async with copy_in(self.connection, before, query) as copy:
                 for piece in pieces:
                     for start in range(0, len(piece), MAX_WRITE_BYTES):
                         async with self.translate_errors(table):
                             await copy.write(piece[start : start + MAX_WRITE_BYTES])
-        return cursor.rowcount
+        return copy.rows
 
     async def in_savepoint(
         self, execute: Callable[[], Awaitable[int]], expected: tuple[type[psycopg.Error], ...]
     ) -> bool:
         """Call ``execute`` in a savepoint. Returns False, with nothing changed, if it fails with
         one of the ``expected`` errors; raises any other."""
-        self._later.append("SAVEPOINT tailrace")
-        async with self.translate_errors():
-            await self._flush()
+        self.later("SAVEPOINT tailrace")
         try:
             await execute()
         except TailraceError as error:
             if not isinstance(error.__cause__, expected):
                 raise
-            await self.execute("ROLLBACK TO SAVEPOINT tailrace; RELEASE SAVEPOINT tailrace")
+            self.later("ROLLBACK TO SAVEPOINT tailrace", "RELEASE SAVEPOINT tailrace")
             return False
-        self._later.append("RELEASE SAVEPOINT tailrace")
+        self.later("RELEASE SAVEPOINT tailrace")
         return True
 
     @asynccontextmanager

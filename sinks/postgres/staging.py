@@ -53,7 +53,7 @@ class StagingTables:
         key = (id, staging.purpose, staging.columns)
         name = self._names.pop(key, None)
         if name is None:
-            await self._make_room()
+            self._make_room()
             self._serial += 1
             name = f"pg_temp.tailrace_{self._serial}"
             definition = (
@@ -61,7 +61,7 @@ class StagingTables:
             )
             await self._session.execute(f"CREATE TEMPORARY TABLE {name[8:]} {definition}", table=id)
         elif name in self._loaded:
-            await self._session.execute(f"TRUNCATE {name}", table=id)
+            self._session.later(f"TRUNCATE {name}")
         self._names[key] = name
         self._loaded.add(name)
         return name
@@ -82,12 +82,12 @@ class StagingTables:
         for key in [key for key in self._names if key[0] == id]:
             await self._session.execute(f"DROP TABLE {self._names.pop(key)}", table=id)
 
-    async def _make_room(self) -> None:
+    def _make_room(self) -> None:
         """Drop the least recently used ones; never one that the open transaction has used, since it
         may hold rows."""
         idle = [key for key, name in self._names.items() if name not in self._loaded]
         for key in idle[: max(0, len(self._names) - KEPT_TABLES + 1)]:
-            await self._session.execute(f"DROP TABLE {self._names.pop(key)}", table=key[0])
+            self._session.later(f"DROP TABLE {self._names.pop(key)}")
 
     def committed(self) -> None:
         """The transaction was committed, and the server has emptied all staging tables."""

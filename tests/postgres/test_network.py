@@ -7,9 +7,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import psycopg
 import pytest
+from psycopg.errors import UniqueViolation
 
 from engine.errors import SinkLost, TailraceError
 from engine.sandbox.proxy import Proxy
@@ -166,6 +168,34 @@ def test_a_far_target_keeps_up(postgres: AnyServer, url: str) -> None:
     with psycopg.connect(url) as connection:
         counts = [connection.execute(f"SELECT count(*) FROM {t.id}".encode()) for t in tables]
         assert [cursor.fetchone() for cursor in counts] == [(160,)] * 5
+
+
+def test_what_waits_is_sent_with_a_copy(postgres: AnyServer, url: str) -> None:
+    """BEGIN, SAVEPOINT and COPY take one round trip, the data and its end another one."""
+
+    async def scenario(session: Session) -> list[float]:
+        loop, times = asyncio.get_running_loop(), []
+        await session.execute("CREATE TABLE public.t (id int PRIMARY KEY)")
+        for text in (b"1\n2\n", b"3\n", b"2\n"):
+            started = loop.time()
+            await session.begin()
+            copying = partial(session.copy, "COPY public.t FROM STDIN", [text])
+            assert await session.in_savepoint(copying, (UniqueViolation,)) == (text != b"2\n")
+            times.append(loop.time() - started)
+        await session.commit()
+        cursor = await session.execute("SELECT array_agg(id ORDER BY id) FROM public.t")
+        assert await cursor.fetchone() == ([1, 2, 3],)
+        await session.close()
+        return times
+
+    async def run(url: str) -> list[float]:
+        session = Session(PostgresSettings(url))
+        await session.connect()
+        return await scenario(session)
+
+    with Proxy(postgres.host, postgres.port, delay_seconds=0.1) as proxy:
+        times = asyncio.run(run(through(proxy, url, postgres.port)))
+    assert min(times) < 0.6, "more than two round trips of 0.2 s"
 
 
 def make_inserts_wait(url: str) -> None:
