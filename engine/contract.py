@@ -265,10 +265,25 @@ class RefusesTables(SnapshotSource, Protocol):
 class PassesOver(Protocol):
     """A source whose stream can pass over an event or a transaction that a user names."""
 
+    def place(self, position: str) -> str:
+        """The place of ``position`` in the log, in the form that people read and that ``pass_over``
+        takes. Such a place stays as it is. Called on the event loop.
+        """
+
     def pass_over(self, position: str, place: str, *, whole: bool) -> str:
         """``position`` with a later place that a stream from there passes over: that of an event,
         or with ``whole`` of a transaction, as errors have them. Raises ConfigError. Called on the
         event loop.
+        """
+
+
+@runtime_checkable
+class PreparesTransactions(Protocol):
+    """A source whose transactions may be prepared, and so be in the log before they take effect."""
+
+    def unresolved(self, position: str) -> list[str]:
+        """The transactions that are prepared at ``position``, which ``Source.position`` returned. A
+        stream from there does not have their rows. Called on the event loop.
         """
 
 

@@ -18,7 +18,6 @@ The errors that Tailrace raises on purpose.
     ├── ApplyError        the target cannot store a change
     ├── Fenced            a newer engine runs this pipeline
     ├── DeadlineExceeded  a run has not caught up in time
-    ├── ParityError       source and target cannot be compared
     └── OutputError       the result of a command cannot be written
 
 ``engine.databases`` translates the errors of drivers (``raise … from error``), so nothing above it
@@ -40,7 +39,6 @@ __all__ = [
     "DecodeError",
     "Fenced",
     "OutputError",
-    "ParityError",
     "SchemaError",
     "ShapeChanged",
     "TableRecreated",
@@ -215,10 +213,6 @@ class Fenced(TailraceError):
 
 class DeadlineExceeded(TailraceError):
     """The pipeline has not done what it should do in time."""
-
-
-class ParityError(TailraceError):
-    """Source and target cannot be compared. Differences are a result, not an error."""
 
 
 class OutputError(TailraceError):

@@ -39,9 +39,9 @@ SKIP_TRANSACTION: Final = (
     "`tailrace skip CONFIG --transaction TRANSACTION` goes on without the whole transaction"
 )
 
-#: A command line, or the line of a configuration.
+#: A command line, and the name of a table, or of a column of it, in a line of a configuration.
 _COMMAND_LINE: Final = re.compile(r"`tailrace [^`]*`")
-_EXCLUDED: Final = '"TABLE" to exclude'
+_NAME: Final = re.compile(r'"TABLE(?=["\.])')
 
 
 def rendered(
@@ -65,7 +65,7 @@ def rendered(
         return f"`{' '.join(words)}`"
 
     if table:
-        hint = hint.replace(_EXCLUDED, f'"{table}" to exclude')
+        hint = _NAME.sub(lambda _: f'"{table}', hint)
     return _COMMAND_LINE.sub(put, hint)
 
 

@@ -32,6 +32,7 @@ use text, so such values are not parsed on the way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import msgspec
@@ -90,6 +91,11 @@ Kind = Literal[
 ]
 
 
+def _matches(id: TableId, pattern: str) -> bool:
+    schema, _, name = pattern.partition(".")
+    return fnmatchcase(id.schema, schema) and fnmatchcase(id.name, name)
+
+
 class TableId(msgspec.Struct, frozen=True, gc=False, order=True, cache_hash=True):
     """The name of a table, as the source spells it. ``schema`` is the database in MySQL."""
 
@@ -98,6 +104,13 @@ class TableId(msgspec.Struct, frozen=True, gc=False, order=True, cache_hash=True
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a pattern ``schema.name`` with ``*`` and ``?`` has this table.
+
+        A pattern with capitals also has the name in lower case: some servers store all names so.
+        """
+        return _matches(self, pattern) or _matches(self, pattern.lower())
 
 
 class Type(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -15,10 +15,12 @@ from typing import Literal
 
 import msgspec
 
+from engine.checkpoint import TableProgress
 from engine.cli.command import Command
 from engine.cli.edits import mapped_tables, outdated_tables
 from engine.cli.output import print_json, print_tables
 from engine.cli.progress import comparison_progress
+from engine.cli.stored import refuse_unknown, stored_state
 from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
 from engine.contract import (
     Capabilities,
@@ -31,9 +33,10 @@ from engine.contract import (
     Source,
     State,
 )
-from engine.errors import ConfigError, ParityError, SchemaError, SourceLost, TailraceError
+from engine.errors import ConfigError, SchemaError, SourceLost, TailraceError
 from engine.mapping.reader import MappedReader, compared
 from engine.ops.status import Status, TableStatuses
+from engine.pipeline.selection import selected
 from engine.pipeline.twins import current_tables
 from engine.recovery import DeadLetterStore, count_dead_letters
 from engine.remedies import rendered
@@ -85,6 +88,7 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
             if isinstance(source, SnapshotSource):
                 tables, refused = await asyncio.to_thread(_catalog, source)
                 findings += (each for each in refused if each not in findings)
+                exit_status = 0 if tables or refused else ConfigError.exit_status
         except TailraceError as error:
             findings.append(_as_finding("source", error, "CK001"))
             exit_status = error.exit_status
@@ -109,9 +113,12 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
             return findings, max(exit_status, error.exit_status)
         try:
             findings += await asyncio.to_thread(outdated_tables, source, mapping, state, settings)
-            await asyncio.to_thread(_check_position, source, state)
+            await asyncio.to_thread(_check_stored, source, state)
         except SourceLost:
             pass  # it is among the findings about the source
+        except ConfigError as error:
+            findings.append(_as_finding("tables", error, "CK008"))
+            exit_status = error.exit_status
         except TailraceError as error:
             findings.append(_as_finding("position", error, "CK005"))
     return findings, exit_status or int(any(finding.level == "error" for finding in findings))
@@ -169,8 +176,8 @@ def status(options: argparse.Namespace) -> int:
     """Show the pipeline's position and lag, and the state of each table.
 
     Reads the checkpoint in the target, and asks the source for the end of its log. docs/status.md
-    describes the fields. Exit status 1: the pipeline has never run, no engine is connected to the
-    target, or the stream cannot resume, such as after the log was purged.
+    describes the fields. Exit status 1: no engine is connected to the target, or the stream cannot
+    resume, such as after the log was purged; 2: the pipeline has never run.
     """
     settings = load_settings(options.config)
     found = asyncio.run(_status(settings, str(options.config)))
@@ -180,8 +187,7 @@ def status(options: argparse.Namespace) -> int:
         from engine.cli.tables import status_table
 
         print_tables(status_table(found))
-    healthy = found.position is not None and found.running is not False and not found.problem
-    return 0 if healthy else 1
+    return 1 if found.running is False or found.problem else 0
 
 
 def _add_status_options(parser: argparse.ArgumentParser) -> None:
@@ -194,15 +200,11 @@ STATUS = Command("status", "position, lag and the state of each table", status, 
 async def _status(settings: Settings, config: str) -> Status:
     """The status as the target and the source tell it. The engine is not asked."""
     sink = make_sink(settings)
-    state = await sink.state()
-    name = settings.pipeline.name
-    if state is None or state.checkpoint is None:
-        return Status(pipeline=name, epoch=None if state is None else state.epoch)
-    checkpoint = state.checkpoint
+    state, checkpoint = await stored_state(sink)
     behind = time.time() - checkpoint.committed_at if checkpoint.committed_at else None
     letters = await count_dead_letters(sink)
     found = Status(
-        pipeline=name,
+        pipeline=settings.pipeline.name,
         epoch=state.epoch,
         position=checkpoint.position,
         lag_seconds=behind,
@@ -232,6 +234,13 @@ def _backlog(source: Source, state: State) -> int | None:
     if source.reached(position, source.position()):
         return 0
     return source.backlog(position)
+
+
+def _check_stored(source: Source, state: State | None) -> None:
+    """Raise ``TailraceError`` if the source does not fit the checkpoint."""
+    if state is not None and state.checkpoint is not None:
+        selected(source, state.checkpoint.progress)
+    _check_position(source, state)
 
 
 def _check_position(source: Source, state: State | None) -> None:
@@ -284,12 +293,8 @@ VERIFY = Command(
 
 async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyReport:
     sink = make_sink(settings)
-    state = await sink.state()
-    if state is None or state.checkpoint is None:
-        raise ConfigError(
-            "the target holds no checkpoint of this pipeline yet", hint="run the pipeline first"
-        )
-    mapping, progress = make_mapping(settings), state.checkpoint.progress
+    state, checkpoint = await stored_state(sink)
+    mapping, progress = make_mapping(settings), checkpoint.progress
     state = mapping.restore(state)
     reasons = {
         str(id): it.reason
@@ -298,7 +303,7 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
     }
     reasons |= {str(id): reason for id, reason in state.outdated.items()}
     current = [it for it in current_tables(state.tables, progress) if it.id not in state.outdated]
-    tables, found_left = _chosen(current, reasons, options.table)
+    tables, found_left = _chosen(current, reasons, options.table, progress)
     left = dict(found_left)
     followed = {table.id for table in current}
     by_target: dict[Table, list[Table]] = {}
@@ -347,12 +352,12 @@ def _left_out(table: str, reason: str) -> TableReport:
 
 
 def _rows_of(side: str, end: Source | Sink) -> RowReader:
-    """The reader of a side's tables. Raises ParityError if its tables cannot be read."""
+    """The reader of a side's tables. Raises ConfigError if its tables cannot be read."""
     if isinstance(end, Readable):
         return end.row_reader()
-    raise ParityError(
+    raise ConfigError(
         f"the tables of this {side} cannot be read, so they cannot be compared",
-        hint="verify compares a MySQL or MariaDB server with PostgreSQL",
+        hint="`tailrace verify CONFIG` compares a MySQL or MariaDB server with PostgreSQL",
     )
 
 
@@ -368,18 +373,16 @@ async def _passed(source: Source, sink: Sink, position: str, deadline: float) ->
 
 
 def _chosen(
-    tables: Sequence[Table], left: Mapping[str, str], names: Sequence[str]
+    tables: Sequence[Table],
+    left: Mapping[str, str],
+    names: Sequence[str],
+    progress: Mapping[TableId, TableProgress],
 ) -> tuple[Sequence[Table], Mapping[str, str]]:
     """The tables of these names, all if there are none; those to compare and those left out."""
     if not names:
         return tables, left
     known = {str(table.id): table for table in tables}
-    unknown = [name for name in names if name not in known and name not in left]
-    if unknown:
-        raise ConfigError(
-            f"the pipeline does not follow {', '.join(unknown)}",
-            hint=f"it follows {', '.join(sorted({*known, *left}))}",
-        )
+    refuse_unknown([name for name in names if name not in known and name not in left], progress)
     return (
         [known[name] for name in names if name in known],
         {name: left[name] for name in names if name in left},

@@ -19,6 +19,7 @@ from engine.change import TWIN_PREFIX
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.cli.command import Command
 from engine.cli.inbox import add_deadline, give
+from engine.cli.stored import refuse_unknown, stored_state
 from engine.cli.wiring import load_settings, make_sink
 from engine.commands import BackfillTables, CommandStore, Letters, QuarantineTables, Skip
 from engine.contract import Sink
@@ -27,6 +28,8 @@ from engine.ops.status import table_status
 from engine.pipeline.dead_letters import letter_line
 from engine.pipeline.stored_commands import find_tables
 from engine.recovery import DeadLetter, DeadLetterStore, Resettable, count_dead_letters
+from engine.remedies import BACKFILL as BACKFILL_TABLE
+from engine.remedies import BACKFILL_ALL
 from engine.schema import TableId
 from engine.settings.loader import Settings
 
@@ -64,18 +67,8 @@ TABLES = Command("tables", "the state of each table, and its remedy", tables, _a
 
 
 async def _checkpoint_and_letters(sink: Sink) -> tuple[Checkpoint, dict[TableId, int]]:
-    return await _checkpoint(sink), await count_dead_letters(sink)
-
-
-async def _checkpoint(sink: Sink) -> Checkpoint:
-    """The stored checkpoint. Raises ConfigError if there is none."""
-    state = await sink.state()
-    if state is None or state.checkpoint is None:
-        raise ConfigError(
-            "the target holds no checkpoint of this pipeline yet",
-            hint="run the pipeline first: `tailrace run CONFIG`",
-        )
-    return state.checkpoint
+    _, checkpoint = await stored_state(sink)
+    return checkpoint, await count_dead_letters(sink)
 
 
 def backfill(options: argparse.Namespace) -> int:
@@ -97,10 +90,10 @@ def backfill(options: argparse.Namespace) -> int:
 
 async def _backfill(settings: Settings, options: argparse.Namespace) -> int:
     sink = make_sink(settings)
-    progress = (await _checkpoint(sink)).progress
     if bool(options.tables) == options.all:
-        raise ConfigError("name tables, or --all", hint="`tailrace backfill CONFIG --all`")
-    _require_known(options.tables, progress)
+        raise ConfigError("name tables, or --all", hint=f"{BACKFILL_TABLE}; {BACKFILL_ALL}")
+    _, checkpoint = await stored_state(sink)
+    _require_known(options.tables, checkpoint.progress)
     return await give(sink, BackfillTables(tuple(options.tables)), options)
 
 
@@ -128,18 +121,15 @@ def quarantine(options: argparse.Namespace) -> int:
 
 async def _quarantine(settings: Settings, options: argparse.Namespace) -> int:
     sink = make_sink(settings)
-    _require_known(options.tables, (await _checkpoint(sink)).progress)
+    _, checkpoint = await stored_state(sink)
+    _require_known(options.tables, checkpoint.progress)
     return await give(sink, QuarantineTables(tuple(options.tables)), options)
 
 
 def _require_known(names: Sequence[str], progress: Mapping[TableId, TableProgress]) -> None:
     """Raise ConfigError unless all these names and patterns have tables."""
     _, unknown = find_tables(tuple(names), progress)
-    if unknown:
-        raise ConfigError(
-            f"the pipeline follows no table {', '.join(unknown)}",
-            hint="`tailrace tables CONFIG` lists the tables that it follows",
-        )
+    refuse_unknown(unknown, progress)
 
 
 def _add_quarantine_options(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +153,7 @@ def skip(options: argparse.Namespace) -> int:
 
 async def _skip(settings: Settings, options: argparse.Namespace) -> int:
     sink = make_sink(settings)
-    await _checkpoint(sink)
+    await stored_state(sink)
     whole = options.transaction is not None
     place = options.transaction if whole else options.statement
     what = (
@@ -201,7 +191,7 @@ def dead_letters(options: argparse.Namespace) -> int:
 
 async def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
     sink = make_sink(settings)
-    await _checkpoint(sink)
+    await stored_state(sink)
     if not isinstance(sink, DeadLetterStore):
         raise ConfigError("this target keeps no dead letters", hint="PostgreSQL does")
     letters = await sink.read_dead_letters()

@@ -25,6 +25,7 @@ import benchmarks as bench_command
 from engine import demo as demo_command
 from engine.cli.command import Command
 from engine.cli.output import write_records
+from engine.cli.stored import stored_state
 from engine.cli.wiring import (
     load_settings,
     make_mapping,
@@ -325,13 +326,8 @@ async def _start_of_tail(
         if not isinstance(source, SnapshotSource):
             return ("" if start == "now" else start), ()
         return (source.position() if start == "now" else start), source.catalog()
-    state = await make_sink(settings).state()
-    if state is None or state.checkpoint is None:
-        raise ConfigError(
-            "the target holds no checkpoint of this pipeline yet",
-            hint="run the pipeline first, or leave out --from",
-        )
-    return state.checkpoint.position, [it for table in state.tables for it in table.sources]
+    state, checkpoint = await stored_state(make_sink(settings))
+    return checkpoint.position, [it for table in state.tables for it in table.sources]
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -29,14 +29,12 @@ LEVEL_STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 def status_table(status: Status) -> RenderableType:
     """The status as it is stored in the target, without the counters of a running engine."""
-    if status.position is None:
-        return Text(f"pipeline {status.pipeline} has not run yet")
     summary = Table.grid(padding=(0, 2))
     summary.add_row("pipeline", Text(status.pipeline))
     if status.running is not None:
         none = Text("none is connected to the target", style="bold red")
         summary.add_row("engine", "running" if status.running else none)
-    summary.add_row("position", Text(status.position, overflow="fold"))
+    summary.add_row("position", Text(status.position or "", overflow="fold"))
     lag = "unknown" if status.lag_seconds is None else duration(status.lag_seconds)
     behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
     summary.add_row("lag", f"{lag}{behind}")

@@ -326,7 +326,7 @@ class Mapping:
         except ConfigError as error:
             raise UnloggedChange(
                 error.message,
-                hint=f"{error.hint}; start the engine again, and {BACKFILL}",
+                hint=f"{error.hint}; `tailrace run CONFIG` then, and {BACKFILL}",
                 table=own_id((before or after).id),
             ) from error
         if before is None:

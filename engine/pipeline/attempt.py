@@ -16,8 +16,8 @@ from enum import Enum
 
 from engine.change import Heartbeat
 from engine.checkpoint import Checkpoint
-from engine.contract import ReadsByPolicy, Sink, SnapshotSource, Source, State
-from engine.errors import SourceError, UnloggedChange
+from engine.contract import PassesOver, ReadsByPolicy, Sink, SnapshotSource, Source, State
+from engine.errors import ConfigError, SourceError, UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState
@@ -65,6 +65,11 @@ class Shared:
     commands: CommandInbox = field(default_factory=CommandInbox)
     counters: Counters = field(default_factory=Counters)
 
+    def place(self, position: str) -> str:
+        """The place of a position in the source's log, in the form that people read."""
+        source = self.source
+        return source.place(position) if isinstance(source, PassesOver) else position
+
 
 class _Log(Enum):
     """What the last read of the log says about what is left in it."""
@@ -101,6 +106,7 @@ class Attempt:
         self.tracker = tracker = ProgressTracker(
             *(twins.followed, checkpoint.progress, source.includes),
             reads_parts=pipeline.unlogged.reads_parts,
+            place=pipeline.place,
         )
         self.writer = writer = TargetWriter(
             *(source, pipeline.sink, tracker, twins, pipeline.mapping, checkpoint),
@@ -160,7 +166,7 @@ class Attempt:
         if not (first and isinstance(self._source, SnapshotSource)):
             return
         if not self._discovery.found:
-            raise SourceError(
+            raise next(iter(self._discovery.refused.values()), None) or ConfigError(
                 "no table of the source matches",
                 hint="correct tables and exclude in [source], and grant the user SELECT on these"
                 " tables",
@@ -171,7 +177,7 @@ class Attempt:
                 return
         raise SourceError(
             "the source's tables change faster than they can be listed",
-            hint="start again when no schema migration runs",
+            hint="`tailrace run CONFIG` when no schema migration runs",
         )
 
     async def run(self, goal: str | None) -> bool:

@@ -195,8 +195,8 @@ class Backfill:
             return self._source
         raise SourceError(
             "tables are to be backfilled, and the source holds only a log",
-            hint='set [source] url to the server, or run with [backfill] mode = "never" and'
-            " another pipeline name",
+            hint="set [source] url to the server that the pipeline has followed; or begin anew with"
+            " the log: `tailrace reset CONFIG`, then `tailrace run CONFIG`",
         )
 
     async def _block(self, table: Table, error: ShapeChanged) -> None:

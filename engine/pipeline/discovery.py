@@ -30,7 +30,7 @@ NOT_FOUND = (
     "the table is not found any more: it was dropped or renamed on the source, or the user may not"
     " see it"
 )
-_GONE = 'if it is gone for good, add "TABLE" to exclude in [source], and start the engine again'
+_GONE = 'if it is gone for good, add "TABLE" to exclude in [source]; then `tailrace run CONFIG`'
 #: The number of tables that one target transaction creates. Each table takes locks.
 CREATED_TABLES = 250
 
@@ -63,7 +63,7 @@ class Discovery:
         #: The tables that the last discovery found and that are not followed yet.
         self.found: list[Table] = []
         #: The tables that it found and that cannot be followed.
-        self._refused: dict[TableId, TailraceError] = {}
+        self.refused: dict[TableId, TailraceError] = {}
         #: The end of the source's log after the last discovery.
         self.position = ""
 
@@ -75,7 +75,7 @@ class Discovery:
         known.update(self._tracker.quarantined)
         self.found = await asyncio.to_thread(self._source.catalog, known)
         if isinstance(self._source, RefusesTables):
-            self._refused = dict(self._source.refused())
+            self.refused = dict(self._source.refused())
         self._check_mapping()
         self.position = await asyncio.to_thread(self._source.position)
 
@@ -97,14 +97,14 @@ class Discovery:
             try:
                 self._writer.check_mapping([*self.found, table])
             except ConfigError as error:
-                self._refused[table.id] = error
+                self.refused[table.id] = error
             else:
                 self.found.append(table)
 
     def due(self) -> bool:
         """Whether tables were found or wait for it, and the stream has passed ``position``."""
         return bool(
-            (self.found or self._refused or self._tracker.waiting)
+            (self.found or self.refused or self._tracker.waiting)
             and self._source is not None
             and self._source.reached(self._writer.position, self.position)
         )
@@ -124,10 +124,10 @@ class Discovery:
         else:
             await self._create_live(expected)
         self.found = []
-        for id, error in self._refused.items():
+        for id, error in self.refused.items():
             self._unlogged.take(error, id)
         await self._unlogged.record(self._writer, self._tracker, ())
-        self._refused = {}
+        self.refused = {}
         return True
 
     async def _create_pending(self, source: SnapshotSource, tables: Sequence[Table]) -> None:
@@ -151,7 +151,7 @@ class Discovery:
         They may exist, and be hidden by a changed configuration or a missing right. So the target
         keeps their rows. A table of which it has none is forgotten.
         """
-        found = {table.id for table in tables} | self._refused.keys()
+        found = {table.id for table in tables} | self.refused.keys()
         for id in set(self._tracker.waiting) - found:
             if self._tracker.progress[id].again:
                 cause = Cause(NOT_FOUND, f"{BACKFILL}; {_GONE}", at=time.time())

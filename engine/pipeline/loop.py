@@ -128,6 +128,8 @@ class Pipeline:
                     return
             except TailraceError as error:
                 attempt, self._attempt = self._attempt, None
+                if error.position is not None:
+                    error.position = self._shared.place(error.position)
                 if (id := self._table_of(error, attempt)) is not None:
                     self._shared.unlogged.take(error, id)
                 else:

@@ -12,19 +12,38 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 
 from engine.checkpoint import Cause
 from engine.contract import SelectsTables, SnapshotSource, Source
 from engine.errors import ConfigError
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
+from engine.schema import TableId
 
-__all__ = ["follow_selection"]
+__all__ = ["follow_selection", "selected"]
 
 log = logging.getLogger("tailrace.pipeline")
 
 _NOT_SELECTED = "the configuration does not select the table any more"
 _SELECTED_AGAIN = "the configuration selects the table again"
+
+
+def selected(source: Source, known: Collection[TableId]) -> set[TableId]:
+    """Those of the tables that a pipeline follows which ``source`` selects. May block.
+
+    Raises ConfigError if it selects none of them, because that is likely to be a mistake.
+    """
+    if not isinstance(source, SelectsTables) or not known:
+        return set(known)
+    found = source.selected(known)
+    if not found:
+        raise ConfigError(
+            "the configuration selects none of the tables that the pipeline follows",
+            hint="correct tables and exclude in [source]; or begin anew with other tables:"
+            " `tailrace reset CONFIG`, then `tailrace run CONFIG`",
+        )
+    return found
 
 
 async def follow_selection(
@@ -33,22 +52,14 @@ async def follow_selection(
     """Stop following tables that ``source`` does not select, and follow those that it selects
     again. The target is at a commit before and after.
 
-    Raises ConfigError if it selects none of them, because that is likely to be a mistake, or if
-    edited rules of ``[mapping]`` do not fit a table.
+    Raises ConfigError if it selects none of them, or if edited rules of ``[mapping]`` do not fit a
+    table.
     """
     await _check_mapping(source, writer)
     known = tracker.progress
-    if not isinstance(source, SelectsTables) or not known:
-        return
-    selected = await asyncio.to_thread(source.selected, known)
-    if not selected:
-        raise ConfigError(
-            "the configuration selects none of the tables that the pipeline follows",
-            hint="correct tables and exclude in [source]; for other tables, start a pipeline with"
-            " another name, or `tailrace reset CONFIG` forgets these",
-        )
-    excluded = [id for id in known if id not in selected and known[id].state != "excluded"]
-    included = [id for id in selected if known[id].state == "excluded"]
+    chosen = await asyncio.to_thread(selected, source, known)
+    excluded = [id for id in known if id not in chosen and known[id].state != "excluded"]
+    included = [id for id in chosen if known[id].state == "excluded"]
     for id in excluded:
         await writer.leave(id, Cause(_NOT_SELECTED, at=time.time()), "excluded")
         log.warning(

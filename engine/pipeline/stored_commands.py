@@ -13,7 +13,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -27,7 +26,7 @@ from engine.commands import (
     Skip,
     StoredCommand,
 )
-from engine.contract import PassesOver, Sink, Source
+from engine.contract import PassesOver, PreparesTransactions, Sink, Source
 from engine.errors import ConfigError, Fenced, SinkLost, TailraceError
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
@@ -177,28 +176,45 @@ class StoredCommands:
             raise _Refused(f"the pipeline follows no table {', '.join(unknown)}")
         if reason := self._unlogged.why_not_backfilled:
             raise _Refused(reason)
+        end = "" if command.tables else await self._log_end()
         cause = Cause(f"a backfill was asked for by {by}", at=time.time())
         for id in found:
             await writer.leave(id, cause, "pending")
         if command.tables:
             return f"{', '.join(map(str, found))}: read again from now on"
-        writer.position = await asyncio.to_thread(self._source.position)
-        writer.committed_at = 0.0
+        writer.position, writer.committed_at = end, 0.0
         return f"all tables ({len(found)}) are read again, and the stream goes on at the log's end"
+
+    async def _log_end(self) -> str:
+        """The end of the log, for a stream that begins there."""
+        source = self._source
+        end = await asyncio.to_thread(source.position)
+        if isinstance(source, PreparesTransactions) and (left := source.unresolved(end)):
+            raise _Refused(
+                f"{len(left)} transactions are prepared (XA), and a stream from the log's end does"
+                " not have their rows: end each by XA COMMIT or XA ROLLBACK on the source, where XA"
+                " RECOVER lists them, and type the command again"
+            )
+        return end
 
 
 def find_tables(
     names: tuple[str, ...], known: Mapping[TableId, TableProgress]
 ) -> tuple[list[TableId], list[str]]:
     """The tables among ``known`` with these names or patterns that are not excluded, and the names
-    that no such table has. A name may have the characters of a pattern.
+    that no such table has. A name may have the characters of a pattern. Capitals are as in
+    ``TableId.matches``.
     """
     by_name = {str(id): id for id, it in known.items() if it.state != "excluded"}
     found: dict[TableId, None] = {}
     unknown: list[str] = []
     for name in names:
-        hits = [name] if name in by_name else [it for it in by_name if fnmatchcase(it, name)]
-        found |= dict.fromkeys(by_name[it] for it in hits)
+        hits = (
+            [by_name[name]]
+            if name in by_name
+            else [id for id in by_name.values() if id.matches(name)]
+        )
+        found |= dict.fromkeys(hits)
         if not hits:
             unknown.append(name)
     return list(found), unknown

@@ -61,8 +61,10 @@ class ProgressTracker:
         includes: Includes,
         *,
         reads_parts: bool = False,
+        place: Callable[[str], str] = str,
     ) -> None:
         self._reads_parts = reads_parts
+        self._place = place
         self._tables = {table.id: table for table in tables}
         self._progress = dict(progress)
         self._includes = includes
@@ -256,7 +258,7 @@ class ProgressTracker:
             part = part.joined(known.part)
         cause = Cause(
             change.reason,
-            position=str(position or ""),
+            position="" if position is None else self._place(str(position)),
             statement=change.statement,
             at=time.time(),
         )

@@ -37,8 +37,13 @@ WINDOW_SECONDS = 3600.0
 
 _UNLOGGED: Final = 'set unlogged_change = "backfill" in [backfill]'
 _QUARANTINE: Final = 'set on_error = "quarantine" in [errors]'
+_INITIAL: Final = 'set mode = "initial" in [backfill], then `tailrace run CONFIG`'
+_ANEW: Final = (
+    "when the cause is removed, `tailrace reset CONFIG --drop` and then `tailrace run CONFIG` begin"
+    " anew"
+)
 _NEVER: Final = "it was to be backfilled again, and the configuration does not allow that now"
-_START: Final = "start the engine again: it goes on with the other tables"
+_START: Final = "`tailrace run CONFIG` goes on with the other tables then"
 
 log = logging.getLogger("tailrace.pipeline")
 
@@ -123,9 +128,13 @@ class UnloggedChanges:
 
     def _hint(self, error: TailraceError) -> str:
         """How a quarantined table is followed again."""
-        if self.why_not_backfilled or (isinstance(error, UnloggedChange) and error.moved):
+        if isinstance(error, UnloggedChange) and error.moved:
             return error.hint
-        return and_then(error.hint, BACKFILL)
+        if not self.why_not_backfilled:
+            return and_then(error.hint, BACKFILL)
+        if self._settings.mode == "never":
+            return and_then(error.hint, _INITIAL, BACKFILL)
+        return and_then(error.hint, _ANEW)
 
     def _is_frequent(self, id: TableId) -> bool:
         """Whether the table would be backfilled again and again, and never be finished."""
@@ -151,7 +160,7 @@ class UnloggedChanges:
             await writer.leave(id, cause, "quarantined" if quarantine else "pending")
         left = tracker.waiting if self.why_not_backfilled else ()
         for id in left:
-            cause = Cause(_NEVER, 'set mode = "initial" in [backfill]', at=time.time())
+            cause = Cause(_NEVER, and_then(_INITIAL, BACKFILL), at=time.time())
             await writer.leave(id, cause, "quarantined")
         if self._taken or left:
             await writer.commit()

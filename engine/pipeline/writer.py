@@ -452,7 +452,8 @@ def _refuse_schema_changes(changes: Sequence[Change]) -> None:
         if isinstance(change, SchemaChange) and change.before is not None:
             raise SchemaError(
                 "the table was altered, renamed or dropped, which this sink cannot follow",
-                hint="adapt the target, and start a pipeline with another name",
+                hint="adapt the target, and begin anew: `tailrace reset CONFIG`, then"
+                " `tailrace run CONFIG`",
                 table=change.before.id,
             )
 

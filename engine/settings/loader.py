@@ -13,7 +13,6 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -115,7 +114,7 @@ class ErrorSettings(Struct, frozen=True, forbid_unknown_fields=True):
         """The policy of a table."""
         found = self.on_error
         for pattern, policy in self.tables.items():
-            if all(map(fnmatchcase, (id.schema, id.name), pattern.split(".", 1))):
+            if id.matches(pattern):
                 found = policy
         return found
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 import msgspec
@@ -81,8 +80,7 @@ def rules_of(settings: Mapping[str, TableRules], id: TableId) -> TableRules | No
     """The rules of one table; None if no pattern matches it."""
     found: dict[str, object] = {}
     for pattern, rules in settings.items():
-        schema, _, name = pattern.partition(".")
-        if fnmatchcase(id.schema, schema) and fnmatchcase(id.name, name):
+        if id.matches(pattern):
             default = TableRules()
             found |= {
                 field: value

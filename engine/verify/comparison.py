@@ -41,7 +41,7 @@ from hashlib import blake2b
 from typing import Final
 
 from engine.contract import RowReader
-from engine.errors import TailraceError
+from engine.errors import SinkRejected, SourceRejected, TailraceError
 from engine.schema import Table
 from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
 from engine.verify.recheck import Multiset, Passed, PipelineWaiter, Rechecker, recheck_multiset
@@ -78,7 +78,7 @@ async def verify(
     is called with a table's name and the number of its rows that have been read. The readers are
     called from threads, each by one at a time.
 
-    Raises the retryable errors of the readers; another error makes its table inconclusive.
+    Raises the errors of the readers' connections; another error makes its table inconclusive.
     """
     started = time.monotonic()
     pipeline = PipelineWaiter(source_position, passed, deadline_seconds)
@@ -121,7 +121,7 @@ class _Comparison(ABC):
         try:
             await self.compare()
         except TailraceError as error:
-            if error.retryable:
+            if error.retryable or isinstance(error, SourceRejected | SinkRejected):
                 raise
             inconclusive = error.message
         if self.counts.total() or self.hot:

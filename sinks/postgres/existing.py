@@ -34,8 +34,8 @@ def refuse_owned(owner: str, id: TableId) -> SinkError:
     """The error about a table that belongs to another pipeline, or to this one already."""
     return SinkError(
         f"the target's table already belongs to pipeline {owner}",
-        hint="Two sources cannot share a table: set [sink] schema, or exclude the table from one of"
-        " them.",
+        hint='Two pipelines cannot share a table: set schema = "…" in [sink], or add "TABLE" to'
+        " exclude in [source], of one of them.",
         table=id,
     )
 

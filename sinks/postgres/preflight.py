@@ -235,8 +235,8 @@ def _plain(storage: Storage, tables: Sequence[Table]) -> Iterator[Finding]:
                 "warning",
                 str(table.id),
                 f"the generated column {column} is stored as a plain column: {reason}",
-                "Its values are those of the source. Set the policy generated of the column to"
-                " plain if that is enough.",
+                "Its values are those of the source. If that is enough:"
+                f' "TABLE.{column}" = {{ generated = "plain" }} in [sink.values.columns].',
                 code="PG020",
             )
 
@@ -262,7 +262,7 @@ async def _collations(session: Session, storage: Storage, tables: Sequence[Table
     query = "SELECT 1 FROM pg_collation WHERE collprovider = 'i' LIMIT 1"
     if collated and not await session.execute_bulk(query):
         message = 'the server was built without ICU, which collation = "source" needs'
-        action = "Use a server with ICU, or set collation to default."
+        action = 'Use a server with ICU, or set collation = "default" in [sink.values].'
         findings.append(Finding("error", "collations", message, action, code="PG022"))
     return findings
 
@@ -272,7 +272,8 @@ def _limits(table: Table) -> Iterator[Finding]:
     subject = str(table.id)
     if len(table.columns) > MAX_COLUMNS:
         message = f"{len(table.columns)} columns are more than the {MAX_COLUMNS} of PostgreSQL"
-        yield Finding("error", subject, message, "Exclude columns or the table.", code="PG015")
+        action = 'Set drop = ["…"] in [mapping."TABLE"], or add "TABLE" to exclude in [source].'
+        yield Finding("error", subject, message, action, code="PG015")
     if not table.key:
         yield Finding(
             "warning",
@@ -290,7 +291,7 @@ def _limits(table: Table) -> Iterator[Finding]:
                 "warning",
                 subject,
                 f"the {name} can hold up to {MAX_INDEX_ROW_BYTES} bytes per row on the target, and"
-                " its columns allow longer values: such a row stops the pipeline",
+                " its columns allow longer values: such a row quarantines the table",
                 "Check for long values in the source, or shorten the columns there.",
                 code="PG018",
             )
@@ -302,7 +303,8 @@ def _limits(table: Table) -> Iterator[Finding]:
                 subject,
                 f"key column {column.name} must not hold a date such as 2020-02-00: PostgreSQL"
                 " cannot store it; 0000-00-00 becomes -infinity",
-                f"If it does, set the policy zero_date of {column.name} to text.",
+                f'If it does: "TABLE.{column.name}" = {{ zero_date = "text" }} in'
+                " [sink.values.columns].",
                 code="PG019",
             )
 

@@ -41,7 +41,7 @@ from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.overrides import Overrides
-from sources.mysql.position import MySQLPosition, file_number, parse_position
+from sources.mysql.position import MySQLPosition, file_number, parse_position, place_of
 from sources.mysql.schema_dump import read_schema
 from sources.mysql.settings import BinlogFileSettings, log_path
 
@@ -106,6 +106,10 @@ class BinlogFileSource:
         except TailraceError as error:
             findings.append(Finding("error", subject, str(error), error.hint, code="LF001"))
         return findings
+
+    def place(self, position: str) -> str:
+        """As ``PassesOver.place``."""
+        return place_of(position)
 
     def pass_over(self, position: str, place: str, *, whole: bool) -> str:
         """``position`` with a place that the stream passes over."""

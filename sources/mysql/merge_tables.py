@@ -40,7 +40,7 @@ _NAME: Final = re.compile(r"(?:(`[^`]+`|[^\s`.,]+)\s*\.\s*)?(`[^`]+`|[^\s`.,]+)"
 
 
 _REFUSAL: Final = "it is a MERGE table: changes of the tables that it joins are not logged for it"
-_VIEW: Final = "exclude it, and make it a view on the target"
+_VIEW: Final = 'add "TABLE" to exclude in [source], and make it a view on the target'
 
 
 def refusal(id: TableId) -> SchemaError:
@@ -79,7 +79,8 @@ class MergeTables:
                 raise UnloggedChange(
                     f"the MERGE table {id}, which joins it, {does}, and the log does not say which"
                     " of its tables is changed",
-                    hint="let applications change the table itself, or exclude it",
+                    hint='let applications change the table itself, or add "TABLE" to exclude in'
+                    " [source]",
                     table=joined,
                 )
 

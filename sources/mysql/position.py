@@ -17,7 +17,15 @@ from engine.errors import ConfigError
 from engine.schema import TableId
 from sources.mysql.gtid import DomainState, GtidSet
 
-__all__ = ["UNKNOWN_PLACE", "Executed", "MySQLPosition", "file_number", "parse_position"]
+__all__ = [
+    "UNKNOWN_PLACE",
+    "Executed",
+    "MySQLPosition",
+    "file_number",
+    "parse_position",
+    "place_of",
+    "unresolved",
+]
 
 #: The executed transactions, in the form of either family; None if the log has no GTIDs.
 Executed = GtidSet | DomainState | None
@@ -100,6 +108,7 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
 
     def pass_over(self, place: str, *, whole: bool) -> MySQLPosition:
         """This position, with a place to pass over. Raises ConfigError if it is not after it."""
+        place = place_of(place)
         file, _, offset = place.rpartition(":")
         if not file or not offset.isascii() or not offset.isdigit():
             raise ConfigError(
@@ -183,6 +192,20 @@ def parse_position(text: str) -> MySQLPosition:
         skipped={xid: frozenset(tables) for xid, tables in parts.xa_skipped.items()},
         passing=frozenset(parts.passing),
     )
+
+
+def place_of(position: str) -> str:
+    """The place of a position, as ``file:offset``. Such a place stays as it is."""
+    if not position.startswith("{"):
+        return position
+    at = parse_position(position)
+    return f"{at.file}:{at.offset}"
+
+
+def unresolved(position: str) -> list[str]:
+    """The XA transactions that were prepared before a stream from ``position`` begins."""
+    prepared = parse_position(position).prepared
+    return [xid for xid, place in prepared.items() if place == UNKNOWN_PLACE]
 
 
 @lru_cache(maxsize=1024)

@@ -46,7 +46,14 @@ from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.log_watch import LogWatch
 from sources.mysql.merge_tables import MergeTables, joined_tables, merge_tables
 from sources.mysql.overrides import Overrides
-from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition, file_number, parse_position
+from sources.mysql.position import (
+    UNKNOWN_PLACE,
+    MySQLPosition,
+    file_number,
+    parse_position,
+    place_of,
+    unresolved,
+)
 from sources.mysql.preflight import preflight
 from sources.mysql.resume import confirm_log, resume_at
 from sources.mysql.server_info import (
@@ -120,6 +127,9 @@ class MySQLSource:
             return list(map(self._overrides.apply, tables))
 
         return self._ask(read)
+
+    place = staticmethod(place_of)
+    unresolved = staticmethod(unresolved)
 
     def pass_over(self, position: str, place: str, *, whole: bool) -> str:
         """``position`` with a place that the stream passes over."""
@@ -429,15 +439,15 @@ class MySQLSource:
 
     def _position(self, session: Connection[Any]) -> MySQLPosition:
         end = visible_log_end(session, self._server_info(session))
-        prepared = unresolved = prepared_transactions(session)
+        prepared = left = prepared_transactions(session)
         deadline = time.monotonic() + _PREPARED_SECONDS
-        while unresolved and time.monotonic() < deadline and not self._stopping.is_set():
+        while left and time.monotonic() < deadline and not self._stopping.is_set():
             time.sleep(_PREPARED_POLL_SECONDS)
-            unresolved &= prepared_transactions(session)
+            left &= prepared_transactions(session)
         if not prepared:
             return end
         # A committed one is visible to every later read, so its XA COMMIT may be skipped.
-        places = {xid: UNKNOWN_PLACE if xid in unresolved else "" for xid in sorted(prepared)}
+        places = {xid: UNKNOWN_PLACE if xid in left else "" for xid in sorted(prepared)}
         return msgspec.structs.replace(end, prepared=places)
 
     def _backlog(self, session: Connection[Any], position: MySQLPosition) -> int | None:

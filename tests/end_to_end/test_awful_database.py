@@ -119,7 +119,7 @@ SERVER = (
     Danger("durability", "sync_binlog = 0", "SET GLOBAL sync_binlog = 1"),
     Danger("retention", "1.0 hours", "binlog_expire_logs_seconds"),
     Danger("xa", "1 XA transactions", "XA ROLLBACK"),
-    Danger("tables", "typo.*", "spelling"),
+    Danger("tables", "typo.*", "correct it in tables of [source]"),
 )
 
 

@@ -428,5 +428,5 @@ def test_a_source_that_holds_only_a_log_refuses_a_pending_table(table: Table) ->
     with pytest.raises(SourceError, match="holds only a log") as caught:
         run(make_pipeline(database, store, source=LogOnlySource(database)))
     assert "set [source] url" in caught.value.hint
-    assert 'mode = "never"' in caught.value.hint
+    assert "`tailrace reset CONFIG`" in caught.value.hint
     assert store.rows(table.id) == []

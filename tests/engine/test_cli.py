@@ -232,7 +232,7 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
     check = tailrace("check", config, "--json")
     assert check.status == 0, check.out
     assert {finding["level"] for finding in json.loads(check.out)} <= {"ok", "warning"}
-    assert tailrace("status", config).status == 1
+    assert tailrace("status", config).status == 2
     assert tailrace("verify", config).status == 2
 
     assert tailrace("run", config, "--until-caught-up").status == 0

@@ -115,6 +115,9 @@ def test_the_last_pattern_that_matches_counts() -> None:
     settings = ErrorSettings("stop", {"shop.*": "quarantine", "shop.orders": "stop"})
     policies = [settings.policy(TableId("shop", name)) for name in ("orders", "items")]
     assert [*policies, settings.policy(TableId("hr", "staff"))] == ["stop", "quarantine", "stop"]
+    # As in tables of [source], where the server stores all names in lower case.
+    assert ErrorSettings(tables={"Shop.Ord*": "stop"}).policy(TableId("shop", "orders")) == "stop"
+    assert ErrorSettings(tables={"shop.o*": "stop"}).policy(TableId("Shop", "o")) == "quarantine"
     with pytest.raises(ConfigError, match="'orders' is not a pattern"):
         ErrorSettings(tables={"orders": "stop"})
 
@@ -125,6 +128,8 @@ def test_a_remedy_names_the_command_line_as_it_is_typed() -> None:
     assert rendered(hint, config="it's.toml", table="shop.a b") == (
         "correct the value; `tailrace backfill 'it'\"'\"'s.toml' 'shop.a b'` reads it"
     )
+    line = 'add "TABLE" to exclude, or "TABLE.day" = { zero_date = "text" }'
+    assert rendered(line, table="shop.a") == line.replace("TABLE", "shop.a")
     assert rendered("see CHECK TABLE and `tailrace check CONFIG`") == (
         "see CHECK TABLE and `tailrace check CONFIG`"
     )

@@ -184,10 +184,6 @@ def test_findings_are_sorted_by_level_and_say_what_to_type() -> None:
     assert "1 error, 1 warning, 1 ok" in text
 
 
-def test_the_status_of_a_pipeline_that_never_ran() -> None:
-    assert "has not run yet" in draw(status_table(Status(pipeline="demo")))
-
-
 def test_the_status_table_shows_the_whole_position_and_every_table() -> None:
     position = ",".join(f"3f1c1e6a-0000-11f0-9a00-0242ac11000{n}:1-99999999" for n in range(5))
     stored = status(position=position, state=None, rows=None, backfilled_rows=None, epoch=3)

@@ -405,7 +405,7 @@ def test_a_sink_without_schema_changes_refuses_them(after: Table | None) -> None
                 whole(1, insert(KEYED, (1, "a")), SchemaChange("ALTER", KEYED, after))
             )
         assert caught.value.table == "shop.keyed"
-        assert "another name" in caught.value.hint
+        assert "`tailrace reset CONFIG`" in caught.value.hint
         assert target.sink.calls == []
 
     run(work)

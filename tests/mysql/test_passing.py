@@ -19,7 +19,7 @@ from engine.schema import Table
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.gtid import GtidSet
-from sources.mysql.position import MySQLPosition, parse_position
+from sources.mysql.position import MySQLPosition, parse_position, place_of
 from tests.support.engine_process import write_config
 from tests.support.servers import AnyServer, connect_mysql
 from tests.support.written_log import START, UUID, Log, fed, inserted, stream_at
@@ -44,6 +44,7 @@ def test_a_place_is_part_of_the_position() -> None:
     assert parse_position(str(passing)) == passing
     assert "passing" not in str(start)
     assert start.pass_over("bin.000002:100", whole=True).passing
+    assert place_of(str(start)) == place_of("bin.000002:100") == "bin.000002:100"
     for place, whole in (("bin.000002:100", False), ("bin.000001:900", True), ("900", False)):
         with pytest.raises(ConfigError):
             start.pass_over(place, whole=whole)

@@ -109,7 +109,8 @@ class Programs:
                 raise SourceError(
                     f"a statement in statement format writes {id}, which may have triggers that the"
                     " user may not see",
-                    hint=f"GRANT TRIGGER ON `{id.schema}`.* TO <user>, and start again",
+                    hint=f"GRANT TRIGGER ON `{id.schema}`.* TO <user>; then `tailrace run CONFIG`"
+                    " goes on",
                 )
         for program, table in self._reached(sql, schema, statement, dialect):
             if table in followed:
@@ -195,7 +196,7 @@ def _hidden_body(program: Program) -> SourceError:
     return SourceError(
         f"a statement in statement format uses the {program.kind} {program.id}, whose definition"
         " the user may not see",
-        hint=f"GRANT {right} TO <user>, and start again",
+        hint=f"GRANT {right} TO <user>; then `tailrace run CONFIG` goes on",
     )
 
 

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from pymysql.connections import Connection
 
 from engine.contract import Finding
+from engine.databases.mysql.connect import query
+from engine.databases.mysql.identifiers import quote_name
 from sources.mysql.preflight.carried import CARRIED_CHECKS
 from sources.mysql.preflight.context import Context, read_context
 from sources.mysql.preflight.protection import PROTECTION_CHECKS
@@ -42,7 +45,15 @@ def preflight(session: Connection[Any], info: ServerInfo, settings: MySQLSetting
         findings += _log_access(context)
     checks = (*TABLE_CHECKS, *STORAGE_CHECKS, *SAMPLE_CHECKS, *TEXT_CHECKS, *CARRIED_CHECKS)
     findings += (finding for check in checks for finding in check(context))
-    return findings
+    ((account,),) = query(session, "SELECT CURRENT_USER()")
+    return [_to(account, finding) for finding in findings]
+
+
+def _to(account: str, finding: Finding) -> Finding:
+    """The finding with the user's account in its GRANT."""
+    user, _, host = account.rpartition("@")
+    name = f"{quote_name(user)}@{quote_name(host)}"
+    return msgspec.structs.replace(finding, action=finding.action.replace("<user>", name))
 
 
 def _log_access(context: Context) -> list[Finding]:

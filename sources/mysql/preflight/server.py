@@ -82,7 +82,8 @@ def _metadata(context: Context) -> Iterator[Finding]:
     yield Finding(
         "warning",
         "binlog_row_metadata",
-        "the log has no column names: a schema change that cannot be derived stops the pipeline",
+        "the log has no column names: after a schema change that cannot be derived, a table is read"
+        " again",
         "SET GLOBAL binlog_row_metadata = 'FULL'"
         if metadata
         else f"upgrade the server: {newer} has this setting",

@@ -99,13 +99,14 @@ def _engine(table: _Stored, transactional: Collection[str]) -> Iterator[Finding]
         yield Finding("warning", subject, message, action, code="MY041")
     elif engine in _ELSEWHERE:
         message = f"its engine {engine} shows rows of other tables, whose changes are logged"
-        action = "exclude it, and follow the tables that hold its rows"
+        action = 'add "TABLE" to exclude in [source], and follow the tables that hold its rows'
         yield Finding(
             "error", subject, f"{message} under other names, or not at all", action, code="MY042"
         )
     elif engine == "blackhole":
         message = "its engine blackhole stores no rows, and the target would store them"
-        yield Finding("warning", subject, message, "exclude the table", code="MY043")
+        action = 'add "TABLE" to exclude in [source]'
+        yield Finding("warning", subject, message, action, code="MY043")
     elif engine not in (*transactional, *_CHECKED_ELSEWHERE):
         yield Finding(
             "warning",

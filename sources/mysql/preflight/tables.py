@@ -33,7 +33,7 @@ def _unmatched(context: Context) -> Iterator[Finding]:
                 "warning" if context.tables else "error",
                 "tables",
                 f"{pattern!r} matches no table that the user can see",
-                "check its spelling, and that the user has the right SELECT on these tables",
+                "correct it in tables of [source]; or GRANT SELECT on these tables TO <user>",
                 code="MY030",
             )
     for pattern in context.settings.values.unmatched(context.tables) if context.tables else ():
@@ -58,7 +58,7 @@ def _readable(context: Context) -> Iterator[Finding]:
         action = f"GRANT SELECT ON `{table.id.schema}`.* TO <user>"
         if error_code(error) not in ACCESS_DENIED:
             message = f"the table cannot be read: {error.message}"
-            action = "repair it (see CHECK TABLE), or exclude it"
+            action = f'REPAIR TABLE {quote_table(table)}, or add "TABLE" to exclude in [source]'
         yield Finding("error", str(table.id), message, action, code="MY033")
     yield Finding("ok", "tables", f"{len(context.tables) - len(refused)} tables can be followed")
 

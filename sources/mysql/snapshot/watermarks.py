@@ -23,6 +23,7 @@ The high watermark is the end of the log, read after the rows: everything visibl
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -50,8 +51,14 @@ from sources.mysql.snapshot.sessions import Lease
 
 __all__ = ["Flavour", "Watermarks"]
 
+log = logging.getLogger("tailrace.source")
+
 Flavour = Literal["mysql", "mariadb"]
 
+_WAY_ON = (
+    "end long transactions on the source: SHOW PROCESSLIST has those of sessions, and XA RECOVER"
+    " prepared ones, which end by XA COMMIT or XA ROLLBACK"
+)
 _DEADLINE_SECONDS = 60.0
 _PAUSE_SECONDS = 0.02
 # One wait for GTIDs, which is shorter than the connection's own read timeout.
@@ -259,6 +266,7 @@ class _TableLock:
         if not self._kept:
             _query(connection, f"SET SESSION wait_timeout = {_IDLE_LOCK_SECONDS}")
         deadline = time.monotonic() + _DEADLINE_SECONDS
+        waits = False
         statement = f"LOCK TABLES {quote_table(self._table)} READ"
         while True:
             try:
@@ -273,7 +281,13 @@ class _TableLock:
                 elif error.args[0] != _LOCK_TIMEOUT:
                     raise
             if time.monotonic() > deadline:
-                raise _too_late("a read lock on the table was not granted")
+                raise _too_late("a read lock on the table was not granted", self._table.id)
+            if not waits:
+                waits = True
+                log.warning(
+                    "the backfill of a table waits for a lock on it",
+                    extra={"table": str(self._table.id), "hint": _WAY_ON},
+                )
             time.sleep(_PAUSE_SECONDS)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -301,10 +315,11 @@ def _without_transactions(connection: Connection[Any], tables: Sequence[Table]) 
     return [table for table in tables if table.id not in transactional]
 
 
-def _too_late(reason: str) -> SourceError:
+def _too_late(reason: str, table: TableId | None = None) -> SourceError:
     return SourceError(
         f"{reason} within {_DEADLINE_SECONDS:.0f} seconds",
-        hint="end long transactions on the source (see SHOW PROCESSLIST), and start again",
+        hint=f"{_WAY_ON}; then `tailrace run CONFIG` goes on",
+        table=table,
     )
 
 
