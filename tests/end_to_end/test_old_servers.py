@@ -21,6 +21,7 @@ from tests.end_to_end.test_types import change, create
 from tests.support import compare
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mirror import catch_up, make_pipeline
+from tests.support.releases import version_of
 from tests.support.servers import AnyServer, connect_mysql, obtain_old
 from tests.support.type_matrix import FAMILIES, Kind, family
 from tests.support.waiting import wait_until
@@ -225,7 +226,7 @@ def test_init_check_run_verify(
 
 def _families(server: Server) -> Iterator[tuple[str, list[Kind]]]:
     """The types that the server has, without values that need casts of MySQL 8.0."""
-    version = tuple(map(int, server.version.split(".")))
+    version = version_of(server)
     for name in FAMILIES:
         kinds = [
             kind._replace(values=tuple(each for each in kind.values if not NEW_CAST.search(each)))

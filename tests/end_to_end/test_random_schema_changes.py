@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from engine.pipeline.loop import Pipeline
 from tests.support.compare import differences
 from tests.support.mirror import catch_up, make_pipeline
+from tests.support.releases import Since, Version, version_of
 from tests.support.servers import AnyServer, connect_mysql
 
 #: Types, each with literals that are or are not values of it.
@@ -49,12 +50,12 @@ TYPES: dict[str, tuple[str, ...]] = {
     "TIMESTAMP(2)": ("'2020-06-01 12:00:00.55'",),
     "TIME": ("'12:00:00'", "'-01:00:00'"),
     "YEAR": ("2020", "1999"),
+    "YEAR(2)": ("70", "1999"),
     "ENUM('x','y','1')": ("'x'", "'y'", "1"),
     "ENUM('y','x')": ("'x'",),
     "SET('a','b','c')": ("'a,c'", "''"),
     "BIT(5)": ("3", "b'101'"),
     "JSON": (),
-    # MariaDB has these.
     "INET4": ("'1.2.3.4'",),
     "INET6": ("'::FFFF:1.2.3.4'", "'::'"),
     "UUID": ("'123E4567E89B12D3A456426655440000'",),
@@ -103,6 +104,7 @@ TRUNCATE TABLE T
 DELETE FROM T
 OPTIMIZE TABLE T
 ALTER TABLE T ADD gN VARCHAR(40) AS (A) STORED
+ALTER TABLE T ADD gN VARCHAR(40) AS (A) PERSISTENT
 ALTER TABLE T ADD gN INT AS (id + 1) VIRTUAL
 ALTER TABLE T PARTITION BY HASH (id) PARTITIONS 3
 ALTER TABLE T TRUNCATE PARTITION p1
@@ -117,20 +119,46 @@ DROP TABLE T
 RENAME TABLE T TO swapping, keyed TO T, swapping TO keyed
 ALTER IGNORE TABLE T ADD UNIQUE (A)
 """.strip().splitlines()
+#: The releases that know a statement with these words. Every release knows the others.
+SINCE = {
+    "RENAME COLUMN": Since(mysql=(8, 0), mariadb=(10, 5, 2)),
+    "STORED": Since(mysql=(5, 7, 6), mariadb=(10, 2, 1)),
+    "VIRTUAL": Since(mysql=(5, 7, 6)),
+    "PERSISTENT": Since(mysql=None),
+    "OR REPLACE": Since(mysql=None, mariadb=(10, 0, 8)),
+    "ALTER IGNORE": Since(mysql_until=(5, 7, 4)),
+}
+#: The same for types.
+TYPES_SINCE = {
+    **dict.fromkeys(("DATETIME(3)", "TIMESTAMP(2)"), Since(mysql=(5, 6, 4))),
+    "YEAR(2)": Since(mysql_until=(5, 6, 6)),
+    "JSON": Since(mysql=(5, 7, 8), mariadb=(10, 2, 7)),
+    "INET4": Since(mysql=None, mariadb=(10, 10)),
+    "INET6": Since(mysql=None, mariadb=(10, 5)),
+    "UUID": Since(mysql=None, mariadb=(10, 7)),
+}
 ATTRIBUTES = ("", "NULL", "NOT NULL", "DEFAULT VALUE", "NOT NULL DEFAULT VALUE", "DEFAULT NULL")
 NUMBER = st.integers(0, 9)
 
-sessions = st.fixed_dictionaries({name: st.sampled_from(them) for name, them in SETTINGS.items()})
-changes = st.tuples(
-    *(st.sampled_from(STATEMENTS), st.sampled_from(TABLES), NUMBER, NUMBER),
-    *(st.sampled_from(sorted(TYPES)), st.sampled_from(ATTRIBUTES), NUMBER),
-)
-#: A session: its settings, its charset, and what it does.
-programs = st.lists(
-    st.tuples(sessions, st.sampled_from(CHARSETS), st.lists(changes, min_size=1, max_size=3)),
-    min_size=3,
-    max_size=4,
-)
+
+def programs(server: str, version: Version) -> st.SearchStrategy[Any]:
+    """Sessions: the settings of each, its charset, and what it does. The statements and types are
+    those that the release knows.
+    """
+    settings = {name: st.sampled_from(values) for name, values in SETTINGS.items()}
+    known = [
+        statement
+        for statement in STATEMENTS
+        if all(it.includes(server, version) for words, it in SINCE.items() if words in statement)
+    ]
+    types = [name for name in TYPES if TYPES_SINCE.get(name, Since()).includes(server, version)]
+    changes = st.tuples(
+        *(st.sampled_from(known), st.sampled_from(TABLES), NUMBER, NUMBER),
+        *(st.sampled_from(sorted(types)), st.sampled_from(ATTRIBUTES), NUMBER),
+    )
+    steps = st.lists(changes, min_size=1, max_size=3)
+    session = st.tuples(st.fixed_dictionaries(settings), st.sampled_from(CHARSETS), steps)
+    return st.lists(session, min_size=3, max_size=4)
 
 
 class Writer:
@@ -150,11 +178,18 @@ class Writer:
             cursor.execute(f"CREATE TABLE keyless (id INT, {columns})")
             cursor.execute(f"CREATE TABLE unique_key (id INT NOT NULL, {columns}, UNIQUE u (id))")
             cursor.execute(
-                f"CREATE TABLE computed (id INT PRIMARY KEY, {columns},"
-                " g VARCHAR(50) AS (d) STORED)"
+                f"CREATE TABLE computed (id INT PRIMARY KEY, {columns}{self._generated()})"
             )
         self.connection.commit()
         self.write(self.connection)
+
+    def _generated(self) -> str:
+        """The definition of a generated column that the server stores, if it can."""
+        version = version_of(self._server)
+        for word in ("STORED", "PERSISTENT"):
+            if SINCE[word].includes(self._server.kind, version):
+                return f", g VARCHAR(50) AS (d) {word}"
+        return ""
 
     def write(self, session: pymysql.connections.Connection[Any]) -> None:
         """Insert, update and delete rows in all tables."""
@@ -245,7 +280,7 @@ def check(
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.generate],
     )
-    @given(programs)
+    @given(programs(server.kind, version_of(server)))
     def run(program: Any) -> None:
         database = fresh_mysql_database(server)
         writer = Writer(server, database)
@@ -277,19 +312,27 @@ def check(
 
 def test_a_few_random_schema_changes(
     mysql_family: AnyServer,
-    postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
+    target_database: str,
 ) -> None:
-    check(mysql_family, fresh_postgres_database(postgres), 3, fresh_mysql_database)
+    check(mysql_family, target_database, 3, fresh_mysql_database)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_many_random_schema_changes(
     mysql_family: AnyServer,
-    postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
+    target_database: str,
 ) -> None:
-    check(mysql_family, fresh_postgres_database(postgres), 100, fresh_mysql_database)
+    check(mysql_family, target_database, 100, fresh_mysql_database)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_random_schema_changes_of_an_old_server(
+    old_server: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    target_database: str,
+) -> None:
+    check(old_server, target_database, 20, fresh_mysql_database)

@@ -228,7 +228,7 @@ def test_kills_at_each_step_of_each_kind(
     config = write_config(tmp_path, mysql_family.url, target, tables)
     source, kills = connect_mysql(mysql_family, database), 0
     with source, psycopg.connect(target, autocommit=True) as there:
-        cases = make_tables(source, mysql_family.kind)
+        cases = make_tables(source, mysql_family)
         with source.cursor() as cursor:
             cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, a INT, s VARCHAR(9))")
             cursor.execute("CREATE TABLE other (id INT PRIMARY KEY)")

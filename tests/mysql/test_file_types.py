@@ -16,6 +16,7 @@ from sources.mysql.settings import BinlogFileSettings
 from tests.support.changes import Replica
 from tests.support.log_files import record
 from tests.support.mysql_log import live_table, selected_rows
+from tests.support.releases import version_of
 from tests.support.servers import AnyServer, connect_mysql
 from tests.support.type_matrix import FAMILIES, TABLES, Form, Kind, family
 
@@ -68,7 +69,7 @@ def create(cursor: Any, tables: dict[str, list[Kind]], forms: list[Form]) -> str
 
 def test_every_value_of_every_type(least_metadata: AnyServer, tmp_path: Path) -> None:
     server = least_metadata
-    version = tuple(map(int, server.version.split(".")))
+    version = version_of(server)
     tables = {name: family(name, server.kind, version) for name in FAMILIES}
     tables = {name: kinds for name, kinds in tables.items() if kinds}
     forms = [

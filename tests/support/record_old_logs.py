@@ -7,8 +7,8 @@ Each folder holds the log of one old server in which the rows of the type matrix
   itself has no CREATE TABLE;
 - `shown.txt.gz`: the rows that `mysqlbinlog --verbose` shows.
 
-Left out are values of more than some thousand bytes, and what mysqlbinlog cannot show: MySQL's
-geometries, and MariaDB's fractions in the old temporal formats.
+MySQL's program does not show geometries, so these are in a second file of the log, which MariaDB's
+program shows. Left out are MariaDB's fractions in the old temporal formats, which neither shows.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from engine.sandbox import Server
 from engine.sandbox.debian import Bundle, loader_command
 from engine.sandbox.mysql_installation import MYSQL_BUNDLE
 from tests.support.old_servers import OLD_SERVERS
+from tests.support.releases import version_of
 from tests.support.servers import connect_mysql
 from tests.support.type_matrix import FAMILIES, Kind, family
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "old_logs"
 MARIADB_CLIENT = Bundle("MariaDB's client", "trixie", ("mariadb-client",), 30)
 DATABASE = "rec"
-#: A value that is made of more repetitions is left out, because the log would be large.
-MOST_REPETITIONS = 3000
+#: The tables whose changes are in the second file of the log.
+SECOND = ("spatials",)
 SESSION = "SET sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00'"
 #: At the end of the log: schema changes, which are followed by rows.
 SCHEMA_CHANGES = (
@@ -67,27 +68,34 @@ def record(name: str, server: Server) -> None:
         schema = "".join(_dump(cursor))
         cursor.execute("FLUSH LOGS")
         for table, columns in kinds.items():
-            _change(cursor, table, columns)
+            if table not in SECOND:
+                _change(cursor, table, columns)
         for statement in ("INSERT INTO item VALUES (1, 'one', 1.00)", *SCHEMA_CHANGES):
             cursor.execute(statement)
         cursor.execute("FLUSH LOGS")
-        log = sorted(server.layout.data.glob("binlog.[0-9]*[0-9]"))[-2]
+        for table in SECOND:
+            _change(cursor, table, kinds[table])
+        cursor.execute("FLUSH LOGS")
+        first, second, _ = sorted(server.layout.data.glob("binlog.[0-9]*[0-9]"))[-3:]
     folder = FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _write(folder / f"{log.name}.gz", log.read_bytes())
-    _write(folder / "shown.txt.gz", _shown(name, log))
+    for log in (first, second):
+        _write(folder / f"{log.name}.gz", log.read_bytes())
+    by_mysql = name.startswith("mysql") and name != "mysql-5.5"
+    shown = _shown(first, by_mysql=by_mysql) + _shown(second, by_mysql=False)
+    _write(folder / "shown.txt.gz", shown)
     (folder / "schema.sql").write_text(schema)
 
 
 def _families(server: Server) -> Iterator[tuple[str, list[Kind]]]:
-    version = tuple(map(int, server.version.split(".")))
+    version = version_of(server)
     for name in FAMILIES:
         kinds = [
             kind._replace(values=tuple(value for value in kind.values if _is_kept(value)))
             for kind in family(name, server.kind, version)
         ]
-        if kinds and (name, server.kind) != ("spatials", "mysql"):
+        if kinds:
             yield name, kinds
     if server.kind == "mariadb":
         kinds = family("temporals", server.kind, version)
@@ -95,10 +103,8 @@ def _families(server: Server) -> Iterator[tuple[str, list[Kind]]]:
 
 
 def _is_kept(value: str) -> bool:
-    """Whether the value is small, and not cast to a type to which MySQL 5.7 does not cast."""
-    repetitions = re.findall(r", (\d+)\)", value)
-    small = all(int(times) < MOST_REPETITIONS for times in repetitions)
-    return small and not re.search(r" AS (YEAR|FLOAT)\)", value)
+    """Whether the value is not cast to a type to which MySQL 5.7 does not cast."""
+    return not re.search(r" AS (YEAR|FLOAT)\)", value)
 
 
 def _create(cursor: Any, table: str, kinds: list[Kind]) -> None:
@@ -138,9 +144,9 @@ def _dump(cursor: Any) -> Iterator[str]:
         yield f"\nDROP TABLE IF EXISTS `{table}`;\n{cursor.fetchall()[0][1]};\n"
 
 
-def _shown(name: str, log: Path) -> bytes:
+def _shown(log: Path, *, by_mysql: bool) -> bytes:
     """What mysqlbinlog shows of the rows. The one of MySQL no longer reads the logs of 5.5."""
-    if name.startswith("mysql") and name != "mysql-5.5":
+    if by_mysql:
         root, program = MYSQL_BUNDLE.root(), "mysqlbinlog"
     else:
         root, program = MARIADB_CLIENT.root(), "mariadb-binlog"

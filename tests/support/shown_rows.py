@@ -131,6 +131,8 @@ def _is_shown_as(column: Column, value: Any, text: bytes) -> bool:
 def _integer(column: Column, value: int, text: bytes) -> bool:
     found = _NUMBERS.fullmatch(text)
     assert found is not None, text
+    if column.source_type == "year(2)":
+        return value == int(found[1]) % 100
     if column.source_type.startswith("year"):
         return value == int(found[1]) % 1900 if found[1] == b"1900" else value == int(found[1])
     unsigned = "unsigned" in column.source_type or "zerofill" in column.source_type

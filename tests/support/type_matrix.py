@@ -14,21 +14,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["FAMILIES", "TABLES", "Form", "Kind", "Since", "family"]
+from tests.support.releases import Since, Version
 
-Version = tuple[int, ...]
-
-
-class Since(NamedTuple):
-    """The first release of each server that has a type. None: no release has it."""
-
-    mysql: Version | None = (5, 5)
-    mariadb: Version | None = (10, 0)
-
-    def includes(self, server: str, version: Version) -> bool:
-        """Whether a release has the type; ``server`` is ``mysql`` or ``mariadb``."""
-        first = self.mysql if server == "mysql" else self.mariadb
-        return first is not None and version >= first
+__all__ = ["FAMILIES", "TABLES", "Form", "Kind", "family"]
 
 
 class Kind(NamedTuple):
@@ -62,10 +50,10 @@ class Form(NamedTuple):
 
 
 FRACTIONS = Since(mysql=(5, 6, 4))
+YEARS_OF_2_DIGITS = Since(mysql_until=(5, 6, 6))
 MYSQL_57 = Since(mysql=(5, 7, 8), mariadb=None)
 MYSQL_8 = Since(mysql=(8, 0), mariadb=None)
 COMPUTED = Since(mysql=(5, 7, 6), mariadb=(10, 2, 1))
-SPATIAL = Since(mysql=(5, 6))
 INVISIBLE = Since(mysql=(8, 0, 23), mariadb=(10, 3, 3))
 COMPRESSED = Since(mysql=None, mariadb=(10, 3, 2))
 
@@ -90,7 +78,7 @@ def _integers() -> list[Kind]:
         Kind("BOOLEAN", ("TRUE", "FALSE")),
         Kind("INT(5) UNSIGNED ZEROFILL", ("7", "4294967295", "0")),
         Kind("YEAR", ("1901", "2155", "0", "1970", "2000")),
-        Kind("YEAR(2)", ("70", "69", "99", "'00'", "1999", "2000"), Since(mysql=None)),
+        Kind("YEAR(2)", ("70", "69", "99", "'00'", "1999", "2000"), YEARS_OF_2_DIGITS),
         *(
             Kind(f"BIT({bits})", ("0", "1", str((1 << bits) - 1), str(1 << bits - 1), "b'1'"))
             for bits in (1, 2, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 40, 48, 56, 63, 64)
@@ -367,13 +355,13 @@ def _spatials() -> list[Kind]:
     every = [text for texts in shapes.values() for text in texts]
     return [
         *(
-            Kind(name, tuple(f"ST_GeomFromText('{text}')" for text in texts), SPATIAL)
+            Kind(name, tuple(f"ST_GeomFromText('{text}')" for text in texts))
             for name, texts in shapes.items()
         ),
-        Kind("GEOMETRY", tuple(f"ST_GeomFromText('{text}')" for text in every), SPATIAL),
+        Kind("GEOMETRY", tuple(f"ST_GeomFromText('{text}')" for text in every)),
         # In this reference system the server reads the latitude first.
-        Kind("GEOMETRY", tuple(f"ST_GeomFromText('{text}', 4326)" for text in ("POINT(10 20)", "LINESTRING(0 0,1 2)")), SPATIAL),
-        Kind("GEOMETRY", ("ST_GeomFromText('POINT(1 2)', 3857)",), SPATIAL),
+        Kind("GEOMETRY", tuple(f"ST_GeomFromText('{text}', 4326)" for text in ("POINT(10 20)", "LINESTRING(0 0,1 2)"))),
+        Kind("GEOMETRY", ("ST_GeomFromText('POINT(1 2)', 3857)",)),
         Kind("POINT SRID 4326", ("ST_GeomFromText('POINT(10 20)', 4326)",), MYSQL_8),
         Kind("GEOMETRY", ("ST_GeomFromText('GEOMETRYCOLLECTION EMPTY')",), MYSQL_8),
     ]  # fmt: skip
@@ -463,4 +451,10 @@ TABLES: tuple[Form, ...] = (
 
 def family(name: str, server: str, version: Version) -> list[Kind]:
     """The kinds of a family that a release has."""
-    return [kind for kind in FAMILIES[name] if kind.since.includes(server, version)]
+    kinds = [kind for kind in FAMILIES[name] if kind.since.includes(server, version)]
+    if version >= (5, 6, 1):
+        return kinds
+    return [
+        kind._replace(values=tuple(value.removeprefix("ST_") for value in kind.values))
+        for kind in kinds
+    ]

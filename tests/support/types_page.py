@@ -18,7 +18,8 @@ from engine.databases.postgres.stored import deciding_policies
 from engine.databases.postgres.types import type_name
 from engine.schema import Column
 from engine.toolkit.policies import ReadPolicies, StoragePolicies, ValuePolicies
-from tests.support.type_matrix import FAMILIES, TABLES, Kind, Since
+from tests.support.releases import Since, Version
+from tests.support.type_matrix import FAMILIES, TABLES, Kind
 
 __all__ = ["PAGE", "page"]
 
@@ -102,7 +103,8 @@ every type.
 an insert of the stream, and by an update of the stream in a table without a key, where the before \
 image has to find the row. It compares the result with what the server itself prints. It runs on MySQL \
 9.7 and MariaDB 10.11 and 11.8; `make slow` carries the same values from older releases \
-(`tests/end_to_end/test_old_servers.py`). "Since" is the first release that has the type.
+(`tests/end_to_end/test_old_servers.py`). "Since" is the first release that has the type, "until" the \
+first that no longer has it.
 
 ## Policies
 
@@ -250,8 +252,13 @@ def _in_catalog(kind: Kind) -> str:
 
 
 def _since(since: Since) -> str:
-    names = zip(("MySQL", "MariaDB"), since, strict=True)
-    return ", ".join(f"{name} {'.'.join(map(str, it))}" for name, it in names if it is not None)
+    until = f" (until {_number(since.mysql_until)})" if since.mysql_until else ""
+    names = (("MySQL", since.mysql, until), ("MariaDB", since.mariadb, ""))
+    return ", ".join(f"{name} {_number(it)}{end}" for name, it, end in names if it is not None)
+
+
+def _number(version: Version) -> str:
+    return ".".join(map(str, version))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+from tests.support.releases import Since, version_of
 from tests.support.servers import AnyServer, connect_mysql
 
 __all__ = ["Case", "change_table", "make_tables"]
@@ -17,14 +18,31 @@ RANGES = (
 )
 
 
+#: The releases that know a kind of statement.
+MARIADB = Since(mysql=None)
+STORED = Since(mysql=(5, 7, 6), mariadb=(10, 2, 1))
+PERSISTENT = Since(mysql=None, mariadb=(10, 0))
+VIRTUAL = Since(mysql=(5, 7, 6), mariadb=(10, 0))
+EXPRESSIONS = Since(mysql=(8, 0, 13), mariadb=(10, 2, 1))
+EXCHANGE = Since(mysql=(5, 6, 3), mariadb=(10, 0, 7))
+CONVERT_PARTITION = Since(mysql=None, mariadb=(10, 7, 1))
+EXPLICIT_DEFAULTS = Since(mysql=(8, 0), mariadb=(10, 8, 4))
+DOCUMENTS = Since(mysql=(5, 7, 8), mariadb=(10, 2, 7))
+IGNORE = Since(mysql_until=(5, 7, 4))
+#: InnoDB of MySQL 5.5 and MariaDB 10.2 refuses the duplicates.
+IGNORE_BY_INNODB = Since(mysql=(5, 6), mariadb=(10, 3), mysql_until=(5, 7, 4))
+YEARS_OF_2_DIGITS = Since(mysql_until=(5, 6, 6))
+ADDRESSES = Since(mysql=None, mariadb=(10, 10))
+
+
 class Case(NamedTuple):
-    """A table ``t``, and statements on it. ``only``: the server family that knows them."""
+    """A table ``t``, and statements on it, with the releases that know them."""
 
     columns: str
     values: str
     statements: tuple[str, ...]
-    only: str = ""
-    partitions: str = ""
+    since: Since = Since()
+    options: str = ""
 
 
 #: By the name of the table.
@@ -33,36 +51,49 @@ CASES = {
         "id INT PRIMARY KEY, a INT",
         "(1, 10), (2, NULL)",
         ("ALTER TABLE t ADD g INT GENERATED ALWAYS AS (a * 2) STORED",),
+        STORED,
     ),
     "generated_virtual": Case(
         "id INT PRIMARY KEY, a INT",
         "(1, 10), (2, NULL)",
         ("ALTER TABLE t ADD g INT GENERATED ALWAYS AS (a * 2) VIRTUAL",),
+        VIRTUAL,
     ),
     "generated_base_modified": Case(
         "id INT PRIMARY KEY, a DECIMAL(8,3), g VARCHAR(30) AS (a) STORED",
         "(1, 1.5, DEFAULT), (2, 2.25, DEFAULT)",
         ("ALTER TABLE t MODIFY a DECIMAL(9,4)",),
+        STORED,
+    ),
+    "generated_persistent": Case(
+        "id INT PRIMARY KEY, a DECIMAL(8,3), g VARCHAR(30) AS (a) PERSISTENT",
+        "(1, 1.5, DEFAULT), (2, 2.25, DEFAULT)",
+        (
+            "ALTER TABLE t ADD h INT AS (a * 2) PERSISTENT",
+            "ALTER TABLE t MODIFY a DECIMAL(9,4)",
+        ),
+        PERSISTENT,
     ),
     "default_today": Case(
         "id INT PRIMARY KEY",
         "(1), (2)",
         ("ALTER TABLE t ADD at DATE DEFAULT (CURRENT_DATE)",),
+        EXPRESSIONS,
     ),
     "default_expression": Case(
-        "id INT PRIMARY KEY", "(1), (2)", ("ALTER TABLE t ADD n INT DEFAULT (1 + 2)",)
+        "id INT PRIMARY KEY", "(1), (2)", ("ALTER TABLE t ADD n INT DEFAULT (1 + 2)",), EXPRESSIONS
     ),
     "partition_dropped": Case(
         "id INT PRIMARY KEY",
         "(1), (2), (5), (8)",
         ("ALTER TABLE t DROP PARTITION p0",),
-        partitions=RANGES,
+        options=RANGES,
     ),
     "partition_truncated": Case(
         "id INT PRIMARY KEY",
         "(1), (2), (5), (8)",
         ("ALTER TABLE t TRUNCATE PARTITION p0",),
-        partitions=RANGES,
+        options=RANGES,
     ),
     "partition_exchanged": Case(
         "id INT PRIMARY KEY",
@@ -72,20 +103,21 @@ CASES = {
             "INSERT INTO SINGLE VALUES (0)",
             "ALTER TABLE t EXCHANGE PARTITION p0 WITH TABLE SINGLE",
         ),
-        partitions=RANGES,
+        EXCHANGE,
+        options=RANGES,
     ),
     "partition_converted": Case(
         "id INT PRIMARY KEY",
         "(1), (2), (5), (8)",
         ("ALTER TABLE t CONVERT PARTITION p0 TO TABLE SINGLE",),
-        "mariadb",
-        partitions=RANGES,
+        CONVERT_PARTITION,
+        options=RANGES,
     ),
     "repartitioned": Case(
         "id INT PRIMARY KEY",
         "(1), (2), (5), (8)",
         ("ALTER TABLE t PARTITION BY HASH (id) PARTITIONS 3",),
-        partitions=RANGES,
+        options=RANGES,
     ),
     "lossy": Case(
         "id INT PRIMARY KEY, a VARCHAR(20), b DOUBLE, c BIGINT",
@@ -123,6 +155,12 @@ CASES = {
             "SET SESSION explicit_defaults_for_timestamp = OFF",
             "ALTER TABLE t MODIFY a TIMESTAMP, MODIFY b TIMESTAMP",
         ),
+        EXPLICIT_DEFAULTS,
+    ),
+    "timestamp_modified": Case(
+        "id INT PRIMARY KEY, a DATETIME NULL, b TIMESTAMP NULL",
+        "(1, NULL, NULL), (2, '2020-01-01', '2020-01-01')",
+        (LOOSE, "ALTER TABLE t MODIFY a TIMESTAMP, MODIFY b TIMESTAMP, ADD c TIMESTAMP"),
     ),
     "to_timestamp": Case(
         "id INT PRIMARY KEY, a DATETIME",
@@ -135,7 +173,7 @@ CASES = {
         ("ALTER TABLE t MODIFY a ENUM('x','y','1')",),
     ),
     "to_json": Case(
-        "id INT PRIMARY KEY, a INT", "(1, 1), (2, 2)", ("ALTER TABLE t MODIFY a JSON",)
+        "id INT PRIMARY KEY, a INT", "(1, 1), (2, 2)", ("ALTER TABLE t MODIFY a JSON",), DOCUMENTS
     ),
     "to_text": Case(
         "id INT PRIMARY KEY, a FLOAT, b DOUBLE",
@@ -161,19 +199,26 @@ CASES = {
         "id INT PRIMARY KEY, a YEAR(2), b YEAR",
         "(1, 70, 1970), (2, 69, 2000)",
         ("ALTER TABLE t MODIFY a YEAR, MODIFY b YEAR(2)",),
-        "mariadb",
+        YEARS_OF_2_DIGITS,
     ),
     "duplicates_dropped": Case(
         "id INT PRIMARY KEY, a INT",
         "(1, 1), (2, 1), (3, 3)",
         ("ALTER IGNORE TABLE t ADD UNIQUE KEY u (a)",),
-        "mariadb",
+        IGNORE,
+        "ENGINE=MyISAM",
+    ),
+    "duplicates_dropped_by_innodb": Case(
+        "id INT PRIMARY KEY, a INT",
+        "(1, 1), (2, 1), (3, 3)",
+        ("ALTER IGNORE TABLE t ADD UNIQUE KEY u (a)",),
+        IGNORE_BY_INNODB,
     ),
     "replaced_by_query": Case(
         "id INT PRIMARY KEY, a INT",
         "(1, 1), (2, 1), (3, 3)",
         ("CREATE OR REPLACE TABLE t AS SELECT 7 AS x, 'y' AS y",),
-        "mariadb",
+        MARIADB,
     ),
     "numbered": Case(
         "id INT NOT NULL PRIMARY KEY, a INT",
@@ -188,7 +233,7 @@ CASES = {
             "ALTER TABLE t MODIFY c INET6 NOT NULL",
             "ALTER TABLE t MODIFY a INET6, MODIFY b INET6",
         ),
-        "mariadb",
+        ADDRESSES,
     ),
     "addresses_added": Case(
         "id INT PRIMARY KEY",
@@ -197,22 +242,26 @@ CASES = {
             "ALTER TABLE t ADD a INET4 NOT NULL, ADD b INET6 NOT NULL",
             "ALTER TABLE t ADD c INET6 DEFAULT '::FFFF:1.2.3.4'",
         ),
-        "mariadb",
+        ADDRESSES,
     ),
     "keyless": Case(
         "a INT, b VARCHAR(9)",
         "(1, 'x'), (1, 'x'), (NULL, NULL)",
         ("ALTER TABLE t ADD g INT AS (a + 1) STORED", "INSERT INTO t VALUES (5, 'z', DEFAULT)"),
+        STORED,
     ),
 }
 
 
-def make_tables(writer: Any, family: str) -> dict[str, Case]:
+def make_tables(writer: Any, server: AnyServer) -> dict[str, Case]:
     """Create the table of each case that the server knows, with its rows."""
-    cases = {name: case for name, case in CASES.items() if case.only in ("", family)}
+    version = version_of(server)
+    cases = {
+        name: case for name, case in CASES.items() if case.since.includes(server.kind, version)
+    }
     with writer.cursor() as cursor:
         for name, case in cases.items():
-            cursor.execute(f"CREATE TABLE {name} ({case.columns}) {case.partitions}")
+            cursor.execute(f"CREATE TABLE {name} ({case.columns}) {case.options}")
             cursor.execute(f"INSERT INTO {name} VALUES {case.values}")
         writer.commit()
     return cases
