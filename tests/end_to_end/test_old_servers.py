@@ -17,13 +17,14 @@ import pytest
 
 from engine.cli.main import main
 from engine.sandbox import Server, start_mysql
-from tests.end_to_end.test_types import change, create
+from tests.end_to_end.test_types import change, check_documents, check_forms, create
 from tests.support import compare
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mirror import catch_up, make_pipeline
 from tests.support.releases import version_of
 from tests.support.servers import AnyServer, connect_mysql, obtain_old
-from tests.support.type_matrix import FAMILIES, Kind, family
+from tests.support.type_matrix import FAMILIES, MYSQL_57, Kind, family
+from tests.support.type_matrix import TABLES as FORMS
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -257,6 +258,24 @@ def test_every_value_arrives_by_every_path(
                 change(cursor, name, kinds)
             run()
             compare.assert_equal(connection, target, database)
+
+
+def test_documents_made_of_values_of_every_type(
+    old_server: Server, fresh_mysql_database: Fresh, target_database: str
+) -> None:
+    if not MYSQL_57.includes(old_server.kind, version_of(old_server)):
+        pytest.skip("the server has no binary JSON")
+    families = dict(_families(old_server))
+    check_documents(old_server, fresh_mysql_database(old_server), families, target_database)
+
+
+def test_tables_with_hidden_and_special_columns(
+    old_server: Server, fresh_mysql_database: Fresh, target_database: str
+) -> None:
+    version = version_of(old_server)
+    if not any(form.since.includes(old_server.kind, version) for form in FORMS):
+        pytest.skip("the server has no such tables")
+    check_forms(old_server, fresh_mysql_database(old_server), target_database)
 
 
 @pytest.mark.parametrize("each", [True, False], ids=["each", "all-at-once"])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sources.mysql.codec import temporal, values
-from sources.mysql.codec.binary_json import _TEMPLATES, double_text, json_text, json_text_of_5_7
+from sources.mysql.codec.binary_json import _TEMPLATES, double_text, json_printer, json_text
 from sources.mysql.codec.table_map import Wire
 from sources.mysql.codec.temporal import PackedText, temporal_expression
 from sources.mysql.codec.values import (
@@ -86,8 +86,19 @@ def test_json_that_refers_to_the_same_bytes_is_refused() -> None:
 
 
 def test_mysql_5_7_prints_a_whole_double_without_a_fraction() -> None:
-    texts = [json_text_of_5_7(b"\x0b" + struct.pack("<d", value)) for value in (1, -0.0, 1.5, 1e16)]
+    text = json_printer((5, 7, 29))
+    texts = [text(b"\x0b" + struct.pack("<d", value)) for value in (1, -0.0, 1.5, 1e16)]
     assert texts == ["1", "-0", "1.5", "1e16"]
+
+
+def test_texts_that_are_not_converted() -> None:
+    """MySQL 9.7 has the column type VAR_STRING for texts of ucs2, earlier releases for bytes."""
+    x, e_acute = bytes((15, 253, 2)) + b"\0x", bytes((15, 253, 2)) + b"\0\xe9"
+    for version in ((), (5, 7, 29), (8, 0, 30)):
+        assert json_printer(version)(x) == '"base64:type253:AHg="'
+    assert json_printer((9, 7, 4))(x) == '"\\u0000x"'
+    with pytest.raises(UnicodeDecodeError):
+        json_printer((9, 7, 4))(e_acute)
 
 
 def test_the_cache_of_json_keys_is_bounded() -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tests.support.releases import Since, Version
 
-__all__ = ["FAMILIES", "TABLES", "Form", "Kind", "family"]
+__all__ = ["FAMILIES", "MYSQL_57", "TABLES", "Form", "Kind", "family"]
 
 
 class Kind(NamedTuple):

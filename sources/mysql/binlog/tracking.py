@@ -148,7 +148,7 @@ class Tracking:
         self.tables = {table.id: table for table in tables}
         self._overrides = overrides
         self.mariadb = False
-        self._short_doubles = False
+        self._mysql: tuple[int, ...] = ()
         self._format: Format | None = None
         self._temporary = TemporaryTables(newest)
         self._read_programs = programs
@@ -179,7 +179,7 @@ class Tracking:
         if format.created and (self._format is not None or self._definitions is not None):
             self._temporary.restart(format.server)
         self.mariadb = format.mariadb
-        self._short_doubles = not self.mariadb and format.version < (8,)
+        self._mysql = () if self.mariadb else format.version
         self._format = format
         logged = not format.mariadb and format.version >= (9, 6) and not self._native_foreign_keys
         self.foreign_keys.unlogged = not logged
@@ -207,8 +207,7 @@ class Tracking:
             return self.foreign_keys.decoder(id, event, end, self.mariadb, self._live), None
         try:
             map = parse_table_map(event, 19, end, mariadb=self.mariadb)
-            if self._short_doubles:
-                map = msgspec.structs.replace(map, short_doubles=True)
+            map = msgspec.structs.replace(map, mysql=self._mysql)
             change: SchemaChange | None
             if table is None:
                 table, change = self._first_seen(map)

@@ -19,11 +19,11 @@ from collections.abc import Callable
 from decimal import Decimal
 from json.encoder import encode_basestring as quoted  # in C, and escapes as the server does
 from math import isfinite
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from sources.mysql.codec.values import decimal_reader, decimal_size
 
-__all__ = ["double_text", "json_text", "json_text_of_5_7"]
+__all__ = ["double_text", "json_printer", "json_text", "json_text_of_5_7", "json_text_of_9_7"]
 
 _LARGE_OBJECT, _LARGE_ARRAY = 1, 3
 _LITERAL, _INT16, _UINT16, _INT32, _UINT32 = 4, 5, 6, 7, 8
@@ -53,6 +53,7 @@ _KEYS = (struct.Struct("<HH").iter_unpack, struct.Struct("<IH").iter_unpack)
 
 # Column types of opaque values that are not printed as base64.
 _TIMESTAMP, _DATE, _TIME, _DATETIME, _DECIMAL = 7, 10, 11, 12, 246
+_VAR_STRING = 253
 _BASE64_LINE = 76
 _DEEPEST = 100  # the servers' limit
 
@@ -63,23 +64,47 @@ _TEMPLATES: dict[tuple[int, bytes, bytes], str] = {}
 _CACHED_BYTES, _CACHE_ENTRIES = 1024, 1024
 
 
-def json_text(data: bytes, double: Callable[[float], str] | None = None) -> str:
+class _Style(NamedTuple):
+    """How a release prints doubles, and values of column types that JSON does not have."""
+
+    double: Callable[[float], str]
+    opaque: Callable[[int, bytes], str]
+
+
+def json_text(data: bytes, style: _Style | None = None) -> str:
     """The text of a JSON column's value; a value of zero bytes is JSON's null.
 
-    ``double`` makes the text of a double, by default ``double_text``. Raises ValueError,
-    IndexError, KeyError or struct.error for bytes that are not binary JSON.
+    ``style`` is by default that of MySQL 8.0. Raises ValueError, IndexError, KeyError or
+    struct.error for bytes that are not binary JSON.
     """
     if not data:
         return "null"
-    double = double or double_text
+    style = style or _STYLE
     if data[0] <= _LARGE_ARRAY:
-        return _container(data[0], data, 1, len(data), 0, len(data), double)[0]
-    return _scalar(data[0], data, 1, len(data), len(data), double)[0]
+        return _container(data[0], data, 1, len(data), 0, len(data), style)[0]
+    return _scalar(data[0], data, 1, len(data), len(data), style)[0]
 
 
 def json_text_of_5_7(data: bytes) -> str:
     """The text as MySQL 5.7 prints it: a double without a fraction looks like an integer."""
-    return json_text(data, lambda value: double_text(value).removesuffix(".0"))
+    return json_text(data, _STYLE_OF_5_7)
+
+
+def json_text_of_9_7(data: bytes) -> str:
+    """The text as MySQL 9.7 prints it.
+
+    It stores a text with the charset ucs2, utf16, utf16le or utf32 in its own bytes, with the
+    column type VAR_STRING, and prints them as they are. Earlier releases convert texts, and give
+    that type to binary strings. Raises UnicodeDecodeError for bytes that are not UTF-8.
+    """
+    return json_text(data, _STYLE_OF_9_7)
+
+
+def json_printer(version: tuple[int, ...]) -> Callable[[bytes], str]:
+    """The function that prints as a version of MySQL does; an empty version is MySQL 8.0."""
+    if version >= (9, 7):
+        return json_text_of_9_7
+    return json_text_of_5_7 if () < version < (8,) else json_text
 
 
 def double_text(value: float) -> str:
@@ -109,7 +134,7 @@ def _container(
     limit: int,
     depth: int,
     left: int,
-    double: Callable[[float], str],
+    style: _Style,
 ) -> tuple[str, int]:
     """The object or array at ``data[at:limit]``, and the number of bytes that may still be read.
 
@@ -135,7 +160,7 @@ def _container(
                 raise ValueError("JSON is cut off or refers to the same bytes repeatedly")
             text = quoted(data[start : start + length].decode())
         elif type <= _LARGE_ARRAY:
-            text, left = _container(type, data, at + where, end, depth + 1, left, double)
+            text, left = _container(type, data, at + where, end, depth + 1, left, style)
         elif type == _LITERAL:
             text = _LITERALS[where]
         elif type <= _UINT16 or (type <= _UINT32 and header == 8):
@@ -143,9 +168,9 @@ def _container(
         elif type in _NUMBERS:
             text = str(_NUMBERS[type](data, at + where)[0])
         elif type == _DOUBLE:
-            text = double(_DOUBLE_VALUE(data, at + where)[0])
+            text = style.double(_DOUBLE_VALUE(data, at + where)[0])
         else:
-            text, left = _scalar(type, data, at + where, end, left, double)
+            text, left = _scalar(type, data, at + where, end, left, style)
         texts.append(text)
     if not key:
         return f"[{', '.join(texts)}]", left
@@ -203,16 +228,14 @@ def _bounded(cache: dict[Any, Any]) -> dict[Any, Any]:
     return cache
 
 
-def _scalar(
-    type: int, data: bytes, at: int, end: int, left: int, double: Callable[[float], str]
-) -> tuple[str, int]:
+def _scalar(type: int, data: bytes, at: int, end: int, left: int, style: _Style) -> tuple[str, int]:
     """The value at ``data[at:end]``, not a container, and the bytes that may still be read."""
     if type == _LITERAL:
         return _LITERALS[data[at]], left
     if type in _NUMBERS:
         return str(_NUMBERS[type](data, at)[0]), left
     if type == _DOUBLE:
-        return double(_DOUBLE_VALUE(data, at)[0]), left
+        return style.double(_DOUBLE_VALUE(data, at)[0]), left
     if type not in (_STRING, _OPAQUE):
         raise ValueError(f"binary JSON has no type {type}")
     length, start = _length(data, at + (type == _OPAQUE))
@@ -220,7 +243,7 @@ def _scalar(
     if start + length > end or left < 0:
         raise ValueError("JSON is cut off or refers to the same bytes repeatedly")
     value = data[start : start + length]
-    return (quoted(value.decode()) if type == _STRING else _opaque(data[at], value)), left
+    return (quoted(value.decode()) if type == _STRING else style.opaque(data[at], value)), left
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
@@ -243,6 +266,10 @@ def _opaque(column_type: int, data: bytes) -> str:
     # The server breaks the base64 text into lines; in JSON a line break is an escape.
     lines = [text[at : at + _BASE64_LINE] for at in range(0, len(text), _BASE64_LINE)]
     return f'"base64:type{column_type}:' + "\\n".join(lines) + '"'
+
+
+def _opaque_of_9_7(column_type: int, data: bytes) -> str:
+    return quoted(data.decode()) if column_type == _VAR_STRING else _opaque(column_type, data)
 
 
 def _cut(data: bytes, size: int) -> bytes:
@@ -290,3 +317,6 @@ _OPAQUES: dict[int, Callable[[bytes], str]] = {
     _TIME: _time,
     _DECIMAL: _decimal,
 }
+_STYLE: Final = _Style(double_text, _opaque)
+_STYLE_OF_5_7: Final = _Style(lambda value: double_text(value).removesuffix(".0"), _opaque)
+_STYLE_OF_9_7: Final = _Style(double_text, _opaque_of_9_7)

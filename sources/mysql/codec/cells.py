@@ -19,7 +19,7 @@ from engine.databases.mysql.charset import text_expression
 from engine.databases.mysql.types import MySQLType, parse_type
 from engine.errors import DecodeError, SchemaError
 from engine.schema import Column, Table
-from sources.mysql.codec.binary_json import json_text, json_text_of_5_7
+from sources.mysql.codec.binary_json import json_printer
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.codec.table_map import TableMap, Wire
 from sources.mysql.codec.temporal import temporal_expression
@@ -126,7 +126,7 @@ def _cell(table: Table, ordinal: int, map: TableMap, invalid_text: InvalidText |
         charset = map.charsets[ordinal] or ""
     expression, names = bytes_expression(table, column, source_type, charset, "raw0", invalid_text)
     if wire == Wire.JSON:
-        function = json_text_of_5_7 if map.short_doubles else json_text
+        function = json_printer(map.mysql)
         expression, names = f"{function.__name__}(raw0)", {function.__name__: function}
     return _bytes(ordinal, wire, meta, expression, names)
 

@@ -13,7 +13,7 @@ path as text, and the value in binary JSON if there is one, both after their pac
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from json.decoder import JSONDecoder
 from json.encoder import encode_basestring as quoted
 from typing import Final, NamedTuple
@@ -60,15 +60,21 @@ class _Cell(NamedTuple):
 _Leg = str | _Cell
 
 
-def document_after(before: str | None, data: bytes, partial: int) -> str:
+def document_after(
+    before: str | None,
+    data: bytes,
+    partial: int,
+    text: Callable[[bytes], str] = json_text,
+) -> str:
     """The text of a document after an update.
 
     ``data`` holds the diffs to ``before`` if ``partial`` is 1, and the whole document if it is 0.
+    ``text`` makes the text of binary JSON.
     Raises ValueError, IndexError, KeyError or struct.error if the diffs are damaged, or are not
     those of this document.
     """
     if not partial:
-        return json_text(data)
+        return text(data)
     if before is None:
         raise ValueError("changed parts of a document that was NULL")
     at = 0
@@ -78,7 +84,7 @@ def document_after(before: str | None, data: bytes, partial: int) -> str:
         value = ""
         if operation != _REMOVE:
             binary, at = _packed(data, at)
-            value = json_text(binary)
+            value = text(binary)
         before = _apply(before, operation, list(_legs(path.decode())), value)
     return before
 

@@ -58,6 +58,7 @@ and v2 alike from the column count on).
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -73,7 +74,7 @@ from engine.remedies import BACKFILL
 from engine.schema import Table
 from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.accelerator import Accelerator, Decode, StoredImage, row_accelerator
-from sources.mysql.codec.binary_json import json_text
+from sources.mysql.codec.binary_json import json_printer
 from sources.mysql.codec.cells import cells
 from sources.mysql.codec.defaults import constant_default
 from sources.mysql.codec.images import Image, SourceCode
@@ -205,8 +206,14 @@ class RowDecoder:
             for at in range(0, len(bitmaps), self._bitmap)
         ]
         if partial_json:
+            names: dict[str, Callable[..., str]] = {
+                "document_after": functools.partial(
+                    document_after, text=json_printer(self._map.mysql)
+                ),
+                "without_before": self._without_before,
+            }
             writer: _Writer = _PartialWriter(
-                self.table, self._cells, self._nullable, self._documents(), self._without_before
+                self.table, self._cells, self._nullable, self._documents(), names
             )
         else:
             writer = _Writer(self.table, self._cells, self._nullable, self._accelerator)
@@ -257,7 +264,7 @@ class RowDecoder:
     def _without_before(self, data: bytes, partial: int) -> str:
         """A document whose column the image before the update does not have."""
         if not partial:
-            return json_text(data)
+            return json_printer(self._map.mysql)(data)
         raise UnloggedChange(
             "the log holds only the changed parts of JSON documents, and not the documents before",
             hint="run SET GLOBAL binlog_row_image = 'FULL', or SET GLOBAL binlog_row_value_options"
@@ -376,6 +383,7 @@ class _PartialWriter(_Writer):
 
     An image after the update starts with its options: 1 if a bit for each JSON column follows, set
     if the column has diffs to the document before (``json_diff``). The accelerator is not used.
+    ``names`` are the functions ``document_after`` and ``without_before``.
     """
 
     def __init__(
@@ -384,11 +392,11 @@ class _PartialWriter(_Writer):
         cells: Any,
         nullable: int,
         documents: Sequence[int],
-        without_before: Callable[[bytes, int], str],
+        names: dict[str, Callable[..., str]],
     ) -> None:
         super().__init__(table, cells, nullable, None)
         self._documents = documents
-        self._names = {"document_after": document_after, "without_before": without_before}
+        self._names = names
         self._before = 0
 
     def _write_image(self, source: SourceCode, name: str, mask: int) -> None:

@@ -64,7 +64,7 @@ class TableMap(msgspec.Struct, frozen=True, gc=False):
     per column. In these, an entry is None for a column that is not a number, has no characters
     (bytes have the charset ``binary``), is not an ENUM or SET, or is not a geometry.
 
-    ``short_doubles`` is not in the event: the server prints the doubles in JSON as MySQL 5.7 does.
+    ``mysql`` is not in the event: the version of MySQL that has written it, empty for MariaDB.
     """
 
     table_id: int
@@ -80,7 +80,7 @@ class TableMap(msgspec.Struct, frozen=True, gc=False):
     key: tuple[int, ...] | None = None
     geometries: tuple[int | None, ...] | None = None
     invisible: int = 0
-    short_doubles: bool = False
+    mysql: tuple[int, ...] = ()
 
 
 def parse_table_map(
