@@ -18,5 +18,6 @@ def test_canonical_forms() -> None:
     assert [day_or_none(day) is not None for day in days] == [True, False, False]
     equal = ['{"a": 1.0, "b": [1e2]}', '{"b":[100],"a":1}']
     assert len({canonical_json(text) for text in equal}) == 1
+    assert canonical_json('["a\nb"]') == canonical_json(r'["a\nb"]')
     different = ["10000000000000000000001", "10000000000000000000002", '"1"', "1", '{"a": 1}']
     assert len({canonical_json(f"[{text}]") for text in different}) == len(different)

@@ -136,6 +136,8 @@ def _source_value(value: Any, kind: str) -> Any:
         return _trimmed(text)
     if kind == "decimal":  # ZEROFILL prints leading zeros
         return re.sub(r"^(-?)0+(?=\d)", r"\1", text)
+    if kind == "json":  # MySQL 5.7 does not escape line breaks
+        return text.replace("\n", "\\n")
     return text.replace("\0", "")
 
 

@@ -21,7 +21,7 @@ from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
 from engine.change import Chunk, Row
-from engine.databases.mysql.connect import error_code, translate_errors
+from engine.databases.mysql.connect import error_code, server_version, translate_errors
 from engine.databases.mysql.identifiers import quote_table
 from engine.databases.mysql.types import same_order, same_type
 from engine.errors import (
@@ -234,7 +234,8 @@ class _Reading:
                 lease.spoiled = True
                 rows: list[Row] = []
                 size = 0
-                for more, received in self._rows_of(connection, self._table, self._query("")):
+                query = self._query(connection, "")
+                for more, received in self._rows_of(connection, self._table, query):
                     if rows and (size >= _CHUNK_BYTES or len(rows) >= self._rows):
                         yield Chunk(self._table, rows, _NO_PLACE, high_watermark, size)
                         rows, size = [], 0
@@ -307,7 +308,7 @@ class _Reading:
             connection = lease.connection
             self._watermarks.begin(connection, self._low_watermark)
             self._check_shape(connection)
-            rows, size, whole = self._receive(connection, self._query(tail))
+            rows, size, whole = self._receive(connection, self._query(connection, tail))
             lease.spoiled = not whole
             if whole:
                 high_watermark = self._watermarks.high(connection)
@@ -344,8 +345,10 @@ class _Reading:
         cursor = None if end is None else self._keyset.cursor(end)
         return _Part(Chunk(self._table, rows, cursor, high_watermark, size), rest)
 
-    def _query(self, tail: str) -> str:
-        return f"SELECT {select_list(self._table)} FROM {quote_table(self._table)}{tail}"
+    def _query(self, connection: Connection[Any], tail: str) -> str:
+        mysql_5_7 = server_version(connection).startswith("5.7.")
+        columns = select_list(self._table, raw_line_breaks=mysql_5_7)
+        return f"SELECT {columns} FROM {quote_table(self._table)}{tail}"
 
     def _check_keys(self, connection: Connection[Any]) -> None:
         """Raise SourceError if rows have a key that cannot be told from another key."""

@@ -66,16 +66,19 @@ _LABELLED = frozenset(("enum", "set"))
 _AS_TEXT = frozenset(("date", "interval", "datetime", "timestamp"))
 
 
-def select_list(table: Table) -> str:
+def select_list(table: Table, *, raw_line_breaks: bool = False) -> str:
     """The columns of ``table`` as a SELECT list for ``TextRows``, so that no value is rounded.
+
+    ``raw_line_breaks``: the server does not escape the line breaks that it prints in JSON strings,
+    between the lines of base64, as MySQL 5.7 does.
 
     The session needs ``time_zone = '+00:00'``, ``character_set_results = NULL`` and an ``sql_mode``
     without PAD_CHAR_TO_FULL_LENGTH. Every column is named, because ``*`` omits invisible ones.
     """
-    return ", ".join(map(_selected, table.columns))
+    return ", ".join(_selected(column, raw_line_breaks) for column in table.columns)
 
 
-def _selected(column: Column) -> str:
+def _selected(column: Column, raw_line_breaks: bool) -> str:
     source_type = parse_type(column.source_type)
     name = quote_name(column.name)
     if source_type.base in ("float", "double"):
@@ -87,6 +90,8 @@ def _selected(column: Column) -> str:
         return f"CAST({name} AS UNSIGNED)"  # the labels' bytes have no charset
     if source_type.base in ("inet4", "inet6", "uuid"):
         return f"CAST({name} AS CHAR CHARACTER SET latin1)"
+    if raw_line_breaks and source_type.base == "json":
+        return f"REPLACE({name}, x'0A', x'5C6E')"
     return name
 
 
