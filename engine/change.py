@@ -27,8 +27,11 @@ __all__ = [
     "Chunk",
     "Commit",
     "DeletePart",
+    "DeleteRange",
     "Folding",
     "Heartbeat",
+    "InPlace",
+    "KeyRange",
     "Operation",
     "Position",
     "Replace",
@@ -237,6 +240,39 @@ class ReplacePart(msgspec.Struct, frozen=True, gc=False):
     part: Part
 
 
+class InPlace(msgspec.Struct, frozen=True, gc=False):
+    """The table ``before`` gets the shape of ``after`` and keeps its rows, which are replaced by
+    ranges of the key from here on (``DeleteRange``). Unique values may be there twice until
+    ``CaughtUp``, so a sink drops the secondary unique indexes until then. Both have the same id and
+    key. The pipeline makes this change, not the source.
+    """
+
+    before: Table
+    after: Table
+
+
+class KeyRange(NamedTuple):
+    """Keys above ``after`` and up to ``last``; None is no bound. A key is a tuple of the values of
+    the key's columns, in the key's order and the forms of ``engine.schema``.
+    """
+
+    after: Row | None
+    last: Row | None
+
+
+class DeleteRange(msgspec.Struct, frozen=True, gc=False):
+    """All rows whose values of ``columns`` are in ``range`` are removed, but for those with the
+    keys of the rows ``kept``. With ``share``, only rows of this part. The pipeline makes this
+    change before it writes ``kept``; the columns have types that are sorted alike everywhere.
+    """
+
+    table: Table
+    columns: tuple[str, ...]
+    range: KeyRange
+    kept: list[Row]
+    share: Part | None = None
+
+
 class Begin(msgspec.Struct, frozen=True, gc=False):
     """The start of a transaction.
 
@@ -279,6 +315,8 @@ Change = (
     | CaughtUp
     | Replace
     | ReplacePart
+    | InPlace
+    | DeleteRange
     | Commit
     | Heartbeat
 )
@@ -290,7 +328,9 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     ``cursor`` is the durable text of the last key in it, and the next chunk starts after that key;
     None marks the table's last chunk. ``high_watermark`` is an upper bound of the read: ``rows``
     show no change after it. For a keyless table it is exact, and the same for all chunks. ``size``
-    is about the number of bytes that the rows took on the wire.
+    is about the number of bytes that the rows took on the wire. ``range`` has the keys that were
+    read, in which there are no other rows; the ranges of a table's chunks adjoin. It is None if the
+    source does not tell: then the table cannot be backfilled in place.
     """
 
     table: Table
@@ -298,3 +338,4 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     cursor: str | None
     high_watermark: Position
     size: int = 0
+    range: KeyRange | None = None

@@ -9,9 +9,9 @@ state of a table to the next:
        └──────────────backfilled (only chunk)───────────────────────────▲
 
 A table that the log itself creates is live from the start. A live table is backfilling if a part of
-it is read again. From any state, a change that the log does not show exactly makes a table pending
-again, or quarantined, as the policy says. A table that the configuration does not select any more
-is excluded.
+it is read again, and so is one that is read again in place, once its shape is known. From any
+state, a change that the log does not show exactly makes a table pending again, or quarantined, as
+the policy says. A table that the configuration does not select any more is excluded.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``again``: the target has older rows of the table, which stay until the new ones replace them.
     ``cause`` says why, or why the table is quarantined or excluded: then it is not followed. With
-    ``part``, only the rows of this part are older ones, and only they are backfilled.
+    ``part``, only the rows of this part are older ones, and only they are backfilled. ``in_place``:
+    the new rows take the place of the older ones by ranges of the key, without a second table.
     """
 
     state: TableState = "pending"
@@ -67,6 +68,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     again: bool = False
     cause: Cause | None = None
     part: Part | None = None
+    in_place: bool = False
 
     @property
     def followed(self) -> bool:
@@ -85,7 +87,13 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         """
         if self.part is not None:
             raise ValueError("the backfill of a part does not start again")
-        return TableProgress(estimate=self.estimate, again=self.again, cause=self.cause)
+        return TableProgress(
+            "backfilling" if self.in_place else "pending",
+            estimate=self.estimate,
+            again=self.again,
+            cause=self.cause,
+            in_place=self.in_place,
+        )
 
     def backfilled(self, rows: int, cursor: str | None, high_watermark: str) -> TableProgress:
         """The progress after a chunk of ``rows`` rows; ``cursor`` is None after the last chunk.
@@ -100,6 +108,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
             again=self.again,
             cause=self.cause,
             part=self.part,
+            in_place=self.in_place,
         )
 
     def caught_up(self) -> TableProgress:

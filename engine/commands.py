@@ -30,10 +30,12 @@ class BackfillTables(msgspec.Struct, frozen=True, tag="backfill", tag_field="com
     followed again.
 
     Without any, all tables are read again, and the stream goes on at the end of the log, whatever
-    the log has lost before.
+    the log has lost before. ``in_place``: the rows take the place of the older ones by ranges of
+    the key, without a second table.
     """
 
     tables: tuple[str, ...] = ()
+    in_place: bool = False
 
 
 class Skip(msgspec.Struct, frozen=True, tag="skip", tag_field="command"):
@@ -66,8 +68,9 @@ def in_words(command: str) -> str:
     except msgspec.DecodeError:
         return command
     match found:
-        case BackfillTables(tables=tables):
-            return " ".join(("backfill", *(tables or ("--all",))))
+        case BackfillTables(tables=tables, in_place=in_place):
+            how = ("--in-place",) if in_place else ()
+            return " ".join(("backfill", *(tables or ("--all",)), *how))
         case QuarantineTables(tables=tables):
             return " ".join(("quarantine", *tables))
         case Skip(place=place, whole=whole):

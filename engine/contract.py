@@ -123,7 +123,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     and ``ReplacePart`` are applied; without it, there is an ``UnloggedChange``, too, and tables
     cannot be merged. ``computes``:
     the sink takes a ``SchemaChange`` with ``computed`` columns, which it computes, or refuses
-    itself.
+    itself. ``in_place``: ``InPlace`` and ``DeleteRange`` are applied; without it, a table is
+    backfilled again into a second one only.
     """
 
     guarantee: Literal["exactly once", "at least once"]
@@ -133,6 +134,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     cascades: bool = False
     parts: bool = False
     computes: bool = False
+    in_place: bool = False
 
 
 class Source(Protocol):

@@ -20,6 +20,8 @@ from engine.change import (
     Cascade,
     Change,
     DeletePart,
+    DeleteRange,
+    InPlace,
     Replace,
     ReplacePart,
     Row,
@@ -110,6 +112,7 @@ class MemorySink:
         schema_changes=True,
         cascades=True,
         parts=True,
+        in_place=True,
     )
 
     def __init__(
@@ -154,6 +157,10 @@ class MemorySink:
                 self._contents(change.table.id).clear()
             elif isinstance(change, DeletePart):
                 self._contents(change.table.id).delete_part(change)
+            elif isinstance(change, DeleteRange):
+                self._contents(change.table.id).delete_range(change)
+            elif isinstance(change, InPlace):
+                self._alter(SchemaChange("", change.before, change.after))
             elif isinstance(change, ReplacePart):
                 contents = self._contents(change.table.id)
                 contents.delete_part(DeletePart(change.table, change.part))

@@ -30,6 +30,7 @@ from engine.change import (
     Commit,
     DeletePart,
     Heartbeat,
+    KeyRange,
     Row,
     Rows,
     SchemaChange,
@@ -260,10 +261,12 @@ class MemorySource:
                 left = [row for row in left if part.has(row[table.ordinal(part.column)])]
             next_rows = left[:rows]
             if len(left) <= rows:
-                yield Chunk(table, next_rows, None, high_watermark)
+                yield Chunk(table, next_rows, None, high_watermark, range=KeyRange(after, None))
                 return
+            before = after
             after = contents.key_of(next_rows[-1]) if table.key else (after or 0) + rows
-            yield Chunk(table, next_rows, repr(after), high_watermark)
+            range = KeyRange(before, after) if isinstance(after, tuple) else None
+            yield Chunk(table, next_rows, repr(after), high_watermark, range=range)
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         database = self.database

@@ -81,6 +81,10 @@ def backfill(options: argparse.Namespace) -> int:
     The rows go to a twin, which replaces the table in one transaction when it is complete, so
     readers of the target never see half a table. A quarantined table is followed again.
 
+    With --in-place there is no twin: the rows take the place of those in the table, range by range
+    of its key, and rows that the source does not have are deleted. Readers see older rows next to
+    newer ones until the table is live. The columns of the key must be numbers, dates or binary.
+
     A running engine begins within seconds; without one, the next `tailrace run` does. Exit status
     1: the engine refused the command, or it did not answer in time.
     """
@@ -94,12 +98,13 @@ async def _backfill(settings: Settings, options: argparse.Namespace) -> int:
         raise ConfigError("name tables, or --all", hint=f"{BACKFILL_TABLE}; {BACKFILL_ALL}")
     _, checkpoint = await stored_state(sink)
     _require_known(options.tables, checkpoint.progress)
-    return await give(sink, BackfillTables(tuple(options.tables)), options)
+    return await give(sink, BackfillTables(tuple(options.tables), options.in_place), options)
 
 
 def _add_backfill_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="schema.table on the source")
     parser.add_argument("--all", action="store_true", help="all tables, from the log's end on")
+    parser.add_argument("--in-place", action="store_true", help="without a second table")
     add_deadline(parser)
 
 

@@ -4,14 +4,20 @@ The rules for tables in backfill: their rows may be ahead of the stream.
 
 from __future__ import annotations
 
-from engine.change import CaughtUp, Rows, SchemaChange
+import msgspec
+
+from engine.change import CaughtUp, DeleteRange, InPlace, KeyRange, Row, Rows, SchemaChange
 from engine.contract_suite.target import (
+    ID,
+    NOTE,
     TABLE,
+    TEXT,
     A,
     B,
     C,
     Engine,
     Target,
+    create,
     delete,
     insert,
     read,
@@ -19,6 +25,7 @@ from engine.contract_suite.target import (
     rule,
     update,
 )
+from engine.schema import Column
 
 __all__ = ["BackfillRules"]
 
@@ -74,3 +81,60 @@ class BackfillRules:
             await engine.write(read((2, "a", None)), in_backfill=[TABLE])
             await engine.write(update((A, (1, "free", None))), CaughtUp(TABLE), in_backfill=[TABLE])
         assert rows_of(target, TABLE) == [(1, "free", None), (2, "a", None)]
+
+    @rule("in place")
+    async def test_rows_of_a_range_are_removed_but_for_those_that_are_kept(
+        self, target: Target
+    ) -> None:
+        def others(after: int | None, last: int | None, *kept: Row) -> DeleteRange:
+            bounds = [None if it is None else (it,) for it in (after, last)]
+            return DeleteRange(TABLE, ("id",), KeyRange(*bounds), list(kept))
+
+        rows = [(number, str(number), None) for number in range(10)]
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(*rows))
+            await engine.write(others(2, 5, rows[4]), in_backfill=[TABLE])
+            assert rows_of(target, TABLE) == [*rows[:3], rows[4], *rows[6:]]
+            await engine.write(others(8, None), in_backfill=[TABLE])
+            await engine.write(others(None, 1, rows[0]), in_backfill=[TABLE])
+            assert rows_of(target, TABLE) == [rows[0], rows[2], rows[4], *rows[6:9]]
+            await engine.write(others(None, None, rows[7]), in_backfill=[TABLE])
+        assert rows_of(target, TABLE) == [rows[7]]
+
+    @rule("in place")
+    async def test_a_range_of_several_columns(self, target: Target) -> None:
+        table = msgspec.structs.replace(
+            TABLE,
+            columns=(ID, msgspec.structs.replace(ID, name="line"), NOTE),
+            key=(0, 1),
+            indexes=(),
+        )
+        rows = [(a, b, "x") for a in range(4) for b in range(4)]
+        change = DeleteRange(table, ("id", "line"), KeyRange((1, 2), (2, 1)), [rows[8]])
+        async with Engine(target) as engine:
+            await engine.write(*create(table), Rows(table, "insert", None, rows))
+            await engine.write(change, in_backfill=[table])
+        assert rows_of(target, table) == [
+            it for it in rows if it not in rows[7:10] or it == rows[8]
+        ]
+
+    @rule("in place")
+    async def test_a_table_keeps_its_rows_and_may_have_unique_values_twice(
+        self, target: Target
+    ) -> None:
+        wide = msgspec.structs.replace(
+            TABLE, columns=(*TABLE.columns, Column("more", TEXT, "text")), version=2
+        )
+        fresh = (2, "a", None, "new")
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A, B))
+            await engine.write(InPlace(TABLE, wide))
+            assert rows_of(target, wide) == [(*A, None), (*B, None)]
+            await engine.write(Rows(wide, "read", None, [fresh]), in_backfill=[wide])
+            assert rows_of(target, wide) == [(*A, None), fresh]
+            gone = DeleteRange(wide, ("id",), KeyRange(None, None), [fresh])
+            await engine.write(gone, CaughtUp(wide), in_backfill=[wide])
+            assert rows_of(target, wide) == [fresh]
+            state = await engine.sink.state()
+        assert state is not None
+        assert state.tables == (wide,)

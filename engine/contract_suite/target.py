@@ -66,7 +66,7 @@ KEYLESS = Table(TableId("contract_shop", "remark"), (CODE, NOTE))
 #: Rows of ``TABLE``.
 A, B, C = (1, "a", "first"), (2, "b", None), (3, "c", "häß ☃ 'x' \\ \t")
 
-Capability = Literal["transactional", "upsert", "schema changes", "cascades", "parts"]
+Capability = Literal["transactional", "upsert", "schema changes", "cascades", "parts", "in place"]
 S = TypeVar("S")
 
 
@@ -104,6 +104,8 @@ class Target(ABC):
             return declared.upsert or self.replays
         if capability == "cascades":
             return declared.cascades
+        if capability == "in place":
+            return declared.in_place
         return declared.schema_changes if capability == "schema changes" else declared.parts
 
 

@@ -19,6 +19,8 @@ from engine.change import (
     CaughtUp,
     Change,
     DeletePart,
+    DeleteRange,
+    InPlace,
     Replace,
     ReplacePart,
     Rows,
@@ -245,6 +247,10 @@ class Mapping:
                 yield ReplacePart(target, twin_target, self._part(table, part))
             case Replace(before, twin, after):
                 yield from self._replace(before, twin, after)
+            case InPlace(before, after):
+                yield self._in_place(before, after)
+            case DeleteRange(table=table):
+                yield self._delete_range(change, table)
             case Cascade():
                 yield translated_cascade(change, self.of, self._targets)
             case _:
@@ -310,6 +316,46 @@ class Mapping:
             same = msgspec.structs.replace(then, id=new.id, indexes=())
             yield SchemaChange("", msgspec.structs.replace(new, indexes=()), same)
             yield ReplacePart(then, same, part)
+
+    def why_not_in_place(self, before: Table, after: Table) -> str:
+        """Why the rows of a table, which the target has as those of the version ``before``, cannot
+        be replaced by ranges of its key by those of ``after``; empty if they can.
+        """
+        try:
+            mapping, own = self.of(after), self.target(after)
+        except ConfigError as error:
+            return error.message
+        now = self.now(before)
+        stored = next((it for it in now.origins if it.table.id == before.id), None)
+        if (stored and stored.mapping) != (mapping and mapping.fingerprint):
+            return "the mapping of the table has changed"
+        if mapping is None:
+            return ""
+        if _is_merged(now) and not fits(now, own):
+            return "the table is merged with others, and its columns have changed"
+        for ordinal in after.key:
+            column, place = after.columns[ordinal], mapping.places.get(ordinal)
+            if place is None or mapping.columns[place].column.type != column.type:
+                return f"the mapping changes the values of the column {column.name} of the key"
+        return ""
+
+    def _in_place(self, before: Table, after: Table) -> InPlace:
+        own = self.target(after)
+        old = self._targets.pop(before.id, before)
+        now, then = self._place(after, own)
+        self._arrive(after, then)
+        return InPlace(now or old, then)
+
+    def _delete_range(self, change: DeleteRange, table: Table) -> DeleteRange:
+        mapping, target = self.of(table), self.now(table)
+        if mapping is None:
+            return change
+        # As deletes, rows are filtered and converted, and no assertion is tested.
+        rows = Rows(table, "delete", change.kept, None)
+        kept = [row for it in mapping.rows(rows, target) for row in it.before or ()]
+        places = (mapping.places[table.ordinal(name)] for name in change.columns)
+        columns = tuple(mapping.columns[place].column.name for place in places)
+        return DeleteRange(target, columns, change.range, kept, _share(target, table))
 
     def _follow(self, change: SchemaChange) -> Iterator[Change]:
         before, after = change.before, change.after

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from engine.change import CaughtUp, SchemaChange
 from engine.checkpoint import Cause
 from engine.contract import RefusesTables, SnapshotSource, Source
-from engine.errors import ConfigError, TailraceError
+from engine.errors import ConfigError, SchemaError, TailraceError
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
@@ -118,6 +118,7 @@ class Discovery:
         await self.discover()
         if self.found != expected:
             return False
+        expected = self._without_misfits(expected)
         await self._quarantine_missing(expected)
         if self._backfills:
             await self._create_pending(self._source, expected)
@@ -129,6 +130,20 @@ class Discovery:
         await self._unlogged.record(self._writer, self._tracker, ())
         self.refused = {}
         return True
+
+    def _without_misfits(self, tables: Sequence[Table]) -> list[Table]:
+        """The tables without those that were to be backfilled in place and cannot be."""
+        fitting: list[Table] = []
+        for table in tables:
+            progress = self._tracker.progress.get(table.id)
+            in_place = progress is not None and progress.in_place
+            reason = self._writer.why_not_in_place(table.id, table) if in_place else ""
+            if reason:
+                message = f"the table cannot be backfilled in place: {reason}"
+                self.refused[table.id] = SchemaError(message, table=table.id)
+            else:
+                fitting.append(table)
+        return fitting
 
     async def _create_pending(self, source: SnapshotSource, tables: Sequence[Table]) -> None:
         """Create tables to be backfilled, in several transactions, the largest first."""

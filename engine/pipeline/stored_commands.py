@@ -177,11 +177,15 @@ class StoredCommands:
         if reason := self._unlogged.why_not_backfilled:
             raise _Refused(reason)
         end = "" if command.tables else await self._log_end()
+        for id in found if command.in_place else ():
+            if reason := writer.why_not_in_place(id):
+                raise _Refused(f"{id} cannot be backfilled in place: {reason}")
         cause = Cause(f"a backfill was asked for by {by}", at=time.time())
         for id in found:
-            await writer.leave(id, cause, "pending")
+            await writer.leave(id, cause, "pending", in_place=command.in_place)
+        how = " in place" if command.in_place else ""
         if command.tables:
-            return f"{', '.join(map(str, found))}: read again from now on"
+            return f"{', '.join(map(str, found))}: read again{how} from now on"
         writer.position, writer.committed_at = end, 0.0
         return f"all tables ({len(found)}) are read again, and the stream goes on at the log's end"
 

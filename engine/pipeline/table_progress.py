@@ -148,15 +148,24 @@ class ProgressTracker:
         return progress.state == "pending" and id in self._tables
 
     def add(self, table: Table, estimate: int) -> None:
-        """Follow one more table, which is pending."""
+        """Follow one more table, which is pending, or backfilling if that is in place."""
         known = self._progress.get(table.id, TableProgress())
         self._tables[table.id] = table
-        self._set(table.id, TableProgress(estimate=estimate, again=known.again, cause=known.cause))
+        progress = TableProgress(
+            *("backfilling" if known.in_place else "pending", None, 0, estimate),
+            again=known.again,
+            cause=known.cause,
+            in_place=known.in_place,
+        )
+        self._set(table.id, progress)
 
-    def leave(self, id: TableId, cause: Cause, state: LeftState) -> Table | None:
+    def leave(
+        self, id: TableId, cause: Cause, state: LeftState, *, in_place: bool | None = None
+    ) -> Table | None:
         """Stop following a table: it waits for its discovery, is quarantined, or excluded.
 
-        Returns its version up to now; None if it was not followed.
+        ``in_place``: it is backfilled again in place; None: if it was to be. Returns its version up
+        to now; None if it was not followed.
         """
         table = self._tables.pop(id, None)
         known = self._progress.get(id, TableProgress())
@@ -165,6 +174,7 @@ class ProgressTracker:
             rows=0 if state == "pending" else known.rows,
             again=known.again or table is not None,
             cause=cause,
+            in_place=state == "pending" and (known.in_place if in_place is None else in_place),
         )
         self._set(id, progress)
         return table
@@ -179,8 +189,13 @@ class ProgressTracker:
         progress = progress.backfilled(len(chunk.rows), chunk.cursor, str(chunk.high_watermark))
         self._set(chunk.table.id, progress)
 
+    def table(self, id: TableId) -> Table | None:
+        """The version of a followed table; None if it is not followed."""
+        return self._tables.get(id)
+
     def restart(self, id: TableId) -> None:
-        """The table's rows were rolled back, or are truncated next, so it is pending again.
+        """The table's rows were rolled back, or are truncated next, so it is pending again. If it
+        is backfilled in place, it begins anew over the rows that are there.
 
         Raises UnloggedChange if only a part is backfilled. Then the whole table has to be.
         """
@@ -230,7 +245,9 @@ class ProgressTracker:
             elif type(change) is Cascade:
                 admitted.extend(self._cascade(change))
             elif type(change) is UnloggedPart:
-                if not self._is_covered(change.table):
+                if self._is_in_place(change.table.id):
+                    self.restart(change.table.id)
+                elif not self._is_covered(change.table):
                     admitted.append(self._backfill_part(change))
             else:
                 if type(change) is Begin:
@@ -278,8 +295,12 @@ class ProgressTracker:
         table = change.table
         if table.key and table.id in self._in_backfill and _may_hide_rows(change):
             self.restart(table.id)
-            return Truncate(table)
+            return change if self._is_in_place(table.id) else Truncate(table)
         return change
+
+    def _is_in_place(self, id: TableId) -> bool:
+        """Whether a table is backfilled in place: its backfill needs no empty table to begin."""
+        return id in self._progress and self._progress[id].in_place
 
     def _cascade(self, change: Cascade) -> list[Change]:
         """``change`` with the tables that the sink has to change.
@@ -314,7 +335,9 @@ class ProgressTracker:
                 kept[id] = table
         for id in emptied:
             self.restart(id)
-        changes: list[Change] = [Truncate(table) for table in emptied.values()]
+        changes: list[Change] = [
+            Truncate(table) for id, table in emptied.items() if not self._is_in_place(id)
+        ]
         if kept:
             changes.append(msgspec.structs.replace(change, tables=tuple(kept.values())))
         return changes
@@ -371,7 +394,14 @@ class ProgressTracker:
                 changes.append(CaughtUp(after))
             elif _is_in_backfill(progress) and _read_order(before) != _read_order(after):
                 progress = self._restarted(before.id, progress)
-                changes.insert(0, Truncate(before))
+                if not progress.in_place:
+                    changes.insert(0, Truncate(before))
+                elif _read_order(before)[1:] != _read_order(after)[1:]:
+                    raise UnloggedChange(
+                        "the key changes while the table is backfilled in place",
+                        table=before.id,
+                        position=self._position,
+                    )
             self._tables[after.id] = after
             self._set(after.id, progress)
         return changes

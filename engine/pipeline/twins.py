@@ -9,6 +9,9 @@ the target never see half a table.
 If only a part of a table is backfilled again, the twin has the rows of that part, and takes their
 place in the end (``ReplacePart``). The other rows stay in the table, with all their changes.
 
+A table that is backfilled again in place has no twin: its new rows take the place of the old ones
+by ranges of the key (``InPlace``, ``DeleteRange``).
+
 The source and the tracker know one table under its own name; only the target has two. ``Twins``
 passes every change on its way to the sink and puts the twin in the table's place.
 """
@@ -25,6 +28,7 @@ from engine.change import (
     CaughtUp,
     Change,
     DeletePart,
+    InPlace,
     Replace,
     ReplacePart,
     Rows,
@@ -70,11 +74,17 @@ class Twins:
         self._twins: dict[TableId, Table] = {}
         #: The part of the table that a twin has, if it is not the whole table.
         self._parts: dict[TableId, Part] = {}
+        #: The tables of ``_old`` that are backfilled again in place.
+        self._in_place: set[TableId] = set()
         for id, it in progress.items():
             if it.part is not None:
                 self._twins[id] = tables.pop(_twin_id(id))
                 self._parts[id] = it.part
+            elif it.in_place and it.state != "pending":
+                pass  # it is written under its own name
             elif it.again or not it.followed:
+                if it.in_place:
+                    self._in_place.add(id)
                 twin = tables.pop(_twin_id(id), None)
                 if id in tables:
                     self._old[id] = tables.pop(id)
@@ -93,6 +103,14 @@ class Twins:
         if twin is None or self._parts.pop(table.id, None) is not None:
             self._old[table.id] = table
         return [] if twin is None else [SchemaChange("", twin, None)]
+
+    def set_in_place(self, id: TableId, in_place: bool) -> None:
+        """Say whether a table that was left is followed again with its rows, not by a twin."""
+        (self._in_place.add if in_place else self._in_place.discard)(id)
+
+    def left(self, id: TableId) -> Table | None:
+        """The version of the table that the target has, if it is not followed."""
+        return self._old.get(id)
 
     @property
     def divided(self) -> frozenset[TableId]:
@@ -183,7 +201,10 @@ class Twins:
         """Create, alter, rename or drop the twin instead of its table."""
         before, after = change.before, change.after
         if before is None:
-            if after is not None and after.id in self._old:
+            if after is not None and after.id in self._in_place and after.id in self._old:
+                self._in_place.discard(after.id)
+                yield InPlace(self._old.pop(after.id), after)
+            elif after is not None and after.id in self._old:
                 twin = self._twins[after.id] = _twin(after)
                 yield SchemaChange(change.statement, None, twin)
             else:

@@ -22,6 +22,7 @@ from engine.change import (
     Chunk,
     Commit,
     DeletePart,
+    DeleteRange,
     Heartbeat,
     Rows,
     SchemaChange,
@@ -35,11 +36,14 @@ from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
 from engine.pipeline.dead_letters import DeadLetters
+from engine.pipeline.impossible import refuse_impossible
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins, own_name
 from engine.recovery import DeadLetter
+from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
 from engine.settings.loader import ErrorSettings
+from engine.toolkit.key_order import why_not_by_range
 
 __all__ = ["Counters", "TargetWriter", "Transaction"]
 
@@ -223,6 +227,8 @@ class TargetWriter:
 
     async def backfill(self, chunk: Chunk) -> None:
         """Apply the rows of a chunk, and record the progress of its table."""
+        if self._tracker.progress[chunk.table.id].in_place:
+            await self._apply([_others_of(chunk)], {chunk.table.id}, "backfill")
         if chunk.rows:
             rows = Rows(chunk.table, "read", None, chunk.rows, size=chunk.size)
             applied = await self._apply([rows], {chunk.table.id}, "backfill")
@@ -238,9 +244,31 @@ class TargetWriter:
         await self._apply(changes, (), "backfill")
         self.transaction = Transaction.WHOLE
 
-    async def leave(self, id: TableId, cause: Cause, state: LeftState) -> None:
-        """Stop following a table. The target keeps the rows that it has."""
-        table = self._tracker.leave(id, cause, state)
+    def why_not_in_place(self, id: TableId, after: Table | None = None) -> str:
+        """Why a table cannot be backfilled again in place, as its version of now or ``after``;
+        empty if it can.
+        """
+        before = self._twins.left(id) or self._tracker.table(id)
+        if before is None:
+            return "the target does not have the table"
+        after = after or before
+        if reason := why_not_by_range(before) or why_not_by_range(after):
+            return reason
+        if not self._sink.capabilities.in_place:
+            return "this target cannot do that"
+        keys = [[it.columns[n].name for n in it.key] for it in (before, after)]
+        if keys[0] != keys[1]:
+            return "the key of the table has changed"
+        return self._mapping.why_not_in_place(before, after)
+
+    async def leave(
+        self, id: TableId, cause: Cause, state: LeftState, *, in_place: bool | None = None
+    ) -> None:
+        """Stop following a table. The target keeps the rows that it has. ``in_place`` is that of
+        ``ProgressTracker.leave``.
+        """
+        table = self._tracker.leave(id, cause, state, in_place=in_place)
+        self._twins.set_in_place(id, self._tracker.progress[id].in_place)
         if table is not None:
             await self._sink.apply(self._mapping.targets(self._twins.leave(table)))
         what = "is read again" if state == "pending" else f"is {state}"
@@ -307,14 +335,7 @@ class TargetWriter:
 
         Few changes are committed, too, if they have an ``end``.
         """
-        if not self._sink.capabilities.schema_changes:
-            _refuse_schema_changes(changes)
-        if not self._sink.capabilities.cascades:
-            _refuse_cascades(changes)
-        if not self._sink.capabilities.parts:
-            _refuse_parts(changes)
-        if not self._sink.capabilities.computes:
-            _refuse_computed(changes)
+        refuse_impossible(changes, self._sink.capabilities)
         # A twin that is made in these changes, or replaces its table, is in backfill, too. A table
         # with a part in backfill is not: its indexes are there, and its rows must move in order.
         names, divided = self._twins.target_ids(in_backfill), self._twins.divided
@@ -426,6 +447,20 @@ class TargetWriter:
         self.moved = True
 
 
+def _others_of(chunk: Chunk) -> DeleteRange:
+    """The removal of the rows that the target has in the range of a chunk, and the chunk not."""
+    table = chunk.table
+    if chunk.range is None:
+        raise SchemaError(
+            "the source does not tell the ranges that it reads, so the table cannot be backfilled"
+            " in place",
+            hint=BACKFILL,
+            table=table.id,
+        )
+    columns = tuple(table.columns[ordinal].name for ordinal in table.key)
+    return DeleteRange(table, columns, chunk.range, chunk.rows)
+
+
 def _locate(error: TailraceError, changes: Sequence[Change]) -> None:
     """Note the place in the log from which on ``changes`` were applied, and the statement."""
     for change in changes:
@@ -445,43 +480,3 @@ def _without_literals(statement: str) -> str:
 
 def _time_of(end: Commit | Heartbeat) -> float:
     return end.at if isinstance(end, Heartbeat) else end.committed_at
-
-
-def _refuse_schema_changes(changes: Sequence[Change]) -> None:
-    for change in changes:
-        if isinstance(change, SchemaChange) and change.before is not None:
-            raise SchemaError(
-                "the table was altered, renamed or dropped, which this sink cannot follow",
-                hint="adapt the target, and begin anew: `tailrace reset CONFIG`, then"
-                " `tailrace run CONFIG`",
-                table=change.before.id,
-            )
-
-
-def _refuse_parts(changes: Sequence[Change]) -> None:
-    for change in changes:
-        if isinstance(change, DeletePart):
-            raise UnloggedChange(
-                "removes a part of the rows, which the log does not show and this sink cannot do",
-                table=change.table.id,
-            )
-
-
-def _refuse_computed(changes: Sequence[Change]) -> None:
-    for change in changes:
-        if isinstance(change, SchemaChange) and change.computed and change.after is not None:
-            raise UnloggedChange(
-                f"fills the column {change.computed[0]} with computed values, which the log does"
-                " not show and this sink cannot do",
-                table=change.after.id,
-            )
-
-
-def _refuse_cascades(changes: Sequence[Change]) -> None:
-    for change in changes:
-        if isinstance(change, Cascade):
-            raise UnloggedChange(
-                "rows are deleted or changed by a foreign key, which the log does not show and this"
-                " sink cannot do",
-                table=change.tables[0].id,
-            )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.change import DeletePart, Folding, Row, Rows
+from engine.change import DeletePart, DeleteRange, Folding, Row, Rows
 from engine.schema import Table
 from engine.toolkit.cascades import Step, folded_values, uncertain
 
@@ -53,6 +53,20 @@ class MemoryTable:
                 del self._keyed[self.key_of(row)]
             else:
                 self._multiset.remove(row)
+
+    def delete_range(self, change: DeleteRange) -> None:
+        """Remove the rows of a range that are not kept."""
+        places = [self.table.ordinal(name) for name in change.columns]
+        kept = {self.key_of(row) for row in change.kept}
+        after, last = change.range
+        for key, row in list(self._keyed.items()):
+            value = tuple(row[place] for place in places)
+            inside = (after is None or value > after) and (last is None or value <= last)
+            share = change.share
+            if share is not None:
+                inside = inside and share.has(row[self.table.ordinal(share.column)])
+            if inside and key not in kept:
+                del self._keyed[key]
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add rows."""

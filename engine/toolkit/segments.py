@@ -18,6 +18,7 @@ then create or index many tables in a few round trips.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import get_args
 
 import msgspec
 
@@ -26,6 +27,8 @@ from engine.change import (
     CaughtUp,
     Change,
     DeletePart,
+    DeleteRange,
+    InPlace,
     Replace,
     ReplacePart,
     Rows,
@@ -55,11 +58,23 @@ class CaughtUpTables(msgspec.Struct, frozen=True, gc=False):
     tables: list[Table]
 
 
-_CUTS = frozenset((SchemaChange, Truncate, DeletePart, CaughtUp, Replace, ReplacePart))
+#: The changes that take effect exactly at their place.
+_Cut = (
+    SchemaChange | Truncate | DeletePart | CaughtUp | Replace | ReplacePart | InPlace | DeleteRange
+)
+_CUTS = frozenset(get_args(_Cut))
 
 #: Changes of the target's tables. A ``SchemaChange`` alters, renames or drops a table.
 SchemaSegment = (
-    NewTables | CaughtUpTables | SchemaChange | Truncate | DeletePart | Replace | ReplacePart
+    NewTables
+    | CaughtUpTables
+    | SchemaChange
+    | Truncate
+    | DeletePart
+    | Replace
+    | ReplacePart
+    | InPlace
+    | DeleteRange
 )
 Segment = RowRuns | Cascade | SchemaSegment
 
@@ -72,7 +87,7 @@ def segments(changes: Iterable[Change]) -> Iterator[Segment]:
     runs: dict[TableId, list[Rows]] = {}
     cascades: list[Cascade] = []
     touched: set[TableId] = set()
-    others: list[SchemaChange | Truncate | DeletePart | CaughtUp | Replace | ReplacePart] = []
+    others: list[_Cut] = []
     for change in changes:
         # Exact types: isinstance with a union would take much of the time of a small transaction.
         if type(change) is Rows:
@@ -125,9 +140,7 @@ def _can_join(one: Cascade, other: Cascade) -> bool:
     )
 
 
-def _grouped(
-    changes: Iterable[SchemaChange | Truncate | DeletePart | CaughtUp | Replace | ReplacePart],
-) -> list[Segment]:
+def _grouped(changes: Iterable[_Cut]) -> list[Segment]:
     """The same changes, with neighbours joined where several tables make one segment."""
     grouped: list[Segment] = []
     for change in changes:

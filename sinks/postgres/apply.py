@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from psycopg.errors import UniqueViolation
 
-from engine.change import Cascade, Row
+from engine.change import Cascade, DeleteRange, Row
 from engine.contract import Applied
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.stored import Storage
@@ -91,6 +91,19 @@ class Applier:
         """Apply the actions of foreign keys."""
         await self._session.begin()
         await Cascades(self._session, self._staging, self._sql).apply(change)
+
+    async def delete_range(self, change: DeleteRange) -> None:
+        """Delete the rows of a range that are not kept."""
+        session, id = self._session, change.table.id
+        await session.begin()
+        sql = self._sql(change.table)
+        staged = await self._staging.load(id, sql.keys(), change.kept)
+        sql.keys().encoder.take_replaced()  # they are counted when the rows are written
+        query, parameters = sql.delete_range(change, staged)
+        # The staging table has no index.
+        await session.execute("SET LOCAL enable_hashjoin = on")
+        await session.execute_bulk(query, parameters, table=id)
+        await session.execute("SET LOCAL enable_hashjoin = off")
 
     async def forget(self, id: TableId) -> None:
         """Forget the table's statements and drop its staging tables, in the open transaction; to be

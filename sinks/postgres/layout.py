@@ -99,6 +99,7 @@ CREATE TABLE {SCHEMA}.table_progress (
   again boolean NOT NULL DEFAULT false,
   cause json,
   part json,
+  in_place boolean NOT NULL DEFAULT false,
   PRIMARY KEY (pipeline, source_schema, source_name)
 );
 CREATE TABLE {SCHEMA}.table_version (
@@ -124,7 +125,7 @@ _READ_PROGRESS = {
     1: "SELECT source_schema, source_name, state, cursor, rows, estimate, seen"
     f" FROM {SCHEMA}.progress WHERE pipeline = $1 ORDER BY 1, 2",
     2: "SELECT source_schema, source_name, state, cursor, rows, estimate, high_watermark, again,"
-    f" cause, part FROM {SCHEMA}.table_progress WHERE pipeline = $1 ORDER BY 1, 2",
+    f" cause, part, in_place FROM {SCHEMA}.table_progress WHERE pipeline = $1 ORDER BY 1, 2",
 }
 _READ_VERSIONS = {
     layout: "SELECT source_schema, source_name, target_schema, target_name, definition"
@@ -137,7 +138,8 @@ ALTER TABLE {SCHEMA}.progress RENAME TO table_progress;
 ALTER TABLE {SCHEMA}.table_progress RENAME CONSTRAINT progress_pkey TO table_progress_pkey;
 ALTER TABLE {SCHEMA}.table_progress RENAME COLUMN seen TO high_watermark;
 ALTER TABLE {SCHEMA}.table_progress ADD COLUMN again boolean NOT NULL DEFAULT false,
-  ADD COLUMN cause json, ADD COLUMN part json;
+  ADD COLUMN cause json, ADD COLUMN part json,
+  ADD COLUMN in_place boolean NOT NULL DEFAULT false;
 ALTER TABLE {SCHEMA}.tables RENAME TO table_version;
 ALTER TABLE {SCHEMA}.table_version RENAME CONSTRAINT tables_pkey TO table_version_pkey;
 ALTER TABLE {SCHEMA}.table_version RENAME CONSTRAINT tables_target_schema_target_name_key

@@ -27,6 +27,8 @@ from sinks.postgres.ddl import (
     create_indexes,
     create_table,
     delete_part,
+    index_name,
+    indexable,
 )
 from sinks.postgres.defaults import replaced_default
 from sinks.postgres.existing import refuse_existing, refuse_owned
@@ -118,6 +120,21 @@ class SchemaFollower:
         for id in (before.id, twin.id):
             await self._state.forget_table(id)
         await self._state.save_tables([after], indexed=True)
+
+    async def keep_rows(self, before: Table, after: Table) -> None:
+        """Give a table another shape, and drop its unique indexes until it has caught up."""
+        try:
+            if await self._state.stored(before) != self._stored(before):
+                raise UnloggedChange("a policy has changed a type", table=after.id)
+            await self._alter(before, after, SchemaChange("", before, after))
+        except UnloggedChange as error:
+            message = f"the table cannot be backfilled in place: {error.message}"
+            raise SchemaError(message, hint=BACKFILL, table=after.id) from error
+        schema, name = self._naming.place(after.id)
+        for index in after.indexes:
+            if index.unique and indexable(self._stored(after), index):
+                place = f"{quote(schema)}.{quote(index_name(name, index.name))}"
+                await self._run(Step(f"DROP INDEX IF EXISTS {place}"), after.id)
 
     async def truncate(self, table: Table) -> None:
         """Delete all rows: by TRUNCATE, or by DELETE if the role has no right to truncate the table

@@ -236,7 +236,9 @@ class Session:
         await cursor.executemany(query, rows)
         return cursor
 
-    async def execute_bulk(self, query: str, *, table: object = None) -> int:
+    async def execute_bulk(
+        self, query: str, parameters: Sequence[Any] | None = None, *, table: object = None
+    ) -> int:
         """Execute one statement that may work on many rows; returns their number.
 
         It is planned each time: the best plan for many staged rows would read the whole table for
@@ -244,7 +246,7 @@ class Session:
         """
         seconds = self._settings.statement_timeout_seconds
         async with self.translate_errors(table, seconds), self._with_later():
-            cursor = await self.connection.execute(query, prepare=False)
+            cursor = await self.connection.execute(query, parameters, prepare=False)
         return max(0, cursor.rowcount)
 
     async def execute_bulk_all(self, statements: Sequence[tuple[str, object]]) -> None:

@@ -19,7 +19,9 @@ from engine.change import (
     Change,
     Commit,
     DeletePart,
+    DeleteRange,
     Heartbeat,
+    InPlace,
     Replace,
     ReplacePart,
     Rows,
@@ -77,6 +79,7 @@ class PostgresSink:
         cascades=True,
         parts=True,
         computes=True,
+        in_place=True,
     )
 
     def __init__(self, settings: PostgresSettings, pipeline: str) -> None:
@@ -364,6 +367,11 @@ class PostgresSink:
                     applied.replaced[place] = applied.replaced.get(place, 0) + count
             case Truncate(table):
                 await self._follower.truncate(table)
+            case InPlace(before, after):
+                await self._applier.forget(after.id)
+                await self._follower.keep_rows(before, after)
+            case DeleteRange():
+                await self._applier.delete_range(segment)
             case DeletePart():
                 await self._follower.delete_part(segment)
             case ReplacePart(table, twin):

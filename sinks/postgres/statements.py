@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from engine.change import DeleteRange
 from engine.databases.postgres.identifiers import quote
 from engine.databases.postgres.stored import Storage
 from engine.databases.postgres.types import (
@@ -20,9 +21,11 @@ from engine.databases.postgres.types import (
     ComputedColumn,
     holds_null,
 )
-from engine.errors import UnloggedChange
+from engine.errors import SchemaError, UnloggedChange
+from engine.remedies import BACKFILL
 from engine.schema import Column, Table
 from engine.toolkit.compaction import columns_of
+from engine.toolkit.key_order import ORDERED_KINDS
 from sinks.postgres.copy import Encoder, Field
 
 __all__ = ["StagingTable", "Statements"]
@@ -155,6 +158,42 @@ class Statements:
         """Delete the rows whose keys are staged."""
         return f"DELETE FROM {self.name} AS t USING {staged} AS s WHERE {self._same_key()}"
 
+    def delete_range(self, change: DeleteRange, staged: str) -> tuple[str, list[object]]:
+        """Delete the rows in a range whose keys are not staged; with the parameters."""
+        columns = ", ".join(f"t.{quote(name)}" for name in change.columns)
+        conditions: list[str] = []
+        parameters: list[object] = []
+        if change.share is not None:
+            parameters.append(change.share.text)
+            conditions.append(f"t.{quote(change.share.column)} = $1")
+        for sign, bound in zip((">", "<="), change.range, strict=True):
+            if bound is not None:
+                first = len(parameters) + 1
+                parameters += self._bound(change.columns, bound)
+                places = ", ".join(f"${n}" for n in range(first, len(parameters) + 1))
+                conditions.append(f"({columns}) {sign} ({places})")
+        conditions.append(f"NOT EXISTS (SELECT FROM {staged} AS s WHERE {self._same_key()})")
+        return f"DELETE FROM {self.name} AS t WHERE {' AND '.join(conditions)}", parameters
+
+    def _bound(self, names: Sequence[str], values: Sequence[object]) -> list[object]:
+        """The end of a range as parameters. Raises SchemaError if the target cannot have it."""
+        ordinals = [self.table.ordinal(name) for name in names]
+        row: list[object] = [None] * len(self.table.columns)
+        for ordinal, value in zip(ordinals, values, strict=True):
+            row[ordinal] = value
+        fields = [self._field(ordinal) for ordinal in ordinals]
+        encoder = Encoder(self.table.id, fields, len(row))
+        (parameters,) = encoder.parameters([tuple(row)])
+        kinds = {self._stored.columns[ordinal].type.kind for ordinal in ordinals}
+        if encoder.replaced or not kinds <= ORDERED_KINDS:
+            raise SchemaError(
+                "the target sorts values of the key otherwise, because a policy changes them, so"
+                " the table cannot be backfilled in place",
+                hint=BACKFILL,
+                table=self.table.id,
+            )
+        return list(parameters)
+
     def update(self, staged: str, mask: int | None) -> str:
         """Update rows by key; empty if the mask has no columns but the key's."""
         assignments = ", ".join(f"{name} = s.{name}" for name in self._values(mask))
@@ -166,9 +205,9 @@ class Statements:
 
     def insert(self, staged: str, mask: int | None, replace: bool) -> str:
         """Insert the staged rows. Where a row with the key exists, the columns of the mask are
-        replaced; without ``replace`` the row is left as it is."""
+        replaced if they differ; without ``replace`` the row is left as it is."""
         columns = self._columns(mask)
-        query = f"INSERT INTO {self.name} ({columns}) SELECT {columns} FROM {staged}"
+        query = f"INSERT INTO {self.name} AS t ({columns}) SELECT {columns} FROM {staged}"
         return query + self._on_conflict(mask, replace)
 
     def count_present(self, staged: str) -> str:
@@ -223,7 +262,7 @@ class Statements:
     def _insert_one(self, mask: int | None, replace: bool) -> str:
         """Insert one row, as ``insert`` does; the parameters are those of ``rows``."""
         places = ", ".join(f"${i}" for i in range(1, len(self._known(mask)) + 1))
-        query = f"INSERT INTO {self.name} ({self._columns(mask)}) VALUES ({places})"
+        query = f"INSERT INTO {self.name} AS t ({self._columns(mask)}) VALUES ({places})"
         return f"{query}{self._on_conflict(mask, replace)}{self._mark}"
 
     # Clauses
@@ -252,7 +291,13 @@ class Statements:
         if not values:
             return f" ON CONFLICT ({', '.join(self._key)}) DO NOTHING"
         assignments = ", ".join(f"{name} = excluded.{name}" for name in values)
-        return f" ON CONFLICT ({', '.join(self._key)}) DO UPDATE SET {assignments}"
+        # A row that is there already makes no work for the disk, and for those who follow the
+        # target. The operator compares the stored bytes, which every type has.
+        there, new = (", ".join(f"{it}.{name}" for name in values) for it in ("t", "excluded"))
+        return (
+            f" ON CONFLICT ({', '.join(self._key)}) DO UPDATE SET {assignments}"
+            f" WHERE ROW({there})::record *<> ROW({new})::record"
+        )
 
     def _comparable(self, alias: str, ordinal: int) -> str:
         """A column as a value of a type that has an equality operator."""

@@ -5,29 +5,16 @@ Commands on a real pipeline, as they are typed: they are listed, cancelled, and 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 
+from tests.support.commands import tailrace
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mirror import catch_up, make_pipeline
 from tests.support.servers import AnyServer, connect_mysql
-
-
-def tailrace(status: int, *words: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "engine.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        env={"COLUMNS": "200"},
-    )
-    assert done.returncode == status, done.stderr or done.stdout
-    return done.stdout + done.stderr
 
 
 def test_a_table_is_quarantined_by_command(

@@ -1,14 +1,18 @@
-"""Give commands to a pipeline, as ``tailrace backfill`` and others do."""
+"""Give commands to a pipeline: by ``tailrace`` in a process, or as it does."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import msgspec
 
 from engine.commands import CommandStore, PipelineCommand
 
-__all__ = ["submit", "submit_now"]
+__all__ = ["submit", "submit_now", "tailrace"]
 
 
 async def submit_now(sink: CommandStore, command: PipelineCommand | str) -> int:
@@ -21,3 +25,16 @@ async def submit_now(sink: CommandStore, command: PipelineCommand | str) -> int:
 def submit(sink: CommandStore, command: PipelineCommand | str) -> int:
     """The same, in a new event loop."""
     return asyncio.run(submit_now(sink, command))
+
+
+def tailrace(status: int, *words: str | Path) -> str:
+    """Run a command line, whose exit status must be this one. Returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert done.returncode == status, done.stderr or done.stdout
+    return done.stdout + done.stderr

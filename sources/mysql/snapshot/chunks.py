@@ -20,7 +20,7 @@ import msgspec
 from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
-from engine.change import Chunk, Row
+from engine.change import Chunk, KeyRange, Row
 from engine.databases.mysql.connect import error_code, server_version, translate_errors
 from engine.databases.mysql.identifiers import quote_table
 from engine.databases.mysql.types import same_order, same_type
@@ -343,7 +343,8 @@ class _Reading:
             self._check_progress(piece.after, rest.after)
         end = piece.last if rest is None else rest.after
         cursor = None if end is None else self._keyset.cursor(end)
-        return _Part(Chunk(self._table, rows, cursor, high_watermark, size), rest)
+        keys = KeyRange(piece.after, end)
+        return _Part(Chunk(self._table, rows, cursor, high_watermark, size, keys), rest)
 
     def _query(self, connection: Connection[Any], tail: str) -> str:
         mysql_5_7 = server_version(connection).startswith("5.7.")
