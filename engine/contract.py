@@ -32,6 +32,7 @@ __all__ = [
     "ChecksPosition",
     "Finding",
     "Interruptible",
+    "MeasuresWaits",
     "Reachable",
     "PassesOver",
     "Readable",
@@ -295,6 +296,17 @@ class SelectsTables(Protocol):
 
     def selected(self, ids: Collection[TableId]) -> set[TableId]:
         """Those of ``ids`` that the configuration selects. May block."""
+
+
+@runtime_checkable
+class MeasuresWaits(Protocol):
+    """A source whose stream tells waiting for its server from decoding."""
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the streams have waited for the server, since the source was made. Called on the
+        thread of the stream.
+        """
 
 
 @runtime_checkable

@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from engine.errors import TailraceError
 
 __all__ = [
     "BACKFILL",
@@ -22,6 +25,7 @@ __all__ = [
     "SKIP_STATEMENT",
     "SKIP_TRANSACTION",
     "and_then",
+    "remedy_of",
     "rendered",
 ]
 
@@ -67,6 +71,18 @@ def rendered(
     if table:
         hint = _NAME.sub(lambda _: f'"{table}', hint)
     return _COMMAND_LINE.sub(put, hint)
+
+
+def remedy_of(error: TailraceError, config: str) -> str:
+    """What to do about an error, with the command lines that skip the place that raised it."""
+    skips = (SKIP_STATEMENT, SKIP_TRANSACTION) if error.transaction else ()
+    return rendered(
+        and_then(error.hint, *skips),
+        config=config,
+        table=error.table or "",
+        position=error.position or "",
+        transaction=error.transaction,
+    )
 
 
 def and_then(hint: str, *more: str) -> str:

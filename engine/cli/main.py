@@ -19,7 +19,7 @@ from pathlib import Path
 from engine.cli.output import prepare_streams, print_json
 from engine.errors import OutputError, TailraceError
 from engine.ops.log import printable
-from engine.remedies import SKIP_STATEMENT, SKIP_TRANSACTION, and_then, rendered
+from engine.remedies import remedy_of
 
 __all__ = ["main"]
 
@@ -74,23 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _hint(error: TailraceError, config: str) -> str:
-    skips = (SKIP_STATEMENT, SKIP_TRANSACTION) if error.transaction else ()
-    return rendered(
-        and_then(error.hint, *skips),
-        config=config,
-        table=error.table or "",
-        position=error.position or "",
-        transaction=error.transaction,
-    )
-
-
 def _as_json(error: TailraceError, config: str) -> dict[str, str | None]:
     """An error as ``--json`` prints it on standard output, in the place of the result."""
     return {
         "kind": type(error).__name__,
         "message": error.message,
-        "hint": _hint(error, config),
+        "hint": remedy_of(error, config),
         "table": error.table,
         "position": error.position,
     }
@@ -98,7 +87,7 @@ def _as_json(error: TailraceError, config: str) -> dict[str, str | None]:
 
 def show_error(error: TailraceError, config: str = "") -> None:
     """Print an error and its hint, and log them where the log is configured."""
-    hint = _hint(error, config)
+    hint = remedy_of(error, config)
     logger = logging.getLogger("tailrace")
     if logger.handlers:
         logger.error("stopped", extra={"error": str(error), "hint": hint})

@@ -38,7 +38,8 @@ from engine.contract import SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
 from engine.ops.metrics import Metrics
-from engine.ops.status import Monitor, Status
+from engine.ops.monitor import Monitor
+from engine.ops.status import Status
 from engine.pipeline.loop import Pipeline
 from engine.remedies import rendered
 from engine.schema import Table
@@ -150,7 +151,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         monitor = Monitor(pipeline, metrics)
         await stack.enter_async_context(_meanwhile(monitor.watch()))
         if listen := options.listen or settings.api.listen:
-            server = _make_server(listen, settings, str(options.config), metrics, monitor)
+            server = _make_server(listen, settings, str(options.config), monitor)
             await stack.enter_async_context(server)
         await stack.enter_async_context(_meanwhile(_warn(settings)))
         visible = sys.stderr.isatty() and not options.no_progress
@@ -162,9 +163,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
     return 0 if pipeline.commands.stopping else _conclude(pipeline.status(), str(options.config))
 
 
-def _make_server(
-    listen: str, settings: Settings, config: str, metrics: Metrics, monitor: Monitor
-) -> HttpServer:
+def _make_server(listen: str, settings: Settings, config: str, monitor: Monitor) -> HttpServer:
     """The server of the API. Raises ConfigError if the address needs protection."""
     from engine.ops.access import Access
     from engine.ops.api import Api
@@ -174,7 +173,7 @@ def _make_server(
     store = make_sink(settings)
     api = Api(
         Access(settings.api, host),
-        metrics,
+        monitor,
         monitor.status,
         max_lag_seconds=settings.api.max_lag_seconds,
         refresh=monitor.refresh,

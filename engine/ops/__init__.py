@@ -1,8 +1,9 @@
 """
 What an operator sees of a running pipeline.
 
-    status      the one ``Status`` struct, and the backlog that belongs to it
-    metrics     Prometheus metrics
+    status      the one ``Status`` struct; recent_errors: the last errors in it
+    monitor     the status with what the source has to be asked for
+    metrics     Prometheus metrics; metric_list: their names; gauges, table_counters, histogram
     api         HTTP: metrics, health, status and commands; access: who may use it; openapi
     server      the HTTP server
     terminal    the live view in a terminal

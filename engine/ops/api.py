@@ -55,7 +55,7 @@ NAME_CHARACTERS = 64
 
 
 class Rendered(Protocol):
-    """Metrics as text: ``engine.ops.metrics.Metrics``."""
+    """Metrics as text: ``engine.ops.monitor.Monitor``."""
 
     def render(self, accept: str) -> tuple[bytes, str]: ...
 

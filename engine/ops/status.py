@@ -8,22 +8,18 @@ or goes; a new field alone does not change it.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
 from engine.checkpoint import TableProgress, TableState
-from engine.errors import TailraceError
+from engine.ops.recent_errors import ErrorStatus
 from engine.remedies import rendered
 from engine.schema import TableId
 
 __all__ = [
     "STATUS_VERSION",
-    "Monitor",
     "PipelineState",
     "Status",
     "TableStatus",
@@ -42,15 +38,6 @@ FINISHED = frozenset(("catching_up", "live", "quarantined", "excluded"))
 LETTERS_WAIT = "changes that the target refused wait as dead letters"
 #: No table has any.
 NO_LETTERS: Mapping[TableId, int] = {}
-
-#: How often the source is asked for its backlog, and how often before the first checkpoint.
-BACKLOG_SECONDS = 5.0
-FIRST_SECONDS = 0.25
-#: How long a reader of the status waits for the source's answer, how long an answer counts as the
-#: present one, and how long it counts at all.
-ANSWER_SECONDS = 1.0
-FRESH_SECONDS = 0.5
-STALE_SECONDS = 15.0
 
 
 class TableStatus(msgspec.Struct, frozen=True):
@@ -82,9 +69,9 @@ class TableStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Where a pipeline is.
 
-    ``rows``, ``backfilled_rows`` and ``reconnects`` count since the engine's start. They and
-    ``state`` are None where the status was read from the checkpoint, without asking the engine.
-    Only there are ``running``, which says whether an engine is connected to the target, and
+    ``rows``, ``backfilled_rows`` and ``reconnects`` count since the engine's start. What only a
+    running engine knows is None where the status was read from the checkpoint, without asking the
+    engine. Only there are ``running``, which says whether an engine is connected to the target, and
     ``problem``, the reason why the stream cannot resume, with its ``remedy``.
     """
 
@@ -98,10 +85,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     reconnects: int | None = None
     lag_seconds: float | None = None
     lag_bytes: int | None = None
+    queued_bytes: int | None = None
+    checkpoint_age_seconds: float | None = None
     running: bool | None = None
     problem: str = ""
     remedy: str = ""
     dead_letters: int | None = None
+    errors: tuple[ErrorStatus, ...] = ()
     tables: tuple[TableStatus, ...] = ()
 
     @property
@@ -172,68 +162,3 @@ def table_status(table: str, progress: TableProgress, config: str, letters: int 
         statement=cause.statement,
         since=cause.at or None,
     )
-
-
-class Log(Protocol):
-    """The part of a source that tells the backlog."""
-
-    def backlog(self, position: str) -> int | None: ...
-
-
-class Running(Protocol):
-    """A running pipeline: ``engine.pipeline.loop.Pipeline``."""
-
-    @property
-    def source(self) -> Log: ...
-    def status(self) -> Status: ...
-
-
-class Gauges(Protocol):
-    """What shows a status: ``engine.ops.metrics.Metrics``."""
-
-    def observe(self, status: Status) -> None: ...
-
-
-class Monitor:
-    """The status of a running pipeline, with the backlog, which the source has to be asked for."""
-
-    def __init__(self, pipeline: Running, gauges: Gauges) -> None:
-        self._pipeline = pipeline
-        self._gauges = gauges
-        self._lag_bytes: int | None = None
-        self._known_at = 0.0
-        self._asking: asyncio.Task[None] | None = None
-
-    def status(self) -> Status:
-        """The status now. ``lag_bytes`` may be some seconds old; an older one is unknown."""
-        known = time.monotonic() - self._known_at < STALE_SECONDS
-        lag_bytes = self._lag_bytes if known else None
-        return msgspec.structs.replace(self._pipeline.status(), lag_bytes=lag_bytes)
-
-    async def refresh(self) -> None:
-        """Ask the source for its backlog unless it has just answered, and set the gauges. Waits for
-        the answer, but not long: it counts when it comes.
-        """
-        if time.monotonic() - self._known_at >= FRESH_SECONDS:
-            if self._asking is None or self._asking.done():
-                self._asking = asyncio.create_task(self._ask())
-            await asyncio.wait((self._asking,), timeout=ANSWER_SECONDS)
-        self._gauges.observe(self.status())
-
-    async def _ask(self) -> None:
-        status = self._pipeline.status()
-        if not status.position or status.state == "stopped":
-            return
-        # Between two attempts, too: a target that is away does not stop the source's log.
-        with suppress(TailraceError):
-            self._lag_bytes = await asyncio.to_thread(
-                self._pipeline.source.backlog, status.position
-            )
-            self._known_at = time.monotonic()
-
-    async def watch(self) -> None:
-        """Refresh every few seconds. Never returns."""
-        while True:
-            await self.refresh()
-            position = self._pipeline.status().position
-            await asyncio.sleep(BACKLOG_SECONDS if position else FIRST_SECONDS)

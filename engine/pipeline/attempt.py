@@ -11,12 +11,21 @@ One attempt of a pipeline: from the target's checkpoint until the end, a stop, o
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from engine.change import Heartbeat
 from engine.checkpoint import Checkpoint
-from engine.contract import PassesOver, ReadsByPolicy, Sink, SnapshotSource, Source, State
+from engine.contract import (
+    MeasuresWaits,
+    PassesOver,
+    ReadsByPolicy,
+    Sink,
+    SnapshotSource,
+    Source,
+    State,
+)
 from engine.errors import ConfigError, SourceError, UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
@@ -24,13 +33,14 @@ from engine.ops.status import PipelineState
 from engine.pipeline.backfill import Backfill
 from engine.pipeline.batching import Batch, Batcher
 from engine.pipeline.commands import CommandInbox
+from engine.pipeline.counters import Counters
 from engine.pipeline.discovery import Discovery
 from engine.pipeline.reader_queue import ReaderQueue
 from engine.pipeline.stored_commands import StoredCommands
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins
 from engine.pipeline.unlogged import UnloggedChanges
-from engine.pipeline.writer import Counters, TargetWriter, Transaction
+from engine.pipeline.writer import TargetWriter, Transaction
 from engine.remedies import BACKFILL
 from engine.schema import TableId
 from engine.settings.loader import BackfillSettings, BatchSettings
@@ -121,6 +131,7 @@ class Attempt:
             *(source, writer, tracker, pipeline.backfill),
             others_wait=self._others_wait,
             interrupted=lambda: commands.stopping or bool(commands),
+            metrics=pipeline.metrics,
         )
         self._discovery = Discovery(
             *(source, writer, tracker, pipeline.backfill),
@@ -141,6 +152,11 @@ class Attempt:
     def reads(self) -> bool:
         """Whether the source has accepted the position."""
         return self._log is not _Log.UNREAD
+
+    @property
+    def queued_bytes(self) -> int:
+        """The bytes of memory of the changes that are read and not applied yet."""
+        return self._batcher.size + (self._queue.size if self.reads else 0)
 
     def drain(self) -> None:
         """Show that a stop was asked for."""
@@ -192,6 +208,7 @@ class Attempt:
         self._queue = ReaderQueue(
             lambda: self._source.stream(position or None, tables, discovered, ignored),
             self._pipeline.batch.queue_bytes,
+            _measuring(self._pipeline.metrics, self._source),
         )
         try:
             while not self._finished(goal):
@@ -338,3 +355,21 @@ class Attempt:
     def _commands_wait(self) -> bool:
         """Whether stored commands wait. They are executed once there is a checkpoint."""
         return self.writer.commits > 0 and self._pipeline.stored.wait
+
+
+def _measuring(metrics: Metrics, source: Source) -> Callable[[float, float], None]:
+    """What the reader thread calls for each read batch, to measure its stages."""
+    read, decode, queue = (metrics.stages[stage] for stage in ("read", "decode", "queue"))
+    waits = source if isinstance(source, MeasuresWaits) else None
+    waited = 0.0 if waits is None else waits.waited_seconds
+
+    def measure(reading_seconds: float, queue_seconds: float) -> None:
+        nonlocal waited
+        if waits is not None:
+            before, waited = waited, waits.waited_seconds
+            read.observe(waited - before)
+            reading_seconds -= waited - before
+        decode.observe(max(0.0, reading_seconds))
+        queue.observe(queue_seconds)
+
+    return measure

@@ -17,6 +17,7 @@ from contextlib import aclosing
 from engine.change import Chunk, Truncate
 from engine.contract import SnapshotSource, Source
 from engine.errors import ShapeChanged, SourceError, TableRecreated, UnloggedChange
+from engine.ops.metrics import Metrics
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter, Transaction
 from engine.remedies import BACKFILL
@@ -47,8 +48,10 @@ class Backfill:
         *,
         others_wait: Callable[[], bool],
         interrupted: Callable[[], bool],
+        metrics: Metrics,
     ) -> None:
         self._source = source
+        self._metrics = metrics
         self._writer = writer
         self._tracker = tracker
         self._settings = settings
@@ -181,7 +184,7 @@ class Backfill:
         ahead = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
         try:
             # Shielded: a generator cannot be closed while a thread runs it.
-            while (chunk := await asyncio.shield(ahead)) is not None:
+            while (chunk := await self._read(ahead)) is not None:
                 ahead = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
                 yield chunk
         except asyncio.CancelledError:
@@ -189,6 +192,10 @@ class Backfill:
             raise
         finally:
             await asyncio.shield(_close_after(ahead, chunks))
+
+    async def _read(self, ahead: asyncio.Future[Chunk | None]) -> Chunk | None:
+        with self._metrics.stage("chunk"):
+            return await asyncio.shield(ahead)
 
     def _snapshot_source(self) -> SnapshotSource:
         if isinstance(self._source, SnapshotSource):

@@ -73,6 +73,11 @@ class Batcher:
     def __bool__(self) -> bool:
         return bool(self._changes)
 
+    @property
+    def size(self) -> int:
+        """The bytes that are collected, as ``weigh`` counts them."""
+        return self._size
+
     def add(self, changes: Sequence[Change], rows: int, size: int, now: float) -> None:
         """Add the changes of one read, with ``rows`` and ``size`` as ``weigh`` counts them."""
         if not self._changes:

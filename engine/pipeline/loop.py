@@ -18,6 +18,7 @@ from engine.contract import Interruptible, Sink, Source
 from engine.errors import SinkError, TailraceError, UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
+from engine.ops.recent_errors import RecentErrors
 from engine.ops.status import PipelineState, Status, TableStatuses
 from engine.pipeline.attempt import Attempt, Shared
 from engine.pipeline.commands import Stop
@@ -85,6 +86,7 @@ class Pipeline:
         self._ended = False
         self._selection_done = False
         self._tables = TableStatuses(config)
+        self._errors = RecentErrors(config)
 
     @property
     def state(self) -> PipelineState:
@@ -130,6 +132,7 @@ class Pipeline:
                 attempt, self._attempt = self._attempt, None
                 if error.position is not None:
                     error.position = self._shared.place(error.position)
+                self._note(error)
                 if (id := self._table_of(error, attempt)) is not None:
                     self._shared.unlogged.take(error, id)
                 else:
@@ -181,11 +184,19 @@ class Pipeline:
             backfilled_rows=counters.backfilled_rows,
             reconnects=counters.reconnects,
             lag_seconds=counters.lag_seconds(time.time()),
+            queued_bytes=0 if attempt is None else attempt.queued_bytes,
+            checkpoint_age_seconds=counters.checkpoint_age_seconds,
             dead_letters=letters.count,
+            errors=self._errors.shown(),
             tables=self._tables.of(
                 None if attempt is None else attempt.tracker.progress, letters.counts
             ),
         )
+
+    def _note(self, error: TailraceError) -> None:
+        if not self.commands.stopping:
+            self._errors.add(error)
+            self.metrics.failed(error)
 
     def _table_of(self, error: TailraceError, attempt: Attempt | None) -> TableId | None:
         """The table to leave out after an error, so that the others can go on; None if there is

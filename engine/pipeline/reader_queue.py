@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -35,11 +36,20 @@ class ReaderQueue:
 
     About ``max_bytes`` (as ``weigh`` counts) may wait; a larger read batch is accepted once the
     queue is empty. ``get`` raises the reader's error after everything that was read before it.
+
+    ``measure`` is called on that thread, for each read batch: with the seconds until ``read`` had
+    it, and with those until there was room for it.
     """
 
-    def __init__(self, read: Callable[[], Iterator[list[Change]]], max_bytes: int) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Iterator[list[Change]]],
+        max_bytes: int,
+        measure: Callable[[float, float], None] | None = None,
+    ) -> None:
         self._read = read
         self._max_bytes = max_bytes
+        self._measure = measure
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._room = threading.Condition()
@@ -55,6 +65,11 @@ class ReaderQueue:
     def ready(self) -> bool:
         """Whether ``get`` would return something at once."""
         return bool(self._waiting)
+
+    @property
+    def size(self) -> int:
+        """The bytes that wait, as ``weigh`` counts them."""
+        return self._size
 
     @property
     def failed(self) -> bool:
@@ -98,9 +113,15 @@ class ReaderQueue:
 
     def _run(self) -> None:
         try:
+            started = time.perf_counter()
             for changes in self._read():
+                had = time.perf_counter()
                 if not self._put(changes):
                     break
+                put = time.perf_counter()
+                if self._measure is not None:
+                    self._measure(had - started, put - had)
+                started = put
         except BaseException as error:  # noqa: BLE001 - get() raises it again on the event loop
             self._error = error
             if not isinstance(error, TailraceError):

@@ -35,6 +35,7 @@ from engine.errors import ConfigError, SchemaError, TailraceError, UnloggedChang
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
+from engine.pipeline.counters import Counters, WorkCounter
 from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.impossible import refuse_impossible
 from engine.pipeline.table_progress import ProgressTracker
@@ -45,13 +46,9 @@ from engine.schema import Table, TableId
 from engine.settings.loader import ErrorSettings
 from engine.toolkit.key_order import why_not_by_range
 
-__all__ = ["Counters", "TargetWriter", "Transaction"]
+__all__ = ["TargetWriter", "Transaction"]
 
 log = logging.getLogger("tailrace.pipeline")
-
-#: The interval of heartbeats before it is known, and the shortest that counts.
-HEARTBEAT_SECONDS = 5.0
-LEAST_INTERVAL_SECONDS = 1.0
 
 #: The changes that change the target.
 DATA = (Rows, SchemaChange, Truncate, DeletePart, UnloggedPart, Cascade, CaughtUp)
@@ -70,45 +67,6 @@ class Transaction(Enum):
     WHOLE = "whole"
     #: A source transaction that continues in the next batch. It must not be committed yet.
     PARTIAL = "partial"
-
-
-class Counters:
-    """What a pipeline has done since the process started, over all attempts.
-
-    ``rows`` counts row changes of the stream, ``backfilled_rows`` rows of backfills.
-    ``current_at`` is the last Unix time at which the target is known to have equalled the source:
-    the commit time of the last applied transaction, or the time of the last heartbeat that said
-    that nothing is left to read. It is 0.0 until it is known.
-    """
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.backfilled_rows = 0
-        self.reconnects = 0
-        #: The tables and columns with values that a policy changed, with the policy.
-        self.replaced: set[tuple[TableId, str, str]] = set()
-        self.current_at = 0.0
-        #: The position of the last commit.
-        self.position = ""
-        #: Whether nothing is left to read and apply, as far as the last heartbeat tells.
-        self.silent = False
-        #: The time between the last two heartbeats of a silent log.
-        self._interval = HEARTBEAT_SECONDS
-
-    def beat(self, at: float) -> None:
-        """A heartbeat says that the target equals the source at this Unix time."""
-        if self.silent:
-            self._interval = max(LEAST_INTERVAL_SECONDS, at - self.current_at)
-        self.current_at = at
-
-    def lag_seconds(self, now: float) -> float | None:
-        """The age of the target's state: 0 on an idle source, as long as its heartbeats come, and
-        growing while either database is unreachable. None until it is known.
-        """
-        if not self.current_at:
-            return None
-        age = max(0.0, now - self.current_at)
-        return 0.0 if self.silent and age < 2 * self._interval else age
 
 
 class TargetWriter:
@@ -144,6 +102,9 @@ class TargetWriter:
         self._pipeline = checkpoint.pipeline
         self._metrics = metrics
         self._counters = counters
+        self._work = WorkCounter()
+        #: When the source had committed the transactions of the open target transaction.
+        self._times: list[float] = []
         counters.current_at = counters.current_at or checkpoint.committed_at
         self._epoch = epoch
         #: Everything up to here is applied. The transaction may hold it without a commit.
@@ -210,12 +171,16 @@ class TargetWriter:
         has_data = any(isinstance(change, DATA) for change in changes)
         commits = self.commits
         if has_data:
+            if self.transaction is Transaction.EMPTY:
+                begun = (change.committed_at for change in changes if type(change) is Begin)
+                self._counters.begin(next(begun, 0.0))
             end = batch.end if self.transaction is Transaction.EMPTY else None
             self._counters.rows += await self._apply(
                 changes, in_backfill | self._tracker.in_backfill, "apply", end
             )
-            transactions = list(map(type, changes)).count(Commit)
-            self._metrics.batch(batch.rows, batch.size, transactions)
+            times = [change.committed_at for change in changes if type(change) is Commit]
+            self._times += filter(None, times)
+            self._metrics.batch(batch.rows, batch.size, len(times))
         if batch.end is None:
             self.transaction = Transaction.PARTIAL
         else:
@@ -293,12 +258,15 @@ class TargetWriter:
             self._counters.current_at = max(self._counters.current_at, self.committed_at)
         self.transaction, self.moved = Transaction.EMPTY, False
         self._last_commit = time.monotonic()
-        self.committed = self._counters.position = self.position
+        self.committed = self.position
+        self._counters.committed(self.position)
+        self._metrics.committed(self._times)
+        self._times = []
         self._source.acknowledge(self.position)
 
     async def rollback(self) -> None:
         """Undo what is not committed."""
-        self.transaction = Transaction.EMPTY
+        self.transaction, self._times = Transaction.EMPTY, []
         await self._sink.rollback()
 
     async def retry(self, chosen: Sequence[DeadLetter]) -> str:
@@ -343,8 +311,7 @@ class TargetWriter:
         if targets is not changes:
             names = {*names, *self._twins.target_ids(in_backfill)} - divided - self._twins.divided
         try:
-            with self._metrics.stage(stage):
-                applied = await self._apply_mapped(targets, names, end)
+            applied = await self._apply_mapped(targets, names, stage, end)
         except UnloggedChange as error:
             own = self._twins.own_error(error)
             _locate(own, changes)
@@ -353,12 +320,8 @@ class TargetWriter:
             error.table = own_name(error.table)
             _locate(error, changes)
             raise
-        rows: dict[tuple[TableId, str], int] = {}
         for change in changes:
-            if type(change) is Rows:
-                kind = (change.table.id, change.op)
-                rows[kind] = rows.get(kind, 0) + len(change)
-            elif type(change) is UnloggedPart:
+            if type(change) is UnloggedPart:
                 self._note_part(change)
         found = self._twins.found(applied)
         if self._reads_by_policy is not None:
@@ -366,27 +329,32 @@ class TargetWriter:
                 found.replaced[place] = found.replaced.get(place, 0) + count
         if found.replaced:
             self._note_replaced(found.replaced)
-        self._metrics.applied(rows, found)
-        return sum(rows.values())
+        work = self._work.count(changes)
+        self._metrics.applied(work, found)
+        return sum(it.rows for it in work.values())
 
     async def _apply_mapped(
         self,
         changes: Sequence[Change],
         in_backfill: Collection[TableId],
+        stage: Stage,
         end: Commit | Heartbeat | None,
     ) -> Applied:
         """Apply changes to the tables that they are mapped to."""
         mapping = self._mapping
         if not mapping.active:
-            return await self._apply_or_commit(changes, in_backfill, end)
+            with self._metrics.stage(stage):
+                return await self._apply_or_commit(changes, in_backfill, end)
         # First the names: a table that is dropped or renamed in these changes has its old one.
         in_backfill = mapping.target_ids(in_backfill)
         found = Applied()
         for run in mapping.runs(changes):
             at_once = end if run is changes else None
-            targets = mapping.targets(run)
+            with self._metrics.stage("map"):
+                targets = mapping.targets(run)
             try:
-                applied = await self._apply_or_commit(targets, in_backfill, at_once)
+                with self._metrics.stage(stage):
+                    applied = await self._apply_or_commit(targets, in_backfill, at_once)
             except TailraceError as error:
                 own = mapping.own_error(error, run)
                 if own is error:
@@ -417,7 +385,6 @@ class TargetWriter:
             checkpoint = self._checkpoint(_time_of(end) or self.committed_at)
             applied = await self._applies_at_once.apply_and_commit(targets, in_backfill, checkpoint)
             if applied is not None:
-                self._metrics.committed()
                 self.commits += 1
                 return applied
         return await self._sink.apply(targets, in_backfill)

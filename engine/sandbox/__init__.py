@@ -16,6 +16,14 @@ The first start of a release downloads it. Progress is logged to ``tailrace.sand
 from engine.sandbox.command import SandboxUnavailable
 from engine.sandbox.mysql import start_mariadb, start_mysql
 from engine.sandbox.postgres import start_postgres
+from engine.sandbox.prometheus import prometheus_command
 from engine.sandbox.server import Server
 
-__all__ = ["SandboxUnavailable", "Server", "start_mariadb", "start_mysql", "start_postgres"]
+__all__ = [
+    "SandboxUnavailable",
+    "Server",
+    "prometheus_command",
+    "start_mariadb",
+    "start_mysql",
+    "start_postgres",
+]

@@ -20,14 +20,14 @@ import msgspec
 import pymysql
 from pymysql.connections import Connection
 
-from engine.change import Begin, Change, Chunk, Commit, Heartbeat
+from engine.change import Begin, Change, Chunk, Heartbeat
 from engine.contract import Finding, RowReader
 from engine.databases.mysql.connect import establish, interrupt, prepare
 from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.errors import SchemaError, SourceError, SourceLost
 from engine.schema import Part, Table, TableId
 from sources.mysql.binlog.connection import BinlogConnection
-from sources.mysql.binlog.foreign_keys import ForeignKeys, ancestors
+from sources.mysql.binlog.foreign_keys import ancestors
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.temporary_tables import SessionId
 from sources.mysql.binlog.tracking import Tracking
@@ -41,6 +41,7 @@ from sources.mysql.catalog import (
     read_table,
     row_estimates,
 )
+from sources.mysql.catalog_place import CatalogPlace, at_once
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.log_watch import LogWatch
@@ -105,6 +106,8 @@ class MySQLSource:
         self._info: ServerInfo | None = None
         self._stopping = threading.Event()
         self._replica: BinlogConnection | None = None
+        #: How long earlier replica connections have waited for the server.
+        self._waited_seconds = 0.0
         self._chunks: ChunkReader | None = None
 
     # -- the server as it is now -------------------------------------------------------------------
@@ -217,6 +220,7 @@ class MySQLSource:
         """
         tables = list(tables)
         self._overrides.check(tables)
+        self._waited_seconds = self.waited_seconds
         replica = self._replica = BinlogConnection(self._settings)
         try:
             if self._stopping.is_set():
@@ -246,6 +250,12 @@ class MySQLSource:
                 raise
         finally:
             replica.close()
+
+    @property
+    def waited_seconds(self) -> float:
+        """As ``MeasuresWaits.waited_seconds``."""
+        replica = self._replica
+        return self._waited_seconds + (0.0 if replica is None else replica.waited_seconds)
 
     def _tracking(
         self,
@@ -292,7 +302,7 @@ class MySQLSource:
         interval = self._settings.heartbeat_seconds
         opened = unreported = caught_up = False
         end = self._log_end()
-        catalog = _CatalogPlace(stream, tracking.foreign_keys, self._log_end, end)
+        catalog = CatalogPlace(stream, tracking.foreign_keys, self._log_end, end)
         reported_at = time.monotonic()
         while not self._stopping.is_set():
             events = replica.receive(_QUIET_SECONDS if unreported else log.wait_seconds(interval))
@@ -303,7 +313,7 @@ class MySQLSource:
                 opened = True
                 if applied := self._overrides.record(tracking.tables):
                     tracking.foreign_keys.changed()
-                    yield _at_once(stream.position.resume_position, applied)
+                    yield at_once(stream.position.resume_position, applied)
                 if caught_up:
                     yield from catalog.reach()
                 yield [Heartbeat(stream.position.resume_position, 0.0)]
@@ -456,41 +466,6 @@ class MySQLSource:
         number = file_number(position.file)
         after = sum(log.size for log in log_files(session) if file_number(log.name) >= number)
         return max(0, after - position.offset)
-
-
-class _CatalogPlace:
-    """The place in the log at which the foreign keys of the catalog were read, or a later one."""
-
-    def __init__(
-        self,
-        stream: Stream,
-        keys: ForeignKeys,
-        log_end: Callable[[], MySQLPosition],
-        place: MySQLPosition,
-    ) -> None:
-        self._stream = stream
-        self._keys = keys
-        self._log_end = log_end
-        self._place = place
-        self._reads = 0
-
-    def reach(self) -> Iterator[list[Change]]:
-        """Take note that the log is read up to there, if it is. Yields a transaction with what
-        follows for the tables.
-        """
-        keys, stream = self._keys, self._stream
-        if not keys.ahead or stream.unfinished:
-            return
-        if keys.reads != self._reads:
-            self._reads, self._place = keys.reads, self._log_end()
-        at = stream.position.resume_position
-        if at.at_or_after(self._place) and (changes := keys.reach()):
-            yield _at_once(at, changes)
-
-
-def _at_once(at: MySQLPosition, changes: Sequence[Change]) -> list[Change]:
-    """A transaction with these changes at a place of the log."""
-    return [Begin("", at, 0.0), *changes, Commit(at, 0.0)]
 
 
 def _merged(session: Connection[Any]) -> list[tuple[TableId, frozenset[TableId]]]:

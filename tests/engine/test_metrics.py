@@ -1,39 +1,124 @@
-"""The metrics of a running engine, and its log."""
+"""The metrics of a pipeline: their list, what is counted, how many series there are; the log."""
 
 from __future__ import annotations
 
 import json
 import logging
+import random
 import re
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-import engine.ops.metrics
+from engine.checkpoint import TableState
 from engine.contract import Applied
-from engine.errors import ConfigError
+from engine.errors import ConfigError, SourceLost
 from engine.ops import log
-from engine.ops.metrics import Metrics
+from engine.ops.gauges import gauges
+from engine.ops.histogram import Histogram
+from engine.ops.metric_list import METRICS, OTHER
+from engine.ops.metrics import Metrics, Work
 from engine.ops.status import Status, TableStatus
+from engine.ops.table_counters import MOST_TABLES, TableCounters
+from engine.sandbox import SandboxUnavailable, prometheus_command
 from engine.schema import TableId
 from tests.support.metric_samples import OPEN_METRICS, samples
+from tests.support.metrics_page import PAGE, page
+from tests.support.servers import do_without
 
 ITEM = TableId("shop", "item")
+PROMTOOL_SECONDS = 30
+
+
+def work(rows: int, size: int = 0, transactions: int = 1) -> Work:
+    done = Work()
+    done.rows, done.size, done.transactions = rows, size, transactions
+    return done
+
+
+def used() -> Metrics:
+    """Metrics in which each of the list has a sample."""
+    metrics = Metrics("p")
+    metrics.applied(
+        {(ITEM, "insert"): work(5, 500, 3), (ITEM, "read"): work(7, 70)},
+        Applied({ITEM: 2}, {(ITEM, "note", "nul_byte"): 3}),
+    )
+    metrics.applied({(ITEM, "insert"): work(1, 100)}, Applied())
+    metrics.batch(6, 600, transactions=4)
+    metrics.reconnected("sink")
+    metrics.failed(SourceLost("x"))
+    metrics.committed([1.0])
+    with metrics.stage("commit"):
+        pass
+    return metrics
+
+
+STATUS = Status(
+    state="streaming",
+    lag_seconds=1.5,
+    lag_bytes=4096,
+    queued_bytes=99,
+    checkpoint_age_seconds=0.5,
+    dead_letters=2,
+    tables=(
+        TableStatus("shop.item", "backfilling", 10, 100),
+        TableStatus("shop.part", "quarantined"),
+    ),
+)
+
+
+# -- the list --------------------------------------------------------------------------------------
+
+
+def test_every_metric_of_the_list_is_served_with_its_labels_and_meaning() -> None:
+    text = used().render(OPEN_METRICS, STATUS)[0].decode()
+    found = {}
+    for family in text_string_to_metric_families(text):
+        name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        found[name] = (family.type, family.documentation, labels)
+    assert {name: it for name, it in found.items() if name.startswith("tailrace_")} == {
+        metric.name: (metric.kind, metric.meaning, {"pipeline", *metric.labels})
+        for metric in METRICS
+    }
+    described = set(re.findall(r"`(?:rate\()?((?:process|python)_\w+)", PAGE.read_text("utf-8")))
+    assert {name for name in found if not name.startswith("tailrace_")} == described
+
+
+def test_the_page_has_the_list() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert page(text) == text, f"{PAGE.name} is stale: run python -m tests.support.metrics_page"
+
+
+def test_promtool_accepts_the_metrics() -> None:
+    try:
+        command = prometheus_command("promtool")
+    except SandboxUnavailable as error:
+        do_without(error)
+    text = used().render("text/plain", STATUS)[0]
+    checked = subprocess.run(
+        [*command, "check", "metrics"],
+        input=text,
+        capture_output=True,
+        timeout=PROMTOOL_SECONDS,
+        check=False,
+    )
+    said = checked.stdout.decode() + checked.stderr.decode()
+    assert (checked.returncode, said) == (0, "")
+
+
+# -- what is counted -------------------------------------------------------------------------------
 
 
 def test_reported_values_are_rendered() -> None:
-    metrics = Metrics("p")
-    metrics.applied({(ITEM, "insert"): 5}, Applied({ITEM: 2}, {(ITEM, "note", "nul_byte"): 3}))
-    metrics.applied({(ITEM, "insert"): 1}, Applied())
-    metrics.batch(6, 600, transactions=4)
-    metrics.reconnected("sink")
-    with metrics.stage("commit"):
-        pass
-    table = TableStatus("shop.item", "backfilling", 10, 100)
-    metrics.observe(Status(state="streaming", lag_seconds=1.5, lag_bytes=4096, tables=(table,)))
-    shown = samples(metrics)
+    shown = samples(used(), status=STATUS)
     assert shown["tailrace_rows_total{insert,shop.item}"] == 6
+    assert shown["tailrace_rows_total{read,shop.item}"] == 7
+    assert shown["tailrace_row_bytes_total{insert,shop.item}"] == 600
+    assert shown["tailrace_table_transactions_total{insert,shop.item}"] == 4
+    assert "tailrace_table_transactions_total{read,shop.item}" not in shown
     assert shown["tailrace_drift_total{shop.item}"] == 2
     assert shown["tailrace_replaced_values_total{note,nul_byte,shop.item}"] == 3
     assert shown["tailrace_transactions_total"] == 4
@@ -41,29 +126,32 @@ def test_reported_values_are_rendered() -> None:
     assert shown["tailrace_batch_bytes_sum"] == 600
     assert shown["tailrace_reconnects_total{sink}"] == 1
     assert shown["tailrace_reconnects_total{source}"] == 0
+    assert shown["tailrace_errors_total{SourceLost}"] == 1
     assert shown["tailrace_stage_seconds_count{commit}"] == 1
-    assert shown["tailrace_last_commit_timestamp_seconds"] > 1e9
+    assert shown["tailrace_stage_seconds_count{read}"] == 0
+    assert shown["tailrace_latency_seconds_count"] == 1
     assert shown["tailrace_up"] == 1
+    assert shown["tailrace_pipeline_state{streaming}"] == 1
+    assert shown["tailrace_pipeline_state{connecting}"] == 0
     assert shown["tailrace_lag_seconds"] == 1.5
     assert shown["tailrace_lag_bytes"] == 4096
+    assert shown["tailrace_queued_bytes"] == 99
+    assert shown["tailrace_checkpoint_age_seconds"] == 0.5
+    assert shown["tailrace_dead_letters"] == 2
     assert shown["tailrace_backfill_rows{shop.item}"] == 10
-    assert shown["tailrace_backfill_estimate_rows{shop.item}"] == 100
-    assert shown["tailrace_table_state{backfilling,shop.item}"] == 1
-    assert shown["tailrace_table_state{live,shop.item}"] == 0
+    assert shown["tailrace_backfill_expected_rows{shop.item}"] == 100
+    assert shown["tailrace_backfill_ratio"] == 0.1
+    assert shown["tailrace_tables{backfilling}"] == shown["tailrace_tables{quarantined}"] == 1
+    assert shown["tailrace_tables{live}"] == 0
+    assert shown["tailrace_table_quarantined{shop.part}"] == 1
 
 
-def test_a_lost_connection_and_a_dropped_table() -> None:
-    metrics = Metrics("p")
-    live = (TableStatus("shop.item", "live"),)
-    metrics.observe(Status(state="streaming", lag_seconds=1.5, lag_bytes=10, tables=live))
-    assert "tailrace_backfill_rows{shop.item}" in samples(metrics)
-    metrics.observe(Status(state="connecting", tables=(TableStatus("shop.part"),)))
-    shown = samples(metrics)
+def test_what_is_unknown_has_no_sample() -> None:
+    shown = samples(Metrics("p"), status=Status(state="connecting", lag_seconds=1.5))
     assert shown["tailrace_up"] == 0
     assert shown["tailrace_lag_seconds"] == 1.5
-    assert "tailrace_lag_bytes" not in shown
-    assert not any("shop.item" in name for name in shown)
-    assert "tailrace_backfill_rows{shop.part}" in shown
+    unknown = ("lag_bytes", "checkpoint_age_seconds", "backfill_ratio", "dead_letters")
+    assert not {f"tailrace_{name}" for name in unknown} & shown.keys()
 
 
 def test_a_stage_that_fails_is_not_measured() -> None:
@@ -73,14 +161,83 @@ def test_a_stage_that_fails_is_not_measured() -> None:
     assert samples(metrics)["tailrace_stage_seconds_count{commit}"] == 0
 
 
-def test_every_metric_is_documented() -> None:
-    documented = set(re.findall(r"^tailrace_\w+", engine.ops.metrics.__doc__ or "", re.MULTILINE))
-    families = text_string_to_metric_families(Metrics("p").render(OPEN_METRICS)[0].decode())
-    names = {
-        family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
-        for family in families
-    }
-    assert documented == names
+def test_ages_are_counted_like_single_values() -> None:
+    """Also on the bounds of buckets; a time in the future has the age 0."""
+    bounds = (0.5, 1.0, 2.0, 8.0)
+    times = [99.5, 99.0, 98.0, 92.0, 99.75, 90.0, 91.0, 101.0, 99.0]
+    random.Random(1).shuffle(times)
+    by_age, single = Histogram(bounds), Histogram(bounds)
+    by_age.observe_ages(times, 100.0)
+    for at in times:
+        single.observe(max(0.0, 100.0 - at))
+    assert by_age.counts == single.counts == [3, 2, 1, 1, 2]
+    assert by_age.buckets() == single.buckets()
+    assert by_age.buckets()[-1] == ("+Inf", 9.0)
+    assert by_age.total == pytest.approx(single.total, abs=1.0)
+
+
+# -- many tables -----------------------------------------------------------------------------------
+
+
+def test_ten_thousand_tables_have_a_bounded_number_of_series() -> None:
+    metrics = Metrics("p")
+    states: tuple[TableState, ...] = ("live", "pending", "backfilling", "quarantined")
+    tables = []
+    for number in range(10_000):
+        id = TableId("shop", f"t{number:05}")
+        found = Applied({id: 1}, {(id, f"c{number}", "nul_byte"): 1})
+        metrics.applied({(id, op): work(2, 20) for op in ("insert", "update", "delete")}, found)
+        tables.append(TableStatus(str(id), states[number % 4], rows=1, estimate=3))
+    status = Status(state="backfilling", tables=tuple(tables))
+    shown = samples(metrics, status=status)
+    assert len(shown) < 2_000
+    assert len(metrics.render("", status)[0]) < 300_000
+
+    def total(name: str) -> float:
+        return sum(value for key, value in shown.items() if key.startswith(f"tailrace_{name}{{"))
+
+    assert total("rows_total") == 60_000
+    assert total("row_bytes_total") == 600_000
+    assert total("drift_total") == total("replaced_values_total") == 10_000
+    assert shown[f"tailrace_replaced_values_total{{{OTHER},nul_byte,{OTHER}}}"] == 9_900
+    assert total("backfill_rows") == 5_000
+    assert total("backfill_expected_rows") == 15_000
+    assert total("table_quarantined") == total("tables") / 4 == 2_500
+    names = {labels[0] for labels, _ in gauges(status)["tailrace_backfill_rows"]}
+    assert len(names) == MOST_TABLES + 1
+    assert "shop.t00002" in names  # it is backfilled now, t00001 is pending
+
+
+def test_the_busiest_tables_have_names_and_no_counter_falls() -> None:
+    now = 0.0
+    counters = TableCounters(most=3, clock=lambda: now)
+    rng, counted = random.Random(7), 0
+    before: dict[tuple[str, ...], int] = {}
+    last: dict[tuple[str, ...], int] = {}
+    for minute in range(30):
+        for _ in range(200):
+            # Which tables are busy changes all the time.
+            table = TableId("s", f"t{min(9, int(rng.expovariate(0.7))) + minute // 3}")
+            count = rng.randrange(1, 9)
+            counters.add(table, ("rows", "insert"), count)
+            counted += count
+        now += 61.0
+        shown = {labels: value for _, labels, value in counters.samples()}
+        assert len(shown) <= 7
+        for labels, value in shown.items():
+            if minute and labels not in before:
+                assert value == last.get(labels, 0)
+            assert value >= before.get(labels, 0)
+        assert shown.get((OTHER, "insert"), 0) >= before.get((OTHER, "insert"), 0)
+        before = shown
+        last |= shown
+        assert sum(last.values()) == counted
+    assert {("s.t9", "insert"), ("s.t10", "insert")} < before.keys()
+    assert ("s.t0", "insert") not in before
+    ids = {TableId("s", f"t{number}") for number in range(20)}
+    assert sum(counters.totals(id).get(("rows", "insert"), 0) for id in ids) == counted
+    assert counters.take_changed() <= ids
+    assert counters.take_changed() == set()
 
 
 # -- the log ---------------------------------------------------------------------------------------

@@ -12,15 +12,18 @@ import msgspec
 import pytest
 
 from engine.checkpoint import TableProgress, TableState
-from engine.errors import SourceLost
+from engine.errors import ApplyError, SourceLost
+from engine.ops.metrics import Metrics
+from engine.ops.monitor import Monitor
+from engine.ops.recent_errors import ErrorStatus, RecentErrors
 from engine.ops.status import (
     STATUS_VERSION,
-    Monitor,
     PipelineState,
     Status,
     TableStatus,
     TableStatuses,
 )
+from engine.remedies import BACKFILL
 from engine.schema import TableId
 from tests.support.waiting import wait_until_async
 
@@ -109,41 +112,33 @@ class Running:
 
     def __init__(self, state: PipelineState, position: str | None) -> None:
         self.source = Log()
+        self.shown = 0
         self.now = Status(pipeline="p", state=state, position=position, rows=7)
 
     def status(self) -> Status:
+        self.shown += 1
         return self.now
-
-
-class Gauges:
-    """Records the observed statuses."""
-
-    def __init__(self) -> None:
-        self.observed: list[Status] = []
-
-    def observe(self, status: Status) -> None:
-        self.observed.append(status)
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The monitor asks often."""
-    monkeypatch.setattr("engine.ops.status.BACKLOG_SECONDS", 0.001)
-    monkeypatch.setattr("engine.ops.status.FIRST_SECONDS", 0.001)
-    monkeypatch.setattr("engine.ops.status.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("engine.ops.monitor.BACKLOG_SECONDS", 0.001)
+    monkeypatch.setattr("engine.ops.monitor.FIRST_SECONDS", 0.001)
+    monkeypatch.setattr("engine.ops.monitor.FRESH_SECONDS", 0.0)
 
 
 def test_the_status_carries_the_backlog_of_the_source() -> None:
     """The source is asked on a worker thread, because it blocks."""
 
     async def work() -> None:
-        pipeline, gauges = Running("streaming", "77"), Gauges()
-        monitor = Monitor(pipeline, gauges)
+        pipeline = Running("streaming", "77")
+        monitor = Monitor(pipeline, Metrics("p"))
         assert monitor.status() == pipeline.now
         watching = asyncio.create_task(monitor.watch())
         await wait_until_async(lambda: (monitor.status().lag_bytes or 0) >= 200)
         assert msgspec.structs.replace(monitor.status(), lag_bytes=None) == pipeline.now
-        assert gauges.observed[0] == msgspec.structs.replace(pipeline.now, lag_bytes=100)
+        assert b'tailrace_lag_bytes{pipeline="p"}' in monitor.render("")[0]
         assert set(pipeline.source.asked) == {"77"}
         assert threading.get_ident() not in pipeline.source.threads
         pipeline.source.lost = True
@@ -159,14 +154,14 @@ def test_a_backlog_is_asked_for_between_two_attempts_and_unknown_when_it_is_old(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def work() -> None:
-        pipeline, gauges = Running("connecting", "77"), Gauges()
-        monitor = Monitor(pipeline, gauges)
+        pipeline = Running("connecting", "77")
+        monitor = Monitor(pipeline, Metrics("p"))
         await monitor.refresh()
-        assert gauges.observed[-1].lag_bytes == 100
-        monkeypatch.setattr("engine.ops.status.STALE_SECONDS", 0.0)
+        assert monitor.status().lag_bytes == 100
+        monkeypatch.setattr("engine.ops.monitor.STALE_SECONDS", 0.0)
         pipeline.source.lost = True
         await monitor.refresh()
-        assert gauges.observed[-1].lag_bytes is None
+        assert monitor.status().lag_bytes is None
 
     asyncio.run(asyncio.wait_for(work(), 20))
 
@@ -174,14 +169,51 @@ def test_a_backlog_is_asked_for_between_two_attempts_and_unknown_when_it_is_old(
 @pytest.mark.parametrize(("state", "position"), [("stopped", "77"), ("streaming", None)])
 def test_a_source_without_a_stream_is_not_asked(state: PipelineState, position: str | None) -> None:
     async def work() -> None:
-        pipeline, gauges = Running(state, position), Gauges()
-        watching = asyncio.create_task(Monitor(pipeline, gauges).watch())
-        await wait_until_async(lambda: len(gauges.observed) > 2)
+        pipeline = Running(state, position)
+        monitor = Monitor(pipeline, Metrics("p"))
+        watching = asyncio.create_task(monitor.watch())
+        await wait_until_async(lambda: pipeline.shown > 6)
         assert pipeline.source.asked == []
-        assert gauges.observed[-1] == pipeline.now
+        assert monitor.status() == pipeline.now
         watching.cancel()
 
     asyncio.run(asyncio.wait_for(work(), 20))
+
+
+# -- the last errors -------------------------------------------------------------------------------
+
+
+def test_the_same_error_again_is_counted_and_the_newest_is_first() -> None:
+    now = 100.0
+    errors = RecentErrors("pipeline.toml", clock=lambda: now)
+    for _ in range(3):
+        errors.add(SourceLost("refused", hint="check the network"))
+        now += 1.0
+    errors.add(ApplyError("too long", hint=f"widen it, or {BACKFILL}", table=ITEM, position="77"))
+    refused = SourceLost("refused")
+    refused.transaction = "5"
+    errors.add(refused)
+    last, other = errors.shown()
+    skip = "`tailrace skip pipeline.toml --transaction 5` goes on without the whole transaction"
+    assert (last.kind, last.message, last.count, last.retried) == ("SourceLost", "refused", 4, True)
+    assert (last.since, last.at) == (100.0, 103.0)
+    assert skip in last.remedy
+    assert other == ErrorStatus(
+        kind="ApplyError",
+        message="too long",
+        remedy="widen it, or `tailrace backfill pipeline.toml shop.item` reads the table again",
+        table="shop.item",
+        position="77",
+        since=103.0,
+        at=103.0,
+    )
+
+
+def test_the_last_errors_are_few() -> None:
+    errors = RecentErrors()
+    for number in range(100):
+        errors.add(SourceLost(f"error {number}"))
+    assert [it.message for it in errors.shown()] == [f"error {n}" for n in range(99, 79, -1)]
 
 
 # -- the page --------------------------------------------------------------------------------------
@@ -194,7 +226,9 @@ def documented(heading: str) -> list[str]:
     return re.findall(r"^\| *`(\w+)` *\|", section.partition("\n## ")[0], re.MULTILINE)
 
 
-@pytest.mark.parametrize(("heading", "struct"), [("Status", Status), ("Table", TableStatus)])
+@pytest.mark.parametrize(
+    ("heading", "struct"), [("Status", Status), ("Table", TableStatus), ("Error", ErrorStatus)]
+)
 def test_the_page_describes_every_field_in_order(
     heading: str, struct: type[msgspec.Struct]
 ) -> None:

@@ -63,6 +63,8 @@ class BinlogConnection:
         self._socket: socket.socket | None = None
         self._packets = Packets()
         self._silence_seconds = 0.0
+        #: How long ``receive`` has waited for the server.
+        self.waited_seconds = 0.0
         self._receive_bytes = _RECEIVE_BYTES
         self._stopped = False
         self.server_id = 0
@@ -175,9 +177,11 @@ class BinlogConnection:
                 return []
             raise SourceLost("the source has closed the connection")
         self._silence_seconds = 0.0
+        self.waited_seconds += time.monotonic() - started
         return self._packets.cut(data)
 
     def _note_silence(self, seconds: float) -> None:
+        self.waited_seconds += seconds
         self._silence_seconds += seconds
         if self._silence_seconds > self._settings.heartbeat_seconds * _MISSED_HEARTBEATS:
             raise SourceLost(

@@ -1,0 +1,73 @@
+"""
+The gauges of ``/metrics``, derived from ``Status``. A value that is unknown has no sample.
+
+The number of samples does not grow with the number of tables: live tables are only counted, and of
+the others at most ``MOST_TABLES`` are named.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
+from engine.checkpoint import TableState
+from engine.ops.metric_list import OTHER
+from engine.ops.status import PipelineState, Status, TableStatus
+from engine.ops.table_counters import MOST_TABLES
+
+__all__ = ["Sample", "gauges"]
+
+#: The values of a metric's labels without ``pipeline``, and its value.
+Sample = tuple[tuple[str, ...], float]
+
+#: The states of tables in backfill, those with progress first.
+_IN_BACKFILL: Sequence[TableState] = ("backfilling", "catching_up", "pending")
+
+
+def gauges(status: Status) -> dict[str, list[Sample]]:
+    """The samples of each gauge, by name."""
+    connected = status.state not in (None, "connecting", "stopped")
+    return {
+        "tailrace_up": _one(connected),
+        "tailrace_pipeline_state": [
+            ((state,), float(status.state == state)) for state in get_args(PipelineState)
+        ],
+        "tailrace_lag_seconds": _one(status.lag_seconds),
+        "tailrace_lag_bytes": _one(status.lag_bytes),
+        "tailrace_queued_bytes": _one(status.queued_bytes),
+        "tailrace_checkpoint_age_seconds": _one(status.checkpoint_age_seconds),
+        "tailrace_backfill_ratio": _one(status.fraction if status.tables else None),
+        "tailrace_dead_letters": _one(status.dead_letters),
+        **_tables(status.tables),
+    }
+
+
+def _one(value: float | None) -> list[Sample]:
+    return [] if value is None else [((), float(value))]
+
+
+def _tables(tables: Sequence[TableStatus]) -> dict[str, list[Sample]]:
+    states = Counter(table.state for table in tables)
+    unfinished = [
+        table for state in _IN_BACKFILL if states[state] for table in tables if table.state == state
+    ]
+    quarantined = [table for table in tables if table.state == "quarantined"]
+    return {
+        "tailrace_tables": [((state,), float(states[state])) for state in get_args(TableState)],
+        "tailrace_backfill_rows": _named((it.table, it.rows) for it in unfinished),
+        "tailrace_backfill_expected_rows": _named((it.table, it.estimate) for it in unfinished),
+        "tailrace_table_quarantined": _named((it.table, 1) for it in quarantined),
+    }
+
+
+def _named(values: Iterable[tuple[str, int]]) -> list[Sample]:
+    """A sample for each of the first tables, and one for the sum of the others."""
+    samples: list[Sample] = []
+    others = 0
+    for table, value in values:
+        if len(samples) < MOST_TABLES:
+            samples.append(((table,), float(value)))
+        else:
+            others += value
+    return [*samples, ((OTHER,), float(others))] if others else samples

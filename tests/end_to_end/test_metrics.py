@@ -1,0 +1,160 @@
+"""
+The metrics of a running engine: each of the list, what they count, and whether the lag is right.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from engine.ops.metric_list import METRICS
+from engine.sandbox import SandboxUnavailable, prometheus_command
+from engine.sandbox.proxy import Proxy
+from tests.support.engine_process import EngineProcess, write_config
+from tests.support.metric_samples import OPEN_METRICS
+from tests.support.mysql_sessions import FreshDatabase, Writer
+from tests.support.servers import AnyServer, do_without
+from tests.support.waiting import wait_until
+
+#: The lag that is waited for.
+AWAY_SECONDS = 3.0
+HEARTBEAT_SECONDS = 1.0
+
+
+class Followed:
+    """A database that an engine mirrors, with a proxy before each side."""
+
+    def __init__(
+        self, source: Proxy, target: Proxy, writer: Writer, engine: EngineProcess, url: str
+    ) -> None:
+        self.source, self.target, self.writer, self.engine = source, target, writer, engine
+        self.connection = psycopg.connect(url, autocommit=True)
+        self.count = f'SELECT count(*) FROM "{writer.database}".t'
+
+    def insert(self) -> float:
+        """Insert a row. Returns the time of its commit."""
+        self.writer("INSERT INTO t (v) VALUES ('x')")
+        return time.time()
+
+    def wait_for_rows(self, count: int) -> float:
+        """Wait until the target has so many rows. Returns that time."""
+        wait_until(lambda: self.connection.execute(self.count).fetchone() == (count,))
+        return time.time()
+
+    def text(self, accept: str = OPEN_METRICS) -> str:
+        url = f"http://127.0.0.1:{self.engine.port}/metrics"
+        request = urllib.request.Request(url, headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def samples(self) -> dict[str, float]:
+        """As ``tests.support.metric_samples``, with the metrics of the process."""
+        found = {}
+        for family in text_string_to_metric_families(self.text()):
+            for sample in family.samples:
+                sample.labels.pop("pipeline", None)
+                labels = ",".join(value for _, value in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return found
+
+
+@pytest.fixture
+def followed(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    tmp_path: Path,
+) -> Iterator[Followed]:
+    database = fresh_mysql_database(mysql)
+    writer = Writer(mysql, database)
+    writer("CREATE TABLE t (id INT PRIMARY KEY AUTO_INCREMENT, v TEXT)")
+    writer("INSERT INTO t (v) VALUES ('a'), ('b')")
+    with Proxy(mysql.host, mysql.port) as source, Proxy(postgres.host, postgres.port) as target:
+        config = write_config(
+            tmp_path,
+            mysql.url.replace(f":{mysql.port}", f":{source.port}"),
+            target_database.replace(f":{postgres.port}/", f":{target.port}/"),
+            f"{database}.*",
+        )
+        text = config.read_text().replace(
+            "[sink]", f"heartbeat_seconds = {HEARTBEAT_SECONDS}\n[sink]"
+        )
+        config.write_text(text)
+        with EngineProcess(config) as engine:
+            engine.wait_status(lambda s: s["state"] == "streaming" and s["lag_seconds"] == 0)
+            it = Followed(source, target, writer, engine, target_database)
+            yield it
+            it.connection.close()
+    writer.connection.close()
+
+
+def test_a_running_engine_serves_the_list(followed: Followed) -> None:
+    for _ in range(3):
+        followed.insert()
+    followed.writer("UPDATE t SET v = 'y' WHERE id = 1", "DELETE FROM t WHERE id = 2")
+    followed.wait_for_rows(4)
+    wait_until(lambda: followed.samples()["tailrace_transactions_total"] == 5)
+    shown, table = followed.samples(), f"{followed.writer.database}.t"
+    for operation, rows in {"insert": 3, "update": 1, "delete": 1}.items():
+        assert shown[f"tailrace_rows_total{{{operation},{table}}}"] == rows
+        assert shown[f"tailrace_table_transactions_total{{{operation},{table}}}"] == rows
+        assert shown[f"tailrace_row_bytes_total{{{operation},{table}}}"] > 0
+    assert shown[f"tailrace_rows_total{{read,{table}}}"] == 2
+    assert shown["tailrace_latency_seconds_count"] == 5
+    assert shown["tailrace_tables{live}"] == shown["tailrace_backfill_ratio"] == 1
+    assert shown["tailrace_up"] == 1
+    assert shown["process_resident_memory_bytes"] > 10_000_000
+    assert shown["process_cpu_seconds_total"] > 0
+    for stage in ("read", "decode", "queue", "apply", "commit", "chunk", "backfill"):
+        assert shown[f"tailrace_stage_seconds_count{{{stage}}}"] > 0, stage
+
+    text = followed.text("text/plain")
+    types = dict(re.findall(r"^# TYPE (tailrace_\w+) (\w+)$", text, re.MULTILINE))
+    assert types == {it.name: it.kind.replace("info", "gauge") for it in METRICS}
+    meanings = dict(re.findall(r"^# HELP (tailrace_\w+) (.*)$", text, re.MULTILINE))
+    assert meanings == {it.name: it.meaning for it in METRICS}
+    try:
+        command = prometheus_command("promtool")
+    except SandboxUnavailable as error:
+        do_without(error)
+    checked = subprocess.run(
+        [*command, "check", "metrics"], input=text, capture_output=True, text=True, timeout=30
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_the_lag_is_the_time_that_a_side_is_away(followed: Followed, side: str) -> None:
+    """Reported while it is away, and in the histogram afterwards, within 10 %."""
+    saved = "tailrace_stage_seconds_count{commit}"
+    before = followed.samples()
+    assert before["tailrace_lag_seconds"] == 0
+    # An idle engine saves the position with each heartbeat. Two of them tell the interval.
+    wait_until(lambda: followed.samples()[saved] >= before[saved] + 2)
+    proxy = followed.source if side == "source" else followed.target
+    proxy.freeze()
+    committed = followed.insert()
+    status = followed.engine.wait_status(lambda s: s["lag_seconds"] > AWAY_SECONDS)
+    lag_seconds = time.time() - committed
+    # A source that is away says nothing: the lag begins with its last heartbeat.
+    unsure = HEARTBEAT_SECONDS if side == "source" else 0.0
+    assert status["lag_seconds"] == pytest.approx(lag_seconds, rel=0.1, abs=unsure)
+    assert followed.samples()["tailrace_lag_seconds"] >= status["lag_seconds"]
+    proxy.thaw()
+    away = followed.wait_for_rows(3) - committed
+    wait_until(lambda: followed.samples()["tailrace_latency_seconds_count"] == 1)
+    shown = followed.samples()
+    assert shown["tailrace_latency_seconds_sum"] == pytest.approx(away, rel=0.1)
+    assert shown["tailrace_latency_seconds_bucket{1.0}"] == 0
+    assert shown["tailrace_latency_seconds_bucket{30.0}"] == 1
+    followed.engine.wait_status(lambda s: s["lag_seconds"] == 0)

@@ -1,0 +1,49 @@
+"""What a pipeline counts: its lag, and the work in a batch."""
+
+from __future__ import annotations
+
+from engine.change import Begin, Commit
+from engine.pipeline.counters import Counters, WorkCounter
+from tests.support.memory_pipeline import KEYED, KEYLESS, insert
+
+
+def test_the_lag_of_a_silent_log_is_0_while_its_heartbeats_come() -> None:
+    counters = Counters()
+    assert counters.lag_seconds(1000.0) is None
+    counters.beat(1000.0)
+    assert counters.lag_seconds(1003.0) == 3.0
+    counters.silent = True
+    assert counters.lag_seconds(1003.0) == 0.0
+    counters.beat(1004.0)
+    assert (counters.lag_seconds(1011.0), counters.lag_seconds(1012.5)) == (0.0, 8.5)
+    for at in (1012.0, 1014.0, 1016.0):
+        counters.beat(at)
+    assert (counters.lag_seconds(1019.0), counters.lag_seconds(1021.0)) == (0.0, 5.0)
+
+
+def test_the_lag_of_a_transaction_that_is_being_applied_begins_with_its_commit() -> None:
+    """Also right after a silent log, and while the target does not answer."""
+    counters = Counters()
+    counters.beat(1000.0)
+    counters.silent = True
+    counters.beat(1004.0)
+    counters.begin(1006.0)
+    assert counters.lag_seconds(1007.5) == 1.5
+    counters.begin(0.0)
+    assert counters.lag_seconds(1008.0) == 2.0
+    unknown = Counters()
+    unknown.begin(1006.0)
+    assert unknown.lag_seconds(1007.0) is None
+
+
+def test_a_transaction_in_pieces_counts_once() -> None:
+    counter, begin = WorkCounter(), Begin("1", "0", 0.0)
+    rows, end = insert(KEYED, (1, "a"), (2, "b")), Commit("1", 0.0)
+    kind = (KEYED.id, "insert")
+    whole = counter.count([begin, rows, rows, end, begin, rows, end])[kind]
+    assert (whole.rows, whole.size, whole.transactions) == (6, 60, 2)
+    pieces = [[begin, rows], [rows], [insert(KEYLESS, (1, "x"))], [rows, end, begin, rows]]
+    counts = [counter.count(piece).get(kind) for piece in pieces]
+    assert [it and it.transactions for it in counts] == [1, 0, None, 1]
+    assert counter.count([rows, end])[kind].transactions == 0
+    assert counter.count([begin, rows, end])[kind].transactions == 1
