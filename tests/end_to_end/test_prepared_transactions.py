@@ -22,16 +22,13 @@ from tests.support.servers import AnyServer
 from tests.support.waiting import wait_until
 
 ROWS = 250
+MARIADB = ("mariadb_10", "mariadb_11")
 
 
-@pytest.mark.parametrize("server", ["mysql", pytest.param("mariadb_10", marks=pytest.mark.slow)])
 def test_a_table_is_added_while_a_transaction_on_it_is_prepared(
-    server: str,
-    request: pytest.FixtureRequest,
-    fresh_mysql_database: FreshDatabase,
-    target_database: str,
+    mysql_family: AnyServer, fresh_mysql_database: FreshDatabase, target_database: str
 ) -> None:
-    source: AnyServer = request.getfixturevalue(server)
+    source = mysql_family
     writer = Writer(source, fresh_mysql_database(source))
     name, xid = writer.database, f"'{writer.database}'"
     for table in ("t", "n"):
@@ -56,7 +53,9 @@ def test_a_table_is_added_while_a_transaction_on_it_is_prepared(
 
 
 @pytest.mark.parametrize("committed", ["after", pytest.param("before", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("server", ["mysql", pytest.param("mariadb_10", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "server", ["mysql", *(pytest.param(it, marks=pytest.mark.slow) for it in MARIADB)]
+)
 def test_a_table_is_backfilled_again_while_a_transaction_on_it_is_prepared(
     server: str,
     committed: str,
