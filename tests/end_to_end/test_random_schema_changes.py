@@ -8,7 +8,7 @@ silent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from engine.pipeline.loop import Pipeline
+from engine.sandbox import Server, start_mariadb
 from tests.support.compare import differences
 from tests.support.mirror import catch_up, make_pipeline
 from tests.support.releases import Since, Version, version_of
-from tests.support.servers import AnyServer, connect_mysql
+from tests.support.servers import AnyServer, connect_mysql, obtain_old
 
 #: Types, each with literals that are or are not values of it.
 TYPES: dict[str, tuple[str, ...]] = {
@@ -336,3 +337,21 @@ def test_random_schema_changes_of_an_old_server(
     target_database: str,
 ) -> None:
     check(old_server, target_database, 20, fresh_mysql_database)
+
+
+@pytest.fixture(scope="module", params=["10.1", "10.5"])
+def old_temporals(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A MariaDB that makes TIME, DATETIME and TIMESTAMP columns in the old storage formats."""
+    options = ("--mysql56-temporal-format=OFF",)
+    with obtain_old(lambda: start_mariadb(request.param, options=options)) as server:
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_random_schema_changes_with_old_temporal_formats(
+    old_temporals: Server,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    target_database: str,
+) -> None:
+    check(old_temporals, target_database, 20, fresh_mysql_database)

@@ -162,6 +162,28 @@ def check_documents(
         assert {name: text for name, text in found.items() if name.startswith("documents_of")} == {}
 
 
+def test_documents_that_are_not_utf8(
+    mysql: AnyServer, fresh_mysql_database: Fresh, target_database: str
+) -> None:
+    """MySQL 9.7 can make them. They quarantine their table, by backfill and stream."""
+    database = fresh_mysql_database(mysql)
+
+    def run() -> dict[str, str]:
+        pipeline = make_pipeline(mysql.url, target_database, [f"{database}.*"])
+        catch_up(pipeline)
+        return {table.table.split(".")[1]: table.reason for table in pipeline.status().tables}
+
+    with connect_mysql(mysql, database) as connection, connection.cursor() as cursor:
+        for table in ("read", "streamed"):
+            cursor.execute(f"CREATE TABLE `{table}` (id INT PRIMARY KEY, d JSON)")
+        document = "(1, JSON_ARRAY(CONVERT('é' USING ucs2)))"
+        cursor.execute(f"INSERT INTO `read` VALUES {document}")
+        reason = "the column d holds a document that is not UTF-8"
+        assert run() == {"read": reason, "streamed": ""}
+        cursor.execute(f"INSERT INTO streamed VALUES {document}")
+        assert run() == {"read": reason, "streamed": reason}
+
+
 def test_tables_with_hidden_and_special_columns(
     mysql_family: AnyServer, fresh_mysql_database: Fresh, target_database: str
 ) -> None:

@@ -191,6 +191,8 @@ def _target_value(value: Any, kind: str) -> Any:
     if value is None or kind in FLOATS:
         return value
     text = str(value)
+    if kind in DATES and text == "-infinity":
+        return None  # 0000-00-00 in a key
     if kind == "bit":
         return str(int(text, 2))
     if kind == "timestamp":

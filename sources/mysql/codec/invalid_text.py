@@ -15,12 +15,33 @@ from typing import Final
 
 from engine.databases.mysql.charset import text_decoder
 from engine.databases.mysql.invalid_text import invalid_text
+from engine.databases.mysql.types import parse_type
+from engine.errors import DecodeError
 from engine.schema import Column, Table, TableId
 from engine.toolkit.policies import ReadPolicies
 
-__all__ = ["SubstitutedText", "InvalidText"]
+__all__ = ["SubstitutedText", "InvalidText", "not_text"]
 
 _REASON: Final = "invalid_text"
+
+
+def not_text(table: Table, column: Column) -> DecodeError:
+    """The error for bytes that are not text in the column's character set."""
+    if column.type.kind == "json":
+        return DecodeError(
+            f"the column {column.name} holds a document that is not UTF-8",
+            hint="correct the document on the source; SQL functions that put texts of ucs2, utf16,"
+            " utf16le or utf32 into documents need CONVERT(… USING utf8mb4)",
+            table=table.id,
+        )
+    charset = parse_type(column.source_type).charset or "utf8mb4"
+    return DecodeError(
+        f"the column {column.name} holds bytes that are not valid {charset} text",
+        hint="set the policy invalid_text of the column, correct the value on the source, or"
+        f" declare the column's real character set there (ALTER TABLE … MODIFY {column.name} BLOB,"
+        " then MODIFY it to the right type)",
+        table=table.id,
+    )
 
 
 class SubstitutedText(str):

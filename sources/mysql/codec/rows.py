@@ -68,7 +68,6 @@ from typing import Any
 import msgspec
 
 from engine.change import Cascade, Operation, Rows
-from engine.databases.mysql.types import parse_type
 from engine.errors import DecodeError, SchemaError, UnloggedChange
 from engine.remedies import BACKFILL
 from engine.schema import Table
@@ -78,7 +77,7 @@ from sources.mysql.codec.binary_json import json_printer
 from sources.mysql.codec.cells import cells
 from sources.mysql.codec.defaults import constant_default
 from sources.mysql.codec.images import Image, SourceCode
-from sources.mysql.codec.invalid_text import InvalidText
+from sources.mysql.codec.invalid_text import InvalidText, not_text
 from sources.mysql.codec.json_diff import document_after
 from sources.mysql.codec.table_map import TableMap, Wire
 from sources.mysql.codec.versioned import current_rows, row_end
@@ -252,14 +251,7 @@ class RowDecoder:
         column = self.table.columns[ordinal]
         if not isinstance(error, UnicodeDecodeError):
             return self._malformed(f"the column {column.name} has an invalid value")
-        charset = parse_type(column.source_type).charset or "utf8mb4"
-        return DecodeError(
-            f"the column {column.name} holds bytes that are not valid {charset} text",
-            hint=f"set the policy invalid_text of the column, correct the value on the source, or "
-            f"declare the column's real character set there (ALTER TABLE … MODIFY {column.name} "
-            "BLOB, then MODIFY it to the right type)",
-            table=self.table.id,
-        )
+        return not_text(self.table, column)
 
     def _without_before(self, data: bytes, partial: int) -> str:
         """A document whose column the image before the update does not have."""

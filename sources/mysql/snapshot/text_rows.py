@@ -53,7 +53,7 @@ from engine.toolkit.codegen import compile_function
 from sources.mysql.codec.accelerator import Text, text_accelerator
 from sources.mysql.codec.cells import bytes_expression, label_texts
 from sources.mysql.codec.images import SourceCode
-from sources.mysql.codec.invalid_text import InvalidText
+from sources.mysql.codec.invalid_text import InvalidText, not_text
 from sources.mysql.snapshot.result_set import cut_rows
 
 __all__ = ["TextRows", "select_list", "text_rows"]
@@ -178,12 +178,11 @@ def _decode_error(
             table=table.id,
         )
     column = table.columns[ordinal]
-    charset = parse_type(column.source_type).charset
-    found = f"bytes that are not valid {charset} text" if charset else "an invalid value"
+    if isinstance(error, UnicodeDecodeError):
+        return not_text(table, column)
     return DecodeError(
-        f"the column {column.name} holds {found}",
-        hint="set the policy invalid_text of the column, correct the value on the source, or "
-        "declare the column's real character set there",
+        f"the column {column.name} holds an invalid value",
+        hint="correct the value on the source",
         table=table.id,
     )
 
