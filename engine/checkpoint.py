@@ -127,8 +127,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
     ``position`` is the source's durable text: everything up to it is applied, nothing after it.
     ``committed_at`` is the source's time up to which everything is applied: the commit time of the
     last transaction, or the time of a heartbeat after it (Unix seconds, 0.0 before the first).
-    ``progress`` holds each followed table's progress. The position must never move backward: only
-    a sink's ``commit`` stores a checkpoint, and it refuses one whose ``epoch`` is not its own.
+    ``progress`` holds each followed table's progress. ``paused`` says that a command has paused the
+    pipeline; only a sink that keeps commands has to store it. The position must never move
+    backward: only a sink's ``commit`` stores a checkpoint, and it refuses one whose ``epoch`` is
+    not its own.
     """
 
     pipeline: str
@@ -136,3 +138,4 @@ class Checkpoint(msgspec.Struct, frozen=True):
     position: str
     committed_at: float = 0.0
     progress: Mapping[TableId, TableProgress] = msgspec.field(default_factory=dict)
+    paused: bool = False

@@ -17,9 +17,13 @@ __all__ = [
     "CommandClient",
     "CommandStore",
     "Letters",
+    "Pause",
     "PipelineCommand",
     "QuarantineTables",
+    "Reload",
+    "Resume",
     "Skip",
+    "Stop",
     "StoredCommand",
     "in_words",
 ]
@@ -58,7 +62,25 @@ class QuarantineTables(msgspec.Struct, frozen=True, tag="quarantine", tag_field=
     tables: tuple[str, ...]
 
 
-PipelineCommand = BackfillTables | QuarantineTables | Skip | Letters
+class Pause(msgspec.Struct, frozen=True, tag="pause", tag_field="command"):
+    """Apply nothing until a ``Resume``, also after a restart of the engine."""
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume", tag_field="command"):
+    """Go on at the checkpoint."""
+
+
+class Reload(msgspec.Struct, frozen=True, tag="reload", tag_field="command"):
+    """Read the configuration again, and go on by it. Refused if it is wrong."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop", tag_field="command"):
+    """End the engine that runs. Refused if none ran when the command was given."""
+
+
+PipelineCommand = (
+    BackfillTables | QuarantineTables | Skip | Letters | Pause | Resume | Reload | Stop
+)
 
 
 def in_words(command: str) -> str:
@@ -77,6 +99,8 @@ def in_words(command: str) -> str:
             return f"skip --{'transaction' if whole else 'statement'} {place}"
         case Letters(action=action, ids=ids):
             return " ".join(("dead-letters", action, *map(str, ids)))
+        case Pause() | Resume() | Reload() | Stop():
+            return type(found).__name__.lower()
     assert_never(found)
 
 

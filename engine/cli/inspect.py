@@ -220,6 +220,11 @@ async def _status(settings: Settings, config: str) -> Status:
             return msgspec.structs.replace(found, problem=str(error), remedy=remedy)
     if lag_bytes == 0:
         behind = 0.0
+    if checkpoint.paused:
+        remedy = rendered("`tailrace resume CONFIG`", config=config)
+        found = msgspec.structs.replace(
+            found, state="paused", problem="the pipeline is paused", remedy=remedy
+        )
     return msgspec.structs.replace(found, lag_seconds=behind, lag_bytes=lag_bytes)
 
 

@@ -2,7 +2,7 @@
 The command line: the parser, exit statuses, and the last resort for errors.
 
 The commands, with their options, are in ``engine.cli.init``, ``run``, ``inspect``,
-``recovery`` and ``inbox``.
+``control``, ``recovery`` and ``inbox``.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ def show_error(error: TailraceError, config: str = "") -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    from engine.cli.control import PAUSE, RELOAD, RESUME, STOP
     from engine.cli.inbox import COMMANDS
     from engine.cli.init import INIT
     from engine.cli.inspect import CHECK, STATUS, VERIFY
@@ -125,7 +126,8 @@ def make_parser() -> argparse.ArgumentParser:
         title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
     )
     recovery = (TABLES, BACKFILL, QUARANTINE, SKIP, DEAD_LETTERS, COMMANDS, RESET)
-    following = (RUN, STATUS, *recovery, VERIFY, TAIL)
+    control = (PAUSE, RESUME, RELOAD, STOP)
+    following = (RUN, STATUS, *control, *recovery, VERIFY, TAIL)
     for command in (INIT, CHECK, *following, DEMO, BENCH):
         sub = commands.add_parser(
             command.name,

@@ -24,23 +24,16 @@ import uvloop
 import benchmarks as bench_command
 from engine import demo as demo_command
 from engine.cli.command import Command
+from engine.cli.engine import Engine
 from engine.cli.output import write_records
 from engine.cli.stored import stored_state
-from engine.cli.wiring import (
-    load_settings,
-    make_mapping,
-    make_sink,
-    make_source,
-    version_and_codecs,
-)
-from engine.commands import CommandStore
+from engine.cli.wiring import load_settings, make_sink, make_source, version_and_codecs
 from engine.contract import SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
 from engine.ops.metrics import Metrics
 from engine.ops.monitor import Monitor
 from engine.ops.status import Status
-from engine.pipeline.loop import Pipeline
 from engine.remedies import rendered
 from engine.schema import Table
 from engine.settings.api import parse_listen
@@ -134,51 +127,37 @@ def _tune_garbage_collection() -> None:
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
     metrics = Metrics(settings.pipeline.name)
-    pipeline = Pipeline(
-        settings.pipeline.name,
-        make_source(settings),
-        make_sink(settings),
-        batch=settings.batch,
-        backfill=settings.backfill,
-        retry=settings.retry,
-        metrics=metrics,
-        mapping=make_mapping(settings),
-        errors=settings.errors,
-        config=str(options.config),
-    )
-    _stop_on_signals(pipeline)
+    engine = Engine(settings, options.config, metrics)
+    _stop_on_signals(engine)
     async with AsyncExitStack() as stack:
-        monitor = Monitor(pipeline, metrics)
+        monitor = Monitor(engine, metrics)
         await stack.enter_async_context(_meanwhile(monitor.watch()))
         if listen := options.listen or settings.api.listen:
-            server = _make_server(listen, settings, str(options.config), monitor)
+            server = _make_server(listen, settings, engine, monitor)
             await stack.enter_async_context(server)
         await stack.enter_async_context(_meanwhile(_warn(settings)))
         visible = sys.stderr.isatty() and not options.no_progress
         shown = _draw(monitor) if visible else _report(monitor)
         await stack.enter_async_context(_meanwhile(shown))
-        await pipeline.run(
-            until_caught_up=options.until_caught_up, deadline_seconds=options.deadline
-        )
-    return 0 if pipeline.commands.stopping else _conclude(pipeline.status(), str(options.config))
+        await engine.run(until_caught_up=options.until_caught_up, deadline_seconds=options.deadline)
+    return 0 if engine.pipeline.stopping else _conclude(engine.status(), str(options.config))
 
 
-def _make_server(listen: str, settings: Settings, config: str, monitor: Monitor) -> HttpServer:
+def _make_server(listen: str, settings: Settings, engine: Engine, monitor: Monitor) -> HttpServer:
     """The server of the API. Raises ConfigError if the address needs protection."""
     from engine.ops.access import Access
     from engine.ops.api import Api
     from engine.ops.server import HttpServer
 
     host, _ = parse_listen(listen)
-    store = make_sink(settings)
     api = Api(
         Access(settings.api, host),
         monitor,
         monitor.status,
         max_lag_seconds=settings.api.max_lag_seconds,
         refresh=monitor.refresh,
-        commands=store if isinstance(store, CommandStore) else None,
-        config=config,
+        commands=engine.commands,
+        config=str(engine.config),
     )
     return HttpServer(listen, api.app(), tls=settings.api.secure(host))
 
@@ -204,23 +183,23 @@ def _conclude(status: Status, config: str) -> int:
     return EXIT_DIFFERENCES if quarantined or status.dead_letters else 0
 
 
-def _stop_on_signals(pipeline: Pipeline) -> None:
+def _stop_on_signals(engine: Engine) -> None:
     """The first signal commits and stops. A second interrupt ends the process at once; what was not
     committed is read again by the next run.
     """
     loop = asyncio.get_running_loop()
 
     def interrupted() -> None:
-        if pipeline.commands.stopping:
+        if engine.pipeline.stopping:
             if sys.stderr.isatty():
                 from rich.console import Console
 
                 Console(stderr=True).show_cursor()
-            logger.warning("stopped at once", extra={"pipeline": pipeline.name})
+            logger.warning("stopped at once", extra={"pipeline": engine.pipeline.name})
             os._exit(1)
-        pipeline.stop()
+        engine.stop()
 
-    loop.add_signal_handler(signal.SIGTERM, pipeline.stop)
+    loop.add_signal_handler(signal.SIGTERM, engine.stop)
     loop.add_signal_handler(signal.SIGINT, interrupted)
 
 

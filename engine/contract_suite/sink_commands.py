@@ -1,5 +1,5 @@
 """
-The rules for a sink that keeps commands to the pipeline (``engine.recovery.CommandStore``).
+The rules for a sink that keeps commands to the pipeline (``engine.commands.CommandStore``).
 """
 
 from __future__ import annotations
@@ -8,9 +8,19 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from engine.checkpoint import Checkpoint
 from engine.commands import CommandStore
 from engine.contract import Sink
-from engine.contract_suite.target import TABLE, A, Engine, Target, create, insert, rule
+from engine.contract_suite.target import (
+    PIPELINE,
+    TABLE,
+    A,
+    Engine,
+    Target,
+    create,
+    insert,
+    rule,
+)
 
 __all__ = ["CommandRules"]
 
@@ -80,6 +90,18 @@ class CommandRules:
             ids.append(await client.submit("{}", "ann"))
             assert [it.id for it in await client.newest(2)] == ids[1:]
             assert [it.id for it in await client.newest(0)] == ids[2:]
+
+    @rule()
+    async def test_a_pause_is_part_of_the_checkpoint(self, target: Target) -> None:
+        store_of(target.sink())
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE))
+            for paused in (True, False):
+                checkpoint = Checkpoint(PIPELINE, engine.epoch, "1", 1.5, paused=paused)
+                await engine.sink.commit(checkpoint)
+                state = await target.sink().state()
+                assert state is not None
+                assert state.checkpoint == checkpoint
 
     @rule()
     async def test_it_tells_whether_an_engine_is_connected(self, target: Target) -> None:

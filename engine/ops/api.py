@@ -64,9 +64,8 @@ class Api:
     """The API of one pipeline.
 
     ``status`` returns the status at the moment of the call; ``refresh`` is awaited before /metrics
-    and /status are answered. ``commands`` is the store of the target, with connections of its own;
-    without it there are no commands. ``config`` is the configuration's path, for command lines in
-    hints.
+    and /status are answered. ``commands`` returns the store of the target, if it keeps commands.
+    ``config`` is the configuration's path, for command lines in hints.
 
     A pipeline is ready while it backfills, drains or is paused, or is at most ``max_lag_seconds``
     behind; the time without a connection to the source or the target counts as lag.
@@ -80,7 +79,7 @@ class Api:
         *,
         max_lag_seconds: float = 300.0,
         refresh: Callable[[], Awaitable[None]] | None = None,
-        commands: CommandStore | None = None,
+        commands: Callable[[], CommandStore | None] | None = None,
         config: str = "",
     ) -> None:
         self._access = access
@@ -186,11 +185,12 @@ class Api:
         return _json(_record(found))
 
     def _store(self) -> CommandStore:
-        if self._commands is None:
+        store = None if self._commands is None else self._commands()
+        if store is None:
             raise HTTPException(
                 HTTPStatus.NOT_IMPLEMENTED, "this target keeps no commands; PostgreSQL does"
             )
-        return self._commands
+        return store
 
     def _client(self, request: Request) -> str:
         """Who gives a command: the name that the client claims, and what is known about it."""

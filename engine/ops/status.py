@@ -29,7 +29,7 @@ __all__ = [
 
 STATUS_VERSION = 1
 
-PipelineState = Literal["connecting", "backfilling", "streaming", "draining", "stopped"]
+PipelineState = Literal["connecting", "backfilling", "streaming", "paused", "draining", "stopped"]
 
 #: The states in which a table has no rows left to backfill.
 FINISHED = frozenset(("catching_up", "live", "quarantined", "excluded"))

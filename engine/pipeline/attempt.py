@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from engine.change import Heartbeat
@@ -32,10 +32,10 @@ from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState
 from engine.pipeline.backfill import Backfill
 from engine.pipeline.batching import Batch, Batcher
-from engine.pipeline.commands import CommandInbox
 from engine.pipeline.counters import Counters
 from engine.pipeline.discovery import Discovery
 from engine.pipeline.reader_queue import ReaderQueue
+from engine.pipeline.stop_request import StopRequest
 from engine.pipeline.stored_commands import StoredCommands
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins
@@ -72,8 +72,8 @@ class Shared:
     metrics: Metrics
     unlogged: UnloggedChanges
     stored: StoredCommands
-    commands: CommandInbox = field(default_factory=CommandInbox)
-    counters: Counters = field(default_factory=Counters)
+    stop: StopRequest
+    counters: Counters
 
     def place(self, position: str) -> str:
         """The place of a position in the source's log, in the form that people read."""
@@ -104,7 +104,7 @@ class Attempt:
         self._pipeline = pipeline
         self.state: PipelineState = "connecting"
         self._source = source = pipeline.source
-        self._commands = commands = pipeline.commands
+        self._stop = stop = pipeline.stop
         self._log = _Log.UNREAD
         #: The position of the checkpoint from which the attempt has started.
         self.start = checkpoint.position
@@ -130,13 +130,13 @@ class Attempt:
         self._backfill = Backfill(
             *(source, writer, tracker, pipeline.backfill),
             others_wait=self._others_wait,
-            interrupted=lambda: commands.stopping or bool(commands),
+            interrupted=lambda: bool(stop),
             metrics=pipeline.metrics,
         )
         self._discovery = Discovery(
             *(source, writer, tracker, pipeline.backfill),
             between=self._run_backfill,
-            interrupted=lambda: commands.stopping,
+            interrupted=lambda: bool(stop),
             unlogged=pipeline.unlogged,
         )
 
@@ -196,6 +196,16 @@ class Attempt:
             hint="`tailrace run CONFIG` when no schema migration runs",
         )
 
+    async def pause(self) -> bool:
+        """Apply nothing until a command waits; then return False. Returns True after a stop."""
+        self.state, self._pipeline.counters.silent = "paused", False
+        while not self._stop:
+            await self._stop.wait(POSITION_SECONDS)
+            await self.writer.commit()  # which tells whether commands wait
+            if self._commands_wait():
+                return False
+        return True
+
     async def run(self, goal: str | None) -> bool:
         """Follow the log, and backfill in between, until the goal, a stop, or the end of the log.
 
@@ -212,7 +222,8 @@ class Attempt:
         )
         try:
             while not self._finished(goal):
-                self._obey()
+                if self._stop:
+                    self._source.stop()
                 self.state = self._precedence()
                 if await self._turn():
                     return False
@@ -222,22 +233,15 @@ class Attempt:
             self._source.stop()
             await self._queue.close()
 
-    def _obey(self) -> None:
-        """Act on the commands of this process, between two batches. ``Stop`` is the only one."""
-        if self.writer.transaction is not Transaction.PARTIAL:
-            self._commands.take()
-        if self._commands.stopping:
-            self._source.stop()
-
     def _precedence(self) -> PipelineState:
         """The state, in order of precedence."""
-        if self._commands.stopping:
+        if self._stop:
             return "draining"
         return "streaming" if self.tracker.next_table() is None else "backfilling"
 
     def _finished(self, goal: str | None) -> bool:
         if self._queue.ended and not self._batcher:
-            if self.writer.transaction is Transaction.PARTIAL or self._commands.stopping:
+            if self.writer.transaction is Transaction.PARTIAL or self._stop:
                 return True
             return not (self._discovery.due() or self._backfill.possible())
         return (
@@ -273,7 +277,7 @@ class Attempt:
             return False
         silent = self._log is _Log.SILENT and not (self._queue.ready or self._batcher)
         self._pipeline.counters.silent = silent
-        if self._commands.stopping:
+        if self._stop:
             return False
         if self._commands_wait() or self.tracker.forgotten:
             return True
@@ -328,7 +332,7 @@ class Attempt:
             return False
         if writer.transaction is Transaction.EMPTY:
             return writer.moved and writer.seconds_since_commit >= POSITION_SECONDS
-        more = self._log is _Log.BEHIND and self._queue.ready and not self._commands.stopping
+        more = self._log is _Log.BEHIND and self._queue.ready and not self._stop
         return (
             not more or writer.seconds_since_commit >= COMMIT_SECONDS or self._backfill.possible()
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from engine.contract import Interruptible, Sink, Source
@@ -21,9 +22,10 @@ from engine.ops.metrics import Metrics
 from engine.ops.recent_errors import RecentErrors
 from engine.ops.status import PipelineState, Status, TableStatuses
 from engine.pipeline.attempt import Attempt, Shared
-from engine.pipeline.commands import Stop
+from engine.pipeline.counters import Counters
 from engine.pipeline.retries import Deadline, Retries
 from engine.pipeline.selection import follow_selection
+from engine.pipeline.stop_request import StopRequest
 from engine.pipeline.stored_commands import StoredCommands
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.schema import TableId
@@ -48,7 +50,9 @@ class Pipeline:
     the target.
 
     ``errors`` is the policy for trouble with one table. ``config`` is the configuration's path as
-    the user typed it, for the command lines in messages. ``mapping`` maps the tables.
+    the user typed it, for the command lines in messages. ``mapping`` maps the tables. ``counters``
+    are those of the pipeline before, if this one replaces it. ``reload`` reads the configuration
+    again, as ``StoredCommands`` describes.
 
     Guarantee: every committed transaction of a followed table is applied in commit order, exactly
     once or at least once, as the sink's ``capabilities`` say.
@@ -67,18 +71,23 @@ class Pipeline:
         errors: ErrorSettings | None = None,
         config: str = "",
         mapping: Mapping | None = None,
+        counters: Counters | None = None,
+        reload: Callable[[], str] | None = None,
     ) -> None:
         self.name, self.source, self.sink = name, source, sink
+        self._stop = stop = StopRequest()
         unlogged = UnloggedChanges(
             *(name, source, sink, backfill), errors or ErrorSettings(), config
         )
         self._shared = shared = Shared(
             *(name, source, sink, mapping or Mapping(), batch, backfill, metrics),
             unlogged=unlogged,
-            stored=StoredCommands(name, source, sink, unlogged),
+            stored=StoredCommands(name, source, sink, unlogged, stop, reload),
+            stop=stop,
+            counters=counters or Counters(),
         )
-        self.commands, self.counters, self.metrics = shared.commands, shared.counters, metrics
-        self._retries = Retries(name, source, sink, retry, shared.commands)
+        self.counters, self.metrics = shared.counters, metrics
+        self._retries = Retries(name, source, sink, retry, stop)
         self._patience: asyncio.Timeout | None = None
         self._epoch: int | None = None
         self._goal: str | None = None
@@ -94,6 +103,22 @@ class Pipeline:
         if self._ended:
             return "stopped"
         return "connecting" if self._attempt is None else self._attempt.state
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for."""
+        return bool(self._stop)
+
+    @property
+    def reloading(self) -> bool:
+        """Whether ``run`` has returned so that a pipeline with another configuration can start."""
+        return self._shared.stored.reloading
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether source and target were connected, and the log was read from the checkpoint."""
+        attempt = self._attempt
+        return self._retries.has_worked or (attempt is not None and attempt.reads)
 
     async def run(
         self, *, until_caught_up: bool = False, deadline_seconds: float | None = None
@@ -124,7 +149,7 @@ class Pipeline:
                 "the sink stores each change at least once, a restart may repeat changes",
                 extra={"pipeline": self.name},
             )
-        while not self.commands.stopping:
+        while not self._stop:
             try:
                 if await self._run_attempt(until_caught_up):
                     return
@@ -132,7 +157,7 @@ class Pipeline:
                 attempt, self._attempt = self._attempt, None
                 if error.position is not None:
                     error.position = self._shared.place(error.position)
-                self._note(error)
+                self.note(error)
                 if (id := self._table_of(error, attempt)) is not None:
                     self._shared.unlogged.take(error, id)
                 else:
@@ -151,7 +176,7 @@ class Pipeline:
         retries.take(error)
         self.counters.reconnects += 1
         self.metrics.reconnected("sink" if isinstance(error, SinkError) else "source")
-        if self.commands.stopping:
+        if self._stop:
             self._note_abort(str(error))
         else:
             await retries.wait(error, connected=attempt is not None and attempt.reads)
@@ -162,12 +187,12 @@ class Pipeline:
         If that takes longer than STOP_SECONDS, the waits for source and target are ended. What was
         not committed then is read again by the next run.
         """
-        if self._patience is not None and not self.commands.stopping:
+        if self._patience is not None and not self._stop:
             loop = asyncio.get_running_loop()
             if isinstance(self.sink, Interruptible):
                 loop.call_later(STOP_SECONDS, self.sink.interrupt)
             self._patience.reschedule(loop.time() + STOP_SECONDS + ABORT_SECONDS)
-        self.commands.put(Stop())
+        self._stop.make()
         if self._attempt is not None:
             self._attempt.drain()
         self.source.stop()
@@ -193,8 +218,9 @@ class Pipeline:
             ),
         )
 
-    def _note(self, error: TailraceError) -> None:
-        if not self.commands.stopping:
+    def note(self, error: TailraceError) -> None:
+        """Show an error in the status, and count it."""
+        if not self._stop:
             self._errors.add(error)
             self.metrics.failed(error)
 
@@ -232,5 +258,9 @@ class Pipeline:
             executes = state.checkpoint is not None
             if executes and not await self._shared.stored.execute(writer, tracker):
                 return False
+            if self._stop:
+                return True
+            if writer.paused:
+                return await attempt.pause()
             await attempt.prepare(first=state.checkpoint is None)
             return await attempt.run(self._goal)

@@ -24,7 +24,7 @@ from engine.errors import (
     SourceRejected,
     TailraceError,
 )
-from engine.pipeline.commands import CommandInbox
+from engine.pipeline.stop_request import StopRequest
 from engine.settings.loader import RetrySettings
 
 __all__ = ["Deadline", "Retries"]
@@ -77,23 +77,24 @@ class Retries:
         source: Source,
         sink: Sink,
         settings: RetrySettings,
-        commands: CommandInbox,
+        stop: StopRequest,
     ) -> None:
         self._pipeline = pipeline
         self._source = source
         self._sink = sink
         self._settings = settings
-        self._commands = commands
+        self._stop = stop
         self._delay = settings.first_seconds
         self._failing_since: float | None = None
         self._readings = 0
-        self._worked = False
+        #: Whether source and target were connected, and the log was read from the checkpoint.
+        self.has_worked = False
         #: The text of the last error, without its hint.
         self.last_error = ""
 
     def worked(self) -> None:
         """Source and target were connected, and the log was read from the checkpoint."""
-        self._worked = True
+        self.has_worked = True
 
     def progressed(self) -> None:
         """Something was committed."""
@@ -111,7 +112,7 @@ class Retries:
         if not self._may_retry(error, now - self._failing_since):
             raise error
         self.last_error = str(error)
-        if self._commands.stopping:
+        if self._stop:
             return
         log.log(
             logging.WARNING if error.retryable else logging.ERROR,
@@ -128,7 +129,7 @@ class Retries:
         limit = self._settings.give_up_seconds
         if isinstance(error, SourceRejected | SinkRejected):
             limit = min(limit, REJECTED_SECONDS) if limit else REJECTED_SECONDS
-            return self._worked and failing_seconds <= limit
+            return self.has_worked and failing_seconds <= limit
         if isinstance(error, DecodeError):
             return error.table is None and self._readings < READINGS
         return error.retryable and not (limit and failing_seconds > limit)
@@ -139,8 +140,8 @@ class Retries:
         """
         until = time.monotonic() + self._delay * random.uniform(0.7, 1.0)
         self._delay = min(self._delay * 2, self._settings.max_seconds)
-        while (left := until - time.monotonic()) > 0 and not self._commands.stopping:
-            await self._commands.wait(min(left, PROBE_SECONDS))
+        while (left := until - time.monotonic()) > 0 and not self._stop:
+            await self._stop.wait(min(left, PROBE_SECONDS))
             if left > PROBE_SECONDS and not connected and await self._reachable(error):
                 return
 

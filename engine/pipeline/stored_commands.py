@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import assert_never
 
 import msgspec
 
@@ -21,13 +22,18 @@ from engine.commands import (
     BackfillTables,
     CommandStore,
     Letters,
+    Pause,
     PipelineCommand,
     QuarantineTables,
+    Reload,
+    Resume,
     Skip,
+    Stop,
     StoredCommand,
 )
 from engine.contract import PassesOver, PreparesTransactions, Sink, Source
 from engine.errors import ConfigError, Fenced, SinkLost, TailraceError
+from engine.pipeline.stop_request import StopRequest
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
@@ -47,13 +53,30 @@ class _Refused(Exception):
 
 
 class StoredCommands:
-    """Executes the commands that ``sink`` keeps for the pipeline ``name``, if it keeps any."""
+    """Executes the commands that ``sink`` keeps for the pipeline ``name``, if it keeps any.
 
-    def __init__(self, name: str, source: Source, sink: Sink, unlogged: UnloggedChanges) -> None:
+    ``reload`` reads the configuration again, for the next pipeline of this process. It returns
+    what the outcome of the command says of it, and raises ConfigError if it is wrong.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        sink: Sink,
+        unlogged: UnloggedChanges,
+        stop: StopRequest,
+        reload: Callable[[], str] | None = None,
+    ) -> None:
         self._name = name
         self._source = source
         self._store = sink if isinstance(sink, CommandStore) else None
         self._unlogged = unlogged
+        self._stop = stop
+        self._reload = reload
+        #: Whether the pipeline ends so that one with another configuration can start.
+        self.reloading = False
+        self._first = True
         #: Why commands have failed, by number. They are concluded by the next attempt.
         self._failed: dict[int, str] = {}
         self._losses: dict[int, int] = {}
@@ -86,6 +109,7 @@ class StoredCommands:
                 self._failed[stored.id] = str(error)
                 await writer.rollback()
                 return False
+        self._first = False
         return True
 
     async def _conclude(
@@ -126,13 +150,42 @@ class StoredCommands:
             command = msgspec.json.decode(stored.command, type=PipelineCommand)
         except msgspec.DecodeError:
             raise _Refused("this version of Tailrace does not know the command") from None
-        if isinstance(command, Skip):
-            return self._skip(command, writer)
-        if isinstance(command, Letters):
-            return await self._letters(command, stored.by, writer)
-        if isinstance(command, QuarantineTables):
-            return await self._quarantine(command, stored.by, writer, tracker)
-        return await self._backfill(command, stored.by, writer, tracker)
+        match command:
+            case Skip():
+                return self._skip(command, writer)
+            case Letters():
+                return await self._letters(command, stored.by, writer)
+            case QuarantineTables():
+                return await self._quarantine(command, stored.by, writer, tracker)
+            case BackfillTables():
+                return await self._backfill(command, stored.by, writer, tracker)
+            case Pause() | Resume():
+                writer.paused = isinstance(command, Pause)
+                return "paused, nothing is applied" if writer.paused else "resumed"
+            case Reload():
+                return self._read_configuration()
+            case Stop():
+                return self._end()
+        assert_never(command)
+
+    def _read_configuration(self) -> str:
+        if self._first:
+            return "the engine has read the configuration at its start"
+        if self._reload is None:
+            raise _Refused("this engine has no configuration")
+        try:
+            outcome = self._reload()
+        except ConfigError as error:
+            raise _Refused(str(error)) from None
+        self.reloading = True
+        self._stop.make()
+        return outcome
+
+    def _end(self) -> str:
+        if self._first:
+            raise _Refused("no engine ran when the command was given")
+        self._stop.make()
+        return "the engine ends"
 
     async def _letters(self, command: Letters, by: str, writer: TargetWriter) -> str:
         letters = self._unlogged.letters

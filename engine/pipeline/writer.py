@@ -111,6 +111,8 @@ class TargetWriter:
         self.position = checkpoint.position
         #: The position of the stored checkpoint.
         self.committed = checkpoint.position
+        #: Whether a command has paused the pipeline.
+        self.paused = checkpoint.paused
         #: The source's time of ``position``, in Unix seconds.
         self.committed_at = checkpoint.committed_at
         self.transaction = Transaction.EMPTY
@@ -249,7 +251,8 @@ class TargetWriter:
 
     def _checkpoint(self, committed_at: float) -> Checkpoint:
         return Checkpoint(
-            self._pipeline, self._epoch, self.position, committed_at, self._tracker.progress
+            *(self._pipeline, self._epoch, self.position, committed_at, self._tracker.progress),
+            paused=self.paused,
         )
 
     def _note_commit(self) -> None:

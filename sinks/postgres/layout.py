@@ -88,6 +88,7 @@ CREATE TABLE {SCHEMA}.checkpoint (
   epoch bigint NOT NULL,
   position text,
   committed_at double precision NOT NULL DEFAULT 0,
+  paused boolean NOT NULL DEFAULT false,
   updated_at timestamptz NOT NULL DEFAULT now(),
   owner_pid integer,
   owner_started timestamptz
@@ -134,6 +135,7 @@ _READ_VERSIONS = {
 }
 
 _RENAME = f"""
+ALTER TABLE {SCHEMA}.checkpoint ADD COLUMN paused boolean NOT NULL DEFAULT false;
 ALTER TABLE {SCHEMA}.progress RENAME TO table_progress;
 ALTER TABLE {SCHEMA}.table_progress RENAME CONSTRAINT progress_pkey TO table_progress_pkey;
 ALTER TABLE {SCHEMA}.table_progress RENAME COLUMN seen TO high_watermark;

@@ -64,7 +64,8 @@ AND application_name = current_setting('application_name')"""
 #: Division by zero if the epoch is not the newest, so that the COMMIT after it has no effect.
 _SAVE = f"""
 WITH saved AS (
-  UPDATE {SCHEMA}.checkpoint SET position = $3, committed_at = $4, updated_at = now()
+  UPDATE {SCHEMA}.checkpoint
+  SET position = $3, committed_at = $4, paused = $5::boolean, updated_at = now()
   WHERE pipeline = $1 AND epoch = $2
   RETURNING {COMMANDS_WAIT} AS waits)
 SELECT bool_or(waits), 1 / count(*) FROM saved"""
@@ -254,19 +255,20 @@ class StateStore:
         if layout is None:
             return None
         cursor = await self._session.execute(
-            f"SELECT epoch, position, committed_at FROM {SCHEMA}.checkpoint WHERE pipeline = $1",
+            f"SELECT epoch, position, committed_at, {'false' if layout == 1 else 'paused'}"
+            f" FROM {SCHEMA}.checkpoint WHERE pipeline = $1",
             (self.pipeline,),
         )
         row = await cursor.fetchone()
         if row is None:
             return None
-        epoch, position, committed_at = row
+        epoch, position, committed_at, paused = row
         progress = await read_progress(self._session, self.pipeline, layout)
         versions = await read_versions(self._session, self.pipeline, layout)
         tables = tuple(table for _, table in versions)
         if position is None:
             return State(epoch, None, tables)
-        checkpoint = Checkpoint(self.pipeline, epoch, position, committed_at, progress)
+        checkpoint = Checkpoint(self.pipeline, epoch, position, committed_at, progress, paused)
         return State(epoch, checkpoint, tables)
 
     async def save(self, checkpoint: Checkpoint) -> Cursor:
@@ -276,7 +278,7 @@ class StateStore:
         """
         connection = self._session.connection
         changed, gone = self._changed(checkpoint.progress)
-        values = (checkpoint.epoch, checkpoint.position, checkpoint.committed_at)
+        values = (checkpoint.epoch, checkpoint.position, checkpoint.committed_at, checkpoint.paused)
         cursor = await connection.execute(_SAVE, (self.pipeline, *map(str, values)), prepare=True)
         if changed:
             await connection.execute(_SAVE_PROGRESS, (self.pipeline, _json(changed)))

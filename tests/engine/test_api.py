@@ -74,7 +74,9 @@ def serving(
     async def run() -> None:
         status = Status(pipeline="p", state="streaming", lag_seconds=0.5)
         access = Access(settings, host)
-        api = Api(access, Metrics("p"), lambda: status, commands=commands, config="shop.toml")
+        api = Api(
+            access, Metrics("p"), lambda: status, commands=lambda: commands, config="shop.toml"
+        )
         async with HttpServer("127.0.0.1:0", api.app(), tls=settings.secure(host)) as server:
             await work(server.port)
 

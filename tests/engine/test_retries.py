@@ -20,8 +20,8 @@ from engine.errors import (
     SourceRejected,
     TailraceError,
 )
-from engine.pipeline.commands import CommandInbox
 from engine.pipeline.retries import READINGS, Retries
+from engine.pipeline.stop_request import StopRequest
 from engine.settings.loader import RetrySettings
 from sinks.jsonl import JsonlSettings, JsonlSink
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
@@ -44,7 +44,7 @@ class Away(MemorySink):
 def retries(settings: RetrySettings | None = None, sink: MemorySink | None = None) -> Retries:
     source = MemorySource(MemorySettings("memory:test"), MemoryDatabase())
     sink = sink or MemorySink(MemorySinkSettings("memory:test"), "test", MemoryStore())
-    return Retries("test", source, sink, settings or RetrySettings(), CommandInbox())
+    return Retries("test", source, sink, settings or RetrySettings(), StopRequest())
 
 
 @pytest.mark.parametrize("error", [SourceRejected("password"), SinkRejected("no such host")])

@@ -10,13 +10,17 @@ import pytest
 from engine.commands import (
     BackfillTables,
     Letters,
+    Pause,
     PipelineCommand,
     QuarantineTables,
+    Reload,
+    Resume,
     Skip,
+    Stop,
     StoredCommand,
     in_words,
 )
-from engine.errors import SinkLost, SourceError
+from engine.errors import ConfigError, SinkLost, SourceError
 from engine.schema import TableId
 from engine.settings.loader import BackfillSettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
@@ -232,3 +236,99 @@ def test_a_command_in_words(command: PipelineCommand, words: str) -> None:
 
 def test_an_unknown_command_is_shown_as_it_is() -> None:
     assert in_words('{"command": "dance"}') == '{"command": "dance"}'
+
+
+# -- pause, resume, reload, stop -------------------------------------------------------------------
+
+
+def live() -> tuple[MemoryDatabase, MemoryStore]:
+    """A pipeline that has stopped, with one live table."""
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [(number, "old") for number in range(9)])
+    run(make_pipeline(database, store), until_caught_up=True)
+    return database, store
+
+
+def test_a_paused_pipeline_applies_nothing_until_it_is_resumed() -> None:
+    database, store = live()
+
+    async def scenario() -> None:
+        pipeline = make_pipeline(database, store)
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: pipeline.state == "streaming")
+        await submit_now(sink_of(store), Pause())
+        await wait_until_async(lambda: pipeline.state == "paused")
+        database.commit(insert(KEYED, (100, "x")))
+        pipeline.stop()
+        await running
+
+        pipeline = make_pipeline(database, store)
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: pipeline.state == "paused")
+        assert len(store.rows(KEYED.id)) == 9
+        await submit_now(sink_of(store), Resume())
+        await wait_until_async(lambda: len(store.rows(KEYED.id)) == 10)
+        pipeline.stop()
+        await running
+
+    asyncio.run(scenario())
+    assert_mirrored(database, store)
+
+
+def test_a_stop_ends_the_engine_that_runs_and_no_later_one() -> None:
+    database, store = live()
+    early = submit(sink_of(store), Stop())
+
+    async def scenario() -> None:
+        pipeline = make_pipeline(database, store)
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: pipeline.state == "streaming")
+        await submit_now(sink_of(store), Stop())
+        await running
+        assert pipeline.stopping
+
+    asyncio.run(scenario())
+    assert outcome(store, early).refused
+    assert outcome(store, early + 1).outcome == "the engine ends"
+
+
+@pytest.mark.parametrize("mistake", [True, False])
+def test_a_reload_ends_the_pipeline_unless_the_configuration_is_wrong(mistake: bool) -> None:
+    database, store = live()
+
+    def reload() -> str:
+        if mistake:
+            raise ConfigError("the key is unknown", hint="did you mean 'url'?")
+        return "read again"
+
+    async def scenario() -> None:
+        pipeline = make_pipeline(database, store, reload=reload)
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: pipeline.state == "streaming")
+        await submit_now(sink_of(store), Reload())
+        await wait_until_async(lambda: outcome(store, 1).outcome is not None)
+        if mistake:
+            await wait_until_async(lambda: pipeline.state == "streaming")
+            pipeline.stop()
+        await running
+        assert pipeline.reloading is not mistake
+
+    asyncio.run(scenario())
+    done = outcome(store, 1)
+    assert done.refused is mistake
+    assert done.outcome == ("the key is unknown" if mistake else "read again")
+
+
+def test_an_engine_without_a_configuration_refuses_a_reload() -> None:
+    database, store = live()
+
+    async def scenario() -> None:
+        pipeline = make_pipeline(database, store)
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: pipeline.state == "streaming")
+        await submit_now(sink_of(store), Reload())
+        await wait_until_async(lambda: outcome(store, 1).refused)
+        pipeline.stop()
+        await running
+
+    asyncio.run(scenario())

@@ -108,6 +108,7 @@ def make_pipeline(
     mapping: Mapping | None = None,
     errors: ErrorSettings | None = None,
     config: str = "",
+    reload: Callable[[], str] | None = None,
 ) -> Pipeline:
     """A pipeline named ``test``. Its batches and chunks are small, so that there are several."""
     return Pipeline(
@@ -121,6 +122,7 @@ def make_pipeline(
         mapping=mapping,
         errors=errors,
         config=config,
+        reload=reload,
     )
 
 

@@ -1,0 +1,74 @@
+"""
+The commands that control an engine: ``pause``, ``resume``, ``reload`` and ``stop``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Callable
+
+from engine.cli.command import Command
+from engine.cli.inbox import add_deadline, give
+from engine.cli.wiring import load_settings, make_sink
+from engine.commands import Pause, PipelineCommand, Reload, Resume, Stop
+
+__all__ = ["PAUSE", "RELOAD", "RESUME", "STOP"]
+
+
+def _gives(command: PipelineCommand, description: str) -> Callable[[argparse.Namespace], int]:
+    """The function of a command line that gives ``command`` and does nothing else."""
+
+    def run(options: argparse.Namespace) -> int:
+        return asyncio.run(give(make_sink(load_settings(options.config)), command, options))
+
+    run.__doc__ = description
+    return run
+
+
+PAUSE = Command(
+    "pause",
+    "apply nothing until resume",
+    _gives(
+        Pause(),
+        """Commit what is applied, and apply nothing until `tailrace resume`.
+
+        The engine keeps running, and the pause outlasts its restarts. The source keeps writing its
+        log meanwhile: resume before it purges the part that the pipeline has not read.
+        """,
+    ),
+    add_deadline,
+)
+RESUME = Command(
+    "resume",
+    "go on after pause",
+    _gives(Resume(), """Go on at the checkpoint after `tailrace pause`."""),
+    add_deadline,
+)
+RELOAD = Command(
+    "reload",
+    "read the configuration again",
+    _gives(
+        Reload(),
+        """Have the running engine read its configuration again, and go on by it.
+
+        The engine reads the file that it was started with. A file with a mistake is refused, and
+        the engine goes on as before; so it does if the new configuration turns out not to work at
+        once, such as with a wrong password, which its log and status tell. [api] and [log] take
+        effect at the next start.
+        """,
+    ),
+    add_deadline,
+)
+STOP = Command(
+    "stop",
+    "end the running engine",
+    _gives(
+        Stop(),
+        """Have the running engine commit whole transactions and end, as SIGTERM does.
+
+        It is refused if no engine runs: a later start is not stopped.
+        """,
+    ),
+    add_deadline,
+)

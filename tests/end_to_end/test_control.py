@@ -1,0 +1,113 @@
+"""
+An engine is paused, resumed, given another configuration and stopped, by command line and API.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.support.commands import tailrace
+from tests.support.compare import assert_equal
+from tests.support.engine_process import EngineProcess, write_config
+from tests.support.servers import AnyServer, connect_mysql
+from tests.support.waiting import wait_until
+
+
+def post(engine: EngineProcess, command: str, **more: object) -> str:
+    """Give a command through the API, wait until it is concluded, and return its outcome. After a
+    stop there is nobody to ask.
+    """
+    base = f"http://127.0.0.1:{engine.port}"
+    request = urllib.request.Request(
+        f"{base}/commands",
+        json.dumps({"command": command, **more}).encode(),
+        {"Content-Type": "application/json", "Tailrace-User": "ada"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        href = json.load(answer)["href"]
+    if command == "stop":
+        return ""
+    found: dict[str, Any] = {}
+
+    def concluded() -> bool:
+        with urllib.request.urlopen(base + href, timeout=10) as answer:
+            found.update(json.load(answer))
+        return found["outcome"] is not None
+
+    wait_until(concluded, timeout=30, what=f"the outcome of {command}")
+    return str(found["outcome"])
+
+
+def test_an_engine_is_controlled(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql)
+    config = write_config(tmp_path, mysql.url, target, f"{database}.orders")
+    with (
+        connect_mysql(mysql, database) as source,
+        source.cursor() as cursor,
+        psycopg.connect(target, autocommit=True) as there,
+    ):
+
+        def change() -> None:
+            for name in ("orders", "other"):
+                cursor.execute(f"INSERT INTO {name} VALUES ()")
+            source.commit()
+
+        def count() -> int:
+            row = there.execute(f'SELECT count(*) FROM "{database}".orders'.encode()).fetchone()
+            return int(row[0]) if row else 0
+
+        for name in ("orders", "other"):
+            cursor.execute(f"CREATE TABLE {name} (id INT AUTO_INCREMENT PRIMARY KEY)")
+        change()
+        with EngineProcess(config) as engine:
+            engine.wait_status(lambda it: it["state"] == "streaming")
+            # Paused: nothing is applied, the lag grows, and a restart changes nothing.
+            assert "paused" in tailrace(0, "pause", config)
+            change()
+            engine.wait_status(lambda it: it["state"] == "paused" and it["lag_seconds"] > 1)
+            assert "paused" in tailrace(1, "status", config)
+            engine.kill()
+        with EngineProcess(config) as engine:
+            engine.wait_status(lambda it: it["state"] == "paused")
+            assert count() == 1
+            assert post(engine, "resume") == "resumed"
+            wait_until(lambda: count() == 2, what="the change")
+
+            # Reloaded: a mistake is refused; another one fails at once, and the engine goes back.
+            good = config.read_text()
+            config.write_text(good.replace("tables", "tabels"))
+            assert "did you mean" in tailrace(2, "reload", config)
+            assert "the key is unknown" in post(engine, "reload")
+            config.write_text(good + '[mapping."*.orders"]\nselect = "id, none"\n')
+            assert "read again" in tailrace(0, "reload", config)
+            change()
+            wait_until(lambda: count() == 3, what="the change")
+            assert "the one before is used" in engine.tail()
+            config.write_text(good.replace(f"{database}.orders", f"{database}.*"))
+            assert "read again" in post(engine, "reload")
+            engine.wait_status(lambda it: [t["state"] for t in it["tables"]] == ["live", "live"])
+            change()
+
+            # Paused and stopped: the command is recorded with who gave it.
+            wait_until(lambda: count() == 4, what="the change")
+            post(engine, "stop")
+            assert engine.wait() == 0
+        assert "no engine is connected" in tailrace(0, "stop", config)
+        listed = tailrace(0, "commands", config)
+        assert "ada through the API (127.0.0.1)" in listed
+        with EngineProcess(config) as engine:
+            engine.wait_status(lambda it: it["state"] == "streaming")
+            assert "refused: no engine ran" in tailrace(0, "commands", config)
+            assert_equal(source, there, database)
