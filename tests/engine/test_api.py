@@ -261,7 +261,7 @@ def test_commands(store: MemorySink) -> None:
         submitted = await ask(port, "POST", "/commands", BACKFILL, **named)
         assert submitted.headers["location"] == submitted.body["href"]
         found = (await ask(port, "GET", submitted.body["href"])).body
-        assert found["command"] == json.loads(BACKFILL)
+        assert found["command"] == {**json.loads(BACKFILL), "in_place": False}
         assert (found["outcome"], found["refused"]) == (None, False)
         assert found["by"].startswith("ada")
         assert "API (127.0.0.1)" in found["by"]
