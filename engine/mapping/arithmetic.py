@@ -36,9 +36,14 @@ _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d(?:\.(\d{1,6}))?)?\Z"
 
 
 def as_number(value: Value) -> Value:
-    """A truth value or bits as a number; a number as it is."""
+    """A truth value, a year or bits as a number; a number as it is."""
     if value.shape.kind == "bool":
-        return value._replace(shape=Shape("number", digits=1))
+        shape = Shape("number", digits=1)
+        if value.constant is not None:
+            return Value(str(int(value.constant)), shape, False, int(value.constant))
+        return value._replace(code=f"as_number({value.code})", shape=shape)
+    if value.shape.kind == "year":
+        return value._replace(shape=Shape("number", digits=4))
     if value.shape.kind == "bit":
         return value._replace(shape=Shape("number", digits=20, unsigned=True))
     if value.shape.kind in ("number", "null"):
@@ -159,6 +164,12 @@ def as_text(value: Value, generator: Generator) -> Value:
         return value._replace(shape=shape, constant=None)
     if kind == "bool":
         return generator.strict([value], shape, lambda code: f'("1" if {code} else "0")')
+    if value.shape.uncertain:
+        raise ExpressionError(
+            "the text of this number has other digits on other servers; write CAST(… AS DECIMAL(…))"
+        )
+    if kind == "year":
+        return generator.strict([value], shape, lambda code: f"str({code}).zfill(4)")
     if kind == "number":
         scale = value.shape.scale
         body = f"fixed_text({{}}, {scale})" if scale else "str({})"

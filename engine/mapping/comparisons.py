@@ -36,7 +36,7 @@ __all__ = [
     "truth",
 ]
 
-_NUMERIC: Final = frozenset(("number", "bool", "bit"))
+_NUMERIC: Final = frozenset(("number", "year", "bool", "bit"))
 _BOOL: Final = Shape("bool")
 
 
@@ -222,7 +222,9 @@ def between(value: Value, low: Value, high: Value, generator: Generator) -> Valu
 def is_(value: Value, other: Value, generator: Generator) -> Value:
     """IS NULL, IS TRUE and IS FALSE."""
     if other.shape.kind == "null":
-        return Value(f"({value.code} is None)", _BOOL, False)
+        # Python warns about a literal that is compared with None.
+        code = f"({value.code} is None)" if value.nullable else f"({value.code}, False)[1]"
+        return Value(code, _BOOL, False)
     if other.shape.kind != "bool" or other.constant is None:
         raise ExpressionError("IS needs NULL, TRUE or FALSE")
     return Value(f"({truth(value, generator).code} is {bool(other.constant)})", _BOOL, False)
@@ -297,6 +299,7 @@ def unified(values: Sequence[Value], generator: Generator) -> tuple[Shape, list[
 
 
 def _unified_numbers(values: Sequence[Value], generator: Generator) -> tuple[Shape, list[Value]]:
+    years = any(value.shape.kind == "year" for value in values)
     numbers = [as_number(value) for value in values]
     shapes = [number.shape for number in numbers if number.shape.kind != "null"]
     scale = max(shape.scale for shape in shapes)
@@ -304,7 +307,9 @@ def _unified_numbers(values: Sequence[Value], generator: Generator) -> tuple[Sha
     unsigned = all(shape.unsigned for shape in shapes) and not decimal
     if any(shape.unsigned for shape in shapes) and not unsigned:
         decimal = True  # neither type of integer holds all
-    shape = Shape("number", scale, max(it.digits for it in shapes), decimal, unsigned)
+    uncertain = years or any(it.uncertain or it.scale != scale for it in shapes)
+    digits = max(it.digits for it in shapes)
+    shape = Shape("number", scale, digits, decimal, unsigned, uncertain=uncertain)
     return shape, [in_scale(number, scale, generator) for number in numbers]
 
 

@@ -106,7 +106,7 @@ def _concat_ws(values: Sequence[Value], generator: Generator) -> Value:
     return generator.strict(
         [separator],
         common_text(values),
-        lambda code: f"{code}.join([part for part in ({parts},) if part is not None])",
+        lambda code: f"concat_ws({code}, {parts})",
     )
 
 
@@ -258,7 +258,8 @@ def _rounding(function: str) -> Build:
             raise ExpressionError("the number of digits must be a literal integer")
         shape, scale = value.shape, max(0, min(places, value.shape.scale))
         if places >= shape.scale:
-            return value
+            uncertain = shape.uncertain or (shape.decimal and places > shape.scale)
+            return value._replace(shape=shape._replace(uncertain=uncertain), constant=None)
         unit, factor = 10 ** (shape.scale - places), 10 ** max(0, -places)
         result = shape._replace(scale=scale, digits=shape.digits + 1)
 
@@ -269,10 +270,6 @@ def _rounding(function: str) -> Build:
         return generator.strict([value], result, body)
 
     return build
-
-
-def _mod(values: Sequence[Value], generator: Generator) -> Value:
-    return BINARY["Mod"](values[0], values[1], generator)
 
 
 # -- NULL ----------------------------------------------------------------------------------------
@@ -295,6 +292,8 @@ def _nullif(values: Sequence[Value], generator: Generator) -> Value:
     def build(kept: Value) -> Value:
         equal = truth(BINARY["EQ"](kept, values[1], generator), generator)
         code = f"(None if {equal.code} is True else {kept.code})"
+        if kept.shape.kind == "year":
+            return Value(code, as_number(kept).shape._replace(uncertain=True))
         return Value(code, kept.shape)
 
     return generator.let(values[0], build)

@@ -13,11 +13,13 @@ __all__ = [
     "Broken",
     "OutOfRange",
     "clamped",
+    "concat_ws",
     "date_format",
     "digest",
     "fixed_text",
     "flag",
     "division",
+    "as_number",
     "as_signed",
     "as_unsigned",
     "left_padded",
@@ -97,6 +99,11 @@ def as_unsigned(number: int) -> int:
     return number & _LARGEST_UNSIGNED
 
 
+def as_number(truth: bool | None) -> int | None:
+    """A truth value as a number."""
+    return None if truth is None else int(truth)
+
+
 def as_signed(number: int) -> int:
     """CAST of an integer to SIGNED."""
     return number - (1 << 64) if number > _LARGEST else number
@@ -125,6 +132,11 @@ def substring_index(text: str, delimiter: str, count: int) -> str:
     if count > 0:
         return delimiter.join(text.split(delimiter, count)[:count])
     return delimiter.join(text.rsplit(delimiter, -count)[count:])
+
+
+def concat_ws(separator: str, *parts: str | None) -> str:
+    """CONCAT_WS: parts that are NULL are left out."""
+    return separator.join([part for part in parts if part is not None])
 
 
 def rightmost(text: str, count: int) -> str:
@@ -204,7 +216,18 @@ RUNTIME = {
     function.__name__: function
     for function in (
         Broken,
-        *(as_signed, as_unsigned, clamped, date_format, digest, division, fixed_text, flag),
+        as_number,
+        *(
+            as_signed,
+            as_unsigned,
+            clamped,
+            concat_ws,
+            date_format,
+            digest,
+            division,
+            fixed_text,
+            flag,
+        ),
         *(left_padded, modulo, padded_less, right_padded, rightmost, rounded, signed, substring),
         *(substring_index, trimmed, truncated, unsigned),
     )

@@ -24,7 +24,18 @@ __all__ = [
 ]
 
 Kind = Literal[
-    "number", "bool", "bit", "float", "text", "binary", "date", "datetime", "time", "null", "other"
+    "number",
+    "year",
+    "bool",
+    "bit",
+    "float",
+    "text",
+    "binary",
+    "date",
+    "datetime",
+    "time",
+    "null",
+    "other",
 ]
 
 #: The collation of a text that depends on the session.
@@ -63,7 +74,8 @@ class Shape(NamedTuple):
     A number has ``digits`` before the point and ``scale`` after it. ``decimal`` tells a decimal
     from an integer, which may be ``unsigned``. A text has a charset and a collation; the collation
     of a literal is empty. ``explicit``: COLLATE says so, which takes precedence. A datetime or time
-    has ``scale`` digits of a second's fraction.
+    has ``scale`` digits of a second's fraction. ``uncertain``: the servers show such a number with
+    different numbers of digits, so it cannot become a text.
     """
 
     kind: Kind
@@ -74,6 +86,7 @@ class Shape(NamedTuple):
     charset: str = ""
     collation: str = ""
     explicit: bool = False
+    uncertain: bool = False
 
     def __str__(self) -> str:
         if self.kind == "number":
@@ -113,6 +126,8 @@ def column_value(column: Column, name: str) -> Value:
 def _shape(column: Column) -> Shape:
     type = column.type
     source_type = parse_type(column.source_type)
+    if source_type.base == "year":
+        return Shape("year")
     if source_type.zerofill:  # its text has leading zeros
         return Shape("other")
     if type.kind in _DIGITS:
@@ -142,7 +157,7 @@ def result_type(shape: Shape) -> tuple[Type, str]:
             )
         case "number" if shape.unsigned:
             return Type("uint64"), "bigint unsigned"
-        case "number" | "bool" | "bit":
+        case "number" | "year" | "bool" | "bit":
             return Type("int64"), "bigint"
         case "date":
             return Type("date"), "date"
