@@ -30,14 +30,16 @@ __all__ = [
     "AppliesAtOnce",
     "Capabilities",
     "ChecksPosition",
+    "FiltersRows",
     "Finding",
     "Interruptible",
     "MeasuresWaits",
-    "Reachable",
     "PassesOver",
+    "Reachable",
     "Readable",
     "ReadsByPolicy",
     "RefusesTables",
+    "RowFilter",
     "RowReader",
     "SelectsTables",
     "Sink",
@@ -241,6 +243,27 @@ class SnapshotSource(Source, Protocol):
 
         This is much cheaper than ``chunks`` for many tables. All of them have a key. A table that
         is left out may still be empty, or have another shape.
+        """
+
+
+class RowFilter(msgspec.Struct, frozen=True):
+    """A condition on the rows of a table: ``sql`` in the source's dialect, over ``columns``."""
+
+    sql: str
+    columns: tuple[str, ...]
+
+
+@runtime_checkable
+class FiltersRows(Protocol):
+    """A source, or a reader of its rows, whose server can leave out rows that a mapping leaves out
+    anyway, so that they need not be sent.
+    """
+
+    def filter(self, table: Table, rows: RowFilter) -> None:
+        """From now on, ``SnapshotSource.chunks``, or ``RowReader.chunk`` and ``by_keys``, may leave
+        out rows of this version of a table for which the condition is not true. A chunk of a
+        ``RowReader`` then may have fewer rows than its limit, and only the end of the table has
+        none.
         """
 
 

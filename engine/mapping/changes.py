@@ -27,7 +27,7 @@ from engine.change import (
     SchemaChange,
     Truncate,
 )
-from engine.contract import Applied, State
+from engine.contract import Applied, RowFilter, State
 from engine.errors import ConfigError, TailraceError, UnloggedChange
 from engine.mapping.cascades import translated_cascade
 from engine.mapping.merging import fits, joined, without
@@ -83,6 +83,11 @@ class Mapping:
         """The target's table for a version of a table. Raises ConfigError."""
         mapping = self.of(source)
         return source if mapping is None else mapping.target
+
+    def row_filter(self, source: Table) -> RowFilter | None:
+        """The rows of a version of a table that a read may leave out. Raises ConfigError."""
+        mapping = self.of(source)
+        return None if mapping is None else mapping.row_filter
 
     def check(self, tables: Iterable[Table]) -> list[Table]:
         """The tables of the target for all these tables. Raises ConfigError unless the mappings fit

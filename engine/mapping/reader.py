@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from engine.contract import RowReader, StoredText
+from engine.contract import FiltersRows, RowReader, StoredText
 from engine.mapping.changes import Mapping
 from engine.mapping.runtime import RUNTIME
 from engine.mapping.table import TableMapping
@@ -121,8 +121,18 @@ class MappedReader:
         if table not in self._parts:
             mappings = [self._mapping.of(source) for source in table.sources]
             found = [_Part(it, _compile(it, table)) for it in mappings if it is not None]
+            self._filter(found)
             self._parts[table] = sorted(found, key=lambda part: part.mapping.share)
         return self._parts[table]
+
+    def _filter(self, parts: Sequence[_Part]) -> None:
+        """Let the server leave out rows that the target does not have."""
+        reader = self._reader
+        if not isinstance(reader, FiltersRows):
+            return
+        for mapping, _ in parts:
+            if mapping.row_filter is not None:
+                reader.filter(mapping.source, mapping.row_filter)
 
 
 def _keys(table: Table, rows: Sequence[_Text]) -> list[_Text]:

@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from engine.change import TWIN_PREFIX, Row, Rows
+from engine.contract import RowFilter
 from engine.errors import ApplyError, ConfigError, SchemaError
 from engine.mapping.generation import Generator
 from engine.mapping.mapped_column import MappedColumn
@@ -57,6 +58,7 @@ class TableMapping:
             compile_columns,
             compile_condition,
         )
+        from engine.mapping.pushdown import row_filter
 
         self.source = source
         generator = Generator()
@@ -67,6 +69,10 @@ class TableMapping:
             self.share = _share(source, kind)
             self.columns = [_share_column(source, name, self), *map(_stored, self.columns)]
         self.condition = compile_condition(source, rules, generator)
+        #: The rows that a read may leave out.
+        self.row_filter: RowFilter | None = None
+        if self.condition is not None:
+            self.row_filter = row_filter(source, rules.where, self.condition)
         self.assertions = compile_assertions(source, rules, generator)
         #: The constants that the code of the columns and the condition needs.
         self.names = generator.names

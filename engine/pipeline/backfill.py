@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing
 
 from engine.change import Chunk, Truncate
-from engine.contract import SnapshotSource, Source
+from engine.contract import FiltersRows, SnapshotSource, Source
 from engine.errors import ShapeChanged, SourceError, TableRecreated, UnloggedChange
 from engine.ops.metrics import Metrics
 from engine.pipeline.table_progress import ProgressTracker
@@ -173,7 +173,11 @@ class Backfill:
     async def _chunks(self, table: Table) -> AsyncGenerator[Chunk, None]:
         """The table's chunks after its cursor. The next one is read while one is written."""
         progress = self._tracker.progress[table.id]
-        chunks = self._snapshot_source().chunks(
+        source = self._snapshot_source()
+        row_filter = self._writer.row_filter(table)
+        if row_filter is not None and isinstance(source, FiltersRows):
+            source.filter(table, row_filter)
+        chunks = source.chunks(
             table,
             progress.cursor,
             self._writer.position,

@@ -30,7 +30,7 @@ from engine.change import (
     UnloggedPart,
 )
 from engine.checkpoint import Cause, Checkpoint, LeftState
-from engine.contract import Applied, AppliesAtOnce, ReadsByPolicy, Sink, Source
+from engine.contract import Applied, AppliesAtOnce, ReadsByPolicy, RowFilter, Sink, Source
 from engine.errors import ConfigError, SchemaError, TailraceError, UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
@@ -131,6 +131,10 @@ class TargetWriter:
     def tables(self) -> Sequence[Table]:
         """The followed tables."""
         return self._tracker.tables
+
+    def row_filter(self, table: Table) -> RowFilter | None:
+        """The rows of a table that its backfill need not read."""
+        return self._mapping.row_filter(table)
 
     @property
     def mapping_edited(self) -> bool:

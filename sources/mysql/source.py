@@ -21,8 +21,9 @@ import pymysql
 from pymysql.connections import Connection
 
 from engine.change import Begin, Change, Chunk, Heartbeat
-from engine.contract import Finding, RowReader
+from engine.contract import Finding, RowFilter, RowReader
 from engine.databases.mysql.connect import establish, interrupt, prepare
+from engine.databases.mysql.row_filter import condition
 from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.errors import SchemaError, SourceError, SourceLost
 from engine.schema import Part, Table, TableId
@@ -109,6 +110,8 @@ class MySQLSource:
         #: How long earlier replica connections have waited for the server.
         self._waited_seconds = 0.0
         self._chunks: ChunkReader | None = None
+        #: The conditions of ``filter``.
+        self._conditions: dict[Table, str] = {}
 
     # -- the server as it is now -------------------------------------------------------------------
 
@@ -351,9 +354,14 @@ class MySQLSource:
         part: Part | None = None,
     ) -> Generator[Chunk, None, None]:
         """The rows of ``table`` in key order; see ``SnapshotSource.chunks``."""
+        where = self._conditions.get(table, "")
         yield from self._chunk_reader().chunks(
-            table, cursor, low_watermark, rows=rows, readers=readers, part=part
+            table, cursor, low_watermark, rows=rows, readers=readers, part=part, where=where
         )
+
+    def filter(self, table: Table, rows: RowFilter) -> None:
+        """Leave out rows of a table from ``chunks``; see ``FiltersRows``."""
+        self._conditions[table] = condition(table, rows, self._settings.values)
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         """One chunk for each of the tables that has no row; see ``SnapshotSource.empty``."""

@@ -14,12 +14,13 @@ from typing import Any, Final
 from pymysql.connections import Connection
 from pymysql.cursors import SSCursor
 
-from engine.contract import StoredText
+from engine.contract import RowFilter, StoredText
 from engine.databases.mysql.charset import may_be_invalid, text_decoder, text_encoder
 from engine.databases.mysql.connect import connect, query, translate_errors
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.invalid_text import invalid_text
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
+from engine.databases.mysql.row_filter import accepts, condition
 from engine.databases.mysql.settings import ConnectionSettings
 from engine.databases.mysql.types import parse_type
 from engine.databases.side import SOURCE, Side
@@ -75,15 +76,40 @@ class MySQLRowReader:
         #: The bytes of each text that is read as bytes, by charset and text.
         self._bytes: dict[tuple[str, str], str] = {}
         self._side = side
+        #: The conditions of ``filter``; empty if the server does not accept one.
+        self._conditions: dict[Table, str] = {}
         self._connection: Connection[Any] | None = None
 
     def chunk(
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
     ) -> list[Text]:
         """Up to ``limit`` rows, or keys, after the key ``after``, in this server's key order."""
-        where = "" if after is None else f" WHERE {self._beyond(table, after)}"
         order = ", ".join(_operand(table.columns[ordinal]) for ordinal in table.key)
-        return self._select(table, f"{where} ORDER BY {order} LIMIT {limit}", keys_only=keys_only)
+        where = self._conditions.get(table, "")
+        while True:
+            lower = [] if after is None else [self._compared(table, after, ">", ">")]
+            if not where:
+                rest = f"{_where(lower)} ORDER BY {order} LIMIT {limit}"
+                return self._select(table, rest, keys_only=keys_only)
+            # The end of the range first, so that a read does not pass over the whole table.
+            ends = f"{_where(lower)} ORDER BY {order} LIMIT 1 OFFSET {limit - 1}"
+            end = next(iter(self._select(table, ends, keys_only=True)), None)
+            upper = [] if end is None else [self._compared(table, end, "<", "<=")]
+            rest = f"{_where([*lower, *upper, where])} ORDER BY {order}"
+            rows = self._select(table, rest, keys_only=keys_only)
+            if rows or end is None:
+                return rows
+            after = end
+
+    def filter(self, table: Table, rows: RowFilter) -> None:
+        """Leave out rows; see ``FiltersRows``. ``scan`` and ``count`` do not: they send rows all
+        the time, so that the wait for the next one is short.
+        """
+        where = condition(table, rows, self._policies)
+        with translate_errors(self._side):
+            if where and not accepts(self._open(), table, where):
+                where = ""
+        self._conditions[table] = where
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
         """The rows that this server finds by these keys, or their keys."""
@@ -93,7 +119,8 @@ class MySQLRowReader:
         columns = [table.columns[ordinal] for ordinal in table.key]
         names = ", ".join(map(_operand, columns))
         rows = ", ".join(f"({', '.join(map(self._literal, columns, key))})" for key in keys)
-        return self._select(table, f" WHERE ({names}) IN ({rows})", keys_only=keys_only)
+        found = [f"({names}) IN ({rows})", *filter(None, [self._conditions.get(table)])]
+        return self._select(table, _where(found), keys_only=keys_only)
 
     def scan(self, table: Table) -> Iterator[list[Text]]:
         """All rows, as one statement sees them."""
@@ -170,21 +197,24 @@ class MySQLRowReader:
                 return f"_{charset} x'{self._bytes[charset, text]}'"
         return _literal(column, text)
 
-    def _beyond(self, table: Table, after: Key) -> str:
-        """The condition for keys above ``after``.
+    def _compared(self, table: Table, key: Key, beyond: str, at_end: str) -> str:
+        """The condition for keys above ``key`` (``>``), or up to it (``<`` and ``<=``).
 
         For more than one column it begins with ``first >= value``, so that the server can start the
         read in the index.
         """
         parts = [
             (_operand(table.columns[ordinal]), self._literal(table.columns[ordinal], text))
-            for ordinal, text in zip(table.key, after, strict=True)
+            for ordinal, text in zip(table.key, key, strict=True)
         ]
         name, value = parts[-1]
-        condition = f"{name} > {value}"
+        clause = f"{name} {at_end} {value}"
         for name, value in reversed(parts[:-1]):
-            condition = f"{name} >= {value} AND ({name} > {value} OR {condition})"
-        return condition
+            clause = (
+                f"{name} {beyond}= {value} AND"
+                f" ({name} {beyond} {value} OR ({name} = {value} AND {clause}))"
+            )
+        return clause
 
     def _query(self, sql: str) -> list[Any]:
         try:
@@ -199,6 +229,10 @@ class MySQLRowReader:
             return_text(connection)
             self._connection = connection
         return self._connection
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f" WHERE {' AND '.join(f'({each})' for each in conditions)}" if conditions else ""
 
 
 def _expression(column: Column) -> str:

@@ -23,6 +23,7 @@ from pymysql.err import MySQLError
 from engine.change import Chunk, KeyRange, Row
 from engine.databases.mysql.connect import error_code, server_version, translate_errors
 from engine.databases.mysql.identifiers import quote_table
+from engine.databases.mysql.row_filter import accepts
 from engine.databases.mysql.types import same_order, same_type
 from engine.errors import (
     ShapeChanged,
@@ -87,8 +88,10 @@ class ChunkReader:
         rows: int,
         readers: int,
         part: Part | None = None,
+        where: str = "",
     ) -> Iterator[Chunk]:
-        """See ``engine.contract.SnapshotSource.chunks``.
+        """See ``engine.contract.SnapshotSource.chunks``. ``where`` is a condition for the rows of a
+        table with a key.
 
         A table without a key is always read whole: ``cursor`` is ignored, and the cursors of its
         chunks cannot be resumed from.
@@ -98,6 +101,7 @@ class ChunkReader:
             *(self._sessions, self._watermarks, table, parse_position(low_watermark), rows),
             self._invalid_text,
             part,
+            where,
         )
         try:
             if table.key:
@@ -186,7 +190,9 @@ class _Reading:
         rows: int,
         invalid_text: InvalidText | None,
         part: Part | None,
+        where: str,
     ) -> None:
+        self._where = where
         self._invalid_text = invalid_text
         self.abandoned = False
         self._sessions = sessions
@@ -208,8 +214,9 @@ class _Reading:
                 lease.connection, [self._table], self._low_watermark
             )
             self._check_keys(lease.connection)
+            self._check_condition(lease.connection)
         start = _Range(after, None, self._limit)
-        if count < start.limit:
+        if count < start.limit and not self._where:
             # By the statistics, one read is enough.
             part = self._read(start)
             yield part.chunk
@@ -273,7 +280,9 @@ class _Reading:
     ) -> _Range | None:
         """Start reads until all readers are busy; return the range that is left."""
         while ahead is not None and len(pending) < readers:
-            piece, ahead = self._split(ahead) if readers > 1 else (ahead, None)
+            # With a condition, a read without an end might have to pass over the whole table.
+            splits = readers > 1 or bool(self._where)
+            piece, ahead = self._split(ahead) if splits else (ahead, None)
             pending.append(pool.submit(self._read, piece))
         return ahead
 
@@ -300,7 +309,8 @@ class _Reading:
 
     def _read(self, piece: _Range) -> _Part:
         """Read one chunk in a transaction of its own."""
-        tail = f"{self._keyset.between(piece.after, piece.last)} ORDER BY {self._keyset.order}"
+        where = self._keyset.between(piece.after, piece.last, self._where)
+        tail = f"{where} ORDER BY {self._keyset.order}"
         if piece.last is None:
             tail += f" LIMIT {piece.limit}"
         high_watermark = None
@@ -365,6 +375,13 @@ class _Reading:
                     hint=f"give the rows a valid value; find them with WHERE {ambiguous}",
                     table=self._table.id,
                 )
+
+    def _check_condition(self, connection: Connection[Any]) -> None:
+        """Read all rows if the server cannot evaluate the condition."""
+        if self._where:
+            self._check_shape(connection)
+            if not accepts(connection, self._table, self._where):
+                self._where = ""
 
     def _rows_of(
         self, connection: Connection[Any], table: Table, query: str

@@ -67,13 +67,17 @@ class Keyset:
             if column.type.kind == "enum" and "" in column.type.members
         )
 
-    def between(self, after: Key | None, last: Key | None) -> str:
-        """The WHERE clause for keys above ``after`` and up to ``last``; empty for all."""
+    def between(self, after: Key | None, last: Key | None, where: str = "") -> str:
+        """The WHERE clause for keys above ``after`` and up to ``last``, and the condition
+        ``where``; empty for all.
+        """
         conditions = list(self._conditions)
         if after is not None:
             conditions.append(self._compare(after, ">", ">"))
         if last is not None:
             conditions.append(self._compare(last, "<", "<="))
+        if where:
+            conditions.append(where)
         return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
     def _compare(self, key: Key, beyond: str, at_end: str) -> str:
