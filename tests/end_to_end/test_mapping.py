@@ -181,6 +181,9 @@ def test_backfill_stream_and_schema_changes(shop: MappedShop) -> None:
         "UPDATE `lines` SET a = -5 WHERE b = 'y'",
         "DELETE FROM `lines` WHERE b = 'x'",
         "UPDATE plain SET x = 2",
+        "INSERT INTO plain VALUES (3, 3), (4, 4), (5, NULL)",
+        "UPDATE plain SET id = 30 WHERE id = 3",
+        "DELETE FROM plain WHERE id = 4",
     )
     shop.check()
     shop.execute(
@@ -193,6 +196,10 @@ def test_backfill_stream_and_schema_changes(shop: MappedShop) -> None:
         "INSERT INTO `lines` VALUES (9, 'new', 9, 9)",
         "ALTER TABLE orders MODIFY price DECIMAL(12,3)",
         "INSERT INTO orders VALUES (61, 1, 'e', 1.125, 2, 'new', '2024-01-01', 7)",
+        "ALTER TABLE people MODIFY phone VARCHAR(50), MODIFY nm VARCHAR(60)",
+        "INSERT INTO people (code, nm, phone) VALUES ('E', 'Eve', '0123456789 0123456789 0123456')",
+        "ALTER TABLE plain MODIFY x BIGINT, ADD COLUMN y INT DEFAULT 7",
+        "INSERT INTO plain VALUES (6, 9223372036854775807, 8)",
     )
     shop.check()
 

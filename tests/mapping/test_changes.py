@@ -157,6 +157,37 @@ def test_a_row_that_breaks_a_rule_may_be_a_dead_letter() -> None:
     assert [str(letter.table) for _, letter in store.letters] == ["north.orders"] * 2
 
 
+@pytest.mark.parametrize("kind", ["backfill", "insert", "update", "key change"])
+def test_a_row_that_breaks_a_rule_quarantines_its_table(kind: str) -> None:
+    """GIVEN a rule WHEN a row breaks it, in the backfill or the stream THEN the table is
+    quarantined, and another one goes on. A row that is deleted, or that the filter leaves out, may
+    break it."""
+    rules = {"north.*": TableRules(assert_="id < 10", where="name <> 'out' COLLATE utf8mb4_bin")}
+    text = "varchar(9) character set utf8mb4 collate utf8mb4_bin"
+    orders = Table(ORDERS.id, (ID, msgspec.structs.replace(NAME, source_type=text)), key=(0,))
+    database, store = MemoryDatabase(), MemoryStore()
+    bad = [(11, "b")] if kind == "backfill" else []
+    database.load(orders, [(1, "a"), (12, "out"), *bad])
+    database.load(SOUTH, [(11, "a")])
+    if kind != "backfill":
+        mirror(database, store, rules)
+        assert store.rows(orders.id) == [(1, "a")]
+    change = {
+        "backfill": insert(orders, (2, "b")),
+        "insert": insert(orders, (11, "b")),
+        "update": update(orders, (12, "out"), (12, "in")),
+        "key change": update(orders, (1, "a"), (13, "a")),
+    }
+    database.commit(delete(orders, (12, "out")), insert(orders, (12, "out")))
+    database.commit(change[kind], insert(SOUTH, (20, "x")))
+    pipeline = make_pipeline(database, store, mapping=Mapping(rules))
+    run(pipeline, until_caught_up=True)
+    states = {it.table: it for it in pipeline.status().tables}
+    assert states["north.orders"].state == "quarantined"
+    assert "assert 'id < 10'" in states["north.orders"].reason
+    assert store.rows(SOUTH.id) == [(11, "a"), (20, "x")]
+
+
 class Refusing(MemorySink):
     """A target that refuses rows whose name is ``bad``."""
 
