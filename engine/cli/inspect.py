@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from engine.checkpoint import TableProgress
+from engine.cli.address import check_address
 from engine.cli.command import Command
 from engine.cli.edits import mapped_tables, outdated_tables
 from engine.cli.output import print_json, print_tables
@@ -98,6 +99,11 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
             state = await sink.state()
         except TailraceError as error:
             unknown = error
+        used = unknown is not None or (state is not None and state.running is not False)
+        address = await check_address(settings.api, used=used)
+        if any(finding.level == "error" for finding in address):
+            exit_status = ConfigError.exit_status
+        findings += address
         try:
             mapping = make_mapping(settings)
             targets, found = mapped_tables(mapping, tables, state)

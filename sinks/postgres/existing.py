@@ -14,7 +14,13 @@ from engine.schema import Table, TableId
 from sinks.postgres.ddl import column_definitions
 from sinks.postgres.session import Session
 
-__all__ = ["refuse_existing", "refuse_owned"]
+__all__ = ["EXISTS", "refuse_existing", "refuse_owned"]
+
+#: Whether a relation or a type has a ``name``. Types of arrays make way for others.
+EXISTS: Final = (
+    "coalesce(to_regclass(name)::oid, (SELECT oid FROM pg_type WHERE oid = to_regtype(name) AND"
+    " typcategory <> 'A')) IS NOT NULL"
+)
 
 _EXPECTED: Final = "tailrace_expected"
 #: The columns in the order of their names, with their types and positions in the primary key.
@@ -23,11 +29,17 @@ SELECT a.attname, format_type(a.atttypid, a.atttypmod), array_position(i.indkey,
 FROM pg_attribute a LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
 WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attname"""
 _RELATION: Final = """
-SELECT relkind, pg_has_role(relowner, 'USAGE'), pg_get_userbyid(relowner) FROM pg_class
-WHERE oid = $1::regclass"""
+SELECT relkind, pg_has_role(relowner, 'USAGE'), pg_get_userbyid(relowner), row_security_active(oid)
+FROM pg_class WHERE oid = to_regclass($1)"""
 #: Ordinary and partitioned tables.
 _TABLES: Final = ("r", "p")
-_KINDS: Final = {"v": "view", "m": "materialized view", "f": "foreign table", "S": "sequence"}
+_KINDS: Final = {
+    "i": "index",
+    "v": "view",
+    "m": "materialized view",
+    "f": "foreign table",
+    "S": "sequence",
+}
 
 
 def refuse_owned(owner: str, id: TableId) -> SinkError:
@@ -47,7 +59,7 @@ async def refuse_existing(session: Session, table: Table, name: str) -> None:
     A transaction must be open. A temporary table is created and dropped in it.
     """
     cursor = await session.execute(_RELATION, (name,), table=table.id)
-    kind, ours, role = await cursor.fetchone() or ("", True, "")
+    kind, ours, role, hides_rows = await cursor.fetchone() or ("", True, "", False)
     kind = kind.decode() if isinstance(kind, bytes) else kind
     if kind not in _TABLES:
         found = _KINDS.get(kind, "type")
@@ -57,6 +69,12 @@ async def refuse_existing(session: Session, table: Table, name: str) -> None:
             f"the target has a table of this name that belongs to the role {role}",
             hint=f"ALTER TABLE {name} OWNER TO {quote(session.connection.info.user)}; or set [sink]"
             " schema to another schema.",
+            table=table.id,
+        )
+    if hides_rows:
+        raise SinkError(
+            "the target's table has row-level security, which hides rows from the role",
+            hint=f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY;",
             table=table.id,
         )
     definitions = ", ".join(column_definitions(table))

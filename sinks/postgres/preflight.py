@@ -12,7 +12,7 @@ from engine.contract import Finding
 from engine.databases.postgres.identifiers import Naming, fitted, quote
 from engine.databases.postgres.stored import Storage
 from engine.databases.postgres.types import TEMPORAL, CollatedColumn
-from engine.errors import SinkError, SinkLost
+from engine.errors import ApplyError, SinkError, SinkLost
 from engine.schema import Table, Type
 from engine.toolkit.hosts import is_local
 from sinks.postgres.ddl import indexable
@@ -33,6 +33,21 @@ MAX_INDEX_ROW_BYTES = 2704
 UTF8_BYTES = 4
 
 
+#: The names of relations and of types that are not made with a relation or another type.
+_NAMES = """
+SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY($1::text[])
+UNION SELECT n.nspname, t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+WHERE n.nspname = ANY($1::text[]) AND t.typrelid = 0 AND t.typcategory <> 'A'"""
+_EVENT_TRIGGERS = """
+SELECT quote_ident(evtname) FROM pg_event_trigger
+WHERE evtevent IN ('ddl_command_start', 'ddl_command_end')
+AND evtenabled = ANY(
+    CASE current_setting('session_replication_role') WHEN 'replica' THEN '{R,A}' ELSE '{O,A}' END
+    ::"char"[])
+ORDER BY evtname"""
+
+
 async def check(
     session: Session,
     naming: Naming,
@@ -43,7 +58,12 @@ async def check(
     """All findings, from the server to the columns. Changes nothing."""
     findings = [*_version(session), *_protection(session)]
     findings += [*await _encoding(session), *_triggers(session)]
-    findings += await _rights(session, naming, tables)
+    if standby := await _standby(session):
+        return [*findings, standby]
+    rights = await _rights(session, naming, tables)
+    findings += rights
+    if all(finding.level == "ok" for finding in rights):
+        findings += await _event_triggers(session)
     findings += await _existing(session, naming, pipeline, tables, storage)
     findings += _names(naming, tables)
     findings += _unmatched(storage, tables)
@@ -101,8 +121,11 @@ async def _encoding(session: Session) -> list[Finding]:
     if encoding == "UTF8":
         return [Finding("ok", "target encoding", "UTF8")]
     action = "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and use that database."
-    message = f"the database's encoding {encoding} cannot store every character of the source"
-    return [Finding("error", "target encoding", message, action, code="PG003")]
+    message = (
+        f"the database's encoding is {encoding}: a row with a character that it lacks quarantines"
+        " its table"
+    )
+    return [Finding("warning", "target encoding", message, action, code="PG003")]
 
 
 def _triggers(session: Session) -> Iterator[Finding]:
@@ -119,6 +142,45 @@ def _triggers(session: Session) -> Iterator[Finding]:
         " superuser), or add no triggers and foreign keys before the cutover.",
         code="PG004",
     )
+
+
+async def _standby(session: Session) -> Finding | None:
+    cursor = await session.execute("SELECT pg_is_in_recovery()")
+    if await cursor.fetchone() != (True,):
+        return None
+    return Finding(
+        "error",
+        "target",
+        "the server is a standby, which cannot be written",
+        "Point [sink] url at its primary, or name all servers there with"
+        " target_session_attrs=read-write.",
+        code="PG023",
+    )
+
+
+async def _event_triggers(session: Session) -> list[Finding]:
+    """Whether event triggers refuse a new table. One is created in a transaction, and rolled back.
+
+    The role may create schemas and tables.
+    """
+    cursor = await session.execute(_EVENT_TRIGGERS)
+    names = [name for (name,) in await cursor.fetchall()]
+    if not names:
+        return []
+    schema = quote(f"tailrace_check_{session.connection.info.backend_pid}")
+    try:
+        await session.begin()
+        await session.execute_bulk(f"CREATE SCHEMA {schema}")
+        await session.execute_bulk(f"CREATE TABLE {schema}.t (id integer PRIMARY KEY)")
+        return []
+    except SinkLost:
+        raise
+    except (SinkError, ApplyError):
+        message = f"an event trigger refuses a new table: {', '.join(names)}"
+        action = f"ALTER EVENT TRIGGER {names[0]} DISABLE; or exempt the role in its function."
+        return [Finding("error", "target event triggers", message, action, code="PG024")]
+    finally:
+        await session.rollback()
 
 
 async def _rights(session: Session, naming: Naming, tables: Sequence[Table]) -> list[Finding]:
@@ -157,11 +219,7 @@ async def _existing(
 ) -> list[Finding]:
     """Relations at a table's place that were not created by this pipeline, and cannot be used."""
     places = {naming.place(table.id): table for table in tables}
-    cursor = await session.execute(
-        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = ANY($1::text[])",
-        (sorted({schema for schema, _ in places}),),
-    )
+    cursor = await session.execute(_NAMES, (sorted({schema for schema, _ in places}),))
     existing = {(schema, name) for schema, name in await cursor.fetchall()} & set(places)
     owners = await StateStore(session, pipeline, naming).owners()
     findings = []

@@ -31,7 +31,7 @@ from sinks.postgres.ddl import (
     indexable,
 )
 from sinks.postgres.defaults import replaced_default
-from sinks.postgres.existing import refuse_existing, refuse_owned
+from sinks.postgres.existing import EXISTS, refuse_existing, refuse_owned
 from sinks.postgres.policy_guards import policy_guards
 from sinks.postgres.replacement import Replacement, insert_all
 from sinks.postgres.session import Session
@@ -77,7 +77,7 @@ class SchemaFollower:
             [(enum, it.id) for it in tables for enum in create_types(self._stored(it))]
         )
         names = [self._naming.sql(table.id) for table in tables]
-        existing = set(await self._names_that("to_regclass(name) IS NOT NULL", names))
+        existing = set(await self._names_that(EXISTS, names))
         missing: dict[str, Table] = {}
         taken: set[str] = set()
         for name, table in zip(names, tables, strict=True):

@@ -387,4 +387,9 @@ def _apply_hint(error: psycopg.Error) -> str:
             )
         case pg.UndefinedTable() | pg.UndefinedColumn():
             return "Another client changed the target's table."
+        case pg.RaiseException() | pg.TriggeredActionException():
+            return (
+                "A trigger or an event trigger of the target refuses the statement. Disable it, or"
+                " exempt the role in its function."
+            )
     return "`tailrace verify CONFIG --table TABLE` compares the table."

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from engine.cli.main import main
+from engine.databases.mysql.connect import query
 from tests.support.global_variables import set_globally
 from tests.support.servers import AnyServer, connect_mysql
 
@@ -31,6 +32,7 @@ class Setup(NamedTuple):
 
     ``source`` and ``target`` are executed on the servers, with the database's name as ``{d}``;
     ``variables`` are set globally on the source. ``lacks``: a right that the user does not have.
+    ``account``: what ALTER USER says of the source's user.
     The others replace a part of the configuration. ``code`` is the finding that names the fault;
     if it is empty, the configuration is refused before the databases are asked.
     """
@@ -40,11 +42,13 @@ class Setup(NamedTuple):
     target: tuple[str, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
     lacks: str = ""
+    account: str = ""
     source_url: Callable[[str], str] = lambda url: url
     target_url: Callable[[str], str] = lambda url: url
     tables: str = "{d}.*"
     more_source: str = ""
     more_sink: str = ""
+    more: str = ""
     #: Whether the table is followed nevertheless, and ``check`` only warns.
     starts: bool = False
 
@@ -70,6 +74,11 @@ def role(name: str, *grants: str) -> tuple[str, ...]:
 
 
 TAKEN = "CREATE SCHEMA {d}"
+REFUSE = (
+    "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN IF tg_tag = 'CREATE TABLE' THEN RAISE 'no tables here'; END IF; END $$"
+)
+MAY_CREATE = "GRANT CREATE ON DATABASE {t} TO tailrace_guest"
 KEYLESS = "CREATE TABLE {d}.log (a int, b int)"
 
 SETUPS = {
@@ -147,8 +156,72 @@ SETUPS = {
     "a file that cannot be written": Setup(
         "JL001", target_url=lambda url: "jsonl:/dev/null/out.jsonl"
     ),
+    "a type": Setup("PG010", target=(TAKEN, "CREATE TYPE {d}.t AS ENUM ('a')")),
+    "row-level security": Setup(
+        "PG010",
+        target=(
+            *role("tailrace_guest", MAY_CREATE),
+            "CREATE SCHEMA {d} AUTHORIZATION tailrace_guest",
+            "CREATE TABLE {d}.t (id integer NOT NULL PRIMARY KEY, v character varying(9))",
+            "ALTER TABLE {d}.t OWNER TO tailrace_guest",
+            "ALTER TABLE {d}.t ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE {d}.t FORCE ROW LEVEL SECURITY",
+        ),
+        target_url=user("tailrace_guest"),
+    ),
+    "an event trigger": Setup(
+        "PG024",
+        target=(
+            *role("tailrace_guest", MAY_CREATE),
+            REFUSE,
+            "CREATE EVENT TRIGGER tailrace_no ON ddl_command_start EXECUTE FUNCTION refuse()",
+        ),
+        target_url=user("tailrace_guest"),
+    ),
+    "another role's schema": Setup(
+        "PG006",
+        target=(*role("tailrace_guest", MAY_CREATE), TAKEN),
+        target_url=user("tailrace_guest"),
+    ),
+    "no session left on the target": Setup(
+        "CK002",
+        target=role("tailrace_guest", "ALTER ROLE tailrace_guest CONNECTION LIMIT 0"),
+        target_url=user("tailrace_guest"),
+    ),
+    "a target without TLS": Setup("CK002", target_url=lambda url: f"{url}?sslmode=require"),
+    "a target that is read-only by default": Setup(
+        "MY004",
+        target=("ALTER DATABASE {t} SET default_transaction_read_only = on",),
+        variables=(("binlog_row_image", "MINIMAL"),),
+        starts=True,
+    ),
+    "few sessions on the source": Setup("MY027", account="WITH MAX_USER_CONNECTIONS 3"),
+    "one session on the source": Setup("MY027", account="WITH MAX_USER_CONNECTIONS 1"),
+    "an expired password": Setup("CK001", account="PASSWORD EXPIRE"),
+    "a locked account": Setup("CK001", account="ACCOUNT LOCK"),
+    "an account with TLS only": Setup(
+        "CK001", account="REQUIRE SSL", more_source='tls = "disable"'
+    ),
+    "the source's own server_id": Setup("MY021", more_source="server_id = {server_id}"),
+    "parts of documents": Setup(
+        "MY005",
+        variables=(
+            ("binlog_row_image", "MINIMAL"),
+            ("binlog_row_value_options", "PARTIAL_JSON"),
+        ),
+        starts=True,
+    ),
+    "a mask without a key": Setup("CK006", more='[mapping."{d}.t"]\nmask = {{ v = "hash" }}'),
+    "an address without a host": Setup("CK009", more='[api]\nlisten = "9187"'),
+    "an address that is taken": Setup("CK009", more='[api]\nlisten = "{taken}"'),
+    "an address without protection": Setup("CK009", more='[api]\nlisten = "0.0.0.0:0"'),
     "nothing": Setup("MY004", variables=(("binlog_row_image", "MINIMAL"),), starts=True),
 }
+
+
+def server_id(server: AnyServer) -> str:
+    with connect_mysql(server) as connection:
+        return str(query(connection, "SELECT @@GLOBAL.server_id")[0][0])
 
 
 @contextmanager
@@ -156,7 +229,13 @@ def prepared(
     server: AnyServer, database: str, target: str, setup: Setup, folder: Path
 ) -> Iterator[Path]:
     """Make the set-up. The block gets the path of its configuration."""
-    names = {"d": database, "t": target.rpartition("/")[2], "ca": str(folder / "ca.pem")}
+    names = {
+        "d": database,
+        "t": target.rpartition("/")[2],
+        "ca": str(folder / "ca.pem"),
+        "taken": f"{server.host}:{server.port}",
+        "server_id": server_id(server),
+    }
     (folder / "ca.pem").write_text(OTHER_CA)
     with connect_mysql(server) as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE TABLE {database}.t (id int PRIMARY KEY, v varchar(9))")
@@ -167,10 +246,13 @@ def prepared(
             for rights, place in ((GLOBAL, "*.*"), (LOCAL, f"`{database}%`.*")):
                 given = ", ".join(right for right in rights if right != setup.lacks)
                 cursor.execute(f"GRANT {given} ON {place} TO tailrace_one@'%'")
+            if setup.account:
+                cursor.execute(f"ALTER USER tailrace_one@'%' {setup.account}")
             with psycopg.connect(target, autocommit=True) as there:
                 for statement in setup.target:
                     there.execute(statement.format(**names).encode())
-            source_url = user("tailrace_one:right")(server.url) if setup.lacks else server.url
+            limited = setup.lacks or setup.account
+            source_url = user("tailrace_one:right")(server.url) if limited else server.url
             path = folder / "mirror.toml"
             path.write_text(
                 f'[source]\nurl = "{setup.source_url(source_url)}"\n'
@@ -178,6 +260,7 @@ def prepared(
                 f"{setup.more_source.format(**names)}\n"
                 f'[sink]\nurl = "{setup.target_url(target)}"\n{setup.more_sink}\n'
                 "[retry]\ngive_up_seconds = 0.5\nfirst_seconds = 0.1\n"
+                f"{setup.more.format(**names)}\n"
             )
             with set_globally(server, dict(setup.variables)):
                 yield path
@@ -185,6 +268,9 @@ def prepared(
             cursor.execute("DROP USER tailrace_one@'%'")
             cursor.execute(f"DROP DATABASE IF EXISTS {database}_2")
             with psycopg.connect(target, autocommit=True) as there:
+                there.execute(b"SET default_transaction_read_only = off")
+                there.execute(f"ALTER DATABASE {names['t']} RESET ALL".encode())
+                there.execute(b"DROP EVENT TRIGGER IF EXISTS tailrace_no")
                 there.execute(
                     b"DO $$ BEGIN IF to_regrole('tailrace_guest') IS NOT NULL THEN"
                     b" DROP OWNED BY tailrace_guest; DROP ROLE tailrace_guest; END IF; END $$"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from threading import Event
 from typing import Any
 
 import msgspec
 import pytest
 
-from engine.change import Begin, Chunk, SchemaChange
+from engine.change import Begin, Change, Chunk, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
 from engine.errors import SinkLost, SourceError, UnloggedChange
@@ -261,7 +260,18 @@ def test_an_alteration_that_is_not_in_the_log_is_an_unlogged_change() -> None:
 
 
 class MinimalChunks(MemorySource):
-    """Its chunks show nothing after their low watermark: later commits are not visible yet."""
+    """Its chunks show nothing after their low watermark: later commits are not visible yet. A chunk
+    is read when the first piece of the log's transaction has arrived.
+    """
+
+    def __init__(self, settings: MemorySettings, database: MemoryDatabase) -> None:
+        super().__init__(settings, database)
+        self._arrived = Event()
+
+    def _pieces(self, here: int, transaction: Iterable[Change]) -> Iterator[list[Change]]:
+        for piece in super()._pieces(here, transaction):
+            self._arrived.set()
+            yield piece
 
     def chunks(
         self,
@@ -274,7 +284,7 @@ class MinimalChunks(MemorySource):
         part: Part | None = None,
     ) -> Generator[Chunk, None, None]:
         for chunk in super().chunks(table, cursor, low_watermark, rows=rows, readers=readers):
-            time.sleep(0.005)  # so that pieces arrive between chunks
+            assert not self.database.transactions or self._arrived.wait(10)
             old = (
                 [row for row in chunk.rows if row[1] == "old"]
                 if low_watermark == "0"

@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 #: Error codes of the server for missing rights and failed authentication.
-ACCESS_DENIED: Final = frozenset((1044, 1045, 1142, 1227, 1698, 3118))
+ACCESS_DENIED: Final = frozenset((1044, 1045, 1142, 1227, 1698))
 #: … those of the login, which are errors of the configuration more often than of the rights.
 _LOGIN_DENIED: Final = frozenset((1045, 1698))
 #: Error codes of the server for conditions that pass: too many connections, shutdown, a killed
@@ -78,6 +78,17 @@ _CERTIFICATE: Final = (
     'check tls, tls_ca and the server\'s certificate; `tls = "require"` encrypts without verifying'
     " the certificate"
 )
+#: The remedies for accounts that cannot be used as they are, by the server's error code: a limit
+#: of the account, an expired password, a locked account (MySQL, MariaDB), a connection without TLS.
+_ACCOUNT: Final = {
+    1226: "ALTER USER … WITH MAX_USER_CONNECTIONS 0, MAX_CONNECTIONS_PER_HOUR 0,"
+    " MAX_QUERIES_PER_HOUR 0 removes the account's limits",
+    1820: "ALTER USER … IDENTIFIED BY '…' gives the account a new password",
+    1862: "ALTER USER … IDENTIFIED BY '…' gives the account a new password",
+    3118: "ALTER USER … ACCOUNT UNLOCK",
+    3159: 'set tls = "require", or "verify-full" with tls_ca, in {section}',
+    4151: "ALTER USER … ACCOUNT UNLOCK",
+}
 _UNKNOWN_CHARSET: Final = 1115
 _NO_UTF8MB4: Final = "it needs the character set utf8mb4, which MySQL has since 5.5.3"
 
@@ -276,7 +287,13 @@ def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError
         return side.refused(
             f"the {side.name} denies the login: {text}",
             hint=f"correct user and password in {side.section} url; there the characters"
-            " % / @ : # ? of a password are written %25 %2F %40 %3A %23 %3F",
+            " % / @ : # ? of a password are written %25 %2F %40 %3A %23 %3F; an account that"
+            f" requires TLS needs tls, and perhaps tls_cert and tls_key, in {side.section}",
+        )
+    if code in _ACCOUNT:
+        return side.refused(
+            f"the {side.name} denies access: {text}",
+            hint=_ACCOUNT[code].format(section=side.section),
         )
     if code in ACCESS_DENIED:
         return side.refused(

@@ -45,6 +45,40 @@ _REJECTED = (
     "pg_hba.conf rejects connection",
     "permission denied for database",
 )
+#: Causes that libpq names in its message only, whether the server rejects the connection for good,
+#: and the remedy.
+_CAUSES = (
+    (
+        "server does not support SSL",
+        True,
+        "Let the server offer TLS (ssl = on), or set sslmode=prefer in {section} url.",
+    ),
+    (
+        "is not currently accepting connections",
+        True,
+        "ALTER DATABASE … ALLOW_CONNECTIONS true; on the server.",
+    ),
+    (
+        "too many connections for role",
+        False,
+        "ALTER ROLE … CONNECTION LIMIT -1; on the server, for the user of {section} url.",
+    ),
+    (
+        "too many connections for database",
+        False,
+        "ALTER DATABASE … CONNECTION LIMIT -1; on the server.",
+    ),
+    (
+        "too many clients",
+        False,
+        "Raise max_connections of the server, or end sessions that nobody needs.",
+    ),
+    (
+        "remaining connection slots are reserved",
+        False,
+        "Raise max_connections of the server, or end sessions that nobody needs.",
+    ),
+)
 # psycopg resolves names itself, and has the resolver's error in its message only.
 _UNKNOWN_HOST = re.compile(rf"failed to resolve host .*\[Errno ({EAI_NONAME}|{EAI_NODATA})\]")
 _REJECTED_CLASSES = (
@@ -67,6 +101,11 @@ def connect_error(error: psycopg.Error, side: Side) -> SourceError | SinkError:
             f"the {side.name}'s URL cannot be read", hint=f"Correct {side.section} url."
         )
     text = " ".join(str(error).split())
+    for words, permanent, remedy in _CAUSES:
+        if words in text:
+            made = side.rejected if permanent else side.lost
+            hint = remedy.format(section=side.section)
+            return made(f"PostgreSQL refuses the connection: {text}", hint=hint)
     if isinstance(error, _REJECTED_CLASSES) or any(words in text for words in _REJECTED):
         return side.rejected(
             f"PostgreSQL refuses the connection: {text}",

@@ -22,6 +22,10 @@ from sources.mysql.unlogged import check_format
 __all__ = ["RIGHTS_CHECKS", "SETTINGS_CHECKS"]
 
 _RESTART: Final = "and restart the server"
+#: Sessions of a run with two readers: for questions, the log, the readers and a lock; at its start
+#: also two that repeat these checks.
+_LEAST_SESSIONS: Final = 5
+_USUAL_SESSIONS: Final = 7
 
 
 def _server(context: Context) -> Iterator[Finding]:
@@ -65,9 +69,10 @@ def _images(context: Context) -> Iterator[Finding]:
         )
     if "PARTIAL_JSON" in context.variables.get("binlog_row_value_options", "") and image != "FULL":
         yield Finding(
-            "error",
+            "warning",
             "binlog_row_value_options",
-            "the changed parts of JSON documents are logged without the documents before",
+            "the changed parts of JSON documents are logged without the documents before: such a"
+            " change has its table read again",
             "SET GLOBAL binlog_row_image = 'FULL', or SET GLOBAL binlog_row_value_options = ''",
             code="MY005",
         )
@@ -160,6 +165,21 @@ def _durability(context: Context) -> Iterator[Finding]:
         )
 
 
+def _sessions(context: Context) -> Iterator[Finding]:
+    """The session's value is the limit of the account, or else that of the server."""
+    ((limit,),) = query(context.session, "SELECT @@SESSION.max_user_connections")
+    if 0 < int(limit) < _USUAL_SESSIONS:
+        yield Finding(
+            "error" if int(limit) < _LEAST_SESSIONS else "warning",
+            "sessions",
+            f"the account may have {limit} sessions at a time, and a run takes up to"
+            f" {_USUAL_SESSIONS}, and one more for each reader that is added in [backfill]",
+            "ALTER USER <user> WITH MAX_USER_CONNECTIONS 0; or raise the server's"
+            " max_user_connections",
+            code="MY027",
+        )
+
+
 def _rights(context: Context) -> Iterator[Finding]:
     """Check rights by using them. SHOW GRANTS is not enough: roles and partial revokes count."""
     client = "BINLOG MONITOR" if context.info.mariadb else "REPLICATION CLIENT"
@@ -248,4 +268,4 @@ SETTINGS_CHECKS: Final[tuple[Check, ...]] = (
     _durability,
 )
 #: The checks of rights to read the log, which the server must have.
-RIGHTS_CHECKS: Final[tuple[Check, ...]] = (_rights, _prepared, _programs)
+RIGHTS_CHECKS: Final[tuple[Check, ...]] = (_sessions, _rights, _prepared, _programs)
