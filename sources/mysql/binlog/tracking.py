@@ -55,10 +55,7 @@ from sources.mysql.overrides import Overrides
 
 __all__ = ["Tracking"]
 
-_FULL_METADATA = (
-    "SET GLOBAL binlog_row_metadata = FULL on the source, and let its sessions reconnect;"
-    f" {BACKFILL}"
-)
+_ALTERED = f"leave sql_log_bin on in sessions that alter tables of the source; {BACKFILL}"
 #: For a table of a log without a server.
 _LEFT_OUT = (
     'the log does not hold the changed rows: add "TABLE" to exclude in [source], or copy it from a'
@@ -193,7 +190,8 @@ class Tracking:
         return self.follows(id) or id in self.foreign_keys.ancestors()
 
     def meet(self, event: bytes, end: int) -> tuple[Decoder | None, SchemaChange | None]:
-        """The decoder for the rows after this table map, and the schema change that it implies.
+        """The decoder for the rows after this table map, and the change that creates its table, if
+        the map is the first that is known of it.
 
         The decoder is None if the table is not followed and no parent of followed tables. Raises
         UnloggedChange if the table cannot be decoded as it is known, and DecodeError.
@@ -212,7 +210,7 @@ class Tracking:
             if table is None:
                 table, change = self._first_seen(map)
             else:
-                table, change = self._checked(table, map)
+                table, change = self._checked(table, map), None
             if self._overrides is not None:
                 table = self._overrides.apply(table)
                 change = change and msgspec.structs.replace(change, after=table)
@@ -441,35 +439,33 @@ class Tracking:
             _require_charsets(table)
         return table
 
-    def _checked(self, table: Table, map: TableMap) -> tuple[Table, SchemaChange | None]:
-        """The version that the map describes, and the change from ``table``, None if none."""
+    def _checked(self, table: Table, map: TableMap) -> Table:
+        """The version that the map describes. Raises SchemaError if it has another shape.
+
+        The statement that has made the difference is not in the log. What it did to existing rows,
+        such as the default that they got in a new column, is not known.
+        """
         table = self._with_charsets(table, map)
         reason = mismatch(table, map)
         if reason is None:
-            return table, None
+            return table
         if map.names is not None:
-            after = table_from_map(map, table)
-        elif self._definitions is not None:
-            raise SchemaError(
-                f"the table in the log differs from its tracked version: {reason}", hint=_CHANGED
-            )
+            after: Table | None = table_from_map(map, table)
         else:
-            after = self._from_catalog(table, map, reason)
-        if _shape(after) == _shape(table):
-            return msgspec.structs.replace(after, version=table.version), None
-        return after, SchemaChange("", table, after)
+            after = self._from_catalog(table, map)
+        if after is None or _shape(after) != _shape(table):
+            raise SchemaError(
+                f"the table in the log differs from its tracked version: {reason}",
+                hint=_ALTERED if self._definitions is None else _CHANGED,
+            )
+        return msgspec.structs.replace(after, version=table.version)
 
-    def _from_catalog(self, table: Table, map: TableMap, reason: str) -> Table:
+    def _from_catalog(self, table: Table, map: TableMap) -> Table | None:
         """The table as it is now, if its definition matches the map."""
         now = self._live(table.id) if self._live is not None else None
         # Without charsets in the map, nothing shows that the catalog's are those of this version.
         certain = map.charsets is not None or (now is not None and same_charsets(now, table))
-        if now is None or mismatch(now, map) is not None or not certain:
-            raise SchemaError(
-                f"the table in the log differs from its tracked version: {reason}",
-                hint=_FULL_METADATA,
-            )
-        return msgspec.structs.replace(now, version=table.version + 1)
+        return None if now is None or mismatch(now, map) is not None or not certain else now
 
 
 def _require_charsets(table: Table) -> None:
