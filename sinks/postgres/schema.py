@@ -15,7 +15,7 @@ from psycopg import errors as pg
 
 from engine.change import DeletePart, ReplacePart, SchemaChange
 from engine.databases.postgres.identifiers import Naming, quote
-from engine.databases.postgres.stored import Storage
+from engine.databases.postgres.stored import Storage, deciding_policies
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
 from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
@@ -232,9 +232,15 @@ class SchemaFollower:
 
     def _check_policies(self, before: Table, after: Table, renamed: Mapping[str, str]) -> None:
         """Raise UnloggedChange if other policies hold under a new name of the table or a column."""
-        old = self._storage.fingerprint(before)
+        was, now = self._storage.fingerprint(before), self._storage.fingerprint(after)
         names = {name: renamed.get(name, name) for name in before.names}
-        old = {names[name]: policies for name, policies in old.items()}
+        old = {names[name]: dict(policies) for name, policies in was.items()}
+        for column in before.columns:
+            name = names[column.name]
+            nul_byte = now.get(name, {}).get("nul_byte")
+            if nul_byte and "nul_byte" not in deciding_policies(column):
+                # It was no text, so the policy has changed none of its values.
+                old.setdefault(name, {})["nul_byte"] = nul_byte
         reason = self._storage.outdated(after, old, [*names.values()])
         if reason:
             raise UnloggedChange(reason, hint=BACKFILL_AGAIN, table=after.id)

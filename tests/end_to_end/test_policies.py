@@ -185,6 +185,18 @@ def test_a_policy_decides_about_the_default_of_a_new_column(mirror: Mirror) -> N
         mirror.run(policies)
 
 
+def test_a_number_becomes_text_under_a_policy_for_text(mirror: Mirror) -> None:
+    """GIVEN a policy for U+0000 WHEN a column that was no text becomes one THEN the statement is
+    followed, because the policy has changed no value of the column."""
+    mirror.execute("CREATE TABLE t (id INT PRIMARY KEY, a INT)", "INSERT INTO t VALUES (1, 5)")
+    policies = StoragePolicies(nul_byte="error")
+    mirror.run(policies)
+    mirror.execute("ALTER TABLE t MODIFY a VARCHAR(20)", "INSERT INTO t VALUES (2, 'x')")
+    mirror.run(policies, stops=True)
+    mirror.run(policies, stops=True)
+    assert mirror.rows("t") == [("1", "5"), ("2", "x")]
+
+
 def test_a_replaced_default_of_a_new_column_is_counted(mirror: Mirror) -> None:
     policies = StoragePolicies(columns={"*.*.t2": {"nul_byte": "replace"}})
     mirror.execute("CREATE TABLE t (id INT PRIMARY KEY)", "INSERT INTO t VALUES (1), (2)")
