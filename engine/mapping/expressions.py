@@ -70,7 +70,13 @@ def parse_select(text: str, where: str) -> list[SelectItem]:
 
 def parse_condition(text: str, where: str) -> Node:
     """A condition. Raises ConfigError; ``where`` names the key."""
-    condition: Node = _parse(f"SELECT {text}", text, where).expressions[0]
+    conditions = _parse(f"SELECT {text}", text, where).expressions
+    if len(conditions) != 1:
+        raise ConfigError(
+            f"{where}: {text!r} is a list of expressions, not a condition",
+            hint="write AND or OR between them",
+        )
+    condition: Node = conditions[0]
     return condition
 
 
@@ -83,6 +89,8 @@ def _parse(statement: str, text: str, where: str) -> exp.Select:
         column = details[0].get("col")
         place = f" near character {max(1, column - len('SELECT '))}" if column else ""
         problem = details[0].get("description") or "it cannot be read"
+        if problem.startswith("Required keyword"):
+            problem = "an operand is missing"
         raise ConfigError(
             f"{where}: {text!r} is not SQL{place}: {problem}", hint="write it as in a SELECT"
         ) from error

@@ -172,6 +172,8 @@ def test_partial_images() -> None:
         ({"select": "id, id AS ID"}, "two columns"),
         ({"where": "state = 'é' COLLATE utf8mb4_0900_ai_ci"}, "none of them is an ASCII literal"),
         ({"where": "lower(state)"}, "not a condition"),
+        ({"where": "id = 1, price > 2"}, "a list of expressions, not a condition"),
+        ({"assert_": "price > "}, "an operand is missing"),
         ({"where": "id = 1 || id = 2"}, "OR or concatenation"),
         ({"drop": ("stat",)}, "there is no column stat"),
         ({"mask": {"price": "digits"}}, "which is no text"),
