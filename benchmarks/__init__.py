@@ -12,6 +12,7 @@ rows into the target. The machine's speed drifts, so figures are compared only w
 - ``peers/`` has the other programs that are measured on the same workloads.
 - ``reporting/`` makes tables, plots and a page from results.
 - ``check.py`` checks the codecs against recorded costs (``make bench-check``).
+- ``reread.py`` compares two ways to read a table again after a change of one column.
 - ``results/`` holds recorded results. It is in the repository only, not in the installed package.
 """
 

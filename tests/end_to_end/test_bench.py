@@ -29,6 +29,7 @@ from benchmarks.measurements.stream import measure_first_row, measure_snapshot, 
 from benchmarks.reporting import markdown
 from benchmarks.reporting.goals import GOALS
 from benchmarks.reporting.result import Repetition, Result, percentiles, short
+from benchmarks.reread import measured
 from benchmarks.suite import measurements
 from benchmarks.workloads import DATABASE, ORDERS, SBTEST, all_workloads
 from engine.cli.main import main
@@ -53,6 +54,14 @@ def bench() -> Iterator[Bench]:
             yield Bench(target, repeat=1)
     except SandboxUnavailable as error:
         do_without(error)
+
+
+@pytest.mark.slow
+def test_both_ways_to_read_a_table_again(mysql: AnyServer, bench: Bench) -> None:
+    _, _, *lines = measured(mysql.url, bench.target, ROWS)
+    assert [line.split(" | ")[2:4] for line in lines] == [
+        [indexes, way] for indexes in "013" for way in ("twin", "in place")
+    ] * 3
 
 
 def test_the_same_size_gives_the_same_bytes() -> None:

@@ -26,7 +26,10 @@ OBJECTS = (
 )
 
 
-@pytest.mark.parametrize("server", ["mysql", pytest.param("mariadb_10", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "server",
+    ["mysql", *(pytest.param(it, marks=pytest.mark.slow) for it in ("mariadb_10", "mariadb_11"))],
+)
 def test_changes_in_statement_format_are_backfilled(
     server: str,
     request: pytest.FixtureRequest,
