@@ -33,7 +33,6 @@ __all__ = [
     "FiltersRows",
     "Finding",
     "Interruptible",
-    "MeasuresWaits",
     "PassesOver",
     "Reachable",
     "Readable",
@@ -319,17 +318,6 @@ class SelectsTables(Protocol):
 
     def selected(self, ids: Collection[TableId]) -> set[TableId]:
         """Those of ``ids`` that the configuration selects. May block."""
-
-
-@runtime_checkable
-class MeasuresWaits(Protocol):
-    """A source whose stream tells waiting for its server from decoding."""
-
-    @property
-    def waited_seconds(self) -> float:
-        """How long the streams have waited for the server, since the source was made. Called on the
-        thread of the stream.
-        """
 
 
 @runtime_checkable

@@ -35,6 +35,7 @@ from engine.contract import (
     State,
 )
 from engine.errors import ConfigError, SchemaError, SourceLost, TailraceError
+from engine.log_status import DescribesLog, LogAhead
 from engine.mapping.reader import MappedReader, compared
 from engine.ops.status import Status, TableStatuses
 from engine.pipeline.selection import selected
@@ -213,6 +214,7 @@ async def _status(settings: Settings, config: str) -> Status:
         pipeline=settings.pipeline.name,
         epoch=state.epoch,
         position=checkpoint.position,
+        committed_position=checkpoint.position,
         lag_seconds=behind,
         running=state.running,
         dead_letters=sum(letters.values()) if isinstance(sink, DeadLetterStore) else None,
@@ -220,7 +222,7 @@ async def _status(settings: Settings, config: str) -> Status:
     )
     with closing(make_source(settings)) as source:
         try:
-            lag_bytes = await asyncio.to_thread(_backlog, source, state)
+            lag_bytes, ahead = await asyncio.to_thread(_backlog, source, state, behind or 0.0)
         except TailraceError as error:
             remedy = rendered(error.hint, config=config)
             return msgspec.structs.replace(found, problem=str(error), remedy=remedy)
@@ -231,20 +233,29 @@ async def _status(settings: Settings, config: str) -> Status:
         found = msgspec.structs.replace(
             found, state="paused", problem="the pipeline is paused", remedy=remedy
         )
-    return msgspec.structs.replace(found, lag_seconds=behind, lag_bytes=lag_bytes)
+    return msgspec.structs.replace(
+        found,
+        lag_seconds=behind,
+        lag_bytes=lag_bytes,
+        lag_transactions=ahead.transactions,
+        log_kept_seconds=ahead.kept_seconds,
+    )
 
 
-def _backlog(source: Source, state: State) -> int | None:
-    """The bytes of log after the checkpoint; None if they are unknown.
+def _backlog(source: Source, state: State, behind: float) -> tuple[int | None, LogAhead]:
+    """The bytes of log after the checkpoint, which is ``behind`` seconds old, or None if they are
+    unknown; and what else the source knows of its log.
 
     Raises ``TailraceError`` if a stream cannot resume at the checkpoint.
     """
     assert state.checkpoint is not None
     position = state.checkpoint.position
     _check_position(source, state)
-    if source.reached(position, source.position()):
-        return 0
-    return source.backlog(position)
+    level = source.reached(position, source.position())
+    ahead = LogAhead()
+    if isinstance(source, DescribesLog):
+        ahead = source.log_ahead(position, 0.0 if level else behind)
+    return (0 if level else source.backlog(position)), ahead
 
 
 def _check_stored(source: Source, state: State | None) -> None:

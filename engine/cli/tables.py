@@ -38,6 +38,10 @@ def status_table(status: Status) -> RenderableType:
     lag = "unknown" if status.lag_seconds is None else duration(status.lag_seconds)
     behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
     summary.add_row("lag", f"{lag}{behind}")
+    if status.log_kept_seconds is not None:
+        summary.add_row(
+            "log", f"kept by the source for at least {duration(status.log_kept_seconds)}"
+        )
     summary.add_row("backfill", f"{status.fraction:.0%}, {status.backfilled:,} rows")
     if status.problem:
         summary.add_row("problem", Text(printable(status.problem), style="bold red"))

@@ -46,7 +46,12 @@ class Metric(NamedTuple):
 
 METRICS: Final = (
     Metric("tailrace_build_info", "info", "1", "The version that runs.", ("version",)),
-    Metric("tailrace_up", "gauge", "1", "1 while source and target are connected, else 0."),
+    Metric(
+        "tailrace_up",
+        "gauge",
+        "1",
+        "1 while source and target are connected or the pipeline is paused, else 0.",
+    ),
     Metric(
         "tailrace_pipeline_state",
         "gauge",
@@ -66,6 +71,26 @@ METRICS: Final = (
         "gauge",
         "bytes",
         "Bytes of the source's log that are not applied yet.",
+    ),
+    Metric(
+        "tailrace_lag_transactions",
+        "gauge",
+        "transactions",
+        "Transactions of the source's log that are not applied yet, as its GTIDs tell.",
+    ),
+    Metric(
+        "tailrace_catch_up_seconds",
+        "gauge",
+        "seconds",
+        "Estimated time until the target equals the source; not there while the lag does not"
+        " shrink.",
+    ),
+    Metric(
+        "tailrace_log_kept_seconds",
+        "gauge",
+        "seconds",
+        "Least time until the source may delete its log at the position; not there if it never"
+        " does.",
     ),
     Metric(
         "tailrace_latency_seconds",
@@ -155,6 +180,12 @@ METRICS: Final = (
         "gauge",
         "ratio",
         "Finished part of all backfills, 0 to 1; 1 only when all are finished.",
+    ),
+    Metric(
+        "tailrace_backfill_left_seconds",
+        "gauge",
+        "seconds",
+        "Estimated time until all backfills are finished; not there until it is known.",
     ),
     Metric(
         "tailrace_tables",

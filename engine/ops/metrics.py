@@ -65,6 +65,8 @@ class Metrics(Collector):
         self._pipeline = pipeline
         self.tables = TableCounters()
         self.transactions = 0
+        #: The bytes of the row changes of the stream.
+        self.size = 0
         self.reconnects: Counter[Side] = Counter(dict.fromkeys(get_args(Side), 0))
         self.errors: Counter[str] = Counter()
         bounds = {metric.name: metric.bounds for metric in METRICS}
@@ -101,6 +103,7 @@ class Metrics(Collector):
             add(table, ("tailrace_rows_total", operation), it.rows)
             add(table, ("tailrace_row_bytes_total", operation), it.size)
             if operation != "read":
+                self.size += it.size
                 name = "tailrace_table_transactions_total"
                 add(table, (name, operation), it.transactions)
         for table, count in applied.drift.items():

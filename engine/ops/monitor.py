@@ -1,6 +1,6 @@
 """
-What watches a running pipeline: its status with what the source has to be asked for, and its
-metrics.
+What watches a running pipeline: its status with what the source has to be asked for, with estimates
+and rates; its history; its metrics.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Protocol
 import msgspec
 
 from engine.errors import TailraceError
+from engine.log_status import DescribesLog, LogAhead
+from engine.ops.history import History, HistoryRecorder, Work
 from engine.ops.metrics import Metrics
-from engine.ops.status import Status
+from engine.ops.status import StageStatus, Status, Throughput
+from engine.ops.trend import Sample, Trend
 
 __all__ = ["Monitor"]
 
@@ -29,7 +32,7 @@ STALE_SECONDS = 15.0
 
 
 class Log(Protocol):
-    """The part of a source that tells the backlog."""
+    """The part of a source that tells the backlog. It may be a ``DescribesLog``, too."""
 
     def backlog(self, position: str) -> int | None: ...
 
@@ -43,24 +46,72 @@ class Running(Protocol):
 
 
 class Monitor:
-    """The status of a running pipeline, with the backlog, which the source has to be asked for."""
+    """Watches a pipeline. ``status`` and ``history`` show what it has seen."""
 
     def __init__(self, pipeline: Running, metrics: Metrics) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
+        self._recorder = HistoryRecorder()
+        self._trend = Trend()
         self._lag_bytes: int | None = None
+        self._ahead = LogAhead()
         self._known_at = 0.0
         self._asking: asyncio.Task[None] | None = None
 
     def status(self) -> Status:
-        """The status now. ``lag_bytes`` may be some seconds old; an older one is unknown."""
+        """The status now. What the source was asked for may be some seconds old; what is older is
+        unknown.
+        """
+        status = self._pipeline.status()
         known = time.monotonic() - self._known_at < STALE_SECONDS
-        lag_bytes = self._lag_bytes if known else None
-        return msgspec.structs.replace(self._pipeline.status(), lag_bytes=lag_bytes)
+        ahead = self._ahead if known else LogAhead()
+        unfinished = status.tables and status.fraction < 1
+        return msgspec.structs.replace(
+            status,
+            lag_bytes=self._lag_bytes if known else None,
+            lag_transactions=ahead.transactions,
+            log_kept_seconds=ahead.kept_seconds,
+            catch_up_seconds=self._trend.catch_up_seconds(),
+            backfill_left_seconds=(
+                self._trend.backfill_left_seconds(status.total - status.backfilled)
+                if unfinished
+                else None
+            ),
+            throughput=self._throughput(),
+            stages=self._stages(),
+        )
+
+    def history(self) -> History:
+        """The lag and the throughput of the last 24 hours."""
+        return self._recorder.history()
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The metrics, with the gauges of the status now; see ``Metrics.render``."""
         return self._metrics.render(accept, self.status())
+
+    def _throughput(self) -> Throughput | None:
+        if (found := self._trend.interval()) is None:
+            return None
+        first, last = found
+        seconds = last.at - first.at
+        counts = zip(
+            msgspec.structs.astuple(first.work), msgspec.structs.astuple(last.work), strict=True
+        )
+        return Throughput(*(round((after - before) / seconds, 3) for before, after in counts))
+
+    def _stages(self) -> tuple[StageStatus, ...]:
+        found = self._trend.interval()
+        shown = []
+        for number, (stage, histogram) in enumerate(self._metrics.stages.items()):
+            share = None
+            if found is not None:
+                first, last = found
+                spent = last.stages[number] - first.stages[number]
+                share = round(min(1.0, spent / (last.at - first.at)), 3)
+            shown.append(StageStatus(stage, round(histogram.total, 3), share))
+        return tuple(shown)
+
+    # -- asking and recording ----------------------------------------------------------------------
 
     async def refresh(self) -> None:
         """Ask the source for its backlog unless it has just answered. Waits for the answer, but not
@@ -73,18 +124,46 @@ class Monitor:
 
     async def _ask(self) -> None:
         status = self._pipeline.status()
-        if not status.position or status.state == "stopped":
+        position = status.committed_position
+        if not position or status.state == "stopped":
             return
         # Between two attempts, too: a target that is away does not stop the source's log.
         with suppress(TailraceError):
-            self._lag_bytes = await asyncio.to_thread(
-                self._pipeline.source.backlog, status.position
+            self._lag_bytes, self._ahead = await asyncio.to_thread(
+                _ask, self._pipeline.source, position, status.lag_seconds
             )
             self._known_at = time.monotonic()
 
     async def watch(self) -> None:
-        """Refresh every few seconds. Never returns."""
+        """Refresh and record every few seconds. Never returns."""
         while True:
             await self.refresh()
-            position = self._pipeline.status().position
-            await asyncio.sleep(BACKLOG_SECONDS if position else FIRST_SECONDS)
+            status = self._pipeline.status()
+            self._record(status)
+            # At whole intervals of the clock, so that each slot of the history has a value.
+            left = BACKLOG_SECONDS - time.time() % BACKLOG_SECONDS
+            await asyncio.sleep(left if status.committed_position else min(left, FIRST_SECONDS))
+
+    def _record(self, status: Status) -> None:
+        metrics = self._metrics
+        work = Work(
+            status.rows or 0, metrics.size, metrics.transactions, status.backfilled_rows or 0
+        )
+        self._recorder.add(time.time(), status.lag_seconds, work)
+        known = time.monotonic() - self._known_at < BACKLOG_SECONDS
+        sample = Sample(
+            time.monotonic(),
+            work,
+            status.lag_seconds,
+            self._lag_bytes if known else None,
+            tuple(stage.total for stage in metrics.stages.values()),
+        )
+        self._trend.add(sample)
+
+
+def _ask(source: Log, position: str, lag_seconds: float | None) -> tuple[int | None, LogAhead]:
+    """What the source has after a position. Blocks."""
+    ahead = LogAhead()
+    if isinstance(source, DescribesLog) and lag_seconds is not None:
+        ahead = source.log_ahead(position, lag_seconds)
+    return source.backlog(position), ahead

@@ -8,22 +8,26 @@ or goes; a new field alone does not change it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import msgspec
 
 from engine.checkpoint import TableProgress, TableState
+from engine.ops.metric_list import Stage
 from engine.ops.recent_errors import ErrorStatus
+from engine.ops.table_counters import TableCounters
 from engine.remedies import rendered
 from engine.schema import TableId
 
 __all__ = [
     "STATUS_VERSION",
     "PipelineState",
+    "StageStatus",
     "Status",
     "TableStatus",
     "TableStatuses",
+    "Throughput",
     "table_status",
 ]
 
@@ -36,12 +40,36 @@ FINISHED = frozenset(("catching_up", "live", "quarantined", "excluded"))
 
 #: The reason that a table with open dead letters has.
 LETTERS_WAIT = "changes that the target refused wait as dead letters"
+#: The fields of a table's status that metrics count.
+_COUNTED = {
+    "tailrace_rows_total": "applied",
+    "tailrace_drift_total": "drift",
+    "tailrace_replaced_values_total": "replaced",
+}
 #: No table has any.
 NO_LETTERS: Mapping[TableId, int] = {}
 
 
+class StageStatus(msgspec.Struct, frozen=True):
+    """The time spent in one stage since the engine's start, and the share of the last seconds."""
+
+    stage: Stage
+    seconds: float
+    share: float | None = None
+
+
+class Throughput(msgspec.Struct, frozen=True):
+    """What was done per second in the last seconds."""
+
+    rows: float
+    bytes: float
+    transactions: float
+    backfilled_rows: float
+
+
 class TableStatus(msgspec.Struct, frozen=True):
     """The backfill of one table. ``estimate`` is what the source expected at its start.
+    ``applied``, ``drift`` and ``replaced`` count since the engine's start.
 
     The others say why the table is backfilled again or quarantined, as ``Cause`` does; ``remedy``
     says what to type. A live table with open dead letters has a reason and a remedy, too.
@@ -57,6 +85,9 @@ class TableStatus(msgspec.Struct, frozen=True):
     statement: str = ""
     since: float | None = None
     dead_letters: int = 0
+    applied: int = 0
+    drift: int = 0
+    replaced: int = 0
 
     @property
     def total(self) -> int:
@@ -80,13 +111,20 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     state: PipelineState | None = None
     epoch: int | None = None
     position: str | None = None
+    committed_position: str | None = None
     rows: int | None = None
     backfilled_rows: int | None = None
     reconnects: int | None = None
     lag_seconds: float | None = None
     lag_bytes: int | None = None
+    lag_transactions: int | None = None
+    catch_up_seconds: float | None = None
+    log_kept_seconds: float | None = None
     queued_bytes: int | None = None
     checkpoint_age_seconds: float | None = None
+    backfill_left_seconds: float | None = None
+    throughput: Throughput | None = None
+    stages: tuple[StageStatus, ...] = ()
     running: bool | None = None
     problem: str = ""
     remedy: str = ""
@@ -122,24 +160,47 @@ class TableStatuses:
         self._config = config
         self._progress: Mapping[TableId, TableProgress] | None = None
         self._letters: Mapping[TableId, int] = {}
+        self._places: dict[TableId, int] = {}
         self._statuses: tuple[TableStatus, ...] = ()
 
     def of(
         self,
         progress: Mapping[TableId, TableProgress] | None,
         letters: Mapping[TableId, int] = NO_LETTERS,
+        counters: TableCounters | None = None,
     ) -> tuple[TableStatus, ...]:
         """The status of each table that is not excluded, ordered by name. ``letters`` has the
         number of open dead letters of each table that has some.
         """
+        changed: Collection[TableId] = () if counters is None else counters.take_changed()
         if progress is not None and (progress is not self._progress or letters != self._letters):
             self._progress, self._letters = progress, dict(letters)
+            ids = sorted(id for id, it in progress.items() if it.state != "excluded")
             self._statuses = tuple(
-                table_status(str(id), it, self._config, letters.get(id, 0))
-                for id, it in sorted(progress.items())
-                if it.state != "excluded"
+                table_status(str(id), progress[id], self._config, letters.get(id, 0)) for id in ids
             )
+            self._places = {id: place for place, id in enumerate(ids)}
+            changed = ids
+        if counters is not None and changed:
+            self._count(counters, changed)
         return self._statuses
+
+    def _count(self, counters: TableCounters, changed: Collection[TableId]) -> None:
+        statuses = list(self._statuses)
+        for id in changed:
+            totals, place = counters.totals(id), self._places.get(id)
+            if totals and place is not None:
+                statuses[place] = msgspec.structs.replace(statuses[place], **_counts(totals))
+        self._statuses = tuple(statuses)
+
+
+def _counts(totals: Mapping[tuple[str, ...], int]) -> dict[str, int]:
+    """The counts of a table's status, from those of its metrics."""
+    counts = dict.fromkeys(_COUNTED.values(), 0)
+    for (name, *labels), count in totals.items():
+        if name in _COUNTED and labels[:1] != ["read"]:
+            counts[_COUNTED[name]] += count
+    return counts
 
 
 def table_status(table: str, progress: TableProgress, config: str, letters: int = 0) -> TableStatus:

@@ -18,7 +18,6 @@ from enum import Enum
 from engine.change import Heartbeat
 from engine.checkpoint import Checkpoint
 from engine.contract import (
-    MeasuresWaits,
     PassesOver,
     ReadsByPolicy,
     Sink,
@@ -27,6 +26,7 @@ from engine.contract import (
     State,
 )
 from engine.errors import ConfigError, SourceError, UnloggedChange
+from engine.log_status import MeasuresWaits
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState

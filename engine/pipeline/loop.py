@@ -205,6 +205,8 @@ class Pipeline:
             state=self.state,
             epoch=self._epoch,
             position=(counters.position if attempt is None else attempt.writer.position) or None,
+            committed_position=(counters.position if attempt is None else attempt.writer.committed)
+            or None,
             rows=counters.rows,
             backfilled_rows=counters.backfilled_rows,
             reconnects=counters.reconnects,
@@ -214,7 +216,9 @@ class Pipeline:
             dead_letters=letters.count,
             errors=self._errors.shown(),
             tables=self._tables.of(
-                None if attempt is None else attempt.tracker.progress, letters.counts
+                None if attempt is None else attempt.tracker.progress,
+                letters.counts,
+                self.metrics.tables,
             ),
         )
 

@@ -26,6 +26,7 @@ from engine.databases.mysql.connect import establish, interrupt, prepare
 from engine.databases.mysql.row_filter import condition
 from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.errors import SchemaError, SourceError, SourceLost
+from engine.log_status import LogAhead
 from engine.schema import Part, Table, TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.foreign_keys import ancestors
@@ -45,6 +46,7 @@ from sources.mysql.catalog import (
 from sources.mysql.catalog_place import CatalogPlace, at_once
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
+from sources.mysql.log_ahead import log_ahead
 from sources.mysql.log_watch import LogWatch
 from sources.mysql.merge_tables import MergeTables, joined_tables, merge_tables
 from sources.mysql.overrides import Overrides
@@ -175,6 +177,13 @@ class MySQLSource:
     def backlog(self, position: str) -> int | None:
         """Bytes of the server's log after ``position``; None if it is from another server."""
         return self._ask(lambda session: self._backlog(session, parse_position(position)))
+
+    def log_ahead(self, position: str, lag_seconds: float) -> LogAhead:
+        """As ``DescribesLog.log_ahead``."""
+        place = parse_position(position)
+        return self._ask(
+            lambda session: log_ahead(session, self._server_info(session), place, lag_seconds)
+        )
 
     def check_position(self, position: str, tables: Iterable[Table]) -> None:
         """As ``ChecksPosition.check_position``."""

@@ -149,7 +149,12 @@ def test_the_lag_is_the_time_that_a_side_is_away(followed: Followed, side: str) 
     # A source that is away says nothing: the lag begins with its last heartbeat.
     unsure = HEARTBEAT_SECONDS if side == "source" else 0.0
     assert status["lag_seconds"] == pytest.approx(lag_seconds, rel=0.1, abs=unsure)
-    assert followed.samples()["tailrace_lag_seconds"] >= status["lag_seconds"]
+    shown = followed.samples()
+    assert shown["tailrace_lag_seconds"] >= status["lag_seconds"]
+    if side == "target":
+        assert shown["tailrace_lag_transactions"] == 1
+        assert shown["tailrace_lag_bytes"] > 0
+    assert shown["tailrace_log_kept_seconds"] > 3600
     proxy.thaw()
     away = followed.wait_for_rows(3) - committed
     wait_until(lambda: followed.samples()["tailrace_latency_seconds_count"] == 1)

@@ -59,6 +59,10 @@ STATUS = Status(
     state="streaming",
     lag_seconds=1.5,
     lag_bytes=4096,
+    lag_transactions=12,
+    catch_up_seconds=60.0,
+    log_kept_seconds=3600.0,
+    backfill_left_seconds=30.0,
     queued_bytes=99,
     checkpoint_age_seconds=0.5,
     dead_letters=2,
@@ -135,6 +139,10 @@ def test_reported_values_are_rendered() -> None:
     assert shown["tailrace_pipeline_state{connecting}"] == 0
     assert shown["tailrace_lag_seconds"] == 1.5
     assert shown["tailrace_lag_bytes"] == 4096
+    assert shown["tailrace_lag_transactions"] == 12
+    assert shown["tailrace_catch_up_seconds"] == 60
+    assert shown["tailrace_log_kept_seconds"] == 3600
+    assert shown["tailrace_backfill_left_seconds"] == 30
     assert shown["tailrace_queued_bytes"] == 99
     assert shown["tailrace_checkpoint_age_seconds"] == 0.5
     assert shown["tailrace_dead_letters"] == 2

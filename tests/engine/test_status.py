@@ -13,16 +13,21 @@ import pytest
 
 from engine.checkpoint import TableProgress, TableState
 from engine.errors import ApplyError, SourceLost
+from engine.ops.history import Series
+from engine.ops.metric_list import Stage
 from engine.ops.metrics import Metrics
 from engine.ops.monitor import Monitor
 from engine.ops.recent_errors import ErrorStatus, RecentErrors
 from engine.ops.status import (
     STATUS_VERSION,
     PipelineState,
+    StageStatus,
     Status,
     TableStatus,
     TableStatuses,
+    Throughput,
 )
+from engine.ops.table_counters import TableCounters
 from engine.remedies import BACKFILL
 from engine.schema import TableId
 from tests.support.waiting import wait_until_async
@@ -51,6 +56,25 @@ def test_the_same_progress_gives_the_same_tuple() -> None:
     assert after == (TableStatus("shop.item", "backfilling", 6, 9),)
     assert before == (TableStatus("shop.item", "backfilling", 5, 9),)
     assert statuses.of({}) == ()
+
+
+def test_only_tables_that_were_counted_change() -> None:
+    statuses, counters = TableStatuses(), TableCounters()
+    progress = {PART: TableProgress("live"), ITEM: TableProgress("live")}
+    before = statuses.of(progress, counters=counters)
+    counters.add(PART, ("tailrace_rows_total", "insert"), 3)
+    counters.add(PART, ("tailrace_rows_total", "update"), 2)
+    counters.add(PART, ("tailrace_rows_total", "read"), 50)
+    counters.add(PART, ("tailrace_drift_total",), 1)
+    counters.add(PART, ("tailrace_replaced_values_total", "note", "nul_byte"), 4)
+    counters.add(TableId("shop", "gone"), ("tailrace_drift_total",), 1)
+    item, part = statuses.of(progress, counters=counters)
+    assert item is before[0]
+    assert part == TableStatus("shop.part", "live", applied=5, drift=1, replaced=4)
+    assert statuses.of(progress, counters=counters)[1] is part
+    # Another progress does not forget them.
+    again = {**progress, ITEM: TableProgress("pending")}
+    assert statuses.of(again, counters=counters)[1] == part
 
 
 @pytest.mark.parametrize(
@@ -113,7 +137,9 @@ class Running:
     def __init__(self, state: PipelineState, position: str | None) -> None:
         self.source = Log()
         self.shown = 0
-        self.now = Status(pipeline="p", state=state, position=position, rows=7)
+        self.now = Status(
+            pipeline="p", state=state, position=position, committed_position=position, rows=7
+        )
 
     def status(self) -> Status:
         self.shown += 1
@@ -134,10 +160,13 @@ def test_the_status_carries_the_backlog_of_the_source() -> None:
     async def work() -> None:
         pipeline = Running("streaming", "77")
         monitor = Monitor(pipeline, Metrics("p"))
-        assert monitor.status() == pipeline.now
+        assert monitor.status().rows == pipeline.now.rows
         watching = asyncio.create_task(monitor.watch())
         await wait_until_async(lambda: (monitor.status().lag_bytes or 0) >= 200)
-        assert msgspec.structs.replace(monitor.status(), lag_bytes=None) == pipeline.now
+        shown = monitor.status()
+        assert shown.throughput == Throughput(0.0, 0.0, 0.0, 0.0)
+        assert [it.stage for it in shown.stages] == list(get_args(Stage))
+        assert {it.share for it in shown.stages} == {0.0}
         assert b'tailrace_lag_bytes{pipeline="p"}' in monitor.render("")[0]
         assert set(pipeline.source.asked) == {"77"}
         assert threading.get_ident() not in pipeline.source.threads
@@ -174,7 +203,7 @@ def test_a_source_without_a_stream_is_not_asked(state: PipelineState, position: 
         watching = asyncio.create_task(monitor.watch())
         await wait_until_async(lambda: pipeline.shown > 6)
         assert pipeline.source.asked == []
-        assert monitor.status() == pipeline.now
+        assert monitor.status().lag_bytes is None
         watching.cancel()
 
     asyncio.run(asyncio.wait_for(work(), 20))
@@ -227,7 +256,15 @@ def documented(heading: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("heading", "struct"), [("Status", Status), ("Table", TableStatus), ("Error", ErrorStatus)]
+    ("heading", "struct"),
+    [
+        ("Status", Status),
+        ("Table", TableStatus),
+        ("Stage", StageStatus),
+        ("Throughput", Throughput),
+        ("Error", ErrorStatus),
+        ("History", Series),
+    ],
 )
 def test_the_page_describes_every_field_in_order(
     heading: str, struct: type[msgspec.Struct]
