@@ -13,6 +13,8 @@ from tests.support.servers import AnyServer, connect_mysql
 __all__ = ["Case", "change_table", "make_tables"]
 
 LOOSE = "SET SESSION sql_mode = ''"
+POINT = "x'110F00000101000000000000000000F03F0000000000000040'"
+UUID = "'123e4567-e89b-12d3-a456-426655440000'"
 RANGES = (
     "PARTITION BY RANGE (id) (PARTITION p0 VALUES LESS THAN (3), PARTITION p1 VALUES LESS THAN (9))"
 )
@@ -33,6 +35,7 @@ IGNORE = Since(mysql_until=(5, 7, 4))
 IGNORE_BY_INNODB = Since(mysql=(5, 6), mariadb=(10, 3), mysql_until=(5, 7, 4))
 YEARS_OF_2_DIGITS = Since(mysql_until=(5, 6, 6))
 ADDRESSES = Since(mysql=None, mariadb=(10, 10))
+UUIDS = Since(mysql=None, mariadb=(10, 7))
 
 
 class Case(NamedTuple):
@@ -243,6 +246,21 @@ CASES = {
             "ALTER TABLE t ADD c INET6 DEFAULT '::FFFF:1.2.3.4'",
         ),
         ADDRESSES,
+    ),
+    "geometries": Case(
+        "id INT PRIMARY KEY, a GEOMETRY, b BLOB, c POINT, d GEOMETRY",
+        f"(1, {POINT}, {POINT}, {POINT}, {POINT}), (2, NULL, NULL, NULL, NULL)",
+        ("ALTER TABLE t MODIFY a BINARY(40), MODIFY b GEOMETRY, MODIFY c GEOMETRY, MODIFY d BLOB",),
+    ),
+    "uuids": Case(
+        "id INT PRIMARY KEY, a UUID, b UUID, c VARCHAR(40), d BINARY(16), e UUID, f INET6",
+        f"(1, {UUID}, {UUID}, UPPER({UUID}), UNHEX(REPEAT('1F', 16)), NULL, '::5')",
+        (
+            LOOSE,
+            "ALTER TABLE t MODIFY a BINARY(16), MODIFY b VARCHAR(36), MODIFY c UUID, MODIFY d UUID",
+            "ALTER TABLE t MODIFY e UUID NOT NULL, MODIFY f VARBINARY(16)",
+        ),
+        UUIDS,
     ),
     "keyless": Case(
         "a INT, b VARCHAR(9)",
