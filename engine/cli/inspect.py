@@ -168,15 +168,15 @@ def _guarantee(can: Capabilities) -> Finding:
 
 def _rendered(finding: Finding, config: Path) -> Finding:
     """The finding with the names in its action that it stands for."""
-    action = rendered(finding.action, config=str(config), table=finding.subject)
+    action = finding.action
+    if "`tailrace check " in action:  # the hint of an error that a run has, too
+        action = "grant the right that the message names, and check again"
+    action = rendered(action, config=str(config), table=finding.subject)
     return msgspec.structs.replace(finding, action=action)
 
 
 def _as_finding(subject: str, error: TailraceError, code: str) -> Finding:
-    hint = error.hint
-    if "tailrace check" in hint:
-        hint = f"grant the missing right to the user of the {subject}, and check again"
-    return Finding("error", subject, str(error), hint, code)
+    return Finding("error", subject, str(error), error.hint, code)
 
 
 def status(options: argparse.Namespace) -> int:

@@ -148,7 +148,8 @@ class Encoder:
             raise ApplyError(
                 "a row is larger than PostgreSQL can receive, which is 1 GiB as text (512 MiB of"
                 " binary values)",
-                hint="Make the value smaller in the source, or leave the column or the table out.",
+                hint='Make the value smaller in the source, set drop = ["…"] in [mapping."TABLE"],'
+                ' or add "TABLE" to exclude in [source].',
                 table=self._table,
             )
         texts = {it.position: self._slice_text(it) for it in self._fields if it.may_need_escape}
@@ -205,7 +206,8 @@ class Encoder:
     def _not_unicode(self) -> ApplyError:
         return ApplyError(
             "a text value is not Unicode (it holds half of a surrogate pair)",
-            hint="Set the column's charset in the configuration to the encoding of its bytes.",
+            hint='"TABLE.COLUMN" = { charset = "…" } in [source.values.columns] names the encoding'
+            " of its bytes.",
             table=self._table,
         )
 
@@ -292,8 +294,10 @@ class Encoder:
                 raise ApplyError(
                     f"column {column} holds a number that the type {type_name(field.stored)} does"
                     " not hold",
-                    hint=f"Correct the rows in the source, set the policy out_of_range of {column},"
-                    " or store the column as the wider type (docs/types.md).",
+                    hint="Correct the rows in the source, or store the column as the wider type"
+                    " (docs/types.md); unless it is part of the key,"
+                    f' "TABLE.{column}" = {{ out_of_range = "null" }} in [sink.values.columns]'
+                    " stores NULL.",
                     table=self._table,
                 )
             self._count(column, "out_of_range")
@@ -306,6 +310,7 @@ class Encoder:
         other value."""
         column, policy = field.column.name, field.policies.zero_date
         epoch = EPOCH if field.column.type.kind == "date" else f"{EPOCH} 00:00:00"
+        keep_all = f'"TABLE.{column}" = {{ zero_date = "text" }} in [sink.values.columns]'
 
         def date_or_other(value: str) -> str | None:
             if is_date(value[:10]):
@@ -315,8 +320,8 @@ class Encoder:
                     f"column {column} {'is part of the key and ' if field.key else ''}holds a date"
                     " that PostgreSQL cannot store",
                     hint=f"Correct the rows in the source that have a date that does not exist in"
-                    f" {column}; set the policy zero_date of the column to text, which keeps every"
-                    " date; `tailrace backfill CONFIG TABLE` reads the table again",
+                    f" {column}; {keep_all} keeps all dates; `tailrace backfill CONFIG TABLE` reads"
+                    " the table again",
                     table=self._table,
                 )
             self._count(column, "zero_date")
@@ -357,8 +362,9 @@ class Encoder:
                 raise ApplyError(
                     f"column {column} is part of the key and holds the character U+F0000, which"
                     " stands for U+0000 in keys",
-                    hint=f"Set the policy nul_byte of {column} to error, and backfill the table"
-                    " again; or change the character in the source.",
+                    hint=f'"TABLE.{column}" = {{ nul_byte = "error" }} in [sink.values.columns], or'
+                    " change the character in the source; then `tailrace backfill CONFIG TABLE`"
+                    " reads the table again",
                     table=self._table,
                 )
             if "\0" in value:
@@ -367,7 +373,8 @@ class Encoder:
                         f"column {column} holds the character U+0000, which PostgreSQL cannot"
                         " store",
                         hint=f"Remove U+0000 from {column} in the source, change it to a binary"
-                        " column there, or set the policy nul_byte of the column.",
+                        f' column there, or "TABLE.{column}" = {{ nul_byte = "strip" }} in'
+                        " [sink.values.columns].",
                         table=self._table,
                     )
                 self._count(column, "nul_byte")

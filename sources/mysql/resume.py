@@ -21,7 +21,13 @@ from engine.schema import TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
-from sources.mysql.server_info import ServerInfo, log_files, read_server_info, wait_for_gtids
+from sources.mysql.server_info import (
+    SWITCH_LOG_ON,
+    ServerInfo,
+    log_files,
+    read_server_info,
+    wait_for_gtids,
+)
 from sources.mysql.unlogged import check_format, unlogged
 
 __all__ = ["confirm_log", "resume_at"]
@@ -109,7 +115,7 @@ def _place(
 def _from_beginning(connection: Connection[Any], info: ServerInfo) -> tuple[MySQLPosition, Dump]:
     files = log_files(connection)
     if not files:
-        raise SourceError("the source has no binary log", hint="run `tailrace check CONFIG`")
+        raise SourceError("the source has no binary log", hint=SWITCH_LOG_ON)
     first = files[0].name
     if info.gtids and not info.mariadb:
         purged = GtidSet.parse(query(connection, "SELECT @@GLOBAL.gtid_purged")[0][0])

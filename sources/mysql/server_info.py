@@ -20,6 +20,7 @@ from sources.mysql.position import MySQLPosition
 from sources.mysql.releases import refuse_too_old
 
 __all__ = [
+    "SWITCH_LOG_ON",
     "ServerInfo",
     "LogFile",
     "converted_time",
@@ -37,6 +38,10 @@ __all__ = [
 
 #: How long a commit may take from being visible to its GTID being executed.
 _COMMIT_SECONDS: Final = 1
+#: The remedy for a server without a binary log.
+SWITCH_LOG_ON: Final = (
+    "set `log_bin = binlog` below [mysqld] in the option file of the server, and restart it"
+)
 #: The owner (a thread id) of each GTID in gtid_owned.
 _OWNER: Final = re.compile(r"#[0-9]+")
 #: Not selected as @@name, because MySQL 5.5 has no server_uuid and no gtid_mode.
@@ -136,7 +141,7 @@ def log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosition:
     before = _binlog_state(connection) if info.mariadb else ""
     rows = query(connection, status_statement(info))
     if not rows:
-        raise SourceError("the source has no binary log", hint="run `tailrace check CONFIG`")
+        raise SourceError("the source has no binary log", hint=SWITCH_LOG_ON)
     file, offset, *rest = rows[0]
     if info.gtids and not info.mariadb:
         executed = GtidSet.parse(rest[2])

@@ -188,8 +188,8 @@ def bytes_expression(
     if not charset:
         raise SchemaError(
             f"the character set of the column {column.name} is unknown",
-            hint="set binlog_row_metadata=FULL on the source, or name the character set in the "
-            "table's definition",
+            hint="SET GLOBAL binlog_row_metadata = 'FULL' on the source, or name the character set"
+            " in the table's definition",
             table=table.id,
         )
     try:

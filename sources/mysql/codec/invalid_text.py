@@ -37,7 +37,8 @@ def not_text(table: Table, column: Column) -> DecodeError:
     charset = parse_type(column.source_type).charset or "utf8mb4"
     return DecodeError(
         f"the column {column.name} holds bytes that are not valid {charset} text",
-        hint="set the policy invalid_text of the column, correct the value on the source, or"
+        hint=f'"TABLE.{column.name}" = {{ invalid_text = "escape" }} in [source.values.columns]'
+        " keeps the bytes as text; or correct the value on the source, or"
         f" declare the column's real character set there (ALTER TABLE … MODIFY {column.name} BLOB,"
         " then MODIFY it to the right type)",
         table=table.id,

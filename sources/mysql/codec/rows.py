@@ -126,7 +126,7 @@ class RowDecoder:
         if len(table.columns) != len(map.types):
             raise SchemaError(
                 f"the table has {len(table.columns)} columns, its table map {len(map.types)}",
-                hint=f"set binlog_row_metadata=FULL on the source; {BACKFILL}",
+                hint=f"SET GLOBAL binlog_row_metadata = 'FULL' on the source; {BACKFILL}",
                 table=table.id,
             )
         self.table = table

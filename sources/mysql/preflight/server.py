@@ -15,13 +15,12 @@ from engine.errors import SourceError, SourceLost
 from sources.mysql.binlog.connection import BinlogConnection, choose_server_id
 from sources.mysql.preflight.context import DAY_SECONDS, Check, Context, retention_seconds
 from sources.mysql.releases import release_name, too_new
-from sources.mysql.server_info import log_end
+from sources.mysql.server_info import SWITCH_LOG_ON, log_end
 from sources.mysql.stored_programs import hidden_triggers, shows_routines
 from sources.mysql.unlogged import check_format
 
 __all__ = ["RIGHTS_CHECKS", "SETTINGS_CHECKS"]
 
-_RESTART: Final = "and restart the server"
 #: Sessions of a run with two readers: for questions, the log, the readers and a lock; at its start
 #: also two that repeat these checks.
 _LEAST_SESSIONS: Final = 5
@@ -44,7 +43,7 @@ def _log(context: Context) -> Iterator[Finding]:
             "error",
             "log_bin",
             "the server has no binary log",
-            f"set `log_bin = binlog` below [mysqld] in its option file {_RESTART}",
+            SWITCH_LOG_ON,
             code="MY002",
         )
     else:
