@@ -36,7 +36,7 @@ from engine.contract import (
 )
 from engine.errors import ConfigError, SchemaError, SourceLost, TailraceError
 from engine.log_status import DescribesLog, LogAhead
-from engine.mapping.reader import MappedReader, compared
+from engine.mapping.reader import MappedReader, SharesReader, compared, with_sources
 from engine.ops.status import Status, TableStatuses
 from engine.pipeline.selection import selected
 from engine.pipeline.twins import current_tables
@@ -325,15 +325,11 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
     }
     reasons |= {str(id): reason for id, reason in state.outdated.items()}
     current = [it for it in current_tables(state.tables, progress) if it.id not in state.outdated]
-    tables, found_left = _chosen(current, reasons, options.table, progress)
-    left = dict(found_left)
+    tables, left = _chosen(current, reasons, options.table, progress)
     followed = {table.id for table in current}
-    by_target: dict[Table, list[Table]] = {}
-    for target, of in compared(mapping, tables).items():
-        if followed.issuperset(table.id for table in target.sources):
-            by_target[target] = of
-        else:
-            left |= {str(table.id): "so is one that is merged with it" for table in of}
+    by_target = {
+        with_sources(target, followed): of for target, of in compared(mapping, tables).items()
+    }
     names = {
         str(target.id): " + ".join(str(table.id) for table in of)
         for target, of in by_target.items()
@@ -354,7 +350,7 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
             report = await comparison.verify(
                 by_target,
                 MappedReader(source_rows, mapping),
-                target_rows,
+                SharesReader(target_rows),
                 source_position=source.position,
                 passed=passed,
                 deadline_seconds=options.deadline_seconds,

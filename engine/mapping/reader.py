@@ -8,7 +8,7 @@ by the code that the pipeline uses, and converted back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -17,11 +17,11 @@ from engine.contract import FiltersRows, RowReader, StoredText
 from engine.mapping.changes import Mapping
 from engine.mapping.runtime import RUNTIME
 from engine.mapping.table import TableMapping
-from engine.schema import Table, Type
+from engine.schema import Table, TableId, Type
 from engine.toolkit.canonical import clock, interval_text, number_text
 from engine.toolkit.codegen import compile_function
 
-__all__ = ["MappedReader", "compared"]
+__all__ = ["MappedReader", "SharesReader", "compared", "with_sources"]
 
 _Key = tuple[str | None, ...]
 _Text = tuple[str | None, ...]
@@ -46,6 +46,64 @@ def compared(mapping: Mapping, sources: Sequence[Table]) -> dict[Table, list[Tab
                 target = msgspec.structs.replace(target, key=())
         found.setdefault(target, []).append(source)
     return found
+
+
+def with_sources(target: Table, ids: Collection[TableId]) -> Table:
+    """A table of the target with the rows of these tables of the source alone."""
+    origins = tuple(it for it in target.origins if it.table.id in ids)
+    return msgspec.structs.replace(target, origins=origins)
+
+
+class SharesReader:
+    """A ``RowReader`` of the target that shows of a merged table only the rows of its sources: the
+    target also has those of tables that are not followed any more.
+    """
+
+    def __init__(self, reader: RowReader) -> None:
+        self._reader = reader
+
+    def chunk(
+        self, table: Table, after: _Key | None, limit: int, *, keys_only: bool = False
+    ) -> list[_Text]:
+        """As ``RowReader.chunk``. Rows of other tables are passed over."""
+        while rows := self._reader.chunk(table, after, limit, keys_only=keys_only):
+            if shown := _of_shares(table, rows):
+                return shown
+            after = rows[-1] if keys_only else _keys(table, rows[-1:])[0]
+        return []
+
+    def by_keys(
+        self, table: Table, keys: Sequence[_Key], *, keys_only: bool = False
+    ) -> list[_Text]:
+        """As ``RowReader.by_keys``."""
+        return self._reader.by_keys(table, keys, keys_only=keys_only)
+
+    def scan(self, table: Table) -> Iterator[list[_Text]]:
+        """As ``RowReader.scan``."""
+        for rows in self._reader.scan(table):
+            yield _of_shares(table, rows)
+
+    def count(self, table: Table) -> int:
+        """As ``RowReader.count``."""
+        return sum(map(len, self.scan(table))) if _shares(table) else self._reader.count(table)
+
+    def stored(self, table: Table) -> Sequence[StoredText | None]:
+        """As ``RowReader.stored``."""
+        return self._reader.stored(table)
+
+    def close(self) -> None:
+        """As ``RowReader.close``."""
+        self._reader.close()
+
+
+def _shares(table: Table) -> set[str | None]:
+    return {it.share for it in table.origins if it.share}
+
+
+def _of_shares(table: Table, rows: list[_Text]) -> list[_Text]:
+    """The column of the shares is the first one of the table, and of its key."""
+    shares = _shares(table)
+    return [row for row in rows if row[0] in shares] if shares else rows
 
 
 class _Part(NamedTuple):

@@ -45,9 +45,13 @@ class Shops:
         self.names = names
         self.sources = [connect_mysql(server, name) for name in names]
         self.target = psycopg.connect(target, autocommit=True)
+        self._where = folder, server.url, target
+        self.select(*names)
+
+    def select(self, *names: str) -> None:
+        """Configure that the tables of these databases are followed."""
         patterns = '", "'.join(f"{name}.*" for name in names)
-        more = RULES.format(names[0])
-        self.config = write_config(folder, server.url, target, patterns, more=more)
+        self.config = write_config(*self._where, patterns, more=RULES.format(self.names[0]))
 
     def execute(self, shop: int, *statements: str) -> None:
         with self.sources[shop].cursor() as cursor:
@@ -123,6 +127,24 @@ def test_shops_are_merged(shops: Shops) -> None:
     shops.check("id, email, state, vip, more", columns)
     shops.execute(1, "DROP TABLE customer")
     shops.check("id, email, state, vip, more", {0: columns[0]})
+
+
+def test_one_of_the_shops_is_not_followed_any_more(shops: Shops) -> None:
+    """GIVEN two shops that are merged WHEN one is excluded, and both change THEN the target keeps
+    its rows as they are, and `verify` compares those of the other."""
+    catch_up(shops.config)
+    shops.select(shops.names[1])
+    shops.execute(0, "UPDATE customer SET state = 'other'")
+    shops.execute(1, "INSERT INTO customer (id, state) VALUES (9, 'new'), (10, 'gone')")
+    catch_up(shops.config)
+    rows = shops.target.execute("SELECT shop, id, state FROM crm.customer").fetchall()
+    north, south = shops.names
+    assert set(rows) == {
+        *((north, 1, "new"), (south, 1, "new"), (south, 5, "old"), (south, 9, "new"))
+    }
+    assert main(["verify", str(shops.config)]) == 0
+    shops.target.execute("DELETE FROM crm.customer WHERE id = 9")
+    assert main(["verify", str(shops.config)]) == 3
 
 
 def test_tables_that_cannot_be_merged(shops: Shops, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from engine.change import SchemaChange
-from engine.contract import StoredText
+from engine.contract import RowReader, StoredText
 from engine.mapping.changes import Mapping
-from engine.mapping.reader import MappedReader
+from engine.mapping.reader import MappedReader, SharesReader, with_sources
 from engine.schema import Table, TableId
 from engine.settings.mapping import TableRules
 from tests.support.memory_pipeline import ID, NAME
@@ -22,23 +22,28 @@ RULES = {"*.orders": TableRules(to="all.orders", merge={"shop": "schema"}, where
 
 
 class Rows:
-    """A reader of tables that all have the same rows."""
+    """A reader of tables that all have the same rows. The key has the first ``key`` columns."""
+
+    def __init__(self, rows: Sequence[Key] = ROWS, key: int = 1) -> None:
+        self._rows, self._key = list(rows), key
+
+    def _found(self, rows: list[Key], keys_only: bool) -> list[Key]:
+        return [row[: self._key] for row in rows] if keys_only else rows
 
     def chunk(
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
     ) -> list[Key]:
-        rows = [row for row in ROWS if after is None or str(row[0]) > str(after[0])][:limit]
-        return [row[:1] for row in rows] if keys_only else rows
+        rows = [row for row in self._rows if after is None or str(row[: self._key]) > str(after)]
+        return self._found(rows[:limit], keys_only)
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Key]:
-        found = [row for row in ROWS if row[:1] in keys]
-        return [row[:1] for row in found] if keys_only else found
+        return self._found([row for row in self._rows if row[: self._key] in keys], keys_only)
 
     def scan(self, table: Table) -> Iterator[list[Key]]:
-        yield ROWS
+        yield self._rows
 
     def count(self, table: Table) -> int:
-        return len(ROWS)
+        return len(self._rows)
 
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         return (None,) * len(table.columns)
@@ -47,7 +52,7 @@ class Rows:
         """Nothing to free."""
 
 
-def read(reader: MappedReader, table: Table, after: Key | None) -> list[Key]:
+def read(reader: RowReader, table: Table, after: Key | None) -> list[Key]:
     """All keys of the table after a key, chunk by chunk."""
     found: list[Key] = []
     while keys := reader.chunk(table, after, 2, keys_only=True):
@@ -83,3 +88,18 @@ def test_the_rows_after_a_key_of_a_table_that_has_left(left: Table) -> None:
     share = left.id.schema
     after = [(shop, row) for shop in "abc" if shop > share for row in "13"]
     assert read(reader, table, (share, "2")) == after
+
+
+def test_rows_of_a_table_that_is_not_followed_any_more_are_passed_over() -> None:
+    """GIVEN merged tables of which one is not followed WHEN the target is read THEN the rows of the
+    others are shown."""
+    _, table = merged(*SHOPS)
+    rows: list[Key] = [(shop, *row) for shop in "abc" for row in ROWS]
+    reader = SharesReader(Rows(rows, key=2))
+    assert read(reader, table, None) == [row[:2] for row in rows]
+    kept = with_sources(table, {SHOPS[0].id, SHOPS[2].id})
+    shown = [row for row in rows if row[0] != "b"]
+    assert read(reader, kept, None) == [row[:2] for row in shown]
+    assert [row for some in reader.scan(kept) for row in some] == shown
+    assert (reader.count(kept), reader.count(SHOPS[0])) == (len(shown), len(rows))
+    assert reader.by_keys(kept, [("a", "1")]) == [("a", "1", "x")]
