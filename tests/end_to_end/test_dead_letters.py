@@ -17,6 +17,7 @@ import pytest
 from engine.cli.main import main
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
+from tests.support.postgres_databases import enforce_foreign_keys
 from tests.support.servers import AnyServer, connect_mysql
 from tests.support.waiting import wait_until
 
@@ -91,15 +92,6 @@ CAUSES = {
 PARENT = """
 CREATE TABLE own_rows (id INT REFERENCES {s}.parent (id));
 INSERT INTO own_rows VALUES (3), (4)
-"""
-
-#: The engine of a superuser switches foreign keys of the target off, except such.
-ALWAYS = """
-DO $$ DECLARE it record; BEGIN
-  FOR it IN SELECT tgname, tgrelid::regclass FROM pg_trigger WHERE tgisinternal LOOP
-    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', it.tgrelid, it.tgname);
-  END LOOP;
-END $$
 """
 
 #: The changes, with the refused values as {r}; then those that follow after a kill.
@@ -230,7 +222,7 @@ def make_tables(letters: Letters) -> None:
     for table, cause in CAUSES.items():
         letters.on_the_target(cause.done, table)
     letters.on_the_target(PARENT)
-    letters.on_the_target(ALWAYS)
+    enforce_foreign_keys(letters.target)
 
 
 def assert_listed(letters: Letters) -> list[str]:

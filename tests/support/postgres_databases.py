@@ -8,6 +8,7 @@ last test is left in it.
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -15,6 +16,13 @@ from psycopg import sql
 
 from tests.support.servers import STATEMENT_TIMEOUT_SECONDS, AnyServer, ExternalServer
 
+_ALWAYS = """
+DO $$ DECLARE it record; BEGIN
+  FOR it IN SELECT tgname, tgrelid::regclass FROM pg_trigger WHERE tgisinternal LOOP
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', it.tgrelid, it.tgname);
+  END LOOP;
+END $$
+"""
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -106,3 +114,10 @@ def _execute(url: str, statement: sql.Composed) -> None:
 def _connect(url: str) -> psycopg.Connection:
     timeout = f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
     return psycopg.connect(url, autocommit=True, options=timeout)
+
+
+def enforce_foreign_keys(session: psycopg.Connection[Any]) -> None:
+    """Have the foreign keys of a database act in all sessions. A superuser's engine switches others
+    off (``session_replication_role``).
+    """
+    session.execute(_ALWAYS)
