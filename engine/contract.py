@@ -406,6 +406,16 @@ class AppliesAtOnce(Protocol):
 
 
 @runtime_checkable
+class KnowsDistance(Protocol):
+    """A sink that knows how far away its target is."""
+
+    @property
+    def round_trip_seconds(self) -> float:
+        """The time of a round trip to the target, as ``open`` has measured it."""
+        ...
+
+
+@runtime_checkable
 class Interruptible(Protocol):
     """A sink whose waits can be ended, so that a pipeline stops soon whatever its target does."""
 

@@ -18,6 +18,7 @@ from enum import Enum
 from engine.change import Heartbeat
 from engine.checkpoint import Checkpoint
 from engine.contract import (
+    KnowsDistance,
     PassesOver,
     ReadsByPolicy,
     Sink,
@@ -31,7 +32,7 @@ from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState
 from engine.pipeline.backfill import Backfill
-from engine.pipeline.batching import Batch, Batcher
+from engine.pipeline.batching import Batch, Batcher, times_larger
 from engine.pipeline.counters import Counters
 from engine.pipeline.discovery import Discovery
 from engine.pipeline.reader_queue import ReaderQueue
@@ -125,10 +126,16 @@ class Attempt:
             counters=pipeline.counters,
             letters=pipeline.unlogged.letters,
         )
-        batch = pipeline.batch
-        self._batcher = Batcher(batch.max_rows, batch.max_bytes, batch.max_age_seconds)
+        batch, sink = pipeline.batch, pipeline.sink
+        self._times = times = (
+            times_larger(sink.round_trip_seconds) if isinstance(sink, KnowsDistance) else 1
+        )
+        self._batcher = Batcher(
+            batch.max_rows * times, batch.max_bytes * times, batch.max_age_seconds
+        )
         self._backfill = Backfill(
             *(source, writer, tracker, pipeline.backfill),
+            together=times,
             others_wait=self._others_wait,
             interrupted=lambda: bool(stop),
             metrics=pipeline.metrics,
@@ -217,7 +224,7 @@ class Attempt:
         ignored = (*self.tracker.waiting, *self.tracker.quarantined)
         self._queue = ReaderQueue(
             lambda: self._source.stream(position or None, tables, discovered, ignored),
-            self._pipeline.batch.queue_bytes,
+            self._pipeline.batch.queue_bytes * self._times,
             _measuring(self._pipeline.metrics, self._source),
         )
         try:

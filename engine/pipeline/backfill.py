@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing
+from itertools import islice
 
 from engine.change import Chunk, Truncate
 from engine.contract import FiltersRows, SnapshotSource, Source
@@ -26,7 +27,8 @@ from engine.settings.loader import BackfillSettings
 
 __all__ = ["Backfill"]
 
-#: The least time between two commits of backfilled rows, unless the slice ends before.
+#: The least time between two commits of backfilled rows, unless the slice ends before; that many
+#: times longer if several chunks are written together.
 COMMIT_SECONDS = 0.2
 #: The number of tables that are checked for emptiness at a time.
 EMPTY_TABLES = 250
@@ -35,8 +37,9 @@ EMPTY_TABLES = 250
 class Backfill:
     """Backfills the tables of ``tracker`` from ``source`` through ``writer``.
 
-    ``others_wait`` tells whether the stream or the discovery waits, so that the slice should end
-    after its time; ``interrupted`` tells whether it should end at once.
+    ``together`` chunks of a table are written at a time. ``others_wait`` tells whether the stream
+    or the discovery waits, so that the slice should end after its time; ``interrupted`` tells
+    whether it should end at once.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Backfill:
         tracker: ProgressTracker,
         settings: BackfillSettings,
         *,
+        together: int = 1,
         others_wait: Callable[[], bool],
         interrupted: Callable[[], bool],
         metrics: Metrics,
@@ -55,6 +59,7 @@ class Backfill:
         self._writer = writer
         self._tracker = tracker
         self._settings = settings
+        self._together = together
         self._others_wait = others_wait
         self._interrupted = interrupted
         self._started = 0.0
@@ -139,9 +144,9 @@ class Backfill:
     async def _read_chunks(self, table: Table) -> None:
         """Read a table with a key, chunk by chunk, until the slice is over."""
         async with aclosing(self._chunks(table)) as chunks:
-            async for chunk in chunks:
-                await self._write(chunk)
-                if self._writer.seconds_since_commit >= COMMIT_SECONDS:
+            async for some in chunks:
+                await self._write(some)
+                if self._writer.seconds_since_commit >= COMMIT_SECONDS * self._together:
                     await self._writer.commit()
                 if self._slice_is_over():
                     break
@@ -154,8 +159,8 @@ class Backfill:
         try:
             await self._writer.apply([Truncate(table)])
             async with aclosing(self._chunks(table)) as chunks:
-                async for chunk in chunks:
-                    await self._write(chunk)
+                async for some in chunks:
+                    await self._write(some)
                     if self._interrupted():
                         break
             if self._tracker.progress[table.id].state == "catching_up":
@@ -166,12 +171,12 @@ class Backfill:
                 self._tracker.restart(table.id)
                 await self._writer.rollback()
 
-    async def _write(self, chunk: Chunk) -> None:
-        await self._writer.backfill(chunk)
+    async def _write(self, chunks: Sequence[Chunk]) -> None:
+        await self._writer.backfill(*chunks)
         self._blocked = None
 
-    async def _chunks(self, table: Table) -> AsyncGenerator[Chunk, None]:
-        """The table's chunks after its cursor. The next one is read while one is written."""
+    async def _chunks(self, table: Table) -> AsyncGenerator[list[Chunk], None]:
+        """The table's chunks after its cursor. The next ones are read while some are written."""
         progress = self._tracker.progress[table.id]
         source = self._snapshot_source()
         row_filter = self._writer.row_filter(table)
@@ -185,19 +190,25 @@ class Backfill:
             readers=self._settings.readers,
             part=progress.part,
         )
-        ahead = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
+
+        def read() -> asyncio.Future[list[Chunk]]:
+            return asyncio.ensure_future(
+                asyncio.to_thread(lambda: list(islice(chunks, self._together)))
+            )
+
+        ahead = read()
         try:
             # Shielded: a generator cannot be closed while a thread runs it.
-            while (chunk := await self._read(ahead)) is not None:
-                ahead = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
-                yield chunk
+            while some := await self._read(ahead):
+                ahead = read()
+                yield some
         except asyncio.CancelledError:
             self._source.stop()  # so that a read that waits ends, too
             raise
         finally:
             await asyncio.shield(_close_after(ahead, chunks))
 
-    async def _read(self, ahead: asyncio.Future[Chunk | None]) -> Chunk | None:
+    async def _read(self, ahead: asyncio.Future[list[Chunk]]) -> list[Chunk]:
         with self._metrics.stage("chunk"):
             return await asyncio.shield(ahead)
 
@@ -230,7 +241,7 @@ class Backfill:
 
 
 async def _close_after(
-    ahead: asyncio.Future[Chunk | None], chunks: Generator[Chunk, None, None]
+    ahead: asyncio.Future[list[Chunk]], chunks: Generator[Chunk, None, None]
 ) -> None:
     await asyncio.gather(ahead, return_exceptions=True)
     await asyncio.to_thread(chunks.close)

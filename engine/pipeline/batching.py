@@ -15,12 +15,24 @@ import msgspec
 
 from engine.change import Cascade, Change, Commit, Heartbeat, Rows
 
-__all__ = ["Batch", "Batcher", "weigh"]
+__all__ = ["Batch", "Batcher", "times_larger", "weigh"]
+
+#: A batch is one more time as large as usual for each of these times of a round trip, but not more
+#: than so many times.
+TIMES_SECONDS = 0.01
+MOST_TIMES = 3
 
 #: The memory of a row image beyond its bytes in the log: the tuple, and per column a reference and
 #: an object header (the mean over numbers and strings in CPython).
 IMAGE_BYTES = 64
 COLUMN_BYTES = 56
+
+
+def times_larger(round_trip_seconds: float) -> int:
+    """How many times as large as usual batches are. Those of a far target are larger, because
+    applying a batch takes a few round trips, however large it is.
+    """
+    return min(1 + int(round_trip_seconds / TIMES_SECONDS), MOST_TIMES)
 
 
 class Batch(msgspec.Struct, frozen=True):

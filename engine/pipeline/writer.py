@@ -196,15 +196,18 @@ class TargetWriter:
         if self.commits > commits:
             self._note_commit()
 
-    async def backfill(self, chunk: Chunk) -> None:
-        """Apply the rows of a chunk, and record the progress of its table."""
-        if self._tracker.progress[chunk.table.id].in_place:
-            await self._apply([_others_of(chunk)], {chunk.table.id}, "backfill")
-        if chunk.rows:
-            rows = Rows(chunk.table, "read", None, chunk.rows, size=chunk.size)
-            applied = await self._apply([rows], {chunk.table.id}, "backfill")
+    async def backfill(self, *chunks: Chunk) -> None:
+        """Apply the rows of chunks of one table, and record the progress of the table."""
+        in_place = [it for it in chunks if self._tracker.progress[it.table.id].in_place]
+        if in_place:
+            others = [_others_of(it) for it in in_place]
+            await self._apply(others, {in_place[0].table.id}, "backfill")
+        rows = [Rows(it.table, "read", None, it.rows, size=it.size) for it in chunks if it.rows]
+        if rows:
+            applied = await self._apply(rows, {rows[0].table.id}, "backfill")
             self._counters.backfilled_rows += applied
-        self._tracker.backfilled(chunk)
+        for chunk in chunks:
+            self._tracker.backfilled(chunk)
         self.transaction = Transaction.WHOLE
 
     async def apply(self, changes: Sequence[Change]) -> None:

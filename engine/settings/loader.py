@@ -131,7 +131,8 @@ class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The size of a batch: up to ``max_rows`` row changes or ``max_bytes`` of memory, or what was
     read in ``max_age_seconds`` while the log never pauses. When the log pauses, the batch is
     written and committed at once. Large batches that follow each other share a target transaction
-    for up to half a second. ``queue_bytes`` bounds the decoded changes that wait.
+    for up to half a second. ``queue_bytes`` bounds the decoded changes that wait. All but the age
+    are up to three times as large for a target that is far away.
     """
 
     max_rows: Count = 50_000

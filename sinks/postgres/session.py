@@ -88,6 +88,8 @@ class Session:
         self._given_up = ""
         #: Whether the target's triggers and foreign keys are off in this session.
         self.replica_role = False
+        #: The time of a round trip, measured by ``connect``.
+        self.round_trip_seconds = 0.0
         #: Up to this many rows, statements for single rows are faster than staging.
         self.single_rows = LEAST_SINGLE_ROWS
 
@@ -133,7 +135,8 @@ class Session:
         await self.execute(set_statements(version, more))
         started = time.perf_counter()
         self.replica_role = await self._switch_off_triggers()
-        self.single_rows = _single_rows(time.perf_counter() - started)
+        self.round_trip_seconds = time.perf_counter() - started
+        self.single_rows = _single_rows(self.round_trip_seconds)
 
     async def _switch_off_triggers(self) -> bool:
         try:

@@ -324,6 +324,11 @@ class PostgresSink:
         """As ``Reachable.reachable``."""
         return is_reachable(self._settings.url, self._settings.application_name)
 
+    @property
+    def round_trip_seconds(self) -> float:
+        """As ``KnowsDistance.round_trip_seconds``."""
+        return self._session.round_trip_seconds
+
     def interrupt(self) -> None:
         """As ``Interruptible.interrupt``."""
         self._session.give_up("the pipeline is stopped")

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from pymysql.connections import Connection
 
-from engine.databases.mysql.connect import is_mariadb, query, version_number
+from engine.databases.mysql.connect import is_mariadb, query, query_all, version_number
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, neutral_type
 from engine.errors import SchemaError, SourceError, SourceLost
@@ -46,8 +46,6 @@ __all__ = [
     "read_catalog",
     "read_columns",
     "read_table",
-    "row_estimates",
-    "row_statistics",
 ]
 
 _SYSTEM_SCHEMAS = ("information_schema", "mysql", "performance_schema", "sys")
@@ -104,13 +102,6 @@ WHERE ENGINE <> 'InnoDB' AND TABLE_TYPE = 'BASE TABLE' AND {where}
 _RULES = """
 SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, DELETE_RULE, UPDATE_RULE
 FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE {where}
-"""
-_ROWS = """
-SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS FROM information_schema.TABLES WHERE {where}
-"""
-_STATISTICS = """
-SELECT TABLE_ROWS, AVG_ROW_LENGTH FROM information_schema.TABLES
-WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
 """
 _NOT_SYSTEM = f"CAST(TABLE_SCHEMA AS BINARY) NOT IN {_SYSTEM_SCHEMAS}"
 _ONE_TABLE = "TABLE_SCHEMA = %s AND TABLE_NAME = %s"
@@ -172,34 +163,18 @@ def engine_of(connection: Connection[Any], id: TableId) -> str | None:
     return rows[0][0] if rows else None
 
 
-def read_columns(connection: Connection[Any], id: TableId) -> tuple[Column, ...]:
-    """The current columns of a table or view; empty if it does not exist."""
-    return tuple(_columns(connection, [id], *among([id]))[id])
+def read_columns(
+    connection: Connection[Any], id: TableId, before: Sequence[str] = ()
+) -> tuple[Column, ...]:
+    """The current columns of a table or view; empty if it does not exist. The statements of
+    ``before`` are executed before they are read, in the same round trip.
+    """
+    return tuple(_columns(connection, [id], *among([id]), before=before)[id])
 
 
 def database_collations(connection: Connection[Any]) -> dict[str, str]:
     """The default collation of each database."""
     return dict(query(connection, _DATABASES))
-
-
-def row_estimates(connection: Connection[Any], tables: Iterable[Table]) -> dict[TableId, int]:
-    """The approximate number of rows of each table, from the server's statistics."""
-    ids = {table.id for table in tables}
-    if not ids:
-        return {}
-    where, arguments = among(ids)
-    found = query(connection, _ROWS.format(where=where), arguments)
-    estimates = {TableId(schema, name): int(rows or 0) for schema, name, rows in found}
-    return {id: rows for id, rows in estimates.items() if id in ids}
-
-
-def row_statistics(connection: Connection[Any], table: Table) -> tuple[int, int]:
-    """The approximate number of rows and bytes per row, from the server's statistics.
-
-    0 where the statistics have no value.
-    """
-    found = query(connection, _STATISTICS, (table.id.schema, table.id.name))
-    return (int(found[0][0] or 0), int(found[0][1] or 0)) if found else (0, 0)
 
 
 def among(ids: Collection[TableId]) -> tuple[str, list[str]]:
@@ -348,11 +323,13 @@ def _columns(
     where: str,
     arguments: Sequence[str],
     refused: dict[TableId, SchemaError] | None = None,
+    before: Sequence[str] = (),
 ) -> dict[TableId, list[Column]]:
     """The columns of these tables. ``where`` may select other tables too."""
     mariadb, wanted = is_mariadb(connection), set(ids)
     columns: dict[TableId, list[Column]] = defaultdict(list)
-    for schema, name, *column in query(connection, _COLUMNS.format(where=where), arguments):
+    statements = [*((sql, ()) for sql in before), (_COLUMNS.format(where=where), arguments)]
+    for schema, name, *column in query_all(connection, statements)[-1]:
         id = TableId(schema, name)
         if id not in wanted:
             continue

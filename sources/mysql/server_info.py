@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from pymysql.connections import Connection
 
-from engine.databases.mysql.connect import is_mariadb, query, version_number
+from engine.databases.mysql.connect import is_mariadb, query, query_all, version_number
 from engine.errors import SourceError, SourceLost
 from sources.mysql.binlog.events import xid_text
 from sources.mysql.gtid import DomainState, GtidSet
@@ -51,6 +51,8 @@ SHOW GLOBAL VARIABLES WHERE Variable_name IN
 """
 _POLL_SECONDS: Final = 0.02
 _NATIVE: Final = "innodb_native_foreign_keys"
+_BINLOG_STATE: Final = "SELECT @@GLOBAL.gtid_binlog_pos"
+_OWNED: Final = "SELECT @@GLOBAL.gtid_owned"
 
 
 class ServerInfo(NamedTuple):
@@ -135,27 +137,36 @@ def status_statement(info: ServerInfo) -> str:
     return "SHOW BINARY LOG STATUS"
 
 
-def log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosition:
-    """The end of the log now. Raises SourceError if the server has no binary log."""
+def log_end(
+    connection: Connection[Any], info: ServerInfo, *, in_flight: bool = False, then: str = ""
+) -> MySQLPosition:
+    """The end of the log now. Raises SourceError if the server has no binary log.
+
+    ``in_flight`` adds the transactions that MySQL with GTIDs is committing. ``then`` is a statement
+    to execute after that, in the same round trip.
+    """
     executed: GtidSet | DomainState | None = None
-    before = _binlog_state(connection) if info.mariadb else ""
-    rows = query(connection, status_statement(info))
+    # A GTID is owned until its rows are visible and it is executed. So the owned GTIDs are read
+    # before the executed ones: no visible transaction is missed.
+    around = [_BINLOG_STATE] if info.mariadb else []
+    statements = [*around, *([_OWNED] if in_flight else []), status_statement(info), *around]
+    found = query_all(connection, [(sql, ()) for sql in (*statements, then) if sql])
+    rows = found[statements.index(status_statement(info))]
     if not rows:
         raise SourceError("the source has no binary log", hint=SWITCH_LOG_ON)
     file, offset, *rest = rows[0]
     if info.gtids and not info.mariadb:
         executed = GtidSet.parse(rest[2])
+        if in_flight and (committing := _owned(found[0])) is not None:
+            executed = executed.union(committing)
     if info.mariadb:
-        if _binlog_state(connection) != before:
+        before, after = str(found[0][0][0]), str(found[2][0][0])
+        if before != after:
             # A transaction was logged between the queries, before or after the offset.
             place = (file, int(offset))
             before = str(query(connection, "SELECT BINLOG_GTID_POS(%s, %s)", place)[0][0] or "")
         executed = DomainState.parse(before)
     return MySQLPosition(info.identity, file, int(offset), executed)
-
-
-def _binlog_state(connection: Connection[Any]) -> str:
-    return str(query(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
 
 
 def visible_log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosition:
@@ -210,7 +221,11 @@ def wait_for_gtids(
 
 def owned_gtids(connection: Connection[Any]) -> GtidSet | None:
     """The GTIDs of the transactions that MySQL is committing; None if there are none."""
-    owned = str(query(connection, "SELECT @@GLOBAL.gtid_owned")[0][0] or "")
+    return _owned(query(connection, _OWNED))
+
+
+def _owned(rows: list[Any]) -> GtidSet | None:
+    owned = str(rows[0][0] or "")
     return GtidSet.parse(_OWNER.sub("", owned)) if owned else None
 
 

@@ -41,7 +41,6 @@ from sources.mysql.catalog import (
     missing_partitions,
     read_catalog,
     read_table,
-    row_estimates,
 )
 from sources.mysql.catalog_place import CatalogPlace, at_once
 from sources.mysql.codec.invalid_text import InvalidText
@@ -72,6 +71,7 @@ from sources.mysql.server_info import (
 )
 from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.snapshot.chunks import ChunkReader
+from sources.mysql.statistics import row_estimates
 from sources.mysql.stored_programs import read_programs
 
 __all__ = ["MySQLSource"]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.change import Begin, Cascade, Change, Commit, Heartbeat, Row, Rows
-from engine.pipeline.batching import Batcher, weigh
+from engine.pipeline.batching import Batcher, times_larger, weigh
 from engine.schema import Column, Table, TableId, Type
 
 TABLE = Table(TableId("shop", "t"), (Column("id", Type("int32"), "int"),), key=(0,))
@@ -114,3 +114,13 @@ def test_nothing_is_lost_added_or_reordered(
             assert batch.end is None or batch.changes[-1] is batch.end
             taken += batch.changes
     assert taken == log
+
+
+def test_batches_of_a_far_target_are_larger() -> None:
+    assert [times_larger(seconds) for seconds in (0.0003, 0.009, 0.011, 0.02, 0.4)] == [
+        1,
+        1,
+        2,
+        3,
+        3,
+    ]

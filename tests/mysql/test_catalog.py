@@ -8,7 +8,8 @@ from collections.abc import Callable
 import msgspec
 
 from engine.schema import Index, TableId, Type
-from sources.mysql.catalog import read_catalog, read_table, row_estimates, row_statistics
+from sources.mysql.catalog import read_catalog, read_table
+from sources.mysql.statistics import row_estimates, row_statistics
 from tests.support.mysql_log import live_table
 from tests.support.servers import AnyServer, connect_mysql
 

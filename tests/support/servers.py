@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 import pymysql
 import pytest
+from pymysql.constants import CLIENT
 
 from engine.sandbox import SandboxUnavailable, Server
 
@@ -78,6 +79,7 @@ def connect_mysql(server: AnyServer, database: str | None = None) -> pymysql.Con
         autocommit=True,
         charset="utf8mb4",
         connect_timeout=STATEMENT_TIMEOUT_SECONDS,
+        client_flag=CLIENT.MULTI_STATEMENTS,  # as the engine's sessions
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import pymysql
 from pymysql.connections import Connection
+from pymysql.constants import CLIENT
 
 from engine.databases.mysql.pymysql_adapter import (
     force_close,
@@ -43,6 +44,7 @@ __all__ = [
     "is_mariadb",
     "prepare",
     "query",
+    "query_all",
     "server_version",
     "translate_errors",
     "version_number",
@@ -136,6 +138,7 @@ def prepare(
         write_timeout=timeout,
         program_name="tailrace",
         max_allowed_packet=1 << 30,
+        client_flag=CLIENT.MULTI_STATEMENTS,  # for ``query_all``
         defer_connect=True,
         ssl=context if required else None,
         ssl_disabled=context is None or not required,
@@ -216,10 +219,26 @@ def query(
     connection: Connection[Any], sql: str, arguments: Sequence[object] = (), side: Side = SOURCE
 ) -> list[Any]:
     """All rows of a statement, as tuples. Raises ``side.refused`` or ``side.lost``."""
+    return query_all(connection, [(sql, arguments)], side)[0]
+
+
+def query_all(
+    connection: Connection[Any],
+    statements: Sequence[tuple[str, Sequence[object]]],
+    side: Side = SOURCE,
+) -> list[list[Any]]:
+    """All rows of each of several statements, given with their arguments, in one round trip.
+
+    Raises as ``query`` does. What follows a statement that fails is not executed.
+    """
     try:
         with translate_errors(side), connection.cursor() as cursor:
-            cursor.execute(sql, tuple(arguments) or None)
-            return list(cursor.fetchall())
+            texts = [cursor.mogrify(sql, tuple(each) or None) for sql, each in statements]
+            cursor.execute("; ".join(texts))
+            found = [list(cursor.fetchall())]
+            while cursor.nextset():
+                found.append(list(cursor.fetchall()))
+            return found
     except (AssertionError, IndexError, UnicodeDecodeError, struct.error) as error:
         # PyMySQL's errors for packets that do not follow the protocol.
         force_close(connection)

@@ -21,7 +21,7 @@ from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
 from engine.change import Chunk, KeyRange, Row
-from engine.databases.mysql.connect import error_code, server_version, translate_errors
+from engine.databases.mysql.connect import error_code, query, server_version, translate_errors
 from engine.databases.mysql.identifiers import quote_table
 from engine.databases.mysql.row_filter import accepts
 from engine.databases.mysql.types import same_order, same_type
@@ -34,7 +34,7 @@ from engine.errors import (
 )
 from engine.remedies import BACKFILL, and_then
 from engine.schema import Column, Part, Table
-from sources.mysql.catalog import read_columns, row_statistics
+from sources.mysql.catalog import read_columns
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.snapshot.keyset import Key, Keyset
@@ -42,6 +42,7 @@ from sources.mysql.snapshot.result_set import query_rows
 from sources.mysql.snapshot.sessions import Sessions
 from sources.mysql.snapshot.text_rows import select_list, text_rows
 from sources.mysql.snapshot.watermarks import Flavour, Watermarks
+from sources.mysql.statistics import row_statistics
 
 __all__ = ["ChunkReader"]
 
@@ -148,10 +149,10 @@ class ChunkReader:
         if not found:
             return []
         self._watermarks.wait_until_visible(connection, found, low_watermark)
-        self._watermarks.begin(connection, low_watermark)
+        for statement in self._watermarks.begin(connection, low_watermark):
+            query(connection, statement)
         found = _without_rows(connection, found)
         high_watermark = str(self._watermarks.high(connection))
-        _end(connection)
         return [Chunk(table, [], None, high_watermark) for table in found]
 
     def stop(self) -> None:
@@ -316,13 +317,11 @@ class _Reading:
         high_watermark = None
         with self._sessions.lease() as lease, self._errors():
             connection = lease.connection
-            self._watermarks.begin(connection, self._low_watermark)
-            self._check_shape(connection)
+            self._check_shape(connection, self._watermarks.begin(connection, self._low_watermark))
             rows, size, whole = self._receive(connection, self._query(connection, tail))
             lease.spoiled = not whole
             if whole:
                 high_watermark = self._watermarks.high(connection)
-                _end(connection)
         if high_watermark is None:
             # The server is still sending rows on that connection, so ask on another one.
             with self._sessions.lease() as lease, self._errors():
@@ -399,15 +398,15 @@ class _Reading:
                 table=self._table.id,
             )
 
-    def _check_shape(self, connection: Connection[Any]) -> None:
-        """Raise ShapeChanged unless the live columns are the table's.
+    def _check_shape(self, connection: Connection[Any], before: Sequence[str] = ()) -> None:
+        """Raise ShapeChanged unless the live columns are the table's. The statements of ``before``
+        are executed first.
 
         They cannot change until the transaction ends.
         """
-        with connection.cursor() as cursor:
-            # Using the table takes the metadata lock that keeps its definition.
-            cursor.execute(f"SELECT 1 FROM {quote_table(self._table)} LIMIT 0")
-        if not _same_shape(read_columns(connection, self._table.id), self._table):
+        # Using the table takes the metadata lock that keeps its definition.
+        use = f"SELECT 1 FROM {quote_table(self._table)} LIMIT 0"
+        if not _same_shape(read_columns(connection, self._table.id, [*before, use]), self._table):
             raise self._other_shape()
 
     def _other_shape(self) -> ShapeChanged:
@@ -417,18 +416,18 @@ class _Reading:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        with translate_errors():
-            try:
+        try:
+            with translate_errors():
                 yield
-            except MySQLError as error:
-                code = error.args[0] if error.args else None
-                if code == _RECREATED:
-                    raise TableRecreated(
-                        "the live table was created anew during the read", table=self._table.id
-                    ) from error
-                if code in _OTHER_SHAPE:
-                    raise self._other_shape() from error
-                raise
+        except SourceError as error:
+            code = error_code(error)
+            if code == _RECREATED:
+                raise TableRecreated(
+                    "the live table was created anew during the read", table=self._table.id
+                ) from error
+            if code in _OTHER_SHAPE:
+                raise self._other_shape() from error
+            raise
 
 
 def _same_shape(live: Sequence[Column], table: Table) -> bool:

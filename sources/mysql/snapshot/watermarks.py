@@ -29,10 +29,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
 
-import msgspec
 from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
+from engine.databases.mysql.connect import query_all
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.session_variables import IDLE_SECONDS, LOCK_WAIT_SECONDS
 from engine.errors import SourceError
@@ -43,7 +43,6 @@ from sources.mysql.position import MySQLPosition
 from sources.mysql.server_info import (
     ServerInfo,
     log_end,
-    owned_gtids,
     read_server_info,
     wait_for_gtids,
 )
@@ -120,18 +119,20 @@ class Watermarks:
             with self._lock(connection, table):
                 pass
 
-    def begin(self, connection: Connection[Any], low_watermark: MySQLPosition) -> None:
-        """Start the transaction of a read."""
+    def begin(self, connection: Connection[Any], low_watermark: MySQLPosition) -> list[str]:
+        """Start the transaction of a read. Returns the statements that the caller has to execute
+        before the read, if there are any, so that they need no round trip of their own.
+        """
         if self.flavour == "mysql":
             # MySQL 5.5 has no READ ONLY.
             read_only = self._server_info(connection).version >= (5, 6, 5)
-            _query(connection, f"START TRANSACTION{' READ ONLY' if read_only else ''}")
-        else:
-            self._covering_snapshot(connection, low_watermark)
+            return [f"START TRANSACTION{' READ ONLY' if read_only else ''}"]
+        self._covering_snapshot(connection, low_watermark)
+        return []
 
     def high(self, connection: Connection[Any]) -> MySQLPosition:
-        """The high watermark of a read; to be called after the read."""
-        return self._end(connection, in_flight=True)
+        """The high watermark of a read; to be called after the read. Ends its transaction."""
+        return self._end(connection, in_flight=True, then="ROLLBACK")
 
     @contextmanager
     def exact(
@@ -195,9 +196,9 @@ class Watermarks:
         raise _too_late("the server has not executed the position's GTIDs")
 
     def _snapshot(self, connection: Connection[Any], server: str) -> MySQLPosition:
-        _query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
-        status = dict(_query(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'"))
-        status = {name.lower(): value for name, value in status.items()}
+        start, show = "START TRANSACTION WITH CONSISTENT SNAPSHOT", "SHOW STATUS LIKE %s"
+        _, found = query_all(connection, [(start, ()), (show, ("binlog_snapshot_%",))])
+        status = {name.lower(): value for name, value in found}
         return MySQLPosition(
             server, status["binlog_snapshot_file"], int(status["binlog_snapshot_position"] or 0)
         )
@@ -219,16 +220,12 @@ class Watermarks:
         state = DomainState.parse(str(found[0][0] or ""))
         return MySQLPosition(position.server, position.file, position.offset, state)
 
-    def _end(self, connection: Connection[Any], *, in_flight: bool) -> MySQLPosition:
+    def _end(
+        self, connection: Connection[Any], *, in_flight: bool, then: str = ""
+    ) -> MySQLPosition:
         """The end of the log; ``in_flight`` adds the transactions that are being committed."""
-        # A GTID is owned until its rows are visible and it is executed. So the owned GTIDs are read
-        # before the executed ones: no visible transaction is missed.
         in_flight = in_flight and self.flavour == "mysql" and self.gtid
-        committing = owned_gtids(connection) if in_flight else None
-        end = log_end(connection, self._server_info(connection))
-        if committing is None or not isinstance(end.executed, GtidSet):
-            return end
-        return msgspec.structs.replace(end, executed=end.executed.union(committing))
+        return log_end(connection, self._server_info(connection), in_flight=in_flight, then=then)
 
     def _server_info(self, connection: Connection[Any]) -> ServerInfo:
         if self._info is None:
