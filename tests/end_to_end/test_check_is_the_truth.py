@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,9 @@ import pytest
 
 from engine.cli.main import main
 from engine.databases.mysql.connect import query
+from engine.sandbox import start_postgres
 from tests.support.global_variables import set_globally
-from tests.support.servers import AnyServer, connect_mysql
+from tests.support.servers import AnyServer, connect_mysql, obtain
 
 #: An unused port, and a host that cannot exist (RFC 6761).
 PORT, HOST = 1, "nowhere.invalid"
@@ -313,6 +315,31 @@ def test_check_and_run_agree(
         assert "tailrace check" not in " ".join(remedies)
     else:
         assert found["error"]["hint"]
+
+
+@pytest.mark.usefixtures("log_restored")
+def test_check_and_run_agree_about_a_standby(
+    mysql: AnyServer,
+    source_database: str,
+    target_database: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with obtain(start_postgres) as target:
+        target.shutdown()
+        folder = target.layout.data
+        (folder / "standby.signal").touch()
+        shutil.chown(folder / "standby.signal", folder.owner(), folder.group())
+        target.start()
+        setup = Setup("PG023", target_url=lambda _: target.url)
+        with prepared(mysql, source_database, target_database, setup, tmp_path) as config:
+            checked = main(["check", str(config), "--json"])
+            found = json.loads(capfd.readouterr().out)
+            ran = main(["run", str(config), "--until-caught-up", "--log-format", "json"])
+            said = capfd.readouterr().err
+    assert (checked, ran) == (1, 1), (found, said)
+    assert "PG023" in {each["code"] for each in found if each["level"] == "error"}
+    assert "Point [sink] url at its primary" in said
 
 
 #: The certificate of an authority that has signed nothing.
