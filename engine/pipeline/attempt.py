@@ -11,7 +11,7 @@ One attempt of a pipeline: from the target's checkpoint until the end, a stop, o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,7 +19,6 @@ from engine.change import Heartbeat
 from engine.checkpoint import Checkpoint
 from engine.contract import (
     KnowsDistance,
-    PassesOver,
     ReadsByPolicy,
     Sink,
     SnapshotSource,
@@ -78,8 +77,7 @@ class Shared:
 
     def place(self, position: str) -> str:
         """The place of a position in the source's log, in the form that people read."""
-        source = self.source
-        return source.place(position) if isinstance(source, PassesOver) else position
+        return self.unlogged.place(position)
 
 
 class _Log(Enum):
@@ -109,6 +107,8 @@ class Attempt:
         self._log = _Log.UNREAD
         #: The position of the checkpoint from which the attempt has started.
         self.start = checkpoint.position
+        #: The tables at the last commit.
+        self._committed: Collection[TableId] = checkpoint.progress
         state = pipeline.mapping.restore(state)
         twins = Twins(state.tables, checkpoint.progress)
         self._outdated = twins.outdated(state.outdated)
@@ -171,10 +171,12 @@ class Attempt:
             self.state = "draining"
 
     def find(self, name: str | None) -> TableId | None:
-        """The table that an error names, if it is one of the followed tables."""
+        """The table that an error names, if it is one of the followed tables: also one that is
+        dropped or renamed by what is not committed yet.
+        """
         if self._first and not self.writer.commits:
             return None
-        found = [id for id in self.tracker.progress if str(id) == name]
+        found = [id for id in {*self._committed, *self.tracker.progress} if str(id) == name]
         return found[0] if len(found) == 1 else None
 
     def ignores(self, id: TableId) -> bool:
@@ -277,6 +279,8 @@ class Attempt:
         So a busy stream and the backfill take turns. Returns True if the next attempt has to start,
         because commands wait or new tables are followed.
         """
+        if self.writer.transaction is Transaction.EMPTY:
+            self._committed = self.tracker.progress
         await self._advance_stream()
         if self._commit_is_due():
             await self.writer.commit()

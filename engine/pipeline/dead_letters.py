@@ -96,10 +96,20 @@ def letter_line(letter: DeadLetter, *, values: bool) -> str:
 
 
 class DeadLetters:
-    """The guarded tables of the pipeline ``name``, and the keys of their open letters."""
+    """The guarded tables of the pipeline ``name``, and the keys of their open letters.
 
-    def __init__(self, name: str, sink: Sink, errors: ErrorSettings) -> None:
+    ``place`` makes a position of the log what people read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        errors: ErrorSettings,
+        place: Callable[[str], str] = str,
+    ) -> None:
         self._name = name
+        self._place = place
         self._store = sink if isinstance(sink, DeadLetterStore) else None
         self._errors = errors
         #: The tables whose rows are applied apart, until ``load``. Empty: nothing is done.
@@ -244,7 +254,7 @@ class DeadLetters:
             images=msgspec.msgpack.encode(images),
             error=type(error.__cause__ or error).__name__,
             message=error.message,
-            position=error.position or position,
+            position=error.position or self._place(position),
         )
         self._count(letter)
         self._limit(id)

@@ -15,11 +15,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from engine.checkpoint import Cause
-from engine.contract import Sink, SnapshotSource, Source
+from engine.contract import PassesOver, Sink, SnapshotSource, Source
 from engine.errors import TailraceError, UnloggedChange
 from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.table_progress import ProgressTracker
@@ -64,8 +64,10 @@ class UnloggedChanges:
         self._settings = settings
         self._errors = errors
         self._config = config
+        #: The place of a position in the source's log, in the form that people read.
+        self.place: Callable[[str], str] = source.place if isinstance(source, PassesOver) else str
         #: The rows that the target refuses.
-        self.letters = DeadLetters(name, sink, errors)
+        self.letters = DeadLetters(name, sink, errors, self.place)
         #: Why a table cannot be backfilled again; empty if it can.
         self.why_not_backfilled = _why_not_backfilled(source, sink, settings)
         #: Whether a part of a table is backfilled again where that is enough.

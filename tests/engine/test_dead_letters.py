@@ -242,14 +242,14 @@ def test_a_letter_of_a_large_transaction_has_its_position() -> None:
     async def positions() -> list[str]:
         sink = Refusing(MemoryStore())
         await sink.open()
-        letters = DeadLetters("test", sink, POLICY)
+        letters = DeadLetters("test", sink, POLICY, lambda position: position and f"at {position}")
         letters.guarded.add(KEYED.id)
         await letters.apply([Begin("1", "7", 0.0), insert(KEYED, (1, "bad"))], apply)
         await letters.apply([insert(KEYED, (2, "bad"))], apply)
         await letters.apply([Rows(KEYED, "read", None, [(3, "bad")])], apply)
         return [letter.position for letter in await sink.dead_letters()]
 
-    assert asyncio.run(positions()) == ["7", "7", ""]
+    assert asyncio.run(positions()) == ["at 7", "at 7", ""]
 
 
 @pytest.mark.parametrize(

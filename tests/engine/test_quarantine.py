@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 import pytest
 
-from engine.change import Change, Rows
+from engine.change import Change, Rows, SchemaChange
 from engine.contract import Applied
 from engine.errors import ApplyError, ConfigError, DecodeError, TailraceError
 from engine.remedies import and_then, rendered
@@ -99,6 +99,24 @@ def test_an_error_before_the_first_checkpoint_stops() -> None:
     with pytest.raises(DecodeError):
         run(make_pipeline(database, store, sink=sink), until_caught_up=True)
     assert store.contents == {}
+
+
+@pytest.mark.parametrize("renamed", [False, True], ids=["dropped", "renamed"])
+def test_a_table_that_goes_in_the_same_batch_is_quarantined(renamed: bool) -> None:
+    """GIVEN a row that the target refuses, and a DROP or RENAME of its table right after it WHEN
+    both are one batch THEN the table is left out before the row, and the others go on."""
+    database, store = MemoryDatabase(), MemoryStore()
+    for table in (KEYED, OTHER):
+        database.load(table, [(1, "old")])
+    run(make_pipeline(database, store, sink=Refusing(store)), until_caught_up=True)
+    new = msgspec.structs.replace(KEYED, id=TableId(KEYED.id.schema, "new"))
+    after = new if renamed else None
+    database.commit(insert(KEYED, (-1, "refused")), SchemaChange("", KEYED, after))
+    database.commit(insert(OTHER, (2, "after")))
+    pipeline = make_pipeline(database, store, sink=Refusing(store))
+    run(pipeline, until_caught_up=True)
+    assert store.rows(OTHER.id) == [(1, "old"), (2, "after")]
+    assert str(KEYED.id) not in {it.table for it in pipeline.status().tables if it.state == "live"}
 
 
 def test_a_table_is_quarantined_during_the_first_backfill() -> None:
