@@ -33,7 +33,6 @@ __all__ = [
     "FiltersRows",
     "Finding",
     "Interruptible",
-    "PassesOver",
     "Reachable",
     "Readable",
     "ReadsByPolicy",
@@ -283,22 +282,6 @@ class RefusesTables(SnapshotSource, Protocol):
     def refused(self) -> Mapping[TableId, SchemaError]:
         """The tables that the last call of ``catalog`` has left out, each with the reason. They are
         quarantined, and the others are followed (``on_error``).
-        """
-
-
-@runtime_checkable
-class PassesOver(Protocol):
-    """A source whose stream can pass over an event or a transaction that a user names."""
-
-    def place(self, position: str) -> str:
-        """The place of ``position`` in the log, in the form that people read and that ``pass_over``
-        takes. Such a place stays as it is. Called on the event loop.
-        """
-
-    def pass_over(self, position: str, place: str, *, whole: bool) -> str:
-        """``position`` with a later place that a stream from there passes over: that of an event,
-        or with ``whole`` of a transaction, as errors have them. Raises ConfigError. Called on the
-        event loop.
         """
 
 

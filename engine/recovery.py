@@ -1,5 +1,6 @@
 """
-What a sink may offer so that a pipeline, or a table, goes on: dead letters, and a reset.
+What a source or a sink may offer so that a pipeline, or a table, goes on: places of the log that
+are passed over, dead letters, and a reset.
 """
 
 from __future__ import annotations
@@ -12,7 +13,48 @@ import msgspec
 from engine.change import Operation
 from engine.schema import TableId
 
-__all__ = ["DeadLetter", "DeadLetterStore", "Resettable", "count_dead_letters"]
+__all__ = [
+    "DeadLetter",
+    "DeadLetterStore",
+    "LostChanges",
+    "PassesOver",
+    "Resettable",
+    "count_dead_letters",
+]
+
+
+class LostChanges(msgspec.Struct):
+    """What a stream loses if it passes over a place of the log: the number of rows by table and
+    operation, the beginnings of statements, and events that cannot be read. ``whole``: the whole
+    transaction is passed over.
+    """
+
+    whole: bool = False
+    rows: dict[tuple[TableId, Operation], int] = msgspec.field(default_factory=dict)
+    statements: list[str] = msgspec.field(default_factory=list)
+    unreadable: list[str] = msgspec.field(default_factory=list)
+
+
+@runtime_checkable
+class PassesOver(Protocol):
+    """A source whose stream can pass over an event or a transaction that a user names."""
+
+    def place(self, position: str) -> str:
+        """The place of ``position`` in the log, in the form that people read and that ``pass_over``
+        takes. Such a place stays as it is. Called on the event loop.
+        """
+
+    def pass_over(self, position: str, place: str, *, whole: bool, end: str) -> str:
+        """``position`` with a later place that a stream from there passes over: that of an event,
+        or with ``whole`` of a transaction, as errors have them. ``end`` is the log's end, which
+        ``Source.position`` returned. Raises ConfigError. Called on the event loop.
+        """
+
+    def lost(self, position: str, place: str, *, whole: bool) -> LostChanges:
+        """What a stream from ``position`` loses if it passes over ``place``. May block. Raises
+        ConfigError if there is nothing at the place, and SourceError if that cannot be read.
+        """
+        ...
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

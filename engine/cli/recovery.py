@@ -20,14 +20,22 @@ from engine.checkpoint import Checkpoint, TableProgress
 from engine.cli.command import Command
 from engine.cli.inbox import add_deadline, give
 from engine.cli.stored import refuse_unknown, stored_state
-from engine.cli.wiring import load_settings, make_sink
+from engine.cli.wiring import load_settings, make_sink, make_source
 from engine.commands import BackfillTables, CommandStore, Letters, QuarantineTables, Skip
 from engine.contract import Sink
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DecodeError, SourceError
+from engine.ops.log import printable
 from engine.ops.status import table_status
 from engine.pipeline.dead_letters import letter_line
 from engine.pipeline.stored_commands import find_tables
-from engine.recovery import DeadLetter, DeadLetterStore, Resettable, count_dead_letters
+from engine.recovery import (
+    DeadLetter,
+    DeadLetterStore,
+    LostChanges,
+    PassesOver,
+    Resettable,
+    count_dead_letters,
+)
 from engine.remedies import BACKFILL as BACKFILL_TABLE
 from engine.remedies import BACKFILL_ALL
 from engine.schema import TableId
@@ -158,17 +166,51 @@ def skip(options: argparse.Namespace) -> int:
 
 async def _skip(settings: Settings, options: argparse.Namespace) -> int:
     sink = make_sink(settings)
-    await stored_state(sink)
+    _, checkpoint = await stored_state(sink)
     whole = options.transaction is not None
     place = options.transaction if whole else options.statement
+    found, unknown = await asyncio.to_thread(_lost, settings, checkpoint.position, place, whole)
     what = (
-        "the transaction that begins" if whole else "the statement, or the rows, whose event ends"
+        "the transaction that begins"
+        if whole
+        else "the transaction with the statement that ends"
+        if found is not None and found.whole
+        else "the statement, or the rows, whose event ends"
     )
     lost = (
         f"{what} at {place} of the source's log will not be applied: what it changes is missing on"
         " the target, until the tables that it changes are read again"
     )
-    return await give(sink, Skip(place, whole), options) if _agreed(lost, options) else 1
+    changes = [f"  it could not be read: {unknown}"] if found is None else lost_lines(found)
+    lines = [lost, *changes]
+    agreed = _agreed("\n".join(map(printable, lines)), options)
+    return await give(sink, Skip(place, whole), options) if agreed else 1
+
+
+def _lost(
+    settings: Settings, position: str, place: str, whole: bool
+) -> tuple[LostChanges | None, str]:
+    """What is lost, or why that is not known. Raises ConfigError if there is no such place."""
+    source = make_source(settings)
+    if not isinstance(source, PassesOver):
+        raise ConfigError("this source cannot pass over a part of its log")
+    try:
+        return source.lost(position, place, whole=whole), ""
+    except (SourceError, DecodeError) as error:
+        return None, error.message
+    finally:
+        source.close()
+
+
+def lost_lines(lost: LostChanges) -> list[str]:
+    """What is lost, in lines."""
+    lines = [
+        f"  {table}: {count:,} {'row' if count == 1 else 'rows'} {operation.rstrip('e')}ed"
+        for (table, operation), count in sorted(lost.rows.items())
+    ]
+    lines += [f"  the statement {statement} …" for statement in lost.statements]
+    lines += [f"  {what}, which cannot be read" for what in lost.unreadable]
+    return lines or ["  it changes no rows"]
 
 
 def _add_skip_options(parser: argparse.ArgumentParser) -> None:

@@ -31,12 +31,13 @@ from engine.commands import (
     Stop,
     StoredCommand,
 )
-from engine.contract import PassesOver, PreparesTransactions, Sink, Source
+from engine.contract import PreparesTransactions, Sink, Source
 from engine.errors import ConfigError, Fenced, SinkLost, TailraceError
 from engine.pipeline.stop_request import StopRequest
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
+from engine.recovery import PassesOver
 from engine.remedies import BACKFILL
 from engine.schema import TableId
 
@@ -152,7 +153,7 @@ class StoredCommands:
             raise _Refused("this version of Tailrace does not know the command") from None
         match command:
             case Skip():
-                return self._skip(command, writer)
+                return await self._skip(command, writer)
             case Letters():
                 return await self._letters(command, stored.by, writer)
             case QuarantineTables():
@@ -210,12 +211,15 @@ class StoredCommands:
                 await writer.leave(id, cause, "quarantined")
         return f"{names}: quarantined, changes are not applied any more"
 
-    def _skip(self, command: Skip, writer: TargetWriter) -> str:
+    async def _skip(self, command: Skip, writer: TargetWriter) -> str:
         source = self._source
         if not isinstance(source, PassesOver):
             raise _Refused("this source cannot pass over a part of its log")
+        end = await asyncio.to_thread(source.position)
         try:
-            writer.position = source.pass_over(writer.position, command.place, whole=command.whole)
+            writer.position = source.pass_over(
+                writer.position, command.place, whole=command.whole, end=end
+            )
         except ConfigError as error:
             raise _Refused(error.message) from None
         what = "the transaction" if command.whole else "the event"

@@ -19,11 +19,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from engine.checkpoint import Cause
-from engine.contract import PassesOver, Sink, SnapshotSource, Source
+from engine.contract import Sink, SnapshotSource, Source
 from engine.errors import TailraceError, UnloggedChange
 from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
+from engine.recovery import PassesOver
 from engine.remedies import BACKFILL, and_then, rendered
 from engine.schema import TableId
 from engine.settings.loader import BackfillSettings, ErrorSettings

@@ -31,9 +31,11 @@ from engine.errors import (
     TailraceError,
     UnloggedChange,
 )
+from engine.recovery import LostChanges
 from engine.schema import Table, TableId
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.compression import cut_events
+from sources.mysql.binlog.inspection import Inspection
 from sources.mysql.binlog.passed_over import PassedOver
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
@@ -111,9 +113,24 @@ class BinlogFileSource:
         """As ``PassesOver.place``."""
         return place_of(position)
 
-    def pass_over(self, position: str, place: str, *, whole: bool) -> str:
-        """``position`` with a place that the stream passes over."""
-        return str(parse_position(position).pass_over(place, whole=whole))
+    def pass_over(self, position: str, place: str, *, whole: bool, end: str) -> str:
+        """As ``PassesOver.pass_over``."""
+        at, last = parse_position(position), parse_position(end)
+        return str(at.pass_over(place, whole=whole, end=last))
+
+    def lost(self, position: str, place: str, *, whole: bool) -> LostChanges:
+        """As ``PassesOver.lost``."""
+        place = place_of(place)
+        start = MySQLPosition("", place.rpartition(":")[0], len(_MAGIC))
+        stream = Stream(start, Tracking((), lambda id: False))
+        inspection = Inspection(start, place, whole=whole, checksum=False)
+        for path in self._files():
+            if path.name != start.file:
+                continue
+            for events in self._read(path, stream, last=True):
+                if inspection.feed(events):
+                    return inspection.lost
+        return inspection.end()
 
     def selected(self, ids: Collection[TableId]) -> set[TableId]:
         """Those of ``ids`` that the configuration selects."""

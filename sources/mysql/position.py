@@ -24,6 +24,7 @@ __all__ = [
     "file_number",
     "parse_position",
     "place_of",
+    "split_place",
     "unresolved",
 ]
 
@@ -106,17 +107,16 @@ class MySQLPosition(msgspec.Struct, frozen=True, gc=False):
             return own.includes(required)
         return self.server == other.server and self._place() >= other._place()
 
-    def pass_over(self, place: str, *, whole: bool) -> MySQLPosition:
-        """This position, with a place to pass over. Raises ConfigError if it is not after it."""
+    def pass_over(self, place: str, *, whole: bool, end: MySQLPosition) -> MySQLPosition:
+        """This position, with a place to pass over. Raises ConfigError if it is not after it, or
+        after the log's ``end``.
+        """
         place = place_of(place)
-        file, _, offset = place.rpartition(":")
-        if not file or not offset.isascii() or not offset.isdigit():
-            raise ConfigError(
-                f"{place!r} is not a place in the log", hint="copy file:offset from the message"
-            )
-        at = (file_number(file), int(offset))
+        at = split_place(place)
         if at < self._place() or (at == self._place() and not whole):
             raise ConfigError(f"the pipeline has passed {place} already")
+        if at > end._place() or (at == end._place() and whole):
+            raise ConfigError(f"the log ends before {place}")
         return msgspec.structs.replace(
             self, passing=self.passing | {f"{place}+" if whole else place}
         )
@@ -200,6 +200,16 @@ def place_of(position: str) -> str:
         return position
     at = parse_position(position)
     return f"{at.file}:{at.offset}"
+
+
+def split_place(place: str) -> tuple[int, int]:
+    """The number of the file, and the offset, of a place. Raises ConfigError if it is none."""
+    file, _, offset = place.rpartition(":")
+    if not file or not offset.isascii() or not offset.isdigit():
+        raise ConfigError(
+            f"{place!r} is not a place in the log", hint="copy file:offset from the message"
+        )
+    return file_number(file), int(offset)
 
 
 def unresolved(position: str) -> list[str]:

@@ -27,6 +27,7 @@ from engine.databases.mysql.row_filter import condition
 from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.errors import SchemaError, SourceError, SourceLost
 from engine.log_status import LogAhead
+from engine.recovery import LostChanges
 from engine.schema import Part, Table, TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.foreign_keys import ancestors
@@ -47,6 +48,7 @@ from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.log_ahead import log_ahead
 from sources.mysql.log_watch import LogWatch
+from sources.mysql.lost_changes import read_lost_changes
 from sources.mysql.merge_tables import MergeTables, joined_tables, merge_tables
 from sources.mysql.overrides import Overrides
 from sources.mysql.position import (
@@ -139,9 +141,15 @@ class MySQLSource:
     place = staticmethod(place_of)
     unresolved = staticmethod(unresolved)
 
-    def pass_over(self, position: str, place: str, *, whole: bool) -> str:
-        """``position`` with a place that the stream passes over."""
-        return str(parse_position(position).pass_over(place, whole=whole))
+    def pass_over(self, position: str, place: str, *, whole: bool, end: str) -> str:
+        """As ``PassesOver.pass_over``."""
+        at, last = parse_position(position), parse_position(end)
+        return str(at.pass_over(place, whole=whole, end=last))
+
+    def lost(self, position: str, place: str, *, whole: bool) -> LostChanges:
+        """As ``PassesOver.lost``."""
+        at = parse_position(position)
+        return read_lost_changes(self._settings, at, place_of(place), whole=whole)
 
     def selected(self, ids: Collection[TableId]) -> set[TableId]:
         """Those of ``ids`` that the configuration selects."""

@@ -39,15 +39,25 @@ def tailrace(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_place_is_part_of_the_position() -> None:
     start = MySQLPosition("s", "bin.000002", 100)
-    passing = start.pass_over("bin.000002:900", whole=False).pass_over("bin.000003:4", whole=True)
+    end = MySQLPosition("s", "bin.000004", 500)
+    passing = start.pass_over("bin.000002:900", whole=False, end=end).pass_over(
+        "bin.000003:4", whole=True, end=end
+    )
     assert passing.passing == {"bin.000002:900", "bin.000003:4+"}
     assert parse_position(str(passing)) == passing
     assert "passing" not in str(start)
-    assert start.pass_over("bin.000002:100", whole=True).passing
+    assert start.pass_over("bin.000002:100", whole=True, end=end).passing
     assert place_of(str(start)) == place_of("bin.000002:100") == "bin.000002:100"
-    for place, whole in (("bin.000002:100", False), ("bin.000001:900", True), ("900", False)):
+    assert start.pass_over("bin.000004:500", whole=False, end=end).passing
+    for place, whole in (
+        ("bin.000002:100", False),
+        ("bin.000001:900", True),
+        ("900", False),
+        ("bin.000004:501", False),
+        ("bin.000004:500", True),
+    ):
         with pytest.raises(ConfigError):
-            start.pass_over(place, whole=whole)
+            start.pass_over(place, whole=whole, end=end)
 
 
 def passing_stream(*places: str, tables: Sequence[Table] = ()) -> Stream:
@@ -78,6 +88,22 @@ def test_a_transaction_is_passed_over_and_counts_as_executed() -> None:
     assert isinstance(last, Commit)
     position = parse_position(str(last.position))
     assert (position.gtids, position.passing) == (GtidSet.parse(f"{UUID}:1-12"), frozenset())
+
+
+@pytest.mark.parametrize("mark", ["", "+"])
+def test_a_place_that_never_comes_is_dropped_with_a_warning(
+    mark: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = Log().gtid(10).query("BEGIN").table().insert(1).xid()
+    place = f"binlog.000001:{log.offset - 1}{mark}"
+    log.gtid(11).query("BEGIN").table().insert(2).xid()
+    stream = passing_stream(place, "binlog.000001:999999")
+    changes = fed(stream, log)
+    assert inserted(changes) == [1, 2]
+    last = changes[-1]
+    assert isinstance(last, Commit)
+    assert parse_position(str(last.position)).passing == {"binlog.000001:999999"}
+    assert "nothing was passed over" in caplog.text
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "between"])
@@ -112,15 +138,15 @@ def test_a_statement_or_a_transaction_is_passed_over(
     target, database = fresh_postgres_database(postgres), fresh_mysql_database(there_is)
     config = write_config(tmp_path, there_is.url, target, f"{database}.*", more=STOP)
 
-    def skip(option: str) -> None:
+    def skip(option: str, lost: str) -> None:
         stopped = tailrace("run", config, "--until-caught-up")
         assert stopped.returncode == 1
-        (line,) = [
-            line for line in stopped.stderr.split("`") if f"tailrace skip {config} {option}" in line
-        ]
+        command = f"tailrace skip {config} {option}"
+        (line,) = [line for line in stopped.stderr.split("`") if command in line]
         asked = tailrace(*line.split()[1:])
         assert asked.returncode == 2
         assert "will not be applied" in asked.stdout
+        assert lost in asked.stdout
         assert "no engine" in tailrace(*line.split()[1:], "--yes").stdout
 
     with (
@@ -146,8 +172,8 @@ def test_a_statement_or_a_transaction_is_passed_over(
         cursor.execute("INSERT INTO other VALUES (2)")
         cursor.execute("INSERT INTO t VALUES (4, 4)")
         source.commit()
-        skip("--statement")
-        skip("--transaction")
+        skip("--statement", "the statement UPDATE t SET …\n")
+        skip("--transaction", "the statement UPDATE t SET …\n  the statement INSERT INTO t …\n")
         done = tailrace("run", config, "--until-caught-up")
         assert done.returncode == 0, done.stderr
         rows = there.execute(f'SELECT id, a FROM "{database}".t ORDER BY 1'.encode()).fetchall()

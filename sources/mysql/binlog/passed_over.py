@@ -25,7 +25,7 @@ from sources.mysql.codec.table_map import Wire
 from sources.mysql.codec.table_match import TableMap, parse_table_map, table_from_map
 from sources.mysql.position import file_number
 
-__all__ = ["PassedOver"]
+__all__ = ["PassedOver", "count_rows", "row_decoder"]
 
 #: Types whose values are not read: the type that takes as many bytes.
 _LABELS: Final = {1: Wire.TINY, 2: Wire.SHORT, 3: Wire.INT24, 4: Wire.LONG, 8: Wire.LONGLONG}
@@ -53,7 +53,7 @@ class PassedOver:
     def meet(self, event: bytes, end: int) -> None:
         """Count the rows that follow this table map."""
         id = TableId(*read_table_name(event, end))
-        self._decoders[event[19:25]] = id, _decoder(event, end)
+        self._decoders[event[19:25]] = id, row_decoder(event, end)
 
     def count(self, kind: int, event: bytes, end: int, place: tuple[str, int]) -> None:
         """Count the rows of an event, if they belong to such a table. ``place`` is the event's."""
@@ -63,13 +63,13 @@ class PassedOver:
             return
         self._newest = here
         id, decoder = found
-        self.rows[id] = self.rows.get(id, 0) + _rows(decoder, kind, event, end)
+        self.rows[id] = self.rows.get(id, 0) + (count_rows(decoder, kind, event, end) or 1)
 
 
-def _rows(decoder: RowDecoder | None, kind: int, event: bytes, end: int) -> int:
-    """The number of rows in an event; 1 if they cannot be told apart, such as partial images."""
+def count_rows(decoder: RowDecoder | None, kind: int, event: bytes, end: int) -> int | None:
+    """The number of rows in an event; None if they cannot be told apart, such as partial images."""
     if decoder is None or kind == PARTIAL_UPDATE_ROWS:
-        return 1
+        return None
     op, version = ROWS[kind]
     start = 27 if version == 1 else 27 + (event[27] | event[28] << 8)
     try:
@@ -78,11 +78,13 @@ def _rows(decoder: RowDecoder | None, kind: int, event: bytes, end: int) -> int:
             start, end = 0, len(event)
         return len(decoder.decode(op, event, start, end))
     except (DecodeError, SchemaError):
-        return 1
+        return None
 
 
-def _decoder(event: bytes, end: int) -> RowDecoder | None:
-    """A decoder for rows of columns without names and meaning."""
+def row_decoder(event: bytes, end: int) -> RowDecoder | None:
+    """A decoder for rows after a table map, of columns without names and meaning; None if they
+    cannot be told apart.
+    """
     try:
         return _decoder_of(parse_table_map(event, 19, end))
     except (DecodeError, SchemaError):

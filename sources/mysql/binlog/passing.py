@@ -9,18 +9,23 @@ events are wrapped only if there are some.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.stream_position import StreamPosition
+from sources.mysql.position import file_number, split_place
 
-__all__ = ["Handler", "passing"]
+__all__ = ["STARTS", "STATEMENTS", "Handler", "passing"]
+
+log = logging.getLogger("tailrace.source")
 
 Handler = Callable[[int, bytes, int, int], None]
 
-_STARTS: Final = frozenset((ev.GTID, ev.GTID_TAGGED, ev.ANONYMOUS_GTID, ev.MARIADB_GTID))
-_STATEMENTS: Final = frozenset((ev.QUERY, ev.EXECUTE_LOAD_QUERY, ev.MARIADB_QUERY_COMPRESSED))
+#: The events with which a group begins, where the log has them.
+STARTS: Final = frozenset((ev.GTID, ev.GTID_TAGGED, ev.ANONYMOUS_GTID, ev.MARIADB_GTID))
+STATEMENTS: Final = frozenset((ev.QUERY, ev.EXECUTE_LOAD_QUERY, ev.MARIADB_QUERY_COMPRESSED))
 _CHANGES: Final = frozenset((*ev.ROWS, ev.TABLE_MAP, ev.INCIDENT))
 
 
@@ -66,12 +71,13 @@ class _Passing:
 
         def handle(kind: int, event: bytes, end: int, timestamp: int) -> None:
             if self._starts(kind):
-                place = f"{self._position.file}:{self._position.offset - len(event)}"
-                self._whole = self._take(f"{place}+")
+                offset = self._position.offset - len(event)
+                self._whole = self._take(f"{self._position.file}:{offset}+")
+                self._drop_before(offset)
             one = not self._whole and self._take(str(self._position))
             if not (self._whole or one):
                 handler(kind, event, end, timestamp)
-            elif kind in _STATEMENTS:
+            elif kind in STATEMENTS:
                 self._defer(True)
                 handler(kind, event, end, timestamp)
                 if one:
@@ -86,7 +92,7 @@ class _Passing:
         return handle
 
     def _starts(self, kind: int) -> bool:
-        return kind in _STARTS or (kind in _STATEMENTS and self._position.group < 0)
+        return kind in STARTS or (kind in STATEMENTS and self._position.group < 0)
 
     def _take(self, place: str) -> bool:
         """Whether the stream is at one of the places, which leaves the position then."""
@@ -95,3 +101,15 @@ class _Passing:
             return False
         position.passing = position.passing - {place}
         return True
+
+    def _drop_before(self, offset: int) -> None:
+        """Drop the places before this one, at which no event ends and no transaction begins."""
+        position = self._position
+        here = file_number(position.file), offset
+        left = {it for it in position.passing if split_place(it.rstrip("+")) <= here}
+        if left:
+            position.passing -= left
+            log.warning(
+                "a place that was to be passed over is none, and nothing was passed over",
+                extra={"places": sorted(it.rstrip("+") for it in left)},
+            )

@@ -1,0 +1,183 @@
+"""
+What one event, or one transaction, of the log changes, for a user who has it passed over. Pure.
+
+The events come from a place before it, between two transactions. Tables and columns need not be
+known: a table map has the storage types, which is enough to tell the rows of an event apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from engine.errors import ConfigError, DecodeError
+from engine.recovery import LostChanges
+from engine.schema import TableId
+from sources.mysql.binlog import compression
+from sources.mysql.binlog import events as ev
+from sources.mysql.binlog.passed_over import count_rows, row_decoder
+from sources.mysql.binlog.passing import STARTS, STATEMENTS
+from sources.mysql.binlog.query_event import read_load_query, read_query
+from sources.mysql.binlog.stream_position import StreamPosition
+from sources.mysql.position import MySQLPosition, file_number, split_place
+
+__all__ = ["Inspection"]
+
+_QUERIES: Final = {
+    ev.QUERY: read_query,
+    ev.EXECUTE_LOAD_QUERY: read_load_query,
+    ev.MARIADB_QUERY_COMPRESSED: compression.read_compressed_query,
+}
+_ENDS: Final = frozenset((ev.XID, ev.XA_PREPARE, ev.TRANSACTION_PAYLOAD))
+#: The statements that begin or end a transaction, by their first word.
+_BEGIN: Final = frozenset(("BEGIN", "XA"))
+_END: Final = frozenset(("COMMIT", "ROLLBACK"))
+_WITHOUT_CHANGES: Final = frozenset(
+    (*ev.WITHOUT_CHANGES, *STARTS, ev.XID, ev.XA_PREPARE, ev.TABLE_MAP)
+)
+#: The number of words of a statement that are shown. Further ones may be values.
+_SHOWN_WORDS: Final = 3
+
+
+class Inspection:
+    """Reads the log from ``start`` up to the event that ends at ``place``, or with ``whole`` up to
+    the end of the transaction that begins there. ``lost`` has what it changes.
+    """
+
+    def __init__(self, start: MySQLPosition, place: str, *, whole: bool, checksum: bool) -> None:
+        self.lost = LostChanges(whole=whole)
+        self._position = StreamPosition(start)
+        self._place = place
+        self._at = split_place(place)
+        self._whole = whole
+        self._checksum = checksum
+        #: Whether the last event is inside a transaction, and whether that is the one.
+        self._inside = self._found = False
+        self._maps: dict[bytes, tuple[bytes, int]] = {}
+
+    def feed(self, events: Iterable[bytes]) -> bool:
+        """Read these events. True when ``lost`` is complete.
+
+        Raises ConfigError if no event ends, or no transaction begins, at the place.
+        """
+        return any(map(self._feed, events))
+
+    def end(self) -> LostChanges:
+        """The log has no more events."""
+        if not self._found:
+            raise self._missing()
+        return self.lost
+
+    def _feed(self, event: bytes) -> bool:
+        _, kind, _, size, log_pos, flags = ev.read_header(event)
+        position = self._position
+        if kind in ev.LOG_EVENTS:
+            return self._on_log_event(kind, event, log_pos)
+        if not flags & ev.ARTIFICIAL:
+            position.offset += size
+            if log_pos and log_pos != position.offset:
+                position.synchronise(log_pos)
+        end = size - (4 if self._checksum else 0)
+        start = file_number(position.file), position.offset - size
+        words = self._words(kind, event, end)
+        if kind in STARTS or (kind in STATEMENTS and not self._inside):
+            if self._found:
+                return True
+            self._inside = True
+            self._maps.clear()
+            self._found = self._whole and start == self._at
+            if start > self._at:
+                raise self._missing()
+        if not self._whole and (start[0], position.offset) >= self._at:
+            if (start[0], position.offset) > self._at:
+                raise self._missing()
+            self._found = True
+        if kind == ev.TABLE_MAP:
+            self._maps[event[19:25]] = event, end
+        if self._found:
+            self._note(kind, event, end, words)
+            if not self._whole:
+                return True
+        if kind in _ENDS or (words and words[0] in _END and words[1:2] != ["TO"]):
+            self._inside = False
+            return self._found
+        return False
+
+    def _on_log_event(self, kind: int, event: bytes, log_pos: int) -> bool:
+        position = self._position
+        if kind == ev.FORMAT_DESCRIPTION:
+            self._checksum = ev.read_format(event, len(event)).checksum
+            # A server that sends the log from the middle of a file first sends its beginning.
+            position.offset = max(position.offset, log_pos)
+        elif kind == ev.ROTATE:
+            good = ev.checksum_is_good(event, kind)
+            rotated = ev.read_rotate(event, len(event) - (4 if good else 0))
+            position.file, position.offset = rotated
+        else:  # a heartbeat: the log has nothing more
+            self.end()
+            return True
+        if not self._found and file_number(position.file) > self._at[0]:
+            raise self._missing()
+        return False
+
+    def _missing(self) -> ConfigError:
+        what = "transaction begins" if self._whole else "event ends"
+        return ConfigError(
+            f"no {what} at {self._place} of the source's log",
+            hint="copy the position from the message of the stop",
+        )
+
+    # -- what is lost ------------------------------------------------------------------------------
+
+    def _words(self, kind: int, event: bytes, end: int) -> list[str]:
+        """The first words of a statement."""
+        if kind not in _QUERIES:
+            return []
+        try:
+            statement = _QUERIES[kind](event, end).statement
+        except DecodeError:
+            return []
+        text = statement[:1000].decode("utf-8", "replace")
+        words = text.split(None, _SHOWN_WORDS)[:_SHOWN_WORDS]
+        return [words[0].upper(), *words[1:]] if words else []
+
+    def _note(self, kind: int, event: bytes, end: int, words: list[str]) -> None:
+        lost = self.lost
+        if kind in ev.ROWS:
+            self._count(kind, event, end)
+        elif kind == ev.TRANSACTION_PAYLOAD:
+            lost.whole = True
+            try:
+                for events in compression.payload_events(event, end):
+                    for each in events:
+                        self._note_inner(each)
+            except DecodeError:
+                self._note_unreadable(kind, event)
+        elif words:
+            if words[0] not in _BEGIN | _END:
+                lost.statements.append(" ".join(words))
+        elif kind not in _WITHOUT_CHANGES:
+            self._note_unreadable(kind, event)
+
+    def _note_inner(self, event: bytes) -> None:
+        kind, end = event[4], len(event)
+        if kind == ev.TABLE_MAP:
+            self._maps[event[19:25]] = event, end
+        self._note(kind, event, end, self._words(kind, event, end))
+
+    def _note_unreadable(self, kind: int, event: bytes) -> None:
+        what = "an incident of the server" if kind == ev.INCIDENT else f"an event of type {kind}"
+        self.lost.unreadable.append(f"{what} with {len(event):,} bytes")
+
+    def _count(self, kind: int, event: bytes, end: int) -> None:
+        found = self._maps.get(event[19:25])
+        count = None
+        if found is not None:
+            count = count_rows(row_decoder(*found), kind, event, end)
+            id = TableId(*ev.read_table_name(*found))
+        if found is None or count is None:
+            self._note_unreadable(kind, event)
+            return
+        operation, _ = ev.ROWS[kind]
+        rows = self.lost.rows
+        rows[id, operation] = rows.get((id, operation), 0) + count
