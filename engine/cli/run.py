@@ -147,6 +147,7 @@ def _make_server(listen: str, settings: Settings, engine: Engine, monitor: Monit
     """The server of the API. Raises ConfigError if the address needs protection."""
     from engine.ops.access import Access
     from engine.ops.api import Api
+    from engine.ops.dashboard import Dashboard
     from engine.ops.server import HttpServer
 
     host, _ = parse_listen(listen)
@@ -157,6 +158,7 @@ def _make_server(listen: str, settings: Settings, engine: Engine, monitor: Monit
         max_lag_seconds=settings.api.max_lag_seconds,
         refresh=monitor.refresh,
         commands=engine.commands,
+        dashboard=Dashboard(monitor.status, monitor.history, str(engine.config)),
         config=str(engine.config),
     )
     return HttpServer(listen, api.app(), tls=settings.api.secure(host))

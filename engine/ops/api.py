@@ -9,6 +9,7 @@ The HTTP API of a running engine, as a Starlette application.
     GET  /commands        the last commands, the latest first
     GET  /commands/ID     a command with its outcome, which is null while it waits
     GET  /openapi.json    this list for machines (``engine.ops.openapi``)
+    GET  /                the dashboard, with /assets, /history and /events (``engine.ops.dashboard``)
 
 A command takes the way of `tailrace backfill`: it is stored in the target, the engine executes it
 at a commit, and the table ``tailrace.command`` keeps who gave it and what became of it.
@@ -36,6 +37,7 @@ from starlette.routing import Route
 from engine.commands import CommandStore, PipelineCommand, StoredCommand
 from engine.errors import TailraceError
 from engine.ops.access import Access, Role
+from engine.ops.dashboard import Dashboard
 from engine.ops.log import printable
 from engine.ops.openapi import openapi_document
 from engine.ops.status import Status
@@ -80,6 +82,7 @@ class Api:
         max_lag_seconds: float = 300.0,
         refresh: Callable[[], Awaitable[None]] | None = None,
         commands: Callable[[], CommandStore | None] | None = None,
+        dashboard: Dashboard | None = None,
         config: str = "",
     ) -> None:
         self._access = access
@@ -88,6 +91,7 @@ class Api:
         self._max_lag_seconds = max_lag_seconds
         self._refresh = refresh
         self._commands = commands
+        self._dashboard = dashboard
         self._config = config
         self._started_at = time.monotonic()
 
@@ -95,6 +99,7 @@ class Api:
         """The application."""
         app = Starlette(
             routes=[
+                *self._dashboard_routes(),
                 Route("/metrics", self._may("read", self._get_metrics)),
                 Route("/health/live", self._get_live),
                 Route("/health/ready", self._get_ready),
@@ -113,6 +118,16 @@ class Api:
         # An unknown path is 404, also /metrics/.
         app.router.redirect_slashes = False
         return app
+
+    def _dashboard_routes(self) -> list[Route]:
+        if (dashboard := self._dashboard) is None:
+            return []
+        return [
+            Route("/", dashboard.get_page),
+            Route("/assets/{name}", dashboard.get_asset),
+            Route("/history", self._may("read", dashboard.get_history)),
+            Route("/events", self._may("read", dashboard.get_events)),
+        ]
 
     def _may(
         self, role: Role, handler: Callable[[Request], Awaitable[Response]]

@@ -1,0 +1,244 @@
+// The dashboard of a running engine. It reads /events (server-sent events over fetch, because
+// EventSource cannot send a token) and /history, and redraws what has changed.
+import { Charts } from "./charts.js";
+import { Commands } from "./commands.js";
+import { Tables } from "./tables.js";
+
+const RETRY_SECONDS = [1, 2, 5, 10];
+const SILENT_SECONDS = 5;
+const TOKEN = "tailrace-token";
+
+const $ = (id) => document.getElementById(id);
+
+/** A fetch with the token of this tab. It asks for one when the API wants one. */
+async function ask(path, options = {}) {
+  for (;;) {
+    const token = sessionStorage.getItem(TOKEN);
+    const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
+    const response = await fetch(path, { ...options, headers, cache: "no-store" });
+    if (response.status !== 401) return response;
+    sessionStorage.removeItem(TOKEN);
+    await login();
+  }
+}
+
+let loggingIn = null;
+
+/** The token, from its dialog; several requests share one dialog. */
+function login() {
+  loggingIn ??= new Promise((done) => {
+    $("login").addEventListener("close", () => {
+      sessionStorage.setItem(TOKEN, $("token").value.trim());
+      $("token").value = "";
+      loggingIn = null;
+      done();
+    }, { once: true });
+    $("login").showModal();
+  });
+  return loggingIn;
+}
+
+/** The events of a stream, one by one: [name, data]. */
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    const parts = text.split("\n\n");
+    text = parts.pop();
+    for (const part of parts) {
+      const fields = Object.fromEntries(part.split("\n").map((line) => {
+        const colon = line.indexOf(": ");
+        return [line.slice(0, colon), line.slice(colon + 2)];
+      }));
+      yield [fields.event, JSON.parse(fields.data)];
+    }
+  }
+}
+
+/** Text with `command lines` as code. */
+function withCode(element, text) {
+  element.replaceChildren(...text.split("`").map((part, number) => {
+    if (number % 2 === 0) return document.createTextNode(part);
+    const code = document.createElement("code");
+    code.textContent = part;
+    return code;
+  }));
+}
+
+function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 99.5) return `${Math.round(seconds)} s`;
+  if (seconds < 5970) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86400)} d`;
+}
+
+function bytes(count) {
+  if (count === null || count === undefined) return "–";
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let unit = 0;
+  for (; count >= 1000 && unit < units.length - 1; unit += 1) count /= 1000;
+  return `${count.toFixed(unit && count < 100 ? 1 : 0)} ${units[unit]}`;
+}
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
+
+function showFigures(status) {
+  const rate = status.throughput;
+  const figures = [
+    ["lag", duration(status.lag_seconds)],
+    ["log to apply", bytes(status.lag_bytes)],
+    ["rows/s", number(rate && rate.rows)],
+    ["transactions/s", number(rate && rate.transactions)],
+    ["bytes/s", rate ? bytes(rate.bytes) : "–"],
+    ["queue", bytes(status.queued_bytes)],
+    ["last commit", status.checkpoint_age_seconds === null ? "–" : `${duration(status.checkpoint_age_seconds)} ago`],
+    ["log is kept for", duration(status.log_kept_seconds)],
+    ["reconnects", number(status.reconnects)],
+    ["rows applied", number(status.rows)],
+  ];
+  $("figures").replaceChildren(...figures.map(([name, value]) => {
+    const box = document.createElement("div");
+    const term = document.createElement("dt");
+    const shown = document.createElement("dd");
+    term.textContent = name;
+    shown.textContent = value;
+    box.append(term, shown);
+    return box;
+  }));
+}
+
+function bar(name, share, text) {
+  const row = document.createElement("div");
+  row.className = "bar";
+  const label = document.createElement("span");
+  label.textContent = name;
+  const meter = document.createElement("progress");
+  meter.max = 1;
+  meter.value = share;
+  meter.setAttribute("aria-label", name);
+  const value = document.createElement("span");
+  value.className = "number";
+  value.textContent = text;
+  row.append(label, meter, value);
+  return row;
+}
+
+function showStages(stages) {
+  $("stages").replaceChildren(...stages.map((it) =>
+    bar(it.stage, it.share ?? 0, it.share === null ? "–" : `${Math.round(100 * it.share)} %`)));
+}
+
+function showErrors(errors) {
+  $("errors-section").hidden = errors.length === 0;
+  $("errors").replaceChildren(...errors.map((it) => {
+    const item = document.createElement("li");
+    const when = document.createElement("time");
+    when.dateTime = new Date(it.at * 1000).toISOString();
+    when.textContent = new Date(it.at * 1000).toLocaleString();
+    const what = document.createElement("div");
+    const times = it.count > 1 ? ` (${it.count} times)` : "";
+    what.textContent = [it.table, it.message].filter(Boolean).join(": ") + times;
+    const remedy = document.createElement("div");
+    withCode(remedy, it.remedy);
+    item.append(when, what, remedy);
+    return item;
+  }));
+}
+
+function showStatus({ headline, status, states }) {
+  document.body.dataset.level = headline.level;
+  document.title = `${headline.text} – ${status.pipeline}`;
+  $("pipeline").textContent = status.pipeline;
+  if ($("headline").textContent !== headline.text) $("headline").textContent = headline.text;
+  withCode($("remedy"), headline.remedy);
+  $("remedy").hidden = headline.remedy === "";
+  $("states").textContent = Object.entries(states).map(([state, count]) => `${number(count)} ${state}`).join(", ");
+  showFigures(status);
+  showStages(status.stages);
+  showErrors(status.errors);
+  commands.show(status);
+}
+
+function showBackfills() {
+  const open = tables.backfills();
+  $("backfills-section").hidden = open.length === 0;
+  $("backfills").replaceChildren(...open.slice(0, 20).map((it) => {
+    const total = Math.max(it.rows, it.estimate);
+    const part = total ? Math.min(0.99, it.rows / total) : 0;
+    return bar(it.table, part, `${number(it.rows)} of about ${number(total)}`);
+  }));
+}
+
+const charts = new Charts($("lag-chart"), $("rate-chart"), $("ranges"), ask);
+const commands = new Commands(ask, withCode);
+const tables = new Tables(commands, number);
+let lastEvent = 0;
+
+/** What the page says when the engine does not answer. */
+function showSilence(reason) {
+  document.body.dataset.level = "error";
+  const since = lastEvent ? ` since ${new Date(lastEvent).toLocaleTimeString()}` : "";
+  $("headline").textContent = `No answer from the engine${since}.`;
+  withCode($("remedy"), `${reason}. If the engine has ended, \`tailrace run CONFIG\` starts it again, and its log says why. This page goes on by itself.`);
+  $("remedy").hidden = false;
+  $("connection").textContent = "not connected";
+  commands.show(null);
+}
+
+async function follow() {
+  const zone = encodeURIComponent(Intl.DateTimeFormat().resolvedOptions().timeZone ?? "");
+  const abort = new AbortController();
+  const watch = setInterval(() => {
+    if (Date.now() - lastEvent > 1000 * SILENT_SECONDS) abort.abort();
+  }, 1000);
+  lastEvent ||= 0;
+  try {
+    const response = await ask(`events?zone=${zone}`, { signal: AbortSignal.any([abort.signal]) });
+    if (!response.ok) throw new Error((await response.json()).detail ?? response.statusText);
+    lastEvent = Date.now();
+    for await (const [name, data] of events(response)) {
+      lastEvent = Date.now();
+      $("connection").textContent = "live";
+      if (name === "status") showStatus(data);
+      if (name === "tables") {
+        tables.update(data);
+        showBackfills();
+      }
+    }
+    throw new Error("the connection was closed");
+  } finally {
+    clearInterval(watch);
+  }
+}
+
+async function main() {
+  charts.start();
+  for (let attempt = 0; ; attempt += 1) {
+    const before = lastEvent;
+    lastEvent = Date.now();
+    try {
+      await follow();
+    } catch (error) {
+      if (lastEvent > before && document.body.dataset.level !== "unknown" && before) attempt = 0;
+      showSilence(error.name === "AbortError" ? "It is silent" : String(error.message));
+    }
+    const wait = RETRY_SECONDS[Math.min(attempt, RETRY_SECONDS.length - 1)];
+    await new Promise((done) => setTimeout(done, 1000 * wait));
+  }
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.target.matches("input, dialog *")) return;
+  if (event.key === "/") {
+    event.preventDefault();
+    $("search").focus();
+  }
+});
+
+main();

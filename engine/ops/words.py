@@ -1,0 +1,130 @@
+"""
+The state of a pipeline in words, for the dashboard, `tailrace top` and the terminal.
+
+``headline`` is pure: the same status, time and zone give the same words.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from engine.ops.status import FINISHED, Status
+from engine.remedies import rendered
+
+__all__ = ["Headline", "Level", "duration", "headline"]
+
+#: ``fine``: nothing to do. ``busy``: it goes on by itself. ``warning``: a part is left out, or the
+#: pipeline waits for somebody. ``error``: it does not go on by itself.
+Level = Literal["fine", "busy", "warning", "error"]
+
+#: A target that is not farther behind follows.
+FOLLOWING_SECONDS = 5.0
+
+
+class Headline(msgspec.Struct, frozen=True):
+    """One or two sentences, and what to do; ``remedy`` is empty where nothing is to be done."""
+
+    level: Level
+    text: str
+    remedy: str = ""
+
+
+def headline(status: Status, now: datetime, *, config: str = "") -> Headline:
+    """The words for a status at ``now``, whose zone is that of the clock times in them."""
+    found = _state(status, now, config)
+    left_out = sum(table.state == "quarantined" for table in status.tables)
+    more = []
+    if left_out:
+        more.append(f"{_count(left_out, 'table is', 'tables are')} quarantined.")
+    if status.dead_letters:
+        letters = _count(status.dead_letters, "dead letter waits", "dead letters wait")
+        more.append(f"{letters}.")
+    if not more:
+        return found
+    level: Level = "error" if found.level == "error" else "warning"
+    command = "tables" if left_out else "dead-letters"
+    action = " list" if command == "dead-letters" else ""
+    remedy = found.remedy or rendered(f"`tailrace {command} CONFIG{action}`", config=config)
+    return Headline(level, " ".join((found.text, *more)), remedy)
+
+
+def _state(status: Status, now: datetime, config: str) -> Headline:
+    last = status.errors[0] if status.errors else None
+    behind = _behind(status)
+    match status.state:
+        case "paused":
+            return Headline(
+                "warning",
+                f"Paused.{behind}",
+                rendered("`tailrace resume CONFIG`", config=config),
+            )
+        case "draining":
+            return Headline("busy", "Stopping: whole transactions are committed first.")
+        case "stopped":
+            if last is None or last.retried:
+                return Headline("warning", "Stopped.")
+            return Headline("error", f"Stopped: {last.message}.", last.remedy)
+        case "connecting":
+            if last is None:
+                return Headline("busy", "Connecting.")
+            return Headline("error", f"Connecting: {last.message}.{behind}", last.remedy)
+        case "backfilling":
+            return Headline("busy", f"{_backfills(status, now)}{behind}")
+        case _:
+            return _streaming(status, now, behind)
+
+
+def _streaming(status: Status, now: datetime, behind: str) -> Headline:
+    lag_seconds = status.lag_seconds
+    if lag_seconds is None or lag_seconds <= FOLLOWING_SECONDS:
+        return Headline("fine", f"Following.{behind}")
+    level_at = _at(now, status.catch_up_seconds)
+    if level_at:
+        return Headline("busy", f"Catching up.{behind[:-1]}, level at about {level_at}.")
+    return Headline("warning", f"Falling behind.{behind}")
+
+
+def _backfills(status: Status, now: datetime) -> str:
+    open_tables = [table for table in status.tables if table.state not in FINISHED]
+    done, total = sum(it.rows for it in open_tables), sum(it.total for it in open_tables)
+    text = f"Backfilling {_count(len(open_tables), 'table', 'tables')}"
+    if total:
+        text += f": {done:,} of about {total:,} rows"
+    done_at = _at(now, status.backfill_left_seconds)
+    return f"{text}, done at about {done_at}." if done_at else f"{text}."
+
+
+def _behind(status: Status) -> str:
+    if status.lag_seconds is None:
+        return ""
+    return f" {duration(status.lag_seconds)} behind."
+
+
+def _at(now: datetime, seconds: float | None) -> str:
+    """The clock time after so many seconds, with the day if it is another one."""
+    if seconds is None or seconds > timedelta(days=365).total_seconds():
+        return ""
+    at = now + timedelta(seconds=seconds)
+    return f"{at:%H:%M}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M}"
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"
+
+
+def duration(seconds: float) -> str:
+    """A time with two digits or two units: ``0.4 s``, ``12 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    return f"{hours // 24} d {hours % 24} h"
