@@ -9,7 +9,7 @@ The HTTP API of a running engine, as a Starlette application.
     GET  /commands        the last commands, the latest first
     GET  /commands/ID     a command with its outcome, which is null while it waits
     GET  /openapi.json    this list for machines (``engine.ops.openapi``)
-    GET  /                the dashboard, with /assets, /history and /events (``engine.ops.dashboard``)
+    GET  /                the dashboard, with what it needs (``engine.ops.dashboard``)
 
 A command takes the way of `tailrace backfill`: it is stored in the target, the engine executes it
 at a commit, and the table ``tailrace.command`` keeps who gave it and what became of it.

@@ -13,6 +13,7 @@ killed; folders that are left over are removed by a later start.
 The first start of a release downloads it. Progress is logged to ``tailrace.sandbox`` at level INFO.
 """
 
+from engine.sandbox.chromium import chromium
 from engine.sandbox.command import SandboxUnavailable
 from engine.sandbox.mysql import start_mariadb, start_mysql
 from engine.sandbox.postgres import start_postgres
@@ -22,6 +23,7 @@ from engine.sandbox.server import Server
 __all__ = [
     "SandboxUnavailable",
     "Server",
+    "chromium",
     "prometheus_command",
     "start_mariadb",
     "start_mysql",

@@ -6,6 +6,9 @@ const REFRESH_SECONDS = 5;
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+const clock = (seconds) =>
+  new Date(1000 * seconds).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+
 function options(width, label, line) {
   const axis = () => ({
     stroke: () => colour("--dim"),
@@ -15,10 +18,10 @@ function options(width, label, line) {
   return {
     width,
     height: HEIGHT,
-    legend: { live: true },
+    legend: { live: label.length > 1 },
     cursor: { y: false },
     scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
-    axes: [axis(), { ...axis(), size: 60 }],
+    axes: [{ ...axis(), values: (_, times) => times.map(clock) }, { ...axis(), size: 60 }],
     series: [
       {},
       ...label.map((name, number) => ({

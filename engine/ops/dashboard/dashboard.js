@@ -178,57 +178,58 @@ function showBackfills() {
 const charts = new Charts($("lag-chart"), $("rate-chart"), $("ranges"), ask);
 const commands = new Commands(ask, withCode);
 const tables = new Tables(commands, number);
-let lastEvent = 0;
+let lastEvent = null;
 
 /** What the page says when the engine does not answer. */
 function showSilence(reason) {
   document.body.dataset.level = "error";
-  const since = lastEvent ? ` since ${new Date(lastEvent).toLocaleTimeString()}` : "";
+  const since = lastEvent ? ` since ${lastEvent.toLocaleTimeString()}` : "";
   $("headline").textContent = `No answer from the engine${since}.`;
-  withCode($("remedy"), `${reason}. If the engine has ended, \`tailrace run CONFIG\` starts it again, and its log says why. This page goes on by itself.`);
+  withCode($("remedy"), `The reason: ${reason}. If the engine has ended, \`tailrace run CONFIG\` starts it again, and its log says why. This page goes on by itself.`);
   $("remedy").hidden = false;
   $("connection").textContent = "not connected";
   commands.show(null);
 }
 
-async function follow() {
+/** Show the events of one connection until it ends, which is an error. */
+async function follow(signal) {
   const zone = encodeURIComponent(Intl.DateTimeFormat().resolvedOptions().timeZone ?? "");
-  const abort = new AbortController();
-  const watch = setInterval(() => {
-    if (Date.now() - lastEvent > 1000 * SILENT_SECONDS) abort.abort();
-  }, 1000);
-  lastEvent ||= 0;
-  try {
-    const response = await ask(`events?zone=${zone}`, { signal: AbortSignal.any([abort.signal]) });
-    if (!response.ok) throw new Error((await response.json()).detail ?? response.statusText);
-    lastEvent = Date.now();
-    for await (const [name, data] of events(response)) {
-      lastEvent = Date.now();
-      $("connection").textContent = "live";
-      if (name === "status") showStatus(data);
-      if (name === "tables") {
-        tables.update(data);
-        showBackfills();
-      }
+  const response = await ask(`events?zone=${zone}`, { signal });
+  if (!response.ok) throw new Error((await response.json()).detail ?? response.statusText);
+  const stream = events(response);
+  for (;;) {
+    const silence = new Promise((_, fail) => {
+      setTimeout(() => fail(new Error("it is silent")), 1000 * SILENT_SECONDS);
+    });
+    const { value, done } = await Promise.race([stream.next(), silence]);
+    if (done) throw new Error("the connection was closed");
+    lastEvent = new Date();
+    failures = 0;
+    $("connection").textContent = "live";
+    const [name, data] = value;
+    if (name === "status") showStatus(data);
+    if (name === "tables") {
+      tables.update(data);
+      showBackfills();
     }
-    throw new Error("the connection was closed");
-  } finally {
-    clearInterval(watch);
   }
 }
 
+let failures = 0;
+
 async function main() {
   charts.start();
-  for (let attempt = 0; ; attempt += 1) {
-    const before = lastEvent;
-    lastEvent = Date.now();
+  for (;;) {
+    const connection = new AbortController();
     try {
-      await follow();
+      await follow(connection.signal);
     } catch (error) {
-      if (lastEvent > before && document.body.dataset.level !== "unknown" && before) attempt = 0;
-      showSilence(error.name === "AbortError" ? "It is silent" : String(error.message));
+      showSilence(error.message);
+    } finally {
+      connection.abort();
     }
-    const wait = RETRY_SECONDS[Math.min(attempt, RETRY_SECONDS.length - 1)];
+    const wait = RETRY_SECONDS[Math.min(failures, RETRY_SECONDS.length - 1)];
+    failures += 1;
     await new Promise((done) => setTimeout(done, 1000 * wait));
   }
 }

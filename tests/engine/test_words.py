@@ -1,0 +1,113 @@
+"""The state of a pipeline in words."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from engine.ops.recent_errors import ErrorStatus
+from engine.ops.status import Status, TableStatus
+from engine.ops.words import Headline, duration, headline
+
+NOW = datetime(2026, 3, 1, 13, 53, tzinfo=ZoneInfo("Europe/Berlin"))
+LOST = ErrorStatus(
+    kind="SinkLost",
+    message="the target closed the connection",
+    remedy="`tailrace check shop.toml`",
+    retried=True,
+    since=1.0,
+    at=2.0,
+)
+BROKEN = ErrorStatus(kind="DecodeError", message="an event cannot be read", since=1.0, at=1.0)
+OPEN = TableStatus("shop.orders", "backfilling", rows=3_000, estimate=1_000_000)
+LEFT_OUT = TableStatus("shop.bad", "quarantined")
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (Status(state="connecting"), Headline("busy", "Connecting.")),
+        (
+            Status(state="connecting", errors=(LOST,), lag_seconds=720),
+            Headline(
+                "error",
+                "Connecting: the target closed the connection. 12 min behind.",
+                "`tailrace check shop.toml`",
+            ),
+        ),
+        (Status(state="streaming", lag_seconds=0.4), Headline("fine", "Following. 0.4 s behind.")),
+        (Status(state="streaming"), Headline("fine", "Following.")),
+        (
+            Status(state="streaming", lag_seconds=720, catch_up_seconds=720),
+            Headline("busy", "Catching up. 12 min behind, level at about 14:05."),
+        ),
+        (
+            Status(state="streaming", lag_seconds=720, catch_up_seconds=86_400),
+            Headline("busy", "Catching up. 12 min behind, level at about 2026-03-02 13:53."),
+        ),
+        (
+            Status(state="streaming", lag_seconds=720),
+            Headline("warning", "Falling behind. 12 min behind."),
+        ),
+        (
+            Status(
+                state="backfilling", lag_seconds=2, backfill_left_seconds=600, tables=(OPEN, OPEN)
+            ),
+            Headline(
+                "busy",
+                "Backfilling 2 tables: 6,000 of about 2,000,000 rows, done at about 14:03."
+                " 2.0 s behind.",
+            ),
+        ),
+        (
+            Status(state="paused", lag_seconds=4000),
+            Headline("warning", "Paused. 67 min behind.", "`tailrace resume shop.toml`"),
+        ),
+        (
+            Status(state="draining"),
+            Headline("busy", "Stopping: whole transactions are committed first."),
+        ),
+        (Status(state="stopped", errors=(LOST,)), Headline("warning", "Stopped.")),
+        (
+            Status(state="stopped", errors=(BROKEN,)),
+            Headline("error", "Stopped: an event cannot be read."),
+        ),
+        (
+            Status(state="streaming", lag_seconds=0, tables=(LEFT_OUT,), dead_letters=2),
+            Headline(
+                "warning",
+                "Following. 0.0 s behind. 1 table is quarantined. 2 dead letters wait.",
+                "`tailrace tables shop.toml`",
+            ),
+        ),
+        (
+            Status(state="streaming", lag_seconds=0, dead_letters=1),
+            Headline(
+                "warning",
+                "Following. 0.0 s behind. 1 dead letter waits.",
+                "`tailrace dead-letters shop.toml list`",
+            ),
+        ),
+    ],
+)
+def test_the_headline(status: Status, expected: Headline) -> None:
+    assert headline(status, NOW, config="shop.toml") == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (99.4, "99 s"),
+        (99.6, "2 min"),
+        (5960, "99 min"),
+        (6300, "1 h 45 min"),
+        (180_000, "2 d 2 h"),
+    ],
+)
+def test_durations(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
