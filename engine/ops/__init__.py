@@ -6,6 +6,7 @@ What an operator sees of a running pipeline.
     history     lag and throughput of the last 24 hours
     metrics     Prometheus metrics; metric_list: their names; gauges, table_counters, histogram
     api         HTTP: metrics, health, status and commands; access: who may use it; openapi
+    dashboard   the page; words: the state in words
     server      the HTTP server
     terminal    the live view in a terminal
     log         log lines as text or JSON
