@@ -7,10 +7,24 @@ from pathlib import Path
 
 import psycopg
 
-from tests.support.browser import open_page
+from tests.support.browser import Page, open_page
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.servers import AnyServer, connect_mysql
 from tests.support.waiting import wait_until
+
+
+def assert_it_outlasts_the_engine(page: Page, engine: EngineProcess, config: Path) -> None:
+    """Without an engine the page says so, and goes on when there is one again."""
+    engine.kill()
+    page.wait_text("#headline", "No answer from the engine since")
+    page.wait_text("#remedy", "tailrace run CONFIG")
+    again = EngineProcess(config, "--listen", f"127.0.0.1:{engine.port}")
+    page.wait_text("#headline", "Following.")
+    page.click('[data-command="stop"]')
+    page.click("#confirm-yes")
+    assert again.wait() == 0
+    page.wait_text("#headline", "No answer from the engine since")
+    assert page.complaints() == []
 
 
 def test_the_dashboard_of_an_engine(
@@ -65,14 +79,4 @@ def test_the_dashboard_of_an_engine(
             page.wait_text("#record", "dashboard through the API", "pause", "backfill")
             assert page.complaints() == []
 
-            # Without an engine the page says so, and goes on when there is one again.
-            engine.kill()
-            page.wait_text("#headline", "No answer from the engine since")
-            page.wait_text("#remedy", "tailrace run CONFIG")
-            again = EngineProcess(config, "--listen", f"127.0.0.1:{engine.port}")
-            page.wait_text("#headline", "Following.")
-            page.click('[data-command="stop"]')
-            page.click("#confirm-yes")
-            assert again.wait() == 0
-            page.wait_text("#headline", "No answer from the engine since")
-            assert page.complaints() == []
+            assert_it_outlasts_the_engine(page, engine, config)
