@@ -10,11 +10,12 @@ The HTTP API of a running engine, as a Starlette application.
     GET  /commands/ID     a command with its outcome, which is null while it waits
     GET  /openapi.json    this list for machines (``engine.ops.openapi``)
     GET  /                the dashboard, with what it needs (``engine.ops.dashboard``)
+    GET  /runbook         the runbook, without data (``engine.ops.runbook``)
 
 A command takes the way of `tailrace backfill`: it is stored in the target, the engine executes it
 at a commit, and the table ``tailrace.command`` keeps who gave it and what became of it.
 
-/health needs no token, so that a balancer can ask. Everything else needs a role
+/health needs no token, so that a balancer can ask. Everything else but pages needs a role
 (``engine.ops.access``). An error is a JSON object with ``error``, ``detail`` and ``hint``.
 
 Handlers are coroutine functions, since Starlette runs all others in a thread.
@@ -40,6 +41,7 @@ from engine.ops.access import Access, Role
 from engine.ops.dashboard import Dashboard
 from engine.ops.log import printable
 from engine.ops.openapi import openapi_document
+from engine.ops.runbook import get_runbook, get_runbook_style
 from engine.ops.status import Status
 from engine.remedies import rendered
 
@@ -108,6 +110,8 @@ class Api:
                 Route("/commands", self._may("read", self._get_commands)),
                 Route("/commands/{id:int}", self._may("read", self._get_command)),
                 Route("/openapi.json", self._may("read", self._get_openapi)),
+                Route("/runbook", get_runbook),
+                Route("/runbook.css", get_runbook_style),
             ],
             exception_handlers={
                 HTTPException: problem,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
@@ -361,4 +362,29 @@ def test_the_openapi_document_has_every_route() -> None:
         for path, methods in openapi_document()["paths"].items()
         for method in methods
     }
-    assert served - {("/openapi.json", "get")} == described
+    pages = {(path, "get") for path in ("/openapi.json", "/runbook", "/runbook.css")}
+    assert served - pages == described
+
+
+# -- the runbook -----------------------------------------------------------------------------------
+
+
+def test_the_runbook_is_a_page_whose_links_work() -> None:
+    """It needs no token, and loads nothing but its style."""
+
+    async def work(port: int) -> None:
+        found = await ask(port, "GET", "/runbook")
+        assert found.code == 200
+        assert found.headers["content-type"].startswith("text/html")
+        assert found.headers["content-security-policy"].startswith("default-src 'none'")
+        page = found.body.decode()
+        anchors = re.findall(r' id="([^"]+)"', page)
+        assert len(set(anchors)) == len(anchors)
+        assert {"tailracelaghigh", "a-table-is-quarantined"} <= set(anchors)
+        links = set(re.findall(r'href="([^"]+)"', page))
+        assert {it for it in links if it.strip("#") not in anchors} == {"data:,", "runbook.css"}
+        assert not re.search(r"<script|<img| style=|]\(", page)
+        style = await ask(port, "GET", "/runbook.css")
+        assert (style.code, style.headers["content-type"].partition(";")[0]) == (200, "text/css")
+
+    serving(ApiSettings(read_token=READ), work)
