@@ -15,7 +15,9 @@ privileges. Tests create their own databases there and drop them.
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
@@ -47,6 +49,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _used:
         names = ", ".join(f"{server.kind} {server.version}" for server in _used)
         terminalreporter.write_line(f"database servers: {names}")
+
+
+@pytest.fixture
+def configured() -> Iterator[None]:
+    """For a test that configures the log: restore the loggers after it."""
+    loggers = [logging.getLogger("tailrace"), logging.getLogger()]
+    before = [(it.handlers[:], it.level, it.propagate) for it in loggers]
+    hook = threading.excepthook
+    yield
+    threading.excepthook = hook
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(params=["accelerator", "python"])

@@ -12,6 +12,7 @@ from engine.cli.wiring import load_settings, make_mapping, make_sink, make_sourc
 from engine.commands import CommandStore
 from engine.contract import Source
 from engine.errors import ConfigError, TailraceError
+from engine.ops.log_fields import error_fields
 from engine.ops.metrics import Metrics
 from engine.ops.status import Status
 from engine.pipeline.counters import Counters
@@ -77,13 +78,17 @@ class Engine:
                     raise
                 log.error(
                     "the pipeline cannot work with the new configuration, the one before is used",
-                    extra={"pipeline": before.pipeline.name, "error": str(error)},
+                    extra={"pipeline": before.pipeline.name, **error_fields(error)},
                 )
                 failed, self.settings, before = error, before, None
             else:
                 if self._ending or not self.pipeline.reloading:
                     return
                 failed, before, self.settings = None, self.settings, self._next
+                log.info(
+                    "the pipeline goes on by the new configuration",
+                    extra={"pipeline": before.pipeline.name},
+                )
             self.pipeline = self._make_pipeline()
             if failed is not None:
                 self.pipeline.note(failed)

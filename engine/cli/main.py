@@ -19,6 +19,7 @@ from pathlib import Path
 from engine.cli.output import prepare_streams, print_json
 from engine.errors import OutputError, TailraceError
 from engine.ops.log import printable
+from engine.ops.log_fields import error_fields
 from engine.remedies import remedy_of
 
 __all__ = ["main"]
@@ -90,7 +91,7 @@ def show_error(error: TailraceError, config: str = "") -> None:
     hint = remedy_of(error, config)
     logger = logging.getLogger("tailrace")
     if logger.handlers:
-        logger.error("stopped", extra={"error": str(error), "hint": hint})
+        logger.error("stopped", extra=error_fields(error) | {"hint": hint})
     if not logger.handlers or sys.stderr.isatty():
         from rich.console import Console
         from rich.text import Text

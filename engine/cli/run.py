@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from itertools import islice
@@ -33,6 +34,7 @@ from engine.errors import ConfigError, TailraceError
 from engine.ops import log
 from engine.ops.metrics import Metrics
 from engine.ops.monitor import Monitor
+from engine.ops.repeats import PROGRESS
 from engine.ops.status import Status
 from engine.remedies import rendered
 from engine.schema import Table
@@ -48,6 +50,7 @@ __all__ = ["BENCH", "DEMO", "RUN", "TAIL"]
 VIEW_SECONDS = 0.25
 #: How often the status is logged where there is no terminal.
 REPORT_SECONDS = 10.0
+IDLE_REPORT_SECONDS = 600.0
 
 #: The thresholds of ``gc.set_threshold``.
 COLLECTOR_THRESHOLDS = (20_000, 20, 100)
@@ -62,6 +65,7 @@ REPORTED = (
 )
 
 logger = logging.getLogger("tailrace.run")
+progress = logging.getLogger(PROGRESS)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,10 +81,10 @@ def run(options: argparse.Namespace) -> int:
     if options.deadline is not None and not options.until_caught_up:
         raise ConfigError("--deadline needs --until-caught-up", hint="add --until-caught-up")
     settings = load_settings(options.config)
-    log.configure(options.log_format or settings.log.format, settings.log.level)
+    name = settings.pipeline.name
+    log.configure(options.log_format or settings.log.format, settings.log.level, name)
     version, codecs = version_and_codecs()
-    extra = {"pipeline": settings.pipeline.name, "version": version, "codecs": codecs}
-    logger.info("starting", extra=extra)
+    logger.info("starting", extra={"version": version, "codecs": codecs})
     _tune_garbage_collection()
     return uvloop.run(_run(settings, options))
 
@@ -135,10 +139,12 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         if listen := options.listen or settings.api.listen:
             server = _make_server(listen, settings, engine, monitor)
             await stack.enter_async_context(server)
-        await stack.enter_async_context(_meanwhile(_warn(settings)))
+        await stack.enter_async_context(_meanwhile(_warn(settings, str(options.config))))
         visible = sys.stderr.isatty() and not options.no_progress
         shown = _draw(monitor) if visible else _report(monitor)
         await stack.enter_async_context(_meanwhile(shown))
+        await stack.enter_async_context(_meanwhile(log.write_repeats()))
+        stack.callback(log.write_held)
         await engine.run(until_caught_up=options.until_caught_up, deadline_seconds=options.deadline)
     return 0 if engine.pipeline.stopping else _conclude(engine.status(), str(options.config))
 
@@ -197,7 +203,8 @@ def _stop_on_signals(engine: Engine) -> None:
                 from rich.console import Console
 
                 Console(stderr=True).show_cursor()
-            logger.warning("stopped at once", extra={"pipeline": engine.pipeline.name})
+            log.write_held()
+            logger.warning("stopped at once")
             os._exit(1)
         engine.stop()
 
@@ -205,14 +212,18 @@ def _stop_on_signals(engine: Engine) -> None:
     loop.add_signal_handler(signal.SIGINT, interrupted)
 
 
-async def _warn(settings: Settings) -> None:
+async def _warn(settings: Settings, config: str) -> None:
     """Log what ``tailrace check`` finds wrong with the source. Some of it, such as foreign keys
     whose cascades are not in the log, cannot be noticed later.
     """
     with closing(make_source(settings)) as source, suppress(TailraceError):
         for finding in await asyncio.to_thread(source.check):
             if finding.level != "ok":
-                extra = {"subject": finding.subject, "action": finding.action}
+                extra = {
+                    "code": finding.code,
+                    "subject": finding.subject,
+                    "hint": rendered(finding.action, config=config),
+                }
                 logger.warning(finding.message, extra=extra)
 
 
@@ -234,12 +245,16 @@ async def _draw(monitor: Monitor) -> None:
 
 
 async def _report(monitor: Monitor) -> None:
-    """Log the status now and then, where there is no terminal."""
+    """Log the status now and then, where there is no terminal; seldom while nothing happens."""
+    last: tuple[object, ...] = ()
+    logged = 0.0
     while True:
         await asyncio.sleep(REPORT_SECONDS)
-        status = monitor.status()
-        extra = {name: getattr(status, name) for name in REPORTED}
-        logger.info("progress", extra=extra)
+        status, now = monitor.status(), time.monotonic()
+        present = (status.state, status.rows, status.backfilled_rows, status.reconnects)
+        if present != last or now - logged >= IDLE_REPORT_SECONDS:
+            last, logged = present, now
+            progress.info("progress", extra={name: getattr(status, name) for name in REPORTED})
 
 
 @asynccontextmanager

@@ -34,6 +34,7 @@ from engine.pipeline.backfill import Backfill
 from engine.pipeline.batching import Batch, Batcher, times_larger
 from engine.pipeline.counters import Counters
 from engine.pipeline.discovery import Discovery
+from engine.pipeline.events import Events
 from engine.pipeline.reader_queue import ReaderQueue
 from engine.pipeline.stop_request import StopRequest
 from engine.pipeline.stored_commands import StoredCommands
@@ -74,6 +75,7 @@ class Shared:
     stored: StoredCommands
     stop: StopRequest
     counters: Counters
+    events: Events
 
     def place(self, position: str) -> str:
         """The place of a position in the source's log, in the form that people read."""
@@ -101,7 +103,7 @@ class Attempt:
         checkpoint = state.checkpoint or Checkpoint(pipeline.name, state.epoch, "")
         self._first = state.checkpoint is None and isinstance(pipeline.source, SnapshotSource)
         self._pipeline = pipeline
-        self.state: PipelineState = "connecting"
+        self._state: PipelineState = "connecting"
         self._source = source = pipeline.source
         self._stop = stop = pipeline.stop
         self._log = _Log.UNREAD
@@ -125,6 +127,7 @@ class Attempt:
             metrics=pipeline.metrics,
             counters=pipeline.counters,
             letters=pipeline.unlogged.letters,
+            events=pipeline.events,
         )
         batch, sink = pipeline.batch, pipeline.sink
         self._times = times = (
@@ -146,6 +149,17 @@ class Attempt:
             interrupted=lambda: bool(stop),
             unlogged=pipeline.unlogged,
         )
+
+    @property
+    def state(self) -> PipelineState:
+        """What the pipeline does now."""
+        return self._state
+
+    @state.setter
+    def state(self, state: PipelineState) -> None:
+        if state != self._state:
+            self._state = state
+            self._pipeline.events.state(state, self._pipeline.place(self.writer.committed))
 
     @property
     def outdated(self) -> list[UnloggedChange]:

@@ -263,7 +263,13 @@ class DeadLetters:
             log.warning(
                 "a row that the target refuses is a dead letter, and later changes of its key wait"
                 " behind it",
-                extra={"pipeline": self._name, "table": str(id), "reason": error.message},
+                extra={
+                    "pipeline": self._name,
+                    "table": str(id),
+                    "position": letter.position,
+                    "error_class": letter.error,
+                    "reason": error.message,
+                },
             )
         self._keys.setdefault(id, set()).update(_keys(row, 0))
 

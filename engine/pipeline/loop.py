@@ -18,11 +18,13 @@ from contextlib import AsyncExitStack
 from engine.contract import Interruptible, Sink, Source
 from engine.errors import SinkError, TailraceError, UnloggedChange
 from engine.mapping.changes import Mapping
+from engine.ops.log_fields import error_fields
 from engine.ops.metrics import Metrics
 from engine.ops.recent_errors import RecentErrors
 from engine.ops.status import PipelineState, Status, TableStatuses
 from engine.pipeline.attempt import Attempt, Shared
 from engine.pipeline.counters import Counters
+from engine.pipeline.events import Events
 from engine.pipeline.retries import Deadline, Retries
 from engine.pipeline.selection import follow_selection
 from engine.pipeline.stop_request import StopRequest
@@ -76,8 +78,9 @@ class Pipeline:
     ) -> None:
         self.name, self.source, self.sink = name, source, sink
         self._stop = stop = StopRequest()
+        events = Events(name, config)
         unlogged = UnloggedChanges(
-            *(name, source, sink, backfill), errors or ErrorSettings(), config
+            *(name, source, sink, backfill), errors or ErrorSettings(), events
         )
         self._shared = shared = Shared(
             *(name, source, sink, mapping or Mapping(), batch, backfill, metrics),
@@ -85,6 +88,7 @@ class Pipeline:
             stored=StoredCommands(name, source, sink, unlogged, stop, reload),
             stop=stop,
             counters=counters or Counters(),
+            events=events,
         )
         self.counters, self.metrics = shared.counters, metrics
         self._retries = Retries(name, source, sink, retry, stop)
@@ -137,9 +141,10 @@ class Pipeline:
         except TimeoutError:
             if self._patience is None or not self._patience.expired():
                 raise  # of a source or a sink, which is a bug there
-            self._note_abort("no answer from source or target")
+            self._note_abort({"error": "no answer from source or target"})
         finally:
             self._ended, self._patience = True, None
+            self._shared.events.state("stopped", self._shared.place(self.counters.position))
             deadline.cancel()
         deadline.check(self._retries.last_error)
 
@@ -150,6 +155,7 @@ class Pipeline:
                 extra={"pipeline": self.name},
             )
         while not self._stop:
+            self._shared.events.state("connecting")
             try:
                 if await self._run_attempt(until_caught_up):
                     return
@@ -177,7 +183,7 @@ class Pipeline:
         self.counters.reconnects += 1
         self.metrics.reconnected("sink" if isinstance(error, SinkError) else "source")
         if self._stop:
-            self._note_abort(str(error))
+            self._note_abort(error_fields(error))
         else:
             await retries.wait(error, connected=attempt is not None and attempt.reads)
 
@@ -237,11 +243,11 @@ class Pipeline:
         id = error.id if isinstance(error, UnloggedChange) else attempt.find(error.table)
         return None if id is None or attempt.ignores(id) else id
 
-    def _note_abort(self, error: str) -> None:
+    def _note_abort(self, fields: dict[str, str]) -> None:
         log.warning(
             "stopped before everything that was read is applied, the next run resumes from the"
             " checkpoint",
-            extra={"pipeline": self.name, "error": error},
+            extra={"pipeline": self.name, **fields},
         )
 
     async def _run_attempt(self, until_caught_up: bool) -> bool:
@@ -256,7 +262,7 @@ class Pipeline:
             self._attempt = attempt = Attempt(self._shared, state)
             writer, tracker = attempt.writer, attempt.tracker
             if state.checkpoint is not None and not self._selection_done:
-                await follow_selection(self.name, self.source, writer, tracker)
+                await follow_selection(self.source, writer, tracker)
             self._selection_done = True
             await self._shared.unlogged.record(writer, tracker, attempt.outdated)
             executes = state.checkpoint is not None

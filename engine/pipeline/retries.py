@@ -24,6 +24,7 @@ from engine.errors import (
     SourceRejected,
     TailraceError,
 )
+from engine.ops.log_fields import error_fields
 from engine.pipeline.stop_request import StopRequest
 from engine.settings.loader import RetrySettings
 
@@ -119,8 +120,7 @@ class Retries:
             _meaning(error),
             extra={
                 "pipeline": self._pipeline,
-                "error": str(error),
-                "hint": error.hint,
+                **error_fields(error),
                 "delay_seconds": round(self._delay, 3),
             },
         )

@@ -10,7 +10,6 @@ keeps it as it is. A table that is selected again is backfilled again, like a qu
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Collection
 
@@ -23,7 +22,6 @@ from engine.schema import TableId
 
 __all__ = ["follow_selection", "selected"]
 
-log = logging.getLogger("tailrace.pipeline")
 
 _NOT_SELECTED = "the configuration does not select the table any more"
 _SELECTED_AGAIN = "the configuration selects the table again"
@@ -46,9 +44,7 @@ def selected(source: Source, known: Collection[TableId]) -> set[TableId]:
     return found
 
 
-async def follow_selection(
-    pipeline: str, source: Source, writer: TargetWriter, tracker: ProgressTracker
-) -> None:
+async def follow_selection(source: Source, writer: TargetWriter, tracker: ProgressTracker) -> None:
     """Stop following tables that ``source`` does not select, and follow those that it selects
     again. The target is at a commit before and after.
 
@@ -62,10 +58,6 @@ async def follow_selection(
     included = [id for id in chosen if known[id].state == "excluded"]
     for id in excluded:
         await writer.leave(id, Cause(_NOT_SELECTED, at=time.time()), "excluded")
-        log.warning(
-            "the table is not followed any more, and the target keeps it as it is",
-            extra={"pipeline": pipeline, "table": str(id), "reason": _NOT_SELECTED},
-        )
     for id in included:
         await writer.leave(id, Cause(_SELECTED_AGAIN, at=time.time()), "pending")
     if excluded or included:

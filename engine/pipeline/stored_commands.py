@@ -138,6 +138,7 @@ class StoredCommands:
             "a command is refused" if refused else "a command is executed",
             extra={
                 "pipeline": self._name,
+                "command_id": stored.id,
                 "command": stored.command,
                 "by": stored.by,
                 "outcome": outcome,

@@ -78,6 +78,8 @@ class ProgressTracker:
         self._live = not self._unfinished
         #: Whether a table that waited to be discovered was dropped. The stream ignores its name.
         self.forgotten = False
+        #: The tables whose state has changed. Who logs that empties it.
+        self.moved: dict[TableId, None] = {}
 
     @property
     def tables(self) -> Sequence[Table]:
@@ -414,6 +416,8 @@ class ProgressTracker:
         if progress is not None:
             self._progress[id] = progress
         self._shared = None
+        if progress is not None and (before is None or before.state != progress.state):
+            self.moved[id] = None
         if _is_in_backfill(before) != _is_in_backfill(progress):
             self._in_backfill ^= {id}
         self._unfinished += _is_unfinished(progress) - _is_unfinished(before)

@@ -12,20 +12,20 @@ that is to be backfilled again is then discovered anew, because its shape may ha
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from engine.checkpoint import Cause
+from engine.checkpoint import Cause, LeftState
 from engine.contract import Sink, SnapshotSource, Source
 from engine.errors import TailraceError, UnloggedChange
 from engine.pipeline.dead_letters import DeadLetters
+from engine.pipeline.events import Events
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
 from engine.recovery import PassesOver
-from engine.remedies import BACKFILL, and_then, rendered
+from engine.remedies import BACKFILL, and_then
 from engine.schema import TableId
 from engine.settings.loader import BackfillSettings, ErrorSettings
 
@@ -46,8 +46,6 @@ _ANEW: Final = (
 _NEVER: Final = "it was to be backfilled again, and the configuration does not allow that now"
 _START: Final = "`tailrace run CONFIG` goes on with the other tables then"
 
-log = logging.getLogger("tailrace.pipeline")
-
 
 class UnloggedChanges:
     """The tables in trouble, from the error to the commit that records them."""
@@ -59,12 +57,11 @@ class UnloggedChanges:
         sink: Sink,
         settings: BackfillSettings,
         errors: ErrorSettings,
-        config: str,
+        events: Events,
     ) -> None:
-        self._name = name
         self._settings = settings
         self._errors = errors
-        self._config = config
+        self._events = events
         #: The place of a position in the source's log, in the form that people read.
         self.place: Callable[[str], str] = source.place if isinstance(source, PassesOver) else str
         #: The rows that the target refuses.
@@ -103,19 +100,8 @@ class UnloggedChanges:
             time.time(),
         )
         self._taken.append((id, cause, not again))
-        log.warning(
-            "the table is backfilled again"
-            if again
-            else "the table is quarantined, its changes are not applied any more",
-            extra={
-                "pipeline": self._name,
-                "table": str(id),
-                "position": error.position,
-                "statement": error.statement,
-                "reason": error.message,
-                "hint": rendered(cause.hint, config=self._config, table=str(id)),
-            },
-        )
+        state: LeftState = "pending" if again else "quarantined"
+        self._events.left(id, state, cause, type(error).__name__)
 
     def _may_quarantine(self, error: TailraceError, id: TableId) -> None:
         """Raise the error, with the way on, if a policy says that the pipeline stops."""

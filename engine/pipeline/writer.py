@@ -37,6 +37,7 @@ from engine.ops.metrics import Metrics, Stage
 from engine.pipeline.batching import Batch
 from engine.pipeline.counters import Counters, WorkCounter
 from engine.pipeline.dead_letters import DeadLetters
+from engine.pipeline.events import Events
 from engine.pipeline.impossible import refuse_impossible
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins, own_name
@@ -90,7 +91,9 @@ class TargetWriter:
         metrics: Metrics,
         counters: Counters,
         letters: DeadLetters | None = None,
+        events: Events | None = None,
     ) -> None:
+        self._events = events or Events(checkpoint.pipeline)
         self._letters = letters or DeadLetters(checkpoint.pipeline, sink, ErrorSettings())
         self._mapping = mapping
         self._source = source
@@ -272,11 +275,15 @@ class TargetWriter:
         self._counters.committed(self.position)
         self._metrics.committed(self._times)
         self._times = []
+        if self._tracker.moved:
+            self._events.tables(self._tracker.moved, self._tracker.progress)
+            self._tracker.moved.clear()
         self._source.acknowledge(self.position)
 
     async def rollback(self) -> None:
         """Undo what is not committed."""
         self.transaction, self._times = Transaction.EMPTY, []
+        self._tracker.moved.clear()
         await self._sink.rollback()
 
     async def retry(self, chosen: Sequence[DeadLetter]) -> str:

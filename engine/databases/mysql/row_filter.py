@@ -61,7 +61,7 @@ def accepts(connection: Connection[Any], table: Table, condition: str) -> bool:
             raise
         log.warning(
             "the server does not evaluate where, so it sends all rows of the table",
-            extra={"table": str(table.id), "error": code},
+            extra={"table": str(table.id), "error": f"error {code} of the server"},
         )
         return False
     return True
