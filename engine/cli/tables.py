@@ -15,7 +15,8 @@ from rich.text import Text
 from engine.contract import Finding
 from engine.ops.log import printable
 from engine.ops.status import Status, TableStatus
-from engine.ops.terminal import duration, size, tables_table
+from engine.ops.terminal import tables_table
+from engine.ops.words import duration, size
 from engine.verify.report import TableReport, VerifyReport
 
 __all__ = ["findings_table", "progress_table", "status_table", "verify_table"]

@@ -21,7 +21,8 @@ from rich.text import Text
 
 from engine.demo.recording import Recording
 from engine.ops.status import Status
-from engine.ops.terminal import TerminalView, duration
+from engine.ops.terminal import TerminalView
+from engine.ops.words import duration
 
 __all__ = ["Draw", "Screen"]
 

@@ -33,7 +33,7 @@ from engine.demo.workload import SCHEMA_CHANGES
 from engine.demo.writer import ShopWriter
 from engine.errors import TailraceError
 from engine.ops.status import Status
-from engine.ops.terminal import duration
+from engine.ops.words import duration
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
 from engine.verify.report import VerifyReport
 

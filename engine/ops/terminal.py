@@ -18,8 +18,9 @@ from rich.text import Text
 
 from engine.ops.log import printable
 from engine.ops.status import Status, TableStatus
+from engine.ops.words import duration, size
 
-__all__ = ["RateMeter", "TerminalView", "duration", "size", "tables_table"]
+__all__ = ["RateMeter", "TerminalView", "tables_table"]
 
 #: A rate is the mean over this time: steady to the eye, and quick to fall.
 RATE_WINDOW_SECONDS = 3.0
@@ -37,35 +38,6 @@ STATE_STYLE = {
 }
 #: Quarantined tables and those in backfill come first, because there may be no room for all.
 STATE_ORDER = ("quarantined", "backfilling", "catching_up", "pending", "live", "excluded")
-
-
-def duration(seconds: float) -> str:
-    """A duration in at most two units: ``40 ms``, ``0.4 s``, ``1 min 15 s``."""
-    if seconds < 0.095:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def size(count: int) -> str:
-    """A number of bytes in powers of 1000: ``1.2 MB``."""
-    if count < 1000:
-        return f"{count} B"
-    amount = count / 1000
-    for unit in ("kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
 
 
 class RateMeter:

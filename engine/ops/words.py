@@ -14,7 +14,7 @@ import msgspec
 from engine.ops.status import FINISHED, Status
 from engine.remedies import rendered
 
-__all__ = ["Headline", "Level", "duration", "headline"]
+__all__ = ["Headline", "Level", "duration", "headline", "size"]
 
 #: ``fine``: nothing to do. ``busy``: it goes on by itself. ``warning``: a part is left out, or the
 #: pipeline waits for somebody. ``error``: it does not go on by itself.
@@ -98,7 +98,7 @@ def _backfills(status: Status, now: datetime) -> str:
 
 
 def _behind(status: Status) -> str:
-    if status.lag_seconds is None:
+    if not status.lag_seconds:
         return ""
     return f" {duration(status.lag_seconds)} behind."
 
@@ -116,15 +116,31 @@ def _count(number: int, one: str, several: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time with two digits or two units: ``0.4 s``, ``12 s``, ``12 min``, ``3 h 05 min``."""
+    """A duration in at most two units: ``40 ms``, ``0.4 s``, ``1 min 15 s``, ``12 min``."""
+    if seconds < 0.095:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 99.5:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if not hours:
         return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02} min"
+    if hours < 24:
+        return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def size(count: int) -> str:
+    """A number of bytes in powers of 1000: ``1.2 MB``."""
+    if count < 1000:
+        return f"{count} B"
+    amount = count / 1000
+    for unit in ("kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

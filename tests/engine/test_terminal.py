@@ -14,7 +14,7 @@ from engine.checkpoint import TableState
 from engine.cli.tables import findings_table, status_table, verify_table
 from engine.contract import Finding
 from engine.ops.status import Status, TableStatus
-from engine.ops.terminal import RateMeter, TerminalView, duration, size
+from engine.ops.terminal import RateMeter, TerminalView
 from engine.verify.report import Difference, TableReport, VerifyReport
 
 STATES: tuple[TableState, ...] = ("live", "catching_up", "backfilling", "pending")
@@ -55,37 +55,6 @@ def draw(view: RenderableType, *, width: int = 80, height: int = 25) -> str:
     with console.capture() as capture:
         console.print(view)
     return capture.get()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "0 ms"),
-        (0.012, "12 ms"),
-        (0.44, "0.4 s"),
-        (9.97, "10 s"),
-        (59.6, "1 min 0 s"),
-        (75.2, "1 min 15 s"),
-        (7500, "2 h 5 min"),
-        (93_600, "1 d 2 h"),
-    ],
-)
-def test_durations_are_readable(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1_234_567, "1.2 MB"),
-        (5 * 10**12, "5.0 TB"),
-        (10**15, "1000.0 TB"),
-    ],
-)
-def test_sizes_are_readable(count: int, text: str) -> None:
-    assert size(count) == text
 
 
 def test_a_rate_covers_the_last_seconds() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from engine.ops.recent_errors import ErrorStatus
 from engine.ops.status import Status, TableStatus
-from engine.ops.words import Headline, duration, headline
+from engine.ops.words import Headline, duration, headline, size
 
 NOW = datetime(2026, 3, 1, 13, 53, tzinfo=ZoneInfo("Europe/Berlin"))
 LOST = ErrorStatus(
@@ -63,7 +63,7 @@ LEFT_OUT = TableStatus("shop.bad", "quarantined")
         ),
         (
             Status(state="paused", lag_seconds=4000),
-            Headline("warning", "Paused. 67 min behind.", "`tailrace resume shop.toml`"),
+            Headline("warning", "Paused. 1 h 7 min behind.", "`tailrace resume shop.toml`"),
         ),
         (
             Status(state="draining"),
@@ -78,7 +78,7 @@ LEFT_OUT = TableStatus("shop.bad", "quarantined")
             Status(state="streaming", lag_seconds=0, tables=(LEFT_OUT,), dead_letters=2),
             Headline(
                 "warning",
-                "Following. 0.0 s behind. 1 table is quarantined. 2 dead letters wait.",
+                "Following. 1 table is quarantined. 2 dead letters wait.",
                 "`tailrace tables shop.toml`",
             ),
         ),
@@ -86,7 +86,7 @@ LEFT_OUT = TableStatus("shop.bad", "quarantined")
             Status(state="streaming", lag_seconds=0, dead_letters=1),
             Headline(
                 "warning",
-                "Following. 0.0 s behind. 1 dead letter waits.",
+                "Following. 1 dead letter waits.",
                 "`tailrace dead-letters shop.toml list`",
             ),
         ),
@@ -97,17 +97,31 @@ def test_the_headline(status: Status, expected: Headline) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"),
+    ("seconds", "text"),
     [
-        (0, "0.0 s"),
-        (9.94, "9.9 s"),
-        (9.96, "10 s"),
-        (99.4, "99 s"),
-        (99.6, "2 min"),
-        (5960, "99 min"),
-        (6300, "1 h 45 min"),
-        (180_000, "2 d 2 h"),
+        (0.0, "0 ms"),
+        (0.012, "12 ms"),
+        (0.44, "0.4 s"),
+        (9.97, "10 s"),
+        (59.6, "1 min 0 s"),
+        (75.2, "1 min 15 s"),
+        (7500, "2 h 5 min"),
+        (93_600, "1 d 2 h"),
     ],
 )
-def test_durations(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_234_567, "1.2 MB"),
+        (5 * 10**12, "5.0 TB"),
+        (10**15, "1000.0 TB"),
+    ],
+)
+def test_sizes_are_readable(count: int, text: str) -> None:
+    assert size(count) == text
