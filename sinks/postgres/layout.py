@@ -55,7 +55,7 @@ ADVISORY_LOCK = 0x7461696C72616365
 UPGRADE_BATCH = 500
 
 _COMMAND = f"""
-CREATE TABLE {SCHEMA}.command (
+CREATE TABLE IF NOT EXISTS {SCHEMA}.command (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   pipeline text NOT NULL,
   command text NOT NULL,
@@ -65,10 +65,11 @@ CREATE TABLE {SCHEMA}.command (
   outcome text,
   refused boolean NOT NULL DEFAULT false
 );
-CREATE INDEX command_waits ON {SCHEMA}.command (pipeline) WHERE done_at IS NULL"""
+CREATE INDEX IF NOT EXISTS command_waits ON {SCHEMA}.command (pipeline)
+  WHERE done_at IS NULL"""
 
 _DEAD_LETTER = f"""
-CREATE TABLE {SCHEMA}.dead_letter (
+CREATE TABLE IF NOT EXISTS {SCHEMA}.dead_letter (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   pipeline text NOT NULL,
   source_schema text NOT NULL, source_name text NOT NULL,
@@ -78,7 +79,27 @@ CREATE TABLE {SCHEMA}.dead_letter (
   closed_at timestamptz,
   outcome text
 );
-CREATE INDEX dead_letter_open ON {SCHEMA}.dead_letter (pipeline) WHERE closed_at IS NULL"""
+CREATE INDEX IF NOT EXISTS dead_letter_open ON {SCHEMA}.dead_letter (pipeline)
+  WHERE closed_at IS NULL"""
+
+#: What layout 2 has besides the tables of layout 1. States of layout 2 that were written before its
+#: release may lack some of it.
+_ADD = f"""
+ALTER TABLE {SCHEMA}.checkpoint
+  ADD COLUMN IF NOT EXISTS paused boolean NOT NULL DEFAULT false;
+ALTER TABLE {SCHEMA}.table_progress
+  ADD COLUMN IF NOT EXISTS again boolean NOT NULL DEFAULT false,
+  ADD COLUMN IF NOT EXISTS cause json,
+  ADD COLUMN IF NOT EXISTS part json,
+  ADD COLUMN IF NOT EXISTS in_place boolean NOT NULL DEFAULT false;
+{_COMMAND};
+{_DEAD_LETTER}"""
+#: Whether ``_ADD`` was executed: its newest columns are there.
+_IS_COMPLETE = f"""
+SELECT count(*) = 3 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+JOIN pg_namespace n ON n.oid = relnamespace
+WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND (relname, attname) IN
+  (('checkpoint', 'paused'), ('table_progress', 'in_place'), ('dead_letter', 'id'))"""
 
 _CREATE = f"""
 CREATE TABLE {SCHEMA}.layout (version integer NOT NULL);
@@ -88,10 +109,10 @@ CREATE TABLE {SCHEMA}.checkpoint (
   epoch bigint NOT NULL,
   position text,
   committed_at double precision NOT NULL DEFAULT 0,
-  paused boolean NOT NULL DEFAULT false,
   updated_at timestamptz NOT NULL DEFAULT now(),
   owner_pid integer,
-  owner_started timestamptz
+  owner_started timestamptz,
+  paused boolean NOT NULL DEFAULT false
 );
 CREATE TABLE {SCHEMA}.table_progress (
   pipeline text, source_schema text, source_name text,
@@ -135,13 +156,9 @@ _READ_VERSIONS = {
 }
 
 _RENAME = f"""
-ALTER TABLE {SCHEMA}.checkpoint ADD COLUMN paused boolean NOT NULL DEFAULT false;
 ALTER TABLE {SCHEMA}.progress RENAME TO table_progress;
 ALTER TABLE {SCHEMA}.table_progress RENAME CONSTRAINT progress_pkey TO table_progress_pkey;
 ALTER TABLE {SCHEMA}.table_progress RENAME COLUMN seen TO high_watermark;
-ALTER TABLE {SCHEMA}.table_progress ADD COLUMN again boolean NOT NULL DEFAULT false,
-  ADD COLUMN cause json, ADD COLUMN part json,
-  ADD COLUMN in_place boolean NOT NULL DEFAULT false;
 ALTER TABLE {SCHEMA}.tables RENAME TO table_version;
 ALTER TABLE {SCHEMA}.table_version RENAME CONSTRAINT tables_pkey TO table_version_pkey;
 ALTER TABLE {SCHEMA}.table_version RENAME CONSTRAINT tables_target_schema_target_name_key
@@ -174,7 +191,7 @@ async def prepare(session: Session) -> None:
     Several engines may do it at once: one does it, the others wait. Raises ``SinkLost`` if a lock
     cannot be had, and ``SinkError`` if a stored table version cannot be read.
     """
-    if await read_layout(session) == LAYOUT:
+    if await read_layout(session) == LAYOUT and await _is_complete(session):
         return
     await session.begin()
     await session.execute("SELECT pg_advisory_xact_lock($1::bigint)", (str(ADVISORY_LOCK),))
@@ -184,10 +201,16 @@ async def prepare(session: Session) -> None:
         await _create(session)
     elif layout < LAYOUT:
         tables = await _upgrade_from_1(session)
+    elif not await _is_complete(session):
+        await session.execute(_ADD)
     await session.commit()
     if layout is not None and layout < LAYOUT:
         extra = {"from_layout": layout, "to_layout": LAYOUT, "tables": tables}
         log.info(UPGRADED, extra=extra)
+
+
+async def _is_complete(session: Session) -> bool:
+    return await (await session.execute(_IS_COMPLETE)).fetchone() == (True,)
 
 
 async def _create(session: Session) -> None:
@@ -202,7 +225,7 @@ async def _upgrade_from_1(session: Session) -> int:
     # Each lock waits for the transactions that use the table, so what follows sees their rows.
     for name in ("layout", "checkpoint", "progress", "tables"):
         await session.execute(f"LOCK TABLE {SCHEMA}.{name} IN ACCESS EXCLUSIVE MODE")
-    await session.execute(f"{_RENAME};{_COMMAND};{_DEAD_LETTER}")
+    await session.execute(f"{_RENAME};{_ADD}")
     for before, after in RENAMED_STATES.items():
         await session.execute(
             f"UPDATE {SCHEMA}.table_progress SET state = $2 WHERE state = $1", (before, after)
