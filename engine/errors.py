@@ -18,6 +18,7 @@ The errors that Tailrace raises on purpose.
     ├── ApplyError        the target cannot store a change
     ├── Fenced            a newer engine runs this pipeline
     ├── DeadlineExceeded  a run has not caught up in time
+    ├── ApiError          the API of an engine does not answer, or refuses a request
     └── OutputError       the result of a command cannot be written
 
 ``engine.databases`` translates the errors of drivers (``raise … from error``), so nothing above it
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # the environment of a clone is made before msgspec is instal
     from engine.schema import TableId
 
 __all__ = [
+    "ApiError",
     "ApplyError",
     "ConfigError",
     "DeadlineExceeded",
@@ -213,6 +215,17 @@ class Fenced(TailraceError):
 
 class DeadlineExceeded(TailraceError):
     """The pipeline has not done what it should do in time."""
+
+
+class ApiError(TailraceError):
+    """The API of an engine does not answer, or refuses a request of a command line.
+
+    ``status`` is the status code of its response; None if there was none.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", status: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
 
 
 class OutputError(TailraceError):

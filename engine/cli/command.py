@@ -21,3 +21,5 @@ class Command(NamedTuple):
     add_options: Callable[[argparse.ArgumentParser], None]
     #: Whether its first argument is the configuration.
     takes_config: bool = True
+    #: Whether it can work through the API of the engine, without the configuration.
+    takes_api: bool = False

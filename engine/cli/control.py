@@ -9,8 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from engine.cli.command import Command
-from engine.cli.inbox import add_deadline, give
-from engine.cli.wiring import load_settings, make_sink
+from engine.cli.inbox import add_deadline, give, target_of
 from engine.commands import Pause, PipelineCommand, Reload, Resume, Stop
 
 __all__ = ["PAUSE", "RELOAD", "RESUME", "STOP"]
@@ -20,7 +19,7 @@ def _gives(command: PipelineCommand, description: str) -> Callable[[argparse.Nam
     """The function of a command line that gives ``command`` and does nothing else."""
 
     def run(options: argparse.Namespace) -> int:
-        return asyncio.run(give(make_sink(load_settings(options.config)), command, options))
+        return asyncio.run(give(target_of(options), command, options))
 
     run.__doc__ = description
     return run
@@ -38,12 +37,14 @@ PAUSE = Command(
         """,
     ),
     add_deadline,
+    takes_api=True,
 )
 RESUME = Command(
     "resume",
     "go on after pause",
     _gives(Resume(), """Go on at the checkpoint after `tailrace pause`."""),
     add_deadline,
+    takes_api=True,
 )
 RELOAD = Command(
     "reload",
@@ -59,6 +60,7 @@ RELOAD = Command(
         """,
     ),
     add_deadline,
+    takes_api=True,
 )
 STOP = Command(
     "stop",
@@ -71,4 +73,5 @@ STOP = Command(
         """,
     ),
     add_deadline,
+    takes_api=True,
 )

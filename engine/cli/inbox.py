@@ -8,26 +8,37 @@ import argparse
 import asyncio
 import getpass
 import os
+import shlex
 import socket
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.cli.api_address import address_of
 from engine.cli.command import Command
 from engine.cli.wiring import load_settings, make_sink
-from engine.commands import CommandClient, CommandStore, PipelineCommand, StoredCommand, in_words
+from engine.commands import (
+    CommandClient,
+    CommandStore,
+    PipelineCommand,
+    Stop,
+    StoredCommand,
+    in_words,
+)
 from engine.contract import Sink
-from engine.errors import ConfigError
+from engine.errors import ApiError, ConfigError
 from engine.ops.log import printable
 from engine.remedies import rendered
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["COMMANDS", "add_deadline", "give"]
+__all__ = ["COMMANDS", "add_deadline", "give", "outcome_of", "target_of", "user"]
 
 #: How often the target is asked for the outcome of a command.
 POLL_SECONDS = 0.2
@@ -43,17 +54,16 @@ def commands(options: argparse.Namespace) -> int:
     list: those that wait, and the newest others, with who gave them, when, and what became of them.
     cancel NUMBER: have the engine pass over a command that waits. Exit status 1: it does not wait.
     """
-    settings = load_settings(options.config)
     if (options.action == "cancel") != (options.number is not None):
         raise ConfigError(
             "cancel takes the number of a command, and list takes none",
             hint="`tailrace commands CONFIG list` shows the numbers",
         )
-    return asyncio.run(_commands(store_of(make_sink(settings)), options))
+    return asyncio.run(_commands(target_of(options), options))
 
 
-async def _commands(store: CommandStore, options: argparse.Namespace) -> int:
-    async with store.command_client() as client:
+async def _commands(sink: Sink | None, options: argparse.Namespace) -> int:
+    async with _client(sink, options) as client:
         if options.action == "cancel":
             return await _cancel(client, options.number)
         found = await client.newest(LISTED_COMMANDS)
@@ -69,7 +79,7 @@ async def _commands(store: CommandStore, options: argparse.Namespace) -> int:
 
 
 async def _cancel(client: CommandClient, number: int) -> int:
-    if await client.cancel(number, f"cancelled by {_user()}"):
+    if await client.cancel(number, f"cancelled by {user()}"):
         print(f"command {number} is cancelled")
         return 0
     done = await client.find(number)
@@ -103,7 +113,27 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the commands as JSON")
 
 
-COMMANDS = Command("commands", "the commands that were given", commands, _add_options)
+COMMANDS = Command(
+    "commands", "the commands that were given", commands, _add_options, takes_api=True
+)
+
+
+def target_of(options: argparse.Namespace) -> Sink | None:
+    """The sink of the configuration; None if the command goes through the API instead."""
+    return None if options.api else make_sink(load_settings(options.config))
+
+
+@asynccontextmanager
+async def _client(sink: Sink | None, options: argparse.Namespace) -> AsyncIterator[CommandClient]:
+    """Commands through the target, or through the API where there is no ``sink``."""
+    if sink is not None:
+        async with store_of(sink).command_client() as client:
+            yield client
+    else:
+        from engine.cli.api_client import connect
+
+        async with connect(address_of(options.api, options), user()) as api:
+            yield api
 
 
 def store_of(sink: Sink) -> CommandStore:
@@ -127,31 +157,53 @@ def add_deadline(parser: argparse.ArgumentParser) -> None:
     )
 
 
-async def give(sink: Sink, command: PipelineCommand, options: argparse.Namespace) -> int:
-    """Store a command, wait for its outcome if an engine runs, and print it. Returns the exit
-    status.
+async def give(sink: Sink | None, command: PipelineCommand, options: argparse.Namespace) -> int:
+    """Store a command in the target, or through the API where there is no ``sink``. Wait for its
+    outcome if an engine runs, and print it. Returns the exit status.
     """
-    async with store_of(sink).command_client() as client:
+    async with _client(sink, options) as client:
         runs = await client.engine_runs()
-        id = await client.submit(msgspec.json.encode(command).decode(), _user())
-        done = await _outcome(client, id, options.deadline_seconds) if runs else None
+        id = await client.submit(msgspec.json.encode(command).decode(), user())
+        done = await outcome_of(client, id, options.deadline_seconds) if runs else None
         runs = done is None and await client.engine_runs()
     if done is not None:
         print(f"refused: {done.outcome}" if done.refused else done.outcome)
         return int(done.refused)
     if runs:
-        cancel = f"`tailrace commands CONFIG cancel {id}`"
+        cancel = _line(f"tailrace commands CONFIG cancel {id}", options)
         print(
             "the engine has not executed the command yet; it stays stored until then, or until"
-            f" {rendered(cancel, config=str(options.config))}"
+            f" {cancel}"
         )
         return 1
+    if sink is None:
+        return _unanswered(command, id, options)
     run = rendered("`tailrace run CONFIG`", config=str(options.config))
     print(f"no engine is connected to the target: {run} executes the command at its start")
     return 0
 
 
-def _user() -> str:
+def _unanswered(command: PipelineCommand, id: int, options: argparse.Namespace) -> int:
+    """The API took a command, and the engine does not answer any more. Returns the exit status."""
+    if isinstance(command, Stop):
+        print("the engine has ended: it does not answer any more")
+        return 0
+    shows = _line("tailrace commands CONFIG", options)
+    print(
+        f"the engine does not answer any more. Command {id} stays stored until it runs again;"
+        f" {shows} then shows the outcome"
+    )
+    return 1
+
+
+def _line(words: str, options: argparse.Namespace) -> str:
+    """A command line for the same pipeline, in backquotes."""
+    if options.api:
+        return f"`{words.replace('CONFIG', f'--api {shlex.quote(options.api)}')}`"
+    return rendered(f"`{words}`", config=str(options.config))
+
+
+def user() -> str:
     """The user and the host, for the record of the command."""
     try:
         user = getpass.getuser()
@@ -160,17 +212,19 @@ def _user() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-async def _outcome(client: CommandClient, id: int, seconds: float) -> StoredCommand | None:
+async def outcome_of(client: CommandClient, id: int, seconds: float) -> StoredCommand | None:
     """The command when it is concluded; None after the deadline, or if the engine is gone. An
-    engine that executes a command connects to the target anew.
+    engine that executes a command connects to the target anew, and for a while the API may have no
+    answer.
     """
     deadline = time.monotonic() + seconds
     seen = time.monotonic()
     while time.monotonic() < min(deadline, seen + GONE_SECONDS):
-        done = await client.find(id)
-        if done is not None and done.outcome is not None:
-            return done
-        if await client.engine_runs():
-            seen = time.monotonic()
+        with suppress(ApiError):
+            done = await client.find(id)
+            if done is not None and done.outcome is not None:
+                return done
+            if await client.engine_runs():
+                seen = time.monotonic()
         await asyncio.sleep(POLL_SECONDS)
     return None

@@ -17,8 +17,10 @@ import msgspec
 
 from engine.checkpoint import TableProgress
 from engine.cli.address import check_address
+from engine.cli.api_address import address_of
 from engine.cli.command import Command
 from engine.cli.edits import mapped_tables, outdated_tables
+from engine.cli.inbox import user
 from engine.cli.output import print_json, print_tables
 from engine.cli.progress import comparison_progress
 from engine.cli.stored import refuse_unknown, stored_state
@@ -49,6 +51,8 @@ from engine.verify.report import TableReport, VerifyReport
 
 __all__ = ["CHECK", "STATUS", "VERIFY"]
 
+#: The states of an engine that applies nothing.
+HALTED = ("connecting", "paused", "stopped")
 #: How often the target is asked for its checkpoint.
 POLL_SECONDS = 0.1
 
@@ -185,23 +189,40 @@ def status(options: argparse.Namespace) -> int:
     Reads the checkpoint in the target, and asks the source for the end of its log. docs/status.md
     describes the fields. Exit status 1: no engine is connected to the target, or the stream cannot
     resume, such as after the log was purged; 2: the pipeline has never run.
+
+    With --api the engine itself is asked. Exit status 1: it does not answer, or nothing is applied,
+    because it is paused or has no connection to the source or the target.
     """
-    settings = load_settings(options.config)
-    found = asyncio.run(_status(settings, str(options.config)))
+    if options.api:
+        found = asyncio.run(_engine_status(options))
+    else:
+        found = asyncio.run(_status(load_settings(options.config), str(options.config)))
     if options.json:
         print_json(found)
     else:
         from engine.cli.tables import status_table
 
         print_tables(status_table(found))
-    return 1 if found.running is False or found.problem else 0
+    halted = found.running is False or found.state in HALTED
+    return 1 if halted or found.problem else 0
+
+
+async def _engine_status(options: argparse.Namespace) -> Status:
+    """The status as the engine tells it through the API."""
+    from engine.cli.api_client import connect
+
+    async with connect(address_of(options.api, options), user()) as client:
+        return await client.status()
 
 
 def _add_status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the status as JSON")
 
 
-STATUS = Command("status", "position, lag and the state of each table", status, _add_status_options)
+STATUS = Command(
+    *("status", "position, lag and the state of each table", status, _add_status_options),
+    takes_api=True,
+)
 
 
 async def _status(settings: Settings, config: str) -> Status:

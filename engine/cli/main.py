@@ -47,7 +47,8 @@ quarantined
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Errors go to standard error with their hints."""
     prepare_streams()
-    options = make_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = make_parser(through_api=names_api(words)).parse_args(words)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -102,8 +103,14 @@ def show_error(error: TailraceError, config: str = "") -> None:
             console.print(Text.assemble(("what to do: ", "bold"), printable(hint)))
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def names_api(words: Sequence[str]) -> bool:
+    """Whether a command line has ``--api``, which stands in the place of CONFIG."""
+    return any(word == "--api" or word.startswith("--api=") for word in words)
+
+
+def make_parser(*, through_api: bool = False) -> argparse.ArgumentParser:
+    """The whole command line, or that of commands through the API, which take no CONFIG."""
+    from engine.cli.api_address import add_api
     from engine.cli.control import PAUSE, RELOAD, RESUME, STOP
     from engine.cli.inbox import COMMANDS
     from engine.cli.init import INIT
@@ -138,7 +145,11 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(run=command.run)
-        if command.takes_config:
+        if command.takes_api:
+            add_api(sub)
+        elif through_api:
+            sub.add_argument("--api", action=_NoApi, help=argparse.SUPPRESS)
+        if command.takes_config and not (command.takes_api and through_api):
             sub.add_argument("config", type=Path, metavar="CONFIG", help="the TOML configuration")
         command.add_options(sub)
     return parser
@@ -159,6 +170,17 @@ class _CommandParser(argparse.ArgumentParser):
             return self.parse_known_intermixed_args(args, namespace)
         finally:
             self._intermixed = False
+
+
+class _NoApi(argparse.Action):
+    """Says that a command cannot be given through the API."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        command = parser.prog.rpartition(" ")[2]
+        parser.error(
+            f"{command} cannot work through the API: it connects to the source or the target"
+            " itself, so it needs CONFIG"
+        )
 
 
 class _Version(argparse.Action):

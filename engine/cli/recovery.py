@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from engine.change import TWIN_PREFIX
-from engine.checkpoint import Checkpoint, TableProgress
+from engine.checkpoint import Checkpoint
 from engine.cli.command import Command
-from engine.cli.inbox import add_deadline, give
+from engine.cli.inbox import add_deadline, give, target_of
 from engine.cli.stored import refuse_unknown, stored_state
 from engine.cli.wiring import load_settings, make_sink, make_source
 from engine.commands import BackfillTables, CommandStore, Letters, QuarantineTables, Skip
@@ -96,16 +96,13 @@ def backfill(options: argparse.Namespace) -> int:
     A running engine begins within seconds; without one, the next `tailrace run` does. Exit status
     1: the engine refused the command, or it did not answer in time.
     """
-    settings = load_settings(options.config)
-    return asyncio.run(_backfill(settings, options))
+    return asyncio.run(_backfill(target_of(options), options))
 
 
-async def _backfill(settings: Settings, options: argparse.Namespace) -> int:
-    sink = make_sink(settings)
+async def _backfill(sink: Sink | None, options: argparse.Namespace) -> int:
     if bool(options.tables) == options.all:
         raise ConfigError("name tables, or --all", hint=f"{BACKFILL_TABLE}; {BACKFILL_ALL}")
-    _, checkpoint = await stored_state(sink)
-    _require_known(options.tables, checkpoint.progress)
+    await _require_known(options.tables, sink)
     return await give(sink, BackfillTables(tuple(options.tables), options.in_place), options)
 
 
@@ -116,7 +113,7 @@ def _add_backfill_options(parser: argparse.ArgumentParser) -> None:
     add_deadline(parser)
 
 
-BACKFILL = Command("backfill", "read tables again", backfill, _add_backfill_options)
+BACKFILL = Command("backfill", "read tables again", backfill, _add_backfill_options, takes_api=True)
 
 
 def quarantine(options: argparse.Namespace) -> int:
@@ -128,21 +125,23 @@ def quarantine(options: argparse.Namespace) -> int:
     A running engine executes it within seconds; without one, the next `tailrace run` does. Exit
     status 1: the engine refused the command, or it did not answer in time.
     """
-    settings = load_settings(options.config)
-    return asyncio.run(_quarantine(settings, options))
+    return asyncio.run(_quarantine(target_of(options), options))
 
 
-async def _quarantine(settings: Settings, options: argparse.Namespace) -> int:
-    sink = make_sink(settings)
-    _, checkpoint = await stored_state(sink)
-    _require_known(options.tables, checkpoint.progress)
+async def _quarantine(sink: Sink | None, options: argparse.Namespace) -> int:
+    await _require_known(options.tables, sink)
     return await give(sink, QuarantineTables(tuple(options.tables)), options)
 
 
-def _require_known(names: Sequence[str], progress: Mapping[TableId, TableProgress]) -> None:
-    """Raise ConfigError unless all these names and patterns have tables."""
-    _, unknown = find_tables(tuple(names), progress)
-    refuse_unknown(unknown, progress)
+async def _require_known(names: Sequence[str], sink: Sink | None) -> None:
+    """Raise ConfigError unless all these names and patterns have tables, as far as the target
+    tells. Without it the engine refuses those that have none.
+    """
+    if sink is None:
+        return
+    _, checkpoint = await stored_state(sink)
+    _, unknown = find_tables(tuple(names), checkpoint.progress)
+    refuse_unknown(unknown, checkpoint.progress)
 
 
 def _add_quarantine_options(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +149,9 @@ def _add_quarantine_options(parser: argparse.ArgumentParser) -> None:
     add_deadline(parser)
 
 
-QUARANTINE = Command("quarantine", "stop following tables", quarantine, _add_quarantine_options)
+QUARANTINE = Command(
+    "quarantine", "stop following tables", quarantine, _add_quarantine_options, takes_api=True
+)
 
 
 def skip(options: argparse.Namespace) -> int:
@@ -232,12 +233,27 @@ def dead_letters(options: argparse.Namespace) -> int:
     applying them; the target then differs from the source. ID: numbers of letters; without any,
     all. Exit status 3: letters are open (list).
     """
-    settings = load_settings(options.config)
-    return asyncio.run(_dead_letters(settings, options))
+    if options.api:
+        return asyncio.run(_letters_through_api(options))
+    return asyncio.run(_dead_letters(make_sink(load_settings(options.config)), options))
 
 
-async def _dead_letters(settings: Settings, options: argparse.Namespace) -> int:
-    sink = make_sink(settings)
+async def _letters_through_api(options: argparse.Namespace) -> int:
+    """Retry or discard, without a look at the letters, which only the target has."""
+    if options.action in ("list", "show"):
+        raise ConfigError(
+            "the API does not show dead letters, because they contain values of rows",
+            hint="`tailrace dead-letters CONFIG list` reads them in the target",
+        )
+    if options.action == "discard":
+        which = f"the dead letters {', '.join(map(str, options.ids))}"
+        lost = f"the changes of {which if options.ids else 'all open dead letters'} are discarded."
+        if not _agreed(f"{lost} The target lacks them for good", options):
+            return 1
+    return await give(None, Letters(options.action, tuple(options.ids)), options)
+
+
+async def _dead_letters(sink: Sink, options: argparse.Namespace) -> int:
     await stored_state(sink)
     if not isinstance(sink, DeadLetterStore):
         raise ConfigError("this target keeps no dead letters", hint="PostgreSQL does")
@@ -279,7 +295,8 @@ def _add_letter_options(parser: argparse.ArgumentParser) -> None:
 
 
 DEAD_LETTERS = Command(
-    "dead-letters", "rows that the target refused", dead_letters, _add_letter_options
+    *("dead-letters", "rows that the target refused", dead_letters, _add_letter_options),
+    takes_api=True,
 )
 
 

@@ -16,7 +16,7 @@ from engine.contract import Finding
 from engine.ops.log import printable
 from engine.ops.status import Status, TableStatus
 from engine.ops.terminal import tables_table
-from engine.ops.words import duration, size
+from engine.ops.words import duration, headline, size
 from engine.verify.report import TableReport, VerifyReport
 
 __all__ = ["findings_table", "progress_table", "status_table", "verify_table"]
@@ -25,13 +25,24 @@ __all__ = ["findings_table", "progress_table", "status_table", "verify_table"]
 LISTED_DIFFERENCES = 10
 #: How far the message of a finding is indented.
 INDENT = 8
-LEVEL_STYLE = {"ok": "green", "warning": "yellow", "error": "bold red"}
+LEVEL_STYLE = {
+    "ok": "green",
+    "fine": "green",
+    "busy": "cyan",
+    "warning": "yellow",
+    "error": "bold red",
+}
 
 
 def status_table(status: Status) -> RenderableType:
-    """The status as it is stored in the target, without the counters of a running engine."""
+    """The status as it is stored in the target, or as the engine tells it, with its state."""
     summary = Table.grid(padding=(0, 2))
-    summary.add_row("pipeline", Text(status.pipeline))
+    summary.add_row("pipeline", Text(printable(status.pipeline)))
+    if status.running is None and status.state is not None:
+        words = headline(status, datetime.now().astimezone())
+        summary.add_row("state", Text(printable(words.text), style=LEVEL_STYLE[words.level]))
+        if words.remedy:
+            summary.add_row("", Text(f"→ {printable(words.remedy)}", style="bold"))
     if status.running is not None:
         none = Text("none is connected to the target", style="bold red")
         summary.add_row("engine", "running" if status.running else none)

@@ -4,7 +4,7 @@ against web pages.
 
 A browser sends requests to this machine on behalf of any page that the user visits. So a request
 is refused if its ``Host`` is a name of somebody else (DNS rebinding), if its ``Origin`` is another
-one, or if it changes something without being JSON (which a form cannot send).
+one, or if it is a POST without JSON (which a form cannot send).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Access:
         if origin is not None and urlsplit(origin).netloc != host:
             raise HTTPException(HTTPStatus.FORBIDDEN, "the request comes from a foreign page")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if needed == "control" and kind != "application/json":
+        if request.method == "POST" and kind != "application/json":
             raise HTTPException(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send `Content-Type: application/json`"
             )

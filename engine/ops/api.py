@@ -8,6 +8,7 @@ The HTTP API of a running engine, as a Starlette application.
     POST /commands        a ``PipelineCommand`` as JSON; 202 {"id": …, "href": "/commands/…"}
     GET  /commands        the last commands, the latest first
     GET  /commands/ID     a command with its outcome, which is null while it waits
+    DELETE /commands/ID   cancels a command that waits; 409 if it does not
     GET  /openapi.json    this list for machines (``engine.ops.openapi``)
     GET  /                the dashboard, with what it needs (``engine.ops.dashboard``)
     GET  /runbook         the runbook, without data (``engine.ops.runbook``)
@@ -35,7 +36,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from engine.commands import CommandStore, PipelineCommand, StoredCommand
+from engine.commands import CommandClient, CommandStore, PipelineCommand, StoredCommand
 from engine.errors import TailraceError
 from engine.ops.access import Access, Role
 from engine.ops.dashboard import Dashboard
@@ -52,6 +53,8 @@ JSON = "application/json"
 STORE_SECONDS = 30.0
 #: The greatest size of a command.
 COMMAND_BYTES = 64 * 1024
+#: The greatest number that a command can have, in any target.
+GREATEST_NUMBER = 2**63 - 1
 #: How many of the last commands GET /commands returns.
 LISTED_COMMANDS = 100
 #: The length to which the name that a client gives is cut.
@@ -108,6 +111,7 @@ class Api:
                 Route("/status", self._may("read", self._get_status)),
                 Route("/commands", self._may("control", self._post_command), methods=["POST"]),
                 Route("/commands", self._may("read", self._get_commands)),
+                Route("/commands/{id:int}", self._may("control", self._cancel), methods=["DELETE"]),
                 Route("/commands/{id:int}", self._may("read", self._get_command)),
                 Route("/openapi.json", self._may("read", self._get_openapi)),
                 Route("/runbook", get_runbook),
@@ -198,9 +202,17 @@ class Api:
     async def _get_command(self, request: Request) -> Response:
         request.state.extend(STORE_SECONDS)
         async with self._store().command_client() as client:
-            found = await client.find(request.path_params["id"])
-        if found is None:
-            raise HTTPException(HTTPStatus.NOT_FOUND, "the pipeline has no command of this number")
+            return _json(_record(await _find(client, request)))
+
+    async def _cancel(self, request: Request) -> Response:
+        request.state.extend(STORE_SECONDS)
+        outcome = f"cancelled by {self._client(request)}"
+        async with self._store().command_client() as client:
+            id = (await _find(client, request)).id
+            cancelled = await client.cancel(id, outcome)
+            found = await _find(client, request)
+        if not cancelled:
+            raise HTTPException(HTTPStatus.CONFLICT, f"it was concluded: {found.outcome}")
         return _json(_record(found))
 
     def _store(self) -> CommandStore:
@@ -224,6 +236,15 @@ class Api:
         hint = rendered(error.hint, config=self._config, table=error.table or "")
         content = {"error": "Service Unavailable", "detail": error.message, "hint": hint}
         return _json(content, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+async def _find(client: CommandClient, request: Request) -> StoredCommand:
+    """The command that the path names."""
+    id = request.path_params["id"]
+    found = await client.find(id) if id <= GREATEST_NUMBER else None
+    if found is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND, "the pipeline has no command of this number")
+    return found
 
 
 def _record(stored: StoredCommand) -> dict[str, Any]:

@@ -101,6 +101,15 @@ OPERATIONS = (
         {200: ("it", CommandRecord), 404: ("there is none of this number", Problem)},
         {"parameters": [NUMBER]},
     ),
+    Operation(
+        *("delete", "/commands/{id}", "cancel", "Cancel a command that waits."),
+        {
+            200: ("it, with its outcome", CommandRecord),
+            404: ("there is none of this number", Problem),
+            409: ("it does not wait any more", Problem),
+        },
+        {"parameters": [NUMBER, USER]},
+    ),
 )
 
 

@@ -110,6 +110,9 @@ def store() -> Iterator[MemorySink]:
         ("POST", "/commands", READ, 403),
         ("GET", "/status", CONTROL, 200),
         ("POST", "/commands", CONTROL, 202),
+        ("DELETE", "/commands/1", "", 401),
+        ("DELETE", "/commands/1", READ, 403),
+        ("DELETE", "/commands/1", CONTROL, 404),
     ],
 )
 def test_roles(store: MemorySink, method: str, path: str, token: str, code: int) -> None:
@@ -270,7 +273,9 @@ def test_commands(store: MemorySink) -> None:
         await ask(port, "POST", "/commands", BACKFILL, content_type="application/json")
         listed = (await ask(port, "GET", "/commands")).body
         assert [it["id"] for it in listed] == [found["id"] + 1, found["id"]]
-        assert (await ask(port, "GET", "/commands/999")).code == 404
+        for missing in (999, 2**63, 10**30):
+            assert (await ask(port, "GET", f"/commands/{missing}")).code == 404
+            assert (await ask(port, "DELETE", f"/commands/{missing}")).code == 404
 
     serving(ApiSettings(), work, commands=store)
 
@@ -291,6 +296,23 @@ def test_what_is_no_command(store: MemorySink, body: bytes, code: int) -> None:
         found = await ask(port, "POST", "/commands", body, content_type="application/json")
         assert found.code == code
         assert (await ask(port, "GET", "/commands")).body == []
+
+    serving(ApiSettings(), work, commands=store)
+
+
+def test_a_command_is_cancelled_once(store: MemorySink) -> None:
+    async def work(port: int) -> None:
+        submitted = await ask(port, "POST", "/commands", BACKFILL, content_type="application/json")
+        href = submitted.body["href"]
+        assert (await ask(port, "DELETE", href, origin="https://evil.example")).code == 403
+        cancelled = await ask(port, "DELETE", href, tailrace_user="ada")
+        assert cancelled.code == 200
+        assert cancelled.body["refused"]
+        assert cancelled.body["outcome"].startswith("cancelled by ada through the API (127.0.0.1")
+        assert (await ask(port, "GET", href)).body == cancelled.body
+        again = await ask(port, "DELETE", href)
+        assert again.code == 409
+        assert "cancelled by ada" in again.body["detail"]
 
     serving(ApiSettings(), work, commands=store)
 
@@ -339,6 +361,8 @@ def test_the_openapi_document_is_valid_and_true(store: MemorySink) -> None:
             ("/commands", "get", "200"): await ask(port, "GET", "/commands"),
             ("/commands/{id}", "get", "200"): await ask(port, "GET", submitted.body["href"]),
             ("/commands/{id}", "get", "404"): await ask(port, "GET", "/commands/999"),
+            ("/commands/{id}", "delete", "200"): await ask(port, "DELETE", submitted.body["href"]),
+            ("/commands/{id}", "delete", "409"): await ask(port, "DELETE", submitted.body["href"]),
             ("/commands", "post", "default"): await ask(port, "POST", "/commands", b"{}"),
         }
         for (path, method, code), answer in answers.items():
