@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 import engine.errors
 from engine.errors import TailraceError
@@ -166,6 +169,23 @@ def test_the_dashboard_is_whole(dashboard: dict[str, Any]) -> None:
         assert len(set(ids)) == len(ids) > 0
     for one, other in combinations(panels, 2):
         assert not overlap(one["gridPos"], other["gridPos"]), (one["title"], other["title"])
+
+
+def test_the_dashboard_has_only_what_grafana_knows(dashboard: dict[str, Any]) -> None:
+    """A key that the schema does not have is lost when it is read by it."""
+    register_default_plugins()
+    read = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
+    assert lost(dashboard, read) == []
+
+
+def lost(before: Any, after: Any, place: str = "") -> list[str]:
+    """The places of what is in one and not in the other, which may have more."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [it for key in before for it in lost(before[key], after.get(key), f"{place}/{key}")]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = enumerate(zip(before, after, strict=True))
+        return [it for number, (b, a) in pairs for it in lost(b, a, f"{place}/{number}")]
+    return [] if before == after else [place]
 
 
 def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
