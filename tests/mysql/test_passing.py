@@ -77,6 +77,13 @@ def test_events_are_passed_over_alone() -> None:
     assert parse_position(str(second.position)).gtids == GtidSet.parse(f"{UUID}:1-11")
 
 
+def test_a_table_map_is_passed_over_with_its_rows() -> None:
+    log = Log().gtid(10).query("BEGIN").table().insert(1)
+    place = f"binlog.000001:{log.table().offset}"
+    log.insert(2, last=False).insert(3).table().insert(4).xid()
+    assert inserted(fed(passing_stream(place), log)) == [1, 4]
+
+
 def test_a_transaction_is_passed_over_and_counts_as_executed() -> None:
     log = Log().gtid(10).query("BEGIN").table().insert(1).xid()
     place = f"binlog.000001:{log.offset}+"
@@ -186,3 +193,66 @@ def test_a_statement_or_a_transaction_is_passed_over(
         commands = there.execute("SELECT count(*) FROM tailrace.command WHERE NOT refused")
         assert commands.fetchone() == (2,)
         assert tailrace("verify", config, "--deadline-seconds", "3").returncode == 3
+
+
+@pytest.mark.parametrize(
+    "server", ["mysql", "mariadb_11", pytest.param("mariadb_10", marks=pytest.mark.slow)]
+)
+def test_the_command_of_a_stop_inside_a_transaction(
+    request: pytest.FixtureRequest,
+    server: str,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    """GIVEN transactions with rows before and after a statement-format write, and before and after
+    rows that do not fit their table WHEN what the message of the stop names is passed over THEN all
+    other rows are applied. MariaDB 11.8 writes no end position inside of a transaction."""
+    there_is: AnyServer = request.getfixturevalue(server)
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(there_is)
+    config = write_config(tmp_path, there_is.url, target, f"{database}.*", more=STOP)
+
+    def skip(lost: str) -> None:
+        stopped = tailrace("run", config, "--until-caught-up")
+        assert stopped.returncode == 1, stopped.stderr
+        command = f"tailrace skip {config} --statement"
+        (line,) = {line for line in stopped.stderr.split("`") if command in line}
+        done = tailrace(*line.split()[1:], "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert lost in done.stdout
+
+    with (
+        connect_mysql(there_is, database) as source,
+        source.cursor() as cursor,
+        psycopg.connect(target, autocommit=True) as there,
+    ):
+        cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+        cursor.execute("CREATE TABLE other (id INT PRIMARY KEY)")
+        cursor.execute("INSERT INTO t VALUES (1, 1)")
+        source.commit()
+        assert tailrace("run", config, "--until-caught-up").returncode == 0
+        cursor.execute("SET SESSION binlog_format = 'MIXED'")
+        for text in (
+            "INSERT INTO t VALUES (10, length(uuid()))",
+            "UPDATE t SET a = 99 WHERE id = 1",
+            "INSERT INTO t VALUES (11, length(uuid()))",
+        ):
+            cursor.execute(text)
+        source.commit()
+        cursor.execute("SET SESSION binlog_format = 'ROW'")
+        cursor.execute("SET SESSION sql_log_bin = 0")
+        cursor.execute("ALTER TABLE other ADD COLUMN b INT")
+        cursor.execute("SET SESSION sql_log_bin = 1")
+        cursor.execute("INSERT INTO t VALUES (12, 12)")
+        cursor.execute("INSERT INTO other VALUES (1, 1), (2, 2)")
+        cursor.execute("INSERT INTO t VALUES (13, 13)")
+        source.commit()
+        skip("the statement UPDATE t SET …\n")
+        skip(f"{database}.other: 2 rows inserted\n")
+        done = tailrace("run", config, "--until-caught-up")
+        assert done.returncode == 0, done.stderr
+        rows = there.execute(f'SELECT id, a FROM "{database}".t ORDER BY 1'.encode()).fetchall()
+        assert rows == [(1, 1), (10, 36), (11, 36), (12, 12), (13, 13)]
+        others = there.execute(f'SELECT count(*) FROM "{database}".other'.encode()).fetchone()
+        assert others == (0,)

@@ -111,6 +111,8 @@ ROWS: Final[dict[int, tuple[Operation, int]]] = {
 
 # Flags in the event header.
 IN_USE: Final = 0x01
+#: The flag of the last event with rows of a statement.
+STATEMENT_END: Final = 0x01
 ARTIFICIAL: Final = 0x20
 MAY_BE_IGNORED: Final = 0x80
 

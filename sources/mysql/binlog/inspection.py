@@ -54,6 +54,8 @@ class Inspection:
         #: Whether the last event is inside a transaction, and whether that is the one.
         self._inside = self._found = False
         self._maps: dict[bytes, tuple[bytes, int]] = {}
+        #: The table id of the one event if it is a table map: its rows are passed over with it.
+        self._mapped = b""
 
     def feed(self, events: Iterable[bytes]) -> bool:
         """Read these events. True when ``lost`` is complete.
@@ -88,16 +90,15 @@ class Inspection:
             self._found = self._whole and start == self._at
             if start > self._at:
                 raise self._missing()
-        if not self._whole and (start[0], position.offset) >= self._at:
+        if not (self._whole or self._found) and (start[0], position.offset) >= self._at:
             if (start[0], position.offset) > self._at:
                 raise self._missing()
             self._found = True
+            self._mapped = event[19:25] if kind == ev.TABLE_MAP else b""
         if kind == ev.TABLE_MAP:
             self._maps[event[19:25]] = event, end
-        if self._found:
-            self._note(kind, event, end, words)
-            if not self._whole:
-                return True
+        if self._found and self._note_found(kind, event, end, words):
+            return True
         if kind in _ENDS or (words and words[0] in _END and words[1:2] != ["TO"]):
             self._inside = False
             return self._found
@@ -128,6 +129,17 @@ class Inspection:
         )
 
     # -- what is lost ------------------------------------------------------------------------------
+
+    def _note_found(self, kind: int, event: bytes, end: int, words: list[str]) -> bool:
+        """Note an event that is passed over. True if nothing follows it."""
+        if not self._mapped:
+            self._note(kind, event, end, words)
+            return not self._whole
+        if kind not in ev.ROWS:
+            return False
+        if event[19:25] == self._mapped:
+            self._count(kind, event, end)
+        return bool(event[25] & ev.STATEMENT_END)
 
     def _words(self, kind: int, event: bytes, end: int) -> list[str]:
         """The first words of a statement."""

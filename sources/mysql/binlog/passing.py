@@ -35,12 +35,13 @@ def passing(
     defer: Callable[[bool], None],
     finish: Callable[[int], None],
     unknown: Callable[[int, int], None],
+    leave_out: Callable[[bytes], None],
 ) -> list[Handler | None]:
     """The handlers of a stream at ``position``, wrapped if there are places to pass over.
 
     ``defer`` says whether statements have no effect from here on, until their group ends, and
     ``finish`` ends the group at a time. ``unknown`` handles an event of an unknown kind, with its
-    flags.
+    flags. ``leave_out`` has the rows after a table map passed over, too.
     """
     if not position.passing:
         return handlers
@@ -48,7 +49,7 @@ def passing(
     def refuse(kind: int, event: bytes, end: int, timestamp: int) -> None:
         unknown(kind, int.from_bytes(event[17:19], "little"))
 
-    wrapped = _Passing(position, defer, finish).wrapped
+    wrapped = _Passing(position, defer, finish, leave_out).wrapped
     return [wrapped(handler or refuse, known=handler is not None) for handler in handlers]
 
 
@@ -60,10 +61,12 @@ class _Passing:
         position: StreamPosition,
         defer: Callable[[bool], None],
         finish: Callable[[int], None],
+        leave_out: Callable[[bytes], None],
     ) -> None:
         self._position = position
         self._defer = defer
         self._finish = finish
+        self._leave_out = leave_out
         self._whole = False
 
     def wrapped(self, handler: Handler, *, known: bool) -> Handler:
@@ -86,6 +89,8 @@ class _Passing:
                 self._finish(timestamp)
             elif kind in _CHANGES or not known:
                 self._position.pass_over()
+                if kind == ev.TABLE_MAP:
+                    self._leave_out(event)
             else:
                 handler(kind, event, end, timestamp)
 

@@ -31,7 +31,7 @@ from sources.mysql.position import MySQLPosition
 
 __all__ = ["Stream"]
 
-_STATEMENT_END: Final = 0x01
+_STATEMENT_END: Final = ev.STATEMENT_END
 _NO_FOREIGN_KEY_CHECKS: Final = 0x02
 _DUMMY_TABLE: Final = b"\xff\xff\xff\0\0\0"
 _MOST_TABLE_MAPS: Final = 10_000
@@ -72,7 +72,7 @@ class Stream:
         self._sources: dict[bytes, str] = {}
         self._begins: set[bytes] = set()
         self._reset()
-        hooks = (self._defer, self._finish, self._on_unknown)
+        hooks = (self._defer, self._finish, self._on_unknown, self._leave_out)
         self._handlers = passing(self._make_handlers(), self.position, *hooks)
 
     def _reset(self) -> None:
@@ -357,6 +357,10 @@ class Stream:
             self._tables[body[:6]] = self._known[body]
         except KeyError:
             self._tables[body[:6]] = None if self._skipped else self._meet(event, end, body)
+
+    def _leave_out(self, event: bytes) -> None:
+        """Pass over the rows after this table map."""
+        self._tables[event[19:25]] = None
 
     def _meet(self, event: bytes, end: int, body: bytes) -> Decoder | None:
         if self.position.group < 0:
