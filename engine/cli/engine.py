@@ -15,6 +15,7 @@ from engine.errors import ConfigError, TailraceError
 from engine.ops.log_fields import error_fields
 from engine.ops.metrics import Metrics
 from engine.ops.status import Status
+from engine.ops.tracing import NO_TRACING, Tracing
 from engine.pipeline.counters import Counters
 from engine.pipeline.loop import Pipeline
 from engine.settings.loader import Settings
@@ -22,6 +23,9 @@ from engine.settings.loader import Settings
 __all__ = ["Engine"]
 
 log = logging.getLogger("tailrace.run")
+
+#: The parts of a configuration that a reload does not change.
+_AT_START = ("api", "log", "telemetry")
 
 
 class Engine:
@@ -32,7 +36,10 @@ class Engine:
     configuration before is used again.
     """
 
-    def __init__(self, settings: Settings, config: Path, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, config: Path, metrics: Metrics, tracing: Tracing = NO_TRACING
+    ) -> None:
+        self._tracing = tracing
         self.settings = settings
         self.config = config
         self._metrics = metrics
@@ -104,8 +111,8 @@ class Engine:
             make(settings)
         self._next = settings
         outcome = "the configuration is read again"
-        if (settings.api, settings.log) != (self.settings.api, self.settings.log):
-            outcome += "; [api] and [log] take effect at the next start"
+        if any(getattr(settings, it) != getattr(self.settings, it) for it in _AT_START):
+            outcome += "; [api], [log] and [telemetry] take effect at the next start"
         return outcome
 
     def _make_pipeline(self) -> Pipeline:
@@ -123,4 +130,5 @@ class Engine:
             config=str(self.config),
             counters=self._counters,
             reload=self._reload,
+            tracing=self._tracing,
         )

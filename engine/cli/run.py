@@ -36,6 +36,7 @@ from engine.ops.metrics import Metrics
 from engine.ops.monitor import Monitor
 from engine.ops.repeats import PROGRESS
 from engine.ops.status import Status
+from engine.ops.telemetry import start_tracing
 from engine.remedies import rendered
 from engine.schema import Table
 from engine.settings.api import parse_listen
@@ -131,7 +132,8 @@ def _tune_garbage_collection() -> None:
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
     metrics = Metrics(settings.pipeline.name)
-    engine = Engine(settings, options.config, metrics)
+    tracing = start_tracing(settings.telemetry.endpoint, settings.pipeline.name)
+    engine = Engine(settings, options.config, metrics, tracing)
     _stop_on_signals(engine)
     async with AsyncExitStack() as stack:
         monitor = Monitor(engine, metrics)
@@ -145,6 +147,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         await stack.enter_async_context(_meanwhile(shown))
         await stack.enter_async_context(_meanwhile(log.write_repeats()))
         stack.callback(log.write_held)
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
         await engine.run(until_caught_up=options.until_caught_up, deadline_seconds=options.deadline)
     return 0 if engine.pipeline.stopping else _conclude(engine.status(), str(options.config))
 

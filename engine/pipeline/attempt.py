@@ -30,6 +30,7 @@ from engine.log_status import MeasuresWaits
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState
+from engine.ops.tracing import Tracing
 from engine.pipeline.backfill import Backfill
 from engine.pipeline.batching import Batch, Batcher, times_larger
 from engine.pipeline.counters import Counters
@@ -76,6 +77,7 @@ class Shared:
     stop: StopRequest
     counters: Counters
     events: Events
+    tracing: Tracing
 
     def place(self, position: str) -> str:
         """The place of a position in the source's log, in the form that people read."""
@@ -128,6 +130,7 @@ class Attempt:
             counters=pipeline.counters,
             letters=pipeline.unlogged.letters,
             events=pipeline.events,
+            tracing=pipeline.tracing,
         )
         batch, sink = pipeline.batch, pipeline.sink
         self._times = times = (

@@ -22,6 +22,7 @@ from engine.ops.log_fields import error_fields
 from engine.ops.metrics import Metrics
 from engine.ops.recent_errors import RecentErrors
 from engine.ops.status import PipelineState, Status, TableStatuses
+from engine.ops.tracing import NO_TRACING, Tracing
 from engine.pipeline.attempt import Attempt, Shared
 from engine.pipeline.counters import Counters
 from engine.pipeline.events import Events
@@ -75,6 +76,7 @@ class Pipeline:
         mapping: Mapping | None = None,
         counters: Counters | None = None,
         reload: Callable[[], str] | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.name, self.source, self.sink = name, source, sink
         self._stop = stop = StopRequest()
@@ -85,10 +87,11 @@ class Pipeline:
         self._shared = shared = Shared(
             *(name, source, sink, mapping or Mapping(), batch, backfill, metrics),
             unlogged=unlogged,
-            stored=StoredCommands(name, source, sink, unlogged, stop, reload),
+            stored=StoredCommands(name, source, sink, unlogged, stop, reload, tracing),
             stop=stop,
             counters=counters or Counters(),
             events=events,
+            tracing=tracing,
         )
         self.counters, self.metrics = shared.counters, metrics
         self._retries = Retries(name, source, sink, retry, stop)
@@ -157,8 +160,9 @@ class Pipeline:
         while not self._stop:
             self._shared.events.state("connecting")
             try:
-                if await self._run_attempt(until_caught_up):
-                    return
+                with self._shared.tracing.span("attempt"):
+                    if await self._run_attempt(until_caught_up):
+                        return
             except TailraceError as error:
                 attempt, self._attempt = self._attempt, None
                 if error.position is not None:

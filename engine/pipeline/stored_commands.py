@@ -33,6 +33,7 @@ from engine.commands import (
 )
 from engine.contract import PreparesTransactions, Sink, Source
 from engine.errors import ConfigError, Fenced, SinkLost, TailraceError
+from engine.ops.tracing import NO_TRACING, Tracing
 from engine.pipeline.stop_request import StopRequest
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
@@ -68,7 +69,9 @@ class StoredCommands:
         unlogged: UnloggedChanges,
         stop: StopRequest,
         reload: Callable[[], str] | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
+        self._tracing = tracing
         self._name = name
         self._source = source
         self._store = sink if isinstance(sink, CommandStore) else None
@@ -97,7 +100,8 @@ class StoredCommands:
             return True
         for stored in await self._store.waiting_commands():
             try:
-                await self._conclude(self._store, stored, writer, tracker)
+                with self._tracing.span("command", id=stored.id):
+                    await self._conclude(self._store, stored, writer, tracker)
             except Fenced:
                 raise
             except TailraceError as error:

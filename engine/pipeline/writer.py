@@ -34,6 +34,7 @@ from engine.contract import Applied, AppliesAtOnce, ReadsByPolicy, RowFilter, Si
 from engine.errors import ConfigError, SchemaError, TailraceError, UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
+from engine.ops.tracing import NO_TRACING, Tracing
 from engine.pipeline.batching import Batch
 from engine.pipeline.counters import Counters, WorkCounter
 from engine.pipeline.dead_letters import DeadLetters
@@ -92,7 +93,9 @@ class TargetWriter:
         counters: Counters,
         letters: DeadLetters | None = None,
         events: Events | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
+        self._tracing = tracing
         self._events = events or Events(checkpoint.pipeline)
         self._letters = letters or DeadLetters(checkpoint.pipeline, sink, ErrorSettings())
         self._mapping = mapping
@@ -184,9 +187,10 @@ class TargetWriter:
                 begun = (change.committed_at for change in changes if type(change) is Begin)
                 self._counters.begin(next(begun, 0.0))
             end = batch.end if self.transaction is Transaction.EMPTY else None
-            self._counters.rows += await self._apply(
-                changes, in_backfill | self._tracker.in_backfill, "apply", end
-            )
+            with self._tracing.inside("batch", rows=batch.rows, bytes=batch.size):
+                self._counters.rows += await self._apply(
+                    changes, in_backfill | self._tracker.in_backfill, "apply", end
+                )
             times = [change.committed_at for change in changes if type(change) is Commit]
             self._times += filter(None, times)
             self._metrics.batch(batch.rows, batch.size, len(times))
@@ -207,8 +211,9 @@ class TargetWriter:
             await self._apply(others, {in_place[0].table.id}, "backfill")
         rows = [Rows(it.table, "read", None, it.rows, size=it.size) for it in chunks if it.rows]
         if rows:
-            applied = await self._apply(rows, {rows[0].table.id}, "backfill")
-            self._counters.backfilled_rows += applied
+            id = rows[0].table.id
+            with self._tracing.inside("chunk", table=str(id), rows=sum(map(len, rows))):
+                self._counters.backfilled_rows += await self._apply(rows, {id}, "backfill")
         for chunk in chunks:
             self._tracker.backfilled(chunk)
         self.transaction = Transaction.WHOLE
@@ -254,7 +259,7 @@ class TargetWriter:
 
     async def commit(self) -> None:
         """Make everything applied durable together with the checkpoint."""
-        with self._metrics.stage("commit"):
+        with self._metrics.stage("commit"), self._tracing.commit(self.position):
             await self._sink.commit(self._checkpoint(self.committed_at))
         self.commits += 1
         self._note_commit()
@@ -275,6 +280,7 @@ class TargetWriter:
         self._counters.committed(self.position)
         self._metrics.committed(self._times)
         self._times = []
+        self._tracing.end_transaction()
         if self._tracker.moved:
             self._events.tables(self._tracker.moved, self._tracker.progress)
             self._tracker.moved.clear()
@@ -284,6 +290,7 @@ class TargetWriter:
         """Undo what is not committed."""
         self.transaction, self._times = Transaction.EMPTY, []
         self._tracker.moved.clear()
+        self._tracing.end_transaction("rolled back")
         await self._sink.rollback()
 
     async def retry(self, chosen: Sequence[DeadLetter]) -> str:
@@ -360,7 +367,7 @@ class TargetWriter:
         """Apply changes to the tables that they are mapped to."""
         mapping = self._mapping
         if not mapping.active:
-            with self._metrics.stage(stage):
+            with self._metrics.stage(stage), self._tracing.inside("apply"):
                 return await self._apply_or_commit(changes, in_backfill, end)
         # First the names: a table that is dropped or renamed in these changes has its old one.
         in_backfill = mapping.target_ids(in_backfill)
@@ -370,7 +377,7 @@ class TargetWriter:
             with self._metrics.stage("map"):
                 targets = mapping.targets(run)
             try:
-                with self._metrics.stage(stage):
+                with self._metrics.stage(stage), self._tracing.inside("apply"):
                     applied = await self._apply_or_commit(targets, in_backfill, at_once)
             except TailraceError as error:
                 own = mapping.own_error(error, run)

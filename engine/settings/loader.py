@@ -37,6 +37,7 @@ __all__ = [
     "Settings",
     "BackfillSettings",
     "StructOf",
+    "TelemetrySettings",
     "load",
 ]
 
@@ -158,6 +159,14 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     level: LogLevel = "info"
 
 
+class TelemetrySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``endpoint`` is the base URL of an OpenTelemetry receiver, for OTLP over HTTP; empty sends
+    nothing. The variables OTEL_… of the SDK hold, too.
+    """
+
+    endpoint: str = ""
+
+
 class Settings(Struct, frozen=True):
     """A whole configuration. ``source`` and ``sink`` are structs of the source's and sink's own."""
 
@@ -174,6 +183,7 @@ class Settings(Struct, frozen=True):
     retry: RetrySettings
     api: ApiSettings
     log: LogSettings
+    telemetry: TelemetrySettings
 
 
 def load(path: Path, source_type: StructOf, sink_type: StructOf) -> Settings:
@@ -354,6 +364,7 @@ def _shape(source: type[Struct], sink: type[Struct]) -> type[Struct]:
             ("retry", RetrySettings, RetrySettings()),
             ("api", ApiSettings, ApiSettings()),
             ("log", LogSettings, LogSettings()),
+            ("telemetry", TelemetrySettings, TelemetrySettings()),
         ],
         forbid_unknown_fields=True,
     )

@@ -24,6 +24,7 @@ from engine.settings.loader import (
     PipelineSettings,
     RetrySettings,
     Settings,
+    TelemetrySettings,
     load,
 )
 from engine.settings.mapping import MaskSettings, TableRules
@@ -42,6 +43,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "retry": RetrySettings,
     "api": ApiSettings,
     "log": LogSettings,
+    "telemetry": TelemetrySettings,
 }
 
 

@@ -12,6 +12,7 @@ from engine.checkpoint import Checkpoint
 from engine.contract import Sink, Source
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
+from engine.ops.tracing import NO_TRACING, Tracing
 from engine.pipeline.loop import Pipeline
 from engine.schema import Column, Table, TableId, Type
 from engine.settings.loader import (
@@ -109,6 +110,7 @@ def make_pipeline(
     errors: ErrorSettings | None = None,
     config: str = "",
     reload: Callable[[], str] | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> Pipeline:
     """A pipeline named ``test``. Its batches and chunks are small, so that there are several."""
     return Pipeline(
@@ -123,6 +125,7 @@ def make_pipeline(
         errors=errors,
         config=config,
         reload=reload,
+        tracing=tracing,
     )
 
 
