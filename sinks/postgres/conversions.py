@@ -60,7 +60,7 @@ def conversion(before: Column, after: Column) -> Conversion | None:
             return None if _rounds(after) else Conversion(f"{name}::{column_type(after)}")
         case ("text", "enum") | ("enum", "set"):
             return _to_labels(after, name)
-        case ("enum", "text") | ("set", "text") | ("json", "text"):
+        case ("enum", "text") | ("set", "text"):
             return Conversion(f"{name}::text")
         case "date", "datetime":
             return Conversion(f"{name}::{column_type(after)}")

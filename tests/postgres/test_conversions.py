@@ -43,7 +43,6 @@ CONVERTED = [
     (column("date"), MILLIS, "2020-02-02", "2020-02-02 00:00:00"),
     (MILLIS, column("datetime"), "2020-02-02 10:00:00.000", "2020-02-02 10:00:00"),
     (column("datetime"), column("date"), "2020-02-02 10:00:00", "2020-02-02"),
-    (column("json"), column("text"), '{"a":1}', '{"a":1}'),
 ]
 CONVERTED_IDS = [f"{old.type}-{new.type}" for old, new, _, _ in CONVERTED]
 

@@ -13,6 +13,9 @@ from tests.support.servers import AnyServer, connect_mysql
 __all__ = ["Case", "change_table", "make_tables"]
 
 LOOSE = "SET SESSION sql_mode = ''"
+#: A document with a binary string, which the server prints in base64.
+BINARY_DOCUMENT = "JSON_OBJECT('b', CAST(REPEAT(x'FF00', 99) AS BINARY), 'c', 1.0e0, 'a', 1e300)"
+PLAIN_DOCUMENTS = """(2, '{"b": [1.0, -0.0, 1e20]}', '"a"', '[1.25e-7, 1.50]'), (3, NULL, '1', '2')"""
 POINT = "x'110F00000101000000000000000000F03F0000000000000040'"
 UUID = "'123e4567-e89b-12d3-a456-426655440000'"
 RANGES = (
@@ -30,6 +33,7 @@ EXCHANGE = Since(mysql=(5, 6, 3), mariadb=(10, 0, 7))
 CONVERT_PARTITION = Since(mysql=None, mariadb=(10, 7, 1))
 EXPLICIT_DEFAULTS = Since(mysql=(8, 0), mariadb=(10, 8, 4))
 DOCUMENTS = Since(mysql=(5, 7, 8), mariadb=(10, 2, 7))
+BINARY_DOCUMENTS = Since(mysql=(5, 7, 8))
 IGNORE = Since(mysql_until=(5, 7, 4))
 #: InnoDB of MySQL 5.5 and MariaDB 10.2 refuses the duplicates.
 IGNORE_BY_INNODB = Since(mysql=(5, 6), mariadb=(10, 3), mysql_until=(5, 7, 4))
@@ -178,6 +182,35 @@ CASES = {
     "to_json": Case(
         "id INT PRIMARY KEY, a INT", "(1, 1), (2, 2)", ("ALTER TABLE t MODIFY a JSON",), DOCUMENTS
     ),
+    "documents_to_text": Case(
+        "id INT PRIMARY KEY, a JSON, b JSON, c JSON",
+        f"(1, {BINARY_DOCUMENT}, {BINARY_DOCUMENT}, {BINARY_DOCUMENT}), {PLAIN_DOCUMENTS}",
+        (
+            "INSERT INTO t SELECT id + 10, a, b, c FROM t",
+            "ALTER TABLE t MODIFY a LONGTEXT, MODIFY b VARCHAR(9999)",
+            "CREATE TABLE documents_as_text (id INT PRIMARY KEY, a LONGTEXT, b LONGBLOB)",
+            "INSERT INTO documents_as_text SELECT id, CAST(c AS CHAR), CAST(c AS BINARY) FROM t",
+        ),
+        BINARY_DOCUMENTS,
+    ),
+    "documents_to_bytes": Case(
+        "id INT PRIMARY KEY, a JSON, b JSON, c JSON",
+        f"(1, {BINARY_DOCUMENT}, {BINARY_DOCUMENT}, {BINARY_DOCUMENT}), {PLAIN_DOCUMENTS}",
+        ("INSERT INTO t SELECT id + 10, a, b, c FROM t", "ALTER TABLE t MODIFY a LONGBLOB"),
+        BINARY_DOCUMENTS,
+    ),
+    "documents_in_latin1": Case(
+        "id INT PRIMARY KEY, a JSON",
+        """(1, '["\u00fcn\u00ef"]'), (2, '"\u20ac\U0001f600"')""",
+        (LOOSE, "ALTER TABLE t MODIFY a TEXT CHARACTER SET latin1"),
+        BINARY_DOCUMENTS,
+    ),
+    "documents_cut": Case(
+        "id INT PRIMARY KEY, a JSON",
+        """(1, '[1, 2, 3, 4]'), (2, '"x"')""",
+        (LOOSE, "ALTER TABLE t MODIFY a VARCHAR(4)"),
+        BINARY_DOCUMENTS,
+    ),
     "to_text": Case(
         "id INT PRIMARY KEY, a FLOAT, b DOUBLE",
         "(1, 1.1, 1e300), (2, 16777216, 0.1)",
@@ -289,5 +322,5 @@ def change_table(server: AnyServer, database: str, name: str, case: Case) -> Non
     """Execute the statements of a case in a session of their own."""
     with connect_mysql(server, database) as session, session.cursor() as cursor:
         for statement in case.statements:
-            statement = re.sub(r"(TABLE|INTO) t\b", rf"\1 {name}", statement)
+            statement = re.sub(r"(TABLE|INTO|FROM) t\b", rf"\1 {name}", statement)
             cursor.execute(statement.replace("SINGLE", f"{name}_single"))
