@@ -10,7 +10,6 @@ import getpass
 import os
 import shlex
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -21,6 +20,7 @@ import msgspec
 
 from engine.cli.api_address import address_of
 from engine.cli.command import Command
+from engine.cli.output import print_json, print_tables
 from engine.cli.wiring import load_settings, make_sink
 from engine.commands import (
     CommandClient,
@@ -68,13 +68,11 @@ async def _commands(sink: Sink | None, options: argparse.Namespace) -> int:
             return await _cancel(client, options.number)
         found = await client.newest(LISTED_COMMANDS)
     if options.json:
-        sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+        print_json(found)
     elif not found:
         print("no command was given to this pipeline")
     else:
-        from rich.console import Console
-
-        Console().print(_table(found))
+        print_tables(_table(found))
     return 0
 
 

@@ -13,12 +13,11 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-import msgspec
-
 from engine.change import TWIN_PREFIX
 from engine.checkpoint import Checkpoint
 from engine.cli.command import Command
 from engine.cli.inbox import add_deadline, give, target_of
+from engine.cli.output import print_json, print_tables
 from engine.cli.stored import refuse_unknown, stored_state
 from engine.cli.wiring import load_settings, make_sink, make_source
 from engine.commands import BackfillTables, CommandStore, Letters, QuarantineTables, Skip
@@ -57,13 +56,11 @@ def tables(options: argparse.Namespace) -> int:
         for id, it in sorted(checkpoint.progress.items())
     )
     if options.json:
-        sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+        print_json(found)
     else:
-        from rich.console import Console
-
         from engine.cli.tables import progress_table
 
-        Console().print(progress_table(found))
+        print_tables(progress_table(found))
     return 3 if letters or any(table.state == "quarantined" for table in found) else 0
 
 

@@ -57,21 +57,20 @@ def status_table(status: Status) -> RenderableType:
     summary.add_row("backfill", f"{status.fraction:.0%}, {status.backfilled:,} rows")
     if status.problem:
         summary.add_row("problem", Text(printable(status.problem), style="bold red"))
-        remedy = f"→ {printable(status.remedy)}" if status.remedy else ""
-        summary.add_row("", Text(remedy, style="bold"))
-    return Group(summary, Text(), progress_table(status.tables))
+    remedies = [_remedy(status.remedy)] if status.problem and status.remedy else []
+    return Group(summary, *remedies, Text(), progress_table(status.tables))
 
 
 def progress_table(tables: Sequence[TableStatus]) -> RenderableType:
     """The state of each table, then why tables are quarantined or backfilled again, and which have
     dead letters.
     """
-    reasons = [_reason(table) for table in tables if table.reason]
+    reasons = [line for table in tables if table.reason for line in _reason(table)]
     shown = tables_table(tables, len(tables))
     return Group(shown, *([Text()] if reasons else []), *reasons)
 
 
-def _reason(table: TableStatus) -> Text:
+def _reason(table: TableStatus) -> list[Text]:
     """Why a table is quarantined or backfilled again, since when, its dead letters, and what to
     do.
     """
@@ -84,16 +83,17 @@ def _reason(table: TableStatus) -> Text:
         text.append(f"\n  {printable(table.statement)}")
     if table.dead_letters:
         text.append(f"\n  dead letters: {table.dead_letters:,}")
-    if table.remedy:
-        text.append(f"\n  → {printable(table.remedy)}", style="bold")
-    return text
+    return [text, _remedy(table.remedy)] if table.remedy else [text]
+
+
+def _remedy(remedy: str, indent: int = 2) -> Text:
+    """A line that is never folded, so that a command can be copied in one piece."""
+    line = f"{' ' * indent}→ {printable(remedy)}"
+    return Text(line, style="bold", no_wrap=True, overflow="ignore")
 
 
 def findings_table(findings: Sequence[Finding]) -> RenderableType:
-    """The findings of a preflight check, errors first, each with its remedy.
-
-    A remedy is never folded, so that it can be copied in one piece.
-    """
+    """The findings of a preflight check, errors first, each with its remedy."""
     order = list(reversed(LEVEL_STYLE))
     lines: list[RenderableType] = []
     for finding in sorted(findings, key=lambda finding: order.index(finding.level)):
@@ -108,8 +108,7 @@ def findings_table(findings: Sequence[Finding]) -> RenderableType:
             continue
         lines += [heading, Padding(message, (0, 0, 0, INDENT))]
         if finding.action:
-            action = f"{' ' * INDENT}→ {printable(finding.action)}"
-            lines.append(Text(action, style="bold", no_wrap=True, overflow="ignore"))
+            lines.append(_remedy(finding.action, INDENT))
     counts = ", ".join(
         f"{sum(finding.level == level for finding in findings)} {level}" for level in order
     )

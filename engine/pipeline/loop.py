@@ -168,8 +168,9 @@ class Pipeline:
                 if error.position is not None:
                     error.position = self._shared.place(error.position)
                 self.note(error)
-                if (id := self._table_of(error, attempt)) is not None:
-                    self._shared.unlogged.take(error, id)
+                id = self._table_of(error, attempt)
+                if attempt is not None and id is not None:
+                    self._shared.unlogged.take(error, id, attempt.tracker.stored_id(id))
                 else:
                     await self._retry(error, attempt)
 

@@ -70,6 +70,8 @@ class ProgressTracker:
         self._includes = includes
         self._begin: Begin | None = None
         self._shared: Mapping[TableId, TableProgress] | None = None
+        #: The names in the checkpoint of tables that were renamed since.
+        self._stored_ids: dict[TableId, TableId] = {}
         self._pending: list[TableId] | None = None  # ordered by estimate, the largest last
         self._in_backfill = frozenset(
             id for id, progress in self._progress.items() if _is_in_backfill(progress)
@@ -92,6 +94,14 @@ class ProgressTracker:
         if self._shared is None:
             self._shared = dict(self._progress)
         return self._shared
+
+    def committed(self) -> None:
+        """The progress is stored."""
+        self._stored_ids.clear()
+
+    def stored_id(self, id: TableId) -> TableId:
+        """The name in the checkpoint of a table that may have been renamed since."""
+        return self._stored_ids.get(id, id)
 
     @property
     def in_backfill(self) -> frozenset[TableId]:
@@ -391,6 +401,9 @@ class ProgressTracker:
             self.forgotten |= self._tables.pop(before.id, None) is None
             progress = self._progress.get(before.id, progress)
             self._set(before.id, None)
+            stored = self._stored_ids.pop(before.id, before.id)
+            if after is not None and after.id != stored:
+                self._stored_ids[after.id] = stored
         if after is not None:
             if before is None:
                 changes.append(CaughtUp(after))

@@ -77,12 +77,15 @@ class UnloggedChanges:
         self._taken: list[tuple[TableId, Cause, bool]] = []
         self._times: dict[TableId, deque[float]] = {}
 
-    def take(self, error: TailraceError, id: TableId) -> None:
+    def take(self, error: TailraceError, id: TableId, stored_id: TableId | None = None) -> None:
         """Note the table ``id`` of ``error``, or raise it if the policy is to stop. Nothing is
         noted if the next attempt tells which table it is.
+
+        ``stored_id`` is the table's name in the checkpoint, from which the next attempt begins.
         """
         if error.undecided or self.letters.guard(error, id):
             return
+        id = stored_id or id
         again = (
             isinstance(error, UnloggedChange)
             and self._settings.unlogged_change == "backfill"

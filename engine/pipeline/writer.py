@@ -272,6 +272,7 @@ class TargetWriter:
 
     def _note_commit(self) -> None:
         """Everything applied is durable."""
+        self._tracker.committed()
         if self.moved and self.transaction is Transaction.WHOLE:
             self._counters.current_at = max(self._counters.current_at, self.committed_at)
         self.transaction, self.moved = Transaction.EMPTY, False

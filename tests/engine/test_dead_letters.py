@@ -278,6 +278,34 @@ def test_a_table_that_is_emptied_or_dropped_has_no_open_letters(
     assert_mirrored(database, store)
 
 
+@pytest.mark.parametrize("on_error", ["quarantine", "dead_letter"])
+@pytest.mark.parametrize("how", ["dropped", "renamed", "renamed before"])
+def test_a_refused_row_and_a_change_of_its_tables_name_in_one_batch(
+    how: str, on_error: Literal["quarantine", "dead_letter"]
+) -> None:
+    """GIVEN a batch in which a table loses its name WHEN the target refuses a row of it THEN the
+    error concerns the table under the name of the checkpoint, and the others go on."""
+    database, store = mirrored(KEYED, OTHER)
+    renamed = msgspec.structs.replace(KEYED, id=TableId(KEYED.id.schema, "renamed"))
+    rename = SchemaChange("a statement", KEYED, None if how == "dropped" else renamed)
+    if how == "renamed before":
+        database.commit(rename, insert(renamed, (50, "bad")), insert(OTHER, (60, "new")))
+    else:
+        database.commit(insert(KEYED, (50, "bad")), rename, insert(OTHER, (60, "new")))
+    errors = ErrorSettings(on_error=on_error)
+    pipeline = make_pipeline(database, store, sink=Refusing(store), errors=errors)
+    run(pipeline, until_caught_up=True)
+    states = {it.table: it.state for it in pipeline.status().tables}
+    assert states.pop("shop.other") == "live"
+    if on_error == "quarantine":
+        assert states.pop("shop.keyed") == "quarantined"
+        assert set(states.values()) <= {"quarantined"}
+    else:
+        assert states == ({} if how == "dropped" else {"shop.renamed": "live"})
+        assert {it.table for it in open_letters(store)} == ({renamed.id} if states else set())
+    assert (60, "new") in store.rows(OTHER.id)
+
+
 def test_a_closed_letter_keeps_no_values() -> None:
     """GIVEN letters of a table with a key and of one without WHEN they are closed THEN they stay as
     a record without images, and the values of a row without a key are nowhere in it."""
@@ -375,11 +403,13 @@ def test_the_tables_and_the_status_count_letters(
     assert status.dead_letters == 2
     assert [it.dead_letters for it in status.tables] == [2, 0]
     assert status.tables[0].remedy.startswith("`tailrace dead-letters")
-    config = write_config(tmp_path, store, monkeypatch)
+    folder = tmp_path / ("long_" * 20)  # a command is not folded
+    folder.mkdir()
+    config = write_config(folder, store, monkeypatch)
     assert main(["tables", str(config)]) == 3
     shown = capsys.readouterr().out
     assert "dead letters: 2" in shown
-    assert f"tailrace dead-letters {config} list" in " ".join(shown.split())
+    assert f"tailrace dead-letters {config} list" in shown
     assert asyncio.run(_status(load_settings(config), "")).dead_letters == 2
     command(store, "discard")
     mirror(database, store)

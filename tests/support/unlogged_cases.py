@@ -15,7 +15,7 @@ __all__ = ["Case", "change_table", "make_tables"]
 LOOSE = "SET SESSION sql_mode = ''"
 #: A document with a binary string, which the server prints in base64.
 BINARY_DOCUMENT = "JSON_OBJECT('b', CAST(REPEAT(x'FF00', 99) AS BINARY), 'c', 1.0e0, 'a', 1e300)"
-PLAIN_DOCUMENTS = """(2, '{"b": [1.0, -0.0, 1e20]}', '"a"', '[1.25e-7, 1.50]'), (3, NULL, '1', '2')"""
+PLAIN_DOCUMENTS = """(2, '{"b": [1.0, -0.0]}', '"a"', '[1.25e-7, 1.50]'), (3, NULL, '1', '2')"""
 POINT = "x'110F00000101000000000000000000F03F0000000000000040'"
 UUID = "'123e4567-e89b-12d3-a456-426655440000'"
 RANGES = (
