@@ -6,6 +6,7 @@ clears it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.support.prometheus import Prometheus
 from tests.support.servers import AnyServer, do_without
 from tests.support.waiting import wait_until
 
+RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 MORE = '[errors]\non_error = "dead_letter"\n'
 
 
@@ -98,6 +100,21 @@ def target_away(it: Watched, prometheus: Prometheus) -> None:
     it.target.start()
 
 
+def locked(it: Watched, prometheus: Prometheus) -> None:
+    """Another session of the target holds a lock. The runbook's query finds it."""
+    section = RUNBOOK.read_text(encoding="utf-8").partition("## TailraceCheckpointOld")[2]
+    query = section.partition("```sql\n")[2].partition("```")[0]
+    with closing(psycopg.connect(it.url)) as holder, psycopg.connect(it.url) as there:
+        holder.execute('LOCK TABLE "{}"."{}"'.format(*it.table.split(".")).encode())
+        it.writer("INSERT INTO t VALUES (3, 3)")
+        prometheus.wait_for("TailraceCheckpointOld")
+        found = there.execute(query.encode(), prepare=False)
+        columns = [it.name for it in found.description or ()]
+        blocked = [dict(zip(columns, row, strict=True))["blocked_by"] for row in found]
+        assert [holder.info.backend_pid] in blocked
+        there.execute("SELECT pg_terminate_backend(%s)", [holder.info.backend_pid])
+
+
 def drift(it: Watched, prometheus: Prometheus) -> None:
     """The alert lasts for an hour, so nothing clears it here."""
     it.on_target("DELETE FROM {} WHERE id = 1")
@@ -133,4 +150,4 @@ def test_a_source_that_is_away_has_an_alert(watched: Watched, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_each_fault_has_an_alert_and_a_way_out(watched: Watched, tmp_path: Path) -> None:
-    watch(watched, tmp_path, paused, quarantined, dead_letters, target_away)
+    watch(watched, tmp_path, paused, quarantined, dead_letters, locked, target_away)
