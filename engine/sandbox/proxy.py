@@ -5,21 +5,20 @@ A TCP proxy in front of a server, which does what networks do: break, stall, del
 from __future__ import annotations
 
 import contextlib
-import queue
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
 from types import TracebackType
 
 __all__ = ["Link", "Proxy"]
 
-_Send = Callable[[bytes], None]
-
 RECEIVE_BYTES = 1 << 18
 CONNECT_SECONDS = 5
-#: How many pieces may be on their way in one direction of one connection.
-PIECES_ON_THE_WAY = 1024
+#: How much may be on its way in one direction of one connection, so that a delay does not limit
+#: the throughput: this much per 10 ms is more than a process forwards.
+WINDOW_BYTES = 1 << 25
 
 
 class Link:
@@ -31,20 +30,86 @@ class Link:
         self.lost = False
 
     @staticmethod
-    def receive(each: socket.socket) -> bytes:
-        """What has arrived; nothing at the end of the connection."""
-        try:
-            return each.recv(RECEIVE_BYTES)
-        except OSError:
-            return b""
-
-    @staticmethod
     def reset(each: socket.socket) -> None:
         with contextlib.suppress(OSError):
             # With linger 0, buffered data is discarded, as when a host dies.
             each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             each.shutdown(socket.SHUT_RDWR)
         each.close()
+
+
+class _Direction:
+    """One direction of a connection: each piece is sent ``delay_seconds`` after it was received.
+
+    One thread receives and sends, so that a delay costs no thread. Sending does not block, so a
+    slow receiver does not change when the next pieces are received.
+    """
+
+    def __init__(self, here: socket.socket, there: socket.socket, delay_seconds: float) -> None:
+        self._here = here
+        self._there = there
+        self._delay_seconds = delay_seconds
+        self._window_bytes = WINDOW_BYTES if delay_seconds else RECEIVE_BYTES
+        self._open = True
+        self._readable = False
+        self._stuffed = False
+        #: When each piece is to be sent, and what is left of it.
+        self._pieces: deque[tuple[float, memoryview]] = deque()
+        self._bytes = 0
+
+    def wait(self) -> bool:
+        """Wait until there is something to receive or to send. False: nothing will come any more
+        and all is sent.
+        """
+        if not self._open and not self._pieces:
+            return False
+        timeout = None
+        if self._pieces and not self._stuffed:
+            timeout = max(0.0, self._pieces[0][0] - time.monotonic())
+        readers = [self._here] if self._open and self._bytes < self._window_bytes else []
+        writers = [self._there] if self._stuffed else []
+        self._readable = bool(select.select(readers, writers, (), timeout)[0])
+        return True
+
+    def receive(self) -> bytes:
+        """What has arrived, possibly nothing."""
+        if not self._readable:
+            return b""
+        try:
+            data = self._here.recv(RECEIVE_BYTES)
+        except OSError:
+            data = b""
+        self._open = bool(data)
+        return data
+
+    def put(self, data: bytes) -> None:
+        """Send ``data`` when its time has come."""
+        if data:
+            self._pieces.append((time.monotonic() + self._delay_seconds, memoryview(data)))
+            self._bytes += len(data)
+
+    def send(self) -> None:
+        """Send what is due, as far as the receiver takes it."""
+        self._stuffed = False
+        now = time.monotonic()
+        while self._pieces and self._pieces[0][0] <= now:
+            due, piece = self._pieces[0]
+            try:
+                sent = self._there.send(piece, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                sent = 0
+            self._bytes -= sent
+            if sent < len(piece):
+                self._pieces[0] = due, piece[sent:]
+                self._stuffed = True
+                return
+            self._pieces.popleft()
+
+    def discard(self) -> None:
+        """Forget what is on its way."""
+        self._pieces.clear()
+        self._bytes = 0
+        self._stuffed = False
 
 
 class Proxy:
@@ -173,20 +238,17 @@ class Proxy:
                 ).start()
 
     def _forward(self, link: Link, here: socket.socket, there: socket.socket) -> None:
-        delayed = self._delayed(there) if self._delay_seconds else None
-        send = delayed or there.sendall
-        while data := link.receive(here):
-            self._flowing.wait()
-            if link.lost:
-                continue
-            try:
-                send(self._damaged(data) if here is link.server else data)
-            except OSError:
-                if not link.lost:
-                    break
-        if delayed is not None:
-            delayed(b"")
-            return
+        direction = _Direction(here, there, self._delay_seconds)
+        # ValueError: another thread has closed a socket, which has no file descriptor any more.
+        with contextlib.suppress(OSError, ValueError):
+            while direction.wait():
+                self._flowing.wait()
+                data = direction.receive()
+                if link.lost:
+                    direction.discard()
+                    continue
+                direction.put(self._damaged(data) if here is link.server else data)
+                direction.send()
         if link.lost:
             return
         with self._lock:
@@ -195,22 +257,6 @@ class Proxy:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
-
-    def _delayed(self, there: socket.socket) -> _Send:
-        """A function that sends later, in order, on a thread of its own. Sending nothing ends the
-        connection.
-        """
-        waiting: queue.Queue[tuple[float, bytes]] = queue.Queue(PIECES_ON_THE_WAY)
-
-        def run() -> None:
-            with contextlib.suppress(OSError):
-                while (piece := waiting.get())[1]:
-                    time.sleep(max(0.0, piece[0] - time.monotonic()))
-                    there.sendall(piece[1])
-                there.shutdown(socket.SHUT_RDWR)
-
-        threading.Thread(target=run, daemon=True).start()
-        return lambda data: waiting.put((time.monotonic() + self._delay_seconds, data))
 
     def _damaged(self, data: bytes) -> bytes:
         """``data``, with a bit flipped in the middle if that was asked for."""
