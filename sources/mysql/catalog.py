@@ -201,16 +201,19 @@ def _tables(
     refused: dict[TableId, SchemaError] | None = None,
 ) -> list[Table]:
     columns = _columns(connection, ids, where, arguments, refused)
+    queries = (_INDEXES, _DEFAULTS, _FOREIGN_KEYS, _PARTITIONS)
+    indexes, found, key_rows, partition_rows = query_all(
+        connection, [(sql.format(where=where), arguments) for sql in queries]
+    )
     parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
-    for schema, name, *part in query(connection, _INDEXES.format(where=where), arguments):
+    for schema, name, *part in indexes:
         parts[TableId(schema, name)].append(tuple(part))
-    found = query(connection, _DEFAULTS.format(where=where), arguments)
     defaults = {TableId(schema, name): collation or "" for schema, name, collation in found}
-    keys = _foreign_keys(connection, where, arguments)
+    keys = _foreign_keys(connection, key_rows, where, arguments)
     tables = [
         _table(id, tuple(columns[id]), parts[id], defaults.get(id, "")) for id in ids if columns[id]
     ]
-    partitions = _partitions(connection, tables, where, arguments)
+    partitions = _partitions(partition_rows, tables)
     return [
         msgspec.structs.replace(
             it, foreign_keys=keys.get(it.id, ()), partitions=partitions.get(it.id)
@@ -224,15 +227,20 @@ def missing_partitions(
 ) -> dict[TableId, Partitions]:
     """The present partitions of tables that were stored without foreign keys and partitions."""
     old = [table for table in tables if table.foreign_keys is None]
-    return _partitions(connection, old, *among([table.id for table in old])) if old else {}
+    if not old:
+        return {}
+    where, arguments = among([table.id for table in old])
+    return _partitions(query(connection, _PARTITIONS.format(where=where), arguments), old)
 
 
 def _partitions(
-    connection: Connection[Any], tables: Iterable[Table], where: str, arguments: Sequence[str]
+    rows: Iterable[Sequence[Any]], tables: Iterable[Table]
 ) -> dict[TableId, Partitions]:
-    """The partitions of tables that are partitioned by ranges or lists of one column."""
+    """The partitions of tables that are partitioned by ranges or lists of one column, from the rows
+    of ``_PARTITIONS``.
+    """
     parts: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
-    for schema, name, *part in query(connection, _PARTITIONS.format(where=where), arguments):
+    for schema, name, *part in rows:
         parts[TableId(schema, name)].append(tuple(part))
     found: dict[TableId, Partitions] = {}
     for table in tables:
@@ -249,14 +257,19 @@ def _partitions(
 
 def all_foreign_keys(connection: Connection[Any]) -> dict[TableId, tuple[ForeignKey, ...]]:
     """The foreign keys of all tables that have any, as far as the user can see them."""
-    return _foreign_keys(connection, _NOT_SYSTEM, ())
+    rows = query(connection, _FOREIGN_KEYS.format(where=_NOT_SYSTEM))
+    return _foreign_keys(connection, rows, _NOT_SYSTEM, ())
 
 
 def _foreign_keys(
-    connection: Connection[Any], where: str, arguments: Sequence[str]
+    connection: Connection[Any],
+    rows: Iterable[Sequence[Any]],
+    where: str,
+    arguments: Sequence[str],
 ) -> dict[TableId, tuple[ForeignKey, ...]]:
+    """The foreign keys in the rows of ``_FOREIGN_KEYS``."""
     parts: dict[tuple[TableId, str], list[tuple[str, str, str, str]]] = defaultdict(list)
-    for schema, name, key, *part in query(connection, _FOREIGN_KEYS.format(where=where), arguments):
+    for schema, name, key, *part in rows:
         parts[TableId(schema, name), key].append(tuple(part))
     if not parts:
         return {}

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import is_mariadb, query, query_all, version_number
@@ -151,10 +150,7 @@ def log_end(
     around = [_BINLOG_STATE] if info.mariadb else []
     statements = [*around, *([_OWNED] if in_flight else []), status_statement(info), *around]
     found = query_all(connection, [(sql, ()) for sql in (*statements, then) if sql])
-    rows = found[statements.index(status_statement(info))]
-    if not rows:
-        raise SourceError("the source has no binary log", hint=SWITCH_LOG_ON)
-    file, offset, *rest = rows[0]
+    file, offset, *rest = _end(found[statements.index(status_statement(info))])
     if info.gtids and not info.mariadb:
         executed = GtidSet.parse(rest[2])
         if in_flight and (committing := _owned(found[0])) is not None:
@@ -169,6 +165,14 @@ def log_end(
     return MySQLPosition(info.identity, file, int(offset), executed)
 
 
+def _end(rows: list[Any]) -> tuple[Any, ...]:
+    """The row of the end of the log: file, offset, and in MySQL at last the executed GTIDs."""
+    if not rows:
+        raise SourceError("the source has no binary log", hint=SWITCH_LOG_ON)
+    row: tuple[Any, ...] = rows[0]
+    return row
+
+
 def visible_log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosition:
     """The end of the log, at or after everything that was visible before the call.
 
@@ -179,14 +183,17 @@ def visible_log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosit
     """
     if info.mariadb or not info.gtids:
         return log_end(connection, info)
-    if (committing := owned_gtids(connection)) is not None:
+    status = status_statement(info)
+    look = [(sql, ()) for sql in (_OWNED, status, _OWNED, status)]
+    found = query_all(connection, look)
+    if (committing := _owned(found[0])) is not None:
         _wait_for_commits(connection, info, committing)
-    before = log_end(connection, info)
-    quiet = owned_gtids(connection) is None
-    end = log_end(connection, info)
-    if quiet and str(before) == str(end):
-        return end
-    return msgspec.structs.replace(end, file="", offset=0)
+        found = query_all(connection, look)
+    _, before, owned, after = found
+    file, offset, *rest = _end(after)
+    if _owned(owned) is not None or before != after:
+        file, offset = "", 0
+    return MySQLPosition(info.identity, file, int(offset), GtidSet.parse(rest[2]))
 
 
 def _wait_for_commits(connection: Connection[Any], info: ServerInfo, committing: GtidSet) -> None:

@@ -250,11 +250,11 @@ class MySQLSource:
             parents: frozenset[TableId] = frozenset()
             if begin is not None and begin.skipped:
                 parents = ancestors(tables, self._ask(all_foreign_keys))
-            start, dump = self._ask(
-                lambda session: resume_at(session, self._server_info(session), begin, ids, parents)
-            )
-            replica.open()
-            tracking = self._tracking(tables, discovered, ignored, replica.session)
+            with replica.opening() as opened:
+                start, dump = self._ask(
+                    lambda it: resume_at(it, self._server_info(it), begin, ids, parents)
+                )
+                tracking = self._tracking(tables, discovered, ignored, opened)
             stream = Stream(start, tracking, checksum=replica.checksum)
             dump(replica)
             log = LogWatch(
@@ -282,7 +282,7 @@ class MySQLSource:
         tables: Sequence[Table],
         discovered: Iterable[Table],
         ignored: Collection[TableId],
-        newest: SessionId,
+        opened: Callable[[], SessionId],
     ) -> Tracking:
         info = self._ask(self._server_info)
         return Tracking(
@@ -293,7 +293,6 @@ class MySQLSource:
             live=lambda id: self._ask(lambda session: read_table(session, id)),
             databases=DatabaseCharsets(self._ask(database_collations)),
             fold_names=info.fold_names,
-            newest=newest,
             overrides=self._overrides,
             programs=lambda schemas: self._ask(lambda each: read_programs(each, info, schemas)),
             created=lambda id: self._ask(lambda each: created_at(each, id)),
@@ -304,6 +303,7 @@ class MySQLSource:
             engine=lambda id: self._ask(lambda session: engine_of(session, id)),
             merged=MergeTables(self._ask(_merged)),
             native_foreign_keys=self._ask(lambda session: has_native_foreign_keys(session, info)),
+            newest=opened(),  # at last, after all queries
         )
 
     def _read_log(

@@ -15,6 +15,9 @@ import ssl
 import struct
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Final
 
 from pymysql.connections import Connection
@@ -102,6 +105,20 @@ class BinlogConnection:
         # Events have the lower 32 bits of a session's number.
         self.session = SessionId(int(server), int(session) & 0xFFFFFFFF)
         self._register(connection)
+
+    @contextmanager
+    def opening(self) -> Iterator[Callable[[], SessionId]]:
+        """``open`` on another thread while the block runs, because both take many round trips. The
+        function waits for it, raises its errors, and returns the session.
+        """
+
+        def opened() -> SessionId:
+            future.result()
+            return self.session
+
+        with ThreadPoolExecutor(1, "tailrace-replica") as pool:
+            future = pool.submit(self.open)
+            yield opened
 
     def _register(self, connection: Connection[Any]) -> None:
         host = replica_host(self._settings).encode()
