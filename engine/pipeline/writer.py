@@ -58,6 +58,8 @@ DATA = (Rows, SchemaChange, Truncate, DeletePart, UnloggedPart, Cascade, CaughtU
 
 #: The number of characters of a statement that an error shows.
 SHOWN_STATEMENT = 500
+#: A number that is not the length of a type, and not a part of a name.
+_LONG_NUMBER = re.compile(r"(?<![\w`$.])(?:\d[\d.]{5,})(?![\w`$])")
 
 
 class Transaction(Enum):
@@ -465,9 +467,12 @@ def _locate(error: TailraceError, changes: Sequence[Change]) -> None:
 
 
 def _without_literals(statement: str) -> str:
-    """A statement up to its first string, in one line. Strings may hold values of rows."""
+    """A statement up to its first string, in one line, with ``?`` for long numbers. Both may hold
+    values of rows.
+    """
     shown = re.split("['\"]", statement[:SHOWN_STATEMENT], maxsplit=1)[0]
-    return " ".join(shown.split()) + (" …" if len(shown) < len(statement) else "")
+    shown, length = _LONG_NUMBER.sub("?", shown), len(shown)
+    return " ".join(shown.split()) + (" …" if length < len(statement) else "")
 
 
 def _time_of(end: Commit | Heartbeat) -> float:

@@ -161,6 +161,10 @@ def test_a_remedy_names_the_command_line_as_it_is_typed() -> None:
             "ALTER TABLE t ADD c varchar(20) DEFAULT ?",
         ),
         ("UPDATE t SET a = 'x\\'y', b = 12 WHERE c=\"z\"", "UPDATE t SET a = ?, b = ? WHERE c=?"),
+        (
+            "ALTER TABLE t ADD c varchar(20) AS (IF(n = 918273645, 1, 2))",
+            "ALTER TABLE t ADD c varchar(20) AS (IF(n = ?, 1, 2))",
+        ),
         ("INSERT INTO t VALUES (X'61', 0x61, 1e3)", "INSERT INTO t VALUES (X?, ?, ?)"),
     ],
 )

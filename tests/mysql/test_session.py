@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from uuid import uuid4
 
+import pymysql
 import pytest
 
-from engine.databases.mysql.connect import connect, query
+from engine.databases.mysql.connect import connect, query, translate_errors
 from engine.databases.side import TARGET
 from engine.errors import SinkLost, SourceError, SourceLost
 from engine.sandbox import Server
@@ -175,3 +176,10 @@ def test_a_bug_in_tailrace_is_not_a_lost_connection(
     monkeypatch.setattr("sources.mysql.source.read_catalog", faulty)
     with pytest.raises(ValueError, match="invalid literal"):
         source.catalog()
+
+
+@pytest.mark.parametrize("code", [1062, 1064, 1292, 1366, 1525, 1644])
+def test_a_value_in_the_text_of_an_error_is_not_shown(code: int) -> None:
+    with pytest.raises(SourceError, match=f"error {code}") as caught, translate_errors():
+        raise pymysql.DataError(code, "Incorrect value: 'PLANTED'")
+    assert "PLANTED" not in str(caught.value)

@@ -59,6 +59,10 @@ _LOGIN_DENIED: Final = frozenset((1045, 1698))
 TRANSIENT: Final = frozenset(
     (1040, 1053, 1077, 1078, 1079, 1203, 1205, 1213, 1317, 1927, 3032, 4031)
 )
+#: Error codes whose texts may have a value of a row, or a part of a statement with one.
+_WITH_VALUES: Final = frozenset(
+    (1062, 1064, 1292, 1300, 1366, 1367, 1411, 1525, 1586, 1644, 1649, 1690, 3037, 3617, 3854)
+)
 #: Error codes of the client library for a server that cannot be reached: by socket, by TCP.
 UNREACHABLE: Final = frozenset((2002, 2003, 2005))
 #: What a resolver says if there is no host of the name, unlike when no name server answers.
@@ -333,6 +337,8 @@ def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError
     # errors, such as the use of a closed connection.
     if code in TRANSIENT or code == 0 or 2000 <= code < 3000:
         return side.lost(f"the connection to the {side.name} broke: {text}")
+    if code in _WITH_VALUES:
+        text = "its text is left out, because it may have values of rows"
     return side.refused(f"the {side.name} returned error {code}: {text}")
 
 
