@@ -14,6 +14,7 @@ import psycopg
 import pymysql
 import pytest
 
+from engine.databases.mysql.connect import query
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mirror import catch_up, make_pipeline
@@ -96,3 +97,60 @@ def test_the_engine_is_killed_between_the_parts(
             catch_up(run)
             assert run.counters.backfilled_rows == 0
             assert_equal(writer.connection, target, name)
+
+
+#: It fails where two texts differ in case only.
+MODIFY = "ALTER TABLE t MODIFY v VARCHAR(9) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["at once", "resumed"])
+def test_an_alter_fails_after_rows_have_changed(
+    mariadb_11: AnyServer,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    again: bool,
+) -> None:
+    """GIVEN a MODIFY whose first part is logged WHEN rows of its table change, of which two are
+    duplicates after the MODIFY, THEN it fails, and the rows are followed as they are."""
+    name = fresh_mysql_database(mariadb_11)
+    writer, holder, altering = (Writer(mariadb_11, name) for _ in range(3))
+    writer("CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(9) COLLATE utf8mb4_bin UNIQUE)")
+    writer("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')")
+    writer("CREATE TABLE u (id INT PRIMARY KEY)")
+    altering("SET binlog_alter_two_phase = ON")
+
+    def follow() -> None:
+        run = make_pipeline(mariadb_11.url, target_database, [f"{name}.*"])
+        catch_up(run)
+        assert run.counters.backfilled_rows == (0 if followed else 3)
+
+    followed = False
+    follow()
+    followed = True
+    file, place = writer.one("SHOW MASTER STATUS")[:2]
+    holder("BEGIN", "UPDATE t SET v = 'd' WHERE id = 3")
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(altering, f"{MODIFY}, ADD w INT, ALGORITHM = COPY, LOCK = NONE")
+        try:
+            wait_until(lambda: writer.one(WAITS) == (1,), what="the first part of the ALTER")
+            writer("INSERT INTO u VALUES (1)")
+            if again:
+                follow()
+            holder("INSERT INTO t VALUES (4, 'A'), (5, 'e')", "DELETE FROM t WHERE id = 2")
+        finally:
+            holder("COMMIT")
+        with pytest.raises(pymysql.err.IntegrityError):
+            ended.result(30)
+    logged = query(writer.connection, f"SHOW BINLOG EVENTS IN '{file}' FROM {place}")
+    texts = [f"{it[2]} {it[5]}" for it in logged]
+    first, rows, last = (
+        next(n for n, text in enumerate(texts) if wanted in text)
+        for wanted in ("START ALTER", "Delete_rows", "ROLLBACK ALTER")
+    )
+    assert first < rows < last
+    writer("UPDATE t SET v = 'B' WHERE id = 1", "INSERT INTO t VALUES (6, 'b')")
+    follow()
+    with psycopg.connect(target_database, autocommit=True) as target:
+        assert_equal(writer.connection, target, name)
+    for each in (writer, holder, altering):
+        each.connection.close()

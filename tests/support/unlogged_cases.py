@@ -33,7 +33,7 @@ EXCHANGE = Since(mysql=(5, 6, 3), mariadb=(10, 0, 7))
 CONVERT_PARTITION = Since(mysql=None, mariadb=(10, 7, 1))
 EXPLICIT_DEFAULTS = Since(mysql=(8, 0), mariadb=(10, 8, 4))
 DOCUMENTS = Since(mysql=(5, 7, 8), mariadb=(10, 2, 7))
-BINARY_DOCUMENTS = Since(mysql=(5, 7, 8))
+BINARY_DOCUMENTS = Since(mysql=(5, 7, 8), mariadb=None)
 IGNORE = Since(mysql_until=(5, 7, 4))
 #: InnoDB of MySQL 5.5 and MariaDB 10.2 refuses the duplicates.
 IGNORE_BY_INNODB = Since(mysql=(5, 6), mariadb=(10, 3), mysql_until=(5, 7, 4))
@@ -210,6 +210,37 @@ CASES = {
         """(1, '[1, 2, 3, 4]'), (2, '"x"')""",
         (LOOSE, "ALTER TABLE t MODIFY a VARCHAR(4)"),
         BINARY_DOCUMENTS,
+    ),
+    "padded": Case(
+        "id INT PRIMARY KEY, a CHAR(5)",
+        "(1, 'ab'), (2, ''), (3, NULL), (4, 'abcde')",
+        (
+            "SET SESSION sql_mode = 'PAD_CHAR_TO_FULL_LENGTH,STRICT_ALL_TABLES'",
+            "ALTER TABLE t MODIFY a VARCHAR(9)",
+        ),
+    ),
+    "padded_text": Case(
+        "id INT PRIMARY KEY, a CHAR(5)",
+        "(1, 'ab'), (2, 'abcde')",
+        ("SET SESSION sql_mode = 'PAD_CHAR_TO_FULL_LENGTH'", "ALTER TABLE t MODIFY a TEXT"),
+    ),
+    "padded_wider": Case(
+        "id INT PRIMARY KEY, a CHAR(5), b CHAR(5)",
+        "(1, 'ab', 'ab'), (2, 'abcde', '')",
+        (
+            "SET SESSION sql_mode = 'PAD_CHAR_TO_FULL_LENGTH'",
+            "ALTER TABLE t MODIFY a CHAR(9), MODIFY b CHAR(5) CHARACTER SET utf8mb3",
+            "ALTER TABLE t CONVERT TO CHARACTER SET utf8mb4",
+            "INSERT INTO t SELECT id + 10, CONCAT(a, '|'), b FROM t",
+        ),
+    ),
+    "padded_labels": Case(
+        "id INT PRIMARY KEY, a CHAR(5), b ENUM('x', 'yy')",
+        "(1, 'x', 'x'), (2, 'yy', 'yy')",
+        (
+            "SET SESSION sql_mode = 'PAD_CHAR_TO_FULL_LENGTH'",
+            "ALTER TABLE t MODIFY a ENUM('yy', 'x'), MODIFY b VARCHAR(9)",
+        ),
     ),
     "to_text": Case(
         "id INT PRIMARY KEY, a FLOAT, b DOUBLE",

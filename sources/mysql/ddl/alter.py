@@ -109,7 +109,7 @@ def alter(
     filled: tuple[tuple[str, str], ...] = ()
     if not empty:
         strict, explicit = dialect.strict and not ignore, dialect.explicit_defaults_for_timestamp
-        _check_values(draft, before, strict=strict)
+        _check_values(draft, before, dialect)
         _check_nulls(draft, before, strict=strict, explicit_timestamps=bool(explicit))
         _check_generated(draft, before, generated)
         filled = _filled(draft, change, before, dialect.time)
@@ -186,13 +186,13 @@ def _partitions(
     return found if (found.column, found.source_type) in columns else None
 
 
-def _check_values(draft: Draft, before: Columns, *, strict: bool) -> None:
+def _check_values(draft: Draft, before: Columns, dialect: Dialect) -> None:
     """Check that the new types of columns keep the existing values."""
     for column in draft.columns:
         source_type = before.get(column, column.column).source_type
         if source_type != column.column.source_type:
             old, new = parse_type(source_type), parse_type(column.column.source_type)
-            reason = loss(old, new, strict=strict)
+            reason = loss(old, new, strict=dialect.strict, pads=dialect.pads)
             if old.holds and old.charset != new.charset:
                 reason = "changes the bytes"  # as if they were in the declared charset
             if reason:

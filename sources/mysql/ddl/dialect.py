@@ -30,6 +30,7 @@ _MAXDB: Final = 1 << 12
 _STRICT_TRANS_TABLES: Final = 1 << 21
 _STRICT_ALL_TABLES: Final = 1 << 22
 _NO_ENGINE_SUBSTITUTION: Final = 1 << 30
+_PAD_CHAR_TO_FULL_LENGTH: Final = 1 << 31
 _MARIADB_EMPTY_STRING_IS_NULL: Final = 1 << 32
 
 
@@ -63,6 +64,11 @@ class Dialect(msgspec.Struct, frozen=True):
     def strict(self) -> bool:
         """Whether the server has refused to lose data (strict SQL mode)."""
         return bool(self.sql_mode & (_STRICT_TRANS_TABLES | _STRICT_ALL_TABLES))
+
+    @property
+    def pads(self) -> bool:
+        """Whether the values of CHAR columns are read with spaces up to the column's length."""
+        return bool(self.sql_mode & _PAD_CHAR_TO_FULL_LENGTH)
 
     @property
     def keeps_engine(self) -> bool:

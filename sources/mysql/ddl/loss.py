@@ -31,11 +31,14 @@ FORMATS: Final = frozenset(("inet4", "inet6", "vector"))
 _FLOATING: Final = frozenset(("float", "double", "decimal"))
 
 
-def loss(old: MySQLType, new: MySQLType, *, strict: bool) -> str:
+def loss(old: MySQLType, new: MySQLType, *, strict: bool, pads: bool = False) -> str:
     """How a conversion from ``old`` to ``new`` may change values; empty if it changes none.
 
-    ``strict``: the server refuses conversions that it regards as a loss of data.
+    ``strict``: the server refuses conversions that it regards as a loss of data. ``pads``: it reads
+    CHAR values with spaces up to their length (the SQL mode PAD_CHAR_TO_FULL_LENGTH).
     """
+    if pads and old.base == "char" != new.base:
+        return "pads values with spaces"
     if new.base == "char" and old.base in _CHARACTERS - _LABELS and old.base != "char":
         return "trims spaces at the end of values"
     if new.base == "binary" and old.binary and (old.base, old.length) != ("binary", new.length):
