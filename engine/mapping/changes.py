@@ -15,11 +15,14 @@ import msgspec
 
 from engine.change import (
     TWIN_PREFIX,
+    Begin,
     Cascade,
     CaughtUp,
     Change,
+    Commit,
     DeletePart,
     DeleteRange,
+    Heartbeat,
     InPlace,
     Replace,
     ReplacePart,
@@ -450,10 +453,12 @@ def _changed(change: Change) -> Iterator[TableId]:
             yield from (table.id for table in (before, after) if table is not None)
         case Cascade(tables=tables):
             yield from (table.id for table in tables)
-        case Replace(before=table) | ReplacePart(table=table):
+        case Replace(before=table) | InPlace(before=table):
             yield table.id
-        case Rows(table=table) | Truncate(table) | DeletePart(table) | CaughtUp(table):
-            yield table.id
+        case Begin() | Commit() | Heartbeat():
+            pass
+        case _:
+            yield change.table.id
 
 
 def _share(target: Table, source: Table) -> Part | None:

@@ -8,14 +8,15 @@ from collections.abc import Collection, Sequence
 import msgspec
 import pytest
 
-from engine.change import TWIN_PREFIX, Change, Replace, Row, SchemaChange, Truncate
+from engine.change import TWIN_PREFIX, Change, DeleteRange, Replace, Row, SchemaChange, Truncate
 from engine.checkpoint import TableProgress
 from engine.commands import BackfillTables
 from engine.contract import Applied
+from engine.errors import ApplyError
 from engine.mapping.changes import Mapping
 from engine.pipeline import backfill
 from engine.schema import Column, Table, TableId, Type
-from engine.settings.loader import BackfillSettings
+from engine.settings.loader import BackfillSettings, ErrorSettings
 from engine.settings.mapping import MaskSettings, TableRules
 from engine.toolkit.key_order import why_not_by_range
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
@@ -281,3 +282,34 @@ def test_a_mapping_of_the_key_is_refused(rules: TableRules, reason: str) -> None
     id = in_place(store, "north.orders")
     mirror(database, store, {"*.*": rules})
     assert reason in (store.commands[id - 1][1].outcome or "")
+
+
+class RefusingSink(WatchedSink):
+    """A target that refuses to remove rows of a range."""
+
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
+        for change in changes:
+            if isinstance(change, DeleteRange):
+                raise ApplyError("refused by a trigger", table=change.table.id)
+        return await super().apply(changes, in_backfill)
+
+
+@pytest.mark.parametrize("again", [ORDERS, SOUTH])
+def test_an_error_of_a_merged_table_concerns_the_source_that_is_read_in_place(
+    again: Table,
+) -> None:
+    rules = {"*.orders": TableRules(to="all.orders", merge={"shop": "schema"})}
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(ORDERS, OLD)
+    database.load(SOUTH, OLD)
+    mirror(database, store, rules)
+    in_place(store, str(again.id))
+    mapping = Mapping(rules, MaskSettings(key="0123456789abcdef"))
+    sink = RefusingSink(store, lambda: None)
+    errors = ErrorSettings(on_error="quarantine")
+    pipeline = make_pipeline(database, store, sink=sink, mapping=mapping, errors=errors)
+    run(pipeline, until_caught_up=True)
+    states = {id: it.state for id, it in progress(store).items()}
+    assert states == {ORDERS.id: "live", SOUTH.id: "live"} | {again.id: "quarantined"}
