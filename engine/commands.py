@@ -29,52 +29,69 @@ __all__ = [
 ]
 
 
-class BackfillTables(msgspec.Struct, frozen=True, tag="backfill", tag_field="command"):
+class _Command(msgspec.Struct, frozen=True, tag_field="command", forbid_unknown_fields=True):
+    """A misspelt field is refused, so that it does not widen what a command does."""
+
+
+class BackfillTables(_Command, frozen=True, tag="backfill"):
     """Read the tables with these names or patterns (``schema.name``) again. A quarantined one is
     followed again.
 
-    Without any, all tables are read again, and the stream goes on at the end of the log, whatever
+    With ``all``, all tables are read again, and the stream goes on at the end of the log, whatever
     the log has lost before. ``in_place``: the rows take the place of the older ones by ranges of
-    the key, without a second table.
+    the key, without a second table. Raises ValueError unless tables are named, or ``all``.
     """
 
     tables: tuple[str, ...] = ()
     in_place: bool = False
+    all: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.tables) == self.all:
+            raise ValueError("name tables, or say all")
 
 
-class Skip(msgspec.Struct, frozen=True, tag="skip", tag_field="command"):
+class Skip(_Command, frozen=True, tag="skip"):
     """Pass over the event at ``place``, or with ``whole`` the transaction that begins there."""
 
     place: str
     whole: bool = False
 
 
-class Letters(msgspec.Struct, frozen=True, tag="dead_letters", tag_field="command"):
-    """Retry or discard the open dead letters with these numbers; without any, all of them."""
+class Letters(_Command, frozen=True, tag="dead_letters"):
+    """Retry or discard the open dead letters with these numbers, or with ``all`` those that are
+    open when the engine executes the command. Raises ValueError unless numbers are given, or
+    ``all``.
+    """
 
     action: Literal["retry", "discard"]
     ids: tuple[int, ...] = ()
+    all: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.ids) == self.all:
+            raise ValueError("give numbers, or say all")
 
 
-class QuarantineTables(msgspec.Struct, frozen=True, tag="quarantine", tag_field="command"):
+class QuarantineTables(_Command, frozen=True, tag="quarantine"):
     """Stop following the tables with these names or patterns. The target keeps their rows."""
 
     tables: tuple[str, ...]
 
 
-class Pause(msgspec.Struct, frozen=True, tag="pause", tag_field="command"):
+class Pause(_Command, frozen=True, tag="pause"):
     """Apply nothing until a ``Resume``, also after a restart of the engine."""
 
 
-class Resume(msgspec.Struct, frozen=True, tag="resume", tag_field="command"):
+class Resume(_Command, frozen=True, tag="resume"):
     """Go on at the checkpoint."""
 
 
-class Reload(msgspec.Struct, frozen=True, tag="reload", tag_field="command"):
+class Reload(_Command, frozen=True, tag="reload"):
     """Read the configuration again, and go on by it. Refused if it is wrong."""
 
 
-class Stop(msgspec.Struct, frozen=True, tag="stop", tag_field="command"):
+class Stop(_Command, frozen=True, tag="stop"):
     """End the engine that runs. Refused if none ran when the command was given."""
 
 

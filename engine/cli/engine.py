@@ -45,7 +45,8 @@ class Engine:
         self._metrics = metrics
         self._next = settings
         self._counters = Counters()
-        self._ending = False
+        #: Whether a stop was asked for in this process.
+        self.ending = False
         self.pipeline = self._make_pipeline()
 
     @property
@@ -64,7 +65,7 @@ class Engine:
 
     def stop(self) -> None:
         """Stop the pipeline as ``Pipeline.stop`` does, and start no other one."""
-        self._ending = True
+        self.ending = True
         self.pipeline.stop()
 
     async def run(
@@ -81,6 +82,8 @@ class Engine:
             try:
                 await self.pipeline.run(until_caught_up=until_caught_up, deadline_seconds=left)
             except TailraceError as error:
+                if self.ending:
+                    return
                 if before is None or self.pipeline.has_worked:
                     raise
                 log.error(
@@ -89,14 +92,14 @@ class Engine:
                 )
                 failed, self.settings, before = error, before, None
             else:
-                if self._ending or not self.pipeline.reloading:
+                if self.ending or not self.pipeline.reloading:
                     return
                 failed, before, self.settings = None, self.settings, self._next
                 log.info(
                     "the pipeline goes on by the new configuration",
                     extra={"pipeline": before.pipeline.name},
                 )
-            self.pipeline = self._make_pipeline()
+            self.pipeline = self._make_pipeline(continues=True)
             if failed is not None:
                 self.pipeline.note(failed)
 
@@ -115,7 +118,7 @@ class Engine:
             outcome += "; [api], [log] and [telemetry] take effect at the next start"
         return outcome
 
-    def _make_pipeline(self) -> Pipeline:
+    def _make_pipeline(self, *, continues: bool = False) -> Pipeline:
         settings = self.settings
         return Pipeline(
             settings.pipeline.name,
@@ -130,5 +133,6 @@ class Engine:
             config=str(self.config),
             counters=self._counters,
             reload=self._reload,
+            continues=continues,
             tracing=self._tracing,
         )

@@ -100,7 +100,9 @@ async def _backfill(sink: Sink | None, options: argparse.Namespace) -> int:
     if bool(options.tables) == options.all:
         raise ConfigError("name tables, or --all", hint=f"{BACKFILL_TABLE}; {BACKFILL_ALL}")
     await _require_known(options.tables, sink)
-    return await give(sink, BackfillTables(tuple(options.tables), options.in_place), options)
+    return await give(
+        sink, BackfillTables(tuple(options.tables), options.in_place, options.all), options
+    )
 
 
 def _add_backfill_options(parser: argparse.ArgumentParser) -> None:
@@ -247,7 +249,7 @@ async def _letters_through_api(options: argparse.Namespace) -> int:
         lost = f"the changes of {which if options.ids else 'all open dead letters'} are discarded."
         if not _agreed(f"{lost} The target lacks them for good", options):
             return 1
-    return await give(None, Letters(options.action, tuple(options.ids)), options)
+    return await give(None, Letters(options.action, tuple(options.ids), not options.ids), options)
 
 
 async def _dead_letters(sink: Sink, options: argparse.Namespace) -> int:
@@ -270,7 +272,7 @@ async def _dead_letters(sink: Sink, options: argparse.Namespace) -> int:
     # Letters that arrive meanwhile are retried, too, but not discarded: nobody has agreed to that.
     named = options.ids or options.action == "discard"
     ids = tuple(it.id for it in chosen) if named else ()
-    return await give(sink, Letters(options.action, ids), options)
+    return await give(sink, Letters(options.action, ids, not ids), options)
 
 
 def _with_numbers(letters: list[DeadLetter], options: argparse.Namespace) -> list[DeadLetter]:

@@ -201,7 +201,7 @@ def _stop_on_signals(engine: Engine) -> None:
     loop = asyncio.get_running_loop()
 
     def interrupted() -> None:
-        if engine.pipeline.stopping:
+        if engine.ending:
             if sys.stderr.isatty():
                 from rich.console import Console
 

@@ -69,7 +69,7 @@ class Access:
 
     def _refuse_foreign_pages(self, request: Request, needed: Role) -> None:
         host = request.headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _part_of(f"//{host}", "hostname")
         if self.open and self._local and not is_loopback(name):
             raise HTTPException(
                 HTTPStatus.MISDIRECTED_REQUEST,
@@ -77,10 +77,18 @@ class Access:
                 " [api]",
             )
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _part_of(origin, "netloc") != host:
             raise HTTPException(HTTPStatus.FORBIDDEN, "the request comes from a foreign page")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if request.method == "POST" and kind != "application/json":
             raise HTTPException(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send `Content-Type: application/json`"
             )
+
+
+def _part_of(url: str, part: Literal["hostname", "netloc"]) -> str:
+    """A part of a URL; empty if it has none, or is no URL."""
+    try:
+        return getattr(urlsplit(url), part) or ""
+    except ValueError:
+        return ""

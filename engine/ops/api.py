@@ -24,15 +24,17 @@ Handlers are coroutine functions, since Starlette runs all others in a thread.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Protocol
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -50,11 +52,14 @@ __all__ = ["Api", "Rendered", "problem"]
 
 JSON = "application/json"
 #: How long the target may take to store or find a command.
-STORE_SECONDS = 30.0
+STORE_SECONDS = 15.0
+#: The number of connections to the target that requests use at the same time.
+CONNECTIONS = 4
 #: The greatest size of a command.
 COMMAND_BYTES = 64 * 1024
-#: The greatest number that a command can have, in any target.
-GREATEST_NUMBER = 2**63 - 1
+#: The digits of the greatest number that a command has in PostgreSQL (bigint) have this length,
+#: less one, so that none is greater.
+NUMBER_DIGITS = 18
 #: How many of the last commands GET /commands returns.
 LISTED_COMMANDS = 100
 #: The length to which the name that a client gives is cut.
@@ -98,6 +103,7 @@ class Api:
         self._commands = commands
         self._dashboard = dashboard
         self._config = config
+        self._connections = asyncio.Semaphore(CONNECTIONS)
         self._started_at = time.monotonic()
 
     def app(self) -> Starlette:
@@ -111,8 +117,8 @@ class Api:
                 Route("/status", self._may("read", self._get_status)),
                 Route("/commands", self._may("control", self._post_command), methods=["POST"]),
                 Route("/commands", self._may("read", self._get_commands)),
-                Route("/commands/{id:int}", self._may("control", self._cancel), methods=["DELETE"]),
-                Route("/commands/{id:int}", self._may("read", self._get_command)),
+                Route("/commands/{id}", self._may("control", self._cancel), methods=["DELETE"]),
+                Route("/commands/{id}", self._may("read", self._get_command)),
                 Route("/openapi.json", self._may("read", self._get_openapi)),
                 Route("/runbook", get_runbook),
                 Route("/runbook.css", get_runbook_style),
@@ -177,37 +183,24 @@ class Api:
         return _json(openapi_document())
 
     async def _post_command(self, request: Request) -> Response:
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > COMMAND_BYTES:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        try:
-            command = msgspec.json.decode(body, type=PipelineCommand)
-        except msgspec.DecodeError as error:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, f"not a command: {error}") from None
-        text = msgspec.json.encode(command).decode()
-        request.state.extend(STORE_SECONDS)
-        async with self._store().command_client() as client:
+        text = msgspec.json.encode(await _read_command(request)).decode()
+        async with self._commands_of(request) as client:
             id = await client.submit(text, self._client(request))
         href = f"/commands/{id}"
         return _json({"id": id, "href": href}, HTTPStatus.ACCEPTED, {"location": href})
 
     async def _get_commands(self, request: Request) -> Response:
-        request.state.extend(STORE_SECONDS)
-        async with self._store().command_client() as client:
+        async with self._commands_of(request) as client:
             found = await client.newest(LISTED_COMMANDS)
         return _json([_record(it) for it in reversed(found)])
 
     async def _get_command(self, request: Request) -> Response:
-        request.state.extend(STORE_SECONDS)
-        async with self._store().command_client() as client:
+        async with self._commands_of(request) as client:
             return _json(_record(await _find(client, request)))
 
     async def _cancel(self, request: Request) -> Response:
-        request.state.extend(STORE_SECONDS)
         outcome = f"cancelled by {self._client(request)}"
-        async with self._store().command_client() as client:
+        async with self._commands_of(request) as client:
             id = (await _find(client, request)).id
             cancelled = await client.cancel(id, outcome)
             found = await _find(client, request)
@@ -215,13 +208,29 @@ class Api:
             raise HTTPException(HTTPStatus.CONFLICT, f"it was concluded: {found.outcome}")
         return _json(_record(found))
 
-    def _store(self) -> CommandStore:
+    @asynccontextmanager
+    async def _commands_of(self, request: Request) -> AsyncGenerator[CommandClient, None]:
+        """The commands of the target, over a connection of its own. There are few at a time, and
+        each request has a deadline.
+        """
         store = None if self._commands is None else self._commands()
         if store is None:
             raise HTTPException(
                 HTTPStatus.NOT_IMPLEMENTED, "this target keeps no commands; PostgreSQL does"
             )
-        return store
+        request.state.extend(2 * STORE_SECONDS)
+        try:
+            async with (
+                asyncio.timeout(STORE_SECONDS),
+                self._connections,
+                store.command_client() as client,
+            ):
+                yield client
+        except TimeoutError:
+            raise HTTPException(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the target does not answer; GET /commands tells later whether it has the command",
+            ) from None
 
     def _client(self, request: Request) -> str:
         """Who gives a command: the name that the client claims, and what is known about it."""
@@ -238,10 +247,29 @@ class Api:
         return _json(content, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
+async def _read_command(request: Request) -> PipelineCommand:
+    """The command in a request's body."""
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > COMMAND_BYTES:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        command: PipelineCommand = msgspec.json.decode(body, type=PipelineCommand)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f"not a command: {error}") from None
+    except RecursionError:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "not a command: it is nested") from None
+    except ClientDisconnect:
+        raise HTTPException(HTTPStatus.BAD_REQUEST) from None
+    return command
+
+
 async def _find(client: CommandClient, request: Request) -> StoredCommand:
     """The command that the path names."""
-    id = request.path_params["id"]
-    found = await client.find(id) if id <= GREATEST_NUMBER else None
+    text = request.path_params["id"]
+    known = text.isascii() and text.isdecimal() and len(text) <= NUMBER_DIGITS
+    found = await client.find(int(text)) if known else None
     if found is None:
         raise HTTPException(HTTPStatus.NOT_FOUND, "the pipeline has no command of this number")
     return found

@@ -31,6 +31,8 @@ log = logging.getLogger("tailrace.server")
 
 REQUEST_BYTES = 8192
 REQUEST_SECONDS = 5.0
+#: The greatest number of open connections.
+CONNECTIONS = 256
 CLOSE_SECONDS = 1.0
 JSON = "application/json"
 #: Headers of every response. uvicorn expects lower case.
@@ -119,7 +121,7 @@ class Connection(H11Protocol):
     is installed.
 
     The deadline covers the connection as a whole. A handler whose response lasts longer calls
-    ``request.state.extend(seconds)``; None is for a stream of events.
+    ``request.state.extend(seconds)``, a stream of events before each one.
     """
 
     _deadline: asyncio.TimerHandle
@@ -129,14 +131,15 @@ class Connection(H11Protocol):
     def __init__(self, config: Config, server_state: ServerState) -> None:
         super().__init__(config, server_state, {"extend": self.extend})
 
-    def extend(self, seconds: float | None) -> None:
-        """Set the deadline anew, or remove it."""
+    def extend(self, seconds: float) -> None:
+        """Set the deadline anew."""
         self._deadline.cancel()
-        if seconds is not None:
-            self._deadline = self.loop.call_later(seconds, self.transport.abort)
+        self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            transport.abort()
         self._deadline = self.loop.call_later(REQUEST_SECONDS, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:

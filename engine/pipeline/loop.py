@@ -54,8 +54,8 @@ class Pipeline:
 
     ``errors`` is the policy for trouble with one table. ``config`` is the configuration's path as
     the user typed it, for the command lines in messages. ``mapping`` maps the tables. ``counters``
-    are those of the pipeline before, if this one replaces it. ``reload`` reads the configuration
-    again, as ``StoredCommands`` describes.
+    are those of the pipeline before, if this one ``continues`` its work in this process. ``reload``
+    reads the configuration again, as ``StoredCommands`` describes.
 
     Guarantee: every committed transaction of a followed table is applied in commit order, exactly
     once or at least once, as the sink's ``capabilities`` say.
@@ -76,9 +76,11 @@ class Pipeline:
         mapping: Mapping | None = None,
         counters: Counters | None = None,
         reload: Callable[[], str] | None = None,
+        continues: bool = False,
         tracing: Tracing = NO_TRACING,
     ) -> None:
         self.name, self.source, self.sink = name, source, sink
+        self._continues = continues
         self._stop = stop = StopRequest()
         events = Events(name, config)
         unlogged = UnloggedChanges(
@@ -262,6 +264,7 @@ class Pipeline:
             stack.push_async_callback(self.sink.close)
             state = await self.sink.open(self._epoch)
             self._epoch = state.epoch
+            await self._shared.stored.begin(continues=self._continues)
             if until_caught_up and self._goal is None:
                 self._goal = await asyncio.to_thread(self.source.position)
             self._attempt = attempt = Attempt(self._shared, state)

@@ -80,7 +80,8 @@ class StoredCommands:
         self._reload = reload
         #: Whether the pipeline ends so that one with another configuration can start.
         self.reloading = False
-        self._first = True
+        #: The commands that waited before the engine started.
+        self._older: frozenset[int] | None = None
         #: Why commands have failed, by number. They are concluded by the next attempt.
         self._failed: dict[int, str] = {}
         self._losses: dict[int, int] = {}
@@ -89,6 +90,14 @@ class StoredCommands:
     def wait(self) -> bool:
         """Whether commands waited at the last commit."""
         return self._store is not None and self._store.commands_wait
+
+    async def begin(self, *, continues: bool) -> None:
+        """Note the commands that are older than the engine; none if it ``continues`` the work of
+        another pipeline of its process. Called when the sink is open; only the first call counts.
+        """
+        if self._older is None and self._store is not None:
+            waiting = () if continues else await self._store.waiting_commands()
+            self._older = frozenset(it.id for it in waiting)
 
     async def execute(self, writer: TargetWriter, tracker: ProgressTracker) -> bool:
         """Execute the commands that wait. The target is at a commit before and after.
@@ -114,7 +123,6 @@ class StoredCommands:
                 self._failed[stored.id] = str(error)
                 await writer.rollback()
                 return False
-        self._first = False
         return True
 
     async def _conclude(
@@ -169,14 +177,20 @@ class StoredCommands:
                 writer.paused = isinstance(command, Pause)
                 return "paused, nothing is applied" if writer.paused else "resumed"
             case Reload():
-                return self._read_configuration()
+                return self._read_configuration(stored.id)
             case Stop():
-                return self._end()
+                return self._end(stored.id)
         assert_never(command)
 
-    def _read_configuration(self) -> str:
-        if self._first:
+    def _is_older(self, id: int) -> bool:
+        """Whether the engine was started after a command."""
+        return self._older is not None and id in self._older
+
+    def _read_configuration(self, id: int) -> str:
+        if self._is_older(id):
             return "the engine has read the configuration at its start"
+        if self._stop and not self.reloading:
+            raise _Refused("the engine ends")
         if self._reload is None:
             raise _Refused("this engine has no configuration")
         try:
@@ -187,9 +201,10 @@ class StoredCommands:
         self._stop.make()
         return outcome
 
-    def _end(self) -> str:
-        if self._first:
+    def _end(self, id: int) -> str:
+        if self._is_older(id):
             raise _Refused("no engine ran when the command was given")
+        self.reloading = False
         self._stop.make()
         return "the engine ends"
 

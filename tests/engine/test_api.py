@@ -20,7 +20,7 @@ from openapi_spec_validator import validate
 
 from engine.errors import ConfigError, SinkLost
 from engine.ops.access import Access
-from engine.ops.api import COMMAND_BYTES, Api
+from engine.ops.api import COMMAND_BYTES, CONNECTIONS, Api
 from engine.ops.metrics import Metrics
 from engine.ops.openapi import openapi_document
 from engine.ops.server import HttpServer
@@ -151,6 +151,8 @@ def test_a_page_of_somebody_else_can_do_nothing(store: MemorySink) -> None:
             ({**json_type, "origin": "https://evil.example"}, 403),
             ({**json_type, "origin": "null"}, 403),
             ({**json_type, "host": "evil.example"}, 421),
+            ({**json_type, "host": "["}, 421),
+            ({**json_type, "origin": "http://["}, 403),
             ({"content_type": "text/plain"}, 415),
             ({"content_type": "application/x-www-form-urlencoded"}, 415),
             ({}, 415),
@@ -265,7 +267,7 @@ def test_commands(store: MemorySink) -> None:
         submitted = await ask(port, "POST", "/commands", BACKFILL, **named)
         assert submitted.headers["location"] == submitted.body["href"]
         found = (await ask(port, "GET", submitted.body["href"])).body
-        assert found["command"] == {**json.loads(BACKFILL), "in_place": False}
+        assert found["command"] == {**json.loads(BACKFILL), "in_place": False, "all": False}
         assert (found["outcome"], found["refused"]) == (None, False)
         assert found["by"].startswith("ada")
         assert "API (127.0.0.1)" in found["by"]
@@ -288,6 +290,19 @@ def test_commands(store: MemorySink) -> None:
         (b"[]", 400),
         (b'{"command":"explode"}', 400),
         (b'{"command":"backfill","tables":"shop"}', 400),
+        # What is misspelt or left out does not mean all.
+        (b'{"command":"backfill"}', 400),
+        (b'{"command":"backfill","tables":[]}', 400),
+        (b'{"command":"backfill","table":"shop.orders"}', 400),
+        (b'{"command":"backfill","tables":["shop.orders"],"all":true}', 400),
+        (b'{"command":"dead_letters","action":"discard"}', 400),
+        (b'{"command":"dead_letters","action":"discard","id":[5]}', 400),
+        (b'{"command":"dead_letters","action":"discard","ids":[5],"all":true}', 400),
+        (b'{"command":"quarantine"}', 400),
+        (b'{"command":"pause","tables":["shop.orders"]}', 400),
+        (b'{"command":"skip","whole":true}', 400),
+        (b'{"command":"backfill","tables":["\xff"]}', 400),
+        (b'{"command":"pause","x":' + b"[" * 60_000 + b"}", 400),
         (b'{"command":"backfill","tables":["' + b"x" * COMMAND_BYTES + b'"]}', 413),
     ],
 )
@@ -335,6 +350,54 @@ def test_a_target_that_is_away() -> None:
         assert (await ask(port, "GET", "/status")).code == 200
 
     serving(ApiSettings(), work, commands=Away())
+
+
+class Silent:
+    """A target that does not answer."""
+
+    def __init__(self) -> None:
+        self.connected = self.most = 0
+
+    @asynccontextmanager
+    async def command_client(self) -> Any:
+        self.connected += 1
+        self.most = max(self.most, self.connected)
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            self.connected -= 1
+
+
+def test_a_target_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request ends, and few connections are opened, however many clients there are."""
+    monkeypatch.setattr("engine.ops.api.STORE_SECONDS", 0.2)
+    target = Silent()
+
+    async def work(port: int) -> None:
+        found = await asyncio.gather(*(ask(port, "GET", "/commands") for _ in range(40)))
+        assert {it.code for it in found} == {503}
+        assert "does not answer" in found[0].body["detail"]
+
+    serving(ApiSettings(), work, commands=target)
+    assert target.most == CONNECTIONS
+
+
+def test_a_client_that_leaves_in_the_middle(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(port: int) -> None:
+        head = (
+            b"POST /commands HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await ask(port, "GET", "/status")).code == 200
+
+    serving(ApiSettings(), work, commands=Silent())
+    assert caplog.messages == []
 
 
 def test_a_target_that_keeps_no_commands() -> None:

@@ -82,7 +82,7 @@ def open_letters(store: MemoryStore) -> list[DeadLetter]:
 
 
 def command(store: MemoryStore, action: Literal["retry", "discard"], *ids: int) -> None:
-    text = msgspec.json.encode(Letters(action, ids)).decode()
+    text = msgspec.json.encode(Letters(action, ids, not ids)).decode()
     number = len(store.commands) + 1
     store.commands.append(("test", StoredCommand(number, text, "ann", 0.0)))
 

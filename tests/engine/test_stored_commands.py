@@ -172,7 +172,7 @@ class FailingSource(MemorySource):
 
 def test_a_command_that_fails_blocks_neither_the_others_nor_the_stream() -> None:
     database, store = quarantined()
-    first = submit(sink_of(store), BackfillTables(()))
+    first = submit(sink_of(store), BackfillTables(all=True))
     second = submit(sink_of(store), backfill(str(KEYED.id)))
     pipeline = make_pipeline(database, store, source=FailingSource(database), backfill=QUARANTINE)
     run(pipeline, until_caught_up=True)
@@ -223,7 +223,7 @@ def test_a_command_quarantines_tables_until_they_are_read_again() -> None:
     ("command", "words"),
     [
         (BackfillTables(("a.b", "c.*")), "backfill a.b c.*"),
-        (BackfillTables(), "backfill --all"),
+        (BackfillTables(all=True), "backfill --all"),
         (QuarantineTables(("a.b",)), "quarantine a.b"),
         (Skip("f.1:20"), "skip --statement f.1:20"),
         (Skip("f.1:20", True), "skip --transaction f.1:20"),
@@ -332,3 +332,39 @@ def test_an_engine_without_a_configuration_refuses_a_reload() -> None:
         await running
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("command", [Stop(), Reload()])
+def test_the_first_run_of_a_pipeline_obeys(command: PipelineCommand) -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [(1, "old")])
+
+    async def scenario() -> None:
+        pipeline = make_pipeline(database, store, reload=lambda: "read again")
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: pipeline.state == "streaming")
+        await submit_now(sink_of(store), command)
+        await running
+        assert pipeline.reloading is isinstance(command, Reload)
+
+    asyncio.run(scenario())
+    assert not outcome(store, 1).refused
+
+
+@pytest.mark.parametrize("commands", [(Reload(), Stop()), (Stop(), Reload())])
+def test_a_stop_is_not_lost_beside_a_reload(commands: tuple[PipelineCommand, ...]) -> None:
+    database, store = live()
+
+    async def scenario() -> None:
+        pipeline = make_pipeline(database, store, reload=lambda: "read again")
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: pipeline.state == "streaming")
+        for command in commands:
+            await submit_now(sink_of(store), command)
+        await running
+        if pipeline.reloading:  # the stop waits for the pipeline that continues
+            await asyncio.wait_for(make_pipeline(database, store, continues=True).run(), 20)
+
+    asyncio.run(scenario())
+    assert not outcome(store, 1).refused
+    assert outcome(store, 1 + commands.index(Stop())).outcome == "the engine ends"

@@ -110,6 +110,7 @@ def make_pipeline(
     errors: ErrorSettings | None = None,
     config: str = "",
     reload: Callable[[], str] | None = None,
+    continues: bool = False,
     tracing: Tracing = NO_TRACING,
 ) -> Pipeline:
     """A pipeline named ``test``. Its batches and chunks are small, so that there are several."""
@@ -125,6 +126,7 @@ def make_pipeline(
         errors=errors,
         config=config,
         reload=reload,
+        continues=continues,
         tracing=tracing,
     )
 

@@ -36,6 +36,8 @@ __all__ = ["Dashboard"]
 
 #: How often the status is sent.
 STATUS_SECONDS = 1.0
+#: How long a client may take to read an event.
+EVENT_SECONDS = 30.0
 #: The greatest number of open streams of events.
 STREAMS = 32
 
@@ -102,14 +104,17 @@ class Dashboard:
                 HTTPStatus.SERVICE_UNAVAILABLE, "too many dashboards are open; close some"
             )
         zone = _zone(request.query_params.get("zone", ""))
-        request.state.extend(None)
-        return StreamingResponse(self._events(zone), media_type="text/event-stream")
+        extend = request.state.extend
+        return StreamingResponse(self._events(zone, extend), media_type="text/event-stream")
 
-    async def _events(self, zone: ZoneInfo | None) -> AsyncGenerator[bytes, None]:
+    async def _events(
+        self, zone: ZoneInfo | None, extend: Callable[[float], None]
+    ) -> AsyncGenerator[bytes, None]:
         self._streams += 1
         sent: tuple[TableStatus, ...] = ()
         try:
             while True:
+                extend(EVENT_SECONDS)
                 status = self._status()
                 now = datetime.now(zone or UTC)
                 shown = Shown(

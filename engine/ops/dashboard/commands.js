@@ -9,14 +9,16 @@ const QUESTIONS = {
   resume: ["Resume", "The engine goes on at its checkpoint."],
   reload: ["Reload the configuration", "The engine reads the file that it was started with, and goes on by it. A file with a mistake is refused."],
   retry: ["Retry all dead letters", "The rows that the target refused are applied again, in their order. What is still refused stays."],
-  discard: ["Discard all dead letters", "The target lacks these changes for good."],
+  discard: ["Discard all dead letters", "The target lacks the changes of all dead letters that are open when the engine executes the command, for good."],
   stop: ["Stop the engine", "The engine commits whole transactions and ends. Nobody can start it from here."],
   backfill: ["Backfill", "The table is read again from the source, and replaces the one on the target when it is complete. Others go on."],
   quarantine: ["Quarantine", "Changes of the table are not applied any more, until it is backfilled. Others go on."],
 };
 
 function body(command, table) {
-  if (command === "retry" || command === "discard") return { command: "dead_letters", action: command };
+  if (command === "retry" || command === "discard") {
+    return { command: "dead_letters", action: command, all: true };
+  }
   return table ? { command, tables: [table] } : { command };
 }
 
