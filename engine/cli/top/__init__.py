@@ -30,7 +30,7 @@ def top(options: argparse.Namespace) -> int:
     for before it is given. docs/top.md lists the keys.
     """
     found = [_watched(target, options) for target in options.targets]
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):  # Textual draws on standard error
         raise ConfigError(
             "this needs a terminal", hint="`tailrace status CONFIG --json` works without one"
         )

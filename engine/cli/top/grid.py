@@ -16,11 +16,16 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from engine.cli.top.shown import RED
 from engine.ops.log import printable
 from engine.ops.status import TableStatus
 from engine.ops.terminal import STATE_ORDER, STATE_STYLE
 
 __all__ = ["ORDERS", "TableGrid", "heading"]
+
+
+#: Red is dark where there are no colours.
+STYLE = {**STATE_STYLE, "quarantined": RED}
 
 
 class Order(NamedTuple):
@@ -129,7 +134,7 @@ class TableGrid(ScrollView, can_focus=True):
         numbers = [f"{n:,}" if n else "" for n in (table.applied, table.drift, table.dead_letters)]
         name, state = printable(table.table), table.state.replace("_", " ")
         line = _line(name, state, (f"{table.rows:,}", *numbers), width)
-        style = self.rich_style + Style.parse(STATE_STYLE[table.state])
+        style = self.rich_style + Style.parse(STYLE[table.state])
         if place == self._place:
             style += Style(reverse=True)
         return Strip([Segment(line, style)], width)

@@ -16,6 +16,7 @@ from engine.ops.status import FINISHED, Status
 from engine.ops.words import Level, duration, headline, size
 
 __all__ = [
+    "RED",
     "backfill_lines",
     "error_lines",
     "figures",
@@ -26,11 +27,13 @@ __all__ = [
     "summary",
 ]
 
+#: Bright, because Textual makes it a grey of the same brightness where NO_COLOR is set.
+RED = "#ff8080"
 LEVEL_STYLE: dict[Level, str] = {
     "fine": "bold green",
     "busy": "bold cyan",
     "warning": "bold yellow",
-    "error": "bold red",
+    "error": f"bold {RED}",
 }
 BARS = "▁▂▃▄▅▆▇█"
 #: A stage that takes more of the time limits the throughput.
@@ -47,7 +50,7 @@ def head(watched: Watched, now: datetime) -> Text:
         since = datetime.fromtimestamp(watched.since, now.tzinfo)
         away = duration(max(0.0, (now - since).total_seconds()))
         problem = printable(watched.problem.message)
-        text.append(f"No answer since {since:%H:%M:%S} ({away}): ", "bold red")
+        text.append(f"No answer since {since:%H:%M:%S} ({away}): ", f"bold {RED}")
         text.append(f"{problem}.")
         if watched.problem.hint:
             text.append(f"\n→ {printable(watched.problem.hint)}", "bold")
@@ -192,7 +195,7 @@ def error_lines(status: Status, now: datetime, count: int) -> Text:
         at = datetime.fromtimestamp(error.at, now.tzinfo)
         often = f" {error.count:,} times" if error.count > 1 else ""
         line = Text(no_wrap=True, overflow="ellipsis")
-        line.append(f"{at:%H:%M:%S}{often} {error.kind}: ", "red").append(printable(error.message))
+        line.append(f"{at:%H:%M:%S}{often} {error.kind}: ", RED).append(printable(error.message))
         if error.table:
             line.append(f" [{printable(error.table)}]")
         if error.remedy:
