@@ -7,6 +7,7 @@ known: a table map has the storage types, which is enough to tell the rows of an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -21,7 +22,7 @@ from sources.mysql.binlog.query_event import read_load_query, read_query
 from sources.mysql.binlog.stream_position import StreamPosition
 from sources.mysql.position import MySQLPosition, file_number, split_place
 
-__all__ = ["Inspection"]
+__all__ = ["Inspection", "first_words"]
 
 _QUERIES: Final = {
     ev.QUERY: read_query,
@@ -35,8 +36,10 @@ _END: Final = frozenset(("COMMIT", "ROLLBACK"))
 _WITHOUT_CHANGES: Final = frozenset(
     (*ev.WITHOUT_CHANGES, *STARTS, ev.XID, ev.XA_PREPARE, ev.TABLE_MAP)
 )
-#: The number of words of a statement that are shown. Further ones may be values.
+#: The number of words of a statement that are shown. Further ones may be values, and so may be what
+#: follows a quotation mark, a bracket, an assignment or a number.
 _SHOWN_WORDS: Final = 3
+_VALUE: Final = re.compile(r"""['"(=@]|(?<![\w`$])[\d.+-]""")
 
 
 class Inspection:
@@ -149,9 +152,7 @@ class Inspection:
             statement = _QUERIES[kind](event, end).statement
         except DecodeError:
             return []
-        text = statement[:1000].decode("utf-8", "replace")
-        words = text.split(None, _SHOWN_WORDS)[:_SHOWN_WORDS]
-        return [words[0].upper(), *words[1:]] if words else []
+        return first_words(statement)
 
     def _note(self, kind: int, event: bytes, end: int, words: list[str]) -> None:
         lost = self.lost
@@ -193,3 +194,10 @@ class Inspection:
         operation, _ = ev.ROWS[kind]
         rows = self.lost.rows
         rows[id, operation] = rows.get((id, operation), 0) + count
+
+
+def first_words(statement: bytes) -> list[str]:
+    """The first words of a statement, without any that may be a value of a row."""
+    text = _VALUE.split(statement[:1000].decode("utf-8", "replace"), maxsplit=1)[0]
+    words = text.split(None, _SHOWN_WORDS)[:_SHOWN_WORDS]
+    return [words[0].upper(), *words[1:]] if words else []
