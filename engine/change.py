@@ -35,6 +35,7 @@ __all__ = [
     "Operation",
     "Position",
     "Replace",
+    "ReplaceColumns",
     "ReplacePart",
     "Row",
     "Rows",
@@ -119,6 +120,10 @@ class SchemaChange(msgspec.Struct, frozen=True, gc=False):
     among them have its constant default. ``computed`` names generated columns whose values existing
     rows have got from an expression of the new version, and existing columns that number their rows
     now: those with 0 or NULL may have got a number. ``statement`` is the source's SQL, for people.
+
+    ``unlogged`` names new columns of which the log does not hold the values that existing rows have
+    got, and ``reason`` says why. The pipeline reads these columns, or takes the change for an
+    ``UnloggedChange`` of the table. A sink is never given such names.
     """
 
     statement: str
@@ -127,6 +132,8 @@ class SchemaChange(msgspec.Struct, frozen=True, gc=False):
     renamed: tuple[tuple[str, str], ...] = ()
     filled: tuple[tuple[str, str], ...] = ()
     computed: tuple[str, ...] = ()
+    unlogged: tuple[str, ...] = ()
+    reason: str = ""
 
 
 class Truncate(msgspec.Struct, frozen=True, gc=False):
@@ -240,6 +247,19 @@ class ReplacePart(msgspec.Struct, frozen=True, gc=False):
     part: Part
 
 
+class ReplaceColumns(msgspec.Struct, frozen=True, gc=False):
+    """The rows of ``before`` get the values that ``twin`` has for their keys in ``columns``, the
+    table becomes ``after``, and the twin is dropped, in one step. In ``before`` these columns hold
+    NULL in all rows; ``twin`` has the key and these columns. Rows of the twin whose key the table
+    does not have are left out. The pipeline makes this change, not the source.
+    """
+
+    before: Table
+    twin: Table
+    after: Table
+    columns: tuple[str, ...]
+
+
 class InPlace(msgspec.Struct, frozen=True, gc=False):
     """The table ``before`` gets the shape of ``after`` and keeps its rows, which are replaced by
     ranges of the key from here on (``DeleteRange``). Unique values may be there twice until
@@ -315,6 +335,7 @@ Change = (
     | CaughtUp
     | Replace
     | ReplacePart
+    | ReplaceColumns
     | InPlace
     | DeleteRange
     | Commit

@@ -9,7 +9,8 @@ state of a table to the next:
        └──────────────backfilled (only chunk)───────────────────────────▲
 
 A table that the log itself creates is live from the start. A live table is backfilling if a part of
-it is read again, and so is one that is read again in place, once its shape is known. From any
+it is read again, or new columns of it are, and so is one that is read again in place, once its
+shape is known. From any
 state, a change that the log does not show exactly makes a table pending again, or quarantined, as
 the policy says. A table that the configuration does not select any more is excluded.
 """
@@ -58,6 +59,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     ``cause`` says why, or why the table is quarantined or excluded: then it is not followed. With
     ``part``, only the rows of this part are older ones, and only they are backfilled. ``in_place``:
     the new rows take the place of the older ones by ranges of the key, without a second table.
+    With ``columns``, only these new columns are backfilled; they hold NULL until then.
     """
 
     state: TableState = "pending"
@@ -69,6 +71,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     cause: Cause | None = None
     part: Part | None = None
     in_place: bool = False
+    columns: tuple[str, ...] = ()
 
     @property
     def followed(self) -> bool:
@@ -83,10 +86,10 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     def restarted(self) -> TableProgress:
         """The progress of a table whose rows were rolled back, or are truncated next.
 
-        Raises ``ValueError`` if a part is backfilled: the other rows are there.
+        Raises ``ValueError`` if a part or columns are backfilled: the rest is there.
         """
-        if self.part is not None:
-            raise ValueError("the backfill of a part does not start again")
+        if self.part is not None or self.columns:
+            raise ValueError("the backfill of a part or of columns does not start again")
         return TableProgress(
             "backfilling" if self.in_place else "pending",
             estimate=self.estimate,
@@ -109,6 +112,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
             cause=self.cause,
             part=self.part,
             in_place=self.in_place,
+            columns=self.columns,
         )
 
     def caught_up(self) -> TableProgress:

@@ -125,7 +125,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     cannot be merged. ``computes``:
     the sink takes a ``SchemaChange`` with ``computed`` columns, which it computes, or refuses
     itself. ``in_place``: ``InPlace`` and ``DeleteRange`` are applied; without it, a table is
-    backfilled again into a second one only.
+    backfilled again into a second one only. ``columns``: ``ReplaceColumns`` is applied; without it,
+    a table is backfilled as a whole if the log lacks the values of new columns.
     """
 
     guarantee: Literal["exactly once", "at least once"]
@@ -136,6 +137,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     parts: bool = False
     computes: bool = False
     in_place: bool = False
+    columns: bool = False
 
 
 class Source(Protocol):
@@ -223,9 +225,11 @@ class SnapshotSource(Source, Protocol):
         rows: int,
         readers: int,
         part: Part | None = None,
+        columns: Collection[str] = (),
     ) -> Generator[Chunk, None, None]:
         """Yield the rows of ``table`` after ``cursor`` in key order, about ``rows`` per chunk. With
-        ``part``, only the rows of that part of a table with a key.
+        ``part``, only the rows of that part of a table with a key. With ``columns``, only these
+        columns and the key, as rows of ``table.narrowed(columns)``.
 
         Each chunk shows at least everything up to the position ``low_watermark``; the source proves
         that for each read. Up to ``readers`` connections read ahead; chunks still come in order.

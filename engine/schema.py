@@ -31,7 +31,7 @@ use text, so such values are not parsed on the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -354,6 +354,26 @@ class Table(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, cache_has
     def names(self) -> tuple[str, ...]:
         """The names of the columns, in order."""
         return tuple(column.name for column in self.columns)
+
+    def narrowed(self, names: Collection[str]) -> Table:
+        """The key and the columns with these names alone, in their order, without indexes."""
+        kept = self.ordinals(names)
+        return msgspec.structs.replace(
+            self,
+            columns=tuple(self.columns[ordinal] for ordinal in kept),
+            key=tuple(map(kept.index, self.key)),
+            indexes=(),
+            foreign_keys=(),
+            partitions=None,
+        )
+
+    def ordinals(self, names: Collection[str]) -> tuple[int, ...]:
+        """The ordinals of the key and of the columns with these names."""
+        return tuple(
+            ordinal
+            for ordinal, column in enumerate(self.columns)
+            if ordinal in self.key or column.name in names
+        )
 
     def ordinal(self, name: str) -> int:
         """The ordinal of the column with this name. Raises KeyError if there is none."""

@@ -23,6 +23,7 @@ from engine.change import (
     DeleteRange,
     InPlace,
     Replace,
+    ReplaceColumns,
     ReplacePart,
     Row,
     Rows,
@@ -113,6 +114,7 @@ class MemorySink:
         cascades=True,
         parts=True,
         in_place=True,
+        columns=True,
     )
 
     def __init__(
@@ -166,6 +168,12 @@ class MemorySink:
                 contents.delete_part(DeletePart(change.table, change.part))
                 contents.add(self._contents(change.twin.id))
                 self._alter(SchemaChange("", change.twin, None))
+            elif isinstance(change, ReplaceColumns):
+                self._contents(change.before.id).fill(
+                    self._contents(change.twin.id), change.columns
+                )
+                self._alter(SchemaChange("", change.twin, None))
+                self._alter(SchemaChange("", change.before, change.after))
             elif isinstance(change, SchemaChange):
                 self._alter(change)
             elif isinstance(change, Cascade):

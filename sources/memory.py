@@ -51,6 +51,7 @@ __all__ = [
     "MemorySource",
     "Unlogged",
     "UnloggedRows",
+    "UnloggedValues",
 ]
 
 
@@ -69,7 +70,14 @@ class UnloggedRows(msgspec.Struct, frozen=True):
     rows: list[Row]
 
 
-Data = Rows | SchemaChange | Truncate | DeletePart | Unlogged | UnloggedRows
+class UnloggedValues(msgspec.Struct, frozen=True):
+    """A schema change after which the table has these rows, which the log does not show."""
+
+    change: SchemaChange
+    rows: list[Row]
+
+
+Data = Rows | SchemaChange | Truncate | DeletePart | Unlogged | UnloggedRows | UnloggedValues
 
 
 class Marker(Enum):
@@ -159,6 +167,9 @@ class MemoryDatabase:
             self.contents[change.table.id].add(change.rows)
         elif isinstance(change, Unlogged):
             self.load(change.table, change.rows)
+        elif isinstance(change, UnloggedValues):
+            assert change.change.after is not None
+            self.load(change.change.after, change.rows)
         else:
             before, after = change.before, change.after
             old = self.contents.pop(before.id, None) if before is not None else None
@@ -247,8 +258,11 @@ class MemorySource:
         rows: int,
         readers: int,
         part: Part | None = None,
+        columns: Collection[str] = (),
     ) -> Generator[Chunk, None, None]:
         after = None if cursor is None else literal_eval(cursor)
+        read = table.narrowed(columns) if columns else table
+        kept = table.ordinals(columns) if columns else range(len(table.columns))
         whole = None if table.key else self._read(table)
         while not self._stopped:
             found, high_watermark = whole or self._read(table)
@@ -260,13 +274,14 @@ class MemorySource:
             if part is not None:
                 left = [row for row in left if part.has(row[table.ordinal(part.column)])]
             next_rows = left[:rows]
+            shown = [tuple(row[ordinal] for ordinal in kept) for row in next_rows]
             if len(left) <= rows:
-                yield Chunk(table, next_rows, None, high_watermark, range=KeyRange(after, None))
+                yield Chunk(read, shown, None, high_watermark, range=KeyRange(after, None))
                 return
             before = after
             after = contents.key_of(next_rows[-1]) if table.key else (after or 0) + rows
-            range = KeyRange(before, after) if isinstance(after, tuple) else None
-            yield Chunk(table, next_rows, repr(after), high_watermark, range=range)
+            keys = KeyRange(before, after) if isinstance(after, tuple) else None
+            yield Chunk(read, shown, repr(after), high_watermark, range=keys)
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         database = self.database
@@ -304,11 +319,15 @@ def _followed(
 ) -> Iterator[Change]:
     """The changes to ``tables``, which the log's own schema changes add to and take from."""
     for change in transaction:
+        if isinstance(change, UnloggedValues):
+            change = change.change
         if isinstance(change, SchemaChange):
             ids = {table.id for table in (change.before, change.after) if table is not None}
             if not ids.isdisjoint(ignored):
-                if change.before is not None and change.before.id in ignored:
-                    yield SchemaChange(change.statement, change.before, None)
+                before, after = change.before, change.after
+                gone = before is not None and (after is None or after.id != before.id)
+                if gone and before is not None and before.id in ignored:
+                    yield SchemaChange(change.statement, before, None)
                 continue
             if change.before is not None:
                 tables.discard(change.before.id)

@@ -12,6 +12,7 @@ from engine.change import (
     DeletePart,
     Folding,
     Replace,
+    ReplaceColumns,
     ReplacePart,
     Rows,
     SchemaChange,
@@ -235,6 +236,28 @@ class DeletePartRules:
         state = await target.sink().state()
         assert state is not None
         assert state.tables == (TABLE,)
+
+    @rule("columns")
+    async def test_new_columns_get_the_values_of_a_twin(self, target: Target) -> None:
+        empty = altered((ID, Column("more", INT, "int"), CODE, NOTE), indexes=())
+        strict = Column("more", INT, "int", nullable=False, generated=True)
+        after = altered((ID, strict, CODE, NOTE), indexes=())
+        twin = msgspec.structs.replace(
+            after.narrowed(["more"]), id=TableId("contract_shop", "twin")
+        )
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A), insert(B))
+            await engine.write(SchemaChange("", TABLE, empty), *create(twin))
+            await engine.write(insert((1, 10), (2, 20), (9, 90), table=twin))
+            replace = ReplaceColumns(empty, twin, after, ("more",))
+            await engine.write(replace, insert((7, 70, "later", None), table=after))
+            with pytest.raises(KeyError):
+                rows_of(target, twin)
+            rows = [(row[0], number, *row[1:]) for row, number in ((A, 10), (B, 20))]
+            assert rows_of(target, after) == [*rows, (7, 70, "later", None)]
+        state = await target.sink().state()
+        assert state is not None
+        assert state.tables == (after,)
 
 
 class SchemaChangeRules:

@@ -68,6 +68,21 @@ class SnapshotSourceContract(SourceContract):
                 rest = read_all(source.chunks(item, chunk.cursor, low_watermark, rows=6, readers=2))
                 assert [row for chunk in rest for row in chunk.rows] == rows[done:]
 
+    def test_chunks_of_columns_have_these_and_the_key(self, origin: Origin) -> None:
+        rows = [(number, f"c{number}", f"n{number}") for number in range(30)]
+        origin.execute(insert("item", *rows))
+        with snapshot_of(origin) as source:
+            item, low_watermark = tables_of(source)["item"], source.position()
+            read = source.chunks(item, None, low_watermark, rows=4, readers=2, columns=["note"])
+            chunks = read_all(read)
+            assert {chunk.table for chunk in chunks} == {item.narrowed(["note"])}
+            shown = [(number, note) for number, _, note in rows]
+            assert [row for chunk in chunks for row in chunk.rows] == shown
+            again = source.chunks(
+                item, chunks[0].cursor, low_watermark, rows=50, readers=1, columns=["note"]
+            )
+            assert [row for chunk in read_all(again) for row in chunk.rows] == shown[4:]
+
     def test_chunks_of_a_part_have_its_rows_alone(self, origin: Origin) -> None:
         rows = [(number, None, None) for number in range(30)]
         origin.execute(insert("item", *rows))

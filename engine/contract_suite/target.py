@@ -66,7 +66,9 @@ KEYLESS = Table(TableId("contract_shop", "remark"), (CODE, NOTE))
 #: Rows of ``TABLE``.
 A, B, C = (1, "a", "first"), (2, "b", None), (3, "c", "häß ☃ 'x' \\ \t")
 
-Capability = Literal["transactional", "upsert", "schema changes", "cascades", "parts", "in place"]
+Capability = Literal[
+    "transactional", "upsert", "schema changes", "cascades", "parts", "in place", "columns"
+]
 S = TypeVar("S")
 
 
@@ -106,6 +108,8 @@ class Target(ABC):
             return declared.cascades
         if capability == "in place":
             return declared.in_place
+        if capability == "columns":
+            return declared.columns
         return declared.schema_changes if capability == "schema changes" else declared.parts
 
 

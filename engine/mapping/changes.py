@@ -25,6 +25,7 @@ from engine.change import (
     Heartbeat,
     InPlace,
     Replace,
+    ReplaceColumns,
     ReplacePart,
     Rows,
     SchemaChange,
@@ -453,7 +454,7 @@ def _changed(change: Change) -> Iterator[TableId]:
             yield from (table.id for table in (before, after) if table is not None)
         case Cascade(tables=tables):
             yield from (table.id for table in tables)
-        case Replace(before=table) | InPlace(before=table):
+        case Replace(before=table) | ReplaceColumns(before=table) | InPlace(before=table):
             yield table.id
         case Begin() | Commit() | Heartbeat():
             pass

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from engine.change import Heartbeat
+from engine.change import Heartbeat, SchemaChange
 from engine.checkpoint import Checkpoint
 from engine.contract import (
     KnowsDistance,
@@ -33,6 +33,7 @@ from engine.ops.status import PipelineState
 from engine.ops.tracing import Tracing
 from engine.pipeline.backfill import Backfill
 from engine.pipeline.batching import Batch, Batcher, times_larger
+from engine.pipeline.columns import reads_alone
 from engine.pipeline.counters import Counters
 from engine.pipeline.discovery import Discovery
 from engine.pipeline.events import Events
@@ -121,6 +122,7 @@ class Attempt:
         self.tracker = tracker = ProgressTracker(
             *(twins.followed, checkpoint.progress, source.includes),
             reads_parts=pipeline.unlogged.reads_parts,
+            reads_columns=self._reads_columns,
             place=pipeline.place,
         )
         self.writer = writer = TargetWriter(
@@ -152,6 +154,14 @@ class Attempt:
             interrupted=lambda: bool(stop),
             unlogged=pipeline.unlogged,
         )
+
+    def _reads_columns(self, change: SchemaChange) -> bool:
+        """Whether the new columns of a table are backfilled alone. A mapped table has other columns
+        on the target.
+        """
+        table, pipeline = change.after, self._pipeline
+        mapped = table is not None and pipeline.mapping.of(table) is not None
+        return pipeline.unlogged.reads_columns and not mapped and reads_alone(change)
 
     @property
     def state(self) -> PipelineState:

@@ -189,6 +189,7 @@ class Backfill:
             rows=self._settings.chunk_rows,
             readers=self._settings.readers,
             part=progress.part,
+            columns=progress.columns,
         )
 
         def read() -> asyncio.Future[list[Chunk]]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
 
 import msgspec
 
@@ -34,7 +33,9 @@ from engine.change import (
 )
 from engine.checkpoint import Cause, LeftState, TableProgress, TableState
 from engine.errors import UnloggedChange
-from engine.schema import Table, TableId
+from engine.pipeline.hidden_rows import may_hide_rows
+from engine.pipeline.shown_statements import without_literals
+from engine.schema import Part, Table, TableId
 from engine.toolkit.cascades import Step, depth_of_cascades, reached
 
 __all__ = ["ProgressTracker"]
@@ -52,6 +53,7 @@ Reached = Callable[[str, str], bool]
 class ProgressTracker:
     """The tables that a pipeline follows, at their versions after the last admitted change, with
     the progress of each. ``reads_parts``: a part of a table may be backfilled again.
+    ``reads_columns``: whether the new columns of a change may be backfilled alone.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class ProgressTracker:
         includes: Includes,
         *,
         reads_parts: bool = False,
+        reads_columns: Callable[[SchemaChange], bool] = lambda change: False,
         place: Callable[[str], str] = str,
     ) -> None:
         self._reads_parts = reads_parts
+        self._reads_columns = reads_columns
         self._place = place
         self._tables = {table.id: table for table in tables}
         self._progress = dict(progress)
@@ -209,12 +213,12 @@ class ProgressTracker:
         """The table's rows were rolled back, or are truncated next, so it is pending again. If it
         is backfilled in place, it begins anew over the rows that are there.
 
-        Raises UnloggedChange if only a part is backfilled. Then the whole table has to be.
+        Raises UnloggedChange if only a part or columns are backfilled. Then all of it has to be.
         """
         self._set(id, self._restarted(id, self._progress[id]))
 
     def _restarted(self, id: TableId, progress: TableProgress) -> TableProgress:
-        if progress.part is not None:
+        if progress.part is not None or progress.columns:
             raise UnloggedChange(progress.reason, table=id, position=self._position)
         return progress.restarted()
 
@@ -285,15 +289,42 @@ class ProgressTracker:
             raise error
         if known.part is not None:
             part = part.joined(known.part)
-        cause = Cause(
-            change.reason,
-            position="" if position is None else self._place(str(position)),
-            statement=change.statement,
-            at=time.time(),
-        )
-        progress = TableProgress("backfilling", rows=known.rows, again=True, cause=cause, part=part)
-        self._set(table.id, progress)
+        self._begin_again(table.id, change.reason, change.statement, part=part)
         return msgspec.structs.replace(change, part=part)
+
+    def _begin_again(
+        self,
+        id: TableId,
+        reason: str,
+        statement: str,
+        *,
+        part: Part | None = None,
+        columns: tuple[str, ...] = (),
+    ) -> None:
+        """Begin to backfill a part or columns of a table whose other rows or columns are there."""
+        position = self._position
+        place = "" if position is None else self._place(str(position))
+        cause = Cause(reason, position=place, statement=statement, at=time.time())
+        rows = self._progress[id].rows if id in self._progress else 0
+        progress = TableProgress(
+            "backfilling", rows=rows, again=True, cause=cause, part=part, columns=columns
+        )
+        self._set(id, progress)
+
+    def _add_columns(self, change: SchemaChange, before: Table, after: Table) -> SchemaChange:
+        """Begin to backfill the new columns of a live table whose values the log does not show.
+
+        Raises UnloggedChange if they cannot be backfilled alone, and in other states.
+        """
+        statement = without_literals(change.statement)
+        state = self._progress.get(before.id, TableProgress("live")).state
+        if state != "live" or not self._reads_columns(change):
+            error = UnloggedChange(change.reason, table=before.id, position=self._position)
+            error.statement = statement
+            raise error
+        self._tables[after.id] = after
+        self._begin_again(after.id, change.reason, statement, columns=change.unlogged)
+        return change
 
     def _or_restart(self, change: Rows | Truncate | DeletePart) -> Change:
         """``change``, or a ``Truncate`` if the table's backfill must start again.
@@ -305,7 +336,7 @@ class ProgressTracker:
         key changes with that.
         """
         table = change.table
-        if table.key and table.id in self._in_backfill and _may_hide_rows(change):
+        if table.key and table.id in self._in_backfill and may_hide_rows(change):
             self.restart(table.id)
             return change if self._is_in_place(table.id) else Truncate(table)
         return change
@@ -336,6 +367,8 @@ class ProgressTracker:
             reason = change.inexact.get((id, step.key.name), "")
             if self._progress[id].part is not None:
                 reason = "a part of the table is backfilled again"
+            elif self._progress[id].columns:
+                reason = "columns of the table are backfilled"
             if not reason and parent in doubtful:
                 reason = f"it acts through the table {parent}, which is not live"
             if reason and (live or parent == id or parent not in doubtful):
@@ -395,6 +428,11 @@ class ProgressTracker:
         before, after = change.before, change.after
         if before is not None and not self._progress.get(before.id, TableProgress()).followed:
             return []
+        if before is not None and after is not None:
+            if change.unlogged:
+                return [self._add_columns(change, before, after)]
+            if before.id in self._progress and self._progress[before.id].columns:
+                self.restart(before.id)  # which raises: all columns are read then
         changes: list[Change] = [change]
         progress = TableProgress("live")
         if before is not None:
@@ -445,45 +483,6 @@ def _is_in_backfill(progress: TableProgress | None) -> bool:
 
 def _is_unfinished(progress: TableProgress | None) -> bool:
     return progress is not None and progress.state != "live" and progress.followed
-
-
-def _may_hide_rows(change: Rows | Truncate | DeletePart) -> bool:
-    """Whether rows of a table with a key may be missing after its backfill, if it goes on."""
-    if type(change) is DeletePart:
-        return change.table.ordinal(change.part.column) not in change.table.key
-    if type(change) is Rows and change.after_present is not None:
-        return _changes_key(change) or _refers_anew(change)
-    return False
-
-
-def _changes_key(rows: Rows) -> bool:
-    key = itemgetter(*rows.table.key)
-    return any(
-        key(old) != key(new) for old, new in zip(rows.before or (), rows.after or (), strict=False)
-    )
-
-
-def _refers_anew(rows: Rows) -> bool:
-    """Whether rows get another parent whose deletion deletes them."""
-    names = {
-        name
-        for key in rows.table.foreign_keys or ()
-        if key.on_delete == "cascade"
-        for name in key.columns
-    }
-    places = [rows.table.ordinal(name) for name in names]
-    before, after = rows.before_present, rows.after_present
-    return any(
-        (after is None or after >> n & 1)
-        and (
-            not (before is None or before >> n & 1)
-            or any(
-                old[n] != new[n]
-                for old, new in zip(rows.before or (), rows.after or (), strict=False)
-            )
-        )
-        for n in places
-    )
 
 
 def _read_order(table: Table) -> tuple[object, ...]:

@@ -9,6 +9,9 @@ the target never see half a table.
 If only a part of a table is backfilled again, the twin has the rows of that part, and takes their
 place in the end (``ReplacePart``). The other rows stay in the table, with all their changes.
 
+If only new columns are backfilled, the twin has the key and these columns, and the table gets their
+values in the end (``ColumnTwin``).
+
 A table that is backfilled again in place has no twin: its new rows take the place of the old ones
 by ranges of the key (``InPlace``, ``DeleteRange``).
 
@@ -30,6 +33,7 @@ from engine.change import (
     DeletePart,
     InPlace,
     Replace,
+    ReplaceColumns,
     ReplacePart,
     Rows,
     SchemaChange,
@@ -39,6 +43,7 @@ from engine.change import (
 from engine.checkpoint import TableProgress
 from engine.contract import Applied
 from engine.errors import UnloggedChange
+from engine.pipeline.columns import ColumnTwin, twin_id
 from engine.pipeline.parts import divided
 from engine.schema import Part, Table, TableId
 
@@ -55,7 +60,7 @@ def current_tables(
     are to replace, and tables that are not followed.
     """
     left = {id for id, it in progress.items() if it.again or not it.followed}
-    left |= {_twin_id(id) for id in left}
+    left |= {twin_id(id) for id in left}
     return tuple(table for table in stored if table.id not in left)
 
 
@@ -74,18 +79,24 @@ class Twins:
         self._twins: dict[TableId, Table] = {}
         #: The part of the table that a twin has, if it is not the whole table.
         self._parts: dict[TableId, Part] = {}
+        #: The new columns of the table that a twin has, if it has only these.
+        self._columns: dict[TableId, ColumnTwin] = {}
         #: The tables of ``_old`` that are backfilled again in place.
         self._in_place: set[TableId] = set()
         for id, it in progress.items():
             if it.part is not None:
-                self._twins[id] = tables.pop(_twin_id(id))
+                self._twins[id] = tables.pop(twin_id(id))
                 self._parts[id] = it.part
+            elif it.columns:
+                self._twins[id] = tables.pop(twin_id(id))
+                added = ColumnTwin.restored(tables[id], self._twins[id], it.columns)
+                self._columns[id], tables[id] = added, added.source
             elif it.in_place and it.state != "pending":
                 pass  # it is written under its own name
             elif it.again or not it.followed:
                 if it.in_place:
                     self._in_place.add(id)
-                twin = tables.pop(_twin_id(id), None)
+                twin = tables.pop(twin_id(id), None)
                 if id in tables:
                     self._old[id] = tables.pop(id)
                 if twin is not None:
@@ -100,7 +111,9 @@ class Twins:
         The changes are to be applied as they are, without ``targets``.
         """
         twin = self._twins.pop(table.id, None)
-        if twin is None or self._parts.pop(table.id, None) is not None:
+        if (added := self._columns.pop(table.id, None)) is not None:
+            self._old[table.id] = added.table
+        elif twin is None or self._parts.pop(table.id, None) is not None:
             self._old[table.id] = table
         return [] if twin is None else [SchemaChange("", twin, None)]
 
@@ -114,14 +127,14 @@ class Twins:
 
     @property
     def divided(self) -> frozenset[TableId]:
-        """The tables of which a twin has a part. Their other rows are those of the log."""
-        return frozenset(self._parts)
+        """The tables of which a twin has a part or new columns. The rest is that of the log."""
+        return frozenset(self._parts) | frozenset(self._columns)
 
     def target_ids(self, ids: Collection[TableId]) -> Collection[TableId]:
         """The names on the target of what is backfilled of these tables."""
         if not self._twins:
             return ids
-        return {_twin_id(id) if id in self._twins else id for id in ids}
+        return {twin_id(id) if id in self._twins else id for id in ids}
 
     def outdated(self, tables: Mapping[TableId, str]) -> dict[TableId, str]:
         """The followed tables among these of the target, by their own names."""
@@ -154,6 +167,8 @@ class Twins:
 
     def _targets(self, change: Change) -> Iterator[Change]:
         match change:
+            case Rows(table=table) if table.id in self._columns:
+                yield from self._columns[table.id].divided(change)
             case Rows(table=table) if table.id in self._twins:
                 if table.id not in self._parts or change.op == "read":
                     yield self._to_twin(change)
@@ -161,7 +176,9 @@ class Twins:
                 for inside, rows in divided(change, self._parts[table.id]):
                     yield self._to_twin(rows) if inside else rows
             case Truncate(table) | DeletePart(table) if table.id in self._twins:
-                if table.id in self._parts:
+                if table.id in self._columns:
+                    yield msgspec.structs.replace(change, table=self._columns[table.id].table)
+                elif table.id in self._parts:
                     yield change
                 yield msgspec.structs.replace(change, table=self._twins[table.id])
             case UnloggedPart(table, part):
@@ -179,6 +196,9 @@ class Twins:
                 yield msgspec.structs.replace(change, tables=twins, folded=folded)
             case CaughtUp(table) if table.id in self._twins:
                 twin = self._twins.pop(table.id)
+                if (added := self._columns.pop(table.id, None)) is not None:
+                    yield ReplaceColumns(added.table, twin, table, added.columns)
+                    return
                 if table.id in self._parts:
                     yield ReplacePart(table, twin, self._parts.pop(table.id))
                     return
@@ -198,8 +218,16 @@ class Twins:
         )
 
     def _follow(self, change: SchemaChange) -> Iterator[Change]:
-        """Create, alter, rename or drop the twin instead of its table."""
+        """Create, alter, rename or drop the twin instead of its table. A twin with columns is only
+        created or dropped (``ProgressTracker``).
+        """
         before, after = change.before, change.after
+        if after is not None and change.unlogged:
+            added = self._columns[after.id] = ColumnTwin(after, change.unlogged)
+            self._twins[after.id] = added.twin
+            yield SchemaChange(change.statement, before, added.table, filled=change.filled)
+            yield SchemaChange("", None, added.twin)
+            return
         if before is None:
             if after is not None and after.id in self._in_place and after.id in self._old:
                 self._in_place.discard(after.id)
@@ -217,6 +245,10 @@ class Twins:
         if twin_before is None:
             if before.columns:
                 yield change
+            return
+        if (dropped := self._columns.pop(before.id, None)) is not None:
+            yield SchemaChange(change.statement, dropped.table, None)
+            yield SchemaChange(change.statement, twin_before, None)
             return
         part = self._parts.pop(before.id, None)
         if part is not None:
@@ -236,10 +268,6 @@ class Twins:
         yield msgspec.structs.replace(change, before=twin_before, after=twin_after)
 
 
-def _twin_id(id: TableId) -> TableId:
-    return TableId(id.schema, TWIN_PREFIX + id.name)
-
-
 def own_name(table: str | None) -> str | None:
     """The name of a table in an error of the sink: its own one, if it is a twin's."""
     return None if table is None else table.replace(f".{TWIN_PREFIX}", ".", 1)
@@ -250,4 +278,4 @@ def _own_id(id: TableId) -> TableId:
 
 
 def _twin(table: Table) -> Table:
-    return msgspec.structs.replace(table, id=_twin_id(table.id))
+    return msgspec.structs.replace(table, id=twin_id(table.id))

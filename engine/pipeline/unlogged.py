@@ -74,6 +74,12 @@ class UnloggedChanges:
             and settings.unlogged_change == "backfill"
             and sink.capabilities.parts
         )
+        #: Whether new columns of a table are backfilled alone where that is enough.
+        self.reads_columns = (
+            not self.why_not_backfilled
+            and settings.unlogged_change == "backfill"
+            and sink.capabilities.columns
+        )
         self._taken: list[tuple[TableId, Cause, bool]] = []
         self._times: dict[TableId, deque[float]] = {}
 

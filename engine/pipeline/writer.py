@@ -9,7 +9,6 @@ into the target has its place here.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
@@ -40,6 +39,7 @@ from engine.pipeline.counters import Counters, WorkCounter
 from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.events import Events
 from engine.pipeline.impossible import refuse_impossible
+from engine.pipeline.shown_statements import without_literals
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins, own_name
 from engine.recovery import DeadLetter
@@ -54,12 +54,6 @@ log = logging.getLogger("tailrace.pipeline")
 
 #: The changes that change the target.
 DATA = (Rows, SchemaChange, Truncate, DeletePart, UnloggedPart, Cascade, CaughtUp)
-
-
-#: The number of characters of a statement that an error shows.
-SHOWN_STATEMENT = 500
-#: A number that is not the length of a type, and not a part of a name.
-_LONG_NUMBER = re.compile(r"(?<![\w`$.])(?:\d[\d.]{5,})(?![\w`$])")
 
 
 class Transaction(Enum):
@@ -214,6 +208,8 @@ class TargetWriter:
         rows = [Rows(it.table, "read", None, it.rows, size=it.size) for it in chunks if it.rows]
         if rows:
             id = rows[0].table.id
+            if self._tracker.progress[id].columns and self._letters.concern(rows):
+                self._tracker.restart(id)  # which raises: a letter has all columns
             with self._tracing.inside("chunk", table=str(id), rows=sum(map(len, rows))):
                 self._counters.backfilled_rows += await self._apply(rows, {id}, "backfill")
         for chunk in chunks:
@@ -350,6 +346,8 @@ class TargetWriter:
         for change in changes:
             if type(change) is UnloggedPart:
                 self._note_part(change)
+            elif type(change) is SchemaChange and change.unlogged:
+                self._note_columns(change)
         found = self._twins.found(applied)
         if self._reads_by_policy is not None:
             for place, count in self._reads_by_policy.take_replaced().items():
@@ -397,6 +395,17 @@ class TargetWriter:
                 "pipeline": self._pipeline,
                 "table": str(change.table.id),
                 "column": change.part.column,
+                "reason": change.reason,
+            },
+        )
+
+    def _note_columns(self, change: SchemaChange) -> None:
+        log.warning(
+            "new columns of the table are backfilled",
+            extra={
+                "pipeline": self._pipeline,
+                "table": str(change.after and change.after.id),
+                "column": ", ".join(change.unlogged),
                 "reason": change.reason,
             },
         )
@@ -463,16 +472,7 @@ def _locate(error: TailraceError, changes: Sequence[Change]) -> None:
         elif type(change) is SchemaChange and not error.statement:
             named = {str(it.id) for it in (change.before, change.after) if it is not None}
             if error.table in named:
-                error.statement = _without_literals(change.statement)
-
-
-def _without_literals(statement: str) -> str:
-    """A statement up to its first string, in one line, with ``?`` for long numbers. Both may hold
-    values of rows.
-    """
-    shown = re.split("['\"]", statement[:SHOWN_STATEMENT], maxsplit=1)[0]
-    shown, length = _LONG_NUMBER.sub("?", shown), len(shown)
-    return " ".join(shown.split()) + (" …" if length < len(statement) else "")
+                error.statement = without_literals(change.statement)
 
 
 def _time_of(end: Commit | Heartbeat) -> float:

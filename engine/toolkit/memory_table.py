@@ -73,6 +73,17 @@ class MemoryTable:
         for row in rows:
             self._add(row)
 
+    def fill(self, twin: MemoryTable, names: Sequence[str]) -> None:
+        """Take the values of these columns over from the rows of the twin with the same keys."""
+        places = [(self.table.ordinal(name), twin.table.ordinal(name)) for name in names]
+        for row in twin:
+            key = twin.key_of(row)
+            if key in self._keyed:
+                filled = list(self._keyed[key])
+                for place, other in places:
+                    filled[place] = row[other]
+                self._keyed[key] = tuple(filled)
+
     def key_of(self, row: Row) -> tuple[Any, ...]:
         """Return the values of the key columns."""
         return tuple(row[ordinal] for ordinal in self.table.key)

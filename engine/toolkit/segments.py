@@ -30,6 +30,7 @@ from engine.change import (
     DeleteRange,
     InPlace,
     Replace,
+    ReplaceColumns,
     ReplacePart,
     Rows,
     SchemaChange,
@@ -60,7 +61,15 @@ class CaughtUpTables(msgspec.Struct, frozen=True, gc=False):
 
 #: The changes that take effect exactly at their place.
 _Cut = (
-    SchemaChange | Truncate | DeletePart | CaughtUp | Replace | ReplacePart | InPlace | DeleteRange
+    SchemaChange
+    | Truncate
+    | DeletePart
+    | CaughtUp
+    | Replace
+    | ReplacePart
+    | ReplaceColumns
+    | InPlace
+    | DeleteRange
 )
 _CUTS = frozenset(get_args(_Cut))
 
@@ -73,6 +82,7 @@ SchemaSegment = (
     | DeletePart
     | Replace
     | ReplacePart
+    | ReplaceColumns
     | InPlace
     | DeleteRange
 )

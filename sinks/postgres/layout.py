@@ -91,7 +91,8 @@ ALTER TABLE {SCHEMA}.table_progress
   ADD COLUMN IF NOT EXISTS again boolean NOT NULL DEFAULT false,
   ADD COLUMN IF NOT EXISTS cause json,
   ADD COLUMN IF NOT EXISTS part json,
-  ADD COLUMN IF NOT EXISTS in_place boolean NOT NULL DEFAULT false;
+  ADD COLUMN IF NOT EXISTS in_place boolean NOT NULL DEFAULT false,
+  ADD COLUMN IF NOT EXISTS columns json NOT NULL DEFAULT '[]';
 {_COMMAND};
 {_DEAD_LETTER}"""
 #: Whether ``_ADD`` was executed: its newest columns are there.
@@ -99,7 +100,7 @@ _IS_COMPLETE = f"""
 SELECT count(*) = 3 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
 JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND (relname, attname) IN
-  (('checkpoint', 'paused'), ('table_progress', 'in_place'), ('dead_letter', 'id'))"""
+  (('checkpoint', 'paused'), ('table_progress', 'columns'), ('dead_letter', 'id'))"""
 
 _CREATE = f"""
 CREATE TABLE {SCHEMA}.layout (version integer NOT NULL);
@@ -122,6 +123,7 @@ CREATE TABLE {SCHEMA}.table_progress (
   cause json,
   part json,
   in_place boolean NOT NULL DEFAULT false,
+  columns json NOT NULL DEFAULT '[]',
   PRIMARY KEY (pipeline, source_schema, source_name)
 );
 CREATE TABLE {SCHEMA}.table_version (
@@ -147,7 +149,8 @@ _READ_PROGRESS = {
     1: "SELECT source_schema, source_name, state, cursor, rows, estimate, seen"
     f" FROM {SCHEMA}.progress WHERE pipeline = $1 ORDER BY 1, 2",
     2: "SELECT source_schema, source_name, state, cursor, rows, estimate, high_watermark, again,"
-    f" cause, part, in_place FROM {SCHEMA}.table_progress WHERE pipeline = $1 ORDER BY 1, 2",
+    f" cause, part, in_place, columns FROM {SCHEMA}.table_progress WHERE pipeline = $1"
+    " ORDER BY 1, 2",
 }
 _READ_VERSIONS = {
     layout: "SELECT source_schema, source_name, target_schema, target_name, definition"

@@ -9,7 +9,7 @@ defaults. Else the new table is renamed, which takes no time. Privileges are gra
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from engine.databases.postgres.identifiers import Naming, fitted, quote
@@ -20,7 +20,7 @@ from sinks.postgres.cascades import FOLDED_INDEX
 from sinks.postgres.ddl import Step, alter_table, create_indexes, index_name
 from sinks.postgres.session import Session
 
-__all__ = ["Replacement", "insert_all"]
+__all__ = ["Replacement", "fill_columns", "insert_all"]
 
 #: Whether something hangs on a table ($1) that its successor would not have. $2: its own indexes.
 #: $3: its own columns.
@@ -69,6 +69,23 @@ def insert_all(table: Table, source: str, target: str) -> str:
         quote(column.name) for column in table.columns if not isinstance(column, ComputedColumn)
     )
     return f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {source}"
+
+
+def fill_columns(table: Table, columns: Sequence[str], source: str, naming: Naming) -> str:
+    """Set columns that hold NULL in all rows to the values of the table ``source``, by the key.
+
+    Rows whose values are NULL there are not written.
+    """
+    key = " AND ".join(
+        f"t.{name} = w.{name}" for name in (quote(table.columns[n].name) for n in table.key)
+    )
+    names = [quote(name) for name in columns]
+    values = ", ".join(f"{name} = w.{name}" for name in names)
+    filled = " OR ".join(f"w.{name} IS NOT NULL" for name in names)
+    return (
+        f"UPDATE {naming.sql(table.id)} AS t SET {values} FROM {source} AS w"
+        f" WHERE {key} AND ({filled})"
+    )
 
 
 class Replacement(NamedTuple):

@@ -13,7 +13,7 @@ from functools import partial
 
 from psycopg import errors as pg
 
-from engine.change import DeletePart, ReplacePart, SchemaChange
+from engine.change import DeletePart, ReplaceColumns, ReplacePart, SchemaChange
 from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.stored import Storage, deciding_policies
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
@@ -33,7 +33,7 @@ from sinks.postgres.ddl import (
 from sinks.postgres.defaults import replaced_default
 from sinks.postgres.existing import EXISTS, refuse_existing, refuse_owned
 from sinks.postgres.policy_guards import policy_guards
-from sinks.postgres.replacement import Replacement, insert_all
+from sinks.postgres.replacement import Replacement, fill_columns, insert_all
 from sinks.postgres.session import Session
 from sinks.postgres.state import SCHEMA, StateStore
 
@@ -161,6 +161,20 @@ class SchemaFollower:
         await self._run(Step(insert_all(self._stored(table), other, name)), table.id)
         await self._run(Step(f"DROP TABLE {other}"), table.id)
         await self._state.forget_table(twin.id)
+
+    async def replace_columns(self, change: ReplaceColumns) -> None:
+        """Put the values of the twin into columns that hold NULL in all rows."""
+        before, twin, after = change.before, change.twin, change.after
+        stored = self._stored(before), self._stored(after)
+        fill = fill_columns(after, change.columns, self._naming.sql(twin.id), self._naming)
+        await self._run(Step(fill), after.id)
+        await self._run(Step(f"DROP TABLE {self._naming.sql(twin.id)}"), after.id)
+        await self._state.forget_table(twin.id)
+        # The table's columns have the policies of today, unlike those of ``_alter``.
+        for step in alter_table(*stored, (), self._naming, indexed=True):
+            await self._run(step, after.id)
+        self._note_plain(after, change.columns)
+        await self._state.save_tables([after], indexed=True)
 
     async def build_indexes(self, tables: Sequence[Table]) -> None:
         """Build the secondary indexes of tables, all of them in one round trip."""

@@ -23,6 +23,7 @@ from engine.change import (
     Heartbeat,
     InPlace,
     Replace,
+    ReplaceColumns,
     ReplacePart,
     Rows,
     SchemaChange,
@@ -80,6 +81,7 @@ class PostgresSink:
         parts=True,
         computes=True,
         in_place=True,
+        columns=True,
     )
 
     def __init__(self, settings: PostgresSettings, pipeline: str) -> None:
@@ -383,6 +385,10 @@ class PostgresSink:
                 for changed in (table, twin):
                     await self._applier.forget(changed.id)
                 await self._follower.replace_part(segment)
+            case ReplaceColumns(before, twin):
+                for changed in (before, twin):
+                    await self._applier.forget(changed.id)
+                await self._follower.replace_columns(segment)
             case Replace(before, twin, after):
                 for changed in (before, twin, after):
                     await self._applier.forget(changed.id)

@@ -28,7 +28,7 @@ from sources.mysql.ddl.statements import (
     WriteRows,
 )
 
-__all__ = ["MergeTables", "joined_tables", "merge_tables", "refusal"]
+__all__ = ["MergeTables", "all_merge_tables", "joined_tables", "merge_tables", "refusal"]
 
 _MERGE_TABLES: Final = """
 SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES
@@ -64,6 +64,11 @@ def joined_tables(session: Connection[Any], id: TableId) -> frozenset[TableId]:
     except SourceError:
         return frozenset()  # or the tables do not fit
     return _joined(sql, id.schema, fold_names=False) or frozenset()
+
+
+def all_merge_tables(session: Connection[Any]) -> list[tuple[TableId, frozenset[TableId]]]:
+    """The MERGE tables of a server, and the tables that each of them joins."""
+    return [(id, joined_tables(session, id)) for id in merge_tables(session)]
 
 
 class MergeTables:

@@ -49,7 +49,7 @@ from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.log_ahead import log_ahead
 from sources.mysql.log_watch import LogWatch
 from sources.mysql.lost_changes import read_lost_changes
-from sources.mysql.merge_tables import MergeTables, joined_tables, merge_tables
+from sources.mysql.merge_tables import MergeTables, all_merge_tables
 from sources.mysql.overrides import Overrides
 from sources.mysql.position import (
     UNKNOWN_PLACE,
@@ -73,7 +73,7 @@ from sources.mysql.server_info import (
 )
 from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.snapshot.chunks import ChunkReader
-from sources.mysql.statistics import row_estimates
+from sources.mysql.statistics import are_narrow, row_estimates
 from sources.mysql.stored_programs import read_programs
 
 __all__ = ["MySQLSource"]
@@ -300,8 +300,9 @@ class MySQLSource:
             invalid_text=self._invalid_text,
             foreign_keys=lambda: self._ask(all_foreign_keys),
             partitions=self._ask(lambda session: missing_partitions(session, tables)),
+            reads_alone=lambda it: self._ask(lambda session: are_narrow(session, it)),
             engine=lambda id: self._ask(lambda session: engine_of(session, id)),
-            merged=MergeTables(self._ask(_merged)),
+            merged=MergeTables(self._ask(all_merge_tables)),
             native_foreign_keys=self._ask(lambda session: has_native_foreign_keys(session, info)),
             newest=opened(),  # at last, after all queries
         )
@@ -369,11 +370,17 @@ class MySQLSource:
         rows: int,
         readers: int,
         part: Part | None = None,
+        columns: Collection[str] = (),
     ) -> Generator[Chunk, None, None]:
         """The rows of ``table`` in key order; see ``SnapshotSource.chunks``."""
         where = self._conditions.get(table, "")
         yield from self._chunk_reader().chunks(
-            table, cursor, low_watermark, rows=rows, readers=readers, part=part, where=where
+            *(table, cursor, low_watermark),
+            rows=rows,
+            readers=readers,
+            part=part,
+            columns=columns,
+            where=where,
         )
 
     def filter(self, table: Table, rows: RowFilter) -> None:
@@ -491,8 +498,3 @@ class MySQLSource:
         number = file_number(position.file)
         after = sum(log.size for log in log_files(session) if file_number(log.name) >= number)
         return max(0, after - position.offset)
-
-
-def _merged(session: Connection[Any]) -> list[tuple[TableId, frozenset[TableId]]]:
-    """The server's MERGE tables, and the tables that they join."""
-    return [(id, joined_tables(session, id)) for id in merge_tables(session)]

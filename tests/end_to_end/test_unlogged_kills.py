@@ -82,12 +82,20 @@ COUNTS = (
     ' FROM "{database}".t'
 )
 
+#: All rows, and whether the new columns have values, also before they are there: in no row or all.
+NEW_COLUMNS = (
+    "SELECT count(*), count(DISTINCT (r ->> 'g' IS NULL, r ->> 'u' IS NULL)) FROM"
+    " (SELECT to_jsonb(t) - 'b' AS r FROM \"{database}\".t) AS t"
+)
+ADD = "ALTER TABLE t ADD g BIGINT AS (CRC32(id)) VIRTUAL, ADD u INT NOT NULL DEFAULT (CRC32(7) % 9)"
+
 
 class Load:
     """Writes to the table ``t`` and to another one, and reads ``t`` on the target all the time."""
 
-    def __init__(self, server: AnyServer, database: str, target: str) -> None:
+    def __init__(self, server: AnyServer, database: str, target: str, counts: str = COUNTS) -> None:
         self._server, self._database, self._target = server, database, target
+        self._counts = counts
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=it) for it in (self._write, self._read)]
         self.fewest = ROWS
@@ -116,7 +124,9 @@ class Load:
     def _read(self) -> None:
         with psycopg.connect(self._target, autocommit=True) as session:
             while not self._stopping.wait(0.002):
-                row = session.execute(COUNTS.format(database=self._database)).fetchone()
+                row = session.execute(
+                    self._counts.format(database=self._database).encode()
+                ).fetchone()
                 assert row is not None
                 self.fewest, self.mixed = min(self.fewest, row[0]), max(self.mixed, row[1])
 
@@ -175,6 +185,59 @@ def test_kills_at_each_step(
         there.execute("DROP TABLE public.block")
         assert {table.state for table in pipeline.status().tables} == {"live"}
         assert_equal(source, there, database)
+
+
+@pytest.mark.timeout(240)
+def test_kills_at_each_step_of_new_columns_in_long_rows(
+    mysql_family: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    """GIVEN a table of long texts under load WHEN it gets columns whose values the log does not
+    show, and the engine is killed at a step THEN only these columns are read, and a reader of the
+    target sees their values in all rows or in none."""
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql_family)
+    tables = f"{database}.*"
+    config = write_config(tmp_path, mysql_family.url, target, tables, more=SLOW.format(rows=100))
+    source = connect_mysql(mysql_family, database)
+    with source, source.cursor() as cursor, psycopg.connect(target, autocommit=True) as there:
+        cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, a INT, s VARCHAR(9), b TEXT, KEY (a))")
+        cursor.execute("CREATE TABLE other (id INT PRIMARY KEY)")
+        text = "CONCAT(" + ",".join(f"SHA2({n}, 512)" for n in range(32)) + ")"
+        values = ",".join(f"({number}, 0, 'old', {text})" for number in range(1, ROWS + 1))
+        cursor.execute(f"INSERT INTO t VALUES {values}")
+        source.commit()
+        catch_up(make_pipeline(mysql_family.url, target, [tables]))
+        there.execute(BLOCK)
+        with Load(mysql_family, database, target, NEW_COLUMNS) as load:
+            for state in ("backfilling", "backfilling, begun", "catching_up", "live"):
+                cursor.execute("ANALYZE TABLE t")
+                there.execute("UPDATE public.block SET state = %s", (state,))
+                there.execute("SELECT pg_advisory_lock(42)")
+                cursor.execute(ADD)
+                with EngineProcess(config) as engine:
+                    wait_until(
+                        lambda: there.execute(BLOCKED).fetchone() == (True,),
+                        what=f"the engine waits before {state}",
+                    )
+                    engine.kill()
+                there.execute("SELECT pg_advisory_unlock(42)")
+                there.execute("UPDATE public.block SET state = ''")
+                catch_up(make_pipeline(mysql_family.url, target, [tables]))
+                cursor.execute("ALTER TABLE t DROP COLUMN g, DROP COLUMN u")
+        assert (load.fewest, load.mixed) == (ROWS, 1)
+        cursor.execute("ANALYZE TABLE t")
+        cursor.execute(ADD)
+        pipeline = make_pipeline(mysql_family.url, target, [tables])
+        catch_up(pipeline)
+        there.execute("DROP TABLE public.block")
+        assert {table.state for table in pipeline.status().tables} == {"live"}
+        assert_equal(source, there, database)
+    log = engine.log.read_text()
+    assert log.count("new columns of the table are backfilled") >= 4
+    assert "the table is backfilled again" not in log
 
 
 class Counts:

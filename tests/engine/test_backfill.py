@@ -309,6 +309,7 @@ class MinimalChunks(MemorySource):
         rows: int,
         readers: int,
         part: Part | None = None,
+        columns: Collection[str] = (),
     ) -> Generator[Chunk, None, None]:
         for chunk in super().chunks(table, cursor, low_watermark, rows=rows, readers=readers):
             assert not self.database.transactions or self._arrived.wait(10)

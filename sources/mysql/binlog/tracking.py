@@ -37,7 +37,7 @@ from sources.mysql.ddl.columns import Charset
 from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.ddl.definitions import Definitions
 from sources.mysql.ddl.dialect import Dialect
-from sources.mysql.ddl.effects import Effect, apply_statement
+from sources.mysql.ddl.effects import Effect, ReadsAlone, apply_statement
 from sources.mysql.ddl.masked import masked
 from sources.mysql.ddl.objects import CreateDatabase, read_object
 from sources.mysql.ddl.outcome import outcome
@@ -113,7 +113,7 @@ class Tracking:
     ``invalid_text`` is for the decoders. ``foreign_keys`` reads those of all tables as they are
     now, and ``native_foreign_keys`` says whether the server has them executed by InnoDB; ``engine``
     is the storage engine that a table has now. ``merged`` are the server's MERGE tables.
-    ``partitions``: see ``ForeignKeys``.
+    ``partitions``: see ``ForeignKeys``; ``reads_alone``: see ``apply_statement``.
     """
 
     def __init__(
@@ -139,6 +139,7 @@ class Tracking:
         engine: Callable[[TableId], str | None] | None = None,
         merged: MergeTables | None = None,
         partitions: Mapping[TableId, Partitions] | None = None,
+        reads_alone: ReadsAlone | None = None,
     ) -> None:
         self._merged = merged or MergeTables()
         self._invalid_text = invalid_text
@@ -151,6 +152,7 @@ class Tracking:
         self._read_programs = programs
         self._created = created
         self._convert_time = convert_time
+        self._reads_alone = reads_alone
         self._programs: Programs | None = None
         self._ignored = frozenset(ignored)
         self._selected = wanted
@@ -266,6 +268,7 @@ class Tracking:
             dialect=parsed.dialect,
             check_write=self._check_write,
             statement=statement,
+            reads_alone=self._reads_alone,
         )
         self._define(parsed, query, statement)
         if self._overrides is not None:

@@ -9,6 +9,7 @@ indexes are changed. A statement that changes rows is refused, because the log d
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -62,6 +63,8 @@ class Altered(NamedTuple):
     went with their partitions, and ``emptied`` says that all rows did. The rows of ``exchanged``
     are those that another table had. ``computed`` names the new and changed generated columns, and
     existing ones that the statement defines with AUTO_INCREMENT (``SchemaChange.computed``).
+    ``unlogged`` has the new columns whose values in existing rows are not known, each with the
+    reason.
     """
 
     table: Table
@@ -71,6 +74,7 @@ class Altered(NamedTuple):
     emptied: bool = False
     exchanged: Part | None = None
     computed: tuple[str, ...] = ()
+    unlogged: Mapping[str, str] = {}
 
 
 def alter(
@@ -107,12 +111,23 @@ def alter(
     renamed = _change_columns(draft, change, charset, empty=empty)
     generated = _settle(draft, change, renamed)
     filled: tuple[tuple[str, str], ...] = ()
+    unlogged: dict[str, str] = {}
     if not empty:
         strict, explicit = dialect.strict and not ignore, dialect.explicit_defaults_for_timestamp
         _check_values(draft, before, dialect)
         _check_nulls(draft, before, strict=strict, explicit_timestamps=bool(explicit))
-        _check_generated(draft, before, generated)
-        filled = _filled(draft, change, before, dialect.time)
+        unlogged = _check_generated(draft, before, generated)
+        filled = _filled(draft, change, before, dialect.time, unlogged)
+    _change_keys(draft, change)
+    after = draft.table(change.name or table.id, table.version + 1)
+    now = _partitions(table, after, change, renamed, dialect.time)
+    after = msgspec.structs.replace(after, partitions=now)
+    names = tuple(column.name for column in [*generated, *_numbered(draft, before, change)])
+    return Altered(after, renamed, filled, removed, partitions.empties, replaced, names, unlogged)
+
+
+def _change_keys(draft: Draft, change: Alteration) -> None:
+    """Drop, rename and add indexes and foreign keys."""
     if change.primary_dropped:
         draft.drop_primary()
     for name, optional in change.dropped_foreign_keys:
@@ -128,11 +143,6 @@ def alter(
         draft.add_key(key)
     if not has_foreign_keys(change.engine):
         draft.ignore_foreign_keys()
-    after = draft.table(change.name or table.id, table.version + 1)
-    now = _partitions(table, after, change, renamed, dialect.time)
-    after = msgspec.structs.replace(after, partitions=now)
-    names = tuple(column.name for column in [*generated, *_numbered(draft, before, change)])
-    return Altered(after, renamed, filled, removed, partitions.empties, replaced, names)
 
 
 def _settle(
@@ -215,18 +225,22 @@ def _check_nulls(draft: Draft, before: Columns, *, strict: bool, explicit_timest
             )
 
 
-def _check_generated(draft: Draft, before: Columns, defined: list[DraftColumn]) -> None:
+def _check_generated(draft: Draft, before: Columns, defined: list[DraftColumn]) -> dict[str, str]:
     """Check that no generated column may be computed anew from a changed one, except those that the
-    statement defines exactly.
+    statement defines exactly. Returns the new columns that it does not, with the reason.
     """
+    reason = "fills a column with an expression, which the log does not show"
+    unlogged: dict[str, str] = {}
     for column in defined:
         expression = column.column.expression
         if expression is not None and expression.name == "inexact":
-            raise Unfollowable("fills a column with an expression, which the log does not show")
+            if column in before:
+                raise Unfollowable(reason)
+            unlogged[column.name] = reason
     kept = [column for column in draft.columns if column in before and column not in defined]
     generated = [column.column for column in kept if before[column].generated]
     if not generated:
-        return
+        return unlogged
     for column in kept:
         old, new = before[column], column.column
         if (old.source_type, old.nullable) != (new.source_type, new.nullable) and any(
@@ -235,6 +249,7 @@ def _check_generated(draft: Draft, before: Columns, defined: list[DraftColumn]) 
             raise Unfollowable(
                 f"changes the column {column.name}, and generated columns may be computed from it"
             )
+    return unlogged
 
 
 def _may_use(column: Column, name: str) -> bool:
@@ -244,11 +259,14 @@ def _may_use(column: Column, name: str) -> bool:
 
 
 def _filled(
-    draft: Draft, change: Alteration, before: Columns, time: SessionTime
+    draft: Draft,
+    change: Alteration,
+    before: Columns,
+    time: SessionTime,
+    unlogged: dict[str, str],
 ) -> tuple[tuple[str, str], ...]:
-    """The new columns whose value in existing rows follows from the time of the statement.
-
-    Raises Unfollowable if a new column has a value that is not certain.
+    """The new columns whose value in existing rows follows from the time of the statement. Those
+    whose value is not certain are put into ``unlogged``, with the reason.
     """
     definitions = {item.definition.name.lower(): item.definition for item in change.columns}
     stamps = [
@@ -266,11 +284,12 @@ def _filled(
             continue
         elif definition.filled and not (definition.implied and column in stamps[1:]):
             reason = f"fills a column with {definition.filled}, which the log does not show"
-            raise Unfollowable(reason)
+            unlogged[column.name] = reason
         elif column.column.source_type.startswith("vector") and not column.column.nullable:
-            raise Unfollowable("fills a column with vectors, which the log does not show")
+            unlogged[column.name] = "fills a column with vectors, which the log does not show"
         elif is_converted(column.column.default, parse_type(column.column.source_type)):
-            raise Unfollowable("converts the default of a column, which the log does not show")
+            reason = "converts the default of a column, which the log does not show"
+            unlogged[column.name] = reason
     return tuple(found)
 
 

@@ -39,7 +39,7 @@ from sources.mysql.ddl.statements import (
 )
 from sources.mysql.ddl.tokens import Unreadable
 
-__all__ = ["Effect", "apply_statement"]
+__all__ = ["Effect", "ReadsAlone", "apply_statement"]
 
 #: What a statement can do to a followed table.
 Effect = SchemaChange | Truncate | DeletePart | UnloggedPart
@@ -53,6 +53,8 @@ _WRITES = frozenset(("INSERT", "REPLACE", "UPDATE", "DELETE", "LOAD", "WITH"))
 #: Called with the kind and the tables of DML in statement format that names no followed table.
 #: The tables are empty if they cannot be read. Raises SchemaError if selected rows may change.
 CheckWrite = Callable[[str, tuple[TableId, ...]], None]
+#: Whether it is worth to read the new columns of a change alone (``SchemaChange.unlogged``).
+ReadsAlone = Callable[[SchemaChange], bool]
 
 
 def _trust(kind: str, tables: tuple[TableId, ...]) -> None:
@@ -74,6 +76,7 @@ class _Followed(msgspec.Struct, frozen=True):
     check_write: CheckWrite = _trust
     empty: bool = False
     ignored: Collection[TableId] = ()
+    reads_alone: ReadsAlone | None = None
 
     def change(
         self,
@@ -100,6 +103,7 @@ def apply_statement(
     check_write: CheckWrite = _trust,
     empty: bool = False,
     statement: Statement | None = None,
+    reads_alone: ReadsAlone | None = None,
 ) -> list[Effect]:
     """The effects of ``sql`` on followed tables, in order; empty if it touches none.
 
@@ -109,7 +113,8 @@ def apply_statement(
     and ``wanted`` is false for those of ``ignored`` (``Source.stream``): of these only a DROP or a
     new name has an effect. ``default_charset``
     returns the charset or collation of a database, ``check_write`` decides on DML on other tables.
-    ``empty``: no rows of the tables are followed, so only the definitions matter.
+    ``empty``: no rows of the tables are followed, so only the definitions matter. ``reads_alone``
+    decides on new columns whose values are not in the log; without it, that is an UnloggedChange.
 
     Raises UnloggedChange if the statement touches a followed table and its effects cannot be
     derived exactly, such as for DML in statement format. No text raises any other error.
@@ -127,6 +132,7 @@ def apply_statement(
         check_write=check_write,
         empty=empty,
         ignored=ignored,
+        reads_alone=reads_alone,
     )
     if statement.problem:
         _check_problem(statement, followed)
@@ -319,6 +325,13 @@ def _alter(statement: AlterTable, followed: _Followed) -> list[Effect]:
         reason = f"{statement.kind} {statement.change.refused}"
         effects.append(UnloggedPart(table, altered.exchanged, reason, masked(followed.sql)))
     change = followed.change(table, after, altered.renamed, altered.filled, altered.computed)
+    if altered.unlogged:
+        reason = next(iter(altered.unlogged.values()))
+        change = msgspec.structs.replace(
+            change, unlogged=tuple(altered.unlogged), reason=f"{statement.kind} {reason}"
+        )
+        if effects or followed.reads_alone is None or not followed.reads_alone(change):
+            raise _unlogged(statement.kind, id, reason)
     return [*effects, change]
 
 

@@ -11,7 +11,7 @@ rest of its range is read next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -89,6 +89,7 @@ class ChunkReader:
         rows: int,
         readers: int,
         part: Part | None = None,
+        columns: Collection[str] = (),
         where: str = "",
     ) -> Iterator[Chunk]:
         """See ``engine.contract.SnapshotSource.chunks``. ``where`` is a condition for the rows of a
@@ -102,6 +103,7 @@ class ChunkReader:
             *(self._sessions, self._watermarks, table, parse_position(low_watermark), rows),
             self._invalid_text,
             part,
+            columns,
             where,
         )
         try:
@@ -191,6 +193,7 @@ class _Reading:
         rows: int,
         invalid_text: InvalidText | None,
         part: Part | None,
+        columns: Collection[str],
         where: str,
     ) -> None:
         self._where = where
@@ -199,6 +202,8 @@ class _Reading:
         self._sessions = sessions
         self._watermarks = watermarks
         self._table = table
+        #: What is read of it.
+        self._shown = table.narrowed(columns) if columns else table
         self._low_watermark = low_watermark
         self._rows = rows
         self._row_bytes = 1.0
@@ -210,7 +215,8 @@ class _Reading:
         after = None if cursor is None else self._keyset.parse(cursor)
         with self._sessions.lease() as lease, self._errors():
             count, length = row_statistics(lease.connection, self._table)
-            self._row_bytes = max(length, 1)
+            # How long the values of a few columns are is not known; a long chunk is cut.
+            self._row_bytes = max(length, 1) if self._shown is self._table else 1
             self._watermarks.wait_until_visible(
                 lease.connection, [self._table], self._low_watermark
             )
@@ -332,7 +338,7 @@ class _Reading:
         """The rows, their size in bytes, and whether the result was read to its end."""
         rows: list[Row] = []
         size = 0
-        for more, received in self._rows_of(connection, self._table, query):
+        for more, received in self._rows_of(connection, self._shown, query):
             rows += more
             size += received
             if self.abandoned:
@@ -347,17 +353,20 @@ class _Reading:
     ) -> _Part:
         rest = None
         if not whole or (piece.last is None and len(rows) >= piece.limit):
-            rest = _Range(self._keyset.of(rows[-1]), piece.last, piece.limit) if rows else None
+            rest = _Range(self._key_of(rows[-1]), piece.last, piece.limit) if rows else None
         if rest is not None:
             self._check_progress(piece.after, rest.after)
         end = piece.last if rest is None else rest.after
         cursor = None if end is None else self._keyset.cursor(end)
         keys = KeyRange(piece.after, end)
-        return _Part(Chunk(self._table, rows, cursor, high_watermark, size, keys), rest)
+        return _Part(Chunk(self._shown, rows, cursor, high_watermark, size, keys), rest)
+
+    def _key_of(self, row: Row) -> Key:
+        return tuple(row[ordinal] for ordinal in self._shown.key)
 
     def _query(self, connection: Connection[Any], tail: str) -> str:
         mysql_5_7 = server_version(connection).startswith("5.7.")
-        columns = select_list(self._table, raw_line_breaks=mysql_5_7)
+        columns = select_list(self._shown, raw_line_breaks=mysql_5_7)
         return f"SELECT {columns} FROM {quote_table(self._table)}{tail}"
 
     def _check_keys(self, connection: Connection[Any]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from engine.change import Row
 from engine.databases.mysql.charset import text_encoder
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
@@ -38,7 +37,6 @@ class Keyset:
         self._conditions = [] if part is None else [part_condition(part)]
         self.columns = [table.columns[ordinal] for ordinal in table.key]
         self._names = [_operand(column) for column in self.columns]
-        self._ordinals = table.key
         self._table = table
 
     @property
@@ -49,10 +47,6 @@ class Keyset:
     def as_table(self) -> Table:
         """A table of the key's columns alone, for queries that select the ends of ranges."""
         return Table(self._table.id, tuple(self.columns), tuple(range(len(self.columns))))
-
-    def of(self, row: Row) -> Key:
-        """The key of a whole row."""
-        return tuple(row[ordinal] for ordinal in self._ordinals)
 
     @property
     def ambiguous(self) -> str:
