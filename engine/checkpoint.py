@@ -60,6 +60,9 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     ``part``, only the rows of this part are older ones, and only they are backfilled. ``in_place``:
     the new rows take the place of the older ones by ranges of the key, without a second table.
     With ``columns``, only these new columns are backfilled; they hold NULL until then.
+
+    ``changed_at``: when the source committed the last change of rows that the stream has applied,
+    in Unix seconds; 0.0 if none is known. It is stored now and then, and when a pipeline stops.
     """
 
     state: TableState = "pending"
@@ -72,6 +75,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     part: Part | None = None
     in_place: bool = False
     columns: tuple[str, ...] = ()
+    changed_at: float = 0.0
 
     @property
     def followed(self) -> bool:
@@ -96,6 +100,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
             again=self.again,
             cause=self.cause,
             in_place=self.in_place,
+            changed_at=self.changed_at,
         )
 
     def backfilled(self, rows: int, cursor: str | None, high_watermark: str) -> TableProgress:
@@ -113,6 +118,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
             part=self.part,
             in_place=self.in_place,
             columns=self.columns,
+            changed_at=self.changed_at,
         )
 
     def caught_up(self) -> TableProgress:
@@ -122,7 +128,9 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         """
         if self.state != "catching_up":
             raise ValueError(f"a table that is {self.state} cannot catch up")
-        return TableProgress("live", None, self.rows, self.estimate, None)
+        return TableProgress(
+            "live", None, self.rows, self.estimate, None, changed_at=self.changed_at
+        )
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

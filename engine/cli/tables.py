@@ -66,7 +66,7 @@ def progress_table(tables: Sequence[TableStatus]) -> RenderableType:
     dead letters.
     """
     reasons = [line for table in tables if table.reason for line in _reason(table)]
-    shown = tables_table(tables, len(tables))
+    shown = tables_table(tables, len(tables), changes=True)
     return Group(shown, *([Text()] if reasons else []), *reasons)
 
 

@@ -69,7 +69,8 @@ class Throughput(msgspec.Struct, frozen=True):
 
 class TableStatus(msgspec.Struct, frozen=True):
     """The backfill of one table. ``estimate`` is what the source expected at its start.
-    ``applied``, ``drift`` and ``replaced`` count since the engine's start.
+    ``applied``, ``drift`` and ``replaced`` count since the engine's start. ``changed_at`` is when
+    the source committed the last change of rows that the stream has applied, None if none is known.
 
     The others say why the table is backfilled again or quarantined, as ``Cause`` does; ``remedy``
     says what to type. A live table with open dead letters has a reason and a remedy, too.
@@ -88,6 +89,7 @@ class TableStatus(msgspec.Struct, frozen=True):
     applied: int = 0
     drift: int = 0
     replaced: int = 0
+    changed_at: float | None = None
 
     @property
     def total(self) -> int:
@@ -190,7 +192,12 @@ class TableStatuses:
         for id in changed:
             totals, place = counters.totals(id), self._places.get(id)
             if totals and place is not None:
-                statuses[place] = msgspec.structs.replace(statuses[place], **_counts(totals))
+                before = statuses[place]
+                statuses[place] = msgspec.structs.replace(
+                    before,
+                    changed_at=counters.changed_at(id) or before.changed_at,
+                    **_counts(totals),
+                )
         self._statuses = tuple(statuses)
 
 
@@ -208,7 +215,9 @@ def table_status(table: str, progress: TableProgress, config: str, letters: int 
     lines in its remedy.
     """
     status = TableStatus(
-        table, progress.state, progress.rows, progress.estimate, dead_letters=letters
+        *(table, progress.state, progress.rows, progress.estimate),
+        dead_letters=letters,
+        changed_at=progress.changed_at or None,
     )
     if progress.state == "live" or (cause := progress.cause) is None:
         if not letters:

@@ -54,6 +54,8 @@ class TableCounters:
         self._tables: dict[TableId, _Counted] = {}
         self._others: dict[Key, int] = {}
         self._ranked_at = clock()
+        #: When the source committed the last change of each table, in Unix seconds.
+        self._changed_at: dict[TableId, float] = {}
         #: The tables that were counted since ``take_changed``.
         self._changed: set[TableId] = set()
 
@@ -73,6 +75,15 @@ class TableCounters:
         table.totals[key] = table.totals.get(key, 0) + count
         table.score += count
         self._changed.add(id)
+
+    def changed(self, times: Mapping[TableId, float]) -> None:
+        """Note when the source committed the last changes of tables."""
+        self._changed_at.update(times)
+        self._changed.update(times)
+
+    def changed_at(self, id: TableId) -> float:
+        """When the source committed the last change of a table; 0.0 if none was noted."""
+        return self._changed_at.get(id, 0.0)
 
     def totals(self, id: TableId) -> Mapping[Key, int]:
         """What was counted for a table, by key."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -160,8 +161,10 @@ def _shortened(position: str, width: int) -> str:
     return "…" + position[len(position) + 1 - width :]
 
 
-def tables_table(tables: Sequence[TableStatus], room: int) -> Table:
-    """The state of each table, in at most ``room`` lines below the heading."""
+def tables_table(tables: Sequence[TableStatus], room: int, *, changes: bool = False) -> Table:
+    """The state of each table, in at most ``room`` lines below the heading; with ``changes``, also
+    when its rows have changed last on the source.
+    """
     shown = sorted(tables, key=lambda table: (STATE_ORDER.index(table.state), table.table))
     hidden: Sequence[TableStatus] = ()
     if len(shown) > room:
@@ -171,14 +174,21 @@ def tables_table(tables: Sequence[TableStatus], room: int) -> Table:
     result.add_column("state", min_width=11)
     result.add_column("rows", justify="right", min_width=11)
     result.add_column("expected", justify="right", min_width=11)
+    if changes:
+        result.add_column("last change (UTC)", min_width=19)
     for table in shown:
         rows = f"{table.rows:,}" if table.rows or table.state == "live" else ""
         expected = "" if table.state == "live" else f"{table.total:,}"
         state = Text(table.state.replace("_", " "), style=STATE_STYLE[table.state])
-        result.add_row(Text(printable(table.table)), state, rows, expected)
+        last = [_moment(table.changed_at)] if changes else []
+        result.add_row(Text(printable(table.table)), state, rows, expected, *last)
     if hidden:
         result.add_row(Text(_counted(hidden), style="dim"))
     return result
+
+
+def _moment(at: float | None) -> str:
+    return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _counted(tables: Sequence[TableStatus]) -> str:

@@ -386,8 +386,12 @@ class Attempt:
         """
         if self.writer.transaction is Transaction.PARTIAL:
             await self.writer.rollback()
-        elif self.writer.transaction is Transaction.WHOLE or self.writer.moved:
-            await self.writer.commit()
+        elif (
+            self.writer.transaction is Transaction.WHOLE
+            or self.writer.moved
+            or self.writer.has_times
+        ):
+            await self.writer.commit(last=True)
 
     def _others_wait(self) -> bool:
         """Whether a backfill slice keeps something else waiting."""

@@ -34,6 +34,8 @@ class Counters:
         #: The tables and columns with values that a policy changed, with the policy.
         self.replaced: set[tuple[TableId, str, str]] = set()
         self.current_at = 0.0
+        #: When the source committed the last change of each table, as far as that is not stored.
+        self.changed: dict[TableId, float] = {}
         #: The position of the last commit, and its time on the clock ``time.monotonic``.
         self.position = ""
         self._committed: float | None = None
@@ -84,14 +86,25 @@ class WorkCounter:
     def __init__(self) -> None:
         #: What was counted for the transaction that has not ended.
         self._open: set[tuple[TableId, str]] = set()
+        #: When the source committed the last change of each table, until ``take_times``.
+        self._times: dict[TableId, float] = {}
+
+    def take_times(self) -> dict[TableId, float]:
+        """When the source committed the last change of each table that was counted since the last
+        call.
+        """
+        times, self._times = self._times, {}
+        return times
 
     def count(self, changes: Sequence[Change]) -> dict[tuple[TableId, str], Work]:
         """The rows, bytes and transactions."""
         work: dict[tuple[TableId, str], Work] = {}
         ended = 0
+        times: list[float] = []
         for change in changes:
             if type(change) is Commit:
                 ended += 1
+                times.append(change.committed_at)
             elif type(change) is Rows:
                 key = (change.table.id, change.op)
                 it = work.get(key)
@@ -103,6 +116,11 @@ class WorkCounter:
                     it.transaction = ended
                     it.transactions += 1
         if ended:
+            last = dict.fromkeys(self._open, 0)
+            last.update((key, it.transaction) for key, it in work.items() if it.transaction < ended)
+            for (id, op), transaction in last.items():
+                if op != "read" and (at := times[transaction]):
+                    self._times[id] = max(at, self._times.get(id, 0.0))
             self._open = set()
         self._open.update(key for key, it in work.items() if it.transaction == ended)
         return work

@@ -167,11 +167,10 @@ class ProgressTracker:
         """Follow one more table, which is pending, or backfilling if that is in place."""
         known = self._progress.get(table.id, TableProgress())
         self._tables[table.id] = table
+        state: TableState = "backfilling" if known.in_place else "pending"
         progress = TableProgress(
-            *("backfilling" if known.in_place else "pending", None, 0, estimate),
-            again=known.again,
-            cause=known.cause,
-            in_place=known.in_place,
+            *(state, None, 0, estimate, None, known.again, known.cause, None, known.in_place),
+            changed_at=known.changed_at,
         )
         self._set(table.id, progress)
 
@@ -191,6 +190,7 @@ class ProgressTracker:
             again=known.again or table is not None,
             cause=cause,
             in_place=state == "pending" and (known.in_place if in_place is None else in_place),
+            changed_at=known.changed_at,
         )
         self._set(id, progress)
         return table
@@ -198,6 +198,11 @@ class ProgressTracker:
     def forget(self, id: TableId) -> None:
         """Forget a table that is not followed and does not exist any more."""
         self._set(id, None)
+
+    def changed(self, times: Mapping[TableId, float]) -> None:
+        """Record when the source committed the last changes of tables."""
+        for id in times.keys() & self._progress.keys():
+            self._set(id, msgspec.structs.replace(self._progress[id], changed_at=times[id]))
 
     def backfilled(self, chunk: Chunk) -> None:
         """The rows of ``chunk`` are applied. The next checkpoint records it."""
@@ -305,9 +310,10 @@ class ProgressTracker:
         position = self._position
         place = "" if position is None else self._place(str(position))
         cause = Cause(reason, position=place, statement=statement, at=time.time())
-        rows = self._progress[id].rows if id in self._progress else 0
+        known = self._progress.get(id, TableProgress())
         progress = TableProgress(
-            "backfilling", rows=rows, again=True, cause=cause, part=part, columns=columns
+            *("backfilling", None, known.rows, 0, None, True, cause, part, False, columns),
+            changed_at=known.changed_at,
         )
         self._set(id, progress)
 

@@ -56,6 +56,10 @@ log = logging.getLogger("tailrace.pipeline")
 DATA = (Rows, SchemaChange, Truncate, DeletePart, UnloggedPart, Cascade, CaughtUp)
 
 
+#: How often the times of the tables' last changes are stored.
+TIMES_SECONDS = 10.0
+
+
 class Transaction(Enum):
     """What the open target transaction holds."""
 
@@ -122,7 +126,7 @@ class TargetWriter:
         self.moved = False
         #: The number of commits.
         self.commits = 0
-        self._last_commit = time.monotonic()
+        self._last_commit = self._times_stored = time.monotonic()
 
     @property
     def seconds_since_commit(self) -> float:
@@ -255,14 +259,25 @@ class TargetWriter:
         await self._letters.supersede(id, f"the table {what}")
         self.transaction = Transaction.WHOLE
 
-    async def commit(self) -> None:
-        """Make everything applied durable together with the checkpoint."""
+    @property
+    def has_times(self) -> bool:
+        """Whether the times of tables' last changes are to be stored."""
+        return bool(self._counters.changed)
+
+    async def commit(self, *, last: bool = False) -> None:
+        """Make everything applied durable together with the checkpoint. ``last``: before a stop."""
+        if last:
+            self._times_stored = -TIMES_SECONDS
         with self._metrics.stage("commit"), self._tracing.commit(self.position):
             await self._sink.commit(self._checkpoint(self.committed_at))
         self.commits += 1
         self._note_commit()
 
     def _checkpoint(self, committed_at: float) -> Checkpoint:
+        changed, now = self._counters.changed, time.monotonic()
+        if changed and now - self._times_stored >= TIMES_SECONDS:
+            self._tracker.changed(changed)
+            self._counters.changed, self._times_stored = {}, now
         return Checkpoint(
             *(self._pipeline, self._epoch, self.position, committed_at, self._tracker.progress),
             paused=self.paused,
@@ -356,6 +371,9 @@ class TargetWriter:
             self._note_replaced(found.replaced)
         work = self._work.count(changes)
         self._metrics.applied(work, found)
+        if times := self._work.take_times():
+            self._counters.changed.update(times)
+            self._metrics.tables.changed(times)
         return sum(it.rows for it in work.values())
 
     async def _apply_mapped(

@@ -58,6 +58,8 @@ class Applier:
         self._staging = StagingTables(session)
         #: How many times more to stage a table's inserts.
         self._staged_inserts: dict[TableId, int] = {}
+        #: The tables that are backfilled in place: most of their rows are there already.
+        self._in_place: set[TableId] = set()
 
     async def apply(self, nets: Sequence[NetChanges], applied: Applied) -> None:
         """Apply the net changes of different tables; adds drift and replaced values to
@@ -96,6 +98,7 @@ class Applier:
         """Delete the rows of a range that are not kept."""
         session, id = self._session, change.table.id
         await session.begin()
+        self._in_place.add(id)
         sql = self._sql(change.table)
         staged = await self._staging.load(id, sql.keys(), change.kept)
         sql.keys().encoder.take_replaced()  # they are counted when the rows are written
@@ -110,11 +113,13 @@ class Applier:
         called before the table's definition changes."""
         self._statements.pop(id, None)
         self._staged_inserts.pop(id, None)
+        self._in_place.discard(id)
         await self._staging.drop(id)
 
     def caught_up(self, id: TableId) -> None:
         """The table is live: an inserted row does not exist yet, so a direct COPY is tried."""
         self._staged_inserts.pop(id, None)
+        self._in_place.discard(id)
 
     def committed(self) -> None:
         """The transaction was committed."""
@@ -305,7 +310,8 @@ class Applier:
             query = sql.count_present(staged)
             cursor = await self._session.execute(query, table=id, prepare=False)
             (present,) = await cursor.fetchone() or (0,)
-        await self._session.execute_bulk(sql.insert(staged, mask, True), table=id)
+        query = sql.insert(staged, mask, True, if_different=id in self._in_place)
+        await self._session.execute_bulk(query, table=id)
         return int(present)
 
     def _must_stage_inserts(self, id: TableId) -> bool:

@@ -92,7 +92,8 @@ ALTER TABLE {SCHEMA}.table_progress
   ADD COLUMN IF NOT EXISTS cause json,
   ADD COLUMN IF NOT EXISTS part json,
   ADD COLUMN IF NOT EXISTS in_place boolean NOT NULL DEFAULT false,
-  ADD COLUMN IF NOT EXISTS columns json NOT NULL DEFAULT '[]';
+  ADD COLUMN IF NOT EXISTS columns json NOT NULL DEFAULT '[]',
+  ADD COLUMN IF NOT EXISTS changed_at double precision NOT NULL DEFAULT 0;
 {_COMMAND};
 {_DEAD_LETTER}"""
 #: Whether ``_ADD`` was executed: its newest columns are there.
@@ -100,7 +101,7 @@ _IS_COMPLETE = f"""
 SELECT count(*) = 3 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
 JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND (relname, attname) IN
-  (('checkpoint', 'paused'), ('table_progress', 'columns'), ('dead_letter', 'id'))"""
+  (('checkpoint', 'paused'), ('table_progress', 'changed_at'), ('dead_letter', 'id'))"""
 
 _CREATE = f"""
 CREATE TABLE {SCHEMA}.layout (version integer NOT NULL);
@@ -124,6 +125,7 @@ CREATE TABLE {SCHEMA}.table_progress (
   part json,
   in_place boolean NOT NULL DEFAULT false,
   columns json NOT NULL DEFAULT '[]',
+  changed_at double precision NOT NULL DEFAULT 0,
   PRIMARY KEY (pipeline, source_schema, source_name)
 );
 CREATE TABLE {SCHEMA}.table_version (
@@ -149,7 +151,7 @@ _READ_PROGRESS = {
     1: "SELECT source_schema, source_name, state, cursor, rows, estimate, seen"
     f" FROM {SCHEMA}.progress WHERE pipeline = $1 ORDER BY 1, 2",
     2: "SELECT source_schema, source_name, state, cursor, rows, estimate, high_watermark, again,"
-    f" cause, part, in_place, columns FROM {SCHEMA}.table_progress WHERE pipeline = $1"
+    f" cause, part, in_place, columns, changed_at FROM {SCHEMA}.table_progress WHERE pipeline = $1"
     " ORDER BY 1, 2",
 }
 _READ_VERSIONS = {

@@ -74,12 +74,14 @@ _SAVE_PROGRESS = f"""
 INSERT INTO {SCHEMA}.table_progress
 SELECT $1, it.* FROM json_to_recordset($2::json) AS it (source_schema text, source_name text,
   state text, cursor text, rows bigint, estimate bigint, high_watermark text, again boolean,
-  cause json, part json, in_place boolean, columns json)
+  cause json, part json, in_place boolean, columns json,
+  changed_at double precision)
 ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   state = excluded.state, cursor = excluded.cursor, rows = excluded.rows,
   estimate = excluded.estimate, high_watermark = excluded.high_watermark,
   again = excluded.again, cause = excluded.cause, part = excluded.part,
-  in_place = excluded.in_place, columns = excluded.columns"""
+  in_place = excluded.in_place, columns = excluded.columns,
+  changed_at = excluded.changed_at"""
 
 _FORGET_PROGRESS = f"""
 DELETE FROM {SCHEMA}.table_progress

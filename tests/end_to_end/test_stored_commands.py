@@ -5,7 +5,9 @@ Commands on a real pipeline, as they are typed: they are listed, cancelled, and 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -53,12 +55,19 @@ def test_a_table_is_quarantined_by_command(
             source.commit()
             engine.wait_status(lambda it: it["tables"][0]["state"] == "quarantined")
             engine.kill()
+        started = time.time()
+        cursor.execute("INSERT INTO other VALUES (3)")
+        source.commit()
         catch_up(make_pipeline(mysql.url, target, [f"{database}.*"]))
         rows = [f'SELECT count(*) FROM "{database}".{name}' for name in ("orders", "other")]
-        assert [there.execute(it.encode()).fetchall() for it in rows] == [[(1,)], [(2,)]]
+        assert [there.execute(it.encode()).fetchall() for it in rows] == [[(1,)], [(3,)]]
         shown = tailrace(3, "tables", config)
         assert "a command of" in shown
         assert f"tailrace backfill {config} {table}" in shown
+        changed = [it["changed_at"] for it in json.loads(tailrace(3, "tables", config, "--json"))]
+        assert changed[0] is None
+        assert started - 1 <= changed[1] <= time.time()
+        assert f"{datetime.fromtimestamp(changed[1], UTC):%Y-%m-%d %H:%M:%S}" in shown
         listed = tailrace(0, "commands", config)
         assert f"quarantine {table}" in listed
         assert "refused: cancelled by" in listed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.change import Begin, Commit
+from engine.change import Begin, Commit, Rows
 from engine.pipeline.counters import Counters, WorkCounter
 from tests.support.memory_pipeline import KEYED, KEYLESS, insert
 
@@ -47,3 +47,17 @@ def test_a_transaction_in_pieces_counts_once() -> None:
     assert [it and it.transactions for it in counts] == [1, 0, None, 1]
     assert counter.count([rows, end])[kind].transactions == 0
     assert counter.count([begin, rows, end])[kind].transactions == 1
+
+
+def test_the_time_of_a_table_s_last_change_is_that_of_its_transaction() -> None:
+    counter = WorkCounter()
+    one, other = insert(KEYED, (1, "a")), insert(KEYLESS, (1, "a"))
+    begin = Begin("1", "0", 0.0)
+    counter.count([begin, one, other, Commit("1", 5.0), begin, one, Commit("2", 6.0), begin, other])
+    assert counter.take_times() == {KEYED.id: 6.0}
+    counter.count([Rows(KEYED, "read", None, [(2, "b")])])
+    assert not counter.take_times()
+    counter.count([Commit("3", 7.0), begin, one, Commit("4", 0.0)])
+    assert counter.take_times() == {KEYLESS.id: 7.0}
+    counter.count([begin, other, Commit("5", 8.0), begin, one, Commit("6", 9.0)])
+    assert counter.take_times() == {KEYED.id: 9.0, KEYLESS.id: 8.0}

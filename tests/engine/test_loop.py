@@ -5,6 +5,7 @@ The pipeline from a scripted source into a target in memory: resuming, stopping,
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,11 +17,12 @@ from engine.change import Change, Truncate
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied, State
 from engine.errors import Fenced, SinkLost, SourceError, TailraceError
+from engine.pipeline import writer
 from engine.pipeline.loop import Pipeline
-from engine.schema import Table
+from engine.schema import Table, TableId
 from engine.settings.loader import BatchSettings, RetrySettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
-from sources.memory import ABORT, END, MemoryDatabase
+from sources.memory import ABORT, END, MemoryDatabase, Unlogged
 from tests.support.memory_pipeline import (
     KEYED,
     KEYLESS,
@@ -355,3 +357,45 @@ def test_any_history_is_mirrored_during_the_backfill(
 def test_errors_carry_what_an_operator_needs() -> None:
     error = TailraceError("m", hint="h", table="t", position="p")
     assert (str(error), error.hint) == ("m [table t] [position p]", "h")
+
+
+@pytest.mark.parametrize("stored_seconds", [0.0, 3600.0], ids=["while it runs", "at its end"])
+def test_the_time_of_a_table_s_last_change_is_stored(
+    monkeypatch: pytest.MonkeyPatch, stored_seconds: float
+) -> None:
+    """It is in the status at once, and it stays when the table is read again."""
+    monkeypatch.setattr(writer, "TIMES_SECONDS", stored_seconds)
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [(1, "a")])
+    database.load(KEYLESS, [(1, "a")])
+    pipeline = make_pipeline(database, store)
+
+    def stored() -> dict[TableId, float]:
+        checkpoint = store.states["test"].checkpoint
+        assert checkpoint is not None
+        return {id: it.changed_at for id, it in checkpoint.progress.items()}
+
+    async def scenario() -> None:
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: all_live(pipeline))
+        before = time.time()
+        database.commit(insert(KEYED, (2, "b")))
+        await wait_until_async(lambda: len(store.rows(KEYED.id)) == 2)
+        await wait_until_async(lambda: (pipeline.status().tables[0].changed_at or 0.0) >= before)
+        assert pipeline.status().tables[1].changed_at is None
+        if not stored_seconds:
+            database.commit(insert(KEYED, (3, "c")))
+            await wait_until_async(lambda: stored()[KEYED.id] >= before)
+        else:
+            assert not any(stored().values())
+        pipeline.stop()
+        await running
+        assert stored()[KEYED.id] == pipeline.status().tables[0].changed_at
+        assert stored()[KEYLESS.id] == 0.0
+
+    asyncio.run(scenario())
+    before = stored()
+    database.commit(Unlogged(KEYED, [(1, "x")]))
+    run(make_pipeline(database, store), until_caught_up=True)
+    assert_mirrored(database, store)
+    assert stored() == before

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from engine.change import CaughtUp, Row, Rows, SchemaChange, Truncate
+from engine.change import CaughtUp, DeleteRange, KeyRange, Row, Rows, SchemaChange, Truncate
 from engine.errors import ApplyError
 from engine.schema import Column, Table, TableId, Type
 from tests.conftest import AnyServer
@@ -360,3 +361,33 @@ def test_any_history_in_any_batches(
         assert not applied.drift
     target.commit()
     assert target.rows(things) == sorted(history.rows.values(), key=repr)
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
+def test_equal_rows_are_left_alone(target: Target, many: bool) -> None:
+    """GIVEN rows that a chunk of a backfill in place reads again WHEN some of them differ, in a bit
+    of a number or in a value that is stored apart from its row, THEN these alone are written."""
+    columns = (number("id"), Column("a", Type("float64"), "double"), Column("b", Type("text"), "t"))
+    table = Table(TableId("shop", "measured"), columns, key=(0,))
+    target.create(table)
+    rows: list[Row] = [(n, 0.0, f"{n % 7}" * 9) for n in range(MANY if many else 8)]
+    chance = Random(7)
+    long = "".join(chance.choices("abcdefgh", k=40_000))
+    rows[3], rows[4] = (3, 1.5, long), (4, None, long)
+    target.do(insert(table, *rows))
+
+    def versions() -> list[str]:
+        return [it[0] for it in target.query("SELECT ctid::text FROM shop.measured ORDER BY id")]
+
+    before = versions()
+    kept = DeleteRange(table, ("id",), KeyRange(None, None), rows)
+    target.do(kept, read(table, *rows), in_backfill={table.id})
+    assert versions() == before
+    changed = [(1, -0.0, rows[1][2]), rows[2], rows[3], (4, None, long[:-1] + "X")]
+    target.do(kept, read(table, rows[0], *changed, *rows[5:]), in_backfill={table.id})
+    differing = [
+        n for n, (old, new) in enumerate(zip(before, versions(), strict=True)) if old != new
+    ]
+    assert differing == [1, 4]
+    assert target.query("SELECT a::text FROM shop.measured WHERE id = 1") == [("-0",)]
+    target.do(SchemaChange("", table, None))
