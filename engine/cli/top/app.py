@@ -94,6 +94,8 @@ class PipelineScreen(Screen[None]):
 
     def show(self) -> None:
         """Show what is known now."""
+        if self.query_one_optional("#title") is None:
+            return  # the screen is being removed
         watched, at = self.watched, now()
         status = watched.status or Status()
         title = f"{printable(watched.name)}   {printable(watched.address.url)}"
@@ -215,7 +217,9 @@ class OverviewScreen(Screen[None]):
 
     def show(self) -> None:
         """Show what is known now."""
-        table = self.query_one(DataTable)
+        table = self.query_one_optional(DataTable)
+        if table is None:
+            return  # the screen is being removed
         for place, watched in enumerate(self._pipelines):
             for name, cell in zip(self.COLUMNS, shown.summary(watched, now()), strict=True):
                 table.update_cell(str(place), name, cell, update_width=True)

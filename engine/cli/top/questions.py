@@ -58,15 +58,16 @@ def question(name: str, table: str) -> Question | None:
             )
         case "retry":
             return Question(
-                Letters("retry"),
+                Letters("retry", all=True),
                 "Retry all dead letters?",
                 "What the target refused is applied again, in order. What it still refuses stays.",
             )
         case "discard":
             return Question(
-                Letters("discard"),
+                Letters("discard", all=True),
                 "Discard all dead letters?",
-                "The target lacks these changes for good.",
+                "The target lacks for good those that are open when the engine executes the"
+                " command.",
             )
         case "stop":
             return Question(
