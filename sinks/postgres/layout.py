@@ -94,14 +94,16 @@ ALTER TABLE {SCHEMA}.table_progress
   ADD COLUMN IF NOT EXISTS in_place boolean NOT NULL DEFAULT false,
   ADD COLUMN IF NOT EXISTS columns json NOT NULL DEFAULT '[]',
   ADD COLUMN IF NOT EXISTS changed_at double precision NOT NULL DEFAULT 0;
+ALTER TABLE {SCHEMA}.table_version ALTER COLUMN indexed DROP NOT NULL;
 {_COMMAND};
 {_DEAD_LETTER}"""
 #: Whether ``_ADD`` was executed: its newest columns are there.
 _IS_COMPLETE = f"""
-SELECT count(*) = 3 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+SELECT count(*) = 4 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
 JOIN pg_namespace n ON n.oid = relnamespace
-WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND (relname, attname) IN
-  (('checkpoint', 'paused'), ('table_progress', 'changed_at'), ('dead_letter', 'id'))"""
+WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND ((relname, attname) IN
+  (('checkpoint', 'paused'), ('table_progress', 'changed_at'), ('dead_letter', 'id'))
+  OR (relname, attname) = ('table_version', 'indexed') AND NOT attnotnull)"""
 
 _CREATE = f"""
 CREATE TABLE {SCHEMA}.layout (version integer NOT NULL);
@@ -131,7 +133,7 @@ CREATE TABLE {SCHEMA}.table_progress (
 CREATE TABLE {SCHEMA}.table_version (
   pipeline text, source_schema text, source_name text,
   target_schema text NOT NULL, target_name text NOT NULL,
-  indexed boolean NOT NULL DEFAULT false,
+  indexed boolean DEFAULT false,
   definition text NOT NULL,
   PRIMARY KEY (pipeline, source_schema, source_name),
   UNIQUE (target_schema, target_name) DEFERRABLE INITIALLY DEFERRED

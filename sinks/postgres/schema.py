@@ -11,6 +11,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
+import msgspec
 from psycopg import errors as pg
 
 from engine.change import DeletePart, ReplaceColumns, ReplacePart, SchemaChange
@@ -27,8 +28,6 @@ from sinks.postgres.ddl import (
     create_indexes,
     create_table,
     delete_part,
-    index_name,
-    indexable,
 )
 from sinks.postgres.defaults import replaced_default
 from sinks.postgres.existing import EXISTS, refuse_existing, refuse_owned
@@ -103,7 +102,7 @@ class SchemaFollower:
                 await self._run(Step(enum), before.id)
             await self._state.forget_table(before.id)
         elif before is not None and after is not None:
-            await self._alter(before, after, change)
+            await self._alter(before, after, change, await self._state.indexed(before.id))
             return await self._replaced(before, after, dict(change.renamed))
         return {}
 
@@ -126,15 +125,11 @@ class SchemaFollower:
         try:
             if await self._state.stored(before) != self._stored(before):
                 raise UnloggedChange("a policy has changed a type", table=after.id)
-            await self._alter(before, after, SchemaChange("", before, after))
+            indexed = False if await self._state.indexed(before.id) is False else None
+            await self._alter(before, after, SchemaChange("", before, after), indexed)
         except UnloggedChange as error:
             message = f"the table cannot be backfilled in place: {error.message}"
             raise SchemaError(message, hint=BACKFILL, table=after.id) from error
-        schema, name = self._naming.place(after.id)
-        for index in after.indexes:
-            if index.unique and indexable(self._stored(after), index):
-                place = f"{quote(schema)}.{quote(index_name(name, index.name))}"
-                await self._run(Step(f"DROP INDEX IF EXISTS {place}"), after.id)
 
     async def truncate(self, table: Table) -> None:
         """Delete all rows: by TRUNCATE, or by DELETE if the role has no right to truncate the table
@@ -187,20 +182,24 @@ class SchemaFollower:
         )
         await self._state.save_indexed(tables)
 
-    async def _alter(self, before: Table, after: Table, change: SchemaChange) -> None:
+    async def _alter(
+        self, before: Table, after: Table, change: SchemaChange, indexed: bool | None
+    ) -> None:
+        """``indexed`` is what ``StateStore.indexed`` is to be from then on."""
         self._check_policies(before, after, dict(change.renamed))
         await self._drop_folded(before)
         await self._make_schemas([after.id])
-        indexed = await self._state.indexed(before.id)
-        stored = self._stored(before), self._stored(after)
+        then = self._stored(after)
+        if indexed is None:
+            then = _without_unique_indexes(then)
         policies, name = self._storage.fingerprint(after), self._naming.sql(before.id)
         for step in policy_guards(before, after, dict(change.renamed), policies, name):
             await self._run(step, before.id)
         for step in alter_table(
-            *(*stored, change.renamed, self._naming),
+            *(self._stored(before), then, change.renamed, self._naming),
             filled=change.filled,
             computed=change.computed,
-            indexed=indexed,
+            indexed=indexed is not False,
         ):
             await self._run(step, after.id)
         if before.id != after.id:
@@ -300,3 +299,8 @@ class SchemaFollower:
         if owner is not None:
             raise refuse_owned(owner, table.id)
         await refuse_existing(self._session, self._stored(table), name)
+
+
+def _without_unique_indexes(table: Table) -> Table:
+    indexes = tuple(index for index in table.indexes if not index.unique)
+    return msgspec.structs.replace(table, indexes=indexes)

@@ -309,8 +309,9 @@ class StateStore:
         ]
         return changed, [id for id in saved if id not in progress]
 
-    async def save_tables(self, tables: Sequence[Table], *, indexed: bool) -> None:
-        """Record the versions of different tables, in the open transaction."""
+    async def save_tables(self, tables: Sequence[Table], *, indexed: bool | None) -> None:
+        """Record the versions of different tables, in the open transaction. ``indexed`` is that of
+        the method ``indexed``."""
         rows: list[dict[str, object]] = []
         for table in tables:
             schema, name = self._naming.place(table.id)
@@ -351,14 +352,16 @@ class StateStore:
             (self.pipeline, id.schema, id.name),
         )
 
-    async def indexed(self, id: TableId) -> bool:
-        """Whether the table's secondary indexes have been built."""
+    async def indexed(self, id: TableId) -> bool | None:
+        """Whether the table's secondary indexes have been built; None: all but the unique ones,
+        which a table that is backfilled in place gets when it has caught up."""
         cursor = await self._session.execute(
             f"SELECT indexed FROM {SCHEMA}.table_version"
             " WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3",
             (self.pipeline, id.schema, id.name),
         )
-        return await cursor.fetchone() == (True,)
+        row = await cursor.fetchone()
+        return False if row is None else row[0]
 
     async def owners(self) -> dict[tuple[str, str], str]:
         """The schemas and names of all pipelines' tables on the target, each with its pipeline;

@@ -1,0 +1,65 @@
+"""A table that is backfilled in place: its unique indexes, and its key."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from engine.change import CaughtUp, DeleteRange, InPlace, KeyRange, SchemaChange
+from engine.errors import UnloggedChange
+from engine.schema import Column, Index, TableId, Type
+from tests.postgres.tables import column, indexes_of, table
+from tests.support.targets import Target, insert, read
+
+N = Column("n", Type("int32"), "int")
+BY_N = Index("by_n", (2,))
+BEFORE = table(
+    column("text", length=10), N, indexes=(Index("by_c", (1,), unique=True), BY_N), version=1
+)
+#: A version with a unique index on a column that has a value twice.
+TWICE = replace(BEFORE, indexes=(Index("one_n", (2,), unique=True), BY_N), version=2)
+ROWS = [(1, "a", 1), (2, "b", 1)]
+FRESH = [(1, "b", 2), (2, "a", 1)]
+KEY = "shop.t USING btree (id)"
+PLAIN = "shop.t USING btree (n)"
+
+
+def unique_indexes(target: Target) -> set[str]:
+    return {it for it in indexes_of(target) if it.startswith("UNIQUE")} - {f"UNIQUE {KEY}"}
+
+
+@pytest.mark.parametrize("steps", [[], [BEFORE], [BEFORE, BEFORE]])
+def test_unique_indexes_are_built_when_the_table_has_caught_up(
+    target: Target, steps: list[object]
+) -> None:
+    """GIVEN rows that share a value WHEN the table gets a unique index on it, at the start of the
+    backfill or during it THEN the index is built when the new rows are there."""
+    target.create(BEFORE)
+    target.do(insert(BEFORE, *ROWS))
+    now = BEFORE
+    for _ in steps:  # the table is backfilled in place, and again
+        target.do(InPlace(now, BEFORE))
+        assert unique_indexes(target) == set()
+    if steps:
+        target.do(SchemaChange("ALTER", BEFORE, TWICE), in_backfill=[BEFORE.id])
+    else:
+        target.do(InPlace(BEFORE, TWICE))
+    moved = replace(TWICE, id=TableId("shop", "u"), version=3)
+    for before, after in ((TWICE, moved), (moved, replace(TWICE, version=4))):
+        target.do(SchemaChange("RENAME", before, after))
+    assert unique_indexes(target) == set()
+    assert PLAIN in indexes_of(target)
+    last = replace(TWICE, version=4)
+    gone = DeleteRange(last, ("id",), KeyRange(None, None), FRESH)
+    target.do(gone, read(last, *FRESH), in_backfill=[last.id])
+    target.do(CaughtUp(last))
+    assert unique_indexes(target) == {f"UNIQUE {PLAIN}"}
+    both = replace(last, indexes=(*last.indexes, *BEFORE.indexes[:1]), version=5)
+    target.do(SchemaChange("ALTER", last, both))
+    assert len(unique_indexes(target)) == 2
+
+
+def test_an_index_that_the_rows_do_not_allow_is_an_unlogged_change(target: Target) -> None:
+    target.create(BEFORE)
+    target.do(insert(BEFORE, *ROWS))
+    assert isinstance(target.refuses(SchemaChange("ALTER", BEFORE, TWICE)), UnloggedChange)
