@@ -94,7 +94,7 @@ def _remedy(remedy: str, indent: int = 2) -> Text:
 
 def findings_table(findings: Sequence[Finding]) -> RenderableType:
     """The findings of a preflight check, errors first, each with its remedy."""
-    order = list(reversed(LEVEL_STYLE))
+    order = ["error", "warning", "ok"]
     lines: list[RenderableType] = []
     for finding in sorted(findings, key=lambda finding: order.index(finding.level)):
         heading = Text.assemble(
