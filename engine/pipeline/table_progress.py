@@ -204,10 +204,13 @@ class ProgressTracker:
         for id in times.keys() & self._progress.keys():
             self._set(id, msgspec.structs.replace(self._progress[id], changed_at=times[id]))
 
-    def backfilled(self, chunk: Chunk) -> None:
+    def backfilled(self, chunk: Chunk, reached: Reached) -> None:
         """The rows of ``chunk`` are applied. The next checkpoint records it."""
         progress = self._progress[chunk.table.id]
-        progress = progress.backfilled(len(chunk.rows), chunk.cursor, str(chunk.high_watermark))
+        high, watermark = progress.high_watermark, str(chunk.high_watermark)
+        # Chunks are read at the same time, so an earlier one may show later changes.
+        highest = high if high is not None and reached(high, watermark) else watermark
+        progress = progress.backfilled(len(chunk.rows), chunk.cursor, highest)
         self._set(chunk.table.id, progress)
 
     def table(self, id: TableId) -> Table | None:

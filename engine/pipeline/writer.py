@@ -217,7 +217,7 @@ class TargetWriter:
             with self._tracing.inside("chunk", table=str(id), rows=sum(map(len, rows))):
                 self._counters.backfilled_rows += await self._apply(rows, {id}, "backfill")
         for chunk in chunks:
-            self._tracker.backfilled(chunk)
+            self._tracker.backfilled(chunk, self._source.reached)
         self.transaction = Transaction.WHOLE
 
     async def apply(self, changes: Sequence[Change]) -> None:

@@ -104,9 +104,9 @@ class Applier:
         sql.keys().encoder.take_replaced()  # they are counted when the rows are written
         query, parameters = sql.delete_range(change, staged)
         # The staging table has no index.
-        await session.execute("SET LOCAL enable_hashjoin = on")
+        session.later("SET LOCAL enable_hashjoin = on")
         await session.execute_bulk(query, parameters, table=id)
-        await session.execute("SET LOCAL enable_hashjoin = off")
+        session.later("SET LOCAL enable_hashjoin = off")
 
     async def forget(self, id: TableId) -> None:
         """Forget the table's statements and drop its staging tables, in the open transaction; to be

@@ -51,6 +51,16 @@ def without_frame(changes: list[Change]) -> list[Change]:
     return [change for change in changes if not isinstance(change, Begin | Commit)]
 
 
+def test_a_table_catches_up_with_the_chunk_that_was_read_last() -> None:
+    """Several chunks are read at a time, so an earlier one may show later changes."""
+    tracker = pending(KEYED)
+    for cursor, watermark in (("[2]", "10"), ("[4]", "9"), ("[6]", "14"), (None, "12")):
+        tracker.backfilled(Chunk(KEYED, [(1,)], cursor, watermark), reached)
+    assert tracker.progress[KEYED.id].rows == 4
+    assert tracker.caught_up("13", reached) == []
+    assert tracker.caught_up("14", reached) == [CaughtUp(KEYED)]
+
+
 def test_changes_to_a_pending_table_are_dropped() -> None:
     tracker = pending(KEYED)
     assert without_frame(tracker.admit([*insert(KEYED, 1), Truncate(KEYED)])) == []
@@ -59,11 +69,11 @@ def test_changes_to_a_pending_table_are_dropped() -> None:
 
 def test_a_keyed_table_admits_changes_during_its_backfill_and_catches_up_after_it() -> None:
     tracker = pending(KEYED)
-    tracker.backfilled(Chunk(KEYED, [(1,), (2,)], "[2]", "10"))
+    tracker.backfilled(Chunk(KEYED, [(1,), (2,)], "[2]", "10"), reached)
     assert tracker.next_table() == KEYED
     assert tracker.in_backfill == {KEYED.id}
     assert len(without_frame(tracker.admit(insert(KEYED, 5)))) == 1
-    tracker.backfilled(Chunk(KEYED, [(3,)], None, "12"))
+    tracker.backfilled(Chunk(KEYED, [(3,)], None, "12"), reached)
     assert tracker.next_table() is None
     assert tracker.progress[KEYED.id].rows == 3
     assert tracker.caught_up("11", reached) == []
@@ -73,14 +83,14 @@ def test_a_keyed_table_admits_changes_during_its_backfill_and_catches_up_after_i
 
 def test_a_keyless_table_drops_the_changes_that_its_chunks_show() -> None:
     tracker = pending(KEYLESS)
-    tracker.backfilled(Chunk(KEYLESS, [(1,)], None, "10"))
+    tracker.backfilled(Chunk(KEYLESS, [(1,)], None, "10"), reached)
     assert without_frame(tracker.admit(insert(KEYLESS, 10))) == []
     assert len(without_frame(tracker.admit(insert(KEYLESS, 11)))) == 1
 
 
 def test_a_transaction_that_is_read_in_pieces_is_dropped_whole() -> None:
     tracker = pending(KEYLESS)
-    tracker.backfilled(Chunk(KEYLESS, [(1,)], None, "10"))
+    tracker.backfilled(Chunk(KEYLESS, [(1,)], None, "10"), reached)
     begin, rows, commit = insert(KEYLESS, 9)
     assert tracker.admit([begin]) == [begin]
     assert tracker.admit([rows]) == []
@@ -93,14 +103,14 @@ def test_a_part_is_removed_from_a_live_table_and_may_start_a_backfill_again() ->
     keyed, keyless = (DeletePart(it, Part(it.names[-1], ((None, 7),))) for it in (table, KEYLESS))
     by_key, begin = DeletePart(table, Part("id", ((None, 7),))), Begin("11", "10", 0.0)
     assert without_frame(tracker.admit([begin, keyed, keyless])) == []
-    tracker.backfilled(Chunk(table, [(1, 7)], "[1]", "10"))
-    tracker.backfilled(Chunk(KEYLESS, [(1,)], None, "11"))
+    tracker.backfilled(Chunk(table, [(1, 7)], "[1]", "10"), reached)
+    tracker.backfilled(Chunk(KEYLESS, [(1,)], None, "11"), reached)
     assert without_frame(tracker.admit([begin, by_key])) == [by_key]
     # A row of the chunk may have moved into the part later, so the chunks are read again.
     assert without_frame(tracker.admit([begin, keyed, keyless])) == [Truncate(table)]
     assert tracker.progress[KEYED.id].state == "pending"
     assert without_frame(tracker.admit([Begin("12", "11", 0.0), keyless])) == [keyless]
-    tracker.backfilled(Chunk(table, [(1, 7)], None, "10"))
+    tracker.backfilled(Chunk(table, [(1, 7)], None, "10"), reached)
     tracker.caught_up("12", reached)
     assert tracker.live
     assert without_frame(tracker.admit([begin, keyed, keyless])) == [keyed, keyless]
@@ -117,13 +127,13 @@ def test_a_table_that_the_log_creates_is_live_at_once() -> None:
 
 def backfilling(table: Table) -> ProgressTracker:
     tracker = pending(table)
-    tracker.backfilled(Chunk(table, [(1,)], "[1]", "3"))
+    tracker.backfilled(Chunk(table, [(1,)], "[1]", "3"), reached)
     return tracker
 
 
 def catching_up(table: Table) -> ProgressTracker:
     tracker = pending(table)
-    tracker.backfilled(Chunk(table, [(1,)], None, "3"))
+    tracker.backfilled(Chunk(table, [(1,)], None, "3"), reached)
     return tracker
 
 
@@ -166,7 +176,7 @@ def test_a_key_change_with_a_partial_image_starts_the_backfill_again() -> None:
     more = Column("more", Type("text"), "text")
     table = Table(KEYED.id, (ID, more), key=(0,))
     tracker = pending(table)
-    tracker.backfilled(Chunk(table, [(1, "a")], "[1]", "3"))
+    tracker.backfilled(Chunk(table, [(1, "a")], "[1]", "3"), reached)
     same_key = Rows(table, "update", [(5, None)], [(5, "x")], 0b01, 0b11)
     partial = Rows(table, "update", [(5, None)], [(5, None)], 0b01, 0b01)
     assert without_frame(tracker.admit([same_key, partial])) == [same_key, partial]
@@ -186,9 +196,9 @@ def test_the_largest_table_is_next_and_the_smallest_is_the_first_pending_one() -
         table = tracker.next_table()
         assert table is not None
         assert table.id.name == name
-        tracker.backfilled(Chunk(table, [(1,)], "[1]", "5"))
+        tracker.backfilled(Chunk(table, [(1,)], "[1]", "5"), reached)
         assert tracker.next_table() == table
-        tracker.backfilled(Chunk(table, [], None, "5"))
+        tracker.backfilled(Chunk(table, [], None, "5"), reached)
     assert tracker.next_table() is None
     tracker.restart(tables[1].id)
     assert tracker.next_table() == tables[1]
@@ -199,7 +209,7 @@ def test_a_bounded_number_of_tables_becomes_live_at_once() -> None:
     tables = [Table(TableId("shop", f"t{n:04}"), (ID,), key=(0,)) for n in range(1200)]
     tracker = pending(*tables)
     for table in tables:
-        tracker.backfilled(Chunk(table, [], None, "5"))
+        tracker.backfilled(Chunk(table, [], None, "5"), reached)
     asked: list[str] = []
 
     def counted(position: str, target: str) -> bool:
@@ -217,7 +227,7 @@ def test_progress_is_the_same_object_until_it_changes() -> None:
     tracker = pending(KEYED, KEYLESS)
     before = tracker.progress
     assert tracker.progress is before
-    tracker.backfilled(Chunk(KEYED, [], None, "5"))
+    tracker.backfilled(Chunk(KEYED, [], None, "5"), reached)
     assert tracker.progress is not before
     assert before[KEYED.id].state == "pending"
 

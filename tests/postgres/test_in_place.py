@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -63,3 +65,24 @@ def test_an_index_that_the_rows_do_not_allow_is_an_unlogged_change(target: Targe
     target.create(BEFORE)
     target.do(insert(BEFORE, *ROWS))
     assert isinstance(target.refuses(SchemaChange("ALTER", BEFORE, TWICE)), UnloggedChange)
+
+
+def test_a_range_costs_no_round_trips_for_settings(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.create(BEFORE)
+    target.do(insert(BEFORE, *ROWS))
+    session, statements = target.sink._session, list[str]()
+    execute = session.execute
+
+    async def watched(query: str, *arguments: Any, **named: Any) -> Any:
+        statements.append(query)
+        return await execute(query, *arguments, **named)
+
+    monkeypatch.setattr(session, "execute", watched)
+    target.apply(DeleteRange(BEFORE, ("id",), KeyRange(None, None), ROWS[:1]))
+    assert not [it for it in statements if "enable_hashjoin" in it]
+    shown = target.run(target.run(execute("SHOW enable_hashjoin")).fetchone())
+    assert shown == ("off",)
+    target.commit()
+    assert target.rows(BEFORE) == ROWS[:1]
