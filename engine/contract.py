@@ -30,6 +30,7 @@ __all__ = [
     "AppliesAtOnce",
     "Capabilities",
     "ChecksPosition",
+    "ComparesKeys",
     "FiltersRows",
     "Finding",
     "Interruptible",
@@ -388,6 +389,17 @@ class AppliesAtOnce(Protocol):
     ) -> Applied | None:
         """As ``apply``, then ``commit``. None, with nothing changed, if these changes need more
         than one round trip; ``apply`` then tells the reason, too.
+        """
+        ...
+
+
+@runtime_checkable
+class ComparesKeys(Protocol):
+    """A sink that may store keys in an order of its own, where a policy changes a type."""
+
+    def why_not_by_range(self, table: Table) -> str:
+        """Why the rows of a table cannot be replaced by ranges of its key, whose own types are
+        sorted alike everywhere; empty if they can.
         """
         ...
 

@@ -118,7 +118,7 @@ class Discovery:
         await self.discover()
         if self.found != expected:
             return False
-        expected = self._without_misfits(expected)
+        expected = await self._without_misfits(expected)
         await self._quarantine_missing(expected)
         if self._backfills:
             await self._create_pending(self._source, expected)
@@ -131,18 +131,20 @@ class Discovery:
         self.refused = {}
         return True
 
-    def _without_misfits(self, tables: Sequence[Table]) -> list[Table]:
-        """The tables without those that were to be backfilled in place and cannot be."""
+    async def _without_misfits(self, tables: Sequence[Table]) -> list[Table]:
+        """The tables without those that were to be backfilled in place and cannot be. By the policy
+        ``unlogged_change``, these get twins instead.
+        """
         fitting: list[Table] = []
         for table in tables:
             progress = self._tracker.progress.get(table.id)
             in_place = progress is not None and progress.in_place
             reason = self._writer.why_not_in_place(table.id, table) if in_place else ""
-            if reason:
-                message = f"the table cannot be backfilled in place: {reason}"
-                self.refused[table.id] = SchemaError(message, table=table.id)
-            else:
+            message = f"the table cannot be backfilled in place: {reason}"
+            if not reason or await self._unlogged.leave_in_place(self._writer, table.id, message):
                 fitting.append(table)
+            else:
+                self.refused[table.id] = SchemaError(message, table=table.id)
         return fitting
 
     async def _create_pending(self, source: SnapshotSource, tables: Sequence[Table]) -> None:

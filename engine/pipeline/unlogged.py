@@ -19,7 +19,7 @@ from typing import Final
 
 from engine.checkpoint import Cause, LeftState
 from engine.contract import Sink, SnapshotSource, Source
-from engine.errors import TailraceError, UnloggedChange
+from engine.errors import SchemaError, TailraceError, UnloggedChange
 from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.events import Events
 from engine.pipeline.table_progress import ProgressTracker
@@ -111,6 +111,17 @@ class UnloggedChanges:
         self._taken.append((id, cause, not again))
         state: LeftState = "pending" if again else "quarantined"
         self._events.left(id, state, cause, type(error).__name__)
+
+    async def leave_in_place(self, writer: TargetWriter, id: TableId, reason: str) -> bool:
+        """Have a table that waits to be backfilled in place, and cannot be any more, backfilled
+        into a twin. False if the policy does not say so.
+        """
+        if self._settings.unlogged_change != "backfill":
+            return False
+        cause = Cause(reason, at=time.time())
+        await writer.leave(id, cause, "pending", in_place=False)
+        self._events.left(id, "pending", cause, SchemaError.__name__)
+        return True
 
     def _may_quarantine(self, error: TailraceError, id: TableId) -> None:
         """Raise the error, with the way on, if a policy says that the pipeline stops."""

@@ -21,7 +21,6 @@ from engine.change import (
     Chunk,
     Commit,
     DeletePart,
-    DeleteRange,
     Heartbeat,
     Rows,
     SchemaChange,
@@ -30,7 +29,7 @@ from engine.change import (
 )
 from engine.checkpoint import Cause, Checkpoint, LeftState
 from engine.contract import Applied, AppliesAtOnce, ReadsByPolicy, RowFilter, Sink, Source
-from engine.errors import ConfigError, SchemaError, TailraceError, UnloggedChange
+from engine.errors import ConfigError, TailraceError, UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
 from engine.ops.tracing import NO_TRACING, Tracing
@@ -39,14 +38,13 @@ from engine.pipeline.counters import Counters, WorkCounter
 from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.events import Events
 from engine.pipeline.impossible import refuse_impossible
+from engine.pipeline.in_place import others_of, why_not_in_place
 from engine.pipeline.shown_statements import without_literals
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins, own_name
 from engine.recovery import DeadLetter
-from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
 from engine.settings.loader import ErrorSettings
-from engine.toolkit.key_order import why_not_by_range
 
 __all__ = ["TargetWriter", "Transaction"]
 
@@ -207,7 +205,7 @@ class TargetWriter:
         """Apply the rows of chunks of one table, and record the progress of the table."""
         in_place = [it for it in chunks if self._tracker.progress[it.table.id].in_place]
         if in_place:
-            others = [_others_of(it) for it in in_place]
+            others = [others_of(it) for it in in_place]
             await self._apply(others, {in_place[0].table.id}, "backfill")
         rows = [Rows(it.table, "read", None, it.rows, size=it.size) for it in chunks if it.rows]
         if rows:
@@ -235,15 +233,7 @@ class TargetWriter:
         before = self._twins.left(id) or self._tracker.table(id)
         if before is None:
             return "the target does not have the table"
-        after = after or before
-        if reason := why_not_by_range(before) or why_not_by_range(after):
-            return reason
-        if not self._sink.capabilities.in_place:
-            return "this target cannot do that"
-        keys = [[it.columns[n].name for n in it.key] for it in (before, after)]
-        if keys[0] != keys[1]:
-            return "the key of the table has changed"
-        return self._mapping.why_not_in_place(before, after)
+        return why_not_in_place(before, after or before, self._sink, self._mapping)
 
     async def leave(
         self, id: TableId, cause: Cause, state: LeftState, *, in_place: bool | None = None
@@ -466,20 +456,6 @@ class TargetWriter:
             if self.transaction is Transaction.EMPTY:
                 self._counters.beat(at)
         self.moved = True
-
-
-def _others_of(chunk: Chunk) -> DeleteRange:
-    """The removal of the rows that the target has in the range of a chunk, and the chunk not."""
-    table = chunk.table
-    if chunk.range is None:
-        raise SchemaError(
-            "the source does not tell the ranges that it reads, so the table cannot be backfilled"
-            " in place",
-            hint=BACKFILL,
-            table=table.id,
-        )
-    columns = tuple(table.columns[ordinal].name for ordinal in table.key)
-    return DeleteRange(table, columns, chunk.range, chunk.rows)
 
 
 def _locate(error: TailraceError, changes: Sequence[Change]) -> None:

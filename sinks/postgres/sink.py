@@ -39,6 +39,7 @@ from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.recovery import DeadLetter
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges, net_changes
+from engine.toolkit.key_order import ORDERED_KINDS
 from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, SchemaSegment, segments
 from sinks.postgres.apply import Applier
 from sinks.postgres.commands import CommandTable
@@ -330,6 +331,18 @@ class PostgresSink:
     def round_trip_seconds(self) -> float:
         """As ``KnowsDistance.round_trip_seconds``."""
         return self._session.round_trip_seconds
+
+    def why_not_by_range(self, table: Table) -> str:
+        """As ``ComparesKeys.why_not_by_range``."""
+        stored = self._storage.table(table)
+        for ordinal in table.key:
+            column, kind = table.columns[ordinal], stored.columns[ordinal].type.kind
+            if column.type.kind in ORDERED_KINDS and kind not in ORDERED_KINDS:
+                return (
+                    f"by a policy, the column {column.name} of the key has the type {kind} on the"
+                    " target, which is sorted otherwise"
+                )
+        return ""
 
     def interrupt(self) -> None:
         """As ``Interruptible.interrupt``."""

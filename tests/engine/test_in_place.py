@@ -226,6 +226,19 @@ def test_a_table_whose_key_has_changed_meanwhile_is_quarantined_with_the_reason(
     assert "tailrace backfill" in table.remedy
 
 
+def test_a_table_whose_key_has_changed_meanwhile_gets_a_twin_if_the_policy_says_so() -> None:
+    database, store = quarantined()
+    other = msgspec.structs.replace(
+        KEYED, columns=(Column("id", Type("text"), "text", nullable=False), NAME), version=2
+    )
+    database.commit(Unlogged(KEYED, []))
+    database.load(other, [("1", "a")])
+    in_place(store, "shop.keyed")
+    run(make_pipeline(database, store), until_caught_up=True)
+    assert_mirrored(database, store)
+    assert progress(store)[KEYED.id].state == "live"
+
+
 ORDERS = Table(TableId("north", "orders"), (ID, NAME), key=(0,))
 SOUTH = Table(TableId("south", "orders"), (ID, NAME), key=(0,))
 

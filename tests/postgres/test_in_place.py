@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import convert
 from msgspec.structs import replace
 
 from engine.change import CaughtUp, DeleteRange, InPlace, KeyRange, SchemaChange
+from engine.contract import ComparesKeys
 from engine.errors import UnloggedChange
-from engine.schema import Column, Index, TableId, Type
+from engine.schema import Column, Index, Kind, Table, TableId, Type
+from engine.toolkit.policies import StoragePolicies
+from sinks.postgres.settings import PostgresSettings
+from sinks.postgres.sink import PostgresSink
 from tests.postgres.tables import column, indexes_of, table
 from tests.support.targets import Target, insert, read
 
@@ -86,3 +91,25 @@ def test_a_range_costs_no_round_trips_for_settings(
     assert shown == ("off",)
     target.commit()
     assert target.rows(BEFORE) == ROWS[:1]
+
+
+@pytest.mark.parametrize(
+    ("policies", "kind", "source_type", "stored"),
+    [
+        ({"tinyint1": "boolean"}, "int8", "tinyint(1)", "boolean"),
+        ({"zero_date": "text"}, "date", "date", "text"),
+        ({"unsigned_bigint": "bigint"}, "uint64", "bigint unsigned", ""),
+        ({}, "int8", "tinyint(1)", ""),
+    ],
+)
+def test_a_key_that_is_stored_otherwise_has_other_ranges(
+    policies: dict[str, str], kind: Kind, source_type: str, stored: str
+) -> None:
+    """A share, which is text on both sides, is no part of a range."""
+    settings = PostgresSettings("postgresql://", values=convert(policies, StoragePolicies))
+    sink = PostgresSink(settings, "test")
+    share = Column("shop", Type("text", length=10), "text", nullable=False)
+    key = Column("k", Type(kind), source_type, nullable=False)
+    reason = sink.why_not_by_range(Table(TableId("shop", "t"), (share, key), key=(0, 1)))
+    assert isinstance(sink, ComparesKeys)
+    assert (f"the column k of the key has the type {stored}" in reason) if stored else not reason
