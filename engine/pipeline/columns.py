@@ -106,6 +106,7 @@ class ColumnTwin:
                 *(self.twin, rows.op, self._narrowed(rows.before), self._narrowed(rows.after)),
                 self._narrowed_mask(rows.before_present),
                 self._narrowed_mask(mask),
+                size=rows.size,
             )
 
     def _without_values(self, rows: list[Row] | None) -> list[Row] | None:

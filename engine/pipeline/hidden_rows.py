@@ -1,14 +1,15 @@
 """
-Changes after which the chunks of a backfill may not show a row. Pure.
+Changes after which the chunks of a backfill may not show a row, or a value. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from operator import itemgetter
 
 from engine.change import DeletePart, Rows, Truncate
 
-__all__ = ["may_hide_rows"]
+__all__ = ["may_hide_rows", "may_hide_values"]
 
 
 def may_hide_rows(change: Rows | Truncate | DeletePart) -> bool:
@@ -48,3 +49,14 @@ def _refers_anew(rows: Rows) -> bool:
         )
         for n in places
     )
+
+
+def may_hide_values(change: object, columns: Collection[str]) -> bool:
+    """Whether ``change`` may change values of these columns without showing them: an update whose
+    image lacks one that the source computes. MariaDB leaves out virtual columns of all images that
+    are not full.
+    """
+    if type(change) is not Rows or change.op != "update" or (mask := change.after_present) is None:
+        return False
+    places = enumerate(change.table.columns)
+    return any(it.generated and it.name in columns and not mask >> n & 1 for n, it in places)

@@ -33,7 +33,7 @@ from engine.change import (
 )
 from engine.checkpoint import Cause, LeftState, TableProgress, TableState
 from engine.errors import UnloggedChange
-from engine.pipeline.hidden_rows import may_hide_rows
+from engine.pipeline.hidden_rows import may_hide_rows, may_hide_values
 from engine.pipeline.shown_statements import without_literals
 from engine.schema import Part, Table, TableId
 from engine.toolkit.cascades import Step, depth_of_cascades, reached
@@ -218,10 +218,9 @@ class ProgressTracker:
         return self._tables.get(id)
 
     def restart(self, id: TableId) -> None:
-        """The table's rows were rolled back, or are truncated next, so it is pending again. If it
-        is backfilled in place, it begins anew over the rows that are there.
-
-        Raises UnloggedChange if only a part or columns are backfilled. Then all of it has to be.
+        """The table's rows were rolled back, or are truncated next, so it is pending again; in
+        place, it begins anew over the rows that are there. Raises UnloggedChange if only a part or
+        columns are backfilled: then all of it has to be.
         """
         self._set(id, self._restarted(id, self._progress[id]))
 
@@ -339,12 +338,13 @@ class ProgressTracker:
         """``change``, or a ``Truncate`` if the table's backfill must start again.
 
         With partial row images, a row may move from a key that is not backfilled yet to one that
-        is. Then no later chunk shows the row, and the image is not enough to insert it. So it is if
-        a foreign key has deleted a row that a chunk shows already with a new parent. And so it is
-        if a row that a chunk shows already has moved into a part that is deleted here, unless its
-        key changes with that.
+        is: no later chunk shows it, and the image cannot insert it. So it is if a foreign key has
+        deleted a row that a chunk shows already with a new parent, and if such a row has moved into
+        a part that is deleted here without its key. An image may lack columns that are read alone.
         """
-        table = change.table
+        table, known = change.table, self._progress.get(change.table.id)
+        if known is not None and known.columns and may_hide_values(change, known.columns):
+            self.restart(table.id)
         if table.key and table.id in self._in_backfill and may_hide_rows(change):
             self.restart(table.id)
             return change if self._is_in_place(table.id) else Truncate(table)

@@ -17,6 +17,7 @@ from psycopg import errors as pg
 from engine.change import DeletePart, ReplaceColumns, ReplacePart, SchemaChange
 from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.stored import Storage, deciding_policies
+from engine.databases.postgres.types import holds_null
 from engine.errors import ApplyError, SchemaError, SinkError, UnloggedChange
 from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
@@ -41,6 +42,8 @@ __all__ = ["SchemaFollower", "is_reserved"]
 log = logging.getLogger("tailrace.sink")
 #: The remedy for a change that PostgreSQL cannot do as the source did.
 BACKFILL_AGAIN = BACKFILL
+#: Why new columns cannot be filled.
+NO_VALUE = "rows of the target that the source does not have lack a value in a new column"
 _FOLDED = f"""
 SELECT i.indexrelid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = to_regclass($1) AND starts_with(c.relname, '{FOLDED_INDEX}')"""
@@ -163,6 +166,14 @@ class SchemaFollower:
         stored = self._stored(before), self._stored(after)
         fill = fill_columns(after, change.columns, self._naming.sql(twin.id), self._naming)
         await self._run(Step(fill), after.id)
+        required = [
+            f"{quote(name)} IS NULL"
+            for name in change.columns
+            if not holds_null(stored[1], stored[1].ordinal(name))
+        ]
+        if required:  # a row that the source did not have would get an invented value
+            query = f"SELECT 1 FROM {self._naming.sql(after.id)} WHERE {' OR '.join(required)}"
+            await self._run(Step(f"{query} LIMIT 1", NO_VALUE), after.id)
         await self._run(Step(f"DROP TABLE {self._naming.sql(twin.id)}"), after.id)
         await self._state.forget_table(twin.id)
         # The table's columns have the policies of today, unlike those of ``_alter``.

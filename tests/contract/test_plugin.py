@@ -185,7 +185,7 @@ def test_a_damaged_line_stops_the_pipeline_at_its_position(
     installed.commit(change)
     done = installed.run("engine.cli", "run", "example.toml", "--until-caught-up")
     assert done.returncode == 1
-    assert f"[position {position}]" in done.stderr
+    assert f"position={position}" in done.stderr
 
 
 @pytest.mark.parametrize("change", ["shortened", "reconfigured"])

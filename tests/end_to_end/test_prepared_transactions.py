@@ -103,7 +103,9 @@ def give(target: str, *tables: str) -> None:
 
     async def submit() -> None:
         async with PostgresSink(PostgresSettings(target), "mirror").command_client() as client:
-            await client.submit(msgspec.json.encode(BackfillTables(tables)).decode(), "ann")
+            await client.submit(
+                msgspec.json.encode(BackfillTables(tables, all=not tables)).decode(), "ann"
+            )
 
     asyncio.run(submit())
 

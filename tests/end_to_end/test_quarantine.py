@@ -161,6 +161,8 @@ TROUBLES: dict[str, Trouble] = {
 #: The tables that are left out in the end, and those that are followed again.
 EXCLUDED = ("left_out", "dropped")
 BACKFILLED = [table for table in TROUBLES if table not in EXCLUDED]
+#: Those whose backfill a running engine begins. The mapping fits one only by another configuration.
+AT_ONCE = [table for table in BACKFILLED[::2] if table != "mapped"]
 
 
 class Load:
@@ -348,10 +350,10 @@ def take_in_and_out(mirror: Mirror) -> None:
         there_were = mirror.rows()
         wait_until(lambda: mirror.rows() > there_were, what="rows after DROP and TRUNCATE")
         assert mirror.states(engine.status() or {}) == quarantined
-        mirror.backfill(["dropped", *BACKFILLED[::2]])
+        mirror.backfill(["dropped", *AT_ONCE])
         engine.kill()
     mirror.configure("c", exclude=("left_out",))
-    mirror.backfill(BACKFILLED[1::2])
+    mirror.backfill([table for table in BACKFILLED if table not in AT_ONCE])
     for _ in range(2):
         with EngineProcess(mirror.config) as engine:
             wait_until(lambda: (engine.status() or {}).get("tables"), what="the status")

@@ -15,6 +15,7 @@ from engine.contract import Capabilities
 from engine.errors import SinkLost
 from engine.mapping.changes import Mapping
 from engine.pipeline.columns import ColumnTwin, reads_alone
+from engine.pipeline.hidden_rows import may_hide_values
 from engine.schema import Column, ForeignKey, Index, Part, Table, TableId, Type
 from engine.settings.loader import BackfillSettings
 from engine.settings.mapping import TableRules
@@ -222,6 +223,14 @@ def test_the_twin_is_restored_from_the_tables_of_the_target() -> None:
     assert twin.table.columns[1] == Column("hash", HASH.type, "int")
     assert twin.twin.names == ("id", "hash")
     assert ColumnTwin.restored(twin.table, twin.twin, ("hash",)).source == WIDER
+
+
+def test_a_partial_image_without_a_computed_column_may_hide_its_value() -> None:
+    assert may_hide_values(PARTIAL, ["hash"])
+    assert not may_hide_values(PARTIAL, ["name"])  # nobody computes it
+    whole = Rows(WIDER, "update", [(9, None, None)], [(9, 7, "x")], 0b001, 0b111)
+    for change in (whole, insert(WIDER, wide(1, "x")), update(WIDER, wide(1, "x"), wide(1, "y"))):
+        assert not may_hide_values(change, ["hash"])
 
 
 def test_a_partial_image_changes_the_twin_only_if_it_has_a_new_column() -> None:

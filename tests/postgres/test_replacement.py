@@ -6,8 +6,8 @@ import psycopg
 import pytest
 from msgspec.structs import replace
 
-from engine.change import CaughtUp, Replace, SchemaChange
-from engine.errors import SchemaError
+from engine.change import CaughtUp, Replace, ReplaceColumns, SchemaChange
+from engine.errors import SchemaError, UnloggedChange
 from engine.schema import Column, Index, TableId, Type
 from tests.postgres.tables import column, columns_of, indexes_of, table
 from tests.support.targets import Target, insert
@@ -163,3 +163,16 @@ def test_a_view_on_a_dropped_column_is_named(target: Target) -> None:
         other.execute("DROP VIEW shop.v")
     target.do(Replace(BEFORE, twin, after))
     assert list(columns_of(target)) == ["id", "n"]
+
+
+def test_a_row_that_the_source_does_not_have_gets_no_invented_value(target: Target) -> None:
+    """Its table is read again as a whole."""
+    empty = replace(BEFORE, columns=(*BEFORE.columns, Column("n", Type("int32"), "int")))
+    strict = Column("n", Type("int32"), "int", nullable=False, generated=True)
+    after = replace(empty, columns=(*BEFORE.columns, strict), version=2)
+    twin = replace(after.narrowed(["n"]), id=TWIN.id)
+    target.create(empty, twin)
+    target.do(insert(empty, (1, "one", None), (2, "mine", None)), insert(twin, (1, 10)))
+    refused = target.refuses(ReplaceColumns(empty, twin, after, ("n",)))
+    assert isinstance(refused, UnloggedChange)
+    assert "lack a value in a new column" in refused.message
