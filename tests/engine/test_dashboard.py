@@ -23,6 +23,7 @@ from engine.ops.server import HttpServer
 from engine.ops.status import Status, TableStatus
 from engine.settings.api import ApiSettings
 from tests.support.browser import open_page
+from tests.support.record_dashboard import IMAGES, PICTURES, record
 
 TABLES = 10_000
 TOKEN = "a-token-of-some-length"
@@ -246,3 +247,10 @@ def test_the_page_asks_for_a_token(tmp_path: Path) -> None:
         page.click('[data-command="pause"]')
         page.click("#confirm-yes")
         page.wait_text("#outcome", "commands need control_token")
+
+
+def test_the_pictures_of_the_docs_can_be_made(tmp_path: Path) -> None:
+    record(tmp_path)
+    names = {f"dashboard-{name}.png" for name in PICTURES}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert names <= {path.name for path in IMAGES.iterdir()}

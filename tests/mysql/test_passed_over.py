@@ -36,7 +36,7 @@ def test_as_many_rows_are_counted_as_are_decoded(
     rows = decoded(name)
     del rows[TableId("rec", "later")]
     assert not set(decoded(name, *rows)) & set(rows)
-    logged = [vars(record) for record in caplog.records]
+    logged = [vars(record) for record in caplog.records if hasattr(record, "table")]
     assert {each["table"]: each["rows"] for each in logged} == {
         str(id): count for id, count in rows.items()
     }

@@ -61,6 +61,10 @@ class Page:
         found: object = self.driver.execute_script(f"return {script}")
         return found
 
+    def wait_value(self, script: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        wait_until(lambda: self.value(script) is True, what=script)
+
     def complaints(self) -> list[str]:
         """What the console says since the last call, such as a violation of the policy; requests
         that fail because the engine is away are no complaint.
