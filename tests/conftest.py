@@ -23,6 +23,7 @@ from uuid import uuid4
 
 import pytest
 
+from engine.ops.log import StandardError
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
 from engine.toolkit.accelerator import python_only
 from sinks.postgres import accelerator as encoder
@@ -51,17 +52,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"database servers: {names}")
 
 
-@pytest.fixture
-def configured() -> Iterator[None]:
-    """For a test that configures the log: restore the loggers after it."""
-    loggers = [logging.getLogger("tailrace"), logging.getLogger()]
-    before = [(it.handlers[:], it.level, it.propagate) for it in loggers]
+@pytest.fixture(autouse=True)
+def log_unconfigured() -> Iterator[None]:
+    """Start each test with the loggers of a new process: a command that runs in this process, in a
+    test or in a fixture, configures them.
+    """
+    own, others = logging.getLogger("tailrace"), logging.getLogger()
+    own.handlers.clear()
+    own.setLevel(logging.NOTSET)
+    own.propagate = True
+    others.handlers[:] = [it for it in others.handlers if not isinstance(it, StandardError)]
     hook = threading.excepthook
     yield
     threading.excepthook = hook
-    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
 
 
 @pytest.fixture(params=["accelerator", "python"])

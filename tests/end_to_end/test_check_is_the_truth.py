@@ -6,7 +6,6 @@ way each.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -279,16 +278,6 @@ def prepared(
                 )
 
 
-@pytest.fixture
-def log_restored() -> Iterator[None]:
-    """Restore the logger after the test; ``run`` configures it."""
-    logger = logging.getLogger("tailrace")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
-
-
-@pytest.mark.usefixtures("log_restored")
 @pytest.mark.parametrize("name", SETUPS)
 def test_check_and_run_agree(
     mysql: AnyServer,
@@ -317,7 +306,6 @@ def test_check_and_run_agree(
         assert found["error"]["hint"]
 
 
-@pytest.mark.usefixtures("log_restored")
 def test_check_and_run_agree_about_a_standby(
     mysql: AnyServer,
     source_database: str,

@@ -7,7 +7,7 @@ The same mistake has the same exit status from every command, and an error with 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,16 +55,7 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture
-def log_restored() -> Iterator[None]:
-    """Restore the logger after the test; ``run`` configures it."""
-    logger = logging.getLogger("tailrace")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
-
-
-@pytest.fixture
-def outcome(log_restored: None, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def outcome(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Runs a command in this process."""
     logger = logging.getLogger("tailrace")
 

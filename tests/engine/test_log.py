@@ -136,7 +136,6 @@ def test_other_series_are_not_held_back() -> None:
     assert len(limit.take(record("lost", table="b"))) == 1
 
 
-@pytest.mark.usefixtures("configured")
 def test_held_lines_are_written_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("json", "info", "shop")
     for number in range(5):
@@ -150,7 +149,6 @@ def test_held_lines_are_written_at_the_end(capsys: pytest.CaptureFixture[str]) -
 # -- exceptions ------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize("format", ["json", "text"])
 def test_exceptions_are_logged_without_values(
     format: log.LogFormat, capsys: pytest.CaptureFixture[str]
@@ -189,7 +187,6 @@ def test_exceptions_are_logged_without_values(
         assert part in text
 
 
-@pytest.mark.usefixtures("configured")
 def test_the_causes_of_an_exception_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("text", "debug")
     try:

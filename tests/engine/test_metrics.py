@@ -250,7 +250,6 @@ def test_the_busiest_tables_have_names_and_no_counter_falls() -> None:
 # -- the log ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("configured")
 def test_both_formats_carry_the_same_fields(capsys: pytest.CaptureFixture[str]) -> None:
     extra = {"pipeline": "p", "table": ITEM, "rows": 3, "error": 'a "b"'}
     log.configure("json", "info")
@@ -272,7 +271,6 @@ def test_both_formats_carry_the_same_fields(capsys: pytest.CaptureFixture[str]) 
     assert text.endswith(' DEBUG   shown pipeline=p table=shop.item rows=3 error="a \\"b\\""')
 
 
-@pytest.mark.usefixtures("configured")
 def test_a_bug_is_logged_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     for format in ("json", "text"):
         log.configure(format, "info")  # type: ignore[arg-type]

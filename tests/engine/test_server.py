@@ -302,10 +302,7 @@ def test_a_request_has_some_time_to_finish(
 def test_an_error_is_logged(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("tailrace"), "handlers", [])  # of a run before
-
     def status() -> Status:
         raise RuntimeError("no status")
 
