@@ -34,6 +34,7 @@ from engine.checkpoint import Checkpoint
 from engine.commands import StoredCommand
 from engine.contract import Applied, Capabilities, Finding, State
 from engine.errors import ApplyError, Fenced, TailraceError
+from engine.proof import TableProof
 from engine.recovery import DeadLetter
 from engine.schema import Table, TableId
 from engine.toolkit.cascades import runs, steps
@@ -60,6 +61,8 @@ class MemoryStore:
         self.commands: list[tuple[str, StoredCommand]] = []
         #: The dead letters of all pipelines.
         self.letters: list[tuple[str, DeadLetter]] = []
+        #: The last comparison of each table of each pipeline.
+        self.proofs: dict[tuple[str, TableId], TableProof] = {}
         #: The pipelines that a sink has open.
         self.running: set[str] = set()
 
@@ -190,7 +193,9 @@ class MemorySink:
             raise Fenced(f"epoch {newest} has taken over from epoch {checkpoint.epoch}")
         self.store.contents = self._transaction()
         tables = tuple(contents.table for contents in self.store.contents.values())
+        before = self.store.states[self._pipeline].checkpoint
         self.store.states[self._pipeline] = State(newest, checkpoint, tables)
+        self._forget_proofs(set(before.progress if before else ()) - set(checkpoint.progress))
         self._open = None
 
         for done in self._concluded:
@@ -256,6 +261,17 @@ class MemorySink:
         letters = await self.read_dead_letters()
         return dict(Counter(letter.table for letter in letters if letter.outcome is None))
 
+    async def save_proofs(self, proofs: Mapping[TableId, TableProof]) -> None:
+        stored = self.store.proofs
+        for id, proof in proofs.items() if self._pipeline in self.store.states else ():
+            before = stored.get((self._pipeline, id))
+            if proof.equal_at is None and before is not None:
+                proof = msgspec.structs.replace(proof, equal_at=before.equal_at)
+            stored[self._pipeline, id] = proof
+
+    async def proofs(self) -> dict[TableId, TableProof]:
+        return {id: it for (name, id), it in self.store.proofs.items() if name == self._pipeline}
+
     async def reset(self, *, drop: bool) -> int:
         state = await self.open()
         twins = {table.id for table in state.tables if table.id.name.startswith(TWIN_PREFIX)}
@@ -263,8 +279,13 @@ class MemorySink:
         for id in twins | (tables if drop else set()):
             self.store.contents.pop(id, None)
         del self.store.states[self._pipeline]
+        self._forget_proofs(await self.proofs())
         await self.close()
         return len(tables) if drop else 0
+
+    def _forget_proofs(self, gone: Collection[TableId]) -> None:
+        for id in gone:
+            self.store.proofs.pop((self._pipeline, id), None)
 
     @asynccontextmanager
     async def command_client(self) -> AsyncIterator[MemoryCommands]:

@@ -1,60 +1,47 @@
 """
-The commands that change nothing: ``check``, ``status`` and ``verify``.
+The commands that inspect a pipeline: ``check`` and ``status``.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from engine.checkpoint import TableProgress
 from engine.cli.address import check_address
 from engine.cli.api_address import address_of
 from engine.cli.command import Command
 from engine.cli.edits import mapped_tables, outdated_tables
 from engine.cli.inbox import user
 from engine.cli.output import print_json, print_tables
-from engine.cli.progress import comparison_progress
-from engine.cli.stored import refuse_unknown, stored_state
+from engine.cli.stored import stored_state
 from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
 from engine.contract import (
     Capabilities,
     ChecksPosition,
     Finding,
-    Readable,
-    RowReader,
-    Sink,
     SnapshotSource,
     Source,
     State,
 )
 from engine.errors import ConfigError, SchemaError, SourceLost, TailraceError
 from engine.log_status import DescribesLog, LogAhead
-from engine.mapping.reader import MappedReader, SharesReader, compared, with_sources
 from engine.ops.status import Status, TableStatuses
 from engine.pipeline.selection import selected
-from engine.pipeline.twins import current_tables
 from engine.recovery import DeadLetterStore, count_dead_letters
 from engine.remedies import rendered
 from engine.schema import Table, TableId
 from engine.settings.loader import Settings
-from engine.verify import comparison
-from engine.verify.report import TableReport, VerifyReport
 
-__all__ = ["CHECK", "STATUS", "VERIFY"]
+__all__ = ["CHECK", "STATUS"]
 
 #: The states of an engine that applies nothing.
 HALTED = ("connecting", "paused", "stopped")
-#: How often the target is asked for its checkpoint.
-POLL_SECONDS = 0.1
 
 
 def check(options: argparse.Namespace) -> int:
@@ -291,138 +278,3 @@ def _check_position(source: Source, state: State | None) -> None:
     if isinstance(source, ChecksPosition) and state is not None and state.checkpoint is not None:
         tables = [source_table for table in state.tables for source_table in table.sources]
         source.check_position(state.checkpoint.position, tables)
-
-
-def verify(options: argparse.Namespace) -> int:
-    """Compare source and target row by row, while changes flow.
-
-    Reads both databases through their ordinary clients. Rows that differ are read again after the
-    pipeline has passed the position at which they were read, so changes on their way are no
-    differences. Exit status 0: equal; 3: different, or a table could not be compared.
-    """
-    settings = load_settings(options.config)
-    report = asyncio.run(_verify(settings, options))
-    if options.json:
-        print_json(report)
-    else:
-        from engine.cli.tables import verify_table
-
-        print_tables(verify_table(report))
-    return 0 if report.equal else 3
-
-
-def _add_verify_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
-    parser.add_argument(
-        "--table",
-        action="append",
-        default=[],
-        metavar="SCHEMA.TABLE",
-        help="compare only this table; repeatable",
-    )
-    parser.add_argument(
-        "--deadline-seconds",
-        type=float,
-        default=60.0,
-        metavar="N",
-        help="how long to recheck rows that keep changing (default 60)",
-    )
-
-
-VERIFY = Command(
-    "verify", "compare both sides row by row while changes flow", verify, _add_verify_options
-)
-
-
-async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyReport:
-    sink = make_sink(settings)
-    state, checkpoint = await stored_state(sink)
-    mapping, progress = make_mapping(settings), checkpoint.progress
-    state = mapping.restore(state)
-    reasons = {
-        str(id): it.reason
-        for id, it in progress.items()
-        if it.state != "excluded" and (it.again or it.reason)
-    }
-    reasons |= {str(id): reason for id, reason in state.outdated.items()}
-    current = [it for it in current_tables(state.tables, progress) if it.id not in state.outdated]
-    tables, left = _chosen(current, reasons, options.table, progress)
-    followed = {table.id for table in current}
-    by_target = {
-        with_sources(target, followed): of for target, of in compared(mapping, tables).items()
-    }
-    names = {
-        str(target.id): " + ".join(str(table.id) for table in of)
-        for target, of in by_target.items()
-    }
-    with closing(make_source(settings)) as source:
-
-        async def passed(position: str, deadline: float) -> bool:
-            return await _passed(source, sink, position, deadline)
-
-        expected: Mapping[TableId, int] = {}
-        if sys.stderr.isatty() and isinstance(source, SnapshotSource):
-            expected = await asyncio.to_thread(source.estimates, tables)
-        with (
-            closing(_rows_of("source", source)) as source_rows,
-            closing(_rows_of("sink", sink)) as target_rows,
-            comparison_progress(expected) as update,
-        ):
-            report = await comparison.verify(
-                by_target,
-                MappedReader(source_rows, mapping),
-                SharesReader(target_rows),
-                source_position=source.position,
-                passed=passed,
-                deadline_seconds=options.deadline_seconds,
-                progress=lambda name, rows: update(names[name], rows),
-            )
-    found = [msgspec.structs.replace(it, table=names[it.table]) for it in report.tables]
-    reports = [_left_out(table, reason) for table, reason in sorted(left.items())]
-    return msgspec.structs.replace(
-        report, equal=report.equal and not reports, tables=(*found, *reports)
-    )
-
-
-def _left_out(table: str, reason: str) -> TableReport:
-    """The report of a table whose rows on the target are known to be old."""
-    inconclusive = f"it is quarantined, or backfilled again: {reason}"
-    return TableReport(table, 0, 0, 0, 0, 0.0, equal=False, inconclusive=inconclusive)
-
-
-def _rows_of(side: str, end: Source | Sink) -> RowReader:
-    """The reader of a side's tables. Raises ConfigError if its tables cannot be read."""
-    if isinstance(end, Readable):
-        return end.row_reader()
-    raise ConfigError(
-        f"the tables of this {side} cannot be read, so they cannot be compared",
-        hint="`tailrace verify CONFIG` compares a MySQL or MariaDB server with PostgreSQL",
-    )
-
-
-async def _passed(source: Source, sink: Sink, position: str, deadline: float) -> bool:
-    """Wait until the target has everything up to ``position``. False after the deadline."""
-    while time.monotonic() < deadline:
-        state = await sink.state()
-        checkpoint = state.checkpoint if state is not None else None
-        if checkpoint is not None and source.reached(checkpoint.position, position):
-            return True
-        await asyncio.sleep(POLL_SECONDS)
-    return False
-
-
-def _chosen(
-    tables: Sequence[Table],
-    left: Mapping[str, str],
-    names: Sequence[str],
-    progress: Mapping[TableId, TableProgress],
-) -> tuple[Sequence[Table], Mapping[str, str]]:
-    """The tables of these names, all if there are none; those to compare and those left out."""
-    if not names:
-        return tables, left
-    known = {str(table.id): table for table in tables}
-    refuse_unknown([name for name in names if name not in known and name not in left], progress)
-    return (
-        [known[name] for name in names if name in known],
-        {name: left[name] for name in names if name in left},
-    )

@@ -2,7 +2,7 @@
 The command line: the parser, exit statuses, and the last resort for errors.
 
 The commands, with their options, are in ``engine.cli.init``, ``run``, ``inspect``,
-``control``, ``recovery``, ``inbox`` and ``top``.
+``verify``, ``control``, ``recovery``, ``inbox`` and ``top``.
 """
 
 from __future__ import annotations
@@ -114,10 +114,11 @@ def make_parser(*, through_api: bool = False) -> argparse.ArgumentParser:
     from engine.cli.control import PAUSE, RELOAD, RESUME, STOP
     from engine.cli.inbox import COMMANDS
     from engine.cli.init import INIT
-    from engine.cli.inspect import CHECK, STATUS, VERIFY
+    from engine.cli.inspect import CHECK, STATUS
     from engine.cli.recovery import BACKFILL, DEAD_LETTERS, QUARANTINE, RESET, SKIP, TABLES
     from engine.cli.run import BENCH, DEMO, RUN, TAIL
     from engine.cli.top import TOP
+    from engine.cli.verify import VERIFY
 
     parser = argparse.ArgumentParser(
         "tailrace",

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.errors import OutputError
+from engine.ops.log import printable
 
 if TYPE_CHECKING:  # it takes a tenth of a second to import, and JSON does not need it
     from rich.console import RenderableType
 
-__all__ = ["prepare_streams", "print_json", "print_tables", "write_records"]
+__all__ = ["prepare_streams", "print_json", "print_tables", "print_warning", "write_records"]
 
 
 def prepare_streams() -> None:
@@ -50,6 +51,17 @@ def print_tables(tables: RenderableType) -> None:
         Console().print(tables, crop=False)  # a command that is longer than a line stays whole
     except OSError as error:
         raise _refused(error) from error
+
+
+def print_warning(text: str, remedy: str) -> None:
+    """Print a warning on standard error, and what to do about it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text.assemble(("warning: ", "bold yellow"), printable(text)))
+    if remedy:
+        console.print(Text.assemble(("what to do: ", "bold"), printable(remedy)))
 
 
 def write_records(lines: Sequence[bytes]) -> None:

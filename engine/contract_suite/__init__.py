@@ -40,7 +40,7 @@ pytest.register_assert_rewrite(
         f"{__name__}.{module}"
         for module in (
             *("origin", "replay", "sink_backfill", "sink_commands", "sink_dead_letters"),
-            *("sink_rows", "sink_state", "sinks", "snapshots", "sources", "target"),
+            *("sink_proofs", "sink_rows", "sink_state", "sinks", "snapshots", "sources", "target"),
         )
     )
 )

@@ -11,6 +11,7 @@ from engine.contract import Capabilities, Finding
 from engine.contract_suite.sink_backfill import BackfillRules
 from engine.contract_suite.sink_commands import CommandRules
 from engine.contract_suite.sink_dead_letters import DeadLetterRules
+from engine.contract_suite.sink_proofs import ProofRules
 from engine.contract_suite.sink_rows import DeletePartRules, RowRules, SchemaChangeRules
 from engine.contract_suite.sink_state import StateRules, TransactionRules
 from engine.contract_suite.target import KEYLESS, TABLE, Target, rule
@@ -27,6 +28,7 @@ class SinkContract(
     DeletePartRules,
     CommandRules,
     DeadLetterRules,
+    ProofRules,
 ):
     """Every rule for a sink. A subclass, whose name starts with ``Test``, overrides the fixture
     ``target``.

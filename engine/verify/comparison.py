@@ -36,7 +36,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from hashlib import blake2b
 from typing import Final
 
@@ -50,6 +50,7 @@ from engine.verify.report import Difference, Key, TableReport, VerifyReport
 __all__ = ["verify"]
 
 Progress = Callable[[str, int], None]
+Found = Callable[[Table, TableReport], Awaitable[None]]
 
 #: Differences that are listed per table; the others are only counted.
 LISTED_DIFFERENCES: Final = 10_000
@@ -68,8 +69,9 @@ async def verify(
     chunk_rows: int = 5000,
     deadline_seconds: float = 60.0,
     progress: Progress = lambda table, rows: None,
+    found: Found | None = None,
 ) -> VerifyReport:
-    """Compare ``tables``, one after the other.
+    """Compare ``tables``, one after the other. ``found`` is called with the result of each.
 
     ``source_position`` returns the position of the end of the source's log now; it may block.
     ``passed`` gets a position and a time of ``time.monotonic``, waits until the target holds the
@@ -87,7 +89,10 @@ async def verify(
     for table in tables:
         kind = _KeyedComparison if table.key else _KeylessComparison
         comparison = kind(table, source_reader, target_reader, pipeline, chunk_rows, progress)
-        reports.append(await comparison.report())
+        report = await comparison.report()
+        reports.append(report)
+        if found is not None:
+            await found(table, report)
     seconds = time.monotonic() - started
     return VerifyReport(all(report.equal for report in reports), seconds, tuple(reports))
 
@@ -118,6 +123,7 @@ class _Comparison(ABC):
     async def report(self) -> TableReport:
         """Compare the table and return the result."""
         started, inconclusive = time.monotonic(), ""
+        started_at, position = time.time(), await self.pipeline.end_of_log()
         try:
             await self.compare()
         except TailraceError as error:
@@ -139,6 +145,8 @@ class _Comparison(ABC):
             inconclusive,
             tuple(self.listed),
             self.hot,
+            started_at,
+            position,
         )
 
     @abstractmethod

@@ -97,12 +97,16 @@ class PipelineWaiter:
         self.deadline_seconds = deadline_seconds
         self.stalled = ""
 
+    async def end_of_log(self) -> str:
+        """The position of the end of the source's log now."""
+        return await asyncio.to_thread(self._source_position)
+
     async def wait(self) -> None:
         """Wait until the target holds the source's log up to its end as of this call.
 
         A timeout sets ``stalled``. Later calls then do not wait.
         """
-        position = await asyncio.to_thread(self._source_position)
+        position = await self.end_of_log()
         seconds = 0.0 if self.stalled else self.deadline_seconds
         if await self._passed(position, time.monotonic() + seconds) or self.stalled:
             return

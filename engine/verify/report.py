@@ -39,6 +39,9 @@ class TableReport(msgspec.Struct, frozen=True):
     ``inconclusive`` is the reason why a part of the table could not be compared, empty if there is
     none. ``hot`` is the number of rows that changed too fast to be compared before the deadline;
     they are not counted as differences. ``equal`` is false if the table is inconclusive.
+
+    ``started_at`` is when the comparison began, in Unix seconds, and ``position`` the end of the
+    source's log then: each row was compared as of this place or a later one. ``method`` says how.
     """
 
     table: str
@@ -51,6 +54,9 @@ class TableReport(msgspec.Struct, frozen=True):
     inconclusive: str = ""
     differences: tuple[Difference, ...] = ()
     hot: int = 0
+    started_at: float = 0.0
+    position: str = ""
+    method: str = "rows"
 
 
 class VerifyReport(msgspec.Struct, frozen=True):

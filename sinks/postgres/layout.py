@@ -7,6 +7,7 @@ The tables of the schema ``tailrace``: their layout, and the upgrade of an older
     tailrace.table_version    the version of each table that the target has now
     tailrace.command          the commands to a pipeline, with their outcomes
     tailrace.dead_letter      the rows that the target refused, or that wait behind them
+    tailrace.proof            the last comparison of each table
 
 All pipelines of a database share these tables, so one upgrade moves them all. It is one
 transaction under the advisory lock: after a crash the old layout is there, unchanged.
@@ -82,6 +83,17 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.dead_letter (
 CREATE INDEX IF NOT EXISTS dead_letter_open ON {SCHEMA}.dead_letter (pipeline)
   WHERE closed_at IS NULL"""
 
+_PROOF = f"""
+CREATE TABLE IF NOT EXISTS {SCHEMA}.proof (
+  pipeline text, source_schema text, source_name text,
+  outcome text NOT NULL,
+  started_at timestamptz NOT NULL, ended_at timestamptz NOT NULL, position text NOT NULL,
+  rows bigint NOT NULL, differences bigint NOT NULL, hot bigint NOT NULL,
+  method text NOT NULL, sampled boolean NOT NULL, reason text NOT NULL,
+  equal_at timestamptz,
+  PRIMARY KEY (pipeline, source_schema, source_name)
+)"""
+
 #: What layout 2 has besides the tables of layout 1. States of layout 2 that were written before its
 #: release may lack some of it.
 _ADD = f"""
@@ -96,13 +108,15 @@ ALTER TABLE {SCHEMA}.table_progress
   ADD COLUMN IF NOT EXISTS changed_at double precision NOT NULL DEFAULT 0;
 ALTER TABLE {SCHEMA}.table_version ALTER COLUMN indexed DROP NOT NULL;
 {_COMMAND};
-{_DEAD_LETTER}"""
+{_DEAD_LETTER};
+{_PROOF}"""
 #: Whether ``_ADD`` was executed: its newest columns are there.
 _IS_COMPLETE = f"""
-SELECT count(*) = 4 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+SELECT count(*) = 5 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
 JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND ((relname, attname) IN
-  (('checkpoint', 'paused'), ('table_progress', 'changed_at'), ('dead_letter', 'id'))
+  (('checkpoint', 'paused'), ('table_progress', 'changed_at'), ('dead_letter', 'id'),
+  ('proof', 'equal_at'))
   OR (relname, attname) = ('table_version', 'indexed') AND NOT attnotnull)"""
 
 _CREATE = f"""
@@ -139,7 +153,8 @@ CREATE TABLE {SCHEMA}.table_version (
   UNIQUE (target_schema, target_name) DEFERRABLE INITIALLY DEFERRED
 );
 {_COMMAND};
-{_DEAD_LETTER}"""
+{_DEAD_LETTER};
+{_PROOF}"""
 
 # These read the catalog instead of calling to_regclass and to_regnamespace, because a session's
 # catalog cache may still say "not found" after a wait for the advisory lock.

@@ -22,7 +22,7 @@ DROPPED_TABLES = 250
 #: What becomes of open dead letters and of commands that wait.
 _OUTCOME = "the state of the pipeline was reset"
 
-_STATE = ("checkpoint", "table_progress", "table_version")
+_STATE = ("checkpoint", "table_progress", "table_version", "proof")
 
 
 async def reset(

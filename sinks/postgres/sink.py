@@ -36,6 +36,7 @@ from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
+from engine.proof import TableProof
 from engine.recovery import DeadLetter
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges, net_changes
@@ -45,6 +46,7 @@ from sinks.postgres.apply import Applier
 from sinks.postgres.commands import CommandTable
 from sinks.postgres.dead_letters import DeadLetterTable
 from sinks.postgres.preflight import check
+from sinks.postgres.proofs import ProofTable
 from sinks.postgres.reset import reset
 from sinks.postgres.schema import SchemaFollower
 from sinks.postgres.session import MAX_WRITE_BYTES, Cursor, Session, is_reachable
@@ -272,6 +274,16 @@ class PostgresSink:
         """As ``DeadLetterStore.count_dead_letters``."""
         async with self._own_session() as session:
             return await DeadLetterTable(session, self._pipeline).count()
+
+    async def save_proofs(self, proofs: Mapping[TableId, TableProof]) -> None:
+        """As ``ProofStore.save_proofs``."""
+        async with self._own_session() as session:
+            await ProofTable(session, self._pipeline).save(proofs)
+
+    async def proofs(self) -> dict[TableId, TableProof]:
+        """As ``ProofStore.proofs``."""
+        async with self._own_session() as session:
+            return await ProofTable(session, self._pipeline).read()
 
     async def reset(self, *, drop: bool) -> int:
         """As ``Resettable.reset``."""

@@ -84,9 +84,11 @@ ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   changed_at = excluded.changed_at"""
 
 _FORGET_PROGRESS = f"""
-DELETE FROM {SCHEMA}.table_progress
-USING json_to_recordset($2::json) AS it (schema text, name text)
-WHERE pipeline = $1 AND source_schema = it.schema AND source_name = it.name"""
+WITH gone AS (SELECT * FROM json_to_recordset($2::json) AS it (schema text, name text)),
+proofs AS (DELETE FROM {SCHEMA}.proof USING gone
+  WHERE pipeline = $1 AND source_schema = gone.schema AND source_name = gone.name)
+DELETE FROM {SCHEMA}.table_progress USING gone
+WHERE pipeline = $1 AND source_schema = gone.schema AND source_name = gone.name"""
 
 _SAVE_TABLES = f"""
 INSERT INTO {SCHEMA}.table_version

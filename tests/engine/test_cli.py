@@ -4,6 +4,7 @@ The command line as people and scripts use it: exit statuses, output, and that n
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -19,7 +20,10 @@ import pytest
 
 from engine.cli.main import make_parser
 from engine.cli.wiring import load_settings
+from engine.proof import TableProof
 from engine.sandbox import Server, start_postgres
+from sinks.postgres.settings import PostgresSettings
+from sinks.postgres.sink import PostgresSink
 from sources.mysql.codec import accelerator
 from tests.support.engine_process import write_config
 from tests.support.recorded_logs import FIXTURES
@@ -242,7 +246,14 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
     (table,) = json.loads(status.out)["tables"]
     pets = {"table": f"{database}.pets", "state": "live", "rows": 5, "estimate": 5, "reason": ""}
     assert table.items() >= pets.items()
+    assert tailrace("verify", config, "--no-record").status == 0
+    assert proof_of_pets(target_database) is None
     assert tailrace("verify", config).status == 0
+    equal = proof_of_pets(target_database)
+    assert equal is not None
+    assert (equal.outcome, equal.rows, equal.differences) == ("equal", 5, 0)
+    assert equal.equal_at == equal.started_at <= equal.ended_at
+    assert equal.position
 
     with psycopg.connect(target_database, autocommit=True) as there:
         there.execute(f"UPDATE {database}.pets SET name = 'Max' WHERE id = 4".encode())
@@ -251,9 +262,24 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
     (report,) = json.loads(verify.out)["tables"]
     assert (report["differing"], report["hot"]) == (1, 0)
     assert report["differences"] == [{"kind": "changed", "key": ["4"], "columns": ["name"]}]
+    different = proof_of_pets(target_database)
+    assert different is not None
+    assert (different.outcome, different.rows, different.differences) == ("different", 5, 1)
+    assert different.equal_at == equal.started_at < different.started_at
+
+    with psycopg.connect(target_database, autocommit=True) as there:
+        there.execute("DROP TABLE tailrace.proof")  # as in a state of an older version
     shown = tailrace("verify", config, "--deadline-seconds", "5", "--table", f"{database}.pets")
     assert f"{database}.pets (4): changed in name" in shown.out
     assert "Max" not in shown.out + verify.out
+    assert "the outcome is not stored" in shown.err
+    assert str(config) in shown.err
+
+
+def proof_of_pets(url: str) -> TableProof | None:
+    """The stored proof of the only table."""
+    proofs = asyncio.run(PostgresSink(PostgresSettings(url), "mirror").proofs())
+    return next(iter(proofs.values()), None)
 
 
 def test_a_quarantined_table_is_named_with_the_way_on(

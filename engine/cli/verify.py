@@ -1,0 +1,265 @@
+"""
+The command ``verify``: compare both sides, and store the outcome of each table in the target.
+
+The outcome is all that it writes there, one row for each table, so that everybody can see when a
+table was last proven equal. The engine shows it within half a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Final, NamedTuple
+
+import msgspec
+
+from engine.checkpoint import TableProgress
+from engine.cli.command import Command
+from engine.cli.output import print_json, print_tables, print_warning
+from engine.cli.progress import comparison_progress
+from engine.cli.stored import refuse_unknown, stored_state
+from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
+from engine.contract import Readable, RowReader, Sink, SnapshotSource, Source, State
+from engine.errors import ConfigError, SinkError
+from engine.mapping.changes import Mapping as TableMappings
+from engine.mapping.reader import MappedReader, SharesReader, compared, with_sources
+from engine.pipeline.twins import current_tables
+from engine.proof import ProofOutcome, ProofStore, TableProof
+from engine.remedies import remedy_of
+from engine.schema import Table, TableId
+from engine.settings.loader import Settings
+from engine.verify import comparison
+from engine.verify.report import TableReport, VerifyReport
+
+__all__ = ["VERIFY"]
+
+#: How often the target is asked for its checkpoint.
+POLL_SECONDS: Final = 0.1
+#: How often outcomes are stored while the comparison goes on.
+RECORD_SECONDS: Final = 5.0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compare source and target row by row, while changes flow.
+
+    Reads both databases through their ordinary clients. Rows that differ are read again after the
+    pipeline has passed the position at which they were read, so changes on their way are no
+    differences. Exit status 0: equal; 3: different, or a table could not be compared.
+
+    The outcome of each live table is stored in the target, for `tailrace status` and the metrics.
+    Nothing else is changed on either side.
+    """
+    settings = load_settings(options.config)
+    report = asyncio.run(_verify(settings, options))
+    if options.json:
+        print_json(report)
+    else:
+        from engine.cli.tables import verify_table
+
+        print_tables(verify_table(report))
+    return 0 if report.equal else 3
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
+    parser.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        metavar="SCHEMA.TABLE",
+        help="compare only this table; repeatable",
+    )
+    parser.add_argument(
+        "--deadline-seconds",
+        type=float,
+        default=60.0,
+        metavar="N",
+        help="how long to recheck rows that keep changing (default 60)",
+    )
+    parser.add_argument(
+        "--no-record", action="store_true", help="do not store the outcome in the target"
+    )
+
+
+VERIFY = Command("verify", "compare both sides row by row while changes flow", verify, _add_options)
+
+
+async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyReport:
+    sink = make_sink(settings)
+    state, checkpoint = await stored_state(sink)
+    mapping = make_mapping(settings)
+    chosen = _choose(mapping.restore(state), checkpoint.progress, mapping, options.table)
+    record = _Record(sink, checkpoint.progress, stores=not options.no_record)
+    with closing(make_source(settings)) as source:
+
+        async def passed(position: str, deadline: float) -> bool:
+            return await _passed(source, sink, position, deadline)
+
+        expected: Mapping[TableId, int] = {}
+        if sys.stderr.isatty() and isinstance(source, SnapshotSource):
+            tables = [table for of in chosen.tables.values() for table in of]
+            expected = await asyncio.to_thread(source.estimates, tables)
+        with (
+            closing(_rows_of("source", source)) as source_rows,
+            closing(_rows_of("sink", sink)) as target_rows,
+            comparison_progress(expected) as update,
+        ):
+            try:
+                report = await comparison.verify(
+                    chosen.tables,
+                    MappedReader(source_rows, mapping),
+                    SharesReader(target_rows),
+                    source_position=source.position,
+                    passed=passed,
+                    deadline_seconds=options.deadline_seconds,
+                    progress=lambda name, rows: update(chosen.names[name], rows),
+                    found=record.add,
+                )
+            finally:
+                await record.store()
+    if record.refused is not None:
+        print_warning(
+            f"the outcome is not stored: {record.refused}",
+            remedy_of(record.refused, str(options.config)),
+        )
+    found = [msgspec.structs.replace(it, table=chosen.names[it.table]) for it in report.tables]
+    reports = [_left_out(table, reason) for table, reason in sorted(chosen.left.items())]
+    return msgspec.structs.replace(
+        report, equal=report.equal and not reports, tables=(*found, *reports)
+    )
+
+
+class Chosen(NamedTuple):
+    """The tables to compare.
+
+    ``tables`` are those by which both sides are compared, each with those of the source; ``names``
+    has the names to show, by the name of a table of the target. ``left`` has the tables whose rows
+    on the target are known to be old, each with the reason.
+    """
+
+    tables: Mapping[Table, Sequence[Table]]
+    names: Mapping[str, str]
+    left: Mapping[str, str]
+
+
+def _choose(
+    state: State,
+    progress: Mapping[TableId, TableProgress],
+    mapping: TableMappings,
+    names: Sequence[str],
+) -> Chosen:
+    """The tables of these names on the source, all if there are none."""
+    left = {
+        str(id): it.reason
+        for id, it in progress.items()
+        if it.state != "excluded" and (it.again or it.reason)
+    }
+    left |= {str(id): reason for id, reason in state.outdated.items()}
+    current = [it for it in current_tables(state.tables, progress) if it.id not in state.outdated]
+    known = {str(table.id): table for table in current}
+    if names:
+        unknown = [name for name in names if name not in known and name not in left]
+        refuse_unknown(unknown, progress)
+        left = {name: left[name] for name in names if name in left}
+    tables = [known[name] for name in names if name in known] if names else current
+    followed = {table.id for table in current}
+    by_target = {
+        with_sources(target, followed): of for target, of in compared(mapping, tables).items()
+    }
+    shown = {str(it.id): " + ".join(str(table.id) for table in of) for it, of in by_target.items()}
+    return Chosen(by_target, shown, left)
+
+
+class _Record:
+    """Stores the outcomes of live tables, some at a time, because each call of a sink is a
+    connection. ``progress`` is that of the tables at the beginning.
+
+    ``refused`` is the error of a target that does not store them; the comparison goes on.
+    """
+
+    def __init__(
+        self, sink: Sink, progress: Mapping[TableId, TableProgress], *, stores: bool
+    ) -> None:
+        self.refused: SinkError | None = None
+        self._sink = sink
+        self._stores = stores
+        self._live = _live(progress)
+        self._found: dict[TableId, TableProof] = {}
+        self._stored_at = time.monotonic()
+
+    async def add(self, table: Table, report: TableReport) -> None:
+        """Note the outcome of a table of the target. It is that of all its tables of the source."""
+        proof = _proof(report)
+        self._found |= {it.id: proof for it in table.sources if it.id in self._live}
+        if time.monotonic() - self._stored_at >= RECORD_SECONDS:
+            await self.store()
+
+    async def store(self) -> None:
+        """Store what was noted."""
+        self._stored_at = time.monotonic()
+        found, self._found = self._found, {}
+        sink = self._sink
+        if not self._stores or self.refused is not None or not isinstance(sink, ProofStore):
+            return
+        try:
+            if any(proof.outcome == "different" for proof in found.values()):
+                # Rows of a table that was to be read again meanwhile are known to be old.
+                _, checkpoint = await stored_state(sink)
+                live = _live(checkpoint.progress)
+                found = {id: proof for id, proof in found.items() if id in live}
+            if found:
+                await sink.save_proofs(found)
+        except SinkError as error:
+            self.refused = error
+
+
+def _live(progress: Mapping[TableId, TableProgress]) -> set[TableId]:
+    return {id for id, it in progress.items() if it.state == "live"}
+
+
+def _proof(report: TableReport) -> TableProof:
+    differences = report.differing + report.missing + report.extra
+    outcome: ProofOutcome = "different" if differences else "inconclusive"
+    return TableProof(
+        "equal" if report.equal else outcome,
+        report.started_at,
+        report.started_at + report.seconds,
+        report.position,
+        report.rows,
+        differences,
+        report.hot,
+        report.method,
+        reason=report.inconclusive,
+        equal_at=report.started_at if report.equal else None,
+    )
+
+
+def _left_out(table: str, reason: str) -> TableReport:
+    """The report of a table whose rows on the target are known to be old."""
+    inconclusive = f"it is quarantined, or backfilled again: {reason}"
+    return TableReport(table, 0, 0, 0, 0, 0.0, equal=False, inconclusive=inconclusive)
+
+
+def _rows_of(side: str, end: Source | Sink) -> RowReader:
+    """The reader of a side's tables. Raises ConfigError if its tables cannot be read."""
+    if isinstance(end, Readable):
+        return end.row_reader()
+    raise ConfigError(
+        f"the tables of this {side} cannot be read, so they cannot be compared",
+        hint="`tailrace verify CONFIG` compares a MySQL or MariaDB server with PostgreSQL",
+    )
+
+
+async def _passed(source: Source, sink: Sink, position: str, deadline: float) -> bool:
+    """Wait until the target has everything up to ``position``. False after the deadline."""
+    while time.monotonic() < deadline:
+        state = await sink.state()
+        checkpoint = state.checkpoint if state is not None else None
+        if checkpoint is not None and source.reached(checkpoint.position, position):
+            return True
+        await asyncio.sleep(POLL_SECONDS)
+    return False

@@ -1,0 +1,61 @@
+"""
+The rules for a sink that keeps the last comparison of each table (``engine.proof.ProofStore``).
+"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from engine.checkpoint import TableProgress
+from engine.contract import Sink
+from engine.contract_suite.target import KEYLESS, TABLE, Engine, Target, create, rule
+from engine.proof import ProofStore, TableProof
+from engine.recovery import Resettable
+
+__all__ = ["ProofRules"]
+
+EQUAL = TableProof("equal", 1000.25, 1002.5, "7", rows=5, equal_at=1000.25)
+DIFFERENT = TableProof("different", 2000.0, 2001.0, "8", 5, 1, 2, reason="hot", sampled=True)
+LIVE = TableProgress("live")
+
+
+def store_of(sink: Sink) -> ProofStore:
+    """The sink, if it keeps proofs; else the test is skipped."""
+    if not isinstance(sink, ProofStore):
+        pytest.skip("the sink keeps no proofs")
+    return sink
+
+
+class ProofRules:
+    """The last comparison of each table is kept, and when the table was last found equal."""
+
+    @rule()
+    async def test_the_last_proof_of_each_table_is_kept(self, target: Target) -> None:
+        store = store_of(target.sink())
+        assert await store.proofs() == {}
+        async with Engine(target) as engine:
+            await engine.apply(*create(TABLE), *create(KEYLESS))
+            await engine.commit(item=LIVE, remark=LIVE)
+            await store.save_proofs({TABLE.id: EQUAL, KEYLESS.id: DIFFERENT})
+            assert await store.proofs() == {TABLE.id: EQUAL, KEYLESS.id: DIFFERENT}
+            await store.save_proofs({TABLE.id: DIFFERENT})
+            kept = msgspec.structs.replace(DIFFERENT, equal_at=EQUAL.equal_at)
+            assert await store.proofs() == {TABLE.id: kept, KEYLESS.id: DIFFERENT}
+        async with Engine(target) as engine:
+            await engine.commit(item=LIVE)
+            assert await store_of(target.sink()).proofs() == {TABLE.id: kept}
+
+    @rule()
+    async def test_a_reset_removes_the_proofs(self, target: Target) -> None:
+        sink = target.sink()
+        store = store_of(sink)
+        if not isinstance(sink, Resettable):
+            pytest.skip("the sink cannot forget a pipeline")
+        async with Engine(target) as engine:
+            await engine.apply(*create(TABLE))
+            await engine.commit(item=LIVE)
+        await store.save_proofs({TABLE.id: EQUAL})
+        await sink.reset(drop=True)
+        await store.save_proofs({TABLE.id: EQUAL})
+        assert await store.proofs() == {}

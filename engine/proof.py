@@ -1,0 +1,60 @@
+"""
+What the last comparison of a table has found, which a sink may keep for the status.
+
+A proof says how a table was at a moment of the past. What changes the table later does not change
+the proof: its age says how much of the present it covers. It is removed with the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, runtime_checkable
+
+import msgspec
+
+from engine.schema import TableId
+
+__all__ = ["ProofStore", "ProofOutcome", "TableProof"]
+
+ProofOutcome = Literal["equal", "different", "inconclusive"]
+
+
+class TableProof(msgspec.Struct, frozen=True):
+    """The outcome of the last comparison of a table.
+
+    ``position`` is the end of the source's log when the comparison began, at ``started_at``: each
+    row was compared as of this place or a later one. ``rows`` were read from the source,
+    ``differences`` of them or of the target's are different, and ``hot`` changed too fast to be
+    compared. ``reason`` says why an ``inconclusive`` comparison proves nothing. ``method`` says how
+    rows were compared, and ``sampled`` that only some were.
+
+    ``equal_at`` is when the last comparison began that found the table equal; None if none did.
+    Times are Unix seconds.
+    """
+
+    outcome: ProofOutcome
+    started_at: float
+    ended_at: float
+    position: str = ""
+    rows: int = 0
+    differences: int = 0
+    hot: int = 0
+    method: str = "rows"
+    sampled: bool = False
+    reason: str = ""
+    equal_at: float | None = None
+
+
+@runtime_checkable
+class ProofStore(Protocol):
+    """A sink that keeps the last proof of each table, each method over its own connection."""
+
+    async def save_proofs(self, proofs: Mapping[TableId, TableProof]) -> None:
+        """Store the proofs of some tables. One without ``equal_at`` leaves the table's value as it
+        is. Raises SinkError if the pipeline has no state in today's layout, or for want of a right.
+        """
+        ...
+
+    async def proofs(self) -> dict[TableId, TableProof]:
+        """The stored proofs."""
+        ...

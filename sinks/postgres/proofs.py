@@ -1,0 +1,79 @@
+"""
+The last comparison of each table, in the table ``tailrace.proof``.
+
+A command that compares writes it while an engine runs, so nothing here is part of the engine's
+transaction, and each table is a statement of its own: it cannot wait in a circle with the engine,
+which removes the proofs of dropped tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine.errors import SinkError
+from engine.proof import TableProof
+from engine.schema import TableId
+from sinks.postgres.layout import SCHEMA
+from sinks.postgres.session import Session
+
+__all__ = ["ProofTable"]
+
+_READ = f"""
+SELECT source_schema, source_name, outcome, extract(epoch FROM started_at)::float8,
+  extract(epoch FROM ended_at)::float8, position, rows, differences, hot, method, sampled, reason,
+  extract(epoch FROM equal_at)::float8
+FROM {SCHEMA}.proof WHERE pipeline = $1 ORDER BY 1, 2"""
+
+# Not after a reset, which has removed the checkpoint.
+_SAVE = f"""
+INSERT INTO {SCHEMA}.proof (pipeline, source_schema, source_name, outcome, started_at, ended_at,
+  position, rows, differences, hot, method, sampled, reason, equal_at)
+SELECT $1, $2, $3, $4, to_timestamp($5::float8), to_timestamp($6::float8), $7, $8::bigint,
+  $9::bigint, $10::bigint, $11, $12::boolean, $13, to_timestamp($14::float8)
+WHERE EXISTS (SELECT FROM {SCHEMA}.checkpoint WHERE pipeline = $1)
+ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
+  outcome = excluded.outcome, started_at = excluded.started_at, ended_at = excluded.ended_at,
+  position = excluded.position, rows = excluded.rows, differences = excluded.differences,
+  hot = excluded.hot, method = excluded.method, sampled = excluded.sampled,
+  reason = excluded.reason, equal_at = coalesce(excluded.equal_at, proof.equal_at)"""
+
+# A state of an older version, which no engine of this one has taken over, has no such table.
+_EXISTS = f"SELECT to_regclass('{SCHEMA}.proof') IS NOT NULL"
+
+
+class ProofTable:
+    """The proofs of one pipeline, through a session."""
+
+    def __init__(self, session: Session, pipeline: str) -> None:
+        self._session = session
+        self._pipeline = pipeline
+
+    async def save(self, proofs: Mapping[TableId, TableProof]) -> None:
+        """As ``ProofStore.save_proofs``."""
+        if not await self._exists():
+            raise SinkError(
+                "the target has no table for the outcomes of comparisons yet",
+                hint="start the engine of this version once: `tailrace run CONFIG`",
+            )
+        for id, proof in proofs.items():
+            numbers = (proof.rows, proof.differences, proof.hot)
+            values = (
+                *(self._pipeline, id.schema, id.name, proof.outcome),
+                *(repr(proof.started_at), repr(proof.ended_at), proof.position),
+                *(*map(str, numbers), proof.method, str(proof.sampled), proof.reason),
+                None if proof.equal_at is None else repr(proof.equal_at),
+            )
+            await self._session.execute(_SAVE, values)
+
+    async def read(self) -> dict[TableId, TableProof]:
+        """As ``ProofStore.proofs``."""
+        if not await self._exists():
+            return {}
+        cursor = await self._session.execute(_READ, (self._pipeline,))
+        return {
+            TableId(schema, name): TableProof(*values)
+            for schema, name, *values in await cursor.fetchall()
+        }
+
+    async def _exists(self) -> bool:
+        return await (await self._session.execute(_EXISTS)).fetchone() == (True,)
