@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from engine.errors import ConfigError
-from engine.settings.api import ApiSettings, parse_listen
+from engine.settings.api import ApiSettings, is_loopback, parse_listen
 
 __all__ = ["ApiAddress", "add_api", "add_token", "address_of", "configured_address"]
 
@@ -58,6 +58,11 @@ def add_token(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the certificates (PEM) by which the API's is checked (default: those of the system)",
     )
+    parser.add_argument(
+        "--allow-unprotected",
+        action="store_true",
+        help="send the token to another machine without TLS, on a network that you trust",
+    )
 
 
 def address_of(url: str, options: argparse.Namespace) -> ApiAddress:
@@ -72,14 +77,29 @@ def address_of(url: str, options: argparse.Namespace) -> ApiAddress:
             "this is not the URL of an API", hint="write http://HOST:PORT or https://HOST:PORT"
         )
     tls = _trusting(options.tls_ca) if parts.scheme == "https" else None
-    return ApiAddress(url.rstrip("/"), _token(options) or os.environ.get(TOKEN_VARIABLE, ""), tls)
+    token = _token(options) or os.environ.get(TOKEN_VARIABLE, "")
+    if token and tls is None and not options.allow_unprotected:
+        _refuse_plain(parts.hostname or "")
+    return ApiAddress(url.rstrip("/"), token, tls)
+
+
+def _refuse_plain(host: str) -> None:
+    """Raise ConfigError if a token would leave this machine without TLS."""
+    if not is_loopback(host):
+        raise ConfigError(
+            f"the token would go to {host} without encryption",
+            hint="use https:// (tls_cert and tls_key in [api]), or --allow-unprotected if only"
+            " trusted machines see this network",
+        )
 
 
 def configured_address(settings: ApiSettings, options: argparse.Namespace) -> ApiAddress:
     """The API of the configuration of an engine on this machine. Raises ConfigError.
 
     The certificate must be the configured one, unless other certificates are named. Its host name
-    is not checked, because it is that for clients from elsewhere.
+    is not checked, because it is that for clients from elsewhere. Without a certificate the token
+    is sent as it is: the address is one of this machine, and an engine serves it only if
+    ``allow_unprotected`` says so.
     """
     if not settings.listen:
         raise ConfigError(

@@ -35,7 +35,7 @@ _HINTS = {
     401: f"name the token: --token-file FILE, or the variable {TOKEN_VARIABLE}",
     403: "commands need the token that [api] has as control_token",
     404: "is this the URL of an engine of this version of Tailrace?",
-    421: "use 127.0.0.1 or localhost in the URL, or set a token in [api]",
+    421: "use the address in the URL, or write its name into allowed_hosts in [api]",
 }
 
 

@@ -2,15 +2,19 @@
 Who may use the API: bearer tokens (RFC 6750) with the roles ``read`` and ``control``, and a guard
 against web pages.
 
-A browser sends requests to this machine on behalf of any page that the user visits. So a request
-is refused if its ``Host`` is a name of somebody else (DNS rebinding), if its ``Origin`` is another
-one, or if it is a POST without JSON (which a form cannot send).
+A browser sends requests on behalf of any page that the user visits, to this machine and to others
+in its network. So a request is refused if its ``Origin`` is another page, or if it is a POST
+without JSON (which a form cannot send). An API without tokens also refuses a ``Host`` that it does
+not know: the name of a page may lead to this machine (DNS rebinding), and the requests of the page
+are of its own origin then. Such a page has a name, so addresses are known.
 """
 
 from __future__ import annotations
 
 import hmac
+import socket
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -34,6 +38,8 @@ class Access:
         if settings.read_token:
             self._tokens.append((settings.read_token.encode(), "read"))
         self._local = is_loopback(host)
+        names = ("localhost", host, socket.gethostname(), *settings.allowed_hosts)
+        self._names = {name.lower() for name in names if name}
         #: Whether no token is needed.
         self.open = not self._tokens
         self._control = bool(settings.control_token) or (self.open and self._local)
@@ -69,12 +75,11 @@ class Access:
 
     def _refuse_foreign_pages(self, request: Request, needed: Role) -> None:
         host = request.headers.get("host", "")
-        name = _part_of(f"//{host}", "hostname")
-        if self.open and self._local and not is_loopback(name):
+        if self.open and not self._knows(_part_of(f"//{host}", "hostname")):
             raise HTTPException(
                 HTTPStatus.MISDIRECTED_REQUEST,
-                "the request names another host; use 127.0.0.1 or localhost, or set a token in"
-                " [api]",
+                "the request names an unknown host; use the address of this machine, write the name"
+                " into allowed_hosts in [api], or set a token there",
             )
         origin = request.headers.get("origin")
         if origin is not None and _part_of(origin, "netloc") != host:
@@ -84,6 +89,14 @@ class Access:
             raise HTTPException(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send `Content-Type: application/json`"
             )
+
+    def _knows(self, name: str) -> bool:
+        """Whether a host is an address, or a name of this machine."""
+        try:
+            ip_address(name)
+        except ValueError:
+            return name in self._names
+        return True
 
 
 def _part_of(url: str, part: Literal["hostname", "netloc"]) -> str:

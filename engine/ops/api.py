@@ -10,7 +10,8 @@ The HTTP API of a running engine, as a Starlette application.
     GET  /commands/ID     a command with its outcome, which is null while it waits
     DELETE /commands/ID   cancels a command that waits; 409 if it does not
     GET  /openapi.json    this list for machines (``engine.ops.openapi``)
-    GET  /                the dashboard, with what it needs (``engine.ops.dashboard``)
+    GET  /                the dashboard, with what it needs (``engine.ops.dashboard``):
+                          /assets/NAME, /history and /events
     GET  /runbook         the runbook, without data (``engine.ops.runbook``)
 
 A command takes the way of `tailrace backfill`: it is stored in the target, the engine executes it

@@ -89,8 +89,8 @@ METRICS: Final = (
         "tailrace_log_kept_seconds",
         "gauge",
         "seconds",
-        "Least time until the source may delete its log at the position; not there if it never"
-        " does.",
+        "Least time until the source may delete its log at the position, also while the source is"
+        " away; not there if it never does, or has not been asked yet.",
     ),
     Metric(
         "tailrace_latency_seconds",
@@ -218,7 +218,8 @@ METRICS: Final = (
         "tailrace_errors_total",
         "counter",
         "errors",
-        "Errors that ended an attempt of the pipeline, by class.",
+        "Errors that ended an attempt of the pipeline, by class; each class is there from the"
+        " start.",
         ("class",),
     ),
     Metric(

@@ -27,6 +27,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from engine import errors
 from engine.contract import Applied
 from engine.errors import TailraceError
 from engine.ops.gauges import Sample, gauges
@@ -39,6 +40,9 @@ from engine.schema import TableId
 __all__ = ["Metrics", "Side", "Stage", "Work"]
 
 Side = Literal["source", "sink"]
+
+#: The classes of errors below the base class.
+_ERRORS = tuple(name for name in errors.__all__ if name != "TailraceError")
 
 
 class Work:
@@ -68,7 +72,8 @@ class Metrics(Collector):
         #: The bytes of the row changes of the stream.
         self.size = 0
         self.reconnects: Counter[Side] = Counter(dict.fromkeys(get_args(Side), 0))
-        self.errors: Counter[str] = Counter()
+        #: By class. A counter that is there from the start shows its first increase.
+        self.errors: Counter[str] = Counter(dict.fromkeys(_ERRORS, 0))
         bounds = {metric.name: metric.bounds for metric in METRICS}
         self.stages = {
             stage: Histogram(bounds["tailrace_stage_seconds"]) for stage in get_args(Stage)

@@ -60,7 +60,7 @@ class Monitor:
 
     def status(self) -> Status:
         """The status now. What the source was asked for may be some seconds old; what is older is
-        unknown.
+        unknown, except how long the source keeps its log.
         """
         status = self._pipeline.status()
         known = time.monotonic() - self._known_at < STALE_SECONDS
@@ -70,7 +70,7 @@ class Monitor:
             status,
             lag_bytes=self._lag_bytes if known else None,
             lag_transactions=ahead.transactions,
-            log_kept_seconds=ahead.kept_seconds,
+            log_kept_seconds=self._log_kept_seconds(),
             catch_up_seconds=self._trend.catch_up_seconds(),
             backfill_left_seconds=(
                 self._trend.backfill_left_seconds(status.total - status.backfilled)
@@ -80,6 +80,15 @@ class Monitor:
             throughput=self._throughput(),
             stages=self._stages(),
         )
+
+    def _log_kept_seconds(self) -> float | None:
+        """The last answer of the source, less its age: the log at a position only gets older, and
+        the source deletes it by its age. So this holds while the source is away, too.
+        """
+        kept_seconds = self._ahead.kept_seconds
+        if kept_seconds is None:
+            return None
+        return max(0.0, kept_seconds - (time.monotonic() - self._known_at))
 
     def history(self) -> History:
         """The lag and the throughput of the last 24 hours."""

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, NewType
 
 import msgspec
 
 from engine.commands import PipelineCommand
+from engine.ops.history import History
 from engine.ops.status import Status
 
 __all__ = ["openapi_document"]
@@ -54,6 +55,17 @@ class CommandRecord(msgspec.Struct, frozen=True):
     refused: bool = False
 
 
+#: A page for people, and a stream of server-sent events.
+Page = NewType("Page", str)
+Events = NewType("Events", str)
+#: The media types of answers that are no JSON.
+MEDIA: Final[Mapping[object, str]] = {
+    str: "text/plain",
+    Page: "text/html",
+    Events: "text/event-stream",
+}
+
+
 class Operation(NamedTuple):
     """One operation: its ``answers`` are a description and a type for each code of HTTP."""
 
@@ -73,6 +85,12 @@ USER = {
     "schema": {"type": "string"},
 }
 NUMBER = {"name": "id", "in": "path", "required": True, "schema": {"type": "integer"}}
+ZONE = {
+    "name": "zone",
+    "in": "query",
+    "description": "the IANA name of the time zone of the times in words",
+    "schema": {"type": "string"},
+}
 
 OPERATIONS = (
     Operation("get", "/metrics", "metrics", "Metrics for Prometheus.", {200: ("them", str)}),
@@ -87,6 +105,17 @@ OPERATIONS = (
         PUBLIC,
     ),
     Operation("get", "/status", "status", "The pipeline's status.", {200: ("it", Status)}),
+    Operation(
+        *("get", "/history", "history", "The lag and the throughput of the last 24 hours."),
+        {200: ("them", History)},
+    ),
+    Operation(
+        *("get", "/events", "events", "The status each second, as server-sent events."),
+        {200: ("they", Events), 503: ("too many clients read them", Problem)},
+        {"parameters": [ZONE]},
+    ),
+    Operation("get", "/", "dashboard", "The dashboard.", {200: ("the page", Page)}, PUBLIC),
+    Operation("get", "/runbook", "runbook", "The runbook.", {200: ("the page", Page)}, PUBLIC),
     Operation(
         *("get", "/commands", "commands", "The last commands, the latest first."),
         {200: ("them", list[CommandRecord])},
@@ -124,7 +153,7 @@ def openapi_document() -> dict[str, Any]:
     by_type = dict(zip(map(str, types), schemas, strict=True))
 
     def content(kind: object) -> dict[str, Any]:
-        media = "text/plain" if kind is str else "application/json"
+        media = next((it for of, it in MEDIA.items() if of is kind), "application/json")
         return {media: {"schema": by_type[str(kind)]}}
 
     paths: dict[str, dict[str, Any]] = {}

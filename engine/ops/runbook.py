@@ -30,7 +30,6 @@ PAGES = ("runbook.md", "recovery.md")
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
 

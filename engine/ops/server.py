@@ -36,7 +36,11 @@ CONNECTIONS = 256
 CLOSE_SECONDS = 1.0
 JSON = "application/json"
 #: Headers of every response. uvicorn expects lower case.
-HEADERS = [(b"cache-control", b"no-store"), (b"connection", b"close")]
+HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"connection", b"close"),
+    (b"x-content-type-options", b"nosniff"),
+]
 
 
 class HttpServer:

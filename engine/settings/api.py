@@ -30,6 +30,9 @@ class ApiSettings(Struct, frozen=True, forbid_unknown_fields=True):
     this machine only (loopback) allows both to all its users. ``allow_unprotected`` allows an
     address that others reach to do without TLS, or without a token for reading; commands always
     need ``control_token`` there.
+
+    ``allowed_hosts`` are the names by which clients reach an API without tokens, beside addresses,
+    ``localhost``, and the names of this machine and of ``listen``.
     """
 
     listen: str = ""
@@ -39,6 +42,7 @@ class ApiSettings(Struct, frozen=True, forbid_unknown_fields=True):
     read_token: str = ""
     control_token: str = ""
     allow_unprotected: bool = False
+    allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("read_token", "control_token"):

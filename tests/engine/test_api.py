@@ -1,95 +1,30 @@
-"""The API: who may use it, commands, and its OpenAPI document."""
+"""The API: who may use it, and commands."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
+import socket
 import ssl
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import msgspec
 import pytest
-import uvloop
-from openapi_spec_validator import validate
 
 from engine.errors import ConfigError, SinkLost
-from engine.ops.access import Access
-from engine.ops.api import COMMAND_BYTES, CONNECTIONS, Api
-from engine.ops.metrics import Metrics
-from engine.ops.openapi import openapi_document
-from engine.ops.server import HttpServer
-from engine.ops.status import Status
+from engine.ops.api import COMMAND_BYTES, CONNECTIONS
 from engine.settings.api import ApiSettings
-from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
-
-READ, CONTROL = "read-" * 4, "control-" * 3
-BACKFILL = b'{"command":"backfill","tables":["shop.orders"]}'
-
-
-class Answer(msgspec.Struct):
-    code: int
-    headers: dict[str, str]
-    body: Any
-
-
-async def ask(
-    port: int,
-    method: str,
-    path: str,
-    body: bytes = b"",
-    *,
-    tls: ssl.SSLContext | None = None,
-    **headers: str,
-) -> Answer:
-    """The response, with its JSON decoded. Header names have ``_`` for ``-``."""
-    sent = {"host": f"localhost:{port}", "content_length": str(len(body)), **headers}
-    lines = [f"{method} {path} HTTP/1.1", *(f"{k.replace('_', '-')}: {v}" for k, v in sent.items())]
-    async with asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=tls, server_hostname="localhost" if tls else None
-        )
-        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
-        head, _, content = (await reader.read()).partition(b"\r\n\r\n")
-        writer.close()
-    first, *rest = head.decode().split("\r\n")
-    found = {name.lower(): value for name, value in (line.split(": ", 1) for line in rest)}
-    text = found.get("content-type", "")
-    return Answer(int(first.split()[1]), found, json.loads(content) if "json" in text else content)
-
-
-def serving(
-    settings: ApiSettings,
-    work: Callable[[int], Awaitable[None]],
-    *,
-    host: str = "127.0.0.1",
-    commands: Any = None,
-) -> None:
-    """Run ``work`` with the port of a server whose clients are those of ``host``."""
-
-    async def run() -> None:
-        status = Status(pipeline="p", state="streaming", lag_seconds=0.5)
-        access = Access(settings, host)
-        api = Api(
-            access, Metrics("p"), lambda: status, commands=lambda: commands, config="shop.toml"
-        )
-        async with HttpServer("127.0.0.1:0", api.app(), tls=settings.secure(host)) as server:
-            await work(server.port)
-
-    uvloop.run(asyncio.wait_for(run(), 60))
+from sinks.memory import MemorySink
+from tests.support.http_api import BACKFILL, CONTROL, READ, ask, command_store, serving
 
 
 @pytest.fixture
 def store() -> Iterator[MemorySink]:
-    sink = MemorySink(MemorySinkSettings("memory:api"), "p", MemoryStore())
-    uvloop.run(sink.open(None))
-    yield sink
-    uvloop.run(sink.close())
+    with command_store() as store:
+        yield store
 
 
 # -- who may ---------------------------------------------------------------------------------------
@@ -168,12 +103,58 @@ def test_a_page_of_somebody_else_can_do_nothing(store: MemorySink) -> None:
 
 def test_without_protection_others_can_only_read(store: MemorySink) -> None:
     async def work(port: int) -> None:
-        assert (await ask(port, "GET", "/status", host="tailrace:9187")).code == 200
         found = await ask(port, "POST", "/commands", BACKFILL, content_type="application/json")
         assert found.code == 403
         assert "control_token" in found.body["detail"]
 
     serving(ApiSettings(allow_unprotected=True), work, host="0.0.0.0", commands=store)
+
+
+def test_without_tokens_only_known_hosts_are_served() -> None:
+    """The name of a page may lead to the engine (DNS rebinding); its requests are of one origin."""
+    asked = {
+        "evil.example:9187": 421,
+        "": 421,
+        "10.0.0.7:9187": 200,
+        "[fe80::1]:9187": 200,
+        "localhost:9187": 200,
+        socket.gethostname(): 200,
+        "Tailrace:9187": 200,
+        "tailrace.evil.example": 421,
+    }
+
+    async def work(port: int) -> None:
+        for host, code in asked.items():
+            for path in ("/status", "/metrics", "/openapi.json"):
+                found = await ask(port, "GET", path, host=host, origin=f"http://{host}")
+                assert found.code == code, (host, path, found.body)
+            assert (await ask(port, "GET", "/health/live", host=host)).code == 200
+
+    settings = ApiSettings(allow_unprotected=True, allowed_hosts=("tailrace",))
+    serving(settings, work, host="0.0.0.0")
+
+
+def test_with_tokens_every_host_is_served() -> None:
+    """A page of somebody else does not have the token."""
+
+    async def work(port: int) -> None:
+        bearer = {"authorization": f"Bearer {READ}"}
+        assert (await ask(port, "GET", "/status", host="cdc.example", **bearer)).code == 200
+        assert (await ask(port, "GET", "/status", host="cdc.example")).code == 401
+
+    serving(ApiSettings(read_token=READ, allow_unprotected=True), work, host="0.0.0.0")
+
+
+def test_no_answer_is_taken_for_another_type() -> None:
+    async def work(port: int) -> None:
+        for path in ("/status", "/metrics", "/health/live", "/openapi.json", "/runbook", "/none"):
+            found = await ask(port, "GET", path)
+            assert found.headers["x-content-type-options"] == "nosniff", path
+        found = await ask(port, "GET", "/" + "x" * 9000)
+        assert found.code == 431
+        assert found.headers["x-content-type-options"] == "nosniff"
+
+    serving(ApiSettings(), work)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.0.2.1", "db.example"])
@@ -406,72 +387,3 @@ def test_a_target_that_keeps_no_commands() -> None:
         assert found.code == 501
 
     serving(ApiSettings(), work)
-
-
-# -- OpenAPI ---------------------------------------------------------------------------------------
-
-
-def test_the_openapi_document_is_valid_and_true(store: MemorySink) -> None:
-    async def work(port: int) -> None:
-        document = (await ask(port, "GET", "/openapi.json")).body
-        validate(document)
-        submitted = await ask(port, "POST", "/commands", BACKFILL, content_type="application/json")
-        answers = {
-            ("/status", "get", "200"): await ask(port, "GET", "/status"),
-            ("/health/ready", "get", "200"): await ask(port, "GET", "/health/ready"),
-            ("/health/live", "get", "200"): await ask(port, "GET", "/health/live"),
-            ("/commands", "post", "202"): submitted,
-            ("/commands", "get", "200"): await ask(port, "GET", "/commands"),
-            ("/commands/{id}", "get", "200"): await ask(port, "GET", submitted.body["href"]),
-            ("/commands/{id}", "get", "404"): await ask(port, "GET", "/commands/999"),
-            ("/commands/{id}", "delete", "200"): await ask(port, "DELETE", submitted.body["href"]),
-            ("/commands/{id}", "delete", "409"): await ask(port, "DELETE", submitted.body["href"]),
-            ("/commands", "post", "default"): await ask(port, "POST", "/commands", b"{}"),
-        }
-        for (path, method, code), answer in answers.items():
-            schema = document["paths"][path][method]["responses"][code]["content"]
-            whole = {**schema["application/json"]["schema"], "components": document["components"]}
-            jsonschema.validate(answer.body, whole)
-
-    serving(ApiSettings(), work, commands=store)
-
-
-def test_the_openapi_document_has_every_route() -> None:
-    app = Api(Access(ApiSettings(), "127.0.0.1"), Metrics("p"), Status).app()
-    served = {
-        (str(getattr(route, "path", "")).replace(":int", ""), method.lower())
-        for route in app.routes
-        for method in getattr(route, "methods", ())
-        if method != "HEAD"
-    }
-    described = {
-        (path, method)
-        for path, methods in openapi_document()["paths"].items()
-        for method in methods
-    }
-    pages = {(path, "get") for path in ("/openapi.json", "/runbook", "/runbook.css")}
-    assert served - pages == described
-
-
-# -- the runbook -----------------------------------------------------------------------------------
-
-
-def test_the_runbook_is_a_page_whose_links_work() -> None:
-    """It needs no token, and loads nothing but its style."""
-
-    async def work(port: int) -> None:
-        found = await ask(port, "GET", "/runbook")
-        assert found.code == 200
-        assert found.headers["content-type"].startswith("text/html")
-        assert found.headers["content-security-policy"].startswith("default-src 'none'")
-        page = found.body.decode()
-        anchors = re.findall(r' id="([^"]+)"', page)
-        assert len(set(anchors)) == len(anchors)
-        assert {"tailracelaghigh", "a-table-is-quarantined"} <= set(anchors)
-        links = set(re.findall(r'href="([^"]+)"', page))
-        assert {it for it in links if it.strip("#") not in anchors} == {"data:,", "runbook.css"}
-        assert not re.search(r"<script|<img| style=|]\(", page)
-        style = await ask(port, "GET", "/runbook.css")
-        assert (style.code, style.headers["content-type"].partition(";")[0]) == (200, "text/css")
-
-    serving(ApiSettings(read_token=READ), work)

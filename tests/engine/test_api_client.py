@@ -37,7 +37,8 @@ PAUSE = msgspec.json.encode(Pause()).decode()
 
 def given(**options: Any) -> argparse.Namespace:
     """The options of a command line."""
-    return argparse.Namespace(**{"token_file": None, "tls_ca": None, **options})
+    usual = {"token_file": None, "tls_ca": None, "allow_unprotected": False}
+    return argparse.Namespace(**{**usual, **options})
 
 
 def serving(
@@ -104,14 +105,15 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text(f"{READ}\n")
     monkeypatch.setenv(TOKEN_VARIABLE, CONTROL)
     configured = ApiSettings(listen="127.0.0.1:1", read_token=READ)
-    assert address_of("http://h:1/", given()) == ("http://h:1", CONTROL, None)
-    assert address_of("http://h:1", given(token_file=file)).token == READ
+    assert address_of("http://[::1]:1/", given()) == ("http://[::1]:1", CONTROL, None)
+    assert address_of("http://localhost:1", given(token_file=file)).token == READ
+    assert address_of("https://h:1", given()).token == CONTROL
     assert configured_address(configured, given()).token == READ
     assert configured_address(ApiSettings(listen=":1"), given()).token == CONTROL
     for wrong in ("", "two\nlines", "ä"):
         file.write_text(wrong)
         with pytest.raises(ConfigError, match="token") as refused:
-            address_of("http://h:1", given(token_file=file))
+            address_of("http://localhost:1", given(token_file=file))
         assert not wrong or wrong not in str(refused.value)
 
     async def work(port: int) -> None:
@@ -126,6 +128,24 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     settings = ApiSettings(read_token=READ, control_token=CONTROL, allow_unprotected=True)
     serving(settings, work)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "cdc.example", "localhost.example", "[2001:db8::1]"])
+def test_a_token_leaves_the_machine_with_tls_only(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    url = f"http://{host}:9187"
+    assert address_of(url, given()).token == ""
+    file = tmp_path / "token"
+    file.write_text(READ)
+    with pytest.raises(ConfigError, match="without encryption") as refused:
+        address_of(url, given(token_file=file))
+    assert READ not in f"{refused.value} {refused.value.hint}"
+    monkeypatch.setenv(TOKEN_VARIABLE, READ)
+    with pytest.raises(ConfigError, match="without encryption"):
+        address_of(url, given())
+    assert address_of(url, given(allow_unprotected=True)).token == READ
 
 
 def test_the_address_of_a_configuration() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from engine import errors
 from engine.checkpoint import TableState
 from engine.contract import Applied
 from engine.errors import ConfigError, SourceLost
@@ -151,6 +152,18 @@ def test_reported_values_are_rendered() -> None:
     assert shown["tailrace_tables{backfilling}"] == shown["tailrace_tables{quarantined}"] == 1
     assert shown["tailrace_tables{live}"] == 0
     assert shown["tailrace_table_quarantined{shop.part}"] == 1
+
+
+def test_each_class_of_errors_is_counted_from_the_start() -> None:
+    """``increase()`` of Prometheus needs a value before the first error."""
+    shown = samples(Metrics("p"))
+    counted = {
+        name.partition("{")[2].rstrip("}"): count
+        for name, count in shown.items()
+        if name.startswith("tailrace_errors_total")
+    }
+    assert "SourceRejected" in counted
+    assert counted == dict.fromkeys(set(errors.__all__) - {"TailraceError"}, 0)
 
 
 def test_what_is_unknown_has_no_sample() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import time
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +14,7 @@ import pytest
 
 from engine.checkpoint import TableProgress, TableState
 from engine.errors import ApplyError, SourceLost
+from engine.log_status import LogAhead
 from engine.ops.history import Series
 from engine.ops.metric_list import Stage
 from engine.ops.metrics import Metrics
@@ -135,7 +137,7 @@ class Running:
     """A pipeline whose status the test sets."""
 
     def __init__(self, state: PipelineState, position: str | None) -> None:
-        self.source = Log()
+        self.source: Log = Log()
         self.shown = 0
         self.now = Status(
             pipeline="p", state=state, position=position, committed_position=position, rows=7
@@ -191,6 +193,41 @@ def test_a_backlog_is_asked_for_between_two_attempts_and_unknown_when_it_is_old(
         pipeline.source.lost = True
         await monitor.refresh()
         assert monitor.status().lag_bytes is None
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+class DescribedLog(Log):
+    """A log that tells how long it is kept."""
+
+    def log_ahead(self, position: str, lag_seconds: float) -> LogAhead:
+        if self.lost:
+            raise SourceLost("the connection was lost")
+        return LogAhead(transactions=3, kept_seconds=3600.0)
+
+
+def test_the_time_for_which_the_log_is_kept_falls_while_the_source_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work() -> None:
+        pipeline = Running("streaming", "77")
+        pipeline.source = log = DescribedLog()
+        pipeline.now = msgspec.structs.replace(pipeline.now, lag_seconds=1.0)
+        monitor = Monitor(pipeline, Metrics("p"))
+        assert monitor.status().log_kept_seconds is None
+        await monitor.refresh()
+        known = monitor.status()
+        assert known.lag_transactions == 3
+        assert 3590 < (known.log_kept_seconds or 0) <= 3600
+        log.lost = True
+        monkeypatch.setattr("engine.ops.monitor.STALE_SECONDS", 0.0)
+        await monitor.refresh()
+        stale = monitor.status()
+        assert stale.lag_transactions is None
+        assert 3590 < (stale.log_kept_seconds or 0) < (known.log_kept_seconds or 0)
+        assert b"tailrace_log_kept_seconds{" in monitor.render("")[0]
+        monkeypatch.setattr(monitor, "_known_at", time.monotonic() - 4000)
+        assert monitor.status().log_kept_seconds == 0
 
     asyncio.run(asyncio.wait_for(work(), 20))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -152,6 +153,47 @@ def test_commands_are_asked_for() -> None:
         pilot.app.workers.cancel_group(pilot.app, "commands")
 
     watching(made, work)
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "command"),
+    [
+        ("t", "Retry all dead letters?", {"action": "retry", "all": True}),
+        ("d", "Discard all dead letters?", {"action": "discard", "all": True}),
+        ("l", "Reload the configuration?", {"command": "reload"}),
+        ("x", "Stop the engine?", {"command": "stop"}),
+    ],
+)
+def test_the_other_keys_ask_for_their_commands(
+    key: str, asked: str, command: dict[str, object]
+) -> None:
+    made = Made(msgspec.structs.replace(STATUS, dead_letters=2))
+
+    async def waiting() -> list[str]:
+        async with made.store.command_client() as client:
+            return [it.command for it in await client.newest(9)]
+
+    async def work(pilot: Pilot[None], watched: Watched) -> None:
+        await pilot.press(key)
+        assert asked in str(pilot.app.screen.query_one(Static).content)
+        await pilot.press("n")
+        assert await waiting() == []
+        await pilot.press(key, "y")
+        await until(pilot, lambda: "waits for the engine" in watched.outcome, "the command")
+        (given,) = map(json.loads, await waiting())
+        assert command.items() <= given.items()
+        pilot.app.workers.cancel_group(pilot.app, "commands")
+
+    watching(made, work)
+
+
+def test_without_dead_letters_their_keys_do_nothing() -> None:
+    async def work(pilot: Pilot[None], _: Watched) -> None:
+        for key in ("t", "d"):
+            await pilot.press(key)
+            assert isinstance(pilot.app.screen, PipelineScreen)
+
+    watching(Made(), work)
 
 
 def test_a_pipeline_that_does_not_answer_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
