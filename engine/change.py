@@ -31,6 +31,7 @@ __all__ = [
     "Folding",
     "Heartbeat",
     "InPlace",
+    "KeepKeys",
     "KeyRange",
     "Operation",
     "Position",
@@ -261,10 +262,11 @@ class ReplaceColumns(msgspec.Struct, frozen=True, gc=False):
 
 
 class InPlace(msgspec.Struct, frozen=True, gc=False):
-    """The table ``before`` gets the shape of ``after`` and keeps its rows, which are replaced by
-    ranges of the key from here on (``DeleteRange``). Unique values may be there twice until
-    ``CaughtUp``, so a sink drops the secondary unique indexes until then. Both have the same id and
-    key. The pipeline makes this change, not the source.
+    """The table ``before`` gets the shape of ``after`` and keeps its rows, which are replaced from
+    here on. Rows that the source does not have are removed by ranges of the key (``DeleteRange``),
+    or by all keys at the end (``KeepKeys``). Unique values may be there twice until ``CaughtUp``,
+    so a sink drops the secondary unique indexes until then. Both have the same id and key. The
+    pipeline makes this change, not the source.
     """
 
     before: Table
@@ -278,6 +280,15 @@ class KeyRange(NamedTuple):
 
     after: Row | None
     last: Row | None
+
+
+class KeepKeys(msgspec.Struct, frozen=True, gc=False):
+    """All rows of ``table`` whose keys the table ``twin`` does not have are removed. The twin has
+    the columns of the key alone. The pipeline makes this change, not the source.
+    """
+
+    table: Table
+    twin: Table
 
 
 class DeleteRange(msgspec.Struct, frozen=True, gc=False):
@@ -337,6 +348,7 @@ Change = (
     | ReplacePart
     | ReplaceColumns
     | InPlace
+    | KeepKeys
     | DeleteRange
     | Commit
     | Heartbeat

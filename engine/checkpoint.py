@@ -58,7 +58,7 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     ``again``: the target has older rows of the table, which stay until the new ones replace them.
     ``cause`` says why, or why the table is quarantined or excluded: then it is not followed. With
     ``part``, only the rows of this part are older ones, and only they are backfilled. ``in_place``:
-    the new rows take the place of the older ones by ranges of the key, without a second table.
+    the new rows take the place of the older ones in the table itself, without a second one.
     With ``columns``, only these new columns are backfilled; they hold NULL until then.
 
     ``changed_at``: when the source committed the last change of rows that the stream has applied,

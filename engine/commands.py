@@ -38,8 +38,8 @@ class BackfillTables(_Command, frozen=True, tag="backfill"):
     followed again.
 
     With ``all``, all tables are read again, and the stream goes on at the end of the log, whatever
-    the log has lost before. ``in_place``: the rows take the place of the older ones by ranges of
-    the key, without a second table. Raises ValueError unless tables are named, or ``all``.
+    the log has lost before. ``in_place``: the rows take the place of the older ones by the key,
+    without a second table. Raises ValueError unless tables are named, or ``all``.
     """
 
     tables: tuple[str, ...] = ()

@@ -125,9 +125,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     and ``ReplacePart`` are applied; without it, there is an ``UnloggedChange``, too, and tables
     cannot be merged. ``computes``:
     the sink takes a ``SchemaChange`` with ``computed`` columns, which it computes, or refuses
-    itself. ``in_place``: ``InPlace`` and ``DeleteRange`` are applied; without it, a table is
-    backfilled again into a second one only. ``columns``: ``ReplaceColumns`` is applied; without it,
-    a table is backfilled as a whole if the log lacks the values of new columns.
+    itself. ``in_place``: ``InPlace``, ``DeleteRange`` and ``KeepKeys`` are applied; without it, a
+    table is backfilled again into a second one only. ``columns``: ``ReplaceColumns`` is applied;
+    without it, a table is backfilled as a whole if the log lacks the values of new columns.
     """
 
     guarantee: Literal["exactly once", "at least once"]

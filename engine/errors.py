@@ -172,7 +172,8 @@ class UnloggedChange(SchemaError):
     target cannot do exactly. Other tables are not affected.
 
     The policy ``unlogged_change`` decides what follows. ``moved``: the table's name is no longer
-    one of the pipeline's, so the table cannot be backfilled again.
+    one of the pipeline's, so the table cannot be backfilled again. ``needs_twin``: it cannot be
+    backfilled in place.
     """
 
     def __init__(
@@ -183,10 +184,12 @@ class UnloggedChange(SchemaError):
         hint: str = "",
         position: object | None = None,
         moved: bool = False,
+        needs_twin: bool = False,
     ) -> None:
         super().__init__(message, hint=hint, table=table, position=position)
         self.id = table
         self.moved = moved
+        self.needs_twin = needs_twin
 
     def about(self, table: TableId) -> UnloggedChange:
         """The same error of the table under another name."""
@@ -196,6 +199,7 @@ class UnloggedChange(SchemaError):
             hint=self.hint,
             position=self.position,
             moved=self.moved,
+            needs_twin=self.needs_twin,
         )
         error.undecided = self.undecided
         return error

@@ -22,6 +22,7 @@ from engine.change import (
     DeletePart,
     DeleteRange,
     InPlace,
+    KeepKeys,
     Replace,
     ReplaceColumns,
     ReplacePart,
@@ -164,6 +165,8 @@ class MemorySink:
                 self._contents(change.table.id).delete_part(change)
             elif isinstance(change, DeleteRange):
                 self._contents(change.table.id).delete_range(change)
+            elif isinstance(change, KeepKeys):
+                self._contents(change.table.id).keep_keys(self._contents(change.twin.id))
             elif isinstance(change, InPlace):
                 self._alter(SchemaChange("", change.before, change.after))
             elif isinstance(change, ReplacePart):

@@ -86,9 +86,9 @@ def backfill(options: argparse.Namespace) -> int:
     The rows go to a twin, which replaces the table in one transaction when it is complete, so
     readers of the target never see half a table. A quarantined table is followed again.
 
-    With --in-place there is no twin: the rows take the place of those in the table, range by range
-    of its key, and rows that the source does not have are deleted. Readers see older rows next to
-    newer ones until the table is live. The columns of the key must be numbers, dates or binary.
+    With --in-place there is no twin: the rows take the place of those in the table, by its key, and
+    rows that the source does not have are deleted. Readers see older rows next to newer ones until
+    the table is live.
 
     A running engine begins within seconds; without one, the next `tailrace run` does. Exit status
     1: the engine refused the command, or it did not answer in time.

@@ -6,7 +6,16 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.change import CaughtUp, DeleteRange, InPlace, KeyRange, Row, Rows, SchemaChange
+from engine.change import (
+    CaughtUp,
+    DeleteRange,
+    InPlace,
+    KeepKeys,
+    KeyRange,
+    Row,
+    Rows,
+    SchemaChange,
+)
 from engine.contract_suite.target import (
     ID,
     NOTE,
@@ -25,7 +34,7 @@ from engine.contract_suite.target import (
     rule,
     update,
 )
-from engine.schema import Column
+from engine.schema import Column, TableId
 
 __all__ = ["BackfillRules"]
 
@@ -117,6 +126,16 @@ class BackfillRules:
         assert rows_of(target, table) == [
             it for it in rows if it not in rows[7:10] or it == rows[8]
         ]
+
+    @rule("in place")
+    async def test_rows_are_removed_whose_keys_a_twin_does_not_have(self, target: Target) -> None:
+        keys = msgspec.structs.replace(TABLE.narrowed(()), id=TableId("shop", "twin"))
+        async with Engine(target) as engine:
+            await engine.write(*create(TABLE), insert(A, B, C))
+            await engine.write(SchemaChange("", None, keys))
+            await engine.write(Rows(keys, "read", None, [(1,), (9,)]), in_backfill=[keys])
+            await engine.write(KeepKeys(TABLE, keys), in_backfill=[TABLE, keys])
+        assert rows_of(target, TABLE) == [A]
 
     @rule("in place")
     async def test_a_table_keeps_its_rows_and_may_have_unique_values_twice(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -36,13 +37,18 @@ from engine.errors import UnloggedChange
 from engine.pipeline.hidden_rows import may_hide_rows, may_hide_values
 from engine.pipeline.shown_statements import without_literals
 from engine.schema import Part, Table, TableId
-from engine.toolkit.cascades import Step, depth_of_cascades, reached
+from engine.toolkit.cascades import depth_of_cascades, reached
+from engine.toolkit.key_order import is_ordered
 
 __all__ = ["ProgressTracker"]
 
 #: The number of tables and indexes that become live in one transaction. Building them takes locks.
 CAUGHT_UP_OBJECTS = 500
 
+_BEGINS_ANEW: Final = (
+    "the log renames the table, or changes rows that it does not show, while the table is"
+    " backfilled in place"
+)
 #: The changes that are looked at even if all tables are live.
 _FOLLOWED = frozenset((SchemaChange, Cascade, UnloggedPart))
 
@@ -220,13 +226,17 @@ class ProgressTracker:
     def restart(self, id: TableId) -> None:
         """The table's rows were rolled back, or are truncated next, so it is pending again; in
         place, it begins anew over the rows that are there. Raises UnloggedChange if only a part or
-        columns are backfilled: then all of it has to be.
+        columns are backfilled, or if a twin has the keys of a table in place: then all of it has to
+        be.
         """
-        self._set(id, self._restarted(id, self._progress[id]))
+        self._set(id, self._restarted(self._tables[id], self._progress[id]))
 
-    def _restarted(self, id: TableId, progress: TableProgress) -> TableProgress:
-        if progress.part is not None or progress.columns:
-            raise UnloggedChange(progress.reason, table=id, position=self._position)
+    def _restarted(self, table: Table, progress: TableProgress) -> TableProgress:
+        reason = progress.reason if progress.part is not None or progress.columns else ""
+        if progress.in_place and not is_ordered(table):
+            reason = _BEGINS_ANEW
+        if reason:
+            raise UnloggedChange(reason, table=table.id, position=self._position)
         return progress.restarted()
 
     @property
@@ -381,7 +391,7 @@ class ProgressTracker:
             if not reason and parent in doubtful:
                 reason = f"it acts through the table {parent}, which is not live"
             if reason and (live or parent == id or parent not in doubtful):
-                raise self._unlogged(step, reason, again=not live)
+                raise step.unlogged(reason, position=self._position, in_backfill=not live)
             if reason or (not live and step.update and step.action == "cascade"):
                 emptied[id] = table
                 kept.pop(id, None)
@@ -404,18 +414,6 @@ class ProgressTracker:
         if progress is None or table.id not in self._tables or self._is_covered(table):
             return None
         return progress.state
-
-    def _unlogged(self, step: Step, reason: str, *, again: bool) -> UnloggedChange:
-        hint = "delete or change such rows before those of their parent, so that the log has them"
-        if again:
-            hint = "backfill the table at a time when few rows of its parents are deleted"
-        return UnloggedChange(
-            f"rows are deleted or changed by the foreign key {step.key.name}, which the log does"
-            f" not show: {reason}",
-            hint=hint,
-            table=step.child.id,
-            position=self._position,
-        )
 
     def _is_covered(self, table: Table) -> bool:
         """Whether chunks show, or will show, the current transaction's changes to the table."""
@@ -455,7 +453,7 @@ class ProgressTracker:
             if before is None:
                 changes.append(CaughtUp(after))
             elif _is_in_backfill(progress) and _read_order(before) != _read_order(after):
-                progress = self._restarted(before.id, progress)
+                progress = self._restarted(before, progress)
                 if not progress.in_place:
                     changes.insert(0, Truncate(before))
                 elif _read_order(before)[1:] != _read_order(after)[1:]:

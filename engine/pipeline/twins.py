@@ -12,8 +12,9 @@ place in the end (``ReplacePart``). The other rows stay in the table, with all t
 If only new columns are backfilled, the twin has the key and these columns, and the table gets their
 values in the end (``ColumnTwin``).
 
-A table that is backfilled again in place has no twin: its new rows take the place of the old ones
-by ranges of the key (``InPlace``, ``DeleteRange``).
+A table that is backfilled again in place has no such twin: its new rows take the place of the old
+ones (``InPlace``). Rows that the source does not have are removed by ranges of the key
+(``DeleteRange``), or by a twin with all keys (``KeyTwin``).
 
 The source and the tracker know one table under its own name; only the target has two. ``Twins``
 passes every change on its way to the sink and puts the twin in the table's place.
@@ -32,6 +33,7 @@ from engine.change import (
     Change,
     DeletePart,
     InPlace,
+    KeepKeys,
     Replace,
     ReplaceColumns,
     ReplacePart,
@@ -44,8 +46,10 @@ from engine.checkpoint import TableProgress
 from engine.contract import Applied
 from engine.errors import UnloggedChange
 from engine.pipeline.columns import ColumnTwin, twin_id
+from engine.pipeline.keys import KeyTwin
 from engine.pipeline.parts import divided
 from engine.schema import Part, Table, TableId
+from engine.toolkit.key_order import is_ordered
 
 __all__ = ["Twins", "current_tables", "own_name"]
 
@@ -81,6 +85,8 @@ class Twins:
         self._parts: dict[TableId, Part] = {}
         #: The new columns of the table that a twin has, if it has only these.
         self._columns: dict[TableId, ColumnTwin] = {}
+        #: The keys of the tables that are backfilled again in place, but not by ranges.
+        self._keys: dict[TableId, KeyTwin] = {}
         #: The tables of ``_old`` that are backfilled again in place.
         self._in_place: set[TableId] = set()
         for id, it in progress.items():
@@ -92,7 +98,8 @@ class Twins:
                 added = ColumnTwin.restored(tables[id], self._twins[id], it.columns)
                 self._columns[id], tables[id] = added, added.source
             elif it.in_place and it.state != "pending":
-                pass  # it is written under its own name
+                if tables.pop(twin_id(id), None) is not None:
+                    self._keys[id] = KeyTwin(tables[id])
             elif it.again or not it.followed:
                 if it.in_place:
                     self._in_place.add(id)
@@ -110,6 +117,9 @@ class Twins:
 
         The changes are to be applied as they are, without ``targets``.
         """
+        if (keys := self._keys.pop(table.id, None)) is not None:
+            self._old[table.id] = table
+            return [SchemaChange("", keys.twin, None)]
         twin = self._twins.pop(table.id, None)
         if (added := self._columns.pop(table.id, None)) is not None:
             self._old[table.id] = added.table
@@ -132,9 +142,10 @@ class Twins:
 
     def target_ids(self, ids: Collection[TableId]) -> Collection[TableId]:
         """The names on the target of what is backfilled of these tables."""
-        if not self._twins:
+        if not (self._twins or self._keys):
             return ids
-        return {twin_id(id) if id in self._twins else id for id in ids}
+        names = {twin_id(id) if id in self._twins else id for id in ids}
+        return names | {twin_id(id) for id in self._keys.keys() & ids}
 
     def outdated(self, tables: Mapping[TableId, str]) -> dict[TableId, str]:
         """The followed tables among these of the target, by their own names."""
@@ -147,12 +158,13 @@ class Twins:
 
     def found(self, applied: Applied) -> Applied:
         """What the sink found, by the tables' own names."""
-        if not self._twins:
+        if not (self._twins or self._keys):
             return applied
-        replaced = {
-            (_own_id(id), column, reason): count
-            for (id, column, reason), count in applied.replaced.items()
-        }
+        replaced: dict[tuple[TableId, str, str], int] = {}
+        for (id, column, reason), count in applied.replaced.items():
+            place = (_own_id(id), column, reason)
+            if id == place[0] or place[0] not in self._keys:  # the table itself has the key, too
+                replaced[place] = replaced.get(place, 0) + count
         return Applied(applied.drift, replaced)
 
     def own_error(self, error: UnloggedChange) -> UnloggedChange:
@@ -161,7 +173,7 @@ class Twins:
 
     def targets(self, changes: Sequence[Change]) -> Sequence[Change]:
         """The same changes, with a twin in the place of a table that has one."""
-        if not self._twins and _MAKING.isdisjoint(map(type, changes)):
+        if not (self._twins or self._keys) and _MAKING.isdisjoint(map(type, changes)):
             return changes
         return [target for change in changes for target in self._targets(change)]
 
@@ -181,6 +193,17 @@ class Twins:
                 elif table.id in self._parts:
                     yield change
                 yield msgspec.structs.replace(change, table=self._twins[table.id])
+            case Rows(table=table) if table.id in self._keys:
+                yield change
+                yield from self._keys[table.id].changes(change)
+            case Truncate(table) | DeletePart(table) if table.id in self._keys:
+                yield change
+                yield msgspec.structs.replace(change, table=self._keys[table.id].twin)
+            case CaughtUp(table) if table.id in self._keys:
+                twin = self._keys.pop(table.id).twin
+                yield KeepKeys(table, twin)
+                yield SchemaChange("", twin, None)
+                yield change
             case UnloggedPart(table, part):
                 if table.id in self._parts:
                     yield SchemaChange("", self._twins[table.id], None)
@@ -232,11 +255,21 @@ class Twins:
             if after is not None and after.id in self._in_place and after.id in self._old:
                 self._in_place.discard(after.id)
                 yield InPlace(self._old.pop(after.id), after)
+                if not is_ordered(after):
+                    keys = self._keys[after.id] = KeyTwin(after)
+                    yield SchemaChange("", None, keys.twin)
             elif after is not None and after.id in self._old:
                 twin = self._twins[after.id] = _twin(after)
                 yield SchemaChange(change.statement, None, twin)
             else:
                 yield change
+            return
+        if (of_keys := self._keys.pop(before.id, None)) is not None:
+            yield change
+            if after is None:
+                yield SchemaChange("", of_keys.twin, None)
+            else:  # a change of the key or of the name makes the backfill start again
+                self._keys[after.id] = KeyTwin(after)
             return
         twin_before = self._twins.pop(before.id, None)
         if twin_before is None and before.id in self._old:

@@ -80,7 +80,7 @@ class UnloggedChanges:
             and settings.unlogged_change == "backfill"
             and sink.capabilities.columns
         )
-        self._taken: list[tuple[TableId, Cause, bool]] = []
+        self._taken: list[tuple[TableId, Cause, LeftState, bool | None]] = []
         self._times: dict[TableId, deque[float]] = {}
 
     def take(self, error: TailraceError, id: TableId, stored_id: TableId | None = None) -> None:
@@ -108,8 +108,9 @@ class UnloggedChanges:
             error.statement,
             time.time(),
         )
-        self._taken.append((id, cause, not again))
         state: LeftState = "pending" if again else "quarantined"
+        needs_twin = isinstance(error, UnloggedChange) and error.needs_twin
+        self._taken.append((id, cause, state, False if needs_twin else None))
         self._events.left(id, state, cause, type(error).__name__)
 
     async def leave_in_place(self, writer: TargetWriter, id: TableId, reason: str) -> bool:
@@ -165,8 +166,8 @@ class UnloggedChanges:
             if tracker.progress[error.id].followed:
                 self.take(error, error.id)
         await self.letters.load(writer.tables)
-        for id, cause, quarantine in self._taken:
-            await writer.leave(id, cause, "quarantined" if quarantine else "pending")
+        for id, cause, state, in_place in self._taken:
+            await writer.leave(id, cause, state, in_place=in_place)
         left = tracker.waiting if self.why_not_backfilled else ()
         for id in left:
             cause = Cause(_NEVER, and_then(_INITIAL, BACKFILL), at=time.time())

@@ -45,6 +45,7 @@ from engine.pipeline.twins import Twins, own_name
 from engine.recovery import DeadLetter
 from engine.schema import Table, TableId
 from engine.settings.loader import ErrorSettings
+from engine.toolkit.key_order import is_ordered
 
 __all__ = ["TargetWriter", "Transaction"]
 
@@ -203,10 +204,9 @@ class TargetWriter:
 
     async def backfill(self, *chunks: Chunk) -> None:
         """Apply the rows of chunks of one table, and record the progress of the table."""
-        in_place = [it for it in chunks if self._tracker.progress[it.table.id].in_place]
-        if in_place:
-            others = [others_of(it) for it in in_place]
-            await self._apply(others, {in_place[0].table.id}, "backfill")
+        others = [others_of(it) for it in chunks if self._is_by_range(it.table)]
+        if others:
+            await self._apply(others, {others[0].table.id}, "backfill")
         rows = [Rows(it.table, "read", None, it.rows, size=it.size) for it in chunks if it.rows]
         if rows:
             id = rows[0].table.id
@@ -225,6 +225,9 @@ class TargetWriter:
         """
         await self._apply(changes, (), "backfill")
         self.transaction = Transaction.WHOLE
+
+    def _is_by_range(self, table: Table) -> bool:
+        return self._tracker.progress[table.id].in_place and is_ordered(table)
 
     def why_not_in_place(self, id: TableId, after: Table | None = None) -> str:
         """Why a table cannot be backfilled again in place, as its version of now or ``after``;

@@ -59,6 +59,21 @@ class Step(NamedTuple):
         """The columns of the child that are changed; None if its rows are deleted."""
         return None if self.deletes else frozenset(self.key.columns)
 
+    def unlogged(
+        self, reason: str, *, position: object | None, in_backfill: bool
+    ) -> UnloggedChange:
+        """The error about an action that cannot be applied; whether the child is in backfill."""
+        hint = "delete or change such rows before those of their parent, so that the log has them"
+        if in_backfill:
+            hint = "backfill the table at a time when few rows of its parents are deleted"
+        return UnloggedChange(
+            f"rows are deleted or changed by the foreign key {self.key.name}, which the log does"
+            f" not show: {reason}",
+            hint=hint,
+            table=self.child.id,
+            position=position,
+        )
+
 
 def steps(tables: Iterable[Table], parent: TableId, changed: frozenset[str] | None) -> list[Step]:
     """The foreign keys of ``tables`` that act when rows of ``parent`` are deleted, or these columns

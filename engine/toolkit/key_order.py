@@ -8,7 +8,7 @@ from typing import Final
 
 from engine.schema import Table
 
-__all__ = ["ORDERED_KINDS", "why_not_by_range"]
+__all__ = ["ORDERED_KINDS", "is_ordered"]
 
 #: The neutral types whose values are sorted alike. Texts are sorted by collations, and labels and
 #: UUIDs by rules of each database.
@@ -21,15 +21,6 @@ ORDERED_KINDS: Final = frozenset(
 )
 
 
-def why_not_by_range(table: Table) -> str:
-    """Why the rows of a table cannot be replaced by ranges of its key; empty if they can."""
-    if not table.key:
-        return "the table has no key"
-    for ordinal in table.key:
-        column = table.columns[ordinal]
-        if column.type.kind not in ORDERED_KINDS:
-            return (
-                f"the column {column.name} of the key has the type {column.type.kind}, which the"
-                " target may sort otherwise than the source"
-            )
-    return ""
+def is_ordered(table: Table) -> bool:
+    """Whether a range of the table's key has the same rows on every database."""
+    return all(table.columns[ordinal].type.kind in ORDERED_KINDS for ordinal in table.key)

@@ -68,6 +68,12 @@ class MemoryTable:
             if inside and key not in kept:
                 del self._keyed[key]
 
+    def keep_keys(self, twin: MemoryTable) -> None:
+        """Remove the rows whose keys the twin does not have."""
+        kept = {twin.key_of(row) for row in twin}
+        for key in self._keyed.keys() - kept:
+            del self._keyed[key]
+
     def add(self, rows: Iterable[Row]) -> None:
         """Add rows."""
         for row in rows:

@@ -29,6 +29,7 @@ from engine.change import (
     DeletePart,
     DeleteRange,
     InPlace,
+    KeepKeys,
     Replace,
     ReplaceColumns,
     ReplacePart,
@@ -69,6 +70,7 @@ _Cut = (
     | ReplacePart
     | ReplaceColumns
     | InPlace
+    | KeepKeys
     | DeleteRange
 )
 _CUTS = frozenset(get_args(_Cut))
@@ -84,6 +86,7 @@ SchemaSegment = (
     | ReplacePart
     | ReplaceColumns
     | InPlace
+    | KeepKeys
     | DeleteRange
 )
 Segment = RowRuns | Cascade | SchemaSegment

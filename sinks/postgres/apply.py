@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from psycopg.errors import UniqueViolation
 
-from engine.change import Cascade, DeleteRange, Row
+from engine.change import Cascade, DeleteRange, KeepKeys, Row
 from engine.contract import Applied
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.stored import Storage
@@ -106,6 +106,15 @@ class Applier:
         # The staging table has no index.
         session.later("SET LOCAL enable_hashjoin = on")
         await session.execute_bulk(query, parameters, table=id)
+        session.later("SET LOCAL enable_hashjoin = off")
+
+    async def keep_keys(self, change: KeepKeys) -> None:
+        """Delete the rows whose keys a twin does not have."""
+        session, id = self._session, change.table.id
+        await session.begin()
+        query = self._sql(change.table).keep_keys(self._naming.sql(change.twin.id))
+        session.later("SET LOCAL enable_hashjoin = on")
+        await session.execute_bulk(query, table=id)
         session.later("SET LOCAL enable_hashjoin = off")
 
     async def forget(self, id: TableId) -> None:

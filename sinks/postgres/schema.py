@@ -132,7 +132,7 @@ class SchemaFollower:
             await self._alter(before, after, SchemaChange("", before, after), indexed)
         except UnloggedChange as error:
             message = f"the table cannot be backfilled in place: {error.message}"
-            raise SchemaError(message, hint=BACKFILL, table=after.id) from error
+            raise UnloggedChange(message, table=after.id, needs_twin=True) from error
 
     async def truncate(self, table: Table) -> None:
         """Delete all rows: by TRUNCATE, or by DELETE if the role has no right to truncate the table

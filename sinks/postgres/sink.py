@@ -22,6 +22,7 @@ from engine.change import (
     DeleteRange,
     Heartbeat,
     InPlace,
+    KeepKeys,
     Replace,
     ReplaceColumns,
     ReplacePart,
@@ -402,6 +403,8 @@ class PostgresSink:
             case InPlace(before, after):
                 await self._applier.forget(after.id)
                 await self._follower.keep_rows(before, after)
+            case KeepKeys():
+                await self._applier.keep_keys(segment)
             case DeleteRange():
                 await self._applier.delete_range(segment)
             case DeletePart():

@@ -172,8 +172,15 @@ class Statements:
                 parameters += self._bound(change.columns, bound)
                 places = ", ".join(f"${n}" for n in range(first, len(parameters) + 1))
                 conditions.append(f"({columns}) {sign} ({places})")
-        conditions.append(f"NOT EXISTS (SELECT FROM {staged} AS s WHERE {self._same_key()})")
+        conditions.append(self._not_in(staged))
         return f"DELETE FROM {self.name} AS t WHERE {' AND '.join(conditions)}", parameters
+
+    def keep_keys(self, twin: str) -> str:
+        """Delete the rows whose keys another table does not have."""
+        return f"DELETE FROM {self.name} AS t WHERE {self._not_in(twin)}"
+
+    def _not_in(self, other: str) -> str:
+        return f"NOT EXISTS (SELECT FROM {other} AS s WHERE {self._same_key()})"
 
     def _bound(self, names: Sequence[str], values: Sequence[object]) -> list[object]:
         """The end of a range as parameters. Raises SchemaError if the target cannot have it."""

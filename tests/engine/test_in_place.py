@@ -8,17 +8,27 @@ from collections.abc import Collection, Sequence
 import msgspec
 import pytest
 
-from engine.change import TWIN_PREFIX, Change, DeleteRange, Replace, Row, SchemaChange, Truncate
+from engine.change import (
+    TWIN_PREFIX,
+    Change,
+    DeleteRange,
+    InPlace,
+    KeepKeys,
+    Replace,
+    Row,
+    Rows,
+    SchemaChange,
+    Truncate,
+)
 from engine.checkpoint import TableProgress
 from engine.commands import BackfillTables
 from engine.contract import Applied
-from engine.errors import ApplyError
+from engine.errors import ApplyError, UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.pipeline import backfill
 from engine.schema import Column, Table, TableId, Type
 from engine.settings.loader import BackfillSettings, ErrorSettings
 from engine.settings.mapping import MaskSettings, TableRules
-from engine.toolkit.key_order import why_not_by_range
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import MemoryDatabase, Unlogged
 from tests.support.commands import submit
@@ -36,7 +46,10 @@ from tests.support.memory_pipeline import (
     update,
 )
 
-TEXT_KEY = Table(TableId("shop", "text_key"), (ID, NAME), key=(1,))
+#: The same table with a key that the target may sort otherwise.
+TEXT_ID = Column("id", Type("text"), "varchar(9)", nullable=False)
+LABELED = msgspec.structs.replace(KEYED, columns=(TEXT_ID, NAME))
+KEYS = pytest.mark.parametrize("table", [KEYED, LABELED], ids=["range", "keys"])
 QUARANTINE = BackfillSettings(chunk_rows=2, slice_seconds=0.0, unlogged_change="quarantine")
 OLD = [(number, "old") for number in range(0, 20, 2)]
 NEW = [(number, "new") for number in range(0, 24, 3)]
@@ -76,12 +89,16 @@ class NoTwinSink(WatchedSink):
         for change in changes:
             assert not isinstance(change, Replace | Truncate)
             if isinstance(change, SchemaChange) and change.after is not None:
-                assert not change.after.id.name.startswith(TWIN_PREFIX)
+                twin = change.after.id.name.startswith(TWIN_PREFIX)
+                assert not twin or change.after.columns == (TEXT_ID,)
+            elif isinstance(change, DeleteRange):
+                assert change.table.columns[0] == ID
         return await super().apply(changes, in_backfill)
 
 
-def test_rows_take_the_place_of_others_and_none_is_missing() -> None:
-    database, store = quarantined()
+@KEYS
+def test_rows_take_the_place_of_others_and_none_is_missing(table: Table) -> None:
+    database, store = quarantined(table)
     id = in_place(store, "shop.keyed")
     seen: list[list[Row]] = []
     sink = NoTwinSink(store, lambda: seen.append(store.rows(KEYED.id)))
@@ -97,12 +114,12 @@ class Killed(Exception):
     """Stands for SIGKILL."""
 
 
+@KEYS
 @pytest.mark.parametrize("seed", range(12))
-def test_changes_in_between_and_kills(seed: int) -> None:
+def test_changes_in_between_and_kills(seed: int, table: Table) -> None:
     chance = random.Random(seed)
-    database, store = quarantined()
+    database, store = quarantined(table)
     in_place(store, "shop.keyed")
-    table = KEYED
 
     def change() -> None:
         nonlocal table
@@ -145,8 +162,9 @@ def progress(store: MemoryStore) -> dict[TableId, TableProgress]:
     return dict(checkpoint.progress)
 
 
-def test_another_unlogged_change_begins_anew_in_place() -> None:
-    database, store = quarantined()
+@KEYS
+def test_another_unlogged_change_begins_anew_in_place(table: Table) -> None:
+    database, store = quarantined(table)
     in_place(store, "shop.keyed")
     again = BackfillSettings(chunk_rows=2, slice_seconds=0.0)
     left = [1]
@@ -155,7 +173,7 @@ def test_another_unlogged_change_begins_anew_in_place() -> None:
         state = store.states["test"].checkpoint
         if left and state is not None and state.progress[KEYED.id].state == "backfilling":
             left.clear()
-            database.commit(Unlogged(KEYED, [(number, "newer") for number in range(5)]))
+            database.commit(Unlogged(table, [(number, "newer") for number in range(5)]))
 
     sink = NoTwinSink(store, change)
     run(make_pipeline(database, store, sink=sink, backfill=again), until_caught_up=True)
@@ -163,8 +181,9 @@ def test_another_unlogged_change_begins_anew_in_place() -> None:
     assert_mirrored(database, store)
 
 
-def test_a_table_whose_twin_is_incomplete_goes_on_in_place() -> None:
-    database, store = quarantined()
+@KEYS
+def test_a_table_whose_twin_is_incomplete_goes_on_in_place(table: Table) -> None:
+    database, store = quarantined(table)
     submit(sink_of(store), BackfillTables(("shop.keyed",)))
     commits: list[int] = []
 
@@ -181,8 +200,9 @@ def test_a_table_whose_twin_is_incomplete_goes_on_in_place() -> None:
     assert_mirrored(database, store)
 
 
-def test_a_table_in_place_goes_on_with_a_twin() -> None:
-    database, store = quarantined()
+@KEYS
+def test_a_table_in_place_goes_on_with_a_twin(table: Table) -> None:
+    database, store = quarantined(table)
     in_place(store, "shop.keyed")
     commits: list[int] = []
 
@@ -199,16 +219,93 @@ def test_a_table_in_place_goes_on_with_a_twin() -> None:
     assert_mirrored(database, store)
 
 
-@pytest.mark.parametrize("table", [KEYLESS, TEXT_KEY])
-def test_a_table_without_comparable_keys_is_refused(table: Table) -> None:
+@pytest.mark.parametrize(
+    "after",
+    [None, msgspec.structs.replace(LABELED, id=TableId("shop", "renamed"), version=2)],
+    ids=["dropped", "renamed"],
+)
+def test_a_table_that_loses_its_name_meanwhile_leaves_no_twin(after: Table | None) -> None:
+    database, store = quarantined(LABELED)
+    in_place(store, "shop.keyed")
+    left = [1]
+
+    def change() -> None:
+        state = store.states["test"].checkpoint
+        if left and state is not None and state.progress[KEYED.id].state == "backfilling":
+            left.clear()
+            database.commit(insert(LABELED, (50, "in")), SchemaChange("", LABELED, after))
+
+    sink = NoTwinSink(store, change)
+    again = BackfillSettings(chunk_rows=2, slice_seconds=0.0)
+    run(make_pipeline(database, store, sink=sink, backfill=again), until_caught_up=True)
+    run(make_pipeline(database, store, backfill=again), until_caught_up=True)
+    assert not left
+    assert_mirrored(database, store)
+
+
+def test_a_change_of_the_key_is_followed_in_the_twin_of_keys() -> None:
+    """It is one that a range has shown with the key before, or that none shows with the new one."""
+    database, store = quarantined(LABELED)
+    in_place(store, "shop.keyed")
+    left = [1]
+
+    def change() -> None:
+        state = store.states["test"].checkpoint
+        progress = None if state is None else state.progress[KEYED.id]
+        if left and progress is not None and progress.state == "backfilling" and progress.rows:
+            left.clear()
+            moves = [((0, "new"), (99, "moved")), ((21, "new"), (1, "moved"))]
+            database.commit(*(update(LABELED, *move) for move in moves))
+            database.commit(
+                Rows(LABELED, "update", [(3, "new")], [(3, "same")]), delete(LABELED, (6, "new"))
+            )
+
+    run(make_pipeline(database, store, sink=NoTwinSink(store, change)), until_caught_up=True)
+    assert not left
+    assert_mirrored(database, store)
+
+
+class ShapelessSink(WatchedSink):
+    """A target that cannot give a table with rows the shape of now."""
+
+    async def apply(
+        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
+    ) -> Applied:
+        for change in changes:
+            assert not isinstance(change, KeepKeys)
+            if isinstance(change, InPlace):
+                raise UnloggedChange("no value", table=change.after.id, needs_twin=True)
+        return await super().apply(changes, in_backfill)
+
+
+@KEYS
+def test_a_table_that_cannot_get_its_shape_in_place_gets_a_twin(table: Table) -> None:
+    database, store = quarantined(table)
+    in_place(store, "shop.keyed")
+    run(make_pipeline(database, store, sink=ShapelessSink(store, int)), until_caught_up=True)
+    assert_mirrored(database, store)
+    assert progress(store)[table.id].state == "live"
+
+
+def test_a_table_that_cannot_get_its_shape_in_place_is_quarantined_by_policy() -> None:
+    database, store = quarantined()
+    in_place(store, "shop.keyed")
+    sink = ShapelessSink(store, int)
+    pipeline = make_pipeline(database, store, sink=sink, backfill=QUARANTINE)
+    run(pipeline, until_caught_up=True)
+    (table,) = pipeline.status().tables
+    assert (table.state, table.reason) == ("quarantined", "no value")
+
+
+def test_a_table_without_a_key_is_refused() -> None:
     database, store = MemoryDatabase(), MemoryStore()
-    database.load(table, [(1, "a"), (2, "b")])
+    database.load(KEYLESS, [(1, "a"), (2, "b")])
     run(make_pipeline(database, store), until_caught_up=True)
     id = in_place(store, "shop.*")
     run(make_pipeline(database, store), until_caught_up=True)
     done = store.commands[id - 1][1]
     assert done.refused
-    assert why_not_by_range(table) in (done.outcome or "")
+    assert "the table has no key" in (done.outcome or "")
     assert_mirrored(database, store)
 
 
@@ -222,7 +319,7 @@ def test_a_table_whose_key_has_changed_meanwhile_is_quarantined_with_the_reason(
     run(pipeline, until_caught_up=True)
     (table,) = pipeline.status().tables
     assert table.state == "quarantined"
-    assert "cannot be backfilled in place: the column name of the key" in table.reason
+    assert "cannot be backfilled in place: the key of the table has changed" in table.reason
     assert "tailrace backfill" in table.remedy
 
 
@@ -295,6 +392,16 @@ def test_a_mapping_of_the_key_is_refused(rules: TableRules, reason: str) -> None
     id = in_place(store, "north.orders")
     mirror(database, store, {"*.*": rules})
     assert reason in (store.commands[id - 1][1].outcome or "")
+
+
+def test_a_mapped_table_whose_key_may_be_sorted_otherwise_is_refused() -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(msgspec.structs.replace(ORDERS, columns=(TEXT_ID, NAME)), [("1", "a")])
+    rules = {"*.*": TableRules(to="*.bought")}
+    mirror(database, store, rules)
+    id = in_place(store, "north.orders")
+    mirror(database, store, rules)
+    assert "the table is mapped" in (store.commands[id - 1][1].outcome or "")
 
 
 class RefusingSink(WatchedSink):

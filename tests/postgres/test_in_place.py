@@ -72,6 +72,18 @@ def test_an_index_that_the_rows_do_not_allow_is_an_unlogged_change(target: Targe
     assert isinstance(target.refuses(SchemaChange("ALTER", BEFORE, TWICE)), UnloggedChange)
 
 
+def test_a_column_of_which_the_log_lacks_the_values_needs_a_twin(target: Target) -> None:
+    target.create(BEFORE)
+    target.do(insert(BEFORE, *ROWS))
+    drawn = Column("drawn", Type("float64"), "double", nullable=False, default="rand()")
+    wide = replace(BEFORE, columns=(*BEFORE.columns, drawn), version=2)
+    error = target.refuses(InPlace(BEFORE, wide))
+    assert isinstance(error, UnloggedChange)
+    assert error.needs_twin
+    assert error.about(TableId("shop", "own")).needs_twin
+    assert "cannot be backfilled in place" in error.message
+
+
 def test_a_range_costs_no_round_trips_for_settings(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
