@@ -25,7 +25,7 @@ __all__ = ["Engine"]
 log = logging.getLogger("tailrace.run")
 
 #: The parts of a configuration that a reload does not change.
-_AT_START = ("api", "log", "telemetry")
+_AT_START = ("api", "log", "notify", "telemetry")
 
 
 class Engine:
@@ -115,7 +115,7 @@ class Engine:
         self._next = settings
         outcome = "the configuration is read again"
         if any(getattr(settings, it) != getattr(self.settings, it) for it in _AT_START):
-            outcome += "; [api], [log] and [telemetry] take effect at the next start"
+            outcome += "; [api], [log], [notify] and [telemetry] take effect at the next start"
         return outcome
 
     def _make_pipeline(self, *, continues: bool = False) -> Pipeline:

@@ -16,8 +16,15 @@ import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    closing,
+    suppress,
+)
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -141,6 +148,8 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         if listen := options.listen or settings.api.listen:
             server = _make_server(listen, settings, engine, monitor)
             await stack.enter_async_context(server)
+        if settings.notify:
+            await stack.enter_async_context(_notifying(settings, options.config, monitor, metrics))
         await stack.enter_async_context(_meanwhile(_warn(settings, str(options.config))))
         visible = sys.stderr.isatty() and not options.no_progress
         shown = _draw(monitor) if visible else _report(monitor)
@@ -171,6 +180,17 @@ def _make_server(listen: str, settings: Settings, engine: Engine, monitor: Monit
         config=str(engine.config),
     )
     return HttpServer(listen, api.app(), tls=settings.api.secure(host))
+
+
+def _notifying(
+    settings: Settings, config: Path, monitor: Monitor, metrics: Metrics
+) -> AbstractAsyncContextManager[None]:
+    """Tell the receivers of ``[notify]`` what happens to the pipeline."""
+    from engine.ops.notifications import Notifications
+    from engine.ops.notify import notifying
+
+    notifications = Notifications(settings.api.max_lag_seconds, str(config))
+    return notifying(settings.notify, monitor.status, notifications, metrics.notifications)
 
 
 def _conclude(status: Status, config: str) -> int:

@@ -39,6 +39,8 @@ FIELDS: Final = {
     "lag_seconds": "How far the target is behind, in seconds.",
     "lag_bytes": "How far the target is behind, in bytes of the log.",
     "reconnects": "Lost connections since the engine's start.",
+    "receiver": "The name of a receiver in `[notify]`.",
+    "notification": "The type of a notification.",
     "url": "The address on which the API listens.",
     "version": "The version of Tailrace.",
     "codecs": "Whether the codecs are compiled.",

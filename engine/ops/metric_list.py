@@ -236,4 +236,12 @@ METRICS: Final = (
         "Values that a policy changed; the reason is the policy.",
         ("table", "column", "reason"),
     ),
+    Metric(
+        "tailrace_notifications_total",
+        "counter",
+        "notifications",
+        "Attempts to send a notification, by receiver; the outcome is sent, failed (it is tried"
+        " again) or lost.",
+        ("receiver", "outcome"),
+    ),
 )

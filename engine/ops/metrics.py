@@ -74,6 +74,8 @@ class Metrics(Collector):
         self.reconnects: Counter[Side] = Counter(dict.fromkeys(get_args(Side), 0))
         #: By class. A counter that is there from the start shows its first increase.
         self.errors: Counter[str] = Counter(dict.fromkeys(_ERRORS, 0))
+        #: By receiver and outcome.
+        self.notifications: Counter[tuple[str, str]] = Counter()
         bounds = {metric.name: metric.bounds for metric in METRICS}
         self.stages = {
             stage: Histogram(bounds["tailrace_stage_seconds"]) for stage in get_args(Stage)
@@ -171,6 +173,7 @@ class Metrics(Collector):
             ((side,), count) for side, count in self.reconnects.items()
         ]
         found["tailrace_errors_total"] = [((name,), count) for name, count in self.errors.items()]
+        found["tailrace_notifications_total"] = list(self.notifications.items())
         for name, labels, count in self.tables.samples():
             found[name].append((labels, count))
         return found

@@ -23,7 +23,7 @@ PROGRESS: Final = "tailrace.progress"
 #: The fields that tell one series from another.
 SERIES: Final = (
     *("pipeline", "table", "column", "error_class", "state", "command_id", "policy", "subject"),
-    *("reason", "url"),
+    *("reason", "url", "receiver"),
 )
 
 _Series = tuple[object, ...]

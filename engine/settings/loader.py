@@ -23,6 +23,7 @@ from engine.errors import ConfigError
 from engine.schema import TableId
 from engine.settings.api import ApiSettings
 from engine.settings.mapping import MaskSettings, TableRules
+from engine.settings.notify import NotifySettings
 from engine.settings.reference import reference_path
 from engine.settings.secrets import SecretError, resolve
 
@@ -183,6 +184,7 @@ class Settings(Struct, frozen=True):
     retry: RetrySettings
     api: ApiSettings
     log: LogSettings
+    notify: Mapping[str, NotifySettings]
     telemetry: TelemetrySettings
 
 
@@ -302,10 +304,10 @@ class _Document:
                 and isinstance(data.get(key), dict)
             ):
                 self._check_keys(data[key], inner, (*keys, key))
-            elif inner == dict[str, TableRules] and isinstance(data.get(key), dict):
-                for pattern, rules in data[key].items():
-                    if isinstance(rules, dict):
-                        self._check_keys(rules, TableRules, (*keys, key, pattern))
+            elif (named := _named_structs(inner)) and isinstance(data.get(key), dict):
+                for name, table in data[key].items():
+                    if isinstance(table, dict):
+                        self._check_keys(table, named, (*keys, key, name))
 
     def _convert(self, data: Mapping[str, Any], shape: type[Struct]) -> Any:
         try:
@@ -364,10 +366,17 @@ def _shape(source: type[Struct], sink: type[Struct]) -> type[Struct]:
             ("retry", RetrySettings, RetrySettings()),
             ("api", ApiSettings, ApiSettings()),
             ("log", LogSettings, LogSettings()),
+            ("notify", dict[str, NotifySettings], {}),
             ("telemetry", TelemetrySettings, TelemetrySettings()),
         ],
         forbid_unknown_fields=True,
     )
+
+
+def _named_structs(kind: Any) -> type[Struct] | None:
+    """The struct of ``dict[str, struct]``, the type of a table of named tables."""
+    inner = get_args(kind)[-1] if get_origin(kind) is dict else None
+    return inner if isinstance(inner, type) and issubclass(inner, Struct) else None
 
 
 def _split(dotted: str) -> list[str]:

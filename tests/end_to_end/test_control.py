@@ -54,6 +54,21 @@ def assert_mistakes_are_refused(engine: EngineProcess, config: Path, good: str) 
     wait_until(lambda: "the one before is used" in engine.log.read_text(), what="the way back")
 
 
+def notified(config: Path) -> Path:
+    """Have the engine write its notifications to this file."""
+    told = config.with_name("told")
+    command = f'command = ["/bin/sh", "-c", "cat >> {told}"]'
+    config.write_text(config.read_text() + f"[notify.file]\n{command}\n")
+    return told
+
+
+def assert_told(told: Path) -> None:
+    """The engine has told of the pause, and last of its end."""
+    types = [json.loads(line)["type"] for line in told.read_text().splitlines()]
+    assert "state.paused" in types
+    assert types[-1] == "state.stopped"
+
+
 def test_an_engine_is_controlled(
     mysql: AnyServer,
     postgres: AnyServer,
@@ -62,7 +77,7 @@ def test_an_engine_is_controlled(
     tmp_path: Path,
 ) -> None:
     target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql)
-    config = write_config(tmp_path, mysql.url, target, f"{database}.orders")
+    told = notified(config := write_config(tmp_path, mysql.url, target, f"{database}.orders"))
     with (
         connect_mysql(mysql, database) as source,
         source.cursor() as cursor,
@@ -83,7 +98,7 @@ def test_an_engine_is_controlled(
         change()
         with EngineProcess(config) as engine:
             engine.wait_status(lambda it: it["state"] == "streaming")
-            # Paused: nothing is applied, the lag grows, and a restart changes nothing.
+            # Paused: nothing is applied, and a restart changes nothing.
             tailrace(0, "pause", config)
             change()
             engine.wait_status(lambda it: it["state"] == "paused" and it["lag_seconds"] > 1)
@@ -104,10 +119,10 @@ def test_an_engine_is_controlled(
             engine.wait_status(lambda it: [t["state"] for t in it["tables"]] == ["live", "live"])
             change()
 
-            # Stopped: the command is recorded with who gave it.
             wait_until(lambda: count() == 4, what="the change")
             post(engine, "stop")
             assert engine.wait() == 0
+        assert_told(told)
         assert "no engine is connected" in tailrace(0, "stop", config)
         assert "ada through the API (127.0.0.1)" in tailrace(0, "commands", config)
         with EngineProcess(config) as engine:

@@ -49,6 +49,7 @@ def used() -> Metrics:
     metrics.batch(6, 600, transactions=4)
     metrics.reconnected("sink")
     metrics.failed(SourceLost("x"))
+    metrics.notifications["pager", "sent"] += 1
     metrics.committed([1.0])
     with metrics.stage("commit"):
         pass

@@ -28,6 +28,7 @@ from engine.settings.loader import (
     load,
 )
 from engine.settings.mapping import MaskSettings, TableRules
+from engine.settings.notify import NotifySettings
 from engine.settings.secrets import redact, resolve
 from sinks import SINKS
 from sources import SOURCES
@@ -43,6 +44,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "retry": RetrySettings,
     "api": ApiSettings,
     "log": LogSettings,
+    "notify": NotifySettings,
     "telemetry": TelemetrySettings,
 }
 
@@ -259,9 +261,8 @@ def all_tables() -> list[tuple[type[msgspec.Struct], dict[str, Any]]]:
     """Every table of the reference, with the struct that decodes it."""
     data = tomllib.loads(REFERENCE.read_text(encoding="utf-8"))
     tables = [(name, table) for name, table in data.items()] + alternatives()
-    tables = [
-        (name, table["shop.orders"] if name == "mapping" else table) for name, table in tables
-    ]
+    named = {"mapping": "shop.orders", "notify": "pager"}
+    tables = [(name, table[named[name]] if name in named else table) for name, table in tables]
     return [(struct_of(name, table), table) for name, table in tables]
 
 
