@@ -327,8 +327,8 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     """The log has reached ``position`` without a change to a followed table. It never stands inside
     a transaction.
 
-    ``at`` is the time up to which the log has been read, in Unix seconds: the source's time of the
-    newest event, the current time if the log holds nothing more, 0.0 if the time is not known.
+    ``at`` is the time up to which the log has been read, by the source's clock, in Unix seconds:
+    that of the newest event, the time now if the log holds nothing more, 0.0 if it is not known.
     """
 
     position: Position

@@ -6,10 +6,12 @@ The errors that Tailrace raises on purpose.
     ├── SourceError       the source refuses a request, or its log cannot be followed
     │   ├── SourceLost    the connection to the source broke or stalled (retried)
     │   ├── SourceRejected    the source rejects the connection (retried for a while, not at first)
+    │   ├── SourceDenied  the source denies a request for want of a right (retried likewise)
     │   └── TableUnreadable   one table of the source cannot be read
     ├── SinkError         the target refuses a request
     │   ├── SinkLost      the connection to the target broke or stalled (retried)
-    │   └── SinkRejected  the target rejects the connection (retried for a while, not at first)
+    │   ├── SinkRejected  the target rejects the connection (retried for a while, not at first)
+    │   └── SinkDenied    the target denies a request for want of a right (retried likewise)
     ├── DecodeError       the bytes of a log do not follow their format
     ├── SchemaError       the shape of a table is unknown or cannot be followed
     │   ├── ShapeChanged  the live table is ahead of the log (retried after the stream has advanced)
@@ -44,9 +46,11 @@ __all__ = [
     "SchemaError",
     "ShapeChanged",
     "TableRecreated",
+    "SinkDenied",
     "SinkError",
     "SinkLost",
     "SinkRejected",
+    "SourceDenied",
     "SourceError",
     "SourceLost",
     "SourceRejected",
@@ -120,6 +124,14 @@ class SourceRejected(SourceError):
     """
 
 
+class SourceDenied(SourceError):
+    """The source denies a request, because the user has no right to it.
+
+    A pipeline that has resumed at a checkpoint had the right before, and retries it for a while: it
+    may be about to be granted again. Before that the set-up is wrong.
+    """
+
+
 class TableUnreadable(SourceError):
     """One table of the source cannot be read, such as one that is marked as crashed."""
 
@@ -144,6 +156,13 @@ class SinkRejected(SinkError):
     """The target rejects the connection, or there is no host of its name, or no such folder.
 
     It is retried as ``SourceRejected``.
+    """
+
+
+class SinkDenied(SinkError):
+    """The target denies a request, because the user has no right to it.
+
+    It is retried as ``SourceDenied``.
     """
 
 

@@ -1,15 +1,16 @@
 """
-What a source may tell of its log for the status, beside its size (``Source.backlog``). A source
-need not tell any of it.
+What a source may tell of its log and its clock for the status, beside the log's size
+(``Source.backlog``). A source need not tell any of it.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
-__all__ = ["DescribesLog", "LogAhead", "MeasuresWaits"]
+__all__ = ["DescribesLog", "HasClock", "LogAhead", "MeasuresWaits", "clock_ahead_of", "now_at"]
 
 
 class LogAhead(msgspec.Struct, frozen=True):
@@ -40,3 +41,24 @@ class MeasuresWaits(Protocol):
         """How long the streams have waited for the server, since the source was made. Called on the
         thread of the stream.
         """
+
+
+@runtime_checkable
+class HasClock(Protocol):
+    """A source whose times are those of a clock that may differ from that of this host."""
+
+    @property
+    def clock_ahead_seconds(self) -> float | None:
+        """By how much that clock is ahead; 0.0 if the difference is too small to be known. None
+        until it is compared. Does not block.
+        """
+
+
+def clock_ahead_of(source: object) -> float | None:
+    """``clock_ahead_seconds`` of a source; None also if it has no clock."""
+    return source.clock_ahead_seconds if isinstance(source, HasClock) else None
+
+
+def now_at(source: object) -> float:
+    """The time now on the clock of a source, in Unix seconds, as far as its difference is known."""
+    return time.time() + (clock_ahead_of(source) or 0.0)

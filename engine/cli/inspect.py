@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from engine.checkpoint import Checkpoint
 from engine.cli.address import check_address
 from engine.cli.api_address import address_of
 from engine.cli.command import Command
@@ -30,7 +30,7 @@ from engine.contract import (
     State,
 )
 from engine.errors import ConfigError, SchemaError, SourceLost, TailraceError
-from engine.log_status import DescribesLog, LogAhead
+from engine.log_status import DescribesLog, LogAhead, clock_ahead_of, now_at
 from engine.ops.status import Status, TableStatuses
 from engine.pipeline.selection import selected
 from engine.recovery import DeadLetterStore, count_dead_letters
@@ -216,26 +216,23 @@ async def _status(settings: Settings, config: str) -> Status:
     """The status as the target and the source tell it. The engine is not asked."""
     sink = make_sink(settings)
     state, checkpoint = await stored_state(sink)
-    behind = time.time() - checkpoint.committed_at if checkpoint.committed_at else None
     letters = await count_dead_letters(sink)
-    found = Status(
-        pipeline=settings.pipeline.name,
-        epoch=state.epoch,
-        position=checkpoint.position,
-        committed_position=checkpoint.position,
-        lag_seconds=behind,
-        running=state.running,
-        dead_letters=sum(letters.values()) if isinstance(sink, DeadLetterStore) else None,
-        tables=TableStatuses(config).of(checkpoint.progress, letters),
-    )
     with closing(make_source(settings)) as source:
+        found = Status(
+            pipeline=settings.pipeline.name,
+            epoch=state.epoch,
+            position=checkpoint.position,
+            committed_position=checkpoint.position,
+            lag_seconds=_age(checkpoint, source),
+            running=state.running,
+            dead_letters=sum(letters.values()) if isinstance(sink, DeadLetterStore) else None,
+            tables=TableStatuses(config).of(checkpoint.progress, letters),
+        )
         try:
-            lag_bytes, ahead = await asyncio.to_thread(_backlog, source, state, behind or 0.0)
+            lag_bytes, ahead = await asyncio.to_thread(_backlog, source, state)
         except TailraceError as error:
             remedy = rendered(error.hint, config=config)
             return msgspec.structs.replace(found, problem=str(error), remedy=remedy)
-    if lag_bytes == 0:
-        behind = 0.0
     if checkpoint.paused:
         remedy = rendered("`tailrace resume CONFIG`", config=config)
         found = msgspec.structs.replace(
@@ -243,16 +240,17 @@ async def _status(settings: Settings, config: str) -> Status:
         )
     return msgspec.structs.replace(
         found,
-        lag_seconds=behind,
+        lag_seconds=0.0 if lag_bytes == 0 else _age(checkpoint, source),
         lag_bytes=lag_bytes,
         lag_transactions=ahead.transactions,
+        clock_ahead_seconds=clock_ahead_of(source),
         log_kept_seconds=ahead.kept_seconds,
     )
 
 
-def _backlog(source: Source, state: State, behind: float) -> tuple[int | None, LogAhead]:
-    """The bytes of log after the checkpoint, which is ``behind`` seconds old, or None if they are
-    unknown; and what else the source knows of its log.
+def _backlog(source: Source, state: State) -> tuple[int | None, LogAhead]:
+    """The bytes of log after the checkpoint, or None if they are unknown; and what else the source
+    knows of its log.
 
     Raises ``TailraceError`` if a stream cannot resume at the checkpoint.
     """
@@ -262,8 +260,16 @@ def _backlog(source: Source, state: State, behind: float) -> tuple[int | None, L
     level = source.reached(position, source.position())
     ahead = LogAhead()
     if isinstance(source, DescribesLog):
-        ahead = source.log_ahead(position, 0.0 if level else behind)
+        age = 0.0 if level else _age(state.checkpoint, source)
+        ahead = source.log_ahead(position, age or 0.0)
     return (0 if level else source.backlog(position)), ahead
+
+
+def _age(checkpoint: Checkpoint, source: Source) -> float | None:
+    """How old the target's state is, by the clock of the source if that was compared; None if it is
+    not known.
+    """
+    return max(0.0, now_at(source) - checkpoint.committed_at) if checkpoint.committed_at else None
 
 
 def _check_stored(source: Source, state: State | None) -> None:

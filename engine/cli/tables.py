@@ -16,7 +16,7 @@ from engine.contract import Finding
 from engine.ops.log import printable
 from engine.ops.status import Status, TableStatus
 from engine.ops.terminal import tables_table
-from engine.ops.words import duration, headline, size
+from engine.ops.words import duration, headline, shown_clock, size
 from engine.verify.report import TableReport, VerifyReport
 
 __all__ = ["findings_table", "progress_table", "status_table", "verify_table"]
@@ -50,6 +50,8 @@ def status_table(status: Status) -> RenderableType:
     lag = "unknown" if status.lag_seconds is None else duration(status.lag_seconds)
     behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
     summary.add_row("lag", f"{lag}{behind}")
+    if clock := shown_clock(status.clock_ahead_seconds):
+        summary.add_row("clock", Text(clock, style="yellow"))
     if status.log_kept_seconds is not None:
         summary.add_row(
             "log", f"kept by the source for at least {duration(status.log_kept_seconds)}"

@@ -6,7 +6,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from engine.errors import SinkError, SinkLost, SinkRejected, SourceError, SourceLost, SourceRejected
+from engine.errors import (
+    SinkDenied,
+    SinkError,
+    SinkLost,
+    SinkRejected,
+    SourceDenied,
+    SourceError,
+    SourceLost,
+    SourceRejected,
+)
 
 __all__ = ["SOURCE", "TARGET", "Side"]
 
@@ -15,8 +24,8 @@ class Side(NamedTuple):
     """Source or target. ``section`` is the part of the configuration with its settings.
 
     ``lost`` is the error of a broken connection, which is retried, ``refused`` that of a request
-    that fails again if it is repeated, and ``rejected`` that of a connection that the server does
-    not accept.
+    that fails again if it is repeated, ``rejected`` that of a connection that the server does not
+    accept, and ``denied`` that of a request to which the user has no right.
     """
 
     name: str
@@ -24,7 +33,8 @@ class Side(NamedTuple):
     lost: type[SourceLost | SinkLost]
     refused: type[SourceError | SinkError]
     rejected: type[SourceRejected | SinkRejected]
+    denied: type[SourceDenied | SinkDenied]
 
 
-SOURCE = Side("source", "[source]", SourceLost, SourceError, SourceRejected)
-TARGET = Side("target", "[sink]", SinkLost, SinkError, SinkRejected)
+SOURCE = Side("source", "[source]", SourceLost, SourceError, SourceRejected, SourceDenied)
+TARGET = Side("target", "[sink]", SinkLost, SinkError, SinkRejected, SinkDenied)

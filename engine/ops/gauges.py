@@ -36,6 +36,7 @@ def gauges(status: Status) -> dict[str, list[Sample]]:
         "tailrace_lag_seconds": _one(status.lag_seconds),
         "tailrace_lag_bytes": _one(status.lag_bytes),
         "tailrace_lag_transactions": _one(status.lag_transactions),
+        "tailrace_source_clock_ahead_seconds": _one(status.clock_ahead_seconds),
         "tailrace_catch_up_seconds": _one(status.catch_up_seconds),
         "tailrace_log_kept_seconds": _one(status.log_kept_seconds),
         "tailrace_backfill_left_seconds": _one(status.backfill_left_seconds),

@@ -79,6 +79,13 @@ METRICS: Final = (
         "Transactions of the source's log that are not applied yet, as its GTIDs tell.",
     ),
     Metric(
+        "tailrace_source_clock_ahead_seconds",
+        "gauge",
+        "seconds",
+        "By how much the source's clock is ahead of that of the engine's machine, which the lag and"
+        " the latency take into account; not there until it is compared.",
+    ),
+    Metric(
         "tailrace_catch_up_seconds",
         "gauge",
         "seconds",

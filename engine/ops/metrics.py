@@ -98,10 +98,12 @@ class Metrics(Collector):
         yield
         self.stages[stage].observe(time.perf_counter() - started)
 
-    def committed(self, times: Sequence[float]) -> None:
-        """The target has committed transactions, which the source had committed at ``times``."""
+    def committed(self, times: Sequence[float], now: float) -> None:
+        """The target has committed transactions, which the source had committed at ``times``. They
+        and ``now`` are times on the source's clock.
+        """
         if times:
-            self._latency.observe_ages(times, time.time())
+            self._latency.observe_ages(times, now)
 
     def applied(self, work: Mapping[tuple[TableId, str], Work], applied: Applied) -> None:
         """One ``Sink.apply`` has ended: the work by table and operation, and what it found."""

@@ -65,6 +65,11 @@ class RecentErrors:
                 break
         self._errors.appendleft(new)
 
+    def retried(self) -> None:
+        """The newest error is retried."""
+        if self._errors:
+            self._errors[0] = msgspec.structs.replace(self._errors[0], retried=True)
+
     def shown(self) -> tuple[ErrorStatus, ...]:
         """The errors, the newest first."""
         return tuple(self._errors)

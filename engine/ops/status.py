@@ -120,6 +120,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     lag_seconds: float | None = None
     lag_bytes: int | None = None
     lag_transactions: int | None = None
+    clock_ahead_seconds: float | None = None
     catch_up_seconds: float | None = None
     log_kept_seconds: float | None = None
     queued_bytes: int | None = None

@@ -14,7 +14,7 @@ import msgspec
 from engine.ops.status import FINISHED, Status
 from engine.remedies import rendered
 
-__all__ = ["Headline", "Level", "duration", "headline", "size"]
+__all__ = ["Headline", "Level", "duration", "headline", "shown_clock", "size"]
 
 #: ``fine``: nothing to do. ``busy``: it goes on by itself. ``warning``: a part is left out, or the
 #: pipeline waits for somebody. ``error``: it does not go on by itself.
@@ -22,6 +22,8 @@ Level = Literal["fine", "busy", "warning", "error"]
 
 #: A target that is not farther behind follows.
 FOLLOWING_SECONDS = 5.0
+#: A difference of clocks from which on it is shown.
+CLOCK_SECONDS = 1.0
 
 
 class Headline(msgspec.Struct, frozen=True):
@@ -113,6 +115,14 @@ def _at(now: datetime, seconds: float | None) -> str:
 
 def _count(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
+
+
+def shown_clock(ahead_seconds: float | None) -> str:
+    """The difference of the source's clock; empty if it is small or unknown."""
+    if ahead_seconds is None or abs(ahead_seconds) < CLOCK_SECONDS:
+        return ""
+    way = "ahead of" if ahead_seconds > 0 else "behind"
+    return f"the source's clock is {duration(abs(ahead_seconds))} {way} this machine's"
 
 
 def duration(seconds: float) -> str:

@@ -26,7 +26,7 @@ from engine.contract import (
     State,
 )
 from engine.errors import ConfigError, SourceError, UnloggedChange
-from engine.log_status import MeasuresWaits
+from engine.log_status import MeasuresWaits, now_at
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.ops.status import PipelineState
@@ -354,9 +354,10 @@ class Attempt:
         await self.writer.write(batch)
         limits = self._pipeline.batch
         share = max(batch.rows / limits.max_rows, batch.size / limits.max_bytes)
+        silent_from = now_at(self._source) - SILENT_SECONDS
         if share > LARGE_SHARE:
             self._log = _Log.BEHIND
-        elif isinstance(batch.end, Heartbeat) and time.time() - batch.end.at < SILENT_SECONDS:
+        elif isinstance(batch.end, Heartbeat) and batch.end.at > silent_from:
             self._log = _Log.SILENT
         else:
             self._log = _Log.FLOWING

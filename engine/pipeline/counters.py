@@ -22,9 +22,9 @@ class Counters:
     """What a pipeline has done since the process started, over all attempts.
 
     ``rows`` counts row changes of the stream, ``backfilled_rows`` rows of backfills.
-    ``current_at`` is the last Unix time at which the target is known to have equalled the source:
-    the commit time of the last applied transaction, or the time of the last heartbeat that said
-    that nothing is left to read. It is 0.0 until it is known.
+    ``current_at`` is the last time, on the source's clock, at which the target is known to have
+    equalled the source: the commit time of the last applied transaction, or the time of the last
+    heartbeat that said that nothing is left to read. It is 0.0 until it is known.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,8 @@ class Counters:
 
     def lag_seconds(self, now: float) -> float | None:
         """The age of the target's state: 0 on an idle source, as long as its heartbeats come, and
-        growing while either database is unreachable. None until it is known.
+        growing while either database is unreachable. None until it is known. ``now`` is the time on
+        the source's clock.
         """
         if not self.current_at:
             return None

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from engine.contract import Interruptible, Sink, Source
 from engine.errors import SinkError, TailraceError, UnloggedChange
+from engine.log_status import clock_ahead_of, now_at
 from engine.mapping.changes import Mapping
 from engine.ops.log_fields import error_fields
 from engine.ops.metrics import Metrics
@@ -181,12 +181,13 @@ class Pipeline:
         retries = self._retries
         if attempt is not None:
             if attempt.reads:
-                retries.worked()
+                retries.worked(resumed=bool(attempt.start))
             if attempt.writer.commits:
                 retries.progressed()
             if attempt.writer.committed != attempt.start:
                 retries.advanced()
         retries.take(error)
+        self._errors.retried()
         self.counters.reconnects += 1
         self.metrics.reconnected("sink" if isinstance(error, SinkError) else "source")
         if self._stop:
@@ -223,7 +224,8 @@ class Pipeline:
             rows=counters.rows,
             backfilled_rows=counters.backfilled_rows,
             reconnects=counters.reconnects,
-            lag_seconds=counters.lag_seconds(time.time()),
+            lag_seconds=counters.lag_seconds(now_at(self.source)),
+            clock_ahead_seconds=clock_ahead_of(self.source),
             queued_bytes=0 if attempt is None else attempt.queued_bytes,
             checkpoint_age_seconds=counters.checkpoint_age_seconds,
             dead_letters=letters.count,

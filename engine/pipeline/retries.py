@@ -3,8 +3,9 @@ What follows an error that ends an attempt: the end of the pipeline, or a wait a
 
 A lost connection is retried for as long as the settings say. A rejected one (a wrong password, an
 unknown host) ends the pipeline at its start, because the configuration is wrong. A pipeline that
-has worked retries it for a while, because a server may be in maintenance. A log that cannot be read
-is read again a few times, because a connection may have damaged it.
+has worked retries it for a while, because a server may be in maintenance. The same holds for a
+missing right; but the first backfill is part of the start, because only that uses all rights. A log
+that cannot be read is read again a few times, because a connection may have damaged it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from engine.contract import Reachable, Sink, Source
 from engine.errors import (
     DeadlineExceeded,
     DecodeError,
+    SinkDenied,
     SinkError,
     SinkRejected,
+    SourceDenied,
     SourceRejected,
     TailraceError,
 )
@@ -32,7 +35,7 @@ __all__ = ["Deadline", "Retries"]
 
 log = logging.getLogger("tailrace.pipeline")
 
-#: How long a pipeline that has worked retries a rejected connection.
+#: How long a pipeline that has worked retries a rejected connection or a missing right.
 REJECTED_SECONDS = 600.0
 #: How often in a row a log that cannot be read is read again.
 READINGS = 3
@@ -90,12 +93,17 @@ class Retries:
         self._readings = 0
         #: Whether source and target were connected, and the log was read from the checkpoint.
         self.has_worked = False
+        #: Whether one of these attempts has begun at a stored checkpoint.
+        self._has_resumed = False
         #: The text of the last error, without its hint.
         self.last_error = ""
 
-    def worked(self) -> None:
-        """Source and target were connected, and the log was read from the checkpoint."""
+    def worked(self, *, resumed: bool) -> None:
+        """Source and target were connected, and the log was read from the checkpoint; ``resumed``:
+        from one that was stored before.
+        """
         self.has_worked = True
+        self._has_resumed |= resumed
 
     def progressed(self) -> None:
         """Something was committed."""
@@ -127,9 +135,11 @@ class Retries:
 
     def _may_retry(self, error: TailraceError, failing_seconds: float) -> bool:
         limit = self._settings.give_up_seconds
-        if isinstance(error, SourceRejected | SinkRejected):
+        if isinstance(error, SourceRejected | SinkRejected | SourceDenied | SinkDenied):
             limit = min(limit, REJECTED_SECONDS) if limit else REJECTED_SECONDS
-            return self.has_worked and failing_seconds <= limit
+            denied = isinstance(error, SourceDenied | SinkDenied)
+            has_worked = self._has_resumed if denied else self.has_worked
+            return has_worked and failing_seconds <= limit
         if isinstance(error, DecodeError):
             return error.table is None and self._readings < READINGS
         return error.retryable and not (limit and failing_seconds > limit)
@@ -156,4 +166,6 @@ def _meaning(error: TailraceError) -> str:
         return "the connection was lost, the pipeline resumes from the checkpoint"
     if isinstance(error, DecodeError):
         return "the log cannot be read, it is read again from the checkpoint"
+    if isinstance(error, SourceDenied | SinkDenied):
+        return "a right is missing, the pipeline tries it again for some minutes"
     return "the connection is rejected, the pipeline tries it again for some minutes"

@@ -30,6 +30,7 @@ from engine.change import (
 from engine.checkpoint import Cause, Checkpoint, LeftState
 from engine.contract import Applied, AppliesAtOnce, ReadsByPolicy, RowFilter, Sink, Source
 from engine.errors import ConfigError, TailraceError, UnloggedChange
+from engine.log_status import now_at
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
 from engine.ops.tracing import NO_TRACING, Tracing
@@ -118,7 +119,7 @@ class TargetWriter:
         self.committed = checkpoint.position
         #: Whether a command has paused the pipeline.
         self.paused = checkpoint.paused
-        #: The source's time of ``position``, in Unix seconds.
+        #: The time of ``position`` on the source's clock, in Unix seconds.
         self.committed_at = checkpoint.committed_at
         self.transaction = Transaction.EMPTY
         #: Whether ``position`` or its time is newer than in the stored checkpoint.
@@ -285,7 +286,7 @@ class TargetWriter:
         self._last_commit = time.monotonic()
         self.committed = self.position
         self._counters.committed(self.position)
-        self._metrics.committed(self._times)
+        self._metrics.committed(self._times, now_at(self._source))
         self._times = []
         self._tracing.end_transaction()
         if self._tracker.moved:

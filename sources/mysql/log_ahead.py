@@ -19,9 +19,9 @@ from engine.log_status import LogAhead
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, file_number
 from sources.mysql.preflight.context import retention_seconds
-from sources.mysql.server_info import ServerInfo, log_end
+from sources.mysql.server_info import ServerInfo, log_end, log_files
 
-__all__ = ["kept_seconds", "log_ahead", "transactions_between"]
+__all__ = ["bytes_after", "kept_seconds", "log_ahead", "transactions_between"]
 
 
 def log_ahead(
@@ -35,6 +35,15 @@ def log_ahead(
         newest = file_number(position.file) >= file_number(end.file)
         kept = kept_seconds({str(name): str(value) for name, value in rows}, newest, lag_seconds)
     return LogAhead(transactions_between(position, end), kept)
+
+
+def bytes_after(session: Connection[Any], info: ServerInfo, position: MySQLPosition) -> int | None:
+    """The size of the log after ``position``; None if it is from another server."""
+    if position.server != info.identity or not position.file:
+        return None
+    number = file_number(position.file)
+    after = sum(log.size for log in log_files(session) if file_number(log.name) >= number)
+    return max(0, after - position.offset)
 
 
 def kept_seconds(variables: Mapping[str, str], newest: bool, lag_seconds: float) -> float | None:

@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import is_mariadb, query, query_all, version_number
 from engine.errors import SourceError, SourceLost
 from sources.mysql.binlog.events import xid_text
 from sources.mysql.gtid import DomainState, GtidSet
-from sources.mysql.position import MySQLPosition
+from sources.mysql.position import UNKNOWN_PLACE, MySQLPosition
 from sources.mysql.releases import refuse_too_old
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "owned_gtids",
     "prepared_transactions",
     "read_server_info",
+    "settled_log_end",
     "visible_log_end",
     "wait_for_gtids",
     "status_statement",
@@ -37,6 +39,9 @@ __all__ = [
 
 #: How long a commit may take from being visible to its GTID being executed.
 _COMMIT_SECONDS: Final = 1
+#: How long ``settled_log_end`` waits for the XA transactions that are prepared when it is called.
+_PREPARED_SECONDS: Final = 1.0
+_PREPARED_POLL_SECONDS: Final = 0.05
 #: The remedy for a server without a binary log.
 SWITCH_LOG_ON: Final = (
     "set `log_bin = binlog` below [mysqld] in the option file of the server, and restart it"
@@ -194,6 +199,25 @@ def visible_log_end(connection: Connection[Any], info: ServerInfo) -> MySQLPosit
     if _owned(owned) is not None or before != after:
         file, offset = "", 0
     return MySQLPosition(info.identity, file, int(offset), GtidSet.parse(rest[2]))
+
+
+def settled_log_end(
+    connection: Connection[Any], info: ServerInfo, stopped: Callable[[], bool]
+) -> MySQLPosition:
+    """``visible_log_end``, with the XA transactions that are prepared now. Waits for them for some
+    time, or until ``stopped``.
+    """
+    end = visible_log_end(connection, info)
+    prepared = left = prepared_transactions(connection)
+    deadline = time.monotonic() + _PREPARED_SECONDS
+    while left and time.monotonic() < deadline and not stopped():
+        time.sleep(_PREPARED_POLL_SECONDS)
+        left &= prepared_transactions(connection)
+    if not prepared:
+        return end
+    # A committed one is visible to every later read, so its XA COMMIT may be skipped.
+    places = {xid: UNKNOWN_PLACE if xid in left else "" for xid in sorted(prepared)}
+    return msgspec.structs.replace(end, prepared=places)
 
 
 def _wait_for_commits(connection: Connection[Any], info: ServerInfo, committing: GtidSet) -> None:

@@ -44,17 +44,16 @@ from sources.mysql.catalog import (
     read_table,
 )
 from sources.mysql.catalog_place import CatalogPlace, at_once
+from sources.mysql.clock import ServerClock
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
-from sources.mysql.log_ahead import log_ahead
+from sources.mysql.log_ahead import bytes_after, log_ahead
 from sources.mysql.log_watch import LogWatch
 from sources.mysql.lost_changes import read_lost_changes
 from sources.mysql.merge_tables import MergeTables, all_merge_tables
 from sources.mysql.overrides import Overrides
 from sources.mysql.position import (
-    UNKNOWN_PLACE,
     MySQLPosition,
-    file_number,
     parse_position,
     place_of,
     unresolved,
@@ -66,10 +65,8 @@ from sources.mysql.server_info import (
     converted_time,
     has_native_foreign_keys,
     log_end,
-    log_files,
-    prepared_transactions,
     read_server_info,
-    visible_log_end,
+    settled_log_end,
 )
 from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.snapshot.chunks import ChunkReader
@@ -82,9 +79,6 @@ T = TypeVar("T")
 
 #: The log must be silent for this long before a moved position is reported early.
 _QUIET_SECONDS: Final = 0.05
-#: How long ``position`` waits for the XA transactions that are prepared when it is called.
-_PREPARED_SECONDS: Final = 1.0
-_PREPARED_POLL_SECONDS: Final = 0.05
 #: How long the server may take to accept a connection when it is probed.
 _PROBE_SECONDS: Final = 2.0
 
@@ -109,6 +103,7 @@ class MySQLSource:
         #: The session while a query runs on it, for ``stop``.
         self._asked: Connection[Any] | None = None
         self._info: ServerInfo | None = None
+        self._clock = ServerClock()
         self._stopping = threading.Event()
         self._replica: BinlogConnection | None = None
         #: How long earlier replica connections have waited for the server.
@@ -169,7 +164,9 @@ class MySQLSource:
         Waits up to one second for the XA transactions that are prepared now, because their rows
         are in the log before the position and take effect after it.
         """
-        return str(self._ask(self._position))
+        return str(
+            self._ask(lambda it: settled_log_end(it, self._server_info(it), self._stopping.is_set))
+        )
 
     def reached(self, position: str, goal: str) -> bool:
         """Whether a stream at ``position`` has read everything that ``goal`` includes."""
@@ -184,14 +181,23 @@ class MySQLSource:
 
     def backlog(self, position: str) -> int | None:
         """Bytes of the server's log after ``position``; None if it is from another server."""
-        return self._ask(lambda session: self._backlog(session, parse_position(position)))
+        place = parse_position(position)
+        return self._ask(lambda session: bytes_after(session, self._server_info(session), place))
 
     def log_ahead(self, position: str, lag_seconds: float) -> LogAhead:
         """As ``DescribesLog.log_ahead``."""
         place = parse_position(position)
-        return self._ask(
-            lambda session: log_ahead(session, self._server_info(session), place, lag_seconds)
-        )
+
+        def ask(session: Connection[Any]) -> LogAhead:
+            self._clock.compare(session)
+            return log_ahead(session, self._server_info(session), place, lag_seconds)
+
+        return self._ask(ask)
+
+    @property
+    def clock_ahead_seconds(self) -> float | None:
+        """As ``HasClock.clock_ahead_seconds``."""
+        return self._clock.ahead_seconds
 
     def check_position(self, position: str, tables: Iterable[Table]) -> None:
         """As ``ChecksPosition.check_position``."""
@@ -234,8 +240,8 @@ class MySQLSource:
     ) -> Iterator[list[Change]]:
         """Every change to a followed table after ``position``; see ``Source.stream``.
 
-        The ``at`` of a ``Heartbeat`` is the source's commit time of the newest transaction that was
-        skipped. It is the local clock only if the log is silent: no event has come for a moment, or
+        The ``at`` of a ``Heartbeat`` is the commit time of the newest transaction that was skipped.
+        It is the server's time of now only if the log is silent: no event has come for a moment, or
         the server has sent a heartbeat of its own.
         """
         tables = list(tables)
@@ -353,7 +359,7 @@ class MySQLSource:
             if stream.inside or not unreported:
                 continue
             silent = caught_up and not replica.partial and (stream.idle or not events)
-            at = time.time() if silent else stream.committed_at
+            at = self._clock.now() if silent else stream.committed_at
             if silent or (at and time.monotonic() - reported_at > interval * 0.9):
                 stream.position.moved = False
                 yield [Heartbeat(stream.position.resume_position, at)]
@@ -453,6 +459,7 @@ class MySQLSource:
         try:
             if fresh:
                 establish(session)
+                self._clock.compare(session)
             return question(session)
         except SourceError:
             self._drop_session()
@@ -478,23 +485,3 @@ class MySQLSource:
 
     def _log_end(self) -> MySQLPosition:
         return self._ask(lambda session: log_end(session, self._server_info(session)))
-
-    def _position(self, session: Connection[Any]) -> MySQLPosition:
-        end = visible_log_end(session, self._server_info(session))
-        prepared = left = prepared_transactions(session)
-        deadline = time.monotonic() + _PREPARED_SECONDS
-        while left and time.monotonic() < deadline and not self._stopping.is_set():
-            time.sleep(_PREPARED_POLL_SECONDS)
-            left &= prepared_transactions(session)
-        if not prepared:
-            return end
-        # A committed one is visible to every later read, so its XA COMMIT may be skipped.
-        places = {xid: UNKNOWN_PLACE if xid in left else "" for xid in sorted(prepared)}
-        return msgspec.structs.replace(end, prepared=places)
-
-    def _backlog(self, session: Connection[Any], position: MySQLPosition) -> int | None:
-        if position.server != self._server_info(session).identity or not position.file:
-            return None
-        number = file_number(position.file)
-        after = sum(log.size for log in log_files(session) if file_number(log.name) >= number)
-        return max(0, after - position.offset)

@@ -50,7 +50,7 @@ def used() -> Metrics:
     metrics.reconnected("sink")
     metrics.failed(SourceLost("x"))
     metrics.notifications["pager", "sent"] += 1
-    metrics.committed([1.0])
+    metrics.committed([1.0], 100_001.0)
     with metrics.stage("commit"):
         pass
     return metrics
@@ -61,6 +61,7 @@ STATUS = Status(
     lag_seconds=1.5,
     lag_bytes=4096,
     lag_transactions=12,
+    clock_ahead_seconds=0.5,
     catch_up_seconds=60.0,
     log_kept_seconds=3600.0,
     backfill_left_seconds=30.0,

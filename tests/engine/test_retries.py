@@ -13,8 +13,10 @@ import pytest
 from engine.errors import (
     DeadlineExceeded,
     DecodeError,
+    SinkDenied,
     SinkLost,
     SinkRejected,
+    SourceDenied,
     SourceError,
     SourceLost,
     SourceRejected,
@@ -57,12 +59,26 @@ def test_a_rejected_connection_is_retried_for_a_while_with_an_error_in_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decides = retries()
-    decides.worked()
+    decides.worked(resumed=False)
     decides.take(SourceRejected("password"))
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     monkeypatch.setattr("engine.pipeline.retries.REJECTED_SECONDS", 0.0)
     with pytest.raises(SourceRejected):
         decides.take(SourceRejected("password"))
+
+
+@pytest.mark.parametrize("error", [SourceDenied("SELECT"), SinkDenied("INSERT")])
+def test_a_missing_right_is_retried_after_a_resumed_attempt_only(
+    caplog: pytest.LogCaptureFixture, error: TailraceError
+) -> None:
+    decides = retries()
+    decides.worked(resumed=False)  # the first backfill, which uses rights for the first time
+    with pytest.raises(type(error)):
+        decides.take(error)
+    decides.worked(resumed=True)
+    decides.take(error)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "a right is missing" in caplog.text
 
 
 def test_a_log_that_cannot_be_read_is_read_again_a_few_times() -> None:
@@ -80,7 +96,7 @@ def test_a_log_that_cannot_be_read_is_read_again_a_few_times() -> None:
 
 def test_other_errors_end_the_pipeline_and_lost_connections_do_not() -> None:
     decides = retries()
-    decides.worked()
+    decides.worked(resumed=False)
     decides.take(SinkLost("broken"))
     assert decides.last_error == "broken"
     with pytest.raises(SourceError):

@@ -17,6 +17,7 @@ from engine.errors import (
     ConfigError,
     SinkLost,
     SinkRejected,
+    SourceDenied,
     SourceError,
     SourceLost,
     SourceRejected,
@@ -74,7 +75,7 @@ def test_an_unknown_host_is_told_from_a_name_server_that_is_away() -> None:
         (pg.DiskFull("x"), False, SourceLost),
         (pg.ReadOnlySqlTransaction("x"), False, SourceLost),
         (pg.StatementTooComplex("x"), False, SourceError),
-        (pg.InsufficientPrivilege("x"), False, SourceError),
+        (pg.InsufficientPrivilege("x"), False, SourceDenied),
         (pg.UniqueViolation("x"), False, SourceError),
     ],
 )

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -27,14 +28,16 @@ def submit(sink: CommandStore, command: PipelineCommand | str) -> int:
     return asyncio.run(submit_now(sink, command))
 
 
-def tailrace(status: int, *words: str | Path) -> str:
-    """Run a command line, whose exit status must be this one. Returns what it prints."""
+def tailrace(status: int, *words: str | Path, environment: Mapping[str, str] | None = None) -> str:
+    """Run a command line, whose exit status must be this one. Returns what it prints.
+    ``environment`` has more variables of its environment.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "engine.cli", *map(str, words)],
         capture_output=True,
         text=True,
         timeout=90,
-        env=os.environ | {"COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200", **(environment or {})},
     )
     assert done.returncode == status, done.stderr or done.stdout
     return done.stdout + done.stderr

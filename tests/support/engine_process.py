@@ -12,6 +12,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,9 +35,13 @@ def write_config(
 
 
 class EngineProcess:
-    """A running engine. It logs to a file next to the configuration."""
+    """A running engine. It logs to a file next to the configuration. ``environment`` has more
+    variables of its environment.
+    """
 
-    def __init__(self, config: Path, *arguments: str) -> None:
+    def __init__(
+        self, config: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.log = config.with_suffix(".log")
@@ -49,7 +54,7 @@ class EngineProcess:
                 ],
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
             )
 
     def status(self) -> dict[str, Any] | None:

@@ -307,19 +307,19 @@ def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError
     if code == _UNKNOWN_CHARSET:
         return side.refused(f"the {side.name} is too old: {text}", hint=_NO_UTF8MB4)
     if code in _LOGIN_DENIED:
-        return side.refused(
+        return side.rejected(
             f"the {side.name} denies the login: {text}",
             hint=f"correct user and password in {side.section} url; there the characters"
             " % / @ : # ? of a password are written %25 %2F %40 %3A %23 %3F; an account that"
             f" requires TLS needs tls, and perhaps tls_cert and tls_key, in {side.section}",
         )
     if code in _ACCOUNT:
-        return side.refused(
+        return side.rejected(
             f"the {side.name} denies access: {text}",
             hint=_ACCOUNT[code].format(section=side.section),
         )
     if code in ACCESS_DENIED:
-        return side.refused(
+        return side.denied(
             f"the {side.name} denies access: {text}",
             hint="`tailrace check CONFIG` lists the missing rights",
         )

@@ -126,7 +126,8 @@ def driver_error(
     error: psycopg.Error, side: Side, *, broken: bool, table: object = None
 ) -> SourceError | SinkError:
     """The error of a failed statement: ``side.lost`` if the connection is broken or if the
-    statement may succeed at the next attempt, else ``side.refused``.
+    statement may succeed at the next attempt, ``side.denied`` for want of a right, else
+    ``side.refused``.
     """
     if broken:
         return side.lost(
@@ -138,7 +139,8 @@ def driver_error(
         message = f"PostgreSQL could not execute the statement now: {describe(error)}"
         return side.lost(message, hint=_hint(error, side), table=table)
     message = f"PostgreSQL refused the statement: {describe(error)}"
-    return side.refused(message, hint=_hint(error, side), table=table)
+    made = side.denied if isinstance(error, pg.InsufficientPrivilege) else side.refused
+    return made(message, hint=_hint(error, side), table=table)
 
 
 def describe(error: psycopg.Error) -> str:
@@ -178,6 +180,11 @@ def _hint(error: psycopg.Error, side: Side) -> str:
             return (
                 f"The {side.name} is a standby now. Point {side.section} url at its primary, or"
                 " name all servers there with target_session_attrs=read-write."
+            )
+        case pg.DiskFull():
+            return (
+                f"Make room on the disk of the {side.name}'s server; the pipeline then goes on by"
+                " itself."
             )
         case pg.InsufficientPrivilege():
             return "Run `tailrace check CONFIG`: it lists the missing rights."

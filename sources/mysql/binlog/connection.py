@@ -35,7 +35,7 @@ from engine.databases.mysql.connect import (
 )
 from engine.databases.mysql.pymysql_adapter import force_close, read_ok, send_command, take_socket
 from engine.databases.mysql.settings import address_of
-from engine.errors import SourceError, SourceLost
+from engine.errors import SourceDenied, SourceError, SourceLost, SourceRejected
 from engine.remedies import BACKFILL_ALL
 from sources.mysql.binlog.packets import Packets, ServerError
 from sources.mysql.binlog.temporary_tables import SessionId
@@ -231,7 +231,7 @@ def replica_host(settings: MySQLSettings) -> str:
 
 
 def choose_server_id(connection: Connection[Any], settings: MySQLSettings) -> int:
-    """The id of the settings, or an unused random id. Raises SourceError if the id is in use.
+    """The id of the settings, or an unused random id. Raises SourceRejected if the id is in use.
 
     An older connection of this pipeline does not count: the server ends it when a newer one with
     the same id starts a dump.
@@ -240,7 +240,7 @@ def choose_server_id(connection: Connection[Any], settings: MySQLSettings) -> in
     taken = {int(query(connection, "SELECT @@GLOBAL.server_id")[0][0])}
     taken |= _other_replicas(connection, replica_host(settings))
     if wanted and wanted in taken:
-        raise SourceError(
+        raise SourceRejected(
             f"another replica, or the source itself, uses the server_id {wanted}",
             hint=_OWN_SERVER_ID,
         )
@@ -280,7 +280,7 @@ def _refusal(ending: ServerError) -> SourceError:
             "another replica connected to the source with the same server_id", hint=_OWN_SERVER_ID
         )
     if ending.code in ACCESS_DENIED:
-        return SourceError(
+        return SourceDenied(
             f"the source denies access: {text}",
             hint="GRANT REPLICATION SLAVE ON *.* TO the user of the source's url",
         )

@@ -13,6 +13,7 @@ from engine.contract import Finding
 from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
 from sources.mysql.binlog.connection import BinlogConnection, choose_server_id
+from sources.mysql.clock import ServerClock
 from sources.mysql.preflight.context import DAY_SECONDS, Check, Context, retention_seconds
 from sources.mysql.releases import release_name, too_new
 from sources.mysql.server_info import SWITCH_LOG_ON, log_end
@@ -25,6 +26,8 @@ __all__ = ["RIGHTS_CHECKS", "SETTINGS_CHECKS"]
 #: also two that repeat these checks.
 _LEAST_SESSIONS: Final = 5
 _USUAL_SESSIONS: Final = 7
+#: The difference of two clocks from which on it is a finding.
+_CLOCK_SECONDS: Final = 1.0
 
 
 def _server(context: Context) -> Iterator[Finding]:
@@ -164,6 +167,26 @@ def _durability(context: Context) -> Iterator[Finding]:
         )
 
 
+def _clock(context: Context) -> Iterator[Finding]:
+    """The log has the server's times. The lag takes a difference of the clocks into account."""
+    clock = ServerClock()
+    clock.compare(context.session)
+    ahead = clock.ahead_seconds or 0.0
+    if abs(ahead) < _CLOCK_SECONDS:
+        yield Finding("ok", "clock", "the server's clock is that of this machine")
+        return
+    way = "ahead of" if ahead > 0 else "behind"
+    yield Finding(
+        "warning",
+        "clock",
+        f"the server's clock is {abs(ahead):.1f} seconds {way} that of this machine: the lag takes"
+        " that into account, but the times of commits are the server's",
+        "let both machines synchronize their clocks (NTP); `date -u` and SELECT UTC_TIMESTAMP()"
+        " show them",
+        code="MY028",
+    )
+
+
 def _sessions(context: Context) -> Iterator[Finding]:
     """The session's value is the limit of the account, or else that of the server."""
     ((limit,),) = query(context.session, "SELECT @@SESSION.max_user_connections")
@@ -265,6 +288,7 @@ SETTINGS_CHECKS: Final[tuple[Check, ...]] = (
     _identity,
     _retention,
     _durability,
+    _clock,
 )
 #: The checks of rights to read the log, which the server must have.
 RIGHTS_CHECKS: Final[tuple[Check, ...]] = (_sessions, _rights, _prepared, _programs)
