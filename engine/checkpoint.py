@@ -51,7 +51,8 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """The backfill of one table.
 
     ``cursor`` is the source's text of the last key that was read, ``rows`` the number of rows
-    written, ``estimate`` the number of rows that the source expected at the start.
+    written, but for those of a ``part``, ``estimate`` the number of rows that were expected at the
+    start.
     ``high_watermark`` is the position up to which the chunks may show changes. The stream has to
     pass it before the table equals the source at every commit.
 
@@ -111,8 +112,9 @@ class TableProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.state not in ("pending", "backfilling"):
             raise ValueError(f"a table that is {self.state} takes no chunk")
         state: TableState = "backfilling" if cursor is not None else "catching_up"
+        written = self.rows if self.part is not None else self.rows + rows
         return TableProgress(
-            *(state, cursor, self.rows + rows, self.estimate, high_watermark),
+            *(state, cursor, written, self.estimate, high_watermark),
             again=self.again,
             cause=self.cause,
             part=self.part,

@@ -162,8 +162,11 @@ class StoredCommands:
     ) -> str:
         try:
             command = msgspec.json.decode(stored.command, type=PipelineCommand)
-        except msgspec.DecodeError:
-            raise _Refused("this version of Tailrace does not know the command") from None
+        except msgspec.DecodeError as error:
+            raise _Refused(
+                f"this version of Tailrace cannot read the stored command: {error}; give it again,"
+                " by the command line of this version"
+            ) from None
         match command:
             case Skip():
                 return await self._skip(command, writer)

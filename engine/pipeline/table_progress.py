@@ -323,8 +323,9 @@ class ProgressTracker:
         place = "" if position is None else self._place(str(position))
         cause = Cause(reason, position=place, statement=statement, at=time.time())
         known = self._progress.get(id, TableProgress())
+        rows, estimate = (known.rows, 0) if part is not None else (0, known.rows)
         progress = TableProgress(
-            *("backfilling", None, known.rows, 0, None, True, cause, part, False, columns),
+            *("backfilling", None, rows, estimate, None, True, cause, part, False, columns),
             changed_at=known.changed_at,
         )
         self._set(id, progress)

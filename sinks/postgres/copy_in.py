@@ -52,13 +52,14 @@ async def copy_in(
         connection.pgconn.send_query("; ".join([*before, query]).encode())
         for result in await connection.wait(execute(connection.pgconn)):
             _raise_if_failed(result)
-        copy = CopyIn(connection)
+        copy, complete = CopyIn(connection), False
         try:
             yield copy
-        except BaseException:
-            with suppress(psycopg.Error):
-                await copy.end(b"the client has given the COPY up")
-            raise
+            complete = True
+        finally:
+            if not complete:
+                with suppress(psycopg.Error):
+                    await copy.end(b"the client has given the COPY up")
         await copy.end()
 
 

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from psycopg.errors import DivisionByZero, InsufficientPrivilege, LockNotAvailable
+from psycopg.errors import DivisionByZero, InsufficientPrivilege, LockNotAvailable, UndefinedColumn
 
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.stored import Fingerprint, Storage
-from engine.errors import Fenced, SinkError, SinkLost, TailraceError
+from engine.errors import ApplyError, Fenced, SinkError, SinkLost, TailraceError
 from engine.schema import Table, TableId
 from sinks.postgres.commands import COMMANDS_WAIT
 from sinks.postgres.layout import (
@@ -243,7 +243,15 @@ class StateStore:
         """
         await self._session.begin()
         layout = await read_layout(self._session)
-        state = await self._select(layout)
+        try:
+            state = await self._select(layout)
+        except ApplyError as error:
+            if not isinstance(error.__cause__, UndefinedColumn):
+                raise
+            raise SinkError(
+                f"the target's schema {SCHEMA} lacks columns that this version of Tailrace reads",
+                hint="`tailrace run CONFIG` adds them at its start",
+            ) from error
         running = await self._running() if (layout or 0) > 1 else None
         await self._session.commit()
         return None if state is None else msgspec.structs.replace(state, running=running)

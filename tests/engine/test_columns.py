@@ -14,6 +14,7 @@ from engine.change import Change, ReplaceColumns, Row, Rows, SchemaChange, Trunc
 from engine.contract import Capabilities
 from engine.errors import SinkLost
 from engine.mapping.changes import Mapping
+from engine.ops.status import TableStatus
 from engine.pipeline.columns import ColumnTwin, reads_alone
 from engine.pipeline.hidden_rows import may_hide_values
 from engine.schema import Column, ForeignKey, Index, Part, Table, TableId, Type
@@ -90,6 +91,22 @@ def test_readers_see_the_values_of_all_rows_or_of_none() -> None:
     for rows in wider:
         assert len({row[1] is None for row in rows}) == 1
     assert any(row[1] is None and row[2] == "new 3" for rows in wider for row in rows)
+
+
+def test_the_number_of_rows_is_that_of_the_table() -> None:
+    """It is not doubled by rows of which only a column is read again."""
+    database, store = start()
+    shown: list[tuple[int, int]] = []
+    database.commit(added())
+    pipeline = make_pipeline(database, store, sink=WatchedSink(store, lambda: shown.append(rows())))
+
+    def rows() -> tuple[int, int]:
+        (table,) = pipeline.status().tables or (TableStatus("", rows=0),)
+        return table.rows, table.total
+
+    run(pipeline, until_caught_up=True)
+    assert rows() == (20, 20)
+    assert {(0, 20), (20, 20)} == set(shown)
 
 
 #: What happens while the column is backfilled.

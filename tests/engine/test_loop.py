@@ -26,6 +26,7 @@ from sources.memory import ABORT, END, MemoryDatabase, Unlogged
 from tests.support.memory_pipeline import (
     KEYED,
     KEYLESS,
+    WatchedSink,
     all_live,
     assert_mirrored,
     delete,
@@ -337,20 +338,23 @@ def test_any_history_is_mirrored_during_the_backfill(
         if entry is not ABORT:
             model.write(entry)
 
-    async def scenario() -> None:
-        pipeline = make_pipeline(database, store, batch=BatchSettings(max_rows=max_rows))
-        running = asyncio.create_task(pipeline.run())
-        for entry in second:
+    left = iter(second)
+
+    def happen() -> None:
+        """The next transaction, after each commit of the target."""
+        before = len(database.transactions)
+        for entry in left:
             if entry is ABORT:
                 database.mark(ABORT)
             else:
                 model.write(entry)
-            await asyncio.sleep(0.0005)
+            if len(database.transactions) > before:
+                return
         database.mark(END)
-        async with asyncio.timeout(20):
-            await running
 
-    asyncio.run(scenario())
+    sink = WatchedSink(store, happen)
+    run(make_pipeline(database, store, sink=sink, batch=BatchSettings(max_rows=max_rows)))
+    assert not list(left)
     assert_mirrored(database, store)
 
 

@@ -122,8 +122,10 @@ class Killed(Exception):
     ("command", "reason"),
     [
         (backfill("shop.keyed", "shop.none"), "the pipeline follows no table shop.none"),
-        ('{"command": "dance"}', "does not know the command"),
-        ("{", "does not know the command"),
+        ('{"command": "dance"}', "cannot read the stored command: Invalid value 'dance'"),
+        ("{", "cannot read the stored command"),
+        ('{"command": "backfill"}', "stored command: name tables, or say all; give it again"),
+        ('{"command": "backfill", "every": 1}', "contains unknown field `every`; give it again"),
     ],
 )
 def test_a_command_that_cannot_be_executed_is_refused(

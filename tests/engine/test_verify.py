@@ -23,6 +23,7 @@ from sinks.postgres.settings import PostgresSettings
 from sources.mysql.catalog import read_table
 from sources.mysql.settings import MySQLSettings
 from tests.support.servers import AnyServer, connect_mysql
+from tests.support.waiting import wait_until_async
 
 
 class Sides:
@@ -354,8 +355,7 @@ class Mirror:
 
     async def passed(self, position: str, deadline: float) -> bool:
         wanted = self.done + 10
-        while self.done < wanted:
-            await asyncio.sleep(0.001)
+        await wait_until_async(lambda: self.done >= wanted)
         return True
 
     def __enter__(self) -> Mirror:

@@ -184,6 +184,9 @@ def test_columns_and_tables_that_layout_2_lacks_are_added(url: str) -> None:
         )
         connection.execute("ALTER TABLE tailrace.table_version ALTER indexed SET NOT NULL")
         connection.execute("DROP TABLE tailrace.command, tailrace.dead_letter, tailrace.proof")
+    with pytest.raises(SinkError, match="lacks columns") as raised:
+        asyncio.run(sink(url).state())
+    assert "tailrace run CONFIG" in raised.value.hint
     assert opened(url) == expected(4)
     assert shape(url) == new
     assert everything(url)["table_progress"] == rows
