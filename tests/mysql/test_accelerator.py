@@ -422,6 +422,35 @@ def _result(decoder: RowDecoder, data: bytes) -> str:
 
 
 @built
+def test_a_large_value_that_an_update_keeps_is_one_object() -> None:
+    """Two columns of 1 MiB in two rows: each value is compared with that of its own row."""
+    types = ("longblob", "longtext character set utf8mb4")
+    columns = tuple(Column(f"c{n}", neutral_type(it), it) for n, it in enumerate(types))
+    table = Table(TableId("s", "t"), columns, ())
+    map = TableMap(1, "s", "t", (Wire.BLOB, Wire.BLOB), (4, 4), 0)
+
+    def image(*values: bytes) -> bytes:
+        return b"\0" + b"".join(len(each).to_bytes(4, "little") + each for each in values)
+
+    size = 1 << 20
+    data = b"\2\3\3" + b"".join(
+        (
+            *(image(b"a" * size, b"b" * size), image(b"a" * size, b"c" * size)),
+            *(image(b"c" * size, b"b" * size), image(b"b" * size, b"b" * size)),
+        )
+    )
+    decoder = RowDecoder(table, map)
+    found = decoder.decode("update", data, 0, len(data))
+    with python_only():
+        assert RowDecoder(table, map).decode("update", data, 0, len(data)) == found
+    shared = [
+        [old is new for old, new in zip(*rows, strict=True)]
+        for rows in zip(found.before or (), found.after or (), strict=True)
+    ]
+    assert shared == [[True, False], [False, True]]
+
+
+@built
 def test_the_accelerator_prints_json_as_python_does() -> None:
     """Whole and damaged documents, one by one, without the fallback to Python."""
 

@@ -21,8 +21,12 @@ FreshDatabase = Callable[[AnyServer], str]
 
 def source_of(server: AnyServer, database: str, **settings: Any) -> MySQLSource:
     """A source that follows all tables of one database."""
-    defaults = {"tables": (f"{database}.*",), "heartbeat_seconds": HEARTBEAT_SECONDS}
-    return MySQLSource(MySQLSettings(url=server.url, **{**defaults, **settings}))
+    defaults = {
+        "url": server.url,
+        "tables": (f"{database}.*",),
+        "heartbeat_seconds": HEARTBEAT_SECONDS,
+    }
+    return MySQLSource(MySQLSettings(**{**defaults, **settings}))
 
 
 class Writer:

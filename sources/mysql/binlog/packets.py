@@ -4,12 +4,16 @@ The replication protocol's packets: received bytes in, complete events out. Pure
 A packet has a length of three bytes, a sequence number, a status byte and an event. A packet of the
 maximum length is followed by a packet that continues the same event and has no status byte.
 
+A large event is collected in one buffer, which becomes ``bytes`` without a copy. Parts that are
+joined at the end would be in memory twice, and their memory is not given back to the system.
+
 https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html
 """
 
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 from typing import Final, NamedTuple
 
 from engine.errors import DecodeError
@@ -19,8 +23,10 @@ __all__ = ["Packets", "ServerError"]
 _HEAD: Final = struct.Struct("<IB")
 _HEAD_SIZE: Final = 4
 _LARGEST: Final = 0xFFFFFF
-#: A server has no larger events: ``max_allowed_packet`` is at most 1 GiB.
+#: A server sends no larger events: ``max_allowed_packet`` is at most 1 GiB.
 _LARGEST_EVENT: Final = (1 << 30) + (1 << 20)
+#: Where a packet has the size of its event: after the status, in the event's header.
+_EVENT_SIZE: Final = slice(10, 14)
 _OK, _EOF, _ERR = 0x00, 0xFE, 0xFF
 
 
@@ -38,13 +44,14 @@ class Packets:
         self.ending: ServerError | None = None
         self._chunks: list[bytes] = []
         self._missing = 0
-        self._parts: list[bytes] = []
-        self._parts_size = 0
+        #: The event that continues in the next packet.
+        self._event: BytesIO | None = None
+        self._missing_of_event = 0
 
     @property
     def partial(self) -> bool:
         """Whether the last event has been received only in part."""
-        return bool(self._chunks or self._parts)
+        return bool(self._chunks) or self._event is not None
 
     def cut(self, data: bytes) -> list[bytes]:
         """Add received bytes. Return the events that are complete now, in order."""
@@ -56,7 +63,7 @@ class Packets:
                 return []
             data = b"".join(self._chunks)
         events: list[bytes] = []
-        read_head, largest, parts = _HEAD.unpack_from, _LARGEST, self._parts
+        read_head, largest = _HEAD.unpack_from, _LARGEST
         at, received = 0, len(data)
         last_start = received - 5
         while at <= last_start:
@@ -65,9 +72,9 @@ class Packets:
             end = at + _HEAD_SIZE + size
             if end > received:
                 break
-            if not status and not parts and size != largest:
+            if not status and self._event is None and size != largest:
                 events.append(data[at + 5 : end])
-            elif not self._take_unusual(data[at + _HEAD_SIZE : end], events):
+            elif not self._take_unusual(memoryview(data)[at + _HEAD_SIZE : end], events):
                 break
             at = end
         self._keep(data[at:] if at else data)
@@ -78,25 +85,36 @@ class Packets:
         size = _HEAD_SIZE + max(1, int.from_bytes(rest[:3], "little"))
         self._missing = (size if len(rest) >= 3 else _HEAD_SIZE + 1) - len(rest)
 
-    def _take_unusual(self, payload: bytes, events: list[bytes]) -> bool:
+    def _take_unusual(self, payload: memoryview, events: list[bytes]) -> bool:
         """Take a part of a large event, an ERR or an EOF; return False if the dump has ended."""
-        if self._parts or (len(payload) == _LARGEST and payload[0] == _OK):
-            self._parts.append(payload if self._parts else payload[1:])
-            self._parts_size += len(payload)
-            if self._parts_size > _LARGEST_EVENT:
+        full = len(payload) == _LARGEST
+        if self._event is not None:
+            self._add(self._event, payload)
+            if not full:
+                events.append(self._event.getvalue())
+                self._event = None
+            return True
+        if full and payload[0] == _OK:
+            self._event = BytesIO()
+            self._missing_of_event = int.from_bytes(payload[_EVENT_SIZE], "little")
+            if self._missing_of_event > _LARGEST_EVENT:
                 raise DecodeError("an event of the replication stream is larger than 1 GiB")
-            if len(payload) < _LARGEST:
-                events.append(b"".join(self._parts))
-                self._parts.clear()
-                self._parts_size = 0
+            self._add(self._event, payload[1:])
             return True
         status = payload[0] if payload else None
         if status == _ERR and len(payload) >= 3:
-            code = int.from_bytes(payload[1:3], "little")
-            text = payload[9:] if payload[3:4] == b"#" else payload[3:]
+            error = bytes(payload)
+            text = error[9:] if error[3:4] == b"#" else error[3:]
+            code = int.from_bytes(error[1:3], "little")
             self.ending = ServerError(code, text.decode("utf-8", "replace"))
         elif status == _EOF:
             self.ending = ServerError(0, "the server has ended the stream")
         else:
             raise DecodeError(f"a packet of the replication stream has the status {status}")
         return False
+
+    def _add(self, event: BytesIO, part: memoryview) -> None:
+        self._missing_of_event -= len(part)
+        if self._missing_of_event < 0:
+            raise DecodeError("an event of the replication stream is larger than its header says")
+        event.write(part)

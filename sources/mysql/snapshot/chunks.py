@@ -436,6 +436,8 @@ class _Reading:
                 ) from error
             if code in _OTHER_SHAPE:
                 raise self._other_shape() from error
+            if isinstance(error, TableUnreadable):
+                error.table = str(self._table.id)
             raise
 
 

@@ -14,6 +14,7 @@ not set CLIENT_DEPRECATE_EOF).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any, Protocol
 
 from pymysql.connections import Connection
@@ -22,6 +23,7 @@ from pymysql.err import OperationalError, raise_mysql_exception
 
 from engine.change import Row
 from engine.databases.mysql.pymysql_adapter import send_command, take_socket
+from engine.errors import TableUnreadable
 
 __all__ = ["Decoder", "cut_rows", "query_rows"]
 
@@ -30,6 +32,8 @@ _WHOLE = 0xFFFFFF  # a packet of this size continues in the next one
 _EOF, _ERROR, _TWO_BYTES = 0xFE, 0xFF, 0xFC
 _EOF_LONGEST = 8
 _LOST, _MALFORMED = 2013, 2027
+#: No value is larger, because ``max_allowed_packet`` is at most 1 GiB.
+_LARGEST_ROW = 1 << 30
 
 
 class Decoder(Protocol):
@@ -49,9 +53,9 @@ def query_rows(
 ) -> Iterator[tuple[list[Row], int]]:
     """Run the query on a PyMySQL connection; yield its rows piece by piece, and their bytes.
 
-    Raises PyMySQL's errors, OSError, and what the decoder raises; TimeoutError after
-    ``timeout_seconds`` without a byte. If the iterator is not read to its end, or the decoder
-    raises, the connection must be closed.
+    Raises PyMySQL's errors, OSError, and what the decoder raises; TableUnreadable for a row of more
+    than 1 GiB; TimeoutError after ``timeout_seconds`` without a byte. If the iterator is not read
+    to its end, or the decoder raises, the connection must be closed.
     """
     send_command(connection, COM_QUERY, query)
     # The socket is read from the first byte on: PyMySQL's reader would buffer bytes of the rows.
@@ -98,7 +102,8 @@ class _Cutter:
         self._rest: list[bytes] = []
         self._rest_size = 0
         self._needed = 0
-        self._long: list[bytes] = []
+        #: A row that continues in the next packet.
+        self._long: BytesIO | None = None
 
     def cut(self, piece: bytes) -> list[Row]:
         """The rows that this piece completes."""
@@ -112,14 +117,14 @@ class _Cutter:
         rows: list[Row] = []
         at = 0
         while not self.ended:
-            if not (self._skip or self._long):
+            if not self._skip and self._long is None:
                 taken, at = self._decoder.take(piece, at)
                 rows = rows + taken if rows else taken
             stop = self._whole(piece, at)
             if not stop:
                 self._keep(piece, at)
                 break
-            rows += self._other(piece[at + 4 : stop])
+            rows += self._other(memoryview(piece)[at + 4 : stop])
             at = stop
         return rows
 
@@ -132,10 +137,11 @@ class _Cutter:
         stop = at + self._needed
         return stop if stop <= len(piece) else 0
 
-    def _other(self, packet: bytes) -> list[Row]:
+    def _other(self, part: memoryview) -> list[Row]:
         """Handle a packet that the decoder did not take; return the row that it completes."""
-        if len(packet) == _WHOLE or self._long:
-            return self._continue(packet)
+        if len(part) == _WHOLE or self._long is not None:
+            return self._continue(part)
+        packet = bytes(part)
         if not packet:
             raise OperationalError(_MALFORMED, "the server sent an empty packet")
         if self._skip:
@@ -160,12 +166,20 @@ class _Cutter:
         # For a long packet, ask for its rest at once: the pieces are joined when it is complete.
         self.wants = max(_PIECE_BYTES, min(self._needed - self._rest_size, _WHOLE))
 
-    def _continue(self, part: bytes) -> list[Row]:
-        self._long.append(part)
+    def _continue(self, part: memoryview) -> list[Row]:
+        # One buffer, as in ``sources.mysql.binlog.packets``.
+        row = self._long = self._long or BytesIO()
+        if row.tell() + len(part) > _LARGEST_ROW:
+            raise TableUnreadable(
+                "the table has a row of more than 1 GiB",
+                hint="make the row smaller on the source, or leave the table out: exclude in"
+                " [source]",
+            )
+        row.write(part)
         if len(part) == _WHOLE:
             return []
-        packet, self._long = b"".join(self._long), []
-        return self._decoder.decode([packet])
+        self._long = None
+        return self._decoder.decode([row.getvalue()])
 
     def _end(self, packet: bytes) -> None:
         if packet[0] == _ERROR:
