@@ -43,7 +43,23 @@ from tests.support.shops import Shop, load_new_shop
 #: The data survive a killed server, and need not survive a power failure.
 FAST_POSTGRES = ("fsync=off",)
 
+#: Modules whose tests take long, and whose tests on MariaDB are left to `make slow`.
+LONG = (
+    *("test_cascade_histories", "test_crash", "test_dead_letters", "test_in_place"),
+    *("test_lost_changes", "test_mapped_kills", "test_mapping", "test_policies"),
+    *("test_prepared_transactions", "test_quarantine", "test_random_histories", "test_sandbox"),
+    *("test_unknown_foreign_keys", "test_unlogged_kills", "test_vectors"),
+)
+
 _used: list[AnyServer] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them before tests are deselected by their marks."""
+    for item in items:
+        if item.path.stem in LONG and "mariadb" in item.name:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

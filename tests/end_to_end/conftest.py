@@ -1,7 +1,7 @@
 """
-Which end-to-end tests run by default: those on MySQL 9.7 and MariaDB 11.8, the longest ones on
-MySQL only. `make slow` runs the others, and the same on MariaDB 10.11, which the tests of the
-source cover by default, too. And the fixture of the tests of value policies.
+Which end-to-end tests run by default: those on MySQL 9.7 and MariaDB 11.8. `make slow` runs them on
+MariaDB 10.11, too, which the tests of the source cover by default. And the fixture of the tests of
+value policies.
 """
 
 from __future__ import annotations
@@ -15,11 +15,6 @@ from tests.support.policy_mirror import Mirror
 from tests.support.servers import AnyServer
 
 LEFT_TO_SLOW = "mariadb-10.11"
-#: Modules whose tests take long, and whose tests on MariaDB 11.8 are left to `make slow`, too.
-LONG = (
-    *("test_cascade_histories", "test_dead_letters", "test_in_place", "test_mapped_kills"),
-    *("test_policies", "test_quarantine", "test_random_histories", "test_unlogged_kills"),
-)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here not in item.path.parents:
             continue
-        if LEFT_TO_SLOW in item.name or (item.path.stem in LONG and "mariadb-11.8" in item.name):
+        if LEFT_TO_SLOW in item.name:
             item.add_marker(pytest.mark.slow)
 
 

@@ -131,12 +131,14 @@ def test_a_stream_and_its_limit_end_in_the_same_rows(
     assert fields["peak_memory_mb"] > 10
 
 
+@pytest.mark.slow
 def test_a_snapshot_and_its_limits_end_in_the_same_rows(bench: Bench) -> None:
     result = measure_snapshot(bench, "snapshot", WORKLOADS["insert"])
     assert result.rows == ROWS
     assert len(result.limits) == 2
 
 
+@pytest.mark.slow
 def test_latency_has_a_sample_for_each_row(bench: Bench) -> None:
     result = measure_latency(bench, "latency", ROWS)
     assert len(result.latencies_ms) == result.rows
@@ -150,6 +152,7 @@ def test_a_wrong_result_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatc
         measure_first_row(bench, "first-row", WORKLOADS["single"])
 
 
+@pytest.mark.slow
 def test_each_step_of_the_engine_is_measured(bench: Bench) -> None:
     result = measure_profile(bench, "profile-single", WORKLOADS["single"])
     steps = result.to_json()["steps_cpu_seconds"]

@@ -133,6 +133,7 @@ def test_postgresql_replicates_the_same_updates_again_and_again(target: Target) 
     assert peer.median("cpu_seconds") is not None
 
 
+@pytest.mark.slow
 def test_postgresql_replicates_every_type(target: Target) -> None:
     stream(target, LogicalReplication(), "orders")
 
@@ -149,6 +150,7 @@ def test_mysql_replication_decodes_the_same_values(
     assert measured(result).median("peak_memory_mb")
 
 
+@pytest.mark.slow
 def test_a_peer_that_is_wrong_or_absent_is_reported(target: Target) -> None:
     lines: list[str] = []
     bench = Bench(target, repeat=1, notify=lines.append, peers=(Idle(), Absent()))

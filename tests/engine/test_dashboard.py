@@ -249,6 +249,7 @@ def test_the_page_asks_for_a_token(tmp_path: Path) -> None:
         page.wait_text("#outcome", "commands need control_token")
 
 
+@pytest.mark.slow
 def test_the_pictures_of_the_docs_can_be_made(tmp_path: Path) -> None:
     record(tmp_path)
     names = {f"dashboard-{name}.png" for name in PICTURES}

@@ -43,7 +43,10 @@ KINDS: dict[str, tuple[Callable[[], Server], str]] = {
 
 
 @pytest.fixture(
-    params=[*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in OLD_SERVERS)]
+    params=[
+        *("mysql", "mariadb-10.11", "mariadb-11.8", "postgres-15"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("postgres-18", *OLD_SERVERS)),
+    ]
 )
 def started(request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
     if request.param in OLD_SERVERS:

@@ -52,8 +52,16 @@ class Prometheus:
 
     def wait_for(self, *names: str) -> None:
         """Wait until these alerts fire, and no others."""
-        what = f"{', '.join(names) or 'no alert'}: fires, and nothing else"
-        wait_until(lambda: self.firing() == set(names), timeout=40, what=what)
+        seen: list[set[str]] = []
+
+        def fire() -> bool:
+            seen[:] = [self.firing()]
+            return seen[0] == set(names)
+
+        try:
+            wait_until(fire, timeout=40)
+        except AssertionError as error:
+            raise AssertionError(f"{set(names)} should fire, {seen[0]} do") from error
 
     def _get(self, path: str) -> Any:
         url = f"http://{self._address}/api/v1/{path}"
