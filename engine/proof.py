@@ -14,7 +14,7 @@ import msgspec
 
 from engine.schema import TableId
 
-__all__ = ["ProofStore", "ProofOutcome", "TableProof"]
+__all__ = ["ProofOutcome", "ProofStore", "TableProof", "read_proofs"]
 
 ProofOutcome = Literal["equal", "different", "inconclusive"]
 
@@ -58,3 +58,8 @@ class ProofStore(Protocol):
     async def proofs(self) -> dict[TableId, TableProof]:
         """The stored proofs."""
         ...
+
+
+async def read_proofs(sink: object) -> dict[TableId, TableProof]:
+    """The stored proofs. A sink may keep none."""
+    return await sink.proofs() if isinstance(sink, ProofStore) else {}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
@@ -18,6 +19,8 @@ from engine.ops.status import Status
 from engine.ops.tracing import NO_TRACING, Tracing
 from engine.pipeline.counters import Counters
 from engine.pipeline.loop import Pipeline
+from engine.proof import TableProof, read_proofs
+from engine.schema import TableId
 from engine.settings.loader import Settings
 
 __all__ = ["Engine"]
@@ -62,6 +65,10 @@ class Engine:
         """The store of commands in the target, if it keeps any."""
         sink = make_sink(self.settings)
         return sink if isinstance(sink, CommandStore) else None
+
+    async def proofs(self) -> Mapping[TableId, TableProof]:
+        """The last comparisons of tables that the target holds."""
+        return await read_proofs(make_sink(self.settings))
 
     def stop(self) -> None:
         """Stop the pipeline as ``Pipeline.stop`` does, and start no other one."""

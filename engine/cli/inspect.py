@@ -32,7 +32,9 @@ from engine.contract import (
 from engine.errors import ConfigError, SchemaError, SourceLost, TailraceError
 from engine.log_status import DescribesLog, LogAhead, clock_ahead_of, now_at
 from engine.ops.status import Status, TableStatuses
+from engine.ops.table_counters import TableCounters
 from engine.pipeline.selection import selected
+from engine.proof import read_proofs
 from engine.recovery import DeadLetterStore, count_dead_letters
 from engine.remedies import rendered
 from engine.schema import Table, TableId
@@ -217,6 +219,8 @@ async def _status(settings: Settings, config: str) -> Status:
     sink = make_sink(settings)
     state, checkpoint = await stored_state(sink)
     letters = await count_dead_letters(sink)
+    noted = TableCounters()
+    noted.proven(await read_proofs(sink))
     with closing(make_source(settings)) as source:
         found = Status(
             pipeline=settings.pipeline.name,
@@ -226,7 +230,7 @@ async def _status(settings: Settings, config: str) -> Status:
             lag_seconds=_age(checkpoint, source),
             running=state.running,
             dead_letters=sum(letters.values()) if isinstance(sink, DeadLetterStore) else None,
-            tables=TableStatuses(config).of(checkpoint.progress, letters),
+            tables=TableStatuses(config).of(checkpoint.progress, letters, noted),
         )
         try:
             lag_bytes, ahead = await asyncio.to_thread(_backlog, source, state)

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 
 from engine.change import TWIN_PREFIX
-from engine.checkpoint import Checkpoint
 from engine.cli.command import Command
 from engine.cli.inbox import add_deadline, give, target_of
 from engine.cli.output import print_json, print_tables
@@ -24,9 +23,10 @@ from engine.commands import BackfillTables, CommandStore, Letters, QuarantineTab
 from engine.contract import Sink
 from engine.errors import ConfigError, DecodeError, SourceError
 from engine.ops.log import printable
-from engine.ops.status import table_status
+from engine.ops.status import TableStatus, table_status
 from engine.pipeline.dead_letters import letter_line
 from engine.pipeline.stored_commands import find_tables
+from engine.proof import read_proofs
 from engine.recovery import (
     DeadLetter,
     DeadLetterStore,
@@ -37,7 +37,6 @@ from engine.recovery import (
 )
 from engine.remedies import BACKFILL as BACKFILL_TABLE
 from engine.remedies import BACKFILL_ALL
-from engine.schema import TableId
 from engine.settings.loader import Settings
 
 __all__ = ["BACKFILL", "DEAD_LETTERS", "QUARANTINE", "RESET", "SKIP", "TABLES"]
@@ -50,18 +49,14 @@ def tables(options: argparse.Namespace) -> int:
     pipeline has never run; 3: tables are quarantined, or have dead letters.
     """
     settings = load_settings(options.config)
-    checkpoint, letters = asyncio.run(_checkpoint_and_letters(make_sink(settings)))
-    found = tuple(
-        table_status(str(id), it, str(options.config), letters.get(id, 0))
-        for id, it in sorted(checkpoint.progress.items())
-    )
+    found = asyncio.run(_tables(make_sink(settings), str(options.config)))
     if options.json:
         print_json(found)
     else:
         from engine.cli.tables import progress_table
 
         print_tables(progress_table(found))
-    return 3 if letters or any(table.state == "quarantined" for table in found) else 0
+    return 3 if any(it.state == "quarantined" or it.dead_letters for it in found) else 0
 
 
 def _add_tables_options(parser: argparse.ArgumentParser) -> None:
@@ -71,9 +66,14 @@ def _add_tables_options(parser: argparse.ArgumentParser) -> None:
 TABLES = Command("tables", "the state of each table, and its remedy", tables, _add_tables_options)
 
 
-async def _checkpoint_and_letters(sink: Sink) -> tuple[Checkpoint, dict[TableId, int]]:
+async def _tables(sink: Sink, config: str) -> tuple[TableStatus, ...]:
+    """The status of all tables, also of those that are not selected any more."""
     _, checkpoint = await stored_state(sink)
-    return checkpoint, await count_dead_letters(sink)
+    letters, proofs = await count_dead_letters(sink), await read_proofs(sink)
+    return tuple(
+        table_status(str(id), it, config, letters.get(id, 0), proofs.get(id))
+        for id, it in sorted(checkpoint.progress.items())
+    )
 
 
 def backfill(options: argparse.Namespace) -> int:

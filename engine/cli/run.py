@@ -145,6 +145,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
     async with AsyncExitStack() as stack:
         monitor = Monitor(engine, metrics)
         await stack.enter_async_context(_meanwhile(monitor.watch()))
+        await stack.enter_async_context(_meanwhile(monitor.watch_proofs(engine.proofs)))
         if listen := options.listen or settings.api.listen:
             server = _make_server(listen, settings, engine, monitor)
             await stack.enter_async_context(server)

@@ -64,6 +64,7 @@ ALERTS: Final = {
     "TailraceLogPurgedSoon": _Alert(300.0, _log_purged_soon),
     "TailraceTableQuarantined": _Alert(0.0, _quarantined),
     "TailraceDeadLetters": _Alert(0.0, lambda status, _: bool(status.dead_letters)),
+    "TailraceDifferent": _Alert(60.0, lambda status, _: any(it.differs for it in status.tables)),
     "TailracePaused": _Alert(3600.0, lambda status, _: status.state == "paused"),
 }
 

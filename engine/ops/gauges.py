@@ -7,6 +7,7 @@ the others at most ``MOST_TABLES`` are named.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import get_args
@@ -15,6 +16,7 @@ from engine.checkpoint import TableState
 from engine.ops.metric_list import OTHER
 from engine.ops.status import PipelineState, Status, TableStatus
 from engine.ops.table_counters import MOST_TABLES
+from engine.proof import ProofOutcome
 
 __all__ = ["Sample", "gauges"]
 
@@ -58,11 +60,21 @@ def _tables(tables: Sequence[TableStatus]) -> dict[str, list[Sample]]:
         table for state in _IN_BACKFILL if states[state] for table in tables if table.state == state
     ]
     quarantined = [table for table in tables if table.state == "quarantined"]
+    live = [table.proof for table in tables if table.state == "live"]
+    outcomes: Counter[str] = Counter("none" if it is None else it.outcome for it in live)
+    equal = [it.equal_at for it in live if it is not None and it.equal_at is not None]
     return {
         "tailrace_tables": [((state,), float(states[state])) for state in get_args(TableState)],
         "tailrace_backfill_rows": _named((it.table, it.rows) for it in unfinished),
         "tailrace_backfill_expected_rows": _named((it.table, it.estimate) for it in unfinished),
         "tailrace_table_quarantined": _named((it.table, 1) for it in quarantined),
+        "tailrace_compared_tables": [
+            ((outcome,), float(outcomes[outcome])) for outcome in (*get_args(ProofOutcome), "none")
+        ],
+        "tailrace_different_rows": _named(
+            (it.table, it.proof.differences) for it in tables if it.proof and it.proof.differences
+        ),
+        "tailrace_proof_age_seconds": _one(max(0.0, time.time() - min(equal)) if equal else None),
     }
 
 

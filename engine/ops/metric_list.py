@@ -209,6 +209,28 @@ METRICS: Final = (
         ("table",),
     ),
     Metric(
+        "tailrace_compared_tables",
+        "gauge",
+        "tables",
+        "Live tables by the outcome of their last comparison by `tailrace verify`; `none` without"
+        " one.",
+        ("outcome",),
+    ),
+    Metric(
+        "tailrace_different_rows",
+        "gauge",
+        "rows",
+        "Rows that differ from the source, as the last comparison of a table has found.",
+        ("table",),
+    ),
+    Metric(
+        "tailrace_proof_age_seconds",
+        "gauge",
+        "seconds",
+        "The time since the beginning of the last comparison that found a table equal, of the live"
+        " table for which it is longest; tables without one do not count.",
+    ),
+    Metric(
         "tailrace_dead_letters",
         "gauge",
         "rows",

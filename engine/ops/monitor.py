@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from engine.ops.history import History, HistoryRecorder, Work
 from engine.ops.metrics import Metrics
 from engine.ops.status import StageStatus, Status, Throughput
 from engine.ops.trend import Sample, Trend
+from engine.proof import TableProof
+from engine.schema import TableId
 
 __all__ = ["Monitor"]
 
@@ -29,6 +32,8 @@ FIRST_SECONDS = 0.25
 ANSWER_SECONDS = 1.0
 FRESH_SECONDS = 0.5
 STALE_SECONDS = 15.0
+#: How often the target is asked for the last comparisons of tables.
+PROOF_SECONDS = 30.0
 
 
 class Log(Protocol):
@@ -152,6 +157,15 @@ class Monitor:
             # At whole intervals of the clock, so that each slot of the history has a value.
             left = BACKLOG_SECONDS - time.time() % BACKLOG_SECONDS
             await asyncio.sleep(left if status.committed_position else min(left, FIRST_SECONDS))
+
+    async def watch_proofs(
+        self, proofs: Callable[[], Awaitable[Mapping[TableId, TableProof]]]
+    ) -> None:
+        """Read ``proofs`` now and then, which other processes may have stored. Never returns."""
+        while True:
+            with suppress(TailraceError):
+                self._metrics.tables.proven(await proofs())
+            await asyncio.sleep(PROOF_SECONDS)
 
     def _record(self, status: Status) -> None:
         metrics = self._metrics

@@ -17,6 +17,7 @@ from engine.checkpoint import TableProgress, TableState
 from engine.ops.metric_list import Stage
 from engine.ops.recent_errors import ErrorStatus
 from engine.ops.table_counters import TableCounters
+from engine.proof import TableProof
 from engine.remedies import rendered
 from engine.schema import TableId
 
@@ -72,8 +73,11 @@ class TableStatus(msgspec.Struct, frozen=True):
     ``applied``, ``drift`` and ``replaced`` count since the engine's start. ``changed_at`` is when
     the source committed the last change of rows that the stream has applied, None if none is known.
 
+    ``proof`` is the outcome of the last comparison, None if none is known.
+
     The others say why the table is backfilled again or quarantined, as ``Cause`` does; ``remedy``
-    says what to type. A live table with open dead letters has a reason and a remedy, too.
+    says what to type. A live table with open dead letters, or with rows that differ, has a reason
+    and a remedy, too.
     """
 
     table: str
@@ -90,6 +94,12 @@ class TableStatus(msgspec.Struct, frozen=True):
     drift: int = 0
     replaced: int = 0
     changed_at: float | None = None
+    proof: TableProof | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the last comparison has found rows that differ."""
+        return self.proof is not None and self.proof.outcome == "different"
 
     @property
     def total(self) -> int:
@@ -173,33 +183,31 @@ class TableStatuses:
         counters: TableCounters | None = None,
     ) -> tuple[TableStatus, ...]:
         """The status of each table that is not excluded, ordered by name. ``letters`` has the
-        number of open dead letters of each table that has some.
+        number of open dead letters of each table that has some; ``counters`` has what was noted of
+        tables.
         """
         changed: Collection[TableId] = () if counters is None else counters.take_changed()
         if progress is not None and (progress is not self._progress or letters != self._letters):
             self._progress, self._letters = progress, dict(letters)
-            ids = sorted(id for id, it in progress.items() if it.state != "excluded")
-            self._statuses = tuple(
-                table_status(str(id), progress[id], self._config, letters.get(id, 0)) for id in ids
-            )
-            self._places = {id: place for place, id in enumerate(ids)}
-            changed = ids
-        if counters is not None and changed:
-            self._count(counters, changed)
+            changed = sorted(id for id, it in progress.items() if it.state != "excluded")
+            self._places = {id: place for place, id in enumerate(changed)}
+            self._statuses = tuple(self._status(id, counters) for id in changed)
+        elif known := [id for id in changed if id in self._places]:
+            statuses = list(self._statuses)
+            for id in known:
+                statuses[self._places[id]] = self._status(id, counters)
+            self._statuses = tuple(statuses)
         return self._statuses
 
-    def _count(self, counters: TableCounters, changed: Collection[TableId]) -> None:
-        statuses = list(self._statuses)
-        for id in changed:
-            totals, place = counters.totals(id), self._places.get(id)
-            if totals and place is not None:
-                before = statuses[place]
-                statuses[place] = msgspec.structs.replace(
-                    before,
-                    changed_at=counters.changed_at(id) or before.changed_at,
-                    **_counts(totals),
-                )
-        self._statuses = tuple(statuses)
+    def _status(self, id: TableId, counters: TableCounters | None) -> TableStatus:
+        assert self._progress is not None
+        proof = None if counters is None else counters.proof(id)
+        letters = self._letters.get(id, 0)
+        status = table_status(str(id), self._progress[id], self._config, letters, proof)
+        if counters is None or not (totals := counters.totals(id)):
+            return status
+        changed_at = counters.changed_at(id) or status.changed_at
+        return msgspec.structs.replace(status, changed_at=changed_at, **_counts(totals))
 
 
 def _counts(totals: Mapping[tuple[str, ...], int]) -> dict[str, int]:
@@ -211,25 +219,39 @@ def _counts(totals: Mapping[tuple[str, ...], int]) -> dict[str, int]:
     return counts
 
 
-def table_status(table: str, progress: TableProgress, config: str, letters: int = 0) -> TableStatus:
-    """The status of one table with this number of open dead letters; ``config`` is for the command
-    lines in its remedy.
+def table_status(
+    table: str,
+    progress: TableProgress,
+    config: str,
+    letters: int = 0,
+    proof: TableProof | None = None,
+) -> TableStatus:
+    """The status of one table with this number of open dead letters and this last comparison;
+    ``config`` is for the command lines in its remedy.
     """
     status = TableStatus(
         *(table, progress.state, progress.rows, progress.estimate),
         dead_letters=letters,
         changed_at=progress.changed_at or None,
+        proof=proof,
     )
-    if progress.state == "live" or (cause := progress.cause) is None:
-        if not letters:
-            return status
+    if progress.state != "live" and (cause := progress.cause) is not None:
+        return msgspec.structs.replace(
+            status,
+            reason=cause.reason,
+            remedy=rendered(cause.hint, config=config, table=table),
+            position=cause.position,
+            statement=cause.statement,
+            since=cause.at or None,
+        )
+    if letters:
         remedy = rendered("`tailrace dead-letters CONFIG list`", config=config)
         return msgspec.structs.replace(status, reason=LETTERS_WAIT, remedy=remedy)
-    return msgspec.structs.replace(
-        status,
-        reason=cause.reason,
-        remedy=rendered(cause.hint, config=config, table=table),
-        position=cause.position,
-        statement=cause.statement,
-        since=cause.at or None,
-    )
+    if proof is not None and status.differs:
+        rows = "1 row" if proof.differences == 1 else f"{proof.differences:,} rows"
+        return msgspec.structs.replace(
+            status,
+            reason=f"the last comparison found {rows} different from the source",
+            remedy=rendered("`tailrace verify CONFIG --table TABLE`", config=config, table=table),
+        )
+    return status

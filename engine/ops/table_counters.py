@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from heapq import nlargest
 
 from engine.ops.metric_list import OTHER
+from engine.proof import TableProof
 from engine.schema import TableId
 
 __all__ = ["MOST_TABLES", "TableCounters"]
@@ -56,7 +57,9 @@ class TableCounters:
         self._ranked_at = clock()
         #: When the source committed the last change of each table, in Unix seconds.
         self._changed_at: dict[TableId, float] = {}
-        #: The tables that were counted since ``take_changed``.
+        #: The last comparison of each table that was compared.
+        self._proofs: Mapping[TableId, TableProof] = {}
+        #: The tables of which something was noted since ``take_changed``.
         self._changed: set[TableId] = set()
 
     def add(self, id: TableId, key: Key, count: int, *, summed: Key | None = None) -> None:
@@ -84,6 +87,15 @@ class TableCounters:
     def changed_at(self, id: TableId) -> float:
         """When the source committed the last change of a table; 0.0 if none was noted."""
         return self._changed_at.get(id, 0.0)
+
+    def proven(self, proofs: Mapping[TableId, TableProof]) -> None:
+        """Note the last comparisons of all tables."""
+        before, self._proofs = self._proofs, proofs
+        self._changed |= {id for id in (*before, *proofs) if before.get(id) != proofs.get(id)}
+
+    def proof(self, id: TableId) -> TableProof | None:
+        """The last comparison of a table; None if none is known."""
+        return self._proofs.get(id)
 
     def totals(self, id: TableId) -> Mapping[Key, int]:
         """What was counted for a table, by key."""

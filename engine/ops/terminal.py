@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -19,7 +18,7 @@ from rich.text import Text
 
 from engine.ops.log import printable
 from engine.ops.status import Status, TableStatus
-from engine.ops.words import duration, size
+from engine.ops.words import age, duration, proof_words, size
 
 __all__ = ["RateMeter", "TerminalView", "tables_table"]
 
@@ -163,32 +162,44 @@ def _shortened(position: str, width: int) -> str:
 
 def tables_table(tables: Sequence[TableStatus], room: int, *, changes: bool = False) -> Table:
     """The state of each table, in at most ``room`` lines below the heading; with ``changes``, also
-    when its rows have changed last on the source.
+    when its rows have changed last on the source, and the last comparison.
     """
+    now = time.time()
     shown = sorted(tables, key=lambda table: (STATE_ORDER.index(table.state), table.table))
     hidden: Sequence[TableStatus] = ()
     if len(shown) > room:
         shown, hidden = shown[: room - 1], shown[room - 1 :]
     result = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
     result.add_column("table", ratio=1, no_wrap=True, overflow="ellipsis")
-    result.add_column("state", min_width=11)
-    result.add_column("rows", justify="right", min_width=11)
-    result.add_column("expected", justify="right", min_width=11)
+    # A view that is redrawn has columns that stay.
+    width = None if changes else 11
+    result.add_column("state", min_width=width)
+    result.add_column("rows", justify="right", min_width=width)
+    expects = not changes or any(table.state != "live" for table in shown)
+    if expects:
+        result.add_column("expected", justify="right", min_width=width)
     if changes:
-        result.add_column("last change (UTC)", min_width=19)
+        result.add_column("last change", no_wrap=True)
+        result.add_column("proven", no_wrap=True)
     for table in shown:
-        rows = f"{table.rows:,}" if table.rows or table.state == "live" else ""
-        expected = "" if table.state == "live" else f"{table.total:,}"
-        state = Text(table.state.replace("_", " "), style=STATE_STYLE[table.state])
-        last = [_moment(table.changed_at)] if changes else []
-        result.add_row(Text(printable(table.table)), state, rows, expected, *last)
+        cells = [
+            Text(printable(table.table)),
+            Text(table.state.replace("_", " "), style=STATE_STYLE[table.state]),
+            Text(f"{table.rows:,}" if table.rows or table.state == "live" else ""),
+        ]
+        if expects:
+            cells.append(Text("" if table.state == "live" else f"{table.total:,}"))
+        if changes:
+            changed = "" if table.changed_at is None else age(now - table.changed_at)
+            cells += [Text(changed), _proven(table, now)]
+        result.add_row(*cells)
     if hidden:
         result.add_row(Text(_counted(hidden), style="dim"))
     return result
 
 
-def _moment(at: float | None) -> str:
-    return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+def _proven(table: TableStatus, now: float) -> Text:
+    return Text(proof_words(table.proof, now), style="bold red" if table.differs else "")
 
 
 def _counted(tables: Sequence[TableStatus]) -> str:

@@ -12,9 +12,19 @@ from typing import Literal
 import msgspec
 
 from engine.ops.status import FINISHED, Status
+from engine.proof import TableProof
 from engine.remedies import rendered
 
-__all__ = ["Headline", "Level", "duration", "headline", "shown_clock", "size"]
+__all__ = [
+    "Headline",
+    "Level",
+    "age",
+    "duration",
+    "headline",
+    "proof_words",
+    "shown_clock",
+    "size",
+]
 
 #: ``fine``: nothing to do. ``busy``: it goes on by itself. ``warning``: a part is left out, or the
 #: pipeline waits for somebody. ``error``: it does not go on by itself.
@@ -38,19 +48,21 @@ def headline(status: Status, now: datetime, *, config: str = "") -> Headline:
     """The words for a status at ``now``, whose zone is that of the clock times in them."""
     found = _state(status, now, config)
     left_out = sum(table.state == "quarantined" for table in status.tables)
-    more = []
+    different = sum(table.differs for table in status.tables)
+    more = []  # each with a command that shows it
     if left_out:
-        more.append(f"{_count(left_out, 'table is', 'tables are')} quarantined.")
+        more.append((f"{_count(left_out, 'table is', 'tables are')} quarantined.", "tables CONFIG"))
     if status.dead_letters:
         letters = _count(status.dead_letters, "dead letter waits", "dead letters wait")
-        more.append(f"{letters}.")
+        more.append((f"{letters}.", "dead-letters CONFIG list"))
+    if different:
+        tables = _count(different, "table was", "tables were")
+        more.append((f"{tables} found different from the source.", "tables CONFIG"))
     if not more:
         return found
     level: Level = "error" if found.level == "error" else "warning"
-    command = "tables" if left_out else "dead-letters"
-    action = " list" if command == "dead-letters" else ""
-    remedy = found.remedy or rendered(f"`tailrace {command} CONFIG{action}`", config=config)
-    return Headline(level, " ".join((found.text, *more)), remedy)
+    remedy = found.remedy or rendered(f"`tailrace {more[0][1]}`", config=config)
+    return Headline(level, " ".join((found.text, *(text for text, _ in more))), remedy)
 
 
 def _state(status: Status, now: datetime, config: str) -> Headline:
@@ -142,6 +154,27 @@ def duration(seconds: float) -> str:
     if hours < 24:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def age(seconds: float) -> str:
+    """How long ago, in one unit: ``just now``, ``12 min ago``, ``3 h ago``, ``12 d ago``."""
+    minutes = int(seconds / 60)
+    if minutes < 1:
+        return "just now"
+    if minutes < 60:
+        return f"{minutes} min ago"
+    return f"{minutes // 60} h ago" if minutes < 48 * 60 else f"{minutes // (24 * 60)} d ago"
+
+
+def proof_words(proof: TableProof | None, now: float) -> str:
+    """The last comparison of a table: when it began if all was equal, or how many rows differ, or
+    that it is open, because it could not be decided. Empty without one.
+    """
+    if proof is None:
+        return ""
+    if proof.outcome == "different":
+        return f"{proof.differences:,} differ"
+    return age(now - proof.started_at) if proof.outcome == "equal" else "open"
 
 
 def size(count: int) -> str:

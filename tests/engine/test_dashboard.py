@@ -21,6 +21,7 @@ from engine.ops.metrics import Metrics
 from engine.ops.recent_errors import ErrorStatus
 from engine.ops.server import HttpServer
 from engine.ops.status import Status, TableStatus
+from engine.proof import TableProof
 from engine.settings.api import ApiSettings
 from tests.support.browser import open_page
 from tests.support.record_dashboard import IMAGES, PICTURES, record
@@ -35,6 +36,12 @@ def many() -> tuple[TableStatus, ...]:
         for number in range(TABLES)
     ]
     tables[7] = TableStatus("shop.orders", "backfilling", rows=250, estimate=1000)
+    tables[42] = TableStatus(
+        "shop.table_00042", "live", proof=TableProof("different", 1.0, 2.0, differences=1_200)
+    )
+    tables[43] = TableStatus(
+        "shop.table_00043", "live", proof=TableProof("equal", 1.0, 2.0, equal_at=1.0)
+    )
     tables[8] = TableStatus("shop.<b>bold</b>", "quarantined", reason="a value is refused")
     return tuple(tables)
 
@@ -137,7 +144,8 @@ def test_events_have_the_status_and_the_tables_that_changed(
         status, tables = first[0][1], first[1][1]
         assert status["headline"] == {
             "level": "warning",
-            "text": "Following. 0.4 s behind. 1 table is quarantined.",
+            "text": "Following. 0.4 s behind. 1 table is quarantined."
+            " 1 table was found different from the source.",
             "remedy": "`tailrace tables shop.toml`",
         }
         assert status["states"] == {"live": TABLES - 2, "backfilling": 1, "quarantined": 1}
@@ -206,6 +214,10 @@ def test_the_page_with_10000_tables(tmp_path: Path) -> None:
         page.wait_text("#page", "51 to 100")
         page.click('[data-sort="applied"]')
         page.wait_text("#tables tbody tr:first-child", "shop.table_09999", "9,999")
+        page.click('[data-sort="proof"]')
+        page.wait_text("#tables tbody tr:first-child", "shop.table_00042", "1,200 differ")
+        page.click('[data-sort="proof"]')
+        page.wait_text("#tables tbody tr:first-child", "shop.table_00043", "d ago")
         page.driver.switch_to.active_element.send_keys("/")
         page.driver.switch_to.active_element.send_keys("0004 table")
         page.wait_text("#tables tbody", "shop.table_00040", "shop.table_00049")

@@ -7,6 +7,7 @@ import logging
 import random
 import re
 import subprocess
+import time
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -22,6 +23,7 @@ from engine.ops.metric_list import METRICS, OTHER
 from engine.ops.metrics import Metrics, Work
 from engine.ops.status import Status, TableStatus
 from engine.ops.table_counters import MOST_TABLES, TableCounters
+from engine.proof import TableProof
 from engine.sandbox import SandboxUnavailable, prometheus_command
 from engine.schema import TableId
 from tests.support.metric_samples import OPEN_METRICS, samples
@@ -71,6 +73,13 @@ STATUS = Status(
     tables=(
         TableStatus("shop.item", "backfilling", 10, 100),
         TableStatus("shop.part", "quarantined"),
+        TableStatus("shop.new", "live"),
+        TableStatus("shop.a", "live", proof=TableProof("equal", 90.0, 95.0, equal_at=90.0)),
+        TableStatus(
+            "shop.b",
+            "live",
+            proof=TableProof("different", 95.0, 96.0, differences=7, equal_at=50.0),
+        ),
     ),
 )
 
@@ -152,7 +161,14 @@ def test_reported_values_are_rendered() -> None:
     assert shown["tailrace_backfill_expected_rows{shop.item}"] == 100
     assert shown["tailrace_backfill_ratio"] == 0.1
     assert shown["tailrace_tables{backfilling}"] == shown["tailrace_tables{quarantined}"] == 1
-    assert shown["tailrace_tables{live}"] == 0
+    assert shown["tailrace_tables{live}"] == 3
+    assert shown["tailrace_compared_tables{none}"] == 1
+    assert shown["tailrace_compared_tables{equal}"] == 1
+    assert shown["tailrace_compared_tables{different}"] == 1
+    assert shown["tailrace_compared_tables{inconclusive}"] == 0
+    assert shown["tailrace_different_rows{shop.b}"] == 7
+    assert "tailrace_different_rows{shop.a}" not in shown
+    assert shown["tailrace_proof_age_seconds"] == pytest.approx(time.time() - 50.0, abs=60.0)
     assert shown["tailrace_table_quarantined{shop.part}"] == 1
 
 

@@ -12,8 +12,8 @@ from typing import get_args
 import msgspec
 import pytest
 
-from engine.checkpoint import TableProgress, TableState
-from engine.errors import ApplyError, SourceLost
+from engine.checkpoint import Cause, TableProgress, TableState
+from engine.errors import ApplyError, SinkLost, SourceLost
 from engine.log_status import LogAhead
 from engine.ops.history import Series
 from engine.ops.metric_list import Stage
@@ -30,12 +30,15 @@ from engine.ops.status import (
     Throughput,
 )
 from engine.ops.table_counters import TableCounters
+from engine.proof import TableProof
 from engine.remedies import BACKFILL
 from engine.schema import TableId
 from tests.support.waiting import wait_until_async
 
 PAGE = Path(__file__).parents[2] / "docs" / "status.md"
 ITEM, PART = TableId("shop", "item"), TableId("shop", "part")
+EQUAL = TableProof("equal", 1000.0, 1001.0, equal_at=1000.0)
+DIFFERENT = TableProof("different", 1000.0, 1001.0, rows=5000, differences=1200)
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -77,6 +80,54 @@ def test_only_tables_that_were_counted_change() -> None:
     # Another progress does not forget them.
     again = {**progress, ITEM: TableProgress("pending")}
     assert statuses.of(again, counters=counters)[1] == part
+
+
+def test_tables_have_their_last_comparison() -> None:
+    statuses, counters = TableStatuses("shop.toml"), TableCounters()
+    progress = {PART: TableProgress("live"), ITEM: TableProgress("live")}
+    counters.add(ITEM, ("tailrace_drift_total",), 1)
+    counters.proven({PART: EQUAL})  # it was known before the first status
+    first = statuses.of(progress, counters=counters)
+    assert [(it.table, it.proof, it.drift) for it in first] == [
+        ("shop.item", None, 1),
+        ("shop.part", EQUAL, 0),
+    ]
+    counters.proven({PART: EQUAL, ITEM: DIFFERENT, TableId("shop", "gone"): EQUAL})
+    item, part = statuses.of(progress, counters=counters)
+    assert part is first[1]
+    assert (item.proof, item.drift, item.differs) == (DIFFERENT, 1, True)
+    assert item.reason == "the last comparison found 1,200 rows different from the source"
+    assert item.remedy == "`tailrace verify shop.toml --table shop.item`"
+    # What else is wrong with a table comes first, and the proof stays.
+    cause = Cause("a value is refused", hint="look")
+    item, _ = statuses.of({**progress, ITEM: TableProgress("quarantined", cause=cause)})
+    assert (item.reason, item.remedy) == ("a value is refused", "look")
+    counters.proven({})
+    assert [it.proof for it in statuses.of(progress, counters=counters)] == [None, None]
+
+
+def test_a_running_engine_shows_what_other_processes_have_proven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """GIVEN a target that is away at first."""
+    monkeypatch.setattr("engine.ops.monitor.PROOF_SECONDS", 0.01)
+    answers: list[dict[TableId, TableProof] | SinkLost] = [SinkLost("away"), {}, {PART: EQUAL}]
+    metrics = Metrics("p")
+
+    async def proofs() -> dict[TableId, TableProof]:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, SinkLost):
+            raise answer
+        return answer
+
+    async def run() -> None:
+        watching = asyncio.create_task(
+            Monitor(Running("streaming", "7"), metrics).watch_proofs(proofs)
+        )
+        await wait_until_async(lambda: metrics.tables.proof(PART) == EQUAL)
+        watching.cancel()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(
@@ -297,6 +348,7 @@ def documented(heading: str) -> list[str]:
     [
         ("Status", Status),
         ("Table", TableStatus),
+        ("Proof", TableProof),
         ("Stage", StageStatus),
         ("Throughput", Throughput),
         ("Error", ErrorStatus),

@@ -27,13 +27,15 @@ from engine.ops.metrics import Metrics
 from engine.ops.recent_errors import ErrorStatus
 from engine.ops.server import HttpServer
 from engine.ops.status import StageStatus, Status, TableStatus, Throughput
+from engine.proof import TableProof
 from engine.settings.api import ApiSettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+DIFFERENT = TableProof("different", 1000.0, 1001.0, differences=3)
 TABLES = (
     TableStatus("shop.evil\x1b[2J[red]", "quarantined", 5, reason="[bold]why", remedy="`do`"),
-    TableStatus("shop.orders", "live", 1000, applied=7),
+    TableStatus("shop.orders", "live", 1000, applied=7, proof=DIFFERENT),
     TableStatus("shop.lines", "backfilling", 40, 100),
 )
 STATUS = Status(
@@ -101,7 +103,9 @@ def text(pilot: Pilot[None], name: str) -> str:
 def test_one_pipeline() -> None:
     async def work(pilot: Pilot[None], _: Watched) -> None:
         await until(pilot, lambda: "97%" in text(pilot, "stages"), "the stages")
-        assert text(pilot, "head").startswith("Following. 0.4 s behind. 1 table is quarantined.")
+        assert text(pilot, "head").startswith(
+            "Following. 0.4 s behind. 1 table is quarantined. 1 table was found different"
+        )
         assert "rows/s 1,234" in text(pilot, "figures")
         assert "40 of about 100  shop.lines" in text(pilot, "backfills")
         assert "3 times SinkLost: it broke" in text(pilot, "errors")
@@ -112,10 +116,13 @@ def test_one_pipeline() -> None:
         lines = [grid.render_line(y).text for y in range(4)]
         assert lines[0].startswith(r"shop.evil\x1b[2J[red]")
         assert "\x1b" not in "".join(lines)
-        assert lines[2].split() == ["shop.orders", "live", "1,000", "7"]
+        assert lines[2].split() == ["shop.orders", "live", "7", "3", "differ"]
         await pilot.press("s")
         assert "table ↓" in text(pilot, "heading")
         assert grid.shown[0].table.startswith("shop.evil")
+        await pilot.press(*"sssss")
+        assert "proven ↓" in text(pilot, "heading")
+        assert grid.shown[0].table == "shop.orders"
         await pilot.press("slash", *"ORD")
         assert [table.table for table in grid.shown] == ["shop.orders"]
         await pilot.press("escape")

@@ -9,7 +9,8 @@ import pytest
 
 from engine.ops.recent_errors import ErrorStatus
 from engine.ops.status import Status, TableStatus
-from engine.ops.words import Headline, duration, headline, size
+from engine.ops.words import Headline, age, duration, headline, proof_words, size
+from engine.proof import TableProof
 
 NOW = datetime(2026, 3, 1, 13, 53, tzinfo=ZoneInfo("Europe/Berlin"))
 LOST = ErrorStatus(
@@ -23,6 +24,9 @@ LOST = ErrorStatus(
 BROKEN = ErrorStatus(kind="DecodeError", message="an event cannot be read", since=1.0, at=1.0)
 OPEN = TableStatus("shop.orders", "backfilling", rows=3_000, estimate=1_000_000)
 LEFT_OUT = TableStatus("shop.bad", "quarantined")
+DIFFERS = TableStatus(
+    "shop.item", "live", proof=TableProof("different", 0.0, 1.0, differences=1_200)
+)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,22 @@ LEFT_OUT = TableStatus("shop.bad", "quarantined")
                 "`tailrace dead-letters shop.toml list`",
             ),
         ),
+        (
+            Status(state="streaming", lag_seconds=0, dead_letters=1, tables=(DIFFERS, DIFFERS)),
+            Headline(
+                "warning",
+                "Following. 1 dead letter waits. 2 tables were found different from the source.",
+                "`tailrace dead-letters shop.toml list`",
+            ),
+        ),
+        (
+            Status(state="streaming", lag_seconds=0, tables=(DIFFERS,)),
+            Headline(
+                "warning",
+                "Following. 1 table was found different from the source.",
+                "`tailrace tables shop.toml`",
+            ),
+        ),
     ],
 )
 def test_the_headline(status: Status, expected: Headline) -> None:
@@ -111,6 +131,28 @@ def test_the_headline(status: Status, expected: Headline) -> None:
 )
 def test_durations_are_readable(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3.0, "just now"),
+        (59.9, "just now"),
+        (119.0, "1 min ago"),
+        (3600.0, "1 h ago"),
+        (47.9 * 3600, "47 h ago"),
+        (12.5 * 86_400, "12 d ago"),
+    ],
+)
+def test_ages_have_one_unit(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+def test_a_proof_in_words() -> None:
+    assert proof_words(None, 10.0) == ""
+    assert proof_words(TableProof("equal", 0.0, 300.0), 600.0) == "10 min ago"
+    assert proof_words(TableProof("inconclusive", 0.0, 300.0, hot=1), 600.0) == "open"
+    assert proof_words(DIFFERS.proof, 600.0) == "1,200 differ"
 
 
 @pytest.mark.parametrize(

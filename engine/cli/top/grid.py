@@ -4,6 +4,7 @@ The list of tables, of which only the lines on the screen are drawn: there may b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -20,6 +21,7 @@ from engine.cli.top.shown import RED
 from engine.ops.log import printable
 from engine.ops.status import TableStatus
 from engine.ops.terminal import STATE_ORDER, STATE_STYLE
+from engine.ops.words import proof_words
 
 __all__ = ["ORDERS", "TableGrid", "heading"]
 
@@ -39,6 +41,11 @@ def _trouble(table: TableStatus) -> tuple[object, ...]:
     return (not table.dead_letters, STATE_ORDER.index(table.state), not table.drift, table.table)
 
 
+def _proven(table: TableStatus) -> tuple[object, ...]:
+    proof = table.proof
+    return (not table.differs, (proof and proof.equal_at) or 0.0)
+
+
 ORDERS = (
     Order("trouble", lambda it: (it.state != "quarantined", *_trouble(it))),
     Order("name", lambda it: (it.table,)),
@@ -46,19 +53,23 @@ ORDERS = (
     Order("applied", lambda it: (-it.applied, it.table)),
     Order("drift", lambda it: (-it.drift, it.table)),
     Order("letters", lambda it: (-it.dead_letters, it.table)),
+    Order("proven", lambda it: (*_proven(it), it.table)),
 )
 
 STATE_WIDTH = 12
-NUMBERS = (("rows", 13), ("applied", 13), ("drift", 7), ("letters", 8))
-#: The least width of names; of a narrow screen, the numbers on the right are cut.
-NAME_WIDTH = 16
+NUMBERS = (("applied", 13), ("drift", 7), ("letters", 8), ("proven", 11), ("rows", 13))
+#: The least width of names. A narrow screen lacks the columns on the right.
+NAME_WIDTH = 24
 
 
 def _line(name: str, state: str, numbers: Sequence[str], width: int) -> str:
-    fixed = STATE_WIDTH + sum(each for _, each in NUMBERS) + 1
-    cells = set_cell_size(name, max(NAME_WIDTH, width - fixed)) + f" {state:<{STATE_WIDTH}}"
-    cells += "".join(f"{n:>{room}}" for n, (_, room) in zip(numbers, NUMBERS, strict=True))
-    return set_cell_size(cells, width)
+    room, cells = width - NAME_WIDTH - STATE_WIDTH - 1, f" {state:<{STATE_WIDTH}}"
+    for number, (_, cell_width) in zip(numbers, NUMBERS, strict=True):
+        if cell_width > room:
+            break
+        room -= cell_width
+        cells += f"{number:>{cell_width}}"
+    return set_cell_size(set_cell_size(name, NAME_WIDTH + max(0, room)) + cells, width)
 
 
 def heading(order: Order, width: int) -> str:
@@ -132,8 +143,9 @@ class TableGrid(ScrollView, can_focus=True):
             return Strip.blank(width, self.rich_style)
         table = self._shown[place]
         numbers = [f"{n:,}" if n else "" for n in (table.applied, table.drift, table.dead_letters)]
+        numbers += [proof_words(table.proof, time.time()), f"{table.rows:,}"]
         name, state = printable(table.table), table.state.replace("_", " ")
-        line = _line(name, state, (f"{table.rows:,}", *numbers), width)
+        line = _line(name, state, numbers, width)
         style = self.rich_style + Style.parse(STYLE[table.state])
         if place == self._place:
             style += Style(reverse=True)

@@ -4,6 +4,25 @@ const PAGE = 50;
 const FINISHED = ["catching_up", "live", "quarantined", "excluded"];
 const URGENT = ["quarantined", "backfilling", "pending", "catching_up", "live"];
 
+const MINUTE = 60;
+
+/** The last comparison: when it began if all was equal, how many rows differ, or that it is open. */
+function proven(proof, number) {
+  if (!proof) return "–";
+  if (proof.outcome === "different") return `${number(proof.differences)} differ`;
+  if (proof.outcome !== "equal") return "open";
+  const minutes = Math.floor((Date.now() / 1000 - proof.started_at) / MINUTE);
+  if (minutes < 1) return "just now";
+  if (minutes < 60) return `${minutes} min ago`;
+  return minutes < 48 * 60 ? `${Math.floor(minutes / 60)} h ago` : `${Math.floor(minutes / 1440)} d ago`;
+}
+
+/** Tables that differ are before those without a proof, and those before the oldest proof. */
+function provenOrder(proof) {
+  if (!proof) return 0;
+  return proof.outcome === "different" ? -1 : proof.equal_at || 0;
+}
+
 const $ = (id) => document.getElementById(id);
 
 export class Tables {
@@ -17,13 +36,14 @@ export class Tables {
   constructor(commands, number) {
     this.#commands = commands;
     this.#number = number;
+    setInterval(() => this.#draw(), MINUTE * 1000);
     $("search").addEventListener("input", () => this.#turn(0));
     $("previous").addEventListener("click", () => this.#turn(this.#page - 1));
     $("next").addEventListener("click", () => this.#turn(this.#page + 1));
     for (const button of document.querySelectorAll("#tables [data-sort]")) {
       button.addEventListener("click", () => {
         const same = this.#sort === button.dataset.sort;
-        this.#down = same ? !this.#down : !["table", "state"].includes(button.dataset.sort);
+        this.#down = same ? !this.#down : !["table", "state", "proof"].includes(button.dataset.sort);
         this.#sort = button.dataset.sort;
         this.#turn(0);
       });
@@ -55,7 +75,10 @@ export class Tables {
       return words.every((word) => text.includes(word));
     });
     const sign = this.#down ? -1 : 1;
-    const value = (it) => (this.#sort === "state" ? URGENT.indexOf(it.state) : it[this.#sort]);
+    const value = (it) => {
+      if (this.#sort === "state") return URGENT.indexOf(it.state);
+      return this.#sort === "proof" ? provenOrder(it.proof) : it[this.#sort];
+    };
     return found.sort((a, b) => {
       const [left, right] = [value(a), value(b)];
       const order = typeof left === "string" ? left.localeCompare(right) : left - right;
@@ -103,6 +126,8 @@ export class Tables {
     for (const name of ["applied", "rows", "drift", "dead_letters"]) {
       cell(this.#number(table[name]), "number");
     }
+    const different = table.proof?.outcome === "different";
+    cell(proven(table.proof, this.#number), different ? "different" : "");
     const actions = cell("", "actions");
     for (const command of ["backfill", "quarantine"]) {
       const button = document.createElement("button");
