@@ -27,7 +27,7 @@ from engine.pipeline.attempt import Attempt, Shared
 from engine.pipeline.counters import Counters
 from engine.pipeline.events import Events
 from engine.pipeline.retries import Deadline, Retries
-from engine.pipeline.selection import follow_selection
+from engine.pipeline.selection import follow_selection, refuse_wrong_configuration
 from engine.pipeline.stop_request import StopRequest
 from engine.pipeline.stored_commands import StoredCommands
 from engine.pipeline.unlogged import UnloggedChanges
@@ -264,6 +264,8 @@ class Pipeline:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, self.source.close)
             stack.push_async_callback(self.sink.close)
+            if self._epoch is None:
+                await refuse_wrong_configuration(self.source, self.sink, self._shared.mapping)
             state = await self.sink.open(self._epoch)
             self._epoch = state.epoch
             await self._shared.stored.begin(continues=self._continues)
@@ -272,7 +274,7 @@ class Pipeline:
             self._attempt = attempt = Attempt(self._shared, state)
             writer, tracker = attempt.writer, attempt.tracker
             if state.checkpoint is not None and not self._selection_done:
-                await follow_selection(self.source, writer, tracker)
+                await follow_selection(self.source, self._shared.mapping, writer, tracker)
             self._selection_done = True
             await self._shared.unlogged.record(writer, tracker, attempt.outdated)
             executes = state.checkpoint is not None

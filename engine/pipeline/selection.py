@@ -12,15 +12,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection
+from collections.abc import Mapping as Progress
+from contextlib import suppress
 
-from engine.checkpoint import Cause
-from engine.contract import SelectsTables, SnapshotSource, Source
-from engine.errors import ConfigError
+from engine.checkpoint import Cause, TableProgress
+from engine.contract import SelectsTables, Sink, SnapshotSource, Source
+from engine.errors import ConfigError, SinkError, SourceLost
+from engine.mapping.changes import Mapping
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
 from engine.schema import TableId
 
-__all__ = ["follow_selection", "selected"]
+__all__ = ["follow_selection", "refuse_wrong_configuration", "selected"]
 
 
 _NOT_SELECTED = "the configuration does not select the table any more"
@@ -44,16 +47,35 @@ def selected(source: Source, known: Collection[TableId]) -> set[TableId]:
     return found
 
 
-async def follow_selection(source: Source, writer: TargetWriter, tracker: ProgressTracker) -> None:
+async def refuse_wrong_configuration(source: Source, sink: Sink, mapping: Mapping) -> None:
+    """Raise what an engine with this configuration would stop with at its start. It is called
+    before the engine takes over, so that the mistake ends no engine that runs.
+
+    What is wrong with the target is left to ``Sink.open``, and a lost source to the attempt.
+    """
+    try:
+        state = await sink.state()
+    except SinkError:
+        return
+    if state is None or state.checkpoint is None:
+        return
+    mapping.restore(state)
+    with suppress(SourceLost):
+        if isinstance(source, SnapshotSource):
+            await asyncio.to_thread(source.position)  # a source that rejects the user says so here
+        await _select(source, mapping, state.checkpoint.progress)
+
+
+async def follow_selection(
+    source: Source, mapping: Mapping, writer: TargetWriter, tracker: ProgressTracker
+) -> None:
     """Stop following tables that ``source`` does not select, and follow those that it selects
     again. The target is at a commit before and after.
 
-    Raises ConfigError if it selects none of them, or if edited rules of ``[mapping]`` do not fit a
-    table.
+    Raises ConfigError as ``refuse_wrong_configuration`` does.
     """
-    await _check_mapping(source, writer)
     known = tracker.progress
-    chosen = await asyncio.to_thread(selected, source, known)
+    chosen = await _select(source, mapping, known)
     excluded = [id for id in known if id not in chosen and known[id].state != "excluded"]
     included = [id for id in chosen if known[id].state == "excluded"]
     for id in excluded:
@@ -64,9 +86,15 @@ async def follow_selection(source: Source, writer: TargetWriter, tracker: Progre
         await writer.commit()
 
 
-async def _check_mapping(source: Source, writer: TargetWriter) -> None:
-    """Check edited rules against the tables as they are on the source now, as `tailrace check`
-    does: the stored versions may be older than the rules.
+async def _select(
+    source: Source, mapping: Mapping, known: Progress[TableId, TableProgress]
+) -> set[TableId]:
+    """The selected tables. Raises ConfigError if there are none, or if edited rules do not fit the
+    followed tables as they are on the source now: the stored versions may be older than the rules.
     """
-    if writer.mapping_edited and isinstance(source, SnapshotSource):
-        writer.check_edited(await asyncio.to_thread(source.catalog))
+    chosen = await asyncio.to_thread(selected, source, known)
+    followed = {id for id, it in known.items() if it.followed}
+    if not followed.isdisjoint(mapping.edited) and isinstance(source, SnapshotSource):
+        live = await asyncio.to_thread(source.catalog)
+        mapping.check_edited([table for table in live if table.id in followed])
+    return chosen

@@ -259,7 +259,10 @@ class StoredCommands:
         end = "" if command.tables else await self._log_end()
         for id in found if command.in_place else ():
             if reason := writer.why_not_in_place(id):
-                raise _Refused(f"{id} cannot be backfilled in place: {reason}")
+                raise _Refused(
+                    f"{id} cannot be backfilled in place: {reason}. Without --in-place it is read"
+                    " into a second table, which takes its place"
+                )
         cause = Cause(f"a backfill was asked for by {by}", at=time.time())
         for id in found:
             await writer.leave(id, cause, "pending", in_place=command.in_place)

@@ -142,19 +142,6 @@ class TargetWriter:
         """The rows of a table that its backfill need not read."""
         return self._mapping.row_filter(table)
 
-    @property
-    def mapping_edited(self) -> bool:
-        """Whether the rules of a followed table are other ones than those of its stored rows."""
-        progress = self._tracker.progress
-        return any(id in progress and progress[id].followed for id in self._mapping.edited)
-
-    def check_edited(self, live: Iterable[Table]) -> None:
-        """Raise ConfigError unless the rules fit the followed ones of these tables."""
-        progress = self._tracker.progress
-        followed = [it for it in live if it.id in progress and progress[it.id].followed]
-        self._mapping.check_edited(followed)
-        self._check_merges()
-
     def check_mapping(self, tables: Iterable[Table]) -> None:
         """Raise ConfigError unless these tables, with the followed ones, can be mapped."""
         self._mapping.check([*self._tracker.tables, *tables])

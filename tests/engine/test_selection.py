@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 
 import msgspec
 import pytest
 
 from engine.change import SchemaChange
-from engine.errors import ConfigError
+from engine.errors import ConfigError, SourceRejected
+from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics
 from engine.schema import Table, TableId
+from engine.settings.mapping import MaskSettings, TableRules
 from sinks.memory import MemoryStore
 from sources.memory import MemoryDatabase, MemorySettings, MemorySource
 from tests.support.memory_pipeline import (
@@ -23,6 +26,7 @@ from tests.support.memory_pipeline import (
     run,
 )
 from tests.support.metric_samples import samples
+from tests.support.waiting import wait_until_async
 
 OTHER = msgspec.structs.replace(KEYED, id=TableId(KEYED.id.schema, "other"))
 
@@ -111,6 +115,47 @@ def test_a_selection_of_none_of_the_tables_is_refused() -> None:
         run(make_pipeline(database, store, source=source), until_caught_up=True)
     run(make_pipeline(database, store, source=Selecting(database)), until_caught_up=True)
     assert_mirrored(database, store)
+
+
+class Rejecting(Selecting):
+    """A source that rejects the user."""
+
+    def position(self) -> str:
+        raise SourceRejected("access denied")
+
+
+NO_COLUMN = Mapping({"shop.keyed": TableRules(select="id, nane")}, MaskSettings())
+
+
+@pytest.mark.parametrize(
+    ("source", "excluded", "mapping"),
+    [
+        (Selecting, (KEYED, KEYLESS, OTHER), None),
+        (Selecting, (), NO_COLUMN),
+        (Rejecting, (), None),
+    ],
+    ids=["tables", "mapping", "password"],
+)
+def test_a_wrong_configuration_ends_no_engine_that_runs(
+    source: type[Selecting], excluded: tuple[Table, ...], mapping: Mapping | None
+) -> None:
+    database, store = mirrored()
+
+    async def scenario() -> None:
+        pipeline = make_pipeline(database, store, source=Selecting(database))
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: pipeline.state == "streaming")
+        epoch = store.states["test"].epoch
+        wrong = make_pipeline(database, store, source=source(database, *excluded), mapping=mapping)
+        with pytest.raises((ConfigError, SourceRejected)):
+            await wrong.run()
+        assert store.states["test"].epoch == epoch
+        database.commit(insert(KEYED, (3, "x")))
+        await wait_until_async(lambda: (3, "x") in store.rows(KEYED.id))
+        pipeline.stop()
+        await running
+
+    asyncio.run(scenario())
 
 
 def test_metrics_show_no_excluded_table() -> None:

@@ -167,7 +167,7 @@ class FailingSource(MemorySource):
 
     def position(self) -> str:
         self.asked += 1
-        if self.asked == 2:  # after that of the goal
+        if self.asked == 3:  # after those of the start and of the goal
             raise SourceError("the server says no")
         return super().position()
 
