@@ -51,8 +51,15 @@ def check(options: argparse.Namespace) -> int:
 
     Exit status 0: ready, perhaps with warnings; 1: `tailrace run` would fail; 2: it would fail
     because the configuration is wrong.
+
+    With --grants, print the statements that give the users of the configuration the rights that it
+    needs, and no more. The users need not exist yet.
     """
     settings = load_settings(options.config)
+    if options.grants:
+        from engine.cli.grants import show_grants
+
+        return show_grants(settings, as_json=options.json)
     findings, exit_status = asyncio.run(_check(settings))
     findings = [_rendered(finding, options.config) for finding in findings]
     if options.json:
@@ -66,6 +73,9 @@ def check(options: argparse.Namespace) -> int:
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument(
+        "--grants", action="store_true", help="print the rights that the users need, as SQL"
+    )
 
 
 CHECK = Command("check", "inspect source and target before a run", check, _add_check_options)

@@ -17,10 +17,11 @@ from engine.schema import Table, Type
 from engine.toolkit.hosts import is_local
 from sinks.postgres.ddl import indexable
 from sinks.postgres.existing import refuse_existing, refuse_owned
+from sinks.postgres.rights import target_schemas
 from sinks.postgres.schema import is_reserved
 from sinks.postgres.session import Session
 from sinks.postgres.staging import refuse_without_right
-from sinks.postgres.state import SCHEMA, StateStore
+from sinks.postgres.state import StateStore
 
 __all__ = ["check"]
 
@@ -39,6 +40,9 @@ SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.rel
 WHERE n.nspname = ANY($1::text[])
 UNION SELECT n.nspname, t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
 WHERE n.nspname = ANY($1::text[]) AND t.typrelid = 0 AND t.typcategory <> 'A'"""
+_SCHEMA_RIGHTS = """
+SELECT has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE')
+FROM pg_namespace WHERE nspname = $1"""
 _EVENT_TRIGGERS = """
 SELECT quote_ident(evtname) FROM pg_event_trigger
 WHERE evtevent IN ('ddl_command_start', 'ddl_command_end')
@@ -195,11 +199,8 @@ async def _rights(session: Session, naming: Naming, tables: Sequence[Table]) -> 
         findings.append(Finding("error", "target rights", message, action, code="PG005"))
     cursor = await session.execute("SELECT has_database_privilege(current_database(), 'CREATE')")
     (may_create,) = await cursor.fetchone() or (False,)
-    for schema in sorted({SCHEMA, *(naming.place(table.id)[0] for table in tables)}):
-        cursor = await session.execute(
-            "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1",
-            (schema,),
-        )
+    for schema in target_schemas(naming, tables):
+        cursor = await session.execute(_SCHEMA_RIGHTS, (schema,))
         row = await cursor.fetchone()
         if row == (True,) or (row is None and may_create):
             continue

@@ -39,6 +39,7 @@ from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.proof import TableProof
 from engine.recovery import DeadLetter
+from engine.rights import Grants
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges, net_changes
 from engine.toolkit.key_order import ORDERED_KINDS
@@ -49,6 +50,7 @@ from sinks.postgres.dead_letters import DeadLetterTable
 from sinks.postgres.preflight import check
 from sinks.postgres.proofs import ProofTable
 from sinks.postgres.reset import reset
+from sinks.postgres.rights import read_grants
 from sinks.postgres.schema import SchemaFollower
 from sinks.postgres.session import MAX_WRITE_BYTES, Cursor, Session, is_reachable
 from sinks.postgres.settings import PostgresSettings
@@ -106,6 +108,10 @@ class PostgresSink:
         """As ``Sink.check``, on a connection of its own."""
         async with self._own_session() as session:
             return await check(session, self._naming, self._pipeline, tables, self._storage)
+
+    async def grants(self, tables: Sequence[Table]) -> Grants:
+        """As ``SinkRights.grants``."""
+        return await read_grants(self._settings, self._naming, tables)
 
     async def open(self, epoch: int | None = None) -> State:
         """As ``Sink.open``. Creates the schema ``tailrace`` if it does not exist."""

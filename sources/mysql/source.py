@@ -28,6 +28,7 @@ from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.errors import SchemaError, SourceError, SourceLost
 from engine.log_status import LogAhead
 from engine.recovery import LostChanges
+from engine.rights import Grants
 from engine.schema import Part, Table, TableId
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.foreign_keys import ancestors
@@ -59,6 +60,7 @@ from sources.mysql.position import (
     unresolved,
 )
 from sources.mysql.preflight import preflight
+from sources.mysql.preflight.grants import read_grants
 from sources.mysql.resume import confirm_log, resume_at
 from sources.mysql.server_info import (
     ServerInfo,
@@ -119,6 +121,10 @@ class MySQLSource:
         return self._ask(
             lambda session: preflight(session, self._server_info(session), self._settings)
         )
+
+    def grants(self) -> Grants:
+        """As ``SourceRights.grants``."""
+        return read_grants(self._settings)
 
     def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
         """The current definitions of the followed tables, without those that are ``known``."""

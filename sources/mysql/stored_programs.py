@@ -18,9 +18,10 @@ from engine.databases.mysql.connect import query
 from engine.schema import TableId
 from sources.mysql.ddl.dialect import NO_BACKSLASH_ESCAPES, Dialect
 from sources.mysql.ddl.stored_programs import Program, Programs
+from sources.mysql.rights import has_routine_table
 from sources.mysql.server_info import ServerInfo
 
-__all__ = ["hidden_triggers", "read_programs", "shows_routines"]
+__all__ = ["hidden_triggers", "hidden_views", "read_programs", "shows_routines"]
 
 _OTHER: Final = "NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys')"
 _VIEWS: Final = f"""
@@ -37,6 +38,11 @@ FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA {_OTHER}
 """
 #: The privileges and the schemas of a grant, as SHOW GRANTS prints them.
 _GRANT: Final = re.compile(r"GRANT (.+?) ON (?:\*|[`\"](.+?)[`\"])\.\* TO ", re.DOTALL)
+#: The right to read the table of routines, or all tables of its schema.
+_ON_ROUTINES: Final = re.compile(
+    r"GRANT [^`\"]*\b(?:SELECT|ALL PRIVILEGES)\b[^`\"]* ON"
+    r" [`\"]mysql[`\"]\.(?:\*|[`\"]proc[`\"]) TO "
+)
 _WILDCARDS: Final = {"%": ".*", "_": "."}
 
 
@@ -68,16 +74,30 @@ def _dialect(info: ServerInfo, mode: str) -> Dialect:
 
 def hidden_triggers(session: Connection[Any], schemas: Iterable[str]) -> list[str]:
     """Those of the schemas whose triggers the user may not see (the right TRIGGER)."""
-    seen = [where for rights, where in _grants(session) if rights & {"TRIGGER", "ALL PRIVILEGES"}]
+    return _without(session, "TRIGGER", schemas)
+
+
+def hidden_views(session: Connection[Any], schemas: Iterable[str]) -> list[str]:
+    """Those of the schemas whose views' definitions the user may not see (SHOW VIEW)."""
+    return _without(session, "SHOW VIEW", schemas)
+
+
+def _without(session: Connection[Any], right: str, schemas: Iterable[str]) -> list[str]:
+    """Those of the schemas on which the user does not have a right."""
+    seen = [where for rights, where in _grants(session) if rights & {right, "ALL PRIVILEGES"}]
     return sorted(
         schema for schema in set(schemas) if not any(where.fullmatch(schema) for where in seen)
     )
 
 
-def shows_routines(session: Connection[Any]) -> bool:
+def shows_routines(session: Connection[Any], info: ServerInfo) -> bool:
     """Whether the user may see all stored functions and procedures, and their bodies."""
     needed = {"SELECT", "SHOW_ROUTINE", "SHOW CREATE ROUTINE", "ALL PRIVILEGES"}
-    return any(rights & needed and where.pattern == ".*" for rights, where in _grants(session))
+    if any(rights & needed and where.pattern == ".*" for rights, where in _grants(session)):
+        return True
+    if has_routine_table(info.mariadb, info.version):
+        return any(_ON_ROUTINES.match(line) for (line,) in query(session, "SHOW GRANTS"))
+    return False
 
 
 def _grants(session: Connection[Any]) -> Iterator[tuple[set[str], re.Pattern[str]]]:

@@ -4,7 +4,7 @@ Changes that a server does not write to its log, so that they cannot be followed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pymysql.connections import Connection
@@ -12,14 +12,16 @@ from pymysql.connections import Connection
 from engine.contract import Finding
 from engine.databases.mysql.connect import query
 from engine.errors import SourceError, SourceLost
+from sources.mysql.rights import read_replication
 from sources.mysql.server_info import ServerInfo, status_statement
 
-__all__ = ["check_format", "unlogged"]
+__all__ = ["check_format", "replicas_log", "unlogged"]
 
 _RESTART = "in its option file and restart the server"
-_VARIABLES = """
-SHOW GLOBAL VARIABLES
-WHERE Variable_name IN ('log_slave_updates', 'log_replica_updates', 'wsrep_on') AND Value <> ''
+#: Whether a replica logs what it replicates. MySQL 8.0.26 introduced the new name.
+_REPLICAS_LOG = ("log_slave_updates", "log_replica_updates")
+_VARIABLES = f"""
+SHOW GLOBAL VARIABLES WHERE Variable_name IN {(*_REPLICAS_LOG, "wsrep_on")}
 """
 
 
@@ -69,16 +71,16 @@ def _filters(session: Connection[Any], info: ServerInfo, schemas: list[str]) -> 
 
 def _replicated(session: Connection[Any], info: ServerInfo) -> Iterator[Finding]:
     variables = {name.lower(): value for name, value in query(session, _VARIABLES)}
-    galera = variables.pop("wsrep_on", "OFF") == "ON"
-    if "OFF" not in variables.values():
+    if replicas_log(variables):
         return
+    galera = variables.get("wsrep_on") == "ON"
     action = f"set `log_slave_updates = ON` below [mysqld] {_RESTART}, or follow its source"
     try:
         replica = galera or bool(query(session, _replica_statement(info)))
     except SourceLost:
         raise
     except SourceError:
-        right = "SLAVE MONITOR" if info.mariadb else "REPLICATION CLIENT"
+        right = read_replication(info.mariadb, info.version)
         message = (
             "if the server is a replica, what it replicates is not logged; the user has no right to"
             " query that"
@@ -90,6 +92,11 @@ def _replicated(session: Connection[Any], info: ServerInfo) -> Iterator[Finding]
     if replica:
         message = "the server is a replica, and what it replicates is not logged"
         yield Finding("error", "log_slave_updates", message, action, code="MY015")
+
+
+def replicas_log(variables: Mapping[str, str]) -> bool:
+    """Whether the server logs what it replicates, if it is a replica."""
+    return "OFF" not in map(variables.get, _REPLICAS_LOG)
 
 
 def _replica_statement(info: ServerInfo) -> str:

@@ -40,6 +40,7 @@ __all__ = [
     "connect",
     "error_code",
     "establish",
+    "has_greeted",
     "interrupt",
     "is_mariadb",
     "prepare",
@@ -252,6 +253,11 @@ def query_all(
 def is_mariadb(connection: Connection[Any]) -> bool:
     """Whether the server is MariaDB."""
     return "mariadb" in server_version(connection).lower()
+
+
+def has_greeted(connection: Connection[Any]) -> bool:
+    """Whether the server has told its version, which it does before the login."""
+    return hasattr(connection, "server_version")
 
 
 def server_version(connection: Connection[Any]) -> str:

@@ -43,11 +43,15 @@ _REJECTED = (
     "no password supplied",
     "no pg_hba.conf entry",
     "pg_hba.conf rejects connection",
-    "permission denied for database",
 )
 #: Causes that libpq names in its message only, whether the server rejects the connection for good,
 #: and the remedy.
 _CAUSES = (
+    (
+        "permission denied for database",
+        True,
+        "GRANT CONNECT ON DATABASE … TO …; on the server, for the user of {section} url.",
+    ),
     (
         "server does not support SSL",
         True,

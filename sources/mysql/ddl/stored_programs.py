@@ -32,6 +32,7 @@ from sources.mysql.ddl.statements import (
     read_statement,
 )
 from sources.mysql.ddl.tokens import Tokens
+from sources.mysql.rights import database
 
 __all__ = ["Program", "Programs", "may_change_programs", "may_use_programs"]
 
@@ -109,8 +110,8 @@ class Programs:
                 raise SourceError(
                     f"a statement in statement format writes {id}, which may have triggers that the"
                     " user may not see",
-                    hint=f"GRANT TRIGGER ON `{id.schema}`.* TO <user>; then `tailrace run CONFIG`"
-                    " goes on",
+                    hint=f"GRANT TRIGGER ON {database(id.schema)} TO <user>; then"
+                    " `tailrace run CONFIG` goes on",
                 )
         for program, table in self._reached(sql, schema, statement, dialect):
             if table in followed:
@@ -190,7 +191,7 @@ def may_change_programs(verb: str, statement: Statement | None) -> bool:
 
 def _hidden_body(program: Program) -> SourceError:
     if program.kind == "view":
-        right = f"SELECT, SHOW VIEW ON `{program.id.schema}`.*"
+        right = f"SELECT, SHOW VIEW ON {database(program.id.schema)}"
     else:
         right = "SHOW_ROUTINE ON *.* (MySQL), SELECT ON mysql.proc (MariaDB)"
     return SourceError(

@@ -17,9 +17,9 @@ from pymysql.connections import Connection
 
 from engine.contract import Finding
 from engine.databases.mysql.connect import query
-from engine.databases.mysql.identifiers import quote_name
 from sources.mysql.preflight.carried import CARRIED_CHECKS
 from sources.mysql.preflight.context import Context, read_context
+from sources.mysql.preflight.grants import account_name
 from sources.mysql.preflight.protection import PROTECTION_CHECKS
 from sources.mysql.preflight.samples import SAMPLE_CHECKS
 from sources.mysql.preflight.server import RIGHTS_CHECKS, SETTINGS_CHECKS
@@ -51,9 +51,8 @@ def preflight(session: Connection[Any], info: ServerInfo, settings: MySQLSetting
 
 def _to(account: str, finding: Finding) -> Finding:
     """The finding with the user's account in its GRANT."""
-    user, _, host = account.rpartition("@")
-    name = f"{quote_name(user)}@{quote_name(host)}"
-    return msgspec.structs.replace(finding, action=finding.action.replace("<user>", name))
+    action = finding.action.replace("<user>", account_name(account))
+    return msgspec.structs.replace(finding, action=action)
 
 
 def _log_access(context: Context) -> list[Finding]:

@@ -10,14 +10,15 @@ from typing import Final
 import msgspec
 
 from engine.contract import Finding
-from engine.databases.mysql.connect import query
+from engine.databases.mysql.connect import ACCESS_DENIED, error_code, query
 from engine.errors import SourceError, SourceLost
 from sources.mysql.binlog.connection import BinlogConnection, choose_server_id
 from sources.mysql.clock import ServerClock
 from sources.mysql.preflight.context import DAY_SECONDS, Check, Context, retention_seconds
 from sources.mysql.releases import release_name, too_new
+from sources.mysql.rights import database, read_log_end, read_routines
 from sources.mysql.server_info import SWITCH_LOG_ON, log_end
-from sources.mysql.stored_programs import hidden_triggers, shows_routines
+from sources.mysql.stored_programs import hidden_triggers, hidden_views, shows_routines
 from sources.mysql.unlogged import check_format
 
 __all__ = ["RIGHTS_CHECKS", "SETTINGS_CHECKS"]
@@ -204,12 +205,12 @@ def _sessions(context: Context) -> Iterator[Finding]:
 
 def _rights(context: Context) -> Iterator[Finding]:
     """Check rights by using them. SHOW GRANTS is not enough: roles and partial revokes count."""
-    client = "BINLOG MONITOR" if context.info.mariadb else "REPLICATION CLIENT"
     try:
         end = log_end(context.session, context.info)
     except SourceLost:
         raise
     except SourceError as error:
+        client = read_log_end(context.info.mariadb, context.info.version)
         action = f"GRANT {client}, REPLICATION SLAVE ON *.* TO <user>"
         yield Finding("error", "rights", error.message, action, code="MY020")
         return
@@ -225,7 +226,9 @@ def _rights(context: Context) -> Iterator[Finding]:
     except SourceLost:
         raise
     except SourceError as error:
-        action = error.hint or "GRANT REPLICATION SLAVE ON *.* TO <user>"
+        action = "GRANT REPLICATION SLAVE ON *.* TO <user>"
+        if error.hint and error_code(error) not in ACCESS_DENIED:
+            action = error.hint
         yield Finding("error", "rights", error.message, action, code="MY021")
     finally:
         replica.close()
@@ -256,18 +259,27 @@ def _prepared(context: Context) -> Iterator[Finding]:
 
 def _programs(context: Context) -> Iterator[Finding]:
     """What a statement in statement format changes is found only if these are visible."""
-    hidden = hidden_triggers(context.session, {table.id.schema for table in context.tables})
-    for schema in hidden:
+    schemas = {table.id.schema for table in context.tables}
+    for schema in hidden_triggers(context.session, schemas):
         yield Finding(
             "warning",
             "triggers",
             f"the user may not see the triggers in {schema}: a change of another table there stops"
             " the pipeline if it is logged as a statement",
-            f"GRANT TRIGGER ON `{schema}`.* TO <user>",
+            f"GRANT TRIGGER ON {database(schema)} TO <user>",
             code="MY024",
         )
-    if not shows_routines(context.session):
-        right = "SELECT ON mysql.proc" if context.info.mariadb else "SHOW_ROUTINE ON *.*"
+    for schema in hidden_views(context.session, schemas):
+        yield Finding(
+            "warning",
+            "views",
+            f"the user may not see the definitions of views in {schema}: a statement that uses one"
+            " stops the pipeline if it is logged as a statement",
+            f"GRANT SHOW VIEW ON {database(schema)} TO <user>",
+            code="MY029",
+        )
+    if not shows_routines(context.session, context.info):
+        right = read_routines(context.info.mariadb, context.info.version)
         yield Finding(
             "warning",
             "routines",

@@ -13,8 +13,9 @@ from engine.databases.mysql.identifiers import quote_name
 from engine.errors import SourceError, SourceLost
 from engine.schema import TableId
 from sources.mysql.preflight.context import Check, Context, retention_seconds
+from sources.mysql.rights import database
 
-__all__ = ["STORAGE_CHECKS"]
+__all__ = ["STORAGE_CHECKS", "tables_to_lock"]
 
 _STORED: Final = """
 SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, CREATE_OPTIONS, DATA_LENGTH
@@ -45,12 +46,7 @@ class _Stored(NamedTuple):
 
 
 def _storage(context: Context) -> Iterator[Finding]:
-    stored = [
-        _Stored(id, kind, str(engine or "").lower(), str(options or "").lower(), size or 0)
-        for schema, name, kind, engine, options, size in query(context.session, _STORED)
-        if context.wanted(id := TableId(schema, name))
-    ]
-    transactional = {str(name).lower() for (name,) in query(context.session, _TRANSACTIONAL)}
+    stored, transactional = _read_stored(context), _read_transactional(context)
     for table in stored:
         yield from _engine(table, transactional)
         if "partitioned" in table.options:
@@ -64,9 +60,32 @@ def _storage(context: Context) -> Iterator[Finding]:
                 code="MY040",
             )
     yield from _long_reads(context, stored)
-    to_lock = {each.id for each in stored if each.engine not in transactional}
-    to_lock |= {each.id for each in context.tables if not context.info.gtids or not each.key}
+    to_lock = _to_lock(context, stored, transactional)
     yield from _locks(context, sorted({id.schema for id in to_lock}))
+
+
+def tables_to_lock(context: Context) -> set[TableId]:
+    """The tables that are locked for a moment when their backfill begins."""
+    return _to_lock(context, _read_stored(context), _read_transactional(context))
+
+
+def _to_lock(
+    context: Context, stored: Sequence[_Stored], transactional: Collection[str]
+) -> set[TableId]:
+    found = {each.id for each in stored if each.engine not in transactional}
+    return found | {each.id for each in context.tables if not context.info.gtids or not each.key}
+
+
+def _read_stored(context: Context) -> list[_Stored]:
+    return [
+        _Stored(id, kind, str(engine or "").lower(), str(options or "").lower(), size or 0)
+        for schema, name, kind, engine, options, size in query(context.session, _STORED)
+        if context.wanted(id := TableId(schema, name))
+    ]
+
+
+def _read_transactional(context: Context) -> set[str]:
+    return {str(name).lower() for (name,) in query(context.session, _TRANSACTIONAL)}
 
 
 def _long_reads(context: Context, stored: Sequence[_Stored]) -> Iterator[Finding]:
@@ -136,7 +155,7 @@ def _locks(context: Context, schemas: Sequence[str]) -> Iterator[Finding]:
                 schema,
                 "the user may not lock tables here, which the backfill of tables without a key or"
                 " without transactions needs, and of all tables if there are no GTIDs",
-                f"GRANT LOCK TABLES ON {quote_name(schema)}.* TO <user>",
+                f"GRANT LOCK TABLES ON {database(schema)} TO <user>",
                 code="MY026",
             )
 

@@ -17,6 +17,7 @@ from engine.schema import Table
 from sources.mysql.binlog.cascades import inexact_reason
 from sources.mysql.merge_tables import joined_tables, merge_tables
 from sources.mysql.preflight.context import Check, Context
+from sources.mysql.rights import database
 from sources.mysql.server_info import has_native_foreign_keys
 from sources.mysql.settings import selector
 
@@ -55,7 +56,7 @@ def _readable(context: Context) -> Iterator[Finding]:
     refused = _unreadable(context.session, context.tables)
     for table, error in refused:
         message = "the user may not read the table"
-        action = f"GRANT SELECT ON `{table.id.schema}`.* TO <user>"
+        action = f"GRANT SELECT ON {database(table.id.schema)} TO <user>"
         if error_code(error) not in ACCESS_DENIED:
             message = f"the table cannot be read: {error.message}"
             action = f'REPAIR TABLE {quote_table(table)}, or add "TABLE" to exclude in [source]'

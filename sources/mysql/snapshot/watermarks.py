@@ -33,13 +33,14 @@ from pymysql.connections import Connection
 from pymysql.err import MySQLError
 
 from engine.databases.mysql.connect import query_all
-from engine.databases.mysql.identifiers import quote_name, quote_table
+from engine.databases.mysql.identifiers import quote_table
 from engine.databases.mysql.session_variables import IDLE_SECONDS, LOCK_WAIT_SECONDS
 from engine.errors import SourceError
 from engine.schema import Table, TableId
 from sources.mysql.catalog import among
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
+from sources.mysql.rights import database
 from sources.mysql.server_info import (
     ServerInfo,
     log_end,
@@ -296,10 +297,10 @@ class _TableLock:
         _query(self._connection, _USUAL_TIMEOUTS)
 
     def _denied(self) -> SourceError:
-        schema = quote_name(self._table.id.schema)
+        where = database(self._table.id.schema)
         return SourceError(
             "the user may not lock the table, which its backfill needs",
-            hint=f"GRANT LOCK TABLES, SELECT ON {schema}.* TO the user of the source's url",
+            hint=f"GRANT LOCK TABLES, SELECT ON {where} TO the user of the source's url",
             table=self._table.id,
         )
 
