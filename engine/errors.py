@@ -233,7 +233,12 @@ class ApplyError(TailraceError):
 
 
 class Fenced(TailraceError):
-    """A newer engine runs this pipeline. This engine must stop and change nothing."""
+    """A newer engine runs this pipeline. This engine must stop and change nothing.
+
+    Its exit status tells what restarts engines that another start would only fence the newer one.
+    """
+
+    exit_status = 4
 
 
 class DeadlineExceeded(TailraceError):

@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import httpx
 import msgspec
@@ -22,6 +22,7 @@ from engine.errors import ApiError
 from engine.ops.history import History
 from engine.ops.log import printable
 from engine.ops.status import STATUS_VERSION, Status
+from engine.ops.supervisor.status import SUPERVISOR_VERSION, SupervisorStatus
 
 __all__ = ["ApiClient", "connect"]
 
@@ -47,6 +48,12 @@ class _Problem(msgspec.Struct):
 
 class _Version(msgspec.Struct):
     version: int = 0
+    #: The version of a supervisor's status.
+    supervisor: int = 0
+
+
+class _Outcome(msgspec.Struct):
+    outcome: str
 
 
 class _Submitted(msgspec.Struct):
@@ -91,7 +98,13 @@ class ApiClient:
     async def status(self) -> Status:
         """The status of the pipeline."""
         body = await self._request("GET", "/status")
-        found = self._decode(body, _Version).version
+        version = self._decode(body, _Version)
+        if version.supervisor:
+            raise ApiError(
+                f"{self.url} is a supervisor of several pipelines",
+                hint="add /pipelines/NAME to the URL, or name the directory of the configurations",
+            )
+        found = version.version
         if found != STATUS_VERSION:
             raise ApiError(
                 f"the status at {self.url} has the version {found}, this tailrace knows"
@@ -99,6 +112,23 @@ class ApiClient:
                 hint="use the version of Tailrace that the engine has",
             )
         return self._decode(body, Status)
+
+    async def supervisor_status(self) -> SupervisorStatus:
+        """The status of all pipelines of a supervisor."""
+        body = await self._request("GET", "/status")
+        if (found := self._decode(body, _Version).supervisor) != SUPERVISOR_VERSION:
+            raise ApiError(
+                f"the status at {self.url} is none of a supervisor"
+                if not found
+                else f"the status at {self.url} has the version {found}",
+                hint="use the version of Tailrace that the supervisor has",
+            )
+        return self._decode(body, SupervisorStatus)
+
+    async def give_supervisor(self, command: Literal["reload", "stop"]) -> str:
+        """Have a supervisor do something, and return the outcome."""
+        body = await self._request("POST", f"/{command}", b"{}")
+        return self._decode(body, _Outcome).outcome
 
     async def history(self) -> History:
         """The lag and the throughput of the last 24 hours."""
@@ -149,7 +179,8 @@ class ApiClient:
     async def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """The body of a successful response."""
         headers = None if body is None else {"Content-Type": "application/json"}
-        seconds = COMMAND_SECONDS if path.startswith("/commands") else REQUEST_SECONDS
+        waits = path.startswith(("/commands", "/reload"))
+        seconds = COMMAND_SECONDS if waits else REQUEST_SECONDS
         try:
             async with asyncio.timeout(seconds):
                 response = await self._http.request(

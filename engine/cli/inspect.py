@@ -16,6 +16,7 @@ from engine.checkpoint import Checkpoint
 from engine.cli.address import check_address
 from engine.cli.api_address import address_of
 from engine.cli.command import Command
+from engine.cli.directory import is_directory, show_status
 from engine.cli.edits import mapped_tables, outdated_tables
 from engine.cli.inbox import user
 from engine.cli.output import print_json, print_tables
@@ -191,7 +192,12 @@ def status(options: argparse.Namespace) -> int:
 
     With --api the engine itself is asked. Exit status 1: it does not answer, or nothing is applied,
     because it is paused or has no connection to the source or the target.
+
+    CONFIG may be a directory that `tailrace run` runs: its supervisor is asked for the state of all
+    pipelines. Exit status 1: it does not answer, or a pipeline does not go on by itself.
     """
+    if is_directory(options):
+        return show_status(options)
     if options.api:
         found = asyncio.run(_engine_status(options))
     else:

@@ -40,7 +40,7 @@ The source may also be the log files of a server that is gone: mysql-binlog:/arc
 """
 EPILOG = """\
 exit status: 0 success, 1 failure, 2 wrong usage or configuration, 3 differences found, or tables
-quarantined
+quarantined, 4 a newer engine has taken over
 """
 
 

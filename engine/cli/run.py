@@ -46,7 +46,7 @@ from engine.ops.status import Status
 from engine.ops.telemetry import start_tracing
 from engine.remedies import rendered
 from engine.schema import Table
-from engine.settings.api import parse_listen
+from engine.settings.api import ApiSettings, parse_listen
 from engine.settings.loader import Settings
 
 if TYPE_CHECKING:
@@ -84,17 +84,33 @@ def run(options: argparse.Namespace) -> int:
     Ctrl-C stops at once, which is just as safe.
 
     A run that ends by itself, at the end of log files or with --until-caught-up, has exit status 3
-    if tables are quarantined, because the target lacks their changes.
+    if tables are quarantined, because the target lacks their changes. Exit status 4: a newer engine
+    has taken over.
+
+    CONFIG may be a directory. Each configuration in it (*.toml) is a pipeline then, in a process of
+    its own, which is started again when it fails. One server has the API of all. docs/deploy.md
+    describes it.
     """
     if options.deadline is not None and not options.until_caught_up:
         raise ConfigError("--deadline needs --until-caught-up", hint="add --until-caught-up")
+    if options.config.is_dir():
+        from engine.cli.supervise import supervise
+
+        return supervise(options)
     settings = load_settings(options.config)
     name = settings.pipeline.name
     log.configure(options.log_format or settings.log.format, settings.log.level, name)
     version, codecs = version_and_codecs()
     logger.info("starting", extra={"version": version, "codecs": codecs})
     _tune_garbage_collection()
-    return uvloop.run(_run(settings, options))
+    try:
+        return uvloop.run(_run(settings, options))
+    except TailraceError as error:
+        if options.supervised is not None:
+            from engine.cli.supervised import tell_supervisor
+
+            tell_supervisor(error, options.config)
+        raise
 
 
 def seconds(text: str) -> float:
@@ -124,6 +140,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--log-format", choices=("text", "json"), help="the format of the log (stderr)"
     )
     parser.add_argument("--no-progress", action="store_true", help="do not draw the terminal view")
+    parser.add_argument("--supervised", type=Path, metavar="SOCKET", help=argparse.SUPPRESS)
 
 
 RUN = Command("run", "backfill the tables and follow the log", run, _add_run_options)
@@ -146,8 +163,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         monitor = Monitor(engine, metrics)
         await stack.enter_async_context(_meanwhile(monitor.watch()))
         await stack.enter_async_context(_meanwhile(monitor.watch_proofs(engine.proofs)))
-        if listen := options.listen or settings.api.listen:
-            server = _make_server(listen, settings, engine, monitor)
+        if (server := _make_server(settings, options, engine, monitor)) is not None:
             await stack.enter_async_context(server)
         if settings.notify:
             await stack.enter_async_context(_notifying(settings, options.config, monitor, metrics))
@@ -162,8 +178,21 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
     return 0 if engine.pipeline.stopping else _conclude(engine.status(), str(options.config))
 
 
-def _make_server(listen: str, settings: Settings, engine: Engine, monitor: Monitor) -> HttpServer:
-    """The server of the API. Raises ConfigError if the address needs protection."""
+def _make_server(
+    settings: Settings, options: argparse.Namespace, engine: Engine, monitor: Monitor
+) -> HttpServer | None:
+    """The server of the API; None if there is to be none. Raises ConfigError if the address needs
+    protection.
+    """
+    access, listen = settings.api, options.listen or settings.api.listen
+    address: str | Path = listen
+    if options.supervised is not None:
+        from engine.cli.supervised import stop_with_supervisor
+
+        stop_with_supervisor(engine.stop)
+        access, listen, address = ApiSettings(), "localhost:0", options.supervised
+    if not listen:
+        return None
     from engine.ops.access import Access
     from engine.ops.api import Api
     from engine.ops.dashboard import Dashboard
@@ -171,7 +200,7 @@ def _make_server(listen: str, settings: Settings, engine: Engine, monitor: Monit
 
     host, _ = parse_listen(listen)
     api = Api(
-        Access(settings.api, host),
+        Access(access, host),
         monitor,
         monitor.status,
         max_lag_seconds=settings.api.max_lag_seconds,
@@ -180,7 +209,7 @@ def _make_server(listen: str, settings: Settings, engine: Engine, monitor: Monit
         dashboard=Dashboard(monitor.status, monitor.history, str(engine.config)),
         config=str(engine.config),
     )
-    return HttpServer(listen, api.app(), tls=settings.api.secure(host))
+    return HttpServer(address, api.app(), tls=access.secure(host))
 
 
 def _notifying(

@@ -49,7 +49,15 @@ from engine.ops.runbook import get_runbook, get_runbook_style
 from engine.ops.status import Status
 from engine.remedies import rendered
 
-__all__ = ["Api", "Rendered", "problem"]
+__all__ = [
+    "CLIENT_HEADER",
+    "Api",
+    "Rendered",
+    "json_response",
+    "origin_of",
+    "problem",
+    "read_body",
+]
 
 JSON = "application/json"
 #: How long the target may take to store or find a command.
@@ -63,6 +71,8 @@ COMMAND_BYTES = 64 * 1024
 NUMBER_DIGITS = 18
 #: How many of the last commands GET /commands returns.
 LISTED_COMMANDS = 100
+#: Where a command comes from, as a supervisor tells it to an engine.
+CLIENT_HEADER = "tailrace-client"
 #: The length to which the name that a client gives is cut.
 NAME_CHARACTERS = 64
 
@@ -164,10 +174,10 @@ class Api:
     async def _get_status(self, _: Request) -> Response:
         if self._refresh is not None:
             await self._refresh()
-        return _json(self._status())
+        return json_response(self._status())
 
     async def _get_live(self, _: Request) -> Response:
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def _get_ready(self, _: Request) -> Response:
         now = self._status()
@@ -177,27 +187,27 @@ class Api:
             lag_seconds = time.monotonic() - self._started_at
         if reason := _unready(now.state, lag_seconds, self._max_lag_seconds):
             failing = {"status": "failing", "reason": reason, **shown}
-            return _json(failing, HTTPStatus.SERVICE_UNAVAILABLE)
-        return _json({"status": "ok", **shown})
+            return json_response(failing, HTTPStatus.SERVICE_UNAVAILABLE)
+        return json_response({"status": "ok", **shown})
 
     async def _get_openapi(self, _: Request) -> Response:
-        return _json(openapi_document())
+        return json_response(openapi_document())
 
     async def _post_command(self, request: Request) -> Response:
         text = msgspec.json.encode(await _read_command(request)).decode()
         async with self._commands_of(request) as client:
             id = await client.submit(text, self._client(request))
         href = f"/commands/{id}"
-        return _json({"id": id, "href": href}, HTTPStatus.ACCEPTED, {"location": href})
+        return json_response({"id": id, "href": href}, HTTPStatus.ACCEPTED, {"location": href})
 
     async def _get_commands(self, request: Request) -> Response:
         async with self._commands_of(request) as client:
             found = await client.newest(LISTED_COMMANDS)
-        return _json([_record(it) for it in reversed(found)])
+        return json_response([_record(it) for it in reversed(found)])
 
     async def _get_command(self, request: Request) -> Response:
         async with self._commands_of(request) as client:
-            return _json(_record(await _find(client, request)))
+            return json_response(_record(await _find(client, request)))
 
     async def _cancel(self, request: Request) -> Response:
         outcome = f"cancelled by {self._client(request)}"
@@ -207,7 +217,7 @@ class Api:
             found = await _find(client, request)
         if not cancelled:
             raise HTTPException(HTTPStatus.CONFLICT, f"it was concluded: {found.outcome}")
-        return _json(_record(found))
+        return json_response(_record(found))
 
     @asynccontextmanager
     async def _commands_of(self, request: Request) -> AsyncGenerator[CommandClient, None]:
@@ -236,34 +246,49 @@ class Api:
     def _client(self, request: Request) -> str:
         """Who gives a command: the name that the client claims, and what is known about it."""
         name = printable(request.headers.get("tailrace-user", "").strip())[:NAME_CHARACTERS]
-        address = "unknown address" if request.client is None else request.client.host
-        token = "" if self._access.open else ", control token"
-        return f"{name or 'somebody'} through the API ({address}{token})"
+        return f"{name or 'somebody'} through the API ({origin_of(request, self._access)})"
 
     async def _failed(self, _: Request, error: Exception) -> Response:
         """The target cannot be reached, or refuses."""
         assert isinstance(error, TailraceError)
         hint = rendered(error.hint, config=self._config, table=error.table or "")
         content = {"error": "Service Unavailable", "detail": error.message, "hint": hint}
-        return _json(content, HTTPStatus.SERVICE_UNAVAILABLE)
+        return json_response(content, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 async def _read_command(request: Request) -> PipelineCommand:
     """The command in a request's body."""
+    try:
+        command: PipelineCommand = msgspec.json.decode(
+            await read_body(request), type=PipelineCommand
+        )
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f"not a command: {error}") from None
+    except RecursionError:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "not a command: it is nested") from None
+    return command
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request, which is at most that of a command."""
     body = bytearray()
     try:
         async for part in request.stream():
             body += part
             if len(body) > COMMAND_BYTES:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        command: PipelineCommand = msgspec.json.decode(body, type=PipelineCommand)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, f"not a command: {error}") from None
-    except RecursionError:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "not a command: it is nested") from None
     except ClientDisconnect:
         raise HTTPException(HTTPStatus.BAD_REQUEST) from None
-    return command
+    return bytes(body)
+
+
+def origin_of(request: Request, access: Access) -> str:
+    """Where a request comes from, and whether it had a token. A supervisor, whose connection has no
+    address, says it of its client.
+    """
+    if request.client is None:
+        return printable(request.headers.get(CLIENT_HEADER, "")) or "unknown address"
+    return request.client.host if access.open else f"{request.client.host}, control token"
 
 
 async def _find(client: CommandClient, request: Request) -> StoredCommand:
@@ -282,9 +307,10 @@ def _record(stored: StoredCommand) -> dict[str, Any]:
     return {**record, "command": msgspec.Raw(stored.command.encode())}
 
 
-def _json(
+def json_response(
     content: object, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
+    """A response with an object as JSON."""
     return Response(msgspec.json.encode(content), status, headers, media_type=JSON)
 
 
@@ -296,7 +322,7 @@ async def problem(_: Request, error: Exception) -> Response:
     content: dict[str, Any] = {"error": phrase}
     if error.detail != phrase:
         content["detail"] = error.detail
-    return _json(content, error.status_code, error.headers)
+    return json_response(content, error.status_code, error.headers)
 
 
 def _unready(state: str | None, lag_seconds: float, max_lag_seconds: float) -> str:

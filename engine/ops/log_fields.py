@@ -44,6 +44,7 @@ FIELDS: Final = {
     "url": "The address on which the API listens.",
     "version": "The version of Tailrace.",
     "codecs": "Whether the codecs are compiled.",
+    "exit_status": "The exit status of an engine; negative: the signal that has killed it.",
     "from_layout": "The layout of the stored state before an upgrade.",
     "to_layout": "The layout of the stored state after an upgrade.",
     "tables": "The number of tables in the stored state.",

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import ssl
 from http import HTTPStatus
+from pathlib import Path
 
 import msgspec
 from starlette.applications import Starlette
@@ -46,11 +47,15 @@ HEADERS = [
 class HttpServer:
     """Serves while it is entered: ``async with HttpServer("127.0.0.1:9187", app) as server``.
 
-    ``tls`` is None for plain HTTP. Raises ConfigError if the address is wrong or taken.
+    A path in the place of the address is that of a new Unix socket. ``tls`` is None for plain HTTP.
+    Raises ConfigError if the address is wrong or taken.
     """
 
-    def __init__(self, listen: str, app: Starlette, *, tls: ssl.SSLContext | None = None) -> None:
-        self._host, self._port = parse_listen(listen)
+    def __init__(
+        self, listen: str | Path, app: Starlette, *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._path = listen if isinstance(listen, Path) else None
+        self._host, self._port = ("", 0) if isinstance(listen, Path) else parse_listen(listen)
         self._app = app
         self._tls = tls
         self._state = ServerState()
@@ -66,15 +71,20 @@ class HttpServer:
 
     async def __aenter__(self) -> HttpServer:
         config = _configure(self._app)
+        loop = asyncio.get_running_loop()
+
+        def connect() -> Connection:
+            return Connection(config, self._state)
+
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(config, self._state),
-                *(self._host, self._port),
-                ssl=self._tls,
-            )
+            if self._path is not None:
+                self._server = await loop.create_unix_server(connect, str(self._path))
+                return self
+            self._server = await loop.create_server(connect, self._host, self._port, ssl=self._tls)
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {self._host}:{self._port}: {error.strerror or error}",
+                f"cannot listen on {self._path or f'{self._host}:{self._port}'}:"
+                f" {error.strerror or error}",
                 hint="choose another address with --listen HOST:PORT",
             ) from error
         scheme = "http" if self._tls is None else "https"

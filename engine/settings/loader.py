@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -40,10 +40,13 @@ __all__ = [
     "StructOf",
     "TelemetrySettings",
     "load",
+    "load_part",
 ]
 
 #: Returns the struct that decodes ``[source]`` or ``[sink]``, for the scheme of its URL.
 StructOf = Callable[[str], type[Struct]]
+
+S = TypeVar("S", bound=Struct)
 
 #: The names of types in errors.
 TOML_NAMES = {
@@ -194,8 +197,21 @@ def load(path: Path, source_type: StructOf, sink_type: StructOf) -> Settings:
     ``source_type`` and ``sink_type`` give the struct for a URL's scheme, or raise ConfigError.
     Raises ConfigError, which never contains a value.
     """
+    return _Document(path, _read(path)).decode(source_type, sink_type)
+
+
+def load_part(path: Path, shape: type[S]) -> S:
+    """Read a file with the tables of ``shape`` only. Raises ConfigError, as ``load``."""
+    return _Document(path, _read(path)).decode_part(shape)
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
+    except IsADirectoryError as error:
+        raise ConfigError(
+            f"{path} is a directory", hint="name the configuration of one of its pipelines"
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}",
@@ -203,7 +219,6 @@ def load(path: Path, source_type: StructOf, sink_type: StructOf) -> Settings:
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8", hint="save it as UTF-8") from error
-    return _Document(path, text).decode(source_type, sink_type)
 
 
 class _Document:
@@ -215,14 +230,13 @@ class _Document:
         #: By path: the older name that the file uses for a key.
         self._older: dict[tuple[str, ...], str] = {}
 
+    def decode_part(self, shape: type[S]) -> S:
+        data = self._data()
+        self._check_keys(data, shape, ())
+        return cast("S", self._convert(data, shape))
+
     def decode(self, source_type: StructOf, sink_type: StructOf) -> Settings:
-        try:
-            data = tomllib.loads(self._text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(
-                f"{self._path} is not TOML: {error}", hint='write strings in quotes: key = "value"'
-            ) from error
-        data = self._renamed(self._resolve(data, ()))
+        data = self._data()
         schemes = {part: self._scheme(data, part) for part in ("source", "sink")}
         types = {
             "source": self._type_of("source", schemes["source"], source_type),
@@ -235,6 +249,16 @@ class _Document:
         if not parts["pipeline"].name:
             parts["pipeline"] = PipelineSettings(self._path.stem)
         return Settings(source_scheme=schemes["source"], sink_scheme=schemes["sink"], **parts)
+
+    def _data(self) -> dict[str, Any]:
+        """The file, with the placeholders resolved, under today's names."""
+        try:
+            data = tomllib.loads(self._text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(
+                f"{self._path} is not TOML: {error}", hint='write strings in quotes: key = "value"'
+            ) from error
+        return self._renamed(self._resolve(data, ()))
 
     def _resolve(self, value: Any, keys: tuple[str, ...]) -> Any:
         """The same value with the placeholders in all strings resolved."""

@@ -1,7 +1,8 @@
 """
 The same mistake has the same exit status from every command, and an error with a hint.
 
-0: success, 1: failure, 2: wrong usage or configuration, 3: differences, or quarantined tables.
+0: success, 1: failure, 2: wrong usage or configuration, 3: differences, or quarantined tables,
+4: a newer engine has taken over.
 """
 
 from __future__ import annotations
@@ -232,5 +233,5 @@ def test_another_engine(
         found = outcome("reset", config, "--yes")
         assert (found.status, "an engine runs this pipeline" in found.said) == (2, True)
         assert outcome("run", config, *options("run", database)).status == 0
-        assert engine.wait(30) == 1
+        assert engine.wait(30) == 4
         assert "a newer engine has taken over" in engine.tail()

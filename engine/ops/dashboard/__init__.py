@@ -11,6 +11,8 @@ The dashboard: one page that shows a running engine, and the events that keep it
 The page loads nothing from elsewhere, and its Content-Security-Policy allows no inline script. It
 needs no token itself. It asks the user for one when the API wants one, and sends it with each
 request, so a page of somebody else cannot use it.
+
+``pipelines.html`` is the index of a supervisor, with a link to the page of each pipeline.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from engine.ops.history import History
 from engine.ops.status import Status, TableStatus
 from engine.ops.words import Headline, headline
 
-__all__ = ["Dashboard"]
+__all__ = ["Dashboard", "asset", "page"]
 
 #: How often the status is sent.
 STATUS_SECONDS = 1.0
@@ -47,6 +49,8 @@ ASSETS = {
     "charts.js": "text/javascript",
     "tables.js": "text/javascript",
     "commands.js": "text/javascript",
+    "shared.js": "text/javascript",
+    "pipelines.js": "text/javascript",
     "dashboard.css": "text/css",
     "uPlot.iife.min.js": "text/javascript",
     "uPlot.min.css": "text/css",
@@ -69,6 +73,18 @@ class Shown(msgspec.Struct, frozen=True):
     states: dict[str, int]
 
 
+def page(name: str) -> Response:
+    """A page: ``index.html`` or ``pipelines.html``."""
+    return Response(_content(name), headers=HEADERS, media_type="text/html")
+
+
+def asset(name: str) -> Response:
+    """A file of the pages. Raises HTTPException if there is none of this name."""
+    if name not in ASSETS:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return Response(_content(name), headers=HEADERS, media_type=ASSETS[name])
+
+
 class Dashboard:
     """The page of one pipeline, whose status and history these functions return."""
 
@@ -82,14 +98,11 @@ class Dashboard:
 
     async def get_page(self, _: Request) -> Response:
         """The page."""
-        return Response(_content("index.html"), headers=HEADERS, media_type="text/html")
+        return page("index.html")
 
     async def get_asset(self, request: Request) -> Response:
         """A file of the page."""
-        name = request.path_params["name"]
-        if name not in ASSETS:
-            raise HTTPException(HTTPStatus.NOT_FOUND)
-        return Response(_content(name), headers=HEADERS, media_type=ASSETS[name])
+        return asset(request.path_params["name"])
 
     async def get_history(self, _: Request) -> Response:
         """The history."""

@@ -2,41 +2,11 @@
 // EventSource cannot send a token) and /history, and redraws what has changed.
 import { Charts } from "./charts.js";
 import { Commands } from "./commands.js";
+import { $, ask, withCode } from "./shared.js";
 import { Tables } from "./tables.js";
 
 const RETRY_SECONDS = [1, 2, 5, 10];
 const SILENT_SECONDS = 5;
-const TOKEN = "tailrace-token";
-
-const $ = (id) => document.getElementById(id);
-
-/** A fetch with the token of this tab. It asks for one when the API wants one. */
-async function ask(path, options = {}) {
-  for (;;) {
-    const token = sessionStorage.getItem(TOKEN);
-    const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
-    const response = await fetch(path, { ...options, headers, cache: "no-store" });
-    if (response.status !== 401) return response;
-    sessionStorage.removeItem(TOKEN);
-    await login();
-  }
-}
-
-let loggingIn = null;
-
-/** The token, from its dialog; several requests share one dialog. */
-function login() {
-  loggingIn ??= new Promise((done) => {
-    $("login").addEventListener("close", () => {
-      sessionStorage.setItem(TOKEN, $("token").value.trim());
-      $("token").value = "";
-      loggingIn = null;
-      done();
-    }, { once: true });
-    $("login").showModal();
-  });
-  return loggingIn;
-}
 
 /** The events of a stream, one by one: [name, data]. */
 async function* events(response) {
@@ -56,16 +26,6 @@ async function* events(response) {
       yield [fields.event, JSON.parse(fields.data)];
     }
   }
-}
-
-/** Text with `command lines` as code. */
-function withCode(element, text) {
-  element.replaceChildren(...text.split("`").map((part, number) => {
-    if (number % 2 === 0) return document.createTextNode(part);
-    const code = document.createElement("code");
-    code.textContent = part;
-    return code;
-  }));
 }
 
 function duration(seconds) {

@@ -1,0 +1,195 @@
+"""
+``tailrace run DIRECTORY``: a supervisor of the pipelines of a directory, and the commands to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import uvloop
+
+from engine.cli.wiring import (
+    load_settings,
+    make_mapping,
+    make_sink,
+    make_source,
+    version_and_codecs,
+)
+from engine.commands import CommandStore
+from engine.errors import ConfigError, TailraceError
+from engine.ops import log
+from engine.ops.supervisor.processes import Found, Supervisor
+from engine.remedies import remedy_of
+from engine.settings.api import ApiSettings, parse_listen
+from engine.settings.loader import Settings
+from engine.settings.supervisor import FILE, SupervisorSettings, load_supervisor
+
+if TYPE_CHECKING:
+    from engine.ops.server import HttpServer
+    from engine.ops.supervisor.engines import EngineApis
+
+__all__ = ["supervise"]
+
+Reload: TypeAlias = "Callable[[], Coroutine[None, None, str]]"
+
+logger = logging.getLogger("tailrace.supervisor")
+
+#: How long the target may take to tell whether an engine is connected.
+VACANT_SECONDS = 10.0
+
+
+def supervise(options: argparse.Namespace) -> int:
+    """Run the pipelines of a directory until stopped."""
+    directory: Path = options.config
+    if options.until_caught_up:
+        raise ConfigError(
+            "--until-caught-up is for one pipeline", hint="name the configuration of one pipeline"
+        )
+    settings = load_supervisor(directory)
+    format = options.log_format or settings.log.format
+    log.configure(format, settings.log.level)
+    version, codecs = version_and_codecs()
+    logger.info("starting", extra={"version": version, "codecs": codecs})
+    if not any(_configurations(directory)):
+        raise ConfigError(
+            f"{directory} has no configuration",
+            hint="write one for each pipeline, as NAME.toml; `tailrace init SOURCE TARGET` helps",
+        )
+    uvloop.run(_supervise(directory, settings, options.listen or settings.listen, format))
+    return 0
+
+
+async def _supervise(
+    directory: Path, settings: SupervisorSettings, listen: str, format: str
+) -> None:
+    from engine.ops.supervisor.engines import EngineApis
+
+    ending = asyncio.Event()
+    with tempfile.TemporaryDirectory(prefix="tailrace-") as folder:
+        apis = EngineApis()
+        supervisor = Supervisor(_Engines(apis, format), Path(folder))
+
+        async def reload() -> str:
+            outcome = await supervisor.apply(await asyncio.to_thread(_read, directory))
+            logger.info("the directory is read", extra={"outcome": outcome})
+            return outcome
+
+        async with _make_server(settings.api, listen, supervisor, apis, reload, ending):
+            repeats = asyncio.create_task(log.write_repeats())
+            _obey_signals(supervisor, reload, ending)
+            try:
+                await reload()
+                await ending.wait()
+            finally:
+                repeats.cancel()
+                await supervisor.stop()
+                await apis.close()
+                log.write_held()
+
+
+class _Engines:
+    """The engines of configurations: how they are started, and what is asked of them."""
+
+    def __init__(self, apis: EngineApis, format: str) -> None:
+        self._format = format
+        self.answers = apis.answers
+
+    def command(self, file: Path, api: Path) -> Sequence[str]:
+        """``tailrace run``, without the modules and variables of the working directory's user."""
+        return (
+            *(sys.executable, "-I", "-m", "engine.cli", "run", str(file)),
+            *("--supervised", str(api), "--log-format", self._format, "--no-progress"),
+        )
+
+    async def vacant(self, found: Found) -> bool:
+        """Whether the target keeps commands, and no engine is connected to it."""
+        assert isinstance(found.settings, Settings)
+        sink = make_sink(found.settings)
+        if not isinstance(sink, CommandStore):
+            return False
+        with suppress(TailraceError, TimeoutError):
+            async with asyncio.timeout(VACANT_SECONDS), sink.command_client() as client:
+                return not await client.engine_runs()
+        return False
+
+
+def _configurations(directory: Path) -> list[Path]:
+    """The configurations of pipelines in a directory."""
+    files = directory.glob("*.toml")
+    return sorted(it for it in files if it.name != FILE and not it.name.startswith("."))
+
+
+def _read(directory: Path) -> list[Found]:
+    """The configurations of a directory, each with its settings or its mistake. Blocks."""
+    return [_found(file) for file in _configurations(directory)]
+
+
+def _found(file: Path) -> Found:
+    try:
+        settings = load_settings(file)
+        for make in (make_source, make_sink, make_mapping):
+            make(settings)
+        name = settings.pipeline.name
+        if "/" in name or name in (".", ".."):
+            raise ConfigError(
+                f"{file}: the name of the pipeline is no part of a URL: {name}",
+                hint="write a name without a slash into [pipeline], or run this pipeline alone",
+            )
+    except TailraceError as error:
+        remedy = remedy_of(error, str(file))
+        return Found(file, file.stem, problem=ConfigError(error.message, hint=remedy))
+    if settings.api != ApiSettings(max_lag_seconds=settings.api.max_lag_seconds):
+        logger.warning(
+            "[api] of the configuration is not used, that of supervisor.toml is",
+            extra={"pipeline": name},
+        )
+    return Found(file, name, settings)
+
+
+def _obey_signals(supervisor: Supervisor, reload: Reload, ending: asyncio.Event) -> None:
+    """SIGTERM and Ctrl-C have all engines commit and stop; a second Ctrl-C kills them. SIGHUP reads
+    the directory again.
+    """
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[str]] = set()
+
+    def interrupted() -> None:
+        if ending.is_set():
+            supervisor.kill()
+        ending.set()
+
+    def hung_up() -> None:
+        task = asyncio.create_task(reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGTERM, ending.set)
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    loop.add_signal_handler(signal.SIGHUP, hung_up)
+
+
+def _make_server(
+    settings: ApiSettings,
+    listen: str,
+    supervisor: Supervisor,
+    apis: EngineApis,
+    reload: Reload,
+    ending: asyncio.Event,
+) -> HttpServer:
+    from engine.ops.access import Access
+    from engine.ops.server import HttpServer
+    from engine.ops.supervisor.api import SupervisorApi
+
+    host, _ = parse_listen(listen)
+    access = Access(settings, host)
+    api = SupervisorApi(access, supervisor, apis, reload, ending.set)
+    return HttpServer(listen, api.app(), tls=settings.secure(host))

@@ -1,0 +1,229 @@
+"""
+``tailrace run DIRECTORY``: several pipelines, each in a process of its own, behind one server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from engine.sandbox.process import children, is_alive
+from tests.support.commands import tailrace
+from tests.support.compare import assert_equal
+from tests.support.engine_process import EngineProcess, write_config
+from tests.support.servers import AnyServer, connect_mysql
+from tests.support.waiting import wait_until
+
+READ, CONTROL = "read-" * 4, "control-" * 3
+TOKENS = f'[api]\nread_token = "{READ}"\ncontrol_token = "{CONTROL}"\n'
+
+
+class Shops:
+    """Source databases with one table each, and one target for all."""
+
+    def __init__(self, mysql: AnyServer, target: str, new: Callable[[AnyServer], str]) -> None:
+        self.mysql, self.target, self._new = mysql, target, new
+        self.databases: dict[str, str] = {}
+
+    def add(self, directory: Path, name: str) -> None:
+        """A database, and the configuration of its pipeline."""
+        self.databases[name] = database = self._new(self.mysql)
+        with connect_mysql(self.mysql, database) as source, source.cursor() as cursor:
+            cursor.execute("CREATE TABLE orders (id INT AUTO_INCREMENT PRIMARY KEY)")
+        write_config(directory, self.mysql.url, self.target, f"{database}.*", name=name)
+
+    def change(self, count: int = 50) -> None:
+        """Commit rows in each database."""
+        for database in self.databases.values():
+            with connect_mysql(self.mysql, database) as source, source.cursor() as cursor:
+                for _ in range(count):
+                    cursor.execute("INSERT INTO orders VALUES ()")
+                    source.commit()
+
+    def assert_arrived(self, *names: str) -> None:
+        """Wait until the target has all rows of these, and compare."""
+        with connect_mysql(self.mysql) as source, psycopg.connect(self.target) as there:
+            there.autocommit = True
+            for database in (self.databases[name] for name in names):
+                with source.cursor() as cursor:
+                    cursor.execute(f"SELECT count(*) FROM {database}.orders")
+                    wanted = cursor.fetchone()
+                query = f'SELECT count(*) FROM "{database}".orders'.encode()
+                wait_until(
+                    lambda query=query, wanted=wanted: there.execute(query).fetchone() == wanted,
+                    what=f"the rows of {database}",
+                )
+                assert_equal(source, there, database)
+
+
+class Server:
+    """The supervisor's server, asked with a token."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        self._base = f"http://127.0.0.1:{engine.port}"
+        self._engine = engine
+
+    def ask(self, path: str, body: object = None, token: str = READ) -> tuple[int, bytes]:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Tailrace-User": "ada"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(self._base + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def pipelines(self) -> dict[str, dict[str, Any]]:
+        """The status by pipeline; empty while there is no answer."""
+        assert self._engine.process.poll() is None, self._engine.tail()
+        try:
+            code, body = self.ask("/status")
+        except OSError:
+            return {}
+        assert code == 200
+        return {it["pipeline"]: it for it in json.loads(body)["pipelines"]}
+
+    def wait(self, name: str, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Wait until a pipeline fulfils a condition; return it."""
+        found: dict[str, Any] = {}
+
+        def fulfilled() -> bool:
+            found.clear()
+            found.update(self.pipelines().get(name, {}))
+            return bool(found) and bool(condition(found))
+
+        try:
+            wait_until(fulfilled, timeout=30)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {found}, {self._engine.tail()}") from error
+        return found
+
+
+def follows(it: dict[str, Any]) -> bool:
+    """Whether the pipeline streams, and has its table."""
+    return bool(it["status"] and it["status"]["state"] == "streaming" and it["tables"].get("live"))
+
+
+def assert_roles(server: Server) -> None:
+    """The supervisor protects its own paths, and those of each pipeline."""
+    for path in ("/status", "/metrics", "/pipelines/one/status", "/pipelines/one/events"):
+        assert server.ask(path, token="")[0] == 401, path
+    for path in ("/reload", "/stop", "/pipelines/one/commands"):
+        assert server.ask(path, {"command": "pause"})[0] == 403, path
+    for path in ("/", "/pipelines/one/", "/pipelines/one/assets/dashboard.js", "/health/ready"):
+        assert server.ask(path, token="")[0] == 200, path
+    assert server.ask("/pipelines/none/status")[0] == 404
+    assert server.ask("/commands", {"command": "pause"}, CONTROL)[0] == 404
+
+
+def assert_control(server: Server) -> None:
+    """A pipeline is controlled through the supervisor, which tells the engine who does it."""
+    code, body = server.ask("/pipelines/one/commands", {"command": "pause"}, CONTROL)
+    assert code == 202
+    server.wait("one", lambda it: it["status"] and it["status"]["state"] == "paused")
+    assert follows(server.pipelines()["three"])
+    found = json.loads(server.ask(f"/pipelines/one{json.loads(body)['href']}")[1])
+    assert found["by"] == "ada through the API (127.0.0.1, control token)"
+    server.ask("/pipelines/one/commands", {"command": "resume"}, CONTROL)
+    server.wait("one", follows)
+
+
+def assert_a_killed_engine_goes_on(shops: Shops, server: Server) -> None:
+    """One engine is killed: it starts again, and loses nothing. The other one does not notice."""
+    shops.change()
+    before = {name: it["pid"] for name, it in server.pipelines().items()}
+    os.kill(before["one"], signal.SIGKILL)
+    shops.change()
+    killed = server.wait("one", lambda it: it["pid"] not in (None, before["one"]))
+    assert (killed["restarts"], killed["message"]) == (1, "the process was killed by SIGKILL")
+    server.wait("one", follows)
+    shops.assert_arrived("one", "two")
+    assert server.pipelines()["two"]["pid"] == before["two"]
+
+
+def assert_reloads(shops: Shops, directory: Path, server: Server, engine: EngineProcess) -> None:
+    """A new file, one that is gone, and one with a mistake that is gone."""
+    (directory / "two.toml").unlink()
+    (directory / "broken.toml").unlink()
+    shops.add(directory, "three")
+    outcome = tailrace(0, "reload", directory)
+    assert outcome == "started: three; stopped: broken, two\n"
+    server.wait("three", follows)
+    shops.change()
+    shops.assert_arrived("one", "three")
+    assert set(server.pipelines()) == {"one", "three"}
+    assert server.pipelines()["one"]["restarts"] == 1
+    shops.add(directory, "four")
+    engine.process.send_signal(signal.SIGHUP)
+    server.wait("four", follows)
+
+
+def test_the_pipelines_of_a_directory(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    shops = Shops(mysql, fresh_postgres_database(postgres), fresh_mysql_database)
+    directory = tmp_path / "pipelines"
+    directory.mkdir()
+    for name in ("one", "two"):
+        shops.add(directory, name)
+    (directory / "broken.toml").write_text("[sorce]\n")
+    (directory / "supervisor.toml").write_text(TOKENS)
+    with EngineProcess(directory) as engine:
+        server = Server(engine)
+        listen = f'listen = "127.0.0.1:{engine.port}"\n'
+        server.wait("one", follows)
+        server.wait("two", follows)
+        (directory / "supervisor.toml").write_text(TOKENS + listen)
+        shown = tailrace(1, "status", directory)
+        assert "configuration error" in shown
+        assert "the table is missing" in server.pipelines()["broken"]["message"]
+        assert server.ask("/health/ready")[0] == 503
+        for child in children(engine.process.pid):
+            words = Path(f"/proc/{child}/cmdline").read_text()
+            assert READ not in words
+            assert CONTROL not in words
+
+        assert_a_killed_engine_goes_on(shops, server)
+        assert_reloads(shops, directory, server, engine)
+        assert_roles(server)
+        assert_control(server)
+        assert b'tailrace_up{pipeline="three"} 1.0' in server.ask("/metrics")[1]
+        assert "Following" in tailrace(0, "status", directory)
+
+        # The command to one pipeline ends it, and only it.
+        assert "the engine ends" in tailrace(0, "stop", directory / "three.toml")
+        server.wait("three", lambda it: it["process"] == "ended")
+        assert "stop" in tailrace(0, "stop", directory)
+        assert engine.wait(30) == 0, engine.tail()
+
+
+def test_engines_end_with_their_supervisor(
+    mysql: AnyServer,
+    target_database: str,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    shops = Shops(mysql, target_database, fresh_mysql_database)
+    directory = tmp_path / "pipelines"
+    directory.mkdir()
+    shops.add(directory, "one")
+    with EngineProcess(directory) as engine:
+        server = Server(engine)
+        pid = server.wait("one", follows)["pid"]
+        engine.kill()
+        wait_until(lambda: not is_alive(pid), what="the end of the engine")
+    assert '"before":"streaming"' in engine.tail().replace(" ", "")  # it has committed and stopped
