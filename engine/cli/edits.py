@@ -44,17 +44,12 @@ def mapped_tables(
     progress = state.checkpoint.progress
     mapping.restore(state)
     mapping.check_edited([it for it in tables if it.id in progress and progress[it.id].followed])
-    good: list[Table] = []
+    misfits = mapping.misfits((), tables)
     findings: list[Finding] = []
-    for table in tables:
-        try:
-            mapping.check([*good, table])
-        except ConfigError as error:
-            problem = f"a run quarantines the table: {error.message}"
-            findings.append(Finding("warning", str(table.id), problem, error.hint, "CK006"))
-        else:
-            good.append(table)
-    return mapping.check(good), findings
+    for id, error in misfits.items():
+        problem = f"a run quarantines the table: {error.message}"
+        findings.append(Finding("warning", str(id), problem, error.hint, "CK006"))
+    return mapping.check(it for it in tables if it.id not in misfits), findings
 
 
 def outdated_tables(

@@ -14,7 +14,6 @@ from collections.abc import Mapping as Map
 import msgspec
 
 from engine.change import (
-    TWIN_PREFIX,
     Begin,
     Cascade,
     CaughtUp,
@@ -34,7 +33,15 @@ from engine.change import (
 from engine.contract import Applied, RowFilter, State
 from engine.errors import ConfigError, TailraceError, UnloggedChange
 from engine.mapping.cascades import translated_cascade
-from engine.mapping.merging import fits, joined, without
+from engine.mapping.merging import (
+    emptied,
+    fits,
+    is_merged,
+    joined,
+    refused,
+    share_of,
+    without,
+)
 from engine.mapping.schema_changes import translated, unlogged
 from engine.mapping.table import TableMapping, own_id
 from engine.remedies import BACKFILL
@@ -99,18 +106,49 @@ class Mapping:
         """
         found: dict[TableId, list[Table]] = {}
         for source in tables:
-            target = self.target(source)
-            self._check_masks(source)
-            others = found.setdefault(target.id, [])
-            if others and not (_is_merged(target) and all(map(_is_merged, others))):
-                other = others[0].sources[0].id
-                raise ConfigError(
-                    f"the tables {other} and {source.id} are mapped to one table, {target.id}",
-                    hint="set another `to` for one of them in [mapping], or `merge` for both",
-                    table=source.id,
-                )
-            others.append(target)
-        return [joined(others) if _is_merged(others[0]) else others[0] for others in found.values()]
+            self._take(source, found)
+        return [joined(others) if is_merged(others[0]) else others[0] for others in found.values()]
+
+    def misfits(
+        self, followed: Iterable[Table], tables: Iterable[Table]
+    ) -> dict[TableId, ConfigError]:
+        """Those of ``tables`` that the rules do not fit, if each is followed besides ``followed``,
+        which they fit, and the ones before it. Raises ConfigError if they do not fit ``followed``.
+        """
+        found: dict[TableId, list[Table]] = {}
+        for source in followed:
+            self._take(source, found)
+        errors: dict[TableId, ConfigError] = {}
+        more: dict[TableId, list[Table]] = {}
+        for source in tables:
+            try:
+                target = self._take(source, found)
+            except ConfigError as error:
+                errors[source.id] = error
+            else:
+                more.setdefault(target.id, []).append(target)
+        for id, targets in more.items():
+            if is_merged(targets[0]):
+                known = found[id][: -len(targets)]
+                errors.update(refused(known, targets))
+        return errors
+
+    def _take(self, source: Table, found: dict[TableId, list[Table]]) -> Table:
+        """Add the target of a table to those that are ``found``, and return it. Raises ConfigError
+        if it cannot be one of them.
+        """
+        target = self.target(source)
+        self._check_masks(source)
+        others = found.setdefault(target.id, [])
+        if others and not (is_merged(target) and is_merged(others[0])):
+            other = others[0].sources[0].id
+            raise ConfigError(
+                f"the tables {other} and {source.id} are mapped to one table, {target.id}",
+                hint="set another `to` for one of them in [mapping], or `merge` for both",
+                table=source.id,
+            )
+        others.append(target)
+        return target
 
     def check_edited(self, live: Sequence[Table]) -> None:
         """Raise ConfigError unless the rules fit the followed tables, as they are on the source
@@ -174,7 +212,7 @@ class Mapping:
         """Whether the rules of now make ``target`` from ``source``."""
         try:
             own = self.target(source)
-            return fits(target, own) if _is_merged(own) else own == target
+            return fits(target, own) if is_merged(own) else own == target
         except ConfigError:  # the rules may be meant for a newer version of the table
             return False
 
@@ -187,7 +225,7 @@ class Mapping:
         of several sources, so it keeps the name of the target's table.
         """
         names = {
-            target.id: source for source, target in self._targets.items() if not _is_merged(target)
+            target.id: source for source, target in self._targets.items() if not is_merged(target)
         }
         return Applied(
             {names.get(id, id): count for id, count in applied.drift.items()},
@@ -245,7 +283,7 @@ class Mapping:
             case SchemaChange():
                 yield from self._follow(change)
             case Truncate(table):
-                yield _emptied(self.now(table), table)
+                yield emptied(self.now(table), table)
             case CaughtUp(table):
                 yield CaughtUp(self.now(table))
             case DeletePart(table, part):
@@ -273,17 +311,17 @@ class Mapping:
         """Note the target of a table, and the new version of a table that is merged."""
         if target.origins:
             self._targets[source.id] = target
-        for origin in target.origins if _is_merged(target) else ():
+        for origin in target.origins if is_merged(target) else ():
             self._targets[origin.table.id] = target
 
     def _place(self, source: Table, own: Table) -> tuple[Table | None, Table]:
         """The merged table that takes the rows of ``own`` now, and then. ``own`` itself if it is
         not merged.
         """
-        if not _is_merged(own):
+        if not is_merged(own):
             return None, own
         now = next((table for table in self._targets.values() if table.id == own.id), None)
-        if now is None or not _is_merged(now):
+        if now is None or not is_merged(now):
             return None, own
         parts = [self.target(table) for table in now.sources if table.id != source.id]
         then = joined([*parts, own])
@@ -292,7 +330,7 @@ class Mapping:
     def _leave(self, source: Table) -> Iterator[Change]:
         """Remove the rows of a table from the target."""
         target = self._targets.pop(source.id, source)
-        share = _share(target, source)
+        share = share_of(target, source)
         origin = next((it for it in target.origins if it.table.id == source.id), None)
         rest = None if origin is None else without(target, origin)
         if share is None or rest is None:
@@ -306,12 +344,12 @@ class Mapping:
         """The twin takes the place of the table, which may be another one by the rules of now."""
         old, new = self.now(before), self._targets.pop(twin.id, twin)
         own = self.target(after)
-        if not _is_merged(old) and not _is_merged(own):
+        if not is_merged(old) and not is_merged(own):
             self._targets.pop(before.id, None)
             self._arrive(after, own)
             yield Replace(old, new, own)
             return
-        if old.id != own.id or not _is_merged(own):
+        if old.id != own.id or not is_merged(own):
             yield from self._leave(before)
         now, then = self._place(after, own)
         self._arrive(after, then)
@@ -319,7 +357,7 @@ class Mapping:
             yield SchemaChange("", new, then)
         else:
             yield SchemaChange("", now, then)
-            part = _share(then, after)
+            part = share_of(then, after)
             assert part is not None
             # The twin gets the columns that only other tables have.
             same = msgspec.structs.replace(then, id=new.id, indexes=())
@@ -340,7 +378,7 @@ class Mapping:
             return "the mapping of the table has changed"
         if mapping is None:
             return ""
-        if _is_merged(now) and not fits(now, own):
+        if is_merged(now) and not fits(now, own):
             return "the table is merged with others, and its columns have changed"
         for ordinal in after.key:
             column, place = after.columns[ordinal], mapping.places.get(ordinal)
@@ -364,7 +402,7 @@ class Mapping:
         kept = [row for it in mapping.rows(rows, target) for row in it.before or ()]
         places = (mapping.places[table.ordinal(name)] for name in change.columns)
         columns = tuple(mapping.columns[place].column.name for place in places)
-        return DeleteRange(target, columns, change.range, kept, _share(target, table))
+        return DeleteRange(target, columns, change.range, kept, share_of(target, table))
 
     def _follow(self, change: SchemaChange) -> Iterator[Change]:
         before, after = change.before, change.after
@@ -416,7 +454,7 @@ class Mapping:
         if previous is None or mapping is None or previous.fingerprint != mapping.fingerprint:
             raise unlogged(before, "a table gets another mapping by its new name")
         self._arrive(after, then)
-        if not _is_merged(then):
+        if not is_merged(then):
             return translated(change, previous, mapping, old)
         if not _same_columns(previous, mapping):
             raise unlogged(before, "columns of a table that is merged with others have changed")
@@ -426,7 +464,7 @@ class Mapping:
         mapping = self.of(table)
         if mapping is None:
             return part
-        if _is_merged(mapping.target):
+        if is_merged(mapping.target):
             raise unlogged(table, "a part of the rows of a merged table is removed")
         place = mapping.places.get(table.ordinal(part.column))
         if place is None:
@@ -436,15 +474,6 @@ class Mapping:
                 " not have",
             )
         return msgspec.structs.replace(part, column=mapping.target.columns[place].name)
-
-
-def _is_merged(table: Table) -> bool:
-    """Whether a table of the target has, or may have, rows of several tables."""
-    return bool(table.origins and table.origins[0].share) and not _is_twin(table)
-
-
-def _is_twin(table: Table) -> bool:
-    return any(it.table.id.name.startswith(TWIN_PREFIX) for it in table.origins)
 
 
 def _changed(change: Change) -> Iterator[TableId]:
@@ -460,19 +489,6 @@ def _changed(change: Change) -> Iterator[TableId]:
             pass
         case _:
             yield change.table.id
-
-
-def _share(target: Table, source: Table) -> Part | None:
-    """The rows of the source's table in a merged one; None if it is not merged."""
-    if not _is_merged(target):
-        return None
-    (text,) = (it.share for it in target.origins if it.table.id == source.id)
-    return Part(target.columns[target.key[0]].name, (), text=text)
-
-
-def _emptied(target: Table, source: Table) -> Truncate | DeletePart:
-    part = _share(target, source)
-    return Truncate(target) if part is None else DeletePart(target, part)
 
 
 def _same_columns(one: TableMapping, other: TableMapping) -> bool:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from engine.change import TWIN_PREFIX, DeletePart, Truncate
 from engine.errors import ConfigError
-from engine.schema import Column, Index, Origin, Table, Type
+from engine.schema import Column, Index, Origin, Part, Table, TableId, Type
 
-__all__ = ["fits", "joined", "without"]
+__all__ = ["emptied", "fits", "is_merged", "joined", "refused", "share_of", "without"]
 
 _SIGNED = ("int8", "int16", "int24", "int32", "int64")
 _UNSIGNED = ("uint8", "uint16", "uint24", "uint32", "uint64")
@@ -60,6 +61,26 @@ def joined(tables: Sequence[Table]) -> Table:
     )
 
 
+def refused(known: Sequence[Table], tables: Sequence[Table]) -> dict[TableId, ConfigError]:
+    """Those of ``tables`` that cannot be joined with ``known`` and the ones before them, by the ids
+    of the source.
+    """
+    try:
+        joined([*known, *tables])
+        return {}
+    except ConfigError:
+        errors: dict[TableId, ConfigError] = {}
+    good = list(known)
+    for table in tables:
+        try:
+            joined([*good, table])
+        except ConfigError as error:
+            errors[table.origins[0].table.id] = error
+        else:
+            good.append(table)
+    return errors
+
+
 def without(table: Table, origin: Origin) -> Table | None:
     """The merged table without the rows of one origin; None if there is no other one. It keeps its
     columns.
@@ -82,6 +103,29 @@ def fits(table: Table, part: Table) -> bool:
             for column in part.columns
         )
     )
+
+
+def is_merged(table: Table) -> bool:
+    """Whether a table of the target has, or may have, rows of several tables."""
+    return bool(table.origins and table.origins[0].share) and not _is_twin(table)
+
+
+def _is_twin(table: Table) -> bool:
+    return any(it.table.id.name.startswith(TWIN_PREFIX) for it in table.origins)
+
+
+def share_of(target: Table, source: Table) -> Part | None:
+    """The rows of the source's table in a merged one; None if it is not merged."""
+    if not is_merged(target):
+        return None
+    (text,) = (it.share for it in target.origins if it.table.id == source.id)
+    return Part(target.columns[target.key[0]].name, (), text=text)
+
+
+def emptied(target: Table, source: Table) -> Truncate | DeletePart:
+    """The removal of all rows of the source's table, which may be a share of a merged one."""
+    part = share_of(target, source)
+    return Truncate(target) if part is None else DeletePart(target, part)
 
 
 def _key(table: Table) -> list[str]:

@@ -92,14 +92,9 @@ class Discovery:
             if not self._tracker.progress:
                 raise
         self._writer.check_mapping(())
-        found, self.found = self.found, []
-        for table in found:
-            try:
-                self._writer.check_mapping([*self.found, table])
-            except ConfigError as error:
-                self.refused[table.id] = error
-            else:
-                self.found.append(table)
+        misfits = self._writer.misfits(self.found)
+        self.refused.update(misfits)
+        self.found = [table for table in self.found if table.id not in misfits]
 
     def due(self) -> bool:
         """Whether tables were found or wait for it, and the stream has passed ``position``."""

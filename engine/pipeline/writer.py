@@ -147,6 +147,12 @@ class TargetWriter:
         self._mapping.check([*self._tracker.tables, *tables])
         self._check_merges()
 
+    def misfits(self, tables: Iterable[Table]) -> dict[TableId, ConfigError]:
+        """Those of these tables that cannot be mapped, with the followed ones. Raises ConfigError
+        if the followed ones cannot.
+        """
+        return self._mapping.misfits(self._tracker.tables, tables)
+
     def _check_merges(self) -> None:
         if self._mapping.merges and not self._sink.capabilities.parts:
             raise ConfigError(

@@ -306,3 +306,42 @@ def test_a_new_table_that_its_mapping_does_not_fit_is_quarantined() -> None:
             "south.orders": "live",
         }
     assert len(store.rows(SOUTH.id)) == 4
+
+
+def test_the_tables_that_do_not_fit_are_those_of_a_check_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And their number does not multiply the work for all tables."""
+    rules = {
+        "a.*": TableRules(to="x.*", select="id, name AS title"),
+        "b.*": TableRules(to="x.*"),
+        "c.*": TableRules(to="all.c", merge={"part": "table"}),
+    }
+    narrow = ORDERS.columns[:1]
+    tables = [
+        msgspec.structs.replace(
+            ORDERS,
+            id=TableId(schema, f"t{number}"),
+            columns=narrow if number % 3 == 1 else ORDERS.columns,
+            key=(1,) if schema == "c" and number % 5 == 2 and number % 3 != 1 else (0,),
+        )
+        for number in range(30)
+        for schema in "abc"
+    ]
+    mapping = Mapping(rules)
+    good: list[Table] = []
+    refused: dict[TableId, str] = {}
+    for table in tables[1:]:
+        try:
+            mapping.check([tables[0], *good, table])
+        except ConfigError as error:
+            refused[table.id] = error.message
+        else:
+            good.append(table)
+    assert {id.schema for id in refused} == {"a", "b", "c"}
+    calls: list[Table] = []
+    target = mapping.target
+    monkeypatch.setattr(mapping, "target", lambda source: calls.append(source) or target(source))
+    found = mapping.misfits(tables[:1], tables[1:])
+    assert {id: error.message for id, error in found.items()} == refused
+    assert len(calls) == len(tables)
