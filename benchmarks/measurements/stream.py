@@ -32,7 +32,7 @@ from benchmarks.measurements.bench import (
 )
 from benchmarks.peers.measure import measure_peers
 from benchmarks.peers.peer import Scenario
-from benchmarks.reporting.result import Repetition, Result
+from benchmarks.reporting.result import Repetition, Result, steady_seconds
 from benchmarks.workloads import DATABASE, TableSpec, Workload
 from engine.errors import TailraceError
 
@@ -115,11 +115,9 @@ def measure_first_row(bench: Bench, name: str, workload: Workload) -> Result:
         for number in range(1, bench.repeat + 1):
             bench.notify(f"{name}: tailrace ({number} of {bench.repeat})")
             with bench.target.database() as url:
-                started_at = time.time()
-                repetition, commits = _run_engine(bench, source, url, workload.table, folder)
-            first = next((commit.at for commit in commits if commit.rows), None)
-            if first is not None:
-                repetition = msgspec.structs.replace(repetition, seconds=first - started_at)
+                repetition, _ = _run_engine(bench, source, url, workload.table, folder)
+            if repetition.start_seconds is not None:
+                repetition = msgspec.structs.replace(repetition, seconds=repetition.start_seconds)
             result.repetitions.append(repetition)
     return result
 
@@ -162,7 +160,9 @@ def _alternate_distance(
 ) -> None:
     """Measure the engine behind proxies without and with a delay, ``bench.repeat`` times.
 
-    ``template`` is the database that the runs start from. Without one they take a snapshot.
+    ``template`` is the database that the runs start from. Without one they take a snapshot. The
+    rates are those between the first and the last commit of rows: a start takes a fixed number of
+    round trips, whatever follows, so it is a figure of its own.
     """
     with scratch_folder() as folder:
         for number in range(1, bench.repeat + 1):
@@ -174,6 +174,10 @@ def _alternate_distance(
                         snapshot=template is None,
                         round_trip_seconds=round_trip_seconds,
                     )
+                steady = steady_seconds(commits, result.rows) or repetition.seconds
+                repetition = msgspec.structs.replace(repetition, seconds=steady)
+                if name and repetition.start_seconds is not None:
+                    result.limit_start_seconds.append(repetition.start_seconds)
                 if name:
                     result.limits.setdefault(name, []).append(repetition.seconds)
                 else:
@@ -226,11 +230,13 @@ def _run_engine(
         far_away(url, round_trip_seconds) as here,
     ):
         config = write_config(folder, there, here, mapping_of(spec))
+        started_at = time.time()
         usage = measure(engine_command(config, "--until-caught-up"), folder / "engine.log")
     source_used = difference(source_before, lambda: cpu_seconds(source.process_id))
     target_used = difference(target_before, lambda: cpu_seconds(bench.target.process_id))
     commits = target.commits(url, spec, first, target.transaction_id(url))
     _check("tailrace", target.sums(url, spec), source.backlog.after)
+    first_rows = next((commit.at for commit in commits if commit.rows), None)
     repetition = Repetition(
         seconds=_between(commits, snapshot=snapshot) or usage.wall_seconds,
         wall_seconds=usage.wall_seconds,
@@ -238,6 +244,7 @@ def _run_engine(
         peak_memory_mb=usage.peak_memory_mb,
         source_cpu_seconds=source_used,
         target_cpu_seconds=target_used,
+        start_seconds=None if first_rows is None else first_rows - started_at,
     )
     return repetition, commits
 

@@ -23,7 +23,15 @@ from benchmarks.peers.peer import PeerResult
 from sinks.postgres import accelerator as encoder
 from sources.mysql.codec import accelerator as decoder
 
-__all__ = ["Repetition", "Result", "describe_machine", "in_short", "percentiles", "short"]
+__all__ = [
+    "Repetition",
+    "Result",
+    "describe_machine",
+    "in_short",
+    "percentiles",
+    "short",
+    "steady_seconds",
+]
 
 PERCENTILES = (50, 90, 99, 100)
 #: The percentiles that the curve of many samples consists of.
@@ -34,8 +42,10 @@ MOST_POINTS = 400
 class Repetition(msgspec.Struct, frozen=True, kw_only=True):
     """One run of the engine.
 
-    ``seconds`` is the time from its first transaction in the target to the commit of the last row.
-    ``wall_seconds`` is the time of the whole process, with the start of the interpreter.
+    ``seconds`` is the time from its first transaction in the target to the commit of the last row;
+    with far servers it is ``steady_seconds``. ``wall_seconds`` is the time of the whole process,
+    with the start of the interpreter. ``start_seconds`` is the time from the start of the process
+    to the commit of its first rows.
     """
 
     seconds: float
@@ -44,12 +54,14 @@ class Repetition(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_mb: float
     source_cpu_seconds: float | None = None
     target_cpu_seconds: float | None = None
+    start_seconds: float | None = None
 
 
 class Result(msgspec.Struct, kw_only=True):
     """All repetitions of one measurement and of its limits.
 
-    The engine's ratio is to the first of ``limits``. ``commits`` are those of the last repetition,
+    The engine's ratio is to the first of ``limits``. If that is the engine itself, its starts are
+    ``limit_start_seconds``. ``commits`` are those of the last repetition,
     ``latencies_ms`` the samples of all repetitions. ``bytes`` is the size of the log, ``workload``
     describes the rows, and ``steps`` are CPU seconds by step.
     """
@@ -60,6 +72,7 @@ class Result(msgspec.Struct, kw_only=True):
     workload: dict[str, Any] | None = None
     repetitions: list[Repetition] = []
     limits: dict[str, list[float]] = {}
+    limit_start_seconds: list[float] = []
     commits: list[Committed] = []
     latencies_ms: list[float] = []
     percentiles_ms: dict[str, float] | None = None
@@ -112,6 +125,10 @@ class Result(msgspec.Struct, kw_only=True):
             "repetitions": len(self.repetitions),
             "peak_memory_mb_max": _rounded(max(memory), 1) if memory else None,
             "log_bytes_per_row": _rounded(self.bytes / self.rows, 1) if self.bytes else None,
+            "start_seconds": _rounded(self.median("start_seconds"), 2),
+            "limit_start_seconds": _rounded(
+                median(self.limit_start_seconds) if self.limit_start_seconds else None, 2
+            ),
             "workload": self.workload,
             "steps_cpu_seconds": self.steps,
             "progress": self._progress(),
@@ -130,6 +147,19 @@ class Result(msgspec.Struct, kw_only=True):
         ]
         step = max(1, len(points) // MOST_POINTS)
         return [*points[:-1:step], points[-1]]
+
+
+def steady_seconds(commits: Sequence[Committed], rows: int) -> float | None:
+    """The time that ``rows`` rows take at the rate between the first and the last commit of rows.
+    None if all rows were committed at once, or the times are unknown.
+    """
+    with_rows = [commit for commit in commits if commit.rows]
+    if not with_rows:
+        return None
+    first = with_rows[0].at
+    # A transaction with savepoints has several entries, of the same time.
+    later = sum(commit.rows for commit in with_rows if commit.at > first)
+    return (with_rows[-1].at - first) * rows / later if later else None
 
 
 def percentiles(samples: Sequence[float]) -> dict[str, float]:
@@ -187,7 +217,11 @@ def in_short(fields: Mapping[str, Any]) -> str:
     if fields["rows_per_second"] is None:
         return "" if fields["seconds"] is None else f"{fields['seconds']:.2f} s"
     limits = ", ".join(f"{name} {short(rate)}" for name, rate in fields["limits"].items())
-    return f"{short(fields['rows_per_second'])} rows/s" + (f" ({limits})" if limits else "")
+    near = fields.get("limit_start_seconds")
+    starts = "" if near is None else f"; start {fields['start_seconds']:.2f} s ({near:.2f} s)"
+    return (
+        f"{short(fields['rows_per_second'])} rows/s" + (f" ({limits})" if limits else "") + starts
+    )
 
 
 def short(number: float | None) -> str:

@@ -2,9 +2,10 @@
 The backfill of tables, in time slices between two batches of the stream.
 
 A slice starts and ends at a commit of the target. It lasts while the stream has nothing to write,
-else for ``slice_seconds``. Small tables share work: chunks of several tables share a target
-transaction, and tables that seem to be empty are checked many at a time, so one more empty table
-costs almost nothing.
+else for ``slice_seconds``, and longer if the target is far away: what has been read ahead when it
+ends is read again, because the stream goes on in between. Small tables share work: chunks of
+several tables share a target transaction, and tables that seem to be empty are checked many at a
+time, so one more empty table costs almost nothing.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ EMPTY_TABLES = 250
 class Backfill:
     """Backfills the tables of ``tracker`` from ``source`` through ``writer``.
 
-    ``together`` chunks of a table are written at a time. ``others_wait`` tells whether the stream
-    or the discovery waits, so that the slice should end after its time; ``interrupted`` tells
-    whether it should end at once.
+    ``together`` chunks of a table are written at a time, and slices are that many times as long.
+    ``others_wait`` tells whether the stream or the discovery waits, so that the slice should end
+    after its time; ``interrupted`` tells whether it should end at once.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Backfill:
         if self._interrupted():
             return True
         elapsed = time.monotonic() - self._started
-        return elapsed >= self._settings.slice_seconds and self._others_wait()
+        return elapsed >= self._settings.slice_seconds * self._together and self._others_wait()
 
     async def _make_live(self) -> None:
         """Make tables live whose high watermark the stream has already passed.

@@ -88,7 +88,8 @@ class BackfillSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``never`` backfills nothing: only changes from now on are applied. ``readers`` connections read
     chunks of about ``chunk_rows`` rows ahead. While the log has changes waiting, backfill runs in
-    time slices of ``slice_seconds``, between two batches of the stream.
+    time slices of ``slice_seconds``, between two batches of the stream; they are up to three times
+    as long for a target that is far away.
 
     ``unlogged_change`` says what follows a change of a table that the log does not show exactly:
     ``backfill`` the table again, ``quarantine`` it (its changes are not applied any more), or

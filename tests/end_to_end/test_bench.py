@@ -28,7 +28,7 @@ from benchmarks.measurements.profile_process import STEPS
 from benchmarks.measurements.stream import measure_first_row, measure_snapshot, measure_stream
 from benchmarks.reporting import markdown
 from benchmarks.reporting.goals import GOALS
-from benchmarks.reporting.result import Repetition, Result, percentiles, short
+from benchmarks.reporting.result import Repetition, Result, percentiles, short, steady_seconds
 from benchmarks.reread import measured
 from benchmarks.suite import measurements
 from benchmarks.workloads import DATABASE, ORDERS, SBTEST, all_workloads
@@ -104,6 +104,14 @@ def test_medians_of_the_repetitions() -> None:
     assert (fields["ratio_to_limit"], fields["source_cpu_seconds"]) == (0.4, None)
 
 
+def test_a_steady_rate_leaves_out_the_first_transaction() -> None:
+    """Its time includes the start. Two subtransactions are committed at one time."""
+    commits = [Committed(9.0, 0), *(Committed(at, 100) for at in (10.0, 10.0, 12.0, 14.0))]
+    assert steady_seconds(commits, 400) == 8.0
+    assert steady_seconds(commits[:3], 200) is None
+    assert steady_seconds([], 200) is None
+
+
 def test_percentiles_are_samples() -> None:
     found = percentiles([float(n) for n in range(1, 101)])
     assert found == {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
@@ -128,6 +136,8 @@ def test_a_stream_and_its_limit_end_in_the_same_rows(
     fields = result.to_json()
     assert fields["progress"][-1][1] == rows
     assert fields["ratio_to_limit"] > 0
+    assert fields["start_seconds"] > 0
+    assert (fields["limit_start_seconds"] is not None) == far
     assert fields["peak_memory_mb"] > 10
 
 

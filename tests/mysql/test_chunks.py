@@ -242,6 +242,29 @@ def test_a_chunk_that_grows_too_large_is_cut(
             assert len(found) > 4
 
 
+def test_a_read_that_goes_on_knows_how_long_rows_are(
+    mysql: AnyServer,
+    fresh_mysql_database: Fresh,
+    make_reader: MakeReader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """GIVEN statistics that know nothing of a table WHEN its backfill goes on in another slice
+    THEN the first chunk has the size of the others."""
+    monkeypatch.setattr(chunks_module, "_CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(chunks_module, "row_statistics", lambda *_: (10_000, 0))
+    database = fresh_mysql_database(mysql)
+    connection, reader = connect_mysql(mysql, database), make_reader(mysql)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, v LONGTEXT)")
+        cursor.executemany("INSERT INTO t VALUES (%s, %s)", [(n, "x" * 10_000) for n in range(100)])
+        table = live_table(connection, database, "t")
+        first, second = (
+            [len(it.rows) for it in read_chunks(reader, table, connection, rows=50, readers=1)]
+            for _ in range(2)
+        )
+    assert (first[0], set(second[:-1])) == (50, {9})
+
+
 def test_rows_beyond_sixteen_megabytes(
     mysql: AnyServer, fresh_mysql_database: Fresh, make_reader: MakeReader
 ) -> None:

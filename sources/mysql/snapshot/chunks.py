@@ -79,6 +79,8 @@ class ChunkReader:
         self._sessions = Sessions(prepare)
         self._invalid_text = invalid_text
         self._watermarks = Watermarks(flavour, gtid)
+        #: The table that was read last, and the mean size of its rows.
+        self._measured: tuple[Table | None, float] = (None, 0.0)
 
     def chunks(
         self,
@@ -106,6 +108,8 @@ class ChunkReader:
             columns,
             where,
         )
+        if self._measured[0] is table and not columns:
+            reading.row_bytes = self._measured[1]
         try:
             if table.key:
                 yield from reading.by_key(cursor, readers)
@@ -121,6 +125,8 @@ class ChunkReader:
             raise TableUnreadable(error.message, hint=hint, table=table.id) from error
         finally:
             reading.abandoned = True
+            if not columns:
+                self._measured = (table, reading.row_bytes)
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         """See ``engine.contract.SnapshotSource.empty``.
@@ -206,7 +212,8 @@ class _Reading:
         self._shown = table.narrowed(columns) if columns else table
         self._low_watermark = low_watermark
         self._rows = rows
-        self._row_bytes = 1.0
+        #: The mean size of the rows that were read; 0 if none were.
+        self.row_bytes = 0.0
         self._keyset = Keyset(table, part)
         self._keys = self._keyset.as_table()
 
@@ -216,7 +223,8 @@ class _Reading:
         with self._sessions.lease() as lease, self._errors():
             count, length = row_statistics(lease.connection, self._table)
             # How long the values of a few columns are is not known; a long chunk is cut.
-            self._row_bytes = max(length, 1) if self._shown is self._table else 1
+            estimate = length if self._shown is self._table else 1
+            self.row_bytes = self.row_bytes or max(estimate, 1)
             self._watermarks.wait_until_visible(
                 lease.connection, [self._table], self._low_watermark
             )
@@ -266,7 +274,7 @@ class _Reading:
             ahead = self._fill(pool, pending, ahead, readers)
             part = pending.popleft().result()
             if part.chunk.rows:
-                self._row_bytes = max(part.chunk.size / len(part.chunk.rows), 1)
+                self.row_bytes = max(part.chunk.size / len(part.chunk.rows), 1)
             if part.rest is None:
                 pass
             elif part.rest.last is None:
@@ -296,7 +304,7 @@ class _Reading:
     @property
     def _limit(self) -> int:
         """The number of rows of the next chunk."""
-        return max(1, min(self._rows, int(_CHUNK_BYTES / self._row_bytes)))
+        return max(1, min(self._rows, int(_CHUNK_BYTES / self.row_bytes)))
 
     def _split(self, ahead: _Range) -> tuple[_Range, _Range | None]:
         """The range of the next chunk, and the range after it."""
