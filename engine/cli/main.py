@@ -33,7 +33,7 @@ every change, in order, exactly once, with a proof that both sides are equal.
   tailrace run tailrace.toml        backfill the tables and follow the log; Ctrl-C commits and stops
   tailrace status tailrace.toml     position and lag, from another terminal
   tailrace tables tailrace.toml     the state of each table, and what to type where one stopped
-  tailrace verify tailrace.toml     compare both sides row by row, while changes flow
+  tailrace verify tailrace.toml     compare every row of both sides, while changes flow
   tailrace demo                     try it on temporary servers, in a minute
 
 The source may also be the log files of a server that is gone: mysql-binlog:/archive/binlog.*

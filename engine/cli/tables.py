@@ -123,12 +123,15 @@ def verify_table(report: VerifyReport) -> RenderableType:
     table.add_column("table", ratio=1, overflow="fold")
     for name in ("rows", "differing", "missing", "extra"):
         table.add_column(name, justify="right")
+    table.add_column("compared by")
+    table.add_column("time", justify="right")
     table.add_column("result")
     notes: list[RenderableType] = []
     for each in report.tables:
         counts = (each.differing, each.missing, each.extra)
         marks = (f"{count:,}" if count else "" for count in counts)
-        table.add_row(Text(printable(each.table)), f"{each.rows:,}", *marks, _result(each))
+        how = (each.method, duration(each.seconds))
+        table.add_row(Text(printable(each.table)), f"{each.rows:,}", *marks, *how, _result(each))
         notes += _notes(each)
     rows = sum(each.rows for each in report.tables)
     summary = f"{len(report.tables):,} tables, {rows:,} rows, {duration(report.seconds)}"
@@ -149,6 +152,9 @@ def _notes(report: TableReport) -> list[Text]:
     if report.inconclusive:
         reason = f"{report.table}: not compared to its end: {report.inconclusive}"
         notes.append(Text(printable(reason), style="yellow"))
+    if report.reason:
+        reason = f"{report.table}: all rows are read: {report.reason}"
+        notes.append(Text(printable(reason), style="dim"))
     for row in report.differences[:LISTED_DIFFERENCES]:
         columns = f" in {', '.join(row.columns)}" if row.columns else ""
         key = ", ".join("NULL" if part is None else part for part in row.key)

@@ -44,10 +44,11 @@ RECORD_SECONDS: Final = 5.0
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Compare source and target row by row, while changes flow.
+    """Compare source and target in every column of every row, while changes flow.
 
-    Reads both databases through their ordinary clients. Rows that differ are read again after the
-    pipeline has passed the position at which they were read, so changes on their way are no
+    Both databases compute checksums of ranges of rows where they can (docs/verify.md), and the rows
+    are read where these differ; otherwise all rows are read. Rows that differ are read again after
+    the pipeline has passed the position at which they were read, so changes on their way are no
     differences. Exit status 0: equal; 3: different, or a table could not be compared.
 
     The outcome of each live table is stored in the target, for `tailrace status` and the metrics.
@@ -81,11 +82,21 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="how long to recheck rows that keep changing (default 60)",
     )
     parser.add_argument(
+        "--rows",
+        action="store_true",
+        help="read and compare every row, also where both databases can compute checksums",
+    )
+    parser.add_argument(
         "--no-record", action="store_true", help="do not store the outcome in the target"
     )
 
 
-VERIFY = Command("verify", "compare both sides row by row while changes flow", verify, _add_options)
+VERIFY = Command(
+    "verify",
+    "compare every row of both sides while changes flow",
+    verify,
+    _add_options,
+)
 
 
 async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyReport:
@@ -115,6 +126,7 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
                     SharesReader(target_rows),
                     source_position=source.position,
                     passed=passed,
+                    by_rows=options.rows,
                     deadline_seconds=options.deadline_seconds,
                     progress=lambda name, rows: update(chosen.names[name], rows),
                     found=record.add,

@@ -19,6 +19,7 @@ from engine.mapping.runtime import RUNTIME
 from engine.mapping.table import TableMapping
 from engine.schema import Table, TableId, Type
 from engine.toolkit.canonical import clock, interval_text, number_text
+from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
 from engine.toolkit.codegen import compile_function
 
 __all__ = ["MappedReader", "SharesReader", "compared", "with_sources"]
@@ -54,7 +55,38 @@ def with_sources(target: Table, ids: Collection[TableId]) -> Table:
     return msgspec.structs.replace(target, origins=origins)
 
 
-class SharesReader:
+class _PlainSums:
+    """``SumsRows`` for the tables that no mapping changes."""
+
+    _reader: RowReader
+
+    def why_not_summed(self, table: Table) -> str:
+        """As ``SumsRows.why_not_summed``."""
+        if table.origins:
+            return "a mapping makes its rows"
+        if isinstance(self._reader, SumsRows):
+            return self._reader.why_not_summed(table)
+        return "the database computes no checksums"
+
+    def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
+        """As ``SumsRows.sum_range``."""
+        return self._sums.sum_range(table, range, nulled)
+
+    def boundary(self, table: Table, range: KeyRange, rows: int) -> _Key | None:
+        """As ``SumsRows.boundary``."""
+        return self._sums.boundary(table, range, rows)
+
+    def range_rows(self, table: Table, range: KeyRange) -> list[_Text]:
+        """As ``SumsRows.range_rows``."""
+        return self._sums.range_rows(table, range)
+
+    @property
+    def _sums(self) -> SumsRows:
+        assert isinstance(self._reader, SumsRows)
+        return self._reader
+
+
+class SharesReader(_PlainSums):
     """A ``RowReader`` of the target that shows of a merged table only the rows of its sources: the
     target also has those of tables that are not followed any more.
     """
@@ -113,7 +145,7 @@ class _Part(NamedTuple):
     convert: Callable[[Sequence[_Text]], list[_Text]]
 
 
-class MappedReader:
+class MappedReader(_PlainSums):
     """A ``RowReader`` of the source that shows its rows as those of the target's tables."""
 
     def __init__(self, reader: RowReader, mapping: Mapping) -> None:

@@ -20,6 +20,9 @@ row that only changes at the wrong moment becomes one, too. ``engine.verify.rech
 candidate that stands still is either right or a difference, and one that never does is reported as
 hot.
 
+If both databases can compute checksums of the table, and sort its key alike, only ranges whose
+checksums differ are read (``engine.verify.ranges``).
+
 A keyless table is compared as a multiset: each distinct row with the number of its occurrences.
 Rows are counted by a digest of 16 bytes. A large multiset is compared in parts, each of which reads
 both tables again. Equal rows have equal digests and belong to the same part, so the parts need not
@@ -38,11 +41,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Literal
 
 from engine.contract import RowReader
 from engine.errors import SinkRejected, SourceRejected, TailraceError
 from engine.schema import Table
+from engine.toolkit.checksums import is_ordered
+from engine.verify.ranges import RangeComparison
 from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
 from engine.verify.recheck import Multiset, Passed, PipelineWaiter, Rechecker, recheck_multiset
 from engine.verify.report import Difference, Key, TableReport, VerifyReport
@@ -67,6 +72,7 @@ async def verify(
     source_position: Callable[[], str],
     passed: Passed,
     chunk_rows: int = 5000,
+    by_rows: bool = False,
     deadline_seconds: float = 60.0,
     progress: Progress = lambda table, rows: None,
     found: Found | None = None,
@@ -77,8 +83,9 @@ async def verify(
     ``passed`` gets a position and a time of ``time.monotonic``, waits until the target holds the
     log up to the position, and returns false if the time comes first. ``deadline_seconds`` limits
     each such wait, and for each table the time for which its hot rows are rechecked. ``progress``
-    is called with a table's name and the number of its rows that have been read. The readers are
-    called from threads, each by one at a time.
+    is called with a table's name and the number of its rows that have been compared. ``by_rows``
+    reads all rows, also where both databases can compute checksums. The readers are called from
+    threads, each by one at a time.
 
     Raises the errors of the readers' connections; another error makes its table inconclusive.
     """
@@ -89,6 +96,8 @@ async def verify(
     for table in tables:
         kind = _KeyedComparison if table.key else _KeylessComparison
         comparison = kind(table, source_reader, target_reader, pipeline, chunk_rows, progress)
+        if not by_rows:
+            comparison.choose_method()
         report = await comparison.report()
         reports.append(report)
         if found is not None:
@@ -118,6 +127,9 @@ class _Comparison(ABC):
         self.listed: list[Difference] = []
         self.hot = 0
         self.rows = 0
+        self.read = 0  # rows of the source that have been read
+        self.method: Literal["checksums", "rows"] = "rows"
+        self.reason = ""  # why the rows are read
         self._progress = progress
 
     async def report(self) -> TableReport:
@@ -125,9 +137,15 @@ class _Comparison(ABC):
         started, inconclusive = time.monotonic(), ""
         started_at, position = time.time(), await self.pipeline.end_of_log()
         try:
-            await self.compare()
+            try:
+                await self.compare()
+            except TailraceError as error:
+                if self.method == "rows" or _is_of_connection(error):
+                    raise
+                self._read_instead(error.message)
+                await self.compare()
         except TailraceError as error:
-            if error.retryable or isinstance(error, SourceRejected | SinkRejected):
+            if _is_of_connection(error):
                 raise
             inconclusive = error.message
         if self.counts.total() or self.hot:
@@ -147,27 +165,72 @@ class _Comparison(ABC):
             self.hot,
             started_at,
             position,
+            self.method,
+            self.reason,
+            self.read,
         )
+
+    def choose_method(self) -> None:
+        """Compare by checksums, unless there is a reason against it."""
+        self.reason = self._why_read()
+        self.method = "rows" if self.reason else "checksums"
+
+    @abstractmethod
+    def _why_read(self) -> str:
+        """Why all rows have to be read; empty if checksums can be compared."""
+
+    def _read_instead(self, reason: str) -> None:
+        """Start again, and read all rows: a database cannot compute the checksums after all."""
+        self.method, self.reason = "rows", reason
+        self.counts.clear()
+        self.listed.clear()
+        self.hot = self.rows = self.read = 0
 
     @abstractmethod
     async def compare(self) -> None:
         """Compare the table: set ``counts``, ``listed``, ``hot`` and ``rows``."""
 
     def count_read(self, rows: int) -> None:
-        """Count rows that have been read from the source."""
+        """Count rows of the source that have been read and compared."""
+        self.read += rows
+        self.count_compared(rows)
+
+    def count_compared(self, rows: int) -> None:
+        """Count rows of the source that have been compared."""
         self.rows += rows
         self._progress(str(self.table.id), self.rows)
 
 
 class _KeyedComparison(_Comparison):
+    def _why_read(self) -> str:
+        if not is_ordered(self.table):
+            return "source and target may sort its key differently"
+        return self.source.why_not_summed(self.table) or self.target.why_not_summed(self.table)
+
     async def compare(self) -> None:
         rechecker = Rechecker(
             self.table, self.source, self.target, self.pipeline, batch_rows=self.chunk_rows
         )
-        await self._forward(rechecker)
-        await self._backward(rechecker)
+        if self.method == "checksums":
+            await self._by_ranges(rechecker)
+        else:
+            await self._forward(rechecker)
+            await self._backward(rechecker)
         await self._add(rechecker.hot_differences())
         self.hot = len(rechecker.hot)
+
+    async def _by_ranges(self, rechecker: Rechecker) -> None:
+        """Compare checksums of ranges, and the rows where they differ."""
+        ranges = RangeComparison(
+            self.table,
+            self.source,
+            self.target,
+            self.chunk_rows,
+            compared=self.count_compared,
+            check=lambda candidates: self._add(rechecker.differences(candidates)),
+        )
+        await ranges.run()
+        self.read = ranges.read
 
     async def _forward(self, rechecker: Rechecker) -> None:
         """Look up every row of the source in the target."""
@@ -214,6 +277,9 @@ class _KeyedComparison(_Comparison):
 
 
 class _KeylessComparison(_Comparison):
+    def _why_read(self) -> str:
+        return "it has no key"
+
     async def compare(self) -> None:
         multiset, parts, rows = await self._read(self.source, 0, 1, grow=True)
         self.count_read(rows)
@@ -267,6 +333,11 @@ class _KeylessComparison(_Comparison):
                 kept = {one: n for one, n in multiset.items() if _part(one, parts) == part}
                 multiset = Counter(kept)
         return multiset, parts, rows
+
+
+def _is_of_connection(error: TailraceError) -> bool:
+    """Whether an error is that of a connection, not of a table."""
+    return error.retryable or isinstance(error, SourceRejected | SinkRejected)
 
 
 def _digest(row: TextRow) -> bytes:

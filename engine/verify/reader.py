@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from engine.contract import RowReader, StoredText
 from engine.schema import Table
 from engine.toolkit.canonical import canonical_json, canonical_rows
+from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
 from engine.verify.report import Key
 
 __all__ = ["AsyncReader", "RowsByKey", "SourceReader", "TextRow", "comparable_rows", "key_of"]
@@ -22,6 +23,12 @@ __all__ = ["AsyncReader", "RowsByKey", "SourceReader", "TextRow", "comparable_ro
 TextRow = tuple[str | None, ...]
 RowsByKey = dict[Key, TextRow]
 Answer = TypeVar("Answer")
+
+#: The canonical text of the zero date, by the kind of its type.
+_ZERO: Final = {
+    "date": "0000-00-00",
+    **dict.fromkeys(("datetime", "timestamp"), "0000-00-00 00:00:00.000000"),
+}
 
 
 class AsyncReader:
@@ -53,6 +60,32 @@ class AsyncReader:
         found = await self.run(lambda reader: reader.by_keys(table, keys))
         wanted = set(keys)
         return {key: row for row in found if (key := key_of(table, row)) in wanted}
+
+    def why_not_summed(self, table: Table) -> str:
+        """Why the database computes no checksums of a table; empty if it does."""
+        reader = self._reader
+        if isinstance(reader, SumsRows):
+            return reader.why_not_summed(table)
+        return "the database computes no checksums"
+
+    async def sum_range(self, table: Table, range: KeyRange) -> Checksum:
+        """The checksum of the rows of a range."""
+        return await self._sums(lambda reader: reader.sum_range(table, range))
+
+    async def boundary(self, table: Table, range: KeyRange, rows: int) -> Key | None:
+        """The key of the row with this number in a range."""
+        return await self._sums(lambda reader: reader.boundary(table, range, rows))
+
+    async def range_rows(self, table: Table, range: KeyRange) -> list[TextRow]:
+        """The rows of a range."""
+        return await self._sums(lambda reader: reader.range_rows(table, range))
+
+    async def _sums(self, call: Callable[[SumsRows], Answer]) -> Answer:
+        def of(reader: RowReader) -> Answer:
+            assert isinstance(reader, SumsRows)
+            return call(reader)
+
+        return await self.run(of)
 
     def comparable_rows(self, table: Table) -> Callable[[list[TextRow]], list[TextRow]]:
         """A function that makes the rows of a scan comparable."""
@@ -106,6 +139,24 @@ class SourceReader(AsyncReader):
         form = self._form(table)
         return form.stored(await super().keys(table, form.on_source(keys)), keys_only=True)
 
+    async def sum_range(self, table: Table, range: KeyRange) -> Checksum:
+        """The checksum of the rows of a range."""
+        form = self._form(table)
+        on_source = form.range_on_source(range)
+        return await self._sums(lambda reader: reader.sum_range(table, on_source, form.nulled))
+
+    async def boundary(self, table: Table, range: KeyRange, rows: int) -> Key | None:
+        """The key of the row with this number in a range."""
+        form = self._form(table)
+        found = await super().boundary(table, form.range_on_source(range), rows)
+        return None if found is None else form.stored([found], keys_only=True)[0]
+
+    async def range_rows(self, table: Table, range: KeyRange) -> list[TextRow]:
+        """The rows of a range."""
+        form = self._form(table)
+        rows = await super().range_rows(table, form.range_on_source(range))
+        return form.stored(rows, keys_only=False)
+
     def comparable_rows(self, table: Table) -> Callable[[list[TextRow]], list[TextRow]]:
         """A function that makes the rows of a scan comparable."""
         comparable, form = super().comparable_rows(table), self._form(table)
@@ -128,6 +179,12 @@ class _StoredForm:
         self._table = table
         self._texts = texts
         self._key_texts = [texts[ordinal] for ordinal in table.key]
+        #: The ordinals of the columns in which a zero date is stored as NULL.
+        self.nulled = [
+            ordinal
+            for ordinal, (column, text) in enumerate(zip(table.columns, texts, strict=True))
+            if column.type.kind in _ZERO and text and text.store(_ZERO[column.type.kind]) is None
+        ]
 
     def stored(self, rows: list[TextRow], *, keys_only: bool) -> list[TextRow]:
         """The source's rows, or keys, as the target stores them."""
@@ -150,12 +207,21 @@ class _StoredForm:
             return list(keys)
         found: list[Key] = []
         for key in keys:
-            restored = tuple(
-                part if text is None or part is None else text.restore(part)
-                for text, part in zip(self._key_texts, key, strict=True)
-            )
-            found += {key, self.changed.get(key, restored)}
+            found += {key, self._restored(key)}
         return found
+
+    def range_on_source(self, range: KeyRange) -> KeyRange:
+        """The range of the source with the same rows as this one of the target."""
+        return KeyRange(*(None if key is None else self._restored(key) for key in range))
+
+    def _restored(self, key: Key) -> Key:
+        """The key of the source that is stored as this one."""
+        if key in self.changed:
+            return self.changed[key]
+        return tuple(
+            part if text is None or part is None else text.restore(part)
+            for text, part in zip(self._key_texts, key, strict=True)
+        )
 
 
 def key_of(table: Table, row: TextRow) -> Key:

@@ -32,7 +32,7 @@ class Difference(msgspec.Struct, frozen=True):
 class TableReport(msgspec.Struct, frozen=True):
     """The comparison of one table.
 
-    ``rows`` is the number of rows read from the source. ``differing``, ``missing`` and ``extra``
+    ``rows`` is the number of rows on the source. ``differing``, ``missing`` and ``extra``
     are exact counts of the rows that are changed, missing or extra (see ``Difference``).
     ``differences`` lists the first 10,000 of them; it is empty for a keyless table.
 
@@ -41,7 +41,11 @@ class TableReport(msgspec.Struct, frozen=True):
     they are not counted as differences. ``equal`` is false if the table is inconclusive.
 
     ``started_at`` is when the comparison began, in Unix seconds, and ``position`` the end of the
-    source's log then: each row was compared as of this place or a later one. ``method`` says how.
+    source's log then: each row was compared as of this place or a later one.
+
+    ``method`` says how the rows were compared: by ``checksums`` that both databases computed, or as
+    ``rows`` that were all read; ``reason`` then says why. ``read`` is the number of rows that were
+    read from the source.
     """
 
     table: str
@@ -56,7 +60,9 @@ class TableReport(msgspec.Struct, frozen=True):
     hot: int = 0
     started_at: float = 0.0
     position: str = ""
-    method: str = "rows"
+    method: Literal["checksums", "rows"] = "rows"
+    reason: str = ""
+    read: int = 0
 
 
 class VerifyReport(msgspec.Struct, frozen=True):

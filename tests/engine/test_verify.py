@@ -4,94 +4,15 @@ The comparison on real servers. The tests write the target by hand, so no codec 
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NamedTuple
 
-import psycopg
 import pytest
 
-from engine.databases.mysql.row_reader import MySQLRowReader
-from engine.databases.postgres.identifiers import Naming
-from engine.databases.postgres.row_reader import PostgresRowReader
-from engine.schema import Table, TableId
-from engine.verify.comparison import verify
-from engine.verify.report import Difference, TableReport, VerifyReport
-from sinks.postgres.ddl import create_table
-from sinks.postgres.settings import PostgresSettings
-from sources.mysql.catalog import read_table
-from sources.mysql.settings import MySQLSettings
-from tests.support.servers import AnyServer, connect_mysql
-from tests.support.waiting import wait_until_async
-
-
-class Sides:
-    """A source database, and a target schema of the same name."""
-
-    def __init__(self, server: AnyServer, schema: str, target_url: str) -> None:
-        self.schema = schema
-        self.source = connect_mysql(server, schema)
-        with self.source.cursor() as cursor:
-            cursor.execute("SET time_zone = '+00:00', sql_mode = ''")
-        self.target = psycopg.connect(target_url, autocommit=True)
-        self.target.execute("SET timezone = 'UTC'")
-        self.target.execute(f'CREATE SCHEMA "{schema}"')
-        self.target.execute(f'SET search_path = "{schema}"')
-        self.source_reader = MySQLRowReader(MySQLSettings(url=server.url))
-        self.target_reader = PostgresRowReader(PostgresSettings(url=target_url), Naming())
-
-    def on_source(self, *statements: str) -> None:
-        with self.source.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-
-    def on_target(self, *statements: str) -> None:
-        for statement in statements:
-            self.target.execute(statement)
-
-    def make(self, name: str, definition: str) -> Table:
-        """Create the table, empty, in both databases."""
-        self.on_source(f"CREATE TABLE `{name}` ({definition}) CHARACTER SET utf8mb4")
-        table = self.table(name)
-        self.on_target(create_table(table, Naming().sql(table.id)))
-        return table
-
-    def table(self, name: str) -> Table:
-        table = read_table(self.source, TableId(self.schema, name))
-        assert table is not None
-        return table
-
-    def compare(self, table: Table, **options: Any) -> TableReport:
-        return self.compare_all([table], **options).tables[0]
-
-    def compare_all(
-        self,
-        tables: Sequence[Table],
-        *,
-        passed: Callable[[str, float], Awaitable[bool]] | None = None,
-        chunk_rows: int = 3,
-        **options: Any,
-    ) -> VerifyReport:
-        async def at_once(position: str, deadline: float) -> bool:
-            return True
-
-        comparison = verify(
-            tables,
-            self.source_reader,
-            self.target_reader,
-            source_position=lambda: "here",
-            passed=passed or at_once,
-            chunk_rows=chunk_rows,
-            **options,
-        )
-        return asyncio.run(comparison)
-
-    def close(self) -> None:
-        self.source_reader.close()
-        self.target_reader.close()
-        self.source.close()
-        self.target.close()
+from engine.schema import Table
+from engine.verify.report import Difference
+from tests.support.servers import AnyServer
+from tests.support.sides import Mirror, Sides
 
 
 @pytest.fixture
@@ -128,6 +49,9 @@ ZOO = {
     "single": Example("FLOAT", "16777217.3e-1", "'1.6777218e6'", "'1.677722e6'"),
     "tenth": Example("FLOAT", "0.1", "'0.1'", "'0.10000001'"),
     "wide": Example("DOUBLE", "0.1e0 + 0.2e0", "0.30000000000000004", "0.3"),
+    "minus_zero": Example("DOUBLE", "-0e0", "'-0'", "0"),
+    "minus_nothing": Example("FLOAT", "-0e0", "'-0'", "0"),
+    "least": Example("FLOAT", "-1.1754943508222875e-38", "'-1.1754944e-38'", "'-1.1754942e-38'"),
     "bits": Example("BIT(64)", "0x8000000000000001", f"B'1{'0' * 62}1'", f"B'1{'0' * 63}'"),
     "year": Example("YEAR", "0", "0", "2000"),
     "day": Example("DATE", "'2024-02-29'", "'2024-02-29'", "'2024-03-01'"),
@@ -323,48 +247,6 @@ def changes(number: int) -> str:
         f"INSERT INTO keyless VALUES ({1000 + number}, 1)",
         f"UPDATE keyless SET v = {number} WHERE n = {id}",
     ][number % 5]
-
-
-class Mirror:
-    """A writer that never pauses, and a pipeline that is a few statements behind it.
-
-    ``statement`` returns the n-th change. If it is empty, the writer waits for the pipeline.
-    """
-
-    def __init__(self, sides: Sides, statement: Callable[[int], str]) -> None:
-        self._sides = sides
-        self._statement = statement
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.done = 0
-
-    def _run(self) -> None:
-        queue: list[str] = []
-        number = 0
-        while not self._stop.is_set():
-            number += 1
-            statement = self._statement(number)
-            if statement:
-                queue.append(statement)
-                self._sides.on_source(statement)
-            if len(queue) > 5 or not statement:
-                self._sides.on_target(*queue[:1])
-                del queue[:1]
-                self.done += 1
-        self._sides.on_target(*queue)
-
-    async def passed(self, position: str, deadline: float) -> bool:
-        wanted = self.done + 10
-        await wait_until_async(lambda: self.done >= wanted)
-        return True
-
-    def __enter__(self) -> Mirror:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
 
 
 COUNTERS = 5

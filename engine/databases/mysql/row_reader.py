@@ -8,7 +8,7 @@ hide itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
 
 from pymysql.connections import Connection
@@ -21,6 +21,7 @@ from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.invalid_text import invalid_text
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.row_filter import accepts, condition
+from engine.databases.mysql.row_text import row_sums, why_no_text
 from engine.databases.mysql.settings import ConnectionSettings
 from engine.databases.mysql.types import parse_type
 from engine.databases.side import SOURCE, Side
@@ -36,6 +37,7 @@ from engine.toolkit.canonical import (
     interval_text,
     number_text,
 )
+from engine.toolkit.checksums import Checksum, KeyRange
 from engine.toolkit.policies import ReadPolicies
 
 __all__ = ["MySQLRowReader"]
@@ -87,16 +89,14 @@ class MySQLRowReader:
         order = ", ".join(_operand(table.columns[ordinal]) for ordinal in table.key)
         where = self._conditions.get(table, "")
         while True:
-            lower = [] if after is None else [self._compared(table, after, ">", ">")]
             if not where:
-                rest = f"{_where(lower)} ORDER BY {order} LIMIT {limit}"
+                found = _where(self._in_range(table, KeyRange(after)))
+                rest = f"{found} ORDER BY {order} LIMIT {limit}"
                 return self._select(table, rest, keys_only=keys_only)
             # The end of the range first, so that a read does not pass over the whole table.
-            ends = f"{_where(lower)} ORDER BY {order} LIMIT 1 OFFSET {limit - 1}"
-            end = next(iter(self._select(table, ends, keys_only=True)), None)
-            upper = [] if end is None else [self._compared(table, end, "<", "<=")]
-            rest = f"{_where([*lower, *upper, where])} ORDER BY {order}"
-            rows = self._select(table, rest, keys_only=keys_only)
+            end = self.boundary(table, KeyRange(after), limit)
+            found = _where([*self._in_range(table, KeyRange(after, end)), where])
+            rows = self._select(table, f"{found} ORDER BY {order}", keys_only=keys_only)
             if rows or end is None:
                 return rows
             after = end
@@ -138,6 +138,26 @@ class MySQLRowReader:
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """No policy changes a value here."""
         return (None,) * len(table.columns)
+
+    def why_not_summed(self, table: Table) -> str:
+        """As ``SumsRows.why_not_summed``."""
+        return why_no_text(table)
+
+    def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
+        """As ``SumsRows.sum_range``."""
+        sums = row_sums(table, nulled)
+        where = _where(self._in_range(table, range))
+        return Checksum.of(*self._query(f"SELECT {sums} FROM {quote_table(table)}{where}")[0])
+
+    def boundary(self, table: Table, range: KeyRange, rows: int) -> Key | None:
+        """As ``SumsRows.boundary``."""
+        order = ", ".join(_operand(table.columns[ordinal]) for ordinal in table.key)
+        rest = f"{_where(self._in_range(table, range))} ORDER BY {order} LIMIT 1 OFFSET {rows - 1}"
+        return next(iter(self._select(table, rest, keys_only=True)), None)
+
+    def range_rows(self, table: Table, range: KeyRange) -> list[Text]:
+        """As ``SumsRows.range_rows``."""
+        return self._select(table, _where(self._in_range(table, range)), keys_only=False)
 
     def close(self) -> None:
         """Free the connection; idempotent."""
@@ -197,6 +217,12 @@ class MySQLRowReader:
                 return f"_{charset} x'{self._bytes[charset, text]}'"
         return _literal(column, text)
 
+    def _in_range(self, table: Table, range: KeyRange) -> list[str]:
+        """The conditions for the keys of a range."""
+        lower = [] if range.after is None else [self._compared(table, range.after, ">", ">")]
+        upper = [] if range.upto is None else [self._compared(table, range.upto, "<", "<=")]
+        return lower + upper
+
     def _compared(self, table: Table, key: Key, beyond: str, at_end: str) -> str:
         """The condition for keys above ``key`` (``>``), or up to it (``<`` and ``<=``).
 
@@ -243,7 +269,8 @@ def _expression(column: Column) -> str:
     if kind == "bit":
         return f"CAST({name} AS UNSIGNED)"
     if kind in ("float32", "float64"):
-        return f"{name} + 0e0"  # a FLOAT is printed with six digits, a sum with all
+        # A FLOAT is printed with six digits, a product with all; a sum would change -0.
+        return f"{name} * 1e0"
     if kind in ("enum", "set", "uuid") or column.source_type.startswith("inet"):
         return f"CAST({name} AS CHAR)"
     return _text(column)

@@ -8,7 +8,7 @@ otherwise hide itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from psycopg import errors as pg
 from engine.contract import StoredText
 from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.identifiers import Naming, quote
+from engine.databases.postgres.row_text import row_digest, row_sums, why_no_text
 from engine.databases.postgres.session_settings import set_statements
 from engine.databases.postgres.settings import ConnectionSettings
 from engine.databases.postgres.stored import INFINITY, Storage
@@ -34,6 +35,7 @@ from engine.toolkit.canonical import (
     interval_text,
     number_text,
 )
+from engine.toolkit.checksums import Checksum, KeyRange
 
 __all__ = ["PostgresRowReader"]
 
@@ -43,6 +45,9 @@ SCAN_ROWS: Final = 2000
 
 _READER_SETTINGS: Final = {
     "default_transaction_read_only": "on",
+    # A comparison takes no more of the server than one process.
+    "max_parallel_workers_per_gather": "0",
+    "jit": "off",
     "statement_timeout": f"{TIMEOUT_SECONDS}s",
 }
 
@@ -76,13 +81,8 @@ class PostgresRowReader:
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
     ) -> list[Text]:
         """Up to ``limit`` rows, or keys, after the key ``after``, in this server's key order."""
-        columns = self._key_columns(table)
-        names = ", ".join(map(_reference, columns))
-        where, parameters = "", _parameters(columns, after) if after is not None else ()
-        if after is not None:
-            casts = [_cast(f"${n}::text", column) for n, column in enumerate(columns, 1)]
-            where = f" WHERE ({names}) > ({', '.join(casts)})"
-        rest = f"{where} ORDER BY {names} LIMIT {limit}"
+        where, parameters = self._in_range(table, KeyRange(after))
+        rest = f"{where} ORDER BY {self._order(table)} LIMIT {limit}"
         return self._select(table, rest, parameters, keys_only=keys_only)
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
@@ -126,6 +126,30 @@ class PostgresRowReader:
         """How the policies store the source's values."""
         return self._storage.texts(table)
 
+    def why_not_summed(self, table: Table) -> str:
+        """As ``SumsRows.why_not_summed``."""
+        return why_no_text(table, self._storage.table(table))
+
+    def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
+        """As ``SumsRows.sum_range``. PostgreSQL has no zero dates."""
+        where, parameters = self._in_range(table, range)
+        digest = row_digest(self._storage.table(table))
+        # OFFSET 0 keeps the planner from computing each hash twice.
+        rows = f"SELECT {digest} AS h FROM {self._naming.sql(table.id)} AS t{where} OFFSET 0"
+        with self._translate_errors(table):
+            found = self._open().execute(row_sums(f"FROM ({rows}) AS s"), parameters).fetchall()
+        return Checksum.of(*found[0])
+
+    def boundary(self, table: Table, range: KeyRange, rows: int) -> Key | None:
+        """As ``SumsRows.boundary``."""
+        where, parameters = self._in_range(table, range)
+        rest = f"{where} ORDER BY {self._order(table)} LIMIT 1 OFFSET {rows - 1}"
+        return next(iter(self._select(table, rest, parameters, keys_only=True)), None)
+
+    def range_rows(self, table: Table, range: KeyRange) -> list[Text]:
+        """As ``SumsRows.range_rows``."""
+        return self._select(table, *self._in_range(table, range), keys_only=False)
+
     def close(self) -> None:
         """Free the connection; idempotent."""
         connection, self._connection = self._connection, None
@@ -142,6 +166,24 @@ class PostgresRowReader:
         with self._translate_errors(table):
             rows = self._open().execute(sql, parameters).fetchall()
         return canonical_rows(rows, list(map(_convert, columns)))
+
+    def _in_range(self, table: Table, range: KeyRange) -> tuple[str, tuple[str | None, ...]]:
+        """The WHERE clause for the keys of a range, and its parameters."""
+        columns = self._key_columns(table)
+        conditions: list[str] = []
+        parameters: tuple[str | None, ...] = ()
+        for operator, key in ((">", range.after), ("<=", range.upto)):
+            if key is not None:
+                casts = (
+                    _cast(f"${n}::text", column)
+                    for n, column in enumerate(columns, len(parameters) + 1)
+                )
+                conditions.append(f"({self._order(table)}) {operator} ({', '.join(casts)})")
+                parameters += _parameters(columns, key)
+        return f" WHERE {' AND '.join(conditions)}" if conditions else "", parameters
+
+    def _order(self, table: Table) -> str:
+        return ", ".join(map(_reference, self._key_columns(table)))
 
     def _key_columns(self, table: Table) -> list[Column]:
         stored = self._storage.table(table)

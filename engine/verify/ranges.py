@@ -1,0 +1,162 @@
+"""
+Compare a table by checksums of ranges of its key, which each database computes itself.
+
+Both databases compute the checksum of a range at the same time. If the checksums are equal, all
+rows of the range are (``engine.toolkit.checksums``). Otherwise the range is cut into pieces, and
+these again, until a piece has few enough rows to be read. The rows of a piece are compared one by
+one, and those that differ are candidates for a recheck.
+
+A range also differs while a change is on its way to the target. Its pieces are summed later than
+the range, so they may be equal. This hides no fault: the pieces have all keys of the range, and a
+checksum covers every column of every row. A piece with a wrong row differs whenever it is summed,
+unless the row has become right.
+
+Ranges are cut at keys of one side. Each begins where the one before it ends, the first one has no
+beginning and the last one no end. So every key that a side can have is in a range, however that
+side sorts, and a row that the other side has in another range is a candidate only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+from engine.schema import Table
+from engine.toolkit.checksums import EVERYTHING, Checksum, KeyRange
+from engine.verify.reader import AsyncReader, comparable_rows, key_of
+from engine.verify.report import Key
+
+__all__ = ["RangeComparison"]
+
+#: A range that differs is cut into this many pieces.
+PIECES: Final = 8
+#: The rows of a range, in chunks: at first, and at most.
+FIRST_CHUNKS: Final = 4
+MOST_CHUNKS: Final = 40
+#: How long the checksums of a range should take. Ranges grow and shrink accordingly.
+SHORT_SECONDS: Final = 0.5
+LONG_SECONDS: Final = 2.0
+#: If more than this share of the rows had to be read, ranges that differ are not cut further.
+MANY_READ: Final = 0.5
+
+
+class RangeComparison:
+    """The comparison of one table, whose key both sides sort alike.
+
+    ``chunk_rows``: a range of this many rows or fewer is read. ``compared`` is called with the
+    number of rows on the source of each range that has been compared. ``check`` decides about
+    candidates.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        source: AsyncReader,
+        target: AsyncReader,
+        chunk_rows: int,
+        *,
+        compared: Callable[[int], None],
+        check: Callable[[set[Key]], Awaitable[None]],
+    ) -> None:
+        self._table = table
+        self._source = source
+        self._target = target
+        self._chunk_rows = chunk_rows
+        self._compared = compared
+        self._check = check
+        self._comparable = comparable_rows(table)
+        self._candidates: set[Key] = set()
+        #: The number of rows of the source: summed, and read one by one.
+        self.summed = 0
+        self.read = 0
+
+    async def run(self) -> None:
+        """Compare the table, range by range."""
+        rows = FIRST_CHUNKS * self._chunk_rows
+        after, upto = None, await self._source.boundary(self._table, EVERYTHING, rows)
+        while True:
+            range, started = KeyRange(after, upto), time.monotonic()
+            source, target, following = await asyncio.gather(
+                self._source.sum_range(self._table, range),
+                self._target.sum_range(self._table, range),
+                self._following(upto, rows),
+            )
+            seconds = time.monotonic() - started
+            if seconds < SHORT_SECONDS:
+                rows = min(2 * rows, MOST_CHUNKS * self._chunk_rows)
+            elif seconds > LONG_SECONDS:
+                rows = max(rows // 2, self._chunk_rows)
+            self.summed += source.rows
+            if source != target:
+                await self._cut(range, source, target)
+            self._compared(source.rows)
+            if upto is None:
+                break
+            after, upto = upto, following
+        await self._flush()
+
+    async def _following(self, after: Key | None, rows: int) -> Key | None:
+        """The end of the range after ``after``, found while the target still sums the last one."""
+        if after is None:
+            return None
+        return await self._source.boundary(self._table, KeyRange(after), rows)
+
+    async def _cut(self, range: KeyRange, source: Checksum, target: Checksum) -> None:
+        """Find the rows of a range that differ."""
+        rows = max(source.rows, target.rows)
+        larger = self._source if source.rows == rows else self._target
+        if rows <= self._chunk_rows or self.read > MANY_READ * max(self.summed, 1):
+            await self._read(range, larger)
+            return
+        count = 0
+        found: list[tuple[KeyRange, Checksum, Checksum]] = []
+        async for piece in self._pieces(range, larger, -(-rows // PIECES)):
+            count += 1
+            source, target = await asyncio.gather(
+                self._source.sum_range(self._table, piece),
+                self._target.sum_range(self._table, piece),
+            )
+            if source != target:
+                found.append((piece, source, target))
+        for piece, source, target in found:
+            if len(found) == count:
+                await self._read(piece, larger)
+            else:
+                await self._cut(piece, source, target)
+
+    async def _read(self, range: KeyRange, larger: AsyncReader) -> None:
+        """Compare the rows of a range one by one; ``larger`` is the side with more of them."""
+        async for piece in self._pieces(range, larger, self._chunk_rows):
+            source, target = await asyncio.gather(
+                self._source.range_rows(self._table, piece),
+                self._target.range_rows(self._table, piece),
+            )
+            self.read += len(source)
+            in_source = {key_of(self._table, row): row for row in source}
+            in_target = {key_of(self._table, row): row for row in target}
+            self._candidates |= in_source.keys() ^ in_target.keys()
+            for key in in_source.keys() & in_target.keys():
+                one, other = in_source[key], in_target[key]
+                if one != other and self._comparable(one) != self._comparable(other):
+                    self._candidates.add(key)
+            if len(self._candidates) >= self._chunk_rows:
+                await self._flush()
+
+    async def _pieces(
+        self, range: KeyRange, reader: AsyncReader, rows: int
+    ) -> AsyncIterator[KeyRange]:
+        """Ranges of so many rows on one side, which make up ``range``."""
+        after = range.after
+        while True:
+            upto = await reader.boundary(self._table, KeyRange(after, range.upto), rows)
+            if upto is None or upto == range.upto:
+                yield KeyRange(after, range.upto)
+                return
+            yield KeyRange(after, upto)
+            after = upto
+
+    async def _flush(self) -> None:
+        candidates, self._candidates = self._candidates, set()
+        await self._check(candidates)

@@ -1,0 +1,126 @@
+"""
+A comparison finds the smallest faults in every form of table while both sides change, and nothing
+else. The tests write the target by hand, so the faults are known.
+"""
+
+# ruff: noqa: E501  (a fault is a line)
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import NamedTuple
+
+from engine.schema import Table
+from engine.verify.report import Difference, TableReport
+from tests.support.servers import AnyServer
+from tests.support.sides import Mirror, Sides
+
+
+class Fault(NamedTuple):
+    """A column: its type, its value as SQL of each database, and a wrong one for the target."""
+
+    type: str
+    source: str
+    target: str
+    wrong: str
+
+
+FAULTS = {
+    "microsecond": Fault("DATETIME(6)", "'2024-02-29 23:59:59.999998'", "'2024-02-29 23:59:59.999998'", "'2024-02-29 23:59:59.999999'"),
+    "stamp": Fault("TIMESTAMP(6) NULL", "'2024-03-31 01:30:00.000010'", "'2024-03-31 01:30:00.00001+00'", "'2024-03-31 01:30:00.00001+01'"),
+    "second": Fault("TIME", "'-838:59:58'", "'-838:59:58'", "'-838:59:59'"),
+    "day": Fault("DATE", "'0000-00-00'", "NULL", "'0001-01-01'"),
+    "space": Fault("VARCHAR(20)", "'trailing'", "'trailing'", "'trailing '"),
+    "zero": Fault("DOUBLE", "-0e0", "'-0'", "'0'"),
+    "last_bit": Fault("DOUBLE", "0.1e0 + 0.2e0", "0.30000000000000004", "0.3"),
+    "last_bit_of_4": Fault("FLOAT", "0.1", "'0.1'", "'0.10000001'"),
+    "charset": Fault("VARCHAR(9) CHARACTER SET latin1", "'naïve€'", "'naïve€'", "'naÏve€'"),
+    "empty": Fault("VARCHAR(9)", "''", "''", "NULL"),
+    "nothing": Fault("TEXT", "NULL", "NULL", "'NULL'"),
+    "no_bytes": Fault("VARBINARY(9)", "NULL", "NULL", "''"),
+    "byte": Fault("BLOB", "x'00ff27'", r"'\x00ff27'", r"'\x00ff26'"),
+    "digit": Fault("DECIMAL(38,10)", "'1234567890123456789012345678.0000000001'", "1234567890123456789012345678.0000000001", "1234567890123456789012345678.0000000002"),
+    "letter": Fault("ENUM('Open','open') CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", "'open'", "'open'", "'Open'"),
+    "bit": Fault("BIT(12)", "b'100000000001'", "B'100000000001'", "B'100000000000'"),
+    "number": Fault("BIGINT UNSIGNED", "18446744073709551615", "18446744073709551615", "18446744073709551614"),
+    "document": Fault("JSON", """'{"a": [1, "x"]}'""", """'{"a": [1, "x"]}'""", """'{"a": [1, "X"]}'"""),
+}  # fmt: skip
+#: Values whose fields would be the same if they were only joined by commas.
+LEFT, RIGHT = Fault("VARCHAR(9)", "'a'", "'a'", "'a,b'"), Fault("VARCHAR(9)", "'b,'", "'b,'", "''")
+#: The keys of ordinary rows, which change all the time.
+ROWS = range(1000, 1300)
+KEYS = {
+    "keyed": "INT PRIMARY KEY",
+    "keyless": "INT NOT NULL",
+    "by_text": "VARCHAR(20) PRIMARY KEY",
+}
+MISSING, EXTRA, SWAPPED, JOINED = 500, 501, 502, 503
+
+
+def make(sides: Sides, name: str) -> Table:
+    """Create and fill both tables, with one fault in each row below 1000."""
+    types = {**{name: it.type for name, it in FAULTS.items()}, "l": "VARCHAR(9)", "r": "VARCHAR(9)"}
+    columns = ", ".join(f"`{name}` {type}" for name, type in types.items())
+    table = sides.make(name, f"id {KEYS[name]}, {columns}, v INT, w INT")
+    ids = [*range(len(FAULTS)), MISSING, SWAPPED, JOINED, *ROWS]
+    for run, place in ((sides.on_source, 1), (sides.on_target, 2)):
+        values = ", ".join(it[place] for it in (*FAULTS.values(), LEFT, RIGHT))
+        run(f"INSERT INTO {name} VALUES {', '.join(f'({id}, {values}, {id}, 0)' for id in ids)}")
+    for n, (column, fault) in enumerate(FAULTS.items()):
+        sides.on_target(f"UPDATE {name} SET {column} = {fault.wrong} WHERE id = '{n}'")
+    sides.on_target(
+        f"DELETE FROM {name} WHERE id = '{MISSING}'",
+        f"INSERT INTO {name} (id) VALUES ({EXTRA})",
+        f"UPDATE {name} SET v = w, w = v WHERE id = '{SWAPPED}'",
+        f"UPDATE {name} SET l = {LEFT.wrong}, r = {RIGHT.wrong} WHERE id = '{JOINED}'",
+    )
+    return table
+
+
+def change(number: int) -> str:
+    """The statement with this number: it changes one ordinary row of a table."""
+    table, id = list(KEYS)[number % 3], ROWS[number * 7 % 150]
+    return [
+        f"UPDATE {table} SET v = {number} WHERE id = '{id}'",
+        f"DELETE FROM {table} WHERE id = '{id + 150}'",
+        f"INSERT INTO {table} (id, v) VALUES ({10_000 + number}, 1)",
+    ][number // 3 % 3]
+
+
+def expected(key: str) -> set[Difference]:
+    return {
+        *(Difference("changed", (str(n),), (name,)) for n, name in enumerate(FAULTS)),
+        Difference("changed", (str(SWAPPED),), ("v", "w")),
+        Difference("changed", (str(JOINED),), ("l", "r")),
+        Difference("missing", (str(MISSING),)),
+        Difference("extra", (str(EXTRA),)),
+    }
+
+
+def check(report: TableReport, name: str) -> None:
+    assert (report.hot, report.inconclusive) == (0, "")
+    wrong = expected(name)
+    if name == "keyless":
+        assert (report.missing, report.extra) == (len(wrong) - 1, len(wrong) - 1)
+        return
+    assert set(report.differences) == wrong
+    assert (report.missing, report.extra, report.differing) == (1, 1, len(wrong) - 2)
+
+
+def test_every_planted_fault_is_found_and_nothing_else(
+    mysql_family: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    schema = fresh_mysql_database(mysql_family)
+    with closing(Sides(mysql_family, schema, fresh_postgres_database(postgres))) as sides:
+        tables = [make(sides, name) for name in KEYS]
+        with Mirror(sides, change) as mirror:
+            reports = sides.compare_all(tables, passed=mirror.passed, chunk_rows=20).tables
+            assert mirror.done > 0
+        for report, name in zip(reports, KEYS, strict=True):
+            check(report, name)
+        assert [report.method for report in reports] == ["checksums", "rows", "rows"]
+        assert reports[0].read < reports[0].rows / 2

@@ -1,0 +1,137 @@
+"""
+A source database and a target schema that a test writes by hand, and their comparison.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import psycopg
+
+from engine.databases.mysql.row_reader import MySQLRowReader
+from engine.databases.postgres.identifiers import Naming
+from engine.databases.postgres.row_reader import PostgresRowReader
+from engine.schema import Table, TableId
+from engine.verify.comparison import verify
+from engine.verify.report import TableReport, VerifyReport
+from sinks.postgres.ddl import create_table
+from sinks.postgres.settings import PostgresSettings
+from sources.mysql.catalog import read_table
+from sources.mysql.settings import MySQLSettings
+from tests.support.servers import AnyServer, connect_mysql
+from tests.support.waiting import wait_until_async
+
+__all__ = ["Mirror", "Sides"]
+
+
+class Sides:
+    """A source database, and a target schema of the same name."""
+
+    def __init__(self, server: AnyServer, schema: str, target_url: str) -> None:
+        self.schema = schema
+        self.source = connect_mysql(server, schema)
+        with self.source.cursor() as cursor:
+            cursor.execute("SET time_zone = '+00:00', sql_mode = ''")
+        self.target = psycopg.connect(target_url, autocommit=True)
+        self.target.execute("SET timezone = 'UTC'")
+        self.target.execute(f'CREATE SCHEMA "{schema}"')
+        self.target.execute(f'SET search_path = "{schema}"')
+        self.source_reader = MySQLRowReader(MySQLSettings(url=server.url))
+        self.target_reader = PostgresRowReader(PostgresSettings(url=target_url), Naming())
+
+    def on_source(self, *statements: str) -> None:
+        with self.source.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    def on_target(self, *statements: str) -> None:
+        for statement in statements:
+            self.target.execute(statement)
+
+    def make(self, name: str, definition: str) -> Table:
+        """Create the table, empty, in both databases."""
+        self.on_source(f"CREATE TABLE `{name}` ({definition}) CHARACTER SET utf8mb4")
+        table = self.table(name)
+        self.on_target(create_table(table, Naming().sql(table.id)))
+        return table
+
+    def table(self, name: str) -> Table:
+        table = read_table(self.source, TableId(self.schema, name))
+        assert table is not None
+        return table
+
+    def compare(self, table: Table, **options: Any) -> TableReport:
+        return self.compare_all([table], **options).tables[0]
+
+    def compare_all(
+        self,
+        tables: Sequence[Table],
+        *,
+        passed: Callable[[str, float], Awaitable[bool]] | None = None,
+        chunk_rows: int = 3,
+        **options: Any,
+    ) -> VerifyReport:
+        async def at_once(position: str, deadline: float) -> bool:
+            return True
+
+        comparison = verify(
+            tables,
+            self.source_reader,
+            self.target_reader,
+            source_position=lambda: "here",
+            passed=passed or at_once,
+            chunk_rows=chunk_rows,
+            **options,
+        )
+        return asyncio.run(comparison)
+
+    def close(self) -> None:
+        self.source_reader.close()
+        self.target_reader.close()
+        self.source.close()
+        self.target.close()
+
+
+class Mirror:
+    """A writer that never pauses, and a pipeline that is a few statements behind it.
+
+    ``statement`` returns the n-th change. If it is empty, the writer waits for the pipeline.
+    """
+
+    def __init__(self, sides: Sides, statement: Callable[[int], str]) -> None:
+        self._sides = sides
+        self._statement = statement
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.done = 0
+
+    def _run(self) -> None:
+        queue: list[str] = []
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            statement = self._statement(number)
+            if statement:
+                queue.append(statement)
+                self._sides.on_source(statement)
+            if len(queue) > 5 or not statement:
+                self._sides.on_target(*queue[:1])
+                del queue[:1]
+                self.done += 1
+        self._sides.on_target(*queue)
+
+    async def passed(self, position: str, deadline: float) -> bool:
+        wanted = self.done + 10
+        await wait_until_async(lambda: self.done >= wanted)
+        return True
+
+    def __enter__(self) -> Mirror:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
