@@ -82,7 +82,8 @@ STOP = Command(
         Stop(),
         """Have the running engine commit whole transactions and end, as SIGTERM does.
 
-        It is refused if no engine runs: a later start is not stopped. A supervisor does not start
+        An engine that was just started is waited for. Exit status 1: no engine runs; a later start
+        is not stopped. A supervisor does not start
         the engine again before it is reloaded. CONFIG may be a directory that `tailrace run` runs:
         all its engines end, and then the supervisor.
         """,

@@ -42,6 +42,8 @@ __all__ = ["COMMANDS", "add_deadline", "give", "outcome_of", "target_of", "user"
 
 #: How often the target is asked for the outcome of a command.
 POLL_SECONDS = 0.2
+#: How long an engine may take from the start of its process until it is connected.
+START_SECONDS = 3.0
 #: An engine that is not connected for so long is gone.
 GONE_SECONDS = 5.0
 #: The number of commands that are listed, besides those that wait.
@@ -161,6 +163,11 @@ async def give(sink: Sink | None, command: PipelineCommand, options: argparse.Na
     """
     async with _client(sink, options) as client:
         runs = await client.engine_runs()
+        if not runs and isinstance(command, Stop):
+            runs = await _starts(client)
+            if not runs:
+                print("no engine is connected to the target, so there is none to stop")
+                return 1
         id = await client.submit(msgspec.json.encode(command).decode(), user())
         done = await outcome_of(client, id, options.deadline_seconds) if runs else None
         runs = done is None and await client.engine_runs()
@@ -179,6 +186,17 @@ async def give(sink: Sink | None, command: PipelineCommand, options: argparse.Na
     run = rendered("`tailrace run CONFIG`", config=str(options.config))
     print(f"no engine is connected to the target: {run} executes the command at its start")
     return 0
+
+
+async def _starts(client: CommandClient) -> bool:
+    """Whether an engine connects within a few seconds, as one that was just started does."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+        if await client.engine_runs():
+            await asyncio.sleep(POLL_SECONDS)  # until it has seen which commands are older
+            return True
+    return False
 
 
 def _unanswered(command: PipelineCommand, id: int, options: argparse.Namespace) -> int:
