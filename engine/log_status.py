@@ -10,7 +10,15 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-__all__ = ["DescribesLog", "HasClock", "LogAhead", "MeasuresWaits", "clock_ahead_of", "now_at"]
+__all__ = [
+    "DescribesLog",
+    "HasClock",
+    "LogAhead",
+    "MeasuresWaits",
+    "TellsHeartbeat",
+    "clock_ahead_of",
+    "now_at",
+]
 
 
 class LogAhead(msgspec.Struct, frozen=True):
@@ -41,6 +49,15 @@ class MeasuresWaits(Protocol):
         """How long the streams have waited for the server, since the source was made. Called on the
         thread of the stream.
         """
+
+
+@runtime_checkable
+class TellsHeartbeat(Protocol):
+    """A source that knows how often a log to which nothing is added has a heartbeat. If one is
+    overdue, the source may be away.
+    """
+
+    heartbeat_seconds: float
 
 
 @runtime_checkable

@@ -43,7 +43,7 @@ from engine.ops.metrics import Metrics
 from engine.ops.monitor import Monitor
 from engine.ops.repeats import PROGRESS
 from engine.ops.status import Status
-from engine.ops.telemetry import start_tracing
+from engine.ops.telemetry import start_metrics, start_tracing
 from engine.remedies import rendered
 from engine.schema import Table
 from engine.settings.api import ApiSettings, parse_listen
@@ -156,7 +156,8 @@ def _tune_garbage_collection() -> None:
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
     metrics = Metrics(settings.pipeline.name)
-    tracing = start_tracing(settings.telemetry.endpoint, settings.pipeline.name)
+    telemetry = settings.telemetry.endpoint, settings.pipeline.name
+    tracing, sender = start_tracing(*telemetry), start_metrics(*telemetry)
     engine = Engine(settings, options.config, metrics, tracing)
     _stop_on_signals(engine)
     async with AsyncExitStack() as stack:
@@ -174,6 +175,8 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         await stack.enter_async_context(_meanwhile(log.write_repeats()))
         stack.callback(log.write_held)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
+        stack.push_async_callback(asyncio.to_thread, sender.close)
+        await stack.enter_async_context(_meanwhile(sender.run(monitor.refresh, monitor.samples)))
         await engine.run(until_caught_up=options.until_caught_up, deadline_seconds=options.deadline)
     return 0 if engine.pipeline.stopping else _conclude(engine.status(), str(options.config))
 

@@ -37,9 +37,11 @@ from engine.ops.status import Status
 from engine.ops.table_counters import TableCounters
 from engine.schema import TableId
 
-__all__ = ["Metrics", "Side", "Stage", "Work"]
+__all__ = ["Metrics", "Sampled", "Side", "Stage", "Work"]
 
 Side = Literal["source", "sink"]
+#: The values of a metric's labels without ``pipeline``, and its value.
+Sampled = tuple[tuple[str, ...], float | Histogram]
 
 #: The classes of errors below the base class.
 _ERRORS = tuple(name for name in errors.__all__ if name != "TailraceError")
@@ -151,20 +153,29 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Family]:
         """The metrics with all their samples, in the order of the list."""
-        samples = {**self._counters(), **gauges(self._status)}
-        histograms = self._histograms()
-        for metric in METRICS:
+        for metric, samples in self.samples(self._status):
             family = _family(metric)
-            if isinstance(family, InfoMetricFamily):
-                family.add_metric([self._pipeline], {"version": version("tailrace")})
-            elif isinstance(family, HistogramMetricFamily):
-                for labels, histogram in histograms[metric.name]:
-                    values = [self._pipeline, *labels]
-                    family.add_metric(values, histogram.buckets(), histogram.total)
-            else:
-                for labels, value in samples[metric.name]:
-                    family.add_metric([self._pipeline, *labels], value)
+            for labels, value in samples:
+                values = [self._pipeline, *labels]
+                if isinstance(family, InfoMetricFamily):
+                    family.add_metric(values[:1], dict(zip(metric.labels, labels, strict=True)))
+                elif isinstance(value, Histogram):
+                    assert isinstance(family, HistogramMetricFamily)
+                    family.add_metric(values, value.buckets(), value.total)
+                else:
+                    assert not isinstance(family, HistogramMetricFamily)
+                    family.add_metric(values, value)
             yield family
+
+    def samples(self, status: Status) -> Iterator[tuple[Metric, Sequence[Sampled]]]:
+        """Each metric of the list with its samples; the gauges show ``status``."""
+        found: dict[str, Sequence[Sampled]] = {
+            "tailrace_build_info": [((version("tailrace"),), 1)],
+            **self._counters(),
+            **self._histograms(),
+            **gauges(status),
+        }
+        return ((metric, found[metric.name]) for metric in METRICS)
 
     def _counters(self) -> dict[str, list[Sample]]:
         found: dict[str, list[Sample]] = {
@@ -180,7 +191,7 @@ class Metrics(Collector):
             found[name].append((labels, count))
         return found
 
-    def _histograms(self) -> dict[str, list[tuple[tuple[str, ...], Histogram]]]:
+    def _histograms(self) -> dict[str, list[Sampled]]:
         return {
             "tailrace_latency_seconds": [((), self._latency)],
             "tailrace_batch_rows": [((), self._batch_rows)],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -16,7 +16,8 @@ import msgspec
 from engine.errors import TailraceError
 from engine.log_status import DescribesLog, LogAhead
 from engine.ops.history import History, HistoryRecorder, Work
-from engine.ops.metrics import Metrics
+from engine.ops.metric_list import Metric
+from engine.ops.metrics import Metrics, Sampled
 from engine.ops.status import StageStatus, Status, Throughput
 from engine.ops.trend import Sample, Trend
 from engine.proof import TableProof
@@ -76,7 +77,7 @@ class Monitor:
             lag_bytes=self._lag_bytes if known else None,
             lag_transactions=ahead.transactions,
             log_kept_seconds=self._log_kept_seconds(),
-            catch_up_seconds=self._trend.catch_up_seconds(),
+            catch_up_seconds=self._trend.catch_up_seconds(status.lag_seconds, time.monotonic()),
             backfill_left_seconds=(
                 self._trend.backfill_left_seconds(status.total - status.backfilled)
                 if unfinished
@@ -102,6 +103,10 @@ class Monitor:
     def render(self, accept: str) -> tuple[bytes, str]:
         """The metrics, with the gauges of the status now; see ``Metrics.render``."""
         return self._metrics.render(accept, self.status())
+
+    def samples(self) -> Iterator[tuple[Metric, Sequence[Sampled]]]:
+        """The metrics now, each with its samples; see ``Metrics.samples``."""
+        return self._metrics.samples(self.status())
 
     def _throughput(self) -> Throughput | None:
         if (found := self._trend.interval()) is None:

@@ -21,9 +21,9 @@ from opentelemetry.trace import Link, Span, Status, StatusCode, set_span_in_cont
 
 from engine.ops.tracing import Tracing
 
-__all__ = ["OtelTracing"]
+__all__ = ["CLOSE_SECONDS", "OtelTracing", "make_resource"]
 
-#: How long the end of the engine waits for the spans that are not sent yet.
+#: How long the end of the engine waits for what is not sent yet.
 CLOSE_SECONDS = 3.0
 _TRACES_PATH = "/v1/traces"
 
@@ -32,18 +32,11 @@ class OtelTracing(Tracing):
     """Sends the spans of ``pipeline`` to the receiver at ``endpoint``."""
 
     def __init__(self, endpoint: str, pipeline: str) -> None:
-        own = {
-            "service.name": "tailrace",
-            "service.version": version("tailrace"),
-            "tailrace.pipeline": pipeline,
-        }
-        # Those of OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence.
-        resource = Resource(own).merge(OTELResourceDetector().detect())
         # The end of the process does not wait for the receiver.
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider = TracerProvider(resource=make_resource(pipeline), shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + _TRACES_PATH)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
-        self._tracer = self._provider.get_tracer("tailrace", own["service.version"])
+        self._tracer = self._provider.get_tracer("tailrace", version("tailrace"))
         self._attempt: Span | None = None
         self._transaction: Span | None = None
         #: The open span of ``inside``.
@@ -114,6 +107,18 @@ class OtelTracing(Tracing):
         ending = threading.Thread(target=self._provider.shutdown, daemon=True)
         ending.start()
         ending.join(CLOSE_SECONDS)
+
+
+def make_resource(pipeline: str) -> Resource:
+    """What spans and metrics are about. The attributes of OTEL_SERVICE_NAME and
+    OTEL_RESOURCE_ATTRIBUTES take precedence.
+    """
+    own = {
+        "service.name": "tailrace",
+        "service.version": version("tailrace"),
+        "tailrace.pipeline": pipeline,
+    }
+    return Resource(own).merge(OTELResourceDetector().detect())
 
 
 def _named(attributes: dict[str, str | int]) -> dict[str, str | int]:

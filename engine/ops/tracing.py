@@ -1,5 +1,5 @@
 """
-OpenTelemetry: spans of what the pipeline does, and its metrics, sent by OTLP over HTTP.
+OpenTelemetry: spans of what the pipeline does, sent by OTLP over HTTP.
 
     attempt ◀──link── transaction ─┬─ batch ── apply
                                    ├─ chunk ── apply

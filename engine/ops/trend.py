@@ -5,6 +5,8 @@ What the last minute of a pipeline says: its throughput, and when it will have c
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from statistics import linear_regression
 from typing import NamedTuple
 
 from engine.ops.history import Work
@@ -56,24 +58,23 @@ class Trend:
         # Samples may be farther apart than that.
         return (first if first is not last else self._samples[-2]), last
 
-    def catch_up_seconds(self) -> float | None:
-        """How long until the target equals the source, if both go on as in the last minute: 0 if it
-        does, None if that is unknown, or if the lag does not shrink.
+    def catch_up_seconds(self, lag_seconds: float | None, now: float) -> float | None:
+        """How long until the target equals the source, if both go on as they did since the lag was
+        greatest in the last minute: 0 if it does, None if that is unknown, or if the lag does not
+        shrink. ``lag_seconds`` is the lag ``now``, on the clock of the samples.
         """
-        found = self.interval(ESTIMATE_SECONDS)
-        if found is None:
+        if lag_seconds is None or not self._samples:
             return None
-        first, last = found
-        if last.lag_seconds is None:
-            return None
-        if last.lag_seconds <= LEVEL_SECONDS:
+        if lag_seconds <= LEVEL_SECONDS:
             return 0.0
-        elapsed = last.at - first.at
+        last = self._samples[-1]
         # Bytes tell more than time: the source may have written much in a short time.
-        before, now = first.lag_bytes, last.lag_bytes
-        if before is None or now is None:
-            return _until_zero(first.lag_seconds, last.lag_seconds, elapsed)
-        return _until_zero(before, now, elapsed)
+        lags = [it.lag_seconds if last.lag_bytes is None else it.lag_bytes for it in self._samples]
+        known = [
+            (it.at, lag) for it, lag in zip(self._samples, lags, strict=True) if lag is not None
+        ]
+        left = _until_zero(known)
+        return None if left is None else max(LEVEL_SECONDS, left - (now - last.at))
 
     def backfill_left_seconds(self, rows_left: int) -> float | None:
         """How long until so many rows are backfilled; None if that is unknown."""
@@ -87,8 +88,17 @@ class Trend:
         return rows_left / done * (last.at - first.at) if done > 0 else None
 
 
-def _until_zero(before: float | None, now: float, elapsed: float) -> float | None:
-    """When a value that falls steadily is 0; None if it does not fall."""
-    if before is None or now >= before or elapsed < LEAST_SECONDS:
+def _until_zero(values: Sequence[tuple[float, float]]) -> float | None:
+    """How long until a value that falls is 0, from the last of pairs of time and value; None if it
+    does not fall.
+
+    Only what follows the greatest value counts. That one itself does not: the value may have grown
+    further after it.
+    """
+    greatest = max((value for _, value in values), default=0.0)
+    since = max((number for number, it in enumerate(values) if it[1] == greatest), default=0)
+    falling = values[since + 1 :]
+    if len(falling) < 2 or falling[-1][0] - falling[0][0] < LEAST_SECONDS:
         return None
-    return now / (before - now) * elapsed
+    slope = linear_regression(*zip(*falling, strict=True)).slope
+    return falling[-1][1] / -slope if slope < 0 else None

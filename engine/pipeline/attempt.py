@@ -192,6 +192,13 @@ class Attempt:
         """The bytes of memory of the changes that are read and not applied yet."""
         return self._batcher.size + (self._queue.size if self.reads else 0)
 
+    @property
+    def waiting_since(self) -> float:
+        """When the source committed the first transaction that is read and not being applied; 0.0
+        if there is none.
+        """
+        return self._batcher.waiting_since or (self._queue.waiting_since if self.reads else 0.0)
+
     def drain(self) -> None:
         """Show that a stop was asked for."""
         if self.state in ("backfilling", "streaming"):

@@ -9,13 +9,13 @@ limits is split, and the pipeline writes its pieces into one open target transac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from engine.change import Cascade, Change, Commit, Heartbeat, Rows
+from engine.change import Begin, Cascade, Change, Commit, Heartbeat, Rows
 
-__all__ = ["Batch", "Batcher", "times_larger", "weigh"]
+__all__ = ["Batch", "Batcher", "first_commit", "times_larger", "weigh"]
 
 #: A batch is one more time as large as usual for each of these times of a round trip, but not more
 #: than so many times.
@@ -65,6 +65,13 @@ def weigh(changes: Sequence[Change]) -> tuple[int, int]:
     return rows, size
 
 
+def first_commit(changes: Iterable[Change]) -> float:
+    """When the source committed the first transaction that begins in these changes, in Unix
+    seconds; 0.0 if none begins, or if the log does not tell.
+    """
+    return next((change.committed_at for change in changes if type(change) is Begin), 0.0)
+
+
 class Batcher:
     """Collects changes until a batch is due.
 
@@ -89,6 +96,11 @@ class Batcher:
     def size(self) -> int:
         """The bytes that are collected, as ``weigh`` counts them."""
         return self._size
+
+    @property
+    def waiting_since(self) -> float:
+        """When the source committed the first transaction that is collected; 0.0 without one."""
+        return first_commit(self._changes)
 
     def add(self, changes: Sequence[Change], rows: int, size: int, now: float) -> None:
         """Add the changes of one read, with ``rows`` and ``size`` as ``weigh`` counts them."""

@@ -16,6 +16,8 @@ __all__ = ["Counters", "WorkCounter"]
 #: The interval of heartbeats before it is known, and the shortest that counts.
 HEARTBEAT_SECONDS = 5.0
 LEAST_INTERVAL_SECONDS = 1.0
+#: A heartbeat is overdue after so many intervals. Then the source may be away.
+OVERDUE = 1.5
 
 
 class Counters:
@@ -41,13 +43,15 @@ class Counters:
         self._committed: float | None = None
         #: Whether nothing is left to read and apply, as far as the last heartbeat tells.
         self.silent = False
-        #: The time between the last two heartbeats of a silent log.
-        self._interval = HEARTBEAT_SECONDS
+        #: The time between two heartbeats of a silent log.
+        self.interval = HEARTBEAT_SECONDS
 
-    def beat(self, at: float) -> None:
-        """A heartbeat says that the target equals the source at this Unix time."""
-        if self.silent:
-            self._interval = max(LEAST_INTERVAL_SECONDS, at - self.current_at)
+    def beat(self, at: float, *, moved: bool = True) -> None:
+        """A heartbeat says that the target equals the source at this Unix time. ``moved``: the log
+        has grown since the last one, so this one does not show at which intervals they come.
+        """
+        if self.silent and not moved:
+            self.interval = max(LEAST_INTERVAL_SECONDS, at - self.current_at)
         self.current_at = at
 
     def begin(self, at: float) -> None:
@@ -62,15 +66,20 @@ class Counters:
         """The target has committed everything up to a position."""
         self.position, self._committed = position, time.monotonic()
 
-    def lag_seconds(self, now: float) -> float | None:
+    def lag_seconds(self, now: float, waiting_since: float = 0.0) -> float | None:
         """The age of the target's state: 0 on an idle source, as long as its heartbeats come, and
         growing while either database is unreachable. None until it is known. ``now`` is the time on
         the source's clock.
+
+        ``waiting_since`` is when the source committed the first transaction that was read and is
+        not being applied, because the target is busy; 0.0 if there is none.
         """
         if not self.current_at:
             return None
+        if self.silent and waiting_since:
+            return max(0.0, now - max(self.current_at, waiting_since))
         age = max(0.0, now - self.current_at)
-        return 0.0 if self.silent and age < 2 * self._interval else age
+        return 0.0 if self.silent and age < OVERDUE * self.interval else age
 
     @property
     def checkpoint_age_seconds(self) -> float | None:

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 
 from engine.contract import Interruptible, Sink, Source
 from engine.errors import SinkError, TailraceError, UnloggedChange
-from engine.log_status import clock_ahead_of, now_at
+from engine.log_status import TellsHeartbeat, clock_ahead_of, now_at
 from engine.mapping.changes import Mapping
 from engine.ops.log_fields import error_fields
 from engine.ops.metrics import Metrics
@@ -96,6 +96,8 @@ class Pipeline:
             tracing=tracing,
         )
         self.counters, self.metrics = shared.counters, metrics
+        if isinstance(source, TellsHeartbeat):
+            self.counters.interval = source.heartbeat_seconds
         self._retries = Retries(name, source, sink, retry, stop)
         self._patience: asyncio.Timeout | None = None
         self._epoch: int | None = None
@@ -167,6 +169,8 @@ class Pipeline:
                         return
             except TailraceError as error:
                 attempt, self._attempt = self._attempt, None
+                # What the source commits from here on is not known.
+                self.counters.silent = False
                 if error.position is not None:
                     error.position = self._shared.place(error.position)
                 self.note(error)
@@ -224,7 +228,9 @@ class Pipeline:
             rows=counters.rows,
             backfilled_rows=counters.backfilled_rows,
             reconnects=counters.reconnects,
-            lag_seconds=counters.lag_seconds(now_at(self.source)),
+            lag_seconds=counters.lag_seconds(
+                now_at(self.source), 0.0 if attempt is None else attempt.waiting_since
+            ),
             clock_ahead_seconds=clock_ahead_of(self.source),
             queued_bytes=0 if attempt is None else attempt.queued_bytes,
             checkpoint_age_seconds=counters.checkpoint_age_seconds,

@@ -18,7 +18,7 @@ import msgspec
 
 from engine.change import Change
 from engine.errors import TailraceError
-from engine.pipeline.batching import weigh
+from engine.pipeline.batching import first_commit, weigh
 
 __all__ = ["ReadBatch", "ReaderQueue"]
 
@@ -70,6 +70,13 @@ class ReaderQueue:
     def size(self) -> int:
         """The bytes that wait, as ``weigh`` counts them."""
         return self._size
+
+    @property
+    def waiting_since(self) -> float:
+        """When the source committed the first transaction that waits; 0.0 if there is none."""
+        with self._room:
+            waiting = list(self._waiting)
+        return first_commit(change for batch in waiting for change in batch.changes)
 
     @property
     def failed(self) -> bool:

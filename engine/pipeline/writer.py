@@ -34,7 +34,7 @@ from engine.log_status import now_at
 from engine.mapping.changes import Mapping
 from engine.ops.metrics import Metrics, Stage
 from engine.ops.tracing import NO_TRACING, Tracing
-from engine.pipeline.batching import Batch
+from engine.pipeline.batching import Batch, first_commit
 from engine.pipeline.counters import Counters, WorkCounter
 from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.events import Events
@@ -169,6 +169,7 @@ class TargetWriter:
             await self.commit()
         in_backfill = self._tracker.in_backfill
         changes = self._tracker.admit(batch.changes)
+        before = self.position
         if batch.end is not None:
             self.position = str(batch.end.position)
             if in_backfill:
@@ -177,8 +178,7 @@ class TargetWriter:
         commits = self.commits
         if has_data:
             if self.transaction is Transaction.EMPTY:
-                begun = (change.committed_at for change in changes if type(change) is Begin)
-                self._counters.begin(next(begun, 0.0))
+                self._counters.begin(first_commit(changes))
             end = batch.end if self.transaction is Transaction.EMPTY else None
             with self._tracing.inside("batch", rows=batch.rows, bytes=batch.size):
                 self._counters.rows += await self._apply(
@@ -192,7 +192,7 @@ class TargetWriter:
         else:
             if has_data or self.transaction is Transaction.PARTIAL:
                 self.transaction = Transaction.WHOLE
-            self._note_end(batch.end)
+            self._note_end(batch.end, moved=self.position != before)
         if self.commits > commits:
             self._note_commit()
 
@@ -446,12 +446,14 @@ class TargetWriter:
                     },
                 )
 
-    def _note_end(self, end: Commit | Heartbeat) -> None:
-        """Record the time up to which the target equals the source after the next commit."""
+    def _note_end(self, end: Commit | Heartbeat, *, moved: bool) -> None:
+        """Record the time up to which the target equals the source after the next commit.
+        ``moved``: the position is another one.
+        """
         if at := _time_of(end):
             self.committed_at = at
             if self.transaction is Transaction.EMPTY:
-                self._counters.beat(at)
+                self._counters.beat(at, moved=moved)
         self.moved = True
 
 

@@ -49,7 +49,7 @@ from sources.mysql.clock import ServerClock
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.log_ahead import bytes_after, log_ahead
-from sources.mysql.log_watch import LogWatch
+from sources.mysql.log_watch import EndOfLog, LogWatch
 from sources.mysql.lost_changes import read_lost_changes
 from sources.mysql.merge_tables import MergeTables, all_merge_tables
 from sources.mysql.overrides import Overrides
@@ -81,6 +81,8 @@ T = TypeVar("T")
 
 #: The log must be silent for this long before a moved position is reported early.
 _QUIET_SECONDS: Final = 0.05
+#: How often a position is reported while only changes that are not followed come.
+_PASSING_SECONDS: Final = 0.9
 #: How long the server may take to accept a connection when it is probed.
 _PROBE_SECONDS: Final = 2.0
 
@@ -96,6 +98,8 @@ class MySQLSource:
 
     def __init__(self, settings: MySQLSettings) -> None:
         self._settings = settings
+        #: As ``TellsHeartbeat.heartbeat_seconds``.
+        self.heartbeat_seconds = settings.heartbeat_seconds
         self._invalid_text = InvalidText(settings.values)
         self._overrides = Overrides(settings.values)
         self._lock = threading.RLock()
@@ -118,9 +122,7 @@ class MySQLSource:
 
     def check(self) -> list[Finding]:
         """The findings of ``sources.mysql.preflight``."""
-        return self._ask(
-            lambda session: preflight(session, self._server_info(session), self._settings)
-        )
+        return self._ask(lambda it: preflight(it, self._server_info(it), self._settings))
 
     def grants(self) -> Grants:
         """As ``SourceRights.grants``."""
@@ -336,6 +338,7 @@ class MySQLSource:
         opened = unreported = caught_up = False
         end = self._log_end()
         catalog = CatalogPlace(stream, tracking.foreign_keys, self._log_end, end)
+        last = EndOfLog(self._log_end, end)
         reported_at = time.monotonic()
         while not self._stopping.is_set():
             events = replica.receive(_QUIET_SECONDS if unreported else log.wait_seconds(interval))
@@ -364,9 +367,13 @@ class MySQLSource:
             unreported = unreported or stream.position.moved or (stream.idle and bool(events))
             if stream.inside or not unreported:
                 continue
+            now = self._clock.now()
             silent = caught_up and not replica.partial and (stream.idle or not events)
-            at = self._clock.now() if silent else stream.committed_at
-            if silent or (at and time.monotonic() - reported_at > interval * 0.9):
+            if silent and not stream.idle:
+                age = now - stream.committed_at
+                silent = last.reached(stream.position.resume_position, age)
+            at = now if silent else stream.committed_at
+            if silent or (at and time.monotonic() - reported_at > _PASSING_SECONDS):
                 stream.position.moved = False
                 yield [Heartbeat(stream.position.resume_position, at)]
                 unreported, reported_at = not silent, time.monotonic()

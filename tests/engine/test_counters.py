@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine.change import Begin, Commit, Rows
 from engine.pipeline.counters import Counters, WorkCounter
 from tests.support.memory_pipeline import KEYED, KEYLESS, insert
@@ -14,11 +16,24 @@ def test_the_lag_of_a_silent_log_is_0_while_its_heartbeats_come() -> None:
     assert counters.lag_seconds(1003.0) == 3.0
     counters.silent = True
     assert counters.lag_seconds(1003.0) == 0.0
-    counters.beat(1004.0)
-    assert (counters.lag_seconds(1011.0), counters.lag_seconds(1012.5)) == (0.0, 8.5)
+    counters.beat(1004.0, moved=False)
+    assert (counters.lag_seconds(1009.9), counters.lag_seconds(1012.5)) == (0.0, 8.5)
     for at in (1012.0, 1014.0, 1016.0):
+        counters.beat(at, moved=False)
+    assert (counters.lag_seconds(1018.9), counters.lag_seconds(1021.0)) == (0.0, 5.0)
+
+
+def test_changes_of_other_tables_do_not_make_a_heartbeat_overdue() -> None:
+    """GIVEN heartbeats every 4 seconds, and some more because other tables change WHEN the log is
+    idle again THEN the lag is 0 until the next one.
+    """
+    counters = Counters()
+    counters.silent = True
+    counters.beat(1000.0)
+    counters.beat(1004.0, moved=False)
+    for at in (1004.2, 1004.4, 1006.0):
         counters.beat(at)
-    assert (counters.lag_seconds(1019.0), counters.lag_seconds(1021.0)) == (0.0, 5.0)
+    assert (counters.lag_seconds(1011.9), counters.lag_seconds(1012.1)) == (0.0, pytest.approx(6.1))
 
 
 def test_the_lag_of_a_transaction_that_is_being_applied_begins_with_its_commit() -> None:
@@ -34,6 +49,22 @@ def test_the_lag_of_a_transaction_that_is_being_applied_begins_with_its_commit()
     unknown = Counters()
     unknown.begin(1006.0)
     assert unknown.lag_seconds(1007.0) is None
+
+
+def test_the_lag_of_a_transaction_that_waits_begins_with_its_commit() -> None:
+    """GIVEN a target that has stopped answering while the log was silent WHEN the source commits
+    THEN the lag grows at once, from that commit on.
+    """
+    counters = Counters()
+    counters.silent = True
+    counters.beat(1000.0)
+    assert counters.lag_seconds(1003.0) == 0.0
+    assert counters.lag_seconds(1003.0, waiting_since=1002.5) == 0.5
+    assert counters.lag_seconds(1060.0, waiting_since=1002.5) == 57.5
+    # Clocks that differ: the target equalled the source at the heartbeat.
+    assert counters.lag_seconds(1003.0, waiting_since=999.0) == 3.0
+    counters.begin(1002.5)
+    assert counters.lag_seconds(1060.0, waiting_since=1050.0) == 57.5
 
 
 def test_a_transaction_in_pieces_counts_once() -> None:

@@ -96,24 +96,64 @@ def watched(
     return trend
 
 
-@pytest.mark.parametrize("seconds", [10, 60, 300])
+def estimate(trend: Trend, at: float, lag: float = 300.0) -> float | None:
+    """The estimate so many seconds after the start."""
+    return trend.catch_up_seconds(lag, 1000.0 + at)
+
+
+@pytest.mark.parametrize("seconds", [15, 60, 300])
 def test_the_estimate_is_when_a_lag_that_shrinks_steadily_is_gone(seconds: int) -> None:
     """The truth is 900 seconds after the start. The time does not shrink steadily: the source has
     written most of the backlog in a short time.
     """
     truth = pytest.approx(900 - seconds, rel=0.1)
-    assert watched(seconds, lambda at: 1800 - 2 * at).catch_up_seconds() == truth
+    assert estimate(watched(seconds, lambda at: 1800 - 2 * at), seconds) == truth
     by_bytes = watched(seconds, lambda at: 1800 - at / 900, lambda at: 9_000_000 - 10_000 * int(at))
-    assert by_bytes.catch_up_seconds() == truth
+    assert estimate(by_bytes, seconds) == truth
+
+
+@pytest.mark.parametrize("turn", [31, 33, 35])
+def test_the_estimate_after_a_pause_counts_from_its_end(turn: int) -> None:
+    """GIVEN a target that was away, so that its backlog has grown WHEN it catches up THEN the
+    estimate is right as soon as there is one, although the backlog is larger than a minute before.
+    """
+
+    def backlog(at: float) -> int:
+        return int(1e6 * at if at < turn else 1e6 * turn - 0.5e6 * (at - turn))
+
+    level = turn + 2 * turn
+    known = 0
+    for seconds in range(turn, level - 5):
+        left = estimate(watched(seconds, lambda at: 5.0, backlog), seconds)
+        if left is not None:
+            known += 1
+            assert left == pytest.approx(level - seconds, rel=0.1)
+    assert known > level - turn - 25
+
+
+def test_the_estimate_goes_on_between_two_samples() -> None:
+    trend = watched(60, lambda at: 300.0 - 4 * at)
+    assert estimate(trend, 60.0) == pytest.approx(15.0)
+    assert estimate(trend, 64.0) == pytest.approx(11.0)
+    # Only the lag of this moment says that the target equals the source.
+    assert estimate(trend, 90.0) == 1.0
+    assert estimate(trend, 64.0, lag=0.2) == 0.0
+
+
+def test_one_jump_of_a_lag_does_not_hide_that_it_shrinks() -> None:
+    """The source writes in bursts, the target catches up all the same."""
+    jagged = watched(60, lambda at: 600 - 6 * at + (15 if at % 15 == 0 else 0))
+    assert estimate(jagged, 60.0) == pytest.approx(42, rel=0.15)
 
 
 def test_there_is_an_estimate_only_while_the_lag_shrinks() -> None:
-    assert Trend().catch_up_seconds() is None
-    assert watched(60, lambda at: 0.2).catch_up_seconds() == 0.0
-    assert watched(60, lambda at: 30 + at).catch_up_seconds() is None
-    assert watched(60, lambda at: 30.0).catch_up_seconds() is None
-    assert watched(60, lambda at: 300 - at, lambda at: 5000).catch_up_seconds() is None
-    assert watched(5, lambda at: 300 - at).catch_up_seconds() is None
+    assert estimate(Trend(), 0.0) is None
+    assert estimate(watched(60, lambda at: 0.2), 60.0, lag=0.2) == 0.0
+    assert watched(60, lambda at: 0.2).catch_up_seconds(None, 1060.0) is None
+    assert estimate(watched(60, lambda at: 30 + at), 60.0) is None
+    assert estimate(watched(60, lambda at: 30.0), 60.0) is None
+    assert estimate(watched(60, lambda at: 300 - at, lambda at: 5000), 60.0) is None
+    assert estimate(watched(10, lambda at: 300 - at), 10.0) is None
 
 
 def test_the_time_that_a_backfill_needs() -> None:

@@ -15,73 +15,22 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from engine import errors
 from engine.checkpoint import TableState
 from engine.contract import Applied
-from engine.errors import ConfigError, SourceLost
+from engine.errors import ConfigError
 from engine.ops import log
 from engine.ops.gauges import gauges
 from engine.ops.histogram import Histogram
 from engine.ops.metric_list import METRICS, OTHER
-from engine.ops.metrics import Metrics, Work
+from engine.ops.metrics import Metrics
 from engine.ops.status import Status, TableStatus
 from engine.ops.table_counters import MOST_TABLES, TableCounters
-from engine.proof import TableProof
 from engine.sandbox import SandboxUnavailable, prometheus_command
 from engine.schema import TableId
 from tests.support.metric_samples import OPEN_METRICS, samples
 from tests.support.metrics_page import PAGE, page
 from tests.support.servers import do_without
+from tests.support.used_metrics import ITEM, STATUS, used, work
 
-ITEM = TableId("shop", "item")
 PROMTOOL_SECONDS = 30
-
-
-def work(rows: int, size: int = 0, transactions: int = 1) -> Work:
-    done = Work()
-    done.rows, done.size, done.transactions = rows, size, transactions
-    return done
-
-
-def used() -> Metrics:
-    """Metrics in which each of the list has a sample."""
-    metrics = Metrics("p")
-    metrics.applied(
-        {(ITEM, "insert"): work(5, 500, 3), (ITEM, "read"): work(7, 70)},
-        Applied({ITEM: 2}, {(ITEM, "note", "nul_byte"): 3}),
-    )
-    metrics.applied({(ITEM, "insert"): work(1, 100)}, Applied())
-    metrics.batch(6, 600, transactions=4)
-    metrics.reconnected("sink")
-    metrics.failed(SourceLost("x"))
-    metrics.notifications["pager", "sent"] += 1
-    metrics.committed([1.0], 100_001.0)
-    with metrics.stage("commit"):
-        pass
-    return metrics
-
-
-STATUS = Status(
-    state="streaming",
-    lag_seconds=1.5,
-    lag_bytes=4096,
-    lag_transactions=12,
-    clock_ahead_seconds=0.5,
-    catch_up_seconds=60.0,
-    log_kept_seconds=3600.0,
-    backfill_left_seconds=30.0,
-    queued_bytes=99,
-    checkpoint_age_seconds=0.5,
-    dead_letters=2,
-    tables=(
-        TableStatus("shop.item", "backfilling", 10, 100),
-        TableStatus("shop.part", "quarantined"),
-        TableStatus("shop.new", "live"),
-        TableStatus("shop.a", "live", proof=TableProof("equal", 90.0, 95.0, equal_at=90.0)),
-        TableStatus(
-            "shop.b",
-            "live",
-            proof=TableProof("different", 95.0, 96.0, differences=7, equal_at=50.0),
-        ),
-    ),
-)
 
 
 # -- the list --------------------------------------------------------------------------------------

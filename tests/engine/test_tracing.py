@@ -4,11 +4,8 @@ Spans are sent to a receiver of OpenTelemetry, and a receiver that is away chang
 
 from __future__ import annotations
 
-import gzip
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -19,59 +16,8 @@ from engine.ops.tracing import NO_TRACING, Tracing
 from sinks.memory import MemoryStore
 from sources.memory import MemoryDatabase
 from tests.support.memory_pipeline import KEYED, assert_mirrored, insert, make_pipeline, run
+from tests.support.otel_receiver import Receiver, attributes
 from tests.support.waiting import wait_until
-
-trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
-
-
-class Receiver:
-    """An HTTP server that decodes what it is sent. With ``hangs`` it never answers."""
-
-    def __init__(self, *, hangs: bool = False) -> None:
-        self.spans: list[Any] = []
-        self.resources: list[dict[str, str]] = []
-        self.requests = 0
-        self.free = threading.Event()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.requests += 1
-                if hangs:
-                    receiver.free.wait(30)
-                    return
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                assert self.path == "/v1/traces"
-                receiver.take(body)
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def take(self, body: bytes) -> None:
-        request = trace_service.ExportTraceServiceRequest.FromString(body)
-        for each in request.resource_spans:
-            self.resources.append(
-                {it.key: it.value.string_value for it in each.resource.attributes}
-            )
-            for scope in each.scope_spans:
-                self.spans += scope.spans
-
-    def close(self) -> None:
-        self.free.set()
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -92,10 +38,6 @@ def hanging() -> Iterator[Receiver]:
 def short_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end waits shortly for a receiver that hangs."""
     monkeypatch.setattr("engine.ops.otel.CLOSE_SECONDS", 0.5)
-
-
-def attributes(span: Any) -> dict[str, Any]:
-    return {it.key: getattr(it.value, it.value.WhichOneof("value")) for it in span.attributes}
 
 
 def make_spans(tracing: Tracing) -> None:
