@@ -104,8 +104,11 @@ def are_live(status: dict[str, Any], count: int) -> bool:
 
 
 def counted(target: psycopg.Connection, schema: str) -> dict[str, int]:
+    """The rows of each table that is there; a new one is there when it is committed."""
     counts = {}
     for name in TABLES:
-        row = target.execute(f'SELECT count(*) FROM "{schema}".{name}').fetchone()  # type: ignore
-        counts[name] = row[0] if row else 0
+        table = f'"{schema}".{name}'
+        if target.execute("SELECT to_regclass(%s)", (table,)).fetchone() != (None,):
+            row = target.execute(f"SELECT count(*) FROM {table}").fetchone()  # type: ignore
+            counts[name] = row[0] if row else 0
     return counts
