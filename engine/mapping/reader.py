@@ -80,6 +80,16 @@ class _PlainSums:
         """As ``SumsRows.range_rows``."""
         return self._sums.range_rows(table, range)
 
+    def sum_parts(self, table: Table, nulled: Collection[int] = ()) -> dict[str, Checksum]:
+        """As ``SumsRows.sum_parts``."""
+        return self._sums.sum_parts(table, nulled)
+
+    def part_rows(
+        self, table: Table, parts: Collection[str], nulled: Collection[int] = ()
+    ) -> Iterator[list[_Text]]:
+        """As ``SumsRows.part_rows``."""
+        return self._sums.part_rows(table, parts, nulled)
+
     @property
     def _sums(self) -> SumsRows:
         assert isinstance(self._reader, SumsRows)

@@ -24,13 +24,24 @@ databases must not share one.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from engine.schema import Table
 from engine.toolkit.key_order import ORDERED_KINDS
 
-__all__ = ["EVERYTHING", "Checksum", "KeyRange", "SumsRows", "is_ordered"]
+__all__ = [
+    "EVERYTHING",
+    "PART_DIGITS",
+    "Checksum",
+    "KeyRange",
+    "SumsRows",
+    "hashed",
+    "is_ordered",
+]
+
+#: The digits of a part's name: a table has up to 4,096 parts.
+PART_DIGITS: Final = 3
 
 _Key = tuple[str | None, ...]
 _Text = tuple[str | None, ...]
@@ -82,6 +93,21 @@ class SumsRows(Protocol):
 
     def range_rows(self, table: Table, range: KeyRange) -> list[_Text]:
         """The rows of a range."""
+
+    def sum_parts(self, table: Table, nulled: Collection[int] = ()) -> dict[str, Checksum]:
+        """The checksums of all parts that have rows, in one statement. The part of a row is the
+        first ``PART_DIGITS`` hexadecimal digits of the hash of its key's text, which has a field
+        for each column of the key, or of its own text if the table has no key."""
+
+    def part_rows(
+        self, table: Table, parts: Collection[str], nulled: Collection[int] = ()
+    ) -> Iterator[list[_Text]]:
+        """The rows of some parts, as ``RowReader.scan``."""
+
+
+def hashed(table: Table) -> Table:
+    """The columns of a table whose text decides about a row's part: those of the key, or all."""
+    return table.narrowed(()) if table.key else table
 
 
 def is_ordered(table: Table) -> bool:

@@ -20,8 +20,9 @@ row that only changes at the wrong moment becomes one, too. ``engine.verify.rech
 candidate that stands still is either right or a difference, and one that never does is reported as
 hot.
 
-If both databases can compute checksums of the table, and sort its key alike, only ranges whose
-checksums differ are read (``engine.verify.ranges``).
+If both databases can compute checksums of the table, only rows are read where these differ: in
+ranges of the key, if both sort it alike (``engine.verify.ranges``), else in parts
+(``engine.verify.parts``).
 
 A keyless table is compared as a multiset: each distinct row with the number of its occurrences.
 Rows are counted by a digest of 16 bytes. A large multiset is compared in parts, each of which reads
@@ -39,7 +40,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Final, Literal
 
@@ -47,9 +48,17 @@ from engine.contract import RowReader
 from engine.errors import SinkRejected, SourceRejected, TailraceError
 from engine.schema import Table
 from engine.toolkit.checksums import is_ordered
+from engine.verify.parts import MOST_ROWS, Parts, candidates, differing_parts
 from engine.verify.ranges import RangeComparison
 from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
-from engine.verify.recheck import Multiset, Passed, PipelineWaiter, Rechecker, recheck_multiset
+from engine.verify.recheck import (
+    Multiset,
+    MultisetResult,
+    Passed,
+    PipelineWaiter,
+    Rechecker,
+    recheck_multiset,
+)
 from engine.verify.report import Difference, Key, TableReport, VerifyReport
 
 __all__ = ["verify"]
@@ -175,9 +184,21 @@ class _Comparison(ABC):
         self.reason = self._why_read()
         self.method = "rows" if self.reason else "checksums"
 
-    @abstractmethod
     def _why_read(self) -> str:
         """Why all rows have to be read; empty if checksums can be compared."""
+        return self.source.why_not_summed(self.table) or self.target.why_not_summed(self.table)
+
+    async def differing_parts(self) -> Parts | None:
+        """The parts whose checksums differ. None, after ``_read_instead``, if the table is too
+        large for one statement, or too many rows differ."""
+        if await self.target.run(lambda reader: reader.count(self.table)) > MOST_ROWS:
+            self._read_instead(f"no ranges of its key, and more than {MOST_ROWS:,} rows")
+            return None
+        parts = await differing_parts(self.table, self.source, self.target)
+        if parts.are_many:
+            self._read_instead("many rows differ, or change")
+            return None
+        return parts
 
     def _read_instead(self, reason: str) -> None:
         """Start again, and read all rows: a database cannot compute the checksums after all."""
@@ -202,18 +223,13 @@ class _Comparison(ABC):
 
 
 class _KeyedComparison(_Comparison):
-    def _why_read(self) -> str:
-        if not is_ordered(self.table):
-            return "source and target may sort its key differently"
-        return self.source.why_not_summed(self.table) or self.target.why_not_summed(self.table)
-
     async def compare(self) -> None:
         rechecker = Rechecker(
             self.table, self.source, self.target, self.pipeline, batch_rows=self.chunk_rows
         )
-        if self.method == "checksums":
+        if self.method == "checksums" and is_ordered(self.table):
             await self._by_ranges(rechecker)
-        else:
+        elif self.method == "rows" or not await self._by_parts(rechecker):
             await self._forward(rechecker)
             await self._backward(rechecker)
         await self._add(rechecker.hot_differences())
@@ -231,6 +247,18 @@ class _KeyedComparison(_Comparison):
         )
         await ranges.run()
         self.read = ranges.read
+
+    async def _by_parts(self, rechecker: Rechecker) -> bool:
+        """Compare checksums of parts, and the rows of those that differ. False if all rows have to
+        be read."""
+        parts = await self.differing_parts()
+        if parts is None:
+            return False
+        if parts.names:
+            found, self.read = await candidates(self.table, self.source, self.target, parts)
+            await self._add(rechecker.differences(found))
+        self.count_compared(parts.rows)
+        return True
 
     async def _forward(self, rechecker: Rechecker) -> None:
         """Look up every row of the source in the target."""
@@ -277,10 +305,12 @@ class _KeyedComparison(_Comparison):
 
 
 class _KeylessComparison(_Comparison):
-    def _why_read(self) -> str:
-        return "it has no key"
+    #: The parts (``engine.verify.parts``) that are read; empty for the whole table.
+    _names: tuple[str, ...] = ()
 
     async def compare(self) -> None:
+        if self.method == "checksums" and await self._by_parts():
+            return
         multiset, parts, rows = await self._read(self.source, 0, 1, grow=True)
         self.count_read(rows)
         await self._compare_part(0, parts, multiset)
@@ -288,8 +318,25 @@ class _KeylessComparison(_Comparison):
             multiset, _, _ = await self._read(self.source, part, parts)
             await self._compare_part(part, parts, multiset)
 
-    async def _compare_part(self, part: int, parts: int, first: Multiset) -> None:
-        """Compare the rows whose digest belongs to ``part``; the source has shown ``first``."""
+    async def _by_parts(self) -> bool:
+        """Compare checksums of parts, and the rows of those that differ. False if all rows have to
+        be read, as is the case if these rows are not equal after all."""
+        parts = await self.differing_parts()
+        if parts is None:
+            return False
+        if parts.names:
+            self._names = parts.names
+            first, _, self.read = await self._read(self.source, 0, 1)
+            if not await self._compare_part(0, 1, first):
+                self._names = ()
+                self._read_instead("its parts differ")
+                return False
+        self.count_compared(parts.rows)
+        return True
+
+    async def _compare_part(self, part: int, parts: int, first: Multiset) -> bool:
+        """Compare the rows whose digest belongs to ``part``; the source has shown ``first``.
+        True if they are equal."""
 
         async def read_source() -> Multiset:
             return (await self._read(self.source, part, parts))[0]
@@ -301,6 +348,7 @@ class _KeylessComparison(_Comparison):
         self.counts["missing"] += result.missing
         self.counts["extra"] += result.extra
         self.hot += result.hot
+        return result == MultisetResult()
 
     async def _read(
         self, reader: AsyncReader, part: int, parts: int, *, grow: bool = False
@@ -310,13 +358,17 @@ class _KeylessComparison(_Comparison):
         ``grow``: double ``parts`` until the multiset has at most ``MULTISET_ROWS`` different rows.
         """
         comparable = reader.comparable_rows(self.table)
+        rows_of = reader.rows_of(self.table, self._names) if self._names else self._scan
         return await reader.run(
-            lambda blocking: self._count(blocking, comparable, part, parts, grow)
+            lambda blocking: self._count(rows_of(blocking), comparable, part, parts, grow)
         )
+
+    def _scan(self, reader: RowReader) -> Iterator[list[TextRow]]:
+        return reader.scan(self.table)
 
     def _count(
         self,
-        reader: RowReader,
+        chunks: Iterator[list[TextRow]],
         comparable: Callable[[list[TextRow]], list[TextRow]],
         part: int,
         parts: int,
@@ -324,7 +376,7 @@ class _KeylessComparison(_Comparison):
     ) -> tuple[Multiset, int, int]:
         multiset: Multiset = Counter()
         rows = 0
-        for chunk in reader.scan(self.table):
+        for chunk in chunks:
             rows += len(chunk)
             digests = map(_digest, comparable(chunk))
             multiset.update(digest for digest in digests if _part(digest, parts) == part)

@@ -8,7 +8,7 @@ makes each wait for the one before it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, TypeVar
 
 from engine.contract import RowReader, StoredText
@@ -17,12 +17,22 @@ from engine.toolkit.canonical import canonical_json, canonical_rows
 from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
 from engine.verify.report import Key
 
-__all__ = ["AsyncReader", "RowsByKey", "SourceReader", "TextRow", "comparable_rows", "key_of"]
+__all__ = [
+    "AsyncReader",
+    "Rows",
+    "RowsByKey",
+    "SourceReader",
+    "TextRow",
+    "comparable_rows",
+    "key_of",
+]
 
 #: The canonical text of each column of a row; None is NULL.
 TextRow = tuple[str | None, ...]
 RowsByKey = dict[Key, TextRow]
 Answer = TypeVar("Answer")
+#: Reads rows from a blocking reader.
+Rows = Callable[[RowReader], Iterator[list[TextRow]]]
 
 #: The canonical text of the zero date, by the kind of its type.
 _ZERO: Final = {
@@ -80,12 +90,16 @@ class AsyncReader:
         """The rows of a range."""
         return await self._sums(lambda reader: reader.range_rows(table, range))
 
-    async def _sums(self, call: Callable[[SumsRows], Answer]) -> Answer:
-        def of(reader: RowReader) -> Answer:
-            assert isinstance(reader, SumsRows)
-            return call(reader)
+    async def sum_parts(self, table: Table) -> dict[str, Checksum]:
+        """The checksums of the parts of a table."""
+        return await self._sums(lambda reader: reader.sum_parts(table))
 
-        return await self.run(of)
+    def rows_of(self, table: Table, parts: Collection[str]) -> Rows:
+        """A function that gets the blocking reader and returns the rows of some parts."""
+        return lambda reader: _summing(reader).part_rows(table, parts)
+
+    async def _sums(self, call: Callable[[SumsRows], Answer]) -> Answer:
+        return await self.run(lambda reader: call(_summing(reader)))
 
     def comparable_rows(self, table: Table) -> Callable[[list[TextRow]], list[TextRow]]:
         """A function that makes the rows of a scan comparable."""
@@ -145,6 +159,16 @@ class SourceReader(AsyncReader):
         on_source = form.range_on_source(range)
         return await self._sums(lambda reader: reader.sum_range(table, on_source, form.nulled))
 
+    async def sum_parts(self, table: Table) -> dict[str, Checksum]:
+        """The checksums of the parts of a table."""
+        nulled = self._form(table).nulled
+        return await self._sums(lambda reader: reader.sum_parts(table, nulled))
+
+    def rows_of(self, table: Table, parts: Collection[str]) -> Rows:
+        """A function that gets the blocking reader and returns the rows of some parts."""
+        nulled = self._form(table).nulled
+        return lambda reader: _summing(reader).part_rows(table, parts, nulled)
+
     async def boundary(self, table: Table, range: KeyRange, rows: int) -> Key | None:
         """The key of the row with this number in a range."""
         form = self._form(table)
@@ -166,6 +190,11 @@ class SourceReader(AsyncReader):
         if table not in self._forms:
             self._forms[table] = _StoredForm(table, self._target.stored(table))
         return self._forms[table]
+
+
+def _summing(reader: RowReader) -> SumsRows:
+    assert isinstance(reader, SumsRows)
+    return reader
 
 
 class _StoredForm:

@@ -21,8 +21,9 @@ from engine.databases.mysql.charset import may_be_invalid
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, MySQLType, parse_type
 from engine.schema import Column, Table
+from engine.toolkit.checksums import PART_DIGITS, hashed
 
-__all__ = ["row_sums", "row_text", "why_no_text"]
+__all__ = ["row_digest", "row_part", "row_sums", "row_text", "why_no_text"]
 
 #: The charsets whose bytes are valid UTF-8.
 _UTF8: Final = ("utf8mb3", "utf8mb4")
@@ -48,10 +49,28 @@ def row_text(table: Table, nulled: Collection[int] = ()) -> str:
     return f"CONCAT({', '.join(f'{field}, {_COMMA}' for field in fields)})"
 
 
-def row_sums(table: Table, nulled: Collection[int]) -> str:
-    """The columns of a SELECT that computes a checksum: ``Checksum.of`` gets their values."""
-    digest = f"SHA2(IFNULL({row_text(table, nulled)}, {_TOO_LONG}), 256)"
-    parts = (f"CAST(CONV({end}({digest}, 16), 16, 10) AS UNSIGNED)" for end in ("LEFT", "RIGHT"))
+def row_digest(table: Table, nulled: Collection[int]) -> str:
+    """The SHA-256 of a row's text."""
+    return f"UNHEX({_digits(table, nulled)})"
+
+
+def row_part(table: Table, nulled: Collection[int]) -> str:
+    """The name of a row's part."""
+    if table.key:
+        return f"LEFT({_digits(hashed(table), ())}, {PART_DIGITS})"
+    return f"LEFT({_digits(table, nulled)}, {PART_DIGITS})"
+
+
+def _digits(table: Table, nulled: Collection[int]) -> str:
+    return f"SHA2(IFNULL({row_text(table, nulled)}, {_TOO_LONG}), 256)"
+
+
+def row_sums(digest: str) -> str:
+    """The columns of a SELECT that computes a checksum of rows with this ``row_digest``.
+    ``Checksum.of`` gets their values."""
+    parts = (
+        f"CAST(CONV(HEX({end}({digest}, 8)), 16, 10) AS UNSIGNED)" for end in ("LEFT", "RIGHT")
+    )
     return f"COUNT(*), {', '.join(f'SUM({part})' for part in parts)}"
 
 

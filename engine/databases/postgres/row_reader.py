@@ -18,7 +18,7 @@ from psycopg import errors as pg
 from engine.contract import StoredText
 from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.identifiers import Naming, quote
-from engine.databases.postgres.row_text import row_digest, row_sums, why_no_text
+from engine.databases.postgres.row_text import ROW_SUMS, row_digest, row_part, why_no_text
 from engine.databases.postgres.session_settings import set_statements
 from engine.databases.postgres.settings import ConnectionSettings
 from engine.databases.postgres.stored import INFINITY, Storage
@@ -106,13 +106,18 @@ class PostgresRowReader:
 
     def scan(self, table: Table) -> Iterator[list[Text]]:
         """All rows, as one statement sees them."""
+        return self._scan(table)
+
+    def _scan(
+        self, table: Table, where: str = "", parameters: Sequence[Any] = ()
+    ) -> Iterator[list[Text]]:
         columns = self._storage.table(table).columns
-        sql = f"SELECT {_list(columns)} FROM {self._naming.sql(table.id)} AS t"
+        sql = f"SELECT {_list(columns)} FROM {self._naming.sql(table.id)} AS t{where}"
         converts = list(map(_convert, columns))
         with self._translate_errors(table):
             connection = self._open()
             with connection.transaction(), connection.cursor("tailrace_scan") as cursor:
-                cursor.execute(sql)
+                cursor.execute(sql, parameters)
                 while rows := cursor.fetchmany(SCAN_ROWS):
                     yield canonical_rows(rows, converts)
 
@@ -136,9 +141,28 @@ class PostgresRowReader:
         digest = row_digest(self._storage.table(table))
         # OFFSET 0 keeps the planner from computing each hash twice.
         rows = f"SELECT {digest} AS h FROM {self._naming.sql(table.id)} AS t{where} OFFSET 0"
+        sql = f"SELECT {ROW_SUMS} FROM ({rows}) AS s"
         with self._translate_errors(table):
-            found = self._open().execute(row_sums(f"FROM ({rows}) AS s"), parameters).fetchall()
-        return Checksum.of(*found[0])
+            return Checksum.of(*self._open().execute(sql, parameters).fetchall()[0])
+
+    def sum_parts(self, table: Table, nulled: Collection[int] = ()) -> dict[str, Checksum]:
+        """As ``SumsRows.sum_parts``. PostgreSQL has no zero dates."""
+        stored = self._storage.table(table)
+        rows = (
+            f"SELECT {row_digest(stored)} AS h, {row_part(stored)} AS part"
+            f" FROM {self._naming.sql(table.id)} AS t OFFSET 0"
+        )
+        with self._translate_errors(table):
+            sql = f"SELECT part, {ROW_SUMS} FROM ({rows}) AS s GROUP BY part"
+            found = self._open().execute(sql).fetchall()
+        return {str(name): Checksum.of(*numbers) for name, *numbers in found}
+
+    def part_rows(
+        self, table: Table, parts: Collection[str], nulled: Collection[int] = ()
+    ) -> Iterator[list[Text]]:
+        """As ``SumsRows.part_rows``. PostgreSQL has no zero dates."""
+        part = row_part(self._storage.table(table))
+        return self._scan(table, f" WHERE {part} = ANY($1)", [list(parts)])
 
     def boundary(self, table: Table, range: KeyRange, rows: int) -> Key | None:
         """As ``SumsRows.boundary``."""

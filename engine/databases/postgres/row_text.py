@@ -17,8 +17,9 @@ from typing import Final
 from engine.databases.postgres.identifiers import quote
 from engine.databases.postgres.types import TEMPORAL
 from engine.schema import Column, Table
+from engine.toolkit.checksums import PART_DIGITS, hashed
 
-__all__ = ["row_digest", "row_sums", "row_text", "why_no_text"]
+__all__ = ["ROW_SUMS", "row_digest", "row_part", "row_text", "why_no_text"]
 
 #: A function has at most 100 arguments.
 _ARGUMENTS: Final = 90
@@ -46,11 +47,16 @@ def row_digest(stored: Table) -> str:
     return f"sha256(convert_to({row_text(stored)}, 'UTF8'))"
 
 
-def row_sums(rows: str) -> str:
-    """The statement that computes a checksum of the rows of a FROM clause, whose ``row_digest`` is
-    called ``h``. ``Checksum.of`` gets its result."""
-    sums = (f"sum(('x' || encode(substr(h, {n}, 8), 'hex'))::bit(64)::bigint)" for n in (1, 25))
-    return f"SELECT count(*), {', '.join(sums)} {rows}"
+def row_part(stored: Table) -> str:
+    """The name of a row's part."""
+    return f"left(encode({row_digest(hashed(stored))}, 'hex'), {PART_DIGITS})"
+
+
+#: The columns of a SELECT that computes a checksum of rows with the ``row_digest`` ``h``.
+#: ``Checksum.of`` gets their values.
+ROW_SUMS: Final = "count(*), " + ", ".join(
+    f"sum(('x' || encode(substr(h, {first}, 8), 'hex'))::bit(64)::bigint)" for first in (1, 25)
+)
 
 
 def _concat(pieces: Sequence[str]) -> str:

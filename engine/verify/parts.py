@@ -1,0 +1,76 @@
+"""
+Compare a table by checksums of parts, where both sides may sort its key differently or it has none.
+
+The part of a row follows from the hash of its key, or of the whole row in a keyless table
+(``SumsRows.sum_parts``). Each database computes the checksums of all parts in one statement. A row
+keeps its part as long as it keeps its key, so a part that differs has the wrong row whenever it is
+read later.
+
+In a keyless table a change moves a row from one part to another. Parts that are read later are
+equal, or the whole table is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, NamedTuple
+
+from engine.contract import RowReader
+from engine.schema import Table
+from engine.toolkit.checksums import Checksum
+from engine.verify.reader import AsyncReader, TextRow, key_of
+from engine.verify.report import Key
+
+__all__ = ["MOST_ROWS", "Parts", "candidates", "differing_parts"]
+
+#: Rows of a table that is summed in one statement, which has a deadline.
+MOST_ROWS: Final = 50_000_000
+#: Rows of parts that differ which are read into memory.
+_MOST_READ: Final = 100_000
+
+
+class Parts(NamedTuple):
+    """The parts of a table that differ, the number of rows of the source, and that of the rows to
+    read on the side that has more of them."""
+
+    names: tuple[str, ...]
+    rows: int
+    to_read: int
+
+    @property
+    def are_many(self) -> bool:
+        """Whether it is better to read the whole table."""
+        return self.to_read > _MOST_READ or 2 * self.to_read > max(self.rows, 1_000)
+
+
+async def differing_parts(table: Table, source: AsyncReader, target: AsyncReader) -> Parts:
+    """Compare the checksums of all parts."""
+    in_source, in_target = await asyncio.gather(source.sum_parts(table), target.sum_parts(table))
+    nothing = Checksum()
+    pairs = {
+        part: (in_source.get(part, nothing), in_target.get(part, nothing))
+        for part in in_source.keys() | in_target.keys()
+    }
+    names = sorted(part for part, (one, other) in pairs.items() if one != other)
+    to_read = sum(max(one.rows for one in pairs[part]) for part in names)
+    return Parts(tuple(names), sum(each.rows for each in in_source.values()), to_read)
+
+
+async def candidates(
+    table: Table, source: AsyncReader, target: AsyncReader, parts: Parts
+) -> tuple[set[Key], int]:
+    """The keys whose rows in these parts differ, and the number of rows read from the source."""
+    in_source, in_target = await asyncio.gather(
+        _read(table, source, parts), _read(table, target, parts)
+    )
+    keys = in_source.keys() | in_target.keys()
+    return {key for key in keys if in_source.get(key) != in_target.get(key)}, len(in_source)
+
+
+async def _read(table: Table, reader: AsyncReader, parts: Parts) -> dict[Key, TextRow]:
+    comparable, rows_of = reader.comparable_rows(table), reader.rows_of(table, parts.names)
+
+    def read(blocking: RowReader) -> dict[Key, TextRow]:
+        return {key_of(table, row): row for rows in rows_of(blocking) for row in comparable(rows)}
+
+    return await reader.run(read)
