@@ -10,7 +10,7 @@ TEST_WORKERS ?= 2
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install test slow lint format demo bench bench-check clean
+.PHONY: help install test slow lint format audit demo bench bench-check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ lint: $(STAMP) ## ruff, its formatter in check mode, mypy strict
 format: $(STAMP) ## put the sources into their standard form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+audit: $(STAMP) ## look for known vulnerabilities of the installed packages; asks PyPI
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[audit]'
+	@mkdir -p build
+	$(BIN)/python -m pip freeze --exclude-editable > build/installed.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement build/installed.txt
 
 demo: $(STAMP) ## mirror a small live shop database, kill the engine, prove both sides equal
 	$(BIN)/tailrace demo

@@ -22,6 +22,8 @@ from pymysql.connections import Connection
 from pymysql.constants import CLIENT
 
 from engine.databases.mysql.pymysql_adapter import (
+    CLEAR_TEXT,
+    GuardedConnection,
     force_close,
     is_old_password,
     limit_timeouts,
@@ -131,7 +133,7 @@ def prepare(
     timeout = timeout_seconds or settings.timeout_seconds
     context = _tls(address)
     required = address.tls != "prefer" or bool(address.tls_ca or address.tls_cert)
-    connection: Connection[Any] = Connection(
+    connection = GuardedConnection(
         host=address.host,
         port=address.port,
         user=address.user,
@@ -244,8 +246,9 @@ def query_all(
             while cursor.nextset():
                 found.append(list(cursor.fetchall()))
             return found
-    except (AssertionError, IndexError, UnicodeDecodeError, struct.error) as error:
-        # PyMySQL's errors for packets that do not follow the protocol.
+    except (AssertionError, IndexError, RuntimeError, UnicodeDecodeError, struct.error) as error:
+        # PyMySQL's errors for packets that do not follow the protocol; a RuntimeError if the server
+        # asks for a file of this machine (LOAD DATA LOCAL).
         force_close(connection)
         raise side.lost(f"an answer of the {side.name} was damaged on its way") from error
 
@@ -308,6 +311,12 @@ def _translate(error: pymysql.MySQLError, side: Side) -> SourceError | SinkError
         return side.refused(f"no secure connection to the {side.name}: {text}", hint=hint)
     if code in _OLD_PASSWORD or is_old_password(error):
         return _old_password(side)
+    if code == CLEAR_TEXT:
+        return side.refused(
+            f"cannot log in at the {side.name}: {text}",
+            hint=f'set tls = "verify-full" and tls_ca in {side.section}: another server may have'
+            " taken its place",
+        )
     if code == _NO_PLUGIN:
         return side.refused(f"cannot log in at the {side.name}: {text}", hint=_OTHER_PLUGIN)
     if code == _UNKNOWN_CHARSET:

@@ -17,12 +17,16 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ssl import SSLContext
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import pymysql
 from pymysql.connections import Connection
 
+from engine.toolkit.hosts import is_local
+
 __all__ = [
+    "CLEAR_TEXT",
+    "GuardedConnection",
     "force_close",
     "is_old_password",
     "limit_timeouts",
@@ -34,6 +38,35 @@ __all__ = [
     "socket_of",
     "take_socket",
 ]
+
+
+#: The client library's code for an error of an authentication method.
+CLEAR_TEXT: Final = 2061
+#: The authentication methods that send the password as it is.
+_CLEAR_TEXT_METHODS: Final = (b"mysql_clear_password", b"dialog")
+
+
+if TYPE_CHECKING:
+    _Connection = Connection[Any]
+else:
+    _Connection = Connection  # it is generic in its type information only
+
+
+class GuardedConnection(_Connection):
+    """A connection that shows nobody on the network the password.
+
+    A server chooses the method of authentication. MySQL's own clients refuse those that send the
+    password as clear text, unless they are told otherwise; PyMySQL follows any server, also without
+    TLS. Relies on ``_process_auth``, which answers the server's choice, and on ``_secure``, which
+    is true once the connection uses TLS.
+    """
+
+    def _process_auth(self, plugin_name: bytes, *more: object) -> object:
+        if plugin_name in _CLEAR_TEXT_METHODS and not (self._secure or is_local(self.host)):  # type: ignore[attr-defined]
+            raise pymysql.OperationalError(
+                CLEAR_TEXT, "the server asks for the password as clear text, without TLS"
+            )
+        return super()._process_auth(plugin_name, *more)  # type: ignore[misc]
 
 
 class _Internals(Protocol):
