@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -55,6 +56,25 @@ def tailrace(*words: str | Path) -> CommandResult:
     assert SECRET not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return CommandResult(done.returncode, done.stdout, done.stderr)
+
+
+def on_terminal(*words: str | Path) -> tuple[int, str]:
+    """The exit status of a command, and what it draws on a terminal at its standard error."""
+    terminal, its_end = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "engine.cli", *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=its_end,
+        env=os.environ | {"COLUMNS": "200", "TERM": "xterm"},
+    ) as process:
+        os.close(its_end)
+        drawn = bytearray()
+        with suppress(OSError):  # Linux reports the end so
+            while data := os.read(terminal, 1 << 16):
+                drawn += data
+        status = process.wait(DEADLINE_SECONDS)
+    os.close(terminal)
+    return status, drawn.decode()
 
 
 def closed_port() -> int:
@@ -248,7 +268,11 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
     assert table.items() >= pets.items()
     assert tailrace("verify", config, "--no-record").status == 0
     assert proof_of_pets(target_database) is None
-    assert tailrace("verify", config).status == 0
+    status_code, drawn = on_terminal("verify", config)
+    assert status_code == 0
+    assert "comparing" in drawn
+    assert f"{database}.pets" in drawn
+    assert "5 rows" in drawn
     equal = proof_of_pets(target_database)
     assert equal is not None
     assert (equal.outcome, equal.rows, equal.differences) == ("equal", 5, 0)
