@@ -23,6 +23,7 @@ from contextlib import (
     closing,
     suppress,
 )
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +43,10 @@ from engine.ops import log
 from engine.ops.metrics import Metrics
 from engine.ops.monitor import Monitor
 from engine.ops.repeats import PROGRESS
+from engine.ops.service_manager import as_service
 from engine.ops.status import Status
 from engine.ops.telemetry import start_metrics, start_tracing
+from engine.ops.words import headline
 from engine.remedies import rendered
 from engine.schema import Table
 from engine.settings.api import ApiSettings, parse_listen
@@ -177,8 +180,14 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         stack.push_async_callback(asyncio.to_thread, tracing.close)
         stack.push_async_callback(asyncio.to_thread, sender.close)
         await stack.enter_async_context(_meanwhile(sender.run(monitor.refresh, monitor.samples)))
+        if options.supervised is None:
+            await stack.enter_async_context(as_service(lambda: _in_words(monitor)))
         await engine.run(until_caught_up=options.until_caught_up, deadline_seconds=options.deadline)
     return 0 if engine.pipeline.stopping else _conclude(engine.status(), str(options.config))
+
+
+def _in_words(monitor: Monitor) -> str:
+    return headline(monitor.status(), datetime.now().astimezone()).text
 
 
 def _make_server(

@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from engine.cli.wiring import (
 from engine.commands import CommandStore
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
+from engine.ops.service_manager import as_service
 from engine.ops.supervisor.processes import Found, Supervisor
 from engine.remedies import remedy_of
 from engine.settings.api import ApiSettings, parse_listen
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from engine.ops.server import HttpServer
     from engine.ops.supervisor.engines import EngineApis
 
-__all__ = ["supervise"]
+__all__ = ["read_directory", "supervise"]
 
 Reload: TypeAlias = "Callable[[], Coroutine[None, None, str]]"
 
@@ -79,7 +81,7 @@ async def _supervise(
         supervisor = Supervisor(_Engines(apis, format), Path(folder))
 
         async def reload() -> str:
-            outcome = await supervisor.apply(await asyncio.to_thread(_read, directory))
+            outcome = await supervisor.apply(await asyncio.to_thread(read_directory, directory))
             logger.info("the directory is read", extra={"outcome": outcome})
             return outcome
 
@@ -88,12 +90,20 @@ async def _supervise(
             _obey_signals(supervisor, reload, ending)
             try:
                 await reload()
-                await ending.wait()
+                async with as_service(lambda: _in_words(supervisor)):
+                    await ending.wait()
+                    await supervisor.stop()
             finally:
                 repeats.cancel()
                 await supervisor.stop()
                 await apis.close()
                 log.write_held()
+
+
+def _in_words(supervisor: Supervisor) -> str:
+    """The number of pipelines by the state of their process."""
+    states = Counter(it.process for it in supervisor.statuses())
+    return ", ".join(f"{count} {state}" for state, count in states.items()) + "."
 
 
 class _Engines:
@@ -128,7 +138,7 @@ def _configurations(directory: Path) -> list[Path]:
     return sorted(it for it in files if it.name != FILE and not it.name.startswith("."))
 
 
-def _read(directory: Path) -> list[Found]:
+def read_directory(directory: Path) -> list[Found]:
     """The configurations of a directory, each with its settings or its mistake. Blocks."""
     return [_found(file) for file in _configurations(directory)]
 
@@ -157,7 +167,7 @@ def _found(file: Path) -> Found:
 
 def _obey_signals(supervisor: Supervisor, reload: Reload, ending: asyncio.Event) -> None:
     """SIGTERM and Ctrl-C have all engines commit and stop; a second Ctrl-C kills them. SIGHUP reads
-    the directory again.
+    the directory again; from a terminal it means that the terminal is gone.
     """
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[str]] = set()
@@ -174,7 +184,7 @@ def _obey_signals(supervisor: Supervisor, reload: Reload, ending: asyncio.Event)
 
     loop.add_signal_handler(signal.SIGTERM, ending.set)
     loop.add_signal_handler(signal.SIGINT, interrupted)
-    loop.add_signal_handler(signal.SIGHUP, hung_up)
+    loop.add_signal_handler(signal.SIGHUP, ending.set if sys.stderr.isatty() else hung_up)
 
 
 def _make_server(

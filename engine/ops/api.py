@@ -182,10 +182,8 @@ class Api:
     async def _get_ready(self, _: Request) -> Response:
         now = self._status()
         shown = {name: getattr(now, name) for name in ("pipeline", "state", "lag_seconds")}
-        lag_seconds = now.lag_seconds
-        if lag_seconds is None:
-            lag_seconds = time.monotonic() - self._started_at
-        if reason := _unready(now.state, lag_seconds, self._max_lag_seconds):
+        since_start = time.monotonic() - self._started_at
+        if reason := _unready(now, since_start, self._max_lag_seconds):
             failing = {"status": "failing", "reason": reason, **shown}
             return json_response(failing, HTTPStatus.SERVICE_UNAVAILABLE)
         return json_response({"status": "ok", **shown})
@@ -325,8 +323,14 @@ async def problem(_: Request, error: Exception) -> Response:
     return json_response(content, error.status_code, error.headers)
 
 
-def _unready(state: str | None, lag_seconds: float, max_lag_seconds: float) -> str:
-    """The reason why the pipeline is not ready; empty if it is."""
+def _unready(status: Status, since_start: float, max_lag_seconds: float) -> str:
+    """The reason why the pipeline is not ready; empty if it is. Until the lag is known, it is the
+    time since the start.
+    """
+    state, lag_seconds = status.state, status.lag_seconds
+    if state == "connecting" and lag_seconds is None:
+        return "source and target are not connected yet"
+    lag_seconds = since_start if lag_seconds is None else lag_seconds
     if state in ("backfilling", "draining", "paused") or lag_seconds <= max_lag_seconds:
         return ""
     if state == "connecting":

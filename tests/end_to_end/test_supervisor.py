@@ -7,22 +7,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
-from engine.sandbox.process import children, is_alive
+from engine.sandbox.process import children
 from tests.support.commands import tailrace
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.servers import AnyServer, connect_mysql
+from tests.support.supervised import CONTROL, READ, SupervisorServer, follows
 from tests.support.waiting import wait_until
 
-READ, CONTROL = "read-" * 4, "control-" * 3
 TOKENS = f'[api]\nread_token = "{READ}"\ncontrol_token = "{CONTROL}"\n'
 
 
@@ -64,57 +61,7 @@ class Shops:
                 assert_equal(source, there, database)
 
 
-class Server:
-    """The supervisor's server, asked with a token."""
-
-    def __init__(self, engine: EngineProcess) -> None:
-        self._base = f"http://127.0.0.1:{engine.port}"
-        self._engine = engine
-
-    def ask(self, path: str, body: object = None, token: str = READ) -> tuple[int, bytes]:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", "Tailrace-User": "ada"}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        request = urllib.request.Request(self._base + path, data, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
-
-    def pipelines(self) -> dict[str, dict[str, Any]]:
-        """The status by pipeline; empty while there is no answer."""
-        assert self._engine.process.poll() is None, self._engine.tail()
-        try:
-            code, body = self.ask("/status")
-        except OSError:
-            return {}
-        assert code == 200
-        return {it["pipeline"]: it for it in json.loads(body)["pipelines"]}
-
-    def wait(self, name: str, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        """Wait until a pipeline fulfils a condition; return it."""
-        found: dict[str, Any] = {}
-
-        def fulfilled() -> bool:
-            found.clear()
-            found.update(self.pipelines().get(name, {}))
-            return bool(found) and bool(condition(found))
-
-        try:
-            wait_until(fulfilled, timeout=30)
-        except AssertionError as error:
-            raise AssertionError(f"{name}: {found}, {self._engine.tail()}") from error
-        return found
-
-
-def follows(it: dict[str, Any]) -> bool:
-    """Whether the pipeline streams, and has its table."""
-    return bool(it["status"] and it["status"]["state"] == "streaming" and it["tables"].get("live"))
-
-
-def assert_roles(server: Server) -> None:
+def assert_roles(server: SupervisorServer) -> None:
     """The supervisor protects its own paths, and those of each pipeline."""
     for path in ("/status", "/metrics", "/pipelines/one/status", "/pipelines/one/events"):
         assert server.ask(path, token="")[0] == 401, path
@@ -126,7 +73,7 @@ def assert_roles(server: Server) -> None:
     assert server.ask("/commands", {"command": "pause"}, CONTROL)[0] == 404
 
 
-def assert_control(server: Server) -> None:
+def assert_control(server: SupervisorServer) -> None:
     """A pipeline is controlled through the supervisor, which tells the engine who does it."""
     code, body = server.ask("/pipelines/one/commands", {"command": "pause"}, CONTROL)
     assert code == 202
@@ -138,7 +85,7 @@ def assert_control(server: Server) -> None:
     server.wait("one", follows)
 
 
-def assert_a_killed_engine_goes_on(shops: Shops, server: Server) -> None:
+def assert_a_killed_engine_goes_on(shops: Shops, server: SupervisorServer) -> None:
     """One engine is killed: it starts again, and loses nothing. The other one does not notice."""
     shops.change()
     before = {name: it["pid"] for name, it in server.pipelines().items()}
@@ -151,7 +98,9 @@ def assert_a_killed_engine_goes_on(shops: Shops, server: Server) -> None:
     assert server.pipelines()["two"]["pid"] == before["two"]
 
 
-def assert_reloads(shops: Shops, directory: Path, server: Server, engine: EngineProcess) -> None:
+def assert_reloads(
+    shops: Shops, directory: Path, server: SupervisorServer, engine: EngineProcess
+) -> None:
     """A new file, one that is gone, and one with a mistake that is gone."""
     (directory / "two.toml").unlink()
     (directory / "broken.toml").unlink()
@@ -183,7 +132,7 @@ def test_the_pipelines_of_a_directory(
     (directory / "broken.toml").write_text("[sorce]\n")
     (directory / "supervisor.toml").write_text(TOKENS)
     with EngineProcess(directory) as engine:
-        server = Server(engine)
+        server = SupervisorServer(engine)
         listen = f'listen = "127.0.0.1:{engine.port}"\n'
         server.wait("one", follows)
         server.wait("two", follows)
@@ -209,21 +158,3 @@ def test_the_pipelines_of_a_directory(
         server.wait("three", lambda it: it["process"] == "ended")
         assert "stop" in tailrace(0, "stop", directory)
         assert engine.wait(30) == 0, engine.tail()
-
-
-def test_engines_end_with_their_supervisor(
-    mysql: AnyServer,
-    target_database: str,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    tmp_path: Path,
-) -> None:
-    shops = Shops(mysql, target_database, fresh_mysql_database)
-    directory = tmp_path / "pipelines"
-    directory.mkdir()
-    shops.add(directory, "one")
-    with EngineProcess(directory) as engine:
-        server = Server(engine)
-        pid = server.wait("one", follows)["pid"]
-        engine.kill()
-        wait_until(lambda: not is_alive(pid), what="the end of the engine")
-    assert '"before":"streaming"' in engine.tail().replace(" ", "")  # it has committed and stopped

@@ -104,7 +104,7 @@ def test_each_error_is_in_the_runbook() -> None:
 def test_the_package_brings_the_runbook() -> None:
     shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert shipped["data-files"]["share/tailrace/docs"] == [f"docs/{name}" for name in PAGES]
-    image = (ROOT / "config" / "compose" / "Dockerfile.dockerignore").read_text().splitlines()
+    image = (ROOT / "config" / "deploy" / "Dockerfile.dockerignore").read_text().splitlines()
     assert {f"!docs/{name}" for name in PAGES} <= set(image)
 
 

@@ -122,11 +122,12 @@ def test_pages_need_no_thread() -> None:
         ("streaming", 59.0, 60, ""),
         ("backfilling", 9999.0, 60, ""),
         ("draining", 9999.0, 60, ""),
-        ("connecting", None, 60, ""),
+        ("connecting", None, 60, "source and target are not connected yet"),
+        ("streaming", None, 60, ""),
         ("connecting", 59.0, 60, ""),
         ("streaming", 61.0, 60, "the target is 61 seconds behind the source"),
         ("connecting", 61.0, 60, "source or target has been unreachable for 61 seconds"),
-        ("connecting", None, -1.0, "source or target has been unreachable for 0 seconds"),
+        ("streaming", None, -1.0, "the target is 0 seconds behind the source"),
     ],
 )
 def test_health(

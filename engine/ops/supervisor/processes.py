@@ -215,7 +215,7 @@ class _Entry:
     def __init__(self, found: Found, api: Path, engines: Engines, restarts: RetrySettings) -> None:
         self.found, self.api = found, api
         self._engines, self._settings = engines, restarts
-        self._state: ProcessState = "restarting"
+        self._state: ProcessState = "running"
         self._since = time.time()
         self._process: Process | None = None
         self._restarts = 0
