@@ -127,8 +127,9 @@ class SourceRejected(SourceError):
 class SourceDenied(SourceError):
     """The source denies a request, because the user has no right to it.
 
-    A pipeline that has resumed at a checkpoint had the right before, and retries it for a while: it
-    may be about to be granted again. Before that the set-up is wrong.
+    A pipeline that has resumed at a checkpoint, or has finished its first backfill, had the right
+    before, and retries it for a while: it may be about to be granted again. Before that the set-up
+    is wrong.
     """
 
 

@@ -184,7 +184,10 @@ async def give(sink: Sink | None, command: PipelineCommand, options: argparse.Na
     if sink is None:
         return _unanswered(command, id, options)
     run = rendered("`tailrace run CONFIG`", config=str(options.config))
-    print(f"no engine is connected to the target: {run} executes the command at its start")
+    print(
+        f"no engine is connected to the target: {run} executes the command at its start, and an"
+        " engine that runs when it has connected again"
+    )
     return 0
 
 

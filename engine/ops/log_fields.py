@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from engine.errors import TailraceError
+from engine.remedies import rendered
 
 __all__ = ["FIELDS", "error_fields"]
 
@@ -52,13 +53,15 @@ FIELDS: Final = {
 }
 
 
-def error_fields(error: TailraceError) -> dict[str, str]:
-    """The fields of a line about an error."""
+def error_fields(error: TailraceError, config: str = "") -> dict[str, str]:
+    """The fields of a line about an error. ``config`` is for the command lines in its hint."""
     fields = {
         "error": error.message,
         "error_class": type(error).__name__,
         "table": error.table or "",
         "position": error.position or "",
-        "hint": error.hint,
+        "hint": rendered(
+            error.hint, config=config, table=error.table or "", position=error.position or ""
+        ),
     }
     return {name: value for name, value in fields.items() if value}

@@ -98,7 +98,7 @@ class Pipeline:
         self.counters, self.metrics = shared.counters, metrics
         if isinstance(source, TellsHeartbeat):
             self.counters.interval = source.heartbeat_seconds
-        self._retries = Retries(name, source, sink, retry, stop)
+        self._retries = Retries(name, source, sink, retry, stop, config)
         self._patience: asyncio.Timeout | None = None
         self._epoch: int | None = None
         self._goal: str | None = None
@@ -185,7 +185,7 @@ class Pipeline:
         retries = self._retries
         if attempt is not None:
             if attempt.reads:
-                retries.worked(resumed=bool(attempt.start))
+                retries.worked(fully=bool(attempt.start) or attempt.tracker.live)
             if attempt.writer.commits:
                 retries.progressed()
             if attempt.writer.committed != attempt.start:

@@ -82,8 +82,10 @@ class Retries:
         sink: Sink,
         settings: RetrySettings,
         stop: StopRequest,
+        config: str = "",
     ) -> None:
         self._pipeline = pipeline
+        self._config = config
         self._source = source
         self._sink = sink
         self._settings = settings
@@ -93,21 +95,24 @@ class Retries:
         self._readings = 0
         #: Whether source and target were connected, and the log was read from the checkpoint.
         self.has_worked = False
-        #: Whether one of these attempts has begun at a stored checkpoint.
-        self._has_resumed = False
+        #: Whether the first backfill does not count any more.
+        self._has_worked_fully = False
+        #: Whether the lost side may not have been reachable when it was probed at last.
+        self._was_away = True
         #: The text of the last error, without its hint.
         self.last_error = ""
 
-    def worked(self, *, resumed: bool) -> None:
-        """Source and target were connected, and the log was read from the checkpoint; ``resumed``:
-        from one that was stored before.
+    def worked(self, *, fully: bool) -> None:
+        """Source and target were connected, and the log was read from the checkpoint; ``fully``:
+        the pipeline has resumed at a stored checkpoint, or has finished the first backfill.
         """
         self.has_worked = True
-        self._has_resumed |= resumed
+        self._has_worked_fully |= fully
 
     def progressed(self) -> None:
         """Something was committed."""
         self._delay, self._failing_since = self._settings.first_seconds, None
+        self._was_away = True
 
     def advanced(self) -> None:
         """The stored position has moved."""
@@ -128,7 +133,7 @@ class Retries:
             _meaning(error),
             extra={
                 "pipeline": self._pipeline,
-                **error_fields(error),
+                **error_fields(error, self._config),
                 "delay_seconds": round(self._delay, 3),
             },
         )
@@ -138,7 +143,7 @@ class Retries:
         if isinstance(error, SourceRejected | SinkRejected | SourceDenied | SinkDenied):
             limit = min(limit, REJECTED_SECONDS) if limit else REJECTED_SECONDS
             denied = isinstance(error, SourceDenied | SinkDenied)
-            has_worked = self._has_resumed if denied else self.has_worked
+            has_worked = self._has_worked_fully if denied else self.has_worked
             return has_worked and failing_seconds <= limit
         if isinstance(error, DecodeError):
             return error.table is None and self._readings < READINGS
@@ -152,8 +157,16 @@ class Retries:
         self._delay = min(self._delay * 2, self._settings.max_seconds)
         while (left := until - time.monotonic()) > 0 and not self._stop:
             await self._stop.wait(min(left, PROBE_SECONDS))
-            if left > PROBE_SECONDS and not connected and await self._reachable(error):
+            if left > PROBE_SECONDS and not connected and await self._is_back(error):
                 return
+
+    async def _is_back(self, error: TailraceError) -> bool:
+        """Whether the lost side can be reached again. If it can, and the next attempt fails all the
+        same, that was not the reason, and the next waits have their full length.
+        """
+        reachable = await self._reachable(error)
+        was_away, self._was_away = self._was_away, not reachable
+        return reachable and was_away
 
     async def _reachable(self, error: TailraceError) -> bool:
         """Whether the lost side can be reached again; False if it cannot tell."""

@@ -23,7 +23,7 @@ from engine.change import Cascade, DeleteRange, KeepKeys, Row
 from engine.contract import Applied
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.stored import Storage
-from engine.errors import ApplyError, TailraceError
+from engine.errors import TailraceError
 from engine.schema import Table, TableId
 from engine.toolkit.compaction import NetChanges
 from sinks.postgres.cascades import Cascades
@@ -194,15 +194,21 @@ class Applier:
             [(net, self._statements_for(net, applied)) for net in nets],
         )
         cursors: list[tuple[NetChanges, int, Cursor]] = []
-        async with session.translate_errors(), session.connection.pipeline():
-            await session.begin_in_pipeline()
-            for net, statements in batches:
-                for it in statements:
-                    sure = it.fallback and not net.upsert
-                    query = _HIT.format(it.query) if sure else it.query
-                    cursor = await session.execute_many(query, it.parameters)
-                    cursors.append((net, len(it.parameters), cursor))
-            end = await conclude()
+        try:
+            async with session.translate_errors(), session.connection.pipeline():
+                await session.begin_in_pipeline()
+                for net, statements in batches:
+                    for it in statements:
+                        sure = it.fallback and not net.upsert
+                        query = _HIT.format(it.query) if sure else it.query
+                        cursor = await session.execute_many(query, it.parameters)
+                        cursors.append((net, len(it.parameters), cursor))
+                end = await conclude()
+        except TailraceError as error:
+            # Without the marks of ``_execute_pipelined`` only one table is sure.
+            if len(nets) == 1 and cursors[-1][2].statusmessage is None and not session.broken:
+                error.table = str(nets[0].table.id)
+            raise
         for net, count, cursor in cursors:
             _count_drift(applied, net, count - cursor.rowcount)
         return end
@@ -228,9 +234,10 @@ class Applier:
                         [await session.execute_many(it.query, it.parameters) for it in statements]
                     )
                     marks.append(await session.connection.execute("SELECT", prepare=True))
-        except ApplyError as error:
+        except TailraceError as error:
             reached = sum(mark.statusmessage is not None for mark in marks)
-            error.table = str(batches[reached][0].table.id)
+            if reached < len(batches) and not session.broken:
+                error.table = str(batches[reached][0].table.id)
             raise
         return cursors
 

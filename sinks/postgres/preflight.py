@@ -21,7 +21,7 @@ from sinks.postgres.rights import target_schemas
 from sinks.postgres.schema import is_reserved
 from sinks.postgres.session import Session
 from sinks.postgres.staging import refuse_without_right
-from sinks.postgres.state import StateStore
+from sinks.postgres.state import SCHEMA, StateStore
 
 __all__ = ["check"]
 
@@ -43,6 +43,14 @@ WHERE n.nspname = ANY($1::text[]) AND t.typrelid = 0 AND t.typcategory <> 'A'"""
 _SCHEMA_RIGHTS = """
 SELECT has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE')
 FROM pg_namespace WHERE nspname = $1"""
+#: Of the tables with these schemas and names, and of the ordinary tables of another schema.
+_MISSING_RIGHTS = """
+SELECT n.nspname, c.relname, string_agg(it, ', ' ORDER BY it)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) it
+WHERE c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, it)
+AND (n.nspname = $3 OR (n.nspname, c.relname) IN (SELECT * FROM unnest($1::text[], $2::text[])))
+GROUP BY n.nspname, c.relname"""
 _EVENT_TRIGGERS = """
 SELECT quote_ident(evtname) FROM pg_event_trigger
 WHERE evtevent IN ('ddl_command_start', 'ddl_command_end')
@@ -69,6 +77,7 @@ async def check(
     if all(finding.level == "ok" for finding in rights):
         findings += await _event_triggers(session)
     findings += await _existing(session, naming, pipeline, tables, storage)
+    findings += await _writes(session, naming, pipeline)
     findings += _names(naming, tables)
     findings += _unmatched(storage, tables)
     findings += _plain(storage, tables)
@@ -241,6 +250,28 @@ async def _existing(
         finally:
             await session.rollback()
     return findings
+
+
+async def _writes(session: Session, naming: Naming, pipeline: str) -> list[Finding]:
+    """The rights that the role lacks on the tables that the pipeline has made, and on its state."""
+    owners = await StateStore(session, pipeline, naming).owners()
+    places = [place for place, owner in owners.items() if owner == pipeline]
+    schemas, names = [schema for schema, _ in places], [name for _, name in places]
+    cursor = await session.execute(_MISSING_RIGHTS, (schemas, names, SCHEMA))
+    by_rights: dict[str, list[str]] = {}
+    for schema, name, rights in await cursor.fetchall():
+        by_rights.setdefault(rights, []).append(quote(schema, name))
+    role = quote(session.connection.info.user)
+    return [
+        Finding(
+            "error",
+            "target rights",
+            f"the role lacks {rights} on {', '.join(sorted(tables))}",
+            f"GRANT {rights} ON {', '.join(sorted(tables))} TO {role};",
+            code="PG025",
+        )
+        for rights, tables in sorted(by_rights.items())
+    ]
 
 
 def _names(naming: Naming, tables: Sequence[Table]) -> Iterator[Finding]:

@@ -105,6 +105,12 @@ class Session:
         """Whether there is a connection, which may be broken."""
         return self._connection is not None
 
+    @property
+    def broken(self) -> bool:
+        """Whether there is no connection that works."""
+        connection = self._connection
+        return connection is None or connection.closed or connection.broken
+
     async def connect(self) -> None:
         """Open a new connection. Raises ``SinkLost``, or ``SinkError`` if a retry cannot help."""
         await self.close()
@@ -341,8 +347,7 @@ class Session:
         self.give_up(f"no answer within {seconds:g} s, the deadline of [sink] {setting}")
 
     def _translate(self, error: psycopg.Error, table: object) -> TailraceError:
-        connection = self._connection
-        broken = connection is None or connection.closed or connection.broken
+        broken = self.broken
         if broken and self._given_up:
             return SinkLost(
                 f"the connection to PostgreSQL was given up: {self._given_up}",

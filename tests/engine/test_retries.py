@@ -59,7 +59,7 @@ def test_a_rejected_connection_is_retried_for_a_while_with_an_error_in_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decides = retries()
-    decides.worked(resumed=False)
+    decides.worked(fully=False)
     decides.take(SourceRejected("password"))
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     monkeypatch.setattr("engine.pipeline.retries.REJECTED_SECONDS", 0.0)
@@ -68,14 +68,14 @@ def test_a_rejected_connection_is_retried_for_a_while_with_an_error_in_the_log(
 
 
 @pytest.mark.parametrize("error", [SourceDenied("SELECT"), SinkDenied("INSERT")])
-def test_a_missing_right_is_retried_after_a_resumed_attempt_only(
+def test_a_missing_right_is_retried_when_it_was_there_before(
     caplog: pytest.LogCaptureFixture, error: TailraceError
 ) -> None:
     decides = retries()
-    decides.worked(resumed=False)  # the first backfill, which uses rights for the first time
+    decides.worked(fully=False)  # the first backfill, which uses rights for the first time
     with pytest.raises(type(error)):
         decides.take(error)
-    decides.worked(resumed=True)
+    decides.worked(fully=True)
     decides.take(error)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "a right is missing" in caplog.text
@@ -96,7 +96,7 @@ def test_a_log_that_cannot_be_read_is_read_again_a_few_times() -> None:
 
 def test_other_errors_end_the_pipeline_and_lost_connections_do_not() -> None:
     decides = retries()
-    decides.worked(resumed=False)
+    decides.worked(fully=False)
     decides.take(SinkLost("broken"))
     assert decides.last_error == "broken"
     with pytest.raises(SourceError):
@@ -112,6 +112,32 @@ def test_a_wait_ends_when_the_lost_side_can_be_reached(monkeypatch: pytest.Monke
     asyncio.run(retries(MINUTES, sink).wait(SinkLost("broken"), connected=False))
     assert sink.asked == 2
     assert time.monotonic() - started < 10
+
+
+class Denying(MemorySink):
+    """A target that can be reached, and that fails all the same."""
+
+    def reachable(self) -> bool:
+        return True
+
+
+def test_a_side_that_can_be_reached_ends_one_wait_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.pipeline.retries.PROBE_SECONDS", 0.01)
+    settings = RetrySettings(first_seconds=0.3, max_seconds=0.3)
+    decides = retries(settings, Denying(MemorySinkSettings("memory:test"), "test", MemoryStore()))
+
+    async def waited() -> float:
+        started = time.monotonic()
+        await decides.wait(SinkLost("no room"), connected=False)
+        return time.monotonic() - started
+
+    async def work() -> None:
+        assert await waited() < 0.2
+        assert await waited() >= 0.2
+        decides.progressed()
+        assert await waited() < 0.2
+
+    asyncio.run(work())
 
 
 class Endless(MemorySource):

@@ -63,6 +63,12 @@ class Prometheus:
         except AssertionError as error:
             raise AssertionError(f"{set(names)} should fire, {seen[0]} do") from error
 
+    def wait_until_fires(self, *names: str) -> None:
+        """Wait until one of these alerts fires, whatever else does."""
+        wait_until(
+            lambda: not self.firing().isdisjoint(names), timeout=40, what=f"{' or '.join(names)}"
+        )
+
     def _get(self, path: str) -> Any:
         url = f"http://{self._address}/api/v1/{path}"
         with urllib.request.urlopen(url, timeout=10) as answer:

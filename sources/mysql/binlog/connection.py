@@ -26,6 +26,7 @@ from pymysql.constants import COMMAND
 from engine.databases.mysql.connect import (
     ACCESS_DENIED,
     TRANSIENT,
+    error_code,
     establish,
     interrupt,
     is_mariadb,
@@ -51,6 +52,11 @@ _MISSED_HEARTBEATS: Final = 3
 _GTID_DUMP_FLAG: Final = 0x04
 
 _OWN_SERVER_ID: Final = "set server_id of this source to an unused number, or to 0"
+_REPLICATION_SLAVE: Final = (
+    "GRANT REPLICATION SLAVE ON *.* TO the user of the source's url;"
+    " `tailrace check CONFIG` has the whole statement"
+)
+_REPEATS: Final = "if the error repeats, look into the server's error log"
 _FATAL_READING_LOG: Final = 1236
 
 
@@ -123,7 +129,7 @@ class BinlogConnection:
     def _register(self, connection: Connection[Any]) -> None:
         host = replica_host(self._settings).encode()
         payload = struct.pack("<IB", self.server_id, len(host)) + host
-        with translate_errors():
+        with _replicating():
             # Empty user and password, port 0, recovery rank 0, source id 0.
             send_command(connection, COMMAND.COM_REGISTER_SLAVE, payload + bytes(1 + 1 + 2 + 4 + 4))
             read_ok(connection)
@@ -155,7 +161,7 @@ class BinlogConnection:
     def _dump(self, command: int, payload: bytes) -> None:
         connection = self._connection
         assert connection is not None
-        with translate_errors():
+        with _replicating():
             send_command(connection, command, payload)
             self._socket = take_socket(connection, self._settings.heartbeat_seconds)
         if isinstance(self._socket, ssl.SSLSocket):
@@ -188,11 +194,13 @@ class BinlogConnection:
         except (OSError, ValueError) as error:
             if self._stopped:
                 return []
-            raise SourceLost(f"the connection to the source broke: {error}") from error
+            raise SourceLost(
+                f"the connection to the source broke: {error}", hint=_REPEATS
+            ) from error
         if not data:
             if self._stopped:
                 return []
-            raise SourceLost("the source has closed the connection")
+            raise SourceLost("the source has closed the connection", hint=_REPEATS)
         self._silence_seconds = 0.0
         self.waited_seconds += time.monotonic() - started
         return self._packets.cut(data)
@@ -219,6 +227,23 @@ class BinlogConnection:
         self._socket = None
         if connection is not None:
             force_close(connection)
+
+
+@contextmanager
+def _replicating() -> Iterator[None]:
+    """Translate the errors of replication commands. A server denies them to a user that is logged
+    in with the error of a denied login, too.
+    """
+    try:
+        with translate_errors():
+            yield
+    except SourceLost:
+        raise
+    except SourceError as error:
+        if error_code(error) not in ACCESS_DENIED:
+            raise
+        message = "the source denies its log to this user"
+        raise SourceDenied(message, hint=_REPLICATION_SLAVE) from error.__cause__
 
 
 def replica_host(settings: MySQLSettings) -> str:
@@ -282,7 +307,7 @@ def _refusal(ending: ServerError) -> SourceError:
     if ending.code in ACCESS_DENIED:
         return SourceDenied(
             f"the source denies access: {text}",
-            hint="GRANT REPLICATION SLAVE ON *.* TO the user of the source's url",
+            hint=_REPLICATION_SLAVE,
         )
     if "max_allowed_packet" in lower:
         return SourceError(

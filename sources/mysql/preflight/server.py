@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from engine.contract import Finding
-from engine.databases.mysql.connect import ACCESS_DENIED, error_code, query
-from engine.errors import SourceError, SourceLost
+from engine.databases.mysql.connect import query
+from engine.errors import SourceDenied, SourceError, SourceLost
 from sources.mysql.binlog.connection import BinlogConnection, choose_server_id
 from sources.mysql.clock import ServerClock
 from sources.mysql.preflight.context import DAY_SECONDS, Check, Context, retention_seconds
@@ -226,9 +226,8 @@ def _rights(context: Context) -> Iterator[Finding]:
     except SourceLost:
         raise
     except SourceError as error:
-        action = "GRANT REPLICATION SLAVE ON *.* TO <user>"
-        if error.hint and error_code(error) not in ACCESS_DENIED:
-            action = error.hint
+        denied = isinstance(error, SourceDenied) or not error.hint
+        action = "GRANT REPLICATION SLAVE ON *.* TO <user>" if denied else error.hint
         yield Finding("error", "rights", error.message, action, code="MY021")
     finally:
         replica.close()

@@ -1,0 +1,389 @@
+"""
+Faults that an operator meets, caused for real. Each is named by the status, the log and
+`tailrace check`, its alert fires, and what they say to type ends it: both sides are equal then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pymysql
+import pytest
+from pymysql.constants import COMMAND
+
+from engine.databases.mysql.connect import query
+from engine.databases.mysql.pymysql_adapter import force_close, read_ok, send_command, take_socket
+from engine.sandbox import SandboxUnavailable, Server, start_postgres
+from sources.mysql.position import parse_position
+from tests.support.commands import tailrace
+from tests.support.compare import differences
+from tests.support.engine_process import EngineProcess, write_config
+from tests.support.fake_time import clock_ahead
+from tests.support.mysql_sessions import FreshDatabase, Writer, source_of
+from tests.support.prometheus import Prometheus
+from tests.support.servers import AnyServer, connect_mysql, do_without, obtain
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+
+USER = "tailrace_faults"
+
+
+class Mirror:
+    """A mirrored database with the table t, and an engine that follows it."""
+
+    def __init__(self, writer: Writer, source: str, target: str, folder: Path) -> None:
+        self.writer, self.target, self.folder = writer, target, folder
+        writer("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v LONGTEXT)")
+        self.config = write_config(folder, source, target, f"{writer.database}.*")
+        self.engine: EngineProcess
+
+    @contextmanager
+    def running(self, **variables: Any) -> Iterator[Prometheus]:
+        """The engine runs, and a Prometheus watches it."""
+        with EngineProcess(self.config, **variables) as self.engine:
+            folder = self.folder / str(self.engine.process.pid)
+            folder.mkdir()
+            try:
+                prometheus = Prometheus(folder, self.engine.port)
+            except SandboxUnavailable as error:
+                do_without(error)
+            with prometheus:
+                self.wait_level()
+                yield prometheus
+
+    def insert(self, value: str = "x") -> None:
+        self.writer(f"INSERT INTO t (v) VALUES ('{value}')")
+
+    def wait_error(self, kind: str, text: str) -> dict[str, Any]:
+        """Wait for an error that is retried. It has a remedy, and a line in the log."""
+
+        def newest(status: dict[str, Any]) -> bool:
+            errors = status["errors"]
+            return bool(errors) and errors[0]["kind"] == kind and text in errors[0]["message"]
+
+        error: dict[str, Any] = self.engine.wait_status(newest, what=f"{kind}, {text}")["errors"][0]
+        assert error["retried"]
+        assert error["remedy"]
+        assert "CONFIG" not in error["remedy"]
+        logged = wait_until(lambda: self.logged(text), what="a line of the log")[0]
+        assert (logged["error_class"], logged["hint"]) == (kind, error["remedy"])
+        return error
+
+    def logged(self, text: str) -> list[dict[str, Any]]:
+        """The lines of the log about an error with this text."""
+        lines = self.engine.log.read_text().splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [it for it in found if text in it.get("error", "")]
+
+    def wait_level(self) -> None:
+        """The pipeline streams, and both sides are equal."""
+        self.engine.wait_status(lambda it: it["state"] == "streaming")
+        with psycopg.connect(self.target, autocommit=True) as there:
+            wait_until(
+                lambda: not differences(self.writer.connection, there, self.writer.database),
+                what="equal sides",
+            )
+
+    def remedy(self, code: str) -> str:
+        """What `tailrace check` says to type about an error."""
+        found = json.loads(tailrace(1, "check", self.config, "--json"))
+        (action,) = [it["action"] for it in found if (it["code"], it["level"]) == (code, "error")]
+        return str(action)
+
+    def sessions(self, condition: str) -> list[int]:
+        """The sessions of the source for which a condition on the process list holds."""
+        listed = f"SELECT id FROM information_schema.processlist WHERE {condition}"
+        return [int(id) for (id,) in query(self.writer.connection, listed)]
+
+    def kill(self, sessions: Iterable[int]) -> None:
+        """End sessions of the source, unless they have ended."""
+        for id in sessions:
+            with suppress(pymysql.MySQLError):
+                self.writer(f"KILL {id}")
+
+
+@pytest.fixture
+def make_mirror(
+    fresh_mysql_database: FreshDatabase, tmp_path: Path
+) -> Iterator[Callable[..., Mirror]]:
+    """A function that makes a mirror from a server to the database of a URL."""
+    writers: list[Writer] = []
+
+    def make(server: AnyServer, target: str, source: str = "") -> Mirror:
+        writers.append(Writer(server, fresh_mysql_database(server)))
+        return Mirror(writers[-1], source or server.url, target, tmp_path)
+
+    yield make
+    for writer in writers:
+        writer.connection.close()
+
+
+# -- rights, passwords -----------------------------------------------------------------------------
+
+
+@contextmanager
+def limited(server: AnyServer, target: str) -> Iterator[tuple[str, str]]:
+    """The URLs of both sides for users with the rights that a pipeline needs, and no others."""
+    with connect_mysql(server) as connection, closing(psycopg.connect(target)) as there:
+        there.autocommit = True
+        database = target.rpartition("/")[2]
+        name = f"{USER}@'%'"
+        query(connection, f"CREATE USER {name} IDENTIFIED BY 'right'")
+        there.execute(f"CREATE ROLE {USER} LOGIN".encode())
+        try:
+            query(connection, f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {name}")
+            query(connection, f"GRANT SELECT, LOCK TABLES, TRIGGER ON *.* TO {name}")
+            there.execute(f"GRANT CREATE, TEMPORARY ON DATABASE {database} TO {USER}".encode())
+            yield (
+                server.url.replace(f"{server.user}@", f"{USER}:right@"),
+                target.replace("postgres@", f"{USER}@"),
+            )
+        finally:
+            query(connection, f"DROP USER {name}")
+            there.execute(f"DROP OWNED BY {USER} CASCADE".encode())
+            there.execute(f"DROP ROLE {USER}".encode())
+
+
+def test_rights_that_are_revoked(
+    mysql_family: AnyServer, target_database: str, make_mirror: Callable[..., Mirror]
+) -> None:
+    with (
+        limited(mysql_family, target_database) as (source, target),
+        psycopg.connect(target_database, autocommit=True) as there,
+    ):
+        mirror = make_mirror(mysql_family, target, source)
+        mirror.insert()
+        table, name = f"{mirror.writer.database}.t", f"{USER}@'%'"
+        # Before the pipeline has worked, the engine ends.
+        mirror.writer(f"REVOKE REPLICATION SLAVE ON *.* FROM {name}")
+        said = tailrace(1, "run", mirror.config)
+        assert f"`tailrace check {mirror.config}`" in said
+        mirror.writer(mirror.remedy("MY021"))
+
+        with mirror.running() as prometheus:
+            there.execute(f"REVOKE INSERT, UPDATE ON {table} FROM {USER}".encode())
+            mirror.insert()
+            error = mirror.wait_error("SinkDenied", "permission denied")
+            assert (error["table"], bool(error["position"])) == (table, True)
+            prometheus.wait_until_fires("TailraceTargetAway")
+            there.execute(mirror.remedy("PG025").encode())
+            mirror.wait_level()
+
+            there.execute(f"REVOKE UPDATE ON tailrace.checkpoint FROM {USER}".encode())
+            mirror.insert()
+            mirror.wait_error("SinkDenied", "permission denied for table checkpoint")
+            there.execute(mirror.remedy("PG025").encode())
+            mirror.wait_level()
+
+            mirror.writer(f"REVOKE REPLICATION SLAVE ON *.* FROM {name}")
+            mirror.kill(mirror.sessions(f"user = '{USER}'"))
+            mirror.insert()
+            mirror.wait_error("SourceDenied", "denies")
+            prometheus.wait_until_fires("TailraceSourceAway")
+            mirror.writer(mirror.remedy("MY021"))
+            mirror.wait_level()
+
+            mirror.writer(f"ALTER USER {name} IDENTIFIED BY 'other'")
+            mirror.kill(mirror.sessions(f"user = '{USER}'"))
+            mirror.insert()
+            mirror.wait_error("SourceRejected", "denies the login")
+            mirror.config.write_text(mirror.config.read_text().replace(":right@", ":other@"))
+            tailrace(0, "reload", mirror.config)
+            mirror.wait_level()
+            assert mirror.engine.terminate() == 0
+
+
+# -- another replica with the same server_id -------------------------------------------------------
+
+
+@contextmanager
+def replica(server: AnyServer, server_id: int) -> Iterator[None]:
+    """Another replica, to which the server sends its log."""
+    connection = connect_mysql(server)
+    query(connection, "SET @master_binlog_checksum = 'CRC32', @mariadb_slave_capability = 4")
+    host = b"elsewhere"
+    registration = struct.pack("<IB", server_id, len(host)) + host + bytes(12)
+    send_command(connection, COMMAND.COM_REGISTER_SLAVE, registration)
+    read_ok(connection)
+    end = parse_position(source_of(server, "mysql").position())
+    dump = struct.pack("<IHI", end.offset, 0, server_id) + end.file.encode()
+    send_command(connection, COMMAND.COM_BINLOG_DUMP, dump)
+    assert take_socket(connection, timeout_seconds=20.0).recv(1)  # the dump has started
+    yield
+    with connect_mysql(server) as other:  # the server would not notice that it is gone
+        query(other, f"KILL {connection.thread_id()}")
+    force_close(connection)
+
+
+def test_another_replica_with_the_same_server_id(
+    mysql_family: AnyServer, target_database: str, make_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = make_mirror(mysql_family, target_database)
+    text = mirror.config.read_text()
+    mirror.config.write_text(text.replace("[sink]", "server_id = 4545\n[sink]"))
+    with replica(mysql_family, 4545):
+        assert "server_id 4545" in tailrace(1, "run", mirror.config)
+        assert "to an unused number" in mirror.remedy("MY021")
+    wait_until(lambda: not mirror.sessions("command LIKE 'Binlog Dump%'"), what="its end")
+    with mirror.running() as prometheus:
+        own = mirror.sessions("command LIKE 'Binlog Dump%'")
+        with replica(mysql_family, 4545):
+            # MariaDB ends the engine's connection. MySQL does that for a replica of the same UUID.
+            mirror.kill(own)
+            mirror.insert()
+            mirror.wait_error("SourceRejected", "server_id 4545")
+            prometheus.wait_until_fires("TailraceSourceAway")
+            mirror.config.write_text(text.replace("[sink]", "server_id = 0\n[sink]"))
+            tailrace(0, "reload", mirror.config)
+            mirror.wait_level()
+        assert mirror.engine.terminate() == 0
+
+
+# -- a full disk -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 160 MB, whose folder the servers may enter."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "x", folder]).returncode
+    ):
+        pytest.skip("needs the right to mount a disk")
+    for parent in (folder, *list(folder.parents)[:3]):
+        parent.chmod(0o755)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path, rest: int) -> Path:
+    """A file that takes all of a disk but ``rest`` bytes."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(b"x" * (shutil.disk_usage(disk).free - rest))
+    return ballast
+
+
+def test_a_full_disk_of_the_tables(
+    mysql: AnyServer, disk: Path, make_mirror: Callable[..., Mirror]
+) -> None:
+    with obtain(lambda: start_postgres(options=("fsync=off",))) as target:
+        assert isinstance(target, Server)
+        space = disk / "space"
+        space.mkdir()
+        shutil.chown(space, target.layout.data.owner(), target.layout.data.group())
+        with closing(psycopg.connect(target.url)) as there:
+            there.autocommit = True
+            there.execute(f"CREATE TABLESPACE small LOCATION '{space}'".encode())
+            there.execute(b"CREATE DATABASE mirror TABLESPACE small")
+        mirror = make_mirror(mysql, f"{target.url.rpartition('/')[0]}/mirror")
+        with mirror.running() as prometheus:
+            ballast = fill(disk, 200_000)
+            for _ in range(8):
+                mirror.insert(os.urandom(50_000).hex())
+            error = mirror.wait_error("SinkLost", "DiskFull")
+            assert "Make room" in error["remedy"]
+            prometheus.wait_until_fires("TailraceTargetAway", "TailraceErrors")
+            ballast.unlink()
+            mirror.wait_level()
+            assert mirror.engine.terminate() == 0
+
+
+def test_a_full_disk_of_the_write_ahead_log(
+    mysql: AnyServer, disk: Path, make_mirror: Callable[..., Mirror]
+) -> None:
+    """PostgreSQL ends itself then, and cannot start again before there is room."""
+    data = disk / "data"
+    options = ("fsync=off", "max_wal_size=64MB", "restart_after_crash=off")
+    with obtain(lambda: start_postgres(options=options, directory=data)) as target:
+        assert isinstance(target, Server)
+        mirror = make_mirror(mysql, target.url)
+        with mirror.running() as prometheus:
+            ballast = fill(disk, 200_000)
+            for _ in range(60):
+                mirror.insert(os.urandom(300_000).hex())
+            wait_until(lambda: not target.running, what="the end of PostgreSQL")
+            mirror.wait_error("SinkLost", "no connection to PostgreSQL")
+            prometheus.wait_until_fires("TailraceTargetAway")
+            assert "CK002" in tailrace(1, "check", mirror.config)
+            ballast.unlink()
+            target.start()
+            mirror.wait_level()
+            assert mirror.engine.terminate() == 0
+
+
+# -- a lock on the target, a clock, a shape --------------------------------------------------------
+
+
+def test_a_table_of_the_target_that_is_locked_for_longer_than_the_timeout(
+    mysql: AnyServer, target_database: str, make_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = make_mirror(mysql, target_database)
+    with mirror.config.open("a") as config:
+        config.write("timeout_seconds = 3\n")
+    table = f"{mirror.writer.database}.t"
+    with mirror.running(), closing(psycopg.connect(target_database)) as holder:
+        holder.execute(f"LOCK TABLE {table}".encode())
+        mirror.insert()
+        error = mirror.wait_error("SinkLost", "LockNotAvailable")
+        assert error["table"] == table
+        with psycopg.connect(target_database, autocommit=True) as there:
+            hint = error["remedy"].partition("SELECT")[2].rstrip(".")
+
+            def blocks() -> bool:
+                found = there.execute(f"SELECT{hint}".encode()).fetchall()
+                return holder.info.backend_pid in [pid for pid, *_ in found]
+
+            wait_until(blocks, what="the session that holds the lock")
+            there.execute("SELECT pg_terminate_backend(%s)", [holder.info.backend_pid])
+        mirror.wait_level()
+        assert mirror.engine.terminate() == 0
+
+
+def test_a_clock_that_differs(
+    mysql: AnyServer, target_database: str, make_mirror: Callable[..., Mirror]
+) -> None:
+    mirror, clock = make_mirror(mysql, target_database), clock_ahead(600)
+    with mirror.running(environment=clock) as prometheus:
+        prometheus.wait_for("TailraceClockSkew")
+        checked = tailrace(0, "check", mirror.config, environment=clock)
+        assert "MY028" in checked
+        assert "600.0 seconds behind" in checked
+        assert mirror.engine.terminate() == 0
+    with mirror.running() as prometheus:
+        wait_until(lambda: prometheus.query("tailrace_source_clock_ahead_seconds") == [0])
+        prometheus.wait_for()
+
+
+def test_a_table_that_is_altered_to_what_cannot_be_followed(
+    mysql_family: AnyServer, target_database: str, make_mirror: Callable[..., Mirror]
+) -> None:
+    mirror = make_mirror(mysql_family, target_database)
+    mirror.writer("CREATE TABLE u (id INT PRIMARY KEY)")
+    table = f"{mirror.writer.database}.t"
+    with mirror.running() as prometheus, psycopg.connect(target_database, autocommit=True) as there:
+        mirror.writer(
+            "ALTER TABLE t ADD e ENUM(x'ff', 'b') CHARACTER SET binary", "INSERT INTO u VALUES (1)"
+        )
+        mirror.insert()
+        prometheus.wait_until_fires("TailraceTableQuarantined")
+        others = f"SELECT count(*) FROM {mirror.writer.database}.u"
+        wait_until(lambda: there.execute(others.encode()).fetchone() == (1,), what="the others")
+        shown = tailrace(3, "tables", mirror.config)
+        assert table in shown
+        mirror.writer("ALTER TABLE t DROP e")
+        tailrace(0, "backfill", mirror.config, table)
+        prometheus.wait_for()
+        mirror.wait_level()
+        assert mirror.engine.terminate() == 0
