@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
+from benchmarks.harness.surroundings import FAR, TRACED, WATCHED
 from benchmarks.harness.target import Target, private_target
 from benchmarks.measurements.bench import Bench
 from benchmarks.measurements.decode import measure_decode
@@ -63,8 +64,10 @@ def measurements(rows: int) -> dict[str, tuple[str, Measurement]]:
     add("stream-mapped", measure_stream, mapped)
     add("snapshot", measure_snapshot, of["insert"])
     for name in ("insert", "update", "single"):
-        add(f"stream-{name}-far", measure_stream, of[name], True)
-    add("snapshot-far", measure_snapshot, of["insert"], True)
+        add(f"stream-{name}-far", measure_stream, of[name], FAR)
+    add("snapshot-far", measure_snapshot, of["insert"], FAR)
+    add("stream-insert-watched", measure_stream, of["insert"], WATCHED)
+    add("stream-insert-traced", measure_stream, of["insert"], TRACED)
     add("latency", measure_latency, rows)
     for name in ("insert", "single", "update", "orders"):
         add(f"profile-{name}", measure_profile, of[name])

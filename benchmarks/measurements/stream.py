@@ -17,10 +17,12 @@ import msgspec
 
 from benchmarks.harness import limits, target
 from benchmarks.harness.clients import psql
-from benchmarks.harness.far import ROUND_TRIP_SECONDS, far_away
+from benchmarks.harness.far import far_away
 from benchmarks.harness.processes import Usage, cpu_seconds, difference, measure
 from benchmarks.harness.source import Sums
+from benchmarks.harness.surroundings import Comparison, Surroundings
 from benchmarks.harness.target import Committed
+from benchmarks.harness.watchers import free_port, receiver, watching
 from benchmarks.measurements.bench import (
     Bench,
     Source,
@@ -38,18 +40,19 @@ from engine.errors import TailraceError
 
 __all__ = ["measure_first_row", "measure_snapshot", "measure_stream"]
 
-#: The limit of the measurements whose names end with ``-far``.
-NO_DELAY = "without delay"
+#: The engine alone.
+NOTHING = Surroundings()
 
 #: Measures a limit on the database at a URL; its output goes to the file.
 Limit = Callable[[str, Path], Usage]
 
 
-def measure_stream(bench: Bench, name: str, workload: Workload, far: bool = False) -> Result:
+def measure_stream(
+    bench: Bench, name: str, workload: Workload, compared: Comparison | None = None
+) -> Result:
     """Measure the engine applying the workload's backlog, alternating with its limits.
 
-    ``far``: both servers are far away from the engine. The limit is then the engine itself behind
-    the same proxies without their delay, because forwarding costs processor time, too.
+    ``compared``: the limit is the engine itself in other surroundings.
     """
     spec = workload.table
     with (
@@ -68,18 +71,20 @@ def measure_stream(bench: Bench, name: str, workload: Workload, far: bool = Fals
             bytes=source.backlog.bytes,
             workload=workload.shape(),
         )
-        if far:
-            _alternate_distance(bench, result, source, spec, base)
+        if compared is not None:
+            _alternate_surroundings(bench, result, source, spec, compared, base)
         else:
             _alternate(bench, result, source, spec, _limits(workload, folder), base, base)
             _measure_peers(bench, result, workload, source, base, folder)
     return result
 
 
-def measure_snapshot(bench: Bench, name: str, workload: Workload, far: bool = False) -> Result:
+def measure_snapshot(
+    bench: Bench, name: str, workload: Workload, compared: Comparison | None = None
+) -> Result:
     """Measure the snapshot of the workload's final table, alternating with its limits.
 
-    ``far`` is as in ``measure_stream``.
+    ``compared`` is as in ``measure_stream``.
     """
     spec = workload.table
     with (
@@ -100,8 +105,8 @@ def measure_snapshot(bench: Bench, name: str, workload: Workload, far: bool = Fa
                 source.url, url, spec, log
             ),
         }
-        if far:
-            _alternate_distance(bench, result, source, spec, None)
+        if compared is not None:
+            _alternate_surroundings(bench, result, source, spec, compared, None)
         else:
             _alternate(bench, result, source, spec, found, base, None)
             _measure_peers(bench, result, workload, source, base, folder)
@@ -155,31 +160,40 @@ def _alternate(
             result.commits = commits
 
 
-def _alternate_distance(
-    bench: Bench, result: Result, source: Source, spec: TableSpec, template: str | None
+def _alternate_surroundings(
+    bench: Bench,
+    result: Result,
+    source: Source,
+    spec: TableSpec,
+    compared: Comparison,
+    template: str | None,
 ) -> None:
-    """Measure the engine behind proxies without and with a delay, ``bench.repeat`` times.
+    """Measure the engine without and with its surroundings, ``bench.repeat`` times.
 
-    ``template`` is the database that the runs start from. Without one they take a snapshot. The
-    rates are those between the first and the last commit of rows: a start takes a fixed number of
-    round trips, whatever follows, so it is a figure of its own.
+    ``template`` is the database that the runs start from. Without one they take a snapshot. Steady
+    rates are those between the first and the last commit of rows: with far servers, a start takes a
+    fixed number of round trips, whatever follows, so it is a figure of its own.
     """
+    both = ((compared.name, compared.without), ("", compared.surroundings))
     with scratch_folder() as folder:
         for number in range(1, bench.repeat + 1):
-            for name, round_trip_seconds in ((NO_DELAY, 0.0), ("", ROUND_TRIP_SECONDS)):
+            # In turns, so that what comes second has no advantage.
+            for name, around in both if number % 2 else both[::-1]:
                 bench.notify(f"{result.name}: {name or 'tailrace'} ({number} of {bench.repeat})")
                 with bench.target.database(template) as url:
                     repetition, commits = _run_engine(
                         *(bench, source, url, spec, folder),
                         snapshot=template is None,
-                        round_trip_seconds=round_trip_seconds,
+                        around=around,
                     )
-                steady = steady_seconds(commits, result.rows) or repetition.seconds
-                repetition = msgspec.structs.replace(repetition, seconds=steady)
+                if compared.steady:
+                    steady = steady_seconds(commits, result.rows) or repetition.seconds
+                    repetition = msgspec.structs.replace(repetition, seconds=steady)
                 if name and repetition.start_seconds is not None:
                     result.limit_start_seconds.append(repetition.start_seconds)
                 if name:
                     result.limits.setdefault(name, []).append(repetition.seconds)
+                    result.limit_cpu_seconds.append(repetition.engine_cpu_seconds)
                 else:
                     result.repetitions.append(repetition)
                     result.commits = commits
@@ -214,24 +228,29 @@ def _run_engine(
     folder: Path,
     *,
     snapshot: bool = False,
-    round_trip_seconds: float | None = None,
+    around: Surroundings = NOTHING,
 ) -> tuple[Repetition, list[Committed]]:
     """Run the engine until it has caught up, and compare both sides.
 
-    ``snapshot`` says that the engine reads the table instead of the log. With
-    ``round_trip_seconds``, there are proxies between the engine and both servers.
+    ``snapshot`` says that the engine reads the table instead of the log.
     """
     bench.target.checkpoint()
     first = target.transaction_id(url)
     source_before = cpu_seconds(source.process_id)
     target_before = cpu_seconds(bench.target.process_id)
+    port = free_port() if around.watched else None
     with (
-        far_away(source.url, round_trip_seconds) as there,
-        far_away(url, round_trip_seconds) as here,
+        far_away(source.url, around.round_trip_seconds) as there,
+        far_away(url, around.round_trip_seconds) as here,
+        receiver(around.traced) as endpoint,
+        watching(port),
     ):
-        config = write_config(folder, there, here, mapping_of(spec))
+        more = f'{mapping_of(spec)}[telemetry]\nendpoint = "{endpoint}"\n'
+        command = engine_command(write_config(folder, there, here, more), "--until-caught-up")
+        if port is not None:
+            command += ["--listen", f"127.0.0.1:{port}"]
         started_at = time.time()
-        usage = measure(engine_command(config, "--until-caught-up"), folder / "engine.log")
+        usage = measure(command, folder / "engine.log")
     source_used = difference(source_before, lambda: cpu_seconds(source.process_id))
     target_used = difference(target_before, lambda: cpu_seconds(bench.target.process_id))
     commits = target.commits(url, spec, first, target.transaction_id(url))

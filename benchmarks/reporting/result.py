@@ -61,9 +61,9 @@ class Result(msgspec.Struct, kw_only=True):
     """All repetitions of one measurement and of its limits.
 
     The engine's ratio is to the first of ``limits``. If that is the engine itself, its starts are
-    ``limit_start_seconds``. ``commits`` are those of the last repetition,
-    ``latencies_ms`` the samples of all repetitions. ``bytes`` is the size of the log, ``workload``
-    describes the rows, and ``steps`` are CPU seconds by step.
+    ``limit_start_seconds``, and its processor times ``limit_cpu_seconds``. ``commits`` are those of
+    the last repetition, ``latencies_ms`` the samples of all repetitions. ``bytes`` is the size of
+    the log, ``workload`` describes the rows, and ``steps`` are CPU seconds by step.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Result(msgspec.Struct, kw_only=True):
     repetitions: list[Repetition] = []
     limits: dict[str, list[float]] = {}
     limit_start_seconds: list[float] = []
+    limit_cpu_seconds: list[float] = []
     commits: list[Committed] = []
     latencies_ms: list[float] = []
     percentiles_ms: dict[str, float] | None = None
@@ -128,6 +129,9 @@ class Result(msgspec.Struct, kw_only=True):
             "start_seconds": _rounded(self.median("start_seconds"), 2),
             "limit_start_seconds": _rounded(
                 median(self.limit_start_seconds) if self.limit_start_seconds else None, 2
+            ),
+            "limit_engine_cpu_seconds": _rounded(
+                median(self.limit_cpu_seconds) if self.limit_cpu_seconds else None, 3
             ),
             "workload": self.workload,
             "steps_cpu_seconds": self.steps,

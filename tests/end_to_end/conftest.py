@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.lag import Followed
+from tests.support.mysql_sessions import FreshDatabase
 from tests.support.policy_mirror import Mirror
 from tests.support.servers import AnyServer
 
@@ -38,3 +40,19 @@ def mirror(
     made = Mirror(mysql_family, fresh_mysql_database(mysql_family), target_database)
     yield made
     made.close()
+
+
+@pytest.fixture
+def follow(
+    postgres: AnyServer, fresh_mysql_database: FreshDatabase, target_database: str
+) -> Iterator[Callable[[AnyServer], Followed]]:
+    """Makes databases that are followed, and closes them."""
+    made: list[Followed] = []
+
+    def make(server: AnyServer) -> Followed:
+        made.append(Followed(server, postgres, fresh_mysql_database(server), target_database))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

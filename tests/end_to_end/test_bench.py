@@ -20,6 +20,7 @@ from benchmarks.harness.clients import mysql as mysql_client
 from benchmarks.harness.clients import psql
 from benchmarks.harness.processes import measure
 from benchmarks.harness.source import MARK, Sums, connect, drop_database
+from benchmarks.harness.surroundings import FAR, TRACED, WATCHED, Comparison
 from benchmarks.harness.target import Committed, Target, private_target
 from benchmarks.measurements.bench import Bench
 from benchmarks.measurements.latency import measure_latency
@@ -84,6 +85,7 @@ def test_the_names_of_the_results() -> None:
             "stream-mapped",
             "snapshot",
             *("stream-insert-far", "stream-update-far", "stream-single-far", "snapshot-far"),
+            *("stream-insert-watched", "stream-insert-traced"),
             "latency",
         ),
         *("profile-insert", "profile-single", "profile-update", "profile-orders"),
@@ -129,7 +131,7 @@ def test_a_stream_and_its_limit_end_in_the_same_rows(
     bench: Bench, workload: str, rows: int
 ) -> None:
     far = workload == "update"
-    result = measure_stream(bench, f"stream-{workload}", WORKLOADS[workload], far)
+    result = measure_stream(bench, f"stream-{workload}", WORKLOADS[workload], FAR if far else None)
     assert sum(commit.rows for commit in result.commits) == result.rows == rows
     assert 0 < result.repetitions[0].seconds < result.repetitions[0].wall_seconds
     assert result.repetitions[0].target_cpu_seconds is not None
@@ -139,6 +141,14 @@ def test_a_stream_and_its_limit_end_in_the_same_rows(
     assert fields["start_seconds"] > 0
     assert (fields["limit_start_seconds"] is not None) == far
     assert fields["peak_memory_mb"] > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compared", [WATCHED, TRACED], ids=lambda it: it.name)
+def test_an_engine_is_compared_with_itself(bench: Bench, compared: Comparison) -> None:
+    result = measure_stream(bench, "stream-insert", WORKLOADS["insert"], compared)
+    assert list(result.to_json()["limits"]) == [compared.name]
+    assert len(result.repetitions) == len(result.limits[compared.name]) == bench.repeat
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -17,71 +17,14 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from engine.pipeline.counters import OVERDUE
-from engine.sandbox.proxy import Proxy
-from tests.support.engine_process import EngineProcess, write_config
-from tests.support.lag import UNSURE_SECONDS, Rig, SteadyWriter
+from tests.support.engine_process import EngineProcess
+from tests.support.lag import HEARTBEAT_SECONDS, INSERT, UNSURE_SECONDS, Followed, Rig
 from tests.support.metric_samples import OPEN_METRICS
-from tests.support.mysql_sessions import FreshDatabase, Writer
 from tests.support.servers import AnyServer
 from tests.support.waiting import wait_until
 
-COMMIT_SECONDS = 0.02
 AWAY_SECONDS = 2.0
-HEARTBEAT_SECONDS = 2.0
-INSERT = "INSERT INTO t (v) VALUES (repeat('x', 200))"
 SMALL_BATCHES = "[batch]\nmax_rows = 50\nqueue_bytes = 40_000\n"
-
-
-class Followed:
-    """Two tables of a database, one of which an engine mirrors, with a proxy before each side."""
-
-    def __init__(self, server: AnyServer, target: AnyServer, database: str, url: str) -> None:
-        self.source, self.target = Proxy(server.host, server.port), Proxy(target.host, target.port)
-        self.writer, self.other = Writer(server, database), Writer(server, database)
-        self.writer(
-            "CREATE TABLE t (id INT PRIMARY KEY AUTO_INCREMENT, v TEXT)", "CREATE TABLE u (id INT)"
-        )
-        self.source_url = server.url.replace(f":{server.port}", f":{self.source.port}")
-        self.target_url = url.replace(f":{target.port}/", f":{self.target.port}/")
-        self.url, self.table = url, f'"{database}".t'
-        self.database = database
-
-    def engine(self, folder: Path, more: str = "") -> EngineProcess:
-        """An engine that is level."""
-        config = write_config(
-            folder, self.source_url, self.target_url, f"{self.database}.t", more=more
-        )
-        text = config.read_text()
-        config.write_text(
-            text.replace("[sink]", f"heartbeat_seconds = {HEARTBEAT_SECONDS}\n[sink]")
-        )
-        engine = EngineProcess(config)
-        engine.wait_status(lambda it: it["state"] == "streaming" and it["lag_seconds"] == 0)
-        return engine
-
-    def rig(self, engine: EngineProcess, interval: float = COMMIT_SECONDS) -> Rig:
-        """What watches the engine."""
-        steady = SteadyWriter(self.writer, interval, INSERT)
-        return Rig(engine.port, self.url, self.table, steady)
-
-    def close(self) -> None:
-        for each in (self.source, self.target, self.writer.connection, self.other.connection):
-            each.close()
-
-
-@pytest.fixture
-def follow(
-    postgres: AnyServer, fresh_mysql_database: FreshDatabase, target_database: str
-) -> Iterator[Callable[[AnyServer], Followed]]:
-    made: list[Followed] = []
-
-    def make(server: AnyServer) -> Followed:
-        made.append(Followed(server, postgres, fresh_mysql_database(server), target_database))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def metrics(engine: EngineProcess, *names: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ from engine.sandbox import SandboxUnavailable, prometheus_command
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.metric_samples import OPEN_METRICS
 from tests.support.mysql_sessions import FreshDatabase, Writer
+from tests.support.otel_receiver import Receiver
 from tests.support.servers import AnyServer, do_without
 from tests.support.waiting import wait_until
 
@@ -26,8 +27,8 @@ from tests.support.waiting import wait_until
 class Followed:
     """A database that an engine mirrors."""
 
-    def __init__(self, writer: Writer, engine: EngineProcess, url: str) -> None:
-        self.writer, self.engine = writer, engine
+    def __init__(self, writer: Writer, engine: EngineProcess, url: str, receiver: Receiver) -> None:
+        self.writer, self.engine, self.receiver = writer, engine, receiver
         self.connection = psycopg.connect(url, autocommit=True)
         self.count = f'SELECT count(*) FROM "{writer.database}".t'
 
@@ -63,17 +64,22 @@ def followed(
     fresh_mysql_database: FreshDatabase,
     target_database: str,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Followed]:
     database = fresh_mysql_database(mysql)
     writer = Writer(mysql, database)
     writer("CREATE TABLE t (id INT PRIMARY KEY AUTO_INCREMENT, v TEXT)")
     writer("INSERT INTO t (v) VALUES ('a'), ('b')")
-    config = write_config(tmp_path, mysql.url, target_database, f"{database}.*")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "500")
+    receiver = Receiver()
+    more = f'[telemetry]\nendpoint = "{receiver.url}"\n'
+    config = write_config(tmp_path, mysql.url, target_database, f"{database}.*", more=more)
     with EngineProcess(config) as engine:
         engine.wait_status(lambda s: s["state"] == "streaming" and s["lag_seconds"] == 0)
-        it = Followed(writer, engine, target_database)
+        it = Followed(writer, engine, target_database, receiver)
         yield it
         it.connection.close()
+    receiver.close()
     writer.connection.close()
 
 
@@ -96,6 +102,15 @@ def test_a_running_engine_serves_the_list(followed: Followed) -> None:
     assert shown["process_cpu_seconds_total"] > 0
     for stage in ("read", "decode", "queue", "apply", "commit", "chunk", "backfill"):
         assert shown[f"tailrace_stage_seconds_count{{{stage}}}"] > 0, stage
+
+    def sent() -> bool:
+        """Whether the receiver has got them, too."""
+        found = followed.receiver.metrics[-1:]
+        return (
+            bool(found) and found[0]["tailrace_transactions_total"].sum.data_points[0].as_int == 5
+        )
+
+    wait_until(sent, what="the metrics at the receiver")
 
     text = followed.text("text/plain")
     types = dict(re.findall(r"^# TYPE (tailrace_\w+) (\w+)$", text, re.MULTILINE))

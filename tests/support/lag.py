@@ -12,15 +12,23 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import psycopg
 
+from engine.sandbox.proxy import Proxy
+from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import Writer
+from tests.support.servers import AnyServer
+from tests.support.waiting import wait_until
 
-__all__ = ["Reported", "Rig", "SteadyWriter", "TrueLag"]
+__all__ = ["INSERT", "Followed", "Reported", "Rig", "SteadyWriter", "TrueLag", "lag_of"]
 
+HEARTBEAT_SECONDS = 2.0
+COMMIT_SECONDS = 0.02
+INSERT = "INSERT INTO t (v) VALUES (repeat('x', 200))"
 POLL_SECONDS = 0.002
 REPORT_SECONDS = 0.03
 #: What the measurement itself may be wrong by: the distance of two commits, and what passes until
@@ -52,7 +60,8 @@ class Thread:
     def stop(self) -> None:
         """End, after the step in progress."""
         self._stopped.set()
-        self._thread.join(10)
+        if self._thread.ident is not None:
+            self._thread.join(10)
 
 
 class SteadyWriter(Thread):
@@ -80,6 +89,27 @@ class Reported(NamedTuple):
     lag_seconds: float | None
 
 
+def lag_of(port: int) -> float | None:
+    """The lag that the engine of this port reports, without asking its source; None if it does not
+    follow the log. Raises OSError if there is no engine.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health/ready")
+        found = json.load(connection.getresponse())
+    finally:
+        connection.close()
+    lag: float | None = found["lag_seconds"]
+    return lag if found["state"] == "streaming" else None
+
+
+def _is_level(engine: EngineProcess) -> bool:
+    assert engine.process.poll() is None, engine.tail()
+    with suppress(OSError):
+        return lag_of(engine.port) == 0
+    return False
+
+
 class _Reader(Thread):
     """Asks the engine for its lag, at an address that needs no answer of the source."""
 
@@ -90,13 +120,10 @@ class _Reader(Thread):
 
     def step(self) -> None:
         """Ask once."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
         with suppress(OSError):
             begun = time.time()
-            connection.request("GET", "/health/ready")
-            lag = json.load(connection.getresponse())["lag_seconds"]
+            lag = lag_of(self._port)
             self.found.append(Reported(begun, time.time(), lag))
-        connection.close()
 
 
 class TrueLag(Thread):
@@ -206,3 +233,41 @@ class Rig:
         """A condition that holds after so many seconds."""
         end = time.monotonic() + seconds
         return lambda: time.monotonic() >= end
+
+
+class Followed:
+    """Two tables of a database, one of which an engine mirrors, with a proxy before each side."""
+
+    def __init__(self, server: AnyServer, target: AnyServer, database: str, url: str) -> None:
+        self.source, self.target = Proxy(server.host, server.port), Proxy(target.host, target.port)
+        self.writer, self.other = Writer(server, database), Writer(server, database)
+        self.writer(
+            "CREATE TABLE t (id INT PRIMARY KEY AUTO_INCREMENT, v TEXT)", "CREATE TABLE u (id INT)"
+        )
+        self.source_url = server.url.replace(f":{server.port}", f":{self.source.port}")
+        self.target_url = url.replace(f":{target.port}/", f":{self.target.port}/")
+        self.url, self.table = url, f'"{database}".t'
+        self.database = database
+
+    def engine(self, folder: Path, more: str = "") -> EngineProcess:
+        """An engine that is level."""
+        config = write_config(
+            folder, self.source_url, self.target_url, f"{self.database}.t", more=more
+        )
+        text = config.read_text()
+        config.write_text(
+            text.replace("[sink]", f"heartbeat_seconds = {HEARTBEAT_SECONDS}\n[sink]")
+        )
+        engine = EngineProcess(config)
+        wait_until(lambda: _is_level(engine), timeout=60, what="an engine that is level")
+        return engine
+
+    def rig(self, engine: EngineProcess, interval: float = COMMIT_SECONDS) -> Rig:
+        """What watches the engine."""
+        steady = SteadyWriter(self.writer, interval, INSERT)
+        return Rig(engine.port, self.url, self.table, steady)
+
+    def close(self) -> None:
+        """Close the proxies and the connections."""
+        for each in (self.source, self.target, self.writer.connection, self.other.connection):
+            each.close()
