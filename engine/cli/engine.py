@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from engine.cli.verify import require_comparable
 from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
 from engine.commands import CommandStore
 from engine.contract import Source
@@ -119,6 +120,7 @@ class Engine:
             )
         for make in (make_source, make_sink, make_mapping):
             make(settings)
+        require_comparable(settings)
         self._next = settings
         outcome = "the configuration is read again"
         if any(getattr(settings, it) != getattr(self.settings, it) for it in _AT_START):

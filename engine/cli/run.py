@@ -33,9 +33,11 @@ import uvloop
 import benchmarks as bench_command
 from engine import demo as demo_command
 from engine.cli.command import Command
+from engine.cli.continuous import ContinuousVerify
 from engine.cli.engine import Engine
 from engine.cli.output import write_records
 from engine.cli.stored import stored_state
+from engine.cli.verify import require_comparable
 from engine.cli.wiring import load_settings, make_sink, make_source, version_and_codecs
 from engine.contract import SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
@@ -101,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
 
         return supervise(options)
     settings = load_settings(options.config)
+    require_comparable(settings)
     name = settings.pipeline.name
     log.configure(options.log_format or settings.log.format, settings.log.level, name)
     version, codecs = version_and_codecs()
@@ -167,6 +170,8 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         monitor = Monitor(engine, metrics)
         await stack.enter_async_context(_meanwhile(monitor.watch()))
         await stack.enter_async_context(_meanwhile(monitor.watch_proofs(engine.proofs)))
+        comparing = ContinuousVerify(engine, metrics).run()
+        await stack.enter_async_context(_meanwhile(comparing))
         if (server := _make_server(settings, options, engine, monitor)) is not None:
             await stack.enter_async_context(server)
         if settings.notify:

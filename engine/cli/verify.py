@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Final, NamedTuple
 
@@ -35,7 +35,7 @@ from engine.settings.loader import Settings
 from engine.verify import comparison
 from engine.verify.report import TableReport, VerifyReport
 
-__all__ = ["VERIFY"]
+__all__ = ["VERIFY", "Chosen", "Record", "Waiting", "choose", "require_comparable", "rows_of"]
 
 #: How often the target is asked for its checkpoint.
 POLL_SECONDS: Final = 0.1
@@ -103,20 +103,22 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
     sink = make_sink(settings)
     state, checkpoint = await stored_state(sink)
     mapping = make_mapping(settings)
-    chosen = _choose(mapping.restore(state), checkpoint.progress, mapping, options.table)
-    record = _Record(sink, checkpoint.progress, stores=not options.no_record)
+    chosen = choose(mapping.restore(state), checkpoint.progress, mapping, options.table)
+
+    async def committed() -> str | None:
+        state = await sink.state()
+        return None if state is None or state.checkpoint is None else state.checkpoint.position
+
     with closing(make_source(settings)) as source:
-
-        async def passed(position: str, deadline: float) -> bool:
-            return await _passed(source, sink, position, deadline)
-
+        waiting = Waiting(source, committed)
+        record = Record(sink, state, waiting, stores=not options.no_record)
         expected: Mapping[TableId, int] = {}
         if sys.stderr.isatty() and isinstance(source, SnapshotSource):
             tables = [table for of in chosen.tables.values() for table in of]
             expected = await asyncio.to_thread(source.estimates, tables)
         with (
-            closing(_rows_of("source", source)) as source_rows,
-            closing(_rows_of("sink", sink)) as target_rows,
+            closing(rows_of("source", source)) as source_rows,
+            closing(rows_of("sink", sink)) as target_rows,
             comparison_progress(expected) as update,
         ):
             try:
@@ -125,7 +127,7 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
                     MappedReader(source_rows, mapping),
                     SharesReader(target_rows),
                     source_position=source.position,
-                    passed=passed,
+                    passed=waiting.passed,
                     by_rows=options.rows,
                     deadline_seconds=options.deadline_seconds,
                     progress=lambda name, rows: update(chosen.names[name], rows),
@@ -145,6 +147,30 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
     )
 
 
+class Waiting:
+    """Waits for the pipeline. ``committed`` returns the position that the target holds.
+
+    ``stalled`` says that a wait has come to its deadline.
+    """
+
+    def __init__(self, source: Source, committed: Callable[[], Awaitable[str | None]]) -> None:
+        self.stalled = False
+        self._source = source
+        self._committed = committed
+
+    async def passed(self, position: str, deadline: float) -> bool:
+        """Wait until the target holds everything up to ``position``. False after the deadline, a
+        time of ``time.monotonic``.
+        """
+        while time.monotonic() < deadline:
+            committed = await self._committed()
+            if committed is not None and self._source.reached(committed, position):
+                return True
+            await asyncio.sleep(POLL_SECONDS)
+        self.stalled = True
+        return False
+
+
 class Chosen(NamedTuple):
     """The tables to compare.
 
@@ -158,7 +184,7 @@ class Chosen(NamedTuple):
     left: Mapping[str, str]
 
 
-def _choose(
+def choose(
     state: State,
     progress: Mapping[TableId, TableProgress],
     mapping: TableMappings,
@@ -186,26 +212,37 @@ def _choose(
     return Chosen(by_target, shown, left)
 
 
-class _Record:
+class Record:
     """Stores the outcomes of live tables, some at a time, because each call of a sink is a
-    connection. ``progress`` is that of the tables at the beginning.
+    connection. ``state`` is that of the beginning, ``waiting`` what the comparison waits with.
 
-    ``refused`` is the error of a target that does not store them; the comparison goes on.
+    What differs is stored only if the table is live and has the same version at the end. Else the
+    rows on the target may be known to be old, or were read as what they are not.
+
+    ``stored`` has what was stored. ``refused`` is the error of a target that does not store it; the
+    comparison goes on.
     """
 
     def __init__(
-        self, sink: Sink, progress: Mapping[TableId, TableProgress], *, stores: bool
+        self,
+        sink: Sink,
+        state: State,
+        waiting: Waiting,
+        *,
+        stores: bool = True,
     ) -> None:
         self.refused: SinkError | None = None
+        self.stored: dict[TableId, TableProof] = {}
+        self._waiting = waiting
         self._sink = sink
         self._stores = stores
-        self._live = _live(progress)
+        self._live = _live(state)
         self._found: dict[TableId, TableProof] = {}
         self._stored_at = time.monotonic()
 
     async def add(self, table: Table, report: TableReport) -> None:
         """Note the outcome of a table of the target. It is that of all its tables of the source."""
-        proof = _proof(report)
+        proof = _proof(report, stalled=self._waiting.stalled)
         self._found |= {it.id: proof for it in table.sources if it.id in self._live}
         if time.monotonic() - self._stored_at >= RECORD_SECONDS:
             await self.store()
@@ -219,22 +256,36 @@ class _Record:
             return
         try:
             if any(proof.outcome == "different" for proof in found.values()):
-                # Rows of a table that was to be read again meanwhile are known to be old.
-                _, checkpoint = await stored_state(sink)
-                live = _live(checkpoint.progress)
-                found = {id: proof for id, proof in found.items() if id in live}
+                state, _ = await stored_state(sink)
+                now = _live(state)
+                found = {
+                    id: proof
+                    for id, proof in found.items()
+                    if proof.outcome != "different" or now.get(id) == self._live[id]
+                }
             if found:
                 await sink.save_proofs(found)
+                self.stored |= found
         except SinkError as error:
             self.refused = error
 
 
-def _live(progress: Mapping[TableId, TableProgress]) -> set[TableId]:
-    return {id for id, it in progress.items() if it.state == "live"}
+def _live(state: State) -> dict[TableId, Table]:
+    """The live tables of the source, each with the version of the target's table."""
+    progress = {} if state.checkpoint is None else state.checkpoint.progress
+    versions = {it.id: table for table in state.tables for it in table.sources}
+    return {
+        id: versions[id] for id, it in progress.items() if it.state == "live" and id in versions
+    }
 
 
-def _proof(report: TableReport) -> TableProof:
-    differences = report.differing + report.missing + report.extra
+def _proof(report: TableReport, *, stalled: bool) -> TableProof:
+    """The proof of a report. What seems to differ after the pipeline has ``stalled`` may be on its
+    way.
+    """
+    differences, hot = report.differing + report.missing + report.extra, report.hot
+    if stalled:
+        differences, hot = 0, hot + differences
     outcome: ProofOutcome = "different" if differences else "inconclusive"
     return TableProof(
         "equal" if report.equal else outcome,
@@ -243,7 +294,7 @@ def _proof(report: TableReport) -> TableProof:
         report.position,
         report.rows,
         differences,
-        report.hot,
+        hot,
         report.method,
         reason=report.inconclusive,
         equal_at=report.started_at if report.equal else None,
@@ -256,7 +307,15 @@ def _left_out(table: str, reason: str) -> TableReport:
     return TableReport(table, 0, 0, 0, 0, 0.0, equal=False, inconclusive=inconclusive)
 
 
-def _rows_of(side: str, end: Source | Sink) -> RowReader:
+def require_comparable(settings: Settings) -> None:
+    """Raise ConfigError if an engine is to compare tables by itself and cannot."""
+    if settings.verify.continuous:
+        sink = make_sink(settings)
+        for side, end in (("source", make_source(settings)), ("sink", sink)):
+            rows_of(side, end).close()
+
+
+def rows_of(side: str, end: Source | Sink) -> RowReader:
     """The reader of a side's tables. Raises ConfigError if its tables cannot be read."""
     if isinstance(end, Readable):
         return end.row_reader()
@@ -264,14 +323,3 @@ def _rows_of(side: str, end: Source | Sink) -> RowReader:
         f"the tables of this {side} cannot be read, so they cannot be compared",
         hint="`tailrace verify CONFIG` compares a MySQL or MariaDB server with PostgreSQL",
     )
-
-
-async def _passed(source: Source, sink: Sink, position: str, deadline: float) -> bool:
-    """Wait until the target has everything up to ``position``. False after the deadline."""
-    while time.monotonic() < deadline:
-        state = await sink.state()
-        checkpoint = state.checkpoint if state is not None else None
-        if checkpoint is not None and source.reached(checkpoint.position, position):
-            return True
-        await asyncio.sleep(POLL_SECONDS)
-    return False

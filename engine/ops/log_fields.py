@@ -34,7 +34,7 @@ FIELDS: Final = {
     "code": "The code of a finding, which docs/findings.md describes.",
     "subject": "What a finding is about.",
     "policy": "The value policy that has changed values.",
-    "count": "A number of tables or of dead letters.",
+    "count": "A number of tables, of dead letters, or of rows that differ.",
     "rows": "Rows of changes that were applied, or that were left out.",
     "backfilled_rows": "Rows that were backfilled.",
     "lag_seconds": "How far the target is behind, in seconds.",

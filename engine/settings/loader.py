@@ -26,6 +26,7 @@ from engine.settings.mapping import MaskSettings, TableRules
 from engine.settings.notify import NotifySettings
 from engine.settings.reference import reference_path
 from engine.settings.secrets import SecretError, resolve
+from engine.settings.verify import VerifySettings
 
 __all__ = [
     "BatchSettings",
@@ -190,6 +191,7 @@ class Settings(Struct, frozen=True):
     log: LogSettings
     notify: Mapping[str, NotifySettings]
     telemetry: TelemetrySettings
+    verify: VerifySettings
 
 
 def load(path: Path, source_type: StructOf, sink_type: StructOf) -> Settings:
@@ -393,6 +395,7 @@ def _shape(source: type[Struct], sink: type[Struct]) -> type[Struct]:
             ("log", LogSettings, LogSettings()),
             ("notify", dict[str, NotifySettings], {}),
             ("telemetry", TelemetrySettings, TelemetrySettings()),
+            ("verify", VerifySettings, VerifySettings()),
         ],
         forbid_unknown_fields=True,
     )

@@ -48,6 +48,7 @@ from engine.contract import RowReader
 from engine.errors import SinkRejected, SourceRejected, TailraceError
 from engine.schema import Table
 from engine.toolkit.checksums import is_ordered
+from engine.verify.pace import Pace
 from engine.verify.parts import MOST_ROWS, Parts, candidates, differing_parts
 from engine.verify.ranges import RangeComparison
 from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
@@ -85,8 +86,10 @@ async def verify(
     deadline_seconds: float = 60.0,
     progress: Progress = lambda table, rows: None,
     found: Found | None = None,
+    pace: Pace | None = None,
 ) -> VerifyReport:
-    """Compare ``tables``, one after the other. ``found`` is called with the result of each.
+    """Compare ``tables``, one after the other. ``found`` is called with the result of each;
+    ``pace`` is the budget of all reads.
 
     ``source_position`` returns the position of the end of the source's log now; it may block.
     ``passed`` gets a position and a time of ``time.monotonic``, waits until the target holds the
@@ -100,7 +103,7 @@ async def verify(
     """
     started = time.monotonic()
     pipeline = PipelineWaiter(source_position, passed, deadline_seconds)
-    source_reader, target_reader = SourceReader(source, target), AsyncReader(target)
+    source_reader, target_reader = SourceReader(source, target, pace), AsyncReader(target, pace)
     reports: list[TableReport] = []
     for table in tables:
         kind = _KeyedComparison if table.key else _KeylessComparison

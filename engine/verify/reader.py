@@ -15,6 +15,7 @@ from engine.contract import RowReader, StoredText
 from engine.schema import Table
 from engine.toolkit.canonical import canonical_json, canonical_rows
 from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
+from engine.verify.pace import Pace
 from engine.verify.report import Key
 
 __all__ = [
@@ -42,15 +43,18 @@ _ZERO: Final = {
 
 
 class AsyncReader:
-    """A ``RowReader`` for the event loop. All users of a reader must share one ``AsyncReader``."""
+    """A ``RowReader`` for the event loop, within the budget of ``pace``. All users of a reader must
+    share one ``AsyncReader``.
+    """
 
-    def __init__(self, reader: RowReader) -> None:
+    def __init__(self, reader: RowReader, pace: Pace | None = None) -> None:
         self._reader = reader
+        self._pace = pace or Pace()
         self._lock = asyncio.Lock()
 
     async def run(self, call: Callable[[RowReader], Answer]) -> Answer:
         """Return the result of ``call``, which runs on a thread and gets the blocking reader."""
-        async with self._lock:
+        async with self._lock, self._pace.turn():
             return await asyncio.to_thread(call, self._reader)
 
     async def chunk(
@@ -118,8 +122,8 @@ class SourceReader(AsyncReader):
     are found on the source again.
     """
 
-    def __init__(self, reader: RowReader, target: RowReader) -> None:
-        super().__init__(reader)
+    def __init__(self, reader: RowReader, target: RowReader, pace: Pace | None = None) -> None:
+        super().__init__(reader, pace)
         self._target = target
         self._forms: dict[Table, _StoredForm] = {}
 

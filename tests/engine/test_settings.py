@@ -30,6 +30,7 @@ from engine.settings.loader import (
 from engine.settings.mapping import MaskSettings, TableRules
 from engine.settings.notify import NotifySettings
 from engine.settings.secrets import redact, resolve
+from engine.settings.verify import VerifySettings
 from sinks import SINKS
 from sources import SOURCES
 
@@ -46,6 +47,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "log": LogSettings,
     "notify": NotifySettings,
     "telemetry": TelemetrySettings,
+    "verify": VerifySettings,
 }
 
 

@@ -1,0 +1,196 @@
+"""
+The comparison that an engine makes by itself (``[verify] continuous = true``).
+
+It is a task beside the pipeline, with connections of its own. It knows of the pipeline only its
+status: the committed position, for which a comparison waits, and whether there is work to do, while
+which it rests. The outcome of each table is stored in the target, so a restart goes on with the
+table whose last comparison is oldest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Final
+
+from engine.checkpoint import TableProgress
+from engine.cli.engine import Engine
+from engine.cli.stored import stored_state
+from engine.cli.verify import Record, Waiting, choose, rows_of
+from engine.cli.wiring import make_mapping, make_sink, make_source
+from engine.errors import ConfigError, TailraceError
+from engine.mapping.reader import MappedReader, SharesReader
+from engine.ops.log_fields import error_fields
+from engine.ops.metrics import Metrics
+from engine.proof import ProofStore, TableProof
+from engine.remedies import rendered
+from engine.schema import Table, TableId
+from engine.settings.loader import Settings
+from engine.settings.verify import VerifySettings
+from engine.verify import comparison
+from engine.verify.pace import Pace
+
+__all__ = ["ContinuousVerify", "due"]
+
+log = logging.getLogger("tailrace.verify")
+
+#: The longest wait until the stored state is read again: a table may be due, or live, before.
+LOOK_SECONDS: Final = 60.0
+#: The wait while the pipeline does not follow.
+BUSY_SECONDS: Final = 1.0
+#: After this time a round begins no other table, so that the stored state is never old.
+ROUND_SECONDS: Final = 60.0
+#: A pipeline that is farther behind has work to do.
+BUSY_LAG_SECONDS: Final = 5.0
+#: How often the status is asked for.
+STATUS_SECONDS: Final = 0.25
+#: A comparison that was inconclusive is repeated after this time, if that is sooner.
+AGAIN_SECONDS: Final = 3600.0
+#: Rows of a chunk: few, because the pipeline shares the interpreter with the comparison.
+CHUNK_ROWS: Final = 1000
+
+
+class ContinuousVerify:
+    """Compares the tables of ``engine`` in the background. ``metrics`` shows the outcomes."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._known: tuple[float, bool] = (0.0, True)
+
+    async def run(self) -> None:
+        """Compare tables as they are due. Returns when it is cancelled."""
+        while True:
+            settings = self._engine.settings
+            wait_seconds = LOOK_SECONDS
+            if settings.verify.continuous:
+                try:
+                    wait_seconds = await self._round(settings)
+                except TailraceError as error:
+                    extra = {"pipeline": settings.pipeline.name, **error_fields(error)}
+                    log.warning("tables cannot be compared now", extra=extra)
+            await asyncio.sleep(wait_seconds)
+
+    def _busy(self) -> bool:
+        """Whether the pipeline has work to do."""
+        at, busy = self._known
+        if time.monotonic() - at > STATUS_SECONDS:
+            status = self._engine.status()
+            busy = status.state != "streaming" or (status.lag_seconds or 0.0) > BUSY_LAG_SECONDS
+            self._known = time.monotonic(), busy
+        return busy
+
+    async def _round(self, settings: Settings) -> float:
+        """Compare the tables that are due, as far as a round goes. Returns the seconds until the
+        next round.
+        """
+        if self._busy():
+            return BUSY_SECONDS
+        sink, mapping = make_sink(settings), make_mapping(settings)
+        if not isinstance(sink, ProofStore):
+            raise ConfigError("this target cannot store what a comparison has found")
+        state, checkpoint = await stored_state(sink)
+        chosen = choose(mapping.restore(state), checkpoint.progress, mapping, ())
+        live = only_live(chosen.tables, checkpoint.progress)
+        waits, tables = due(live, await sink.proofs(), settings.verify, time.time())
+        if not tables:
+            return min(waits, LOOK_SECONDS)
+        rules = settings.verify
+        pace = Pace(rules.budget, rules.rows_per_second, self._busy)
+        read: dict[str, int] = {}
+
+        def progress(table: str, rows: int) -> None:
+            pace.count(rows - read.get(table, 0))
+            read[table] = rows
+
+        with (
+            closing(make_source(settings)) as source,
+            closing(rows_of("source", source)) as source_rows,
+            closing(rows_of("sink", sink)) as target_rows,
+        ):
+            waiting = Waiting(source, self._committed)
+            record = Record(sink, state, waiting)
+            await comparison.verify(
+                _for_a_while(tables),
+                MappedReader(source_rows, mapping),
+                SharesReader(target_rows),
+                source_position=source.position,
+                passed=waiting.passed,
+                chunk_rows=CHUNK_ROWS,
+                progress=progress,
+                found=record.add,
+                pace=pace,
+            )
+        await record.store()
+        if record.refused is not None:
+            raise record.refused
+        self._tell(record.stored, settings.pipeline.name)
+        self._metrics.tables.proven(await sink.proofs())
+        return 0.0 if record.stored else LOOK_SECONDS
+
+    async def _committed(self) -> str | None:
+        return self._engine.status().committed_position
+
+    def _tell(self, stored: Mapping[TableId, TableProof], pipeline: str) -> None:
+        """Log which tables differ."""
+        for id, proof in stored.items():
+            if proof.outcome != "different":
+                continue
+            line = "`tailrace verify CONFIG --table TABLE`"
+            extra = {
+                "pipeline": pipeline,
+                "table": str(id),
+                "position": proof.position,
+                "count": proof.differences,
+                "hint": rendered(line, config=str(self._engine.config), table=str(id)),
+            }
+            log.warning("rows of the table differ from the source", extra=extra)
+
+
+def only_live(
+    tables: Mapping[Table, Sequence[Table]], progress: Mapping[TableId, TableProgress]
+) -> list[Table]:
+    """Those of ``tables``, which are the target's, whose tables of the source are all live."""
+    return [
+        table
+        for table in tables
+        if all(progress[it.id].state == "live" for it in table.sources if it.id in progress)
+    ]
+
+
+def due(
+    tables: Sequence[Table],
+    proofs: Mapping[TableId, TableProof],
+    settings: VerifySettings,
+    now: float,
+) -> tuple[float, list[Table]]:
+    """The tables whose comparison is due, the oldest first, and the seconds until the next one."""
+    times = {
+        table: min(_next(proofs.get(it.id), settings) for it in table.sources) for table in tables
+    }
+    waits = min(times.values(), default=now + LOOK_SECONDS) - now
+    return max(0.0, waits), sorted(
+        (table for table, at in times.items() if at <= now),
+        key=lambda table: (times[table], str(table.id)),
+    )
+
+
+def _next(proof: TableProof | None, settings: VerifySettings) -> float:
+    """When the comparison after this one is due, in Unix seconds."""
+    if proof is None:
+        return 0.0
+    if proof.outcome == "inconclusive":
+        return proof.ended_at + min(settings.every_seconds, AGAIN_SECONDS)
+    return proof.started_at + settings.every_seconds
+
+
+def _for_a_while(tables: Sequence[Table]) -> Iterator[Table]:
+    """The tables, until the round has lasted long enough."""
+    end = time.monotonic() + ROUND_SECONDS
+    for table in tables:
+        if time.monotonic() > end:
+            return
+        yield table

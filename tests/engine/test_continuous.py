@@ -1,0 +1,155 @@
+"""When tables are compared again, the budget of a comparison, and what is stored of an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import pytest
+
+from engine.checkpoint import Checkpoint, TableProgress
+from engine.cli.continuous import AGAIN_SECONDS, LOOK_SECONDS, due, only_live
+from engine.cli.verify import Record, Waiting
+from engine.contract import State
+from engine.mapping.reader import with_sources
+from engine.proof import TableProof
+from engine.schema import Column, Origin, Table, TableId, Type
+from engine.settings.verify import VerifySettings
+from engine.verify.pace import Pace
+from engine.verify.report import TableReport
+from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
+from sources.memory import MemorySettings, MemorySource
+
+COLUMNS = (Column("id", Type("int32"), "int"),)
+A, B, C = (Table(TableId("shop", name), COLUMNS, (0,)) for name in "abc")
+LIVE = TableProgress("live")
+RULES = VerifySettings(continuous=True, every_seconds=1000.0)
+
+
+def proof(started_at: float, outcome: str = "equal") -> TableProof:
+    return msgspec.convert(
+        {"outcome": outcome, "started_at": started_at, "ended_at": started_at + 5.0}, TableProof
+    )
+
+
+def test_the_oldest_comparison_is_due_first() -> None:
+    proofs = {A.id: proof(500.0), B.id: proof(100.0, "different")}
+    assert due([A, B, C], proofs, RULES, 2000.0) == (0.0, [C, B, A])
+    proofs[C.id] = proof(1900.0)
+    assert due([A, B, C], proofs, RULES, 1200.0) == (0.0, [B])
+    assert due([A, B, C], proofs, RULES, 1099.0) == (1.0, [])
+    assert due([], {}, RULES, 0.0) == (LOOK_SECONDS, [])
+
+
+def test_an_inconclusive_comparison_is_repeated_sooner() -> None:
+    proofs = {A.id: proof(500.0, "inconclusive")}
+    rules = VerifySettings(continuous=True)
+    waits, _ = due([A], proofs, rules, 1000.0)
+    assert waits == 505.0 + AGAIN_SECONDS - 1000.0
+    waits, _ = due([A], proofs, RULES, 1000.0)
+    assert waits == 505.0
+
+
+def test_a_merged_table_is_compared_when_one_of_its_tables_is_due() -> None:
+    merged = Table(
+        TableId("all", "t"), COLUMNS, (0,), origins=(Origin(A, "", "1"), Origin(B, "", "2"))
+    )
+    found = due([merged], {A.id: proof(0.0), B.id: proof(900.0)}, RULES, 1000.0)
+    assert found == (0.0, [merged])
+    both = {merged: [A, B]}
+    assert only_live(both, {A.id: LIVE, B.id: LIVE}) == [merged]
+    assert only_live(both, {A.id: LIVE, B.id: TableProgress("catching_up")}) == []
+    left = with_sources(merged, {A.id})
+    assert only_live({left: [A]}, {A.id: LIVE, B.id: TableProgress("quarantined")}) == [left]
+
+
+# -- the budget ------------------------------------------------------------------------------------
+
+
+def test_reads_take_their_share_of_the_time() -> None:
+    async def run() -> float:
+        pace, started = Pace(0.2), time.monotonic()
+
+        async def read() -> None:
+            async with pace.turn():
+                await asyncio.sleep(0.01)
+
+        for _ in range(4):
+            await read()
+        await read()
+        return time.monotonic() - started
+
+    assert asyncio.run(run()) >= 4 * 0.05
+
+
+def test_reads_wait_for_rows_and_for_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.verify.pace.BUSY_SECONDS", 0.001)
+    answers = [True, True, False]
+
+    async def run() -> float:
+        pace = Pace(rows_per_second=1000.0, busy=lambda: answers.pop(0))
+        started = time.monotonic()
+        pace.count(100)
+        async with pace.turn():
+            return time.monotonic() - started
+
+    assert asyncio.run(run()) >= 0.09
+    assert answers == []
+
+
+# -- what is stored --------------------------------------------------------------------------------
+
+
+def report(differing: int = 0, hot: int = 0) -> TableReport:
+    return TableReport(
+        *("shop.a", 10, differing, 0, 0, 1.0, not differing and not hot), hot=hot, started_at=7.0
+    )
+
+
+def recorded(
+    found: TableReport, *, after: Table = A, state: TableProgress = LIVE, stalls: bool = False
+) -> TableProof | None:
+    """What is stored of a comparison of ``A``, which ends as ``after`` in ``state``."""
+    store = MemoryStore()
+
+    def stored(table: Table, progress: TableProgress) -> State:
+        return State(1, Checkpoint("p", 1, "5", 0.0, {A.id: progress}), (table,))
+
+    async def run() -> TableProof | None:
+        store.states["p"] = stored(A, LIVE)
+        sink = MemorySink(MemorySinkSettings("memory:x"), "p", store)
+
+        async def committed() -> str:
+            return "5"
+
+        waiting = Waiting(MemorySource(MemorySettings("memory:x")), committed)
+        record = Record(sink, store.states["p"], waiting)
+        if stalls:
+            assert not await waiting.passed("6", time.monotonic())
+        store.states["p"] = stored(after, state)
+        await record.add(A, found)
+        await record.store()
+        assert record.refused is None
+        return (await sink.proofs()).get(A.id)
+
+    return asyncio.run(run())
+
+
+def test_the_outcome_of_a_live_table_is_stored() -> None:
+    equal, different, hot = (recorded(it) for it in (report(), report(3), report(hot=2)))
+    assert equal == TableProof("equal", 7.0, 8.0, rows=10, equal_at=7.0)
+    assert different == TableProof("different", 7.0, 8.0, rows=10, differences=3)
+    assert hot == TableProof("inconclusive", 7.0, 8.0, rows=10, hot=2)
+
+
+def test_differences_of_a_table_that_was_changed_meanwhile_are_not_stored() -> None:
+    """Its rows on the target may be known to be old, or were read by another version."""
+    assert recorded(report(3), state=TableProgress("pending", again=True)) is None
+    assert recorded(report(3), after=msgspec.structs.replace(A, version=2)) is None
+    assert recorded(report(), after=msgspec.structs.replace(A, version=2)) is not None
+
+
+def test_nothing_is_called_different_after_the_pipeline_has_stalled() -> None:
+    found = recorded(report(3, hot=1), stalls=True)
+    assert found == TableProof("inconclusive", 7.0, 8.0, rows=10, hot=4)
