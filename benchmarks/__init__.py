@@ -37,10 +37,11 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what is measured, and how often."""
     parser.add_argument(
         "what",
-        choices=("decode", "snapshot", "stream", "latency", "profile", "all"),
+        choices=("decode", "snapshot", "stream", "verify", "latency", "profile", "all"),
         help="decode: log files into row tuples; snapshot: the backfill of a table; stream: a"
-        " backlog end to end; latency: from commit to visible under a steady load; profile: the"
-        " engine's processor time by step; all: each of them",
+        " backlog end to end; verify: the comparison of both sides; latency: from commit to"
+        " visible under a steady load; profile: the engine's processor time by step; all: each of"
+        " them",
     )
     parser.add_argument(
         "--rows",

@@ -24,6 +24,7 @@ from benchmarks.measurements.decode import measure_decode
 from benchmarks.measurements.latency import measure_latency
 from benchmarks.measurements.profile import measure_profile
 from benchmarks.measurements.stream import measure_first_row, measure_snapshot, measure_stream
+from benchmarks.measurements.verify import measure_verify
 from benchmarks.peers.measure import PEERS
 from benchmarks.reporting import markdown, plots
 from benchmarks.reporting.progress import Progress
@@ -68,6 +69,7 @@ def measurements(rows: int) -> dict[str, tuple[str, Measurement]]:
     add("snapshot-far", measure_snapshot, of["insert"], FAR)
     add("stream-insert-watched", measure_stream, of["insert"], WATCHED)
     add("stream-insert-traced", measure_stream, of["insert"], TRACED)
+    add("verify", measure_verify, of["insert"])
     add("latency", measure_latency, rows)
     for name in ("insert", "single", "update", "orders"):
         add(f"profile-{name}", measure_profile, of[name])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Environment:
 
     def version(self) -> str:
         """The version of the peer's own package."""
-        package = self.requirements[0].partition(">")[0]
+        package = re.split(r"[\[>]", self.requirements[0])[0]
         code = f"import importlib.metadata as m; print(m.version({package!r}))"
         command: list[str | Path] = [self.python(), "-c", code]
         purpose = f"asking for the version of {package}"

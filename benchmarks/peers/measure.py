@@ -15,6 +15,7 @@ from benchmarks.peers.mysql_replication import MySQLReplication
 from benchmarks.peers.peer import Peer, PeerResult, Scenario
 from benchmarks.peers.pg_chameleon import PgChameleon
 from benchmarks.peers.pgloader import Pgloader
+from benchmarks.peers.reladiff import Reladiff
 from engine.errors import TailraceError
 
 __all__ = ["PEERS", "measure_peers"]
@@ -25,6 +26,7 @@ PEERS: tuple[Peer, ...] = (
     PgChameleon(),
     Pgloader(),
     MySQLReplication(),
+    Reladiff(),
 )
 HINT_LINES = 3
 #: Errors of a peer, its programs and its servers. They become the reason in the peer's result, and

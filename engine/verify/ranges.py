@@ -75,7 +75,7 @@ class RangeComparison:
     async def run(self) -> None:
         """Compare the table, range by range."""
         rows = FIRST_CHUNKS * self._chunk_rows
-        after, upto = None, await self._source.boundary(self._table, EVERYTHING, rows)
+        after, upto = None, await self._end(EVERYTHING, rows)
         while True:
             range, started = KeyRange(after, upto), time.monotonic()
             source, target, following = await asyncio.gather(
@@ -99,9 +99,13 @@ class RangeComparison:
 
     async def _following(self, after: Key | None, rows: int) -> Key | None:
         """The end of the range after ``after``, found while the target still sums the last one."""
-        if after is None:
-            return None
-        return await self._source.boundary(self._table, KeyRange(after), rows)
+        return None if after is None else await self._end(KeyRange(after), rows)
+
+    async def _end(self, rest: KeyRange, rows: int) -> Key | None:
+        """The end of the next range. Behind the source's last rows it is one of the target's keys,
+        because the target may have many rows more."""
+        end = await self._source.boundary(self._table, rest, rows)
+        return end or await self._target.boundary(self._table, rest, rows)
 
     async def _cut(self, range: KeyRange, source: Checksum, target: Checksum) -> None:
         """Find the rows of a range that differ."""

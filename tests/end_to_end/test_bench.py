@@ -27,6 +27,7 @@ from benchmarks.measurements.latency import measure_latency
 from benchmarks.measurements.profile import measure_profile
 from benchmarks.measurements.profile_process import STEPS
 from benchmarks.measurements.stream import measure_first_row, measure_snapshot, measure_stream
+from benchmarks.measurements.verify import measure_verify
 from benchmarks.reporting import markdown
 from benchmarks.reporting.goals import GOALS
 from benchmarks.reporting.result import Repetition, Result, percentiles, short, steady_seconds
@@ -86,6 +87,7 @@ def test_the_names_of_the_results() -> None:
             "snapshot",
             *("stream-insert-far", "stream-update-far", "stream-single-far", "snapshot-far"),
             *("stream-insert-watched", "stream-insert-traced"),
+            "verify",
             "latency",
         ),
         *("profile-insert", "profile-single", "profile-update", "profile-orders"),
@@ -156,6 +158,12 @@ def test_a_snapshot_and_its_limits_end_in_the_same_rows(bench: Bench) -> None:
     result = measure_snapshot(bench, "snapshot", WORKLOADS["insert"])
     assert result.rows == ROWS
     assert len(result.limits) == 2
+
+
+@pytest.mark.slow
+def test_the_comparison_is_measured_in_both_ways(bench: Bench) -> None:
+    result = measure_verify(bench, "verify", WORKLOADS["insert"])
+    assert (result.rows, len(result.repetitions), len(result.limits)) == (ROWS, 1, 1)
 
 
 @pytest.mark.slow

@@ -24,7 +24,8 @@ from benchmarks.harness.target import Target, private_target
 from benchmarks.measurements.bench import Bench
 from benchmarks.measurements.decode import measure_decode
 from benchmarks.measurements.stream import measure_snapshot, measure_stream
-from benchmarks.peers import debezium, pg_chameleon, pgloader
+from benchmarks.measurements.verify import measure_verify
+from benchmarks.peers import debezium, pg_chameleon, pgloader, reladiff
 from benchmarks.peers.environments import Environment
 from benchmarks.peers.logical import LogicalReplication
 from benchmarks.peers.measure import PEERS
@@ -261,3 +262,10 @@ def test_pgloader_loads_a_table(target: Target) -> None:
     if shutil.which("pgloader") is None:
         need(cache_folder() / "debian" / f"{pgloader.BUNDLE.suite}-{pgloader.BUNDLE.packages[0]}")
     snapshot(target, pgloader.Pgloader())
+
+
+@pytest.mark.slow
+def test_reladiff_compares_a_table(target: Target) -> None:
+    need(reladiff.ENVIRONMENT.folder)
+    bench = Bench(target, repeat=1, peers=(reladiff.Reladiff(),))
+    measured(measure_verify(bench, "verify", WORKLOADS["insert"]))

@@ -17,7 +17,13 @@ import pytest
 
 from engine.cli.main import main
 from engine.sandbox import Server, start_mysql
-from tests.end_to_end.test_types import change, check_documents, check_forms, create
+from tests.end_to_end.test_types import (
+    change,
+    check_documents,
+    check_forms,
+    check_row_texts,
+    create,
+)
 from tests.support import compare
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mirror import catch_up, make_pipeline
@@ -254,6 +260,7 @@ def test_every_value_arrives_by_every_path(
         run()
         with psycopg.connect(target_database, autocommit=True) as target:
             compare.assert_equal(connection, target, database)
+            check_row_texts(old_server, connection, target_database, families)
             for name, kinds in families.items():
                 change(cursor, name, kinds)
             run()
