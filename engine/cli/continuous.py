@@ -47,8 +47,10 @@ ROUND_SECONDS: Final = 60.0
 BUSY_LAG_SECONDS: Final = 5.0
 #: How often the status is asked for.
 STATUS_SECONDS: Final = 0.25
-#: A comparison that was inconclusive is repeated after this time, if that is sooner.
+#: A table that was not found equal is compared again after this time, or after so many times the
+#: duration of its comparison, if that is sooner than it would be otherwise.
 AGAIN_SECONDS: Final = 3600.0
+AGAIN_TIMES: Final = 10.0
 #: Rows of a chunk: few, because the pipeline shares the interpreter with the comparison.
 CHUNK_ROWS: Final = 1000
 
@@ -182,9 +184,10 @@ def _next(proof: TableProof | None, settings: VerifySettings) -> float:
     """When the comparison after this one is due, in Unix seconds."""
     if proof is None:
         return 0.0
-    if proof.outcome == "inconclusive":
-        return proof.ended_at + min(settings.every_seconds, AGAIN_SECONDS)
-    return proof.started_at + settings.every_seconds
+    if proof.outcome == "equal":
+        return proof.started_at + settings.every_seconds
+    rest = max(AGAIN_SECONDS, AGAIN_TIMES * (proof.ended_at - proof.started_at))
+    return proof.ended_at + min(settings.every_seconds, rest)
 
 
 def _for_a_while(tables: Sequence[Table]) -> Iterator[Table]:

@@ -34,7 +34,7 @@ def proof(started_at: float, outcome: str = "equal") -> TableProof:
 
 
 def test_the_oldest_comparison_is_due_first() -> None:
-    proofs = {A.id: proof(500.0), B.id: proof(100.0, "different")}
+    proofs = {A.id: proof(500.0), B.id: proof(100.0)}
     assert due([A, B, C], proofs, RULES, 2000.0) == (0.0, [C, B, A])
     proofs[C.id] = proof(1900.0)
     assert due([A, B, C], proofs, RULES, 1200.0) == (0.0, [B])
@@ -42,13 +42,15 @@ def test_the_oldest_comparison_is_due_first() -> None:
     assert due([], {}, RULES, 0.0) == (LOOK_SECONDS, [])
 
 
-def test_an_inconclusive_comparison_is_repeated_sooner() -> None:
-    proofs = {A.id: proof(500.0, "inconclusive")}
+@pytest.mark.parametrize("outcome", ["inconclusive", "different"])
+def test_a_table_that_was_not_equal_is_compared_again_sooner(outcome: str) -> None:
+    """Unless that would take a large part of the time."""
+    proofs = {A.id: proof(500.0, outcome)}
     rules = VerifySettings(continuous=True)
-    waits, _ = due([A], proofs, rules, 1000.0)
-    assert waits == 505.0 + AGAIN_SECONDS - 1000.0
-    waits, _ = due([A], proofs, RULES, 1000.0)
-    assert waits == 505.0
+    assert due([A], proofs, rules, 1000.0)[0] == 505.0 + AGAIN_SECONDS - 1000.0
+    assert due([A], proofs, RULES, 1000.0)[0] == 505.0
+    long = {A.id: msgspec.structs.replace(proofs[A.id], ended_at=2500.0)}
+    assert due([A], long, rules, 1000.0)[0] == 2500.0 + 20_000.0 - 1000.0
 
 
 def test_a_merged_table_is_compared_when_one_of_its_tables_is_due() -> None:
