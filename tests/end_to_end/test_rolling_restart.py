@@ -50,7 +50,7 @@ def wait_stands_by(server: SupervisorServer) -> None:
     server.wait(NAME, lambda it: it["process"] == "standing by")
     assert server.ask("/health/live")[0] == 200
     code, body = server.ask("/health/ready")
-    assert (code, b"Standing by" in body) == (503, True)
+    assert (code, b"mirror: standing by" in body) == (503, True)
 
 
 def received(manager: socket.socket) -> list[str]:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from engine.sandbox.process import children
+from tests.support.browser import open_page
 from tests.support.commands import tailrace
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
@@ -65,6 +67,10 @@ def assert_roles(server: SupervisorServer) -> None:
     """The supervisor protects its own paths, and those of each pipeline."""
     for path in ("/status", "/metrics", "/pipelines/one/status", "/pipelines/one/events"):
         assert server.ask(path, token="")[0] == 401, path
+    # A path that only begins like that of a public page is none.
+    assert server.ask("/pipelines/one/health/../status", token="")[0] == 401
+    assert server.ask("/pipelines/one/health/../status")[0] == 404
+    assert server.ask("/pipelines/one/health/live", token="")[0] == 200
     for path in ("/reload", "/stop", "/pipelines/one/commands"):
         assert server.ask(path, {"command": "pause"})[0] == 403, path
     for path in ("/", "/pipelines/one/", "/pipelines/one/assets/dashboard.js", "/health/ready"):
@@ -139,6 +145,8 @@ def test_the_pipelines_of_a_directory(
         (directory / "supervisor.toml").write_text(TOKENS + listen)
         shown = tailrace(1, "status", directory)
         assert "configuration error" in shown
+        code, body = server.ask("/health/ready", token="")
+        assert (code, json.loads(body)["reason"]) == (503, "broken: configuration error")
         assert "the table is missing" in server.pipelines()["broken"]["message"]
         assert server.ask("/health/ready")[0] == 503
         for child in children(engine.process.pid):
@@ -158,3 +166,32 @@ def test_the_pipelines_of_a_directory(
         server.wait("three", lambda it: it["process"] == "ended")
         assert "stop" in tailrace(0, "stop", directory)
         assert engine.wait(30) == 0, engine.tail()
+
+
+@pytest.mark.slow
+def test_the_pages_of_a_supervisor(tmp_path: Path) -> None:
+    """The index shows each pipeline in words, and leads to its dashboard."""
+    directory = tmp_path / "pipelines"
+    directory.mkdir()
+    away = "127.0.0.1:9/shop"  # nobody listens on the discard port
+    write_config(directory, f"mysql://u@{away}", f"postgresql://u@{away}", "shop.*", name="a b")
+    (directory / "broken.toml").write_text("[sorce]\n")
+    (directory / "supervisor.toml").write_text(TOKENS)
+    with EngineProcess(directory) as engine:
+        server = SupervisorServer(engine)
+        server.wait("a b", lambda it: it["status"] and it["status"]["errors"])
+        with open_page(f"http://127.0.0.1:{engine.port}/", tmp_path) as page:
+            page.wait_text("#login-title", "A token is needed")
+            page.driver.find_element("id", "token").send_keys(CONTROL + "\n")
+            page.wait_text("#connection", "live")
+            shown = page.text("#pipelines")
+            assert "a b" in shown
+            assert "Connecting: no connection to PostgreSQL" in shown
+            assert "source: the table is missing" in shown
+            page.driver.find_element("link text", "a b").click()
+            page.wait_text("#connection", "live")
+            assert page.driver.current_url.endswith("/pipelines/a%20b/")
+            assert page.text("#headline").startswith("Connecting: no connection to PostgreSQL")
+            assert page.text("#pipeline") == "a b"
+            page.driver.back()
+            page.wait_text("#connection", "live")

@@ -55,6 +55,8 @@ __all__ = ["SupervisorApi"]
 RELOAD_SECONDS = 35.0
 #: How long an engine may take to begin a response, or to send the next piece.
 PROXY_SECONDS = 35.0
+#: The paths of an engine that need no role, beside those of pages.
+PUBLIC = ("health/live", "health/ready")
 #: The headers of a request and of a response that are passed on.
 REQUEST_HEADERS = ("accept", "content-type", "tailrace-user")
 RESPONSE_HEADERS = ("content-type", "content-length", "content-security-policy")
@@ -173,9 +175,11 @@ class SupervisorApi:
     async def _pass_on(self, request: Request) -> Response:
         """Have the engine of a pipeline answer."""
         path, name = request.path_params["path"], request.path_params["pipeline"]
-        if not path.startswith("health/"):
+        if path not in PUBLIC:
             role: Role = "read" if request.method in ("GET", "HEAD") else "control"
             self._access.require(request, role)
+        if {".", ".."} & {*path.split("/")}:  # the client below would resolve them
+            raise HTTPException(HTTPStatus.NOT_FOUND)
         api = self._supervisor.api_of(name)
         if api is None:
             raise self._absent(name)
@@ -274,7 +278,7 @@ def _shown(process: ProcessStatus, status: Status | None, now: datetime) -> Supe
 
 
 def _unready(process: ProcessStatus, response: httpx.Response | None) -> str:
-    """Why a pipeline is not ready."""
+    """Why a pipeline is not ready. Everybody may ask, so it has no messages of errors."""
     if response is None:
-        return without_answer(process).text
+        return "no answer" if process.process == "running" else process.process
     return str(msgspec.json.decode(response.content, type=dict).get("reason", ""))
