@@ -129,6 +129,7 @@ class ReaderQueue:
                 if self._measure is not None:
                     self._measure(had - started, put - had)
                 started = put
+                changes = []  # they are not kept while the reader waits
         except BaseException as error:  # noqa: BLE001 - get() raises it again on the event loop
             self._error = error
             if not isinstance(error, TailraceError):

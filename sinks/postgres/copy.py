@@ -145,13 +145,15 @@ class Encoder:
 
     def _large_pieces(self, row: Row) -> Iterator[bytes]:
         if text_size(row) > LARGEST_ROW_BYTES:
-            raise ApplyError(
+            error = ApplyError(
                 "a row is larger than PostgreSQL can receive, which is 1 GiB as text (512 MiB of"
                 " binary values)",
                 hint='Make the value smaller in the source, set drop = ["…"] in [mapping."TABLE"],'
                 ' or add "TABLE" to exclude in [source].',
                 table=self._table,
             )
+            error.of_rows = False  # a dead letter cannot hold it either
+            raise error
         texts = {it.position: self._slice_text(it) for it in self._fields if it.may_need_escape}
         columns = {
             it.position: texts.get(it.position)

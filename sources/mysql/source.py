@@ -356,19 +356,19 @@ class MySQLSource:
             for changes in stream.feed(events):
                 # Errors are raised before the place is reported as reached.
                 following = list(catalog.reach()) if opened else ()
-                yield changes
-                yield from following
+                yield from (changes, *following)
                 unreported, reported_at = True, time.monotonic()
+            received, events, changes = bool(events), [], []  # a huge row does not stay in memory
             caught_up = caught_up or stream.position.resume_position.at_or_after(end)
             if caught_up and opened:
                 yield from catalog.reach()
             if opened and not stream.inside:
-                log.look(stream.position.resume_position, new=bool(events) and not stream.idle)
-            unreported = unreported or stream.position.moved or (stream.idle and bool(events))
+                log.look(stream.position.resume_position, new=received and not stream.idle)
+            unreported = unreported or stream.position.moved or (stream.idle and received)
             if stream.inside or not unreported:
                 continue
             now = self._clock.now()
-            silent = caught_up and not replica.partial and (stream.idle or not events)
+            silent = caught_up and not replica.partial and (stream.idle or not received)
             if silent and not stream.idle:
                 age = now - stream.committed_at
                 silent = last.reached(stream.position.resume_position, age)

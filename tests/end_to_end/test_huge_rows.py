@@ -5,8 +5,11 @@ One row of 200 MB: it arrives, and the engine's memory stays bounded.
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,6 +21,9 @@ from tests.support.servers import obtain
 from tests.support.waiting import wait_until
 
 ROW = 200_000_000
+#: As text, two hexadecimal digits a byte, it is larger than 1 GiB.
+TOO_LARGE = 540_000_000
+REASON = "larger than PostgreSQL can receive"
 
 
 @pytest.fixture
@@ -31,10 +37,14 @@ def writer() -> Iterator[Writer]:
 
 def peak(process: int) -> int:
     """The largest resident memory that a process had, in bytes."""
+    return memory(process, "VmHWM")
+
+
+def memory(process: int, field: str = "VmRSS") -> int:
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
+        if line.startswith(field):
             return int(line.split()[1]) * 1024
-    raise AssertionError("no VmHWM")
+    raise AssertionError(f"no {field}")
 
 
 @pytest.mark.slow
@@ -68,5 +78,52 @@ def test_a_huge_row_arrives_in_bounded_memory(
         md5 = hashlib.md5(b"y" * ROW, usedforsecurity=False).hexdigest()
         wait_until(lambda: (2, ROW, md5) in stored(), 240, "the other value")
         assert peak(engine.process.pid) < 4 * ROW + 150 * MIB
+        wait_until(lambda: memory(engine.process.pid) < ROW, 30, "memory without the row")
         assert (engine.status() or {})["reconnects"] == 0
         assert engine.terminate() == 0
+
+
+@pytest.mark.slow
+def test_a_row_that_postgresql_cannot_hold_quarantines_its_table(
+    writer: Writer, target_database: str, tmp_path: Path
+) -> None:
+    """Whether the row comes by the log or by a backfill. The other tables go on. The row is too
+    large for a dead letter, too.
+    """
+    writer("CREATE TABLE shop.other (id INT PRIMARY KEY)")
+    policy = '[errors]\non_error = "dead_letter"\n'
+    config = write_config(tmp_path, writer.server.url, target_database, "shop.*", more=policy)
+
+    def quarantined(status: dict[str, Any]) -> bool:
+        shown = {it["table"]: (it["state"], it["reason"]) for it in status["tables"]}
+        state, reason = shown.get("shop.file", ("", ""))
+        return state == "quarantined" and REASON in reason
+
+    with (
+        EngineProcess(config) as engine,
+        psycopg.connect(target_database, autocommit=True) as target,
+    ):
+        engine.wait_status(lambda s: s["state"] == "streaming")
+        writer(f"INSERT INTO shop.file VALUES (1, REPEAT('x', {TOO_LARGE}))")
+        engine.wait_status(quarantined, 120)
+        again = [sys.executable, "-m", "engine.cli", "backfill", str(config), "shop.file"]
+        subprocess.run(again, check=True, timeout=60)
+        wait_until(lambda: engine.log.read_text().count(REASON) >= 2, 120, "the backfill")
+        engine.wait_status(quarantined, 120)
+        writer("INSERT INTO shop.other VALUES (1)")
+        query = "SELECT count(*) FROM shop.other"
+        wait_until(lambda: target.execute(query).fetchall() == [(1,)], 60, "the other table")
+        assert peak(engine.process.pid) < 3 * TOO_LARGE + 150 * MIB
+        assert (engine.status() or {})["reconnects"] == 0
+        # Its event would have the value twice. No server sends an event of more than 1 GiB.
+        writer("UPDATE shop.file SET id = 2")
+        assert engine.process.wait(180) == 1
+        assert f"backfill {config} --all" in engine.tail()
+        # The way on.
+        everything = [*again[:-1], "--all"]
+        subprocess.run(everything, check=True, timeout=60)
+        with EngineProcess(config) as engine:
+            engine.wait_status(quarantined, 120)
+            writer("INSERT INTO shop.other VALUES (2)")
+            wait_until(lambda: target.execute(query).fetchall() == [(2,)], 60, "a new row")
+            assert engine.terminate() == 0

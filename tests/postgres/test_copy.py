@@ -380,5 +380,6 @@ def test_large_values_are_written_slice_by_slice(
     assert b"".join(pieces) == expected
     assert len(pieces) > 200
     monkeypatch.setattr("sinks.postgres.copy.LARGEST_ROW_BYTES", 50_000)
-    with pytest.raises(ApplyError, match="larger than PostgreSQL can receive"):
+    with pytest.raises(ApplyError, match="larger than PostgreSQL can receive") as caught:
         list(it.pieces(rows, large=True))
+    assert not caught.value.of_rows

@@ -312,7 +312,8 @@ def _refusal(ending: ServerError) -> SourceError:
     if "max_allowed_packet" in lower:
         return SourceError(
             f"the source cannot send a large event: {text}",
-            hint="SET GLOBAL max_allowed_packet = 1073741824 on the source",
+            hint="SET GLOBAL max_allowed_packet = 1073741824 on the source, if it is less there; a"
+            f" larger event is sent by no server: {BACKFILL_ALL}",
         )
     if ending.code == _FATAL_READING_LOG:
         return SourceError(
