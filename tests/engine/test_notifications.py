@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
@@ -12,10 +13,12 @@ from engine.ops.alerts import ALERTS
 from engine.ops.notifications import MOST_TABLES, Notifications
 from engine.ops.recent_errors import ErrorStatus
 from engine.ops.status import Status, TableStatus
+from engine.proof import TableProof
 
 NOW = datetime(2026, 3, 1, 13, 53, tzinfo=UTC)
 RULES = Path(__file__).parents[2] / "config" / "prometheus" / "tailrace.rules.yml"
 LIVE = TableStatus("shop.orders", "live")
+DIFFERENT = TableProof("different", 1.0, 2.0, differences=3)
 BAD = TableStatus(
     "shop.orders", "quarantined", reason="a value", remedy="tailrace backfill", position="b:4"
 )
@@ -105,6 +108,11 @@ def test_many_tables_are_one_notification() -> None:
             Status(state="paused", lag_seconds=299, log_kept_seconds=3600),
         ),
         ("TailraceDeadLetters", Status(dead_letters=1), Status(dead_letters=0)),
+        (
+            "TailraceDifferent",
+            Status(tables=(msgspec.structs.replace(LIVE, proof=DIFFERENT),)),
+            Status(tables=(LIVE,)),
+        ),
         ("TailracePaused", Status(state="paused"), Status(state="streaming")),
     ],
 )
