@@ -46,6 +46,8 @@ HELD_SECONDS = 1.0
 
 #: The attributes of every log record; all others were passed as ``extra``.
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+#: How psycopg begins a warning of what follows an error that it raises, which is logged itself.
+_ECHO: Final = "error ignored terminating"
 #: A value that needs no quotes in a text line.
 PLAIN = re.compile(r"[\w.:/,+@*-]+")
 
@@ -86,7 +88,7 @@ class StandardError(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or hold it back."""
         if not _is_own(record):
-            if record.levelno < logging.WARNING:
+            if record.levelno < logging.WARNING or str(record.msg).startswith(_ECHO):
                 return
             record = _without_values(record)
         if self._pipeline and not hasattr(record, "pipeline"):

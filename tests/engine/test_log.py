@@ -175,6 +175,7 @@ def test_exceptions_are_logged_without_values(
     logging.getLogger("psycopg").warning(
         "error ignored in rollback on %s: %s", "PLANTED", "PLANTED"
     )
+    logging.getLogger("psycopg").warning("error ignored terminating %r: %s", "PIPELINE", "x")
     logging.getLogger("sqlglot").warning("'PLANTED' contains unsupported syntax")
     logging.getLogger("sqlglot").info("PLANTED")
     thread = threading.Thread(target=fail)
@@ -182,6 +183,7 @@ def test_exceptions_are_logged_without_values(
     thread.join()
     text = capsys.readouterr().err
     assert "PLANTED" not in text
+    assert "error ignored terminating" not in text
     assert text.count("builtins.ValueError") == 3
     for part in ("a bug", "not retrieved:", "error ignored in rollback on", "a thread has failed"):
         assert part in text
