@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from engine.cli.api_address import ApiAddress
+from engine.cli.directory import pipelines_of
 from engine.sandbox.process import children
 from tests.support.browser import open_page
 from tests.support.commands import tailrace
@@ -195,3 +198,17 @@ def test_the_pages_of_a_supervisor(tmp_path: Path) -> None:
             assert page.text("#pipeline") == "a b"
             page.driver.back()
             page.wait_text("#connection", "live")
+        address = f"127.0.0.1:{engine.port}"
+        (directory / "supervisor.toml").write_text(f'{TOKENS}listen = "{address}"\n')
+        options = argparse.Namespace(token_file=None, tls_ca=None)
+        shown_by_top = pipelines_of(directory, options)
+        url = f"http://{address}/pipelines/a%20b"
+        config = str(directory / "a b.toml")
+        assert ("a b", config, ApiAddress(url, CONTROL)) in shown_by_top
+        token = tmp_path / "token"
+        token.write_text(READ)
+        shown = tailrace(1, "status", "--api", url, "--token-file", token)
+        assert "no connection to PostgreSQL" in shown
+        url = f"http://{address}"
+        shown = tailrace(1, "status", "--api", url, "--token-file", token)
+        assert "is a supervisor of several pipelines" in shown
