@@ -82,7 +82,7 @@ class SumsRows(Protocol):
     """
 
     def why_not_summed(self, table: Table) -> str:
-        """Why there are no checksums of this table; empty if there are."""
+        """Why there are no checksums of this table; empty if there are. May block."""
 
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
         """The checksum of the rows with these keys."""

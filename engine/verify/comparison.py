@@ -109,7 +109,7 @@ async def verify(
         kind = _KeyedComparison if table.key else _KeylessComparison
         comparison = kind(table, source_reader, target_reader, pipeline, chunk_rows, progress)
         if not by_rows:
-            comparison.choose_method()
+            await comparison.choose_method()
         report = await comparison.report()
         reports.append(report)
         if found is not None:
@@ -182,14 +182,12 @@ class _Comparison(ABC):
             self.read,
         )
 
-    def choose_method(self) -> None:
+    async def choose_method(self) -> None:
         """Compare by checksums, unless there is a reason against it."""
-        self.reason = self._why_read()
+        readers = self.source, self.target
+        reasons = [await reader.why_not_summed(self.table) for reader in readers]
+        self.reason = next(filter(None, reasons), "")
         self.method = "rows" if self.reason else "checksums"
-
-    def _why_read(self) -> str:
-        """Why all rows have to be read; empty if checksums can be compared."""
-        return self.source.why_not_summed(self.table) or self.target.why_not_summed(self.table)
 
     async def differing_parts(self) -> Parts | None:
         """The parts whose checksums differ. None, after ``_read_instead``, if the table is too

@@ -75,11 +75,10 @@ class AsyncReader:
         wanted = set(keys)
         return {key: row for row in found if (key := key_of(table, row)) in wanted}
 
-    def why_not_summed(self, table: Table) -> str:
+    async def why_not_summed(self, table: Table) -> str:
         """Why the database computes no checksums of a table; empty if it does."""
-        reader = self._reader
-        if isinstance(reader, SumsRows):
-            return reader.why_not_summed(table)
+        if isinstance(self._reader, SumsRows):
+            return await self._sums(lambda reader: reader.why_not_summed(table))
         return "the database computes no checksums"
 
     async def sum_range(self, table: Table, range: KeyRange) -> Checksum:

@@ -23,6 +23,7 @@ from engine.databases.postgres.stored import Storage
 from engine.databases.postgres.types import TEMPORAL
 from engine.schema import Table
 from engine.toolkit.canonical import canonical_json
+from engine.toolkit.checksums import EVERYTHING
 from engine.verify.reader import SourceReader
 from sinks.postgres.settings import PostgresSettings
 from sources.mysql.settings import MySQLSettings
@@ -41,7 +42,8 @@ def unequal_texts(source_url: str, target_url: str, table: Table) -> list[tuple[
     """The columns and values whose computed texts differ although the target is right. ``id`` is
     the key of the table.
 
-    Fails if two values have one text, or a value none.
+    Fails if two values have one text, or a value none, or if the checksums differ although all
+    texts are equal.
     """
     assert of_mysql.why_no_text(table) == of_postgres.why_no_text(table, table) == ""
     with (
@@ -51,6 +53,9 @@ def unequal_texts(source_url: str, target_url: str, table: Table) -> list[tuple[
         stored = SourceReader(source_reader, target_reader).comparable_rows(table)
         source_rows = stored([row for rows in source_reader.scan(table) for row in rows])
         target_rows = [row for rows in target_reader.scan(table) for row in rows]
+        hashes = source_reader.why_not_summed(table) == ""
+        sums = [it.sum_range(table, EVERYTHING) for it in (source_reader, target_reader)]
+        parts = [it.sum_parts(table) for it in (source_reader, target_reader)]
     source = _values(table, _of_source(source_url, table), source_rows)
     target = _values(table, _of_target(target_url, table), target_rows)
     assert source.keys() == target.keys()
@@ -65,6 +70,9 @@ def unequal_texts(source_url: str, target_url: str, table: Table) -> list[tuple[
             assert pair[0].canonical == pair[1].canonical, (column, row)
             if pair[0].computed != pair[1].computed:
                 unequal.append((column.source_type, pair[0].canonical))
+    if hashes and not unequal:
+        assert sums[0] == sums[1]
+        assert parts[0] == parts[1]
     return unequal
 
 

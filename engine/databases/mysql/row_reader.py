@@ -82,6 +82,8 @@ class MySQLRowReader:
         self._side = side
         #: The conditions of ``filter``; empty if the server does not accept one.
         self._conditions: dict[Table, str] = {}
+        #: Whether the server has SHA-256; None if that is not known yet.
+        self._hashes: bool | None = None
         self._connection: Connection[Any] | None = None
 
     def chunk(
@@ -146,7 +148,9 @@ class MySQLRowReader:
 
     def why_not_summed(self, table: Table) -> str:
         """As ``SumsRows.why_not_summed``."""
-        return why_no_text(table)
+        if self._hashes is None:  # a server that was built without SSL has no SHA2
+            self._hashes = self._query("SELECT SHA2('', 256) IS NOT NULL")[0][0] == "1"
+        return why_no_text(table) if self._hashes else "the server has no SHA-256"
 
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
         """As ``SumsRows.sum_range``."""
@@ -308,7 +312,8 @@ def _or_bytes(column: Column) -> str:
     shown = f"LOCATE('?', CONVERT({text} USING utf8mb4)) OR ORD({name}) = 0"
     if text != name:  # the server may also drop what is invalid
         shown = f"{text} IS NULL OR CAST({text} AS BINARY) <> CAST({name} AS BINARY) OR {shown}"
-    return f"IF({shown}, CONCAT('\\0', HEX({name})), {text})"
+    # Old servers do not join a text in ascii with a constant in the connection's charset.
+    return f"IF({shown}, CONCAT('\\0', HEX({name})), CONVERT({text} USING utf8mb4))"
 
 
 def _can_be(table: Table, key: Key) -> bool:
