@@ -26,6 +26,7 @@ from psycopg.pq import TransactionStatus
 
 from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.session_settings import set_statements
+from engine.databases.postgres.settings import guard
 from engine.databases.side import TARGET
 from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
 from sinks.postgres.copy_in import copy_in
@@ -129,6 +130,7 @@ class Session:
                 keepalives_interval=5,
                 keepalives_count=4,
                 tcp_user_timeout=int(seconds * 1000),
+                **guard(settings.url),
             )
         except psycopg.Error as error:
             raise connect_error(error, TARGET) from error
@@ -372,7 +374,10 @@ def is_reachable(url: str, application_name: str) -> bool:
     """Whether the server accepts a connection. Blocks for a few seconds at most."""
     try:
         psycopg.connect(
-            url, connect_timeout=PROBE_SECONDS, application_name=application_name
+            url,
+            connect_timeout=PROBE_SECONDS,
+            application_name=application_name,
+            **guard(url),
         ).close()
     except psycopg.Error:
         return False

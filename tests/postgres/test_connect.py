@@ -4,14 +4,17 @@ The errors of PostgreSQL connections, for a source and for a target.
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
+from contextlib import suppress
 
 import psycopg
 import pytest
 from psycopg import errors as pg
 
 from engine.databases.postgres.connect import connect_error, driver_error
-from engine.databases.postgres.settings import check_url
+from engine.databases.postgres.settings import check_url, guard
 from engine.databases.side import SOURCE, TARGET, Side
 from engine.errors import (
     ConfigError,
@@ -22,6 +25,8 @@ from engine.errors import (
     SourceLost,
     SourceRejected,
 )
+from sinks.postgres.settings import PostgresSettings
+from sinks.postgres.sink import PostgresSink
 
 
 @pytest.mark.parametrize(("side", "lost"), [(SOURCE, SourceLost), (TARGET, SinkLost)])
@@ -94,3 +99,58 @@ def test_a_url_with_an_unescaped_password_is_refused() -> None:
     with pytest.raises(ConfigError, match="the source's URL cannot be read") as caught:
         check_url("postgresql://u:s3cr/et@host/db", SOURCE)
     assert "s3cr" not in f"{caught.value} {caught.value.hint}"
+
+
+class Greedy:
+    """A server without TLS that asks for the password as clear text."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.received = b""
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            client, _ = self._listener.accept()
+            client.settimeout(10)
+            with client:
+                client.recv(4096)  # SSLRequest, or the request for GSSAPI
+                client.sendall(b"N")
+                while (data := client.recv(4096)).endswith(b"\x04\xd2\x16/"):  # SSLRequest again
+                    client.sendall(b"N")
+                client.sendall(b"R" + (8).to_bytes(4, "big") + (3).to_bytes(4, "big"))
+                self.received += data + client.recv(4096)
+
+    def close(self) -> None:
+        self._listener.close()
+        self._thread.join(10)
+
+
+@pytest.mark.parametrize(("host", "sent"), [("0.0.0.0", False), ("127.0.0.1", True)])
+def test_a_password_is_not_sent_as_clear_text(host: str, sent: bool) -> None:
+    """GIVEN a server without TLS that asks for the password itself WHEN it is not on this machine
+    THEN the login is refused. 0.0.0.0 leads here, and does not look like it."""
+    server = Greedy()
+    url = f"postgresql://u:s3cret@{host}:{server.port}/db?gssencmode=disable"
+    sink = PostgresSink(PostgresSettings(url, timeout_seconds=5.0), "p")
+    with pytest.raises((SinkLost, SinkRejected)) as refused:
+        asyncio.run(sink.state())
+    server.close()
+    assert (b"s3cret" in server.received) is sent
+    assert "s3cret" not in f"{refused.value} {refused.value.hint}"
+    if not sent:
+        assert type(refused.value) is SinkRejected
+        assert "sslmode" in refused.value.hint
+
+
+def test_a_guarded_url_keeps_what_it_says() -> None:
+    assert guard("postgresql://u@db.example/d") == {"require_auth": "!password"}
+    for url in (
+        "postgresql://u@localhost/d",
+        "postgresql:///d?host=/run/postgresql",
+        "postgresql://u@db.example/d?sslmode=verify-full",
+        "postgresql://u@db.example/d?require_auth=password",
+    ):
+        assert guard(url) == {}

@@ -48,6 +48,11 @@ _REJECTED = (
 #: and the remedy.
 _CAUSES = (
     (
+        "server requested a cleartext password",
+        True,
+        "Set sslmode=verify-full in {section} url: another server may have taken its place.",
+    ),
+    (
         "permission denied for database",
         True,
         "GRANT CONNECT ON DATABASE … TO …; on the server, for the user of {section} url.",

@@ -20,7 +20,7 @@ from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.row_text import ROW_SUMS, row_digest, row_part, why_no_text
 from engine.databases.postgres.session_settings import set_statements
-from engine.databases.postgres.settings import ConnectionSettings
+from engine.databases.postgres.settings import ConnectionSettings, guard
 from engine.databases.postgres.stored import INFINITY, Storage
 from engine.databases.postgres.types import EnumColumn, type_name
 from engine.databases.side import TARGET, Side
@@ -226,6 +226,7 @@ class PostgresRowReader:
                     tcp_user_timeout=TIMEOUT_SECONDS * 1000,
                     keepalives=1,
                     keepalives_idle=10,
+                    **guard(settings.url),
                 )
             except psycopg.Error as error:
                 raise connect_error(error, self._side) from error

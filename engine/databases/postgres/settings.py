@@ -4,15 +4,22 @@ How to reach a PostgreSQL server: the settings of a connection, and the check of
 
 from __future__ import annotations
 
-from typing import Protocol
+import os
+from typing import Any, Protocol
 
-from psycopg import ProgrammingError
+from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict
 
 from engine.databases.side import Side
 from engine.errors import ConfigError
+from engine.toolkit.hosts import is_local
 
-__all__ = ["ConnectionSettings", "check_url"]
+__all__ = ["ConnectionSettings", "check_url", "guard"]
+
+#: The values of sslmode that do not connect without TLS.
+_ENCRYPTED = ("require", "verify-ca", "verify-full")
+#: The release of libpq that introduced require_auth.
+_REQUIRE_AUTH_VERSION = 160_000
 
 
 class ConnectionSettings(Protocol):
@@ -52,6 +59,22 @@ def check_url(url: str, side: Side) -> None:
             hint="It is postgresql://user:password@host:port/database; in the password, write"
             " % as %25, / as %2F, @ as %40 and : as %3A.",
         ) from None
+
+
+def guard(url: str) -> dict[str, Any]:
+    """Options of libpq for a connection that shows nobody on the network the password.
+
+    A server chooses the method of authentication, and libpq sends the password as clear text to any
+    server that asks for it, also without TLS (manual, ``require_auth``). Raises psycopg's
+    ProgrammingError for a URL that cannot be parsed.
+    """
+    parts = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    hosts = parts.get("host", parts.get("hostaddr", os.environ.get("PGHOST", ""))).split(",")
+    encrypted = parts.get("sslmode", os.environ.get("PGSSLMODE")) in _ENCRYPTED
+    chosen = "require_auth" in parts or "PGREQUIREAUTH" in os.environ
+    if encrypted or chosen or all(map(is_local, hosts)) or pq.version() < _REQUIRE_AUTH_VERSION:
+        return {}
+    return {"require_auth": "!password"}
 
 
 def _is_misread(parts: dict[str, str]) -> bool:
