@@ -206,7 +206,8 @@ class Applier:
                 end = await conclude()
         except TailraceError as error:
             # Without the marks of ``_execute_pipelined`` only one table is sure.
-            if len(nets) == 1 and cursors[-1][2].statusmessage is None and not session.broken:
+            unreached = [net for net, _, cursor in cursors if cursor.statusmessage is None]
+            if len(nets) == 1 and unreached and not session.broken:
                 error.table = str(nets[0].table.id)
             raise
         for net, count, cursor in cursors:

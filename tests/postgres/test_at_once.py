@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import psycopg
 import pytest
 
 from engine.change import Change, SchemaChange
 from engine.checkpoint import Checkpoint
 from engine.contract import Applied
-from engine.errors import ApplyError, Fenced
+from engine.errors import ApplyError, Fenced, SinkLost
 from engine.schema import Table, TableId
 from tests.support.histories import KEYED, KEYLESS, number
 from tests.support.targets import Target, delete, insert, opened, update
@@ -81,3 +82,22 @@ def test_an_older_engine_commits_nothing(target: Target, url: str) -> None:
         with pytest.raises(Fenced):
             target.do(insert(PAIR, (1, 1)))
     assert target.rows(PAIR) == []
+
+
+def test_a_connection_that_is_lost_or_a_table_that_is_locked(target: Target, url: str) -> None:
+    target.create(PAIR)
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE shop.pair")
+        target.run(target.sink._session.execute("SET lock_timeout = '100ms'"))
+        with pytest.raises(SinkLost, match="LockNotAvailable") as raised:
+            at_once(target, insert(PAIR, (1, 1)))
+        assert raised.value.table == "shop.pair"
+        other.rollback()
+        target.run(target.sink.rollback())
+        pid = target.sink._session.connection.info.backend_pid
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        other.rollback()
+        with pytest.raises(SinkLost) as raised:
+            at_once(target, insert(PAIR, (1, 1)))
+        assert raised.value.table is None
+        assert other.execute("SELECT count(*) FROM shop.pair").fetchone() == (0,)
