@@ -56,39 +56,44 @@ def with_sources(target: Table, ids: Collection[TableId]) -> Table:
 
 
 class _PlainSums:
-    """``SumsRows`` for the tables that no mapping changes."""
+    """``SumsRows`` for tables whose columns and rows are those of one table of the database."""
 
     _reader: RowReader
 
+    def _plain(self, table: Table) -> Table | None:
+        """The table of the database, with these columns and this key; None if there is none."""
+        raise NotImplementedError
+
     def why_not_summed(self, table: Table) -> str:
         """As ``SumsRows.why_not_summed``."""
-        if table.origins:
+        plain = self._plain(table)
+        if plain is None:
             return "a mapping makes its rows"
         if isinstance(self._reader, SumsRows):
-            return self._reader.why_not_summed(table)
+            return self._reader.why_not_summed(plain)
         return "the database computes no checksums"
 
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
         """As ``SumsRows.sum_range``."""
-        return self._sums.sum_range(table, range, nulled)
+        return self._sums.sum_range(self._plain(table) or table, range, nulled)
 
     def boundary(self, table: Table, range: KeyRange, rows: int) -> _Key | None:
         """As ``SumsRows.boundary``."""
-        return self._sums.boundary(table, range, rows)
+        return self._sums.boundary(self._plain(table) or table, range, rows)
 
     def range_rows(self, table: Table, range: KeyRange) -> list[_Text]:
         """As ``SumsRows.range_rows``."""
-        return self._sums.range_rows(table, range)
+        return self._sums.range_rows(self._plain(table) or table, range)
 
     def sum_parts(self, table: Table, nulled: Collection[int] = ()) -> dict[str, Checksum]:
         """As ``SumsRows.sum_parts``."""
-        return self._sums.sum_parts(table, nulled)
+        return self._sums.sum_parts(self._plain(table) or table, nulled)
 
     def part_rows(
         self, table: Table, parts: Collection[str], nulled: Collection[int] = ()
     ) -> Iterator[list[_Text]]:
         """As ``SumsRows.part_rows``."""
-        return self._sums.part_rows(table, parts, nulled)
+        return self._sums.part_rows(self._plain(table) or table, parts, nulled)
 
     @property
     def _sums(self) -> SumsRows:
@@ -103,6 +108,9 @@ class SharesReader(_PlainSums):
 
     def __init__(self, reader: RowReader) -> None:
         self._reader = reader
+
+    def _plain(self, table: Table) -> Table | None:
+        return None if _shares(table) else table
 
     def chunk(
         self, table: Table, after: _Key | None, limit: int, *, keys_only: bool = False
@@ -216,6 +224,22 @@ class MappedReader(_PlainSums):
     def close(self) -> None:
         """As ``RowReader.close``."""
         self._reader.close()
+
+    def _plain(self, table: Table) -> Table | None:
+        if not table.origins:
+            return table
+        mappings = [part.mapping for part in self._parts_of(table)]
+        if len(mappings) != 1 or mappings[0].share or mappings[0].condition is not None:
+            return None
+        (mapping,) = mappings
+        sources = {column.column.name: column.source for column in mapping.columns if column.plain}
+        ordinals = [it for it in map(sources.get, table.names) if it is not None]
+        if len(set(ordinals)) < len(table.names):
+            return None
+        columns = tuple(mapping.source.columns[ordinal] for ordinal in ordinals)
+        return msgspec.structs.replace(
+            mapping.source, columns=columns, key=table.key, indexes=(), foreign_keys=()
+        )
 
     def _parts_of(self, table: Table) -> list[_Part]:
         if table not in self._parts:
