@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
 import subprocess
 import sys
 import time
@@ -191,6 +192,8 @@ def test_no_request_makes_a_server_error(
             cwd=tmp_path,
         )
         assert checked.returncode == 0, checked.stdout[-5000:] + checked.stderr[-1000:]
+        generated = map(int, re.findall(r"(\d+) generated", checked.stdout))
+        assert max(generated, default=0) > 150, checked.stdout[-2000:]
         assert engine.process.poll() is None
         for command in (b'{"command":"backfill","all":true}', b'{"command":"resume"}'):
             assert asyncio.run(ask(engine.port, CONTROL, command)) == "202"

@@ -135,6 +135,34 @@ def the_lag_of_a_row_behind_a_commit_that_hangs_is_its_own(
     engine.wait_status(lambda it: it["lag_seconds"] == 0)
 
 
+@pytest.mark.slow
+def test_the_times_of_mariadb_are_those_of_statements_in_whole_seconds(
+    mariadb_11: AnyServer, follow: Callable[[AnyServer], Followed], tmp_path: Path
+) -> None:
+    """The lag and the latency are never too small, and too long by no more than that."""
+    followed = follow(mariadb_11)
+    with followed.engine(tmp_path) as engine, followed.rig(engine) as rig:
+        began = time.time()
+        rig.steady.start()
+        wait_until(rig.lasting(1.0))
+        with psycopg.connect(followed.url) as blocker:
+            blocker.execute(f"LOCK TABLE {followed.table} IN EXCLUSIVE MODE")
+            wait_until(rig.lasting(AWAY_SECONDS))
+        wait_until(rig.lasting(0.5))
+        rig.steady.stop()
+        wait_until(lambda: rig.level)
+        assert rig.wrong(began, time.time(), early_seconds=1.0) == []
+        engine.wait_status(lambda it: it["lag_seconds"] == 0)
+        before = metrics(engine, "latency")
+        followed.writer(f"INSERT INTO t (v) SELECT sleep({AWAY_SECONDS})")
+        name = "tailrace_latency_seconds"
+        wait_until(
+            lambda: metrics(engine, "latency")[f"{name}_count"] == before[f"{name}_count"] + 1
+        )
+        latency = metrics(engine, "latency")[f"{name}_sum"] - before[f"{name}_sum"]
+        assert AWAY_SECONDS <= latency < AWAY_SECONDS + 1.0 + 2 * UNSURE_SECONDS
+
+
 #: The time that the target takes for a row, the rows that wait when it can go on, and how often
 #: one is added: about 180 fewer in each second.
 ROW_SECONDS, BACKLOG, ADDED_SECONDS = 0.004, 7000, 0.02

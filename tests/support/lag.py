@@ -208,14 +208,21 @@ class Rig:
         return [it for it in self._reader.found if since <= it.begun and it.ended <= until]
 
     def wrong(
-        self, since: float, until: float, unknown_until: float = 0.0
+        self,
+        since: float,
+        until: float,
+        *,
+        unknown_until: float = 0.0,
+        early_seconds: float = 0.0,
     ) -> list[tuple[Any, ...]]:
-        """What was reported and is not true. Until ``unknown_until`` the source may seem idle."""
+        """What was reported and is not true. Until ``unknown_until`` the source may seem idle. The
+        times in its log may be too early by ``early_seconds``.
+        """
         wrong: list[tuple[Any, ...]] = []
         for it in self.reported(since, until):
             least, greatest = self.bounds(it.begun, it.ended)
             low = least * (1 - SHARE) - UNSURE_SECONDS
-            high = greatest * (1 + SHARE) + UNSURE_SECONDS
+            high = greatest * (1 + SHARE) + UNSURE_SECONDS + early_seconds
             if it.lag_seconds == 0 and it.begun < unknown_until:
                 continue
             if it.lag_seconds is None or not low <= it.lag_seconds <= high:
