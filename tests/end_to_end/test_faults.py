@@ -250,6 +250,42 @@ def test_another_replica_with_the_same_server_id(
         assert mirror.engine.terminate() == 0
 
 
+# -- a side that is down ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_side_that_is_down(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    target_database: str,
+    make_mirror: Callable[..., Mirror],
+    side: str,
+) -> None:
+    mirror = make_mirror(mysql, target_database)
+    server = mysql if side == "source" else postgres
+    kind, alert = ("SourceLost", "Source") if side == "source" else ("SinkLost", "Target")
+    with mirror.running() as prometheus:
+        mirror.insert()
+        server.kill()
+        try:
+            if side == "target":
+                mirror.insert()
+            mirror.wait_error(kind, "no connection to")
+            prometheus.wait_until_fires(f"Tailrace{alert}Away")
+            code = "CK001" if side == "source" else "CK002"
+            assert "the server runs" in mirror.remedy(code)
+            shown = tailrace(1, "status", mirror.config)
+            assert "no connection to" in shown
+        finally:
+            server.start()
+        if side == "source":
+            mirror.writer.reconnect()
+        mirror.insert()
+        mirror.wait_level()
+        wait_until(lambda: not prometheus.firing() - {"TailraceErrors"}, what="the end of it")
+        assert mirror.engine.terminate() == 0
+
+
 # -- a full disk -----------------------------------------------------------------------------------
 
 
