@@ -39,7 +39,7 @@ from engine.cli.output import write_records
 from engine.cli.stored import stored_state
 from engine.cli.verify import require_comparable
 from engine.cli.wiring import load_settings, make_sink, make_source, version_and_codecs
-from engine.contract import SnapshotSource, Source
+from engine.contract import Finding, SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
 from engine.ops.metrics import Metrics
@@ -283,18 +283,25 @@ def _stop_on_signals(engine: Engine) -> None:
 
 
 async def _warn(settings: Settings, config: str) -> None:
-    """Log what ``tailrace check`` finds wrong with the source. Some of it, such as foreign keys
-    whose cascades are not in the log, cannot be noticed later.
+    """Log what ``tailrace check`` finds wrong with the source and the target, apart from tables of
+    the target. Some of it cannot be noticed later, such as foreign keys whose cascades are not in
+    the log, or connections whose other end is not verified.
     """
     with closing(make_source(settings)) as source, suppress(TailraceError):
-        for finding in await asyncio.to_thread(source.check):
-            if finding.level != "ok":
-                extra = {
-                    "code": finding.code,
-                    "subject": finding.subject,
-                    "hint": rendered(finding.action, config=config),
-                }
-                logger.warning(finding.message, extra=extra)
+        _log_findings(await asyncio.to_thread(source.check), config)
+    with suppress(TailraceError):
+        _log_findings(await make_sink(settings).check([]), config)
+
+
+def _log_findings(findings: Sequence[Finding], config: str) -> None:
+    for finding in findings:
+        if finding.level != "ok":
+            extra = {
+                "code": finding.code,
+                "subject": finding.subject,
+                "hint": rendered(finding.action, config=config),
+            }
+            logger.warning(finding.message, extra=extra)
 
 
 async def _draw(monitor: Monitor) -> None:

@@ -22,6 +22,11 @@ from tests.support.servers import AnyServer
 
 ROLE = "Granted role"
 KEYED = table()
+#: An event trigger that refuses nothing: to find that out, a table is created.
+EVENT_TRIGGER = (
+    "CREATE FUNCTION public.nothing() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN END $$",
+    "CREATE EVENT TRIGGER harmless ON ddl_command_start EXECUTE FUNCTION public.nothing()",
+)
 
 
 @pytest.fixture
@@ -78,6 +83,10 @@ def test_the_printed_grants_are_enough_and_each_is_needed(
     assert len(statements) == 5
     recreate(guarded, asked.create, statements)
     assert about_rights(url) == []
+    for statement in EVENT_TRIGGER:
+        guarded.execute(statement)  # type: ignore[call-overload]
+    assert "PG024" not in {it.code for it in asyncio.run(sink_of(url).check([KEYED]))}
+    guarded.execute("DROP EVENT TRIGGER harmless")
     for position, left_out in enumerate(statements):
         recreate(guarded, asked.create, statements[:position] + statements[position + 1 :])
         found = about_rights(url)
