@@ -114,9 +114,9 @@ class _Engines:
         self.answers = apis.answers
 
     def command(self, file: Path, api: Path) -> Sequence[str]:
-        """``tailrace run``, without the modules and variables of the working directory's user."""
+        """``tailrace run``, without the modules of the current folder."""
         return (
-            *(sys.executable, "-I", "-m", "engine.cli", "run", str(file)),
+            *(sys.executable, "-P", "-m", "engine.cli", "run", str(file)),
             *("--supervised", str(api), "--log-format", self._format, "--no-progress"),
         )
 
