@@ -26,6 +26,7 @@ Handlers are coroutine functions, since Starlette runs all others in a thread.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -261,7 +262,8 @@ async def _read_command(request: Request) -> PipelineCommand:
             await read_body(request), type=PipelineCommand
         )
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, f"not a command: {error}") from None
+        problem = re.sub("Invalid value '.*' - at", "Invalid value at", str(error), flags=re.DOTALL)
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f"not a command: {problem}") from None
     except RecursionError:
         raise HTTPException(HTTPStatus.BAD_REQUEST, "not a command: it is nested") from None
     return command

@@ -119,7 +119,9 @@ def as_keeper(url: str, password: str = PASSWORD) -> str:
 def get(engine: EngineProcess, path: str, token: str = READ, data: bytes | None = None) -> str:
     """The answer, also if it is an error."""
     request = urllib.request.Request(
-        f"http://127.0.0.1:{engine.port}{path}", data, {"Authorization": f"Bearer {token}"}
+        f"http://127.0.0.1:{engine.port}{path}",
+        data,
+        {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -203,6 +205,8 @@ def test_values_and_secrets_stay_where_they_belong(
             wait_until(ended, timeout=60, what="the states of the tables")
         for engine in engines:
             assert_answers_are_clean(engine)
+            assert_events_are_clean(engine)
+            assert_processes_are_clean(engine)
         for config in configs.values():
             assert_commands_are_clean(config)
         for target in targets:
@@ -239,12 +243,47 @@ def cause_trouble(
 
 
 def assert_answers_are_clean(engine: EngineProcess) -> None:
-    for path in ("/status", "/metrics", "/commands", "/history", "/health/ready", "/openapi.json"):
+    data = ("/status", "/metrics", "/commands", "/history", "/health/ready", "/openapi.json")
+    for path in (*data, "/", "/assets/dashboard.js", "/runbook"):
         for token in (READ, CONTROL, f"{WORD}-wrong-token", ""):
             assert_clean(path, get(engine, path, token))
     for body in (b"{}", f'{{"command": "{WORD}"}}'.encode(), f'"{WORD}"'.encode(), b"\xff"):
         assert_clean("POST /commands", get(engine, "/commands", CONTROL, body))
     get(engine, "/status?token=" + READ, READ)
+    command = b'{"command": "quarantine", "tables": ["nothing.matches"]}'
+    assert '"id"' in get(engine, "/commands", CONTROL, command)  # assert_state_is_clean reads it
+    recorded = get(engine, "/commands")
+    assert "control token" in recorded
+    assert_clean("the record of commands", recorded)
+
+
+def assert_events_are_clean(engine: EngineProcess) -> None:
+    """What the dashboard is sent: the status, and all tables with their reasons."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{engine.port}/events", headers={"Authorization": f"Bearer {READ}"}
+    )
+    text = ""
+    with urllib.request.urlopen(request, timeout=10) as stream:
+        while text.count("\n\n") < 2:  # the status, then the tables
+            text += stream.readline().decode()
+    assert "event: tables" in text
+    assert "quarantined" in text
+    assert_clean("/events", text)
+
+
+def assert_processes_are_clean(engine: EngineProcess) -> None:
+    """The command lines of the engine and of its children, which all users of the machine see."""
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,ppid=,args=", "-A"], capture_output=True, text=True, timeout=10
+    )
+    lines = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    family = {str(engine.process.pid)}
+    for pid, parent, _ in lines:  # a child has a later line
+        if parent in family:
+            family.add(pid)
+    shown = [words for pid, _, words in lines if pid in family]
+    assert any("engine.cli" in words for words in shown)
+    assert_clean("ps", " ".join(shown))
 
 
 def assert_commands_are_clean(config: Path) -> None:
