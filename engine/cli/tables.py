@@ -121,17 +121,14 @@ def verify_table(report: VerifyReport) -> RenderableType:
     """The result of ``tailrace verify``: each table, then the differences by key and column."""
     table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
     table.add_column("table", ratio=1, overflow="fold")
-    for name in ("rows", "differing", "missing", "extra"):
-        table.add_column(name, justify="right")
-    table.add_column("compared by")
+    table.add_column("rows", justify="right")
+    table.add_column("by")
     table.add_column("time", justify="right")
     table.add_column("result")
     notes: list[RenderableType] = []
     for each in report.tables:
-        counts = (each.differing, each.missing, each.extra)
-        marks = (f"{count:,}" if count else "" for count in counts)
         how = (each.method, duration(each.seconds))
-        table.add_row(Text(printable(each.table)), f"{each.rows:,}", *marks, *how, _result(each))
+        table.add_row(Text(printable(each.table)), f"{each.rows:,}", *how, _result(each))
         notes += _notes(each)
     rows = sum(each.rows for each in report.tables)
     summary = f"{len(report.tables):,} tables, {rows:,} rows, {duration(report.seconds)}"
@@ -143,7 +140,9 @@ def _result(report: TableReport) -> Text:
         return Text("equal", style="green")
     if not report.differing + report.missing + report.extra:
         return Text("inconclusive", style="yellow")
-    return Text("different", style="bold red")
+    counts = {"differ": report.differing, "missing": report.missing, "extra": report.extra}
+    shown = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return Text(shown, style="bold red")
 
 
 def _notes(report: TableReport) -> list[Text]:

@@ -204,9 +204,7 @@ def test_values_and_secrets_stay_where_they_belong(
             ended = lambda engine=engine: expected.items() <= states(engine).items()  # noqa: E731
             wait_until(ended, timeout=60, what="the states of the tables")
         for engine in engines:
-            assert_answers_are_clean(engine)
-            assert_events_are_clean(engine)
-            assert_processes_are_clean(engine)
+            assert_engine_is_clean(engine)
         for config in configs.values():
             assert_commands_are_clean(config)
         for target in targets:
@@ -240,6 +238,12 @@ def cause_trouble(
     for target in targets:
         target.execute(f"UPDATE \"{database}\".plain SET note = '{WORD}-target'".encode())
         target.execute(f"ALTER ROLE keeper PASSWORD '{PASSWORD}'".encode())
+
+
+def assert_engine_is_clean(engine: EngineProcess) -> None:
+    assert_answers_are_clean(engine)
+    assert_events_are_clean(engine)
+    assert_processes_are_clean(engine)
 
 
 def assert_answers_are_clean(engine: EngineProcess) -> None:

@@ -176,9 +176,9 @@ def test_differences_are_named_by_key_and_column() -> None:
     text = draw(verify_table(VerifyReport(False, 75.0, (different, unread, equal))))
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[1:4]}
     assert lines == {
-        "shop.orders": ["1,234", "12", "1", "different"],
-        "shop.log": ["0", "inconclusive"],
-        "shop.stock": ["10", "equal"],
+        "shop.orders": ["1,234", "rows", "0.5", "s", "12", "differ,", "1", "missing"],
+        "shop.log": ["0", "rows", "0.1", "s", "inconclusive"],
+        "shop.stock": ["10", "rows", "0.1", "s", "equal"],
     }
     assert "shop.orders (7, [bold]): changed in total, due" in text
     assert "shop.orders (8, NULL): missing" in text
