@@ -22,7 +22,7 @@ PACKAGES = ("engine", "sources", "sinks", "benchmarks")
 VOCABULARY = (
     *("engine.remedies", "engine.errors", "engine.schema", "engine.change"),
     *("engine.checkpoint", "engine.contract", "engine.commands", "engine.recovery"),
-    *("engine.log_status", "engine.proof", "engine.rights"),
+    *("engine.log_status", "engine.proof", "engine.rights", "engine.handover"),
 )
 ANYTHING = ("engine", "sources", "sinks", "benchmarks")
 
@@ -48,6 +48,7 @@ RULES: dict[str, tuple[str, ...]] = {
         "engine.mapping",
     ),
     "engine.verify": (*VOCABULARY, "engine.toolkit", "engine.ops"),
+    "engine.cutover": (*VOCABULARY, "engine.settings", "engine.ops", "engine.verify"),
     "engine.contract_suite": (*VOCABULARY, "engine.toolkit"),
     "engine.sandbox": ("engine.errors",),
     "engine.cli": ANYTHING,

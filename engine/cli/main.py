@@ -2,7 +2,7 @@
 The command line: the parser, exit statuses, and the last resort for errors.
 
 The commands, with their options, are in ``engine.cli.init``, ``run``, ``inspect``,
-``verify``, ``control``, ``recovery``, ``inbox`` and ``top``.
+``verify``, ``cutover``, ``control``, ``recovery``, ``inbox`` and ``top``.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def make_parser(*, through_api: bool = False) -> argparse.ArgumentParser:
     """The whole command line, or that of commands through the API, which take no CONFIG."""
     from engine.cli.api_address import add_api
     from engine.cli.control import PAUSE, RELOAD, RESUME, STOP
+    from engine.cli.cutover import CUTOVER
     from engine.cli.inbox import COMMANDS
     from engine.cli.init import INIT
     from engine.cli.inspect import CHECK, STATUS
@@ -137,7 +138,7 @@ def make_parser(*, through_api: bool = False) -> argparse.ArgumentParser:
     )
     recovery = (TABLES, BACKFILL, QUARANTINE, SKIP, DEAD_LETTERS, COMMANDS, RESET)
     control = (PAUSE, RESUME, RELOAD, STOP)
-    following = (RUN, STATUS, TOP, *control, *recovery, VERIFY, TAIL)
+    following = (RUN, STATUS, TOP, *control, *recovery, VERIFY, CUTOVER, TAIL)
     for command in (INIT, CHECK, *following, DEMO, BENCH):
         sub = commands.add_parser(
             command.name,

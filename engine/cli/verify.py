@@ -35,7 +35,16 @@ from engine.settings.loader import Settings
 from engine.verify import comparison
 from engine.verify.report import TableReport, VerifyReport
 
-__all__ = ["VERIFY", "Chosen", "Record", "Waiting", "choose", "require_comparable", "rows_of"]
+__all__ = [
+    "VERIFY",
+    "Chosen",
+    "Record",
+    "Waiting",
+    "choose",
+    "compare",
+    "require_comparable",
+    "rows_of",
+]
 
 #: How often the target is asked for its checkpoint.
 POLL_SECONDS: Final = 0.1
@@ -55,7 +64,16 @@ def verify(options: argparse.Namespace) -> int:
     Nothing else is changed on either side.
     """
     settings = load_settings(options.config)
-    report = asyncio.run(_verify(settings, options))
+    report = asyncio.run(
+        compare(
+            settings,
+            str(options.config),
+            names=options.table,
+            by_rows=options.rows,
+            records=not options.no_record,
+            deadline_seconds=options.deadline_seconds,
+        )
+    )
     if options.json:
         print_json(report)
     else:
@@ -99,11 +117,20 @@ VERIFY = Command(
 )
 
 
-async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyReport:
+async def compare(
+    settings: Settings,
+    config: str,
+    *,
+    names: Sequence[str] = (),
+    by_rows: bool = False,
+    records: bool = True,
+    deadline_seconds: float = 60.0,
+) -> VerifyReport:
+    """Compare the tables of these names, or all, and store the outcomes if it ``records`` them."""
     sink = make_sink(settings)
     state, checkpoint = await stored_state(sink)
     mapping = make_mapping(settings)
-    chosen = choose(mapping.restore(state), checkpoint.progress, mapping, options.table)
+    chosen = choose(mapping.restore(state), checkpoint.progress, mapping, names)
 
     async def committed() -> str | None:
         state = await sink.state()
@@ -111,7 +138,7 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
 
     with closing(make_source(settings)) as source:
         waiting = Waiting(source, committed)
-        record = Record(sink, state, waiting, stores=not options.no_record)
+        record = Record(sink, state, waiting, stores=records)
         expected: Mapping[TableId, int] = {}
         if sys.stderr.isatty() and isinstance(source, SnapshotSource):
             tables = [table for of in chosen.tables.values() for table in of]
@@ -128,8 +155,8 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
                     SharesReader(target_rows),
                     source_position=source.position,
                     passed=waiting.passed,
-                    by_rows=options.rows,
-                    deadline_seconds=options.deadline_seconds,
+                    by_rows=by_rows,
+                    deadline_seconds=deadline_seconds,
                     progress=lambda name, rows: update(chosen.names[name], rows),
                     found=record.add,
                 )
@@ -138,7 +165,7 @@ async def _verify(settings: Settings, options: argparse.Namespace) -> VerifyRepo
     if record.refused is not None:
         print_warning(
             f"the outcome is not stored: {record.refused}",
-            remedy_of(record.refused, str(options.config)),
+            remedy_of(record.refused, config),
         )
     found = [msgspec.structs.replace(it, table=chosen.names[it.table]) for it in report.tables]
     reports = [_left_out(table, reason) for table, reason in sorted(chosen.left.items())]

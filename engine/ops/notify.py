@@ -10,28 +10,22 @@ alerts that still hold.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import logging
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from http import HTTPStatus
-from typing import NamedTuple
 
 import httpx
 import msgspec
 
+from engine.ops.delivery import Failure, execute, post
 from engine.ops.notifications import Notification, Notifications
 from engine.ops.status import Status
-from engine.settings.notify import NotifySettings, secret_bytes
+from engine.settings.notify import NotifySettings
 
-__all__ = ["NotificationCounts", "notifying", "signed"]
+__all__ = ["NotificationCounts", "notifying", "sending"]
 
 log = logging.getLogger("tailrace.notify")
 
@@ -49,21 +43,6 @@ MOST_WAITING = 1000
 #: How long the end of the engine waits for the receivers.
 CLOSE_SECONDS = 5.0
 
-#: The answers that say that a notification will never be taken.
-REFUSED = (
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.GONE,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-)
-
-
-class _Failure(NamedTuple):
-    """Why an attempt failed, and whether another one would fail, too."""
-
-    reason: str
-    final: bool = False
-
 
 @asynccontextmanager
 async def notifying(
@@ -75,34 +54,54 @@ async def notifying(
     """Send what follows from ``status`` until the context is left. The end waits for the last ones
     for a short time. ``counts`` is counted up.
     """
+    async with sending(receivers, counts) as send:
+        if send is None:
+            yield
+            return
+
+        def look() -> None:
+            send(notifications.following(status(), datetime.now(UTC), time.monotonic()))
+
+        async def watch() -> None:
+            while True:
+                look()
+                await asyncio.sleep(WATCH_SECONDS)
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            look()
+            await asyncio.gather(watching, return_exceptions=True)
+
+
+@asynccontextmanager
+async def sending(
+    receivers: Mapping[str, NotifySettings], counts: NotificationCounts
+) -> AsyncGenerator[Callable[[Sequence[Notification]], None] | None, None]:
+    """A function that sends notifications until the context is left; None without receivers. The
+    end waits for the last ones for a short time. ``counts`` is counted up.
+    """
     queues = [_Receiver(name, it, counts) for name, it in receivers.items() if it.url or it.command]
     if not queues:
-        yield
+        yield None
         return
 
-    def look() -> None:
-        found = notifications.following(status(), datetime.now(UTC), time.monotonic())
+    def send(found: Sequence[Notification]) -> None:
         for queue in queues:
             queue.add(found)
 
-    async def watch() -> None:
-        while True:
-            look()
-            await asyncio.sleep(WATCH_SECONDS)
-
-    watching = asyncio.create_task(watch())
-    sending = [asyncio.create_task(queue.run()) for queue in queues]
+    tasks = [asyncio.create_task(queue.run()) for queue in queues]
     try:
-        yield
+        yield send
     finally:
-        watching.cancel()
-        look()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await asyncio.gather(*(queue.join() for queue in queues))
-        for task in sending:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(watching, *sending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for queue in queues:
             queue.drop_rest()
 
@@ -177,70 +176,23 @@ class _Receiver:
             extra={"receiver": self._name, "notification": notification.type, "error": reason},
         )
 
-    async def _post(self, notification: Notification, client: httpx.AsyncClient) -> _Failure | None:
-        """Send a request. A redirect is not followed, because it could lead anywhere."""
-        body = msgspec.json.encode(notification)
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "tailrace",
-            **signed(notification.id, int(time.time()), body, self._settings.secret),
-        }
-        try:
-            async with asyncio.timeout(self._settings.timeout_seconds):
-                async with client.stream(
-                    "POST", self._settings.url, content=body, headers=headers
-                ) as answer:
-                    status = answer.status_code
-        except TimeoutError:
-            return _Failure("the receiver does not answer in time")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:  # its message may have the URL
-            return _Failure(f"the receiver cannot be reached: {type(error).__name__}")
-        if 200 <= status < 300:
-            return None
-        return _Failure(f"the receiver answers with status {status}", final=status in REFUSED)
+    async def _post(self, notification: Notification, client: httpx.AsyncClient) -> Failure | None:
+        settings = self._settings
+        return await post(
+            client,
+            settings.url,
+            notification.id,
+            msgspec.json.encode(notification),
+            secret=settings.secret,
+            seconds=settings.timeout_seconds,
+        )
 
-    async def _execute(self, notification: Notification) -> _Failure | None:
+    async def _execute(self, notification: Notification) -> Failure | None:
         """Run the command, with the notification as JSON on its standard input."""
-        body = msgspec.json.encode(notification) + b"\n"
         about = {
             "TAILRACE_NOTIFICATION_ID": notification.id,
             "TAILRACE_NOTIFICATION_TYPE": notification.type,
         }
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._settings.command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                env=os.environ | about,
-                start_new_session=True,  # Ctrl-C is for the engine
-            )
-        except OSError as error:
-            return _Failure(f"the command cannot be started: {error.strerror}")
-        try:
-            async with asyncio.timeout(self._settings.timeout_seconds):
-                await process.communicate(body)
-        except TimeoutError:
-            return _Failure("the command does not end in time")
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        if process.returncode:
-            return _Failure(f"the command ends with status {process.returncode}")
-        return None
-
-
-def signed(id: str, at: int, body: bytes, secret: str) -> dict[str, str]:
-    """The headers of Standard Webhooks for an attempt at ``at``, in Unix seconds; without a
-    ``secret`` there is no signature
-    (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md).
-    """
-    headers = {"webhook-id": id, "webhook-timestamp": str(at)}
-    if secret:
-        digest = hmac.new(
-            secret_bytes(secret), b"%b.%d.%b" % (id.encode(), at, body), hashlib.sha256
-        )
-        headers["webhook-signature"] = "v1," + base64.b64encode(digest.digest()).decode()
-    return headers
+        body = msgspec.json.encode(notification) + b"\n"
+        settings = self._settings
+        return await execute(settings.command, body, about, seconds=settings.timeout_seconds)

@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 from engine.errors import ConfigError
 from engine.schema import TableId
 from engine.settings.api import ApiSettings
+from engine.settings.cutover import CutoverSettings
 from engine.settings.mapping import MaskSettings, TableRules
 from engine.settings.notify import NotifySettings
 from engine.settings.reference import reference_path
@@ -192,6 +193,7 @@ class Settings(Struct, frozen=True):
     notify: Mapping[str, NotifySettings]
     telemetry: TelemetrySettings
     verify: VerifySettings
+    cutover: CutoverSettings = CutoverSettings()
 
 
 def load(path: Path, source_type: StructOf, sink_type: StructOf) -> Settings:
@@ -396,6 +398,7 @@ def _shape(source: type[Struct], sink: type[Struct]) -> type[Struct]:
             ("notify", dict[str, NotifySettings], {}),
             ("telemetry", TelemetrySettings, TelemetrySettings()),
             ("verify", VerifySettings, VerifySettings()),
+            ("cutover", CutoverSettings, CutoverSettings()),
         ],
         forbid_unknown_fields=True,
     )

@@ -14,7 +14,7 @@ from engine.errors import ConfigError
 
 __all__ = ["Event", "NotifySettings", "secret_bytes"]
 
-Event = Literal["alert", "state", "table"]
+Event = Literal["alert", "state", "table", "cutover"]
 
 #: What a secret begins with, and how many bytes follow, as the specification of Standard Webhooks
 #: has it: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
@@ -34,7 +34,7 @@ class NotifySettings(Struct, frozen=True, forbid_unknown_fields=True):
     url: str = ""
     secret: str = ""
     command: tuple[str, ...] = ()
-    events: tuple[Event, ...] = ("alert", "state", "table")
+    events: tuple[Event, ...] = ("alert", "state", "table", "cutover")
     timeout_seconds: Annotated[float, Meta(gt=0)] = 10.0
     give_up_seconds: Annotated[float, Meta(gt=0)] = 3600.0
 

@@ -8,6 +8,7 @@ The tables of the schema ``tailrace``: their layout, and the upgrade of an older
     tailrace.command          the commands to a pipeline, with their outcomes
     tailrace.dead_letter      the rows that the target refused, or that wait behind them
     tailrace.proof            the last comparison of each table
+    tailrace.cutover          the cutovers of a pipeline
 
 All pipelines of a database share these tables, so one upgrade moves them all. It is one
 transaction under the advisory lock: after a crash the old layout is there, unchanged.
@@ -94,6 +95,16 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.proof (
   PRIMARY KEY (pipeline, source_schema, source_name)
 )"""
 
+_CUTOVER = f"""
+CREATE TABLE IF NOT EXISTS {SCHEMA}.cutover (
+  id text PRIMARY KEY,
+  pipeline text NOT NULL,
+  state text NOT NULL,
+  started_at timestamptz NOT NULL DEFAULT now(),
+  updated_at timestamptz NOT NULL DEFAULT now(),
+  record text NOT NULL
+)"""
+
 #: What layout 2 has besides the tables of layout 1. States of layout 2 that were written before its
 #: release may lack some of it.
 _ADD = f"""
@@ -109,14 +120,15 @@ ALTER TABLE {SCHEMA}.table_progress
 ALTER TABLE {SCHEMA}.table_version ALTER COLUMN indexed DROP NOT NULL;
 {_COMMAND};
 {_DEAD_LETTER};
-{_PROOF}"""
+{_PROOF};
+{_CUTOVER}"""
 #: Whether ``_ADD`` was executed: its newest columns are there.
 _IS_COMPLETE = f"""
-SELECT count(*) = 5 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+SELECT count(*) = 6 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
 JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND ((relname, attname) IN
   (('checkpoint', 'paused'), ('table_progress', 'changed_at'), ('dead_letter', 'id'),
-  ('proof', 'equal_at'))
+  ('proof', 'equal_at'), ('cutover', 'id'))
   OR (relname, attname) = ('table_version', 'indexed') AND NOT attnotnull)"""
 
 _CREATE = f"""
@@ -154,7 +166,8 @@ CREATE TABLE {SCHEMA}.table_version (
 );
 {_COMMAND};
 {_DEAD_LETTER};
-{_PROOF}"""
+{_PROOF};
+{_CUTOVER}"""
 
 # These read the catalog instead of calling to_regclass and to_regnamespace, because a session's
 # catalog cache may still say "not found" after a wait for the advisory lock.

@@ -37,6 +37,7 @@ from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
+from engine.handover import Cutover, Finished
 from engine.proof import TableProof
 from engine.recovery import DeadLetter
 from engine.rights import Grants
@@ -46,7 +47,9 @@ from engine.toolkit.key_order import ORDERED_KINDS
 from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, SchemaSegment, segments
 from sinks.postgres.apply import Applier
 from sinks.postgres.commands import CommandTable
+from sinks.postgres.cutovers import CutoverTable
 from sinks.postgres.dead_letters import DeadLetterTable
+from sinks.postgres.finishing import finish
 from sinks.postgres.preflight import check
 from sinks.postgres.proofs import ProofTable
 from sinks.postgres.reset import reset
@@ -291,6 +294,24 @@ class PostgresSink:
         """As ``ProofStore.proofs``."""
         async with self._own_session() as session:
             return await ProofTable(session, self._pipeline).read()
+
+    @asynccontextmanager
+    async def cutover_store(self) -> AsyncIterator[CutoverTable]:
+        """As ``KeepsCutovers.cutover_store``."""
+        async with self._own_session() as session:
+            table = CutoverTable(session, self._pipeline)
+            await table.lock()
+            yield table
+
+    async def newest_cutover(self) -> Cutover | None:
+        """As ``KeepsCutovers.newest_cutover``."""
+        async with self._own_session() as session:
+            return await CutoverTable(session, self._pipeline).newest()
+
+    async def finish(self, tables: Sequence[TableId], margin: int) -> Finished:
+        """As ``KeepsCutovers.finish``."""
+        async with self._own_session() as session:
+            return await finish(session, self._naming, tables, margin)
 
     async def reset(self, *, drop: bool) -> int:
         """As ``Resettable.reset``."""

@@ -48,17 +48,13 @@ from sources.mysql.catalog_place import CatalogPlace, at_once
 from sources.mysql.clock import ServerClock
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
+from sources.mysql.freeze import MySQLFreezer
 from sources.mysql.log_ahead import bytes_after, log_ahead
 from sources.mysql.log_watch import EndOfLog, LogWatch
 from sources.mysql.lost_changes import read_lost_changes
 from sources.mysql.merge_tables import MergeTables, all_merge_tables
 from sources.mysql.overrides import Overrides
-from sources.mysql.position import (
-    MySQLPosition,
-    parse_position,
-    place_of,
-    unresolved,
-)
+from sources.mysql.position import MySQLPosition, parse_position, place_of, unresolved
 from sources.mysql.preflight import preflight
 from sources.mysql.preflight.grants import read_grants
 from sources.mysql.resume import confirm_log, resume_at
@@ -425,6 +421,10 @@ class MySQLSource:
     def row_reader(self) -> RowReader:
         """Plain reads of the tables for ``tailrace verify``."""
         return MySQLRowReader(self._settings, self._settings.values)
+
+    def freezer(self) -> MySQLFreezer:
+        """As ``Freezable.freezer``."""
+        return MySQLFreezer(self._settings)
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from engine.errors import ConfigError
 from engine.settings import registry
 from engine.settings.api import ApiSettings
+from engine.settings.cutover import CutoverSettings
 from engine.settings.loader import (
     BackfillSettings,
     BatchSettings,
@@ -48,6 +49,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "notify": NotifySettings,
     "telemetry": TelemetrySettings,
     "verify": VerifySettings,
+    "cutover": CutoverSettings,
 }
 
 

@@ -1,0 +1,262 @@
+"""
+The command ``cutover``: freeze the source, prove the target, and switch the applications to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+
+import msgspec
+
+from engine.cli.command import Command
+from engine.cli.inbox import outcome_of, store_of, user
+from engine.cli.output import print_json
+from engine.cli.verify import compare
+from engine.cli.wiring import load_settings, make_sink, make_source
+from engine.commands import Stop
+from engine.contract import Sink
+from engine.cutover.machine import Engine, Line, Machine, Refused, Rehearsal
+from engine.cutover.steps import STEPS
+from engine.errors import ConfigError, TailraceError
+from engine.handover import Cutover, Freezable, KeepsCutovers
+from engine.ops.log import printable
+from engine.ops.notifications import Notification, NotificationData
+from engine.remedies import rendered
+from engine.settings.loader import Settings
+
+__all__ = ["CUTOVER"]
+
+#: How long the engine may take to end.
+STOP_SECONDS = 60.0
+
+
+def cutover(options: argparse.Namespace) -> int:
+    """Switch the applications from the source to the target, step by step.
+
+    The source is frozen, the target takes the rest of its log, every row is compared, sequences are
+    set past the maxima, and the hook of [cutover] switches the applications. docs/cutover.md is
+    the guide.
+
+    Typed again after a crash, it goes on at the step that was under way. An error before the switch
+    aborts: the source takes writes as before.
+
+    --dry-run looks whether a cutover could begin, and says what each step would do. --rehearse does
+    all but the freeze and the switch, and predicts the downtime. --abort puts the source back.
+    """
+    settings = load_settings(options.config)
+    shown = _Shown(options)
+    try:
+        return asyncio.run(_cutover(settings, options, shown))
+    except Refused as refused:
+        shown.refused(refused)
+        return 1
+    except KeyboardInterrupt:
+        shown.say(
+            "interrupted: if the freeze has begun, the source is still frozen."
+            " `tailrace cutover CONFIG` goes on, --abort puts it back"
+        )
+        raise
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="check, and say what would be done")
+    what.add_argument(
+        "--rehearse", action="store_true", help="all but the freeze and the switch; may be repeated"
+    )
+    what.add_argument("--abort", action="store_true", help="put the source back as it was")
+    what.add_argument("--status", action="store_true", help="show the newest cutover")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="with --abort: also if the switch was begun; no application may write to the target",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+CUTOVER = Command(
+    "cutover",
+    "switch the applications to the target",
+    cutover,
+    _add_options,
+)
+
+
+class _Shown:
+    """What is printed: a line before and after each step, as it happens, or JSON at the end."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._json: bool = options.json
+        self._config = str(options.config)
+
+    def say(self, text: str) -> None:
+        """Print a line for people, at once."""
+        if not self._json:
+            print(printable(rendered(text, config=self._config)), flush=True)
+
+    def line(self, line: Line) -> None:
+        """What a step will do, or what it did and how to undo it."""
+        words = STEPS[line.step]
+        if not line.did:
+            self.say(f"{line.step}: {words.will}")
+        else:
+            self.say(f"  did: {line.did} ({line.seconds:.2f} s)")
+            self.say(f"  undo: {words.undo}")
+
+    def refused(self, refused: Refused) -> None:
+        """Why a cutover cannot begin, and what to do."""
+        if self._json:
+            print_json({"refused": [it._asdict() for it in refused.refusals]})
+        for it in refused.refusals:
+            self.say(f"refused: {it.reason}")
+            if it.remedy:
+                self.say(f"  what to do: {it.remedy}")
+        self.say("nothing was changed" if not refused.hint else refused.hint)
+
+    def ended(self, done: Cutover) -> None:
+        """The result of a cutover that has ended."""
+        if self._json:
+            print_json(done)
+        elif done.state == "done":
+            self.say(f"done: the downtime was {done.downtime_seconds or 0.0:.2f} s")
+        else:
+            self.say(f"{done.state}{f': {done.reason}' if done.reason else ''}")
+
+    def rehearsed(self, found: Rehearsal) -> None:
+        """The prediction."""
+        if self._json:
+            print_json(found._asdict())
+            return
+        parts = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in found.seconds.items())
+        self.say(
+            f"rehearsed: the downtime would be {found.downtime_seconds:.2f} s ({parts}), and the"
+            " time of the hooks"
+        )
+
+
+async def _cutover(settings: Settings, options: argparse.Namespace, shown: _Shown) -> int:
+    from engine.cutover.hooks import Hooks
+    from engine.ops.notify import sending
+
+    sink = make_sink(settings)
+    if not isinstance(sink, KeepsCutovers):
+        raise ConfigError(
+            "applications cannot be switched to this target",
+            hint="a cutover works with PostgreSQL as the target",
+        )
+    if options.status:
+        return _show_status(await sink.newest_cutover(), shown, as_json=options.json)
+    if options.force and not options.abort:
+        raise ConfigError("--force belongs to --abort")
+    with closing(make_source(settings)) as source:
+        if not isinstance(source, Freezable):
+            raise ConfigError(
+                "this source cannot be frozen",
+                hint="a cutover works with a MySQL or MariaDB server as the source",
+            )
+        async with (
+            sink.cutover_store() as store,
+            sending(settings.notify, Counter()) as send,
+        ):
+            with closing(source.freezer()) as freezer:
+                machine = Machine(
+                    source=source,
+                    sink=sink,
+                    freezer=freezer,
+                    store=store,
+                    engine=_engine(sink),
+                    hooks=Hooks(settings.cutover, settings.pipeline.name),
+                    settings=settings.cutover,
+                    compare=lambda: compare(settings, str(options.config)),
+                    tell=_telling(shown, send, settings.pipeline.name, quiet=options.rehearse),
+                    by=user(),
+                )
+                return await _work(machine, options, shown)
+
+
+async def _work(machine: Machine, options: argparse.Namespace, shown: _Shown) -> int:
+    if options.dry_run:
+        await machine.check()
+        shown.say("a cutover would do this:")
+        for name, words in STEPS.items():
+            if name not in ("check", "abort"):
+                shown.say(f"{name}: {words.will}")
+                shown.say(f"  undo: {words.undo}")
+        if options.json:
+            print_json({"ready": True})
+    elif options.rehearse:
+        shown.rehearsed(await machine.rehearse())
+    elif options.abort:
+        shown.ended(await machine.abort(force=options.force))
+    else:
+        shown.ended(await machine.run())
+    return 0
+
+
+def _show_status(found: Cutover | None, shown: _Shown, *, as_json: bool) -> int:
+    if as_json:
+        print_json(found)
+    elif found is None:
+        shown.say("there was no cutover of this pipeline")
+    else:
+        began = datetime.fromtimestamp(found.started_at, UTC)
+        shown.say(f"{found.state}, begun {began:%Y-%m-%d %H:%M:%S} UTC by {found.by}")
+        for step in found.steps:
+            shown.say(f"  {step.step}: {step.did} ({step.seconds:.2f} s)")
+        if found.reason:
+            shown.say(f"  reason: {found.reason}")
+        if not found.ended and found.frozen_at is not None and found.switched_at is None:
+            shown.say(f"  the source has been frozen for {time.time() - found.frozen_at:.0f} s")
+            shown.say("`tailrace cutover CONFIG` goes on, --abort puts the source back")
+    return 0
+
+
+def _telling(
+    shown: _Shown,
+    send: Callable[[Sequence[Notification]], None] | None,
+    pipeline: str,
+    *,
+    quiet: bool,
+) -> Callable[[Line], None]:
+    """Prints each line, and notifies the receivers of what was done, unless ``quiet``."""
+
+    def tell(line: Line) -> None:
+        shown.line(line)
+        if send is None or quiet or not line.did:
+            return
+        data = NotificationData(pipeline=pipeline, text=line.did, state=line.step)
+        id = f"msg_{uuid.uuid4().hex}"
+        send([Notification(id, f"cutover.{line.step}", datetime.now(UTC), data)])
+
+    return tell
+
+
+def _engine(sink: Sink) -> Engine:
+    """The engine, known and ended through the commands in the target."""
+    store = store_of(sink)
+
+    async def runs() -> bool:
+        async with store.command_client() as client:
+            return await client.engine_runs()
+
+    async def stop() -> str:
+        async with store.command_client() as client:
+            if not await client.engine_runs():
+                return "no engine is connected to the target any more"
+            id = await client.submit(msgspec.json.encode(Stop()).decode(), user())
+            done = await outcome_of(client, id, STOP_SECONDS)
+            if done is None and await client.engine_runs():
+                raise TailraceError(
+                    f"the engine has not ended within {STOP_SECONDS:.0f} s",
+                    hint="end it, and type `tailrace cutover CONFIG` again",
+                )
+        return "the engine has ended" if done is None else f"the engine: {done.outcome}"
+
+    return Engine(runs, stop)

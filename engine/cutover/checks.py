@@ -1,0 +1,113 @@
+"""
+What has to hold before a cutover, and the tables for which it does not. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from engine.checkpoint import TableProgress
+from engine.contract import State
+from engine.proof import TableProof
+from engine.schema import TableId
+from engine.settings.cutover import CutoverSettings
+
+__all__ = ["Refusal", "engine_refusals", "hook_refusals", "proof_refusals", "table_refusals"]
+
+#: So many tables are named in one refusal.
+_NAMED: Final = 5
+
+
+class Refusal(NamedTuple):
+    """Why a cutover cannot begin, or go on, and what to do."""
+
+    reason: str
+    remedy: str
+
+
+def hook_refusals(settings: CutoverSettings) -> list[Refusal]:
+    """What the configuration lacks."""
+    if settings.switch.given:
+        return []
+    return [
+        Refusal(
+            "nothing is configured that switches the applications",
+            "set switch = { command = [...] } or { url = ... } in [cutover]",
+        )
+    ]
+
+
+def engine_refusals(state: State | None, *, runs: bool) -> list[Refusal]:
+    """Whether an engine is there that can apply the rest of the log."""
+    if state is None or state.checkpoint is None:
+        return [Refusal("the pipeline has never run", "start it: `tailrace run CONFIG`")]
+    if state.checkpoint.paused:
+        return [Refusal("the pipeline is paused", "`tailrace resume CONFIG`")]
+    if not runs:
+        return [
+            Refusal(
+                "no engine is connected to the target, so nothing applies the rest of the log",
+                "`tailrace run CONFIG` starts one; leave it running",
+            )
+        ]
+    return []
+
+
+def table_refusals(
+    progress: Mapping[TableId, TableProgress],
+    outdated: Mapping[TableId, str],
+    letters: Mapping[TableId, int],
+) -> list[Refusal]:
+    """The tables that are not as the source has them, nor will be by the stream alone."""
+    followed = {id: it for id, it in progress.items() if it.state != "excluded"}
+    quarantined = [id for id, it in followed.items() if it.state == "quarantined"]
+    open_ = [
+        id
+        for id, it in followed.items()
+        if id not in quarantined and (it.state != "live" or it.again or id in outdated)
+    ]
+    found: list[Refusal] = []
+    if not followed:
+        found.append(Refusal("the pipeline follows no table", "correct tables in [source]"))
+    if quarantined:
+        remedy = "`tailrace tables CONFIG` says what to do for each"
+        found.append(Refusal(f"quarantined: {_names(quarantined)}", remedy))
+    if open_:
+        remedy = "wait until `tailrace status CONFIG` shows them live"
+        found.append(Refusal(f"not backfilled to the end: {_names(open_)}", remedy))
+    if letters:
+        text = f"{sum(letters.values())} open dead letters of {_names(letters)}"
+        found.append(Refusal(text, "`tailrace dead-letters CONFIG list` shows them"))
+    return found
+
+
+def proof_refusals(
+    progress: Mapping[TableId, TableProgress],
+    proofs: Mapping[TableId, TableProof],
+    now: float,
+    most_seconds: float,
+) -> list[Refusal]:
+    """The tables that were not found equal lately."""
+    live = [id for id, it in progress.items() if it.state == "live"]
+    different = [id for id in live if id in proofs and proofs[id].outcome == "different"]
+    old = [
+        id
+        for id in live
+        if id not in different
+        and (id not in proofs or now - (proofs[id].equal_at or 0.0) > most_seconds)
+    ]
+    found: list[Refusal] = []
+    if different:
+        remedy = "`tailrace verify CONFIG` lists the rows; `tailrace backfill CONFIG TABLE` repairs"
+        found.append(Refusal(f"different from the source: {_names(different)}", remedy))
+    if old:
+        text = f"not found equal within {most_seconds:g} s: {_names(old)}"
+        found.append(Refusal(text, "`tailrace verify CONFIG` compares them"))
+    return found
+
+
+def _names(ids: Mapping[TableId, object] | list[TableId]) -> str:
+    names = sorted(map(str, ids))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,58 @@
+"""
+The programs and web servers that a cutover calls: one call, with a deadline.
+
+A hook may be called again with the same id, because a process that was killed cannot know whether
+its call has arrived. So a hook has to do nothing if it is done already.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import httpx
+import msgspec
+
+from engine.errors import TailraceError
+from engine.handover import Cutover
+from engine.ops.delivery import execute, post
+from engine.settings.cutover import CutoverSettings, HookSettings
+
+__all__ = ["HookName", "Hooks"]
+
+HookName = Literal["freeze", "thaw", "switch", "switch_back"]
+
+
+class Hooks:
+    """The hooks of a pipeline's cutover."""
+
+    def __init__(self, settings: CutoverSettings, pipeline: str) -> None:
+        self._settings = settings
+        self._pipeline = pipeline
+
+    def given(self, name: HookName) -> bool:
+        """Whether this hook is configured."""
+        return self._of(name).given
+
+    async def call(self, name: HookName, cutover: Cutover) -> None:
+        """Call a hook and wait for its end. Raises TailraceError if it fails."""
+        hook, seconds = self._of(name), self._settings.hook_seconds
+        about = {"action": name, "cutover": cutover.id, "pipeline": self._pipeline}
+        body = msgspec.json.encode({**about, "position": cutover.end}) + b"\n"
+        if hook.url:
+            async with httpx.AsyncClient(timeout=seconds) as client:
+                id = f"{cutover.id}_{name}"
+                failure = await post(
+                    client, hook.url, id, body, secret=hook.secret, seconds=seconds
+                )
+        else:
+            variables = {f"TAILRACE_CUTOVER_{key.upper()}": it for key, it in about.items()}
+            failure = await execute(hook.command, body, variables, seconds=seconds, shown=True)
+        if failure is not None:
+            raise TailraceError(
+                f"the hook {name} failed: {failure.reason}",
+                hint=f"correct {name} in [cutover], or what it calls",
+            )
+
+    def _of(self, name: HookName) -> HookSettings:
+        hook: HookSettings = getattr(self._settings, name)
+        return hook

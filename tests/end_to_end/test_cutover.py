@@ -1,0 +1,203 @@
+"""
+The cutover, with real servers, a running engine, and a writer that stops only when it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pymysql
+import pytest
+
+from engine.cli.main import main
+from engine.databases.mysql.connect import error_code, query
+from engine.errors import TailraceError
+from tests.support.engine_process import EngineProcess, write_config
+from tests.support.global_variables import variables
+from tests.support.mysql_sessions import FreshDatabase
+from tests.support.servers import AnyServer, connect_mysql
+
+#: The server refuses a statement because it is read only.
+READ_ONLY = (1290, 1836)
+STEPS = ("freeze", "drain", "verify", "finish", "arm", "switch", "stop")
+#: The hook appends a line each time that it is called.
+CUTOVER = """
+[cutover]
+quiet_seconds = {quiet}
+freeze_seconds = 2.0
+sequence_margin = 500
+switch = {{ command = ["sh", "-c", "cat >> {called}"] }}
+"""
+
+
+class Application:
+    """Writes to the ledger, one row in each transaction, until the server refuses it."""
+
+    def __init__(self, server: AnyServer, database: str, user: str = "") -> None:
+        self.connection = pymysql.connect(
+            host=server.host,
+            port=server.port,
+            user=user or server.user,
+            password="" if user else server.password,
+            database=database,
+            autocommit=True,
+        )
+        self.written = 0
+        self.refused = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+
+    def _write(self) -> None:
+        while not self._ended.is_set():
+            try:
+                query(self.connection, "INSERT INTO ledger (note) VALUES ('old side')")
+            except TailraceError as error:
+                self.refused = error_code(error) in READ_ONLY
+                return
+            self.written += 1
+
+    def wait_refused(self) -> bool:
+        """Whether the server has refused a row, for lack of which it ends."""
+        self._thread.join(10)
+        return self.refused
+
+    def __enter__(self) -> Application:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(30)
+        self.connection.close()
+
+
+@contextmanager
+def thawed_at_the_end(server: AnyServer) -> Iterator[Callable[[], dict[str, str]]]:
+    """Returns a function that reads what the server says of writes. Others use the server, too."""
+    names = ("super_read_only", "read_only")
+    with connect_mysql(server) as connection:
+
+        def now() -> dict[str, str]:
+            found = variables(connection, "GLOBAL")
+            return {name: found[name] for name in names if name in found}
+
+        before = now()
+        try:
+            yield now
+        finally:
+            for name in names:
+                if name in before:
+                    query(connection, f"SET GLOBAL {name} = {before[name]}")
+
+
+def killed_at(config: Path, step: str) -> None:
+    """Run the cutover, and send SIGKILL as soon as it says that it begins a step."""
+    command = [sys.executable, "-m", "engine.cli", "cutover", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith(f"{step}: "):
+                break
+        else:
+            pytest.fail(f"the step {step} did not begin: {lines}")
+        process.kill()
+
+
+def record(target: str) -> dict[str, Any]:
+    """The newest record."""
+    with psycopg.connect(target) as connection:
+        row = connection.execute(
+            "SELECT record FROM tailrace.cutover ORDER BY started_at DESC LIMIT 1"
+        ).fetchone()
+    assert row is not None
+    found: dict[str, Any] = json.loads(row[0])
+    return found
+
+
+def prepare(
+    server: AnyServer, database: str, target: str, folder: Path, quiet: float = 0.3
+) -> tuple[Path, Path]:
+    """A table for the application; the configuration, and the file that the hook writes."""
+    with connect_mysql(server, database) as connection:
+        query(
+            connection,
+            "CREATE TABLE ledger (id INT PRIMARY KEY AUTO_INCREMENT, note VARCHAR(20))",
+        )
+        query(connection, "INSERT INTO ledger (note) VALUES ('one'), ('two')")
+    called = folder / "called"
+    more = CUTOVER.format(quiet=quiet, called=called)
+    return write_config(folder, server.url, target, f"{database}.*", more=more), called
+
+
+def all_live(status: dict[str, Any]) -> bool:
+    return bool(status["tables"]) and all(it["state"] == "live" for it in status["tables"])
+
+
+def sides(server: AnyServer, database: str, target: str) -> tuple[list[Any], list[Any]]:
+    """The numbers in the ledger on both sides."""
+    with connect_mysql(server, database) as connection:
+        source = [row[0] for row in query(connection, "SELECT id FROM ledger ORDER BY id")]
+    with psycopg.connect(target) as there:
+        rows = there.execute(f"SELECT id FROM {database}.ledger ORDER BY id".encode()).fetchall()
+    return source, [row[0] for row in rows]
+
+
+def test_a_cutover_loses_nothing(
+    mysql: AnyServer,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """GIVEN an application that writes WHEN the cutover is refused, aborted after SIGKILL, and
+    killed again in the middle THEN the source is as before until the cutover succeeds; then the
+    target has every row once, and takes new ones."""
+    database = fresh_mysql_database(mysql)
+    config, called = prepare(mysql, database, target_database, tmp_path)
+    with thawed_at_the_end(mysql) as writes, EngineProcess(config) as engine:
+        before = writes()
+        engine.wait_status(all_live)
+        with psycopg.connect(target_database, autocommit=True) as there:
+            identity = "ALTER id ADD GENERATED BY DEFAULT AS IDENTITY"
+            there.execute(f"ALTER TABLE {database}.ledger {identity}".encode())
+        assert main(["cutover", str(config)]) == 1
+        assert "not found equal within" in capsys.readouterr().out
+        assert main(["verify", str(config)]) == 0
+        with Application(mysql, database) as application:
+            assert main(["cutover", str(config), "--rehearse"]) == 0
+            assert "the downtime would be" in capsys.readouterr().out
+            assert (writes(), called.exists(), application.refused) == (before, False, False)
+            killed_at(config, "drain")
+            assert application.wait_refused()
+            assert record(target_database)["state"] == "drain"
+        assert main(["cutover", str(config), "--abort"]) == 0
+        assert (writes(), record(target_database)["state"]) == (before, "aborted")
+        assert json.loads(record(target_database)["before"]) == before
+        with Application(mysql, database) as application:
+            killed_at(config, "verify")
+            capsys.readouterr()
+            assert main(["cutover", str(config)]) == 0, capsys.readouterr()
+            assert application.wait_refused()
+            assert application.written
+        assert engine.wait() == 0
+        assert writes()["super_read_only"] == "ON"
+        done = record(target_database)
+        assert [it["step"] for it in done["steps"]] == list(STEPS)
+        (call,) = called.read_text().splitlines()
+        assert json.loads(call)["cutover"] == done["id"]
+        source, target = sides(mysql, database, target_database)
+        assert source == target
+        with psycopg.connect(target_database) as there:
+            insert = f"INSERT INTO {database}.ledger (note) VALUES ('new side') RETURNING id"
+            assert there.execute(insert.encode()).fetchall() == [(max(source) + 500 + 1,)]
+        assert main(["cutover", str(config), "--abort"]) == 1
