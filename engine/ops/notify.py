@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 import httpx
 import msgspec
 
+from engine.errors import ConfigError
 from engine.ops.delivery import Failure, execute, post
 from engine.ops.notifications import Notification, Notifications
 from engine.ops.status import Status
@@ -68,6 +69,7 @@ async def notifying(
                 await asyncio.sleep(WATCH_SECONDS)
 
         watching = asyncio.create_task(watch())
+        watching.add_done_callback(_log_failure)
         try:
             yield
         finally:
@@ -82,6 +84,8 @@ async def sending(
 ) -> AsyncGenerator[Callable[[Sequence[Notification]], None] | None, None]:
     """A function that sends notifications until the context is left; None without receivers. The
     end waits for the last ones for a short time. ``counts`` is counted up.
+
+    Raises ConfigError if requests cannot be sent from this machine.
     """
     queues = [_Receiver(name, it, counts) for name, it in receivers.items() if it.url or it.command]
     if not queues:
@@ -93,6 +97,8 @@ async def sending(
             queue.add(found)
 
     tasks = [asyncio.create_task(queue.run()) for queue in queues]
+    for task in tasks:
+        task.add_done_callback(_log_failure)
     try:
         yield send
     finally:
@@ -114,6 +120,7 @@ class _Receiver:
         self._settings = settings
         self._counts = counts
         self._queue: asyncio.Queue[Notification] = asyncio.Queue()
+        self._client = _client(name, settings) if settings.url else None
 
     def add(self, notifications: Sequence[Notification]) -> None:
         """Put those into the queue that the receiver wants."""
@@ -135,23 +142,26 @@ class _Receiver:
 
     async def run(self) -> None:
         """Send what is in the queue, until cancelled."""
-        async with httpx.AsyncClient(timeout=self._settings.timeout_seconds) as client:
+        try:
             while True:
                 notification = await self._queue.get()
                 try:
-                    await self._send(notification, client)
+                    await self._send(notification)
                 except asyncio.CancelledError:
                     self._lost(notification, "the engine has ended")
                     raise
                 finally:
                     self._queue.task_done()
+        finally:
+            if self._client is not None:
+                await self._client.aclose()
 
-    async def _send(self, notification: Notification, client: httpx.AsyncClient) -> None:
+    async def _send(self, notification: Notification) -> None:
         """Try until it is sent, refused, or too old."""
         wait = FIRST_SECONDS
         while True:
-            if self._settings.url:
-                failure = await self._post(notification, client)
+            if self._client is not None:
+                failure = await self._post(notification, self._client)
             else:
                 failure = await self._execute(notification)
             if failure is None:
@@ -196,3 +206,20 @@ class _Receiver:
         body = msgspec.json.encode(notification) + b"\n"
         settings = self._settings
         return await execute(settings.command, body, about, seconds=settings.timeout_seconds)
+
+
+def _client(name: str, settings: NotifySettings) -> httpx.AsyncClient:
+    """The client of a webhook, by the variables of the environment that httpx knows."""
+    try:
+        return httpx.AsyncClient(timeout=settings.timeout_seconds)
+    except (ImportError, OSError, ValueError) as error:  # its message may have a password
+        raise ConfigError(
+            f"notify.{name}: no request can be sent: {type(error).__name__}",
+            hint="look at the variables ALL_PROXY, HTTP_PROXY, HTTPS_PROXY and SSL_CERT_FILE",
+        ) from error
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    """Say that a task has ended by a bug."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("no notifications are sent any more", exc_info=error)

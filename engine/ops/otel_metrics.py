@@ -14,6 +14,7 @@ https://opentelemetry.io/docs/specs/otel/metrics/data-model/
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -43,6 +44,8 @@ from engine.ops.metrics import Sampled
 from engine.ops.otel import CLOSE_SECONDS, make_resource
 
 __all__ = ["OtelMetrics"]
+
+log = logging.getLogger("tailrace.metrics")
 
 #: How often metrics are sent, unless OTEL_METRIC_EXPORT_INTERVAL has milliseconds.
 INTERVAL_SECONDS = 60.0
@@ -99,7 +102,10 @@ class OtelMetrics(MetricSender):
                 data, self._latest = self._latest, None
             if data is None:
                 return
-            self._exporter.export(data)
+            try:
+                self._exporter.export(data)
+            except OSError as error:  # older exporters raise it if there is no receiver
+                log.warning("metrics are not sent", extra={"error": type(error).__name__})
 
     def _data(self, samples: Iterable[tuple[Metric, Sequence[Sampled]]]) -> MetricsData:
         now = time.time_ns()

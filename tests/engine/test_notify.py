@@ -217,6 +217,30 @@ def test_a_command_that_fails_is_said(
 
 
 @pytest.mark.parametrize(
+    ("name", "value"), [("ALL_PROXY", "socks5://x:planted@proxy"), ("SSL_CERT_FILE", "/none")]
+)
+def test_a_machine_that_cannot_send_requests(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="no request can be sent") as refused:
+        run({"pager": NotifySettings(url="https://127.0.0.1:1")}, lambda _: True)
+    assert "planted" not in str(refused.value)
+
+
+def test_a_bug_is_logged(
+    hook: Callable[..., Hook], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(notify, "post", broken)
+    run({"pager": NotifySettings(url=hook().url)}, lambda _: bool(caplog.records))
+    assert caplog.records[0].getMessage() == "no notifications are sent any more"
+    assert caplog.records[0].exc_info is not None
+
+
+@pytest.mark.parametrize(
     ("settings", "problem"),
     [
         ({"url": "ftp://example.com"}, "not an http"),
