@@ -34,6 +34,7 @@ __all__ = [
     "FiltersRows",
     "Finding",
     "Interruptible",
+    "NamesServer",
     "Reachable",
     "Readable",
     "ReadsByPolicy",
@@ -106,11 +107,12 @@ class StoredText(NamedTuple):
     """How a target stores the values of one column, as canonical texts.
 
     ``store`` makes the text on the target from the source's; None is NULL. ``restore`` is its
-    inverse for the texts of values that were replaced.
+    inverse for the texts of values that were replaced. ``policy`` is the setting that does so.
     """
 
     store: Callable[[str], str | None]
     restore: Callable[[str], str] = str
+    policy: str = ""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -431,6 +433,14 @@ class Reachable(Protocol):
 
     def reachable(self) -> bool:
         """Whether a connection can be made now, within a few seconds. Called on a worker thread."""
+
+
+@runtime_checkable
+class NamesServer(Protocol):
+    """A ``RowReader`` that tells which server it reads."""
+
+    def server(self) -> str:
+        """The name and the version of the server. May block."""
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from engine.checkpoint import TableProgress
 from engine.cli.command import Command
 from engine.cli.output import print_json, print_tables, print_warning
 from engine.cli.progress import comparison_progress
+from engine.cli.report import Plan, Wanted, add_report_options, make_plan, wanted_report
 from engine.cli.stored import refuse_unknown, stored_state
 from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
 from engine.contract import Readable, RowReader, Sink, SnapshotSource, Source, State
@@ -62,8 +63,11 @@ def verify(options: argparse.Namespace) -> int:
 
     The outcome of each live table is stored in the target, for `tailrace status` and the metrics.
     Nothing else is changed on either side.
+
+    --report writes a page, or JSON, with all of the result and the values of rows that differ, for
+    people who have to rely on it; `tailrace report verify FILE` checks that it was not changed.
     """
-    settings = load_settings(options.config)
+    settings, wanted = load_settings(options.config), wanted_report(options)
     report = asyncio.run(
         compare(
             settings,
@@ -72,10 +76,11 @@ def verify(options: argparse.Namespace) -> int:
             by_rows=options.rows,
             records=not options.no_record,
             deadline_seconds=options.deadline_seconds,
+            wanted=wanted,
         )
     )
     if options.json:
-        print_json(report)
+        print_json(_without_values(report))
     else:
         from engine.cli.tables import verify_table
 
@@ -107,6 +112,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-record", action="store_true", help="do not store the outcome in the target"
     )
+    add_report_options(parser)
 
 
 VERIFY = Command(
@@ -125,8 +131,10 @@ async def compare(
     by_rows: bool = False,
     records: bool = True,
     deadline_seconds: float = 60.0,
+    wanted: Wanted | None = None,
 ) -> VerifyReport:
-    """Compare the tables of these names, or all, and store the outcomes if it ``records`` them."""
+    """Compare the tables of these names, or all, and store the outcomes if it ``records`` them.
+    Write the report that is ``wanted``."""
     sink = make_sink(settings)
     state, checkpoint = await stored_state(sink)
     mapping = make_mapping(settings)
@@ -148,6 +156,11 @@ async def compare(
             closing(rows_of("sink", sink)) as target_rows,
             comparison_progress(expected) as update,
         ):
+            plan: Plan | None = None
+            if wanted is not None:
+                named = {chosen.names[str(it.id)]: (it, of) for it, of in chosen.tables.items()}
+                sides = (source_rows, target_rows)
+                plan = await make_plan(wanted, settings, checkpoint, named, sides, names)
             try:
                 report = await comparison.verify(
                     chosen.tables,
@@ -156,6 +169,7 @@ async def compare(
                     source_position=source.position,
                     passed=waiting.passed,
                     by_rows=by_rows,
+                    in_detail=plan is not None,
                     deadline_seconds=deadline_seconds,
                     progress=lambda name, rows: update(chosen.names[name], rows),
                     found=record.add,
@@ -169,9 +183,26 @@ async def compare(
         )
     found = [msgspec.structs.replace(it, table=chosen.names[it.table]) for it in report.tables]
     reports = [_left_out(table, reason) for table, reason in sorted(chosen.left.items())]
-    return msgspec.structs.replace(
+    report = msgspec.structs.replace(
         report, equal=report.equal and not reports, tables=(*found, *reports)
     )
+    if plan is not None:
+        plan.write(report)
+    return report
+
+
+def _without_values(report: VerifyReport) -> VerifyReport:
+    """The result without values of rows, which only a report has."""
+    tables = (
+        msgspec.structs.replace(
+            table,
+            differences=tuple(
+                msgspec.structs.replace(it, values=msgspec.UNSET) for it in table.differences
+            ),
+        )
+        for table in report.tables
+    )
+    return msgspec.structs.replace(report, tables=tuple(tables))
 
 
 class Waiting:

@@ -72,6 +72,15 @@ class Checksum(NamedTuple):
         count the first bit of a hash as its sign."""
         return cls(*(int(str(number or 0)) % _64_BITS for number in (rows, first, last)))
 
+    def plus(self, other: Checksum) -> Checksum:
+        """The checksum of the rows of both."""
+        return Checksum.of(*(one + more for one, more in zip(self, other, strict=True)))
+
+    @property
+    def text(self) -> str:
+        """The sums as 32 hexadecimal digits."""
+        return f"{self.first:016x}{self.last:016x}"
+
 
 @runtime_checkable
 class SumsRows(Protocol):

@@ -44,10 +44,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from hashlib import blake2b
 from typing import Final, Literal
 
+import msgspec
+from msgspec import UNSET
+
 from engine.contract import RowReader
 from engine.errors import SinkRejected, SourceRejected, TailraceError
 from engine.schema import Table
-from engine.toolkit.checksums import is_ordered
+from engine.toolkit.checksums import Checksum, is_ordered
 from engine.verify.pace import Pace
 from engine.verify.parts import MOST_ROWS, Parts, candidates, differing_parts
 from engine.verify.ranges import RangeComparison
@@ -69,6 +72,8 @@ Found = Callable[[Table, TableReport], Awaitable[None]]
 
 #: Differences that are listed per table; the others are only counted.
 LISTED_DIFFERENCES: Final = 10_000
+#: Those of them that have values, if values are asked for.
+DETAILED_DIFFERENCES: Final = 1_000
 #: Different rows of a keyless table that are counted in one pass over it.
 MULTISET_ROWS: Final = 1_000_000
 _DIGEST_BYTES: Final = 16
@@ -83,6 +88,7 @@ async def verify(
     passed: Passed,
     chunk_rows: int = 5000,
     by_rows: bool = False,
+    in_detail: bool = False,
     deadline_seconds: float = 60.0,
     progress: Progress = lambda table, rows: None,
     found: Found | None = None,
@@ -96,18 +102,21 @@ async def verify(
     log up to the position, and returns false if the time comes first. ``deadline_seconds`` limits
     each such wait, and for each table the time for which its hot rows are rechecked. ``progress``
     is called with a table's name and the number of its rows that have been compared. ``by_rows``
-    reads all rows, also where both databases can compute checksums. The readers are called from
-    threads, each by one at a time.
+    reads all rows, also where both databases can compute checksums. ``in_detail``: the reports
+    have values of rows that differ, and the policies that may change values. The readers are called
+    from threads, each by one at a time.
 
     Raises the errors of the readers' connections; another error makes its table inconclusive.
     """
     started = time.monotonic()
     pipeline = PipelineWaiter(source_position, passed, deadline_seconds)
-    source_reader, target_reader = SourceReader(source, target, pace), AsyncReader(target, pace)
+    source_reader = SourceReader(source, target, pace, counts=in_detail)
+    target_reader = AsyncReader(target, pace)
     reports: list[TableReport] = []
     for table in tables:
         kind = _KeyedComparison if table.key else _KeylessComparison
         comparison = kind(table, source_reader, target_reader, pipeline, chunk_rows, progress)
+        comparison.in_detail = in_detail
         if not by_rows:
             await comparison.choose_method()
         report = await comparison.report()
@@ -124,7 +133,7 @@ class _Comparison(ABC):
     def __init__(
         self,
         table: Table,
-        source: AsyncReader,
+        source: SourceReader,
         target: AsyncReader,
         pipeline: PipelineWaiter,
         chunk_rows: int,
@@ -138,7 +147,10 @@ class _Comparison(ABC):
         self.counts: Counter[str] = Counter()  # by kind of difference
         self.listed: list[Difference] = []
         self.hot = 0
+        self.in_detail = False
         self.rows = 0
+        self.target_rows = 0
+        self.checksums = ("", "")  # those of the source and of the target
         self.read = 0  # rows of the source that have been read
         self.method: Literal["checksums", "rows"] = "rows"
         self.reason = ""  # why the rows are read
@@ -180,6 +192,9 @@ class _Comparison(ABC):
             self.method,
             self.reason,
             self.read,
+            self.target_rows,
+            *self.checksums,
+            replaced=self.source.replaced(self.table) if self.in_detail else (),
         )
 
     async def choose_method(self) -> None:
@@ -199,14 +214,21 @@ class _Comparison(ABC):
         if parts.are_many:
             self._read_instead("many rows differ, or change")
             return None
+        self._summed(parts.source, parts.target)
         return parts
+
+    def _summed(self, source: Checksum, target: Checksum) -> None:
+        """Note the checksums of the table."""
+        self.target_rows = target.rows
+        self.checksums = source.text, target.text
 
     def _read_instead(self, reason: str) -> None:
         """Start again, and read all rows: a database cannot compute the checksums after all."""
         self.method, self.reason = "rows", reason
         self.counts.clear()
         self.listed.clear()
-        self.hot = self.rows = self.read = 0
+        self.hot = self.rows = self.read = self.target_rows = 0
+        self.checksums = ("", "")
 
     @abstractmethod
     async def compare(self) -> None:
@@ -226,7 +248,8 @@ class _Comparison(ABC):
 class _KeyedComparison(_Comparison):
     async def compare(self) -> None:
         rechecker = Rechecker(
-            self.table, self.source, self.target, self.pipeline, batch_rows=self.chunk_rows
+            *(self.table, self.source, self.target, self.pipeline, self.chunk_rows),
+            with_values=self.in_detail,
         )
         if self.method == "checksums" and is_ordered(self.table):
             await self._by_ranges(rechecker)
@@ -248,6 +271,7 @@ class _KeyedComparison(_Comparison):
         )
         await ranges.run()
         self.read = ranges.read
+        self._summed(ranges.in_source, ranges.in_target)
 
     async def _by_parts(self, rechecker: Rechecker) -> bool:
         """Compare checksums of parts, and the rows of those that differ. False if all rows have to
@@ -258,7 +282,7 @@ class _KeyedComparison(_Comparison):
         if parts.names:
             found, self.read = await candidates(self.table, self.source, self.target, parts)
             await self._add(rechecker.differences(found))
-        self.count_compared(parts.rows)
+        self.count_compared(parts.source.rows)
         return True
 
     async def _forward(self, rechecker: Rechecker) -> None:
@@ -283,6 +307,7 @@ class _KeyedComparison(_Comparison):
         next_chunk = self._start_chunk(self.target, None, keys_only=True)
         while keys := await next_chunk:
             next_chunk = self._start_chunk(self.target, keys[-1], keys_only=True)
+            self.target_rows += len(keys)
             candidates |= set(keys).difference(await self.source.keys(self.table, keys))
             if len(candidates) >= self.chunk_rows:
                 await self._add(rechecker.differences(candidates))
@@ -302,6 +327,8 @@ class _KeyedComparison(_Comparison):
         async for difference in differences:
             self.counts[difference.kind] += 1
             if len(self.listed) < LISTED_DIFFERENCES:
+                if difference.values and len(self.listed) >= DETAILED_DIFFERENCES:
+                    difference = msgspec.structs.replace(difference, values=UNSET)
                 self.listed.append(difference)
 
 
@@ -332,7 +359,7 @@ class _KeylessComparison(_Comparison):
                 self._names = ()
                 self._read_instead("its parts differ")
                 return False
-        self.count_compared(parts.rows)
+        self.count_compared(parts.source.rows)
         return True
 
     async def _compare_part(self, part: int, parts: int, first: Multiset) -> bool:
@@ -343,7 +370,10 @@ class _KeylessComparison(_Comparison):
             return (await self._read(self.source, part, parts))[0]
 
         async def read_target() -> Multiset:
-            return (await self._read(self.target, part, parts))[0]
+            multiset, _, rows = await self._read(self.target, part, parts)
+            if self.method == "rows":
+                self.target_rows = rows
+            return multiset
 
         result = await recheck_multiset(first, read_source, read_target, self.pipeline)
         self.counts["missing"] += result.missing

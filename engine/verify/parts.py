@@ -13,6 +13,7 @@ equal, or the whole table is read.
 from __future__ import annotations
 
 import asyncio
+from functools import reduce
 from typing import Final, NamedTuple
 
 from engine.contract import RowReader
@@ -30,17 +31,18 @@ _MOST_READ: Final = 100_000
 
 
 class Parts(NamedTuple):
-    """The parts of a table that differ, the number of rows of the source, and that of the rows to
-    read on the side that has more of them."""
+    """The parts of a table that differ, the checksums of all its parts on both sides, and the
+    number of rows to read on the side that has more of them."""
 
     names: tuple[str, ...]
-    rows: int
+    source: Checksum
+    target: Checksum
     to_read: int
 
     @property
     def are_many(self) -> bool:
         """Whether it is better to read the whole table."""
-        return self.to_read > _MOST_READ or 2 * self.to_read > max(self.rows, 1_000)
+        return self.to_read > _MOST_READ or 2 * self.to_read > max(self.source.rows, 1_000)
 
 
 async def differing_parts(table: Table, source: AsyncReader, target: AsyncReader) -> Parts:
@@ -53,7 +55,8 @@ async def differing_parts(table: Table, source: AsyncReader, target: AsyncReader
     }
     names = sorted(part for part, (one, other) in pairs.items() if one != other)
     to_read = sum(max(one.rows for one in pairs[part]) for part in names)
-    return Parts(tuple(names), sum(each.rows for each in in_source.values()), to_read)
+    one, other = (reduce(Checksum.plus, it.values(), nothing) for it in (in_source, in_target))
+    return Parts(tuple(names), one, other, to_read)
 
 
 async def candidates(

@@ -68,8 +68,10 @@ class RangeComparison:
         self._check = check
         self._comparable = comparable_rows(table)
         self._candidates: set[Key] = set()
-        #: The number of rows of the source: summed, and read one by one.
-        self.summed = 0
+        #: The checksums of all ranges so far, each as it was summed first.
+        self.in_source = Checksum()
+        self.in_target = Checksum()
+        #: The number of rows of the source that were read one by one.
         self.read = 0
 
     async def run(self) -> None:
@@ -88,7 +90,8 @@ class RangeComparison:
                 rows = min(2 * rows, MOST_CHUNKS * self._chunk_rows)
             elif seconds > LONG_SECONDS:
                 rows = max(rows // 2, self._chunk_rows)
-            self.summed += source.rows
+            self.in_source = self.in_source.plus(source)
+            self.in_target = self.in_target.plus(target)
             if source != target:
                 await self._cut(range, source, target)
             self._compared(source.rows)
@@ -111,7 +114,7 @@ class RangeComparison:
         """Find the rows of a range that differ."""
         rows = max(source.rows, target.rows)
         larger = self._source if source.rows == rows else self._target
-        if rows <= self._chunk_rows or self.read > MANY_READ * max(self.summed, 1):
+        if rows <= self._chunk_rows or self.read > MANY_READ * max(self.in_source.rows, 1):
             await self._read(range, larger)
             return
         count = 0

@@ -16,7 +16,7 @@ from engine.schema import Table
 from engine.toolkit.canonical import canonical_json, canonical_rows
 from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
 from engine.verify.pace import Pace
-from engine.verify.report import Key
+from engine.verify.report import Key, Replaced
 
 __all__ = [
     "AsyncReader",
@@ -118,12 +118,21 @@ class SourceReader(AsyncReader):
     """The source's reader, which gives its rows and keys as the target stores them.
 
     ``target`` tells how (``RowReader.stored``). Keys that a policy changes are remembered, so they
-    are found on the source again.
+    are found on the source again. ``counts``: the values that a policy changes in whole
+    rows of ``chunk`` are counted.
     """
 
-    def __init__(self, reader: RowReader, target: RowReader, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        reader: RowReader,
+        target: RowReader,
+        pace: Pace | None = None,
+        *,
+        counts: bool = False,
+    ) -> None:
         super().__init__(reader, pace)
         self._target = target
+        self._counts = counts
         self._forms: dict[Table, _StoredForm] = {}
 
     async def chunk(
@@ -137,6 +146,8 @@ class SourceReader(AsyncReader):
             start = form.last[1] if form.last[0] == after else form.changed.get(after, after)
         rows = await super().chunk(table, start, limit, keys_only=keys_only)
         stored = form.stored(rows, keys_only=keys_only)
+        if self._counts and not keys_only:
+            form.count(rows, stored)
         if rows:
             last = stored[-1], rows[-1]
             form.last = last if keys_only else (key_of(table, last[0]), key_of(table, last[1]))
@@ -189,6 +200,16 @@ class SourceReader(AsyncReader):
         comparable, form = super().comparable_rows(table), self._form(table)
         return lambda rows: comparable(form.stored(rows, keys_only=False))
 
+    def replaced(self, table: Table) -> tuple[Replaced, ...]:
+        """The policies that may change values of a table, with the number of values that ``chunk``
+        has counted; None if it has counted none."""
+        form = self._form(table)
+        return tuple(
+            Replaced(table.names[n], text.policy, form.replaced[n] if form.replaced else None)
+            for n, text in enumerate(form.texts)
+            if text is not None
+        )
+
     def _form(self, table: Table) -> _StoredForm:
         if table not in self._forms:
             self._forms[table] = _StoredForm(table, self._target.stored(table))
@@ -209,7 +230,9 @@ class _StoredForm:
         #: The last key that a chunk has read, on the target and on the source.
         self.last: tuple[Key, Key] = ((), ())
         self._table = table
-        self._texts = texts
+        self.texts = texts
+        #: The number of values in each column that were changed, if they were counted.
+        self.replaced: list[int] = []
         self._key_texts = [texts[ordinal] for ordinal in table.key]
         #: The ordinals of the columns in which a zero date is stored as NULL.
         self.nulled = [
@@ -220,7 +243,7 @@ class _StoredForm:
 
     def stored(self, rows: list[TextRow], *, keys_only: bool) -> list[TextRow]:
         """The source's rows, or keys, as the target stores them."""
-        texts = self._key_texts if keys_only else self._texts
+        texts = self._key_texts if keys_only else self.texts
         if not any(texts):
             return rows
         stored = canonical_rows(rows, [text and text.store for text in texts])
@@ -232,6 +255,14 @@ class _StoredForm:
                 if key != other:
                     self.changed[other] = key
         return stored
+
+    def count(self, rows: list[TextRow], stored: list[TextRow]) -> None:
+        """Count the values that were changed in these rows."""
+        self.replaced = self.replaced or [0] * len(self.texts)
+        for n, text in enumerate(self.texts):
+            if text is not None:
+                pairs = zip(rows, stored, strict=True)
+                self.replaced[n] += sum(old[n] != new[n] for old, new in pairs)
 
     def on_source(self, keys: Sequence[Key]) -> list[Key]:
         """The keys that the source may have for these keys of the target."""

@@ -48,13 +48,15 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from itertools import count
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from msgspec import UNSET, UnsetType
 
 from engine.schema import Table
 from engine.verify.reader import AsyncReader, RowsByKey, TextRow, comparable_rows
-from engine.verify.report import Difference, Key
+from engine.verify.report import ColumnValues, Difference, Key
 
 __all__ = [
     "Multiset",
@@ -134,7 +136,8 @@ class Recheck(NamedTuple):
 
 
 class Rechecker:
-    """Rechecks the candidates of one table with a key.
+    """Rechecks the candidates of one table with a key. ``with_values``: differences have the values
+    of both sides.
 
     ``hot`` holds the keys of the rows that no recheck could decide about so far.
     """
@@ -146,8 +149,11 @@ class Rechecker:
         target: AsyncReader,
         pipeline: PipelineWaiter,
         batch_rows: int,
+        *,
+        with_values: bool = False,
     ) -> None:
         self.hot: set[Key] = set()
+        self._with_values = with_values
         self._table = table
         self._source = source
         self._target = target
@@ -229,11 +235,28 @@ class Rechecker:
 
     def _difference(self, key: Key, source: TextRow | None, target: TextRow | None) -> Difference:
         if source is None or target is None:
-            return Difference("extra" if source is None else "missing", key)
+            kind: Literal["extra", "missing"] = "extra" if source is None else "missing"
+            return Difference(kind, key, values=self._values(source, target))
         pairs = zip(
             self._table.names, self._comparable(source), self._comparable(target), strict=True
         )
-        return Difference("changed", key, tuple(name for name, old, new in pairs if old != new))
+        columns = tuple(name for name, old, new in pairs if old != new)
+        return Difference("changed", key, columns, self._values(source, target, columns))
+
+    def _values(
+        self, source: TextRow | None, target: TextRow | None, columns: Collection[str] = ()
+    ) -> tuple[ColumnValues, ...] | UnsetType:
+        """The values of these columns on both sides, or of all columns of a row that one side
+        lacks, if they are asked for."""
+        if not self._with_values:
+            return UNSET
+        nothing: TextRow = (None,) * len(self._table.columns)
+        rows = zip(self._table.names, source or nothing, target or nothing, strict=True)
+        return tuple(
+            ColumnValues.of(name, old, new)
+            for name, old, new in rows
+            if not columns or name in columns
+        )
 
 
 class MultisetResult(NamedTuple):

@@ -2,31 +2,89 @@
 The result of a comparison, as ``tailrace verify`` shows it.
 
 ``tailrace verify --json`` prints a ``VerifyReport`` with these field names. A difference names the
-columns that differ. A report holds the values of keys and no other values of rows.
+columns that differ. A result holds the values of keys, and other values of rows only if a report in
+detail is asked for.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-__all__ = ["Difference", "Key", "TableReport", "VerifyReport"]
+__all__ = ["ColumnValues", "Difference", "Key", "Replaced", "TableReport", "VerifyReport"]
+
+#: The longest value that is kept whole, in characters, and what is shown of it before the first
+#: difference.
+LONGEST: Final = 200
+_CONTEXT: Final = 40
 
 #: The canonical text of each column of a row's key, in the key's order; None is NULL.
 Key = tuple[str | None, ...]
+
+
+class ColumnValues(msgspec.Struct, frozen=True):
+    """The values of a column on both sides, as canonical texts; None is NULL, or no row. Long ones
+    are shortened to the place where they differ. ``hidden``: they are left out, because the column
+    is masked.
+    """
+
+    column: str
+    source: str | None
+    target: str | None
+    hidden: bool = False
+
+    @classmethod
+    def of(cls, column: str, source: str | None, target: str | None) -> ColumnValues:
+        """The values, shortened."""
+        start = _first_difference(source or "", target or "")
+        return cls(column, _shortened(source, start), _shortened(target, start))
+
+
+def _first_difference(one: str, other: str) -> int:
+    """The length of the common beginning."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _shortened(text: str | None, start: int) -> str | None:
+    if text is None or len(text) <= LONGEST:
+        return text
+    begin = max(0, min(start - _CONTEXT, len(text) - LONGEST))
+    end = begin + LONGEST
+    marks = "…" if begin else "", "…" if end < len(text) else ""
+    return f"{marks[0]}{text[begin:end]}{marks[1]} ({len(text):,} characters)"
+
+
+class Replaced(msgspec.Struct, frozen=True):
+    """A policy that may change values of a column, such as ``zero_date = "null"``, and the number
+    of values of the source that it changes; None if they were not counted.
+    """
+
+    column: str
+    policy: str
+    values: int | None = None
 
 
 class Difference(msgspec.Struct, frozen=True):
     """One row that differs.
 
     ``changed``: both databases have the row, with other values in ``columns``. ``missing``: only
-    the source has it. ``extra``: only the target has it.
+    the source has it. ``extra``: only the target has it. ``values`` are those of ``columns``, or of
+    all columns of a missing or extra row, if they were asked for.
     """
 
     kind: Literal["changed", "missing", "extra"]
     key: Key
     columns: tuple[str, ...] = ()
+    values: tuple[ColumnValues, ...] | UnsetType = UNSET
 
 
 class TableReport(msgspec.Struct, frozen=True):
@@ -45,7 +103,11 @@ class TableReport(msgspec.Struct, frozen=True):
 
     ``method`` says how the rows were compared: by ``checksums`` that both databases computed, or as
     ``rows`` that were all read; ``reason`` then says why. ``read`` is the number of rows that were
-    read from the source.
+    read from the source. ``target_rows`` is the number of rows on the target. The checksums are
+    those of all rows, as each range or part was summed first, so those of equal tables differ where
+    changes were on their way; they are empty if the rows were read.
+
+    ``replaced`` has the policies that may change values, if a report in detail is asked for.
     """
 
     table: str
@@ -63,6 +125,10 @@ class TableReport(msgspec.Struct, frozen=True):
     method: Literal["checksums", "rows"] = "rows"
     reason: str = ""
     read: int = 0
+    target_rows: int = 0
+    source_checksum: str = ""
+    target_checksum: str = ""
+    replaced: tuple[Replaced, ...] = ()
 
 
 class VerifyReport(msgspec.Struct, frozen=True):

@@ -202,6 +202,30 @@ def test_backfill_stream_and_schema_changes(shop: MappedShop) -> None:
         "INSERT INTO plain VALUES (6, 9223372036854775807, 8)",
     )
     shop.check()
+    assert_report_hides_masked_values(shop)
+
+
+def assert_report_hides_masked_values(shop: MappedShop) -> None:
+    """A report has no value of a masked column, also if the target wrongly holds a plain one."""
+    table = f'"crm_{shop.database}"."order"'
+    shop.target.execute(f"UPDATE {table} SET hashed = 'plain@text', total = 8 WHERE id = 60")  # type: ignore[call-overload]
+    shop.target.execute(f"DELETE FROM {table} WHERE id = 61")  # type: ignore[call-overload]
+    page, data = shop.folder / "r.html", shop.folder / "r.json"
+    words = ("--table", f"{shop.database}.orders", "--report", str(page), "--report", str(data))
+    assert main(["verify", str(shop.config), *words]) == 3
+    content = json.loads(data.read_text())["content"]
+    (found,) = content["tables"]
+    assert (found["masked"], found["changed"], found["missing"]) == (["hashed"], 1, 1)
+    rows = {row["key"][0]: {it["column"]: it for it in row["values"]} for row in found["rows"]}
+    for row in rows.values():
+        nothing = {"column": "hashed", "source": None, "target": None, "hidden": True}
+        assert row["hashed"] == nothing
+    assert rows["60"].keys() == {"hashed", "total"}
+    assert (rows["60"]["total"]["source"], rows["60"]["total"]["target"]) == ("1", "8")
+    assert rows["61"]["client"]["source"] == "1"
+    assert "plain@text" not in page.read_text() + data.read_text()
+    reasons = {it["table"].rpartition(".")[2]: it["reason"] for it in content["not_compared"]}
+    assert reasons == dict.fromkeys(("people", "lines", "plain"), "it was not asked for (--table)")
 
 
 def test_a_changed_mapping(shop: MappedShop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -250,6 +252,26 @@ def test_init_writes_a_file_that_loads_and_holds_no_password(
     assert output.read_text() == text
 
 
+def assert_reported(database: str, page: Path, data: Path) -> None:
+    """The report of the comparison tells what differs, with the values, for its owner alone."""
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (page, data)] == [0o600] * 2
+    assert [tailrace("report", "verify", path).status for path in (page, data)] == [0, 0]
+    content = json.loads(data.read_text())["content"]
+    assert content["outcome"] == "different"
+    assert re.fullmatch(r"(MySQL|MariaDB) \d+\..*", content["source"]["software"])
+    assert re.fullmatch(r"PostgreSQL \d+\..*", content["target"]["software"])
+    assert "@" not in content["source"]["address"] + content["target"]["address"]
+    (table,) = content["tables"]
+    expected = {"table": f"{database}.pets", "outcome": "different", "state": "live", "changed": 1}
+    assert table.items() >= {**expected, "source_rows": 5, "target_rows": 5}.items()
+    assert table["method"] == "checksums"
+    assert table["source_checksum"] != table["target_checksum"]
+    (row,) = table["rows"]
+    (value,) = row["values"]
+    assert (row["key"], value["column"], value["target"]) == (["4"], "name", "Max")
+    assert "Max" in page.read_text()
+
+
 def test_from_check_to_verify(database: str, target_database: str, config: Path) -> None:
     """GIVEN a correct configuration WHEN the commands are used in the manual's order THEN each
     reports the state of the pipeline, in its output and its exit status."""
@@ -281,8 +303,12 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
 
     with psycopg.connect(target_database, autocommit=True) as there:
         there.execute(f"UPDATE {database}.pets SET name = 'Max' WHERE id = 4".encode())
-    verify = tailrace("verify", config, "--deadline-seconds", "5", "--json")
+    page, data = config.with_name("report.html"), config.with_name("report.json")
+    page.write_text("an older report, which others may read")
+    files = ("--report", page, "--report", data)
+    verify = tailrace("verify", config, "--deadline-seconds", "5", "--json", *files)
     assert verify.status == 3
+    assert_reported(database, page, data)
     (report,) = json.loads(verify.out)["tables"]
     assert (report["differing"], report["hot"]) == (1, 0)
     assert report["differences"] == [{"kind": "changed", "key": ["4"], "columns": ["name"]}]

@@ -16,7 +16,13 @@ from pymysql.cursors import SSCursor
 
 from engine.contract import RowFilter, StoredText
 from engine.databases.mysql.charset import may_be_invalid, text_decoder, text_encoder
-from engine.databases.mysql.connect import connect, query, translate_errors
+from engine.databases.mysql.connect import (
+    connect,
+    is_mariadb,
+    query,
+    server_version,
+    translate_errors,
+)
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.invalid_text import invalid_text
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
@@ -141,6 +147,11 @@ class MySQLRowReader:
     def count(self, table: Table) -> int:
         """The exact number of rows now."""
         return int(self._query(f"SELECT COUNT(*) FROM {quote_table(table)}")[0][0])
+
+    def server(self) -> str:
+        """As ``NamesServer.server``."""
+        connection = self._open()
+        return f"{'MariaDB' if is_mariadb(connection) else 'MySQL'} {server_version(connection)}"
 
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """No policy changes a value here."""

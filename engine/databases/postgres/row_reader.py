@@ -127,6 +127,10 @@ class PostgresRowReader:
             sql = f"SELECT count(*) FROM {self._naming.sql(table.id)}"
             return int(self._open().execute(sql).fetchall()[0][0])
 
+    def server(self) -> str:
+        """As ``NamesServer.server``."""
+        return f"PostgreSQL {self._open().info.parameter_status('server_version') or ''}".strip()
+
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """How the policies store the source's values."""
         return self._storage.texts(table)

@@ -371,18 +371,23 @@ def _zero_text(type: Type, policy: str) -> str:
 def _stored_text(column: Column, policies: StoragePolicies, key: bool) -> StoredText | None:
     kind = column.type.kind
     if kind in TEMPORAL:
-        return _stored_date(policies.zero_date, kind != "date", key)
+        text = _stored_date(policies.zero_date, kind != "date", key)
+        return text and text._replace(policy=f'zero_date = "{policies.zero_date}"')
     if kind in TEXTUAL and policies.nul_byte != "error":
+        policy = f'nul_byte = "{policies.nul_byte}"'
         if key or policies.nul_byte == "replace":
             nul = KEY_NUL if key else NUL
             return StoredText(
-                lambda text: text.replace("\0", nul), lambda text: text.replace(nul, "\0")
+                lambda text: text.replace("\0", nul), lambda text: text.replace(nul, "\0"), policy
             )
-        return StoredText(without_nul)
+        return StoredText(without_nul, policy=policy)
     if is_narrowed(column, policies) and policies.out_of_range != "error" and not key:
         highest = 1 if kind == "int8" else LARGEST_BIGINT
         other = str(highest) if policies.out_of_range == "clamp" else None
-        return StoredText(lambda text: text if 0 <= int(text) <= highest else other)
+        return StoredText(
+            lambda text: text if 0 <= int(text) <= highest else other,
+            policy=f'out_of_range = "{policies.out_of_range}"',
+        )
     return None
 
 
