@@ -60,8 +60,8 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def wanted_report(options: argparse.Namespace) -> Wanted | None:
-    """The report that is asked for; None if there is none. Raises ConfigError before the comparison, rather than after
-    it, if it cannot be written or signed."""
+    """The report that is asked for; None if there is none. Raises ConfigError before the
+    comparison, rather than after it, if it cannot be written or signed."""
     for path in options.report:
         if path.suffix not in _SUFFIXES:
             raise ConfigError(
@@ -157,8 +157,8 @@ async def make_plan(
     readers: tuple[RowReader, RowReader],
     chosen: Sequence[str],
 ) -> Plan:
-    """What a report tells of the comparison that begins now. ``readers`` are those of the source and the target,
-    ``chosen`` the tables of ``--table``."""
+    """What a report tells of the comparison that begins now. ``readers`` are those of the source
+    and the target, ``chosen`` the tables of ``--table``."""
     software = [await asyncio.to_thread(_software, reader) for reader in readers]
     return Plan(
         wanted, time.time(), settings, (software[0], software[1]), checkpoint, tables, chosen

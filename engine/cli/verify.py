@@ -158,9 +158,8 @@ async def compare(
         ):
             plan: Plan | None = None
             if wanted is not None:
-                named = {chosen.names[str(it.id)]: (it, of) for it, of in chosen.tables.items()}
                 sides = (source_rows, target_rows)
-                plan = await make_plan(wanted, settings, checkpoint, named, sides, names)
+                plan = await make_plan(wanted, settings, checkpoint, _named(chosen), sides, names)
             try:
                 report = await comparison.verify(
                     chosen.tables,
@@ -177,18 +176,24 @@ async def compare(
             finally:
                 await record.store()
     if record.refused is not None:
-        print_warning(
-            f"the outcome is not stored: {record.refused}",
-            remedy_of(record.refused, config),
-        )
-    found = [msgspec.structs.replace(it, table=chosen.names[it.table]) for it in report.tables]
-    reports = [_left_out(table, reason) for table, reason in sorted(chosen.left.items())]
-    report = msgspec.structs.replace(
-        report, equal=report.equal and not reports, tables=(*found, *reports)
-    )
+        text = f"the outcome is not stored: {record.refused}"
+        print_warning(text, remedy_of(record.refused, config))
+    report = _whole(report, chosen)
     if plan is not None:
         plan.write(report)
     return report
+
+
+def _named(chosen: Chosen) -> dict[str, tuple[Table, Sequence[Table]]]:
+    """By the names to show: the table of the target, and those of the source."""
+    return {chosen.names[str(it.id)]: (it, of) for it, of in chosen.tables.items()}
+
+
+def _whole(report: VerifyReport, chosen: Chosen) -> VerifyReport:
+    """The result with the names to show, and with the tables that were left out."""
+    found = [msgspec.structs.replace(it, table=chosen.names[it.table]) for it in report.tables]
+    left = [_left_out(table, reason) for table, reason in sorted(chosen.left.items())]
+    return msgspec.structs.replace(report, equal=report.equal and not left, tables=(*found, *left))
 
 
 def _without_values(report: VerifyReport) -> VerifyReport:
