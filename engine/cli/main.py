@@ -2,7 +2,7 @@
 The command line: the parser, exit statuses, and the last resort for errors.
 
 The commands, with their options, are in ``engine.cli.init``, ``run``, ``inspect``,
-``verify``, ``report``, ``cutover``, ``control``, ``recovery``, ``inbox`` and ``top``.
+``verify``, ``report``, ``schema``, ``cutover``, ``control``, ``recovery``, ``inbox`` and ``top``.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ def make_parser(*, through_api: bool = False) -> argparse.ArgumentParser:
     from engine.cli.recovery import BACKFILL, DEAD_LETTERS, QUARANTINE, RESET, SKIP, TABLES
     from engine.cli.report import REPORT
     from engine.cli.run import BENCH, DEMO, RUN, TAIL
+    from engine.cli.schema import SCHEMA
     from engine.cli.top import TOP
     from engine.cli.verify import VERIFY
 
@@ -139,7 +140,7 @@ def make_parser(*, through_api: bool = False) -> argparse.ArgumentParser:
     )
     recovery = (TABLES, BACKFILL, QUARANTINE, SKIP, DEAD_LETTERS, COMMANDS, RESET)
     control = (PAUSE, RESUME, RELOAD, STOP)
-    following = (RUN, STATUS, TOP, *control, *recovery, VERIFY, REPORT, CUTOVER, TAIL)
+    following = (RUN, STATUS, TOP, *control, *recovery, VERIFY, REPORT, SCHEMA, CUTOVER, TAIL)
     for command in (INIT, CHECK, *following, DEMO, BENCH):
         sub = commands.add_parser(
             command.name,

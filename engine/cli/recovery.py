@@ -39,7 +39,16 @@ from engine.remedies import BACKFILL as BACKFILL_TABLE
 from engine.remedies import BACKFILL_ALL
 from engine.settings.loader import Settings
 
-__all__ = ["BACKFILL", "DEAD_LETTERS", "QUARANTINE", "RESET", "SKIP", "TABLES"]
+__all__ = [
+    "BACKFILL",
+    "DEAD_LETTERS",
+    "QUARANTINE",
+    "RESET",
+    "SKIP",
+    "TABLES",
+    "add_yes",
+    "agreed",
+]
 
 
 def tables(options: argparse.Namespace) -> int:
@@ -183,8 +192,9 @@ async def _skip(settings: Settings, options: argparse.Namespace) -> int:
     )
     changes = [f"  it could not be read: {unknown}"] if found is None else lost_lines(found)
     lines = [lost, *changes]
-    agreed = _agreed("\n".join(map(printable, lines)), options)
-    return await give(sink, Skip(place, whole), options) if agreed else 1
+    if not agreed("\n".join(map(printable, lines)), options):
+        return 1
+    return await give(sink, Skip(place, whole), options)
 
 
 def _lost(
@@ -217,7 +227,7 @@ def _add_skip_options(parser: argparse.ArgumentParser) -> None:
     places = parser.add_mutually_exclusive_group(required=True)
     places.add_argument("--statement", metavar="POSITION", help="the end of an event")
     places.add_argument("--transaction", metavar="POSITION", help="where a transaction begins")
-    _add_yes(parser)
+    add_yes(parser)
     add_deadline(parser)
 
 
@@ -247,7 +257,7 @@ async def _letters_through_api(options: argparse.Namespace) -> int:
     if options.action == "discard":
         which = f"the dead letters {', '.join(map(str, options.ids))}"
         lost = f"the changes of {which if options.ids else 'all open dead letters'} are discarded."
-        if not _agreed(f"{lost} The target lacks them for good", options):
+        if not agreed(f"{lost} The target lacks them for good", options):
             return 1
     return await give(None, Letters(options.action, tuple(options.ids), not options.ids), options)
 
@@ -267,7 +277,7 @@ async def _dead_letters(sink: Sink, options: argparse.Namespace) -> int:
         return 0 if shows else 3
     if options.action == "discard":
         lost = f"changes that are discarded: {len(chosen):,}. The target lacks them for good"
-        if not _agreed(lost, options):
+        if not agreed(lost, options):
             return 1
     # Letters that arrive meanwhile are retried, too, but not discarded: nobody has agreed to that.
     named = options.ids or options.action == "discard"
@@ -289,7 +299,7 @@ def _with_numbers(letters: list[DeadLetter], options: argparse.Namespace) -> lis
 def _add_letter_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "show", "retry", "discard"))
     parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="the number of a letter")
-    _add_yes(parser)
+    add_yes(parser)
     add_deadline(parser)
 
 
@@ -329,7 +339,7 @@ async def _reset(settings: Settings, options: argparse.Namespace) -> int:
     what = f"the position of the pipeline {name} and the progress of {count:,} tables are forgotten"
     if options.drop:
         what += f", and these {count:,} tables are dropped from the target with all their rows"
-    if not _agreed(what, options):
+    if not agreed(what, options):
         return 1
     dropped = await sink.reset(drop=options.drop)
     print(f"the pipeline {name} is forgotten, {dropped:,} tables are dropped")
@@ -338,17 +348,18 @@ async def _reset(settings: Settings, options: argparse.Namespace) -> int:
 
 def _add_reset_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drop", action="store_true", help="drop the tables, too")
-    _add_yes(parser)
+    add_yes(parser)
 
 
 RESET = Command("reset", "forget a pipeline's state", reset, _add_reset_options)
 
 
-def _add_yes(parser: argparse.ArgumentParser) -> None:
+def add_yes(parser: argparse.ArgumentParser) -> None:
+    """The option of a command that asks before it acts."""
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _agreed(what: str, options: argparse.Namespace) -> bool:
+def agreed(what: str, options: argparse.Namespace) -> bool:
     """Say what is lost, and ask. Raises ConfigError if there is nobody to ask."""
     print(what)
     if options.yes:

@@ -50,11 +50,13 @@ __all__ = [
     "Step",
     "alter_table",
     "column_definitions",
+    "create_index",
     "create_indexes",
     "create_table",
     "delete_part",
     "index_name",
     "indexable",
+    "key_constraint",
 ]
 
 #: The temporary name of a table that is moved from one schema to another.
@@ -130,7 +132,7 @@ def key_constraint(table: Table) -> str:
 def create_indexes(table: Table, naming: Naming) -> list[str]:
     """CREATE INDEX for each secondary index that the target gets (``indexable``)."""
     return [
-        _create_index(table, index, naming) for index in table.indexes if indexable(table, index)
+        create_index(table, index, naming) for index in table.indexes if indexable(table, index)
     ]
 
 
@@ -436,13 +438,13 @@ class _Alteration:
                 old = self._index(change.before)
                 yield Step(f"ALTER INDEX IF EXISTS {old} RENAME TO {new}")
             elif isinstance(change, AddIndex) and indexable(self.after, change.index):
-                yield Step(_create_index(self.after, change.index, self.naming))
+                yield Step(create_index(self.after, change.index, self.naming))
         for index in self.after.indexes:  # those that were dropped with a column
             names = {self.after.columns[ordinal].name for ordinal in index.columns}
             if not names.isdisjoint([*self.added, *self.recollated]) and indexable(
                 self.after, index
             ):
-                yield Step(_create_index(self.after, index, self.naming))
+                yield Step(create_index(self.after, index, self.naming))
 
 
 def _definition(table: Table, ordinal: int) -> str:
@@ -472,11 +474,12 @@ def indexable(table: Table, index: Index) -> bool:
     return index.unique or all(type.length for type in types if type.kind in ("text", "binary"))
 
 
-def _create_index(table: Table, index: Index, naming: Naming) -> str:
+def create_index(table: Table, index: Index, naming: Naming, on: str = "", more: str = "") -> str:
+    """CREATE INDEX on the table, or on another one of the same columns; ``more`` is an option."""
     columns = ", ".join(indexed(table.columns[ordinal], index) for ordinal in index.columns)
     unique = "UNIQUE " if index.unique else ""
-    name = quote(index_name(naming.place(table.id)[1], index.name))
-    return f"CREATE {unique}INDEX IF NOT EXISTS {name} ON {naming.sql(table.id)} ({columns})"
+    name, on = index_name(naming.place(table.id)[1], index.name), on or naming.sql(table.id)
+    return f"CREATE {unique}INDEX {more}IF NOT EXISTS {quote(name)} ON {on} ({columns})"
 
 
 def _alter_key(table: str, action: str) -> str:

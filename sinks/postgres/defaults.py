@@ -21,6 +21,7 @@ __all__ = [
     "implicit_value",
     "literal",
     "replaced_default",
+    "time_default",
     "value_literal",
 ]
 
@@ -31,6 +32,11 @@ _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.I)
 _BITS = re.compile(r"b'([01]*)'|0b([01]+)", re.I)
 _BYTES = re.compile(r"x'((?:[0-9a-f]{2})*)'|0x((?:[0-9a-f]{2})+)", re.I)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "Z": "\x1a"}
+
+#: The time of now, and the date of today, as both servers show them in a default.
+_NOW = re.compile(r"(?:current_timestamp|now|localtimestamp)(?:\(\d?\))?", re.I)
+_CLOCKS = {"timestamp": "CURRENT_TIMESTAMP", "datetime": "LOCALTIMESTAMP"}
+_TODAY = re.compile(r"(?:current_date|curdate)(?:\(\))?", re.I)
 
 _NUMERIC = frozenset({"decimal", "float32", "float64"})
 
@@ -49,6 +55,20 @@ def constant_default(column: Column) -> str | None:
     if value is None:
         return NULL
     return _literal_of(column, value) if not isinstance(value, _Expression) else None
+
+
+def time_default(column: Column) -> str | None:
+    """A default that is the time of now or the date of today, as SQL; None if it is another one.
+
+    In PostgreSQL it is the time at which the transaction began, in the session's time zone.
+    """
+    text = (column.default or "").strip()
+    while text.startswith("(") and text.endswith(")"):
+        text = text[1:-1].strip()
+    kind, scale = column.type.kind, column.type.scale
+    if kind in _CLOCKS and _NOW.fullmatch(text):
+        return f"{_CLOCKS[kind]}({scale})"
+    return "CURRENT_DATE" if kind == "date" and _TODAY.fullmatch(text) else None
 
 
 def existing_value(column: Column) -> str | None:

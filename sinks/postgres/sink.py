@@ -42,6 +42,7 @@ from engine.proof import TableProof
 from engine.recovery import DeadLetter
 from engine.rights import Grants
 from engine.schema import Table, TableId
+from engine.structure import Item, Program, WantedTable
 from engine.toolkit.compaction import NetChanges, net_changes
 from engine.toolkit.key_order import ORDERED_KINDS
 from engine.toolkit.segments import CaughtUpTables, NewTables, RowRuns, SchemaSegment, segments
@@ -59,6 +60,7 @@ from sinks.postgres.session import MAX_WRITE_BYTES, Cursor, Session, is_reachabl
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.staging import refuse_without_right
 from sinks.postgres.state import StateStore
+from sinks.postgres.structure import ACTING_FOREIGN_KEYS, SchemaReader, execute_alone
 from sinks.postgres.watch import Watch
 
 __all__ = ["PostgresSink"]
@@ -312,6 +314,23 @@ class PostgresSink:
         """As ``KeepsCutovers.finish``."""
         async with self._own_session() as session:
             return await finish(session, self._naming, tables, margin)
+
+    async def schema_items(
+        self, tables: Sequence[WantedTable], programs: Sequence[Program]
+    ) -> tuple[list[Item], list[Item]]:
+        """As ``ComparesSchema.schema_items``."""
+        async with self._own_session() as session:
+            return await SchemaReader(session, self._naming, self._storage).items(tables, programs)
+
+    async def execute_alone(self, statements: Sequence[str]) -> None:
+        """As ``ComparesSchema.execute_alone``."""
+        async with self._own_session() as session:
+            await execute_alone(session, statements)
+
+    async def why_no_foreign_keys(self) -> str:
+        """As ``ComparesSchema.why_no_foreign_keys``."""
+        async with self._own_session() as session:
+            return "" if session.replica_role else ACTING_FOREIGN_KEYS
 
     async def reset(self, *, drop: bool) -> int:
         """As ``Resettable.reset``."""

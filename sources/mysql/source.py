@@ -30,6 +30,7 @@ from engine.log_status import LogAhead
 from engine.recovery import LostChanges
 from engine.rights import Grants
 from engine.schema import Part, Table, TableId
+from engine.structure import Structure
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.foreign_keys import ancestors
 from sources.mysql.binlog.stream import Stream
@@ -70,6 +71,7 @@ from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.snapshot.chunks import ChunkReader
 from sources.mysql.statistics import are_narrow, row_estimates
 from sources.mysql.stored_programs import read_programs
+from sources.mysql.structure import read_structure
 
 __all__ = ["MySQLSource"]
 
@@ -150,6 +152,10 @@ class MySQLSource:
         at = parse_position(position)
         return read_lost_changes(self._settings, at, place_of(place), whole=whole)
 
+    def structure(self, tables: Sequence[Table]) -> Structure:
+        """As ``DescribesSchema.structure``."""
+        return self._ask(lambda session: read_structure(session, tables))
+
     def selected(self, ids: Collection[TableId]) -> set[TableId]:
         """Those of ``ids`` that the configuration selects."""
         return set(filter(self._ask(self._wanted), ids))
@@ -168,9 +174,8 @@ class MySQLSource:
         Waits up to one second for the XA transactions that are prepared now, because their rows
         are in the log before the position and take effect after it.
         """
-        return str(
-            self._ask(lambda it: settled_log_end(it, self._server_info(it), self._stopping.is_set))
-        )
+        stopping = self._stopping.is_set
+        return str(self._ask(lambda it: settled_log_end(it, self._server_info(it), stopping)))
 
     def reached(self, position: str, goal: str) -> bool:
         """Whether a stream at ``position`` has read everything that ``goal`` includes."""
@@ -206,11 +211,8 @@ class MySQLSource:
     def check_position(self, position: str, tables: Iterable[Table]) -> None:
         """As ``ChecksPosition.check_position``."""
         ids = {table.id for table in tables}
-        self._ask(
-            lambda session: resume_at(
-                session, self._server_info(session), parse_position(position), ids
-            )
-        )
+        place = parse_position(position)
+        self._ask(lambda session: resume_at(session, self._server_info(session), place, ids))
 
     def reachable(self) -> bool:
         """As ``Reachable.reachable``."""
@@ -267,11 +269,10 @@ class MySQLSource:
                 tracking = self._tracking(tables, discovered, ignored, opened)
             stream = Stream(start, tracking, checksum=replica.checksum)
             dump(replica)
+            followed = {*ids, *parents}
             log = LogWatch(
                 lambda place: self._ask(
-                    lambda session: confirm_log(
-                        session, self._server_info(session), place, {*ids, *parents}
-                    )
+                    lambda it: confirm_log(it, self._server_info(it), place, followed)
                 )
             )
             yield from self._read_log(replica, stream, tracking, log)
@@ -388,14 +389,13 @@ class MySQLSource:
         columns: Collection[str] = (),
     ) -> Generator[Chunk, None, None]:
         """The rows of ``table`` in key order; see ``SnapshotSource.chunks``."""
-        where = self._conditions.get(table, "")
         yield from self._chunk_reader().chunks(
             *(table, cursor, low_watermark),
             rows=rows,
             readers=readers,
             part=part,
             columns=columns,
-            where=where,
+            where=self._conditions.get(table, ""),
         )
 
     def filter(self, table: Table, rows: RowFilter) -> None:

@@ -24,7 +24,7 @@ from engine.databases.postgres.types import (
     ComputedColumn,
     EnumColumn,
 )
-from engine.schema import Column, Index, Table, TableId, Type
+from engine.schema import Column, Expression, Index, Table, TableId, Type
 from engine.toolkit.canonical import day_or_none, without_nul
 from engine.toolkit.policies import StoragePolicies
 
@@ -79,6 +79,12 @@ class Storage:
             msgspec.structs.replace(each, generated="plain") if column.name in plain else each
             for column, each in zip(table.columns, policies, strict=True)
         )
+
+    def condition(self, table: Table, expression: Expression) -> str:
+        """The SQL of a condition over the columns of a table. Raises Inexact."""
+        policies = self.policies(table)
+        nul_byte = self._policies.of(_own_id(table), "").nul_byte
+        return expression_sql(expression, _operands(table, policies), nul_byte)
 
     def uncollated(self, table: Table) -> list[str]:
         """The columns that should have the source's collation, of which ICU has no like."""

@@ -24,7 +24,7 @@ from engine.databases.mysql.types import INTEGER_KINDS, MySQLType, parse_type
 from engine.schema import Column, Expression
 from sources.mysql.ddl.expressions import inexact
 
-__all__ = ["computed"]
+__all__ = ["computed", "exact_condition"]
 
 #: The most digits of an exact number, and of its fraction (MySQL manual, "DECIMAL Data Type").
 _DIGITS: Final = 65
@@ -68,12 +68,25 @@ def computed(columns: Sequence[Column], found: Mapping[str, Expression]) -> tupl
     )
 
 
+def exact_condition(columns: Sequence[Column], read: Expression) -> Expression:
+    """The condition of a check over these columns, as it was read, or ``inexact``."""
+    names = {column.name.lower(): column for column in columns}
+    try:
+        return _condition(_Types(names).of(read)).node
+    except _Inexact as error:
+        return _refused(error, read, names)
+
+
 def _exact(column: Column, read: Expression, names: Mapping[str, Column]) -> Expression:
     try:
         return _stored(_Types(names).of(read), column).node
     except _Inexact as error:
-        used = {name.lower() for name in read.columns}
-        return inexact(str(error), (it.name for key, it in names.items() if key in used))
+        return _refused(error, read, names)
+
+
+def _refused(error: _Inexact, read: Expression, names: Mapping[str, Column]) -> Expression:
+    used = {name.lower() for name in read.columns}
+    return inexact(str(error), (it.name for key, it in names.items() if key in used))
 
 
 class _Types:

@@ -7,31 +7,25 @@ not needed while only the source is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from engine.contract import Finding
-from engine.databases.mysql.connect import query
-from engine.errors import SourceError, SourceLost
 from engine.schema import Column
 from sources.mysql.codec.defaults import constant_default
 from sources.mysql.preflight.context import Check, Context
+from sources.mysql.structure import read_structure
 
 __all__ = ["CARRIED_CHECKS"]
 
-#: What is counted in the server's catalog: a name, and a query for the schema of each.
-_OBJECTS: Final = (
-    (
-        "AUTO_INCREMENT columns",
-        "SELECT TABLE_SCHEMA FROM information_schema.COLUMNS WHERE EXTRA LIKE '%auto_increment%'",
-    ),
-    ("foreign keys", "SELECT CONSTRAINT_SCHEMA FROM information_schema.REFERENTIAL_CONSTRAINTS"),
-    ("checks", "SELECT CONSTRAINT_SCHEMA FROM information_schema.CHECK_CONSTRAINTS"),
-    ("views", "SELECT TABLE_SCHEMA FROM information_schema.VIEWS"),
-    ("triggers", "SELECT TRIGGER_SCHEMA FROM information_schema.TRIGGERS"),
-    ("procedures and functions", "SELECT ROUTINE_SCHEMA FROM information_schema.ROUTINES"),
-    ("events", "SELECT EVENT_SCHEMA FROM information_schema.EVENTS"),
-)
+#: The names of kinds of programs in the list.
+_PROGRAMS: Final = {
+    "view": "views",
+    "trigger": "triggers",
+    "procedure": "procedures",
+    "function": "functions",
+    "event": "events",
+}
 
 
 def _carried(context: Context) -> Iterator[Finding]:
@@ -41,19 +35,23 @@ def _carried(context: Context) -> Iterator[Finding]:
         "generated columns (plain there)": sum(column.generated for column in columns),
         "ENUM columns (text there)": sum(column.type.kind == "enum" for column in columns),
     }
-    schemas = sorted({table.id.schema for table in context.tables})
-    for name, statement in _OBJECTS:
-        counts[name] = sum(schema in schemas for schema in _schemas(context, statement))
+    structure = read_structure(context.session, context.tables)
+    details = structure.tables.values()
+    counts["AUTO_INCREMENT columns"] = sum(bool(it.numbered) for it in details)
+    counts["foreign keys"] = sum(len(table.foreign_keys or ()) for table in context.tables)
+    counts["checks"] = sum(len(it.checks) for it in details)
+    for kind, name in _PROGRAMS.items():
+        counts[name] = sum(program.kind == kind for program in structure.programs)
     found = [f"{count} {name}" for name, count in counts.items() if count]
     if not found:
         return
-    dump = " ".join(("mysqldump --no-data --routines --events --databases", *schemas))
     yield Finding(
         "warning",
         "not carried",
         f"the databases have {', '.join(found)}: the target does not get them, nor accounts and"
         " their rights",
-        f"{dump} shows their definitions: create them on the target before the cutover",
+        "`tailrace schema diff CONFIG` lists them, and `tailrace schema apply CONFIG` creates what"
+        " can be said exactly: do so before the cutover",
         code="MY060",
     )
 
@@ -66,15 +64,6 @@ def _is_computed(column: Column) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _schemas(context: Context, statement: str) -> Sequence[str]:
-    try:
-        return [schema for (schema,) in query(context.session, statement)]
-    except SourceLost:
-        raise
-    except SourceError:
-        return ()  # the user may not list them; ``server`` says so where it matters
 
 
 #: The list of what is not mirrored.

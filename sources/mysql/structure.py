@@ -1,0 +1,149 @@
+"""
+What the schemas of a server have besides columns and rows, from ``information_schema``: comments,
+AUTO_INCREMENT, checks, indexes over other things than columns, views, triggers, routines, events.
+
+What the user may not see is left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from pymysql.connections import Connection
+
+from engine.databases.mysql.connect import is_mariadb, query
+from engine.errors import SourceError, SourceLost
+from engine.schema import Table, TableId
+from engine.structure import Check, Program, Structure, TableDetails
+from sources.mysql.catalog import among
+from sources.mysql.ddl.computed import exact_condition
+from sources.mysql.ddl.expressions import shown_expression
+
+__all__ = ["read_programs_of", "read_structure"]
+
+_COLUMNS: Final = """
+SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, EXTRA, COLUMN_COMMENT FROM information_schema.COLUMNS
+WHERE {where} AND (COLUMN_COMMENT <> '' OR EXTRA LIKE '%%auto_increment%%'
+  OR EXTRA LIKE '%%on update%%')
+"""
+_COMMENTS: Final = """
+SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_COMMENT FROM information_schema.TABLES
+WHERE {where} AND TABLE_COMMENT <> ''
+"""
+_INDEXES: Final = """
+SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, INDEX_TYPE FROM information_schema.STATISTICS
+WHERE {where} AND (INDEX_TYPE NOT IN ('BTREE', 'HASH') OR COLUMN_NAME IS NULL)
+"""
+#: The names of checks are unique in a schema (MySQL) or in a table (MariaDB).
+_CHECKS: Final = {
+    False: """
+SELECT TABLE_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, CHECK_CLAUSE, ENFORCED
+FROM information_schema.TABLE_CONSTRAINTS
+JOIN information_schema.CHECK_CONSTRAINTS USING (CONSTRAINT_SCHEMA, CONSTRAINT_NAME)
+WHERE CONSTRAINT_TYPE = 'CHECK' AND {where}
+""",
+    True: """
+SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, CHECK_CLAUSE, 'YES'
+FROM information_schema.CHECK_CONSTRAINTS WHERE {constraint_where}
+""",
+}
+_PROGRAMS: Final = (
+    "SELECT 'view', TABLE_SCHEMA, TABLE_NAME, NULL FROM information_schema.VIEWS",
+    """SELECT 'trigger', TRIGGER_SCHEMA, TRIGGER_NAME, EVENT_OBJECT_TABLE
+FROM information_schema.TRIGGERS""",
+    """SELECT LOWER(ROUTINE_TYPE), ROUTINE_SCHEMA, ROUTINE_NAME, NULL
+FROM information_schema.ROUTINES WHERE ROUTINE_TYPE IN ('PROCEDURE', 'FUNCTION')""",
+    "SELECT 'event', EVENT_SCHEMA, EVENT_NAME, NULL FROM information_schema.EVENTS",
+)
+
+
+def read_structure(connection: Connection[Any], tables: Sequence[Table]) -> Structure:
+    """That of these tables and of their schemas. Raises SourceError, SourceLost."""
+    if not tables:
+        return Structure({}, ())
+    ids = {table.id for table in tables}
+    comments = dict(_rows(connection, _COMMENTS, ids))
+    columns = _grouped(_rows(connection, _COLUMNS, ids))
+    indexes = _grouped(_rows(connection, _INDEXES, ids))
+    mariadb = is_mariadb(connection)
+    checks = _grouped(_visible(connection, _CHECKS[mariadb], ids))
+    found = {
+        table.id: TableDetails(
+            comments.get(table.id, ""),
+            {name: comment for name, _, comment in columns[table.id] if comment},
+            next((name for name, it, _ in columns[table.id] if _says(it, "auto_increment")), ""),
+            tuple(name for name, it, _ in columns[table.id] if _says(it, "on update")),
+            tuple(_check(table, mariadb, *it) for it in sorted(checks[table.id])),
+            {name: _index_kind(kind) for name, kind in indexes[table.id]},
+        )
+        for table in tables
+    }
+    programs = read_programs_of(connection, {id.schema for id in ids})
+    return Structure(found, tuple(programs))
+
+
+def read_programs_of(connection: Connection[Any], schemas: Collection[str]) -> list[Program]:
+    """The views, triggers, routines and events of schemas, as far as the user may see them."""
+    return sorted(
+        Program(kind, TableId(schema, name), TableId(schema, table) if table else None)
+        for statement in _PROGRAMS
+        for kind, schema, name, table in _allowed(connection, statement)
+        if schema in schemas
+    )
+
+
+def _check(table: Table, mariadb: bool, name: str, clause: str, enforced: str) -> Check:
+    condition = exact_condition(table.columns, shown_expression(clause, mariadb=mariadb))
+    return Check(name, clause, condition, enforced == "YES")
+
+
+def _index_kind(kind: str) -> str:
+    return "an index over an expression" if kind in ("BTREE", "HASH") else f"a {kind} index"
+
+
+def _says(extra: str, what: str) -> bool:
+    return what in extra.lower()
+
+
+def _grouped(rows: Iterable[tuple[Any, ...]]) -> dict[TableId, list[tuple[Any, ...]]]:
+    found: dict[TableId, list[tuple[Any, ...]]] = defaultdict(list)
+    for id, *row in rows:
+        if tuple(row) not in found[id]:  # an index has a row for each of its parts
+            found[id].append(tuple(row))
+    return found
+
+
+def _rows(
+    connection: Connection[Any], statement: str, ids: Collection[TableId]
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of a query that begin with the schema and the name of one of these tables."""
+    where, arguments = among(ids)
+    text = statement.format(
+        where=where, constraint_where=where.replace("TABLE_SCHEMA", "CONSTRAINT_SCHEMA")
+    )
+    for schema, name, *row in query(connection, text, arguments):
+        if (id := TableId(schema, name)) in ids:
+            yield (id, *row)
+
+
+def _visible(
+    connection: Connection[Any], statement: str, ids: Collection[TableId]
+) -> list[tuple[Any, ...]]:
+    """The same; nothing if the server does not have what is asked for."""
+    try:
+        return list(_rows(connection, statement, ids))
+    except SourceLost:
+        raise
+    except SourceError:
+        return []
+
+
+def _allowed(connection: Connection[Any], statement: str) -> Sequence[tuple[Any, ...]]:
+    try:
+        return query(connection, statement)
+    except SourceLost:
+        raise
+    except SourceError:
+        return ()
