@@ -490,4 +490,6 @@ class RowReader(Protocol):
         """
 
     def close(self) -> None:
-        """Close the connection. Idempotent."""
+        """Close the connection for good. Idempotent. Any thread may call it: a read on another one
+        fails soon.
+        """

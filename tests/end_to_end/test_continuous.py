@@ -16,7 +16,7 @@ from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import FreshDatabase, Writer
 from tests.support.servers import AnyServer
 
-#: How long an engine may take to stop while a read of the target waits for a lock.
+#: How long an engine may take to stop while a read waits for a lock.
 STOP_SECONDS = 20.0
 
 CONTINUOUS = "[verify]\ncontinuous = true\nevery_seconds = 0.2\nbudget = 1.0\n"
@@ -64,6 +64,19 @@ def compared_after(at: float, **expected: str) -> Callable[[dict[str, Any]], boo
     return fulfilled
 
 
+def assert_stops(engine: EngineProcess) -> None:
+    """The process ends soon, and well."""
+    started = time.monotonic()
+    assert engine.terminate(60) == 0, engine.tail()
+    assert time.monotonic() - started < STOP_SECONDS
+
+
+def waits_for_lock(writer: Writer) -> bool:
+    """Whether a session of the server waits for a lock on a table."""
+    where = "WHERE state LIKE '%metadata lock%'"
+    return bool(writer.one(f"SELECT COUNT(*) FROM information_schema.processlist {where}")[0])
+
+
 def test_an_engine_compares_its_tables_again_and_again(
     mysql: AnyServer,
     fresh_mysql_database: FreshDatabase,
@@ -103,9 +116,13 @@ def test_an_engine_compares_its_tables_again_and_again(
                 there.execute(f"LOCK TABLE {database}.still".encode())
                 waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
                 engine.wait_status(lambda _: there.execute(waits).fetchone() != (0,))
-                started = time.monotonic()
-                assert engine.terminate(60) == 0, engine.tail()
-                assert time.monotonic() - started < STOP_SECONDS
+                assert_stops(engine)
+        # Nor does one of the source.
+        with EngineProcess(config) as engine:
+            engine.wait_status(lambda status: status["state"] == "streaming")
+            writer("LOCK TABLES still WRITE")
+            engine.wait_status(lambda _: waits_for_lock(writer))
+            assert_stops(engine)
     lines = [json.loads(line) for line in engine.log.read_text().splitlines()]
     different = [it for it in lines if it["message"] == "rows of the table differ from the source"]
     assert {it["table"] for it in different} == {f"{database}.still"}

@@ -8,7 +8,9 @@ hide itself.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from pymysql.connections import Connection
@@ -17,8 +19,10 @@ from pymysql.cursors import SSCursor
 from engine.contract import RowFilter, StoredText
 from engine.databases.mysql.charset import may_be_invalid, text_decoder, text_encoder
 from engine.databases.mysql.connect import (
-    connect,
+    establish,
+    interrupt,
     is_mariadb,
+    prepare,
     query,
     server_version,
     translate_errors,
@@ -31,7 +35,6 @@ from engine.databases.mysql.row_text import row_digest, row_part, row_sums, why_
 from engine.databases.mysql.settings import ConnectionSettings
 from engine.databases.mysql.types import parse_type
 from engine.databases.side import SOURCE, Side
-from engine.errors import SinkLost, SourceLost
 from engine.schema import Column, Table
 from engine.toolkit.canonical import (
     Convert,
@@ -91,6 +94,9 @@ class MySQLRowReader:
         #: Whether the server has SHA-256; None if that is not known yet.
         self._hashes: bool | None = None
         self._connection: Connection[Any] | None = None
+        #: Guards the attributes below, and who frees the connection.
+        self._lock = threading.Lock()
+        self._reads = self._closed = False
 
     def chunk(
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
@@ -116,9 +122,9 @@ class MySQLRowReader:
         the time, so that the wait for the next one is short.
         """
         where = condition(table, rows, self._policies)
-        with translate_errors(self._side):
-            if where and not accepts(self._open(), table, where):
-                where = ""
+        if where:
+            with self._reading() as connection, translate_errors(self._side):
+                where = where if accepts(connection, table, where) else ""
         self._conditions[table] = where
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
@@ -138,8 +144,12 @@ class MySQLRowReader:
 
     def _scan(self, table: Table, where: str = "") -> Iterator[list[Text]]:
         converts = [self._convert(table, column) for column in table.columns]
-        with translate_errors(self._side), self._open().cursor(SSCursor) as cursor:
-            names = self._list(table, table.columns)
+        names = self._list(table, table.columns)
+        with (
+            self._reading() as connection,
+            translate_errors(self._side),
+            connection.cursor(SSCursor) as cursor,
+        ):
             cursor.execute(f"SELECT {names} FROM {quote_table(table)}{where}")
             while rows := cursor.fetchmany(SCAN_ROWS):
                 yield canonical_rows(rows, converts)
@@ -150,8 +160,9 @@ class MySQLRowReader:
 
     def server(self) -> str:
         """As ``NamesServer.server``."""
-        connection = self._open()
-        return f"{'MariaDB' if is_mariadb(connection) else 'MySQL'} {server_version(connection)}"
+        with self._reading() as connection:
+            name = "MariaDB" if is_mariadb(connection) else "MySQL"
+            return f"{name} {server_version(connection)}"
 
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """No policy changes a value here."""
@@ -195,10 +206,17 @@ class MySQLRowReader:
         return self._scan(table, _where([f"{row_part(table, nulled)} IN ({names})"]))
 
     def close(self) -> None:
-        """Free the connection; idempotent."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            force_close(connection)
+        """As ``RowReader.close``. The thread that reads frees the connection."""
+        with self._lock:
+            self._closed = True
+            connection = self._connection
+            if connection is None:
+                return
+            if self._reads:
+                interrupt(connection)
+            else:
+                self._connection = None
+                force_close(connection)
 
     def _select(self, table: Table, rest: str, *, keys_only: bool) -> list[Text]:
         ordinals = table.key if keys_only else range(len(table.columns))
@@ -278,18 +296,38 @@ class MySQLRowReader:
         return clause
 
     def _query(self, sql: str) -> list[Any]:
-        try:
-            return query(self._open(), sql, side=self._side)
-        except (SourceLost, SinkLost):
-            self.close()
-            raise
+        with self._reading() as connection:
+            return query(connection, sql, side=self._side)
 
-    def _open(self) -> Connection[Any]:
-        if self._connection is None:
-            connection = connect(self._settings, timeout_seconds=TIMEOUT_SECONDS, side=self._side)
-            return_text(connection)
-            self._connection = connection
-        return self._connection
+    @contextmanager
+    def _reading(self) -> Iterator[Connection[Any]]:
+        """The connection, for one read. It is freed if the read fails."""
+        with self._lock:
+            self._refuse_closed()
+            known = self._connection
+            # From here on ``close`` interrupts it.
+            connection = self._connection = known or prepare(
+                self._settings, timeout_seconds=TIMEOUT_SECONDS
+            )
+            self._reads = True
+        well = False
+        try:
+            if known is None:
+                establish(connection, self._side)
+                return_text(connection)
+                self._refuse_closed()  # ``close`` may have found no socket
+            yield connection
+            well = True
+        finally:
+            with self._lock:
+                self._reads = False
+                if self._closed or not well:
+                    self._connection = None
+                    force_close(connection)
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise self._side.lost(f"the read of the {self._side.name} was stopped")
 
 
 def _where(conditions: Sequence[str]) -> str:

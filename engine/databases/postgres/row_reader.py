@@ -76,6 +76,7 @@ class PostgresRowReader:
         self._storage = storage or Storage()
         self._side = side
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._closed = False
 
     def chunk(
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
@@ -179,7 +180,11 @@ class PostgresRowReader:
         return self._select(table, *self._in_range(table, range), keys_only=False)
 
     def close(self) -> None:
-        """Free the connection; idempotent."""
+        """As ``RowReader.close``."""
+        self._closed = True
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -219,6 +224,7 @@ class PostgresRowReader:
 
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is None:
+            self._refuse_closed()
             settings = self._settings
             try:
                 self._connection = psycopg.connect(
@@ -237,7 +243,14 @@ class PostgresRowReader:
             self._connection.server_cursor_factory = psycopg.RawServerCursor
             version = self._connection.info.server_version
             self._connection.execute(set_statements(version, _READER_SETTINGS))
+            if self._closed:  # meanwhile
+                self._disconnect()
+                self._refuse_closed()
         return self._connection
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise self._side.lost(f"the read of the {self._side.name} was stopped")
 
     @contextmanager
     def _translate_errors(self, table: Table) -> Iterator[None]:
@@ -254,7 +267,7 @@ class PostgresRowReader:
             broken = connection is None or connection.closed or connection.broken
             translated = driver_error(error, self._side, broken=broken, table=table.id)
             if translated.retryable:
-                self.close()
+                self._disconnect()
             raise translated from error
 
 

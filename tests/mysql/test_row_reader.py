@@ -1,0 +1,45 @@
+"""The plain reads of a source: ``close`` ends one that another thread waits for."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from engine.databases.mysql.row_reader import MySQLRowReader
+from engine.errors import SourceLost
+from engine.toolkit.checksums import KeyRange
+from sources.mysql.settings import MySQLSettings
+from tests.support.mysql_sessions import FreshDatabase, Writer, source_of
+from tests.support.servers import AnyServer
+from tests.support.waiting import wait_until
+
+WAITING = "SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE '%metadata lock%'"
+
+
+@pytest.mark.parametrize("tls", ["disable", "require"])
+def test_closing_ends_a_read_that_waits(
+    mysql: AnyServer, fresh_mysql_database: FreshDatabase, tls: str
+) -> None:
+    """GIVEN a checksum that waits for a lock WHEN the reader is closed THEN it fails at once, and
+    the reader opens no other connection.
+    """
+    writer = Writer(mysql, fresh_mysql_database(mysql))
+    writer("CREATE TABLE t (id INT PRIMARY KEY)")
+    (table,) = source_of(mysql, writer.database).catalog()
+    reader = MySQLRowReader(MySQLSettings(url=f"{mysql.url}?tls={tls}"))
+    assert reader.count(table) == 0
+    writer("LOCK TABLES t WRITE")
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(reader.sum_range, table, KeyRange())
+        try:
+            wait_until(lambda: writer.one(WAITING)[0], what="a read waits")
+            reader.close()
+            with pytest.raises(SourceLost):
+                reading.result(10)
+        finally:
+            writer("UNLOCK TABLES")
+    reader.close()
+    with pytest.raises(SourceLost):
+        reader.count(table)
+    writer.connection.close()
