@@ -195,6 +195,7 @@ class _Comparison(ABC):
             self.target_rows,
             *self.checksums,
             replaced=self.source.replaced(self.table) if self.in_detail else (),
+            stalled=bool(self.pipeline.stalled),
         )
 
     async def choose_method(self) -> None:

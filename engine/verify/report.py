@@ -108,6 +108,8 @@ class TableReport(msgspec.Struct, frozen=True):
     changes were on their way; they are empty if the rows were read.
 
     ``replaced`` has the policies that may change values, if a report in detail is asked for.
+    ``stalled``: the pipeline did not reach the end of the log in time, so rows that seem to differ
+    may be changes on their way.
     """
 
     table: str
@@ -129,6 +131,7 @@ class TableReport(msgspec.Struct, frozen=True):
     source_checksum: str = ""
     target_checksum: str = ""
     replaced: tuple[Replaced, ...] = ()
+    stalled: bool = False
 
 
 class VerifyReport(msgspec.Struct, frozen=True):

@@ -20,6 +20,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from engine.cli.main import make_parser
 from engine.cli.wiring import load_settings
@@ -252,10 +259,21 @@ def test_init_writes_a_file_that_loads_and_holds_no_password(
     assert output.read_text() == text
 
 
+def signing_key(folder: Path) -> Path:
+    """The file of a new private key, beside that of its public key."""
+    key = Ed25519PrivateKey.generate()
+    private, public = folder / "key.pem", folder / "key.pub.pem"
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    spki = PublicFormat.SubjectPublicKeyInfo
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, spki))
+    return private
+
+
 def assert_reported(database: str, page: Path, data: Path) -> None:
     """The report of the comparison tells what differs, with the values, for its owner alone."""
     assert [stat.S_IMODE(path.stat().st_mode) for path in (page, data)] == [0o600] * 2
-    assert [tailrace("report", "verify", path).status for path in (page, data)] == [0, 0]
+    words = ("--key", page.with_name("key.pub.pem"))
+    assert [tailrace("report", "verify", path, *words).status for path in (page, data)] == [0, 0]
     content = json.loads(data.read_text())["content"]
     assert content["outcome"] == "different"
     assert re.fullmatch(r"(MySQL|MariaDB) \d+\..*", content["source"]["software"])
@@ -305,7 +323,7 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
         there.execute(f"UPDATE {database}.pets SET name = 'Max' WHERE id = 4".encode())
     page, data = config.with_name("report.html"), config.with_name("report.json")
     page.write_text("an older report, which others may read")
-    files = ("--report", page, "--report", data)
+    files = ("--report", page, "--report", data, "--sign", signing_key(config.parent))
     verify = tailrace("verify", config, "--deadline-seconds", "5", "--json", *files)
     assert verify.status == 3
     assert_reported(database, page, data)

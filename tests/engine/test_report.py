@@ -26,6 +26,7 @@ from engine.verify.content import Content
 from engine.verify.page import page
 from engine.verify.report import ColumnValues
 from engine.verify.seal import BEFORE, BEHIND, check, content_hash, document
+from tests.support.engine_process import write_config
 from tests.support.record_report import DIFFERENT, EQUAL, ORDERS, content, written
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -61,6 +62,10 @@ def test_the_content_tells_what_was_compared_and_hides_masked_values() -> None:
     assert [table.table for table in DIFFERENT.not_compared] == ["shop.audit"]
     left = msgspec.structs.replace(ORDERS, differing=0, missing=0, hot=1, inconclusive="too fast")
     assert content(left).outcome == "inconclusive"
+    assert content().outcome == "inconclusive"  # nothing was compared
+    late = content(msgspec.structs.replace(ORDERS, stalled=True, inconclusive="too late"))
+    assert [late.outcome, late.tables[0].outcome] == ["inconclusive"] * 2
+    assert "on their way" in written(late).decode()
 
 
 def test_the_content_has_one_form_as_bytes() -> None:
@@ -246,6 +251,25 @@ def test_a_name_that_occurs_twice_is_refused() -> None:
     twice = report.replace(b'"outcome":"different"', b'"outcome":"equal","outcome":"different"', 1)
     assert twice != report
     assert check(twice).problems
+
+
+def test_a_report_that_cannot_be_written_or_signed_is_refused_before_the_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, "mysql://r@127.0.0.1:1/a", "postgresql://127.0.0.1:1/a", "a.*")
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_text("no key")
+    report = str(tmp_path / "r.html")
+    for words, said in (
+        (["--report", "r.pdf"], ".html or .json"),
+        (["--report", str(tmp_path / "none" / "r.html")], "cannot be written"),
+        (["--sign", str(wrong)], "--sign signs a report"),
+        (["--report", report, "--sign", str(wrong)], "no private Ed25519 key"),
+        (["--report", report, "--sign", str(tmp_path / "none.pem")], "cannot read"),
+    ):
+        assert main(["verify", str(config), *words]) == 2
+        assert said in capsys.readouterr().err
+    assert not Path(report).exists()
 
 
 def test_the_command_checks_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from engine.schema import Table
-from engine.verify.report import Difference
+from engine.verify.report import ColumnValues, Difference, Replaced
 from tests.support.servers import AnyServer
 from tests.support.sides import Mirror, Sides
 
@@ -122,6 +122,57 @@ def test_missing_and_extra_rows_are_named_by_key(sides: Sides) -> None:
         Difference("extra", ("2", "Y")),
         Difference("extra", ("9", "x")),
     }
+
+
+def test_a_result_in_detail_has_values_checksums_and_what_policies_changed(sides: Sides) -> None:
+    keyed = sides.make("keyed", "id INT PRIMARY KEY, day DATE, word TEXT")
+    keyless = sides.make("keyless", "id INT, day DATE, word TEXT")
+    for name in ("keyed", "keyless"):
+        sides.on_source(
+            f"INSERT INTO {name} VALUES (1, '0000-00-00', 'a'), (2, '2024-01-01', 'b\\0'),"
+            " (3, '2020-00-10', 'c'), (4, NULL, 'd')"
+        )
+        sides.on_target(
+            f"INSERT INTO {name} VALUES (1, NULL, 'a'), (2, '2024-01-01', 'b'), (3, NULL, 'x'),"
+            " (4, NULL, 'd'), (5, NULL, NULL)"
+        )
+    days, words = 'zero_date = "null"', 'nul_byte = "strip"'
+    for by_rows in (False, True):
+        report = sides.compare(keyed, by_rows=by_rows, in_detail=True)
+        assert (report.rows, report.target_rows) == (4, 5)
+        counts = (2, 1) if by_rows else (None, None)
+        assert report.replaced == (
+            Replaced("day", days, counts[0]),
+            Replaced("word", words, counts[1]),
+        )
+        values = {row.key[0]: row.values for row in report.differences}
+        assert values == {
+            "3": (ColumnValues("word", "c", "x"),),
+            "5": (
+                ColumnValues("id", None, "5"),
+                ColumnValues("day", None, None),
+                ColumnValues("word", None, None),
+            ),
+        }
+        assert bool(report.source_checksum) is not by_rows
+        report = sides.compare(keyless, by_rows=by_rows, in_detail=True)
+        assert (report.rows, report.target_rows, report.differences) == (4, 5, ())
+        assert (report.missing, report.extra) == (1, 2)
+    for name in ("keyed", "keyless"):
+        sides.on_target(
+            f"DELETE FROM {name} WHERE id = 5", f"UPDATE {name} SET word = 'c' WHERE id = 3"
+        )
+        sides.on_source(
+            f"UPDATE {name} SET word = 'b' WHERE id = 2",
+            f"UPDATE {name} SET day = NULL WHERE id = 3",
+        )
+    for table in (keyed, keyless):
+        report = sides.compare(table)
+        assert (report.rows, report.target_rows, report.equal) == (4, 4, True)
+        assert report.method == "checksums"
+        assert report.source_checksum == report.target_checksum
+        assert len(report.source_checksum) == 32
+        assert report.replaced == ()
 
 
 @pytest.mark.parametrize(
