@@ -21,6 +21,7 @@ The errors that Tailrace raises on purpose.
     ├── Fenced            a newer engine runs this pipeline
     ├── DeadlineExceeded  a run has not caught up in time
     ├── ApiError          the API of an engine does not answer, or refuses a request
+    ├── ListenError       the address of the API cannot be used now
     └── OutputError       the result of a command cannot be written
 
 ``engine.databases`` translates the errors of drivers (``raise … from error``), so nothing above it
@@ -42,6 +43,7 @@ __all__ = [
     "DeadlineExceeded",
     "DecodeError",
     "Fenced",
+    "ListenError",
     "OutputError",
     "SchemaError",
     "ShapeChanged",
@@ -255,6 +257,10 @@ class ApiError(TailraceError):
     def __init__(self, message: str, *, hint: str = "", status: int | None = None) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+
+
+class ListenError(TailraceError):
+    """The address of the API cannot be used now, such as one that the machine gets later."""
 
 
 class OutputError(TailraceError):

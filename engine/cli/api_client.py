@@ -22,15 +22,18 @@ from engine.errors import ApiError
 from engine.ops.history import History
 from engine.ops.log import printable
 from engine.ops.status import STATUS_VERSION, Status
+from engine.ops.supervisor.processes import RELOAD_SECONDS
 from engine.ops.supervisor.status import SUPERVISOR_VERSION, SupervisorStatus
 
 __all__ = ["ApiClient", "connect"]
 
 T = TypeVar("T")
 
-#: How long a response may take; the engine waits up to 30 seconds for the target.
+#: How long a response may take.
 REQUEST_SECONDS = 10.0
-COMMAND_SECONDS = 35.0
+#: The same of some paths: the engine waits up to 30 seconds for the target, and a supervisor for
+#: engines that end.
+SECONDS = {"commands": 35.0, "reload": RELOAD_SECONDS + 5}
 
 _HINTS = {
     401: f"name the token: --token-file FILE, or the variable {TOKEN_VARIABLE}",
@@ -179,8 +182,7 @@ class ApiClient:
     async def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """The body of a successful response."""
         headers = None if body is None else {"Content-Type": "application/json"}
-        waits = path.startswith(("/commands", "/reload"))
-        seconds = COMMAND_SECONDS if waits else REQUEST_SECONDS
+        seconds = SECONDS.get(path.split("/")[1], REQUEST_SECONDS)
         try:
             async with asyncio.timeout(seconds):
                 response = await self._http.request(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -61,11 +62,7 @@ def supervise(options: argparse.Namespace) -> int:
     log.configure(format, settings.log.level)
     version, codecs = version_and_codecs()
     logger.info("starting", extra={"version": version, "codecs": codecs})
-    if not any(_configurations(directory)):
-        raise ConfigError(
-            f"{directory} has no configuration",
-            hint="write one for each pipeline, as NAME.toml; `tailrace init SOURCE TARGET` helps",
-        )
+    _configurations(directory)
     uvloop.run(_supervise(directory, settings, options.listen or settings.listen, format))
     return 0
 
@@ -80,11 +77,14 @@ async def _supervise(
         apis = EngineApis()
         supervisor = Supervisor(_Engines(apis, format), Path(folder))
 
-        async def reload() -> str:
-            outcome = await supervisor.apply(await asyncio.to_thread(read_directory, directory))
+        async def read() -> str:
+            found = await asyncio.to_thread(read_directory, directory)
+            outcome = await supervisor.apply(found)
+            outcome += await asyncio.to_thread(_changed, directory, settings)
             logger.info("the directory is read", extra={"outcome": outcome})
             return outcome
 
+        reload = OneAtATime(read)
         async with _make_server(settings.api, listen, supervisor, apis, reload, ending):
             repeats = asyncio.create_task(log.write_repeats())
             _obey_signals(supervisor, reload, ending)
@@ -104,6 +104,35 @@ def _in_words(supervisor: Supervisor) -> str:
     """The number of pipelines by the state of their process."""
     states = Counter(it.process for it in supervisor.statuses())
     return ", ".join(f"{count} {state}" for state, count in states.items()) + "."
+
+
+def _changed(directory: Path, settings: SupervisorSettings) -> str:
+    """What a reload says if ``supervisor.toml`` is not as at the start."""
+    with suppress(ConfigError):
+        if load_supervisor(directory) == settings:
+            return ""
+    return f"; {FILE} has changed, which takes effect at the next start of the supervisor"
+
+
+class OneAtATime:
+    """Does the same work at most once at a time. Calls that wait for its next start are one."""
+
+    def __init__(self, work: Reload) -> None:
+        self._work = work
+        self._lock = asyncio.Lock()
+        self._next: asyncio.Task[str] | None = None
+
+    async def __call__(self) -> str:
+        """The outcome of work that begins after the call."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._run())
+        # A call that is given up does not end the work of the others.
+        return await asyncio.shield(self._next)
+
+    async def _run(self) -> str:
+        async with self._lock:
+            self._next = None
+            return await self._work()
 
 
 class _Engines:
@@ -133,13 +162,31 @@ class _Engines:
 
 
 def _configurations(directory: Path) -> list[Path]:
-    """The configurations of pipelines in a directory."""
-    files = directory.glob("*.toml")
-    return sorted(it for it in files if it.name != FILE and not it.name.startswith("."))
+    """The configurations of pipelines in a directory. Raises ConfigError if it cannot be read, or
+    has none, as a mount point has while nothing is mounted there.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(it.name for it in entries)
+    except OSError as error:
+        raise ConfigError(
+            f"{directory} cannot be read: {error.strerror or type(error).__name__}",
+            hint="is it mounted, and may the user of this process read it?",
+        ) from error
+    found = [it for it in names if it.endswith(".toml") and it != FILE and it[0] != "."]
+    if not found:
+        raise ConfigError(
+            f"{directory} has no configuration",
+            hint="write one for each pipeline, as NAME.toml; `tailrace init SOURCE TARGET` helps."
+            " `tailrace stop` ends a supervisor that has none any more",
+        )
+    return [directory / it for it in found]
 
 
 def read_directory(directory: Path) -> list[Found]:
-    """The configurations of a directory, each with its settings or its mistake. Blocks."""
+    """The configurations of a directory, each with its settings or its mistake. Blocks. Raises
+    ConfigError if the directory cannot be read, or has none.
+    """
     return [_found(file) for file in _configurations(directory)]
 
 
@@ -170,15 +217,22 @@ def _obey_signals(supervisor: Supervisor, reload: Reload, ending: asyncio.Event)
     the directory again; from a terminal it means that the terminal is gone.
     """
     loop = asyncio.get_running_loop()
-    reloads: set[asyncio.Task[str]] = set()
+    reloads: set[asyncio.Task[None]] = set()
 
     def interrupted() -> None:
         if ending.is_set():
             supervisor.kill()
         ending.set()
 
+    async def reload_or_log() -> None:
+        try:
+            await reload()
+        except TailraceError as error:
+            extra = {"error": error.message, "hint": error.hint}
+            logger.error("the directory cannot be used, the engines go on", extra=extra)
+
     def hung_up() -> None:
-        task = asyncio.create_task(reload())
+        task = asyncio.create_task(reload_or_log())
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 

@@ -4,7 +4,7 @@ The OpenAPI 3.1 document of the API. Its schemas are those of the structs, made 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from engine.commands import PipelineCommand
 from engine.ops.history import History
 from engine.ops.status import Status
 
-__all__ = ["openapi_document"]
+__all__ = ["OPERATIONS", "PUBLIC", "Health", "Operation", "Page", "document_of", "openapi_document"]
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -67,7 +67,9 @@ MEDIA: Final[Mapping[object, str]] = {
 
 
 class Operation(NamedTuple):
-    """One operation: its ``answers`` are a description and a type for each code of HTTP."""
+    """One operation: its ``answers`` are a description and a type for each code of HTTP, ``body``
+    is the type of the request's body, and ``more`` are further keys of the document.
+    """
 
     method: str
     path: str
@@ -75,6 +77,7 @@ class Operation(NamedTuple):
     summary: str
     answers: dict[int, tuple[str, object]]
     more: Mapping[str, Any] = MappingProxyType({})
+    body: object = None
 
 
 PUBLIC: dict[str, Any] = {"security": []}
@@ -124,6 +127,7 @@ OPERATIONS = (
         *("post", "/commands", "submit", "Store a command. The engine executes it at a commit."),
         {202: ("it is stored", Submitted)},
         {"parameters": [USER]},
+        PipelineCommand,
     ),
     Operation(
         *("get", "/commands/{id}", "command", "A command with its outcome."),
@@ -145,8 +149,14 @@ OPERATIONS = (
 @cache
 def openapi_document() -> dict[str, Any]:
     """The document. It is the same object at each call: do not change it."""
-    types: list[Any] = [kind for it in OPERATIONS for _, kind in it.answers.values()]
-    types += [PipelineCommand, Problem]
+    return document_of(OPERATIONS)
+
+
+def document_of(operations: Sequence[Operation]) -> dict[str, Any]:
+    """The document of an API with these operations."""
+    types: list[Any] = [kind for it in operations for _, kind in it.answers.values()]
+    types += [it.body for it in operations if it.body is not None]
+    types.append(Problem)
     schemas, components = msgspec.json.schema_components(
         types, ref_template="#/components/schemas/{name}"
     )
@@ -157,15 +167,15 @@ def openapi_document() -> dict[str, Any]:
         return {media: {"schema": by_type[str(kind)]}}
 
     paths: dict[str, dict[str, Any]] = {}
-    for it in OPERATIONS:
+    for it in operations:
         responses: dict[str, Any] = {
             str(code): {"description": text, "content": content(kind)}
             for code, (text, kind) in it.answers.items()
         }
         responses["default"] = {"description": "an error", "content": content(Problem)}
         shown = {"operationId": it.name, "summary": it.summary, "responses": responses, **it.more}
-        if it.method == "post":
-            shown["requestBody"] = {"required": True, "content": content(PipelineCommand)}
+        if it.body is not None:
+            shown["requestBody"] = {"required": True, "content": content(it.body)}
         paths.setdefault(it.path, {})[it.method] = shown
     return {
         "openapi": "3.1.0",

@@ -23,7 +23,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from engine.errors import ConfigError
+from engine.errors import ListenError
 from engine.settings.api import parse_listen
 
 __all__ = ["HttpServer"]
@@ -48,7 +48,7 @@ class HttpServer:
     """Serves while it is entered: ``async with HttpServer("127.0.0.1:9187", app) as server``.
 
     A path in the place of the address is that of a new Unix socket. ``tls`` is None for plain HTTP.
-    Raises ConfigError if the address is wrong or taken.
+    Raises ConfigError if the address is malformed, ListenError if it is taken or not there yet.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class HttpServer:
                 return self
             self._server = await loop.create_server(connect, self._host, self._port, ssl=self._tls)
         except OSError as error:
-            raise ConfigError(
+            raise ListenError(
                 f"cannot listen on {self._path or f'{self._host}:{self._port}'}:"
                 f" {error.strerror or error}",
                 hint="choose another address with --listen HOST:PORT",

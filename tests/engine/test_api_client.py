@@ -215,7 +215,7 @@ def test_certificates(tmp_path: Path) -> None:
 
 def test_a_server_that_is_away_or_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.cli.api_client.REQUEST_SECONDS", 0.2)
-    monkeypatch.setattr("engine.cli.api_client.COMMAND_SECONDS", 0.2)
+    monkeypatch.setattr("engine.cli.api_client.SECONDS", {"commands": 0.2})
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
 
     async def ask(port: int) -> ApiError:

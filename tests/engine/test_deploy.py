@@ -15,6 +15,7 @@ import yaml
 
 from engine.cli.supervise import read_directory
 from engine.cli.wiring import load_settings
+from engine.errors import ConfigError, ListenError
 from engine.ops.supervisor.processes import STOP_SECONDS
 from engine.sandbox.systemd import systemd_analyze
 from engine.settings.api import parse_listen
@@ -67,6 +68,10 @@ def test_the_unit_leaves_the_engines_their_time() -> None:
     assert values["Type"] == "notify"
     assert values["KillMode"] == "mixed"  # SIGTERM is for the supervisor alone
     assert float(values["TimeoutStopSec"]) >= 2 * STOP_SECONDS
+    # An address that is not there yet is no reason to stay down.
+    prevented = {int(it) for it in values["RestartPreventExitStatus"].split()}
+    assert ConfigError.exit_status in prevented
+    assert ListenError.exit_status not in prevented
 
 
 # -- the image -------------------------------------------------------------------------------------
@@ -84,6 +89,9 @@ def test_the_image_runs_without_rights() -> None:
     assert user == [re.findall(r"--uid (\d+)", DOCKERFILE)[0]]
     assert f"127.0.0.1:{PORT}/health/live" in DOCKERFILE
     assert f"EXPOSE {PORT}" in DOCKERFILE
+    # Process 1 has to reap the orphans of command hooks.
+    assert 'ENTRYPOINT ["tini", "--", "tailrace"]' in DOCKERFILE
+    assert re.search(r"apt-get install .*\btini\b", DOCKERFILE)
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
     service = compose["services"]["tailrace"]
     assert (service["read_only"], service["tmpfs"], service["cap_drop"]) == (

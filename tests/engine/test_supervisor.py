@@ -28,6 +28,8 @@ from tests.support.waiting import wait_until_async
 RUNS = "import time; time.sleep(60)"
 #: One that takes SIGTERM for nothing.
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+#: A name with what must be escaped, and what other formats take for the end of a line.
+OTHER = 'b"\\\u2028\x85\x0b\x1cc'
 QUICK = RetrySettings(first_seconds=0.02, max_seconds=0.05)
 
 
@@ -36,9 +38,11 @@ class Engines:
 
     def __init__(self) -> None:
         self.silent = False
+        self.started = 0
         self.others_run = False
 
     def command(self, file: Path, api: Path) -> tuple[str, ...]:
+        self.started += 1
         return (sys.executable, "-I", "-S", "-c", file.read_text())
 
     async def answers(self, api: Path) -> bool:
@@ -116,11 +120,17 @@ def test_what_follows_from_the_end_of_an_engine(tmp_path: Path) -> None:
         assert "dead letters" in table["partial"].message
         await table.wait(lambda: table["killed"].restarts > 0)
         assert table["killed"].message == "the process was killed by SIGKILL"
+        # The error of a run before is not the reason of this end.
+        await table.wait(lambda: table["later"].process == "ended")
+        assert (table["later"].restarts, table["later"].message) == (1, "")
 
+    marker = tmp_path / "marker"
+    code = "import os, sys; from pathlib import Path; it = Path({!r}); it.exists() and sys.exit(0)"
+    later = f"{code.format(str(marker))}; it.touch(); os.kill(os.getpid(), 9)"
     lost = '{"message": "lost", "remedy": "look"}'
     files = {"done": ends(0), "partial": ends(3), "wrong": ends(2), "fenced": ends(4)}
     killed = "import os; os.kill(os.getpid(), 9)"
-    run(work, tmp_path, fails=ends(1, lost), killed=killed, **files)
+    run(work, tmp_path, fails=ends(1, lost), killed=killed, later=later, **files)
 
 
 def test_what_a_reload_does(tmp_path: Path) -> None:
@@ -146,6 +156,21 @@ def test_what_a_reload_does(tmp_path: Path) -> None:
         assert table["stays"].pid == before["stays"]
 
     run(work, tmp_path, changes=RUNS, stays=RUNS, goes=RUNS, done=ends(0), d="broken")
+
+
+def test_a_stop_during_a_reload_starts_nothing(tmp_path: Path) -> None:
+    async def work(table: Table) -> None:
+        await table.apply()
+        await table.wait(lambda: table["shop"].pid is not None)
+        table.write(shop=f"{RUNS} #", new=RUNS)
+        reload = asyncio.create_task(table.apply())
+        await asyncio.sleep(0)  # the reload waits for the engine now
+        await table.supervisor.stop()
+        assert await reload == "the pipelines are being stopped"
+        assert table.engines.started == 1
+        assert [it.process for it in table.supervisor.statuses()] == ["ended"]
+
+    run(work, tmp_path, shop=RUNS)
 
 
 def test_two_files_have_one_name(tmp_path: Path) -> None:
@@ -220,7 +245,7 @@ def test_engines_have_no_variables_of_systemd(
 
 def test_the_metrics_of_all_engines() -> None:
     for accept, parse in (("", text_string_to_metric_families), (OPEN_METRICS, open_metrics)):
-        texts = {name: Metrics(name).render(accept)[0].decode() for name in ("a", 'b"\\')}
+        texts = {name: Metrics(name).render(accept)[0].decode() for name in ("a", OTHER)}
         families = list(parse(merged({**texts, "silent": None})))
         names = [family.name for family in families]
         assert sorted(names) == sorted(set(names))
@@ -228,7 +253,7 @@ def test_the_metrics_of_all_engines() -> None:
             found = {sample.labels["pipeline"] for sample in family.samples}
             if family.samples:
                 silent = {"silent"} if family.name == "tailrace_up" else set()
-                assert found == {"a", 'b"\\'} | silent, family.name
+                assert found == {"a", OTHER} | silent, family.name
     alone = merged({"silent": None})
     assert alone.endswith('tailrace_up{pipeline="silent"} 0.0\n')
     assert [it.name for it in text_string_to_metric_families(alone)] == ["tailrace_up"]

@@ -7,9 +7,16 @@ import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 import uvloop
+from openapi_spec_validator import validate
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from engine.errors import ConfigError
 from engine.ops.access import Access
 from engine.ops.api import COMMAND_BYTES, Api
 from engine.ops.dashboard import Dashboard
@@ -20,6 +27,7 @@ from engine.ops.server import HttpServer
 from engine.ops.status import Status, TableStatus
 from engine.ops.supervisor.api import SupervisorApi
 from engine.ops.supervisor.engines import EngineApis
+from engine.ops.supervisor.openapi import supervisor_document
 from engine.ops.supervisor.processes import Found, Supervisor
 from engine.ops.supervisor.status import ProcessStatus
 from engine.settings.api import ApiSettings
@@ -40,6 +48,7 @@ class Two(Supervisor):
     def __init__(self, api: Path) -> None:
         super().__init__(NoEngines(), api.parent)
         self._api = api
+        self.applied = True
 
     def statuses(self) -> list[ProcessStatus]:
         failed = "password authentication failed"
@@ -52,6 +61,24 @@ class Two(Supervisor):
 
     def api_of(self, pipeline: str) -> Path | None:
         return self._api if pipeline == "a b" else None
+
+
+class StandBy(Two):
+    """One pipeline, which a newer engine elsewhere runs."""
+
+    def statuses(self) -> list[ProcessStatus]:
+        return [ProcessStatus(pipeline="a b", file="d/a.toml", process="standing by", since=1.0)]
+
+
+class Unread(Two):
+    """The files are not applied yet."""
+
+    def __init__(self, api: Path) -> None:
+        super().__init__(api)
+        self.applied = False
+
+    def statuses(self) -> list[ProcessStatus]:
+        return []
 
 
 class NoEngines:
@@ -94,22 +121,30 @@ class Client:
         return (await self.ask(path, token, **more))[0]  # type: ignore[arg-type]
 
 
-def run(work: Callable[[Client], Awaitable[None]], folder: Path) -> None:
+async def nothing_changes() -> str:
+    return "nothing has changed"
+
+
+def run(
+    work: Callable[[Client], Awaitable[None]],
+    folder: Path,
+    *,
+    kind: type[Two] = Two,
+    engine: Starlette | None = None,
+    reload: Callable[[], Awaitable[str]] = nothing_changes,
+) -> None:
     """Run ``work`` with a client of a supervisor."""
 
     async def go() -> None:
         socket = folder / "a.sock"
         dashboard = Dashboard(lambda: STATUS, History)
         access = Access(ApiSettings(), "localhost")
-        engine = Api(access, Metrics("a b"), lambda: STATUS, dashboard=dashboard)
+        own = engine or Api(access, Metrics("a b"), lambda: STATUS, dashboard=dashboard).app()
         apis = EngineApis()
-
-        async def reload() -> str:
-            return "nothing has changed"
-
         tokens = ApiSettings(read_token=READ, control_token=CONTROL)
-        api = SupervisorApi(Access(tokens, "127.0.0.1"), Two(socket), apis, reload, lambda: None)
-        async with HttpServer(socket, engine.app()), HttpServer("127.0.0.1:0", api.app()) as server:
+        guard = Access(tokens, "127.0.0.1")
+        api = SupervisorApi(guard, kind(socket), apis, reload, lambda: None).app()
+        async with HttpServer(socket, own), HttpServer("127.0.0.1:0", api) as server:
             await work(Client(server.port))
         await apis.close()
 
@@ -128,7 +163,7 @@ def test_each_path_of_an_engine_needs_its_role(tmp_path: Path) -> None:
                 refused = await client.code(it, READ, **words) == 403
                 assert refused is (method != "get"), it
                 assert await client.code(it, CONTROL, **words) not in (401, 403), it
-        for path in ("/status", "/metrics", "/pipelines/none/status"):
+        for path in ("/status", "/metrics", "/openapi.json", "/pipelines/none/status"):
             assert await client.code(path, "") == 401
         for path in ("/reload", "/stop"):
             assert await client.code(path, "", method="POST") == 401
@@ -151,6 +186,9 @@ def test_no_path_leads_around_the_roles(tmp_path: Path, path: str) -> None:
         assert await client.code(A + path, READ) in (404, 200)
         code = await client.code(f"{A}/health/../commands", READ, method="POST")
         assert code in (403, 404)
+        # None of these is another path of the engine.
+        for it in ("//status", "//a%3Ab/status", "//health/live"):
+            assert await client.code(A + it, CONTROL) == 404
 
     run(work, tmp_path)
 
@@ -193,3 +231,94 @@ def test_a_pipeline_without_an_engine(tmp_path: Path) -> None:
         assert b"tailrace_build_info" in metrics
 
     run(work, tmp_path)
+
+
+def test_a_pipeline_that_stands_by_is_not_down(tmp_path: Path) -> None:
+    """The supervisor whose engine runs has its metrics."""
+
+    async def work(client: Client) -> None:
+        code, _, body = await client.ask("/metrics")
+        assert (code, body.strip()) == (200, b"")
+        assert b"standing by" in (await client.ask("/health/ready"))[2]
+
+    run(work, tmp_path, kind=StandBy)
+
+
+def test_nothing_is_ready_before_the_directory_is_read(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        code, _, body = await client.ask("/health/ready", "")
+        assert (code, json.loads(body)["reason"]) == (503, "the directory is not read yet")
+
+    run(work, tmp_path, kind=Unread)
+
+
+def test_an_engine_of_another_version(tmp_path: Path) -> None:
+    """Its answers are of another form. Those of the other pipelines are shown."""
+
+    async def answer(request: Request) -> Response:
+        codes = {"/status": 200, "/health/ready": 503, "/metrics": 500}
+        return Response(b'{"tables": 7, "reason": 7}', codes[request.url.path])
+
+    async def work(client: Client) -> None:
+        code, _, body = await client.ask("/status")
+        assert code == 200
+        shown = {it["pipeline"]: it["headline"]["text"] for it in json.loads(body)["pipelines"]}
+        assert shown["a b"] == "The engine starts, or does not answer."
+        assert shown["away"].startswith("The engine has failed")
+        code, _, body = await client.ask("/health/ready")
+        assert code == 503
+        assert "a b: its engine answers with HTTP status 503" in json.loads(body)["reason"]
+        code, _, body = await client.ask("/metrics")
+        assert (code, b'tailrace_up{pipeline="a b"} 0.0' in body) == (200, True)
+
+    routes = [Route(path, answer) for path in ("/status", "/health/ready", "/metrics")]
+    run(work, tmp_path, engine=Starlette(routes=routes))
+
+
+def test_a_reload_that_fails_says_why(tmp_path: Path) -> None:
+    async def fails() -> str:
+        raise ConfigError("/etc/pipelines cannot be read", hint="mount it")
+
+    async def work(client: Client) -> None:
+        code, _, body = await client.ask("/reload", CONTROL, method="POST")
+        assert (code, json.loads(body)["detail"]) == (503, "/etc/pipelines cannot be read")
+        assert json.loads(body)["hint"] == "mount it"
+
+    run(work, tmp_path, reload=fails)
+
+
+def test_the_openapi_document_is_valid_and_true(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        document = json.loads((await client.ask("/openapi.json"))[2])
+        validate(document)
+        post = {"token": CONTROL, "method": "POST"}
+        answers = {
+            ("/status", "get", "200"): await client.ask("/status"),
+            ("/health/live", "get", "200"): await client.ask("/health/live"),
+            ("/health/ready", "get", "503"): await client.ask("/health/ready"),
+            ("/reload", "post", "200"): await client.ask("/reload", **post),  # type: ignore[arg-type]
+            ("/reload", "post", "default"): await client.ask("/reload", method="POST"),
+            ("/stop", "post", "200"): await client.ask("/stop", **post),  # type: ignore[arg-type]
+            ("/pipelines/{pipeline}/status", "get", "200"): await client.ask(f"{A}/status"),
+            ("/pipelines/{pipeline}/history", "get", "200"): await client.ask(f"{A}/history"),
+            ("/pipelines/{pipeline}/status", "get", "default"): await client.ask(f"{B}/status"),
+        }
+        for (path, method, code), answer in answers.items():
+            assert code == "default" or answer[0] == int(code), path
+            schema = document["paths"][path][method]["responses"][code]["content"]
+            whole = {**schema["application/json"]["schema"], "components": document["components"]}
+            jsonschema.validate(json.loads(answer[2]), whole)
+
+    run(work, tmp_path)
+
+
+def test_the_openapi_document_has_every_route(tmp_path: Path) -> None:
+    access = Access(ApiSettings(), "127.0.0.1")
+    api = SupervisorApi(access, Two(tmp_path / "s"), EngineApis(), nothing_changes, lambda: None)
+    served = {str(getattr(it, "path", "")) for it in api.app().routes}
+    passed = "/pipelines/{pipeline}/{path:path}"
+    parts = {"/openapi.json", "/assets/{name}", "/runbook.css", "/commands", passed}
+    parts |= {"/pipelines/{pipeline}", "/pipelines/{pipeline}/assets/{name}"}
+    parts |= {"/pipelines/{pipeline}/runbook.css"}
+    of_engines = {f"/pipelines/{{pipeline}}{path}" for path in openapi_document()["paths"]}
+    assert served - parts | of_engines == set(supervisor_document()["paths"])

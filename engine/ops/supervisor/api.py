@@ -6,6 +6,7 @@ The HTTP server of a supervisor, as a Starlette application.
     GET  /metrics              the metrics of all engines
     GET  /health/live          200 while the process serves requests
     GET  /health/ready         200 if each pipeline is ready or has ended, else 503 with the reasons
+    GET  /openapi.json         this list for machines (``engine.ops.supervisor.openapi``)
     POST /reload               reads the directory again; 200 {"outcome": …}
     POST /stop                 has all engines commit and end, and then the supervisor
          /pipelines/NAME/…     the API of one pipeline (``engine.ops.api``), with its dashboard
@@ -33,14 +34,17 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from engine.errors import TailraceError
 from engine.ops.access import Access, Role
 from engine.ops.api import CLIENT_HEADER, json_response, origin_of, problem, read_body
 from engine.ops.dashboard import asset, page
+from engine.ops.openapi import Health
 from engine.ops.runbook import get_runbook, get_runbook_style
 from engine.ops.status import Status
 from engine.ops.supervisor.engines import EngineApis
 from engine.ops.supervisor.merging import merged
-from engine.ops.supervisor.processes import Supervisor
+from engine.ops.supervisor.openapi import supervisor_document
+from engine.ops.supervisor.processes import RELOAD_SECONDS, Supervisor
 from engine.ops.supervisor.status import (
     ProcessStatus,
     SupervisedStatus,
@@ -51,8 +55,6 @@ from engine.ops.words import headline
 
 __all__ = ["SupervisorApi"]
 
-#: How long a reload may take: engines that have changed commit and end first.
-RELOAD_SECONDS = 35.0
 #: How long an engine may take to begin a response, or to send the next piece.
 PROXY_SECONDS = 35.0
 #: The paths of an engine that need no role, beside those of pages.
@@ -95,6 +97,7 @@ class SupervisorApi:
                 Route("/metrics", self._get_metrics),
                 Route("/health/live", _get_live),
                 Route("/health/ready", self._get_ready),
+                Route("/openapi.json", self._get_openapi),
                 Route("/reload", self._post_reload, methods=["POST"]),
                 Route("/stop", self._post_stop, methods=["POST"]),
                 Route("/commands", _no_pipeline, methods=methods),
@@ -105,7 +108,11 @@ class SupervisorApi:
                 Route("/pipelines/{pipeline}/runbook.css", get_runbook_style),
                 Route("/pipelines/{pipeline}/{path:path}", self._pass_on, methods=methods),
             ],
-            exception_handlers={HTTPException: problem, Exception: problem},
+            exception_handlers={
+                HTTPException: problem,
+                TailraceError: _failed,
+                Exception: problem,
+            },
         )
         app.router.redirect_slashes = False
         return app
@@ -134,15 +141,19 @@ class SupervisorApi:
         self._access.require(request, "read")
         request.state.extend(PROXY_SECONDS)
         accept = request.headers.get("accept", "")
-        processes = self._supervisor.statuses()
+        # The supervisor whose engine runs has the metrics of a pipeline that stands by here.
+        processes = [it for it in self._supervisor.statuses() if it.process != "standing by"]
         found = await asyncio.gather(*(self._ask(it, "/metrics", accept) for it in processes))
         answers = {it.pipeline: found for it, found in zip(processes, found, strict=True)}
-        texts = {name: None if it is None else it.text for name, it in answers.items()}
-        kinds = [it.headers["content-type"] for it in answers.values() if it is not None]
+        good = {name: it for name, it in answers.items() if it is not None and it.is_success}
+        texts = {name: good[name].text if name in good else None for name in answers}
+        kinds = [it.headers["content-type"] for it in good.values()]
         return Response(merged(texts), headers={"content-type": kinds[0] if kinds else TEXT})
 
     async def _get_ready(self, request: Request) -> Response:
         request.state.extend(PROXY_SECONDS)
+        if not self._supervisor.applied:
+            return _failing("the directory is not read yet")
         processes = [it for it in self._supervisor.statuses() if it.process != "ended"]
         found = await asyncio.gather(*(self._ask(it, "/health/ready") for it in processes))
         reasons = {
@@ -151,9 +162,7 @@ class SupervisorApi:
             if response is None or not response.is_success
         }
         if reasons:
-            reason = "; ".join(f"{name}: {why}" for name, why in reasons.items())
-            failing = {"status": "failing", "reason": reason}
-            return json_response(failing, HTTPStatus.SERVICE_UNAVAILABLE)
+            return _failing("; ".join(f"{name}: {why}" for name, why in reasons.items()))
         return json_response({"status": "ok"})
 
     async def _ask(
@@ -161,6 +170,10 @@ class SupervisorApi:
     ) -> httpx.Response | None:
         api = self._api_of(process)
         return None if api is None else await self._engines.get(api, path, accept)
+
+    async def _get_openapi(self, request: Request) -> Response:
+        self._access.require(request, "read")
+        return json_response(supervisor_document())
 
     async def _post_reload(self, request: Request) -> Response:
         self._access.require(request, "control")
@@ -178,7 +191,8 @@ class SupervisorApi:
         if path not in PUBLIC:
             role: Role = "read" if request.method in ("GET", "HEAD") else "control"
             self._access.require(request, role)
-        if {".", ".."} & {*path.split("/")}:  # the client below would resolve them
+        # The client below would resolve dots, and take what follows two slashes for a host.
+        if path.startswith("/") or {".", ".."} & {*path.split("/")}:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         api = self._supervisor.api_of(name)
         if api is None:
@@ -281,4 +295,18 @@ def _unready(process: ProcessStatus, response: httpx.Response | None) -> str:
     """Why a pipeline is not ready. Everybody may ask, so it has no messages of errors."""
     if response is None:
         return "no answer" if process.process == "running" else process.process
-    return str(msgspec.json.decode(response.content, type=dict).get("reason", ""))
+    try:
+        return msgspec.json.decode(response.content, type=Health).reason
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return f"its engine answers with HTTP status {response.status_code}"
+
+
+def _failing(reason: str) -> Response:
+    return json_response({"status": "failing", "reason": reason}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    """The directory cannot be read."""
+    assert isinstance(error, TailraceError)
+    content = {"error": "Service Unavailable", "detail": error.message, "hint": error.hint}
+    return json_response(content, HTTPStatus.SERVICE_UNAVAILABLE)

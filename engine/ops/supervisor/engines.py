@@ -41,11 +41,14 @@ class EngineApis:
         return await self.get(api, "/health/live") is not None
 
     async def status(self, api: Path) -> Status | None:
-        """The status of the engine; None if it does not answer."""
+        """The status of the engine; None if it does not answer, or not as this version does."""
         response = await self.get(api, "/status")
         if response is None or not response.is_success:
             return None
-        return msgspec.json.decode(response.content, type=Status)
+        try:
+            return msgspec.json.decode(response.content, type=Status)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
 
     async def get(self, api: Path, path: str, accept: str = "") -> httpx.Response | None:
         """A response; None if there is none in time."""

@@ -33,7 +33,7 @@ class _Group:
 
 def merged(texts: Mapping[str, str | None]) -> str:
     """One text of those of all pipelines, by name. None: no engine answers, so the pipeline is not
-    up.
+    up. One that stands by is left out by the caller, because it is up elsewhere.
     """
     groups: dict[str, _Group] = {}
     ends = False
@@ -55,7 +55,7 @@ def merged(texts: Mapping[str, str | None]) -> str:
 def _groups(text: str) -> list[tuple[str, list[str], list[str]]]:
     """The metrics of a text: name, comments, samples."""
     found: list[tuple[str, list[str], list[str]]] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # values may have other separators of lines
         if line.startswith("# ") and line != _END:
             name = line.split(" ", 3)[2]
             if not found or found[-1][0] != name:

@@ -34,7 +34,7 @@ from engine.errors import ConfigError, Fenced, TailraceError
 from engine.ops.supervisor.status import ProcessState, ProcessStatus
 from engine.settings.loader import RetrySettings
 
-__all__ = ["Engines", "Found", "LastWords", "Supervisor"]
+__all__ = ["RELOAD_SECONDS", "STOP_SECONDS", "Engines", "Found", "LastWords", "Supervisor"]
 
 log = logging.getLogger("tailrace.supervisor")
 
@@ -51,8 +51,12 @@ FINAL: Final[Mapping[int, ProcessState]] = {
 RESTARTS: Final = RetrySettings(first_seconds=1.0, max_seconds=60.0)
 #: A process that has lived so long begins with the first wait again.
 STEADY_SECONDS = 120.0
-#: How long an engine may take to commit and stop; it ends its own waits after some seconds.
-STOP_SECONDS = 20.0
+#: How long an engine may take to commit and stop. Its own waits (for the pipeline, telemetry,
+#: notifications and the server) end after 20 seconds in total.
+STOP_SECONDS = 30.0
+#: How long a reload may take: engines that have changed end first, and before them those of an
+#: earlier reload.
+RELOAD_SECONDS = 2 * STOP_SECONDS + 10
 #: How often an engine is asked whether it lives, and how long it may be silent.
 PROBE_SECONDS = 10.0
 SILENT_SECONDS = 60.0
@@ -62,6 +66,8 @@ STANDBY_PROBES = 3
 #: The variables of systemd that are for this process alone.
 NOT_FOR_ENGINES = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 LAST_WORDS_BYTES = 65536
+#: The outcome of ``apply`` while the engines end.
+STOPPING = "the pipelines are being stopped"
 
 
 class Found(NamedTuple):
@@ -111,7 +117,9 @@ class Supervisor:
         self._numbers = count(1)
         self._entries: dict[Path, _Entry] = {}
         self._applying = asyncio.Lock()
-        self.stopping = False
+        self._stopping = asyncio.Event()
+        #: Whether the files have been applied for the first time.
+        self.applied = False
 
     def statuses(self) -> list[ProcessStatus]:
         """The process of each pipeline, ordered by name."""
@@ -132,8 +140,8 @@ class Supervisor:
         outcome in words.
         """
         async with self._applying:
-            if self.stopping:
-                return "the pipelines are being stopped"
+            if self._stopping.is_set():
+                return STOPPING
             wanted = {it.file: it for it in self._without_namesakes(found)}
             gone = [it for file, it in self._entries.items() if file not in wanted]
             changed = [
@@ -146,9 +154,12 @@ class Supervisor:
             await asyncio.gather(*(it.stop() for it in gone), *(it.stop() for it, _ in changed))
             for entry in gone:
                 del self._entries[entry.found.file]
+            if self._stopping.is_set():
+                return STOPPING
             for it in (*(it for _, it in changed), *new):
                 self._entries[it.file] = entry = self._new_entry(it)
                 entry.start()
+            self.applied = True
             return _in_words(
                 {
                     "started": [it.name for it in new if it.problem is None],
@@ -160,7 +171,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Have all engines commit and end. Those that take too long are killed."""
-        self.stopping = True
+        self._stopping.set()
         for entry in self._entries.values():
             entry.stop_soon()
         async with self._applying:
@@ -338,8 +349,7 @@ class _Entry:
                 watching.cancel()
                 stopped.cancel()
                 self._process = None
-            if status:
-                self._last = _last_words(ours, status)
+            self._last = _last_words(ours, status) if status else LastWords("")
         with suppress(FileNotFoundError):
             self.api.unlink()
         return status
