@@ -131,9 +131,7 @@ def key_constraint(table: Table) -> str:
 
 def create_indexes(table: Table, naming: Naming) -> list[str]:
     """CREATE INDEX for each secondary index that the target gets (``indexable``)."""
-    return [
-        create_index(table, index, naming) for index in table.indexes if indexable(table, index)
-    ]
+    return [create_index(table, it, naming) for it in table.indexes if indexable(table, it)]
 
 
 def index_name(table: str, index: str) -> str:
@@ -392,10 +390,11 @@ class _Alteration:
             using = f"({using or name})::text::{kind}"
         if not using and column_type(change.before) == kind:
             return
-        yield self._alter(f"ALTER COLUMN {name} DROP DEFAULT")
-        suffix = f" USING {using}" if using else ""
-        yield self._alter(f"ALTER COLUMN {name} TYPE {kind}{suffix}")
-        yield self._set_default(change.after)
+        if change.before.default is not None:  # else it may be an identity column by now
+            yield self._alter(f"ALTER COLUMN {name} DROP DEFAULT")
+        yield self._alter(f"ALTER COLUMN {name} TYPE {kind}{f' USING {using}' * bool(using)}")
+        if change.after.default is not None:
+            yield self._set_default(change.after)
 
     def _moved_enums(self) -> Iterator[Step]:
         """Use the enum types of the schema to which the table is moved."""
