@@ -45,7 +45,11 @@ class Hooks:
                     client, hook.url, id, body, secret=hook.secret, seconds=seconds
                 )
         else:
-            variables = {f"TAILRACE_CUTOVER_{key.upper()}": it for key, it in about.items()}
+            variables = {
+                "TAILRACE_CUTOVER_ACTION": name,
+                "TAILRACE_CUTOVER_ID": cutover.id,
+                "TAILRACE_CUTOVER_PIPELINE": self._pipeline,
+            }
             failure = await execute(hook.command, body, variables, seconds=seconds, shown=True)
         if failure is not None:
             raise TailraceError(

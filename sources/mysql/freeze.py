@@ -8,13 +8,14 @@ of the log, too. MySQL manual, "Server System Variables", and MariaDB's "Server 
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 import msgspec
 from pymysql.connections import Connection
 
-from engine.databases.mysql.connect import connect, query
-from engine.errors import SourceDenied
+from engine.databases.mysql.connect import connect, error_code, query
+from engine.errors import SourceDenied, SourceError
 from sources.mysql.settings import MySQLSettings
 
 __all__ = ["MySQLFreezer"]
@@ -28,6 +29,11 @@ WHERE command NOT IN ('Binlog Dump', 'Binlog Dump GTID', 'Daemon')
 AND user NOT IN ('system user', 'event_scheduler')
 AND user <> SUBSTRING_INDEX(CURRENT_USER(), '@', 1)
 GROUP BY user ORDER BY user"""
+_PENDING: Final = """
+SELECT id FROM information_schema.processlist
+WHERE info LIKE 'SET GLOBAL %read_only = ON' AND id <> CONNECTION_ID()"""
+_NO_SUCH_THREAD: Final = 1094
+_POLL_SECONDS: Final = 0.05
 _RIGHT: Final = (
     "grant the source's user SYSTEM_VARIABLES_ADMIN (MySQL 8.0 or newer), READ ONLY ADMIN (MariaDB"
     " 10.5 or newer) or SUPER, or set hooks in [cutover.freeze] and [cutover.thaw]"
@@ -74,10 +80,30 @@ class MySQLFreezer:
         switches it off, too.
         """
         wanted = msgspec.json.decode(before, type=dict[str, str])
+        self._end_pending()
         now = self._variables()
         for name in ("super_read_only", "read_only"):
             if name in wanted and now.get(name) not in (None, wanted[name]):
                 query(self._connection, f"SET GLOBAL {name} = %s", (wanted[name],))
+
+    def _end_pending(self) -> None:
+        """End statements that still wait to freeze the server for a process that was killed. They
+        would freeze it later.
+        """
+        deadline = time.monotonic() + self._settings.timeout_seconds
+        while pending := query(self._connection, _PENDING):
+            if time.monotonic() > deadline:
+                raise SourceError(
+                    "a session still waits to set read_only on the source",
+                    hint="end it with KILL, and abort again",
+                )
+            for (thread,) in pending:
+                try:
+                    query(self._connection, f"KILL {thread}")
+                except SourceError as error:
+                    if error_code(error) != _NO_SUCH_THREAD:
+                        raise
+            time.sleep(_POLL_SECONDS)
 
     def clients(self) -> list[str]:
         """As ``Freezer.clients``. Without the right PROCESS there are none."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pymysql
@@ -19,11 +20,16 @@ import pytest
 
 from engine.cli.main import main
 from engine.databases.mysql.connect import error_code, query
+from engine.demo.proof import count_both
+from engine.demo.writer import ShopWriter, WriterCounts
 from engine.errors import TailraceError
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.global_variables import variables
 from tests.support.mysql_sessions import FreshDatabase
 from tests.support.servers import AnyServer, connect_mysql
+from tests.support.shops import Shop
+from tests.support.targets import Fresh
+from tests.support.waiting import wait_until
 
 #: The server refuses a statement because it is read only.
 READ_ONLY = (1290, 1836)
@@ -46,7 +52,7 @@ class Application:
             host=server.host,
             port=server.port,
             user=user or server.user,
-            password="" if user else server.password,
+            password=user or server.password,
             database=database,
             autocommit=True,
         )
@@ -139,6 +145,19 @@ def prepare(
     return write_config(folder, server.url, target, f"{database}.*", more=more), called
 
 
+@contextmanager
+def application_user(server: AnyServer, database: str) -> Iterator[str]:
+    """A user with all rights on a database, and none to write to a server that is read only."""
+    name = f"u_{uuid4().hex[:12]}"
+    with connect_mysql(server) as connection:
+        query(connection, f"CREATE USER {name}@'%' IDENTIFIED BY '{name}'")
+        query(connection, f"GRANT ALL ON `{database}`.* TO {name}@'%'")
+        try:
+            yield name
+        finally:
+            query(connection, f"DROP USER {name}@'%'")
+
+
 def all_live(status: dict[str, Any]) -> bool:
     return bool(status["tables"]) and all(it["state"] == "live" for it in status["tables"])
 
@@ -201,3 +220,125 @@ def test_a_cutover_loses_nothing(
             insert = f"INSERT INTO {database}.ledger (note) VALUES ('new side') RETURNING id"
             assert there.execute(insert.encode()).fetchall() == [(max(source) + 500 + 1,)]
         assert main(["cutover", str(config), "--abort"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("target", ["postgres_15", "postgres_18"])
+@pytest.mark.parametrize("source", ["mysql", "mariadb_10"])
+def test_a_cutover_that_is_killed_at_every_step(
+    source: str,
+    target: str,
+    request: pytest.FixtureRequest,
+    new_shop: Callable[[AnyServer, int], Shop],
+    fresh_postgres_database: Fresh,
+    tmp_path: Path,
+) -> None:
+    """GIVEN the demo's shop under its writer WHEN the cutover gets SIGKILL at each step in turn
+    THEN it ends, and the target has every transaction once; new ones go there."""
+    server: AnyServer = request.getfixturevalue(source)
+    there = fresh_postgres_database(request.getfixturevalue(target))
+    shop = new_shop(server, 20_000)
+    called = tmp_path / "called"
+    more = CUTOVER.format(quiet=0.5, called=called)
+    config = write_config(tmp_path, server.url, there, shop.tables, more=more)
+    with (
+        application_user(server, shop.database) as user,
+        thawed_at_the_end(server) as writes,
+        EngineProcess(config) as engine,
+    ):
+        before = writes()
+        engine.wait_status(all_live, 120)
+        own = f"mysql://{user}:{user}@{server.host}:{server.port}/{shop.database}"
+        with ShopWriter(own, 100):
+            assert main(["verify", str(config)]) == 0
+            assert main(["cutover", str(config), "--rehearse"]) == 0
+            assert writes() == before
+            for step in STEPS:
+                killed_at(config, step)
+            assert main(["cutover", str(config)]) == 0
+        assert engine.wait() == 0
+        done = record(there)
+        assert [it["step"] for it in done["steps"]] == list(STEPS)
+        assert {json.loads(line)["cutover"] for line in called.read_text().splitlines()} == {
+            done["id"]
+        }
+        ((written,),) = ask(shop, "SELECT count(*) FROM ledger")
+        assert written
+        assert count_both(shop.url, there, WriterCounts(written)).differences == []
+        with psycopg.connect(there, autocommit=True) as connection:
+            ledger = f"{shop.database}.ledger"
+            insert = f"INSERT INTO {ledger} (number, kind) SELECT max(number) + 1, 'new' FROM"
+            connection.execute(f"{insert} {ledger}".encode())
+        found = count_both(shop.url, there, WriterCounts(written + 1))
+        assert (found.applied, found.distinct) == (written + 1, written + 1)
+        assert writes()["read_only"] == "ON"
+
+
+def ask(shop: Shop, question: str) -> list[Any]:
+    with connect_mysql(shop.server, shop.database) as connection:
+        return query(connection, question)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["mysql", "mariadb_10"])
+def test_what_fails_puts_the_source_back(
+    source: str,
+    request: pytest.FixtureRequest,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """GIVEN a user who passes read_only, a row that differs, a freeze that waits for a lock, or a
+    hook that fails WHEN the cutover runs THEN the source is as before; after the hook was called,
+    only if a person says so."""
+    server: AnyServer = request.getfixturevalue(source)
+    database = fresh_mysql_database(server)
+    config, called = prepare(server, database, target_database, tmp_path)
+    run = ["cutover", str(config)]
+    with thawed_at_the_end(server) as writes, EngineProcess(config) as engine:
+        before = writes()
+        engine.wait_status(all_live)
+        assert main(["verify", str(config)]) == 0
+        if source != "mysql":
+            with Application(server, database):
+                assert main(run) == 1
+            assert "still written after it was frozen" in capsys.readouterr().err
+            assert (writes(), record(target_database)["state"]) == (before, "aborted")
+        with psycopg.connect(target_database, autocommit=True) as there:
+            there.execute(f"UPDATE {database}.ledger SET note = 'x' WHERE id = 1".encode())
+            assert main(run) == 1
+            assert "not proven equal" in capsys.readouterr().err
+            assert (writes(), record(target_database)["state"]) == (before, "aborted")
+            there.execute(f"UPDATE {database}.ledger SET note = 'one' WHERE id = 1".encode())
+        assert main(["verify", str(config)]) == 0
+
+        with connect_mysql(server, database) as holder, connect_mysql(server) as watcher:
+            query(holder, "LOCK TABLES ledger WRITE")
+            process = subprocess.Popen([sys.executable, "-m", "engine.cli", *run])
+            pending = (
+                "SELECT count(*) FROM information_schema.processlist WHERE info LIKE 'SET GL%'"
+            )
+            wait_until(lambda: query(watcher, pending) == [(1,)])
+            process.kill()
+            process.wait(10)
+            assert main([*run, "--abort"]) == 0
+            assert query(watcher, pending) == [(0,)]
+            query(holder, "UNLOCK TABLES")
+            assert writes() == before
+
+        config.write_text(
+            config.read_text().replace(f"cat >> {called}", f"echo >> {called}; false")
+        )
+        capsys.readouterr()
+        assert main(run) == 1
+        assert "the hook switch failed" in capsys.readouterr().err
+        assert record(target_database)["state"] == "switch"
+        assert writes()["read_only"] == "ON"
+        assert main([*run, "--abort"]) == 1
+        assert main([*run, "--rehearse"]) == 1
+        assert main([*run, "--abort", "--force"]) == 0
+        assert writes() == before
+        assert len(called.read_text().splitlines()) == 1
+        assert engine.process.poll() is None

@@ -162,6 +162,19 @@ def test_an_empty_table_gives_one_empty_chunk(
             )
 
 
+def test_a_zero_keeps_its_sign(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh, make_reader: MakeReader
+) -> None:
+    database = fresh_mysql_database(mysql_family)
+    with connect_mysql(mysql_family, database) as connection:
+        query(connection, "CREATE TABLE t (a FLOAT, b DOUBLE, c FLOAT(7,2), d DOUBLE(9,3))")
+        query(connection, "INSERT INTO t VALUES (-0e0, -0e0, 0, 0), (0.1, 0.1, 0.1, 0.1)")
+        table = live_table(connection, database, "t")
+        zero, tenth = rows_of(read_chunks(make_reader(mysql_family), table, connection))
+    assert [str(float(str(value))) for value in zero] == ["-0.0", "-0.0", "0.0", "0.0"]
+    assert [float(str(value)) for value in tenth[1:]] == [0.1, pytest.approx(0.1), 0.1]
+
+
 def test_a_table_with_another_shape_is_refused(
     mysql_family: AnyServer, fresh_mysql_database: Fresh, make_reader: MakeReader
 ) -> None:

@@ -82,8 +82,9 @@ def _selected(column: Column, raw_line_breaks: bool) -> str:
     source_type = parse_type(column.source_type)
     name = quote_name(column.name)
     if source_type.base in ("float", "double"):
-        # The sum has no declared scale, so it is printed with all its digits.
-        return f"{name}+0e0"
+        # The product has no declared scale, so it is printed with all its digits. A sum would lose
+        # the sign of -0.
+        return f"{name}*1e0"
     if source_type.base == "bit" or (source_type.base == "decimal" and source_type.zerofill):
         return f"{name}+0"
     if source_type.base in _LABELLED and not source_type.charset:

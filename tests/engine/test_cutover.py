@@ -1,0 +1,82 @@
+"""What has to hold before a cutover."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.checkpoint import Checkpoint, TableProgress
+from engine.contract import State
+from engine.cutover.checks import (
+    Refusal,
+    engine_refusals,
+    hook_refusals,
+    proof_refusals,
+    table_refusals,
+)
+from engine.errors import ConfigError
+from engine.proof import TableProof
+from engine.schema import TableId
+from engine.settings.cutover import CutoverSettings, HookSettings
+
+A, B = TableId("shop", "a"), TableId("shop", "b")
+LIVE = TableProgress("live")
+
+
+def reasons(refusals: list[Refusal]) -> list[str]:
+    return [it.reason for it in refusals]
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        ({A: LIVE, B: TableProgress("excluded")}, []),
+        ({}, ["the pipeline follows no table"]),
+        ({A: LIVE, B: TableProgress("quarantined")}, ["quarantined: shop.b"]),
+        ({A: TableProgress("pending"), B: LIVE}, ["not backfilled to the end: shop.a"]),
+        ({A: TableProgress("live", again=True)}, ["not backfilled to the end: shop.a"]),
+    ],
+)
+def test_tables_that_are_not_live(
+    progress: dict[TableId, TableProgress], expected: list[str]
+) -> None:
+    assert reasons(table_refusals(progress, {}, {})) == expected
+
+
+def test_outdated_tables_and_dead_letters() -> None:
+    found = table_refusals({A: LIVE, B: LIVE}, {A: "another policy"}, {B: 3})
+    assert reasons(found) == ["not backfilled to the end: shop.a", "3 open dead letters of shop.b"]
+
+
+def test_proofs() -> None:
+    """GIVEN a table that is different, one whose proof is old, and one without a proof."""
+    c = TableId("shop", "c")
+    progress = {A: LIVE, B: LIVE, c: LIVE}
+    equal = TableProof("equal", 950.0, 951.0, equal_at=950.0)
+    different = TableProof("different", 950.0, 951.0, equal_at=940.0)
+    late = TableProof("inconclusive", 950.0, 951.0, equal_at=100.0)
+    assert proof_refusals(progress, dict.fromkeys(progress, equal), 1000.0, 60.0) == []
+    found = proof_refusals(progress, {A: different, B: late}, 1000.0, 60.0)
+    assert reasons(found) == [
+        "different from the source: shop.a",
+        "not found equal within 60 s: shop.b, shop.c",
+    ]
+
+
+def test_the_engine_and_the_hook() -> None:
+    state = State(1, Checkpoint("p", 1, "here"), ())
+    paused = State(1, Checkpoint("p", 1, "here", paused=True), ())
+    assert engine_refusals(state, runs=True) == []
+    assert reasons(engine_refusals(paused, runs=True)) == ["the pipeline is paused"]
+    assert reasons(engine_refusals(None, runs=False)) == ["the pipeline has never run"]
+    assert "no engine" in engine_refusals(state, runs=False)[0].reason
+    assert "nothing is configured" in hook_refusals(CutoverSettings())[0].reason
+    assert hook_refusals(CutoverSettings(switch=HookSettings(("true",)))) == []
+
+
+def test_hooks_that_are_wrong() -> None:
+    with pytest.raises(ConfigError, match="belong together"):
+        CutoverSettings(freeze=HookSettings(("true",)))
+    with pytest.raises(ConfigError, match="a url and a command"):
+        HookSettings(("true",), "https://there")
+    with pytest.raises(ConfigError, match="needs a url"):
+        HookSettings(secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
