@@ -114,7 +114,7 @@ class ContinuousVerify:
             closing(rows_of("sink", sink)) as target_rows,
         ):
             waiting = Waiting(source, self._committed)
-            record = Record(sink, state, waiting)
+            record = Record(sink, state)
             await comparison.verify(
                 _for_a_while(tables),
                 MappedReader(source_rows, mapping),

@@ -146,7 +146,7 @@ async def compare(
 
     with closing(make_source(settings)) as source:
         waiting = Waiting(source, committed)
-        record = Record(sink, state, waiting, stores=records)
+        record = Record(sink, state, stores=records)
         expected: Mapping[TableId, int] = {}
         if sys.stderr.isatty() and isinstance(source, SnapshotSource):
             tables = [table for of in chosen.tables.values() for table in of]
@@ -211,27 +211,23 @@ def _without_values(report: VerifyReport) -> VerifyReport:
 
 
 class Waiting:
-    """Waits for the pipeline. ``committed`` returns the position that the target holds.
-
-    ``stalled`` says that a wait has come to its deadline.
-    """
+    """Waits for the pipeline. ``committed`` returns the position that the target holds."""
 
     def __init__(self, source: Source, committed: Callable[[], Awaitable[str | None]]) -> None:
-        self.stalled = False
         self._source = source
         self._committed = committed
 
     async def passed(self, position: str, deadline: float) -> bool:
         """Wait until the target holds everything up to ``position``. False after the deadline, a
-        time of ``time.monotonic``.
+        time of ``time.monotonic``. The target is asked at least once.
         """
-        while time.monotonic() < deadline:
+        while True:
             committed = await self._committed()
             if committed is not None and self._source.reached(committed, position):
                 return True
+            if time.monotonic() >= deadline:
+                return False
             await asyncio.sleep(POLL_SECONDS)
-        self.stalled = True
-        return False
 
 
 class Chosen(NamedTuple):
@@ -277,9 +273,9 @@ def choose(
 
 class Record:
     """Stores the outcomes of live tables, some at a time, because each call of a sink is a
-    connection. ``state`` is that of the beginning, ``waiting`` what the comparison waits with.
+    connection. ``state`` is that of the beginning.
 
-    What differs is stored only if the table is live and has the same version at the end. Else the
+    An outcome is stored only if the table is live and has the same version at the end. Else the
     rows on the target may be known to be old, or were read as what they are not.
 
     ``stored`` has what was stored. ``refused`` is the error of a target that does not store it; the
@@ -290,13 +286,11 @@ class Record:
         self,
         sink: Sink,
         state: State,
-        waiting: Waiting,
         *,
         stores: bool = True,
     ) -> None:
         self.refused: SinkError | None = None
         self.stored: dict[TableId, TableProof] = {}
-        self._waiting = waiting
         self._sink = sink
         self._stores = stores
         self._live = _live(state)
@@ -305,7 +299,7 @@ class Record:
 
     async def add(self, table: Table, report: TableReport) -> None:
         """Note the outcome of a table of the target. It is that of all its tables of the source."""
-        proof = _proof(report, stalled=self._waiting.stalled)
+        proof = _proof(report)
         self._found |= {it.id: proof for it in table.sources if it.id in self._live}
         if time.monotonic() - self._stored_at >= RECORD_SECONDS:
             await self.store()
@@ -318,14 +312,10 @@ class Record:
         if not self._stores or self.refused is not None or not isinstance(sink, ProofStore):
             return
         try:
-            if any(proof.outcome == "different" for proof in found.values()):
+            if found:
                 state, _ = await stored_state(sink)
                 now = _live(state)
-                found = {
-                    id: proof
-                    for id, proof in found.items()
-                    if proof.outcome != "different" or now.get(id) == self._live[id]
-                }
+                found = {id: it for id, it in found.items() if now.get(id) == self._live[id]}
             if found:
                 await sink.save_proofs(found)
                 self.stored |= found
@@ -342,13 +332,8 @@ def _live(state: State) -> dict[TableId, Table]:
     }
 
 
-def _proof(report: TableReport, *, stalled: bool) -> TableProof:
-    """The proof of a report. What seems to differ after the pipeline has ``stalled`` may be on its
-    way.
-    """
-    differences, hot = report.differing + report.missing + report.extra, report.hot
-    if stalled:
-        differences, hot = 0, hot + differences
+def _proof(report: TableReport) -> TableProof:
+    differences = report.differing + report.missing + report.extra
     outcome: ProofOutcome = "different" if differences else "inconclusive"
     return TableProof(
         "equal" if report.equal else outcome,
@@ -357,7 +342,7 @@ def _proof(report: TableReport, *, stalled: bool) -> TableProof:
         report.position,
         report.rows,
         differences,
-        hot,
+        report.hot,
         report.method,
         reason=report.inconclusive,
         equal_at=report.started_at if report.equal else None,

@@ -114,6 +114,7 @@ async def verify(
     target_reader = AsyncReader(target, pace)
     reports: list[TableReport] = []
     for table in tables:
+        pipeline.stalled = ""
         kind = _KeyedComparison if table.key else _KeylessComparison
         comparison = kind(table, source_reader, target_reader, pipeline, chunk_rows, progress)
         comparison.in_detail = in_detail
@@ -172,10 +173,9 @@ class _Comparison(ABC):
             if _is_of_connection(error):
                 raise
             inconclusive = error.message
-        if self.counts.total() or self.hot:
-            inconclusive = inconclusive or self.pipeline.stalled
-        if self.hot:
-            inconclusive = inconclusive or f"rows that change too fast to compare: {self.hot:,}"
+        if self.hot and not inconclusive:
+            fast = f"rows that change too fast to compare: {self.hot:,}"
+            inconclusive = self.pipeline.stalled or fast
         return TableReport(
             str(self.table.id),
             self.rows,
@@ -195,7 +195,6 @@ class _Comparison(ABC):
             self.target_rows,
             *self.checksums,
             replaced=self.source.replaced(self.table) if self.in_detail else (),
-            stalled=bool(self.pipeline.stalled),
         )
 
     async def choose_method(self) -> None:

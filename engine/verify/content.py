@@ -52,8 +52,8 @@ class DifferingRow(msgspec.Struct, frozen=True):
 
 class ComparedTable(msgspec.Struct, frozen=True, kw_only=True):
     """A table that was compared, as ``TableReport``. ``state`` is the table's state on the target
-    when the comparison began. ``left_open`` is the number of rows that changed too fast. A table is
-    not ``different`` if the pipeline did not reach the end of the log in time.
+    when the comparison began. ``left_open`` is the number of rows that changed too fast, or that
+    may have been on their way when the pipeline did not reach the end of the log in time.
     """
 
     table: str
@@ -151,7 +151,7 @@ def _table(report: TableReport, state: str, masked: Collection[str]) -> Compared
     proven: Outcome = "equal" if report.equal else "inconclusive"
     return ComparedTable(
         table=report.table,
-        outcome="different" if differences and not report.stalled else proven,
+        outcome="different" if differences else proven,
         state=state,
         source_rows=report.rows,
         target_rows=report.target_rows,

@@ -217,8 +217,6 @@ def _rows(table: ComparedTable) -> Iterator[str]:
         names = ("Key", "Row", "Column", "Source", "Target")
         yield from _grid(names, (line for row in shown for line in _lines(row)), range(0))
     differing = table.changed + table.missing + table.extra
-    if differing and table.outcome == "inconclusive":
-        yield '<p class="faint">These changes may have been on their way to the target.</p>'
     if differing > len(shown):
         listed = f"{len(shown):,} of {differing:,} rows that differ are listed here"
         if len(table.rows) > len(shown):

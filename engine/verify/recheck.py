@@ -20,11 +20,15 @@ two readings. There are three outcomes:
   that the pipeline loses during the recheck itself is found by the next comparison.
 - All readings are the same and the target shows another value. The row differs, with one exception:
   the source's row may have changed and changed back between two readings, and the target shows the
-  value in between. Therefore the readings have to be the same, and the target has to show the same
-  other value, in at least three rechecks in a row. If at most ``FEW_ROWS`` candidates are left,
-  they have to fail twelve rechecks, and the source is also read every few milliseconds during the
-  wait. A pause of random length after each recheck keeps the readings out of step with a
-  periodic writer.
+  value in between. Therefore candidates that fail three rechecks are rechecked again, ``FEW_ROWS``
+  at a time: the readings have to be the same, and the target has to show the same other value, in
+  twelve rechecks in a row, and the source is also read every few milliseconds during each wait. A
+  difference is so proven by at least 25 readings of the source and 12 of the target. A row that
+  changes to and fro faster than it is read passes for one with a probability below 10^-9. The
+  pauses between the readings have random lengths, which keeps them out of step with a periodic
+  writer. Once a row has been found different in this way, the table is different whatever the
+  others are. Many candidates are then rechecked twelve times together, without readings during the
+  wait, which makes the probability for each row that changes to and fro 10^-7 at most.
 - The readings are not the same and the target shows none of them, or the target's row has changed
   since the previous recheck. The target may show a value that no reading has caught, so nothing is
   proven. The row is *hot*. Hot rows are rechecked ``FEW_ROWS`` at a time until the deadline. A row
@@ -34,12 +38,12 @@ The rows of a keyless table cannot be looked up, so a recheck reads the whole mu
 target after the wait, then on the source, whose reading before is the last one of the previous
 recheck. A row that occurs n times in one reading of the source and m times in the other has to
 occur at least min(n, m) and at most max(n, m) times on the target. Fewer are missing, more are
-extra. What is missing or extra in each of at least three rechecks is a difference. What is so in
+extra. What is missing or extra in each of at least twelve rechecks is a difference. What is so in
 the last recheck but not in all of them is counted as hot rows.
 
-If the target does not reach the end of the log before the deadline, nothing more can be proven. The
-candidates of that recheck that are not hot are counted as differences, and the report of the table
-says that it is inconclusive. Later rechecks do not wait again.
+If the target does not reach the end of the log before the deadline, the candidates of that recheck
+may be on their way, so they are hot, and the report of the table says that it is inconclusive. The
+later rechecks of the table do not wait again, but they look whether the target has reached the end.
 """
 
 from __future__ import annotations
@@ -72,13 +76,14 @@ Multiset = Counter[bytes]
 #: Waits until the target holds the log up to a position; false at the deadline (monotonic clock).
 Passed = Callable[[str, float], Awaitable[bool]]
 
+#: Rechecks in a row that each of many candidates must fail before they are rechecked a few at a
+#: time. Candidates of which none stands still are given up for now after so many.
+FIRST_RECHECKS: Final = 3
 #: Rechecks in a row that a candidate must fail before it is a difference.
-RECHECKS: Final = 3
-#: The same where at most ``FEW_ROWS`` candidates are left. Each costs little then, and more of them
-#: catch a row that changes to and fro.
-RECHECKS_OF_FEW: Final = 12
+RECHECKS: Final = 12
+#: Candidates for which the source is also read during the wait.
 FEW_ROWS: Final = 32
-#: Between two readings of few rows on the source, and the longest pause between two rechecks.
+#: The mean time between two readings of few rows on the source.
 READING_INTERVAL_SECONDS: Final = 0.005
 #: The newest readings of a recheck that are kept, besides its first.
 KEPT_READINGS: Final = 200
@@ -87,8 +92,8 @@ KEPT_READINGS: Final = 200
 class PipelineWaiter:
     """Waits for the pipeline between source and target.
 
-    ``stalled`` is the reason why nothing can be decided any more; it is empty as long as the
-    pipeline keeps up.
+    ``stalled`` is the reason why nothing can be decided now; it is empty as long as the pipeline
+    keeps up.
     """
 
     def __init__(
@@ -106,13 +111,16 @@ class PipelineWaiter:
     async def wait(self) -> None:
         """Wait until the target holds the source's log up to its end as of this call.
 
-        A timeout sets ``stalled``. Later calls then do not wait.
+        A timeout sets ``stalled``. Later calls then do not wait, until one finds the end reached.
         """
         position = await self.end_of_log()
         seconds = 0.0 if self.stalled else self.deadline_seconds
-        if await self._passed(position, time.monotonic() + seconds) or self.stalled:
-            return
-        self.stalled = f"the pipeline did not reach the end of the log within {seconds:.0f} seconds"
+        if await self._passed(position, time.monotonic() + seconds):
+            self.stalled = ""
+        elif not self.stalled:
+            self.stalled = (
+                f"the pipeline did not reach the end of the log within {seconds:.0f} seconds"
+            )
 
 
 class Recheck(NamedTuple):
@@ -154,6 +162,8 @@ class Rechecker:
     ) -> None:
         self.hot: set[Key] = set()
         self._with_values = with_values
+        #: Whether a row of the table differs.
+        self._is_different = False
         self._table = table
         self._source = source
         self._target = target
@@ -165,8 +175,15 @@ class Rechecker:
         """Yield the candidates that differ, and add those that are hot to ``hot``."""
         ordered = sorted(candidates, key=str)
         for start in range(0, len(ordered), self._batch_rows):
-            for difference in await self._decide(ordered[start : start + self._batch_rows]):
-                yield difference
+            keys = ordered[start : start + self._batch_rows]
+            if len(keys) > FEW_ROWS and not self._is_different:
+                keys = [it.key for it in await self._decide(keys, FIRST_RECHECKS)]
+            while keys:
+                count = len(keys) if self._is_different else FEW_ROWS
+                group, keys = keys[:count], keys[count:]
+                for difference in await self._decide(group):
+                    self._is_different = True
+                    yield difference
 
     async def hot_differences(self) -> AsyncIterator[Difference]:
         """Recheck the hot rows, a few at a time, until the deadline; yield those that differ.
@@ -182,20 +199,28 @@ class Rechecker:
                 yield difference
             queue += [key for key in keys if key in self.hot]
 
-    async def _decide(self, keys: list[Key]) -> list[Difference]:
+    async def _decide(self, keys: list[Key], rechecks: int = RECHECKS) -> list[Difference]:
         """Recheck these candidates several times. Return those that differ, note the hot ones."""
         previous: Recheck | None = None
         hot: set[Key] = set()
-        for number in range(1, RECHECKS_OF_FEW + 1):
+        for number in range(1, rechecks + 1):
+            started = time.monotonic()
             recheck = await self._recheck(keys, previous.last if previous else None)
             keys = [key for key in keys if not self._is_right(recheck, key)]
             hot.update(key for key in keys if recheck.is_hot(key, previous))
             previous = recheck
-            if not keys or self._pipeline.stalled:
+            if self._pipeline.stalled:
+                hot.update(keys)
+            if (
+                not keys
+                or (number >= FIRST_RECHECKS and hot.issuperset(keys))
+                or self._pipeline.stalled
+            ):
                 break
-            if number >= RECHECKS and (len(keys) > FEW_ROWS or hot.issuperset(keys)):
-                break
-            await asyncio.sleep(random.uniform(0.0, READING_INTERVAL_SECONDS))
+            # A pause as long as the time between two readings makes the rechecks independent.
+            few = len(keys) <= FEW_ROWS
+            longest = READING_INTERVAL_SECONDS if few else time.monotonic() - started
+            await asyncio.sleep(random.uniform(0.0, longest))
         self.hot.update(key for key in keys if key in hot)
         if previous is None:
             return []
@@ -215,7 +240,8 @@ class Rechecker:
         try:
             while not wait.done() and len(keys) <= FEW_ROWS:
                 readings.append(await self._source.rows(self._table, keys))
-                await asyncio.wait({wait}, timeout=READING_INTERVAL_SECONDS)
+                interval = random.uniform(0.0, 2 * READING_INTERVAL_SECONDS)
+                await asyncio.wait({wait}, timeout=interval)
             await wait
         finally:
             wait.cancel()
@@ -275,7 +301,7 @@ async def recheck_multiset(
 ) -> MultisetResult:
     """Recheck the multiset of a keyless table; ``first`` is the first reading of the source.
 
-    Ends when a recheck finds no deviation, or, after at least three, when the last one finds only
+    Ends when a recheck finds no deviation, or, after at least twelve, when the last one finds only
     what each of them has found, or at the deadline.
     """
     deadline = time.monotonic() + pipeline.deadline_seconds
@@ -295,8 +321,11 @@ async def recheck_multiset(
             always_missing, always_extra = always_missing & missing, always_extra & extra
         same = (always_missing, always_extra) == (missing, extra)
         over = same or time.monotonic() > deadline
-        if pipeline.stalled or (over and number >= RECHECKS):
+        if pipeline.stalled:
+            return MultisetResult(hot=missing.total() + extra.total())
+        if over and number >= RECHECKS:
             break
+        await asyncio.sleep(random.uniform(0.0, READING_INTERVAL_SECONDS))
         first = last
     certain = always_missing.total() + always_extra.total()
     hot = missing.total() + extra.total() - certain

@@ -95,8 +95,9 @@ class TableReport(msgspec.Struct, frozen=True):
     ``differences`` lists the first 10,000 of them; it is empty for a keyless table.
 
     ``inconclusive`` is the reason why a part of the table could not be compared, empty if there is
-    none. ``hot`` is the number of rows that changed too fast to be compared before the deadline;
-    they are not counted as differences. ``equal`` is false if the table is inconclusive.
+    none. ``hot`` is the number of rows that were left open: they changed too fast to be compared
+    before the deadline, or the pipeline did not reach the end of the log. They are not counted as
+    differences. ``equal`` is false if the table is inconclusive.
 
     ``started_at`` is when the comparison began, in Unix seconds, and ``position`` the end of the
     source's log then: each row was compared as of this place or a later one.
@@ -108,8 +109,6 @@ class TableReport(msgspec.Struct, frozen=True):
     changes were on their way; they are empty if the rows were read.
 
     ``replaced`` has the policies that may change values, if a report in detail is asked for.
-    ``stalled``: the pipeline did not reach the end of the log in time, so rows that seem to differ
-    may be changes on their way.
     """
 
     table: str
@@ -131,7 +130,6 @@ class TableReport(msgspec.Struct, frozen=True):
     source_checksum: str = ""
     target_checksum: str = ""
     replaced: tuple[Replaced, ...] = ()
-    stalled: bool = False
 
 
 class VerifyReport(msgspec.Struct, frozen=True):
