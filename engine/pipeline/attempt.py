@@ -56,7 +56,8 @@ POSITION_SECONDS = 1.0
 COMMIT_SECONDS = 0.5
 #: The share of the limits above which a batch is large.
 LARGE_SHARE = 0.5
-#: The log is silent if its last heartbeat is not older.
+#: The log is silent if the time of its last heartbeat differs by less from that of now. A later
+#: one is the time of a transaction whose session has set it.
 SILENT_SECONDS = 1.0
 #: How often the catalog is read again while it changes, before the pipeline gives up.
 CATALOG_ATTEMPTS = 10
@@ -361,10 +362,10 @@ class Attempt:
         await self.writer.write(batch)
         limits = self._pipeline.batch
         share = max(batch.rows / limits.max_rows, batch.size / limits.max_bytes)
-        silent_from = now_at(self._source) - SILENT_SECONDS
+        now = now_at(self._source)
         if share > LARGE_SHARE:
             self._log = _Log.BEHIND
-        elif isinstance(batch.end, Heartbeat) and batch.end.at > silent_from:
+        elif isinstance(batch.end, Heartbeat) and abs(now - batch.end.at) < SILENT_SECONDS:
             self._log = _Log.SILENT
         else:
             self._log = _Log.FLOWING

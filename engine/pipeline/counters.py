@@ -43,15 +43,21 @@ class Counters:
         self._committed: float | None = None
         #: Whether nothing is left to read and apply, as far as the last heartbeat tells.
         self.silent = False
-        #: The time between two heartbeats of a silent log.
-        self.interval = HEARTBEAT_SECONDS
+        #: The time between two heartbeats of a silent log, and the longest that it may be.
+        self.interval = self._longest_interval = HEARTBEAT_SECONDS
+
+    def expect_heartbeats(self, seconds: float) -> None:
+        """A silent log has a heartbeat each time so many seconds have passed."""
+        self.interval = self._longest_interval = seconds
 
     def beat(self, at: float, *, moved: bool = True) -> None:
         """A heartbeat says that the target equals the source at this Unix time. ``moved``: the log
         has grown since the last one, so this one does not show at which intervals they come.
         """
         if self.silent and not moved:
-            self.interval = max(LEAST_INTERVAL_SECONDS, at - self.current_at)
+            # A longer time is that of a clock that was set.
+            found = min(at - self.current_at, self._longest_interval)
+            self.interval = max(LEAST_INTERVAL_SECONDS, found)
         self.current_at = at
 
     def begin(self, at: float) -> None:
@@ -76,7 +82,11 @@ class Counters:
         """
         if not self.current_at:
             return None
+        # The clock was set back.
+        self.current_at = min(self.current_at, now)
         if self.silent and waiting_since:
+            # A session may set the time of its statements to one in the future.
+            waiting_since = waiting_since if waiting_since <= now else 0.0
             return max(0.0, now - max(self.current_at, waiting_since))
         age = max(0.0, now - self.current_at)
         return 0.0 if self.silent and age < OVERDUE * self.interval else age

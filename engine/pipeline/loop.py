@@ -97,7 +97,7 @@ class Pipeline:
         )
         self.counters, self.metrics = shared.counters, metrics
         if isinstance(source, TellsHeartbeat):
-            self.counters.interval = source.heartbeat_seconds
+            self.counters.expect_heartbeats(source.heartbeat_seconds)
         self._retries = Retries(name, source, sink, retry, stop, config)
         self._patience: asyncio.Timeout | None = None
         self._epoch: int | None = None

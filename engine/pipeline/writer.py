@@ -111,7 +111,8 @@ class TargetWriter:
         self._work = WorkCounter()
         #: When the source had committed the transactions of the open target transaction.
         self._times: list[float] = []
-        counters.current_at = counters.current_at or checkpoint.committed_at
+        known_at = counters.current_at or checkpoint.committed_at
+        counters.current_at = min(known_at, now_at(source))
         self._epoch = epoch
         #: Everything up to here is applied. The transaction may hold it without a commit.
         self.position = checkpoint.position
@@ -178,7 +179,7 @@ class TargetWriter:
         commits = self.commits
         if has_data:
             if self.transaction is Transaction.EMPTY:
-                self._counters.begin(first_commit(changes))
+                self._counters.begin(self._not_later(first_commit(changes)))
             end = batch.end if self.transaction is Transaction.EMPTY else None
             with self._tracing.inside("batch", rows=batch.rows, bytes=batch.size):
                 self._counters.rows += await self._apply(
@@ -423,7 +424,7 @@ class TargetWriter:
     ) -> Applied:
         """Apply, and commit too if there is an ``end`` and the sink can do both at once."""
         if end is not None and self._applies_at_once is not None:
-            checkpoint = self._checkpoint(_time_of(end) or self.committed_at)
+            checkpoint = self._checkpoint(self._time_of(end) or self.committed_at)
             applied = await self._applies_at_once.apply_and_commit(targets, in_backfill, checkpoint)
             if applied is not None:
                 self.commits += 1
@@ -450,11 +451,20 @@ class TargetWriter:
         """Record the time up to which the target equals the source after the next commit.
         ``moved``: the position is another one.
         """
-        if at := _time_of(end):
+        if at := self._time_of(end):
             self.committed_at = at
             if self.transaction is Transaction.EMPTY:
                 self._counters.beat(at, moved=moved)
         self.moved = True
+
+    def _time_of(self, end: Commit | Heartbeat) -> float:
+        return self._not_later(end.at if isinstance(end, Heartbeat) else end.committed_at)
+
+    def _not_later(self, at: float) -> float:
+        """A time of the log, or that of now if it is later: a session may set the time of its
+        statements, and a time in the future would hide the lag until then.
+        """
+        return min(at, now_at(self._source))
 
 
 def _locate(error: TailraceError, changes: Sequence[Change]) -> None:
@@ -466,7 +476,3 @@ def _locate(error: TailraceError, changes: Sequence[Change]) -> None:
             named = {str(it.id) for it in (change.before, change.after) if it is not None}
             if error.table in named:
                 error.statement = without_literals(change.statement)
-
-
-def _time_of(end: Commit | Heartbeat) -> float:
-    return end.at if isinstance(end, Heartbeat) else end.committed_at

@@ -67,6 +67,30 @@ def test_the_lag_of_a_transaction_that_waits_begins_with_its_commit() -> None:
     assert counters.lag_seconds(1060.0, waiting_since=1050.0) == 57.5
 
 
+def test_a_clock_that_is_set_hides_no_lag() -> None:
+    """GIVEN a silent log WHEN the source's clock is set forward, or back THEN the lag grows as
+    before if the source goes away right after.
+    """
+    counters = Counters()
+    counters.expect_heartbeats(4.0)
+    counters.silent = True
+    counters.beat(1000.0)
+    counters.beat(1004.0 + 3600.0, moved=False)
+    assert counters.lag_seconds(1011.0 + 3600.0) == 7.0
+    assert counters.lag_seconds(1011.0) == 0.0
+    assert counters.lag_seconds(1018.0) == 7.0
+
+
+def test_the_lag_of_a_transaction_whose_time_is_in_the_future() -> None:
+    """GIVEN a transaction that waits for the target WHEN its session has set the time to tomorrow
+    THEN the lag counts from the last heartbeat.
+    """
+    counters = Counters()
+    counters.silent = True
+    counters.beat(1000.0)
+    assert counters.lag_seconds(1060.0, waiting_since=87400.0) == 60.0
+
+
 def test_a_transaction_in_pieces_counts_once() -> None:
     counter, begin = WorkCounter(), Begin("1", "0", 0.0)
     rows, end = insert(KEYED, (1, "a"), (2, "b")), Commit("1", 0.0)

@@ -5,6 +5,7 @@ The open target transaction: when it may be committed, what a rollback undoes, a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from types import SimpleNamespace
 
@@ -283,6 +284,39 @@ def test_the_target_is_current_up_to_a_transaction_after_its_commit() -> None:
         assert target.counters.current_at == 1001.0
         await writer.write(heartbeat(1, 0.0))
         assert target.counters.current_at == 1001.0
+
+    run(work)
+
+
+def test_a_commit_time_in_the_future_does_not_hide_the_lag() -> None:
+    """GIVEN a transaction, and a checkpoint, whose session has set the time to tomorrow WHEN the
+    target stops answering THEN the lag grows from now on.
+    """
+
+    async def work() -> None:
+        target = Target()
+        writer = await target.open(KEYED)
+        target.counters.current_at = 1000.0
+        tomorrow = int(time.time()) + 86400
+        before = time.time()
+        await writer.write(whole(tomorrow - 1000, insert(KEYED, (1, "a"))))
+        for _ in range(2):
+            assert before <= target.counters.current_at <= time.time()
+            assert (target.counters.lag_seconds(time.time() + 60.0) or 0.0) > 59.0
+            assert before <= writer.committed_at <= time.time()
+            await writer.commit()
+        found = (await target.sink.open()).checkpoint
+        assert found is not None
+        assert found.committed_at <= time.time()
+        target.counters.current_at = 0.0
+        stored = Checkpoint("test", 1, "0", float(tomorrow))
+        TargetWriter(
+            *(target.source, target.sink, target.tracker, Twins((), {}), Mapping(), stored),
+            epoch=1,
+            metrics=target.metrics,
+            counters=target.counters,
+        )
+        assert before <= target.counters.current_at <= time.time()
 
     run(work)
 
