@@ -32,6 +32,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from operator import itemgetter
 from typing import Final
 
 __all__ = [
@@ -54,7 +55,6 @@ Convert = Callable[[str], str | None]
 _FLOAT: Final = struct.Struct("<f")
 _NO_FRACTION: Final = "." + "0" * 6
 _INTERVAL: Final = re.compile(r"(-?)(\d+)(:\d\d:\d\d)(?:\.(\d{1,6}))?\Z")
-_NUMBER: Final = "\0number"
 _DAYS_IN_MONTH: Final = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
@@ -127,19 +127,41 @@ def without_nul(text: str) -> str:
 def canonical_json(text: str) -> str:
     """Return a text that is the same for equal JSON values.
 
-    Members are sorted. Numbers are compared exactly: ``1.0`` equals ``1e0``, and no digit is lost.
-    Strings may hold line breaks that are not escaped, which MySQL 5.7 prints.
+    Members are sorted, and those of the same name are kept in their order. Numbers are compared
+    exactly: ``1.0`` equals ``1e0``, and no digit is lost. Strings may hold line breaks that are not
+    escaped, which MySQL 5.7 prints.
     """
-    value = json.loads(text, strict=False, parse_float=_exact, parse_int=_exact, parse_constant=str)
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    value = json.loads(
+        text,
+        strict=False,
+        parse_float=_number,
+        parse_int=_number,
+        parse_constant=_constant,
+        object_pairs_hook=_object,
+    )
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _exact(text: str) -> dict[str, str]:
-    """A number as an object that depends on its value only, and that no other value has."""
+def _object(members: list[tuple[str, object]]) -> dict[str, object]:
+    """An object with its members as a list. It differs from every array and every number."""
+    return {"object": sorted(members, key=itemgetter(0))}
+
+
+def _number(text: str) -> dict[str, str]:
+    """An object with a text that depends on the number's value only."""
+    return {"number": _exact(text)}
+
+
+def _constant(text: str) -> dict[str, str]:
+    """``NaN`` or an infinity, which Python reads although it is no JSON."""
+    return {"number": text}
+
+
+def _exact(text: str) -> str:
     sign, digits, exponent = Decimal(text).as_tuple()
     significant = "".join(map(str, digits)).lstrip("0")
     kept = significant.rstrip("0")
     if not kept:
-        return {_NUMBER: "0"}
+        return "0"
     place = int(exponent) + len(significant) - len(kept)
-    return {_NUMBER: f"{'-' * sign}{kept}e{place}"}
+    return f"{'-' * sign}{kept}e{place}"

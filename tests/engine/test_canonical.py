@@ -21,3 +21,13 @@ def test_canonical_forms() -> None:
     assert canonical_json('["a\nb"]') == canonical_json(r'["a\nb"]')
     different = ["10000000000000000000001", "10000000000000000000002", '"1"', "1", '{"a": 1}']
     assert len({canonical_json(f"[{text}]") for text in different}) == len(different)
+
+
+def test_documents_that_differ_have_other_texts() -> None:
+    different = [
+        *('{"a":1}', '{"a":2,"a":1}', '{"a":1,"a":2}', '{"a":1,"a":1}'),
+        *(r'{"a":{"\u0000number":"1e0"}}', '{"a":{"number":"1e0"}}', '{"a":"1e0"}', '{"a":[1]}'),
+        *('[["a",1]]', '{"object":[["a",1]]}', "NaN", '"NaN"', "[]", "{}", "null", '""'),
+    ]
+    assert len({canonical_json(text) for text in different}) == len(different)
+    assert canonical_json('{"b":[],"a":1,"b":{}}') == canonical_json('{"a":1.0,"b":[],"b":{}}')
