@@ -7,9 +7,11 @@ else. The tests write the target by hand, so the faults are known.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
 
 from engine.schema import Table
 from engine.verify.report import Difference, TableReport
@@ -112,19 +114,74 @@ def check(report: TableReport, name: str) -> None:
     assert (report.missing, report.extra, report.differing) == (1, 1, len(wrong) - 2)
 
 
-def test_every_planted_fault_is_found_and_nothing_else(
+@pytest.fixture
+def sides(
     mysql_family: AnyServer,
     postgres: AnyServer,
     fresh_mysql_database: Callable[[AnyServer], str],
     fresh_postgres_database: Callable[[AnyServer], str],
-) -> None:
+) -> Iterator[Sides]:
     schema = fresh_mysql_database(mysql_family)
-    with closing(Sides(mysql_family, schema, fresh_postgres_database(postgres))) as sides:
-        tables = [make(sides, name) for name in KEYS]
-        with Mirror(sides, change) as mirror:
-            reports = sides.compare_all(tables, passed=mirror.passed, chunk_rows=20).tables
-            assert mirror.done > 0
-        for report, name in zip(reports, KEYS, strict=True):
-            check(report, name)
-        assert [report.method for report in reports] == ["checksums", "rows", "checksums"]
-        assert reports[0].read < reports[0].rows / 2
+    with closing(Sides(mysql_family, schema, fresh_postgres_database(postgres))) as made:
+        yield made
+
+
+def test_every_planted_fault_is_found_and_nothing_else(sides: Sides) -> None:
+    tables = [make(sides, name) for name in KEYS]
+    with Mirror(sides, change) as mirror:
+        reports = sides.compare_all(tables, passed=mirror.passed, chunk_rows=20).tables
+        assert mirror.done > 0
+    for report, name in zip(reports, KEYS, strict=True):
+        check(report, name)
+    assert [report.method for report in reports] == ["checksums", "rows", "checksums"]
+    assert reports[0].read < reports[0].rows / 2
+
+
+class Extra(NamedTuple):
+    """The type of a key, a key as SQL of each database, and one that the source cannot have."""
+
+    type: str
+    source: str
+    target: str
+    extra: str
+
+
+#: Keys that the target can have and the source cannot, or has only by its collation.
+EXTRAS = [
+    Extra("DATE", "'2024-01-01'", "'2024-01-01'", "'12024-01-01'"),
+    Extra("DATE", "'2024-01-01'", "'2024-01-01'", "'infinity'"),
+    Extra("DATETIME(3)", "'2024-01-01'", "'2024-01-01'", "'0044-01-01 BC'"),
+    Extra("DATETIME(3)", "'2024-01-01'", "'2024-01-01'", "'-infinity'"),
+    Extra("TIMESTAMP", "'2024-01-01'", "'2024-01-01'", "'12024-01-01'"),
+    Extra("TIMESTAMP", "'2024-01-01'", "'2024-01-01'", "'0044-01-01 BC'"),
+    Extra("TIMESTAMP", "'2024-01-01'", "'2024-01-01'", "'1500-01-01'"),
+    Extra("TIME", "'10:00:00'", "'10:00:00'", "'999:00:00'"),
+    Extra("DECIMAL(9,2)", "1.5", "1.5", "'NaN'"),
+    Extra("DOUBLE", "1.5", "1.5", "'NaN'"),
+    Extra("DOUBLE", "1.5", "1.5", "'-Infinity'"),
+    Extra("FLOAT", "1.5", "1.5", "'3e-45'"),
+    Extra("TINYINT", "1", "1", "300"),
+    Extra("YEAR", "1999", "1999", "99"),
+    Extra("BIT(4)", "b'0001'", "B'0001'", "B'1111'"),
+    Extra("ENUM('a','b')", "'a'", "'a'", "'A'"),
+    Extra("SET('a','b')", "'a,b'", "'a,b'", "'b,a'"),
+    Extra("VARCHAR(9) CHARACTER SET latin1", "'x'", "'x'", "'ж'"),
+    Extra("VARCHAR(9) CHARACTER SET ascii", "'x'", "'x'", "'é'"),
+    Extra("VARCHAR(9) CHARACTER SET utf8", "'x'", "'x'", "'\U0001f600'"),
+    Extra("VARCHAR(9)", "'x'", "'x'", "'x '"),
+    Extra("VARBINARY(4)", "'x'", "'x'", r"'\x7800'"),
+]
+
+
+def test_a_row_with_a_key_that_the_source_cannot_have_is_extra(sides: Sides) -> None:
+    tables = []
+    for n, it in enumerate(EXTRAS):
+        tables.append(sides.make(f"k{n}", f"k {it.type} NOT NULL PRIMARY KEY, v INT"))
+        sides.on_source(f"INSERT INTO k{n} VALUES ({it.source}, 1)")
+        sides.on_target(f"INSERT INTO k{n} VALUES ({it.target}, 1), ({it.extra}, 1)")
+    variants: list[dict[str, Any]] = [{}, {"by_rows": True}, {"chunk_rows": 1}]
+    for options in variants:
+        reports = sides.compare_all(tables, **options).tables
+        for it, report in zip(EXTRAS, reports, strict=True):
+            found = (report.differing, report.missing, report.extra, report.inconclusive)
+            assert found == (0, 0, 1, ""), (it, options, report.reason)

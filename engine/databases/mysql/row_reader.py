@@ -29,6 +29,7 @@ from engine.databases.mysql.connect import (
 )
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.invalid_text import invalid_text
+from engine.databases.mysql.key_values import can_hold, nearest
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.row_filter import accepts, condition
 from engine.databases.mysql.row_text import row_digest, row_part, row_sums, why_no_text
@@ -129,7 +130,7 @@ class MySQLRowReader:
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
         """The rows that this server finds by these keys, or their keys."""
-        keys = [key for key in keys if _can_be(table, key)]
+        keys = [key for key in keys if self._can_hold(table, key)]
         if not keys:
             return []
         columns = [table.columns[ordinal] for ordinal in table.key]
@@ -264,11 +265,24 @@ class MySQLRowReader:
 
     def _literal(self, column: Column, text: str | None) -> str:
         """A canonical text as an SQL literal."""
-        if text is not None and self._bytes and column.type.kind == "text":
-            charset = parse_type(column.source_type).charset
-            if (charset, text) in self._bytes:
-                return f"_{charset} x'{self._bytes[charset, text]}'"
-        return _literal(column, text)
+        read = self._as_read(column, text)
+        return read or _literal(column, text)
+
+    def _as_read(self, column: Column, text: str | None) -> str:
+        """The literal of a text that was read as bytes; empty for others."""
+        if text is None or not self._bytes or column.type.kind != "text":
+            return ""
+        charset = parse_type(column.source_type).charset
+        raw = self._bytes.get((charset, text))
+        return "" if raw is None else f"_{charset} x'{raw}'"
+
+    def _can_hold(self, table: Table, key: Key) -> bool:
+        """Whether this server can hold the key."""
+        columns = (table.columns[ordinal] for ordinal in table.key)
+        return all(
+            can_hold(column, text) or self._as_read(column, text)
+            for column, text in zip(columns, key, strict=True)
+        )
 
     def _in_range(self, table: Table, range: KeyRange) -> list[str]:
         """The conditions for the keys of a range."""
@@ -279,12 +293,14 @@ class MySQLRowReader:
     def _compared(self, table: Table, key: Key, beyond: str, at_end: str) -> str:
         """The condition for keys above ``key`` (``>``), or up to it (``<`` and ``<=``).
 
+        A value that the server cannot hold is replaced by the nearest one.
         For more than one column it begins with ``first >= value``, so that the server can start the
         read in the index.
         """
+        columns = [table.columns[ordinal] for ordinal in table.key]
         parts = [
-            (_operand(table.columns[ordinal]), self._literal(table.columns[ordinal], text))
-            for ordinal, text in zip(table.key, key, strict=True)
+            (_operand(column), self._literal(column, nearest(column, text)))
+            for column, text in zip(columns, key, strict=True)
         ]
         name, value = parts[-1]
         clause = f"{name} {at_end} {value}"
@@ -363,14 +379,6 @@ def _or_bytes(column: Column) -> str:
         shown = f"{text} IS NULL OR CAST({text} AS BINARY) <> CAST({name} AS BINARY) OR {shown}"
     # Old servers do not join a text in ascii with a constant in the connection's charset.
     return f"IF({shown}, CONCAT('\\0', HEX({name})), CONVERT({text} USING utf8mb4))"
-
-
-def _can_be(table: Table, key: Key) -> bool:
-    """Whether this server can hold the key: its dates have digits."""
-    return all(
-        text is None or table.columns[ordinal].type.kind not in _WITH_DATE or text[:1].isdigit()
-        for ordinal, text in zip(table.key, key, strict=True)
-    )
 
 
 def _ewkb(text: str) -> str:

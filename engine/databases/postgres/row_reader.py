@@ -8,6 +8,7 @@ otherwise hide itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -21,7 +22,7 @@ from engine.databases.postgres.identifiers import Naming, quote
 from engine.databases.postgres.row_text import ROW_SUMS, row_digest, row_part, why_no_text
 from engine.databases.postgres.session_settings import set_statements
 from engine.databases.postgres.settings import ConnectionSettings, guard
-from engine.databases.postgres.stored import INFINITY, Storage
+from engine.databases.postgres.stored import Storage
 from engine.databases.postgres.types import EnumColumn, type_name
 from engine.databases.side import TARGET, Side
 from engine.schema import Column, Table
@@ -50,6 +51,9 @@ _READER_SETTINGS: Final = {
     "jit": "off",
     "statement_timeout": f"{TIMEOUT_SECONDS}s",
 }
+
+_BEFORE_CHRIST: Final = " BC"
+_COMMON_ERA: Final = re.compile(r"\d{4}-\d\d-\d\d(?!.* BC\Z)")
 
 Key = tuple[str | None, ...]
 Text = tuple[str | None, ...]
@@ -304,7 +308,9 @@ def _has_clock(column: Column) -> bool:
 
 
 def _moment(text: str) -> str:
-    return text if text == INFINITY else clock(text)
+    """A date and time. One before Christ keeps its suffix, and an infinity is a word."""
+    moment, era, _ = text.partition(_BEFORE_CHRIST)
+    return clock(moment) + era if moment[:1].isdigit() else text
 
 
 def _bits(text: str) -> str:
@@ -312,7 +318,7 @@ def _bits(text: str) -> str:
 
 
 def _utc(text: str) -> str:
-    return _moment(text.removesuffix("+00"))
+    return _moment(text.replace("+00", "", 1))
 
 
 _CONVERTS: Final[dict[str, Convert]] = {
@@ -358,12 +364,13 @@ def _parameter(column: Column, text: str | None) -> str | None:
 
 
 def _can_be(columns: Sequence[Column], key: Key) -> bool:
-    """Whether the target can hold the key: its dates are valid, and no text contains U+0000."""
+    """Whether PostgreSQL can read the key: its dates are valid, its labels known, and no text
+    contains U+0000. Years below 1 and above 9999 are those of PostgreSQL itself."""
     for column, text in zip(columns, key, strict=True):
         if text is None or "\0" in text:
             return False
         dated = column.type.kind in ("date", "datetime", "timestamp")
-        if dated and text != INFINITY and day_or_none(text) is None:
+        if dated and _COMMON_ERA.match(text) and day_or_none(text) is None:
             return False
         if isinstance(column, EnumColumn) and text not in column.labels:
             return False
