@@ -72,8 +72,10 @@ class ContinuousVerify:
                 try:
                     wait_seconds = await self._round(settings)
                 except TailraceError as error:
-                    extra = {"pipeline": settings.pipeline.name, **error_fields(error)}
-                    log.warning("tables cannot be compared now", extra=extra)
+                    _tell_error(settings, error_fields(error))
+                except (ArithmeticError, RecursionError, ValueError) as error:
+                    # Its text may have a value.
+                    _tell_error(settings, {"error_class": type(error).__name__})
             await asyncio.sleep(wait_seconds)
 
     def _busy(self) -> bool:
@@ -115,18 +117,20 @@ class ContinuousVerify:
         ):
             waiting = Waiting(source, self._committed)
             record = Record(sink, state)
-            await comparison.verify(
-                _for_a_while(tables),
-                MappedReader(source_rows, mapping),
-                SharesReader(target_rows),
-                source_position=source.position,
-                passed=waiting.passed,
-                chunk_rows=CHUNK_ROWS,
-                progress=progress,
-                found=record.add,
-                pace=pace,
-            )
-        await record.store()
+            try:
+                await comparison.verify(
+                    _for_a_while(tables),
+                    MappedReader(source_rows, mapping),
+                    SharesReader(target_rows),
+                    source_position=source.position,
+                    passed=waiting.passed,
+                    chunk_rows=CHUNK_ROWS,
+                    progress=progress,
+                    found=record.add,
+                    pace=pace,
+                )
+            finally:
+                await record.store()
         if record.refused is not None:
             raise record.refused
         self._tell(record.stored, settings.pipeline.name)
@@ -150,6 +154,11 @@ class ContinuousVerify:
                 "hint": rendered(line, config=str(self._engine.config), table=str(id)),
             }
             log.warning("rows of the table differ from the source", extra=extra)
+
+
+def _tell_error(settings: Settings, fields: Mapping[str, str]) -> None:
+    extra = {"pipeline": settings.pipeline.name, **fields}
+    log.warning("tables cannot be compared now", extra=extra)
 
 
 def only_live(

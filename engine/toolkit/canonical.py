@@ -101,10 +101,11 @@ def clock(text: str) -> str:
 
 
 def interval_text(text: str) -> str:
-    """Return ``[-]H…H:MM:SS[.f…]`` in its canonical form; zero has no sign."""
+    """Return ``[-]H…H:MM:SS[.f…]`` in its canonical form; zero has no sign. Another interval, such
+    as ``1 day``, which no source has, is unchanged."""
     match = _INTERVAL.match(text)
     if match is None:
-        raise ValueError("not an interval of hours, minutes and seconds")
+        return text
     sign, hours, rest, fraction = match.groups()
     result = f"{int(hours):02d}{rest}.{fraction or '':0<6}"
     return sign + result if result.strip("0:.") else result

@@ -54,7 +54,7 @@ from engine.toolkit.checksums import Checksum, is_ordered
 from engine.verify.pace import Pace
 from engine.verify.parts import MOST_ROWS, Parts, candidates, differing_parts
 from engine.verify.ranges import RangeComparison
-from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
+from engine.verify.reader import AsyncReader, SourceReader, TextRow, closed_after, key_of
 from engine.verify.recheck import (
     Multiset,
     MultisetResult,
@@ -106,7 +106,8 @@ async def verify(
     have values of rows that differ, and the policies that may change values. The readers are called
     from threads, each by one at a time.
 
-    Raises the errors of the readers' connections; another error makes its table inconclusive.
+    Raises the errors of the readers' connections, after ``found`` has got the result of the table
+    if the connection was lost. Another error makes its table inconclusive.
     """
     started = time.monotonic()
     pipeline = PipelineWaiter(source_position, passed, deadline_seconds)
@@ -118,9 +119,15 @@ async def verify(
         kind = _KeyedComparison if table.key else _KeylessComparison
         comparison = kind(table, source_reader, target_reader, pipeline, chunk_rows, progress)
         comparison.in_detail = in_detail
-        if not by_rows:
-            await comparison.choose_method()
-        report = await comparison.report()
+        try:
+            if not by_rows:
+                await comparison.choose_method()
+            report = await comparison.report()
+        except TailraceError as error:
+            # A statement may have lasted too long, so the next run begins with another table.
+            if error.retryable and found is not None:
+                await found(table, comparison.result(error.message))
+            raise
         reports.append(report)
         if found is not None:
             await found(table, report)
@@ -155,12 +162,15 @@ class _Comparison(ABC):
         self.read = 0  # rows of the source that have been read
         self.method: Literal["checksums", "rows"] = "rows"
         self.reason = ""  # why the rows are read
+        self.started_at = time.time()
+        self.position = ""
+        self._started = time.monotonic()
         self._progress = progress
 
     async def report(self) -> TableReport:
         """Compare the table and return the result."""
-        started, inconclusive = time.monotonic(), ""
-        started_at, position = time.time(), await self.pipeline.end_of_log()
+        self.position = await self.pipeline.end_of_log()
+        inconclusive = ""
         try:
             try:
                 await self.compare()
@@ -173,6 +183,13 @@ class _Comparison(ABC):
             if _is_of_connection(error):
                 raise
             inconclusive = error.message
+        except (ArithmeticError, RecursionError, ValueError) as error:
+            # Its text may have the value.
+            inconclusive = f"a value cannot be compared ({type(error).__name__})"
+        return self.result(inconclusive)
+
+    def result(self, inconclusive: str) -> TableReport:
+        """The result so far. ``inconclusive``: why the table could not be compared to its end."""
         if self.hot and not inconclusive:
             fast = f"rows that change too fast to compare: {self.hot:,}"
             inconclusive = self.pipeline.stalled or fast
@@ -182,13 +199,13 @@ class _Comparison(ABC):
             self.counts["changed"],
             self.counts["missing"],
             self.counts["extra"],
-            time.monotonic() - started,
+            time.monotonic() - self._started,
             not self.counts.total() and not inconclusive,
             inconclusive,
             tuple(self.listed),
             self.hot,
-            started_at,
-            position,
+            self.started_at,
+            self.position,
             self.method,
             self.reason,
             self.read,
@@ -390,9 +407,12 @@ class _KeylessComparison(_Comparison):
         """
         comparable = reader.comparable_rows(self.table)
         rows_of = reader.rows_of(self.table, self._names) if self._names else self._scan
-        return await reader.run(
-            lambda blocking: self._count(rows_of(blocking), comparable, part, parts, grow)
-        )
+
+        def count(blocking: RowReader) -> tuple[Multiset, int, int]:
+            with closed_after(rows_of(blocking)) as chunks:
+                return self._count(chunks, comparable, part, parts, grow)
+
+        return await reader.run(count)
 
     def _scan(self, reader: RowReader) -> Iterator[list[TextRow]]:
         return reader.scan(self.table)

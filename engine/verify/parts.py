@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from engine.contract import RowReader
 from engine.schema import Table
 from engine.toolkit.checksums import Checksum
-from engine.verify.reader import AsyncReader, TextRow, key_of
+from engine.verify.reader import AsyncReader, TextRow, closed_after, key_of
 from engine.verify.report import Key
 
 __all__ = ["MOST_ROWS", "Parts", "candidates", "differing_parts"]
@@ -74,6 +74,7 @@ async def _read(table: Table, reader: AsyncReader, parts: Parts) -> dict[Key, Te
     comparable, rows_of = reader.comparable_rows(table), reader.rows_of(table, parts.names)
 
     def read(blocking: RowReader) -> dict[Key, TextRow]:
-        return {key_of(table, row): row for rows in rows_of(blocking) for row in comparable(rows)}
+        with closed_after(rows_of(blocking)) as chunks:
+            return {key_of(table, row): row for rows in chunks for row in comparable(rows)}
 
     return await reader.run(read)

@@ -8,7 +8,8 @@ makes each wait for the one before it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from engine.contract import RowReader, StoredText
@@ -24,6 +25,7 @@ __all__ = [
     "RowsByKey",
     "SourceReader",
     "TextRow",
+    "closed_after",
     "comparable_rows",
     "key_of",
 ]
@@ -287,9 +289,29 @@ class _StoredForm:
         )
 
 
+@contextmanager
+def closed_after(chunks: Iterator[list[TextRow]]) -> Iterator[Iterator[list[TextRow]]]:
+    """End the read of a table with the body, also if that raises an error: an open read is a
+    transaction, beside which its connection cannot begin another."""
+    try:
+        yield chunks
+    finally:
+        if isinstance(chunks, Generator):
+            chunks.close()
+
+
 def key_of(table: Table, row: TextRow) -> Key:
     """The key of a row."""
     return tuple(row[ordinal] for ordinal in table.key)
+
+
+def _json(text: str) -> str:
+    """The form that equal documents share. A document with a number or a depth that Python cannot
+    read is compared as its text."""
+    try:
+        return canonical_json(text)
+    except (ArithmeticError, RecursionError, ValueError):
+        return text
 
 
 def comparable_rows(table: Table) -> Callable[[TextRow], TextRow]:
@@ -305,7 +327,7 @@ def comparable_rows(table: Table) -> Callable[[TextRow], TextRow]:
         values = list(row)
         for ordinal in ordinals:
             text = values[ordinal]
-            values[ordinal] = None if text is None else canonical_json(text)
+            values[ordinal] = None if text is None else _json(text)
         return tuple(values)
 
     return comparable

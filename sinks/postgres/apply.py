@@ -207,7 +207,7 @@ class Applier:
         except TailraceError as error:
             # Without the marks of ``_execute_pipelined`` only one table is sure.
             unreached = [net for net, _, cursor in cursors if cursor.statusmessage is None]
-            if len(nets) == 1 and unreached and not session.broken:
+            if len(nets) == 1 and unreached and session.began_in_pipeline and not session.broken:
                 error.table = str(nets[0].table.id)
             raise
         for net, count, cursor in cursors:
@@ -237,7 +237,7 @@ class Applier:
                     marks.append(await session.connection.execute("SELECT", prepare=True))
         except TailraceError as error:
             reached = sum(mark.statusmessage is not None for mark in marks)
-            if reached < len(batches) and not session.broken:
+            if reached < len(batches) and session.began_in_pipeline and not session.broken:
                 error.table = str(batches[reached][0].table.id)
             raise
         return cursors

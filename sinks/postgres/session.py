@@ -173,9 +173,18 @@ class Session:
     async def begin_in_pipeline(self) -> None:
         """The same in an open pipeline, where everything that waits to be sent goes first."""
         await self.begin()
+        self._before = []
         for query in self._later:
-            await self.connection.execute(query, prepare=False)
+            cursor = self.connection.cursor()
+            self._before.append(cursor)
+            await cursor.execute(query, prepare=False)
         self._later.clear()
+
+    @property
+    def began_in_pipeline(self) -> bool:
+        """Whether all that ``begin_in_pipeline`` has sent was executed, when the pipeline has
+        ended. If not, its error concerns none of the statements that follow."""
+        return all(cursor.statusmessage is not None for cursor in self._before)
 
     async def commit(self) -> None:
         """Commit. After ``SinkLost`` the outcome is unknown."""
@@ -273,8 +282,9 @@ class Session:
                     cursors.append(await self.connection.execute(query, prepare=False))
         except TailraceError as error:
             reached = sum(cursor.statusmessage is not None for cursor in cursors)
-            for _, table in statements[reached : reached + 1]:
-                error.table = str(table)
+            if self.began_in_pipeline:
+                for _, table in statements[reached : reached + 1]:
+                    error.table = str(table)
             raise
 
     async def copy(self, query: str, pieces: Iterable[bytes], *, table: object = None) -> int:

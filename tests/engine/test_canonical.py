@@ -14,6 +14,7 @@ def test_canonical_forms() -> None:
     assert [interval_text(text) for text in ("-0:00:00", "100:00:00.5", "1:02:03")] == [
         "00:00:00.000000", "100:00:00.500000", "01:02:03.000000",
     ]  # fmt: skip
+    assert [interval_text(text) for text in ("1 day", "1 mon")] == ["1 day", "1 mon"]
     days = ("2000-02-29", "1900-02-29", "2020-13-01")
     assert [day_or_none(day) is not None for day in days] == [True, False, False]
     equal = ['{"a": 1.0, "b": [1e2]}', '{"b":[100],"a":1}']

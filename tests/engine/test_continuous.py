@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
 
 from engine.checkpoint import Checkpoint, TableProgress
-from engine.cli.continuous import AGAIN_SECONDS, LOOK_SECONDS, due, only_live
+from engine.cli.continuous import (
+    AGAIN_SECONDS,
+    LOOK_SECONDS,
+    ContinuousVerify,
+    due,
+    only_live,
+)
+from engine.cli.engine import Engine
 from engine.cli.verify import Record, Waiting
 from engine.contract import State
+from engine.errors import SinkLost
 from engine.mapping.reader import with_sources
+from engine.ops.metrics import Metrics
 from engine.proof import TableProof
 from engine.schema import Column, Origin, Table, TableId, Type
 from engine.settings.verify import VerifySettings
@@ -155,3 +166,25 @@ def test_a_target_that_holds_a_position_has_passed_it_after_the_deadline_too() -
         return await waiting.passed("5", late), await waiting.passed("6", late)
 
     assert asyncio.run(run()) == (True, False)
+
+
+def test_a_round_that_fails_does_not_end_the_comparison(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The text of an error that is not Tailrace's may have a value, and is not logged."""
+    errors: list[Exception] = [ValueError("secret"), SinkLost("away"), ArithmeticError("secret")]
+
+    async def fail(self: ContinuousVerify, settings: object) -> float:
+        if errors:
+            raise errors.pop(0)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(ContinuousVerify, "_round", fail)
+    monkeypatch.setattr("engine.cli.continuous.LOOK_SECONDS", 0.0)
+    settings = SimpleNamespace(verify=RULES, pipeline=SimpleNamespace(name="p"))
+    comparing = ContinuousVerify(cast(Engine, SimpleNamespace(settings=settings)), Metrics("p"))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(comparing.run())
+    classes = [record.__dict__["error_class"] for record in caplog.records]
+    assert classes == ["ValueError", "SinkLost", "ArithmeticError"]
+    assert "secret" not in caplog.text

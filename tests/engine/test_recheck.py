@@ -9,15 +9,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from decimal import InvalidOperation
 
 import msgspec
 import pytest
 
 from engine.contract import StoredText
-from engine.errors import SinkError
+from engine.errors import SinkError, SinkLost
 from engine.schema import Column, Table, TableId, Type
 from engine.verify.comparison import verify
-from engine.verify.reader import AsyncReader, TextRow
+from engine.verify.reader import AsyncReader, TextRow, closed_after, comparable_rows
 from engine.verify.recheck import (
     FEW_ROWS,
     FIRST_RECHECKS,
@@ -28,7 +29,7 @@ from engine.verify.recheck import (
     Rechecker,
     recheck_multiset,
 )
-from engine.verify.report import Difference, Key
+from engine.verify.report import Difference, Key, TableReport, VerifyReport
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 VALUE = Column("value", Type("int32"), "int")
@@ -333,3 +334,88 @@ def test_a_chunk_read_ahead_for_a_table_that_fails_does_not_overlap_with_the_nex
     assert first.inconclusive == "the target has no such table"
     assert second.equal
     assert not source.overlapped
+
+
+class Failing(Still):
+    """A reader with an error in the first table."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("1")
+        self._error = error
+
+    def chunk(
+        self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
+    ) -> list[TextRow]:
+        if table is TABLE:
+            raise self._error
+        return super().chunk(table, after, limit, keys_only=keys_only)
+
+
+def compared(target: Scripted, found: dict[TableId, TableReport]) -> VerifyReport:
+    """The comparison of two tables; ``found`` gets each outcome."""
+
+    async def note(table: Table, report: TableReport) -> None:
+        found[table.id] = report
+
+    tables = [TABLE, msgspec.structs.replace(TABLE, id=TableId("shop", "other"))]
+    position = "here"
+    return asyncio.run(
+        verify(
+            tables,
+            Still("1"),
+            target,
+            source_position=lambda: position,
+            passed=at_once,
+            found=note,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a value"), InvalidOperation("a value"), RecursionError("a value")]
+)
+def test_a_value_that_cannot_be_compared_makes_its_table_inconclusive(error: Exception) -> None:
+    first, second = compared(Failing(error), {}).tables
+    assert first.inconclusive == f"a value cannot be compared ({type(error).__name__})"
+    assert second.equal
+
+
+def test_a_lost_connection_ends_the_run_and_leaves_the_table_inconclusive() -> None:
+    """So that the next run of a continuous comparison does not begin with the same table."""
+    found: dict[TableId, TableReport] = {}
+    with pytest.raises(SinkLost):
+        compared(Failing(SinkLost("the statement lasted too long")), found)
+    assert list(found) == [TABLE.id]
+    report = found[TABLE.id]
+    assert (report.equal, report.position) == (False, "here")
+    assert report.inconclusive == "the statement lasted too long"
+
+
+def test_json_that_python_cannot_read_is_compared_as_its_text() -> None:
+    document = Column("document", Type("json"), "json")
+    comparable = comparable_rows(Table(TableId("shop", "d"), (ID, document), key=(0,)))
+    deep = "[" * 200_000 + "]" * 200_000
+    for text in ("1e99999999999999999999", deep, "no JSON"):
+        assert comparable(("1", text)) == ("1", text)
+    assert comparable(("1", "[1.0]")) == comparable(("1", "[ 1 ]"))
+
+
+def test_a_read_ends_with_an_error_in_what_is_read() -> None:
+    ended: list[bool] = []
+
+    def rows() -> Iterator[list[TextRow]]:
+        try:
+            yield [("1",)]
+            yield [("2",)]
+        finally:
+            ended.append(True)
+
+    def read(chunks: Iterator[list[TextRow]]) -> None:
+        with closed_after(chunks):
+            next(chunks)
+            raise ValueError("a value")
+
+    chunks = rows()
+    with pytest.raises(ValueError, match="a value"):
+        read(chunks)
+    assert ended == [True]

@@ -387,6 +387,22 @@ def test_nothing_is_called_different_if_the_pipeline_stalls(sides: Sides) -> Non
     assert asked[0] == "here"
 
 
+def test_values_that_only_the_target_can_have_are_differences(sides: Sides) -> None:
+    """And a keyless table of them leaves the connection as it was."""
+    deep = "[" * 1500 + "]" * 1500
+    for name, columns in (("t", "id INT PRIMARY KEY, "), ("keyless", "id INT, ")):
+        table = sides.make(name, f"{columns}v TIME, w JSON")
+        sides.on_source(f"INSERT INTO {name} VALUES (1, '10:00:00', '[1]'), (2, NULL, '[2]')")
+        sides.on_source(f"INSERT INTO {name} VALUES (3, NULL, '[3]')")
+        sides.on_target(f"INSERT INTO {name} VALUES (1, '1 day', '[1]')")
+        sides.on_target(f"INSERT INTO {name} VALUES (2, NULL, '1e99999999999999999999')")
+        sides.on_target(f"INSERT INTO {name} VALUES (3, NULL, '{deep}')")
+        for by_rows in (False, True):
+            report = sides.compare(table, by_rows=by_rows)
+            found = report.differing, report.missing, report.extra
+            assert found == ((3, 0, 0) if table.key else (0, 3, 3)), report.inconclusive
+
+
 def test_a_table_missing_in_the_target_is_inconclusive(sides: Sides) -> None:
     sides.on_source("CREATE TABLE t (id INT PRIMARY KEY)")
     report = sides.compare(sides.table("t"))

@@ -64,6 +64,18 @@ def test_drift_and_errors_change_nothing(target: Target) -> None:
     assert error.table == "shop.pair"
 
 
+def test_an_error_before_the_first_row_names_no_table(target: Target) -> None:
+    target.create(PAIR, KEYED)
+    session = target.sink._session
+    for changes in ([insert(PAIR, (1, 1))], [insert(PAIR, (1, 1)), insert(KEYED, (1, 1, "x", ""))]):
+        target.run(session.begin())
+        session.later("SELECT 1/0")
+        error = target.refuses(*changes)
+        assert "DivisionByZero" in error.message
+        assert error.table is None
+    assert target.refuses(insert(PAIR, (5, 99999999999))).table == "shop.pair"
+
+
 def test_changes_that_need_more_than_one_round_trip(target: Target) -> None:
     target.create(PAIR, KEYED)
     many = insert(PAIR, *((n, n) for n in range(3000)))
