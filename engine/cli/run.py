@@ -15,18 +15,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
-    asynccontextmanager,
     closing,
     suppress,
 )
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -42,6 +41,7 @@ from engine.cli.wiring import load_settings, make_sink, make_source, version_and
 from engine.contract import Finding, SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
+from engine.ops.background import meanwhile
 from engine.ops.metrics import Metrics
 from engine.ops.monitor import Monitor
 from engine.ops.repeats import PROGRESS
@@ -168,23 +168,23 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
     _stop_on_signals(engine)
     async with AsyncExitStack() as stack:
         monitor = Monitor(engine, metrics)
-        await stack.enter_async_context(_meanwhile(monitor.watch()))
-        await stack.enter_async_context(_meanwhile(monitor.watch_proofs(engine.proofs)))
+        await stack.enter_async_context(meanwhile(monitor.watch()))
+        await stack.enter_async_context(meanwhile(monitor.watch_proofs(engine.proofs)))
         comparing = ContinuousVerify(engine, metrics).run()
-        await stack.enter_async_context(_meanwhile(comparing))
+        await stack.enter_async_context(meanwhile(comparing))
         if (server := _make_server(settings, options, engine, monitor)) is not None:
             await stack.enter_async_context(server)
         if settings.notify:
             await stack.enter_async_context(_notifying(settings, options.config, monitor, metrics))
-        await stack.enter_async_context(_meanwhile(_warn(settings, str(options.config))))
+        await stack.enter_async_context(meanwhile(_warn(settings, str(options.config))))
         visible = sys.stderr.isatty() and not options.no_progress
         shown = _draw(monitor) if visible else _report(monitor)
-        await stack.enter_async_context(_meanwhile(shown))
-        await stack.enter_async_context(_meanwhile(log.write_repeats()))
+        await stack.enter_async_context(meanwhile(shown))
+        await stack.enter_async_context(meanwhile(log.write_repeats()))
         stack.callback(log.write_held)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
         stack.push_async_callback(asyncio.to_thread, sender.close)
-        await stack.enter_async_context(_meanwhile(sender.run(monitor.refresh, monitor.samples)))
+        await stack.enter_async_context(meanwhile(sender.run(monitor.refresh, monitor.samples)))
         if options.supervised is None:
             await stack.enter_async_context(as_service(lambda: _in_words(monitor)))
         await engine.run(until_caught_up=options.until_caught_up, deadline_seconds=options.deadline)
@@ -332,17 +332,6 @@ async def _report(monitor: Monitor) -> None:
         if present != last or now - logged >= IDLE_REPORT_SECONDS:
             last, logged = present, now
             progress.info("progress", extra={name: getattr(status, name) for name in REPORTED})
-
-
-@asynccontextmanager
-async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, None]:
-    """Run ``work`` as a task until the context is left."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def tail(options: argparse.Namespace) -> int:
