@@ -86,7 +86,10 @@ def rights(
         reason = "Asks whether the server is a replica, because it does not log what it replicates."
         found.append((f"{replication} ON *.*", reason))
     reason = "Reads the definitions and the rows of tables."
-    found += [(f"SELECT ON {it}", reason) for it in _tables(patterns, schemas)]
+    read = list(_tables(patterns, schemas))
+    if _is_wider(patterns, read):
+        reason += " GRANT cannot name all patterns of `tables`, so it reaches more than they match."
+    found += [(f"SELECT ON {it}", reason) for it in read]
     if locks:
         reason = (
             "Locks a table for a moment when its backfill begins: one without a key, one whose"
@@ -133,6 +136,15 @@ def _tables(patterns: Sequence[tuple[str, str]], schemas: Sequence[str]) -> Iter
             yield f"{quote_name(schema)}.{quote_name(name)}"
         else:
             yield f"{quote_name(_like(schema))}.*"
+
+
+def _is_wider(patterns: Sequence[tuple[str, str]], scopes: Sequence[str]) -> bool:
+    """Whether these scopes have more tables than the patterns match."""
+    return any(
+        "[" in schema
+        or (name.strip("*") and f"{quote_name(schema)}.{quote_name(name)}" not in scopes)
+        for schema, name in patterns
+    )
 
 
 def _is_pattern(text: str) -> bool:

@@ -153,6 +153,27 @@ def test_scopes(tables: list[str], read: list[str], whole: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tables", "wider"),
+    [
+        (["shop.*", "a.b"], False),
+        (["sh?p_*.*"], False),
+        (["*.*"], False),
+        (["s[ab].*"], True),
+        (["shop.ord*"], True),
+        (["shop.order?"], True),
+        (["*.orders"], True),
+        (["shop_a.orders", "shop*.*"], True),
+    ],
+)
+def test_a_grant_that_reaches_more_than_the_patterns_says_so(
+    tables: list[str], wider: bool
+) -> None:
+    reasons = {why for it, why in rights(False, (9, 7), tables) if it.startswith("SELECT ON `s")}
+    reasons |= {why for it, why in rights(True, (11, 8), tables) if it == "SELECT ON *.*"}
+    assert {"it reaches more than they match" in why for why in reasons} == {wider}
+
+
+@pytest.mark.parametrize(
     ("mariadb", "version", "names"),
     [
         (False, (5, 5, 9), {"REPLICATION CLIENT", "SELECT ON `mysql`.`proc`"}),
