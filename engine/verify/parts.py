@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from engine.contract import RowReader
 from engine.schema import Table
 from engine.toolkit.checksums import Checksum
-from engine.verify.reader import AsyncReader, TextRow, closed_after, key_of
+from engine.verify.reader import AsyncReader, RowsByKey, by_key, closed_after
 from engine.verify.report import Key
 
 __all__ = ["MOST_ROWS", "Parts", "candidates", "differing_parts"]
@@ -70,11 +70,11 @@ async def candidates(
     return {key for key in keys if in_source.get(key) != in_target.get(key)}, len(in_source)
 
 
-async def _read(table: Table, reader: AsyncReader, parts: Parts) -> dict[Key, TextRow]:
+async def _read(table: Table, reader: AsyncReader, parts: Parts) -> RowsByKey:
     comparable, rows_of = reader.comparable_rows(table), reader.rows_of(table, parts.names)
 
-    def read(blocking: RowReader) -> dict[Key, TextRow]:
+    def read(blocking: RowReader) -> RowsByKey:
         with closed_after(rows_of(blocking)) as chunks:
-            return {key_of(table, row): row for rows in chunks for row in comparable(rows)}
+            return by_key(table, [row for rows in chunks for row in comparable(rows)])
 
     return await reader.run(read)

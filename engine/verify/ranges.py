@@ -25,7 +25,7 @@ from typing import Final
 
 from engine.schema import Table
 from engine.toolkit.checksums import EVERYTHING, Checksum, KeyRange
-from engine.verify.reader import AsyncReader, comparable_rows, key_of
+from engine.verify.reader import AsyncReader, by_key, comparable_rows
 from engine.verify.report import Key
 
 __all__ = ["RangeComparison"]
@@ -141,8 +141,7 @@ class RangeComparison:
                 self._target.range_rows(self._table, piece),
             )
             self.read += len(source)
-            in_source = {key_of(self._table, row): row for row in source}
-            in_target = {key_of(self._table, row): row for row in target}
+            in_source, in_target = by_key(self._table, source), by_key(self._table, target)
             self._candidates |= in_source.keys() ^ in_target.keys()
             for key in in_source.keys() & in_target.keys():
                 one, other = in_source[key], in_target[key]

@@ -25,6 +25,7 @@ __all__ = [
     "RowsByKey",
     "SourceReader",
     "TextRow",
+    "by_key",
     "closed_after",
     "comparable_rows",
     "key_of",
@@ -75,7 +76,7 @@ class AsyncReader:
         """
         found = await self.run(lambda reader: reader.by_keys(table, keys))
         wanted = set(keys)
-        return {key: row for row in found if (key := key_of(table, row)) in wanted}
+        return by_key(table, [row for row in found if key_of(table, row) in wanted])
 
     async def why_not_summed(self, table: Table) -> str:
         """Why the database computes no checksums of a table; empty if it does."""
@@ -162,7 +163,7 @@ class SourceReader(AsyncReader):
         found = await self.run(lambda reader: reader.by_keys(table, on_source))
         wanted = set(keys)
         rows = form.stored(found, keys_only=False)
-        return {key: row for row in rows if (key := key_of(table, row)) in wanted}
+        return by_key(table, [row for row in rows if key_of(table, row) in wanted])
 
     async def keys(self, table: Table, keys: Sequence[Key]) -> list[Key]:
         """The keys that the database finds for ``keys``, also those equal only by collation."""
@@ -303,6 +304,20 @@ def closed_after(chunks: Iterator[list[TextRow]]) -> Iterator[Iterator[list[Text
 def key_of(table: Table, row: TextRow) -> Key:
     """The key of a row."""
     return tuple(row[ordinal] for ordinal in table.key)
+
+
+def by_key(table: Table, rows: list[TextRow]) -> RowsByKey:
+    """Rows by their keys.
+
+    A target that has lost its key may have several rows of one. They are joined to one row, which
+    is longer than every row of the table, so it equals none.
+    """
+    found = {key_of(table, row): row for row in rows}
+    if len(found) < len(rows):
+        found = dict.fromkeys(found, ())
+        for row in sorted(rows, key=repr):
+            found[key_of(table, row)] += row
+    return found
 
 
 def _json(text: str) -> str:

@@ -54,7 +54,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from itertools import count
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import UNSET, UnsetType
 
@@ -260,14 +260,14 @@ class Rechecker:
         return self._comparable(one) == self._comparable(other)
 
     def _difference(self, key: Key, source: TextRow | None, target: TextRow | None) -> Difference:
-        if source is None or target is None:
-            kind: Literal["extra", "missing"] = "extra" if source is None else "missing"
-            return Difference(kind, key, values=self._values(source, target))
-        pairs = zip(
-            self._table.names, self._comparable(source), self._comparable(target), strict=True
-        )
+        one, other, width = source or (), target or (), len(self._table.columns)
+        if len(one) < len(other):
+            return Difference("extra", key, values=self._values(None, other[-width:]))
+        if len(one) > len(other):
+            return Difference("missing", key, values=self._values(one[-width:], None))
+        pairs = zip(self._table.names, self._comparable(one), self._comparable(other), strict=False)
         columns = tuple(name for name, old, new in pairs if old != new)
-        return Difference("changed", key, columns, self._values(source, target, columns))
+        return Difference("changed", key, columns, self._values(one, other, columns))
 
     def _values(
         self, source: TextRow | None, target: TextRow | None, columns: Collection[str] = ()
@@ -277,7 +277,7 @@ class Rechecker:
         if not self._with_values:
             return UNSET
         nothing: TextRow = (None,) * len(self._table.columns)
-        rows = zip(self._table.names, source or nothing, target or nothing, strict=True)
+        rows = zip(self._table.names, source or nothing, target or nothing, strict=False)
         return tuple(
             ColumnValues.of(name, old, new)
             for name, old, new in rows

@@ -185,3 +185,34 @@ def test_a_row_with_a_key_that_the_source_cannot_have_is_extra(sides: Sides) -> 
         for it, report in zip(EXTRAS, reports, strict=True):
             found = (report.differing, report.missing, report.extra, report.inconclusive)
             assert found == (0, 0, 1, ""), (it, options, report.reason)
+
+
+@pytest.mark.parametrize("key", ["INT PRIMARY KEY", "VARCHAR(9) PRIMARY KEY"])
+def test_a_second_row_of_a_key_is_extra(sides: Sides, key: str) -> None:
+    table = sides.make("t", f"id {key}, v INT")
+    for run in (sides.on_source, sides.on_target):
+        run("INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)")
+    sides.on_target("ALTER TABLE t DROP CONSTRAINT t_pkey", "INSERT INTO t VALUES (2, 2)")
+    variants: list[dict[str, Any]] = [{}, {"by_rows": True}, {"chunk_rows": 1}]
+    for change in ("SELECT 1", "UPDATE t SET v = 9 WHERE ctid = (SELECT max(ctid) FROM t)"):
+        sides.on_target(change)
+        for options in variants:
+            report = sides.compare(table, **options)
+            assert report.differences == (Difference("extra", ("2",)),), (change, options)
+            assert (report.extra, report.equal, report.inconclusive) == (1, False, "")
+
+
+def test_documents_are_compared_by_their_meaning(sides: Sides) -> None:
+    table = sides.make("t", "id INT PRIMARY KEY, v JSON")
+    document = """'{"b": 1, "a": {"c": 10}}'"""
+    others = [
+        """'{"a":{"c":1e1},"b":1.0}'""",
+        """'{"b":1,"a":2,"a":{"c":10}}'""",
+        r"""'{"b":1,"a":{"c":{"\u0000number":"1e1"}}}'""",
+    ]
+    sides.on_source(f"INSERT INTO t VALUES (0, {document}), (1, {document}), (2, {document})")
+    sides.on_target(*(f"INSERT INTO t VALUES ({n}, {it})" for n, it in enumerate(others)))
+    for by_rows in (False, True):
+        report = sides.compare(table, by_rows=by_rows)
+        wrong = {Difference("changed", (key,), ("v",)) for key in ("1", "2")}
+        assert set(report.differences) == wrong, report.method

@@ -107,7 +107,9 @@ class PostgresRowReader:
             f" JOIN (SELECT {casts} FROM unnest({arrays}) AS k({names})) AS w({wanted}) ON {pairs}"
         )
         parameters = tuple(list(values) for values in zip(*rows, strict=True))
-        return self._select(table, rest, parameters, keys_only=keys_only)
+        # A row is found for each key that the collation takes for equal to its own.
+        once = "DISTINCT ON (t.tableoid, t.ctid) "
+        return self._select(table, rest, parameters, keys_only=keys_only, once=once)
 
     def scan(self, table: Table) -> Iterator[list[Text]]:
         """All rows, as one statement sees them."""
@@ -194,12 +196,18 @@ class PostgresRowReader:
             connection.close()
 
     def _select(
-        self, table: Table, rest: str, parameters: Sequence[Any], *, keys_only: bool
+        self,
+        table: Table,
+        rest: str,
+        parameters: Sequence[Any],
+        *,
+        keys_only: bool,
+        once: str = "",
     ) -> list[Text]:
         ordinals = table.key if keys_only else range(len(table.columns))
         stored = self._storage.table(table)
         columns = [stored.columns[ordinal] for ordinal in ordinals]
-        sql = f"SELECT {_list(columns)} FROM {self._naming.sql(table.id)} AS t{rest}"
+        sql = f"SELECT {once}{_list(columns)} FROM {self._naming.sql(table.id)} AS t{rest}"
         with self._translate_errors(table):
             rows = self._open().execute(sql, parameters).fetchall()
         return canonical_rows(rows, list(map(_convert, columns)))
