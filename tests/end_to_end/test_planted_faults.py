@@ -214,5 +214,7 @@ def test_documents_are_compared_by_their_meaning(sides: Sides) -> None:
     sides.on_target(*(f"INSERT INTO t VALUES ({n}, {it})" for n, it in enumerate(others)))
     for by_rows in (False, True):
         report = sides.compare(table, by_rows=by_rows)
-        wrong = {Difference("changed", (key,), ("v",)) for key in ("1", "2")}
+        # A document of MariaDB is a text.
+        keys = ("1", "2") if table.columns[1].type.kind == "json" else ("0", "1", "2")
+        wrong = {Difference("changed", (key,), ("v",)) for key in keys}
         assert set(report.differences) == wrong, report.method
