@@ -45,10 +45,17 @@ FAST_POSTGRES = ("fsync=off",)
 
 #: Modules whose tests take long, and whose tests on MariaDB are left to `make slow`.
 LONG = (
-    *("test_cascade_histories", "test_crash", "test_dead_letters", "test_in_place"),
-    *("test_lost_changes", "test_mapped_kills", "test_mapping", "test_policies"),
-    *("test_prepared_transactions", "test_quarantine", "test_random_histories", "test_sandbox"),
-    *("test_unknown_foreign_keys", "test_unlogged_kills", "test_vectors"),
+    *("test_cascade_histories", "test_crash", "test_dead_letters", "test_grants", "test_in_place"),
+    *(
+        "test_lost_changes",
+        "test_mapped_kills",
+        "test_mapping",
+        "test_passing",
+        "test_planted_faults",
+    ),
+    *("test_policies", "test_prepared_transactions", "test_pushdown", "test_quarantine"),
+    *("test_random_histories", "test_sandbox", "test_schema_command", "test_statement_format"),
+    *("test_unknown_foreign_keys", "test_unlogged_changes", "test_unlogged_kills", "test_vectors"),
 )
 
 _used: list[AnyServer] = []

@@ -37,6 +37,7 @@ def wait_for(engine: EngineProcess, *states: str) -> None:
     wait_until(reached, timeout=60, what=f"the states {states}")
 
 
+@pytest.mark.slow
 def test_each_command(
     mysql: AnyServer,
     postgres: AnyServer,

@@ -42,8 +42,11 @@ def mysql_without_gtids() -> Iterator[AnyServer]:
 )
 @pytest.mark.parametrize(
     "server",
-    ["mysql", "mariadb_11", "mysql_without_gtids"],
-    ids=["mysql-gtid", "mariadb-gtid", "mysql-file"],
+    [
+        pytest.param("mysql", id="mysql-gtid"),
+        pytest.param("mariadb_11", id="mariadb-gtid"),
+        pytest.param("mysql_without_gtids", id="mysql-file", marks=pytest.mark.slow),
+    ],
 )
 def test_kills_at_random_moments(
     request: pytest.FixtureRequest,

@@ -63,6 +63,7 @@ def received(manager: socket.socket) -> list[str]:
             return found
 
 
+@pytest.mark.slow
 def test_a_rolling_restart(
     shop: Shop,
     directory: Path,

@@ -187,6 +187,7 @@ def test_kills_at_each_step(
         assert_equal(source, there, database)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_kills_at_each_step_of_new_columns_in_long_rows(
     mysql_family: AnyServer,
