@@ -4,6 +4,7 @@ The comparison on real servers. The tests write the target by hand, so no codec 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
@@ -369,6 +370,23 @@ def test_a_row_that_changes_to_and_fro_is_no_difference(sides: Sides) -> None:
     with Mirror(sides, to_and_fro) as mirror:
         for _ in range(5):
             report = sides.compare(table, passed=mirror.passed, deadline_seconds=5)
+            assert (report.differing, report.missing, report.extra) == (0, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["PRIMARY KEY", ""], ids=["keyed", "keyless"])
+def test_many_rows_that_change_to_and_fro_at_once_are_no_differences(
+    sides: Sides, key: str
+) -> None:
+    """Three rechecks of all of them called about one comparison in 300 different."""
+    table = sides.make("t", f"id INT {key}, v INT")
+    rows = ", ".join(f"({id}, 0)" for id in range(40))
+    for run in (sides.on_source, sides.on_target):
+        run(f"INSERT INTO t VALUES {rows}")
+    end = time.monotonic() + 15.0
+    with Mirror(sides, lambda number: "UPDATE t SET v = 1 - v") as mirror:
+        while time.monotonic() < end:
+            report = sides.compare(table, passed=mirror.passed, deadline_seconds=0.2)
             assert (report.differing, report.missing, report.extra) == (0, 0, 0)
 
 
