@@ -29,6 +29,7 @@ from engine.cli.wiring import (
 from engine.commands import CommandStore
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
+from engine.ops.background import meanwhile
 from engine.ops.service_manager import as_service
 from engine.ops.supervisor.processes import Found, Supervisor
 from engine.remedies import remedy_of
@@ -85,8 +86,8 @@ async def _supervise(
             return outcome
 
         reload = OneAtATime(read)
-        async with _make_server(settings.api, listen, supervisor, apis, reload, ending):
-            repeats = asyncio.create_task(log.write_repeats())
+        server = _make_server(settings.api, listen, supervisor, apis, reload, ending)
+        async with server, meanwhile(log.write_repeats()):
             _obey_signals(supervisor, reload, ending)
             try:
                 await reload()
@@ -94,7 +95,6 @@ async def _supervise(
                     await ending.wait()
                     await supervisor.stop()
             finally:
-                repeats.cancel()
                 await supervisor.stop()
                 await apis.close()
                 log.write_held()
