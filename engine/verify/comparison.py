@@ -41,6 +41,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import partial
 from hashlib import blake2b
 from typing import Final, Literal
 
@@ -77,6 +78,8 @@ DETAILED_DIFFERENCES: Final = 1_000
 #: Different rows of a keyless table that are counted in one pass over it.
 MULTISET_ROWS: Final = 1_000_000
 _DIGEST_BYTES: Final = 16
+#: How often a row is read that no lookup finds, before it is left open.
+_READS: Final = 3
 
 
 async def verify(
@@ -155,6 +158,7 @@ class _Comparison(ABC):
         self.counts: Counter[str] = Counter()  # by kind of difference
         self.listed: list[Difference] = []
         self.hot = 0
+        self.unfound = 0  # rows that are read, and that no lookup by their key finds
         self.in_detail = False
         self.rows = 0
         self.target_rows = 0
@@ -190,6 +194,8 @@ class _Comparison(ABC):
 
     def result(self, inconclusive: str) -> TableReport:
         """The result so far. ``inconclusive``: why the table could not be compared to its end."""
+        if self.unfound and not inconclusive:
+            inconclusive = f"rows that are read, and not found by their keys: {self.unfound:,}"
         if self.hot and not inconclusive:
             fast = f"rows that change too fast to compare: {self.hot:,}"
             inconclusive = self.pipeline.stalled or fast
@@ -244,7 +250,7 @@ class _Comparison(ABC):
         self.method, self.reason = "rows", reason
         self.counts.clear()
         self.listed.clear()
-        self.hot = self.rows = self.read = self.target_rows = 0
+        self.hot = self.unfound = self.rows = self.read = self.target_rows = 0
         self.checksums = ("", "")
 
     @abstractmethod
@@ -284,7 +290,7 @@ class _KeyedComparison(_Comparison):
             self.target,
             self.chunk_rows,
             compared=self.count_compared,
-            check=lambda candidates: self._add(rechecker.differences(candidates)),
+            check=partial(self._check, rechecker),
         )
         await ranges.run()
         self.read = ranges.read
@@ -298,7 +304,11 @@ class _KeyedComparison(_Comparison):
             return False
         if parts.names:
             found, self.read = await candidates(self.table, self.source, self.target, parts)
-            await self._add(rechecker.differences(found))
+
+            async def read_again(keys: set[Key]) -> set[Key]:
+                return (await candidates(self.table, self.source, self.target, parts))[0]
+
+            await self._check(rechecker, found, read_again)
         self.count_compared(parts.source.rows)
         return True
 
@@ -314,9 +324,9 @@ class _KeyedComparison(_Comparison):
             candidates |= {key for key, row in in_source.items() if in_target.get(key) != row}
             self.count_read(len(rows))
             if len(candidates) >= self.chunk_rows:
-                await self._add(rechecker.differences(candidates))
+                await self._check(rechecker, candidates, self._keys_among)
                 candidates = set()
-        await self._add(rechecker.differences(candidates))
+        await self._check(rechecker, candidates, self._keys_among)
 
     async def _backward(self, rechecker: Rechecker) -> None:
         """Look up every key of the target in the source."""
@@ -327,9 +337,9 @@ class _KeyedComparison(_Comparison):
             self.target_rows += len(keys)
             candidates |= set(keys).difference(await self.source.keys(self.table, keys))
             if len(candidates) >= self.chunk_rows:
-                await self._add(rechecker.differences(candidates))
+                await self._check(rechecker, candidates, self._keys_among)
                 candidates = set()
-        await self._add(rechecker.differences(candidates))
+        await self._check(rechecker, candidates, self._keys_among)
 
     def _start_chunk(
         self, reader: AsyncReader, after: Key | None, *, keys_only: bool
@@ -338,6 +348,32 @@ class _KeyedComparison(_Comparison):
         return asyncio.create_task(
             reader.chunk(self.table, after, self.chunk_rows, keys_only=keys_only)
         )
+
+    async def _check(
+        self,
+        rechecker: Rechecker,
+        candidates: set[Key],
+        read_again: Callable[[set[Key]], Awaitable[set[Key]]],
+    ) -> None:
+        """Recheck candidates. A row that no lookup finds has been deleted, unless it is read again:
+        then it is rechecked again, and left open at last."""
+        for _ in range(_READS):
+            await self._add(rechecker.differences(candidates))
+            unfound, rechecker.unfound = rechecker.unfound, set()
+            candidates = unfound & await read_again(unfound) if unfound else unfound
+            if not candidates:
+                return
+        self.unfound += len(candidates)
+
+    async def _keys_among(self, keys: set[Key]) -> set[Key]:
+        """Those of ``keys`` that a read of all keys shows on one of the sides."""
+        found: set[Key] = set()
+        for reader in (self.source, self.target):
+            after: Key | None = None
+            while rows := await reader.chunk(self.table, after, self.chunk_rows, keys_only=True):
+                found |= keys.intersection(rows)
+                after = rows[-1]
+        return found
 
     async def _add(self, differences: AsyncIterator[Difference]) -> None:
         """Count the differences, and list the first ones."""

@@ -25,7 +25,7 @@ from typing import Final
 
 from engine.schema import Table
 from engine.toolkit.checksums import EVERYTHING, Checksum, KeyRange
-from engine.verify.reader import AsyncReader, by_key, comparable_rows
+from engine.verify.reader import AsyncReader, by_key, comparable_rows, key_of
 from engine.verify.report import Key
 
 __all__ = ["RangeComparison"]
@@ -47,7 +47,7 @@ class RangeComparison:
 
     ``chunk_rows``: a range of this many rows or fewer is read. ``compared`` is called with the
     number of rows on the source of each range that has been compared. ``check`` decides about
-    candidates.
+    candidates, and gets a function that reads their ranges again and returns the keys there.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RangeComparison:
         chunk_rows: int,
         *,
         compared: Callable[[int], None],
-        check: Callable[[set[Key]], Awaitable[None]],
+        check: Callable[[set[Key], Callable[[set[Key]], Awaitable[set[Key]]]], Awaitable[None]],
     ) -> None:
         self._table = table
         self._source = source
@@ -67,7 +67,8 @@ class RangeComparison:
         self._compared = compared
         self._check = check
         self._comparable = comparable_rows(table)
-        self._candidates: set[Key] = set()
+        #: The range of each candidate.
+        self._candidates: dict[Key, KeyRange] = {}
         #: The checksums of all ranges so far, each as it was summed first.
         self.in_source = Checksum()
         self.in_target = Checksum()
@@ -142,11 +143,11 @@ class RangeComparison:
             )
             self.read += len(source)
             in_source, in_target = by_key(self._table, source), by_key(self._table, target)
-            self._candidates |= in_source.keys() ^ in_target.keys()
+            self._candidates |= dict.fromkeys(in_source.keys() ^ in_target.keys(), piece)
             for key in in_source.keys() & in_target.keys():
                 one, other = in_source[key], in_target[key]
                 if one != other and self._comparable(one) != self._comparable(other):
-                    self._candidates.add(key)
+                    self._candidates[key] = piece
             if len(self._candidates) >= self._chunk_rows:
                 await self._flush()
 
@@ -164,5 +165,14 @@ class RangeComparison:
             after = upto
 
     async def _flush(self) -> None:
-        candidates, self._candidates = self._candidates, set()
-        await self._check(candidates)
+        candidates, self._candidates = self._candidates, {}
+
+        async def read_again(keys: set[Key]) -> set[Key]:
+            found: set[Key] = set()
+            for piece in {candidates[key] for key in keys}:
+                for reader in (self._source, self._target):
+                    rows = await reader.range_rows(self._table, piece)
+                    found.update(key_of(self._table, row) for row in rows)
+            return found
+
+        await self._check(set(candidates), read_again)

@@ -161,6 +161,8 @@ class Rechecker:
         with_values: bool = False,
     ) -> None:
         self.hot: set[Key] = set()
+        #: Candidates that were dismissed because neither side finds a row by their key.
+        self.unfound: set[Key] = set()
         self._with_values = with_values
         #: Whether a row of the table differs.
         self._is_different = False
@@ -252,6 +254,8 @@ class Rechecker:
     def _is_right(self, recheck: Recheck, key: Key) -> bool:
         """Whether the target shows a value that the source has shown in this recheck."""
         target = recheck.target.get(key)
+        if target is None and not any(key in rows for rows in recheck.source):
+            self.unfound.add(key)
         return any(self._are_equal(target, rows.get(key)) for rows in recheck.source)
 
     def _are_equal(self, one: TextRow | None, other: TextRow | None) -> bool:

@@ -5,13 +5,13 @@ The comparison on real servers. The tests write the target by hand, so no codec 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
 
 from engine.schema import Table
-from engine.verify.report import ColumnValues, Difference, Replaced
+from engine.verify.report import ColumnValues, Difference, Key, Replaced
 from tests.support.servers import AnyServer
 from tests.support.sides import Mirror, Sides
 
@@ -459,4 +459,28 @@ def test_a_reader_connects_again_after_a_lost_connection(sides: Sides) -> None:
     with pytest.raises(Exception, match="source") as lost:
         sides.compare(table)
     assert getattr(lost.value, "retryable", False)
+    assert sides.compare(table).equal
+
+
+@pytest.mark.parametrize("key", ["INT", "VARCHAR(9)"])
+def test_a_row_that_no_lookup_finds_is_not_equal(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """GIVEN a row of the target that is read, and that no lookup finds by its key
+    THEN the table is inconclusive; it is equal as soon as the row is gone.
+    """
+    table = sides.make("t", f"id {key} PRIMARY KEY, v INT")
+    sides.on_source("INSERT INTO t VALUES (1, 1)")
+    sides.on_target("INSERT INTO t VALUES (1, 1), (2, 2)")
+    lookup = sides.target_reader.by_keys
+
+    def by_keys(table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Key]:
+        return lookup(table, [each for each in keys if each != ("2",)], keys_only=keys_only)
+
+    monkeypatch.setattr(sides.target_reader, "by_keys", by_keys)
+    for by_rows in (False, True):
+        report = sides.compare(table, by_rows=by_rows)
+        assert (report.equal, report.extra, report.hot) == (False, 0, 0)
+        assert report.inconclusive == "rows that are read, and not found by their keys: 1"
+    sides.on_target("DELETE FROM t WHERE id = '2'")
     assert sides.compare(table).equal
