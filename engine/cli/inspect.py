@@ -105,9 +105,8 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
         except TailraceError as error:
             unknown = error
         used = unknown is not None or (state is not None and state.running is not False)
-        address = await check_address(settings.api, used=used)
-        if any(finding.level == "error" for finding in address):
-            exit_status = ConfigError.exit_status
+        address, status = await check_address(settings.api, used=used)
+        exit_status = status or exit_status
         findings += address
         try:
             mapping = make_mapping(settings)

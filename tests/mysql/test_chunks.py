@@ -170,8 +170,10 @@ def test_a_zero_keeps_its_sign(
         query(connection, "CREATE TABLE t (a FLOAT, b DOUBLE, c FLOAT(7,2), d DOUBLE(9,3))")
         query(connection, "INSERT INTO t VALUES (-0e0, -0e0, 0, 0), (0.1, 0.1, 0.1, 0.1)")
         table = live_table(connection, database, "t")
+        ((shown,),) = query(connection, "SELECT CONCAT(-0e0)")  # MariaDB 10.11 has no such value
         zero, tenth = rows_of(read_chunks(make_reader(mysql_family), table, connection))
-    assert [str(float(str(value))) for value in zero] == ["-0.0", "-0.0", "0.0", "0.0"]
+    sign = str(float(shown))
+    assert [str(float(str(value))) for value in zero] == [sign, sign, "0.0", "0.0"]
     assert [float(str(value)) for value in tenth[1:]] == [0.1, pytest.approx(0.1), 0.1]
 
 

@@ -26,7 +26,7 @@ from tests.support.servers import AnyServer
 DUMPS = (bytes([COMMAND.COM_BINLOG_DUMP]), bytes([COMMAND.COM_BINLOG_DUMP_GTID]))
 FULL = b"\xff\xff\xff"
 #: What is received and not joined yet, besides the event itself.
-ROOM = 64 * MIB
+ROOM = 96 * MIB
 
 
 def event_head(size: int) -> bytes:

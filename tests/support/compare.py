@@ -109,7 +109,7 @@ def _source_rows(
         elif kind in NUMBERS:  # a number has no leading zeros
             column = f"CAST({column} + 0 AS CHAR)"
         elif kind in FLOATS:
-            column = f"{column} + 0e0"
+            column = f"{column} * 1e0"  # which keeps the sign of a zero
         else:
             column = f"CAST({column} AS CHAR)"
         expressions.append(column)
@@ -128,7 +128,7 @@ def _source_value(value: Any, kind: str) -> Any:
     if kind in DATES and not _is_date(str(value)[:10]):
         return None
     if kind in FLOATS:
-        return float(value)
+        return repr(float(value))
     text = str(value)
     if kind in GEOMETRY:
         return _ewkb(text)
@@ -188,8 +188,10 @@ def _target_rows(
 
 
 def _target_value(value: Any, kind: str) -> Any:
-    if value is None or kind in FLOATS:
-        return value
+    if value is None:
+        return None
+    if kind in FLOATS:
+        return repr(value)
     text = str(value)
     if kind in DATES and text == "-infinity":
         return None  # 0000-00-00 in a key

@@ -22,9 +22,8 @@ from engine.databases.postgres.session_settings import set_statements
 from engine.databases.postgres.stored import Storage
 from engine.databases.postgres.types import TEMPORAL
 from engine.schema import Table
-from engine.toolkit.canonical import canonical_json
 from engine.toolkit.checksums import EVERYTHING
-from engine.verify.reader import SourceReader
+from engine.verify.reader import SourceReader, comparable_rows
 from sinks.postgres.settings import PostgresSettings
 from sources.mysql.settings import MySQLSettings
 
@@ -52,7 +51,8 @@ def unequal_texts(source_url: str, target_url: str, table: Table) -> list[tuple[
     ):
         stored = SourceReader(source_reader, target_reader).comparable_rows(table)
         source_rows = stored([row for rows in source_reader.scan(table) for row in rows])
-        target_rows = [row for rows in target_reader.scan(table) for row in rows]
+        comparable = comparable_rows(table)
+        target_rows = [comparable(row) for rows in target_reader.scan(table) for row in rows]
         hashes = source_reader.why_not_summed(table) == ""
         sums = [it.sum_range(table, EVERYTHING) for it in (source_reader, target_reader)]
         parts = [it.sum_parts(table) for it in (source_reader, target_reader)]
@@ -81,14 +81,10 @@ def _values(table: Table, texts: dict[str, Any], rows: list[Any]) -> dict[str, l
     place = table.ordinal("id")
     found = {}
     for row in rows:
-        canonical = [
-            canonical_json(text) if column.type.kind == "json" and text is not None else text
-            for column, text in zip(table.columns, row, strict=True)
-        ]
         computed = [
             text.encode() if isinstance(text, str) else bytes(text) for text in texts[row[place]]
         ]
-        found[row[place]] = [Value(*pair) for pair in zip(computed, canonical, strict=True)]
+        found[row[place]] = [Value(*pair) for pair in zip(computed, row, strict=True)]
     return found
 
 

@@ -101,9 +101,9 @@ def _is_shown_as(column: Column, value: Any, text: bytes) -> bool:
     if kind == "decimal":
         return Decimal(value) == Decimal(text.decode())
     if kind == "float32":
-        return bool(float(f"{value:.6g}") == float(text))
+        return repr(float(f"{value:.6g}")) == repr(float(text))
     if kind == "float64":
-        return bool(value == float(text))
+        return repr(value) == repr(float(text))
     if kind == "bit":
         return bool(value == int(text[2:-1], 2))
     if kind == "date":
