@@ -8,6 +8,7 @@ by the code that the pipeline uses, and converted back.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -55,14 +56,14 @@ def with_sources(target: Table, ids: Collection[TableId]) -> Table:
     return msgspec.structs.replace(target, origins=origins)
 
 
-class _PlainSums:
+class _PlainSums(ABC):
     """``SumsRows`` for tables whose columns and rows are those of one table of the database."""
 
     _reader: RowReader
 
+    @abstractmethod
     def _plain(self, table: Table) -> Table | None:
         """The table of the database, with these columns and this key; None if there is none."""
-        raise NotImplementedError
 
     def why_not_summed(self, table: Table) -> str:
         """As ``SumsRows.why_not_summed``."""
