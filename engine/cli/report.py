@@ -1,6 +1,6 @@
 """
-The reports of comparisons: ``tailrace verify --report`` writes them, ``tailrace report verify``
-checks them.
+Reports: ``tailrace verify --report`` and ``tailrace cutover --report`` write them, and ``tailrace
+report verify`` checks them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,19 +19,29 @@ import msgspec
 from engine.checkpoint import Checkpoint
 from engine.cli.command import Command
 from engine.cli.wiring import version_and_codecs
-from engine.contract import NamesServer, RowReader
+from engine.contract import NamesServer
 from engine.errors import ConfigError, OutputError
 from engine.ops.log import printable
+from engine.report.parts import Server
 from engine.schema import Table
 from engine.settings.loader import Settings
 from engine.settings.mapping import rules_of
-from engine.verify.content import Compared, NotCompared, Server, make_content
+from engine.verify.content import Compared, NotCompared, make_content
 from engine.verify.report import VerifyReport
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["REPORT", "Plan", "Wanted", "add_report_options", "make_plan", "wanted_report"]
+__all__ = [
+    "REPORT",
+    "Plan",
+    "Wanted",
+    "add_report_options",
+    "make_plan",
+    "server_of",
+    "wanted_report",
+    "write_report",
+]
 
 _SUFFIXES = (".html", ".json")
 
@@ -43,16 +53,15 @@ class Wanted(NamedTuple):
     key: Ed25519PrivateKey | None
 
 
-def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--report`` and ``--sign``."""
+def add_report_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--report`` and ``--sign``. ``what`` the report is of, for the help."""
     parser.add_argument(
         "--report",
         action="append",
         default=[],
         type=Path,
         metavar="FILE",
-        help="write a report with the values of rows that differ, as FILE.html or FILE.json;"
-        " repeatable",
+        help=f"write a report {what}, as FILE.html or FILE.json; repeatable",
     )
     parser.add_argument(
         "--sign", type=Path, metavar="KEY.pem", help="sign the report with this Ed25519 key"
@@ -60,8 +69,8 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def wanted_report(options: argparse.Namespace) -> Wanted | None:
-    """The report that is asked for; None if there is none. Raises ConfigError before the
-    comparison, rather than after it, if it cannot be written or signed."""
+    """The report that is asked for; None if there is none. Raises ConfigError before the work,
+    rather than after it, if it cannot be written or signed."""
     for path in options.report:
         if path.suffix not in _SUFFIXES:
             raise ConfigError(
@@ -77,9 +86,29 @@ def wanted_report(options: argparse.Namespace) -> Wanted | None:
         return Wanted(options.report, None) if options.report else None
     if not options.report:
         raise ConfigError("--sign signs a report", hint="name the report, too: --report FILE.html")
-    from engine.verify.seal import read_private_key
+    from engine.report.seal import read_private_key
 
     return Wanted(options.report, read_private_key(options.sign))
+
+
+def write_report(
+    wanted: Wanted, content: msgspec.Struct, page: Callable[[str, str], tuple[bytes, bytes]]
+) -> None:
+    """Write the files, and print their names and the hash of their content on standard error.
+    ``page`` makes the page from this hash and the public key, as ``page_of``. Raises OutputError.
+    """
+    from engine.report import seal
+
+    plain = msgspec.to_builtins(content)
+    digest = seal.content_hash(plain)
+    key = "" if wanted.key is None else seal.public_hex(wanted.key.public_key())
+    pieces = page(digest, key)
+    document = seal.document(plain, pieces, wanted.key)
+    for path in wanted.files:
+        is_page = path.suffix == ".html"
+        _write(path, document.join(pieces) if is_page else document + b"\n")
+        print(f"report: {printable(str(path))}", file=sys.stderr)
+    print(f"sha256: {digest}", file=sys.stderr)
 
 
 class Plan(NamedTuple):
@@ -88,30 +117,18 @@ class Plan(NamedTuple):
     wanted: Wanted
     began: float
     settings: Settings
-    software: tuple[str, str]
+    servers: tuple[Server, Server]
     checkpoint: Checkpoint
     #: By the name in the result: the table of the target, and those of the source.
     tables: Mapping[str, tuple[Table, Sequence[Table]]]
     chosen: Sequence[str]
 
     def write(self, report: VerifyReport) -> None:
-        """Write the files, and print their names and the hash of their content on standard error.
-        Raises OutputError."""
-        from engine.verify import seal
+        """Write the report. Raises OutputError."""
         from engine.verify.page import page
 
-        wanted = self.wanted
         content = make_content(report, self._compared(report))
-        plain = msgspec.to_builtins(content)
-        digest = seal.content_hash(plain)
-        key = "" if wanted.key is None else seal.public_hex(wanted.key.public_key())
-        pieces = page(content, digest, key)
-        document = seal.document(plain, pieces, wanted.key)
-        for path in wanted.files:
-            is_page = path.suffix == ".html"
-            _write(path, document.join(pieces) if is_page else document + b"\n")
-            print(f"report: {printable(str(path))}", file=sys.stderr)
-        print(f"sha256: {digest}", file=sys.stderr)
+        write_report(self.wanted, content, lambda digest, key: page(content, digest, key))
 
     def _compared(self, report: VerifyReport) -> Compared:
         settings, progress = self.settings, self.checkpoint.progress
@@ -124,8 +141,7 @@ class Plan(NamedTuple):
         return Compared(
             version_and_codecs()[0],
             settings.pipeline.name,
-            Server(self.software[0], _address(settings.source)),
-            Server(self.software[1], _address(settings.sink)),
+            *self.servers,
             self.began,
             time.time(),
             states,
@@ -154,19 +170,20 @@ async def make_plan(
     settings: Settings,
     checkpoint: Checkpoint,
     tables: Mapping[str, tuple[Table, Sequence[Table]]],
-    readers: tuple[RowReader, RowReader],
+    readers: tuple[object, object],
     chosen: Sequence[str],
 ) -> Plan:
     """What a report tells of the comparison that begins now. ``readers`` are those of the source
     and the target, ``chosen`` the tables of ``--table``."""
-    software = [await asyncio.to_thread(_software, reader) for reader in readers]
-    return Plan(
-        wanted, time.time(), settings, (software[0], software[1]), checkpoint, tables, chosen
-    )
+    source = await asyncio.to_thread(server_of, readers[0], settings.source)
+    target = await asyncio.to_thread(server_of, readers[1], settings.sink)
+    return Plan(wanted, time.time(), settings, (source, target), checkpoint, tables, chosen)
 
 
-def _software(reader: RowReader) -> str:
-    return reader.server() if isinstance(reader, NamesServer) else ""
+def server_of(reader: object, settings: object) -> Server:
+    """A side of the pipeline, as a reader of its rows and its settings tell."""
+    software = reader.server() if isinstance(reader, NamesServer) else ""
+    return Server(software, _address(settings))
 
 
 def _address(settings: object) -> str:
@@ -190,7 +207,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Check a report that `tailrace verify --report` has written, as HTML or as JSON.
+    """Check a report that `tailrace verify` or `tailrace cutover` has written, as HTML or as JSON.
 
     Prints the hash of the content, and what was changed, as far as the hashes tell. Exit status 0:
     the report is as it was written, and signed with the key of --key if there is one; 1: it is not.
@@ -198,7 +215,7 @@ def report(options: argparse.Namespace) -> int:
     Hashes alone do not protect against somebody who computes them anew. --key does: it has the
     public key of the one who signs the reports.
     """
-    from engine.verify.seal import check, read_public_key
+    from engine.report.seal import check, read_public_key
 
     key = None if options.key is None else read_public_key(options.key)
     try:
@@ -227,5 +244,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 REPORT = Command(
-    "report", "check a report of `tailrace verify`", report, _add_options, takes_config=False
+    *("report", "check a report of a comparison or a cutover", report, _add_options),
+    takes_config=False,
 )

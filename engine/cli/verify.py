@@ -112,7 +112,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-record", action="store_true", help="do not store the outcome in the target"
     )
-    add_report_options(parser)
+    add_report_options(parser, "with the values of rows that differ")
 
 
 VERIFY = Command(

@@ -2,19 +2,17 @@
 The content of the report of a comparison (``tailrace verify --report``): what the page shows and
 the JSON holds.
 
-It has texts, whole numbers, truth values and None, and no fractions, so that it has one form as
-bytes (``engine.verify.seal``). Times are UTC as RFC 3339 writes them. The report holds values of
-rows on purpose; those of masked columns are left out.
+The report holds values of rows on purpose; those of masked columns are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from engine.report.parts import Server, milliseconds, moment
 from engine.verify.report import ColumnValues, Difference, Replaced, TableReport, VerifyReport
 
 __all__ = [
@@ -25,7 +23,6 @@ __all__ = [
     "DifferingRow",
     "NotCompared",
     "Outcome",
-    "Server",
     "make_content",
 ]
 
@@ -33,13 +30,6 @@ __all__ = [
 FORMAT: Final = 1
 
 Outcome = Literal["equal", "different", "inconclusive"]
-
-
-class Server(msgspec.Struct, frozen=True):
-    """A side: its software with its version, and its address without a user or a password."""
-
-    software: str
-    address: str = ""
 
 
 class DifferingRow(msgspec.Struct, frozen=True):
@@ -138,8 +128,8 @@ def make_content(report: VerifyReport, compared: Compared) -> Content:
         pipeline=compared.pipeline,
         source=compared.source,
         target=compared.target,
-        began=_time(compared.began),
-        ended=_time(compared.ended),
+        began=moment(compared.began),
+        ended=moment(compared.ended),
         outcome="different" if "different" in outcomes else proven,
         tables=tuple(tables),
         not_compared=tuple(left),
@@ -166,8 +156,8 @@ def _table(report: TableReport, state: str, masked: Collection[str]) -> Compared
         source_checksum=report.source_checksum,
         target_checksum=report.target_checksum,
         position=report.position,
-        began=_time(report.started_at),
-        milliseconds=round(1000 * report.seconds),
+        began=moment(report.started_at),
+        milliseconds=milliseconds(report.seconds),
         policies=report.replaced,
         masked=tuple(sorted(masked)),
         rows=tuple(_row(each, masked) for each in report.differences if each.values),
@@ -181,8 +171,3 @@ def _row(difference: Difference, masked: Collection[str]) -> DifferingRow:
         for each in difference.values or ()
     )
     return DifferingRow(difference.kind, difference.key, values)
-
-
-def _time(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import msgspec
 
+from engine.report.parts import Server
+from engine.report.seal import content_hash, document
 from engine.verify.content import (
     Compared,
     Content,
     NotCompared,
-    Server,
     make_content,
 )
 from engine.verify.page import page
@@ -27,7 +28,6 @@ from engine.verify.report import (
     TableReport,
     VerifyReport,
 )
-from engine.verify.seal import content_hash, document
 from tests.support.browser import Page, open_page
 
 __all__ = ["DIFFERENT", "EQUAL", "PICTURES", "record", "written"]

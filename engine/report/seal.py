@@ -146,7 +146,7 @@ def _changed(made: _Document, digest: str) -> list[str]:
         return ["the content was changed: it has no tables"]
     problems = []
     if parts.summary != made.parts.summary:
-        problems.append("the content about the pipeline, the servers or the outcome was changed")
+        problems.append("the content besides its tables was changed")
     now, before = parts.tables, made.parts.tables
     for name in sorted(now.keys() | before.keys()):
         if now.get(name) != before.get(name):
