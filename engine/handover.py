@@ -7,7 +7,7 @@ over after a crash knows what may have happened, and how the source took writes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Literal, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from engine.schema import TableId
 
 __all__ = [
     "BEFORE_SWITCH",
+    "ENDED",
     "Cutover",
     "CutoverState",
     "CutoverStore",
@@ -24,33 +25,87 @@ __all__ = [
     "Freezable",
     "Freezer",
     "KeepsCutovers",
+    "ProvenTable",
+    "Sides",
     "StepRecord",
 ]
 
 CutoverState = Literal[
-    "freeze", "drain", "verify", "finish", "arm", "switch", "stop", "done", "abort", "aborted"
+    "freeze",
+    "drain",
+    "verify",
+    "finish",
+    "arm",
+    "switch",
+    "stop",
+    "done",
+    "abort",
+    "aborted",
+    "rehearsed",
 ]
 
 #: The states in which no application can have been switched yet.
 BEFORE_SWITCH: Final[tuple[CutoverState, ...]] = ("freeze", "drain", "verify", "finish", "arm")
+#: The states of a record to which nothing is added any more.
+ENDED: Final[tuple[CutoverState, ...]] = ("done", "aborted", "rehearsed")
 
 
 class StepRecord(msgspec.Struct, frozen=True):
-    """A step that was done: when it began (Unix seconds), how long it took, what it did."""
+    """A step that was done: when it began (Unix seconds), how long it took, what it did, and in the
+    words of before it, what it would do and how to undo it.
+    """
 
     step: str
     started_at: float
     seconds: float
     did: str
+    will: str = ""
+    undo: str = ""
 
 
-class Cutover(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A cutover, in the ``state`` that it is about to do or doing.
+class Sides(msgspec.Struct, frozen=True):
+    """The versions: of Tailrace, and of the servers of both sides, with their addresses, which have
+    no user and no password.
+    """
+
+    tailrace: str = ""
+    source: str = ""
+    source_address: str = ""
+    target: str = ""
+    target_address: str = ""
+
+
+class ProvenTable(msgspec.Struct, frozen=True):
+    """A table that a cutover has proven equal. If it was not ``compared`` in the cutover, the last
+    comparison before it holds: the log has no change of the table after its ``position``.
+
+    ``began_at`` is when the comparison began, in Unix seconds, ``position`` the end of the source's
+    log then, and ``method`` how rows were compared. A proof from before has no ``checksum``.
+    """
+
+    table: str
+    rows: int
+    began_at: float
+    seconds: float
+    position: str
+    method: str
+    compared: bool = True
+    checksum: str = ""
+
+
+class Cutover(msgspec.Struct, frozen=True):
+    """A cutover, in the ``state`` that it is about to do or doing, or the record of a rehearsal,
+    whose state is ``rehearsed``.
 
     ``before`` is the source's own text about how it took writes before the freeze, None before the
-    freeze began. ``end`` is the end of the frozen log. The downtime begins at ``frozen_at``, when
-    the freeze was begun, and ends at ``switched_at``. ``reason`` says why it was aborted. Times
-    are Unix seconds. ``direction`` is that in which the pipeline replicates.
+    freeze began. ``start`` is the end of the log when the cutover began, ``end`` that of the frozen
+    log. The downtime begins at ``frozen_at``, when the freeze was begun, and ends at
+    ``switched_at``. ``reason`` says why it was aborted. Times are Unix seconds. ``direction`` is
+    that in which the pipeline replicates.
+
+    ``predicted`` has the seconds of each step of the downtime that the last rehearsal took, and
+    ``predicted_at`` when that was. ``warnings`` are those of the check. ``proofs`` say how each
+    table was proven equal.
     """
 
     id: str
@@ -64,11 +119,19 @@ class Cutover(msgspec.Struct, frozen=True, omit_defaults=True):
     switched_at: float | None = None
     steps: tuple[StepRecord, ...] = ()
     reason: str = ""
+    pipeline: str = ""
+    sides: Sides = Sides()
+    start: str = ""
+    ended_at: float | None = None
+    predicted: Mapping[str, float] = {}
+    predicted_at: float | None = None
+    warnings: tuple[str, ...] = ()
+    proofs: tuple[ProvenTable, ...] = ()
 
     @property
     def ended(self) -> bool:
         """Whether nothing is left to do."""
-        return self.state in ("done", "aborted")
+        return self.state in ENDED
 
     @property
     def downtime_seconds(self) -> float | None:
@@ -76,6 +139,11 @@ class Cutover(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.frozen_at is None or self.switched_at is None:
             return None
         return self.switched_at - self.frozen_at
+
+    @property
+    def predicted_seconds(self) -> float | None:
+        """The predicted downtime, without the time of hooks; None without a rehearsal."""
+        return sum(self.predicted.values()) if self.predicted else None
 
 
 class Finished(msgspec.Struct, frozen=True):

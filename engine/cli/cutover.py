@@ -18,20 +18,24 @@ import msgspec
 from engine.cli.command import Command
 from engine.cli.inbox import outcome_of, store_of, user
 from engine.cli.output import print_json
-from engine.cli.verify import compare
-from engine.cli.wiring import load_settings, make_sink, make_source
+from engine.cli.report import server_of
+from engine.cli.verify import compare, rows_of
+from engine.cli.wiring import load_settings, make_sink, make_source, version_and_codecs
 from engine.commands import Stop
-from engine.contract import Sink
-from engine.cutover.machine import Engine, Line, Machine, Refused, Rehearsal
+from engine.contract import Sink, Source
+from engine.cutover.machine import Machine
+from engine.cutover.parts import Engine, Line, Parts
+from engine.cutover.readiness import Refused
 from engine.cutover.steps import STEPS
 from engine.errors import ConfigError, TailraceError
-from engine.handover import Cutover, Freezable, KeepsCutovers
+from engine.handover import Cutover, Freezable, KeepsCutovers, Sides
 from engine.ops.log import printable
 from engine.ops.notifications import Notification, NotificationData
 from engine.remedies import rendered
+from engine.report.parts import Server
 from engine.settings.loader import Settings
 
-__all__ = ["CUTOVER"]
+__all__ = ["CUTOVER", "described"]
 
 #: How long the engine may take to end.
 STOP_SECONDS = 60.0
@@ -121,24 +125,37 @@ class _Shown:
         self.say("nothing was changed" if not refused.hint else refused.hint)
 
     def ended(self, done: Cutover) -> None:
-        """The result of a cutover that has ended."""
+        """The result of a cutover, or of a rehearsal, that has ended."""
         if self._json:
-            print_json(done)
+            print_json(described(done))
         elif done.state == "done":
-            self.say(f"done: the downtime was {done.downtime_seconds or 0.0:.2f} s")
+            self.say(
+                f"done: the downtime was {done.downtime_seconds or 0.0:.2f} s{_compared(done)}"
+            )
+        elif done.state == "rehearsed":
+            seconds = ", ".join(f"{step} {it:.2f} s" for step, it in done.predicted.items())
+            self.say(
+                f"rehearsed: the downtime would be {done.predicted_seconds or 0.0:.2f} s"
+                f" ({seconds}), and the time of the hooks"
+            )
         else:
             self.say(f"{done.state}{f': {done.reason}' if done.reason else ''}")
 
-    def rehearsed(self, found: Rehearsal) -> None:
-        """The prediction."""
-        if self._json:
-            print_json(found._asdict())
-            return
-        parts = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in found.seconds.items())
-        self.say(
-            f"rehearsed: the downtime would be {found.downtime_seconds:.2f} s ({parts}), and the"
-            " time of the hooks"
-        )
+
+def described(cutover: Cutover | None) -> dict[str, object] | None:
+    """The record as ``--json`` prints it, with the measured and the predicted downtime."""
+    if cutover is None:
+        return None
+    return msgspec.structs.asdict(cutover) | {
+        "downtime_seconds": cutover.downtime_seconds,
+        "predicted_seconds": cutover.predicted_seconds,
+    }
+
+
+def _compared(done: Cutover) -> str:
+    if done.predicted_seconds is None:
+        return ""
+    return f"; the rehearsal predicted {done.predicted_seconds:.2f} s and the time of the hooks"
 
 
 async def _cutover(settings: Settings, options: argparse.Namespace, shown: _Shown) -> int:
@@ -166,7 +183,7 @@ async def _cutover(settings: Settings, options: argparse.Namespace, shown: _Show
             sending(settings.notify, Counter()) as send,
         ):
             with closing(source.freezer()) as freezer:
-                machine = Machine(
+                parts = Parts(
                     source=source,
                     sink=sink,
                     freezer=freezer,
@@ -174,10 +191,13 @@ async def _cutover(settings: Settings, options: argparse.Namespace, shown: _Show
                     engine=_engine(sink),
                     hooks=Hooks(settings.cutover, settings.pipeline.name),
                     settings=settings.cutover,
-                    compare=lambda: compare(settings, str(options.config)),
+                    compare=lambda names: compare(settings, str(options.config), names=names),
                     tell=_telling(shown, send, settings.pipeline.name, quiet=options.rehearse),
                     by=user(),
+                    pipeline=settings.pipeline.name,
+                    sides=lambda: _sides(settings, source, sink),
                 )
+                machine = Machine(parts)
                 return await _work(machine, options, shown)
 
 
@@ -192,7 +212,7 @@ async def _work(machine: Machine, options: argparse.Namespace, shown: _Shown) ->
         if options.json:
             print_json({"ready": True})
     elif options.rehearse:
-        shown.rehearsed(await machine.rehearse())
+        shown.ended(await machine.rehearse())
     elif options.abort:
         shown.ended(await machine.abort(force=options.force))
     else:
@@ -202,7 +222,7 @@ async def _work(machine: Machine, options: argparse.Namespace, shown: _Shown) ->
 
 def _show_status(found: Cutover | None, shown: _Shown, *, as_json: bool) -> int:
     if as_json:
-        print_json(found)
+        print_json(described(found))
     elif found is None:
         shown.say("there was no cutover of this pipeline")
     else:
@@ -216,6 +236,19 @@ def _show_status(found: Cutover | None, shown: _Shown, *, as_json: bool) -> int:
             shown.say(f"  the source has been frozen for {time.time() - found.frozen_at:.0f} s")
             shown.say("`tailrace cutover CONFIG` goes on, --abort puts the source back")
     return 0
+
+
+async def _sides(settings: Settings, source: Source, sink: Sink) -> Sides:
+    """The versions and addresses of both sides."""
+
+    def server(side: str, end: Source | Sink, of: object) -> Server:
+        with closing(rows_of(side, end)) as reader:
+            return server_of(reader, of)
+
+    there = await asyncio.to_thread(server, "source", source, settings.source)
+    here = await asyncio.to_thread(server, "sink", sink, settings.sink)
+    version = version_and_codecs()[0]
+    return Sides(version, there.software, there.address, here.software, here.address)
 
 
 def _telling(

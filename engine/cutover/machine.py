@@ -18,43 +18,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final
 from uuid import uuid4
 
 import msgspec
 
-from engine.contract import PreparesTransactions, Sink, Source
-from engine.cutover.checks import (
-    Refusal,
-    engine_refusals,
-    hook_refusals,
-    proof_refusals,
-    table_refusals,
-)
+from engine.cutover.checks import table_refusals
+from engine.cutover.parts import BY_HOOK, Line, Parts, Waits
+from engine.cutover.readiness import Ready, Refused, require_ready
+from engine.cutover.steps import STEPS
 from engine.errors import TailraceError
 from engine.handover import (
     BEFORE_SWITCH,
     Cutover,
     CutoverState,
-    CutoverStore,
-    Freezer,
     KeepsCutovers,
+    ProvenTable,
     StepRecord,
 )
-from engine.proof import read_proofs
 from engine.recovery import count_dead_letters
-from engine.settings.cutover import CutoverSettings
-from engine.verify.report import VerifyReport
+from engine.verify.report import TableReport
 
-if TYPE_CHECKING:  # the client for HTTP takes a while to import
-    from engine.cutover.hooks import Hooks
-
-__all__ = ["Engine", "Line", "Machine", "Rehearsal", "Refused"]
-
-#: How often a position is asked for.
-POLL_SECONDS: Final = 0.05
-#: The ``before`` of a source that a hook has frozen.
-BY_HOOK: Final = "hook"
+__all__ = ["Machine"]
 
 _NO_WAY_BACK: Final = (
     "no reverse pipeline is configured: what applications write to the target after the switch does"
@@ -71,64 +56,19 @@ _NEXT: Final[dict[CutoverState, CutoverState]] = {
 }
 
 
-class Line(NamedTuple):
-    """What is told of a step: before it (``did`` is empty), and after it."""
-
-    step: str
-    did: str = ""
-    seconds: float = 0.0
-
-
-class Refused(TailraceError):
-    """A cutover cannot begin. Nothing was changed."""
-
-    def __init__(self, refusals: list[Refusal]) -> None:
-        super().__init__("; ".join(it.reason for it in refusals))
-        self.refusals = refusals
-
-
-class Rehearsal(NamedTuple):
-    """What a rehearsal has found: the seconds of each step of the downtime, and their sum."""
-
-    seconds: dict[str, float]
-    downtime_seconds: float
-
-
-class Engine(NamedTuple):
-    """The engine of the pipeline, which goes on in a process of its own."""
-
-    runs: Callable[[], Awaitable[bool]]
-    #: Ends it, and says what became of it.
-    stop: Callable[[], Awaitable[str]]
-
-
 class Machine:
-    """Works on the cutover of one pipeline. ``tell`` is called before and after each step."""
+    """Works on the cutover of one pipeline."""
 
-    def __init__(
-        self,
-        *,
-        source: Source,
-        sink: Sink,
-        freezer: Freezer,
-        store: CutoverStore,
-        engine: Engine,
-        hooks: Hooks,
-        settings: CutoverSettings,
-        compare: Callable[[], Awaitable[VerifyReport]],
-        tell: Callable[[Line], None],
-        by: str,
-    ) -> None:
-        self._source = source
-        self._sink = sink
-        self._freezer = freezer
-        self._store = store
-        self._engine = engine
-        self._hooks = hooks
-        self._settings = settings
-        self._compare = compare
-        self._tell = tell
-        self._by = by
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._waits = Waits(parts)
+        self._source = parts.source
+        self._sink = parts.sink
+        self._freezer = parts.freezer
+        self._store = parts.store
+        self._hooks = parts.hooks
+        self._settings = parts.settings
+        self._tell = parts.tell
         self._work: dict[CutoverState, Callable[[Cutover], Awaitable[tuple[Cutover, str]]]] = {
             "freeze": self._freeze,
             "drain": self._drain,
@@ -148,9 +88,7 @@ class Machine:
         """
         cutover = await self._store.newest()
         if cutover is None or cutover.ended:
-            await self.check()
-            id = f"cutover_{uuid4().hex}"
-            cutover = Cutover(id, "freeze", time.time(), self._by)
+            cutover = await self._begin("freeze", cutover)
             await self._store.save(cutover)
         elif cutover.state == "abort":
             return await self._put_back(cutover)
@@ -180,57 +118,63 @@ class Machine:
             )
         return await self._put_back(cutover, "aborted by command", switched=cutover.state)
 
-    async def check(self) -> None:
+    async def check(self) -> Ready:
         """Raise Refused unless a cutover can begin."""
         self._tell(Line("check"))
         started = time.monotonic()
-        found = hook_refusals(self._settings)
-        state = await self._sink.state()
-        found += engine_refusals(state, runs=await self._engine.runs())
-        if state is not None and state.checkpoint is not None:
-            progress = state.checkpoint.progress
-            letters = await count_dead_letters(self._sink)
-            found += table_refusals(progress, state.outdated, letters)
-            proofs = await read_proofs(self._sink)
-            most = self._settings.proof_age_seconds
-            found += proof_refusals(progress, proofs, time.time(), most)
-        if not self._hooks.given("freeze"):
-            reason = await asyncio.to_thread(self._freezer.why_not)
-            found += [Refusal(f"the source cannot be frozen: {reason}", "")] if reason else []
-        prepared = await self._prepared(await asyncio.to_thread(self._source.position))
-        if prepared:
-            remedy = "XA COMMIT or XA ROLLBACK them"
-            found.append(Refusal(f"{len(prepared)} transactions are prepared (XA)", remedy))
-        if found:
-            raise Refused(found)
-        lag = await self._caught_up(self._settings.max_lag_seconds)
-        clients = await asyncio.to_thread(self._freezer.clients)
-        others = f"; connected to the source: {', '.join(clients)}" if clients else ""
-        text = f"ready, {lag:.2f} s behind{others}"
-        self._tell(Line("check", text, time.monotonic() - started))
+        ready = await require_ready(self._parts, self._waits)
+        self._tell(Line("check", ready.text, time.monotonic() - started))
+        return ready
 
-    async def rehearse(self) -> Rehearsal:
-        """Everything but the freeze and the switch, while the source takes writes."""
-        cutover = await self._store.newest()
-        if cutover is not None and not cutover.ended:
+    async def rehearse(self) -> Cutover:
+        """Everything but the freeze and the switch, while the source takes writes. Returns the
+        record, which predicts the downtime.
+        """
+        newest = await self._store.newest()
+        if newest is not None and not newest.ended:
             raise TailraceError(
                 "a cutover is under way",
                 hint="`tailrace cutover CONFIG` goes on with it, and --abort ends it",
             )
-        await self.check()
-        seconds = {"freeze": self._settings.quiet_seconds}
-        cutover = Cutover("rehearsal", "drain", time.time(), self._by)
+        cutover = await self._begin("drain", newest)
+        predicted = {"freeze": self._settings.quiet_seconds}
         steps: tuple[CutoverState, ...] = ("drain", "verify", "finish", "arm")
         for step in steps:
             self._tell(Line(step))
-            began = time.monotonic()
+            began, at = time.monotonic(), time.time()
             if step == "drain":
-                did = f"caught up in {await self._caught_up(self._limit):.2f} s"
+                did = f"caught up in {await self._waits.caught_up(self._waits.limit):.2f} s"
             else:
                 cutover, did = await self._work[step](cutover)
-            seconds[step] = time.monotonic() - began
-            self._tell(Line(step, did, seconds[step]))
-        return Rehearsal(seconds, sum(seconds.values()))
+            predicted[step] = time.monotonic() - began
+            cutover = _with_step(cutover, step, at, predicted[step], did)
+            self._tell(Line(step, did, predicted[step]))
+        now = time.time()
+        cutover = msgspec.structs.replace(
+            cutover, state="rehearsed", predicted=predicted, predicted_at=now, ended_at=now
+        )
+        await self._store.save(cutover)
+        return cutover
+
+    async def _begin(self, state: CutoverState, newest: Cutover | None) -> Cutover:
+        """A record that begins, if all is ready. A prediction holds until a cutover is done."""
+        began, at = time.monotonic(), time.time()
+        ready = await self.check()
+        cutover = Cutover(
+            f"cutover_{uuid4().hex}",
+            state,
+            at,
+            self._parts.by,
+            pipeline=self._parts.pipeline,
+            sides=await self._parts.sides(),
+            start=ready.position,
+            warnings=ready.warnings,
+        )
+        if newest is not None and newest.state != "done":
+            cutover = msgspec.structs.replace(
+                cutover, predicted=newest.predicted, predicted_at=newest.predicted_at
+            )
+        return _with_step(cutover, "check", at, time.monotonic() - began, ready.text)
 
     # -- from step to step -------------------------------------------------------------------------
 
@@ -247,11 +191,10 @@ class Machine:
                 await self._give_up(error)
             raise
         seconds = time.monotonic() - began
-        cutover = msgspec.structs.replace(
-            cutover,
-            state=_NEXT[state],
-            steps=(*cutover.steps, StepRecord(state, at, seconds, did)),
-        )
+        cutover = _with_step(cutover, state, at, seconds, did)
+        cutover = msgspec.structs.replace(cutover, state=_NEXT[state])
+        if cutover.ended:
+            cutover = msgspec.structs.replace(cutover, ended_at=time.time())
         await self._store.save(cutover)
         self._tell(Line(state, did, seconds))
         return cutover
@@ -291,11 +234,8 @@ class Machine:
             await asyncio.to_thread(self._freezer.thaw, cutover.before)
             did.append("put the source back as it was")
         text, seconds = " and ".join(did) or "nothing was to be undone", time.monotonic() - began
-        cutover = msgspec.structs.replace(
-            cutover,
-            state="aborted",
-            steps=(*cutover.steps, StepRecord("abort", at, seconds, text)),
-        )
+        cutover = _with_step(cutover, "abort", at, seconds, text)
+        cutover = msgspec.structs.replace(cutover, state="aborted", ended_at=time.time())
         await self._store.save(cutover)
         self._tell(Line("abort", text, seconds))
         return cutover
@@ -309,7 +249,7 @@ class Machine:
         if cutover.state in BEFORE_SWITCH:
             try:
                 await self._refuse_writes(cutover)
-                end = await self._still()
+                end = await self._waits.still()
             except TailraceError as error:
                 await self._give_up(error)
                 raise
@@ -339,8 +279,8 @@ class Machine:
             cutover = msgspec.structs.replace(cutover, before=before, frozen_at=time.time())
             await self._store.save(cutover)
         await self._refuse_writes(cutover)
-        end = await self._still()
-        prepared = await self._prepared(end)
+        end = await self._waits.still()
+        prepared = self._waits.prepared(end)
         if prepared:
             raise TailraceError(
                 f"{len(prepared)} transactions are prepared (XA), and may be committed later",
@@ -350,18 +290,18 @@ class Machine:
         return cutover, f"the log stood still for {self._settings.quiet_seconds:g} s"
 
     async def _drain(self, cutover: Cutover) -> tuple[Cutover, str]:
-        await self._passed(cutover.end, self._limit)
+        await self._waits.passed(cutover.end, self._waits.limit)
         state = await self._sink.state()
         letters = await count_dead_letters(self._sink)
         if state is not None and state.checkpoint is not None:
             found = table_refusals(state.checkpoint.progress, state.outdated, letters)
             if found:
                 raise Refused(found)
-        await self._require_frozen(cutover)
+        await self._waits.require_frozen(cutover)
         return cutover, "the target has the whole log"
 
     async def _verify(self, cutover: Cutover) -> tuple[Cutover, str]:
-        report = await self._compare()
+        report = await self._parts.compare(())
         wrong = [it for it in report.tables if it.differing or it.missing or it.extra]
         if not wrong and cutover.before is None:  # a rehearsal, whose rows change meanwhile
             wrong = [it for it in report.tables if not it.equal and not it.hot]
@@ -373,8 +313,10 @@ class Machine:
                 f"the target is not proven equal: {names}",
                 hint="`tailrace verify CONFIG` lists the rows",
             )
+        proofs = tuple(map(_proven, report.tables))
         rows = sum(it.rows for it in report.tables)
-        return cutover, f"{len(report.tables)} tables with {rows:,} rows are equal"
+        cutover = msgspec.structs.replace(cutover, proofs=proofs)
+        return cutover, f"{len(proofs)} tables with {rows:,} rows are equal"
 
     async def _finish(self, cutover: Cutover) -> tuple[Cutover, str]:
         state = await self._sink.state()
@@ -390,24 +332,17 @@ class Machine:
 
     async def _arm(self, cutover: Cutover) -> tuple[Cutover, str]:
         if cutover.before is not None:  # no rehearsal
-            await self._require_frozen(cutover)
+            await self._waits.require_frozen(cutover)
         return cutover, _NO_WAY_BACK
 
     async def _switch(self, cutover: Cutover) -> tuple[Cutover, str]:
-        await self._require_frozen(cutover)
+        await self._waits.require_frozen(cutover)
         await self._hooks.call("switch", cutover)
         cutover = msgspec.structs.replace(cutover, switched_at=time.time())
         return cutover, f"switched; the downtime was {cutover.downtime_seconds or 0.0:.2f} s"
 
     async def _stop(self, cutover: Cutover) -> tuple[Cutover, str]:
-        return cutover, await self._engine.stop()
-
-    # -- what steps need ---------------------------------------------------------------------------
-
-    @property
-    def _limit(self) -> float:
-        """How long a step may wait for the engine."""
-        return self._settings.max_downtime_seconds or 3600.0
+        return cutover, await self._parts.engine.stop()
 
     async def _refuse_writes(self, cutover: Cutover) -> None:
         if cutover.before == BY_HOOK:
@@ -415,54 +350,15 @@ class Machine:
         else:
             await asyncio.to_thread(self._freezer.freeze, self._settings.freeze_seconds)
 
-    async def _still(self) -> str:
-        """The end of the log, when it has not moved for a while. Raises TailraceError if it does
-        not stand still in time.
-        """
-        deadline = time.monotonic() + self._settings.freeze_seconds + self._settings.quiet_seconds
-        end, since = await asyncio.to_thread(self._source.position), time.monotonic()
-        while time.monotonic() - since < self._settings.quiet_seconds:
-            if time.monotonic() > deadline:
-                raise TailraceError(
-                    "the source is still written after it was frozen",
-                    hint="a user with SUPER or READ ONLY ADMIN passes read_only, and a replica goes"
-                    " on: end these sessions, or set freeze and thaw in [cutover]",
-                )
-            await asyncio.sleep(POLL_SECONDS)
-            now = await asyncio.to_thread(self._source.position)
-            if now != end:
-                end, since = now, time.monotonic()
-        return end
 
-    async def _require_frozen(self, cutover: Cutover) -> None:
-        """Raise TailraceError if the source takes writes, or has taken some since the freeze."""
-        frozen = cutover.before == BY_HOOK or await asyncio.to_thread(self._freezer.is_frozen)
-        end = await asyncio.to_thread(self._source.position)
-        if not frozen or not self._source.reached(cutover.end, end):
-            raise TailraceError(
-                "the source was written after it was frozen, or takes writes again",
-                hint="find out who writes; then `tailrace cutover CONFIG --abort`, and begin again",
-            )
+def _with_step(cutover: Cutover, step: str, at: float, seconds: float, did: str) -> Cutover:
+    words = STEPS[step]
+    done = StepRecord(step, at, seconds, did, words.will, words.undo)
+    return msgspec.structs.replace(cutover, steps=(*cutover.steps, done))
 
-    async def _caught_up(self, seconds: float) -> float:
-        """How long the target takes to have the log up to its end now."""
-        began = time.monotonic()
-        await self._passed(await asyncio.to_thread(self._source.position), seconds)
-        return time.monotonic() - began
 
-    async def _passed(self, position: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            state = await self._sink.state()
-            checkpoint = None if state is None else state.checkpoint
-            if checkpoint is not None and self._source.reached(checkpoint.position, position):
-                return
-            await asyncio.sleep(POLL_SECONDS)
-        raise TailraceError(
-            f"the target has not caught up within {seconds:g} s",
-            hint="`tailrace status CONFIG` shows the lag, and whether the engine runs",
-        )
-
-    async def _prepared(self, position: str) -> list[str]:
-        source = self._source
-        return source.unresolved(position) if isinstance(source, PreparesTransactions) else []
+def _proven(table: TableReport) -> ProvenTable:
+    return ProvenTable(
+        *(table.table, table.rows, table.started_at, table.seconds, table.position, table.method),
+        checksum=table.target_checksum,
+    )

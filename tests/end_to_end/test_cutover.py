@@ -34,6 +34,7 @@ from tests.support.waiting import wait_until
 #: The server refuses a statement because it is read only.
 READ_ONLY = (1290, 1836)
 STEPS = ("freeze", "drain", "verify", "finish", "arm", "switch", "stop")
+RECORDED = ("check", *STEPS)
 #: The hook appends a line each time that it is called.
 CUTOVER = """
 [cutover]
@@ -193,8 +194,11 @@ def test_a_cutover_loses_nothing(
         assert "not found equal within" in capsys.readouterr().out
         assert main(["verify", str(config)]) == 0
         with Application(mysql, database) as application:
-            assert main(["cutover", str(config), "--rehearse"]) == 0
-            assert "the downtime would be" in capsys.readouterr().out
+            capsys.readouterr()
+            assert main(["cutover", str(config), "--rehearse", "--json"]) == 0
+            rehearsed = json.loads(capsys.readouterr().out)
+            assert rehearsed["state"] == record(target_database)["state"] == "rehearsed"
+            assert rehearsed["predicted_seconds"] == sum(rehearsed["predicted"].values())
             assert (writes(), called.exists(), application.refused) == (before, False, False)
             killed_at(config, "drain")
             assert application.wait_refused()
@@ -211,7 +215,15 @@ def test_a_cutover_loses_nothing(
         assert engine.wait() == 0
         assert writes()["super_read_only"] == "ON"
         done = record(target_database)
-        assert [it["step"] for it in done["steps"]] == list(STEPS)
+        assert [it["step"] for it in done["steps"]] == list(RECORDED)
+        assert all(it["will"] and it["undo"] and it["did"] for it in done["steps"])
+        assert list(done["predicted"]) == ["freeze", "drain", "verify", "finish", "arm"]
+        assert done["frozen_at"] < done["switched_at"] <= done["ended_at"]
+        assert "MySQL" in done["sides"]["source"]
+        assert "PostgreSQL" in done["sides"]["target"]
+        assert "" != done["start"] != done["end"] != ""
+        ((table, rows),) = ((it["table"], it["rows"]) for it in done["proofs"])
+        assert (table, rows > 2) == (f"{database}.ledger", True)
         (call,) = called.read_text().splitlines()
         assert json.loads(call)["cutover"] == done["id"]
         source, target = sides(mysql, database, target_database)
@@ -259,7 +271,7 @@ def test_a_cutover_that_is_killed_at_every_step(
             assert main(["cutover", str(config)]) == 0
         assert engine.wait() == 0
         done = record(there)
-        assert [it["step"] for it in done["steps"]] == list(STEPS)
+        assert [it["step"] for it in done["steps"]] == list(RECORDED)
         assert {json.loads(line)["cutover"] for line in called.read_text().splitlines()} == {
             done["id"]
         }

@@ -1,0 +1,136 @@
+"""
+What a cutover works with, and the waits of its steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from engine.contract import PreparesTransactions, Sink, Source
+from engine.errors import TailraceError
+from engine.handover import Cutover, CutoverStore, Freezer, Sides
+from engine.settings.cutover import CutoverSettings
+from engine.verify.report import VerifyReport
+
+if TYPE_CHECKING:  # the client for HTTP takes a while to import
+    from engine.cutover.hooks import Hooks
+
+__all__ = ["BY_HOOK", "Engine", "Line", "Parts", "Waits"]
+
+#: How often a position is asked for.
+POLL_SECONDS: Final = 0.05
+#: The ``before`` of a source that a hook has frozen.
+BY_HOOK: Final = "hook"
+
+
+class Line(NamedTuple):
+    """What is told of a step: before it (``did`` is empty), and after it."""
+
+    step: str
+    did: str = ""
+    seconds: float = 0.0
+
+
+class Engine(NamedTuple):
+    """The engine of the pipeline, which goes on in a process of its own."""
+
+    runs: Callable[[], Awaitable[bool]]
+    #: Ends it, and says what became of it.
+    stop: Callable[[], Awaitable[str]]
+
+
+class Parts(NamedTuple):
+    """What a cutover works with. ``tell`` is called before and after each step. ``compare``
+    compares the tables of these names, all if there are none.
+    """
+
+    source: Source
+    sink: Sink
+    freezer: Freezer
+    store: CutoverStore
+    engine: Engine
+    hooks: Hooks
+    settings: CutoverSettings
+    compare: Callable[[Sequence[str]], Awaitable[VerifyReport]]
+    tell: Callable[[Line], None]
+    by: str
+    pipeline: str
+    sides: Callable[[], Awaitable[Sides]]
+
+
+class Waits:
+    """The waits for source and target."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._source = parts.source
+        self._settings = parts.settings
+
+    @property
+    def limit(self) -> float:
+        """How long a step may wait for the engine."""
+        return self._settings.max_downtime_seconds or 3600.0
+
+    async def position(self) -> str:
+        """The end of the log now."""
+        return await asyncio.to_thread(self._source.position)
+
+    async def still(self) -> str:
+        """The end of the log, when it has not moved for a while. Raises TailraceError if it does
+        not stand still in time.
+        """
+        deadline = time.monotonic() + self._settings.freeze_seconds + self._settings.quiet_seconds
+        end, since = await self.position(), time.monotonic()
+        while time.monotonic() - since < self._settings.quiet_seconds:
+            if time.monotonic() > deadline:
+                raise TailraceError(
+                    "the source is still written after it was frozen",
+                    hint="a user with SUPER or READ ONLY ADMIN passes read_only, and a replica goes"
+                    " on: end these sessions, or set freeze and thaw in [cutover]",
+                )
+            await asyncio.sleep(POLL_SECONDS)
+            now = await self.position()
+            if now != end:
+                end, since = now, time.monotonic()
+        return end
+
+    async def require_frozen(self, cutover: Cutover) -> None:
+        """Raise TailraceError if the source takes writes, or has taken some since the freeze."""
+        by_hook = cutover.before == BY_HOOK
+        frozen = by_hook or await asyncio.to_thread(self._parts.freezer.is_frozen)
+        end = await self.position()
+        if not frozen or not self._source.reached(cutover.end, end):
+            raise TailraceError(
+                "the source was written after it was frozen, or takes writes again",
+                hint="find out who writes; then `tailrace cutover CONFIG --abort`, and begin again",
+            )
+
+    async def caught_up(self, seconds: float) -> float:
+        """How long the target takes to have the log up to its end now."""
+        began = time.monotonic()
+        await self.passed(await self.position(), seconds)
+        return time.monotonic() - began
+
+    async def passed(self, position: str, seconds: float) -> None:
+        """Wait until the target has the log up to ``position``. Raises TailraceError if it has not
+        in time.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            state = await self._parts.sink.state()
+            checkpoint = None if state is None else state.checkpoint
+            if checkpoint is not None and self._source.reached(checkpoint.position, position):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+        raise TailraceError(
+            f"the target has not caught up within {seconds:g} s",
+            hint="`tailrace status CONFIG` shows the lag, and whether the engine runs",
+        )
+
+    def prepared(self, position: str) -> list[str]:
+        """The transactions that are prepared at ``position``, the end of the log."""
+        source = self._source
+        return source.unresolved(position) if isinstance(source, PreparesTransactions) else []
