@@ -126,7 +126,7 @@ async def _apply(settings: Settings, files: str, position: str, steps: Steps) ->
     try:
         for window in _windows(files):
             before = time.process_time()
-            await _hand_over(window, settings.batch.queue_bytes)
+            await _hand_over(window, settings.batch)
             steps[HAND_OVER] += time.process_time() - before
             before = time.process_time()
             batches = list(_batches(window, settings.batch))
@@ -162,10 +162,10 @@ def _windows(files: str) -> Iterator[list[list[Change]]]:
     yield window
 
 
-async def _hand_over(window: list[list[Change]], queue_bytes: int) -> None:
-    queue = ReaderQueue(lambda: iter(window), queue_bytes)
+async def _hand_over(window: list[list[Change]], limits: BatchSettings) -> None:
+    queue = ReaderQueue(lambda: iter(window), limits.queue_bytes)
     while not queue.ended:
-        await queue.get(TIMEOUT_SECONDS)
+        await queue.get(TIMEOUT_SECONDS, limits.max_rows, limits.max_bytes)
     await queue.close()
 
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
 import uvloop
 
 from engine.cli.wiring import (
@@ -38,10 +39,11 @@ from engine.settings.loader import Settings
 from engine.settings.supervisor import FILE, SupervisorSettings, load_supervisor
 
 if TYPE_CHECKING:
+    from engine.ops.access import Access
     from engine.ops.server import HttpServer
     from engine.ops.supervisor.engines import EngineApis
 
-__all__ = ["read_directory", "supervise"]
+__all__ = ["Own", "read_directory", "supervise"]
 
 Reload: TypeAlias = "Callable[[], Coroutine[None, None, str]]"
 
@@ -74,6 +76,7 @@ async def _supervise(
     from engine.ops.supervisor.engines import EngineApis
 
     ending = asyncio.Event()
+    own = Own(settings, parse_listen(listen)[0])
     with tempfile.TemporaryDirectory(prefix="tailrace-") as folder:
         apis = EngineApis()
         supervisor = Supervisor(_Engines(apis, format), Path(folder))
@@ -81,12 +84,12 @@ async def _supervise(
         async def read() -> str:
             found = await asyncio.to_thread(read_directory, directory)
             outcome = await supervisor.apply(found)
-            outcome += await asyncio.to_thread(_changed, directory, settings)
+            outcome += await own.take(directory)
             logger.info("the directory is read", extra={"outcome": outcome})
             return outcome
 
         reload = OneAtATime(read)
-        server = _make_server(settings.api, listen, supervisor, apis, reload, ending)
+        server = _make_server(settings.api, own.access, listen, supervisor, apis, reload, ending)
         async with server, meanwhile(log.write_repeats()):
             _obey_signals(supervisor, reload, ending)
             try:
@@ -106,12 +109,37 @@ def _in_words(supervisor: Supervisor) -> str:
     return ", ".join(f"{count} {state}" for state, count in states.items()) + "."
 
 
-def _changed(directory: Path, settings: SupervisorSettings) -> str:
-    """What a reload says if ``supervisor.toml`` is not as at the start."""
-    with suppress(ConfigError):
-        if load_supervisor(directory) == settings:
+class Own:
+    """What of ``supervisor.toml`` holds: of the settings of the start, the tokens are replaced by a
+    reload. Whether a token is needed at all is decided at the start.
+    """
+
+    def __init__(self, settings: SupervisorSettings, host: str) -> None:
+        from engine.ops.access import Access
+
+        self._settings = settings
+        self.access = Access(settings.api, host)
+
+    async def take(self, directory: Path) -> str:
+        """Read the file again. Returns what a reload says of it."""
+        try:
+            found = await asyncio.to_thread(load_supervisor, directory)
+        except ConfigError as error:
+            return f"; {FILE} is not read: {error.message}"
+        if found == self._settings:
             return ""
-    return f"; {FILE} has changed, which takes effect at the next start of the supervisor"
+        said = ""
+        tokens = {it: getattr(found.api, it) for it in ("read_token", "control_token")}
+        with_tokens = msgspec.structs.replace(
+            self._settings, api=msgspec.structs.replace(self._settings.api, **tokens)
+        )
+        if with_tokens != self._settings and any(tokens.values()) and not self.access.open:
+            self.access.replace_tokens(found.api)
+            self._settings = with_tokens
+            said = "; the tokens are replaced"
+        if found != self._settings:
+            said += f"; {FILE} has changed, which takes effect at the next start of the supervisor"
+        return said
 
 
 class OneAtATime:
@@ -243,17 +271,16 @@ def _obey_signals(supervisor: Supervisor, reload: Reload, ending: asyncio.Event)
 
 def _make_server(
     settings: ApiSettings,
+    access: Access,
     listen: str,
     supervisor: Supervisor,
     apis: EngineApis,
     reload: Reload,
     ending: asyncio.Event,
 ) -> HttpServer:
-    from engine.ops.access import Access
     from engine.ops.server import HttpServer
     from engine.ops.supervisor.api import SupervisorApi
 
     host, _ = parse_listen(listen)
-    access = Access(settings, host)
     api = SupervisorApi(access, supervisor, apis, reload, ending.set)
     return HttpServer(listen, api.app(), tls=settings.secure(host))

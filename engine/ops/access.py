@@ -32,17 +32,29 @@ class Access:
     """Decides about requests to a server on ``host``."""
 
     def __init__(self, settings: ApiSettings, host: str) -> None:
-        self._tokens: list[tuple[bytes, Role]] = []
-        if settings.control_token:
-            self._tokens.append((settings.control_token.encode(), "control"))
-        if settings.read_token:
-            self._tokens.append((settings.read_token.encode(), "read"))
         self._local = is_loopback(host)
         names = ("localhost", host, socket.gethostname(), *settings.allowed_hosts)
         self._names = {name.lower() for name in names if name}
+        self._take(settings)
+
+    def _take(self, settings: ApiSettings) -> None:
+        pairs: list[tuple[str, Role]] = [
+            (settings.control_token, "control"),
+            (settings.read_token, "read"),
+        ]
+        self._tokens = [(token.encode(), role) for token, role in pairs if token]
         #: Whether no token is needed.
         self.open = not self._tokens
         self._control = bool(settings.control_token) or (self.open and self._local)
+
+    def replace_tokens(self, settings: ApiSettings) -> None:
+        """Have other tokens hold from now on. ``settings`` has at least one."""
+        assert settings.read_token or settings.control_token
+        self._take(settings)
+
+    def allows(self, request: Request, needed: Role) -> bool:
+        """Whether the client has the role, which it may have lost since its request began."""
+        return self.role(request) in ("control", needed)
 
     def role(self, request: Request) -> Role | None:
         """The role of the client; None without a token, or with a wrong one."""

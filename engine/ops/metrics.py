@@ -88,8 +88,10 @@ class Metrics(Collector):
         self._status = Status()
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        ProcessCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+        self._of_process = (
+            ProcessCollector(registry=self.registry),
+            GCCollector(registry=self.registry),
+        )
 
     # -- counting ----------------------------------------------------------------------------------
 
@@ -177,6 +179,20 @@ class Metrics(Collector):
         }
         return ((metric, found[metric.name]) for metric in METRICS)
 
+    def of_process(self) -> Iterator[tuple[Metric, Sequence[Sampled]]]:
+        """The metrics of the process with their samples, which the library takes."""
+        for collector in self._of_process:
+            for family in collector.collect():
+                found = [it for it in family.samples if not it.name.endswith("_created")]
+                if not found:  # the system does not tell
+                    continue
+                name, labels = found[0].name, tuple(found[0].labels)
+                kind: Literal["counter", "gauge"] = (
+                    "counter" if family.type == "counter" else "gauge"
+                )
+                metric = Metric(name, kind, _unit_of(family.name), family.documentation, labels)
+                yield metric, [(tuple(it.labels.values()), it.value) for it in found]
+
     def _counters(self) -> dict[str, list[Sample]]:
         found: dict[str, list[Sample]] = {
             metric.name: [] for metric in METRICS if metric.kind == "counter"
@@ -201,6 +217,12 @@ class Metrics(Collector):
 
 
 _Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily
+
+
+def _unit_of(name: str) -> str:
+    """The unit that the name of a metric ends with."""
+    end = name.rpartition("_")[2]
+    return end if end in ("seconds", "bytes") else "1"
 
 
 def _family(metric: Metric) -> _Family:

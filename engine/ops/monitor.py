@@ -105,8 +105,9 @@ class Monitor:
         return self._metrics.render(accept, self.status())
 
     def samples(self) -> Iterator[tuple[Metric, Sequence[Sampled]]]:
-        """The metrics now, each with its samples; see ``Metrics.samples``."""
-        return self._metrics.samples(self.status())
+        """The metrics now, each with its samples, and those of the process; see ``Metrics``."""
+        yield from self._metrics.samples(self.status())
+        yield from self._metrics.of_process()
 
     def _throughput(self) -> Throughput | None:
         if (found := self._trend.interval()) is None:

@@ -1,14 +1,16 @@
 """
 The limit of repeats in the log: the first line of a series at once, then one line per interval.
 
-A series is the lines of one logger with the same level, message, and ``SERIES`` fields. While a
-series goes on, the last line of each interval is written, with the number of the lines that were
-left out before it. The first and the last line of a series are never left out.
+A series is the lines of one logger with the same level, message, and ``SERIES`` fields, and the
+same error but for its numbers, such as a port or a count of bytes. While a series goes on, the last
+line of each interval is written, with the number of the lines that were left out before it. The
+first and the last line of a series are never left out.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,6 +27,9 @@ SERIES: Final = (
     *("pipeline", "table", "column", "error_class", "state", "command_id", "policy", "subject"),
     *("reason", "url", "receiver"),
 )
+
+#: What differs between two messages of one error.
+_NUMBER: Final = re.compile(r"\d+")
 
 _Series = tuple[object, ...]
 
@@ -90,7 +95,8 @@ class RepeatLimit:
 def _series(record: logging.LogRecord) -> _Series:
     fields = vars(record)
     values = (str(fields.get(name, "")) for name in SERIES)
-    return (record.name, record.levelno, record.getMessage(), *values)
+    error = _NUMBER.sub("0", str(fields.get("error", "")))
+    return (record.name, record.levelno, record.getMessage(), error, *values)
 
 
 def _counted(record: logging.LogRecord, held: int) -> logging.LogRecord:

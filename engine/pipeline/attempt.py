@@ -11,7 +11,7 @@ One attempt of a pipeline: from the target's checkpoint until the end, a stop, o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -113,8 +113,6 @@ class Attempt:
         self._log = _Log.UNREAD
         #: The position of the checkpoint from which the attempt has started.
         self.start = checkpoint.position
-        #: The tables at the last commit.
-        self._committed: Collection[TableId] = checkpoint.progress
         state = pipeline.mapping.restore(state)
         twins = Twins(state.tables, checkpoint.progress)
         self._outdated = twins.outdated(state.outdated)
@@ -211,7 +209,8 @@ class Attempt:
         """
         if self._first and not self.writer.commits:
             return None
-        found = [id for id in {*self._committed, *self.tracker.progress} if str(id) == name]
+        known = {*self.writer.committed_progress, *self.tracker.progress}
+        found = [id for id in known if str(id) == name]
         return found[0] if len(found) == 1 else None
 
     def ignores(self, id: TableId) -> bool:
@@ -314,8 +313,6 @@ class Attempt:
         So a busy stream and the backfill take turns. Returns True if the next attempt has to start,
         because commands wait or new tables are followed.
         """
-        if self.writer.transaction is Transaction.EMPTY:
-            self._committed = self.tracker.progress
         await self._advance_stream()
         if self._commit_is_due():
             await self.writer.commit()
@@ -350,10 +347,11 @@ class Attempt:
             batcher.clear()  # the log has ended inside a transaction
 
     async def _read(self) -> None:
-        """Move what waits in the queue to the batcher."""
+        """Move what waits in the queue to the batcher, until a batch is full."""
         between = self.writer.transaction is not Transaction.PARTIAL
         wait_seconds = 0.0 if between and self._backfill.possible() else POSITION_SECONDS
-        for read in await self._queue.get(wait_seconds):
+        rows, size = self._batcher.room
+        for read in await self._queue.get(wait_seconds, rows, size):
             if self._log is _Log.UNREAD:
                 self._log = _Log.FLOWING
             self._batcher.add(read.changes, read.rows, read.size, time.monotonic())

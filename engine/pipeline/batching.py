@@ -93,6 +93,11 @@ class Batcher:
         return bool(self._changes)
 
     @property
+    def room(self) -> tuple[int, int]:
+        """The rows and the bytes that make a batch full."""
+        return self._max_rows - self._rows, self._max_bytes - self._size
+
+    @property
     def size(self) -> int:
         """The bytes that are collected, as ``weigh`` counts them."""
         return self._size

@@ -237,7 +237,7 @@ class Pipeline:
             dead_letters=letters.count,
             errors=self._errors.shown(),
             tables=self._tables.of(
-                None if attempt is None else attempt.tracker.progress,
+                None if attempt is None else attempt.writer.committed_progress,
                 letters.counts,
                 self.metrics.tables,
             ),

@@ -88,9 +88,9 @@ class ReaderQueue:
         """Whether the log has ended without an error, and everything was taken."""
         return self._ended and not self._waiting and self._error is None
 
-    async def get(self, timeout_seconds: float) -> list[ReadBatch]:
-        """Take everything that waits. Returns an empty list after the timeout, or at once if the
-        log has ended.
+    async def get(self, timeout_seconds: float, max_rows: int, max_bytes: int) -> list[ReadBatch]:
+        """Take what waits, up to the read with which it is so many rows or bytes. Returns an empty
+        list after the timeout, or at once if the log has ended.
 
         Raises the reader's error once everything before it was taken.
         """
@@ -102,10 +102,14 @@ class ReaderQueue:
                         await self._arrived.wait()
                 except TimeoutError:
                     return []
+        taken: list[ReadBatch] = []
+        rows = size = 0
         with self._room:
-            taken = list(self._waiting)
-            self._waiting.clear()
-            self._size = 0
+            while self._waiting and rows < max_rows and size < max_bytes:
+                taken.append(self._waiting.popleft())
+                rows += taken[-1].rows
+                size += taken[-1].size
+            self._size -= size
             self._room.notify()
         if not taken and self._error is not None:
             raise self._error

@@ -118,6 +118,8 @@ class TargetWriter:
         self.position = checkpoint.position
         #: The position of the stored checkpoint.
         self.committed = checkpoint.position
+        #: The progress in the stored checkpoint.
+        self.committed_progress = checkpoint.progress
         #: Whether a command has paused the pipeline.
         self.paused = checkpoint.paused
         #: The time of ``position`` on the source's clock, in Unix seconds.
@@ -278,7 +280,7 @@ class TargetWriter:
             self._counters.current_at = max(self._counters.current_at, self.committed_at)
         self.transaction, self.moved = Transaction.EMPTY, False
         self._last_commit = time.monotonic()
-        self.committed = self.position
+        self.committed, self.committed_progress = self.position, self._tracker.progress
         self._counters.committed(self.position)
         self._metrics.committed(self._times, now_at(self._source))
         self._times = []

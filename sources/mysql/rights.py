@@ -30,6 +30,8 @@ _EVERYWHERE: Final = "*.*"
 #: The wildcards of GRANT, and how they are escaped.
 _MARKS: Final = r"[_%\\]"
 _ESCAPED: Final = r"\\\g<0>"
+#: The parts of a pattern, as fnmatch reads it: a bracket at the beginning of a set is part of it.
+_PARTS: Final = re.compile(r"\*|\?|\[!?+\]?+[^]]*+\]|.", re.DOTALL)
 #: The releases that have divided older rights, or introduced these.
 _MARIADB_MONITORS: Final = (10, 5, 2)
 _MYSQL_DYNAMIC: Final = (8, 0)
@@ -155,7 +157,7 @@ def _like(pattern: str) -> str:
     """A pattern of database names with the wildcards of GRANT."""
     if not pattern.strip("*"):
         return "%"
-    parts = re.findall(r"\*|\?|\[[^]]*\]|.", pattern, re.DOTALL)
+    parts = _PARTS.findall(pattern)
     return "".join(map(_wildcard, parts))
 
 

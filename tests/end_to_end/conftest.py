@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import faults
 from tests.support.lag import Followed
-from tests.support.mysql_sessions import FreshDatabase
+from tests.support.mysql_sessions import FreshDatabase, Writer
 from tests.support.policy_mirror import Mirror
 from tests.support.servers import AnyServer
 
@@ -56,3 +57,19 @@ def follow(
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def make_mirror(
+    fresh_mysql_database: FreshDatabase, tmp_path: Path
+) -> Iterator[Callable[..., faults.Mirror]]:
+    """A function that makes a mirror from a server to the database of a URL."""
+    writers: list[Writer] = []
+
+    def make(server: AnyServer, target: str, source: str = "") -> faults.Mirror:
+        writers.append(Writer(server, fresh_mysql_database(server)))
+        return faults.Mirror(writers[-1], source or server.url, target, tmp_path)
+
+    yield make
+    for writer in writers:
+        writer.connection.close()

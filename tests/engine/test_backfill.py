@@ -422,11 +422,11 @@ def test_a_log_that_ends_inside_a_large_transaction_ends_the_pipeline(
     reads = 0
     real = ReaderQueue.get
 
-    async def get(queue: ReaderQueue, timeout_seconds: float) -> Any:
+    async def get(queue: ReaderQueue, timeout_seconds: float, *room: int) -> Any:
         nonlocal reads
         reads += queue.ended
         assert reads < 100, "the loop reads a queue that has ended"
-        return await real(queue, timeout_seconds)
+        return await real(queue, timeout_seconds, *room)
 
     monkeypatch.setattr(ReaderQueue, "get", get)
     source = CutOff(MemorySettings("memory:test"), database)

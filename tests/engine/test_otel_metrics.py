@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -42,9 +42,13 @@ def sending(url: str, work: Callable[[], Awaitable[None]], metrics: Any = None) 
     async def refresh() -> None:
         pass
 
+    def snapshot() -> Iterator[Any]:
+        yield from metrics.samples(STATUS)
+        yield from metrics.of_process()
+
     async def run() -> None:
         sender = start_metrics(url, "p")
-        task = asyncio.create_task(sender.run(refresh, lambda: metrics.samples(STATUS)))
+        task = asyncio.create_task(sender.run(refresh, snapshot))
         await work()
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -94,7 +98,18 @@ def test_what_is_sent_is_what_is_scraped(monkeypatch: pytest.MonkeyPatch) -> Non
     sending(receiver.url, until_sent, metrics)
     receiver.close()
     sent = receiver.metrics[0]
-    assert received(sent) == pytest.approx(samples(metrics, status=STATUS))
+    values = received(sent)
+    own = {key: value for key, value in values.items() if key.startswith("tailrace_")}
+    assert own == pytest.approx(samples(metrics, status=STATUS))
+    scraped = metrics.render("", STATUS)[0].decode()
+    names = {line.split()[2] for line in scraped.splitlines() if line.startswith("# TYPE")}
+    # Prometheus's text format has the suffix of an info in the name of its type.
+    assert names <= {*sent}
+    assert {"process_cpu_seconds_total", "python_gc_collections_total"} <= {*sent}
+    start = "process_start_time_seconds"
+    assert f"{start} {floatToGoString(values[start])}" in scraped
+    assert sent["process_resident_memory_bytes"].unit == "By"
+    assert sent["process_cpu_seconds_total"].sum.is_monotonic
     kinds = {"counter": "sum", "info": "gauge"}
     for metric in METRICS:
         it = sent[metric.name]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from starlette.requests import Request
 
-from engine.cli.supervise import OneAtATime, _changed, _obey_signals, read_directory
+from engine.cli.supervise import OneAtATime, Own, _obey_signals, read_directory
 from engine.errors import ConfigError
 from engine.ops.supervisor.processes import RELOAD_SECONDS, STOP_SECONDS, Supervisor
 from engine.settings.supervisor import load_supervisor
@@ -80,14 +81,40 @@ def test_reloads_at_the_same_time_are_one_after_another() -> None:
     assert RELOAD_SECONDS > 2 * STOP_SECONDS
 
 
-def test_a_changed_supervisor_toml_takes_effect_at_the_next_start(tmp_path: Path) -> None:
-    file = tmp_path / "supervisor.toml"
-    secret = tmp_path / "token"
+def test_a_reload_replaces_the_tokens_and_nothing_else(tmp_path: Path) -> None:
+    file, secret = tmp_path / "supervisor.toml", tmp_path / "token"
     secret.write_text("old-" * 4)
-    file.write_text(f'[api]\nread_token = "${{file:{secret}}}"\n')
-    settings = load_supervisor(tmp_path)
-    assert _changed(tmp_path, settings) == ""
-    secret.write_text("new-" * 4)
-    assert "supervisor.toml has changed" in _changed(tmp_path, settings)
-    file.write_text("[apy]")
-    assert "at the next start" in _changed(tmp_path, settings)
+    control = 'control_token = "control-control-control"\n'
+    text = f'[api]\nread_token = "${{file:{secret}}}"\n{control}'
+
+    def role(own: Own, token: str) -> str | None:
+        header = (b"authorization", f"Bearer {token}".encode())
+        return own.access.role(Request({"type": "http", "headers": [header]}))
+
+    async def go() -> None:
+        file.write_text(text)
+        own = Own(load_supervisor(tmp_path), "127.0.0.1")
+        assert await own.take(tmp_path) == ""
+        secret.write_text("new-" * 4)
+        assert await own.take(tmp_path) == "; the tokens are replaced"
+        assert (role(own, "old-" * 4), role(own, "new-" * 4)) == (None, "read")
+        assert role(own, "control-control-control") == "control"
+        file.write_text("[apy]")
+        assert "; supervisor.toml is not read" in await own.take(tmp_path)
+        file.write_text(f"{text.replace(control, '')}max_lag_seconds = 7\n")
+        said = await own.take(tmp_path)
+        assert said.startswith("; the tokens are replaced; supervisor.toml has changed")
+        assert role(own, "control-control-control") is None
+        # Without any token, everybody on this machine could control: that needs a start.
+        file.unlink()
+        assert (await own.take(tmp_path)).startswith("; supervisor.toml has changed")
+        assert (role(own, ""), role(own, "new-" * 4)) == (None, "read")
+
+    asyncio.run(asyncio.wait_for(go(), 10))
+
+
+def test_a_supervisor_without_tokens_gets_some_at_the_next_start(tmp_path: Path) -> None:
+    own = Own(load_supervisor(tmp_path), "127.0.0.1")
+    (tmp_path / "supervisor.toml").write_text('[api]\nread_token = "a-token-of-some-length"\n')
+    said = asyncio.run(own.take(tmp_path))
+    assert (said.startswith("; supervisor.toml has changed"), own.access.open) == (True, True)

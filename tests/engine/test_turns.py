@@ -7,16 +7,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
-from engine.change import Begin, Change, Commit, Heartbeat, Row, SchemaChange
+from engine.change import Begin, Change, Commit, Heartbeat, Row, Rows, SchemaChange
 from engine.checkpoint import Checkpoint
+from engine.contract import Applied
 from engine.errors import SinkLost, SourceLost
-from engine.schema import Table
+from engine.pipeline.loop import Pipeline
+from engine.schema import Table, TableId
 from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import MemoryDatabase, MemorySettings, MemorySource
@@ -24,6 +26,7 @@ from tests.support.memory_pipeline import (
     KEYED,
     KEYLESS,
     LogOnlySource,
+    all_live,
     insert,
     make_pipeline,
     run,
@@ -124,6 +127,70 @@ def test_whole_transactions_are_committed_before_the_reader_fails() -> None:
     run(pipeline)
     assert len(store.rows(KEYED.id)) == 80
     assert pipeline.counters.rows == 80
+
+
+class Burst(Scripted):
+    """Small transactions, all of which are read before the first one is applied."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        super().__init__(database)
+        self.read = threading.Event()
+
+    def stream(self, position: str | None, *tables: Any) -> Iterator[list[Change]]:
+        for here in range(1, 51):
+            rows = [(10 * here + n, "x") for n in range(10)]
+            begin = Begin(str(here), str(here - 1), 1.0)
+            yield [begin, insert(KEYED, *rows), Commit(str(here), 1.0)]
+        self.read.set()
+
+
+class Slow(MemorySink):
+    """A target that applies nothing before everything is read, and records the rows of batches."""
+
+    def __init__(self, store: MemoryStore, read: threading.Event) -> None:
+        super().__init__(MemorySinkSettings("memory:test"), "test", store)
+        self._read = read
+        self.rows: list[int] = []
+
+    async def apply(self, changes: Sequence[Change], in_backfill: Collection[TableId]) -> Applied:
+        await asyncio.to_thread(self._read.wait, 20)
+        self.rows.append(sum(len(it.after or ()) for it in changes if isinstance(it, Rows)))
+        return await super().apply(changes, in_backfill)
+
+
+def test_a_batch_is_not_larger_because_much_waits() -> None:
+    database, store = live_database()
+    source = Burst(database)
+    sink = Slow(store, source.read)
+    run(make_pipeline(database, store, source=source, sink=sink, batch=BatchSettings(max_rows=20)))
+    assert sum(sink.rows) == 500
+    assert max(sink.rows) == 20
+
+
+class Compared(MemorySink):
+    """Compares, at each commit, what the status shows with what is stored."""
+
+    pipeline: Pipeline
+    compared = 0
+
+    async def commit(self, checkpoint: Checkpoint) -> None:
+        state = self.store.states.get("test")
+        stored = state.checkpoint.progress if state and state.checkpoint else {}
+        shown = {it.table: (it.state, it.rows) for it in self.pipeline.status().tables}
+        assert shown == {str(id): (it.state, it.rows) for id, it in stored.items()}
+        self.compared += bool(shown)
+        await super().commit(checkpoint)
+
+
+def test_the_status_shows_what_is_committed() -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    for table in (KEYED, KEYLESS):
+        database.load(table, [(n, "x") for n in range(5)])
+    sink = Compared(MemorySinkSettings("memory:test"), "test", store)
+    sink.pipeline = make_pipeline(database, store, sink=sink)
+    run(sink.pipeline, until_caught_up=True)
+    assert sink.compared >= 3
+    assert all_live(sink.pipeline)
 
 
 class Paused(Scripted):

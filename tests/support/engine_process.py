@@ -36,13 +36,17 @@ def write_config(
 
 class EngineProcess:
     """A running engine. It logs to a file next to the configuration. ``environment`` has more
-    variables of its environment.
+    variables of its environment. ``port`` is that of its API; 0: any that is free.
     """
 
     def __init__(
-        self, config: Path, *arguments: str, environment: Mapping[str, str] | None = None
+        self,
+        config: Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        port: int = 0,
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
+        with socket.create_server(("127.0.0.1", port)) as probe:
             self.port = probe.getsockname()[1]
         self.log = config.with_suffix(".log")
         with self.log.open("ab") as log:

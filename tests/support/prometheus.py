@@ -2,7 +2,8 @@
 A real Prometheus with the project's configuration and alert rules.
 
 It scrapes each second, the waits of the rules (``for``) are one second, and a checkpoint is old
-after 8 seconds, which is more than a heartbeat: only the times differ.
+after 8 seconds, which is more than a heartbeat. If it is hurried, a minute of a rule is a second, a
+proof is old after 10 seconds, and an eighth of the memory is much. Only these numbers differ.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ CONFIGURATION = Path(__file__).parents[2] / "config" / "prometheus"
 class Prometheus:
     """Scrapes one engine while it is entered. Raises ``SandboxUnavailable``."""
 
-    def __init__(self, folder: Path, engine_port: int) -> None:
+    def __init__(self, folder: Path, engine_port: int, *, hurried: bool = False) -> None:
         self._command = prometheus_command("prometheus")
         self._folder = folder
         for path in CONFIGURATION.glob("*.yml"):
             text = re.sub(r"(interval|for): \w+$", r"\1: 1s", path.read_text(), flags=re.MULTILINE)
             text = text.replace("tailrace:9187", f"127.0.0.1:{engine_port}")
             text = re.sub(r"(tailrace_checkpoint_age_seconds) > \d+", r"\1 > 8", text)
+            text = _hurried(text) if hurried else text
             (folder / path.name).write_text(text)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self._address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -108,3 +110,17 @@ class Prometheus:
     ) -> None:
         self._process.kill()
         self._process.wait(10)
+
+
+def _hurried(rules: str) -> str:
+    """The rules with a second for each minute."""
+
+    def window(found: re.Match[str]) -> str:
+        return f"{found[1]}{int(found[2]) * (60 if found[3] == 'h' else 1)}s"
+
+    def lag(found: re.Match[str]) -> str:
+        return f"{found[1]} > {int(found[2]) // 60}"
+
+    rules = re.sub(r"(\[|offset )(\d+)([mh])\b", window, rules)
+    rules = re.sub(r"(tailrace_lag_seconds\S*) > (\d+)", lag, rules)
+    return rules.replace("> 7 * 86400", "> 10").replace("> 2 * 1024", "> 0.25 * 1024")

@@ -188,8 +188,8 @@ class SupervisorApi:
     async def _pass_on(self, request: Request) -> Response:
         """Have the engine of a pipeline answer."""
         path, name = request.path_params["path"], request.path_params["pipeline"]
+        role: Role = "read" if request.method in ("GET", "HEAD") else "control"
         if path not in PUBLIC:
-            role: Role = "read" if request.method in ("GET", "HEAD") else "control"
             self._access.require(request, role)
         # The client below would resolve dots, and take what follows two slashes for a host.
         if path.startswith("/") or {".", ".."} & {*path.split("/")}:
@@ -212,7 +212,12 @@ class SupervisorApi:
             raise HTTPException(
                 HTTPStatus.SERVICE_UNAVAILABLE, "the engine of the pipeline does not answer"
             ) from None
-        return _Passed(response, stack, request.state.extend, name)
+
+        def goes_on() -> bool:
+            request.state.extend(PROXY_SECONDS)
+            return path in PUBLIC or self._access.allows(request, role)
+
+        return _Passed(response, stack, goes_on, name)
 
     def _absent(self, name: str) -> HTTPException:
         for process in self._supervisor.statuses():
@@ -222,19 +227,19 @@ class SupervisorApi:
 
 
 class _Passed(StreamingResponse):
-    """The response of an engine, passed on piece by piece."""
+    """The response of an engine, passed on piece by piece while it ``goes_on``."""
 
     def __init__(
         self,
         response: httpx.Response,
         stack: AsyncExitStack,
-        extend: Callable[[float], None],
+        goes_on: Callable[[], bool],
         pipeline: str,
     ) -> None:
         headers = {it: response.headers[it] for it in RESPONSE_HEADERS if it in response.headers}
         if location := response.headers.get("location"):
             headers["location"] = f"/pipelines/{quote(pipeline, safe='')}{location}"
-        super().__init__(_pieces(response, extend), response.status_code, headers)
+        super().__init__(_pieces(response, goes_on), response.status_code, headers)
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -242,12 +247,11 @@ class _Passed(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _pieces(
-    response: httpx.Response, extend: Callable[[float], None]
-) -> AsyncIterator[bytes]:
+async def _pieces(response: httpx.Response, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
     try:
         async for piece in response.aiter_raw():
-            extend(PROXY_SECONDS)
+            if not goes_on():  # the token does not hold any more
+                return
             yield piece
     except httpx.HTTPError:  # the engine has ended; so does the response
         return
