@@ -18,6 +18,7 @@ from engine.schema import TableId
 __all__ = [
     "BEFORE_SWITCH",
     "ENDED",
+    "Client",
     "Cutover",
     "CutoverState",
     "CutoverStore",
@@ -25,6 +26,7 @@ __all__ = [
     "Freezable",
     "Freezer",
     "KeepsCutovers",
+    "Obstacle",
     "ProvenTable",
     "Sides",
     "StepRecord",
@@ -159,6 +161,23 @@ class Finished(msgspec.Struct, frozen=True):
     left: tuple[str, ...] = ()
 
 
+class Obstacle(msgspec.Struct, frozen=True):
+    """What keeps tables of a target from being made ready, and what to do about it."""
+
+    reason: str
+    remedy: str
+
+
+class Client(msgspec.Struct, frozen=True):
+    """Sessions on a target that may write tables of a pipeline, and are not Tailrace's. ``writes``:
+    one of them is about to commit rows.
+    """
+
+    name: str
+    sessions: int
+    writes: bool
+
+
 class Freezer(Protocol):
     """Stops all writes to a source, and lets them go on. Methods may block, and raise
     SourceError.
@@ -232,4 +251,12 @@ class KeepsCutovers(Protocol):
         """Make tables ready for writers: set each sequence of a column ``margin`` past the column's
         maximum, validate constraints, and collect statistics. May be called again.
         """
+        ...
+
+    async def obstacles(self, tables: Sequence[TableId], margin: int) -> list[Obstacle]:
+        """What would keep ``finish`` from its end now. Changes nothing."""
+        ...
+
+    async def clients(self, tables: Sequence[TableId]) -> list[Client]:
+        """The others who may write these tables and are connected now."""
         ...

@@ -52,6 +52,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "engine.verify": (*VOCABULARY, "engine.toolkit", "engine.ops", "engine.report"),
     "engine.cutover": (
         *VOCABULARY,
+        "engine.toolkit",
         "engine.settings",
         "engine.ops",
         "engine.verify",

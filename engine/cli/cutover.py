@@ -19,6 +19,7 @@ from engine.cli.command import Command
 from engine.cli.inbox import outcome_of, store_of, user
 from engine.cli.output import print_json
 from engine.cli.report import server_of
+from engine.cli.schema import schema_differences
 from engine.cli.verify import compare, rows_of
 from engine.cli.wiring import load_settings, make_sink, make_source, version_and_codecs
 from engine.commands import Stop
@@ -28,7 +29,7 @@ from engine.cutover.parts import Engine, Line, Parts
 from engine.cutover.readiness import Refused
 from engine.cutover.steps import STEPS
 from engine.errors import ConfigError, TailraceError
-from engine.handover import Cutover, Freezable, KeepsCutovers, Sides
+from engine.handover import Cutover, CutoverStore, Freezable, Freezer, KeepsCutovers, Sides
 from engine.ops.log import printable
 from engine.ops.notifications import Notification, NotificationData
 from engine.remedies import rendered
@@ -112,6 +113,8 @@ class _Shown:
             self.say(f"{line.step}: {words.will}")
         else:
             self.say(f"  did: {line.did} ({line.seconds:.2f} s)")
+            for warning in line.warnings:
+                self.say(f"  warning: {warning}")
             self.say(f"  undo: {words.undo}")
 
     def refused(self, refused: Refused) -> None:
@@ -159,7 +162,6 @@ def _compared(done: Cutover) -> str:
 
 
 async def _cutover(settings: Settings, options: argparse.Namespace, shown: _Shown) -> int:
-    from engine.cutover.hooks import Hooks
     from engine.ops.notify import sending
 
     sink = make_sink(settings)
@@ -183,34 +185,50 @@ async def _cutover(settings: Settings, options: argparse.Namespace, shown: _Show
             sending(settings.notify, Counter()) as send,
         ):
             with closing(source.freezer()) as freezer:
-                parts = Parts(
-                    source=source,
-                    sink=sink,
-                    freezer=freezer,
-                    store=store,
-                    engine=_engine(sink),
-                    hooks=Hooks(settings.cutover, settings.pipeline.name),
-                    settings=settings.cutover,
-                    compare=lambda names: compare(settings, str(options.config), names=names),
-                    tell=_telling(shown, send, settings.pipeline.name, quiet=options.rehearse),
-                    by=user(),
-                    pipeline=settings.pipeline.name,
-                    sides=lambda: _sides(settings, source, sink),
-                )
-                machine = Machine(parts)
-                return await _work(machine, options, shown)
+                tell = _telling(shown, send, settings.pipeline.name, quiet=options.rehearse)
+                config = str(options.config)
+                parts = _parts(settings, config, (source, sink), freezer, store, tell)
+                return await _work(Machine(parts), options, shown)
+
+
+def _parts(
+    settings: Settings,
+    config: str,
+    ends: tuple[Source, Sink],
+    freezer: Freezer,
+    store: CutoverStore,
+    tell: Callable[[Line], None],
+) -> Parts:
+    from engine.cutover.hooks import Hooks
+
+    source, sink = ends
+    return Parts(
+        source=source,
+        sink=sink,
+        freezer=freezer,
+        store=store,
+        engine=_engine(sink),
+        hooks=Hooks(settings.cutover, settings.pipeline.name),
+        settings=settings.cutover,
+        compare=lambda names: compare(settings, config, names=names),
+        differences=lambda: schema_differences(settings, sink),
+        tell=tell,
+        by=user(),
+        pipeline=settings.pipeline.name,
+        sides=lambda: _sides(settings, source, sink),
+    )
 
 
 async def _work(machine: Machine, options: argparse.Namespace, shown: _Shown) -> int:
     if options.dry_run:
-        await machine.check()
+        ready = await machine.check()
         shown.say("a cutover would do this:")
         for name, words in STEPS.items():
             if name not in ("check", "abort"):
                 shown.say(f"{name}: {words.will}")
                 shown.say(f"  undo: {words.undo}")
         if options.json:
-            print_json({"ready": True})
+            print_json({"ready": True, "warnings": ready.warnings})
     elif options.rehearse:
         shown.ended(await machine.rehearse())
     elif options.abort:

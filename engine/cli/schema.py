@@ -29,7 +29,7 @@ from engine.settings.loader import Settings
 from engine.structure import ComparesSchema, DescribesSchema
 from engine.toolkit.schema_diff import Difference, differences
 
-__all__ = ["SCHEMA"]
+__all__ = ["SCHEMA", "schema_differences"]
 
 
 class SchemaReport(msgspec.Struct, frozen=True):
@@ -87,6 +87,13 @@ SCHEMA = Command(
     *("schema", "compare schemas, and complete the target's", schema, _add_options),
     takes_config=False,
 )
+
+
+async def schema_differences(settings: Settings, sink: Sink) -> list[Difference]:
+    """The differences between the schemas of both sides. Raises ConfigError if they cannot be
+    compared.
+    """
+    return (await _find(settings, sink)).report.differences
 
 
 async def _diff(settings: Settings, options: argparse.Namespace) -> int:

@@ -4,16 +4,26 @@ What has to hold before a cutover, and the tables for which it does not. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from engine.checkpoint import TableProgress
 from engine.contract import State
+from engine.handover import Client
 from engine.proof import TableProof
 from engine.schema import TableId
 from engine.settings.cutover import CutoverSettings
+from engine.toolkit.schema_diff import Difference
 
-__all__ = ["Refusal", "engine_refusals", "hook_refusals", "proof_refusals", "table_refusals"]
+__all__ = [
+    "Refusal",
+    "client_findings",
+    "engine_refusals",
+    "hook_refusals",
+    "proof_refusals",
+    "schema_findings",
+    "table_refusals",
+]
 
 #: So many tables are named in one refusal.
 _NAMED: Final = 5
@@ -105,6 +115,64 @@ def proof_refusals(
         text = f"not found equal within {most_seconds:g} s: {_names(old)}"
         found.append(Refusal(text, "`tailrace verify CONFIG` compares them"))
     return found
+
+
+def schema_findings(
+    differences: Sequence[Difference], *, required: bool, foreign_keys_wait: bool
+) -> tuple[list[Refusal], list[str]]:
+    """The refusals and the warnings about what the target lacks.
+
+    What ``tailrace schema apply`` can create is a refusal if it is ``required``. The rest are
+    warnings: comments, on which no application relies; what a person has to create or to decide;
+    and foreign keys that have to wait until the engine has ended. A sequence behind its column is
+    neither, because the cutover sets it.
+    """
+    open_ = [it for it in differences if not it.note and it.kind != "sequence"]
+    ours = [it for it in open_ if it.statements and it.kind != "comment"]
+    keys = [it for it in ours if it.kind == "foreign key"]
+    parts = [it for it in ours if it.kind != "foreign key"]
+    lacks = "schema not complete"
+    refusals: list[Refusal] = []
+    warnings: list[str] = []
+    if parts:
+        remedy = "`tailrace schema apply CONFIG` creates them"
+        refusals.append(Refusal(f"{lacks}: {_parts(parts)}", remedy))
+    if keys and foreign_keys_wait:
+        remedy = "`tailrace schema apply CONFIG --foreign-keys` after the engine has ended"
+        warnings.append(f"{lacks}: {_parts(keys)}: {remedy}")
+    elif keys:
+        remedy = "`tailrace schema apply CONFIG --foreign-keys` creates them"
+        refusals.append(Refusal(f"{lacks}: {_parts(keys)}", remedy))
+    if not required:
+        warnings += [f"{it.reason}: {it.remedy}" for it in refusals]
+        refusals = []
+    if others := [it for it in open_ if it not in ours]:
+        text = f"the schemas differ: {_parts(others)}"
+        warnings.append(f"{text}: `tailrace schema diff CONFIG` says what to do")
+    return refusals, warnings
+
+
+def client_findings(clients: Sequence[Client]) -> tuple[list[Refusal], list[str]]:
+    """The refusals and the warnings about others that may write to the target."""
+    remedy = "end these sessions: before the switch only Tailrace writes to the target"
+    refusals = [
+        Refusal(f"another session writes to the target's tables: {it.name}", remedy)
+        for it in clients
+        if it.writes
+    ]
+    names = ", ".join(f"{it.name} ({it.sessions})" for it in clients if not it.writes)
+    warnings = [f"connected to the target with the right to write: {names}"] if names else []
+    return refusals, warnings
+
+
+def _parts(differences: Sequence[Difference]) -> str:
+    """The first differences, each with its kind, its name and its table."""
+    shown = [
+        f"{it.state} {it.kind} {it.name + ' ' if it.name else ''}of {it.table}"
+        for it in differences[:_NAMED]
+    ]
+    more = len(differences) - _NAMED
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _names(ids: Mapping[TableId, object] | list[TableId]) -> str:

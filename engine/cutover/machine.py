@@ -123,7 +123,7 @@ class Machine:
         self._tell(Line("check"))
         started = time.monotonic()
         ready = await require_ready(self._parts, self._waits)
-        self._tell(Line("check", ready.text, time.monotonic() - started))
+        self._tell(Line("check", ready.text, time.monotonic() - started, ready.warnings))
         return ready
 
     async def rehearse(self) -> Cutover:

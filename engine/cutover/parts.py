@@ -13,6 +13,7 @@ from engine.contract import PreparesTransactions, Sink, Source
 from engine.errors import TailraceError
 from engine.handover import Cutover, CutoverStore, Freezer, Sides
 from engine.settings.cutover import CutoverSettings
+from engine.toolkit.schema_diff import Difference
 from engine.verify.report import VerifyReport
 
 if TYPE_CHECKING:  # the client for HTTP takes a while to import
@@ -32,6 +33,7 @@ class Line(NamedTuple):
     step: str
     did: str = ""
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 class Engine(NamedTuple):
@@ -44,7 +46,8 @@ class Engine(NamedTuple):
 
 class Parts(NamedTuple):
     """What a cutover works with. ``tell`` is called before and after each step. ``compare``
-    compares the tables of these names, all if there are none.
+    compares the tables of these names, all if there are none. ``differences`` are those of the
+    schemas; none if one side cannot tell.
     """
 
     source: Source
@@ -55,6 +58,7 @@ class Parts(NamedTuple):
     hooks: Hooks
     settings: CutoverSettings
     compare: Callable[[Sequence[str]], Awaitable[VerifyReport]]
+    differences: Callable[[], Awaitable[Sequence[Difference]]]
     tell: Callable[[Line], None]
     by: str
     pipeline: str

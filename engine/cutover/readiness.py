@@ -8,17 +8,22 @@ import asyncio
 import time
 from typing import NamedTuple
 
+from engine.contract import State
 from engine.cutover.checks import (
     Refusal,
+    client_findings,
     engine_refusals,
     hook_refusals,
     proof_refusals,
+    schema_findings,
     table_refusals,
 )
 from engine.cutover.parts import Parts, Waits
 from engine.errors import TailraceError
+from engine.handover import KeepsCutovers
 from engine.proof import read_proofs
 from engine.recovery import count_dead_letters
+from engine.structure import ComparesSchema
 
 __all__ = ["Ready", "Refused", "require_ready"]
 
@@ -43,6 +48,7 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
     """What was found. Raises Refused unless a cutover can begin."""
     settings = parts.settings
     found = hook_refusals(settings)
+    warnings: list[str] = []
     state = await parts.sink.state()
     found += engine_refusals(state, runs=await parts.engine.runs())
     if state is not None and state.checkpoint is not None:
@@ -51,6 +57,9 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
         found += table_refusals(progress, state.outdated, letters)
         proofs = await read_proofs(parts.sink)
         found += proof_refusals(progress, proofs, time.time(), settings.proof_age_seconds)
+        for refusals, texts in (await _schema(parts), await _target(parts, state)):
+            found += refusals
+            warnings += texts
     if not parts.hooks.given("freeze"):
         reason = await asyncio.to_thread(parts.freezer.why_not)
         found += [Refusal(f"the source cannot be frozen: {reason}", "")] if reason else []
@@ -64,4 +73,26 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
     lag = await waits.caught_up(settings.max_lag_seconds)
     clients = await asyncio.to_thread(parts.freezer.clients)
     others = f"; connected to the source: {', '.join(clients)}" if clients else ""
-    return Ready(f"ready, {lag:.2f} s behind{others}", (), position)
+    return Ready(f"ready, {lag:.2f} s behind{others}", tuple(warnings), position)
+
+
+async def _schema(parts: Parts) -> tuple[list[Refusal], list[str]]:
+    """What the target's schema lacks."""
+    sink, wait = parts.sink, False
+    if isinstance(sink, ComparesSchema):
+        wait = bool(await sink.why_no_foreign_keys())
+    return schema_findings(
+        await parts.differences(),
+        required=parts.settings.require_schema,
+        foreign_keys_wait=wait,
+    )
+
+
+async def _target(parts: Parts, state: State) -> tuple[list[Refusal], list[str]]:
+    """Whether the target's tables can be made ready, and who else writes them."""
+    sink = parts.sink
+    assert isinstance(sink, KeepsCutovers)
+    ids = [table.id for table in state.tables]
+    obstacles = await sink.obstacles(ids, parts.settings.sequence_margin)
+    refusals, warnings = client_findings(await sink.clients(ids))
+    return [*(Refusal(it.reason, it.remedy) for it in obstacles), *refusals], warnings

@@ -39,7 +39,8 @@ class HookSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 class CutoverSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """A cutover is refused while the target is more than ``max_lag_seconds`` behind, or a table's
-    last proof is older than ``proof_age_seconds``.
+    last proof is older than ``proof_age_seconds``, or, if ``require_schema``, while the target
+    lacks something that ``tailrace schema apply`` creates.
 
     ``freeze`` and ``thaw`` replace the source's own way to refuse writes. The log has to stand
     still for ``quiet_seconds``, within ``freeze_seconds``. After ``max_downtime_seconds`` no
@@ -51,6 +52,7 @@ class CutoverSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     max_lag_seconds: Annotated[float, Meta(gt=0)] = 10.0
     proof_age_seconds: Annotated[float, Meta(gt=0)] = 86_400.0
+    require_schema: bool = True
     quiet_seconds: Annotated[float, Meta(ge=0.2)] = 1.0
     freeze_seconds: Annotated[float, Meta(gt=0)] = 20.0
     max_downtime_seconds: Annotated[float, Meta(ge=0)] = 300.0

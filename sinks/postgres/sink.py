@@ -37,7 +37,7 @@ from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
-from engine.handover import Cutover, Finished
+from engine.handover import Client, Cutover, Finished, Obstacle
 from engine.proof import TableProof
 from engine.recovery import DeadLetter
 from engine.rights import Grants
@@ -50,7 +50,7 @@ from sinks.postgres.apply import Applier
 from sinks.postgres.commands import CommandTable
 from sinks.postgres.cutovers import CutoverTable
 from sinks.postgres.dead_letters import DeadLetterTable
-from sinks.postgres.finishing import finish
+from sinks.postgres.finishing import clients, finish, obstacles
 from sinks.postgres.preflight import check
 from sinks.postgres.proofs import ProofTable
 from sinks.postgres.reset import reset
@@ -314,6 +314,16 @@ class PostgresSink:
         """As ``KeepsCutovers.finish``."""
         async with self._own_session() as session:
             return await finish(session, self._naming, tables, margin)
+
+    async def obstacles(self, tables: Sequence[TableId], margin: int) -> list[Obstacle]:
+        """As ``KeepsCutovers.obstacles``."""
+        async with self._own_session() as session:
+            return await obstacles(session, self._naming, tables, margin)
+
+    async def clients(self, tables: Sequence[TableId]) -> list[Client]:
+        """As ``KeepsCutovers.clients``."""
+        async with self._own_session() as session:
+            return await clients(session, self._naming, tables)
 
     async def schema_items(
         self, tables: Sequence[WantedTable], programs: Sequence[Program]

@@ -8,15 +8,20 @@ from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import State
 from engine.cutover.checks import (
     Refusal,
+    client_findings,
     engine_refusals,
     hook_refusals,
     proof_refusals,
+    schema_findings,
     table_refusals,
 )
 from engine.errors import ConfigError
+from engine.handover import Client
 from engine.proof import TableProof
 from engine.schema import TableId
 from engine.settings.cutover import CutoverSettings, HookSettings
+from engine.structure import ItemKind
+from engine.toolkit.schema_diff import Difference
 
 A, B = TableId("shop", "a"), TableId("shop", "b")
 LIVE = TableProgress("live")
@@ -60,6 +65,42 @@ def test_proofs() -> None:
         "different from the source: shop.a",
         "not found equal within 60 s: shop.b, shop.c",
     ]
+
+
+def missing(kind: ItemKind, name: str, *statements: str) -> Difference:
+    return Difference(kind, "shop.a", name, "missing", statements=statements)
+
+
+def test_what_the_schema_lacks() -> None:
+    """GIVEN parts that a statement creates, and others WHEN the schema is required THEN the former
+    are refusals with their command, and the rest are warnings."""
+    key = missing("foreign key", "of", "ALTER")
+    found = [
+        *(missing("identity", "id", "ALTER"), missing("index", "by_name", "CREATE"), key),
+        *(missing("comment", "", "COMMENT"), missing("view", "sums")),
+        missing("sequence", "id", "SELECT setval()"),
+        Difference("table", "shop.a", "note 1", "missing", note=True),
+    ]
+    refusals, warnings = schema_findings(found, required=True, foreign_keys_wait=False)
+    assert reasons(refusals) == [
+        "schema not complete: missing identity id of shop.a, missing index by_name of shop.a",
+        "schema not complete: missing foreign key of of shop.a",
+    ]
+    assert "`tailrace schema apply CONFIG`" in refusals[0].remedy
+    assert "--foreign-keys" in refusals[1].remedy
+    (text,) = warnings
+    assert "missing comment of shop.a, missing view sums of shop.a: `tailrace schema diff" in text
+    refusals, warnings = schema_findings([key], required=True, foreign_keys_wait=True)
+    assert (refusals, "after the engine has ended" in warnings[0]) == ([], True)
+    refusals, warnings = schema_findings(found, required=False, foreign_keys_wait=False)
+    assert (refusals, len(warnings)) == ([], 3)
+    assert schema_findings([], required=True, foreign_keys_wait=False) == ([], [])
+
+
+def test_others_that_write_to_the_target() -> None:
+    refusals, warnings = client_findings([Client("etl", 2, True), Client("shop, app", 3, False)])
+    assert reasons(refusals) == ["another session writes to the target's tables: etl"]
+    assert warnings == ["connected to the target with the right to write: shop, app (3)"]
 
 
 def test_the_engine_and_the_hook() -> None:
