@@ -24,10 +24,7 @@ If both databases can compute checksums of the table, only rows are read where t
 ranges of the key, if both sort it alike (``engine.verify.ranges``), else in parts
 (``engine.verify.parts``).
 
-A keyless table is compared as a multiset: each distinct row with the number of its occurrences.
-Rows are counted by a digest of 16 bytes. A large multiset is compared in parts, each of which reads
-both tables again. Equal rows have equal digests and belong to the same part, so the parts need not
-be read at one common moment. Rows that stay are compared exactly while others change.
+A keyless table is compared as a multiset (``engine.verify.multisets``).
 
 A table is equal if no row differs and none is hot: each row that exists throughout the run has on
 the target a value that the source held when the row was compared. Changes made after a row has
@@ -40,9 +37,8 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
-from hashlib import blake2b
 from typing import Final, Literal
 
 import msgspec
@@ -52,18 +48,18 @@ from engine.contract import RowReader
 from engine.errors import SinkRejected, SourceRejected, TailraceError
 from engine.schema import Table
 from engine.toolkit.checksums import Checksum, is_ordered
+from engine.verify.multisets import (
+    Deviation,
+    Multiset,
+    MultisetReader,
+    confirm_multiset,
+    recheck_multiset,
+)
 from engine.verify.pace import Pace
 from engine.verify.parts import MOST_ROWS, Parts, candidates, differing_parts
 from engine.verify.ranges import RangeComparison
-from engine.verify.reader import AsyncReader, SourceReader, TextRow, closed_after, key_of
-from engine.verify.recheck import (
-    Multiset,
-    MultisetResult,
-    Passed,
-    PipelineWaiter,
-    Rechecker,
-    recheck_multiset,
-)
+from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
+from engine.verify.recheck import Passed, PipelineWaiter, Rechecker
 from engine.verify.report import Difference, Key, TableReport, VerifyReport
 
 __all__ = ["verify"]
@@ -75,9 +71,8 @@ Found = Callable[[Table, TableReport], Awaitable[None]]
 LISTED_DIFFERENCES: Final = 10_000
 #: Those of them that have values, if values are asked for.
 DETAILED_DIFFERENCES: Final = 1_000
-#: Different rows of a keyless table that are counted in one pass over it.
-MULTISET_ROWS: Final = 1_000_000
-_DIGEST_BYTES: Final = 16
+#: Why all rows are read where checksums could be computed.
+MANY_DIFFER: Final = "many rows differ, or change"
 #: How often a row is read that no lookup finds, before it is left open.
 _READS: Final = 3
 
@@ -235,7 +230,7 @@ class _Comparison(ABC):
             return None
         parts = await differing_parts(self.table, self.source, self.target)
         if parts.are_many:
-            self._read_instead("many rows differ, or change")
+            self._read_instead(MANY_DIFFER)
             return None
         self._summed(parts.source, parts.target)
         return parts
@@ -386,102 +381,73 @@ class _KeyedComparison(_Comparison):
 
 
 class _KeylessComparison(_Comparison):
-    #: The parts (``engine.verify.parts``) that are read; empty for the whole table.
-    _names: tuple[str, ...] = ()
-
     async def compare(self) -> None:
         if self.method == "checksums" and await self._by_parts():
             return
-        multiset, parts, rows = await self._read(self.source, 0, 1, grow=True)
+        whole = MultisetReader(self.table)
+        multiset, parts, rows = await whole.read(self.source, grow=True)
         self.count_read(rows)
-        await self._compare_part(0, parts, multiset)
+        self._add(await self._recheck(whole, 0, parts, multiset))
         for part in range(1, parts):
-            multiset, _, _ = await self._read(self.source, part, parts)
-            await self._compare_part(part, parts, multiset)
+            multiset, _, _ = await whole.read(self.source, part, parts)
+            self._add(await self._recheck(whole, part, parts, multiset))
 
     async def _by_parts(self) -> bool:
         """Compare checksums of parts, and the rows of those that differ. False if all rows have to
-        be read, as is the case if these rows are not equal after all."""
+        be read.
+
+        A row that stands still and is missing or extra makes its part differ, so no other part has
+        one. A row that was written meanwhile may have other texts on both sides, and so be in two
+        parts of which only one was read. So the parts that differ by now are read, too, before a
+        row is called different.
+        """
         parts = await self.differing_parts()
         if parts is None:
             return False
         if parts.names:
-            self._names = parts.names
-            first, _, self.read = await self._read(self.source, 0, 1)
-            if not await self._compare_part(0, 1, first):
-                self._names = ()
-                self._read_instead("its parts differ")
-                return False
+            reader = MultisetReader(self.table, parts.names)
+            first, _, self.read = await reader.read(self.source)
+            found = await self._recheck(reader, 0, 1, first)
+            if found.total():
+                now = await differing_parts(self.table, self.source, self.target)
+                if now.are_many:
+                    self._read_instead(MANY_DIFFER)
+                    return False
+                more = MultisetReader(self.table, {*parts.names, *now.names})
+                reads = (
+                    partial(self._multiset, more, self.source),
+                    partial(self._multiset, more, self.target),
+                )
+                found = await confirm_multiset(found, *reads, self.pipeline)
+            self._add(found)
         self.count_compared(parts.source.rows)
         return True
 
-    async def _compare_part(self, part: int, parts: int, first: Multiset) -> bool:
-        """Compare the rows whose digest belongs to ``part``; the source has shown ``first``.
-        True if they are equal."""
-
-        async def read_source() -> Multiset:
-            return (await self._read(self.source, part, parts))[0]
+    async def _recheck(
+        self, reader: MultisetReader, part: int, parts: int, first: Multiset
+    ) -> Deviation:
+        """Recheck the rows whose digest belongs to ``part``; the source has shown ``first``."""
 
         async def read_target() -> Multiset:
-            multiset, _, rows = await self._read(self.target, part, parts)
+            multiset, _, rows = await reader.read(self.target, part, parts)
             if self.method == "rows":
                 self.target_rows = rows
             return multiset
 
-        result = await recheck_multiset(first, read_source, read_target, self.pipeline)
-        self.counts["missing"] += result.missing
-        self.counts["extra"] += result.extra
-        self.hot += result.hot
-        return result == MultisetResult()
+        read_source = partial(self._multiset, reader, self.source, part, parts)
+        return await recheck_multiset(first, read_source, read_target, self.pipeline)
 
-    async def _read(
-        self, reader: AsyncReader, part: int, parts: int, *, grow: bool = False
-    ) -> tuple[Multiset, int, int]:
-        """The multiset of a part, the number of parts, and the number of rows of the table.
+    async def _multiset(
+        self, reader: MultisetReader, side: AsyncReader, part: int = 0, parts: int = 1
+    ) -> Multiset:
+        return (await reader.read(side, part, parts))[0]
 
-        ``grow``: double ``parts`` until the multiset has at most ``MULTISET_ROWS`` different rows.
-        """
-        comparable = reader.comparable_rows(self.table)
-        rows_of = reader.rows_of(self.table, self._names) if self._names else self._scan
-
-        def count(blocking: RowReader) -> tuple[Multiset, int, int]:
-            with closed_after(rows_of(blocking)) as chunks:
-                return self._count(chunks, comparable, part, parts, grow)
-
-        return await reader.run(count)
-
-    def _scan(self, reader: RowReader) -> Iterator[list[TextRow]]:
-        return reader.scan(self.table)
-
-    def _count(
-        self,
-        chunks: Iterator[list[TextRow]],
-        comparable: Callable[[list[TextRow]], list[TextRow]],
-        part: int,
-        parts: int,
-        grow: bool,
-    ) -> tuple[Multiset, int, int]:
-        multiset: Multiset = Counter()
-        rows = 0
-        for chunk in chunks:
-            rows += len(chunk)
-            digests = map(_digest, comparable(chunk))
-            multiset.update(digest for digest in digests if _part(digest, parts) == part)
-            while grow and len(multiset) > MULTISET_ROWS:
-                parts *= 2
-                kept = {one: n for one, n in multiset.items() if _part(one, parts) == part}
-                multiset = Counter(kept)
-        return multiset, parts, rows
+    def _add(self, found: Deviation) -> None:
+        self.counts["missing"] += found.missing.total()
+        self.counts["extra"] += found.extra.total()
+        self.hot += found.hot
 
 
 def _is_of_connection(error: TailraceError) -> bool:
     """Whether an error is that of a connection, not of a table."""
     return error.retryable or isinstance(error, SourceRejected | SinkRejected)
-
-
-def _digest(row: TextRow) -> bytes:
-    return blake2b(repr(row).encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest()
-
-
-def _part(digest: bytes, parts: int) -> int:
-    return int.from_bytes(digest[:4]) % parts

@@ -34,12 +34,7 @@ two readings. There are three outcomes:
   proven. The row is *hot*. Hot rows are rechecked ``FEW_ROWS`` at a time until the deadline. A row
   that is still hot then is reported as such: it is neither equal nor a difference.
 
-The rows of a keyless table cannot be looked up, so a recheck reads the whole multiset: on the
-target after the wait, then on the source, whose reading before is the last one of the previous
-recheck. A row that occurs n times in one reading of the source and m times in the other has to
-occur at least min(n, m) and at most max(n, m) times on the target. Fewer are missing, more are
-extra. What is missing or extra in each of at least twelve rechecks is a difference. What is so in
-the last recheck but not in all of them is counted as hot rows.
+``engine.verify.multisets`` rechecks the rows of keyless tables.
 
 If the target does not reach the end of the log before the deadline, the candidates of that recheck
 may be on their way, so they are hot, and the report of the table says that it is inconclusive. The
@@ -51,9 +46,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from itertools import count
 from typing import Final, NamedTuple
 
 from msgspec import UNSET, UnsetType
@@ -63,16 +57,11 @@ from engine.verify.reader import AsyncReader, RowsByKey, TextRow, comparable_row
 from engine.verify.report import ColumnValues, Difference, Key
 
 __all__ = [
-    "Multiset",
-    "MultisetResult",
     "Passed",
     "PipelineWaiter",
     "Rechecker",
-    "recheck_multiset",
 ]
 
-#: Rows by their digest, with the number of equal rows.
-Multiset = Counter[bytes]
 #: Waits until the target holds the log up to a position; false at the deadline (monotonic clock).
 Passed = Callable[[str, float], Awaitable[bool]]
 
@@ -287,50 +276,3 @@ class Rechecker:
             for name, old, new in rows
             if not columns or name in columns
         )
-
-
-class MultisetResult(NamedTuple):
-    """How many rows of a multiset are missing, extra or hot."""
-
-    missing: int = 0
-    extra: int = 0
-    hot: int = 0
-
-
-async def recheck_multiset(
-    first: Multiset,
-    read_source: Callable[[], Awaitable[Multiset]],
-    read_target: Callable[[], Awaitable[Multiset]],
-    pipeline: PipelineWaiter,
-) -> MultisetResult:
-    """Recheck the multiset of a keyless table; ``first`` is the first reading of the source.
-
-    Ends when a recheck finds no deviation, or, after at least twelve, when the last one finds only
-    what each of them has found, or at the deadline.
-    """
-    deadline = time.monotonic() + pipeline.deadline_seconds
-    always_missing, always_extra = Multiset(), Multiset()
-    for number in count(1):
-        await pipeline.wait()
-        target = await read_target()
-        if target == first:
-            return MultisetResult()
-        last = await read_source()
-        missing, extra = (first & last) - target, target - (first | last)
-        if not missing and not extra:
-            return MultisetResult()
-        if number == 1:
-            always_missing, always_extra = missing, extra
-        else:
-            always_missing, always_extra = always_missing & missing, always_extra & extra
-        same = (always_missing, always_extra) == (missing, extra)
-        over = same or time.monotonic() > deadline
-        if pipeline.stalled:
-            return MultisetResult(hot=missing.total() + extra.total())
-        if over and number >= RECHECKS:
-            break
-        await asyncio.sleep(random.uniform(0.0, READING_INTERVAL_SECONDS))
-        first = last
-    certain = always_missing.total() + always_extra.total()
-    hot = missing.total() + extra.total() - certain
-    return MultisetResult(always_missing.total(), always_extra.total(), hot)

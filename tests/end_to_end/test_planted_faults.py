@@ -34,7 +34,8 @@ FAULTS = {
     "second": Fault("TIME", "'-838:59:58'", "'-838:59:58'", "'-838:59:59'"),
     "day": Fault("DATE", "'0000-00-00'", "NULL", "'0001-01-01'"),
     "space": Fault("VARCHAR(20)", "'trailing'", "'trailing'", "'trailing '"),
-    "zero": Fault("DOUBLE", "-0e0", "'-0'", "'0'"),
+    "zero": Fault("DOUBLE", "0e0", "'0'", "'-0'"),
+    "minus_zero": Fault("DOUBLE", "-0e0", "'-0'", "'0'"),
     "last_bit": Fault("DOUBLE", "0.1e0 + 0.2e0", "0.30000000000000004", "0.3"),
     "last_bit_of_4": Fault("FLOAT", "0.1", "'0.1'", "'0.10000001'"),
     "charset": Fault("VARCHAR(9) CHARACTER SET latin1", "'naïve€'", "'naïve€'", "'naÏve€'"),
@@ -62,16 +63,24 @@ MISSING, EXTRA, SWAPPED, JOINED = 500, 501, 502, 503
 QUIET = ROWS[149]
 
 
-def make(sides: Sides, name: str) -> Table:
+def faults_on(sides: Sides) -> dict[str, Fault]:
+    """The faults that the source can have: MariaDB 10.11 stores no -0."""
+    with sides.source.cursor() as cursor:
+        cursor.execute("SELECT CONCAT(-0e0)")
+        signed = cursor.fetchall() == (("-0",),)
+    return {name: it for name, it in FAULTS.items() if signed or name != "minus_zero"}
+
+
+def make(sides: Sides, name: str, faults: dict[str, Fault]) -> Table:
     """Create and fill both tables, with one fault in each row below 1000."""
-    types = {**{name: it.type for name, it in FAULTS.items()}, "l": "VARCHAR(9)", "r": "VARCHAR(9)"}
+    types = {**{name: it.type for name, it in faults.items()}, "l": "VARCHAR(9)", "r": "VARCHAR(9)"}
     columns = ", ".join(f"`{name}` {type}" for name, type in types.items())
     table = sides.make(name, f"id {KEYS[name]}, {columns}, v INT, w INT")
-    ids = [*range(len(FAULTS)), MISSING, SWAPPED, JOINED, *ROWS]
+    ids = [*range(len(faults)), MISSING, SWAPPED, JOINED, *ROWS]
     for run, place in ((sides.on_source, 1), (sides.on_target, 2)):
-        values = ", ".join(it[place] for it in (*FAULTS.values(), LEFT, RIGHT))
+        values = ", ".join(it[place] for it in (*faults.values(), LEFT, RIGHT))
         run(f"INSERT INTO {name} VALUES {', '.join(f'({id}, {values}, {id}, 0)' for id in ids)}")
-    for n, (column, fault) in enumerate(FAULTS.items()):
+    for n, (column, fault) in enumerate(faults.items()):
         sides.on_target(f"UPDATE {name} SET {column} = {fault.wrong} WHERE id = '{n}'")
     sides.on_target(
         f"DELETE FROM {name} WHERE id = '{MISSING}'",
@@ -93,9 +102,9 @@ def change(number: int) -> str:
     ][number // 3 % 3]
 
 
-def expected(key: str) -> set[Difference]:
+def expected(faults: dict[str, Fault]) -> set[Difference]:
     return {
-        *(Difference("changed", (str(n),), (name,)) for n, name in enumerate(FAULTS)),
+        *(Difference("changed", (str(n),), (name,)) for n, name in enumerate(faults)),
         Difference("changed", (str(SWAPPED),), ("v", "w")),
         Difference("changed", (str(JOINED),), ("l", "r")),
         Difference("changed", (str(QUIET),), ("w",)),
@@ -104,9 +113,8 @@ def expected(key: str) -> set[Difference]:
     }
 
 
-def check(report: TableReport, name: str) -> None:
+def check(report: TableReport, name: str, wrong: set[Difference]) -> None:
     assert (report.hot, report.inconclusive) == (0, "")
-    wrong = expected(name)
     if name == "keyless":
         assert (report.missing, report.extra) == (len(wrong) - 1, len(wrong) - 1)
         return
@@ -127,14 +135,15 @@ def sides(
 
 
 def test_every_planted_fault_is_found_and_nothing_else(sides: Sides) -> None:
-    tables = [make(sides, name) for name in KEYS]
+    faults = faults_on(sides)
+    tables = [make(sides, name, faults) for name in KEYS]
     with Mirror(sides, change) as mirror:
         reports = sides.compare_all(tables, passed=mirror.passed, chunk_rows=20).tables
         assert mirror.done > 0
     for report, name in zip(reports, KEYS, strict=True):
-        check(report, name)
-    assert [report.method for report in reports] == ["checksums", "rows", "checksums"]
-    assert reports[0].read < reports[0].rows / 2
+        check(report, name, expected(faults))
+        assert report.method == "checksums"
+        assert report.read < report.rows / 2
 
 
 class Extra(NamedTuple):

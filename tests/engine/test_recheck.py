@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from decimal import InvalidOperation
 
@@ -23,11 +22,8 @@ from engine.verify.recheck import (
     FEW_ROWS,
     FIRST_RECHECKS,
     RECHECKS,
-    Multiset,
-    MultisetResult,
     PipelineWaiter,
     Rechecker,
-    recheck_multiset,
 )
 from engine.verify.report import Difference, Key, TableReport, VerifyReport
 
@@ -233,57 +229,6 @@ def test_a_stalled_pipeline_that_reaches_the_end_of_the_log_is_not_stalled_any_m
         assert not pipeline.stalled
 
     asyncio.run(run())
-
-
-def multiset_result(
-    source: list[dict[bytes, int]], target: list[dict[bytes, int]], seconds: float = 60.0
-) -> MultisetResult:
-    """The result for scripted readings; the last one of each list is read again and again."""
-
-    def reading(readings: list[dict[bytes, int]]) -> Callable[[], Awaitable[Multiset]]:
-        async def read() -> Multiset:
-            return Counter(readings.pop(0) if len(readings) > 1 else readings[0])
-
-        return read
-
-    first = Counter(source[0])
-    pipeline = waiter(seconds=seconds)
-    later = source[1:] or source
-    return asyncio.run(recheck_multiset(first, reading(later), reading(target), pipeline))
-
-
-def test_multisets_may_have_any_count_between_two_readings() -> None:
-    assert multiset_result([{b"a": 1}, {b"a": 3}], [{b"a": 2}]) == (0, 0, 0)
-    assert multiset_result([{b"a": 2}], [{b"a": 2}]) == (0, 0, 0)
-
-
-def test_rows_missing_or_extra_in_every_recheck_differ() -> None:
-    assert multiset_result([{b"a": 3, b"b": 1}], [{b"a": 1, b"c": 1}]) == (3, 1, 0)
-
-
-def test_rows_of_a_multiset_are_hot_while_the_pipeline_is_stalled() -> None:
-    async def read_source() -> Multiset:
-        return Counter({b"a": 3, b"b": 1})
-
-    async def read_target() -> Multiset:
-        return Counter({b"a": 1, b"c": 1})
-
-    first = Counter({b"a": 3, b"b": 1})
-    result = asyncio.run(recheck_multiset(first, read_source, read_target, waiter(never)))
-    assert result == (0, 0, 4)
-
-
-def test_rows_of_a_multiset_that_change_to_and_fro_are_right() -> None:
-    """Three rechecks may show one value on the source and the other on the target by chance."""
-    zero: dict[bytes, int] = {b"0": 40}
-    one: dict[bytes, int] = {b"1": 40}
-    assert multiset_result([zero] * 5 + [one], [one]) == (0, 0, 0)
-
-
-def test_rows_missing_in_some_rechecks_only_are_hot() -> None:
-    targets: list[dict[bytes, int]] = [{b"b": 1}, {b"a": 1}] * 10
-    result = multiset_result([{b"a": 1, b"b": 1, b"c": 1}], targets, seconds=0.0)
-    assert result == (1, 0, 1)
 
 
 class Source(Scripted):
