@@ -46,8 +46,9 @@ audit: $(STAMP) ## look for known vulnerabilities of the installed packages; ask
 	$(BIN)/python -m pip freeze --exclude-editable > build/installed.txt
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement build/installed.txt
 
-demo: $(STAMP) ## mirror a small live shop database, kill the engine, prove both sides equal
-	$(BIN)/tailrace demo
+demo: $(STAMP) ## mirror a small live shop database, kill the engine, cut over, and prove it
+	@mkdir -p build
+	$(BIN)/tailrace demo --report build/cutover.html
 
 bench: $(STAMP) ## measure everything at full size (under an hour), into benchmarks/results/
 	$(BIN)/tailrace bench all --peers --tables 2000 --columns 32 --save benchmarks/results/results.json \

@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 import msgspec
 
 from engine.cli.command import Command
+from engine.cli.cutover_report import reported, write_cutover
 from engine.cli.inbox import outcome_of, store_of, user
 from engine.cli.output import print_json
-from engine.cli.report import server_of
+from engine.cli.report import Wanted, add_report_options, server_of, wanted_report
 from engine.cli.schema import schema_differences
 from engine.cli.verify import compare, rows_of
 from engine.cli.wiring import load_settings, make_sink, make_source, version_and_codecs
@@ -54,11 +55,17 @@ def cutover(options: argparse.Namespace) -> int:
 
     --dry-run looks whether a cutover could begin, and says what each step would do. --rehearse does
     all but the freeze and the switch, and predicts the downtime. --abort puts the source back.
+
+    --report writes a page, or JSON, about what was done, for people who have to rely on it; with
+    --status, about the newest cutover or rehearsal. `tailrace report verify FILE` checks that it
+    was not changed.
     """
-    settings = load_settings(options.config)
+    settings, wanted = load_settings(options.config), wanted_report(options)
+    if wanted is not None and options.dry_run:
+        raise ConfigError("a dry run has no report", hint="--rehearse has one")
     shown = _Shown(options)
     try:
-        return asyncio.run(_cutover(settings, options, shown))
+        return asyncio.run(_cutover(settings, options, shown, wanted))
     except Refused as refused:
         shown.refused(refused)
         return 1
@@ -84,6 +91,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="with --abort: also if the switch was begun; no application may write to the target",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_report_options(parser, "of the cutover")
 
 
 CUTOVER = Command(
@@ -161,7 +169,9 @@ def _compared(done: Cutover) -> str:
     return f"; the rehearsal predicted {done.predicted_seconds:.2f} s and the time of the hooks"
 
 
-async def _cutover(settings: Settings, options: argparse.Namespace, shown: _Shown) -> int:
+async def _cutover(
+    settings: Settings, options: argparse.Namespace, shown: _Shown, wanted: Wanted | None
+) -> int:
     from engine.ops.notify import sending
 
     sink = make_sink(settings)
@@ -171,7 +181,10 @@ async def _cutover(settings: Settings, options: argparse.Namespace, shown: _Show
             hint="a cutover works with PostgreSQL as the target",
         )
     if options.status:
-        return _show_status(await sink.newest_cutover(), shown, as_json=options.json)
+        newest = await sink.newest_cutover()
+        if wanted is not None:
+            write_cutover(wanted, newest)
+        return _show_status(newest, shown, as_json=options.json)
     if options.force and not options.abort:
         raise ConfigError("--force belongs to --abort")
     with closing(make_source(settings)) as source:
@@ -188,7 +201,8 @@ async def _cutover(settings: Settings, options: argparse.Namespace, shown: _Show
                 tell = _telling(shown, send, settings.pipeline.name, quiet=options.rehearse)
                 config = str(options.config)
                 parts = _parts(settings, config, (source, sink), freezer, store, tell)
-                return await _work(Machine(parts), options, shown)
+                machine = Machine(parts)
+                return await reported(lambda: _work(machine, options, shown), store, wanted)
 
 
 def _parts(

@@ -1,5 +1,6 @@
 """
-The tables that commands print: the stored status, preflight findings, the result of a comparison.
+The tables that commands print: the stored status, preflight findings, the result of a comparison,
+the steps of a cutover.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.contract import Finding
+from engine.handover import Cutover
 from engine.ops.log import printable
 from engine.ops.status import Status, TableStatus
 from engine.ops.terminal import tables_table
 from engine.ops.words import duration, headline, shown_clock, size
 from engine.verify.report import TableReport, VerifyReport
 
-__all__ = ["findings_table", "progress_table", "status_table", "verify_table"]
+__all__ = ["cutover_table", "findings_table", "progress_table", "status_table", "verify_table"]
 
 #: Differing rows that are listed per table. The JSON result has more.
 LISTED_DIFFERENCES = 10
@@ -163,3 +165,21 @@ def _notes(report: TableReport) -> list[Text]:
     if more:
         notes.append(Text(printable(f"{report.table}: {more:,} more rows differ"), style="red"))
     return notes
+
+
+def cutover_table(cutover: Cutover) -> RenderableType:
+    """The steps of a cutover, with the predicted times, and the downtime."""
+    table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
+    table.add_column("step")
+    table.add_column("did", ratio=1, overflow="fold")
+    table.add_column("predicted", justify="right")
+    table.add_column("took", justify="right")
+    for step in cutover.steps:
+        predicted = cutover.predicted.get(step.step)
+        said = "" if predicted is None else f"{predicted:.2f} s"
+        table.add_row(step.step, Text(printable(step.did)), said, f"{step.seconds:.2f} s")
+    downtime, predicted = cutover.downtime_seconds, cutover.predicted_seconds
+    if downtime is not None:
+        said = "" if predicted is None else f"{predicted:.2f} s"
+        table.add_row("downtime", "", said, f"{downtime:.2f} s", style="bold")
+    return table

@@ -1,8 +1,10 @@
 """
-``tailrace demo``: mirrors a small legacy shop database while it changes, and compares both sides.
+``tailrace demo``: mirrors a small legacy shop database while it changes, compares both sides, and
+switches the shop to the new one.
 
 Nothing in the demo is simulated. It starts real servers, runs ``tailrace run`` in a process of its
-own, kills that process with SIGKILL, and counts and compares the rows without the engine's codecs.
+own, kills that process with SIGKILL, types the commands that a person would type, and counts and
+compares the rows without the engine's codecs.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
         type=float,
-        default=30.0,
+        default=25.0,
         metavar="N",
-        help="how long the shop changes (default: 30)",
+        help="how long the shop changes before the cutover (default: 25)",
     )
     parser.add_argument(
         "--keep", action="store_true", help="keep both servers running at the end, until Enter"
@@ -43,6 +45,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plain", action="store_true", help="print lines instead of the live view")
     parser.add_argument(
         "--record", type=_svg_file, metavar="FILE", help="write a picture of the demo, as SVG"
+    )
+
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="keep the report of the cutover, as FILE.html or FILE.json",
     )
 
 
@@ -61,7 +70,7 @@ def _svg_file(text: str) -> Path:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the whole demo. Returns 0 if both sides are equal at its end, else 3.
+    """Run the whole demo. Returns 0 if nothing was lost or repeated, else 3.
 
     Raises ``TailraceError`` if a step fails.
     """

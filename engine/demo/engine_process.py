@@ -26,7 +26,6 @@ LOG_HINT = "with --keep the engine's log is kept until Enter"
 
 STATUS_TIMEOUT_SECONDS = 2.0
 STOP_DEADLINE_SECONDS = 60.0
-CATCH_UP_DEADLINE_SECONDS = 300.0
 
 
 class EngineProcess:
@@ -74,18 +73,20 @@ class EngineProcess:
             process.kill()
             process.wait(STOP_DEADLINE_SECONDS)
 
-    def stop(self) -> None:
-        """Send SIGTERM: the engine commits whole transactions and ends."""
+    def wait_ended(self) -> None:
+        """Wait until the engine has ended by itself, as a cutover has it do."""
         process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            self._wait(process, STOP_DEADLINE_SECONDS)
-
-    def catch_up(self) -> None:
-        """Run the engine until it has applied everything that is in the source's log now."""
-        self._process = self._spawn("--until-caught-up")
-        self._wait(self._process, CATCH_UP_DEADLINE_SECONDS)
-        self._process = None
+        if process is None:
+            return
+        try:
+            status = process.wait(STOP_DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise self._failure(
+                f"the engine did not end within {STOP_DEADLINE_SECONDS:.0f} seconds"
+            ) from error
+        if status:
+            raise self._failure("the engine failed", status)
 
     def _spawn(self, *options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-m", "engine.cli", "run", str(self._config)]
@@ -99,17 +100,6 @@ class EngineProcess:
                 stderr=log,
                 start_new_session=True,
             )
-
-    def _wait(self, process: subprocess.Popen[bytes], deadline_seconds: float) -> None:
-        try:
-            status = process.wait(deadline_seconds)
-        except subprocess.TimeoutExpired as error:
-            process.kill()
-            raise self._failure(
-                f"the engine did not end within {deadline_seconds:.0f} seconds"
-            ) from error
-        if status:
-            raise self._failure("the engine failed", status)
 
     def _failure(self, message: str, status: int | None = None) -> TailraceError:
         if status is not None:

@@ -1,5 +1,6 @@
 """
 Row counts on both sides, compared with each other and with the transactions of the shop's writer.
+After a cutover the target also has what the writer has written there.
 
 The counts use plain SQL through the databases' ordinary clients and none of the engine's code. The
 table ``ledger`` has one row for each transaction that the writer has committed, so a transaction
@@ -26,8 +27,9 @@ STATEMENT_TIMEOUT_SECONDS = 60
 class Proof:
     """The rows of each table on both sides, and the transactions written and applied.
 
-    ``applied`` is the number of rows of ``ledger`` in the target. ``distinct`` is the number of
-    different transactions among them. ``differences`` is empty if all numbers agree.
+    ``written`` counts those on the new side, too. ``applied`` is the number of rows of ``ledger``
+    in the target. ``distinct`` is the number of different transactions among them. ``differences``
+    is empty if all numbers agree.
     """
 
     source: dict[str, int]
@@ -45,7 +47,7 @@ class Proof:
 
 def count_both(source_url: str, target_url: str, written: WriterCounts) -> Proof:
     """Count every table of the shop at ``source_url``, and of the schema of that name in the
-    target. ``written`` is what the shop's writer has committed.
+    target. ``written`` is what the shop's writer has committed, on both sides.
     """
     schema = source_url.rpartition("/")[2]
     source = row_counts(source_url)
@@ -53,13 +55,20 @@ def count_both(source_url: str, target_url: str, written: WriterCounts) -> Proof
     with psycopg.connect(target_url, options=options) as connection:
         target = _target_counts(connection, schema)
         applied, distinct = _ledger(connection, schema) if "ledger" in target else (0, 0)
-    proof = Proof(source, target, written.transactions, applied, distinct)
+    proof = Proof(source, target, written.transactions + written.new, applied, distinct)
     for name in sorted(source.keys() | target.keys()):
-        if source.get(name) != target.get(name):
+        new = written.rows.get(name, 0)
+        if name not in source or source[name] + new != target.get(name):
+            more = f" and {new} written there" if new else ""
             proof.differences.append(
-                f"{name}: rows in the source {source.get(name, 'no table')},"
+                f"{name}: rows in the source {source.get(name, 'no table')}{more},"
                 f" in the target {target.get(name, 'no table')}"
             )
+    if source.get("ledger") != written.transactions:
+        proof.differences.append(
+            f"ledger: {written.transactions} transactions written on the source,"
+            f" {source.get('ledger')} there"
+        )
     if not proof.written == applied == distinct:
         proof.differences.append(
             f"ledger: {proof.written} transactions written, {applied} applied, {distinct} distinct"

@@ -29,7 +29,7 @@ __all__ = ["Draw", "Screen"]
 #: Draws one status.
 Draw: TypeAlias = Callable[[Status], None]
 
-EQUAL = "both sides are equal: nothing lost, nothing repeated"
+EQUAL = "the shop has moved: nothing lost, nothing repeated"
 DIFFERENT = "the two sides differ"
 FRAME_SECONDS = 0.1
 LINE_SECONDS = 2.0

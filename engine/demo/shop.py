@@ -9,6 +9,7 @@ same seed gives the same rows.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -34,7 +35,15 @@ from engine.demo.rows import (
     make_supplier,
 )
 
-__all__ = ["SHOP", "ShopTable", "connect", "load_shop", "row_counts"]
+__all__ = [
+    "SHOP",
+    "ShopTable",
+    "application_of",
+    "connect",
+    "load_shop",
+    "remove_application",
+    "row_counts",
+]
 
 STATEMENT_TIMEOUT_SECONDS = 60
 #: The session of the shop's software: no strict mode, so that zero dates can be written.
@@ -266,6 +275,27 @@ def load_shop(url: str, rows: int = 200_000, seed: int = 1) -> dict[str, int]:
             # The source estimates the rows of a backfill from these statistics.
             cursor.execute(f"ANALYZE NO_WRITE_TO_BINLOG TABLE {table.name}")
     return counts
+
+
+def application_of(url: str) -> str:
+    """Create the account of the shop's software, and return the URL with it. It has all rights on
+    the shop, and none to write to a server that is read only.
+    """
+    server, _, database = url.rpartition("/")
+    password = secrets.token_hex(8)
+    with connect(f"{server}/") as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE USER `{database}`@`%` IDENTIFIED BY '{password}'")
+        cursor.execute(f"GRANT ALL ON `{database}`.* TO `{database}`@`%`")
+    return (
+        f"mysql://{database}:{password}@{server.rpartition('/')[2].rpartition('@')[2]}/{database}"
+    )
+
+
+def remove_application(url: str) -> None:
+    """Drop the account of the shop's software."""
+    server, _, database = url.rpartition("/")
+    with connect(f"{server}/") as connection, connection.cursor() as cursor:
+        cursor.execute(f"DROP USER IF EXISTS `{database}`@`%`")
 
 
 def row_counts(url: str) -> dict[str, int]:

@@ -10,32 +10,29 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import msgspec
 import psycopg
 import pymysql
 from rich.console import Console
 
-from engine.cli.tables import verify_table
-from engine.demo.engine_process import LOG_HINT, EngineProcess
-from engine.demo.proof import Proof, count_both
+from engine.cli.tables import cutover_table, verify_table
+from engine.demo.engine_process import LOG_HINT
+from engine.demo.mirrored import DIFFERENT, MirroredShop
+from engine.demo.proof import Proof
 from engine.demo.recording import Recording
 from engine.demo.screen import Screen
 from engine.demo.shop import load_shop
 from engine.demo.workload import SCHEMA_CHANGES
-from engine.demo.writer import ShopWriter
 from engine.errors import TailraceError
+from engine.handover import Cutover
 from engine.ops.status import Status
 from engine.ops.words import duration
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
-from engine.verify.report import VerifyReport
 
 __all__ = ["run"]
 
@@ -47,28 +44,16 @@ RECORD_AT = 0.5
 POLL_SECONDS = 0.05
 BACKFILL_DEADLINE_SECONDS = 300.0
 STREAM_DEADLINE_SECONDS = 120.0
-VERIFY_DEADLINE_SECONDS = 300.0
-EQUAL, DIFFERENT = 0, 3
-
-CONFIG = """\
-[source]
-url = "{source}"
-tables = ["shop.*"]
-
-[sink]
-url = "{target}"
-
-[backfill]
-chunk_rows = {chunk_rows}
-slice_seconds = 0.1
-"""
+SWITCH_DEADLINE_SECONDS = 30.0
+#: How many transactions the shop runs on the new side before it is counted.
+NEW_TRANSACTIONS = 500
 PRODUCTS = {"mysql": "MySQL", "mariadb": "MariaDB", "postgres": "PostgreSQL"}
 #: The recording shows these, because the ports differ from run to run.
 USUAL_PORTS = {"mysql": 3306, "mariadb": 3306, "postgres": 5432}
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the whole demo. Returns 0 if both sides are equal at its end, else 3."""
+    """Run the whole demo. Returns 0 if nothing was lost or repeated, else 3."""
     recording = Recording() if options.record else None
     screen = Screen(Console(), plain=options.plain, recording=recording)
     with ExitStack() as stack:
@@ -134,8 +119,7 @@ class _Demo:
         self._options = options
         self._screen = screen
         self._stack = stack
-        self._config = folder / "shop.toml"
-        self._log = folder / "engine.log"
+        self._folder = folder
         self._kills = 0
         self._kept: list[str] = []
 
@@ -145,24 +129,27 @@ class _Demo:
         self._screen.title("Tailrace mirrors an old shop's database into PostgreSQL, live")
         self._start_servers()
         self._load()
-        self._writer = self._stack.enter_context(ShopWriter(self._shop, TRANSACTIONS_PER_SECOND))
         opened = time.monotonic()
-        self._screen.done(f"writer started: {TRANSACTIONS_PER_SECOND} transactions/s")
-        self._configure()
         self._start_engine()
         self._backfill_with_a_kill()
         self._stream_with_a_migration(opened)
-        self._drain()
-        proof = count_both(self._shop, self._target.url, self._writer.counts)
-        verified = self._verify()
-        self._show_result(proof, verified, time.monotonic() - started)
-        return DIFFERENT if proof.differences or not verified else EQUAL
+        self._complete_schema()
+        equal = self._verify()
+        cutover = self._cut_over() if equal else None
+        if cutover is not None:
+            self._write_to_the_new_side()
+        written = self._shop.writer.stop()
+        total = written.transactions + written.new
+        self._screen.done(f"writer stopped after {total:,} transactions")
+        proof = self._shop.count()
+        self._show_result(proof, cutover, equal=equal, seconds=time.monotonic() - started)
+        return 0 if equal and not proof.differences else DIFFERENT
 
     def wait_for_enter(self) -> None:
         """Keep the servers, the configuration and the log until the person presses Enter."""
         if not self._kept:
             return
-        for what in (*self._kept, str(self._log)):
+        for what in self._kept:
             self._screen.note(what)
         self._screen.ask("Everything is kept. Press Enter to stop the servers and remove it.")
 
@@ -173,9 +160,8 @@ class _Demo:
         start_source = start_mysql if self._options.source == "mysql" else start_mariadb
         with self._screen.working("starting private servers"):
             self._source: Server = self._stack.enter_context(start_source())
-            self._shop = f"{self._source.url}shop"
             self._target: Server = self._stack.enter_context(start_postgres())
-        self._kept += [self._shop, self._target.url]
+        self._kept += [f"{self._source.url}shop", self._target.url]
         source, target = (
             f"{PRODUCTS[server.kind]} {server.version}" for server in (self._source, self._target)
         )
@@ -183,28 +169,28 @@ class _Demo:
 
     def _load(self) -> None:
         begun = time.monotonic()
+        url = f"{self._source.url}shop"
         with self._screen.working("loading the shop"):
-            loaded = load_shop(self._shop, self._options.rows)
+            loaded = load_shop(url, self._options.rows)
         total = sum(loaded.values())
         self._screen.done(f"shop loaded: {len(loaded)} tables, {total:,} rows", begun)
-
-    def _configure(self) -> None:
-        """Write the configuration."""
-        text = CONFIG.format(
-            source=self._source.url,
-            target=self._target.url,
-            # Small chunks and short slices, so that the kill comes in the middle of the backfill
-            # and the stream runs in between.
-            chunk_rows=max(100, self._options.rows // 100),
+        # Small chunks, so that the kill comes in the middle of the backfill and the stream runs in
+        # between.
+        chunk_rows = max(100, self._options.rows // 100)
+        self._shop = MirroredShop(
+            *(url, self._target.url, self._folder),
+            chunk_rows=chunk_rows,
+            rate=TRANSACTIONS_PER_SECOND,
         )
-        self._config.write_text(text)
-        self._kept.append(str(self._config))
+        self._kept += [str(self._shop.config), str(self._shop.log)]
+        self._stack.enter_context(self._shop)
+        self._screen.done(f"writer started: {TRANSACTIONS_PER_SECOND} transactions/s")
 
     def _start_engine(self) -> None:
-        self._engine = self._stack.enter_context(EngineProcess(self._config, self._log))
-        self._engine.start()
-        self._screen.done(f"engine started: tailrace run {self._config.name}")
-        for line in filter(None, self._config.read_text().splitlines()):
+        config = self._shop.config
+        self._shop.engine.start()
+        self._screen.done(f"engine started: tailrace run {config.name}")
+        for line in filter(None, config.read_text().splitlines()):
             self._screen.detail(line, recorded=self._with_usual_ports(line))
 
     def _with_usual_ports(self, line: str) -> str:
@@ -216,13 +202,13 @@ class _Demo:
 
     def _backfill_with_a_kill(self) -> None:
         at_kill = self._watch(lambda now: now.fraction >= KILL_AT, BACKFILL_DEADLINE_SECONDS)
-        self._engine.kill()
+        self._shop.engine.kill()
         self._kills += 1
         self._screen.failure(
             f"engine killed with SIGKILL at {at_kill.fraction:.0%} of the backfill,"
             f" {at_kill.backfilled:,} rows"
         )
-        self._engine.start()
+        self._shop.engine.start()
         resumed = self._watch(lambda now: bool(now.tables), STREAM_DEADLINE_SECONDS)
         begun = time.monotonic()
         kept = resumed.backfilled - (resumed.backfilled_rows or 0)
@@ -241,28 +227,20 @@ class _Demo:
         closing = max(opened + self._options.seconds, time.monotonic() + 2)
         half = (time.monotonic() + closing) / 2
         self._watch(lambda now: time.monotonic() >= half, self._options.seconds + 30)
-        self._writer.migrate()
+        self._shop.writer.migrate()
         self._screen.done("schema migration, while the writer runs")
         for change in SCHEMA_CHANGES:
             self._screen.detail(change)
         last = self._watch(lambda now: time.monotonic() >= closing, self._options.seconds + 30)
         self._screen.record_frame(last)
 
-    def _drain(self) -> None:
-        written = self._writer.stop()
-        self._screen.done(f"writer stopped after {written.transactions:,} transactions")
-        begun = time.monotonic()
-        self._engine.stop()
-        self._engine.catch_up()
-        self._screen.done("target has caught up with the source", begun)
-
     def _watch(self, until: Callable[[Status], bool], deadline_seconds: float) -> Status:
         """Show the live view until ``until`` holds. Returns the status for which it does."""
         deadline = time.monotonic() + deadline_seconds
         with self._screen.live() as draw:
             while time.monotonic() < deadline:
-                self._writer.check()
-                now = self._engine.status()
+                self._shop.writer.check()
+                now = self._shop.engine.status()
                 if now is not None:
                     draw(now)
                     if until(now):
@@ -272,36 +250,71 @@ class _Demo:
             f"a step of the demo took longer than {deadline_seconds:.0f} seconds", hint=LOG_HINT
         )
 
-    # -- after -------------------------------------------------------------------------------------
+    # -- the cutover -------------------------------------------------------------------------------
+
+    def _complete_schema(self) -> None:
+        begun = time.monotonic()
+        with self._screen.working("creating what the target lacks"):
+            made = self._shop.complete_schema()
+        self._screen.done(f"tailrace schema apply: {made} differences removed", begun)
 
     def _verify(self) -> bool:
         """Run ``tailrace verify`` and show its result. Returns whether both sides are equal."""
         begun = time.monotonic()
-        command = [sys.executable, "-P", "-m", "engine.cli", "verify", str(self._config), "--json"]
         with self._screen.working("comparing every row and column"):
-            done = subprocess.run(
-                command, capture_output=True, timeout=VERIFY_DEADLINE_SECONDS, check=False
-            )
-        if done.returncode not in (EQUAL, DIFFERENT):
-            raise TailraceError(
-                f"tailrace verify ended with status {done.returncode}",
-                hint=done.stderr.decode(errors="replace").strip()[-1000:],
-            )
+            report = self._shop.verify()
         self._screen.done("every row and column compared: tailrace verify shop.toml", begun)
-        self._screen.show(verify_table(msgspec.json.decode(done.stdout, type=VerifyReport)))
-        return done.returncode == EQUAL
+        self._screen.show(verify_table(report))
+        return report.equal
 
-    def _show_result(self, proof: Proof, verified: bool, seconds: float) -> None:
-        counts = self._writer.counts
-        summary = (
+    def _cut_over(self) -> Cutover:
+        begun = time.monotonic()
+        with self._screen.working("rehearsing the cutover"):
+            self._shop.rehearse()
+        self._screen.done("cutover rehearsed: tailrace cutover shop.toml --rehearse", begun)
+        begun, report = time.monotonic(), self._options.report
+        options = () if report is None else ("--report", str(report.absolute()))
+        with self._screen.working("switching the shop to the new side"):
+            cutover = self._shop.cut_over(*options)
+            self._shop.engine.wait_ended()
+        self._screen.done("shop switched: tailrace cutover shop.toml", begun)
+        self._screen.show(cutover_table(cutover))
+        return cutover
+
+    def _write_to_the_new_side(self) -> None:
+        writer = self._shop.writer
+        deadline = time.monotonic() + SWITCH_DEADLINE_SECONDS
+        with self._screen.working("the shop writes to the new side"):
+            while writer.counts.new < NEW_TRANSACTIONS:
+                writer.check()
+                if time.monotonic() > deadline:
+                    raise TailraceError("the shop's writer has not reached the new side")
+                time.sleep(POLL_SECONDS)
+        away = writer.counts.away_seconds or 0.0
+        self._screen.done(f"the shop writes to the new side: it could not write for {away:.1f} s")
+
+    # -- after -------------------------------------------------------------------------------------
+
+    def _show_result(
+        self, proof: Proof, cutover: Cutover | None, *, equal: bool, seconds: float
+    ) -> None:
+        counts, report = self._shop.writer.counts, self._options.report
+        summary = [
             ("rows", f"{proof.rows:,} in {len(proof.source)} tables, counted on both sides"),
-            ("transactions", f"{counts.transactions:,} written, {proof.applied:,} applied"),
+            ("written", f"{counts.transactions:,} transactions + {counts.new:,} on the new side"),
+            ("in the ledger", f"{proof.applied:,} there, {proof.distinct:,} different"),
             ("schema changes", f"{counts.schema_changes} followed live"),
             ("kills", f"{self._kills} SIGKILL to the engine"),
-            ("time", duration(seconds)),
-        )
-        equal = verified and not proof.differences
+        ]
+        if cutover is not None:
+            predicted = cutover.predicted_seconds
+            said = "" if predicted is None else f", {predicted:.1f} s predicted"
+            summary.append(("downtime", f"{cutover.downtime_seconds or 0.0:.1f} s{said}"))
+        summary.append(("time", duration(seconds)))
+        equal = equal and not proof.differences
         self._screen.result(summary, proof.differences, equal=equal)
+        if cutover is not None and report is not None:
+            self._screen.detail(f"report: {report}", recorded=f"report: {report.name}")
 
 
 def _is_backfilled(status: Status) -> bool:

@@ -73,9 +73,10 @@ class Workload:
         name = kind.__name__.lstrip("_")
         self._cursor.execute("BEGIN")
         kind()
-        self._number += 1
-        self._do("INSERT INTO ledger (number, kind) VALUES (%s, %s)", self._number, name)
+        number = self._number + 1
+        self._do("INSERT INTO ledger (number, kind) VALUES (%s, %s)", number, name)
         self._connection.commit()
+        self._number = number
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def migrate(self) -> None:

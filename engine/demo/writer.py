@@ -4,6 +4,9 @@ The shop's writer: a process that runs the workload at a steady rate until it is
 It is a process of its own, so a killed engine does not affect it. It ends on SIGTERM, on the stop
 command, and at the end of its standard input, because then the process that started it is gone.
 
+It behaves as the shop's software in a cutover: where the server refuses to be written, it tries
+again, until the file ``--address`` names the new side. From then on it writes there.
+
     python -m engine.demo.writer mysql://root@127.0.0.1:3306/shop --rate 300 --seed 1
 """
 
@@ -19,10 +22,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import msgspec
+import psycopg
+import pymysql
 
+from engine.demo.new_side import NewSide
 from engine.demo.shop import connect
 from engine.demo.workload import SCHEMA_CHANGES, Workload
 from engine.errors import TailraceError
@@ -35,27 +42,44 @@ STOP_DEADLINE_SECONDS = 30.0
 MAX_BEHIND_SECONDS = 1.0
 #: The commands on standard input, one byte each. Its end is a command to stop.
 STOP, MIGRATE, END = b"s", b"m", b""
+#: The server refuses a statement because it is read only.
+READ_ONLY = (1290, 1836)
+REFUSED_SECONDS = 0.05
 
 
 class WriterCounts(msgspec.Struct, frozen=True):
     """The number of committed transactions, each with a row in ``ledger``, and of schema changes.
 
-    ``kinds`` is the number of transactions by kind.
+    ``kinds`` is the number of transactions by kind. ``new`` is the number of transactions on the
+    new side, and ``rows`` that of the rows that they have inserted, by table. ``refused``: the old
+    side refuses to be written. ``away_seconds`` is the time between the last transaction on the old
+    side and the first one on the new side.
     """
 
     transactions: int = 0
     schema_changes: int = 0
     kinds: dict[str, int] = msgspec.field(default_factory=dict)
+    new: int = 0
+    rows: dict[str, int] = msgspec.field(default_factory=dict)
+    refused: bool = False
+    away_seconds: float | None = None
 
 
 class ShopWriter:
     """A writer process on the shop at ``url``. The context manager starts it, and kills it at its
-    end.
+    end. After a cutover it writes to the database whose URL is in the file ``address``.
     """
 
-    def __init__(self, url: str, transactions_per_second: float = 300.0, seed: int = 1) -> None:
+    def __init__(
+        self,
+        url: str,
+        transactions_per_second: float = 300.0,
+        seed: int = 1,
+        address: Path | None = None,
+    ) -> None:
         self.url = url
         self._command = [url, "--rate", str(transactions_per_second), "--seed", str(seed)]
+        self._command += [] if address is None else ["--address", str(address)]
         self._counts = WriterCounts()
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
@@ -145,43 +169,101 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("url")
     parser.add_argument("--rate", type=float, default=300.0, help="transactions per second")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--address", type=Path, help="the file that names the new side")
     options = parser.parse_args(arguments)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    writing = _Writing(1 / options.rate, stopping, options.address)
     with connect(options.url) as connection:
-        workload = Workload(connection, options.seed)
-        _write(workload, 1 / options.rate, stopping)
+        address = writing.old_side(Workload(connection, options.seed), connection)
+    if address:
+        schema = options.url.rpartition("/")[2]
+        with psycopg.connect(address) as there:
+            writing.new_side(NewSide(there, schema, options.seed))
+    writing.report()
 
 
-def _write(workload: Workload, interval_seconds: float, stopping: threading.Event) -> None:
-    schema_changes = 0
-    due = reported = time.monotonic()
-    while not stopping.is_set():
-        command = _command(max(0.0, due - time.monotonic()))
-        if command in (STOP, END):
-            break
-        if command == MIGRATE:
-            workload.migrate()
-            schema_changes += len(SCHEMA_CHANGES)
-        workload.next()
-        now = time.monotonic()
-        due = max(due + interval_seconds, now - MAX_BEHIND_SECONDS)
-        if now - reported >= REPORT_SECONDS:
-            reported = now
-            _report(workload, schema_changes)
-    _report(workload, schema_changes)
+class _Writing:
+    """The counts of a writer, and its pace."""
+
+    def __init__(
+        self, interval_seconds: float, stopping: threading.Event, address: Path | None
+    ) -> None:
+        self._interval_seconds = interval_seconds
+        self._stopping = stopping
+        self._address = address
+        self._counts = WriterCounts()
+        self._due = self._reported = self._committed = time.monotonic()
+
+    def old_side(self, workload: Workload, connection: pymysql.Connection[Any]) -> str:
+        """Write to the old side. Returns the URL of the new side, or nothing if it was stopped."""
+        schema_changes, refused = 0, False
+        while (command := self._next_command(refused)) not in (STOP, END):
+            if command == MIGRATE:
+                workload.migrate()
+                schema_changes += len(SCHEMA_CHANGES)
+            try:
+                workload.next()
+                refused = False
+            except pymysql.MySQLError as error:
+                refused = error.args[0] in READ_ONLY and self._address is not None
+                if not refused:
+                    raise
+                connection.rollback()
+            else:
+                self._committed = time.monotonic()
+            counts = WriterCounts(
+                sum(workload.counts.values()), schema_changes, workload.counts, refused=refused
+            )
+            self._done(counts)
+            if refused and (address := self._new_address()):
+                return address
+        return ""
+
+    def new_side(self, workload: NewSide) -> None:
+        """Write to the new side until the writer is stopped."""
+        away, old = None, self._counts
+        while self._next_command(refused=False) not in (STOP, END):
+            workload.next()
+            away = time.monotonic() - self._committed if away is None else away
+            self._done(
+                msgspec.structs.replace(
+                    old, new=sum(workload.counts.values()), rows=workload.rows, away_seconds=away
+                )
+            )
+
+    def report(self) -> None:
+        """Print the counts."""
+        sys.stdout.buffer.write(msgspec.json.encode(self._counts) + b"\n")
+        sys.stdout.buffer.flush()
+
+    def _next_command(self, refused: bool) -> bytes | None:
+        """The command that has come before the next transaction is due."""
+        if self._stopping.is_set():
+            return STOP
+        return _command(REFUSED_SECONDS if refused else max(0.0, self._due - time.monotonic()))
+
+    def _done(self, counts: WriterCounts) -> None:
+        """A transaction is done, or refused."""
+        now, before = time.monotonic(), self._counts
+        self._counts = counts
+        self._due = max(self._due + self._interval_seconds, now - MAX_BEHIND_SECONDS)
+        if now - self._reported >= REPORT_SECONDS or counts.refused != before.refused:
+            self._reported = now
+            self.report()
+
+    def _new_address(self) -> str:
+        """The URL in the file, if it is there."""
+        try:
+            return "" if self._address is None else self._address.read_text().strip()
+        except FileNotFoundError:
+            return ""
 
 
 def _command(timeout_seconds: float) -> bytes | None:
     """The next command, or None if there is none before the timeout."""
     ready, _, _ = select.select([sys.stdin], [], [], timeout_seconds)
     return os.read(sys.stdin.fileno(), 1) if ready else None
-
-
-def _report(workload: Workload, schema_changes: int) -> None:
-    counts = WriterCounts(sum(workload.counts.values()), schema_changes, workload.counts)
-    sys.stdout.buffer.write(msgspec.json.encode(counts) + b"\n")
-    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ as escapes, so that a value cannot forge a part of the page.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from html import escape
@@ -17,9 +18,21 @@ from engine.ops.log import printable
 from engine.report.parts import Server
 from engine.report.seal import BEFORE, BEHIND
 
-__all__ = ["as_text", "badge", "code", "count", "facts", "grid", "page_of", "seconds", "server"]
+__all__ = [
+    "as_text",
+    "badge",
+    "code",
+    "count",
+    "facts",
+    "grid",
+    "page_of",
+    "prose",
+    "seconds",
+    "server",
+]
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"
+_CODE: Final = re.compile("`([^`]*)`")
 
 
 def page_of(
@@ -68,6 +81,11 @@ def code(text: str) -> str:
     return f"<code>{as_text(text)}</code>" if text else ""
 
 
+def prose(text: str) -> str:
+    """A text as HTML, in which backquotes mark code."""
+    return _CODE.sub(r"<code>\1</code>", as_text(text))
+
+
 def badge(outcome: str) -> str:
     """An outcome, in its color. The style sheet has a class of that name."""
     return f'<span class="badge {outcome}">{outcome}</span>'
@@ -78,9 +96,9 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def seconds(milliseconds: int) -> str:
+def seconds(milliseconds: int, digits: int = 1) -> str:
     """A duration."""
-    return f"{milliseconds / 1000:,.1f} s"
+    return f"{milliseconds / 1000:,.{digits}f} s"
 
 
 def server(side: Server) -> str:

@@ -8,11 +8,8 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pymysql
@@ -20,21 +17,15 @@ import pytest
 
 from engine.cli.main import main
 from engine.databases.mysql.connect import error_code, query
-from engine.demo.proof import count_both
-from engine.demo.writer import ShopWriter, WriterCounts
 from engine.errors import TailraceError
+from tests.support.cutovers import RECORDED, killed_at, record, thawed_at_the_end
 from tests.support.engine_process import EngineProcess, write_config
-from tests.support.global_variables import variables
 from tests.support.mysql_sessions import FreshDatabase
 from tests.support.servers import AnyServer, connect_mysql
-from tests.support.shops import Shop
-from tests.support.targets import Fresh
 from tests.support.waiting import wait_until
 
 #: The server refuses a statement because it is read only.
 READ_ONLY = (1290, 1836)
-STEPS = ("freeze", "drain", "verify", "finish", "arm", "switch", "stop")
-RECORDED = ("check", *STEPS)
 #: The hook appends a line each time that it is called.
 CUTOVER = """
 [cutover]
@@ -86,51 +77,6 @@ class Application:
         self.connection.close()
 
 
-@contextmanager
-def thawed_at_the_end(server: AnyServer) -> Iterator[Callable[[], dict[str, str]]]:
-    """Returns a function that reads what the server says of writes. Others use the server, too."""
-    names = ("super_read_only", "read_only")
-    with connect_mysql(server) as connection:
-
-        def now() -> dict[str, str]:
-            found = variables(connection, "GLOBAL")
-            return {name: found[name] for name in names if name in found}
-
-        before = now()
-        try:
-            yield now
-        finally:
-            for name in names:
-                if name in before:
-                    query(connection, f"SET GLOBAL {name} = {before[name]}")
-
-
-def killed_at(config: Path, step: str) -> None:
-    """Run the cutover, and send SIGKILL as soon as it says that it begins a step."""
-    command = [sys.executable, "-m", "engine.cli", "cutover", str(config)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith(f"{step}: "):
-                break
-        else:
-            pytest.fail(f"the step {step} did not begin: {lines}")
-        process.kill()
-
-
-def record(target: str) -> dict[str, Any]:
-    """The newest record."""
-    with psycopg.connect(target) as connection:
-        row = connection.execute(
-            "SELECT record FROM tailrace.cutover ORDER BY started_at DESC LIMIT 1"
-        ).fetchone()
-    assert row is not None
-    found: dict[str, Any] = json.loads(row[0])
-    return found
-
-
 def prepare(
     server: AnyServer, database: str, target: str, folder: Path, quiet: float = 0.3
 ) -> tuple[Path, Path]:
@@ -144,19 +90,6 @@ def prepare(
     called = folder / "called"
     more = CUTOVER.format(quiet=quiet, called=called)
     return write_config(folder, server.url, target, f"{database}.*", more=more), called
-
-
-@contextmanager
-def application_user(server: AnyServer, database: str) -> Iterator[str]:
-    """A user with all rights on a database, and none to write to a server that is read only."""
-    name = f"u_{uuid4().hex[:12]}"
-    with connect_mysql(server) as connection:
-        query(connection, f"CREATE USER {name}@'%' IDENTIFIED BY '{name}'")
-        query(connection, f"GRANT ALL ON `{database}`.* TO {name}@'%'")
-        try:
-            yield name
-        finally:
-            query(connection, f"DROP USER {name}@'%'")
 
 
 def all_live(status: dict[str, Any]) -> bool:
@@ -238,65 +171,6 @@ def test_a_cutover_loses_nothing(
             insert = f"INSERT INTO {database}.ledger (note) VALUES ('new side') RETURNING id"
             assert there.execute(insert.encode()).fetchall() == [(max(source) + 500 + 1,)]
         assert main(["cutover", str(config), "--abort"]) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("target", ["postgres_15", "postgres_18"])
-@pytest.mark.parametrize("source", ["mysql", "mariadb_10"])
-def test_a_cutover_that_is_killed_at_every_step(
-    source: str,
-    target: str,
-    request: pytest.FixtureRequest,
-    new_shop: Callable[[AnyServer, int], Shop],
-    fresh_postgres_database: Fresh,
-    tmp_path: Path,
-) -> None:
-    """GIVEN the demo's shop under its writer WHEN the cutover gets SIGKILL at each step in turn
-    THEN it ends, and the target has every transaction once; new ones go there."""
-    server: AnyServer = request.getfixturevalue(source)
-    there = fresh_postgres_database(request.getfixturevalue(target))
-    shop = new_shop(server, 20_000)
-    called = tmp_path / "called"
-    more = CUTOVER.format(quiet=0.5, called=called)
-    config = write_config(tmp_path, server.url, there, shop.tables, more=more)
-    with (
-        application_user(server, shop.database) as user,
-        thawed_at_the_end(server) as writes,
-        EngineProcess(config) as engine,
-    ):
-        before = writes()
-        engine.wait_status(all_live, 120)
-        own = f"mysql://{user}:{user}@{server.host}:{server.port}/{shop.database}"
-        assert main(["schema", "apply", str(config), "--yes", "--foreign-keys"]) == 0
-        with ShopWriter(own, 100):
-            assert main(["verify", str(config)]) == 0
-            assert main(["cutover", str(config), "--rehearse"]) == 0
-            assert writes() == before
-            for step in STEPS:
-                killed_at(config, step)
-            assert main(["cutover", str(config)]) == 0
-        assert engine.wait() == 0
-        done = record(there)
-        assert [it["step"] for it in done["steps"]] == list(RECORDED)
-        assert {json.loads(line)["cutover"] for line in called.read_text().splitlines()} == {
-            done["id"]
-        }
-        ((written,),) = ask(shop, "SELECT count(*) FROM ledger")
-        assert written
-        assert count_both(shop.url, there, WriterCounts(written)).differences == []
-        with psycopg.connect(there, autocommit=True) as connection:
-            ledger = f"{shop.database}.ledger"
-            insert = f"INSERT INTO {ledger} (number, kind) SELECT max(number) + 1, 'new' FROM"
-            connection.execute(f"{insert} {ledger}".encode())
-        found = count_both(shop.url, there, WriterCounts(written + 1))
-        assert (found.applied, found.distinct) == (written + 1, written + 1)
-        assert writes()["read_only"] == "ON"
-
-
-def ask(shop: Shop, question: str) -> list[Any]:
-    with connect_mysql(shop.server, shop.database) as connection:
-        return query(connection, question)
 
 
 def killed_while_it_waits(server: AnyServer, database: str, run: list[str]) -> None:

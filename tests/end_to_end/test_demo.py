@@ -154,15 +154,22 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("mysql", "postgres")  # without servers the test is skipped
-def test_the_demo_ends_with_both_sides_equal(folder: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "demo.svg"
-    with start_demo(folder, "--seconds", "5", "--record", str(picture)) as demo:
+def test_the_demo_ends_with_the_shop_on_the_new_side(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, report = tmp_path / "demo.svg", tmp_path / "cutover.html"
+    options = ("--seconds", "3", "--record", str(picture), "--report", str(report))
+    with start_demo(folder, *options) as demo:
         output, _ = demo.communicate(timeout=DEMO_DEADLINE_SECONDS)
     assert demo.returncode == 0, output
     assert "killed with SIGKILL" in output
-    assert "both sides are equal" in output
+    assert "the shop has moved: nothing lost, nothing repeated" in output
     assert f"schema changes  {len(SCHEMA_CHANGES)}" in output
+    assert re.search(r"downtime +\d\.\d s, \d\.\d s predicted", output)
+    assert report.name in output
     assert not list(folder.iterdir())
+    assert main(["report", "verify", str(report)]) == 0
+    assert "changed" not in capsys.readouterr().out
     check_picture(picture, folder)
 
 
@@ -174,7 +181,7 @@ def check_picture(picture: Path, folder: Path) -> None:
     assert root.tag == f"{SVG}svg"
     assert not root.findall(f".//{SVG}image")
     text = "".join(root.itertext()).replace("\N{NO-BREAK SPACE}", " ")
-    for expected in ("tailrace demo", "killed with SIGKILL", "both sides are equal"):
+    for expected in ("tailrace demo", "killed with SIGKILL", "the shop has moved"):
         assert expected in text
     for state in ("backfilling", "streaming", "live"):
         assert state in text

@@ -1,5 +1,6 @@
 """
-Pictures of reports of a comparison for the docs: ``python -m tests.support.record_report``.
+Pictures of reports for the docs, of comparisons and of a cutover: ``python -m
+tests.support.record_report``.
 
 The contents are made up. The pages are opened as files, in a headless Chromium.
 """
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import msgspec
 
+from engine.cutover.content import make_content as make_cutover_content
+from engine.cutover.page import page as page_of_cutover
+from engine.cutover.steps import STEPS as WORDS_OF_STEPS
+from engine.handover import Cutover, ProvenTable, Sides, StepRecord
 from engine.report.parts import Server
 from engine.report.seal import content_hash, document
 from engine.verify.content import (
@@ -30,7 +35,16 @@ from engine.verify.report import (
 )
 from tests.support.browser import Page, open_page
 
-__all__ = ["DIFFERENT", "EQUAL", "PICTURES", "record", "written"]
+__all__ = [
+    "CUTOVER",
+    "DIFFERENT",
+    "EQUAL",
+    "PICTURES",
+    "REHEARSAL",
+    "cutover_page",
+    "record",
+    "written",
+]
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 #: The highest picture, in pixels of the page.
@@ -120,19 +134,91 @@ DIFFERENT = content(
     *(*SAME, ORDERS, BUSY),
     left=(NotCompared("shop.audit", "quarantined", "its rows cannot be read: Table is crashed"),),
 )
-#: The name of each picture, with the report, the width, and whether it is dark.
-PICTURES = {
-    "equal": (EQUAL, 1000, False),
-    "different": (DIFFERENT, 1000, False),
-    "phone": (DIFFERENT, 390, True),
-}
+#: The steps of a cutover: what each did, how long it took, and how long it took in the rehearsal.
+STEPS = (
+    ("check", "ready, 0.01 s behind; connected to the source: shop (12), report (1)", 0.139, None),
+    ("freeze", "the log stood still for 1 s", 1.043, 1.0),
+    ("drain", "the target has the whole log", 0.052, 0.031),
+    ("verify", "3 tables with 221,250 rows are equal", 0.493, 0.801),
+    ("finish", "2 sequences set, 4 constraints validated, statistics of 3 tables", 0.152, 0.261),
+    (
+        *("arm", "no reverse pipeline is configured: what applications write to the target after"),
+        *(0.001, 0.0),
+    ),
+    ("switch", "switched; the downtime was 1.77 s", 0.031, None),
+    ("stop", "the engine: the engine ends", 0.842, None),
+)
+
+
+def _cutover() -> Cutover:
+    steps, at = [], BEGAN
+    for name, did, seconds, _ in STEPS:
+        words = WORDS_OF_STEPS[name]
+        steps.append(StepRecord(name, at, seconds, did, words.will, words.undo))
+        at += seconds
+    proofs = tuple(
+        ProvenTable(
+            *(it.table, it.rows, BEGAN + 1.3, it.seconds, it.position, it.method),
+            checksum=it.target_checksum,
+        )
+        for it in SAME
+    )
+    earlier = ProvenTable(
+        *("shop.archive", 2_400_000, BEGAN - 4000, 21.0, "mysql-bin.000006:55120", "checksums"),
+        compared=False,
+    )
+    return Cutover(
+        *("cutover_6f1d20c4a8e14c0b9f5d1f2a7b3c8e90", "done", BEGAN, "ana@console"),
+        before='{"super_read_only": "OFF", "read_only": "OFF"}',
+        end="mysql-bin.000007:99311",
+        frozen_at=BEGAN + 0.139,
+        switched_at=BEGAN + 0.139 + 1.772,
+        steps=tuple(steps),
+        pipeline="shop",
+        sides=Sides(*("0.2.0", "MySQL 9.7.4", "old:3306/shop"), "PostgreSQL 18.1", "new:5432/shop"),
+        start="mysql-bin.000007:81244",
+        ended_at=at,
+        predicted={name: it for name, _, _, it in STEPS if it is not None},
+        predicted_at=BEGAN - 600,
+        proofs=(*proofs, earlier),
+    )
+
+
+CUTOVER = _cutover()
+REHEARSAL = msgspec.structs.replace(
+    CUTOVER,
+    state="rehearsed",
+    steps=CUTOVER.steps[:1] + CUTOVER.steps[2:6],
+    end="",
+    before=None,
+    frozen_at=None,
+    switched_at=None,
+)
 
 
 def written(content: Content) -> bytes:
-    """The page of a report, not signed."""
+    """The page of the report of a comparison, not signed."""
     plain = msgspec.to_builtins(content)
     pieces = page(content, content_hash(plain), "")
     return document(plain, pieces, None).join(pieces)
+
+
+def cutover_page(cutover: Cutover) -> bytes:
+    """The page of the report of a cutover, not signed."""
+    content = make_cutover_content(cutover)
+    plain = msgspec.to_builtins(content)
+    pieces = page_of_cutover(content, content_hash(plain), "")
+    return document(plain, pieces, None).join(pieces)
+
+
+#: The name of each picture, with the report, the width, and whether it is dark.
+PICTURES = {
+    "equal": (written(EQUAL), 1000, False),
+    "different": (written(DIFFERENT), 1000, False),
+    "phone": (written(DIFFERENT), 390, True),
+    "cutover": (cutover_page(CUTOVER), 1000, False),
+    "cutover-phone": (cutover_page(CUTOVER), 390, True),
+}
 
 
 def record(folder: Path) -> None:
@@ -140,9 +226,9 @@ def record(folder: Path) -> None:
     for name, (shown, width, dark) in PICTURES.items():
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
             path = Path(profile) / "report.html"
-            path.write_bytes(written(shown))
+            path.write_bytes(shown)
             with open_page(path.as_uri(), Path(profile), width=width, dark=dark) as opened:
-                opened.wait_text("h1", "Comparison of shop")
+                opened.wait_text("h1", "of shop")
                 (folder / f"report-{name}.png").write_bytes(_picture(opened, width))
 
 

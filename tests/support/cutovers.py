@@ -1,0 +1,73 @@
+"""
+What tests of the cutover share: a source that is not left frozen, SIGKILL at a step, the record.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from engine.databases.mysql.connect import query
+from tests.support.global_variables import variables
+from tests.support.servers import AnyServer, connect_mysql
+
+__all__ = ["RECORDED", "STEPS", "killed_at", "record", "thawed_at_the_end"]
+
+STEPS = ("freeze", "drain", "verify", "finish", "arm", "switch", "stop")
+#: The steps in a record.
+RECORDED = ("check", *STEPS)
+
+
+@contextmanager
+def thawed_at_the_end(server: AnyServer) -> Iterator[Callable[[], dict[str, str]]]:
+    """Returns a function that reads what the server says of writes. Others use the server, too."""
+    names = ("super_read_only", "read_only")
+    with connect_mysql(server) as connection:
+
+        def now() -> dict[str, str]:
+            found = variables(connection, "GLOBAL")
+            return {name: found[name] for name in names if name in found}
+
+        before = now()
+        try:
+            yield now
+        finally:
+            for name in names:
+                if name in before:
+                    query(connection, f"SET GLOBAL {name} = {before[name]}")
+
+
+def killed_at(config: Path, step: str) -> None:
+    """Run the cutover in the folder of its configuration, and send SIGKILL as soon as it says that
+    it begins a step.
+    """
+    command = [sys.executable, "-P", "-m", "engine.cli", "cutover", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=config.parent) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith(f"{step}: "):
+                break
+        else:
+            pytest.fail(f"the step {step} did not begin: {lines}")
+        process.kill()
+
+
+def record(target: str) -> dict[str, Any]:
+    """The newest record."""
+    with psycopg.connect(target) as connection:
+        row = connection.execute(
+            "SELECT record FROM tailrace.cutover ORDER BY started_at DESC LIMIT 1"
+        ).fetchone()
+    assert row is not None
+    found: dict[str, Any] = json.loads(row[0])
+    return found
