@@ -2,8 +2,8 @@
 The queue between the thread that reads and decodes the log and the event loop, bounded in bytes.
 
 The bound is the back-pressure: a full queue blocks the reader's thread, which stops receiving, so
-the source's server waits. The event loop is woken once for all batches that wait, not once per
-change.
+the source's server waits. Huge rows are also applied before the next ones are read, so they are not
+in memory together. The event loop is woken once for all batches that wait, not once per change.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from engine.pipeline.batching import first_commit, weigh
 
 __all__ = ["ReadBatch", "ReaderQueue"]
 
+#: Read batches that are so many times as large as the queue are applied before the next is read.
+HUGE_TIMES = 4
+
 
 class ReadBatch(msgspec.Struct, frozen=True, gc=False):
     """The changes of one read of the log, with ``rows`` and ``size`` as ``weigh`` counts them."""
@@ -34,8 +37,9 @@ class ReadBatch(msgspec.Struct, frozen=True, gc=False):
 class ReaderQueue:
     """Runs ``read`` on its own thread and hands what it yields to the event loop, in order.
 
-    About ``max_bytes`` (as ``weigh`` counts) may wait; a larger read batch is accepted once the
-    queue is empty. ``get`` raises the reader's error after everything that was read before it.
+    About ``max_bytes`` (as ``weigh`` counts) may wait; nothing is read while there is more. A call
+    of ``get`` says that what was taken before is applied, or is small. ``get`` raises the reader's
+    error after everything that was read before it.
 
     ``measure`` is called on that thread, for each read batch: with the seconds until ``read`` had
     it, and with those until there was room for it.
@@ -55,6 +59,8 @@ class ReaderQueue:
         self._room = threading.Condition()
         self._waiting: deque[ReadBatch] = deque()
         self._size = 0
+        #: The bytes of huge batches that were taken, until the next ``get``.
+        self._taken = 0
         self._closed = False
         self._ended = False
         self._error: BaseException | None = None
@@ -94,6 +100,9 @@ class ReaderQueue:
 
         Raises the reader's error once everything before it was taken.
         """
+        with self._room:
+            self._taken = 0
+            self._room.notify()
         if not self._waiting and not self._ended:
             self._arrived.clear()
             if not self._waiting and not self._ended:
@@ -110,6 +119,8 @@ class ReaderQueue:
                 rows += taken[-1].rows
                 size += taken[-1].size
             self._size -= size
+            huge = HUGE_TIMES * self._max_bytes
+            self._taken = sum(it.size for it in taken if it.size > huge)
             self._room.notify()
         if not taken and self._error is not None:
             raise self._error
@@ -144,17 +155,14 @@ class ReaderQueue:
     def _put(self, changes: list[Change]) -> bool:
         batch = ReadBatch(changes, *weigh(changes))
         with self._room:
-            self._room.wait_for(
-                lambda: self._closed or not self._waiting or self._size < self._max_bytes
-            )
-            if self._closed:
-                return False
             self._waiting.append(batch)
             self._size += batch.size
             first = len(self._waiting) == 1
         if first:
             self._wake()
-        return True
+        with self._room:
+            self._room.wait_for(lambda: self._closed or self._size + self._taken < self._max_bytes)
+            return not self._closed
 
     def _wake(self) -> None:
         self._loop.call_soon_threadsafe(self._arrived.set)

@@ -4,14 +4,16 @@ A table takes the place of another one, in the open transaction.
 A new table has none of what others have added to the old one: views, foreign keys, triggers,
 policies, publications, comments, indexes, columns and settings. Where there is any of it, the old
 table stays and gets the new rows. Readers then wait for the copy, and columns of others get their
-defaults. Else the new table is renamed, which takes no time. Privileges are granted again.
+defaults. Else the new table is renamed, which takes no time, its constraints get the names of the
+old ones, and privileges are granted again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from engine.change import without_twin_prefix
 from engine.databases.postgres.identifiers import Naming, fitted, quote
 from engine.databases.postgres.types import ComputedColumn
 from engine.errors import SchemaError, UnloggedChange
@@ -34,6 +36,9 @@ SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND
     OR t.relreplident <> 'd' OR t.reloptions IS NOT NULL OR t.reltablespace <> 0
     OR t.relrowsecurity OR t.relforcerowsecurity
     OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = t.oid)
+    OR EXISTS (SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+         AND d.refobjid = t.oid)
     OR EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = t.oid)
     OR EXISTS (SELECT FROM pg_attribute WHERE attrelid = t.oid AND attnum > 0
          AND NOT attisdropped AND attname <> ALL ($3::text[]))
@@ -56,6 +61,13 @@ SELECT format('GRANT %s ON %%s TO %s%s', a.privilege_type,
          CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
 FROM pg_class t, aclexplode(t.relacl) a
 WHERE t.oid = to_regclass($1) AND a.grantee <> t.relowner"""
+
+#: The names of a table's key and of its NOT NULL constraints (from PostgreSQL 18 on), by type and
+#: column.
+_CONSTRAINTS = """
+SELECT c.contype::text, coalesce(a.attname, ''), c.conname FROM pg_constraint c
+LEFT JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1] AND c.contype = 'n'
+WHERE c.conrelid = to_regclass($1) AND c.contype IN ('p', 'n') ORDER BY 1, 2"""
 
 _DEPENDENT = (
     "drop the views and other objects of the target that depend on the table, start again, and"
@@ -133,8 +145,36 @@ class Replacement(NamedTuple):
         name = self.naming.sql(self.before.id)
         cursor = await self.session.execute(_GRANTS, (name,), table=self.before.id)
         grants = await cursor.fetchall()
+        constraints = await self._constraints()
         await self.run(Step(f"DROP TABLE IF EXISTS {name}"))
         for step in alter_table(self.twin, self.after, (), self.naming, indexed=True):
             await self.run(step)
+        await self._rename_constraints(constraints)
         for (grant,) in grants:
             await self.run(Step(grant % name))
+
+    async def _constraints(self) -> dict[tuple[str, str], str]:
+        name = self.naming.sql(self.before.id)
+        cursor = await self.session.execute(_CONSTRAINTS, (name,), table=self.before.id)
+        return {(kind, column): name for kind, column, name in await cursor.fetchall()}
+
+    async def _rename_constraints(self, old: Mapping[tuple[str, str], str]) -> None:
+        """Give the table's constraints the names of the ``old`` ones, or their own names without
+        the twin's prefix. A name that is taken is left alone.
+        """
+        name, schema = self.naming.sql(self.after.id), self.naming.place(self.after.id)[0]
+        own = await self._constraints()
+        taken = set(own.values())
+        for place, now in own.items():
+            wanted = without_twin_prefix(old.get(place, now))
+            if wanted in taken:
+                continue
+            if place[0] == "p":  # its index shares a name space with the schema's tables
+                query = "SELECT to_regclass($1) IS NOT NULL"
+                cursor = await self.session.execute(query, (quote(schema, wanted),))
+                if await cursor.fetchone() == (True,):
+                    continue
+            taken.add(wanted)
+            await self.run(
+                Step(f"ALTER TABLE {name} RENAME CONSTRAINT {quote(now)} TO {quote(wanted)}")
+            )

@@ -108,6 +108,8 @@ ROWS: Final[dict[int, tuple[Operation, int]]] = {
     MARIADB_UPDATE_ROWS_COMPRESSED_2: ("update", 2),
     MARIADB_DELETE_ROWS_COMPRESSED_2: ("delete", 2),
 }
+#: Those whose rows are neither compressed nor partial.
+PLAIN_ROWS: Final = frozenset(kind for kind in ROWS if kind <= DELETE_ROWS_2)
 
 # Flags in the event header.
 IN_USE: Final = 0x01

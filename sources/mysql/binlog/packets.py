@@ -4,8 +4,9 @@ The replication protocol's packets: received bytes in, complete events out. Pure
 A packet has a length of three bytes, a sequence number, a status byte and an event. A packet of the
 maximum length is followed by a packet that continues the same event and has no status byte.
 
-A large event is collected in one buffer, which becomes ``bytes`` without a copy. Parts that are
-joined at the end would be in memory twice, and their memory is not given back to the system.
+An event of several packets is collected in one buffer: a rows event in a ``LargeEvent``, any other
+in a buffer that becomes ``bytes`` without a copy. Parts that are joined at the end would be in
+memory twice, and their memory is not given back to the system.
 
 https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html
 """
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import struct
 from io import BytesIO
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from engine.errors import DecodeError
+from sources.mysql.binlog.events import PLAIN_ROWS
+from sources.mysql.codec.large_event import LargeEvent
 
 __all__ = ["Packets", "ServerError"]
 
@@ -25,7 +28,8 @@ _HEAD_SIZE: Final = 4
 _LARGEST: Final = 0xFFFFFF
 #: A server sends no larger events: ``max_allowed_packet`` is at most 1 GiB.
 _LARGEST_EVENT: Final = (1 << 30) + (1 << 20)
-#: Where a packet has the size of its event: after the status, in the event's header.
+#: Where a packet has the kind and the size of its event: after the status, in the event's header.
+_EVENT_KIND: Final = 5
 _EVENT_SIZE: Final = slice(10, 14)
 _OK, _EOF, _ERR = 0x00, 0xFE, 0xFF
 
@@ -45,7 +49,7 @@ class Packets:
         self._chunks: list[bytes] = []
         self._missing = 0
         #: The event that continues in the next packet.
-        self._event: BytesIO | None = None
+        self._event: BytesIO | LargeEvent | None = None
         self._missing_of_event = 0
 
     @property
@@ -91,14 +95,23 @@ class Packets:
         if self._event is not None:
             self._add(self._event, payload)
             if not full:
-                events.append(self._event.getvalue())
-                self._event = None
+                event, self._event = self._event, None
+                if isinstance(event, LargeEvent):
+                    # It is read like bytes until its rows are decoded.
+                    events.append(cast("bytes", event))
+                else:
+                    events.append(event.getvalue())
+                if self._missing_of_event:
+                    raise DecodeError(
+                        "an event of the replication stream is smaller than its header says"
+                    )
             return True
         if full and payload[0] == _OK:
-            self._event = BytesIO()
-            self._missing_of_event = int.from_bytes(payload[_EVENT_SIZE], "little")
-            if self._missing_of_event > _LARGEST_EVENT:
+            size = self._missing_of_event = int.from_bytes(payload[_EVENT_SIZE], "little")
+            if size > _LARGEST_EVENT:
                 raise DecodeError("an event of the replication stream is larger than 1 GiB")
+            of_rows = payload[_EVENT_KIND] in PLAIN_ROWS
+            self._event = LargeEvent(max(size, _LARGEST)) if of_rows else BytesIO()
             self._add(self._event, payload[1:])
             return True
         status = payload[0] if payload else None
@@ -113,7 +126,7 @@ class Packets:
             raise DecodeError(f"a packet of the replication stream has the status {status}")
         return False
 
-    def _add(self, event: BytesIO, part: memoryview) -> None:
+    def _add(self, event: BytesIO | LargeEvent, part: memoryview) -> None:
         self._missing_of_event -= len(part)
         if self._missing_of_event < 0:
             raise DecodeError("an event of the replication stream is larger than its header says")

@@ -533,37 +533,10 @@ static PyObject *sized_value(const Plan *plan, const Step *step, const uint8_t *
     return step->kind == JSON ? json_text(object, p, size) : call(object, p, size);
 }
 
-/* A value of this size that an update has not changed is one object in both rows. */
-enum { LARGE = 1 << 20, MOST_LARGE = 8 };
-
-/* What is known of a change when its second image is read. */
-typedef struct {
-    PyObject *before; /* borrowed: the row before, or NULL */
-    int count;        /* of its large values, whose bytes follow */
-    struct { Py_ssize_t column, size; const uint8_t *data; } large[MOST_LARGE];
-} Change;
-
-/* The large value at `p`: that of the row before, if it has the same bytes. */
-static PyObject *large_value(const Plan *plan, const Step *step, const uint8_t *p, Py_ssize_t size,
-                             Py_ssize_t column, Change *change)
-{
-    for (int n = 0; change->before && n < change->count; n++)
-        if (change->large[n].column == column && change->large[n].size == size &&
-            !memcmp(change->large[n].data, p, (size_t)size))
-            return Py_XNewRef(PyTuple_GetItem(change->before, column));
-    if (!change->before && change->count < MOST_LARGE) {
-        change->large[change->count].column = column;
-        change->large[change->count].size = size;
-        change->large[change->count++].data = p;
-    }
-    return sized_value(plan, step, p, size);
-}
-
 /* The value of a stored column that is not NULL; moves `*at` past it. */
-static PyObject *read_value(const Plan *plan, Py_ssize_t column, const uint8_t **at,
-                            const uint8_t *end, Change *change)
+static PyObject *read_value(const Plan *plan, const Step *step, const uint8_t **at,
+                            const uint8_t *end)
 {
-    const Step *step = plan->steps + column;
     const uint8_t *p = *at;
     int size = fixed_size(step);
     if (size >= 0) {
@@ -579,14 +552,11 @@ static PyObject *read_value(const Plan *plan, Py_ssize_t column, const uint8_t *
     if (length > (uint64_t)(end - p))
         return bad("a row is cut off");
     *at = p + length;
-    if (length >= LARGE)
-        return large_value(plan, step, p, (Py_ssize_t)length, column, change);
     return sized_value(plan, step, p, (Py_ssize_t)length);
 }
 
-/* One row image. */
-static PyObject *read_row(const Plan *plan, const uint8_t **at, const uint8_t *end,
-                          Change *change)
+/* One row image; `old` is the row before (borrowed), or NULL. */
+static PyObject *read_row(const Plan *plan, const uint8_t **at, const uint8_t *end, PyObject *old)
 {
     const uint8_t *nulls = *at, *p = nulls + (plan->stored + 7) / 8;
     if (end - nulls < (plan->stored + 7) / 8)
@@ -602,12 +572,11 @@ static PyObject *read_row(const Plan *plan, const uint8_t **at, const uint8_t *e
         if (step->kind == CONSTANT) {
             value = Py_XNewRef(object_at(plan, step->b));
         } else if (step->kind == BEFORE) {
-            value = change->before ? Py_XNewRef(PyTuple_GetItem(change->before, n))
-                                   : bad("no row before");
+            value = old ? Py_XNewRef(PyTuple_GetItem(old, n)) : bad("no row before");
         } else {
             bool null = step->flags & NULLABLE && nulls[stored / 8] >> stored % 8 & 1;
             stored++;
-            value = null ? Py_NewRef(Py_None) : read_value(plan, n, &p, end, change);
+            value = null ? Py_NewRef(Py_None) : read_value(plan, step, &p, end);
         }
         if (!value) {
             Py_DECREF(row);
@@ -670,16 +639,14 @@ static bool add_row(PyObject *rows, PyObject *row)
 static bool read_rows(const Plan *before, const Plan *after, const uint8_t *p, const uint8_t *end,
                       PyObject *before_rows, PyObject *after_rows)
 {
-    Change change;
     while (p < end) {
-        change.before = NULL, change.count = 0;
+        PyObject *old = NULL; /* its list keeps it */
         if (before_rows) {
-            PyObject *row = read_row(before, &p, end, &change);
-            if (!add_row(before_rows, row))
+            old = read_row(before, &p, end, NULL);
+            if (!add_row(before_rows, old))
                 return false;
-            change.before = row;
         }
-        if (after_rows && !add_row(after_rows, read_row(after, &p, end, &change)))
+        if (after_rows && !add_row(after_rows, read_row(after, &p, end, old)))
             return false;
     }
     return true;

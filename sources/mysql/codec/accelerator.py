@@ -43,6 +43,7 @@ __all__ = [
     "Text",
     "row_accelerator",
     "text_accelerator",
+    "value_function",
 ]
 
 # The kinds of columns, numbered as in _accelerator.c.
@@ -187,13 +188,13 @@ def _step(cell: Cell, wire: int, meta: int, flags: int) -> _Step:
     if wire in (Wire.ENUM, Wire.SET):
         (labels,) = cell.names.values()
         return _Step(_LABELS, flags, size, object=labels)
-    return _Step(_FIXED, flags, size, object=_expression_function(cell))
+    return _Step(_FIXED, flags, size, object=value_function(cell))
 
 
 def _sized(cell: Cell, wire: int, flags: int) -> _Step:
     """The step of a column that is stored as a length and data."""
     if wire == Wire.JSON and json_text_of_5_7.__name__ not in cell.names:
-        return _Step(_JSON, flags, cell.prefix, object=_expression_function(cell))
+        return _Step(_JSON, flags, cell.prefix, object=value_function(cell))
     return _text(cell.value, cell.names, flags, cell.prefix)
 
 
@@ -210,7 +211,7 @@ def _text(value: str, names: dict[str, Any], flags: int, prefix: int) -> _Step:
     return _Step(_SIZED, flags, prefix, object=compile_function("value", source, names))
 
 
-def _expression_function(cell: Cell) -> Callable[[bytes], Any]:
+def value_function(cell: Cell) -> Callable[[bytes], Any]:
     """A function that makes the value from the cell's bytes by the cell's expression."""
     if cell.prefix:
         source = f"def value(raw0):\n    return {cell.value}\n"

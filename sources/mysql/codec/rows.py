@@ -50,7 +50,7 @@ image must end exactly where the event ends; otherwise the event is refused with
 
 Where the C accelerator is built (``accelerator``), it decodes each event first. The generated
 function decodes again what the accelerator refuses: it defines which bytes are valid, and its
-errors name the column.
+errors name the column. The rows of large events are read by ``large_rows``, to save memory.
 
 The format is that of MySQL's ``Rows_event`` (``WRITE_ROWS``, ``UPDATE_ROWS``, ``DELETE_ROWS``, v1
 and v2 alike from the column count on).
@@ -61,13 +61,13 @@ from __future__ import annotations
 import functools
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
 from typing import Any
 
 import msgspec
 
-from engine.change import Cascade, Operation, Rows
+from engine.change import Cascade, Operation, Row, Rows
 from engine.errors import DecodeError, SchemaError, UnloggedChange
 from engine.remedies import BACKFILL
 from engine.schema import Table
@@ -79,6 +79,8 @@ from sources.mysql.codec.defaults import constant_default
 from sources.mysql.codec.images import Image, SourceCode
 from sources.mysql.codec.invalid_text import InvalidText, not_text
 from sources.mysql.codec.json_diff import document_after
+from sources.mysql.codec.large_event import LargeEvent
+from sources.mysql.codec.large_rows import LargeRows
 from sources.mysql.codec.table_map import TableMap, Wire
 from sources.mysql.codec.versioned import current_rows, row_end
 
@@ -93,6 +95,7 @@ class _Compiled:
 
     ``decode`` is tried first: the accelerator's decoder, or ``function`` where there is none.
     ``function`` is the generated function, ``ordinals`` the column that each of its lines reads.
+    ``large`` reads large events; it is made for the first one.
     """
 
     def __init__(
@@ -102,7 +105,10 @@ class _Compiled:
         ordinals: list[int | None],
         before: int | None,
         after: int | None,
+        images: Mapping[str, StoredImage],
     ) -> None:
+        self.images = images
+        self.large: LargeRows | None = None
         self.function = function
         self.decode = decode
         self.ordinals = ordinals
@@ -147,9 +153,16 @@ class RowDecoder:
         self._compiled: dict[tuple[Operation, bytes, bool], _Compiled] = {}
 
     def decode(
-        self, op: Operation, data: bytes, start: int, end: int, *, partial_json: bool = False
+        self,
+        op: Operation,
+        data: bytes | LargeEvent,
+        start: int,
+        end: int,
+        *,
+        partial_json: bool = False,
     ) -> Rows:
-        """The rows in ``data[start:end]``: column count, presence bitmap(s), row images.
+        """The rows in ``data[start:end]``: column count, presence bitmap(s), row images. A large
+        event can be decoded once.
 
         ``partial_json``: the images are those of ``binlog_row_value_options=PARTIAL_JSON``. Raises
         DecodeError if the bytes are not rows of this table, UnloggedChange if a document has
@@ -161,14 +174,17 @@ class RowDecoder:
             compiled = self._compile(op, header, partial_json=partial_json)
         at = start + len(header)
         try:
-            try:
-                before, after, stop = compiled.decode(data, at, end)
-            except _MALFORMED:
-                before, after, stop = compiled.function(data, at, end)
+            if isinstance(data, LargeEvent):
+                before, after, stop = self._decode_large(compiled, data, at, end)
+            else:
+                try:
+                    before, after, stop = compiled.decode(data, at, end)
+                except _MALFORMED:
+                    before, after, stop = compiled.function(data, at, end)
         except _MALFORMED as error:
             if isinstance(error, UnicodeDecodeError) and self._accept_invalid_text():
                 return self.decode(op, data, start, end, partial_json=partial_json)
-            raise self._explain(error, compiled) from error
+            raise self._explain(error, _ordinal(error, compiled)) from error
         if stop != end:
             raise self._malformed("a row extends past the end of the event")
         return Rows(
@@ -180,6 +196,25 @@ class RowDecoder:
             compiled.after_present,
             end - start,
         )
+
+    def _decode_large(
+        self, compiled: _Compiled, event: LargeEvent, start: int, end: int
+    ) -> tuple[list[Row] | None, list[Row] | None, int]:
+        """The rows of a large event. Its bytes are gone after that, so it is not decoded again with
+        the policies for invalid text: they are used from the beginning.
+        """
+        assert not event.spent, "a large event is decoded twice"
+        if compiled.large is None:
+            cells = self._cells
+            if self._invalid_text is not None:
+                cells = _cells(self.table, self._map, self._invalid_text)
+            images = compiled.images
+            before, after = images.get("before"), images.get("after")
+            compiled.large = LargeRows(cells, self._nullable, before, after)
+        try:
+            return compiled.large.decode(event, start, end)
+        except _MALFORMED as error:
+            raise self._explain(error, compiled.large.ordinal) from error
 
     def _accept_invalid_text(self) -> bool:
         """Make the decoders again, with the policies for invalid text; False if that is done."""
@@ -238,14 +273,7 @@ class RowDecoder:
             table=self.table.id,
         )
 
-    def _explain(self, error: Exception, compiled: _Compiled) -> DecodeError:
-        code: CodeType = compiled.function.__code__
-        ordinal = None
-        trace = error.__traceback__
-        while trace is not None:
-            if trace.tb_frame.f_code is code:
-                ordinal = compiled.ordinals[trace.tb_lineno - 1]
-            trace = trace.tb_next
+    def _explain(self, error: Exception, ordinal: int | None) -> DecodeError:
         if ordinal is None:
             return self._malformed("a row is cut off")
         column = self.table.columns[ordinal]
@@ -263,6 +291,18 @@ class RowDecoder:
             " = '', on the source, and let its sessions reconnect",
             table=self.table.id,
         )
+
+
+def _ordinal(error: Exception, compiled: _Compiled) -> int | None:
+    """The column whose line of the generated function has raised an error."""
+    code: CodeType = compiled.function.__code__
+    ordinal = None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is code:
+            ordinal = compiled.ordinals[trace.tb_lineno - 1]
+        trace = trace.tb_next
+    return ordinal
 
 
 def _cells(table: Table, map: TableMap, invalid_text: InvalidText | None = None) -> Any:
@@ -324,6 +364,7 @@ class _Writer:
             source.ordinals,
             None if before in (None, self.all) else before,
             None if op == "insert" or after in (None, self.all) else (after or 0) | self.key,
+            images,
         )
 
     def _write_image(self, source: SourceCode, name: str, mask: int) -> None:

@@ -1,0 +1,60 @@
+"""
+A large event in memory of its own, which is given back to the system while the event is read.
+
+So the values that are made of the event take the place of its bytes, and are not in memory besides
+them. The memory is an anonymous private mapping: pages that were read are dropped by
+MADV_DONTNEED, which needs no second buffer and leaves no holes in the heap (madvise(2)).
+"""
+
+from __future__ import annotations
+
+import mmap
+from io import BytesIO
+from typing import Final, Self
+
+__all__ = ["LargeEvent"]
+
+_SLICE_BYTES: Final = 1 << 20
+#: Only Linux drops the pages at once. Elsewhere the memory is freed with the event.
+_DROP: Final = getattr(mmap, "MADV_DONTNEED", None)
+
+
+class LargeEvent(mmap.mmap):
+    """``size`` bytes, to be written from the beginning on, and then read like ``bytes``.
+
+    ``take`` reads bytes for the last time. ``spent`` is set by whoever takes some, because nobody
+    may read the event again after that.
+    """
+
+    spent: bool
+
+    def __new__(cls, size: int) -> Self:
+        event = super().__new__(cls, -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        event.spent = False
+        return event
+
+    def take(self, start: int, end: int) -> bytes:
+        """The bytes from ``start`` to ``end``, whose memory is given back meanwhile."""
+        if end - start <= _SLICE_BYTES:
+            return self[start:end]
+        taken = BytesIO()
+        for at in range(start, end, _SLICE_BYTES):
+            stop = min(at + _SLICE_BYTES, end)
+            taken.write(self[at:stop])
+            self.drop(at, stop)
+        return taken.getvalue()
+
+    def drop(self, start: int, end: int) -> None:
+        """Give back the memory from ``start`` to ``end``, in whole pages."""
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = end // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if size > 0 and _DROP is not None:
+            self.madvise(_DROP, first, size)
+
+    def same(self, one: int, other: int, size: int) -> bool:
+        """Whether the ``size`` bytes at two places are equal."""
+        return all(
+            self[one + at : one + min(at + _SLICE_BYTES, size)]
+            == self[other + at : other + min(at + _SLICE_BYTES, size)]
+            for at in range(0, size, _SLICE_BYTES)
+        )
