@@ -15,6 +15,7 @@ import msgspec
 from engine.checkpoint import Checkpoint
 from engine.cli.address import check_address
 from engine.cli.api_address import address_of
+from engine.cli.checked import Checked
 from engine.cli.command import Command
 from engine.cli.directory import is_directory, show_status
 from engine.cli.edits import mapped_tables, outdated_tables
@@ -55,21 +56,35 @@ def check(options: argparse.Namespace) -> int:
 
     With --grants, print the statements that give the users of the configuration the rights that it
     needs, and no more. The users need not exist yet.
+
+    CONFIG may be a directory that `tailrace run` runs: all of its pipelines are inspected, and the
+    address of the supervisor. The exit status is the greatest.
     """
+    if options.config.is_dir():
+        return _check_directory(options)
     settings = load_settings(options.config)
     if options.grants:
         from engine.cli.grants import show_grants
 
         return show_grants(settings, as_json=options.json)
-    findings, exit_status = asyncio.run(_check(settings))
-    findings = [_rendered(finding, options.config) for finding in findings]
+    checked = asyncio.run(_check(settings, options.config))
     if options.json:
-        print_json(findings)
+        print_json(checked.findings)
     else:
         from engine.cli.tables import findings_table
 
-        print_tables(findings_table(findings))
-    return exit_status
+        print_tables(findings_table(checked.findings))
+    return checked.exit_status
+
+
+def _check_directory(options: argparse.Namespace) -> int:
+    from engine.cli.check_directory import check_directory
+
+    if options.grants:
+        raise ConfigError(
+            "--grants is for one pipeline", hint="name the configuration of one pipeline"
+        )
+    return check_directory(options.config, _check, as_json=options.json)
 
 
 def _add_check_options(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +97,13 @@ def _add_check_options(parser: argparse.ArgumentParser) -> None:
 CHECK = Command("check", "inspect source and target before a run", check, _add_check_options)
 
 
-async def _check(settings: Settings) -> tuple[list[Finding], int]:
-    """The findings, and the exit status that they make."""
+async def _check(settings: Settings, config: Path) -> Checked:
+    """Inspect source and target of one pipeline."""
+    found, exit_status, runs = await _findings(settings)
+    return Checked([_rendered(it, config) for it in found], exit_status, runs)
+
+
+async def _findings(settings: Settings) -> Checked:
     sink = make_sink(settings)
     tables: list[Table] = []
     findings: list[Finding] = []
@@ -113,14 +133,14 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
             targets, found = mapped_tables(mapping, tables, state)
         except TailraceError as error:
             findings.append(_as_finding("mapping", error, "CK006"))
-            return findings, max(exit_status, error.exit_status)
+            return Checked(findings, max(exit_status, error.exit_status), used)
         try:
             if unknown is not None:
                 raise unknown
             findings += found + await sink.check(targets)
         except TailraceError as error:
             findings.append(_as_finding("target", error, "CK002"))
-            return findings, max(exit_status, error.exit_status)
+            return Checked(findings, max(exit_status, error.exit_status), used)
         try:
             findings += await asyncio.to_thread(outdated_tables, source, mapping, state, settings)
             await asyncio.to_thread(_check_stored, source, state)
@@ -131,7 +151,8 @@ async def _check(settings: Settings) -> tuple[list[Finding], int]:
             exit_status = error.exit_status
         except TailraceError as error:
             findings.append(_as_finding("position", error, "CK005"))
-    return findings, exit_status or int(any(finding.level == "error" for finding in findings))
+    exit_status = exit_status or int(any(finding.level == "error" for finding in findings))
+    return Checked(findings, exit_status, used)
 
 
 def _catalog(source: SnapshotSource) -> tuple[list[Table], list[Finding]]:

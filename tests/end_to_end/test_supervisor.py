@@ -148,6 +148,16 @@ def test_the_pipelines_of_a_directory(
         (directory / "supervisor.toml").write_text(TOKENS + listen)
         shown = tailrace(1, "status", directory)
         assert "configuration error" in shown
+        checked = json.loads(tailrace(2, "check", directory, "--json"))
+        errors = [
+            (it["pipeline"], found["code"])
+            for it in checked
+            for found in it["findings"]
+            if found["level"] == "error"
+        ]
+        assert errors == [("broken", "CK010")]
+        assert [it["pipeline"] for it in checked] == ["broken", "one", "two", None]
+        assert f"127.0.0.1:{engine.port} can be used" in json.dumps(checked[-1])
         code, body = server.ask("/health/ready", token="")
         assert (code, json.loads(body)["reason"]) == (503, "broken: configuration error")
         assert "the table is missing" in server.pipelines()["broken"]["message"]

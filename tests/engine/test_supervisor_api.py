@@ -33,6 +33,7 @@ from engine.ops.supervisor.status import ProcessStatus
 from engine.settings.api import ApiSettings
 
 READ, CONTROL = "read-" * 4, "control-" * 3
+TOKENS = ApiSettings(read_token=READ, control_token=CONTROL)
 STATUS = Status(
     pipeline="a b",
     state="streaming",
@@ -100,15 +101,22 @@ class Client:
     def __init__(self, port: int) -> None:
         self._port = port
 
-    async def ask(
+    async def open(
         self, path: str, token: str = READ, *, method: str = "GET", body: bytes = b""
-    ) -> tuple[int, dict[str, str], bytes]:
-        """Status code, headers by lower-case name, and body. The path is sent as it is."""
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The connection after a request. The path is sent as it is."""
         head = [f"{method} {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
         head += [f"Content-Length: {len(body)}"] * bool(body)
         head += [f"Authorization: Bearer {token}"] * bool(token)
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         writer.write("\r\n".join([*head, "", ""]).encode() + body)
+        return reader, writer
+
+    async def ask(
+        self, path: str, token: str = READ, *, method: str = "GET", body: bytes = b""
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status code, headers by lower-case name, and body."""
+        reader, writer = await self.open(path, token, method=method, body=body)
         first, _, rest = (await reader.readuntil(b"\r\n\r\n")).decode().partition("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in rest.split("\r\n") if line)
         length = headers.get("content-length")
@@ -132,6 +140,7 @@ def run(
     kind: type[Two] = Two,
     engine: Starlette | None = None,
     reload: Callable[[], Awaitable[str]] = nothing_changes,
+    guard: Access | None = None,
 ) -> None:
     """Run ``work`` with a client of a supervisor."""
 
@@ -141,9 +150,8 @@ def run(
         access = Access(ApiSettings(), "localhost")
         own = engine or Api(access, Metrics("a b"), lambda: STATUS, dashboard=dashboard).app()
         apis = EngineApis()
-        tokens = ApiSettings(read_token=READ, control_token=CONTROL)
-        guard = Access(tokens, "127.0.0.1")
-        api = SupervisorApi(guard, kind(socket), apis, reload, lambda: None).app()
+        guarded = guard or Access(TOKENS, "127.0.0.1")
+        api = SupervisorApi(guarded, kind(socket), apis, reload, lambda: None).app()
         async with HttpServer(socket, own), HttpServer("127.0.0.1:0", api) as server:
             await work(Client(server.port))
         await apis.close()
@@ -273,6 +281,25 @@ def test_an_engine_of_another_version(tmp_path: Path) -> None:
 
     routes = [Route(path, answer) for path in ("/status", "/health/ready", "/metrics")]
     run(work, tmp_path, engine=Starlette(routes=routes))
+
+
+def test_who_has_an_old_token_is_refused_also_on_an_open_stream(tmp_path: Path) -> None:
+    guard, new = Access(TOKENS, "127.0.0.1"), "other-" * 4
+
+    async def reload() -> str:
+        guard.replace_tokens(ApiSettings(read_token=new, control_token=CONTROL))
+        return "the tokens are replaced"
+
+    async def work(client: Client) -> None:
+        reader, writer = await client.open(f"{A}/events")
+        await reader.readuntil(b"event: status")
+        assert await client.code("/reload", CONTROL, method="POST") == 200
+        assert b"event: status" not in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        assert await client.code("/status") == 401
+        assert await client.code("/status", new) == 200
+
+    run(work, tmp_path, reload=reload, guard=guard)
 
 
 def test_a_reload_that_fails_says_why(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ class Supervisor:
         async with self._applying:
             if self._stopping.is_set():
                 return STOPPING
-            wanted = {it.file: it for it in self._without_namesakes(found)}
+            wanted = {it.file: it for it in without_namesakes(found, self._names())}
             gone = [it for file, it in self._entries.items() if file not in wanted]
             changed = [
                 (entry, wanted[file])
@@ -187,21 +187,30 @@ class Supervisor:
         api = self._folder / f"{next(self._numbers)}.sock"
         return _Entry(found, api, self._engines, self._restarts)
 
-    def _without_namesakes(self, found: Iterable[Found]) -> list[Found]:
-        """The files; those whose pipeline's name another one has are a problem. An engine that runs
-        keeps its name.
-        """
-        files = sorted(found, key=lambda it: it.file.name)
-        names = {it.file: it.name for it in files if it.problem is None}
-        known = {it.file for it in files}
-        owners: dict[str, Path] = {}
-        for file, entry in self._entries.items():
-            name = entry.found.name
-            if entry.pid is not None and file in known and names.get(file, name) == name:
-                owners[name] = file
-        for file, name in names.items():
-            owners.setdefault(name, file)
-        return [_without_name(it, owners) for it in files]
+    def _names(self) -> dict[Path, str]:
+        """The names of the engines that run."""
+        return {
+            file: entry.found.name for file, entry in self._entries.items() if entry.pid is not None
+        }
+
+
+def without_namesakes(
+    found: Iterable[Found], running: Mapping[Path, str] | None = None
+) -> list[Found]:
+    """The files; those whose pipeline's name another one has are a problem. An engine that is
+    ``running`` keeps its name.
+    """
+    files = sorted(found, key=lambda it: it.file.name)
+    names = {it.file: it.name for it in files if it.problem is None}
+    known = {it.file for it in files}
+    owners = {
+        name: file
+        for file, name in (running or {}).items()
+        if file in known and names.get(file, name) == name
+    }
+    for file, name in names.items():
+        owners.setdefault(name, file)
+    return [_without_name(it, owners) for it in files]
 
 
 def _without_name(it: Found, owners: Mapping[str, Path]) -> Found:
