@@ -231,7 +231,7 @@ class Attempt:
                 " tables",
             )
         for _ in range(CATALOG_ATTEMPTS):
-            self.writer.position = self._discovery.position
+            self.writer.begin(self._discovery.position, self._discovery.position_at)
             if await self._discovery.start_following():
                 return
         raise SourceError(

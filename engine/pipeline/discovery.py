@@ -16,6 +16,7 @@ from engine.change import CaughtUp, SchemaChange
 from engine.checkpoint import Cause
 from engine.contract import RefusesTables, SnapshotSource, Source
 from engine.errors import ConfigError, SchemaError, TailraceError
+from engine.log_status import now_at
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
@@ -64,8 +65,8 @@ class Discovery:
         self.found: list[Table] = []
         #: The tables that it found and that cannot be followed.
         self.refused: dict[TableId, TailraceError] = {}
-        #: The end of the source's log after the last discovery.
-        self.position = ""
+        #: The end of the source's log after the last discovery, which shows all up to this time.
+        self.position, self.position_at = "", 0.0
 
     async def discover(self) -> None:
         """Read the catalog, then the end of the log."""
@@ -77,6 +78,7 @@ class Discovery:
         if isinstance(self._source, RefusesTables):
             self.refused = dict(self._source.refused())
         self._check_mapping()
+        self.position_at = now_at(self._source)
         self.position = await asyncio.to_thread(self._source.position)
 
     def _check_mapping(self) -> None:

@@ -162,6 +162,13 @@ class TargetWriter:
                 "tables are merged, which this sink cannot do", hint="leave out merge in [mapping]"
             )
 
+    def begin(self, position: str, at: float) -> None:
+        """Have the first checkpoint at a position that shows all that the source had committed at
+        this time.
+        """
+        self.position, self.committed_at = position, at
+        self._counters.current_at = at
+
     async def write(self, batch: Batch) -> None:
         """Apply a batch of the stream.
 

@@ -19,13 +19,14 @@ from typing import Any
 
 import pytest
 
+from engine.databases.mysql.connect import query
 from engine.sandbox import SandboxUnavailable
-from tests.support.engine_process import EngineProcess
+from tests.support.engine_process import EngineProcess, write_config
 from tests.support.lag import Followed, lag_of
-from tests.support.servers import AnyServer, do_without
+from tests.support.servers import AnyServer, connect_mysql, do_without
+from tests.support.supervised import CONTROL, READ, SupervisorServer, follows
 from tests.support.waiting import wait_until
 
-READ, CONTROL = "read-" * 4, "control-" * 3
 TOKENS = f'[api]\nread_token = "{READ}"\ncontrol_token = "{CONTROL}"\n'
 #: How long clients misbehave.
 ABUSE_SECONDS = 2.0
@@ -142,23 +143,57 @@ def test_the_pipeline_does_not_notice_bad_clients(
 # -- schemathesis ----------------------------------------------------------------------------------
 
 
-def described(engine: Engine, path: Path) -> Path:
-    """The OpenAPI document that the engine serves, without the command that ends it, and without
-    the stream of events, which does not end.
+def described(engine: Engine, path: Path, pipeline: str = "") -> Path:
+    """The OpenAPI document that is served, without the commands that end the engine, and without
+    the stream of events, which does not end. ``pipeline`` is that of a supervisor.
     """
     connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=10)
     connection.request("GET", "/openapi.json", headers={"Authorization": f"Bearer {READ}"})
-    document: dict[str, Any] = json.load(connection.getresponse())
+    text = connection.getresponse().read().decode()
     connection.close()
-    del document["paths"]["/events"]
-    for operations in document["paths"].values():
-        if body := operations.get("post", {}).get("requestBody"):
-            schema = body["content"]["application/json"]["schema"]
-            schema["anyOf"] = [it for it in schema["anyOf"] if "Stop" not in json.dumps(it)]
-            schema.pop("discriminator", None)
-            assert len(schema["anyOf"]) > 5
+    document: dict[str, Any] = json.loads(text)
+    for path_of in [it for it in document["paths"] if it.endswith(("/events", "/stop"))]:
+        del document["paths"][path_of]
+    operations = [it for methods in document["paths"].values() for it in methods.values()]
+    for parameter in (it for each in operations for it in each.get("parameters", ())):
+        if parameter["name"] == "pipeline":
+            parameter["schema"]["enum"] = [pipeline, "none"]
+    bodies = [it["requestBody"] for it in operations if "requestBody" in it]
+    commands = [it for it in bodies if "anyOf" in json.dumps(it)]
+    for body in commands:
+        schema = body["content"]["application/json"]["schema"]
+        schema["anyOf"] = [it for it in schema["anyOf"] if "Stop" not in json.dumps(it)]
+        schema.pop("discriminator", None)
+        assert len(schema["anyOf"]) > 5
+    assert len(commands) == 1
     path.write_text(json.dumps(document))
     return path
+
+
+def assert_conforms(engine: Engine, document: Path) -> None:
+    """Have schemathesis send what the document allows, commands included, and what it does not: no
+    answer is a server error, or another one than described.
+    """
+    if find_spec("schemathesis") is None:
+        do_without(SandboxUnavailable("schemathesis is not installed"))
+    checked = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", document),
+            *("--url", f"http://127.0.0.1:{engine.port}"),
+            *("--header", f"Authorization: Bearer {CONTROL}"),
+            *("--checks", "not_a_server_error,content_type_conformance"),
+            *("--checks", "response_schema_conformance,status_code_conformance"),
+            *("--max-examples", "50", "--seed", "1", "--request-timeout", "30"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        cwd=document.parent,
+    )
+    assert checked.returncode == 0, checked.stdout[-5000:] + checked.stderr[-1000:]
+    generated = map(int, re.findall(r"(\d+) generated", checked.stdout))
+    assert max(generated, default=0) > 150, checked.stdout[-2000:]
+    assert engine.process.poll() is None
 
 
 @pytest.mark.slow
@@ -166,38 +201,35 @@ def described(engine: Engine, path: Path) -> Path:
 def test_no_request_makes_a_server_error(
     mysql: AnyServer, follow: Callable[[AnyServer], Followed], tmp_path: Path
 ) -> None:
-    """GIVEN a pipeline WHEN schemathesis sends what the OpenAPI document allows, commands included,
-    and what it does not THEN no answer is a server error or another one than described, and the
-    pipeline goes on.
-    """
-    if find_spec("schemathesis") is None:
-        do_without(SandboxUnavailable("schemathesis is not installed"))
     followed = follow(mysql)
     with followed.engine(tmp_path, TOKENS) as engine, followed.rig(engine) as rig:
         rig.steady.step()
         wait_until(lambda: rig.level)
-        checked = subprocess.run(
-            [
-                *(sys.executable, "-m", "schemathesis.cli", "run"),
-                described(engine, tmp_path / "openapi.json"),
-                *("--url", f"http://127.0.0.1:{engine.port}"),
-                *("--header", f"Authorization: Bearer {CONTROL}"),
-                *("--checks", "not_a_server_error,content_type_conformance"),
-                *("--checks", "response_schema_conformance,status_code_conformance"),
-                *("--max-examples", "50", "--seed", "1", "--request-timeout", "30"),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=180,
-            cwd=tmp_path,
-        )
-        assert checked.returncode == 0, checked.stdout[-5000:] + checked.stderr[-1000:]
-        generated = map(int, re.findall(r"(\d+) generated", checked.stdout))
-        assert max(generated, default=0) > 150, checked.stdout[-2000:]
-        assert engine.process.poll() is None
+        assert_conforms(engine, described(engine, tmp_path / "openapi.json"))
         for command in (b'{"command":"backfill","all":true}', b'{"command":"resume"}'):
             assert asyncio.run(ask(engine.port, CONTROL, command)) == "202"
         wait_until(lambda: lag_of(engine.port) == 0, timeout=90, what="a pipeline that goes on")
         rig.steady.step()
         wait_until(lambda: rig.level)
+        assert '"exception"' not in engine.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_no_request_makes_a_server_error_of_a_supervisor(
+    mysql: AnyServer, source_database: str, target_database: str, tmp_path: Path
+) -> None:
+    directory = tmp_path / "pipelines"
+    directory.mkdir()
+    with connect_mysql(mysql, source_database) as connection:
+        query(connection, "CREATE TABLE t (id INT PRIMARY KEY)")
+    write_config(directory, mysql.url, target_database, f"{source_database}.*")
+    (directory / "supervisor.toml").write_text(TOKENS)
+    with Engine(directory) as engine:
+        server = SupervisorServer(engine)
+        server.wait("mirror", follows)
+        assert_conforms(engine, described(engine, tmp_path / "openapi.json", "mirror"))
+        code, _ = server.ask("/pipelines/mirror/commands", {"command": "resume"}, CONTROL)
+        assert code == 202
+        server.wait("mirror", follows)
         assert '"exception"' not in engine.log.read_text()

@@ -15,6 +15,7 @@ import pytest
 
 from engine.change import Begin, Change, Commit, Heartbeat, Row, Rows, SchemaChange
 from engine.checkpoint import Checkpoint
+from engine.commands import Pause
 from engine.contract import Applied
 from engine.errors import SinkLost, SourceLost
 from engine.pipeline.loop import Pipeline
@@ -22,6 +23,7 @@ from engine.schema import Table, TableId
 from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import MemoryDatabase, MemorySettings, MemorySource
+from tests.support.commands import submit_now
 from tests.support.memory_pipeline import (
     KEYED,
     KEYLESS,
@@ -191,6 +193,36 @@ def test_the_status_shows_what_is_committed() -> None:
     run(sink.pipeline, until_caught_up=True)
     assert sink.compared >= 3
     assert all_live(sink.pipeline)
+
+
+def test_a_pipeline_that_is_paused_at_its_first_start_shows_its_lag() -> None:
+    """GIVEN a pipeline that has read no transaction yet WHEN it is paused THEN its lag is the time
+    since its tables were found, so that the end of its log is seen to come.
+    """
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [(1, "x")])
+
+    async def scenario() -> None:
+        began = time.time()
+        pipeline = make_pipeline(database, store, source=Silent(database))
+        running = asyncio.create_task(pipeline.run())
+        await wait_until_async(lambda: all_live(pipeline))
+        await submit_now(MemorySink(MemorySinkSettings("memory:test"), "test", store), Pause())
+        await wait_until_async(lambda: pipeline.state == "paused")
+        await wait_until_async(lambda: (pipeline.status().lag_seconds or 0.0) > 0.2)
+        assert (pipeline.status().lag_seconds or 0.0) <= time.time() - began
+        pipeline.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+class Silent(Scripted):
+    """A log whose heartbeats do not tell the time."""
+
+    def stream(self, position: str | None, *tables: Any) -> Iterator[list[Change]]:
+        while not self.released.wait(0.1):
+            yield [Heartbeat("0", 0.0)]
 
 
 class Paused(Scripted):
