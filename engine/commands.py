@@ -21,6 +21,7 @@ __all__ = [
     "PipelineCommand",
     "QuarantineTables",
     "Reload",
+    "RepairRows",
     "Resume",
     "Skip",
     "Stop",
@@ -79,6 +80,14 @@ class QuarantineTables(_Command, frozen=True, tag="quarantine"):
     tables: tuple[str, ...]
 
 
+class RepairRows(_Command, frozen=True, tag="repair"):
+    """Write the source's rows of the keys that are stored beside the command, in the order of the
+    log. ``rows`` has the number of keys of each table. A command has no values of rows.
+    """
+
+    rows: dict[str, int]
+
+
 class Pause(_Command, frozen=True, tag="pause"):
     """Apply nothing until a ``Resume``, also after a restart of the engine."""
 
@@ -96,7 +105,7 @@ class Stop(_Command, frozen=True, tag="stop"):
 
 
 PipelineCommand = (
-    BackfillTables | QuarantineTables | Skip | Letters | Pause | Resume | Reload | Stop
+    BackfillTables | QuarantineTables | Skip | Letters | RepairRows | Pause | Resume | Reload | Stop
 )
 
 
@@ -116,6 +125,8 @@ def in_words(command: str) -> str:
             return f"skip --{'transaction' if whole else 'statement'} {place}"
         case Letters(action=action, ids=ids):
             return " ".join(("dead-letters", action, *map(str, ids)))
+        case RepairRows(rows=rows):
+            return " ".join(("verify --repair", *(f"--table {name}" for name in rows)))
         case Pause() | Resume() | Reload() | Stop():
             return type(found).__name__.lower()
     assert_never(found)

@@ -1,23 +1,27 @@
 """
 What a source or a sink may offer so that a pipeline, or a table, goes on: places of the log that
-are passed over, dead letters, and a reset.
+are passed over, dead letters, repairs of rows, and a reset.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from engine.change import Operation
-from engine.schema import TableId
+from engine.change import Chunk, Operation, Row
+from engine.schema import Table, TableId
 
 __all__ = [
     "DeadLetter",
     "DeadLetterStore",
     "LostChanges",
     "PassesOver",
+    "ReadsKeys",
+    "RepairKeys",
+    "RepairStore",
     "Resettable",
     "count_dead_letters",
 ]
@@ -105,6 +109,54 @@ class DeadLetterStore(Protocol):
     async def count_dead_letters(self) -> dict[TableId, int]:
         """The number of open letters of each table that has some, over a connection of its own."""
         ...
+
+
+class RepairKeys(msgspec.Struct, frozen=True):
+    """The keys of rows of one table that a repair concerns, as canonical texts
+    (``engine.toolkit.canonical``) in the order of the source's key. Those that are ``extra`` were
+    found on the target alone.
+    """
+
+    differing: tuple[tuple[str, ...], ...] = ()
+    extra: tuple[tuple[str, ...], ...] = ()
+
+    def __len__(self) -> int:
+        """The number of keys."""
+        return len(self.differing) + len(self.extra)
+
+    def among(self, others: RepairKeys) -> RepairKeys:
+        """Those of the keys that ``others`` has, too."""
+        known = {*others.differing, *others.extra}
+        differing, extra = (
+            tuple(key for key in keys if key in known) for keys in (self.differing, self.extra)
+        )
+        return RepairKeys(differing, extra)
+
+
+@runtime_checkable
+class RepairStore(Protocol):
+    """A sink that keeps the keys of a repair beside its command, until that is concluded or
+    cancelled. They are values of rows, so no log and no record has them.
+    """
+
+    async def submit_repair(self, command: str, by: str, keys: Mapping[TableId, RepairKeys]) -> int:
+        """Store a command with its keys durably, over a connection of its own. Returns its number.
+        Raises SinkError if no engine of this version has prepared the target.
+        """
+
+    async def repair_keys(self, id: int) -> dict[TableId, RepairKeys]:
+        """The keys of a command. Called by the engine."""
+
+
+@runtime_checkable
+class ReadsKeys(Protocol):
+    """A source that reads single rows of its tables."""
+
+    def rows_of_keys(self, table: Table, keys: Sequence[Row], low_watermark: str) -> Chunk:
+        """The rows with these keys, also such as only the source's collation takes for equal, in a
+        chunk with the watermarks of ``SnapshotSource.chunks``. A key has the values of the key's
+        columns. Raises ``ShapeChanged``. May block.
+        """
 
 
 @runtime_checkable

@@ -1,8 +1,9 @@
 """
 The command ``verify``: compare both sides, and store the outcome of each table in the target.
 
-The outcome is all that it writes there, one row for each table, so that everybody can see when a
-table was last proven equal. The engine shows it within half a minute.
+The outcome is all that it writes there, but for a repair (``engine.cli.repair``): one row for each
+table, so that everybody can see when a table was last proven equal. The engine shows it within half
+a minute.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from engine.checkpoint import TableProgress
 from engine.cli.command import Command
 from engine.cli.output import print_json, print_tables, print_warning
 from engine.cli.progress import comparison_progress
+from engine.cli.repair import Differing, add_repair_options, limit_of, repair
 from engine.cli.report import Plan, Wanted, add_report_options, make_plan, wanted_report
 from engine.cli.stored import refuse_unknown, stored_state
 from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
@@ -49,6 +51,8 @@ __all__ = [
 
 #: How often the target is asked for its checkpoint.
 POLL_SECONDS: Final = 0.1
+#: How often rows are repaired, if they change while they are.
+REPAIRS: Final = 3
 #: How often outcomes are stored while the comparison goes on.
 RECORD_SECONDS: Final = 5.0
 
@@ -62,22 +66,58 @@ def verify(options: argparse.Namespace) -> int:
     differences. Exit status 0: equal; 3: different, or a table could not be compared.
 
     The outcome of each live table is stored in the target, for `tailrace status` and the metrics.
-    Nothing else is changed on either side.
+    Without --repair, nothing else is changed on either side.
+
+    --repair shows how many rows of which tables would be inserted, updated and deleted, and asks.
+    Then the engine writes the source's rows, in the order of the log, and the tables are compared
+    again. Exit status 0: equal after it; 1: not agreed, or the engine refused it, or has not done
+    it in time; 2: too many rows, or nobody to ask; 3: rows differ still, or tables cannot be
+    compared or repaired.
 
     --report writes a page, or JSON, with all of the result and the values of rows that differ, for
     people who have to rely on it; `tailrace report verify FILE` checks that it was not changed.
     """
     settings, wanted = load_settings(options.config), wanted_report(options)
-    report = asyncio.run(
-        compare(
-            settings,
-            str(options.config),
-            names=options.table,
-            by_rows=options.rows,
-            records=not options.no_record,
-            deadline_seconds=options.deadline_seconds,
-            wanted=wanted,
-        )
+    if options.repair:
+        limit_of(options)
+        return asyncio.run(_repair(settings, options, wanted))
+    report = asyncio.run(_compare(settings, options, wanted))
+    return 0 if report.equal else 3
+
+
+async def _repair(settings: Settings, options: argparse.Namespace, wanted: Wanted | None) -> int:
+    """Compare, repair, and compare again. Returns the exit status."""
+    found = Differing()
+    report = await _compare(settings, options, wanted, found)
+    for _ in range(REPAIRS):
+        if not (found.counts or found.refused):
+            break
+        status = await repair(make_sink(settings), found, options)
+        if status is not None:
+            return status
+        # Rows that changed meanwhile are repaired again, but no others: nobody agreed to those.
+        options.yes, asked, found = True, found, Differing()
+        report = await _compare(settings, options, wanted, found)
+        found.limit_to(asked)
+    return 0 if report.equal else 3
+
+
+async def _compare(
+    settings: Settings,
+    options: argparse.Namespace,
+    wanted: Wanted | None,
+    found: Differing | None = None,
+) -> VerifyReport:
+    """Compare as the options say, and show the result."""
+    report = await compare(
+        settings,
+        str(options.config),
+        names=options.table,
+        by_rows=options.rows,
+        records=not options.no_record,
+        deadline_seconds=options.deadline_seconds,
+        wanted=wanted,
+        found=found,
     )
     if options.json:
         print_json(_without_values(report))
@@ -85,7 +125,7 @@ def verify(options: argparse.Namespace) -> int:
         from engine.cli.tables import verify_table
 
         print_tables(verify_table(report))
-    return 0 if report.equal else 3
+    return report
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +153,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--no-record", action="store_true", help="do not store the outcome in the target"
     )
     add_report_options(parser, "with the values of rows that differ")
+    add_repair_options(parser)
 
 
 VERIFY = Command(
@@ -132,9 +173,10 @@ async def compare(
     records: bool = True,
     deadline_seconds: float = 60.0,
     wanted: Wanted | None = None,
+    found: Differing | None = None,
 ) -> VerifyReport:
     """Compare the tables of these names, or all, and store the outcomes if it ``records`` them.
-    Write the report that is ``wanted``."""
+    Write the report that is ``wanted``. ``found`` gets the rows that differ."""
     sink = make_sink(settings)
     state, checkpoint = await stored_state(sink)
     mapping = make_mapping(settings)
@@ -147,10 +189,7 @@ async def compare(
     with closing(make_source(settings)) as source:
         waiting = Waiting(source, committed)
         record = Record(sink, state, stores=records)
-        expected: Mapping[TableId, int] = {}
-        if sys.stderr.isatty() and isinstance(source, SnapshotSource):
-            tables = [table for of in chosen.tables.values() for table in of]
-            expected = await asyncio.to_thread(source.estimates, tables)
+        expected = await _expected(source, chosen)
         with (
             closing(rows_of("source", source)) as source_rows,
             closing(rows_of("sink", sink)) as target_rows,
@@ -173,6 +212,9 @@ async def compare(
                     progress=lambda name, rows: update(chosen.names[name], rows),
                     found=record.add,
                 )
+                if found is not None:
+                    by_name = {str(it.id): it for it in chosen.tables}
+                    found.take(report, by_name, mapping, target_rows)
             finally:
                 await record.store()
     if record.refused is not None:
@@ -182,6 +224,14 @@ async def compare(
     if plan is not None:
         plan.write(report)
     return report
+
+
+async def _expected(source: Source, chosen: Chosen) -> Mapping[TableId, int]:
+    """The number of rows of the tables, for the progress, if a terminal shows it."""
+    if not (sys.stderr.isatty() and isinstance(source, SnapshotSource)):
+        return {}
+    tables = [table for of in chosen.tables.values() for table in of]
+    return await asyncio.to_thread(source.estimates, tables)
 
 
 def _named(chosen: Chosen) -> dict[str, tuple[Table, Sequence[Table]]]:

@@ -23,7 +23,7 @@ from engine.toolkit.canonical import clock, interval_text, number_text
 from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
 from engine.toolkit.codegen import compile_function
 
-__all__ = ["MappedReader", "SharesReader", "compared", "with_sources"]
+__all__ = ["MappedReader", "SharesReader", "compared", "decoder", "with_sources"]
 
 _Key = tuple[str | None, ...]
 _Text = tuple[str | None, ...]
@@ -277,7 +277,7 @@ def _compile(mapping: TableMapping, target: Table) -> Callable[[Sequence[_Text]]
         f"    for {''.join(f't{n}, ' for n in range(len(mapping.source.columns)))} in rows:",
     ]
     for ordinal in sorted(inputs):
-        names[f"decode{ordinal}"] = _decoder(mapping.source.columns[ordinal].type)
+        names[f"decode{ordinal}"] = decoder(mapping.source.columns[ordinal].type)
         lines.append(
             f"        c{ordinal} = None if t{ordinal} is None else decode{ordinal}(t{ordinal})"
         )
@@ -300,7 +300,7 @@ def _compile(mapping: TableMapping, target: Table) -> Callable[[Sequence[_Text]]
     return compile_function("convert", "\n".join(lines), names)
 
 
-def _decoder(type: Type) -> Callable[[str], object]:
+def decoder(type: Type) -> Callable[[str], object]:
     """A function from the canonical text of a value to its form in a row tuple."""
     kind, scale = type.kind, type.scale
     if ("int" in kind and kind != "interval") or kind == "bit":

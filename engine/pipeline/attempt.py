@@ -295,6 +295,7 @@ class Attempt:
             and self.tracker.live
             and not self._discovery.found
             and not self.tracker.waiting
+            and self._pipeline.stored.repair is None
             and self._source.reached(self.writer.position, goal)
         )
 
@@ -304,7 +305,8 @@ class Attempt:
         1. Read what waits in the queue, and write one batch. Wait for the log if no table can be
            backfilled, or if a source transaction is applied only in part.
         2. Commit, if the transaction is whole and the commit is due.
-        3. End the attempt if stored commands wait: the next one executes them at its start. Or if
+        3. Write the rows of a repair whose reads the stream has passed. End the attempt if stored
+           commands wait: the next one executes them at its start. Or if
            a table was dropped whose name the stream ignores: the next one does not.
         4. Follow discovered tables, if the target is at a commit and the stream has passed the
            position of their discovery.
@@ -322,6 +324,8 @@ class Attempt:
         self._pipeline.counters.silent = silent
         if self._stop:
             return False
+        if not await self._pipeline.stored.go_on(self.writer, self.tracker):
+            return True
         if self._commands_wait() or self.tracker.forgotten:
             return True
         if self._discovery.due() and await self._discovery.start_following():
@@ -357,6 +361,8 @@ class Attempt:
             self._batcher.add(read.changes, read.rows, read.size, time.monotonic())
 
     async def _write(self, batch: Batch) -> None:
+        if (repair := self._pipeline.stored.repair) is not None:
+            repair.watch(batch.changes)
         await self.writer.write(batch)
         limits = self._pipeline.batch
         share = max(batch.rows / limits.max_rows, batch.size / limits.max_bytes)

@@ -26,6 +26,7 @@ from engine.commands import (
     PipelineCommand,
     QuarantineTables,
     Reload,
+    RepairRows,
     Resume,
     Skip,
     Stop,
@@ -34,11 +35,12 @@ from engine.commands import (
 from engine.contract import PreparesTransactions, Sink, Source
 from engine.errors import ConfigError, Fenced, SinkLost, TailraceError
 from engine.ops.tracing import NO_TRACING, Tracing
+from engine.pipeline.repair import CannotRepair, Repair
 from engine.pipeline.stop_request import StopRequest
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
-from engine.recovery import PassesOver
+from engine.recovery import PassesOver, RepairStore
 from engine.remedies import BACKFILL
 from engine.schema import TableId
 
@@ -75,9 +77,12 @@ class StoredCommands:
         self._name = name
         self._source = source
         self._store = sink if isinstance(sink, CommandStore) else None
+        self._repairs = sink if isinstance(sink, RepairStore) else None
         self._unlogged = unlogged
         self._stop = stop
         self._reload = reload
+        #: The repair that waits for the stream. Until it ends, later commands wait behind it.
+        self.repair: Repair | None = None
         #: Whether the pipeline ends so that one with another configuration can start.
         self.reloading = False
         #: The commands that waited before the engine started.
@@ -88,8 +93,8 @@ class StoredCommands:
 
     @property
     def wait(self) -> bool:
-        """Whether commands waited at the last commit."""
-        return self._store is not None and self._store.commands_wait
+        """Whether commands waited at the last commit that can be executed now."""
+        return self._store is not None and self._store.commands_wait and self.repair is None
 
     async def begin(self, *, continues: bool) -> None:
         """Note the commands that are older than the engine; none if it ``continues`` the work of
@@ -105,24 +110,60 @@ class StoredCommands:
         False if one fails with anything but a refusal: it was rolled back, and the next attempt has
         to start, which concludes it with its error. So it does not block the others.
         """
+        self.repair = None
         if self._store is None:
             return True
         for stored in await self._store.waiting_commands():
-            try:
-                with self._tracing.span("command", id=stored.id):
-                    await self._conclude(self._store, stored, writer, tracker)
-            except Fenced:
-                raise
-            except TailraceError as error:
-                if isinstance(error, SinkLost):
-                    losses = self._losses[stored.id] = self._losses.get(stored.id, 0) + 1
-                    if losses >= MOST_LOSSES:
-                        self._failed[stored.id] = error.message
-                if error.retryable:
-                    raise
-                self._failed[stored.id] = str(error)
-                await writer.rollback()
+            if not await self._try(self._store, stored, writer, tracker):
                 return False
+            if self._is_pending:
+                break
+        return True
+
+    @property
+    def _is_pending(self) -> bool:
+        return self.repair is not None
+
+    async def go_on(self, writer: TargetWriter, tracker: ProgressTracker) -> bool:
+        """Write the rows of the repair that waits, if the stream has passed their reads. The target
+        is at a commit before and after. False as for ``execute``.
+        """
+        repair = self.repair
+        if repair is None or self._store is None:
+            return True
+        try:
+            if not repair.is_due(writer.position, self._source.reached):
+                return True
+        except CannotRepair as error:
+            self._failed[repair.stored.id] = str(error)
+        try:
+            return await self._try(self._store, repair.stored, writer, tracker)
+        finally:
+            self.repair = None
+
+    async def _try(
+        self,
+        store: CommandStore,
+        stored: StoredCommand,
+        writer: TargetWriter,
+        tracker: ProgressTracker,
+    ) -> bool:
+        """Execute a command, as ``execute`` does."""
+        try:
+            with self._tracing.span("command", id=stored.id):
+                await self._conclude(store, stored, writer, tracker)
+        except Fenced:
+            raise
+        except TailraceError as error:
+            if isinstance(error, SinkLost):
+                losses = self._losses[stored.id] = self._losses.get(stored.id, 0) + 1
+                if losses >= MOST_LOSSES:
+                    self._failed[stored.id] = error.message
+            if error.retryable:
+                raise
+            self._failed[stored.id] = str(error)
+            await writer.rollback()
+            return False
         return True
 
     async def _conclude(
@@ -141,8 +182,11 @@ class StoredCommands:
         else:
             try:
                 outcome, refused = await self._execute(stored, writer, tracker), False
-            except _Refused as error:
+            except (_Refused, CannotRepair) as error:
                 outcome, refused = str(error), True
+            if not outcome:  # of a repair, which is concluded when the stream has passed its reads
+                await writer.rollback()
+                return
         await store.conclude_command(stored.id, outcome, refused=refused)
         await writer.commit()
         await self._unlogged.letters.load(tracker.tables)
@@ -176,6 +220,8 @@ class StoredCommands:
                 return await self._quarantine(command, stored.by, writer, tracker)
             case BackfillTables():
                 return await self._backfill(command, stored.by, writer, tracker)
+            case RepairRows():
+                return await self._repair(stored, writer, tracker)
             case Pause() | Resume():
                 writer.paused = isinstance(command, Pause)
                 return "paused, nothing is applied" if writer.paused else "resumed"
@@ -220,6 +266,20 @@ class StoredCommands:
         retry = command.action == "retry"
         outcome = await (writer.retry(chosen) if retry else letters.discard(chosen, by))
         return f"{outcome}; {left_out}" if unknown else outcome
+
+    async def _repair(
+        self, stored: StoredCommand, writer: TargetWriter, tracker: ProgressTracker
+    ) -> str:
+        """Write the rows that were read; if none were, read them. Empty then."""
+        if self.repair is not None:
+            return await self.repair.write(writer, tracker)
+        if self._repairs is None:
+            raise _Refused("rows of this target cannot be repaired")
+        keys, letters = await self._repairs.repair_keys(stored.id), self._unlogged.letters.counts
+        if not keys:
+            raise _Refused("the target has no keys of the rows to repair")
+        self.repair = await Repair.begin(stored, keys, self._source, writer, tracker, letters)
+        return ""
 
     async def _quarantine(
         self, command: QuarantineTables, by: str, writer: TargetWriter, tracker: ProgressTracker

@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
 
 from engine.change import (
-    Begin,
     Cascade,
     CaughtUp,
     Change,
@@ -22,6 +21,7 @@ from engine.change import (
     Commit,
     DeletePart,
     Heartbeat,
+    Row,
     Rows,
     SchemaChange,
     Truncate,
@@ -32,6 +32,7 @@ from engine.contract import Applied, AppliesAtOnce, ReadsByPolicy, RowFilter, Si
 from engine.errors import ConfigError, TailraceError, UnloggedChange
 from engine.log_status import now_at
 from engine.mapping.changes import Mapping
+from engine.mapping.single_rows import deletion
 from engine.ops.metrics import Metrics, Stage
 from engine.ops.tracing import NO_TRACING, Tracing
 from engine.pipeline.batching import Batch, first_commit
@@ -40,7 +41,7 @@ from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.events import Events
 from engine.pipeline.impossible import refuse_impossible
 from engine.pipeline.in_place import others_of, why_not_in_place
-from engine.pipeline.shown_statements import without_literals
+from engine.pipeline.shown_statements import locate
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.twins import Twins, own_name
 from engine.recovery import DeadLetter
@@ -242,6 +243,12 @@ class TargetWriter:
             return "the target does not have the table"
         return why_not_in_place(before, after or before, self._sink, self._mapping)
 
+    def why_not_repaired(self, table: Table) -> str:
+        """Why single rows of a live table cannot be written again; empty if they can."""
+        if not (table.key and self._sink.capabilities.upsert):
+            return "they have no key by which they are found"
+        return self._mapping.why_not_in_place(table, table)
+
     async def leave(
         self, id: TableId, cause: Cause, state: LeftState, *, in_place: bool | None = None
     ) -> None:
@@ -313,6 +320,19 @@ class TargetWriter:
 
         return await self._letters.retry(chosen, self._tracker.tables, apply)
 
+    async def repair(self, table: Table, keys: Collection[Row], rows: Sequence[Row]) -> int:
+        """Write rows of the source over those of the target, and remove the target's rows with
+        these keys that the source does not have. Returns the number of the latter.
+        """
+        gone = deletion(self._mapping, table, keys, rows)
+        if gone is not None:
+            await self._sink.apply([gone], {gone.table.id})
+        if rows:
+            read = [Rows(table, "read", None, list(rows))]
+            self._counters.backfilled_rows += await self._apply(read, {table.id}, "backfill")
+        self.transaction = Transaction.WHOLE
+        return 0 if gone is None else len(gone)
+
     async def _apply(
         self,
         changes: Sequence[Change],
@@ -349,11 +369,11 @@ class TargetWriter:
             applied = await self._apply_mapped(targets, names, stage, end)
         except UnloggedChange as error:
             own = self._twins.own_error(error)
-            _locate(own, changes)
+            locate(own, changes)
             raise own from error
         except TailraceError as error:
             error.table = own_name(error.table)
-            _locate(error, changes)
+            locate(error, changes)
             raise
         for change in changes:
             if type(change) is UnloggedPart:
@@ -474,14 +494,3 @@ class TargetWriter:
         statements, and a time in the future would hide the lag until then.
         """
         return min(at, now_at(self._source))
-
-
-def _locate(error: TailraceError, changes: Sequence[Change]) -> None:
-    """Note the place in the log from which on ``changes`` were applied, and the statement."""
-    for change in changes:
-        if type(change) is Begin and error.position is None:
-            error.position = str(change.position)
-        elif type(change) is SchemaChange and not error.statement:
-            named = {str(it.id) for it in (change.before, change.after) if it is not None}
-            if error.table in named:
-                error.statement = without_literals(change.statement)

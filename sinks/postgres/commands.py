@@ -28,6 +28,12 @@ SELECT EXISTS (SELECT FROM {SCHEMA}.checkpoint c JOIN pg_stat_activity a
 ON a.pid = c.owner_pid AND a.backend_start = c.owner_started WHERE c.pipeline = $1)"""
 
 
+#: Remove the keys of rows that the command $1 repairs.
+REMOVE_KEYS = f"DELETE FROM {SCHEMA}.repair_key WHERE command = $1::bigint"
+# A state of an older version, which no engine of this one has taken over, has no such table.
+_HAS_KEYS = f"SELECT to_regclass('{SCHEMA}.repair_key') IS NOT NULL"
+
+
 class CommandTable:
     """A ``CommandClient`` through a session, and what the engine does with commands."""
 
@@ -75,15 +81,23 @@ class CommandTable:
             " WHERE pipeline = $1 AND id = $2::bigint",
             (self._pipeline, str(id), outcome, str(refused)),
         )
+        await self._session.execute(REMOVE_KEYS, (str(id),))
 
     async def cancel(self, id: int, outcome: str) -> bool:
         """Conclude a command that waits, as refused. False if there is none."""
         await self._require_layout()
-        return await self._one(
+        cancelled = await self._one(
             f"UPDATE {SCHEMA}.command SET done_at = now(), outcome = $3, refused = true"
             " WHERE pipeline = $1 AND id = $2::bigint AND done_at IS NULL RETURNING id",
             *(str(id), outcome),
         ) == (id,)
+        if cancelled and await self.has_keys():
+            await self._session.execute(REMOVE_KEYS, (str(id),))
+        return cancelled
+
+    async def has_keys(self) -> bool:
+        """Whether the target has the table for the keys of repairs."""
+        return await (await self._session.execute(_HAS_KEYS)).fetchone() == (True,)
 
     async def newest(self, count: int) -> list[StoredCommand]:
         """All commands that wait, and the newest others, in order."""

@@ -7,6 +7,7 @@ The tables of the schema ``tailrace``: their layout, and the upgrade of an older
     tailrace.table_version    the version of each table that the target has now
     tailrace.command          the commands to a pipeline, with their outcomes
     tailrace.dead_letter      the rows that the target refused, or that wait behind them
+    tailrace.repair_key       the keys of rows that commands repair, until these are concluded
     tailrace.proof            the last comparison of each table
     tailrace.cutover          the cutovers of a pipeline
 
@@ -84,6 +85,13 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.dead_letter (
 CREATE INDEX IF NOT EXISTS dead_letter_open ON {SCHEMA}.dead_letter (pipeline)
   WHERE closed_at IS NULL"""
 
+_REPAIR_KEY = f"""
+CREATE TABLE IF NOT EXISTS {SCHEMA}.repair_key (
+  command bigint, source_schema text, source_name text,
+  keys text NOT NULL,
+  PRIMARY KEY (command, source_schema, source_name)
+)"""
+
 _PROOF = f"""
 CREATE TABLE IF NOT EXISTS {SCHEMA}.proof (
   pipeline text, source_schema text, source_name text,
@@ -120,15 +128,16 @@ ALTER TABLE {SCHEMA}.table_progress
 ALTER TABLE {SCHEMA}.table_version ALTER COLUMN indexed DROP NOT NULL;
 {_COMMAND};
 {_DEAD_LETTER};
+{_REPAIR_KEY};
 {_PROOF};
 {_CUTOVER}"""
 #: Whether ``_ADD`` was executed: its newest columns are there.
 _IS_COMPLETE = f"""
-SELECT count(*) = 6 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+SELECT count(*) = 7 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
 JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND ((relname, attname) IN
   (('checkpoint', 'paused'), ('table_progress', 'changed_at'), ('dead_letter', 'id'),
-  ('proof', 'equal_at'), ('cutover', 'id'))
+  ('proof', 'equal_at'), ('cutover', 'id'), ('repair_key', 'keys'))
   OR (relname, attname) = ('table_version', 'indexed') AND NOT attnotnull)"""
 
 _CREATE = f"""
@@ -166,6 +175,7 @@ CREATE TABLE {SCHEMA}.table_version (
 );
 {_COMMAND};
 {_DEAD_LETTER};
+{_REPAIR_KEY};
 {_PROOF};
 {_CUTOVER}"""
 

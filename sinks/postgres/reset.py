@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from engine.change import TWIN_PREFIX, SchemaChange
 from engine.errors import SinkError, UnloggedChange
 from engine.schema import Table
+from sinks.postgres.commands import CommandTable
 from sinks.postgres.dead_letters import CLOSE
 from sinks.postgres.layout import SCHEMA
 from sinks.postgres.schema import SchemaFollower
@@ -21,6 +22,11 @@ DROPPED_TABLES = 250
 
 #: What becomes of open dead letters and of commands that wait.
 _OUTCOME = "the state of the pipeline was reset"
+
+_REMOVE_KEYS = (
+    f"DELETE FROM {SCHEMA}.repair_key"
+    f" WHERE command IN (SELECT id FROM {SCHEMA}.command WHERE pipeline = $1)"
+)
 
 _STATE = ("checkpoint", "table_progress", "table_version", "proof")
 
@@ -57,6 +63,8 @@ async def reset(
     for name in _STATE:
         await session.execute(f"DELETE FROM {SCHEMA}.{name} WHERE pipeline = $1", (pipeline,))
     await session.execute(CLOSE, (pipeline, _OUTCOME))
+    if await CommandTable(session, pipeline).has_keys():
+        await session.execute(_REMOVE_KEYS, (pipeline,))
     await session.execute(
         f"UPDATE {SCHEMA}.command SET done_at = now(), refused = true, outcome = $2"
         " WHERE pipeline = $1 AND done_at IS NULL",

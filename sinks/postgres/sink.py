@@ -39,7 +39,7 @@ from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.handover import Client, Cutover, Finished, Obstacle
 from engine.proof import TableProof
-from engine.recovery import DeadLetter
+from engine.recovery import DeadLetter, RepairKeys
 from engine.rights import Grants
 from engine.schema import Table, TableId
 from engine.structure import Item, Program, WantedTable
@@ -53,6 +53,7 @@ from sinks.postgres.dead_letters import DeadLetterTable
 from sinks.postgres.finishing import clients, finish, obstacles
 from sinks.postgres.preflight import check
 from sinks.postgres.proofs import ProofTable
+from sinks.postgres.repairs import RepairTable
 from sinks.postgres.reset import reset
 from sinks.postgres.rights import read_grants
 from sinks.postgres.schema import SchemaFollower
@@ -260,6 +261,15 @@ class PostgresSink:
         """As ``CommandStore.command_client``."""
         async with self._own_session() as session:
             yield CommandTable(session, self._pipeline)
+
+    async def submit_repair(self, command: str, by: str, keys: Mapping[TableId, RepairKeys]) -> int:
+        """As ``RepairStore.submit_repair``."""
+        async with self._own_session() as session:
+            return await RepairTable(session, self._pipeline).submit(command, by, keys)
+
+    async def repair_keys(self, id: int) -> dict[TableId, RepairKeys]:
+        """As ``RepairStore.repair_keys``."""
+        return await RepairTable(self._session, self._pipeline).read(id)
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """As ``DeadLetterStore.savepoint``."""

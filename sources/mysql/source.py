@@ -69,6 +69,7 @@ from sources.mysql.server_info import (
 )
 from sources.mysql.settings import MySQLSettings, selector
 from sources.mysql.snapshot.chunks import ChunkReader
+from sources.mysql.snapshot.table_reads import TableReads
 from sources.mysql.statistics import are_narrow, row_estimates
 from sources.mysql.stored_programs import read_programs
 from sources.mysql.structure import read_structure
@@ -85,7 +86,7 @@ _PASSING_SECONDS: Final = 0.9
 _PROBE_SECONDS: Final = 2.0
 
 
-class MySQLSource:
+class MySQLSource(TableReads):
     """The source for ``mysql://`` and ``mariadb://`` URLs.
 
     Guarantee: every committed row change of a followed table, once, in commit order. A position has
@@ -401,10 +402,6 @@ class MySQLSource:
     def filter(self, table: Table, rows: RowFilter) -> None:
         """Leave out rows of a table from ``chunks``; see ``FiltersRows``."""
         self._conditions[table] = condition(table, rows, self._settings.values)
-
-    def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
-        """One chunk for each of the tables that has no row; see ``SnapshotSource.empty``."""
-        return self._chunk_reader().empty(tables, low_watermark)
 
     def _chunk_reader(self) -> ChunkReader:
         info = self._ask(self._server_info)

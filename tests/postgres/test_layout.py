@@ -157,7 +157,7 @@ def test_the_first_open_upgrades(url: str, caplog: pytest.LogCaptureFixture) -> 
     assert vars(line).items() >= {"from_layout": 1, "to_layout": 2, "tables": 5}.items()
     found = everything(url)
     tables = ["checkpoint", "command", "cutover", "dead_letter", "layout", "proof"]
-    assert sorted(found) == [*tables, "table_progress", "table_version"]
+    assert sorted(found) == [*tables, "repair_key", "table_progress", "table_version"]
     other = ("other", "s", "t", "live", None, 7, 8, None, False, None, None, False, [], 0.0)
     assert other in found["table_progress"]
 

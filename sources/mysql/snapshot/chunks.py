@@ -48,6 +48,8 @@ __all__ = ["ChunkReader"]
 
 _CHUNK_BYTES = 8 << 20
 _CUT_BYTES = 2 * _CHUNK_BYTES
+#: The number of keys in one condition.
+_KEYS_TOGETHER = 200
 _READ_TIMEOUT_SECONDS = 60.0
 #: The cursor within a table without a key: its read cannot be resumed.
 _NO_PLACE = "[]"
@@ -127,6 +129,16 @@ class ChunkReader:
             reading.abandoned = True
             if not columns:
                 self._measured = (table, reading.row_bytes)
+
+    def rows_of_keys(self, table: Table, keys: Sequence[Key], low_watermark: str) -> Chunk:
+        """See ``engine.recovery.ReadsKeys.rows_of_keys``."""
+        self._sessions.resume()
+        low = parse_position(low_watermark)
+        reading = _Reading(
+            *(self._sessions, self._watermarks, table, low, _KEYS_TOGETHER),
+            *(self._invalid_text, None, (), ""),
+        )
+        return reading.of_keys(keys)
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         """See ``engine.contract.SnapshotSource.empty``.
@@ -244,6 +256,22 @@ class _Reading:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
+    def of_keys(self, keys: Sequence[Key]) -> Chunk:
+        """The rows with these keys, in one transaction."""
+        found: dict[Key, Row] = {}
+        with self._sessions.lease() as lease, self._errors():
+            connection, low = lease.connection, self._low_watermark
+            self._watermarks.wait_until_visible(connection, [self._table], low)
+            self._check_keys(connection)
+            self._check_shape(connection, self._watermarks.begin(connection, low))
+            for start in range(0, len(keys), self._rows):
+                where = self._keyset.among(keys[start : start + self._rows])
+                query = self._query(connection, where)
+                for rows, _ in self._rows_of(connection, self._table, query):
+                    found |= {self._key_of(row): row for row in rows}
+            high_watermark = self._watermarks.high(connection)
+        return Chunk(self._table, list(found.values()), None, str(high_watermark))
+
     def whole(self) -> Iterator[Chunk]:
         """All rows as of one position in the log, in the order in which the server sends them."""
         exact, lease_another = self._watermarks.exact, self._sessions.lease
@@ -263,7 +291,7 @@ class _Reading:
                         rows, size = [], 0
                     rows += more
                     size += received
-                _end(connection)
+                connection.rollback()
                 lease.spoiled = False
         yield Chunk(self._table, rows, None, high_watermark, size)
 
@@ -469,8 +497,3 @@ def _without_rows(connection: Connection[Any], tables: Sequence[Table]) -> list[
         cursor.execute(f"SELECT {checks}")
         found = cursor.fetchall()
     return [table for table, rows in zip(tables, found[0], strict=True) if not rows]
-
-
-def _end(connection: Connection[Any]) -> None:
-    """End the transaction of a read."""
-    connection.rollback()

@@ -8,6 +8,7 @@ because only the server knows its collations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -73,6 +74,17 @@ class Keyset:
         if where:
             conditions.append(where)
         return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+    def among(self, keys: Sequence[Key]) -> str:
+        """The WHERE clause for rows with one of these keys."""
+        alternatives = (
+            " AND ".join(
+                f"{name} = {_literal(column, value)}"
+                for name, column, value in zip(self._names, self.columns, key, strict=True)
+            )
+            for key in keys
+        )
+        return f" WHERE {' OR '.join(f'({it})' for it in alternatives)}"
 
     def _compare(self, key: Key, beyond: str, at_end: str) -> str:
         literals = [

@@ -1,0 +1,222 @@
+"""
+``tailrace verify --repair``: rows that differ are written again by the engine.
+
+The comparison finds the rows. Their keys are stored in the target beside a command, and the engine
+reads these rows on the source and writes them at one place of the log (``engine.pipeline.repair``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from engine.cli.inbox import outcome_of, store_of, user
+from engine.cli.recovery import add_yes, agreed
+from engine.commands import RepairRows
+from engine.contract import RowReader, Sink, StoredText
+from engine.databases.mysql.types import INTEGER_KINDS
+from engine.errors import ConfigError
+from engine.mapping.changes import Mapping as TableMappings
+from engine.recovery import RepairKeys, RepairStore
+from engine.remedies import rendered
+from engine.schema import Table, TableId
+from engine.verify.comparison import LISTED_DIFFERENCES
+from engine.verify.report import Difference, Key, TableReport, VerifyReport
+
+__all__ = ["Differing", "add_repair_options", "limit_of", "repair"]
+
+#: How many rows are repaired unless another limit is set.
+LIMIT: Final = 1000
+
+
+class _Counts(NamedTuple):
+    """The rows of a table that a repair inserts, updates or deletes."""
+
+    inserted: int
+    updated: int
+    deleted: int
+
+
+class Differing:
+    """The rows that a comparison has found to differ, as a repair needs them."""
+
+    def __init__(self) -> None:
+        #: What is to be done, by the name to show; that of a merged table has its sources.
+        self.counts: dict[str, _Counts] = {}
+        self.keys: dict[TableId, RepairKeys] = {}
+        #: Why tables, or rows of them, that differ cannot be repaired.
+        self.refused: dict[str, str] = {}
+        #: The number of rows that differ in tables with a key.
+        self.differences = 0
+
+    @property
+    def rows(self) -> int:
+        """The number of rows to repair."""
+        return sum(map(len, self.keys.values()))
+
+    def take(
+        self,
+        report: VerifyReport,
+        compared: Mapping[str, Table],
+        mapping: TableMappings,
+        target: RowReader,
+    ) -> None:
+        """Take the differences of a result, with the tables by their names in it."""
+        for it in report.tables:
+            if it.differing or it.missing or it.extra:
+                self._take(it, compared[it.table], mapping, target)
+
+    def limit_to(self, asked: Differing) -> None:
+        """Leave out rows that the user was not asked about."""
+        self.refused.clear()
+        self.differences = 0
+        kept = {id: it.among(asked.keys[id]) for id, it in self.keys.items() if id in asked.keys}
+        self.keys = {id: it for id, it in kept.items() if len(it)}
+        names = {str(id) for id in self.keys}
+        self.counts = {
+            name: counts
+            for name, counts in self.counts.items()
+            if not names.isdisjoint(name.split(" + "))
+        }
+
+    def _take(
+        self, report: TableReport, table: Table, mapping: TableMappings, target: RowReader
+    ) -> None:
+        name = " + ".join(str(source.id) for source in table.sources)
+        stored = target.stored(table)
+        if not table.key:
+            self.refused[name] = "no key tells which rows of both sides belong together"
+            return
+        self.differences += report.missing + report.differing + report.extra
+        texts = [stored[ordinal] for ordinal in table.key]
+        plain = [it for it in report.differences if _is_plain(it.key, table, texts)]
+        if len(plain) < len(report.differences):
+            self.refused[name] = "a policy changes values of the keys of some"
+        if plain:
+            kinds = Counter(it.kind for it in plain)
+            self.counts[name] = _Counts(kinds["missing"], kinds["changed"], kinds["extra"])
+            for source in table.sources:
+                keys = _keys(plain, table, source, mapping)
+                if len(keys):
+                    self.keys[source.id] = keys
+
+
+def _is_plain(key: Key, table: Table, texts: Sequence[StoredText | None]) -> bool:
+    """Whether the source's key is that of the target: no policy changes it."""
+    kinds = (table.columns[ordinal].type.kind for ordinal in table.key)
+    return all(
+        text is None
+        or (
+            part is not None
+            # A number may stand for a larger one.
+            and kind not in INTEGER_KINDS
+            and text.store(part) == part == text.restore(part)
+        )
+        for part, text, kind in zip(key, texts, kinds, strict=True)
+    )
+
+
+def _keys(
+    differences: Sequence[Difference], table: Table, source: Table, mapping: TableMappings
+) -> RepairKeys:
+    """The keys of one table of the source among those of the target's table."""
+    own = mapping.of(source)
+    names = [table.names[ordinal] for ordinal in table.key]
+    if own is None:
+        wanted = [source.names[ordinal] for ordinal in source.key]
+    else:
+        wanted = [own.columns[own.places[ordinal]].column.name for ordinal in source.key]
+    places = [names.index(name) for name in wanted]
+
+    def found(*, extra: bool) -> tuple[tuple[str, ...], ...]:
+        keys: list[Key] = [it.key for it in differences if (it.kind == "extra") is extra]
+        if own is not None and own.share:
+            keys = [key for key in keys if key[0] == own.share]
+        return tuple(tuple(key[place] or "" for place in places) for key in keys)
+
+    return RepairKeys(found(extra=False), found(extra=True))
+
+
+def add_repair_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a repair."""
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="show what a repair of the rows that differ would do, ask, and let the engine do it",
+    )
+    parser.add_argument(
+        "--repair-limit",
+        type=int,
+        default=LIMIT,
+        metavar="N",
+        help=f"with --repair: refuse to repair more rows (default {LIMIT:,})",
+    )
+    add_yes(parser)
+
+
+def limit_of(options: argparse.Namespace) -> int:
+    """The most rows that are repaired. Raises ConfigError."""
+    limit = int(options.repair_limit)
+    if not 0 < limit <= LISTED_DIFFERENCES:
+        raise ConfigError(
+            f"--repair-limit is a number from 1 to {LISTED_DIFFERENCES:,}",
+            hint="`tailrace backfill CONFIG TABLE --in-place` reads a whole table again",
+        )
+    return limit
+
+
+async def repair(sink: Sink, found: Differing, options: argparse.Namespace) -> int | None:
+    """Show what is to be done, ask, and have it done. Returns None if the engine has done it, else
+    the exit status. Raises ConfigError if there are too many rows, or nobody to ask.
+    """
+    config = str(options.config)
+    for name, counts in sorted(found.counts.items()):
+        print(
+            f"{name}: rows to insert: {counts.inserted:,}, to update: {counts.updated:,},"
+            f" to delete: {counts.deleted:,}"
+        )
+    for name, reason in sorted(found.refused.items()):
+        words = " ".join(map(shlex.quote, name.split(" + ")))
+        remedy = rendered(f"`tailrace backfill CONFIG {words}`", config=config)
+        print(f"{name}: rows cannot be repaired: {reason}. {remedy} reads the table again")
+    limit, rows = limit_of(options), found.differences
+    if rows > limit:
+        raise ConfigError(
+            f"{rows:,} rows differ, and the limit of a repair is {limit:,}; nothing is changed",
+            hint="`tailrace backfill CONFIG TABLE --in-place` reads a whole table again;"
+            " --repair-limit sets another limit",
+        )
+    if not found.keys:
+        return 3
+    if not agreed(f"{found.rows:,} rows of the target are to be repaired", options):
+        return 1
+    return await _give(sink, found, options)
+
+
+async def _give(sink: Sink, found: Differing, options: argparse.Namespace) -> int | None:
+    """Store the command with its keys, and wait for its outcome."""
+    store = store_of(sink)
+    if not isinstance(sink, RepairStore):
+        raise ConfigError("rows of this target cannot be repaired", hint="PostgreSQL's can")
+    command = RepairRows({str(id): len(keys) for id, keys in sorted(found.keys.items())})
+    text = msgspec.json.encode(command).decode()
+    async with store.command_client() as client:
+        runs = await client.engine_runs()
+        id = await sink.submit_repair(text, user(), found.keys)
+        done = await outcome_of(client, id, options.deadline_seconds) if runs else None
+    if done is not None:
+        print(f"refused: {done.outcome}" if done.refused else done.outcome)
+        return 1 if done.refused else None
+    config = str(options.config)
+    run = rendered("`tailrace run CONFIG`", config=config)
+    cancel = rendered(f"`tailrace commands CONFIG cancel {id}`", config=config)
+    print(
+        f"no engine has executed the repair yet: {run} does at its start. It stays stored as"
+        f" command {id} until then, or until {cancel}"
+    )
+    return 1
