@@ -5,21 +5,32 @@ The *row text* of a row has a field for each column, in order, and a comma after
 
 - a short field is the value's text, which never contains a comma: numbers, bits, dates and times.
   An empty field is NULL.
-- a long field is the length of the value's text in bytes, a colon and the text: ``5:a,b,c``. A
-  field without a length, ``:``, is NULL.
+- a long field is the length of the value in bytes, a colon and the value's text: ``5:a,b,c``. A
+  value of more than ``LONGEST`` bytes has the 64 digits of its SHA-256 instead of its text. A field
+  without a length, ``:``, is NULL.
 
-So two rows with the same text are equal in every column. A row is hashed by SHA-256 of its text in
-UTF-8, and the first and the last 64 bits of the hashes of several rows are added up. Rows that are
-equal do not cancel each other, as they would by an exclusive or. The sums of two sets of rows that
-differ are the same with a probability of 2^-128.
+So two rows with the same text are equal in every column, and the text of a table's row is not
+longer than its columns allow.
+
+The checksum of a *range* of the key is the SHA-256 of the texts of its rows, joined in the order of
+the key. A joined text can be read in one way only, so with the same number of rows it is that of
+the same rows. One hash for many rows costs each of them very little.
+
+The checksum of a *part*, whose rows have no order, is a sum: each row is hashed, and the first and
+the last 64 bits of the hashes are added up. Rows that are equal do not cancel each other, as they
+would by an exclusive or.
+
+128 bits of a hash are kept. Two sets of rows that differ have the same checksum with a probability
+of 2^-128.
 
 Each database has SQL expressions of its own for the fields (``row_text`` in
 ``engine/databases/*``). Equal texts mean equal values. The reverse need not hold for rare values,
 such as those that a policy replaces: checksums that differ only mean that the rows are compared.
 
 A server may be unable to make the text of a row, because it is too long. It then hashes another
-text that has no comma at its end, so it is that of no row. This text is the server's own: two
-databases must not share one.
+text that has no comma at its end, so it is that of no row. It may also cut off the joined text of a
+range, which then has fewer rows than it has counted, unlike every joined text that is whole. Both
+are the server's own: two databases must not share them.
 """
 
 from __future__ import annotations
@@ -27,19 +38,27 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
-from engine.schema import Table
+from engine.schema import Column, Table
 from engine.toolkit.key_order import ORDERED_KINDS
 
 __all__ = [
     "EVERYTHING",
+    "LONGEST",
+    "MOST_BYTES",
     "PART_DIGITS",
     "Checksum",
     "KeyRange",
     "SumsRows",
     "hashed",
+    "is_never_longer",
     "is_ordered",
+    "most_rows",
 ]
 
+#: The bytes of the longest value whose text is part of a row's text.
+LONGEST: Final = 1024
+#: The length of the joined text of a range. The texts of ``most_rows`` rows cannot be longer.
+MOST_BYTES: Final = 128 << 20
 #: The digits of a part's name: a table has up to 4,096 parts.
 PART_DIGITS: Final = 3
 
@@ -60,7 +79,8 @@ EVERYTHING: Final = KeyRange()
 
 
 class Checksum(NamedTuple):
-    """The number of rows, and the sums of their hashes modulo 2^64."""
+    """The number of rows, and two numbers of 64 bits: of a range the first and the last bits of its
+    hash, of a part the sums of those of its rows. Sums are modulo 2^64."""
 
     rows: int = 0
     first: int = 0
@@ -72,13 +92,20 @@ class Checksum(NamedTuple):
         count the first bit of a hash as its sign."""
         return cls(*(int(str(number or 0)) % _64_BITS for number in (rows, first, last)))
 
+    @classmethod
+    def of_text(cls, rows: object, digest: str | None) -> Checksum:
+        """The checksum of a range: the number of rows, and the hexadecimal digits of the hash."""
+        if digest is None:  # no rows have no text
+            return cls(int(str(rows)))
+        return cls(int(str(rows)), int(digest[:16], 16), int(digest[-16:], 16))
+
     def plus(self, other: Checksum) -> Checksum:
-        """The checksum of the rows of both."""
+        """The checksum of both: the numbers are added up."""
         return Checksum.of(*(one + more for one, more in zip(self, other, strict=True)))
 
     @property
     def text(self) -> str:
-        """The sums as 32 hexadecimal digits."""
+        """The two numbers as 32 hexadecimal digits."""
         return f"{self.first:016x}{self.last:016x}"
 
 
@@ -94,7 +121,8 @@ class SumsRows(Protocol):
         """Why there are no checksums of this table; empty if there are. May block."""
 
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
-        """The checksum of the rows with these keys."""
+        """The checksum of the rows with these keys. They are at most ``most_rows``, or far fewer on
+        the other side."""
 
     def boundary(self, table: Table, range: KeyRange, rows: int) -> _Key | None:
         """The key of the row with this number in a range, counted from 1 in this side's key order;
@@ -123,3 +151,45 @@ def is_ordered(table: Table) -> bool:
     """Whether both sides sort the keys of a table alike, so that a range has the same rows."""
     kinds = [table.columns[ordinal].type.kind for ordinal in table.key]
     return bool(kinds) and ORDERED_KINDS.issuperset(kinds)
+
+
+def is_never_longer(column: Column) -> bool:
+    """Whether no value of a column with a long field has more than ``LONGEST`` bytes."""
+    return 0 < _declared(column) <= LONGEST
+
+
+def most_rows(table: Table) -> int:
+    """The number of rows whose joined text surely has at most ``MOST_BYTES`` bytes."""
+    return max(1, MOST_BYTES // sum(map(_field_bytes, table.columns)))
+
+
+#: The length of a field, but for the text of a long one: of 65 digits, 64 bits, or a length.
+_FRAME: Final = 70
+
+
+def _field_bytes(column: Column) -> int:
+    """The length of a column's longest field."""
+    match column.type.kind:
+        case "binary" | "geometry":  # as hexadecimal digits
+            return _FRAME + 2 * min(_declared(column) or LONGEST, LONGEST)
+        case "text" | "json" | "enum" | "set" | "uuid":
+            return _FRAME + min(_declared(column) or LONGEST, LONGEST)
+        case _:
+            return _FRAME
+
+
+def _declared(column: Column) -> int:
+    """The bytes of a column's longest value; 0 if that is not known."""
+    match column.type.kind:
+        case "text":
+            return 4 * column.type.length
+        case "binary":
+            return column.type.length
+        case "enum":
+            return max((len(label.encode()) for label in column.type.members), default=0)
+        case "set":
+            return len(",".join(column.type.members).encode())
+        case "uuid":
+            return 36
+        case _:
+            return 0

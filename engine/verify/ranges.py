@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from engine.schema import Table
-from engine.toolkit.checksums import EVERYTHING, Checksum, KeyRange
+from engine.toolkit.checksums import EVERYTHING, Checksum, KeyRange, most_rows
 from engine.verify.reader import AsyncReader, by_key, comparable_rows, key_of
 from engine.verify.report import Key
 
@@ -34,7 +34,7 @@ __all__ = ["RangeComparison"]
 PIECES: Final = 8
 #: The rows of a range, in chunks: at first, and at most.
 FIRST_CHUNKS: Final = 4
-MOST_CHUNKS: Final = 40
+MOST_CHUNKS: Final = 10
 #: How long the checksums of a range should take. Ranges grow and shrink accordingly.
 SHORT_SECONDS: Final = 0.5
 LONG_SECONDS: Final = 2.0
@@ -77,7 +77,8 @@ class RangeComparison:
 
     async def run(self) -> None:
         """Compare the table, range by range."""
-        rows = FIRST_CHUNKS * self._chunk_rows
+        most = min(MOST_CHUNKS * self._chunk_rows, most_rows(self._table))
+        rows = min(FIRST_CHUNKS * self._chunk_rows, most)
         after, upto = None, await self._end(EVERYTHING, rows)
         while True:
             range, started = KeyRange(after, upto), time.monotonic()
@@ -88,9 +89,9 @@ class RangeComparison:
             )
             seconds = time.monotonic() - started
             if seconds < SHORT_SECONDS:
-                rows = min(2 * rows, MOST_CHUNKS * self._chunk_rows)
+                rows = min(2 * rows, most)
             elif seconds > LONG_SECONDS:
-                rows = max(rows // 2, self._chunk_rows)
+                rows = max(rows // 2, min(self._chunk_rows, most))
             self.in_source = self.in_source.plus(source)
             self.in_target = self.in_target.plus(target)
             if source != target:
@@ -102,14 +103,14 @@ class RangeComparison:
         await self._flush()
 
     async def _following(self, after: Key | None, rows: int) -> Key | None:
-        """The end of the range after ``after``, found while the target still sums the last one."""
+        """The end of the range after ``after``, found while the source still sums the last one."""
         return None if after is None else await self._end(KeyRange(after), rows)
 
     async def _end(self, rest: KeyRange, rows: int) -> Key | None:
-        """The end of the next range. Behind the source's last rows it is one of the target's keys,
-        because the target may have many rows more."""
-        end = await self._source.boundary(self._table, rest, rows)
-        return end or await self._target.boundary(self._table, rest, rows)
+        """The end of the next range. Behind the target's last rows it is one of the source's keys,
+        because the source may have many rows more."""
+        end = await self._target.boundary(self._table, rest, rows)
+        return end or await self._source.boundary(self._table, rest, rows)
 
     async def _cut(self, range: KeyRange, source: Checksum, target: Checksum) -> None:
         """Find the rows of a range that differ."""

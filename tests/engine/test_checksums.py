@@ -6,10 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
+from engine.databases.mysql import session_variables
 from engine.databases.mysql.row_reader import MySQLRowReader
-from engine.toolkit.checksums import EVERYTHING, Checksum
+from engine.databases.mysql.session_variables import Variable
+from engine.schema import Column, Table, TableId, Type
+from engine.toolkit.checksums import LONGEST, Checksum, most_rows
 from engine.verify.report import Difference
 from sources.mysql.settings import MySQLSettings
 from tests.support.servers import AnyServer
@@ -97,31 +101,107 @@ def test_a_row_with_more_columns_than_a_function_has_arguments(sides: Sides) -> 
     assert sides.compare(table).differences == (Difference("changed", ("3",), ("c119",)),)
 
 
-@pytest.mark.parametrize("wrong", ["NULL", "repeat('x', 1500000)"])
+@pytest.mark.parametrize("wrong", ["NULL", "repeat('x', 1020)"])
 def test_a_row_that_is_too_long_for_a_checksum_is_read(
     mysql: AnyServer, sides: Sides, wrong: str
 ) -> None:
     """GIVEN a row that is longer than max_allowed_packet
     THEN it has no text on the source, and looks like no row of the target, also not one of NULLs.
     """
-    table = sides.make("t", "id INT PRIMARY KEY, v INT, a LONGTEXT, b LONGTEXT")
+    texts = "abcde"
+    columns = ", ".join(f"{name} LONGTEXT" for name in texts)
+    table = sides.make("t", f"id INT PRIMARY KEY, v INT, {columns}")
+    values = ", ".join(f"repeat('{name}', 1000)" for name in texts)
     for run in (sides.on_source, sides.on_target):
-        run("INSERT INTO t VALUES (1, 1, repeat('x', 1000000), repeat('y', 1000000))")
+        run(f"INSERT INTO t VALUES (1, 1, {values})")
     with sides.source.cursor() as cursor:
         cursor.execute("SELECT @@global.max_allowed_packet")
         [(before,)] = cursor.fetchall()
-        cursor.execute("SET GLOBAL max_allowed_packet = 1048576")
+        cursor.execute("SET GLOBAL max_allowed_packet = 4096")
         try:
             sides.source_reader.close()  # a session keeps the limit that it began with
             sides.source_reader = MySQLRowReader(MySQLSettings(url=mysql.url))
-            sums = [
-                it.sum_range(table, EVERYTHING) for it in (sides.source_reader, sides.target_reader)
-            ]
+            sums = sides.sums(table)
         finally:
             cursor.execute(f"SET GLOBAL max_allowed_packet = {before}")
     assert sums[0].rows == sums[1].rows == 1
     assert sums[0] != sums[1]
     report = sides.compare(table)
     assert (report.equal, report.read) == (True, 1)
-    sides.on_target(f"UPDATE t SET a = {wrong}, b = NULL")
+    sides.on_target(f"UPDATE t SET a = {wrong}, b = NULL, c = NULL, d = NULL, e = NULL")
     assert sides.compare(table).differing == 1
+
+
+def test_long_values_are_hashed_and_their_last_byte_counts(sides: Sides) -> None:
+    columns = "a LONGTEXT, b LONGBLOB, c VARCHAR(2000) CHARSET latin1"
+    table = sides.make("t", f"id INT PRIMARY KEY, v INT, {columns}")
+    lengths = (LONGEST, LONGEST + 1, 2000, 300_000)
+    wrong = []
+    for n, length in enumerate(lengths):
+        a, c = (f"concat(repeat('x', {many - 2}), 'é')" for many in (length, min(length, 2000)))
+        for id, column in enumerate("abc", 3 * n):
+            for run, cast in ((sides.on_source, ""), (sides.on_target, "::bytea")):
+                run(f"INSERT INTO t VALUES ({id}, 1, {a}, repeat('y', {length}){cast}, {c})")
+            last = (
+                f"overlay({column} placing 'z'{'::bytea' * (column == 'b')} from length({column}))"
+            )
+            wrong.append(f"UPDATE t SET {column} = {last} WHERE id = {id}")
+    report = sides.compare(table, chunk_rows=20)
+    assert (report.equal, report.read) == (True, 0)
+    sides.on_target(*wrong)
+    assert {(it.key, it.columns) for it in sides.compare(table).differences} == {
+        ((str(id),), ("abc"[id % 3],)) for id in range(3 * len(lengths))
+    }
+
+
+@pytest.mark.parametrize(
+    ("definition", "then"),
+    [
+        ("id INT PRIMARY KEY, v INT, KEY (v)", ""),  # the second index has all columns
+        ("id INT, v INT, PRIMARY KEY (id DESC)", ""),
+        ("id INT NOT NULL UNIQUE, v INT, KEY (v)", ""),
+        ("id INT PRIMARY KEY, v INT", "ENGINE = MyISAM"),
+        ("id INT PRIMARY KEY, v INT", "PARTITION BY HASH (id) PARTITIONS 3"),
+    ],
+)
+def test_rows_are_joined_in_the_order_of_the_key(sides: Sides, definition: str, then: str) -> None:
+    """GIVEN a table that a server would read in another order
+    THEN its rows are joined in the order of the key, so the checksums are equal."""
+    table = sides.make("t", definition)
+    if then:
+        sides.on_source(f"ALTER TABLE t {then}")
+    for run in (sides.on_source, sides.on_target):
+        run("INSERT INTO t VALUES (5, 2), (4, 9), (1, 7), (3, 1), (2, 8), (6, 3)")
+    one, other = sides.sums(table)
+    assert one == other
+
+
+def test_a_joined_text_that_is_cut_off_hides_nothing(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN a source that cuts the joined text of a range off behind the fourth of its six rows
+    WHEN the target has these four alone THEN the checksums differ.
+    """
+    short = (Variable("group_concat_max_len", "16"),)
+    monkeypatch.setattr(session_variables, "VARIABLES", (*session_variables.VARIABLES, *short))
+    table = sides.make("t", "id INT PRIMARY KEY, v INT")
+    fill(sides, "t", 4)
+    one, other = sides.sums(table)
+    assert one == other
+    sides.on_source("INSERT INTO t VALUES (5, 7), (6, 7)")
+    one, other = sides.sums(table)
+    assert one[1:] == other[1:]
+    assert one != other
+    assert sides.compare(table, chunk_rows=20).missing == 2
+    sides.on_target("INSERT INTO t VALUES (5, 7), (6, 7)")
+    report = sides.compare(table, chunk_rows=20)
+    assert (report.equal, report.read) == (True, 6)
+
+
+def test_a_range_has_no_more_rows_than_its_text_may_have() -> None:
+    short = Column("id", Type("int64"), "bigint")
+    table = Table(TableId("s", "t"), (short,), (0,))
+    assert most_rows(table) > 1_000_000
+    wide = tuple(Column(f"c{n}", Type("binary"), "longblob") for n in range(1000))
+    table = msgspec.structs.replace(table, columns=(short, *wide))
+    assert 50 < most_rows(table) < 100

@@ -15,6 +15,7 @@ from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.schema import Table, TableId
+from engine.toolkit.checksums import EVERYTHING, Checksum
 from engine.verify.comparison import verify
 from engine.verify.report import TableReport, VerifyReport
 from sinks.postgres.ddl import create_table
@@ -87,6 +88,12 @@ class Sides:
             **options,
         )
         return asyncio.run(comparison)
+
+    def sums(self, table: Table) -> tuple[Checksum, Checksum]:
+        """The checksums of all rows, of the source and of the target."""
+        readers = self.source_reader, self.target_reader
+        one, other = (reader.sum_range(table, EVERYTHING) for reader in readers)
+        return one, other
 
     def close(self) -> None:
         self.source_reader.close()

@@ -18,6 +18,7 @@ from pymysql.cursors import SSCursor
 
 from engine.contract import RowFilter, StoredText
 from engine.databases.mysql.charset import may_be_invalid, text_decoder, text_encoder
+from engine.databases.mysql.clustering import is_clustered
 from engine.databases.mysql.connect import (
     establish,
     interrupt,
@@ -32,7 +33,13 @@ from engine.databases.mysql.invalid_text import invalid_text
 from engine.databases.mysql.key_values import can_hold, nearest
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.row_filter import accepts, condition
-from engine.databases.mysql.row_text import row_digest, row_part, row_sums, why_no_text
+from engine.databases.mysql.row_text import (
+    row_digest,
+    row_part,
+    row_sums,
+    rows_digest,
+    why_no_text,
+)
 from engine.databases.mysql.settings import ConnectionSettings
 from engine.databases.mysql.types import parse_type
 from engine.databases.side import SOURCE, Side
@@ -55,8 +62,6 @@ __all__ = ["MySQLRowReader"]
 #: The longest wait for an answer, which may need a read of the whole table.
 TIMEOUT_SECONDS: Final = 600.0
 SCAN_ROWS: Final = 2000
-#: The largest number of rows that a LIMIT can name.
-_ALL: Final = (1 << 64) - 1
 
 _EWKB_HAS_SRID: Final = 0x20000000
 _INTEGERS: Final = frozenset(
@@ -94,6 +99,7 @@ class MySQLRowReader:
         self._conditions: dict[Table, str] = {}
         #: Whether the server has SHA-256; None if that is not known yet.
         self._hashes: bool | None = None
+        self._clustered: dict[Table, bool] = {}
         self._connection: Connection[Any] | None = None
         #: Guards the attributes below, and who frees the connection.
         self._lock = threading.Lock()
@@ -103,17 +109,16 @@ class MySQLRowReader:
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
     ) -> list[Text]:
         """Up to ``limit`` rows, or keys, after the key ``after``, in this server's key order."""
-        order = ", ".join(_operand(table.columns[ordinal]) for ordinal in table.key)
         where = self._conditions.get(table, "")
         while True:
             if not where:
                 found = _where(self._in_range(table, KeyRange(after)))
-                rest = f"{found} ORDER BY {order} LIMIT {limit}"
+                rest = f"{found} ORDER BY {_order(table)} LIMIT {limit}"
                 return self._select(table, rest, keys_only=keys_only)
             # The end of the range first, so that a read does not pass over the whole table.
             end = self.boundary(table, KeyRange(after), limit)
             found = _where([*self._in_range(table, KeyRange(after, end)), where])
-            rows = self._select(table, f"{found} ORDER BY {order}", keys_only=keys_only)
+            rows = self._select(table, f"{found} ORDER BY {_order(table)}", keys_only=keys_only)
             if rows or end is None:
                 return rows
             after = end
@@ -178,15 +183,16 @@ class MySQLRowReader:
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
         """As ``SumsRows.sum_range``."""
         where = _where(self._in_range(table, range))
-        rows = f"SELECT {row_digest(table, nulled)} AS h FROM {quote_table(table)}{where}"
-        # LIMIT keeps the optimizer from computing each hash twice.
-        sql = f"SELECT {row_sums('h')} FROM ({rows} LIMIT {_ALL}) AS s"
-        return Checksum.of(*self._query(sql)[0])
+        order = _order(table)
+        if self._is_clustered(table):
+            where, order = f" FORCE INDEX (PRIMARY){where}", ""
+        sql = f"SELECT {rows_digest(table, nulled, order)} FROM {quote_table(table)}{where}"
+        return Checksum.of_text(*self._query(sql)[0])
 
     def boundary(self, table: Table, range: KeyRange, rows: int) -> Key | None:
         """As ``SumsRows.boundary``."""
-        order = ", ".join(_operand(table.columns[ordinal]) for ordinal in table.key)
-        rest = f"{_where(self._in_range(table, range))} ORDER BY {order} LIMIT 1 OFFSET {rows - 1}"
+        where = _where(self._in_range(table, range))
+        rest = f"{where} ORDER BY {_order(table)} LIMIT 1 OFFSET {rows - 1}"
         return next(iter(self._select(table, rest, keys_only=True)), None)
 
     def range_rows(self, table: Table, range: KeyRange) -> list[Text]:
@@ -218,6 +224,12 @@ class MySQLRowReader:
             else:
                 self._connection = None
                 force_close(connection)
+
+    def _is_clustered(self, table: Table) -> bool:
+        if table not in self._clustered:
+            with self._reading() as connection:
+                self._clustered[table] = is_clustered(connection, table, self._side)
+        return self._clustered[table]
 
     def _select(self, table: Table, rest: str, *, keys_only: bool) -> list[Text]:
         ordinals = table.key if keys_only else range(len(table.columns))
@@ -400,6 +412,11 @@ _CONVERTS: Final[dict[str, Convert]] = {
     "interval": interval_text,
     "geometry": _ewkb,
 }
+
+
+def _order(table: Table) -> str:
+    """The columns of the key, to sort by."""
+    return ", ".join(_operand(table.columns[ordinal]) for ordinal in table.key)
 
 
 def _operand(column: Column) -> str:

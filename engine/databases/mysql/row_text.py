@@ -21,9 +21,9 @@ from engine.databases.mysql.charset import may_be_invalid
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, MySQLType, parse_type
 from engine.schema import Column, Table
-from engine.toolkit.checksums import PART_DIGITS, hashed
+from engine.toolkit.checksums import LONGEST, PART_DIGITS, hashed, is_never_longer
 
-__all__ = ["row_digest", "row_part", "row_sums", "row_text", "why_no_text"]
+__all__ = ["row_digest", "row_part", "row_sums", "row_text", "rows_digest", "why_no_text"]
 
 #: The charsets whose bytes are valid UTF-8.
 _UTF8: Final = ("utf8mb3", "utf8mb4")
@@ -49,6 +49,14 @@ def row_text(table: Table, nulled: Collection[int] = ()) -> str:
     return f"CONCAT({', '.join(f'{field}, {_COMMA}' for field in fields)})"
 
 
+def rows_digest(table: Table, nulled: Collection[int], order: str) -> str:
+    """The columns of a SELECT that computes the checksum of a range. ``Checksum.of_text`` gets
+    their values. ``order``: the columns to sort by; empty if rows are read in the key's order."""
+    order = order and f" ORDER BY {order}"
+    texts = f"GROUP_CONCAT({_text(table, nulled)}{order} SEPARATOR '')"
+    return f"COUNT(*), SHA2({texts}, 256)"
+
+
 def row_digest(table: Table, nulled: Collection[int]) -> str:
     """The SHA-256 of a row's text."""
     return f"UNHEX({_digits(table, nulled)})"
@@ -62,7 +70,11 @@ def row_part(table: Table, nulled: Collection[int]) -> str:
 
 
 def _digits(table: Table, nulled: Collection[int]) -> str:
-    return f"SHA2(IFNULL({row_text(table, nulled)}, {_TOO_LONG}), 256)"
+    return f"SHA2({_text(table, nulled)}, 256)"
+
+
+def _text(table: Table, nulled: Collection[int]) -> str:
+    return f"IFNULL({row_text(table, nulled)}, {_TOO_LONG})"
 
 
 def row_sums(digest: str) -> str:
@@ -99,8 +111,15 @@ def _field(column: Column, nulled: bool, plain: bool) -> str:
         if nulled and column.type.kind in _DATED:
             return f"IF({name} IS NULL OR {name} = 0, '', {text})"
         return f"IFNULL({text}, '')" if column.nullable else text
-    text = f"CONCAT(LENGTH({name}), ':', {name})" if plain else _long(column, name)
+    text = _bounded(column, f"LENGTH({name})", name) if plain else _long(column, name)
     return f"IF({name} IS NULL, ':', {text})" if column.nullable else text
+
+
+def _bounded(column: Column, length: str, text: str, bytes: str = "") -> str:
+    """A long field of a value with this length, this text and these bytes."""
+    if not is_never_longer(column):
+        text = f"IF({length} > {LONGEST}, SHA2({bytes or text}, 256), {text})"
+    return f"CONCAT({length}, ':', {text})"
 
 
 _SHORT: Final = INTEGER_KINDS | _DATED | {"decimal", "bit", "float32", "float64", "interval"}
@@ -128,29 +147,30 @@ def _float(value: str) -> str:
 def _long(column: Column, name: str) -> str:
     kind, charset = column.type.kind, parse_type(column.source_type).charset
     if kind == "binary":
-        return f"CONCAT(LENGTH({name}), ':', HEX({name}))"
+        return _bounded(column, f"LENGTH({name})", f"HEX({name})", name)
     if kind == "geometry":
-        return _ewkb(name, f"HEX({name})")
+        return _ewkb(column, name, f"HEX({name})")
     if kind not in _LABELLED or not charset:
         text = f"CAST({name} AS CHAR)"
     elif charset in _UTF8 and kind == "text":
         text = name
     else:
         text = f"CONVERT({name} USING utf8mb4)"
-    field = f"CONCAT(LENGTH({text}), ':', CAST({text} AS BINARY))"
+    field = _bounded(column, f"LENGTH({text})", f"CAST({text} AS BINARY)")
     if charset in _UTF8 or not charset or not may_be_invalid(charset):
         return field
     # The server shows a question mark for bytes without a character.
     again = f"CAST(CONVERT({text} USING {charset}) AS BINARY)"
-    return f"IF({again} = CAST({name} AS BINARY), {field}, CONCAT('?', HEX({name})))"
+    return f"IF({again} = CAST({name} AS BINARY), {field}, CONCAT('?', SHA2({name}, 256)))"
 
 
-def _ewkb(name: str, digits: str) -> str:
+def _ewkb(column: Column, name: str, digits: str) -> str:
     """MySQL's SRID and WKB, which is little-endian, as EWKB: the SRID 0 is left out, and another
     one is marked in the highest byte of the type, which is 0 in MySQL."""
-    plain = f"CONCAT(LENGTH({name}) - 4, ':', SUBSTR({digits}, 9))"
-    placed = (
-        f"CONCAT(LENGTH({name}), ':', SUBSTR({digits}, 9, 8), '20', LEFT({digits}, 8),"
-        f" SUBSTR({digits}, 19))"
+    plain = f"SUBSTR({digits}, 9)"
+    placed = f"CONCAT(SUBSTR({digits}, 9, 8), '20', LEFT({digits}, 8), SUBSTR({digits}, 19))"
+    fields = (
+        _bounded(column, length, text, f"UNHEX({text})")
+        for length, text in ((f"LENGTH({name}) - 4", plain), (f"LENGTH({name})", placed))
     )
-    return f"IF(LEFT({digits}, 8) = '00000000', {plain}, {placed})"
+    return f"IF(LEFT({digits}, 8) = '00000000', {', '.join(fields)})"

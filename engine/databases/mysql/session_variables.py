@@ -68,6 +68,8 @@ VARIABLES: Final = (
     Variable("in_predicate_conversion_threshold", "0", mysql=_NEVER, mariadb=(10, 3, 18)),
     Variable("max_sort_length", "8192"),
     Variable("sort_buffer_size", "2097152"),  # MariaDB cannot sort with less than max_sort_length
+    # The joined texts of a range (engine.toolkit.checksums.MOST_BYTES); longer ones are cut off.
+    Variable("group_concat_max_len", "134217728"),
     Variable("old_mode", "''", mysql=_NEVER, mariadb=(5, 5, 35)),
     # Of this variable alone DEFAULT is not the global value. It has no other literal for "now".
     Variable("system_versioning_asof", "DEFAULT", mysql=_NEVER, mariadb=(10, 3, 4)),

@@ -19,7 +19,14 @@ from psycopg import errors as pg
 from engine.contract import StoredText
 from engine.databases.postgres.connect import connect_error, driver_error
 from engine.databases.postgres.identifiers import Naming, quote
-from engine.databases.postgres.row_text import ROW_SUMS, row_digest, row_part, why_no_text
+from engine.databases.postgres.row_text import (
+    ROW_SUMS,
+    ROWS_DIGEST,
+    row_digest,
+    row_part,
+    row_text,
+    why_no_text,
+)
 from engine.databases.postgres.session_settings import set_statements
 from engine.databases.postgres.settings import ConnectionSettings, guard
 from engine.databases.postgres.stored import Storage
@@ -149,12 +156,12 @@ class PostgresRowReader:
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
         """As ``SumsRows.sum_range``. PostgreSQL has no zero dates."""
         where, parameters = self._in_range(table, range)
-        digest = row_digest(self._storage.table(table))
-        # OFFSET 0 keeps the planner from computing each hash twice.
-        rows = f"SELECT {digest} AS h FROM {self._naming.sql(table.id)} AS t{where} OFFSET 0"
-        sql = f"SELECT {ROW_SUMS} FROM ({rows}) AS s"
+        text = row_text(self._storage.table(table))
+        # The aggregate gets the rows in the order of the subquery.
+        rows = f"SELECT {text} AS x FROM {self._naming.sql(table.id)} AS t{where}"
+        sql = f"SELECT {ROWS_DIGEST} FROM ({rows} ORDER BY {self._order(table)}) AS s"
         with self._translate_errors(table):
-            return Checksum.of(*self._open().execute(sql, parameters).fetchall()[0])
+            return Checksum.of_text(*self._open().execute(sql, parameters).fetchall()[0])
 
     def sum_parts(self, table: Table, nulled: Collection[int] = ()) -> dict[str, Checksum]:
         """As ``SumsRows.sum_parts``. PostgreSQL has no zero dates."""

@@ -2,8 +2,9 @@
 The text of a row as an expression of PostgreSQL (``engine.toolkit.checksums``). Pure.
 
 The expression depends on settings of the session (``session_settings``): ``datestyle``,
-``intervalstyle``, ``timezone`` and ``extra_float_digits``. ``concat`` leaves out NULL, which so
-becomes an empty field, or one without a length.
+``intervalstyle``, ``timezone`` and ``extra_float_digits``. ``concat_ws`` leaves out NULL and its
+comma. So a NULL in a column that cannot have one makes a text with a field too few, which is that
+of no row.
 
 Sources: "String Functions and Operators", "Binary String Functions and Operators" and "Bit String
 Types" in PostgreSQL's manual.
@@ -17,9 +18,9 @@ from typing import Final
 from engine.databases.postgres.identifiers import quote
 from engine.databases.postgres.types import TEMPORAL
 from engine.schema import Column, Table
-from engine.toolkit.checksums import PART_DIGITS, hashed
+from engine.toolkit.checksums import LONGEST, PART_DIGITS, hashed, is_never_longer
 
-__all__ = ["ROW_SUMS", "row_digest", "row_part", "row_text", "why_no_text"]
+__all__ = ["ROWS_DIGEST", "ROW_SUMS", "row_digest", "row_part", "row_text", "why_no_text"]
 
 #: A function has at most 100 arguments.
 _ARGUMENTS: Final = 90
@@ -39,7 +40,7 @@ def why_no_text(table: Table, stored: Table) -> str:
 
 def row_text(stored: Table) -> str:
     """The text of a row of a table ``t``."""
-    return _concat([piece for each in stored.columns for piece in (*_field(each), "','")])
+    return _joined([*map(_field, stored.columns), "''"])
 
 
 def row_digest(stored: Table) -> str:
@@ -52,6 +53,9 @@ def row_part(stored: Table) -> str:
     return f"left(encode({row_digest(hashed(stored))}, 'hex'), {PART_DIGITS})"
 
 
+#: The columns of a SELECT that computes the checksum of a range. Its rows have the ``row_text``
+#: ``x`` and come in the order of the key. ``Checksum.of_text`` gets the values.
+ROWS_DIGEST: Final = "count(*), encode(sha256(convert_to(string_agg(x, ''), 'UTF8')), 'hex')"
 #: The columns of a SELECT that computes a checksum of rows with the ``row_digest`` ``h``.
 #: ``Checksum.of`` gets their values.
 ROW_SUMS: Final = "count(*), " + ", ".join(
@@ -59,25 +63,38 @@ ROW_SUMS: Final = "count(*), " + ", ".join(
 )
 
 
-def _concat(pieces: Sequence[str]) -> str:
-    if len(pieces) <= _ARGUMENTS:
-        return f"concat({', '.join(pieces)})"
-    groups = (pieces[at : at + _ARGUMENTS] for at in range(0, len(pieces), _ARGUMENTS))
-    return _concat([_concat(group) for group in groups])
+def _joined(fields: Sequence[str]) -> str:
+    if len(fields) <= _ARGUMENTS:
+        return f"concat_ws(',', {', '.join(fields)})"
+    groups = (fields[at : at + _ARGUMENTS] for at in range(0, len(fields), _ARGUMENTS))
+    return _joined([_joined(group) for group in groups])
 
 
-def _field(column: Column) -> tuple[str, ...]:
-    """The expressions whose texts, one after the other, are a field."""
+def _field(column: Column) -> str:
     name, kind = f"t.{quote(column.name)}", column.type.kind
     if kind in _LONG:
-        return f"octet_length({name}::text)", "':'", f"{name}::text"
+        text = f"{name}::text"
+        return _long(column, text, text, f"convert_to({text}, 'UTF8')")
     if kind in ("binary", "geometry"):
-        return f"octet_length({name})", "':'", f"upper(encode({name}, 'hex') COLLATE \"C\")"
+        digits = f"upper(encode({name}, 'hex') COLLATE \"C\")"
+        return _long(column, name, digits, name)
     if kind == "boolean":
-        return (f"{name}::int",)
-    if kind in ("float32", "float64"):
-        return (_float(f"{name}::float8"),)
-    return (name,)
+        text = f"{name}::int"
+    elif kind in ("float32", "float64"):
+        text = _float(f"{name}::float8")
+    else:
+        text = name
+    return f"coalesce({text}::text, '')" if column.nullable else text
+
+
+def _long(column: Column, value: str, text: str, bytes: str) -> str:
+    """A long field of a value with this text and these bytes."""
+    length = f"octet_length({value})"
+    if not is_never_longer(column):
+        digest = f"encode(sha256({bytes}), 'hex')"
+        text = f"CASE WHEN {length} > {LONGEST} THEN {digest} ELSE {text} END"
+    field = f"{length} || ':' || {text}"
+    return f"coalesce({field}, ':')" if column.nullable else field
 
 
 def _float(value: str) -> str:
