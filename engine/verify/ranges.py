@@ -69,10 +69,11 @@ class RangeComparison:
         self._comparable = comparable_rows(table)
         #: The range of each candidate.
         self._candidates: dict[Key, KeyRange] = {}
-        #: The checksums of all ranges so far, each as it was summed first.
+        #: The sums of the checksums of all ranges so far, or of their pieces.
         self.in_source = Checksum()
         self.in_target = Checksum()
-        #: The number of rows of the source that were read one by one.
+        #: The number of rows of the source: in all ranges so far, and those read one by one.
+        self._rows = 0
         self.read = 0
 
     async def run(self) -> None:
@@ -92,10 +93,14 @@ class RangeComparison:
                 rows = min(2 * rows, most)
             elif seconds > LONG_SECONDS:
                 rows = max(rows // 2, min(self._chunk_rows, most))
+            self._rows += source.rows
+            if source != target:
+                source, target = await self._cut(range, source, target)
+                if source == target:  # for example because a server cut the joined text off
+                    most = max(most // 2, min(self._chunk_rows, most))
+                    rows = min(rows, most)
             self.in_source = self.in_source.plus(source)
             self.in_target = self.in_target.plus(target)
-            if source != target:
-                await self._cut(range, source, target)
             self._compared(source.rows)
             if upto is None:
                 break
@@ -112,14 +117,18 @@ class RangeComparison:
         end = await self._target.boundary(self._table, rest, rows)
         return end or await self._source.boundary(self._table, rest, rows)
 
-    async def _cut(self, range: KeyRange, source: Checksum, target: Checksum) -> None:
-        """Find the rows of a range that differ."""
+    async def _cut(
+        self, range: KeyRange, source: Checksum, target: Checksum
+    ) -> tuple[Checksum, Checksum]:
+        """Find the rows of a range that differ. Returns the checksums of the range, or the sums of
+        those of its pieces."""
         rows = max(source.rows, target.rows)
         larger = self._source if source.rows == rows else self._target
-        if rows <= self._chunk_rows or self.read > MANY_READ * max(self.in_source.rows, 1):
+        if rows <= self._chunk_rows or self.read > MANY_READ * max(self._rows, 1):
             await self._read(range, larger)
-            return
+            return source, target
         count = 0
+        sums = Checksum(), Checksum()
         found: list[tuple[KeyRange, Checksum, Checksum]] = []
         async for piece in self._pieces(range, larger, -(-rows // PIECES)):
             count += 1
@@ -127,13 +136,17 @@ class RangeComparison:
                 self._source.sum_range(self._table, piece),
                 self._target.sum_range(self._table, piece),
             )
-            if source != target:
+            if source == target:
+                sums = sums[0].plus(source), sums[1].plus(target)
+            else:
                 found.append((piece, source, target))
         for piece, source, target in found:
             if len(found) == count:
                 await self._read(piece, larger)
             else:
-                await self._cut(piece, source, target)
+                source, target = await self._cut(piece, source, target)
+            sums = sums[0].plus(source), sums[1].plus(target)
+        return sums
 
     async def _read(self, range: KeyRange, larger: AsyncReader) -> None:
         """Compare the rows of a range one by one; ``larger`` is the side with more of them."""
