@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from psycopg.errors import LockNotAvailable
+
 from engine.databases.postgres.expressions import Inexact
 from engine.databases.postgres.identifiers import Naming, fitted, quote
 from engine.databases.postgres.stored import Storage
+from engine.errors import SinkError, SinkLost
 from engine.schema import Column, ForeignKey
 from engine.structure import Check, Item, ItemKind, Program, ProgramKind, WantedTable
 from sinks.postgres.cascades import FOLDED_INDEX
@@ -224,7 +227,15 @@ async def execute_alone(session: Session, statements: Sequence[str]) -> None:
     for statement in statements:
         timeout = _BUILD_TIMEOUT if " CONCURRENTLY " in statement else _LOCK_TIMEOUT
         await session.execute(f"SET lock_timeout = '{timeout}'")
-        await session.execute_bulk(statement)
+        try:
+            await session.execute_bulk(statement)
+        except SinkLost as error:
+            if not isinstance(error.__cause__, LockNotAvailable):
+                raise
+            raise SinkError(
+                f"another session holds a lock on the table for more than {timeout[:-1]} s",
+                hint=f"{error.hint} When its transaction has ended, repeat the command",
+            ) from error
 
 
 def _described(item: Item, definition: str) -> Item:
@@ -289,8 +300,9 @@ class _Parts:
         sequence = (
             f"pg_get_serial_sequence({literal(self._name)}, {literal(fitted(self.numbered))})"
         )
+        used = f"coalesce(pg_sequence_last_value({sequence}::regclass), 0)"  # it never goes back
         return (
-            f"SELECT setval({sequence}, (coalesce(max({column}), 0) + 1)::bigint, false)"
+            f"SELECT setval({sequence}, (greatest(max({column}), {used}) + 1)::bigint, false)"
             f" FROM {self._name}"
         )
 
