@@ -125,17 +125,17 @@ def _tables(content: Content) -> Iterator[str]:
     rows = sum(it.rows for it in content.tables)
     yield f"<h2>Proofs</h2><p>{count(len(content.tables))} tables with {count(rows)} rows"
     yield " have the same values on both sides.</p>"
-    names = ("Table", "Rows", "Compared by", "Checksum", "Position of the log", "Took")
-    yield from grid(names, map(_table, content.tables), range(1, 2))
+    names = ("Table", "Rows", "Took", "Compared by", "Checksum", "Position of the log")
+    yield from grid(names, (_table(it, content.end) for it in content.tables), range(1, 3))
 
 
-def _table(table: Proven) -> tuple[str, ...]:
+def _table(table: Proven, end: str) -> tuple[str, ...]:
     earlier = "" if table.compared else f"<br><small>before, at {as_text(table.began)}</small>"
     return (
         as_text(table.table),
         count(table.rows),
+        seconds(table.milliseconds, 2),
         f"{as_text(table.method)}{earlier}",
         code(table.checksum),
-        code(table.position),
-        seconds(table.milliseconds, 2),
+        "where it was frozen" if table.position == end else code(table.position),
     )

@@ -356,10 +356,8 @@ class _Alteration:
         fill = NULL if value is None else value
         nullable = "" if holds_null(self.after, ordinal) else " NOT NULL"
         kind = f"{quote(column.name)} {column_type(column)}"
-        if fill == NULL and nullable:
-            yield self._alter(f"ADD COLUMN {kind}{nullable}")
-        else:
-            yield self._alter(f"ADD COLUMN {kind} DEFAULT {fill}{nullable}")
+        filled = "" if fill == NULL else f" DEFAULT {fill}"
+        yield self._alter(f"ADD COLUMN {kind}{filled}{nullable}")
         if default != fill:
             yield self._set_default(column)
 

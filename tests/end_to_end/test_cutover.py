@@ -117,6 +117,13 @@ def assert_complete(done: dict[str, Any], table: str) -> None:
     assert (name, rows > 2) == (table, True)
 
 
+def outcome(report: Path) -> str:
+    """What a report tells, which is as it was written."""
+    assert main(["report", "verify", str(report)]) == 0
+    found: str = json.loads(report.read_text())["content"]["outcome"]
+    return found
+
+
 def test_a_cutover_loses_nothing(
     mysql: AnyServer,
     fresh_mysql_database: FreshDatabase,
@@ -129,10 +136,12 @@ def test_a_cutover_loses_nothing(
     target has every row once, and takes new ones."""
     database = fresh_mysql_database(mysql)
     config, called = prepare(mysql, database, target_database, tmp_path)
+    report = tmp_path / "report.json"
     with thawed_at_the_end(mysql) as writes, EngineProcess(config) as engine:
         before = writes()
         engine.wait_status(all_live)
-        assert main(["cutover", str(config)]) == 1
+        assert main(["cutover", str(config), "--report", str(report)]) == 1
+        assert not report.exists()
         refused = capsys.readouterr().out
         assert "not found equal within" in refused
         assert "schema not complete: missing identity id" in refused
@@ -141,8 +150,10 @@ def test_a_cutover_loses_nothing(
         assert main(["verify", str(config)]) == 0
         with Application(mysql, database) as application:
             capsys.readouterr()
-            assert main(["cutover", str(config), "--rehearse", "--json"]) == 0
+            words = ["--rehearse", "--json", "--report", str(report)]
+            assert main(["cutover", str(config), *words]) == 0
             rehearsed = json.loads(capsys.readouterr().out)
+            assert outcome(report) == "rehearsed"
             assert rehearsed["state"] == record(target_database)["state"] == "rehearsed"
             assert rehearsed["predicted_seconds"] == sum(rehearsed["predicted"].values())
             assert (writes(), called.exists(), application.refused) == (before, False, False)
@@ -163,6 +174,8 @@ def test_a_cutover_loses_nothing(
         done = record(target_database)
         assert [it["step"] for it in done["steps"]] == list(RECORDED)
         assert_complete(done, f"{database}.ledger")
+        assert main(["cutover", str(config), "--status", "--report", str(report)]) == 0
+        assert outcome(report) == "switched"
         (call,) = called.read_text().splitlines()
         assert json.loads(call)["cutover"] == done["id"]
         source, target = sides(mysql, database, target_database)
@@ -216,8 +229,10 @@ def test_what_fails_puts_the_source_back(
             assert (writes(), record(target_database)["state"]) == (before, "aborted")
         with psycopg.connect(target_database, autocommit=True) as there:
             there.execute(f"UPDATE {database}.ledger SET note = 'x' WHERE id = 1".encode())
-            assert main(run) == 1
+            report = tmp_path / "report.json"
+            assert main([*run, "--report", str(report)]) == 1
             assert "not proven equal" in capsys.readouterr().err
+            assert outcome(report) == "aborted"
             assert (writes(), record(target_database)["state"]) == (before, "aborted")
             there.execute(f"UPDATE {database}.ledger SET note = 'one' WHERE id = 1".encode())
         assert main(["verify", str(config)]) == 0

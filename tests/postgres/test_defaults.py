@@ -49,6 +49,14 @@ def test_an_added_column_has_the_source_s_default_in_every_row(
     assert shown == value
 
 
+def test_an_added_column_without_a_default_has_none(shared: Target) -> None:
+    """PostgreSQL stores DEFAULT NULL for a type with a length, which is a difference of schemas."""
+    shared.create(table())
+    alter(shared, table(), table(column("text", length=9)))
+    default = "SELECT column_default FROM information_schema.columns WHERE column_name = 'c'"
+    assert shared.query(default) == [(None,)]
+
+
 UNKNOWN = [
     column("datetime", default="CURRENT_TIMESTAMP"),
     column("text", default="(uuid())"),

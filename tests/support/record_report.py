@@ -158,7 +158,7 @@ def _cutover() -> Cutover:
         at += seconds
     proofs = tuple(
         ProvenTable(
-            *(it.table, it.rows, BEGAN + 1.3, it.seconds, it.position, it.method),
+            *(it.table, it.rows, BEGAN + 1.3, it.seconds, "mysql-bin.000007:99311", it.method),
             checksum=it.target_checksum,
         )
         for it in SAME
