@@ -107,12 +107,14 @@ class StoredText(NamedTuple):
     """How a target stores the values of one column, as canonical texts.
 
     ``store`` makes the text on the target from the source's; None is NULL. ``restore`` is its
-    inverse for the texts of values that were replaced. ``policy`` is the setting that does so.
+    inverse for the texts of values that were replaced. ``policy`` is the setting that does so, and
+    ``changed`` says what it changes, such as ``zero dates that became NULL``.
     """
 
     store: Callable[[str], str | None]
     restore: Callable[[str], str] = str
     policy: str = ""
+    changed: str = ""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):

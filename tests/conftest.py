@@ -45,7 +45,8 @@ FAST_POSTGRES = ("fsync=off",)
 
 #: Modules whose tests take long, and whose tests on MariaDB are left to `make slow`.
 LONG = (
-    *("test_cascade_histories", "test_crash", "test_dead_letters", "test_grants", "test_in_place"),
+    *("test_cascade_histories", "test_changed_values", "test_crash", "test_dead_letters"),
+    *("test_grants", "test_in_place"),
     *(
         "test_lost_changes",
         "test_mapped_kills",

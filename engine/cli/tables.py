@@ -156,6 +156,10 @@ def _notes(report: TableReport) -> list[Text]:
     if report.reason:
         reason = f"{report.table}: all rows are read: {report.reason}"
         notes.append(Text(printable(reason), style="dim"))
+    for each in report.replaced:
+        if each.values:
+            text = f"{report.table}: {each.changed} in {each.column}: {each.values:,}"
+            notes.append(Text(printable(text), style="dim"))
     for row in report.differences[:LISTED_DIFFERENCES]:
         columns = f" in {', '.join(row.columns)}" if row.columns else ""
         key = ", ".join("NULL" if part is None else part for part in row.key)

@@ -19,7 +19,7 @@ from engine.mapping.changes import Mapping
 from engine.mapping.runtime import RUNTIME
 from engine.mapping.table import TableMapping
 from engine.schema import Table, TableId, Type
-from engine.toolkit.canonical import clock, interval_text, number_text
+from engine.toolkit.canonical import NamesReadPolicies, clock, interval_text, number_text
 from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
 from engine.toolkit.codegen import compile_function
 
@@ -77,6 +77,10 @@ class _PlainSums(ABC):
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
         """As ``SumsRows.sum_range``."""
         return self._sums.sum_range(self._plain(table) or table, range, nulled)
+
+    def count_zeros(self, table: Table, range: KeyRange, columns: Collection[int]) -> list[int]:
+        """As ``SumsRows.count_zeros``."""
+        return self._sums.count_zeros(self._plain(table) or table, range, columns)
 
     def boundary(self, table: Table, range: KeyRange, rows: int) -> _Key | None:
         """As ``SumsRows.boundary``."""
@@ -221,6 +225,21 @@ class MappedReader(_PlainSums):
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """As ``RowReader.stored``, which is asked of targets alone."""
         return self._reader.stored(table)
+
+    def read_policies(self, table: Table) -> Sequence[str]:
+        """As ``NamesReadPolicies.read_policies``. A column that is computed has none."""
+        reader = self._reader
+        if not isinstance(reader, NamesReadPolicies):
+            return ("",) * len(table.columns)
+        if not table.origins:
+            return reader.read_policies(table)
+        found: dict[str, str] = {}
+        for mapping, _ in self._parts_of(table):
+            policies = reader.read_policies(mapping.source)
+            for column in mapping.columns:
+                if column.plain and column.source is not None and policies[column.source]:
+                    found[column.column.name] = policies[column.source]
+        return [found.get(name, "") for name in table.names]
 
     def close(self) -> None:
         """As ``RowReader.close``."""

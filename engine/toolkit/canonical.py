@@ -22,6 +22,8 @@ time, interval           ``[-]HH:MM:SS.ffffff``, at least two digits of hours
 Some values cannot be stored by the target, and the sink replaces them by policy. The target's
 ``RowReader`` tells what becomes of the source's texts (``StoredText``).
 
+A source may have values without a text. Its reader makes a ``ReplacedText`` of them, by a policy.
+
 All functions are pure. They raise ValueError for a malformed text.
 """
 
@@ -33,10 +35,14 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from operator import itemgetter
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
+
+from engine.schema import Table
 
 __all__ = [
     "Convert",
+    "NamesReadPolicies",
+    "ReplacedText",
     "canonical_json",
     "canonical_rows",
     "clock",
@@ -56,6 +62,21 @@ _FLOAT: Final = struct.Struct("<f")
 _NO_FRACTION: Final = "." + "0" * 6
 _INTERVAL: Final = re.compile(r"(-?)(\d+)(:\d\d:\d\d)(?:\.(\d{1,6}))?\Z")
 _DAYS_IN_MONTH: Final = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+
+class ReplacedText(str):
+    """A canonical text that a source's reader has made by a policy, because the value has none. It
+    equals the same text of a value that has one."""
+
+    __slots__ = ()
+
+
+@runtime_checkable
+class NamesReadPolicies(Protocol):
+    """A ``RowReader`` of a source whose policies may make a text of a value that has none."""
+
+    def read_policies(self, table: Table) -> Sequence[str]:
+        """For each column the policy that makes a ``ReplacedText``; empty if none does."""
 
 
 def canonical_rows(

@@ -124,6 +124,10 @@ class SumsRows(Protocol):
         """The checksum of the rows with these keys. They are at most ``most_rows``, or far fewer on
         the other side."""
 
+    def count_zeros(self, table: Table, range: KeyRange, columns: Collection[int]) -> list[int]:
+        """The number of zero dates in each of these columns of a source, in the rows with these
+        keys."""
+
     def boundary(self, table: Table, range: KeyRange, rows: int) -> _Key | None:
         """The key of the row with this number in a range, counted from 1 in this side's key order;
         None if the range has fewer rows."""

@@ -47,7 +47,7 @@ from msgspec import UNSET
 from engine.contract import RowReader
 from engine.errors import SinkRejected, SourceRejected, TailraceError
 from engine.schema import Table
-from engine.toolkit.checksums import Checksum, is_ordered
+from engine.toolkit.checksums import EVERYTHING, Checksum, is_ordered
 from engine.verify.multisets import (
     Deviation,
     Multiset,
@@ -101,15 +101,14 @@ async def verify(
     each such wait, and for each table the time for which its hot rows are rechecked. ``progress``
     is called with a table's name and the number of its rows that have been compared. ``by_rows``
     reads all rows, also where both databases can compute checksums. ``in_detail``: the reports
-    have values of rows that differ, and the policies that may change values. The readers are called
-    from threads, each by one at a time.
+    have values of rows that differ. The readers are called from threads, each by one at a time.
 
     Raises the errors of the readers' connections, after ``found`` has got the result of the table
     if the connection was lost. Another error makes its table inconclusive.
     """
     started = time.monotonic()
     pipeline = PipelineWaiter(source_position, passed, deadline_seconds)
-    source_reader = SourceReader(source, target, pace, counts=in_detail)
+    source_reader = SourceReader(source, target, pace)
     target_reader = AsyncReader(target, pace)
     reports: list[TableReport] = []
     for table in tables:
@@ -212,7 +211,7 @@ class _Comparison(ABC):
             self.read,
             self.target_rows,
             *self.checksums,
-            replaced=self.source.replaced(self.table) if self.in_detail else (),
+            replaced=self.source.replaced(self.table),
         )
 
     async def choose_method(self) -> None:
@@ -228,6 +227,7 @@ class _Comparison(ABC):
         if await self.target.run(lambda reader: reader.count(self.table)) > MOST_ROWS:
             self._read_instead(f"no ranges of its key, and more than {MOST_ROWS:,} rows")
             return None
+        await self.source.count_zeros(self.table, EVERYTHING)
         parts = await differing_parts(self.table, self.source, self.target)
         if parts.are_many:
             self._read_instead(MANY_DIFFER)
@@ -243,6 +243,7 @@ class _Comparison(ABC):
     def _read_instead(self, reason: str) -> None:
         """Start again, and read all rows: a database cannot compute the checksums after all."""
         self.method, self.reason = "rows", reason
+        self.source.count_anew(self.table)
         self.counts.clear()
         self.listed.clear()
         self.hot = self.unfound = self.rows = self.read = self.target_rows = 0
@@ -298,7 +299,9 @@ class _KeyedComparison(_Comparison):
         if parts is None:
             return False
         if parts.names:
-            found, self.read = await candidates(self.table, self.source, self.target, parts)
+            found, self.read = await candidates(
+                self.table, self.source, self.target, parts, counts=True
+            )
 
             async def read_again(keys: set[Key]) -> set[Key]:
                 return (await candidates(self.table, self.source, self.target, parts))[0]
@@ -385,7 +388,7 @@ class _KeylessComparison(_Comparison):
         if self.method == "checksums" and await self._by_parts():
             return
         whole = MultisetReader(self.table)
-        multiset, parts, rows = await whole.read(self.source, grow=True)
+        multiset, parts, rows = await whole.read(self.source, grow=True, counts=True)
         self.count_read(rows)
         self._add(await self._recheck(whole, 0, parts, multiset))
         for part in range(1, parts):
@@ -406,7 +409,7 @@ class _KeylessComparison(_Comparison):
             return False
         if parts.names:
             reader = MultisetReader(self.table, parts.names)
-            first, _, self.read = await reader.read(self.source)
+            first, _, self.read = await reader.read(self.source, counts=True)
             found = await self._recheck(reader, 0, 1, first)
             if found.total():
                 now = await differing_parts(self.table, self.source, self.target)

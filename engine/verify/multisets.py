@@ -51,14 +51,21 @@ class MultisetReader:
         self._names = names
 
     async def read(
-        self, reader: AsyncReader, part: int = 0, parts: int = 1, *, grow: bool = False
+        self,
+        reader: AsyncReader,
+        part: int = 0,
+        parts: int = 1,
+        *,
+        grow: bool = False,
+        counts: bool = False,
     ) -> tuple[Multiset, int, int]:
         """The multiset of the rows whose digest belongs to ``part``, the number of parts, and the
         number of rows that were read.
 
         ``grow``: double ``parts`` until the multiset has at most ``MULTISET_ROWS`` different rows.
+        ``counts``: the source counts the values that policies change, in all rows that are read.
         """
-        comparable = reader.comparable_rows(self._table)
+        comparable = reader.comparable_rows(self._table, counts=counts)
         rows_of = reader.rows_of(self._table, self._names) if self._names else self._scan
 
         def count_rows(blocking: RowReader) -> tuple[Multiset, int, int]:

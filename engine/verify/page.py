@@ -142,17 +142,14 @@ def _checksums(table: ComparedTable) -> str:
 
 
 def _policies(policies: Sequence[Replaced]) -> Iterator[str]:
-    """Each policy with its columns; those whose values were counted and changed come first, each
-    with the number."""
+    """Each policy with its columns; those that changed values come first, each with the number."""
     for it in policies:
         if it.values:
-            name = code(it.column)
-            yield f"{code(it.policy)} changed {count(it.values)} values of {name}"
-    counted = any(it.values is not None for it in policies)
+            changed = f"{as_text(it.changed)} in {code(it.column)}: {count(it.values)}"
+            yield f"{code(it.policy)}: {changed}"
     for policy in dict.fromkeys(it.policy for it in policies if not it.values):
         columns = ", ".join(it.column for it in policies if it.policy == policy and not it.values)
-        verb = "changed no value of" if counted else "holds for"
-        yield f"{code(policy)} {verb} {as_text(columns)}"
+        yield f"{code(policy)} changed no value of {as_text(columns)}"
 
 
 def _rows(table: ComparedTable) -> Iterator[str]:

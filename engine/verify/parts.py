@@ -60,18 +60,22 @@ async def differing_parts(table: Table, source: AsyncReader, target: AsyncReader
 
 
 async def candidates(
-    table: Table, source: AsyncReader, target: AsyncReader, parts: Parts
+    table: Table, source: AsyncReader, target: AsyncReader, parts: Parts, *, counts: bool = False
 ) -> tuple[set[Key], int]:
-    """The keys whose rows in these parts differ, and the number of rows read from the source."""
+    """The keys whose rows in these parts differ, and the number of rows read from the source.
+    ``counts``: the source counts the values that policies change in them."""
     in_source, in_target = await asyncio.gather(
-        _read(table, source, parts), _read(table, target, parts)
+        _read(table, source, parts, counts=counts), _read(table, target, parts)
     )
     keys = in_source.keys() | in_target.keys()
     return {key for key in keys if in_source.get(key) != in_target.get(key)}, len(in_source)
 
 
-async def _read(table: Table, reader: AsyncReader, parts: Parts) -> RowsByKey:
-    comparable, rows_of = reader.comparable_rows(table), reader.rows_of(table, parts.names)
+async def _read(
+    table: Table, reader: AsyncReader, parts: Parts, *, counts: bool = False
+) -> RowsByKey:
+    comparable = reader.comparable_rows(table, counts=counts)
+    rows_of = reader.rows_of(table, parts.names)
 
     def read(blocking: RowReader) -> RowsByKey:
         with closed_after(rows_of(blocking)) as chunks:

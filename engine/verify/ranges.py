@@ -25,7 +25,7 @@ from typing import Final
 
 from engine.schema import Table
 from engine.toolkit.checksums import EVERYTHING, Checksum, KeyRange, most_rows
-from engine.verify.reader import AsyncReader, by_key, comparable_rows, key_of
+from engine.verify.reader import AsyncReader, SourceReader, by_key, comparable_rows
 from engine.verify.report import Key
 
 __all__ = ["RangeComparison"]
@@ -53,7 +53,7 @@ class RangeComparison:
     def __init__(
         self,
         table: Table,
-        source: AsyncReader,
+        source: SourceReader,
         target: AsyncReader,
         chunk_rows: int,
         *,
@@ -83,10 +83,11 @@ class RangeComparison:
         after, upto = None, await self._end(EVERYTHING, rows)
         while True:
             range, started = KeyRange(after, upto), time.monotonic()
-            source, target, following = await asyncio.gather(
+            source, target, following, _ = await asyncio.gather(
                 self._source.sum_range(self._table, range),
                 self._target.sum_range(self._table, range),
                 self._following(upto, rows),
+                self._source.count_zeros(self._table, range),
             )
             seconds = time.monotonic() - started
             if seconds < SHORT_SECONDS:
@@ -185,8 +186,7 @@ class RangeComparison:
             found: set[Key] = set()
             for piece in {candidates[key] for key in keys}:
                 for reader in (self._source, self._target):
-                    rows = await reader.range_rows(self._table, piece)
-                    found.update(key_of(self._table, row) for row in rows)
+                    found.update(await reader.range_keys(self._table, piece))
             return found
 
         await self._check(set(candidates), read_again)

@@ -8,13 +8,19 @@ makes each wait for the one before it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from engine.contract import RowReader, StoredText
 from engine.schema import Table
-from engine.toolkit.canonical import canonical_json, canonical_rows
+from engine.toolkit.canonical import (
+    NamesReadPolicies,
+    ReplacedText,
+    canonical_json,
+    canonical_rows,
+)
 from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
 from engine.verify.pace import Pace
 from engine.verify.report import Key, Replaced
@@ -96,6 +102,10 @@ class AsyncReader:
         """The rows of a range."""
         return await self._sums(lambda reader: reader.range_rows(table, range))
 
+    async def range_keys(self, table: Table, range: KeyRange) -> list[Key]:
+        """The keys of the rows of a range."""
+        return [key_of(table, row) for row in await self.range_rows(table, range)]
+
     async def sum_parts(self, table: Table) -> dict[str, Checksum]:
         """The checksums of the parts of a table."""
         return await self._sums(lambda reader: reader.sum_parts(table))
@@ -107,8 +117,11 @@ class AsyncReader:
     async def _sums(self, call: Callable[[SumsRows], Answer]) -> Answer:
         return await self.run(lambda reader: call(_summing(reader)))
 
-    def comparable_rows(self, table: Table) -> Callable[[list[TextRow]], list[TextRow]]:
-        """A function that makes the rows of a scan comparable."""
+    def comparable_rows(
+        self, table: Table, *, counts: bool = False
+    ) -> Callable[[list[TextRow]], list[TextRow]]:
+        """A function that makes the rows of a scan comparable. ``counts``: the source counts the
+        values that policies change in them."""
         comparable = comparable_rows(table)
         return lambda rows: list(map(comparable, rows))
 
@@ -121,8 +134,12 @@ class SourceReader(AsyncReader):
     """The source's reader, which gives its rows and keys as the target stores them.
 
     ``target`` tells how (``RowReader.stored``). Keys that a policy changes are remembered, so they
-    are found on the source again. ``counts``: the values that a policy changes in whole
-    rows of ``chunk`` are counted.
+    are found on the source again.
+
+    The values that a policy changes are counted in the whole rows of ``chunk`` and ``range_rows``,
+    and where ``comparable_rows`` is asked to. If checksums are compared, all other rows have no
+    such value, because it has another text than the target's, but for the zero dates that both
+    sides count as NULL: the database counts these (``count_zeros``).
     """
 
     def __init__(
@@ -130,12 +147,9 @@ class SourceReader(AsyncReader):
         reader: RowReader,
         target: RowReader,
         pace: Pace | None = None,
-        *,
-        counts: bool = False,
     ) -> None:
         super().__init__(reader, pace)
         self._target = target
-        self._counts = counts
         self._forms: dict[Table, _StoredForm] = {}
 
     async def chunk(
@@ -149,7 +163,7 @@ class SourceReader(AsyncReader):
             start = form.last[1] if form.last[0] == after else form.changed.get(after, after)
         rows = await super().chunk(table, start, limit, keys_only=keys_only)
         stored = form.stored(rows, keys_only=keys_only)
-        if self._counts and not keys_only:
+        if not keys_only:
             form.count(rows, stored)
         if rows:
             last = stored[-1], rows[-1]
@@ -196,26 +210,57 @@ class SourceReader(AsyncReader):
         """The rows of a range."""
         form = self._form(table)
         rows = await super().range_rows(table, form.range_on_source(range))
-        return form.stored(rows, keys_only=False)
+        stored = form.stored(rows, keys_only=False)
+        form.count(rows, stored)
+        return stored
 
-    def comparable_rows(self, table: Table) -> Callable[[list[TextRow]], list[TextRow]]:
-        """A function that makes the rows of a scan comparable."""
+    async def range_keys(self, table: Table, range: KeyRange) -> list[Key]:
+        """The keys of the rows of a range."""
+        form = self._form(table)
+        rows = await super().range_rows(table, form.range_on_source(range))
+        return form.stored([key_of(table, row) for row in rows], keys_only=True)
+
+    def comparable_rows(
+        self, table: Table, *, counts: bool = False
+    ) -> Callable[[list[TextRow]], list[TextRow]]:
+        """A function that makes the rows of a scan comparable, and counts if it is to."""
         comparable, form = super().comparable_rows(table), self._form(table)
-        return lambda rows: comparable(form.stored(rows, keys_only=False))
+
+        def stored(rows: list[TextRow]) -> list[TextRow]:
+            made = form.stored(rows, keys_only=False)
+            if counts:
+                form.count(rows, made)
+            return comparable(made)
+
+        return stored
+
+    async def count_zeros(self, table: Table, range: KeyRange) -> None:
+        """Count the zero dates of a range that checksums do not show. From then on, those in rows
+        that are read are not counted."""
+        form = self._form(table)
+        form.zeros = form.zeros or [0] * len(form.nulled)
+        if form.nulled:
+            on_source = form.range_on_source(range)
+            found = await self._sums(
+                lambda reader: reader.count_zeros(table, on_source, form.nulled)
+            )
+            form.zeros = [one + more for one, more in zip(form.zeros, found, strict=True)]
+
+    def count_anew(self, table: Table) -> None:
+        """Begin to count again: all rows are read."""
+        self._form(table).count_anew()
 
     def replaced(self, table: Table) -> tuple[Replaced, ...]:
-        """The policies that may change values of a table, with the number of values that ``chunk``
-        has counted; None if it has counted none."""
-        form = self._form(table)
-        return tuple(
-            Replaced(table.names[n], text.policy, form.replaced[n] if form.replaced else None)
-            for n, text in enumerate(form.texts)
-            if text is not None
-        )
+        """The policies that may change values of a table, with the number of values."""
+        return tuple(self._form(table).changes())
 
     def _form(self, table: Table) -> _StoredForm:
         if table not in self._forms:
-            self._forms[table] = _StoredForm(table, self._target.stored(table))
+            reader = self._reader
+            policies = [""] * len(table.columns)
+            if isinstance(reader, NamesReadPolicies):
+                policies[:] = reader.read_policies(table)
+            self._forms[table] = _StoredForm(table, self._target.stored(table), policies)
         return self._forms[table]
 
 
@@ -227,15 +272,23 @@ def _summing(reader: RowReader) -> SumsRows:
 class _StoredForm:
     """The rows and keys of one table as the target stores them."""
 
-    def __init__(self, table: Table, texts: Sequence[StoredText | None]) -> None:
+    def __init__(
+        self, table: Table, texts: Sequence[StoredText | None], policies: Sequence[str]
+    ) -> None:
         #: The keys that differ on the source, by those on the target.
         self.changed: dict[Key, Key] = {}
         #: The last key that a chunk has read, on the target and on the source.
         self.last: tuple[Key, Key] = ((), ())
         self._table = table
         self.texts = texts
-        #: The number of values in each column that were changed, if they were counted.
-        self.replaced: list[int] = []
+        #: For each column the source's policy that makes a text of a value that has none.
+        self._policies = policies
+        #: The number of values of each column that the target's policy changes, and the source's.
+        self._stored = Counter[int]()
+        self._read = Counter[int]()
+        #: The number of zero dates in each column of ``nulled`` that the database has counted; None
+        #: if they are counted in the rows that are read.
+        self.zeros: list[int] | None = None
         self._key_texts = [texts[ordinal] for ordinal in table.key]
         #: The ordinals of the columns in which a zero date is stored as NULL.
         self.nulled = [
@@ -260,12 +313,33 @@ class _StoredForm:
         return stored
 
     def count(self, rows: list[TextRow], stored: list[TextRow]) -> None:
-        """Count the values that were changed in these rows."""
-        self.replaced = self.replaced or [0] * len(self.texts)
+        """Count the values that are changed in these rows."""
         for n, text in enumerate(self.texts):
             if text is not None:
                 pairs = zip(rows, stored, strict=True)
-                self.replaced[n] += sum(old[n] != new[n] for old, new in pairs)
+                changed = [old[n] for old, new in pairs if old[n] != new[n]]
+                self._stored[n] += len(changed)
+                if self.zeros is not None and n in self.nulled:
+                    self._stored[n] -= changed.count(_ZERO[self._table.columns[n].type.kind])
+            if self._policies[n]:
+                self._read[n] += sum(type(row[n]) is ReplacedText for row in rows)
+
+    def count_anew(self) -> None:
+        """Forget what was counted."""
+        self._stored.clear()
+        self._read.clear()
+        self.zeros = None
+
+    def changes(self) -> Iterator[Replaced]:
+        """The policies that may change values, with the number of values."""
+        zeros = dict(zip(self.nulled, self.zeros or (), strict=False))
+        for n, (name, text) in enumerate(zip(self._table.names, self.texts, strict=True)):
+            if self._policies[n]:
+                changed = "texts with bytes that are no characters"
+                yield Replaced(name, self._policies[n], self._read[n], changed)
+            if text is not None:
+                values = self._stored[n] + zeros.get(n, 0)
+                yield Replaced(name, text.policy, values, text.changed)
 
     def on_source(self, keys: Sequence[Key]) -> list[Key]:
         """The keys that the source may have for these keys of the target."""

@@ -65,12 +65,14 @@ def _shortened(text: str | None, start: int) -> str | None:
 
 class Replaced(msgspec.Struct, frozen=True):
     """A policy that may change values of a column, such as ``zero_date = "null"``, and the number
-    of values of the source that it changes; None if they were not counted.
+    of values that it changes among the rows of the source that were compared. ``changed`` names
+    them, such as ``zero dates that became NULL``.
     """
 
     column: str
     policy: str
-    values: int | None = None
+    values: int = 0
+    changed: str = ""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -108,7 +110,7 @@ class TableReport(msgspec.Struct, frozen=True):
     those of all rows, as each range or part was summed first, so those of equal tables differ where
     changes were on their way; they are empty if the rows were read.
 
-    ``replaced`` has the policies that may change values, if a report in detail is asked for.
+    ``replaced`` has the policies that may change values. What they change is no difference.
     """
 
     table: str

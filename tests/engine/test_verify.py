@@ -141,10 +141,9 @@ def test_a_result_in_detail_has_values_checksums_and_what_policies_changed(sides
     for by_rows in (False, True):
         report = sides.compare(keyed, by_rows=by_rows, in_detail=True)
         assert (report.rows, report.target_rows) == (4, 5)
-        counts = (2, 1) if by_rows else (None, None)
         assert report.replaced == (
-            Replaced("day", days, counts[0]),
-            Replaced("word", words, counts[1]),
+            Replaced("day", days, 2, "zero dates that became NULL"),
+            Replaced("word", words, 1, "texts that lost U+0000"),
         )
         values = {row.key[0]: row.values for row in report.differences}
         assert values == {
@@ -173,7 +172,7 @@ def test_a_result_in_detail_has_values_checksums_and_what_policies_changed(sides
         assert report.method == "checksums"
         assert report.source_checksum == report.target_checksum
         assert len(report.source_checksum) == 32
-        assert report.replaced == ()
+        assert [it.values for it in report.replaced] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ import psycopg
 from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
+from engine.databases.postgres.stored import Storage
 from engine.schema import Table, TableId
 from engine.toolkit.checksums import EVERYTHING, Checksum
+from engine.toolkit.policies import ReadPolicies, StoragePolicies
 from engine.verify.comparison import verify
 from engine.verify.report import TableReport, VerifyReport
 from sinks.postgres.ddl import create_table
@@ -29,10 +31,20 @@ __all__ = ["Mirror", "Sides"]
 
 
 class Sides:
-    """A source database, and a target schema of the same name."""
+    """A source database, and a target schema of the same name. ``values`` and ``reads`` are the
+    policies of both sides."""
 
-    def __init__(self, server: AnyServer, schema: str, target_url: str) -> None:
+    def __init__(
+        self,
+        server: AnyServer,
+        schema: str,
+        target_url: str,
+        *,
+        values: StoragePolicies | None = None,
+        reads: ReadPolicies | None = None,
+    ) -> None:
         self.schema = schema
+        self._storage = Storage(values or StoragePolicies())
         self.source = connect_mysql(server, schema)
         with self.source.cursor() as cursor:
             cursor.execute("SET time_zone = '+00:00', sql_mode = ''")
@@ -40,8 +52,9 @@ class Sides:
         self.target.execute("SET timezone = 'UTC'")
         self.target.execute(f'CREATE SCHEMA "{schema}"')
         self.target.execute(f'SET search_path = "{schema}"')
-        self.source_reader = MySQLRowReader(MySQLSettings(url=server.url))
-        self.target_reader = PostgresRowReader(PostgresSettings(url=target_url), Naming())
+        self.source_reader = MySQLRowReader(MySQLSettings(url=server.url), reads)
+        target = PostgresSettings(url=target_url)
+        self.target_reader = PostgresRowReader(target, Naming(), self._storage)
 
     def on_source(self, *statements: str) -> None:
         with self.source.cursor() as cursor:
@@ -56,7 +69,7 @@ class Sides:
         """Create the table, empty, in both databases."""
         self.on_source(f"CREATE TABLE `{name}` ({definition}) CHARACTER SET utf8mb4")
         table = self.table(name)
-        self.on_target(create_table(table, Naming().sql(table.id)))
+        self.on_target(create_table(self._storage.table(table), Naming().sql(table.id)))
         return table
 
     def table(self, name: str) -> Table:

@@ -46,6 +46,7 @@ from engine.databases.side import SOURCE, Side
 from engine.schema import Column, Table
 from engine.toolkit.canonical import (
     Convert,
+    ReplacedText,
     canonical_rows,
     clock,
     float32_text,
@@ -174,6 +175,15 @@ class MySQLRowReader:
         """No policy changes a value here."""
         return (None,) * len(table.columns)
 
+    def read_policies(self, table: Table) -> Sequence[str]:
+        """As ``NamesReadPolicies.read_policies``."""
+        return [
+            f'invalid_text = "{self._policies.of(table.id, column.name).invalid_text}"'
+            if self._decoder(table, column)
+            else ""
+            for column in table.columns
+        ]
+
     def why_not_summed(self, table: Table) -> str:
         """As ``SumsRows.why_not_summed``."""
         if self._hashes is None:  # a server that was built without SSL has no SHA2
@@ -188,6 +198,14 @@ class MySQLRowReader:
             where, order = f" FORCE INDEX (PRIMARY){where}", ""
         sql = f"SELECT {rows_digest(table, nulled, order)} FROM {quote_table(table)}{where}"
         return Checksum.of_text(*self._query(sql)[0])
+
+    def count_zeros(self, table: Table, range: KeyRange, columns: Collection[int]) -> list[int]:
+        """As ``SumsRows.count_zeros``."""
+        names = (quote_name(table.columns[ordinal].name) for ordinal in columns)
+        sums = ", ".join(f"SUM({name} = 0)" for name in names)
+        where = _where(self._in_range(table, range))
+        row = self._query(f"SELECT {sums} FROM {quote_table(table)}{where}")[0]
+        return [int(number or 0) for number in row]
 
     def boundary(self, table: Table, range: KeyRange, rows: int) -> Key | None:
         """As ``SumsRows.boundary``."""
@@ -264,11 +282,16 @@ class MySQLRowReader:
         if decode is None:
             return _CONVERTS.get(kind)
         charset, decoded = parse_type(column.source_type).charset, decode
+        strict = text_decoder(parse_type(column.source_type).encoding)
 
         def text_of(text: str) -> str:
             if text[:1] != "\0":
                 return text
-            found = decoded(bytes.fromhex(text[1:]))
+            raw = bytes.fromhex(text[1:])
+            try:
+                found = strict(raw)
+            except UnicodeDecodeError:
+                found = ReplacedText(decoded(raw))
             if table.ordinal(column.name) in table.key:
                 self._bytes[charset, found] = text[1:]
             return found

@@ -182,6 +182,10 @@ class PostgresRowReader:
         part = row_part(self._storage.table(table))
         return self._scan(table, f" WHERE {part} = ANY($1)", [list(parts)])
 
+    def count_zeros(self, table: Table, range: KeyRange, columns: Collection[int]) -> list[int]:
+        """As ``SumsRows.count_zeros``. PostgreSQL has no zero dates."""
+        return [0] * len(columns)
+
     def boundary(self, table: Table, range: KeyRange, rows: int) -> Key | None:
         """As ``SumsRows.boundary``."""
         where, parameters = self._in_range(table, range)

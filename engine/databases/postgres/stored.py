@@ -384,15 +384,18 @@ def _stored_text(column: Column, policies: StoragePolicies, key: bool) -> Stored
         if key or policies.nul_byte == "replace":
             nul = KEY_NUL if key else NUL
             return StoredText(
-                lambda text: text.replace("\0", nul), lambda text: text.replace(nul, "\0"), policy
+                lambda text: text.replace("\0", nul),
+                lambda text: text.replace(nul, "\0"),
+                *(policy, f"texts in which U+{ord(nul):04X} stands for U+0000"),
             )
-        return StoredText(without_nul, policy=policy)
+        return StoredText(without_nul, policy=policy, changed="texts that lost U+0000")
     if is_narrowed(column, policies) and policies.out_of_range != "error" and not key:
         highest = 1 if kind == "int8" else LARGEST_BIGINT
         other = str(highest) if policies.out_of_range == "clamp" else None
         return StoredText(
             lambda text: text if 0 <= int(text) <= highest else other,
             policy=f'out_of_range = "{policies.out_of_range}"',
+            changed=f"numbers out of range that became {other or 'NULL'}",
         )
     return None
 
@@ -406,6 +409,10 @@ def _stored_date(policy: str, with_clock: bool, key: bool) -> StoredText | None:
         return StoredText(
             lambda text: INFINITY if text == zero else text,
             lambda text: zero if text == INFINITY else text,
+            changed=f"zero dates that became {INFINITY}",
         )
     other = {"null": None, "epoch": f"{EPOCH}{clock}", INFINITY: INFINITY}[policy]
-    return StoredText(lambda text: text if day_or_none(text) is not None else other)
+    return StoredText(
+        lambda text: text if day_or_none(text) is not None else other,
+        changed=f"zero dates that became {'NULL' if other is None else other}",
+    )
