@@ -26,7 +26,7 @@ from engine.remedies import BACKFILL
 from engine.schema import Table, TableId
 from engine.settings.loader import BackfillSettings
 
-__all__ = ["Backfill"]
+__all__ = ["Backfill", "filter_rows"]
 
 #: The least time between two commits of backfilled rows, unless the slice ends before; that many
 #: times longer if several chunks are written together.
@@ -180,9 +180,7 @@ class Backfill:
         """The table's chunks after its cursor. The next ones are read while some are written."""
         progress = self._tracker.progress[table.id]
         source = self._snapshot_source()
-        row_filter = self._writer.row_filter(table)
-        if row_filter is not None and isinstance(source, FiltersRows):
-            source.filter(table, row_filter)
+        filter_rows(source, self._writer, table)
         chunks = source.chunks(
             table,
             progress.cursor,
@@ -240,6 +238,13 @@ class Backfill:
             ) from error
         position = await asyncio.to_thread(self._source.position)
         self._blocked = (table if differs else None, position)
+
+
+def filter_rows(source: SnapshotSource, writer: TargetWriter, table: Table) -> None:
+    """Tell the source which rows of a table its backfill need not read."""
+    rows = writer.row_filter(table)
+    if rows is not None and isinstance(source, FiltersRows):
+        source.filter(table, rows)
 
 
 async def _close_after(

@@ -17,6 +17,7 @@ from engine.checkpoint import Cause
 from engine.contract import RefusesTables, SnapshotSource, Source
 from engine.errors import ConfigError, SchemaError, TailraceError
 from engine.log_status import now_at
+from engine.pipeline.backfill import filter_rows
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
 from engine.pipeline.writer import TargetWriter
@@ -146,6 +147,8 @@ class Discovery:
 
     async def _create_pending(self, source: SnapshotSource, tables: Sequence[Table]) -> None:
         """Create tables to be backfilled, in several transactions, the largest first."""
+        for table in tables:
+            filter_rows(source, self._writer, table)
         estimates = await asyncio.to_thread(source.estimates, tables)
         tables = sorted(tables, key=lambda table: estimates.get(table.id, 0), reverse=True)
         for start in range(0, max(1, len(tables)), CREATED_TABLES):

@@ -34,7 +34,7 @@ from engine.errors import (
 from engine.recovery import LostChanges
 from engine.schema import Table, TableId
 from sources.mysql.binlog import events as ev
-from sources.mysql.binlog.compression import cut_events
+from sources.mysql.binlog.compression import EventCutter, cut_events
 from sources.mysql.binlog.inspection import Inspection
 from sources.mysql.binlog.passed_over import PassedOver
 from sources.mysql.binlog.stream import Stream
@@ -365,15 +365,13 @@ class BinlogFileSource:
     def _read(self, path: Path, stream: Stream, *, last: bool) -> Iterator[list[bytes]]:
         """The complete events of a file, about one MiB at a time."""
         with _open(path) as file:
-            rest = b""
+            cutter = EventCutter()
             while not self._stopping.is_set() and (data := file.read(_READ_BYTES)):
-                if len(rest) >= _READ_BYTES:
-                    data += file.read(len(rest))  # a large event: read more each time
-                events, rest = cut_events(rest + data)
+                events = cutter.cut(data)
                 if any(event[4] == ev.MARIADB_START_ENCRYPTION for event in events[:3]):
                     raise SourceError(f"the log file {path.name} is encrypted", hint=_DECRYPT)
                 yield events
-            if rest and not last and not self._stopping.is_set():
+            if cutter.partial and not last and not self._stopping.is_set():
                 raise DecodeError(
                     "an event is cut off at the end of a file that is not the last one",
                     position=stream.position,

@@ -167,7 +167,7 @@ class MySQLSource(TableReads):
 
     def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
         """The approximate number of rows of each table, from the server's statistics."""
-        return self._ask(lambda session: row_estimates(session, tables))
+        return self._ask(lambda session: row_estimates(session, tables, self._conditions))
 
     def position(self) -> str:
         """The end of the log now.

@@ -4,7 +4,7 @@ The server's statistics of tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from pymysql.connections import Connection
@@ -12,6 +12,7 @@ from pymysql.connections import Connection
 from engine.change import SchemaChange
 from engine.databases.mysql.connect import query
 from engine.databases.mysql.identifiers import quote_name, quote_table
+from engine.databases.mysql.row_filter import share_of
 from engine.errors import SourceError, SourceLost
 from engine.schema import Column, Table, TableId, Type
 from sources.mysql.catalog import among
@@ -27,14 +28,23 @@ WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s
 """
 
 
-def row_estimates(connection: Connection[Any], tables: Iterable[Table]) -> dict[TableId, int]:
-    """The approximate number of rows of each table, from the server's statistics."""
+def row_estimates(
+    connection: Connection[Any], tables: Collection[Table], conditions: Mapping[Table, str] = {}
+) -> dict[TableId, int]:
+    """The approximate number of rows of each table, from the server's statistics: of those that
+    fulfil a condition, where there is one.
+    """
     ids = {table.id for table in tables}
     if not ids:
         return {}
     where, arguments = among(ids)
     found = query(connection, _ROWS.format(where=where), arguments)
     estimates = {TableId(schema, name): int(rows or 0) for schema, name, rows in found}
+    for table in tables:
+        condition = conditions.get(table)
+        if condition and estimates.get(table.id):
+            share = share_of(connection, table, condition)
+            estimates[table.id] = max(1, int(estimates[table.id] * share))
     return {id: rows for id, rows in estimates.items() if id in ids}
 
 

@@ -48,10 +48,14 @@ def memory(process: int, field: str = "VmRSS") -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accelerator", ["on", "off"])
+@pytest.mark.parametrize("variant", ["on", "off", "compressed"])
 def test_a_huge_row_arrives_in_bounded_memory(
-    writer: Writer, target_database: str, tmp_path: Path, accelerator: str
+    writer: Writer, target_database: str, tmp_path: Path, variant: str
 ) -> None:
+    """With and without the accelerator, and in a compressed transaction."""
+    accelerator = "off" if variant == "off" else "on"
+    if variant == "compressed":
+        writer("SET SESSION binlog_transaction_compression = ON")
     config = write_config(tmp_path, writer.server.url, target_database, "shop.*")
     with (
         EngineProcess(config, environment={"TAILRACE_ACCELERATOR": accelerator}) as engine,
@@ -135,7 +139,7 @@ def test_a_row_that_postgresql_cannot_hold_quarantines_its_table(
 def test_huge_rows_are_not_in_memory_together(
     writer: Writer, target_database: str, tmp_path: Path, one_transaction: bool
 ) -> None:
-    """Neither those of one transaction, nor those of several ones."""
+    """Neither those of one transaction, nor those of several ones, nor those of a backfill."""
     size, ids = 100_000_000, range(1, 6)
     config = write_config(tmp_path, writer.server.url, target_database, "shop.*")
     with (
@@ -159,5 +163,10 @@ def test_huge_rows_are_not_in_memory_together(
         writer("COMMIT")
         wait_until(lambda: stored("y"), 120, "the other values")
         assert peak(engine.process.pid) < 3 * size + 150 * MIB
+        again = [sys.executable, "-m", "engine.cli", "backfill", str(config), "shop.file"]
+        subprocess.run(again, check=True, timeout=60)
+        engine.wait_status(lambda s: s["backfilled_rows"] == len(ids), 120)
+        wait_until(lambda: stored("y"), 120, "the rows that were read again")
+        assert peak(engine.process.pid) < 6 * size + 150 * MIB
         assert (engine.status() or {})["reconnects"] == 0
         assert engine.terminate() == 0

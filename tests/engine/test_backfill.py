@@ -12,11 +12,13 @@ import pytest
 
 from engine.change import Begin, Change, Chunk, Rows, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
-from engine.contract import Applied, State
+from engine.contract import Applied, RowFilter, State
 from engine.errors import SinkLost, SourceError, UnloggedChange
+from engine.mapping.changes import Mapping
 from engine.pipeline.reader_queue import ReaderQueue
 from engine.schema import Column, Part, Table, TableId, Type
 from engine.settings.loader import BackfillSettings, BatchSettings
+from engine.settings.mapping import TableRules
 from engine.toolkit.memory_table import MemoryTable
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import ABORT, END, MemoryDatabase, MemorySettings, MemorySource
@@ -59,6 +61,20 @@ class StaleStatistics(MemorySource):
         return super().chunks(table, *arguments, **more)
 
 
+class FilteredStatistics(MemorySource):
+    """Estimates the rows of which it was told that they are read."""
+
+    def __init__(self, database: MemoryDatabase) -> None:
+        super().__init__(MemorySettings("memory:test"), database)
+        self.told: dict[Table, RowFilter] = {}
+
+    def filter(self, table: Table, rows: RowFilter) -> None:
+        self.told[table] = rows
+
+    def estimates(self, tables: Sequence[Table]) -> dict[TableId, int]:
+        return {table.id: 7 if table in self.told else 1000 for table in tables}
+
+
 class WaitingRead(MemorySource):
     """Its read of a table waits until ``stop``, like one that waits for a lock."""
 
@@ -97,6 +113,18 @@ def test_a_backfill_is_cancelled_while_a_read_waits(table: Table) -> None:
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(scenario())
     assert source.closed
+
+
+def test_the_estimate_of_a_filtered_table_is_that_of_the_rows_that_are_read() -> None:
+    database, store = MemoryDatabase(), MemoryStore()
+    for table in (KEYED, KEYLESS):
+        database.load(table, [(1, "a"), (2, "b"), (3, "c")])
+    source = FilteredStatistics(database)
+    mapping = Mapping({str(KEYED.id): TableRules(where="id > 2")})
+    pipeline = make_pipeline(database, store, source=source, mapping=mapping)
+    run(pipeline, until_caught_up=True)
+    estimates = {table.table: table.estimate for table in pipeline.status().tables}
+    assert estimates == {str(KEYED.id): 7, str(KEYLESS.id): 1000}
 
 
 def test_empty_tables_are_checked_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

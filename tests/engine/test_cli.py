@@ -299,7 +299,9 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
     assert tailrace("status", config).status == 2
     assert tailrace("verify", config).status == 2
 
-    assert tailrace("run", config, "--until-caught-up").status == 0
+    run = tailrace("run", config, "--until-caught-up")
+    assert run.status == 0
+    assert "codecs=" in run.err
     status = tailrace("status", config, "--json")
     assert status.status == 1
     assert json.loads(status.out)["running"] is False

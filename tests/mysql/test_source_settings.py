@@ -38,6 +38,13 @@ def test_a_wrong_url_is_refused(url: str) -> None:
     assert caught.value.hint
 
 
+def test_a_url_with_a_database_selects_its_tables() -> None:
+    """Unless patterns do."""
+    assert MySQLSettings(url="mysql://h/my%20shop").tables == ("my shop.*",)
+    assert MySQLSettings(url="mysql://h/shop", tables=("crm.*",)).tables == ("crm.*",)
+    assert MySQLSettings(url="mysql://h/").tables == ("*.*",)
+
+
 def test_patterns_select_tables() -> None:
     select = selector(("shop.*", "*.order?"), ("shop.tmp_*",))
     chosen = ["shop.a", "shop.tmp_a", "x.orders", "x.order", "mysql.orders", "Shop.a"]

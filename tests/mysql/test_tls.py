@@ -11,11 +11,13 @@ import ssl
 import struct
 
 import pytest
+from msgspec import structs
 
 from engine.databases.mysql.connect import connect, prepare
 from engine.errors import SourceError
 from engine.sandbox import Server
 from sources.mysql.settings import MySQLSettings
+from sources.mysql.source import MySQLSource
 from tests.support.following import Following
 from tests.support.mysql_sessions import MIB, FreshDatabase, Writer, cipher, source_of, with_user
 from tests.support.servers import AnyServer
@@ -71,6 +73,26 @@ def test_a_certificate_is_verified(mysql: AnyServer) -> None:
     other = str(mysql.layout.data / "client-cert.pem")
     with pytest.raises(SourceError, match="secure"):
         connect(with_user(mysql, "root", tls="verify-ca", tls_ca=other))
+
+
+def test_the_check_tells_how_the_connection_is_protected(mysql: AnyServer) -> None:
+    """Every address of this machine does not look like it, so it is taken for another one."""
+    if not isinstance(mysql, Server):
+        pytest.skip("needs the server's own certificate")
+    own = str(mysql.layout.data / "ca.pem")
+    for settings, codes in (
+        ({"tls": "disable"}, {"MY017"}),
+        ({"tls": "prefer"}, {"MY018"}),
+        ({"tls": "require"}, {"MY018"}),
+        ({"tls": "require", "tls_ca": own}, {"MY016", "MY018"}),
+        ({"tls": "verify-ca", "tls_ca": own}, set[str]()),
+    ):
+        with_tls = with_user(mysql, "root", **settings)
+        elsewhere = with_tls.url.replace("127.0.0.1", "0.0.0.0")
+        source = MySQLSource(structs.replace(with_tls, url=elsewhere))
+        found = {it.code for it in source.check()}
+        source.close()
+        assert found & {"MY016", "MY017", "MY018"} == codes, settings
 
 
 def test_a_server_without_tls_is_refused_if_tls_is_required(mariadb_10: AnyServer) -> None:

@@ -19,13 +19,16 @@ from engine.errors import DecodeError
 from sources.mysql.binlog.events import (
     HEADER_SIZE,
     LARGEST_EVENT,
+    PLAIN_ROWS,
     decoding,
     length_encoded,
     take,
 )
 from sources.mysql.binlog.query_event import Query, read_query
+from sources.mysql.codec.large_event import LARGE_BYTES, EventBuffer, complete, event_buffer
 
 __all__ = [
+    "EventCutter",
     "cut_events",
     "decompress",
     "decompressed_rows",
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 _PIECE_BYTES: Final = 1 << 20
+_EVENT_KIND: Final = 4
 _EVENT_SIZE: Final = struct.Struct("<9xI")  # after the timestamp, type and server id
 _ZSTD, _PLAIN = 0, 255
 _PAYLOAD_END, _COMPRESSION, _SIZE = 0, 2, 3
@@ -53,7 +57,15 @@ def decompressed_rows(event: bytes, start: int, end: int, bitmaps: int) -> bytes
     """
     columns, at = length_encoded(event, start, end)
     rows = at + bitmaps * ((columns + 7) // 8)
-    return take(event, start, rows - start, end) + decompress(event[rows:end])
+    head = take(event, start, rows - start, end)
+    plain = event_buffer(0, of_rows=False)
+    size, pieces = _decompressed(memoryview(event)[rows:end])
+    if size >= LARGE_BYTES:
+        plain = event_buffer(len(head) + size, of_rows=True)
+    plain.write(head)
+    for piece in pieces:
+        plain.write(piece)
+    return complete(plain)
 
 
 @decoding("compressed data")
@@ -63,23 +75,40 @@ def decompress(data: bytes) -> bytes:
     One byte holds the algorithm (0: zlib) and the number of bytes of the size. The size follows as
     a big-endian integer, then a zlib stream.
     """
-    head = take(data, 0, 1, len(data))[0]
-    size_size = head & 7
-    if head & 0xF0 != 0x80 or not 1 <= size_size <= 4:
-        raise DecodeError(f"unknown compression {head:#x}")
-    size = int.from_bytes(take(data, 1, size_size, len(data)), "big")
+    _, pieces = _decompressed(memoryview(data))
+    return b"".join(pieces)
+
+
+def _decompressed(data: memoryview) -> tuple[int, Iterator[bytes]]:
+    """The size of what the data hold, and the pieces of it, which have this size together."""
+    head = bytes(data[:5])
+    size_size = take(head, 0, 1, len(head))[0] & 7
+    if head[0] & 0xF0 != 0x80 or not 1 <= size_size <= 4:
+        raise DecodeError(f"unknown compression {head[0]:#x}")
+    size = int.from_bytes(take(head, 1, size_size, len(head)), "big")
     if size > LARGEST_EVENT:
         raise DecodeError(
             f"compressed data: {size} bytes are announced, more than an event can have"
         )
-    stream = zlib.decompressobj()
-    try:
-        plain = stream.decompress(memoryview(data)[1 + size_size :], size + 1)
-    except zlib.error as error:
-        raise DecodeError(f"compressed data: {error}") from error
-    if len(plain) != size or not stream.eof:
+    return size, _inflated(data[1 + size_size :], size)
+
+
+def _inflated(data: memoryview, size: int) -> Iterator[bytes]:
+    stream, left = zlib.decompressobj(), size
+    for at in range(0, len(data), _PIECE_BYTES):
+        part: bytes | memoryview = data[at : at + _PIECE_BYTES]
+        more = True
+        while more and left >= 0:
+            try:
+                piece = stream.decompress(part, _PIECE_BYTES)
+            except zlib.error as error:
+                raise DecodeError(f"compressed data: {error}") from error
+            part, left = stream.unconsumed_tail, left - len(piece)
+            more = bool(part) or len(piece) == _PIECE_BYTES
+            if left >= 0:
+                yield piece
+    if left or not stream.eof:
         raise DecodeError(f"compressed data: it does not hold the {size} bytes that are announced")
-    return plain
 
 
 def payload_events(event: bytes, end: int) -> Iterator[list[bytes]]:
@@ -94,14 +123,13 @@ def payload_events(event: bytes, end: int) -> Iterator[list[bytes]]:
         pieces = _zstd_pieces(event, at, end)
     else:
         raise DecodeError(f"transaction payload: unknown compression {compression}")
-    rest, total = b"", 0
+    cutter, total = EventCutter(), 0
     for piece in pieces:
         total += len(piece)
         if total > size:
             break
-        events, rest = cut_events(rest + piece if rest else piece)
-        yield events
-    if total != size or rest:
+        yield cutter.cut(piece)
+    if total != size or cutter.partial:
         raise DecodeError(
             f"transaction payload: it does not hold the {size} bytes that are announced"
         )
@@ -130,6 +158,43 @@ def _zstd_pieces(event: bytes, at: int, end: int) -> Iterator[bytes]:
             yield piece
     except zstandard.ZstdError as error:
         raise DecodeError(f"transaction payload: {error}") from error
+
+
+class EventCutter:
+    """Cuts a stream of bytes into events. ``partial``: the last one has been given only in part."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        #: A large event, and how much of it is missing.
+        self._event: EventBuffer | None = None
+        self._missing = 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether the last event has been given only in part."""
+        return bool(self._rest) or self._event is not None
+
+    def cut(self, data: bytes) -> list[bytes]:
+        """Add bytes. Return the events that are complete now, in order."""
+        events: list[bytes] = []
+        if self._event is not None:
+            part = memoryview(data)[: self._missing]
+            self._event.write(part)
+            self._missing -= len(part)
+            if self._missing:
+                return []
+            events.append(complete(self._event))
+            self._event, data = None, data[len(part) :]
+        found, rest = cut_events(self._rest + data if self._rest else data)
+        events += found
+        if len(rest) >= HEADER_SIZE:
+            (size,) = _EVENT_SIZE.unpack_from(rest)
+            if size >= LARGE_BYTES:
+                self._event = event_buffer(size, of_rows=rest[_EVENT_KIND] in PLAIN_ROWS)
+                self._event.write(rest)
+                self._missing, rest = size - len(rest), b""
+        self._rest = rest
+        return events
 
 
 def cut_events(data: bytes) -> tuple[list[bytes], bytes]:

@@ -4,9 +4,7 @@ The replication protocol's packets: received bytes in, complete events out. Pure
 A packet has a length of three bytes, a sequence number, a status byte and an event. A packet of the
 maximum length is followed by a packet that continues the same event and has no status byte.
 
-An event of several packets is collected in one buffer: a rows event in a ``LargeEvent``, any other
-in a buffer that becomes ``bytes`` without a copy. Parts that are joined at the end would be in
-memory twice, and their memory is not given back to the system.
+An event of several packets is collected in one buffer (``large_event``).
 
 https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html
 """
@@ -14,12 +12,11 @@ https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.ht
 from __future__ import annotations
 
 import struct
-from io import BytesIO
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from engine.errors import DecodeError
 from sources.mysql.binlog.events import PLAIN_ROWS
-from sources.mysql.codec.large_event import LargeEvent
+from sources.mysql.codec.large_event import EventBuffer, complete, event_buffer
 
 __all__ = ["Packets", "ServerError"]
 
@@ -49,7 +46,7 @@ class Packets:
         self._chunks: list[bytes] = []
         self._missing = 0
         #: The event that continues in the next packet.
-        self._event: BytesIO | LargeEvent | None = None
+        self._event: EventBuffer | None = None
         self._missing_of_event = 0
 
     @property
@@ -96,11 +93,7 @@ class Packets:
             self._add(self._event, payload)
             if not full:
                 event, self._event = self._event, None
-                if isinstance(event, LargeEvent):
-                    # It is read like bytes until its rows are decoded.
-                    events.append(cast("bytes", event))
-                else:
-                    events.append(event.getvalue())
+                events.append(complete(event))
                 if self._missing_of_event:
                     raise DecodeError(
                         "an event of the replication stream is smaller than its header says"
@@ -110,8 +103,7 @@ class Packets:
             size = self._missing_of_event = int.from_bytes(payload[_EVENT_SIZE], "little")
             if size > _LARGEST_EVENT:
                 raise DecodeError("an event of the replication stream is larger than 1 GiB")
-            of_rows = payload[_EVENT_KIND] in PLAIN_ROWS
-            self._event = LargeEvent(max(size, _LARGEST)) if of_rows else BytesIO()
+            self._event = event_buffer(size, of_rows=payload[_EVENT_KIND] in PLAIN_ROWS)
             self._add(self._event, payload[1:])
             return True
         status = payload[0] if payload else None
@@ -126,7 +118,7 @@ class Packets:
             raise DecodeError(f"a packet of the replication stream has the status {status}")
         return False
 
-    def _add(self, event: BytesIO | LargeEvent, part: memoryview) -> None:
+    def _add(self, event: EventBuffer, part: memoryview) -> None:
         self._missing_of_event -= len(part)
         if self._missing_of_event < 0:
             raise DecodeError("an event of the replication stream is larger than its header says")

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import mmap
 from io import BytesIO
-from typing import Final, Self
+from typing import Final, Self, cast
 
-__all__ = ["LargeEvent"]
+__all__ = ["LARGE_BYTES", "EventBuffer", "LargeEvent", "complete", "event_buffer"]
+
+#: Events of this size are collected in a buffer; smaller ones are not worth it.
+LARGE_BYTES: Final = 0xFFFFFF
 
 _SLICE_BYTES: Final = 1 << 20
 #: Only Linux drops the pages at once. Elsewhere the memory is freed with the event.
@@ -58,3 +61,19 @@ class LargeEvent(mmap.mmap):
             == self[other + at : other + min(at + _SLICE_BYTES, size)]
             for at in range(0, size, _SLICE_BYTES)
         )
+
+
+#: What an event is collected in.
+EventBuffer = BytesIO | LargeEvent
+
+
+def event_buffer(size: int, *, of_rows: bool) -> EventBuffer:
+    """A buffer for an event of this size, or for its rows. Parts that are joined at the end would
+    be in memory twice, and their memory is not given back to the system.
+    """
+    return LargeEvent(max(size, 1)) if of_rows else BytesIO()
+
+
+def complete(buffer: EventBuffer) -> bytes:
+    """The event, without a copy. A ``LargeEvent`` is read like bytes until its rows are decoded."""
+    return cast("bytes", buffer) if isinstance(buffer, LargeEvent) else buffer.getvalue()

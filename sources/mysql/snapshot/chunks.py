@@ -5,11 +5,13 @@ A chunk is one range of keys, read in one transaction whose watermarks are prove
 The ends of the ranges are found first, with OFFSET along the key, so several ranges can be read at
 once. Chunks are delivered in key order, and at most one chunk per reader is read ahead. The number
 of rows is chosen so that a chunk has a few megabytes. A chunk that grows too large is cut, and the
-rest of its range is read next.
+rest of its range is read next. A row of more than 16 MiB waits until its chunk is the next one, so
+such rows are not in memory together.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +26,6 @@ from engine.change import Chunk, KeyRange, Row
 from engine.databases.mysql.connect import error_code, query, server_version, translate_errors
 from engine.databases.mysql.identifiers import quote_table
 from engine.databases.mysql.row_filter import accepts
-from engine.databases.mysql.types import same_order, same_type
 from engine.errors import (
     ShapeChanged,
     SourceError,
@@ -33,11 +34,12 @@ from engine.errors import (
     TableUnreadable,
 )
 from engine.remedies import BACKFILL, and_then
-from engine.schema import Column, Part, Table
+from engine.schema import Part, Table
 from sources.mysql.catalog import read_columns
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.snapshot.keyset import Key, Keyset
+from sources.mysql.snapshot.live_tables import same_shape, without_rows
 from sources.mysql.snapshot.result_set import query_rows
 from sources.mysql.snapshot.sessions import Sessions
 from sources.mysql.snapshot.text_rows import select_list, text_rows
@@ -51,6 +53,8 @@ _CUT_BYTES = 2 * _CHUNK_BYTES
 #: The number of keys in one condition.
 _KEYS_TOGETHER = 200
 _READ_TIMEOUT_SECONDS = 60.0
+#: How often a read that waits looks whether its caller has abandoned it.
+_ABANDONED_SECONDS = 0.1
 #: The cursor within a table without a key: its read cannot be resumed.
 _NO_PLACE = "[]"
 # Server errors for a table with another definition: no such table, no such column, or a table that
@@ -165,13 +169,13 @@ class ChunkReader:
     ) -> list[Chunk]:
         """One chunk for each of the tables that holds no row."""
         # A first check without a proof, so that tables with rows are not waited for or locked.
-        found = _without_rows(connection, tables)
+        found = without_rows(connection, tables)
         if not found:
             return []
         self._watermarks.wait_until_visible(connection, found, low_watermark)
         for statement in self._watermarks.begin(connection, low_watermark):
             query(connection, statement)
-        found = _without_rows(connection, found)
+        found = without_rows(connection, found)
         high_watermark = str(self._watermarks.high(connection))
         return [Chunk(table, [], None, high_watermark) for table in found]
 
@@ -185,11 +189,14 @@ class ChunkReader:
 
 
 class _Range(msgspec.Struct, frozen=True):
-    """Keys above ``after`` and up to ``last``; without ``last``, the next ``limit`` rows."""
+    """Keys above ``after`` and up to ``last``; without ``last``, the next ``limit`` rows.
+    ``is_next``: its chunk is the next one to be delivered.
+    """
 
     after: Key | None
     last: Key | None
     limit: int
+    is_next: threading.Event = msgspec.field(default_factory=threading.Event)
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -245,6 +252,7 @@ class _Reading:
         start = _Range(after, None, self._limit)
         if count < start.limit and not self._where:
             # By the statistics, one read is enough.
+            start.is_next.set()
             part = self._read(start)
             yield part.chunk
             if part.rest is None:
@@ -296,11 +304,13 @@ class _Reading:
         yield Chunk(self._table, rows, None, high_watermark, size)
 
     def _in_order(self, pool: ThreadPoolExecutor, start: _Range, readers: int) -> Iterator[Chunk]:
-        pending: deque[Future[_Part]] = deque()
+        pending: deque[tuple[_Range, Future[_Part]]] = deque()
         ahead: _Range | None = start
         while ahead is not None or pending:
             ahead = self._fill(pool, pending, ahead, readers)
-            part = pending.popleft().result()
+            piece, future = pending.popleft()
+            piece.is_next.set()
+            part = future.result()
             if part.chunk.rows:
                 self.row_bytes = max(part.chunk.size / len(part.chunk.rows), 1)
             if part.rest is None:
@@ -309,7 +319,7 @@ class _Reading:
                 # A range with an open end is the last one, so no other read is pending.
                 ahead = msgspec.structs.replace(part.rest, limit=self._limit)
             else:
-                pending.appendleft(pool.submit(self._read, part.rest))
+                pending.appendleft((part.rest, pool.submit(self._read, part.rest)))
             # Keep reading while the caller works on this chunk.
             ahead = self._fill(pool, pending, ahead, readers)
             yield part.chunk
@@ -317,7 +327,7 @@ class _Reading:
     def _fill(
         self,
         pool: ThreadPoolExecutor,
-        pending: deque[Future[_Part]],
+        pending: deque[tuple[_Range, Future[_Part]]],
         ahead: _Range | None,
         readers: int,
     ) -> _Range | None:
@@ -326,7 +336,7 @@ class _Reading:
             # With a condition, a read without an end might have to pass over the whole table.
             splits = readers > 1 or bool(self._where)
             piece, ahead = self._split(ahead) if splits else (ahead, None)
-            pending.append(pool.submit(self._read, piece))
+            pending.append((piece, pool.submit(self._read, piece)))
         return ahead
 
     @property
@@ -360,7 +370,8 @@ class _Reading:
         with self._sessions.lease() as lease, self._errors():
             connection = lease.connection
             self._check_shape(connection, self._watermarks.begin(connection, self._low_watermark))
-            rows, size, whole = self._receive(connection, self._query(connection, tail))
+            query = self._query(connection, tail)
+            rows, size, whole = self._receive(connection, query, piece.is_next)
             lease.spoiled = not whole
             if whole:
                 high_watermark = self._watermarks.high(connection)
@@ -370,11 +381,18 @@ class _Reading:
                 high_watermark = self._watermarks.high(lease.connection)
         return self._part(piece, rows, size, whole, high_watermark)
 
-    def _receive(self, connection: Connection[Any], query: str) -> tuple[list[Row], int, bool]:
+    def _receive(
+        self, connection: Connection[Any], query: str, is_next: threading.Event
+    ) -> tuple[list[Row], int, bool]:
         """The rows, their size in bytes, and whether the result was read to its end."""
+
+        def wait() -> None:
+            while not (is_next.wait(_ABANDONED_SECONDS) or self.abandoned):
+                pass
+
         rows: list[Row] = []
         size = 0
-        for more, received in self._rows_of(connection, self._shown, query):
+        for more, received in self._rows_of(connection, self._shown, query, wait):
             rows += more
             size += received
             if self.abandoned:
@@ -428,11 +446,15 @@ class _Reading:
                 self._where = ""
 
     def _rows_of(
-        self, connection: Connection[Any], table: Table, query: str
+        self,
+        connection: Connection[Any],
+        table: Table,
+        query: str,
+        before_huge: Callable[[], None] = lambda: None,
     ) -> Iterator[tuple[list[Row], int]]:
         """The rows of a query for the columns of ``table``, piece by piece, and their bytes."""
         decoder = text_rows(table, self._invalid_text)
-        return query_rows(connection, query, decoder, _READ_TIMEOUT_SECONDS)
+        return query_rows(connection, query, decoder, _READ_TIMEOUT_SECONDS, before_huge)
 
     def _check_progress(self, before: Key | None, after: Key | None) -> None:
         """Raise SourceError if a read does not advance: the backfill would never end."""
@@ -451,7 +473,7 @@ class _Reading:
         """
         # Using the table takes the metadata lock that keeps its definition.
         use = f"SELECT 1 FROM {quote_table(self._table)} LIMIT 0"
-        if not _same_shape(read_columns(connection, self._table.id, [*before, use]), self._table):
+        if not same_shape(read_columns(connection, self._table.id, [*before, use]), self._table):
             raise self._other_shape()
 
     def _other_shape(self) -> ShapeChanged:
@@ -475,25 +497,3 @@ class _Reading:
             if isinstance(error, TableUnreadable):
                 error.table = str(self._table.id)
             raise
-
-
-def _same_shape(live: Sequence[Column], table: Table) -> bool:
-    """Whether the live columns give the same rows, and the same order of the table's key."""
-    if tuple(column.name for column in live) != table.names:
-        return False
-    source_types = [
-        (column.source_type, tracked.source_type)
-        for column, tracked in zip(live, table.columns, strict=True)
-    ]
-    return all(same_type(*pair) for pair in source_types) and all(
-        same_order(*source_types[ordinal]) for ordinal in table.key
-    )
-
-
-def _without_rows(connection: Connection[Any], tables: Sequence[Table]) -> list[Table]:
-    """The tables that hold no row."""
-    checks = ", ".join(f"EXISTS (SELECT 1 FROM {quote_table(table)})" for table in tables)
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {checks}")
-        found = cursor.fetchall()
-    return [table for table, rows in zip(tables, found[0], strict=True) if not rows]

@@ -13,8 +13,7 @@ not set CLIENT_DEPRECATE_EOF).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from io import BytesIO
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from pymysql.connections import Connection
@@ -24,6 +23,7 @@ from pymysql.err import OperationalError, raise_mysql_exception
 from engine.change import Row
 from engine.databases.mysql.pymysql_adapter import send_command, take_socket
 from engine.errors import TableUnreadable
+from sources.mysql.codec.large_event import LargeEvent
 
 __all__ = ["Decoder", "cut_rows", "query_rows"]
 
@@ -47,11 +47,20 @@ class Decoder(Protocol):
         """The rows of complete packets, which are given without their headers."""
         ...
 
+    def decode_large(self, packet: LargeEvent) -> Row:
+        """The row of a packet that is given in memory of its own."""
+        ...
+
 
 def query_rows(
-    connection: Connection[Any], query: str, decoder: Decoder, timeout_seconds: float
+    connection: Connection[Any],
+    query: str,
+    decoder: Decoder,
+    timeout_seconds: float,
+    before_huge: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[list[Row], int]]:
     """Run the query on a PyMySQL connection; yield its rows piece by piece, and their bytes.
+    ``before_huge`` is called before a row of more than 16 MiB is received, and may wait.
 
     Raises PyMySQL's errors, OSError, and what the decoder raises; TableUnreadable for a row of more
     than 1 GiB; TimeoutError after ``timeout_seconds`` without a byte. If the iterator is not read
@@ -60,7 +69,7 @@ def query_rows(
     send_command(connection, COM_QUERY, query)
     # The socket is read from the first byte on: PyMySQL's reader would buffer bytes of the rows.
     socket = take_socket(connection, timeout_seconds)
-    cutter = _Cutter(decoder)
+    cutter = _Cutter(decoder, before_huge)
     while True:
         piece = socket.recv(cutter.wants)
         if not piece:
@@ -94,7 +103,8 @@ def cut_rows(data: bytes, start: int) -> tuple[list[bytes], int]:
 class _Cutter:
     """Makes rows from the pieces of a stream; keeps an incomplete packet for the next piece."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, before_huge: Callable[[], None]) -> None:
+        self._before_huge = before_huge
         self.ended = False
         self.wants = _PIECE_BYTES
         self._decoder = decoder
@@ -102,8 +112,9 @@ class _Cutter:
         self._rest: list[bytes] = []
         self._rest_size = 0
         self._needed = 0
-        #: A row that continues in the next packet.
-        self._long: BytesIO | None = None
+        #: The parts of a row that continues in the next packet, and its size.
+        self._long: list[LargeEvent] | None = None
+        self._long_size = 0
 
     def cut(self, piece: bytes) -> list[Row]:
         """The rows that this piece completes."""
@@ -167,19 +178,26 @@ class _Cutter:
         self.wants = max(_PIECE_BYTES, min(self._needed - self._rest_size, _WHOLE))
 
     def _continue(self, part: memoryview) -> list[Row]:
-        # One buffer, as in ``sources.mysql.binlog.packets``.
-        row = self._long = self._long or BytesIO()
-        if row.tell() + len(part) > _LARGEST_ROW:
+        if self._long is None:
+            self._before_huge()
+            self._long, self._long_size = [], 0
+        self._long_size += len(part)
+        if self._long_size > _LARGEST_ROW:
             raise TableUnreadable(
                 "the table has a row of more than 1 GiB",
                 hint="make the row smaller on the source, or leave the table out: exclude in"
                 " [source]",
             )
-        row.write(part)
+        if part:
+            self._long.append(LargeEvent(len(part)))
+            self._long[-1].write(part)
         if len(part) == _WHOLE:
             return []
-        self._long = None
-        return self._decoder.decode([row.getvalue()])
+        row, parts, self._long = LargeEvent(self._long_size), self._long, None
+        for each in parts:
+            row.write(each)
+            each.close()
+        return [self._decoder.decode_large(row)]
 
     def _end(self, packet: bytes) -> None:
         if packet[0] == _ERROR:

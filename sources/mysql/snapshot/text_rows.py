@@ -43,6 +43,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from types import CodeType
+from typing import Any
 
 from engine.change import Row
 from engine.databases.mysql.identifiers import quote_name
@@ -54,10 +55,12 @@ from sources.mysql.codec.accelerator import Text, text_accelerator
 from sources.mysql.codec.cells import bytes_expression, label_texts
 from sources.mysql.codec.images import SourceCode
 from sources.mysql.codec.invalid_text import InvalidText, not_text
+from sources.mysql.codec.large_event import LargeEvent
 from sources.mysql.snapshot.result_set import cut_rows
 
 __all__ = ["TextRows", "select_list", "text_rows"]
 
+_NULL = 251
 _MALFORMED = (ValueError, IndexError, OverflowError)
 
 # Kinds whose texts are always so short that their length takes one byte.
@@ -107,6 +110,8 @@ class TextRows:
         self._table = table
         self._invalid_text = invalid_text
         self._compiled = _Compiled(table, None)
+        #: For each column, how a large row's value is made.
+        self._large: list[Callable[[bytes], Any]] | None = None
 
     def take(self, data: bytes, start: int) -> tuple[list[Row], int]:
         """The rows of the packets from ``start`` on, and the position of the first packet that is
@@ -139,7 +144,36 @@ class TextRows:
                 self._compiled = _Compiled(self._table, self._invalid_text)
                 return self.decode(packets)
             # Not chained: the text of the error may hold a value.
-            raise _decode_error(error, function.__code__, ordinals, self._table) from None
+            ordinal = _ordinal(error, function.__code__, ordinals)
+            raise _decode_error(error, ordinal, self._table) from None
+
+    def decode_large(self, packet: LargeEvent) -> Row:
+        """The row of one packet, whose memory is given back while its values are made. Its bytes
+        are gone after that, so invalid text follows its policies from the beginning.
+        """
+        if self._large is None:
+            texts = [_text(self._table, it, self._invalid_text) for it in self._table.columns]
+            self._large = [_value_function(text) for text in texts]
+        row: list[Any] = []
+        at, ordinal = 0, None
+        try:
+            for make in self._large:
+                size, at = packet[at], at + 1
+                if size == _NULL:
+                    row.append(None)
+                    continue
+                if size > _NULL:
+                    size, at = _long(packet, size, at)
+                if at + size > len(packet):
+                    raise IndexError(at)
+                ordinal = len(row)
+                row.append(make(packet.take(at, at + size)))
+                at, ordinal = at + size, None
+            if at != len(packet):
+                raise IndexError(at)
+        except _MALFORMED as error:
+            raise _decode_error(error, ordinal, self._table) from None
+        return tuple(row)
 
 
 class _Compiled:
@@ -163,15 +197,23 @@ def text_rows(table: Table, invalid_text: InvalidText | None = None) -> TextRows
     return TextRows(table, invalid_text)
 
 
-def _decode_error(
-    error: Exception, code: CodeType, ordinals: list[int | None], table: Table
-) -> DecodeError:
+def _value_function(column: Text) -> Callable[[bytes], Any]:
+    source = f"def value(raw0):\n    return {column.value}\n"
+    return compile_function("value", source, column.names)
+
+
+def _ordinal(error: Exception, code: CodeType, ordinals: list[int | None]) -> int | None:
+    """The column whose line of the generated function has raised an error."""
     ordinal = None
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code is code:
             ordinal = ordinals[trace.tb_lineno - 1]
         trace = trace.tb_next
+    return ordinal
+
+
+def _decode_error(error: Exception, ordinal: int | None, table: Table) -> DecodeError:
     if ordinal is None:
         return DecodeError(
             "a row of a query's result is malformed",
@@ -239,7 +281,7 @@ def _text(table: Table, column: Column, invalid_text: InvalidText | None) -> Tex
     return Text(*value, short)
 
 
-def _long(data: bytes, first: int, start: int) -> tuple[int, int]:
+def _long(data: bytes | LargeEvent, first: int, start: int) -> tuple[int, int]:
     """A length-encoded length whose first byte is above 250, and the position after it."""
     size = {252: 2, 253: 3, 254: 8}.get(first)
     if size is None:
