@@ -42,6 +42,7 @@ from engine.contract import Finding, SnapshotSource, Source
 from engine.errors import ConfigError, TailraceError
 from engine.ops import log
 from engine.ops.background import meanwhile
+from engine.ops.free_memory import give_back_memory
 from engine.ops.metrics import Metrics
 from engine.ops.monitor import Monitor
 from engine.ops.repeats import PROGRESS
@@ -181,6 +182,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         shown = _draw(monitor) if visible else _report(monitor)
         await stack.enter_async_context(meanwhile(shown))
         await stack.enter_async_context(meanwhile(log.write_repeats()))
+        await stack.enter_async_context(meanwhile(give_back_memory()))
         stack.callback(log.write_held)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
         stack.push_async_callback(asyncio.to_thread, sender.close)

@@ -182,6 +182,33 @@ def test_the_pipelines_of_a_directory(
 
 
 @pytest.mark.slow
+def test_one_source_into_several_targets(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+    tmp_path: Path,
+) -> None:
+    first, second = (fresh_postgres_database(postgres) for _ in range(2))
+    shops = Shops(mysql, first, fresh_mysql_database)
+    directory = tmp_path / "pipelines"
+    directory.mkdir()
+    shops.add(directory, "first")
+    write_config(directory, mysql.url, second, f"{shops.databases['first']}.*", name="second")
+    (directory / "supervisor.toml").write_text(TOKENS)
+    with EngineProcess(directory) as engine:
+        server = SupervisorServer(engine)
+        for name in ("first", "second"):
+            server.wait(name, follows)
+        shops.change()
+        for shops.target in (first, second):
+            shops.assert_arrived("first")
+        # Neither takes the connection of the other one.
+        assert {it["status"]["reconnects"] for it in server.pipelines().values()} == {0}
+        assert engine.terminate() == 0, engine.tail()
+
+
+@pytest.mark.slow
 def test_the_pages_of_a_supervisor(tmp_path: Path) -> None:
     """The index shows each pipeline in words, and leads to its dashboard."""
     directory = tmp_path / "pipelines"

@@ -30,6 +30,8 @@ PROMETHEUS, GRAFANA = ROOT / "config" / "prometheus", ROOT / "config" / "grafana
 RULES, TESTS = PROMETHEUS / "tailrace.rules.yml", PROMETHEUS / "tailrace.tests.yml"
 DASHBOARD = GRAFANA / "dashboards" / "tailrace.json"
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+#: The modules that cause the faults of the alerts.
+RAISED = ("alerts", "faults", "runbook")
 PROMTOOL_SECONDS = 60
 #: The variables of Grafana in an expression, with a value that each may have.
 GRAFANA_VARIABLES = {"$__rate_interval": "1m", "$pipeline": "shop"}
@@ -90,6 +92,13 @@ def test_each_alert_has_its_section_in_the_runbook() -> None:
         assert notes["summary"].endswith(".")
         assert alert["labels"]["severity"] in ("critical", "warning")
         assert unknown_metrics(alert["expr"]) == set(), alert["alert"]
+
+
+def test_each_alert_is_raised_on_a_real_engine() -> None:
+    """And what its section says to type is tried there."""
+    modules = [ROOT / "tests" / "end_to_end" / f"test_{it}.py" for it in RAISED]
+    text = "".join(it.read_text(encoding="utf-8") for it in modules)
+    assert {it["alert"] for it in alerts()} <= set(re.findall(r"\bTailrace\w+\b", text))
 
 
 def test_each_error_is_in_the_runbook() -> None:

@@ -3,7 +3,7 @@ A real Prometheus with the project's configuration and alert rules.
 
 It scrapes each second, the waits of the rules (``for``) are one second, and a checkpoint is old
 after 8 seconds, which is more than a heartbeat. If it is hurried, a minute of a rule is a second, a
-proof is old after 10 seconds, and an eighth of the memory is much. Only these numbers differ.
+proof is old after 60 seconds, and an eighth of the memory is much. Only these numbers differ.
 """
 
 from __future__ import annotations
@@ -123,4 +123,4 @@ def _hurried(rules: str) -> str:
 
     rules = re.sub(r"(\[|offset )(\d+)([mh])\b", window, rules)
     rules = re.sub(r"(tailrace_lag_seconds\S*) > (\d+)", lag, rules)
-    return rules.replace("> 7 * 86400", "> 10").replace("> 2 * 1024", "> 0.25 * 1024")
+    return rules.replace("> 7 * 86400", "> 60").replace("> 2 * 1024", "> 0.25 * 1024")
