@@ -27,10 +27,10 @@ Each database has SQL expressions of its own for the fields (``row_text`` in
 ``engine/databases/*``). Equal texts mean equal values. The reverse need not hold for rare values,
 such as those that a policy replaces: checksums that differ only mean that the rows are compared.
 
-A server may be unable to make the text of a row, because it is too long. It then hashes another
-text that has no comma at its end, so it is that of no row. It may also cut off the joined text of a
-range, which then has fewer rows than it has counted, unlike every joined text that is whole. Both
-are the server's own: two databases must not share them.
+A server may be unable to make the text of a row, because it is too long. For a part it then hashes
+another text that has no comma at its end, so it is that of no row. For a range it leaves the text
+out, or cuts the joined text off. Then this has fewer rows than were counted, unlike every joined
+text that is whole. All of that is the server's own: two databases must not share it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ the same value (``my_gcvt``), a FLOAT with six digits, and a product as a DOUBLE
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from engine.databases.mysql.charset import may_be_invalid
@@ -53,8 +53,43 @@ def rows_digest(table: Table, nulled: Collection[int], order: str) -> str:
     """The columns of a SELECT that computes the checksum of a range. ``Checksum.of_text`` gets
     their values. ``order``: the columns to sort by; empty if rows are read in the key's order."""
     order = order and f" ORDER BY {order}"
-    texts = f"GROUP_CONCAT({_text(table, nulled)}{order} SEPARATOR '')"
+    texts = f"GROUP_CONCAT({', '.join(_pieces(table, nulled))}{order} SEPARATOR '')"
     return f"COUNT(*), SHA2({texts}, 256)"
+
+
+def _pieces(table: Table, nulled: Collection[int]) -> list[str]:
+    """Expressions whose texts, one after the other, are the text of a row. NULL leaves the row out.
+
+    CONCAT copies a text once more. So integers and texts that are not NULL are pieces of their own.
+    """
+    plain = _is_of_one_collation(table)
+    pieces: list[str] = []
+    joined: list[str] = []
+    for n, column in enumerate(table.columns):
+        single = _single(column, plain)
+        if single:
+            pieces += [*_concat(joined), *single, _COMMA]
+            joined = []
+        else:
+            joined += [_field(column, n in nulled, plain), _COMMA]
+    pieces += _concat(joined)
+    # Each is a column of a temporary table.
+    return pieces if len(pieces) <= _MOST_PIECES else [row_text(table, nulled)]
+
+
+def _single(column: Column, plain: bool) -> list[str]:
+    """The pieces of a field that can be joined as they are; none for others."""
+    name = quote_name(column.name)
+    if column.nullable:
+        return []
+    if column.type.kind in INTEGER_KINDS:
+        return [name] if _short(column, name) == name else []
+    is_text = plain and column.type.kind == "text" and is_never_longer(column)
+    return [f"LENGTH({name})", "':'", name] if is_text else []
+
+
+def _concat(expressions: Sequence[str]) -> list[str]:
+    return [f"CONCAT({', '.join(expressions)})"] if expressions else []
 
 
 def row_digest(table: Table, nulled: Collection[int]) -> str:
@@ -70,11 +105,7 @@ def row_part(table: Table, nulled: Collection[int]) -> str:
 
 
 def _digits(table: Table, nulled: Collection[int]) -> str:
-    return f"SHA2({_text(table, nulled)}, 256)"
-
-
-def _text(table: Table, nulled: Collection[int]) -> str:
-    return f"IFNULL({row_text(table, nulled)}, {_TOO_LONG})"
+    return f"SHA2(IFNULL({row_text(table, nulled)}, {_TOO_LONG}), 256)"
 
 
 def row_sums(digest: str) -> str:
@@ -87,6 +118,7 @@ def row_sums(digest: str) -> str:
 
 
 _COMMA: Final = "','"
+_MOST_PIECES: Final = 200
 #: What is hashed instead of a text that is too long: it is the text of no row.
 _TOO_LONG: Final = "'too long for MySQL'"
 
