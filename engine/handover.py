@@ -13,11 +13,12 @@ from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from engine.schema import TableId
+from engine.schema import Table, TableId
 
 __all__ = [
     "BEFORE_SWITCH",
     "ENDED",
+    "Changed",
     "Client",
     "Cutover",
     "CutoverState",
@@ -178,6 +179,13 @@ class Client(msgspec.Struct, frozen=True):
     writes: bool
 
 
+class Changed(msgspec.Struct, frozen=True):
+    """The tables that the log may have changed. ``reason`` says why that are all, if they are."""
+
+    tables: frozenset[TableId]
+    reason: str = ""
+
+
 class Freezer(Protocol):
     """Stops all writes to a source, and lets them go on. Methods may block, and raise
     SourceError.
@@ -207,6 +215,13 @@ class Freezer(Protocol):
 
     def clients(self) -> list[str]:
         """The other users that are connected to the source, each with the number of connections."""
+        ...
+
+    def changed(self, since: Mapping[Table, str], seconds: float) -> Changed:
+        """Those of the tables that the log up to its end now may have changed after the position of
+        each. A table that is left out was not changed by anything that the log shows. Raises
+        SourceError if the log cannot be read from there, or not in ``seconds``.
+        """
         ...
 
     def close(self) -> None:

@@ -23,10 +23,11 @@ class TableProof(msgspec.Struct, frozen=True):
     """The outcome of the last comparison of a table.
 
     ``position`` is the end of the source's log when the comparison began, at ``started_at``: each
-    row was compared as of this place or a later one. ``rows`` were read from the source,
-    ``differences`` of them or of the target's are different, and ``hot`` changed too fast to be
-    compared. ``reason`` says why an ``inconclusive`` comparison proves nothing. ``method`` says how
-    rows were compared, and ``sampled`` that only some were.
+    row was compared as of this place or a later one. It is empty once rows of the table are
+    backfilled again, because then the proof is not one of the rows that are there. ``rows`` were
+    read from the source, ``differences`` of them or of the target's are different, and ``hot``
+    changed too fast to be compared. ``reason`` says why an ``inconclusive`` comparison proves
+    nothing. ``method`` says how rows were compared, and ``sampled`` that only some were.
 
     ``equal_at`` is when the last comparison began that found the table equal; None if none did.
     Times are Unix seconds.

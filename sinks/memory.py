@@ -199,6 +199,10 @@ class MemorySink:
         before = self.store.states[self._pipeline].checkpoint
         self.store.states[self._pipeline] = State(newest, checkpoint, tables)
         self._forget_proofs(set(before.progress if before else ()) - set(checkpoint.progress))
+        for (name, id), proof in self.store.proofs.items():
+            now = checkpoint.progress.get(id)
+            if name == self._pipeline and now is not None and now.state != "live":
+                self.store.proofs[name, id] = msgspec.structs.replace(proof, position="")
         self._open = None
 
         for done in self._concluded:

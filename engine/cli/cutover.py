@@ -84,6 +84,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--rehearse", action="store_true", help="all but the freeze and the switch; may be repeated"
     )
     what.add_argument("--abort", action="store_true", help="put the source back as it was")
+    what.add_argument(
+        "--back", action="store_true", help="switch back after a cutover: says what that takes"
+    )
     what.add_argument("--status", action="store_true", help="show the newest cutover")
     parser.add_argument(
         "--force",
@@ -185,6 +188,8 @@ async def _cutover(
         if wanted is not None:
             write_cutover(wanted, newest)
         return _show_status(newest, shown, as_json=options.json)
+    if options.back:
+        raise _no_way_back(await sink.newest_cutover())
     if options.force and not options.abort:
         raise ConfigError("--force belongs to --abort")
     with closing(make_source(settings)) as source:
@@ -203,6 +208,21 @@ async def _cutover(
                 parts = _parts(settings, config, (source, sink), freezer, store, tell)
                 machine = Machine(parts)
                 return await reported(lambda: _work(machine, options, shown), store, wanted)
+
+
+def _no_way_back(newest: Cutover | None) -> TailraceError:
+    """Why nothing can be switched back, as things stand."""
+    if newest is None or newest.switched_at is None:
+        return TailraceError(
+            "there is nothing to switch back: no cutover of this pipeline has switched",
+            hint="`tailrace cutover CONFIG --abort` ends one that is under way",
+        )
+    return TailraceError(
+        "there is no way back: no reverse pipeline exists, so the source lacks what applications"
+        " have written to the target since the switch",
+        hint="to give these changes up, have the applications use the source again, and let it take"
+        " writes: set super_read_only and read_only to OFF, or call your hook thaw",
+    )
 
 
 def _parts(

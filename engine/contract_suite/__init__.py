@@ -20,6 +20,7 @@ The modules:
     sinks        SinkContract
     sources      SourceContract, LiveSourceContract, FiniteSourceContract
     snapshots    SnapshotSourceContract
+    freezing     FreezableContract
     target       what an author of a sink provides; the tables and changes of the tests
     origin       what an author of a source provides; the reading of a stream
     faults       a sink around another, whose calls fail as planned
@@ -39,8 +40,9 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
         for module in (
-            *("origin", "replay", "sink_backfill", "sink_commands", "sink_dead_letters"),
-            *("sink_proofs", "sink_rows", "sink_state", "sinks", "snapshots", "sources", "target"),
+            *("origin", "replay", "sink_backfill", "sink_commands", "sink_cutovers"),
+            *("sink_dead_letters", "sink_proofs", "sink_rows", "sink_state", "sinks"),
+            *("freezing", "snapshots", "sources", "target"),
         )
     )
 )

@@ -47,6 +47,20 @@ class ProofRules:
             assert await store_of(target.sink()).proofs() == {TABLE.id: kept}
 
     @rule()
+    async def test_the_proof_of_a_table_that_is_backfilled_again_has_no_position(
+        self, target: Target
+    ) -> None:
+        store = store_of(target.sink())
+        async with Engine(target) as engine:
+            await engine.apply(*create(TABLE), *create(KEYLESS))
+            await engine.commit(item=LIVE, remark=LIVE)
+            await store.save_proofs({TABLE.id: EQUAL, KEYLESS.id: EQUAL})
+            await engine.commit(item=TableProgress("pending", again=True), remark=LIVE)
+            await engine.commit(item=LIVE, remark=LIVE)
+            again = msgspec.structs.replace(EQUAL, position="")
+            assert await store.proofs() == {TABLE.id: again, KEYLESS.id: EQUAL}
+
+    @rule()
     async def test_a_reset_removes_the_proofs(self, target: Target) -> None:
         sink = target.sink()
         store = store_of(sink)

@@ -10,6 +10,7 @@ import pytest
 from engine.contract import Capabilities, Finding
 from engine.contract_suite.sink_backfill import BackfillRules
 from engine.contract_suite.sink_commands import CommandRules
+from engine.contract_suite.sink_cutovers import CutoverRules
 from engine.contract_suite.sink_dead_letters import DeadLetterRules
 from engine.contract_suite.sink_proofs import ProofRules
 from engine.contract_suite.sink_rows import DeletePartRules, RowRules, SchemaChangeRules
@@ -29,6 +30,7 @@ class SinkContract(
     CommandRules,
     DeadLetterRules,
     ProofRules,
+    CutoverRules,
 ):
     """Every rule for a sink. A subclass, whose name starts with ``Test``, overrides the fixture
     ``target``.

@@ -25,6 +25,7 @@ import msgspec
 
 from engine.cutover.checks import table_refusals
 from engine.cutover.parts import BY_HOOK, Line, Parts, Waits
+from engine.cutover.proving import prove
 from engine.cutover.readiness import Ready, Refused, require_ready
 from engine.cutover.steps import STEPS
 from engine.errors import TailraceError
@@ -33,11 +34,9 @@ from engine.handover import (
     Cutover,
     CutoverState,
     KeepsCutovers,
-    ProvenTable,
     StepRecord,
 )
 from engine.recovery import count_dead_letters
-from engine.verify.report import TableReport
 
 __all__ = ["Machine"]
 
@@ -86,7 +85,7 @@ class Machine:
 
         Raises Refused with nothing changed, and TailraceError for a step that failed.
         """
-        cutover = await self._store.newest()
+        cutover = await self._newest()
         if cutover is None or cutover.ended:
             cutover = await self._begin("freeze", cutover)
             await self._store.save(cutover)
@@ -102,7 +101,7 @@ class Machine:
         """Put the source back as it was. Raises TailraceError if there is nothing to abort, or if
         applications may have been switched and nothing is known that switches them back.
         """
-        cutover = await self._store.newest()
+        cutover = await self._newest()
         if cutover is None or cutover.ended:
             raise TailraceError("no cutover is under way, so there is none to abort")
         if cutover.state == "stop":
@@ -175,6 +174,18 @@ class Machine:
                 cutover, predicted=newest.predicted, predicted_at=newest.predicted_at
             )
         return _with_step(cutover, "check", at, time.monotonic() - began, ready.text)
+
+    async def _newest(self) -> Cutover | None:
+        """The newest cutover. Raises TailraceError for one under way that this machine, whose
+        source is that of the pipeline, cannot work on.
+        """
+        cutover = await self._store.newest()
+        if cutover is not None and not cutover.ended and cutover.direction != "forward":
+            raise TailraceError(
+                "a cutover back to the source is under way, and this version cannot go on with it",
+                hint="use the version of Tailrace that has begun it",
+            )
+        return cutover
 
     # -- from step to step -------------------------------------------------------------------------
 
@@ -301,22 +312,8 @@ class Machine:
         return cutover, "the target has the whole log"
 
     async def _verify(self, cutover: Cutover) -> tuple[Cutover, str]:
-        report = await self._parts.compare(())
-        wrong = [it for it in report.tables if it.differing or it.missing or it.extra]
-        if not wrong and cutover.before is None:  # a rehearsal, whose rows change meanwhile
-            wrong = [it for it in report.tables if not it.equal and not it.hot]
-        elif not wrong:
-            wrong = [it for it in report.tables if not it.equal]
-        if wrong or not report.tables:
-            names = ", ".join(sorted(it.table for it in wrong)[:5]) or "no table was compared"
-            raise TailraceError(
-                f"the target is not proven equal: {names}",
-                hint="`tailrace verify CONFIG` lists the rows",
-            )
-        proofs = tuple(map(_proven, report.tables))
-        rows = sum(it.rows for it in report.tables)
-        cutover = msgspec.structs.replace(cutover, proofs=proofs)
-        return cutover, f"{len(proofs)} tables with {rows:,} rows are equal"
+        proven = await prove(self._parts, frozen=cutover.before is not None)
+        return msgspec.structs.replace(cutover, proofs=proven.tables), proven.did
 
     async def _finish(self, cutover: Cutover) -> tuple[Cutover, str]:
         state = await self._sink.state()
@@ -355,10 +352,3 @@ def _with_step(cutover: Cutover, step: str, at: float, seconds: float, did: str)
     words = STEPS[step]
     done = StepRecord(step, at, seconds, did, words.will, words.undo)
     return msgspec.structs.replace(cutover, steps=(*cutover.steps, done))
-
-
-def _proven(table: TableReport) -> ProvenTable:
-    return ProvenTable(
-        *(table.table, table.rows, table.started_at, table.seconds, table.position, table.method),
-        checksum=table.target_checksum,
-    )

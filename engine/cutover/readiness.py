@@ -19,6 +19,7 @@ from engine.cutover.checks import (
     table_refusals,
 )
 from engine.cutover.parts import Parts, Waits
+from engine.cutover.proving import holding
 from engine.errors import TailraceError
 from engine.handover import KeepsCutovers
 from engine.proof import read_proofs
@@ -60,6 +61,8 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
         for refusals, texts in (await _schema(parts), await _target(parts, state)):
             found += refusals
             warnings += texts
+        if settings.verify == "changed" and (reason := (await holding(parts)).reason):
+            warnings.append(f"tables that did not change would be compared, too, because {reason}")
     if not parts.hooks.given("freeze"):
         reason = await asyncio.to_thread(parts.freezer.why_not)
         found += [Refusal(f"the source cannot be frozen: {reason}", "")] if reason else []

@@ -29,7 +29,10 @@ STEPS: Final[dict[str, Words]] = {
         _ABORT,
     ),
     "drain": Words("wait until the target has the frozen log to its end", _ABORT),
-    "verify": Words("compare every row of every table", _ABORT),
+    "verify": Words(
+        "compare every row of every table, or of those that changed since they were last compared",
+        _ABORT,
+    ),
     "finish": Words(
         "set the target's sequences past the maxima, validate constraints, collect statistics",
         f"{_ABORT}; what is done on the target does no harm",

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -42,6 +42,9 @@ class CutoverSettings(Struct, frozen=True, forbid_unknown_fields=True):
     last proof is older than ``proof_age_seconds``, or, if ``require_schema``, while the target
     lacks something that ``tailrace schema apply`` creates.
 
+    ``verify``: whether all tables are compared while the source is frozen, or those that its log
+    may have changed since they were found equal.
+
     ``freeze`` and ``thaw`` replace the source's own way to refuse writes. The log has to stand
     still for ``quiet_seconds``, within ``freeze_seconds``. After ``max_downtime_seconds`` no
     further step begins, and the cutover is aborted; 0 is no limit. Sequences go on
@@ -53,6 +56,7 @@ class CutoverSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_lag_seconds: Annotated[float, Meta(gt=0)] = 10.0
     proof_age_seconds: Annotated[float, Meta(gt=0)] = 86_400.0
     require_schema: bool = True
+    verify: Literal["all", "changed"] = "all"
     quiet_seconds: Annotated[float, Meta(ge=0.2)] = 1.0
     freeze_seconds: Annotated[float, Meta(gt=0)] = 20.0
     max_downtime_seconds: Annotated[float, Meta(ge=0)] = 300.0

@@ -70,12 +70,16 @@ WITH saved AS (
   RETURNING {COMMANDS_WAIT} AS waits)
 SELECT bool_or(waits), 1 / count(*) FROM saved"""
 
+# What is backfilled after a comparison is not as the comparison has found it.
 _SAVE_PROGRESS = f"""
-INSERT INTO {SCHEMA}.table_progress
-SELECT $1, it.* FROM json_to_recordset($2::json) AS it (source_schema text, source_name text,
+WITH it AS (SELECT * FROM json_to_recordset($2::json) AS it (source_schema text, source_name text,
   state text, cursor text, rows bigint, estimate bigint, high_watermark text, again boolean,
   cause json, part json, in_place boolean, columns json,
-  changed_at double precision)
+  changed_at double precision)),
+proofs AS (UPDATE {SCHEMA}.proof SET position = '' FROM it
+  WHERE proof.pipeline = $1 AND proof.source_schema = it.source_schema
+  AND proof.source_name = it.source_name AND it.state <> 'live' AND proof.position <> '')
+INSERT INTO {SCHEMA}.table_progress SELECT $1, it.* FROM it
 ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   state = excluded.state, cursor = excluded.cursor, rows = excluded.rows,
   estimate = excluded.estimate, high_watermark = excluded.high_watermark,

@@ -9,6 +9,7 @@ of the log, too. MySQL manual, "Server System Variables", and MariaDB's "Server 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,9 @@ from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import connect, error_code, query
 from engine.errors import SourceDenied, SourceError
+from engine.handover import Changed
+from engine.schema import Table
+from sources.mysql.changed_tables import read_changed
 from sources.mysql.settings import MySQLSettings
 
 __all__ = ["MySQLFreezer"]
@@ -108,6 +112,10 @@ class MySQLFreezer:
     def clients(self) -> list[str]:
         """As ``Freezer.clients``. Without the right PROCESS there are none."""
         return [f"{user} ({count})" for user, count in query(self._connection, _CLIENTS)]
+
+    def changed(self, since: Mapping[Table, str], seconds: float) -> Changed:
+        """As ``Freezer.changed``."""
+        return read_changed(self._settings, self._connection, since, seconds)
 
     def close(self) -> None:
         """As ``Freezer.close``."""

@@ -14,6 +14,7 @@ import pytest
 
 from engine.change import Row, Rows
 from engine.contract import Source
+from engine.contract_suite.freezing import FreezableContract
 from engine.contract_suite.origin import COLUMNS, HEARTBEAT_SECONDS, Origin, Step
 from engine.contract_suite.snapshots import SnapshotSourceContract
 from engine.contract_suite.sources import FiniteSourceContract, LiveSourceContract
@@ -147,7 +148,7 @@ class TestMemorySource(LiveSourceContract, SnapshotSourceContract):
         return MemoryOrigin()
 
 
-class TestMySQLSource(LiveSourceContract, SnapshotSourceContract):
+class TestMySQLSource(LiveSourceContract, SnapshotSourceContract, FreezableContract):
     """On MySQL, and on two releases of MariaDB."""
 
     @pytest.fixture

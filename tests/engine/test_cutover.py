@@ -15,6 +15,7 @@ from engine.cutover.checks import (
     schema_findings,
     table_refusals,
 )
+from engine.cutover.proving import divided
 from engine.errors import ConfigError
 from engine.handover import Client
 from engine.proof import TableProof
@@ -101,6 +102,17 @@ def test_others_that_write_to_the_target() -> None:
     refusals, warnings = client_findings([Client("etl", 2, True), Client("shop, app", 3, False)])
     assert reasons(refusals) == ["another session writes to the target's tables: etl"]
     assert warnings == ["connected to the target with the right to write: shop, app (3)"]
+
+
+def test_tables_that_are_merged_are_compared_together() -> None:
+    """GIVEN a merged table of which one share has changed, and one that has not."""
+    c = TableId("shop", "c")
+    proof = TableProof("equal", 950.0, 951.0, "7", equal_at=950.0)
+    held = divided([[A, B], [c]], {A: proof, c: proof})
+    assert (list(held.proofs), held.names) == ([c], ["shop.a", "shop.b"])
+    held = divided([[A, B], [c], []], {A: proof, B: proof, c: proof}, "why")
+    assert (list(held.proofs), held.names, held.reason) == ([A, B, c], [], "why")
+    assert divided([[A]], {}).names == ["shop.a"]
 
 
 def test_the_engine_and_the_hook() -> None:

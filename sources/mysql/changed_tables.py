@@ -1,0 +1,220 @@
+"""
+Which tables the log may have changed since a position of their own, read over a connection of its
+own.
+
+Only the names in the log are read: a table counts as changed by its TABLE_MAP, whatever follows. A
+statement that is not known to leave all rows alone, an XA COMMIT, whose rows are elsewhere in the
+log, and an event that cannot be read count as a change of every table. So does a change of a parent
+whose foreign keys act unlogged, or of a MERGE table, for the tables that it may reach.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any, Final
+
+import msgspec
+from pymysql.connections import Connection
+
+from engine.errors import DecodeError, SourceError, SourceLost
+from engine.handover import Changed
+from engine.schema import Table, TableId
+from sources.mysql.binlog import compression
+from sources.mysql.binlog import events as ev
+from sources.mysql.binlog.connection import BinlogConnection
+from sources.mysql.binlog.foreign_keys import ancestors
+from sources.mysql.binlog.inspection import first_words
+from sources.mysql.binlog.passing import STARTS, STATEMENTS
+from sources.mysql.binlog.query_event import read_load_query, read_query
+from sources.mysql.binlog.stream_position import StreamPosition
+from sources.mysql.catalog import all_foreign_keys
+from sources.mysql.gtid import GtidSet
+from sources.mysql.merge_tables import all_merge_tables
+from sources.mysql.position import MySQLPosition, file_number, parse_position
+from sources.mysql.server_info import has_native_foreign_keys, log_end, read_server_info
+from sources.mysql.settings import MySQLSettings
+
+__all__ = ["ChangedNames", "oldest", "read_changed"]
+
+_POLL_SECONDS: Final = 0.5
+_QUERIES: Final = {
+    ev.QUERY: read_query,
+    ev.EXECUTE_LOAD_QUERY: read_load_query,
+    ev.MARIADB_QUERY_COMPRESSED: compression.read_compressed_query,
+}
+#: The statements that leave all rows alone, by their first word: those that begin and end
+#: transactions, whose rows are in events, and those about rights and statistics.
+_HARMLESS: Final = frozenset(
+    (
+        *("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "XA"),
+        *("ANALYZE", "FLUSH", "GRANT", "REVOKE"),
+    )
+)
+_WITHOUT_CHANGES: Final = frozenset((*ev.WITHOUT_CHANGES, *STARTS, *ev.ROWS, ev.XID, ev.XA_PREPARE))
+
+
+class ChangedNames:
+    """Reads events from ``start`` up to the place of ``end``. ``since`` has the position of each
+    table; ``reach`` has the tables that a change of a table may change, by its name in lower case,
+    because a server may fold the names in its log.
+    """
+
+    def __init__(
+        self,
+        since: Mapping[TableId, MySQLPosition],
+        reach: Mapping[tuple[str, str], Collection[TableId]],
+        start: MySQLPosition,
+        end: MySQLPosition,
+        *,
+        checksum: bool,
+    ) -> None:
+        self.changed: set[TableId] = set()
+        #: Why all tables may have changed that are not in ``changed`` by themselves.
+        self.reason = ""
+        self._since = since
+        self._reach = reach
+        self._position = StreamPosition(start)
+        self._end = file_number(end.file), end.offset
+        self._server = end.server
+        self._checksum = checksum
+        #: The GTID of MySQL of the current transaction: its source and its number.
+        self._gtid: tuple[str, int] | None = None
+
+    def feed(self, events: Iterable[bytes]) -> bool:
+        """Read these events. True when the end is reached."""
+        return any(map(self._feed, events))
+
+    def _feed(self, event: bytes) -> bool:
+        _, kind, _, size, log_pos, flags = ev.read_header(event)
+        position = self._position
+        if kind == ev.FORMAT_DESCRIPTION:
+            self._checksum = ev.read_format(event, len(event)).checksum
+            # A server that sends the log from the middle of a file first sends its beginning.
+            position.offset = max(position.offset, log_pos)
+        elif kind == ev.ROTATE:
+            good = ev.checksum_is_good(event, kind)
+            rotated = ev.read_rotate(event, len(event) - (4 if good else 0))
+            position.file, position.offset = rotated
+        elif kind not in ev.LOG_EVENTS and not flags & ev.ARTIFICIAL:
+            position.offset += size
+            if log_pos and log_pos != position.offset:
+                position.synchronise(log_pos)
+            self._note(kind, event, size - (4 if self._checksum else 0))
+        return (file_number(position.file), position.offset) >= self._end
+
+    def _note(self, kind: int, event: bytes, end: int) -> None:
+        try:
+            if kind == ev.TABLE_MAP:
+                schema, name = ev.read_table_name(event, end)
+                self._note_change(self._reach.get((schema.lower(), name.lower()), ()))
+            elif kind == ev.ANONYMOUS_GTID:
+                self._gtid = None
+            elif kind in (ev.GTID, ev.GTID_TAGGED):
+                read = ev.read_gtid if kind == ev.GTID else ev.read_tagged_gtid
+                source, number, _ = read(event, end)
+                self._gtid = ev.source_text(source), number
+            elif kind in STATEMENTS:
+                self._note_statement(_QUERIES[kind](event, end).statement)
+            elif kind == ev.TRANSACTION_PAYLOAD:
+                for events in compression.payload_events(event, end):
+                    for each in events:
+                        self._note(each[4], each, len(each))
+            elif kind not in _WITHOUT_CHANGES:
+                self._note_all(f"an event of type {kind}")
+        except (DecodeError, UnicodeDecodeError):
+            self._note_all("an event that cannot be read")
+
+    def _note_statement(self, statement: bytes) -> None:
+        words = first_words(statement)
+        first = words[0] if words else ""
+        if first not in _HARMLESS:
+            self._note_all("a statement that may change any table")
+        elif first == "XA" and [it.upper() for it in words[1:2]] == ["COMMIT"]:
+            self._note_all("an XA COMMIT")
+
+    def _note_all(self, what: str) -> None:
+        before = len(self.changed)
+        self._note_change(self._since)
+        if len(self.changed) > before:
+            self.reason = f"the log has {what} at {self._position}"
+
+    def _note_change(self, ids: Collection[TableId]) -> None:
+        for id in ids:
+            if id not in self.changed and not self._included(self._since[id]):
+                self.changed.add(id)
+
+    def _included(self, position: MySQLPosition) -> bool:
+        """Whether a position includes the current transaction."""
+        executed = position.gtids
+        if isinstance(executed, GtidSet):
+            return self._gtid is not None and executed.contains(*self._gtid)
+        place = file_number(self._position.file), self._position.offset
+        own = file_number(position.file), position.offset
+        return position.server == self._server and own >= place
+
+
+def oldest(positions: Sequence[MySQLPosition], end: MySQLPosition) -> MySQLPosition:
+    """A position that includes nothing that one of these does not. Raises SourceError if they are
+    not all of the log that has ``end``.
+    """
+    sets = [it.gtids for it in positions]
+    if isinstance(end.gtids, GtidSet):
+        known = [it for it in sets if isinstance(it, GtidSet)]
+        if len(known) == len(sets):
+            least = reduce(lambda one, other: one.minus(one.minus(other)), known)
+            return MySQLPosition(end.server, "", 0, least)
+    elif all(it.file and it.server == end.server for it in positions):
+        return min(positions, key=lambda it: (file_number(it.file), it.offset))
+    raise SourceError("a position is not one of this server's log")
+
+
+def read_changed(
+    settings: MySQLSettings,
+    session: Connection[Any],
+    since: Mapping[Table, str],
+    seconds: float,
+) -> Changed:
+    """As ``Freezer.changed``. Queries go over ``session``."""
+    if not since:
+        return Changed(frozenset())
+    info = read_server_info(session)
+    end = log_end(session, info)
+    positions = {table.id: parse_position(text) for table, text in since.items()}
+    start = oldest(list(positions.values()), end)
+    reach = _reach(session, list(since), native=has_native_foreign_keys(session, info))
+    # Another id than the engine's: the server ends the older of two streams with the same id.
+    replica = BinlogConnection(msgspec.structs.replace(settings, server_id=0))
+    try:
+        replica.open()
+        names = ChangedNames(positions, reach, start, end, checksum=replica.checksum)
+        if start.at_or_after(end):
+            return Changed(frozenset())
+        if isinstance(start.executed, GtidSet):
+            replica.dump_from_gtids(start.executed)
+        else:
+            replica.dump_from_file(start.file, start.offset)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if names.feed(replica.receive(_POLL_SECONDS)):
+                return Changed(frozenset(names.changed), names.reason)
+    finally:
+        replica.close()
+    raise SourceLost(f"the log since then was not read within {seconds:g} seconds")
+
+
+def _reach(
+    session: Connection[Any], tables: Sequence[Table], *, native: bool
+) -> dict[tuple[str, str], set[TableId]]:
+    """The tables that a change of a table may change without a sign in the log, and itself."""
+    keys = all_foreign_keys(session) if native else {}
+    merged = all_merge_tables(session)
+    found: dict[tuple[str, str], set[TableId]] = {}
+    for table in tables:
+        own = msgspec.structs.replace(table, foreign_keys=None)
+        changing = {table.id, *ancestors([own], keys)}
+        changing |= {id for id, joined in merged if not joined.isdisjoint(changing)}
+        for id in changing:
+            found.setdefault((id.schema.lower(), id.name.lower()), set()).add(table.id)
+    return found

@@ -1,0 +1,119 @@
+"""
+Which tables the log may have changed since a position: never one too few, and not all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from engine.databases.mysql.connect import is_mariadb, query
+from engine.errors import SourceError
+from engine.handover import Changed
+from engine.schema import Table, TableId
+from sources.mysql.changed_tables import oldest
+from sources.mysql.gtid import DomainState, GtidSet
+from sources.mysql.position import MySQLPosition
+from sources.mysql.settings import MySQLSettings
+from sources.mysql.source import MySQLSource
+from tests.support.servers import AnyServer, connect_mysql
+
+ONE, TWO = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
+SECONDS = 20.0
+CASCADE = "FOREIGN KEY (up) REFERENCES parent (id) ON DELETE CASCADE"
+TABLES = (
+    "CREATE TABLE quiet (id INT PRIMARY KEY)",
+    "CREATE TABLE other (id INT PRIMARY KEY)",
+    "CREATE TABLE parent (id INT PRIMARY KEY)",
+    f"CREATE TABLE child (id INT PRIMARY KEY, up INT, {CASCADE})",
+    "CREATE TABLE joined (id INT PRIMARY KEY) ENGINE = MyISAM",
+    "CREATE TABLE `both` (id INT PRIMARY KEY) ENGINE = MERGE UNION = (joined) INSERT_METHOD = LAST",
+    "INSERT INTO parent VALUES (1), (2)",
+    "INSERT INTO child VALUES (1, 1), (2, 2)",
+    "INSERT INTO other VALUES (1)",
+)
+
+
+def test_the_oldest_position_includes_nothing_that_another_lacks() -> None:
+    def at(text: str) -> MySQLPosition:
+        return MySQLPosition("s", "", 0, GtidSet.parse(text))
+
+    end = at(f"{ONE}:1-9,{TWO}:1-9")
+    start = oldest([at(f"{ONE}:1-5,{TWO}:1-2"), at(f"{ONE}:1-3:7,{TWO}:1-8"), end], end)
+    assert str(start.executed) == f"{ONE}:1-3,{TWO}:1-2"
+    places = [MySQLPosition("s", f"bin.{n}", 4, DomainState.parse("0-1-5")) for n in (9, 10)]
+    assert oldest(places[::-1], places[1]) == places[0]
+    for other in (MySQLPosition("t", "bin.9", 4), MySQLPosition("s", "", 0)):
+        with pytest.raises(SourceError, match="not one of this server"):
+            oldest([places[0], other], places[1])
+    with pytest.raises(SourceError, match="not one of this server"):
+        oldest([places[0]], end)
+
+
+def test_what_the_log_has_changed(
+    mysql_family: AnyServer, fresh_mysql_database: Callable[[AnyServer], str]
+) -> None:
+    """GIVEN tables that are proven at a position WHEN rows, a parent, compressed rows, a MERGE
+    table, a prepared transaction, or a table as such are changed after it THEN the tables that this
+    may concern are named, and no others. Statistics and rolled back rows concern none."""
+    server = mysql_family
+    name = fresh_mysql_database(server)
+    settings = MySQLSettings(url=server.url, tables=(f"{name}.*",), exclude=(f"{name}.both",))
+    with (
+        connect_mysql(server, name) as session,
+        closing(MySQLSource(settings)) as source,
+        closing(source.freezer()) as freezer,
+    ):
+        for sql in TABLES:
+            query(session, sql)
+        tables: dict[TableId, Table] = {table.id: table for table in source.catalog()}
+        assert len(tables) == 5
+
+        def changed(*statements: str) -> Changed:
+            position = source.position()
+            for sql in statements:
+                query(session, sql)
+            return freezer.changed(dict.fromkeys(tables.values(), position), SECONDS)
+
+        def names(*statements: str) -> list[str]:
+            found = changed(*statements)
+            assert found.reason == ""
+            return sorted(id.name for id in found.tables)
+
+        assert names() == []
+        assert names("INSERT INTO other VALUES (2)") == ["other"]
+        assert names("ANALYZE TABLE quiet", "FLUSH TABLES quiet") == []
+        assert names("BEGIN", "INSERT INTO quiet VALUES (1)", "ROLLBACK") == []
+        assert names("DELETE FROM parent WHERE id = 1") == ["child", "parent"]
+        assert names("INSERT INTO `both` VALUES (1)") == ["joined"]
+        if not is_mariadb(session):
+            on = "SET SESSION binlog_transaction_compression = "
+            many = "INSERT INTO quiet WITH RECURSIVE n (i) AS (SELECT 10 UNION SELECT i + 1 FROM n"
+            assert names(f"{on}ON", f"{many} WHERE i < 99) SELECT i FROM n") == ["quiet"]
+            query(session, f"{on}OFF")
+
+        before = source.position()
+        query(session, "INSERT INTO quiet VALUES (5)")
+        after = source.position()
+        query(session, "INSERT INTO other VALUES (5)")
+        (quiet, other) = (tables[TableId(name, it)] for it in ("quiet", "other"))
+        assert freezer.changed({quiet: before, other: after}, SECONDS).tables == {
+            quiet.id,
+            other.id,
+        }
+        assert freezer.changed({quiet: after, other: after}, SECONDS).tables == {other.id}
+
+        found = changed("ALTER TABLE quiet ADD note TEXT")
+        assert found.tables == tables.keys()
+        assert "a statement that may change any table" in found.reason
+        query(session, "XA START 'x'")
+        query(session, "INSERT INTO quiet (id) VALUES (7)")
+        query(session, "XA END 'x'")
+        query(session, "XA PREPARE 'x'")
+        found = changed("XA COMMIT 'x'")
+        assert found.tables == tables.keys()
+        query(session, "INSERT INTO other VALUES (6)")
+        with pytest.raises(SourceError, match="not read within 0 seconds"):
+            freezer.changed({other: before}, 0.0)
