@@ -6,10 +6,8 @@ import asyncio
 import json
 import logging
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -22,46 +20,7 @@ from engine.ops.notify import NotificationCounts, notifying
 from engine.ops.status import PipelineState, Status
 from engine.settings.notify import NotifySettings
 from tests.support.waiting import wait_until_async
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
-class Hook:
-    """An HTTP server on this machine. It answers with each status of ``answers``, then with 200;
-    None closes the connection without an answer.
-    """
-
-    def __init__(self, *answers: int | None) -> None:
-        self.answers = list(answers)
-        self.requests: list[tuple[dict[str, str], bytes]] = []
-        hook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                hook.requests.append(({k.lower(): v for k, v in self.headers.items()}, body))
-                answer = hook.answers.pop(0) if hook.answers else 200
-                if answer is not None:
-                    self.send_response(answer)
-                    self.send_header("content-length", "0")
-                    self.end_headers()
-
-            def log_message(self, format: str, *words: object) -> None:
-                """Write nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook/planted-token"
-
-    def types(self) -> list[str]:
-        """The types of the notifications that were received, attempts included."""
-        return [json.loads(body)["type"] for _, body in self.requests]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+from tests.support.web_hooks import SECRET, Hook
 
 
 @pytest.fixture

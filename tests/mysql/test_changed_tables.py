@@ -4,9 +4,11 @@ Which tables the log may have changed since a position: never one too few, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from typing import Any
 
+import pymysql
 import pytest
 
 from engine.databases.mysql.connect import is_mariadb, query
@@ -14,6 +16,7 @@ from engine.errors import SourceError
 from engine.handover import Changed
 from engine.schema import Table, TableId
 from sources.mysql.changed_tables import oldest
+from sources.mysql.freeze import MySQLFreezer
 from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition
 from sources.mysql.settings import MySQLSettings
@@ -52,6 +55,25 @@ def test_the_oldest_position_includes_nothing_that_another_lacks() -> None:
         oldest([places[0]], end)
 
 
+def assert_each_by_its_own(
+    source: MySQLSource,
+    freezer: MySQLFreezer,
+    session: pymysql.Connection[Any],
+    tables: Mapping[TableId, Table],
+) -> None:
+    """Each table has a position of its own."""
+    before = source.position()
+    query(session, "INSERT INTO quiet VALUES (5)")
+    after = source.position()
+    query(session, "INSERT INTO other VALUES (5)")
+    (other, quiet) = (tables[it] for it in sorted(tables) if it.name in ("other", "quiet"))
+    assert freezer.changed({quiet: before, other: after}, SECONDS).tables == {
+        quiet.id,
+        other.id,
+    }
+    assert freezer.changed({quiet: after, other: after}, SECONDS).tables == {other.id}
+
+
 def test_what_the_log_has_changed(
     mysql_family: AnyServer, fresh_mysql_database: Callable[[AnyServer], str]
 ) -> None:
@@ -70,6 +92,7 @@ def test_what_the_log_has_changed(
             query(session, sql)
         tables: dict[TableId, Table] = {table.id: table for table in source.catalog()}
         assert len(tables) == 5
+        start = source.position()
 
         def changed(*statements: str) -> Changed:
             position = source.position()
@@ -94,16 +117,7 @@ def test_what_the_log_has_changed(
             assert names(f"{on}ON", f"{many} WHERE i < 99) SELECT i FROM n") == ["quiet"]
             query(session, f"{on}OFF")
 
-        before = source.position()
-        query(session, "INSERT INTO quiet VALUES (5)")
-        after = source.position()
-        query(session, "INSERT INTO other VALUES (5)")
-        (quiet, other) = (tables[TableId(name, it)] for it in ("quiet", "other"))
-        assert freezer.changed({quiet: before, other: after}, SECONDS).tables == {
-            quiet.id,
-            other.id,
-        }
-        assert freezer.changed({quiet: after, other: after}, SECONDS).tables == {other.id}
+        assert_each_by_its_own(source, freezer, session, tables)
 
         found = changed("ALTER TABLE quiet ADD note TEXT")
         assert found.tables == tables.keys()
@@ -116,4 +130,4 @@ def test_what_the_log_has_changed(
         assert found.tables == tables.keys()
         query(session, "INSERT INTO other VALUES (6)")
         with pytest.raises(SourceError, match="not read within 0 seconds"):
-            freezer.changed({other: before}, 0.0)
+            freezer.changed({tables[TableId(name, "other")]: start}, 0.0)

@@ -1,0 +1,267 @@
+"""
+The hooks of a cutover and what its steps find out: with real servers and a running engine.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pymysql
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from engine.cli.main import main
+from engine.databases.mysql.connect import query
+from tests.support.cutovers import killed_at, record, thawed_at_the_end
+from tests.support.engine_process import EngineProcess, write_config
+from tests.support.mysql_sessions import FreshDatabase
+from tests.support.servers import AnyServer, connect_mysql
+from tests.support.waiting import wait_until
+from tests.support.web_hooks import SECRET, Hook
+
+COMMON = """
+[cutover]
+quiet_seconds = 0.3
+freeze_seconds = 5.0
+"""
+#: Takes the right to write from the application, or gives it back, and notes that.
+RIGHTS = """
+import json, os, pymysql, sys
+action = os.environ["TAILRACE_CUTOVER_ACTION"]
+told = json.load(sys.stdin)
+assert told["action"] == action and told["cutover"] == os.environ["TAILRACE_CUTOVER_ID"]
+words = "REVOKE INSERT ON {database}.* FROM" if action == "freeze" else (
+  "GRANT INSERT ON {database}.* TO")
+with pymysql.connect(host="{host}", port={port}, user="{user}", password="{password}") as server:
+    with server.cursor() as cursor:
+        cursor.execute(words + " {application}@'%'")
+with open("{called}", "a") as file:
+    print(action, told["cutover"], file=file)
+"""
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    made = Hook()
+    yield made
+    made.close()
+
+
+def all_live(status: dict[str, Any]) -> bool:
+    return bool(status["tables"]) and all(it["state"] == "live" for it in status["tables"])
+
+
+def make_ready(server: AnyServer, database: str) -> None:
+    """Two tables."""
+    with connect_mysql(server, database) as connection:
+        for name in ("ledger", "quiet"):
+            query(connection, f"CREATE TABLE {name} (id INT PRIMARY KEY AUTO_INCREMENT, note TEXT)")
+            query(connection, f"INSERT INTO {name} (note) VALUES ('one'), ('two')")
+
+
+def insert(server: AnyServer, database: str, note: str) -> None:
+    with connect_mysql(server, database) as connection:
+        query(connection, "INSERT INTO ledger (note) VALUES (%s)", (note,))
+
+
+def notes(target: str, database: str) -> list[str]:
+    """What the ledger of the target has."""
+    with psycopg.connect(target) as there:
+        rows = there.execute(f"SELECT note FROM {database}.ledger ORDER BY id".encode()).fetchall()
+    return [note for (note,) in rows]
+
+
+@contextmanager
+def application_of(server: AnyServer, database: str) -> Iterator[str]:
+    """A user that may write, by name; the name is the password, too."""
+    name = f"u_{uuid4().hex[:12]}"
+    with connect_mysql(server) as connection:
+        query(connection, f"CREATE USER {name}@'%' IDENTIFIED BY '{name}'")
+        query(connection, f"GRANT SELECT, INSERT ON {database}.* TO {name}@'%'")
+        try:
+            yield name
+        finally:
+            query(connection, f"DROP USER {name}@'%'")
+
+
+def may_write(server: AnyServer, database: str, user: str) -> bool:
+    with (
+        pymysql.connect(
+            host=server.host, port=server.port, user=user, password=user, database=database
+        ) as connection,
+        suppress(pymysql.err.OperationalError),
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("INSERT INTO ledger (note) VALUES ('application')")
+        connection.rollback()
+        return True
+    return False
+
+
+def rights_hook(server: AnyServer, database: str, user: str, folder: Path) -> str:
+    """The configuration of a hook that takes the rights of a user, or gives them back."""
+    names = {"database": database, "application": user, "called": folder / "called"}
+    of_server = {key: getattr(server, key) for key in ("host", "port", "user", "password")}
+    script = folder / "rights.py"
+    script.write_text(RIGHTS.format(**names, **of_server))
+    return f'{{ command = ["{sys.executable}", "{script}"] }}'
+
+
+def signed(hook: Hook, action: str) -> list[dict[str, Any]]:
+    """The calls of a webhook with this action, each with a valid signature."""
+    found = []
+    for headers, body in hook.requests:
+        told = json.loads(body)
+        if told.get("action") == action:
+            assert Webhook(SECRET).verify(body, headers) == told
+            found.append(told)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_hooks_freeze_by_rights_and_switch_by_a_signed_webhook(
+    mysql: AnyServer,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    tmp_path: Path,
+    hook: Hook,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """GIVEN a hook that takes the application's rights WHEN the webhook refuses, a command does not
+    end in time, and the webhook accepts THEN only the last switches; an abort calls switch_back
+    before thaw, the rights are back, and receivers are told of each step."""
+    database = fresh_mysql_database(mysql)
+    make_ready(mysql, database)
+    base = write_config(tmp_path, mysql.url, target_database, f"{database}.*", more=COMMON)
+    plain = base.read_text()
+    run = ["cutover", str(base)]
+    with application_of(mysql, database) as user, EngineProcess(base) as engine:
+        engine.wait_status(all_live)
+        rights = rights_hook(mysql, database, user, tmp_path)
+        web = f'{{ url = "{hook.url}", secret = "{SECRET}" }}'
+        receiver = f'\n[notify.team]\nurl = "{hook.url}"\nevents = ["cutover"]\n'
+        hooks = f"freeze = {rights}\nthaw = {rights}\nswitch_back = {web}\n"
+        base.write_text(f"{plain}{hooks}switch = {web}\n{receiver}")
+        assert main(["schema", "apply", str(base), "--yes"]) == 0
+        assert main(["verify", str(base)]) == 0
+        assert may_write(mysql, database, user)
+
+        hook.refused = {"switch"}
+        assert main(run) == 1
+        assert "the hook switch failed" in capsys.readouterr().err
+        assert record(target_database)["state"] == "switch"
+        assert not may_write(mysql, database, user)
+        hook.refused = set()
+        assert main([*run, "--abort"]) == 0
+        assert may_write(mysql, database, user)
+        aborted = record(target_database)
+        assert (aborted["state"], aborted["before"]) == ("aborted", "hook")
+        (switched, back) = (signed(hook, it) for it in ("switch", "switch_back"))
+        assert {it["cutover"] for it in (*switched, *back)} == {aborted["id"]}
+        assert len(back) == 1
+        actions = [line.split() for line in (tmp_path / "called").read_text().splitlines()]
+        assert actions == [["freeze", aborted["id"]], ["thaw", aborted["id"]]]
+
+        late = 'switch = { command = ["sleep", "60"] }\nhook_seconds = 0.5\n'
+        base.write_text(f"{plain}{hooks}{late}{receiver}")
+        assert main(run) == 1
+        assert "does not end in time" in capsys.readouterr().err
+        assert main([*run, "--abort"]) == 0
+
+        base.write_text(f"{plain}{hooks}switch = {web}\n{receiver}")
+        assert main(run) == 0
+        assert engine.wait() == 0
+        done = record(target_database)
+        assert (done["state"], signed(hook, "switch")[-1]["cutover"]) == ("done", done["id"])
+        assert not may_write(mysql, database, user)
+        told = [json.loads(body) for _, body in hook.requests]
+        types = [it["type"] for it in told if "type" in it]
+        steps = ("check", "freeze", "drain", "verify", "finish", "arm", "switch", "stop")
+        assert types[-len(steps) :] == [f"cutover.{step}" for step in steps]
+        assert types.count("cutover.abort") == 2
+
+
+def assert_aborted_in_time(run: list[str], target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cutover is aborted when the step after the freeze should begin."""
+    capsys.readouterr()
+    assert main(run) == 1
+    assert "the source has been frozen for" in capsys.readouterr().err
+    found = record(target)
+    assert found["state"] == "aborted"
+    assert [it["step"] for it in found["steps"]] == ["check", "freeze", "abort"]
+    assert main([*run, "--back"]) == 1
+    assert "there is nothing to switch back" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("source", ["mysql", "mariadb_10"])
+def test_what_happens_while_a_cutover_is_left(
+    source: str,
+    request: pytest.FixtureRequest,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """GIVEN a cutover whose time is over, one that is killed while the source is then written, and
+    one that another process works on THEN the first is aborted, the second drains and compares
+    again, and the third is left alone. Tables without a change are not compared again, if asked."""
+    server: AnyServer = request.getfixturevalue(source)
+    database = fresh_mysql_database(server)
+    make_ready(server, database)
+    go, waits = tmp_path / "go", tmp_path / "waits"
+    config = write_config(tmp_path, server.url, target_database, f"{database}.*", more=COMMON)
+    wait = f"touch {waits}; while [ ! -e {go} ]; do sleep 0.05; done"
+    plain = f'{config.read_text()}switch = {{ command = ["sh", "-c", "{wait}"] }}\n'
+    run = ["cutover", str(config)]
+    with thawed_at_the_end(server) as writes, EngineProcess(config) as engine:
+        before = writes()
+        engine.wait_status(all_live)
+        assert main(["schema", "apply", str(config), "--yes"]) == 0
+        assert main(["verify", str(config)]) == 0
+        config.write_text(plain + "max_downtime_seconds = 0.1\n")
+        assert_aborted_in_time(run, target_database, capsys)
+        assert writes() == before
+
+        config.write_text(plain + 'verify = "changed"\n')
+        insert(server, database, "after the proof")
+        assert main([*run, "--rehearse", "--json"]) == 0
+        rehearsed = json.loads(capsys.readouterr().out)
+        tables = {it["table"]: it["compared"] for it in rehearsed["proofs"]}
+        assert tables == {f"{database}.ledger": True, f"{database}.quiet": False}
+        assert "the log has no change of them" in rehearsed["steps"][2]["did"]
+
+        killed_at(config, "finish")
+        with connect_mysql(server) as connection:
+            query(connection, "SET GLOBAL read_only = OFF")
+        insert(server, database, "slipped in")
+        with subprocess.Popen([sys.executable, "-m", "engine.cli", *run]) as process:
+            wait_until(waits.exists, 60, "the hook switch")
+            assert main(run) == 1
+            assert "another process works on the cutover" in capsys.readouterr().err
+            assert main([*run, "--abort"]) == 1
+            capsys.readouterr()
+            assert main([*run, "--status", "--json"]) == 0
+            assert json.loads(capsys.readouterr().out)["state"] == "switch"
+            go.touch()
+            assert process.wait(60) == 0
+        assert engine.wait() == 0
+        done = record(target_database)
+        steps = [it["step"] for it in done["steps"]]
+        again = ["drain", "verify", "finish", "arm", "switch", "stop"]
+        assert steps == ["check", "freeze", "drain", "verify", *again]
+        assert {it["table"]: it["compared"] for it in done["proofs"]} == tables
+        assert notes(target_database, database)[-1] == "slipped in"
+        assert writes()["read_only"] == "ON"
+        assert main([*run, "--back"]) == 1
+        assert "there is no way back" in capsys.readouterr().err
