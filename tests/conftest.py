@@ -55,7 +55,8 @@ LONG = (
         "test_planted_faults",
     ),
     *("test_policies", "test_prepared_transactions", "test_pushdown", "test_quarantine"),
-    *("test_random_histories", "test_sandbox", "test_schema_command", "test_statement_format"),
+    *("test_random_histories", "test_sampling", "test_sandbox", "test_schema_command"),
+    *("test_statement_format",),
     *("test_unknown_foreign_keys", "test_unlogged_changes", "test_unlogged_kills", "test_vectors"),
 )
 

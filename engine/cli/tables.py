@@ -139,7 +139,7 @@ def verify_table(report: VerifyReport) -> RenderableType:
 
 def _result(report: TableReport) -> Text:
     if report.equal:
-        return Text("equal", style="green")
+        return Text("no difference in a sample" if report.sample else "equal", style="green")
     if not report.differing + report.missing + report.extra:
         return Text("inconclusive", style="yellow")
     counts = {"differ": report.differing, "missing": report.missing, "extra": report.extra}
@@ -156,6 +156,8 @@ def _notes(report: TableReport) -> list[Text]:
     if report.reason:
         reason = f"{report.table}: all rows are read: {report.reason}"
         notes.append(Text(printable(reason), style="dim"))
+    if report.sample is not None:
+        notes.append(Text(printable(f"{report.table}: {report.sample.text}")))
     for each in report.replaced:
         if each.values:
             text = f"{report.table}: {each.changed} in {each.column}: {each.values:,}"

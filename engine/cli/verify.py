@@ -35,6 +35,7 @@ from engine.proof import ProofOutcome, ProofStore, TableProof
 from engine.remedies import remedy_of
 from engine.schema import Table, TableId
 from engine.settings.loader import Settings
+from engine.toolkit.sampling import SampleSize, SamplesKeys
 from engine.verify import comparison
 from engine.verify.report import TableReport, VerifyReport
 
@@ -73,6 +74,9 @@ def verify(options: argparse.Namespace) -> int:
     again. Exit status 0: equal after it; 1: not agreed, or the engine refused it, or has not done
     it in time; 2: too many rows, or nobody to ask; 3: rows differ still, or tables cannot be
     compared or repaired.
+
+    --sample compares random rows alone, and says how many rows may differ. The outcome is not
+    stored then.
 
     --report writes a page, or JSON, with all of the result and the values of rows that differ, for
     people who have to rely on it; `tailrace report verify FILE` checks that it was not changed.
@@ -118,6 +122,7 @@ async def _compare(
         deadline_seconds=options.deadline_seconds,
         wanted=wanted,
         found=found,
+        sample=options.sample,
     )
     if options.json:
         print_json(_without_values(report))
@@ -150,10 +155,30 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="read and compare every row, also where both databases can compute checksums",
     )
     parser.add_argument(
+        "--sample",
+        type=_sample_size,
+        metavar="N|P%",
+        help="compare about N random rows of each table, or P percent of them, and say which share"
+        " of the rows may differ with 95%% confidence; tables without a key are compared whole",
+    )
+    parser.add_argument(
         "--no-record", action="store_true", help="do not store the outcome in the target"
     )
     add_report_options(parser, "with the values of rows that differ")
     add_repair_options(parser)
+
+
+def _sample_size(text: str) -> SampleSize:
+    """The size of a sample: a number of rows, or a percentage. Raises ArgumentTypeError."""
+    try:
+        size = (
+            SampleSize(share=float(text[:-1]) / 100) if text[-1:] == "%" else SampleSize(int(text))
+        )
+    except ValueError:
+        size = SampleSize()
+    if not (size.rows > 0 or 0 < size.share <= 1):
+        raise argparse.ArgumentTypeError("a number of rows, such as 10000, or 0.5%, is expected")
+    return size
 
 
 VERIFY = Command(
@@ -174,6 +199,7 @@ async def compare(
     deadline_seconds: float = 60.0,
     wanted: Wanted | None = None,
     found: Differing | None = None,
+    sample: SampleSize | None = None,
 ) -> VerifyReport:
     """Compare the tables of these names, or all, and store the outcomes if it ``records`` them.
     Write the report that is ``wanted``. ``found`` gets the rows that differ."""
@@ -187,7 +213,6 @@ async def compare(
         return None if state is None or state.checkpoint is None else state.checkpoint.position
 
     with closing(make_source(settings)) as source:
-        waiting = Waiting(source, committed)
         record = Record(sink, state, stores=records)
         expected = await _expected(source, chosen)
         with (
@@ -195,9 +220,10 @@ async def compare(
             closing(rows_of("sink", sink)) as target_rows,
             comparison_progress(expected) as update,
         ):
+            sides = (source_rows, target_rows)
+            _require_random(sample, sides)
             plan: Plan | None = None
             if wanted is not None:
-                sides = (source_rows, target_rows)
                 plan = await make_plan(wanted, settings, checkpoint, _named(chosen), sides, names)
             try:
                 report = await comparison.verify(
@@ -205,25 +231,30 @@ async def compare(
                     MappedReader(source_rows, mapping),
                     SharesReader(target_rows),
                     source_position=source.position,
-                    passed=waiting.passed,
+                    passed=Waiting(source, committed).passed,
                     by_rows=by_rows,
                     in_detail=plan is not None,
                     deadline_seconds=deadline_seconds,
                     progress=lambda name, rows: update(chosen.names[name], rows),
                     found=record.add,
+                    sample=sample,
                 )
                 if found is not None:
                     by_name = {str(it.id): it for it in chosen.tables}
                     found.take(report, by_name, mapping, target_rows)
             finally:
                 await record.store()
-    if record.refused is not None:
-        text = f"the outcome is not stored: {record.refused}"
-        print_warning(text, remedy_of(record.refused, config))
+    record.warn(config)
     report = _whole(report, chosen)
     if plan is not None:
         plan.write(report)
     return report
+
+
+def _require_random(sample: SampleSize | None, sides: Sequence[RowReader]) -> None:
+    """Raise ConfigError if a sample is wanted and a side draws no random rows."""
+    if sample is not None and not all(isinstance(it, SamplesKeys) for it in sides):
+        raise ConfigError("the databases draw no random rows", hint="leave --sample out")
 
 
 async def _expected(source: Source, chosen: Chosen) -> Mapping[TableId, int]:
@@ -348,7 +379,10 @@ class Record:
         self._stored_at = time.monotonic()
 
     async def add(self, table: Table, report: TableReport) -> None:
-        """Note the outcome of a table of the target. It is that of all its tables of the source."""
+        """Note the outcome of a table of the target. It is that of all its tables of the source. A
+        sample is no proof."""
+        if report.sample is not None:
+            return
         proof = _proof(report)
         self._found |= {it.id: proof for it in table.sources if it.id in self._live}
         if time.monotonic() - self._stored_at >= RECORD_SECONDS:
@@ -371,6 +405,12 @@ class Record:
                 self.stored |= found
         except SinkError as error:
             self.refused = error
+
+    def warn(self, config: str) -> None:
+        """Say that the outcomes are not stored, if the target has refused them."""
+        if self.refused is not None:
+            text = f"the outcome is not stored: {self.refused}"
+            print_warning(text, remedy_of(self.refused, config))
 
 
 def _live(state: State) -> dict[TableId, Table]:

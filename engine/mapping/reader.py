@@ -22,12 +22,15 @@ from engine.schema import Table, TableId, Type
 from engine.toolkit.canonical import NamesReadPolicies, clock, interval_text, number_text
 from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
 from engine.toolkit.codegen import compile_function
+from engine.toolkit.sampling import SamplesKeys, batches
 
 __all__ = ["MappedReader", "SharesReader", "compared", "decoder", "with_sources"]
 
 _Key = tuple[str | None, ...]
 _Text = tuple[str | None, ...]
 
+#: Keys of drawn rows that are looked up in one statement.
+_LOOKED_UP: Final = 5000
 _SECOND: Final = len("YYYY-MM-DD HH:MM:SS")
 _FRACTION: Final = 6
 
@@ -142,6 +145,14 @@ class SharesReader(_PlainSums):
         """As ``RowReader.count``."""
         return sum(map(len, self.scan(table))) if _shares(table) else self._reader.count(table)
 
+    def size(self, table: Table) -> int:
+        """As ``SamplesKeys.size``. Rows of other shares are counted, too."""
+        return _sampling(self._reader).size(table)
+
+    def sample(self, table: Table, share: float) -> list[_Key]:
+        """As ``SamplesKeys.sample``."""
+        return _of_shares(table, _sampling(self._reader).sample(table, share))
+
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """As ``RowReader.stored``."""
         return self._reader.stored(table)
@@ -149,6 +160,11 @@ class SharesReader(_PlainSums):
     def close(self) -> None:
         """As ``RowReader.close``."""
         self._reader.close()
+
+
+def _sampling(reader: RowReader) -> SamplesKeys:
+    assert isinstance(reader, SamplesKeys)
+    return reader
 
 
 def _shares(table: Table) -> set[str | None]:
@@ -221,6 +237,26 @@ class MappedReader(_PlainSums):
     def count(self, table: Table) -> int:
         """As ``RowReader.count``."""
         return sum(map(len, self.scan(table))) if table.origins else self._reader.count(table)
+
+    def size(self, table: Table) -> int:
+        """As ``SamplesKeys.size``. Rows that the mapping leaves out are counted, too."""
+        reader = _sampling(self._reader)
+        if not table.origins:
+            return reader.size(table)
+        return sum(reader.size(part.mapping.source) for part in self._parts_of(table))
+
+    def sample(self, table: Table, share: float) -> list[_Key]:
+        """As ``SamplesKeys.sample``."""
+        reader = _sampling(self._reader)
+        if not table.origins:
+            return reader.sample(table, share)
+        found: list[_Key] = []
+        for mapping, convert in self._parts_of(table):
+            for keys in batches(reader.sample(mapping.source, share), _LOOKED_UP):
+                rows = self._reader.by_keys(mapping.source, keys)
+                own = [row for row in rows if _keys(mapping.source, [row])[0] in keys]
+                found += _keys(table, convert(own))
+        return found
 
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """As ``RowReader.stored``, which is asked of targets alone."""

@@ -48,6 +48,7 @@ from engine.contract import RowReader
 from engine.errors import SinkRejected, SourceRejected, TailraceError
 from engine.schema import Table
 from engine.toolkit.checksums import EVERYTHING, Checksum, is_ordered
+from engine.toolkit.sampling import SampleSize, batches
 from engine.verify.multisets import (
     Deviation,
     Multiset,
@@ -60,7 +61,7 @@ from engine.verify.parts import MOST_ROWS, Parts, candidates, differing_parts
 from engine.verify.ranges import RangeComparison
 from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
 from engine.verify.recheck import Passed, PipelineWaiter, Rechecker
-from engine.verify.report import Difference, Key, TableReport, VerifyReport
+from engine.verify.report import Difference, Key, Sample, TableReport, VerifyReport
 
 __all__ = ["verify"]
 
@@ -91,6 +92,7 @@ async def verify(
     progress: Progress = lambda table, rows: None,
     found: Found | None = None,
     pace: Pace | None = None,
+    sample: SampleSize | None = None,
 ) -> VerifyReport:
     """Compare ``tables``, one after the other. ``found`` is called with the result of each;
     ``pace`` is the budget of all reads.
@@ -101,7 +103,9 @@ async def verify(
     each such wait, and for each table the time for which its hot rows are rechecked. ``progress``
     is called with a table's name and the number of its rows that have been compared. ``by_rows``
     reads all rows, also where both databases can compute checksums. ``in_detail``: the reports
-    have values of rows that differ. The readers are called from threads, each by one at a time.
+    have values of rows that differ. ``sample``: only so many random rows of each table are
+    compared, but all of a table with no more rows, or without a key. The readers are called from
+    threads, each by one at a time.
 
     Raises the errors of the readers' connections, after ``found`` has got the result of the table
     if the connection was lost. Another error makes its table inconclusive.
@@ -115,7 +119,7 @@ async def verify(
         pipeline.stalled = ""
         kind = _KeyedComparison if table.key else _KeylessComparison
         comparison = kind(table, source_reader, target_reader, pipeline, chunk_rows, progress)
-        comparison.in_detail = in_detail
+        comparison.in_detail, comparison.sample_size = in_detail, sample
         try:
             if not by_rows:
                 await comparison.choose_method()
@@ -154,6 +158,8 @@ class _Comparison(ABC):
         self.hot = 0
         self.unfound = 0  # rows that are read, and that no lookup by their key finds
         self.in_detail = False
+        self.sample_size: SampleSize | None = None
+        self.sampled = False  # only random rows are compared
         self.rows = 0
         self.target_rows = 0
         self.checksums = ("", "")  # those of the source and of the target
@@ -212,6 +218,9 @@ class _Comparison(ABC):
             self.target_rows,
             *self.checksums,
             replaced=self.source.replaced(self.table),
+            sample=Sample.of(self.rows, self.target_rows, self.counts, self.hot)
+            if self.sampled
+            else None,
         )
 
     async def choose_method(self) -> None:
@@ -270,13 +279,48 @@ class _KeyedComparison(_Comparison):
             *(self.table, self.source, self.target, self.pipeline, self.chunk_rows),
             with_values=self.in_detail,
         )
-        if self.method == "checksums" and is_ordered(self.table):
+        shares = await self._shares()
+        if shares is not None:
+            await self._by_sample(rechecker, *shares)
+        elif self.method == "checksums" and is_ordered(self.table):
             await self._by_ranges(rechecker)
         elif self.method == "rows" or not await self._by_parts(rechecker):
             await self._forward(rechecker)
             await self._backward(rechecker)
         await self._add(rechecker.hot_differences())
         self.hot = len(rechecker.hot)
+
+    async def _shares(self) -> tuple[float, float] | None:
+        """The shares of both sides that are drawn; None if all rows are compared."""
+        if self.sample_size is None:
+            return None
+        sizes = [await reader.size(self.table) for reader in (self.source, self.target)]
+        in_source, in_target = map(self.sample_size.share_of, sizes)
+        return None if max(in_source, in_target) >= 1 else (in_source, in_target)
+
+    async def _by_sample(self, rechecker: Rechecker, in_source: float, in_target: float) -> None:
+        """Compare random rows: those of the source as ``_forward``, and those of the target as
+        ``_backward``. A row that no lookup finds has been deleted, and leaves the sample."""
+        self.sampled, self.method, self.reason = True, "rows", ""
+        gone = 0
+
+        async def not_again(keys: set[Key]) -> set[Key]:
+            nonlocal gone
+            gone += len(keys)
+            return set()
+
+        for keys in batches(await self.source.sample(self.table, in_source), self.chunk_rows):
+            source = await self.source.rows(self.table, keys, counts=True)
+            target = await self.target.rows(self.table, keys)
+            wrong = {key for key in keys if key not in source or source[key] != target.get(key)}
+            gone = 0
+            await self._check(rechecker, wrong, not_again)
+            self.count_read(len(keys) - gone)
+        for keys in batches(await self.target.sample(self.table, in_target), self.chunk_rows):
+            extra = set(keys).difference(await self.source.keys(self.table, keys))
+            gone = 0
+            await self._check(rechecker, extra, not_again)
+            self.target_rows += len(keys) - gone
 
     async def _by_ranges(self, rechecker: Rechecker) -> None:
         """Compare checksums of ranges, and the rows where they differ."""

@@ -29,7 +29,7 @@ __all__ = [
 #: The version of the format.
 FORMAT: Final = 1
 
-Outcome = Literal["equal", "different", "inconclusive"]
+Outcome = Literal["equal", "different", "inconclusive", "sampled"]
 
 
 class DifferingRow(msgspec.Struct, frozen=True):
@@ -44,6 +44,8 @@ class ComparedTable(msgspec.Struct, frozen=True, kw_only=True):
     """A table that was compared, as ``TableReport``. ``state`` is the table's state on the target
     when the comparison began. ``left_open`` is the number of rows that changed too fast, or that
     may have been on their way when the pipeline did not reach the end of the log in time.
+    ``sample``: what a random sample tells, if only that was compared. The outcome is ``sampled``
+    then, unless a row of it differs or is left open.
     """
 
     table: str
@@ -64,6 +66,7 @@ class ComparedTable(msgspec.Struct, frozen=True, kw_only=True):
     position: str
     began: str
     milliseconds: int
+    sample: str
     policies: tuple[Replaced, ...]
     masked: tuple[str, ...]
     rows: tuple[DifferingRow, ...]
@@ -79,7 +82,7 @@ class NotCompared(msgspec.Struct, frozen=True):
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
     """The comparison of a pipeline's tables. ``outcome`` is ``equal`` if all tables are that were
-    to be compared."""
+    to be compared, and ``sampled`` if no row differs, but some tables were only sampled."""
 
     format: int = FORMAT
     tailrace: str
@@ -122,7 +125,8 @@ def make_content(report: VerifyReport, compared: Compared) -> Content:
         else:
             left.append(NotCompared(each.table, state, each.inconclusive))
     outcomes = {each.outcome for each in tables}
-    proven: Outcome = "equal" if report.equal and tables else "inconclusive"
+    equal: Outcome = "sampled" if "sampled" in outcomes else "equal"
+    proven: Outcome = equal if report.equal and tables else "inconclusive"
     return Content(
         tailrace=compared.tailrace,
         pipeline=compared.pipeline,
@@ -138,7 +142,8 @@ def make_content(report: VerifyReport, compared: Compared) -> Content:
 
 def _table(report: TableReport, state: str, masked: Collection[str]) -> ComparedTable:
     differences = report.differing + report.missing + report.extra
-    proven: Outcome = "equal" if report.equal else "inconclusive"
+    equal: Outcome = "sampled" if report.sample else "equal"
+    proven: Outcome = equal if report.equal else "inconclusive"
     return ComparedTable(
         table=report.table,
         outcome="different" if differences else proven,
@@ -158,6 +163,7 @@ def _table(report: TableReport, state: str, masked: Collection[str]) -> Compared
         position=report.position,
         began=moment(report.started_at),
         milliseconds=milliseconds(report.seconds),
+        sample=report.sample.text if report.sample else "",
         policies=report.replaced,
         masked=tuple(sorted(masked)),
         rows=tuple(_row(each, masked) for each in report.differences if each.values),

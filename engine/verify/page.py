@@ -20,10 +20,11 @@ _SIDES: Final = {"missing": "no row on the target", "extra": "no row on the sour
 _VERDICTS: Final[dict[Outcome, str]] = {
     "equal": "Equal: every row of these tables has the same values on both sides.",
     "different": "Different: rows differ between source and target.",
+    "sampled": "Sampled: no row of the samples differs, and not all rows were compared.",
     "inconclusive": "Not proven: no row is known to differ, but not all could be compared.",
 }
 #: The tables that need a look come first.
-_ORDER: Final[Sequence[Outcome]] = ("different", "inconclusive", "equal")
+_ORDER: Final[Sequence[Outcome]] = ("different", "inconclusive", "sampled", "equal")
 _HOLDS_VALUES: Final = (
     "This report holds keys and values of rows that differ. Keep it as you keep the data. Values of"
     " masked columns are left out."
@@ -119,6 +120,7 @@ def _table(table: ComparedTable, number: int) -> Iterator[str]:
         [
             ("Rows", rows),
             ("Compared by", how),
+            ("Sample", as_text(table.sample)),
             ("Checksum", _checksums(table)),
             ("Began", f"{as_text(table.began)}, took {seconds(table.milliseconds)}"),
             ("Source position", code(table.position)),

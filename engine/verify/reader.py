@@ -22,6 +22,7 @@ from engine.toolkit.canonical import (
     canonical_rows,
 )
 from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
+from engine.toolkit.sampling import SamplesKeys
 from engine.verify.pace import Pace
 from engine.verify.report import Key, Replaced
 
@@ -73,6 +74,14 @@ class AsyncReader:
         return await self.run(
             lambda reader: reader.chunk(table, after, limit, keys_only=keys_only),
         )
+
+    async def size(self, table: Table) -> int:
+        """The number of rows from which ``sample`` draws."""
+        return await self.run(lambda reader: _sampling(reader).size(table))
+
+    async def sample(self, table: Table, share: float) -> list[Key]:
+        """The keys of random rows."""
+        return await self.run(lambda reader: _sampling(reader).sample(table, share))
 
     async def rows(self, table: Table, keys: Sequence[Key]) -> RowsByKey:
         """The rows that have exactly these keys.
@@ -170,14 +179,22 @@ class SourceReader(AsyncReader):
             form.last = last if keys_only else (key_of(table, last[0]), key_of(table, last[1]))
         return stored
 
-    async def rows(self, table: Table, keys: Sequence[Key]) -> RowsByKey:
-        """The rows that have exactly these keys."""
+    async def sample(self, table: Table, share: float) -> list[Key]:
+        """The keys of random rows."""
+        return self._form(table).stored(await super().sample(table, share), keys_only=True)
+
+    async def rows(self, table: Table, keys: Sequence[Key], *, counts: bool = False) -> RowsByKey:
+        """The rows that have exactly these keys. ``counts``: the values that policies change in
+        them are counted."""
         form = self._form(table)
         on_source = form.on_source(keys)
         found = await self.run(lambda reader: reader.by_keys(table, on_source))
         wanted = set(keys)
-        rows = form.stored(found, keys_only=False)
-        return by_key(table, [row for row in rows if key_of(table, row) in wanted])
+        pairs = zip(found, form.stored(found, keys_only=False), strict=True)
+        own = [(old, new) for old, new in pairs if key_of(table, new) in wanted]
+        if counts:
+            form.count([old for old, _ in own], [new for _, new in own])
+        return by_key(table, [new for _, new in own])
 
     async def keys(self, table: Table, keys: Sequence[Key]) -> list[Key]:
         """The keys that the database finds for ``keys``, also those equal only by collation."""
@@ -262,6 +279,11 @@ class SourceReader(AsyncReader):
                 policies[:] = reader.read_policies(table)
             self._forms[table] = _StoredForm(table, self._target.stored(table), policies)
         return self._forms[table]
+
+
+def _sampling(reader: RowReader) -> SamplesKeys:
+    assert isinstance(reader, SamplesKeys)
+    return reader
 
 
 def _summing(reader: RowReader) -> SumsRows:

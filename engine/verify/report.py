@@ -8,12 +8,23 @@ detail is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-__all__ = ["ColumnValues", "Difference", "Key", "Replaced", "TableReport", "VerifyReport"]
+from engine.toolkit.sampling import CONFIDENCE, highest_share, percent
+
+__all__ = [
+    "ColumnValues",
+    "Difference",
+    "Key",
+    "Replaced",
+    "Sample",
+    "TableReport",
+    "VerifyReport",
+]
 
 #: The longest value that is kept whole, in characters, and what is shown of it before the first
 #: difference.
@@ -89,6 +100,40 @@ class Difference(msgspec.Struct, frozen=True):
     values: tuple[ColumnValues, ...] | UnsetType = UNSET
 
 
+class Sample(msgspec.Struct, frozen=True):
+    """What a random sample of the rows of both sides tells (``engine.toolkit.sampling``).
+
+    ``rows`` of the source and ``target_rows`` of the target were compared. With the probability
+    ``confidence``, less than ``differ_below`` of the source's rows differ or are missing, and less
+    than ``extra_below`` of the target's are extra, each as a share of 1. Rows left open count as
+    rows that differ, on both sides.
+    """
+
+    rows: int
+    target_rows: int
+    differ_below: float
+    extra_below: float
+    confidence: float = CONFIDENCE
+
+    @classmethod
+    def of(cls, rows: int, target_rows: int, counts: Mapping[str, int], left_open: int) -> Sample:
+        """What the differences of a sample tell, by their kinds."""
+        differ = counts.get("changed", 0) + counts.get("missing", 0) + left_open
+        extra = counts.get("extra", 0) + left_open
+        shares = highest_share(differ, rows), highest_share(extra, target_rows)
+        return cls(rows, target_rows, *shares)
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return (
+            f"a sample of {self.rows:,} rows of the source and {self.target_rows:,} of the target:"
+            f" with {self.confidence:.0%} confidence less than {percent(self.differ_below)} of the"
+            f" source's rows differ or are missing, and less than {percent(self.extra_below)} of"
+            " the target's are extra"
+        )
+
+
 class TableReport(msgspec.Struct, frozen=True):
     """The comparison of one table.
 
@@ -109,6 +154,9 @@ class TableReport(msgspec.Struct, frozen=True):
     read from the source. ``target_rows`` is the number of rows on the target. The checksums are
     those of all rows, as each range or part was summed first, so those of equal tables differ where
     changes were on their way; they are empty if the rows were read.
+
+    ``sample``: only random rows were compared. ``rows`` and ``target_rows`` are their numbers then,
+    the counts are those of the sample, and ``equal`` says that none of its rows differs.
 
     ``replaced`` has the policies that may change values. What they change is no difference.
     """
@@ -132,6 +180,7 @@ class TableReport(msgspec.Struct, frozen=True):
     source_checksum: str = ""
     target_checksum: str = ""
     replaced: tuple[Replaced, ...] = ()
+    sample: Sample | None = None
 
 
 class VerifyReport(msgspec.Struct, frozen=True):

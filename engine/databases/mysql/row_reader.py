@@ -171,6 +171,15 @@ class MySQLRowReader:
             name = "MariaDB" if is_mariadb(connection) else "MySQL"
             return f"{name} {server_version(connection)}"
 
+    def size(self, table: Table) -> int:
+        """As ``SamplesKeys.size``."""
+        return self.count(table)
+
+    def sample(self, table: Table, share: float) -> list[Key]:
+        """As ``SamplesKeys.sample``. The server computes RAND for each row."""
+        conditions = [f"RAND() < {share:.12f}", *filter(None, [self._conditions.get(table)])]
+        return self._select(table, _where(conditions), keys_only=True)
+
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """No policy changes a value here."""
         return (None,) * len(table.columns)

@@ -145,6 +145,14 @@ class PostgresRowReader:
         """As ``NamesServer.server``."""
         return f"PostgreSQL {self._open().info.parameter_status('server_version') or ''}".strip()
 
+    def size(self, table: Table) -> int:
+        """As ``SamplesKeys.size``."""
+        return self.count(table)
+
+    def sample(self, table: Table, share: float) -> list[Key]:
+        """As ``SamplesKeys.sample``. The server computes ``random`` for each row."""
+        return self._select(table, f" WHERE random() < {share:.12f}", (), keys_only=True)
+
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """How the policies store the source's values."""
         return self._storage.texts(table)
