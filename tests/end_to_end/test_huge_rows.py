@@ -167,6 +167,6 @@ def test_huge_rows_are_not_in_memory_together(
         subprocess.run(again, check=True, timeout=60)
         engine.wait_status(lambda s: s["backfilled_rows"] == len(ids), 120)
         wait_until(lambda: stored("y"), 120, "the rows that were read again")
-        assert peak(engine.process.pid) < 6 * size + 150 * MIB
+        assert peak(engine.process.pid) < 3 * size + 200 * MIB
         assert (engine.status() or {})["reconnects"] == 0
         assert engine.terminate() == 0

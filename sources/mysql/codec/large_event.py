@@ -9,7 +9,7 @@ MADV_DONTNEED, which needs no second buffer and leaves no holes in the heap (mad
 from __future__ import annotations
 
 import mmap
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import Final, Self, cast
 
 __all__ = ["LARGE_BYTES", "EventBuffer", "LargeEvent", "complete", "event_buffer"]
@@ -18,6 +18,9 @@ __all__ = ["LARGE_BYTES", "EventBuffer", "LargeEvent", "complete", "event_buffer
 LARGE_BYTES: Final = 0xFFFFFF
 
 _SLICE_BYTES: Final = 1 << 20
+#: More than the C library ever takes from its heap, which it does not always give back (mallopt(3),
+#: M_MMAP_THRESHOLD): a value that begins with less would leave copies of its beginnings there.
+_FIRST_BYTES: Final = 33 << 20
 #: Only Linux drops the pages at once. Elsewhere the memory is freed with the event.
 _DROP: Final = getattr(mmap, "MADV_DONTNEED", None)
 
@@ -38,10 +41,13 @@ class LargeEvent(mmap.mmap):
 
     def take(self, start: int, end: int) -> bytes:
         """The bytes from ``start`` to ``end``, whose memory is given back meanwhile."""
-        if end - start <= _SLICE_BYTES:
+        stop = min(start + _FIRST_BYTES, end)
+        if stop == end:
             return self[start:end]
-        taken = BytesIO()
-        for at in range(start, end, _SLICE_BYTES):
+        taken = BytesIO(self[start:stop])  # it owns these bytes
+        taken.seek(0, SEEK_END)
+        self.drop(start, stop)
+        for at in range(stop, end, _SLICE_BYTES):
             stop = min(at + _SLICE_BYTES, end)
             taken.write(self[at:stop])
             self.drop(at, stop)

@@ -28,6 +28,7 @@ from sources.mysql.codec.large_event import LargeEvent
 __all__ = ["Decoder", "cut_rows", "query_rows"]
 
 _PIECE_BYTES = 1 << 18
+_LARGE_PIECE_BYTES = 1 << 20
 _WHOLE = 0xFFFFFF  # a packet of this size continues in the next one
 _EOF, _ERROR, _TWO_BYTES = 0xFE, 0xFF, 0xFC
 _EOF_LONGEST = 8
@@ -115,18 +116,26 @@ class _Cutter:
         #: The parts of a row that continues in the next packet, and its size.
         self._long: list[LargeEvent] | None = None
         self._long_size = 0
+        #: Whether another part follows the last one, and how much of that one is missing.
+        self._continues = False
+        self._missing = 0
 
     def cut(self, piece: bytes) -> list[Row]:
         """The rows that this piece completes."""
-        if self._rest:
+        rows: list[Row] = []
+        at = 0
+        if self._missing:
+            at = self._fill(memoryview(piece)[: self._missing])
+            if self._missing:
+                return []
+            rows = self._end_part()
+        elif self._rest:
             self._rest.append(piece)
             self._rest_size += len(piece)
             if self._rest_size < self._needed:
                 return []
             piece = b"".join(self._rest)
             self._rest = []
-        rows: list[Row] = []
-        at = 0
         while not self.ended:
             if not self._skip and self._long is None:
                 taken, at = self._decoder.take(piece, at)
@@ -173,25 +182,47 @@ class _Cutter:
 
     def _keep(self, piece: bytes, at: int) -> None:
         self._rest_size = len(piece) - at
+        size = self._needed - 4
+        if self._rest_size >= 4 and (size == _WHOLE or self._long is not None):
+            self._begin_part(size)
+            self._fill(memoryview(piece)[at + 4 :])
+            return
         self._rest = [piece[at:]] if self._rest_size else []
         # For a long packet, ask for its rest at once: the pieces are joined when it is complete.
         self.wants = max(_PIECE_BYTES, min(self._needed - self._rest_size, _WHOLE))
 
     def _continue(self, part: memoryview) -> list[Row]:
+        """Take a part of a long row; return the row that it completes."""
+        self._begin_part(len(part))
+        self._fill(part)
+        return self._end_part()
+
+    def _begin_part(self, size: int) -> None:
         if self._long is None:
             self._before_huge()
             self._long, self._long_size = [], 0
-        self._long_size += len(part)
+        self._long_size += size
+        self._continues = size == _WHOLE
         if self._long_size > _LARGEST_ROW:
             raise TableUnreadable(
                 "the table has a row of more than 1 GiB",
                 hint="make the row smaller on the source, or leave the table out: exclude in"
                 " [source]",
             )
-        if part:
-            self._long.append(LargeEvent(len(part)))
+        if size:
+            self._long.append(LargeEvent(size))
+        self._missing, self.wants = size, _LARGE_PIECE_BYTES
+
+    def _fill(self, part: memoryview) -> int:
+        """Add bytes to the last part of a long row; return their number."""
+        if part and self._long:
             self._long[-1].write(part)
-        if len(part) == _WHOLE:
+        self._missing -= len(part)
+        return len(part)
+
+    def _end_part(self) -> list[Row]:
+        """The row, if this part is the last one."""
+        if self._long is None or self._continues:
             return []
         row, parts, self._long = LargeEvent(self._long_size), self._long, None
         for each in parts:
