@@ -37,7 +37,7 @@ from engine.ops.status import Status, TableStatuses
 from engine.ops.table_counters import TableCounters
 from engine.pipeline.selection import selected
 from engine.proof import read_proofs
-from engine.recovery import DeadLetterStore, count_dead_letters
+from engine.recovery import DeadLetterStore, PassesOver, count_dead_letters
 from engine.remedies import rendered
 from engine.schema import Table, TableId
 from engine.settings.loader import Settings
@@ -262,6 +262,7 @@ async def _status(settings: Settings, config: str) -> Status:
             pipeline=settings.pipeline.name,
             epoch=state.epoch,
             position=checkpoint.position,
+            place=source.place(checkpoint.position) if isinstance(source, PassesOver) else "",
             committed_position=checkpoint.position,
             lag_seconds=_age(checkpoint, source),
             running=state.running,

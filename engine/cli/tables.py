@@ -48,7 +48,7 @@ def status_table(status: Status) -> RenderableType:
     if status.running is not None:
         none = Text("none is connected to the target", style="bold red")
         summary.add_row("engine", "running" if status.running else none)
-    summary.add_row("position", Text(status.position or "", overflow="fold"))
+    summary.add_row("position", Text(status.place or status.position or "", overflow="fold"))
     lag = "unknown" if status.lag_seconds is None else duration(status.lag_seconds)
     behind = "" if status.lag_bytes is None else f", {size(status.lag_bytes)} of log"
     summary.add_row("lag", f"{lag}{behind}")

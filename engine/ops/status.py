@@ -123,6 +123,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     state: PipelineState | None = None
     epoch: int | None = None
     position: str | None = None
+    place: str = ""
     committed_position: str | None = None
     rows: int | None = None
     backfilled_rows: int | None = None

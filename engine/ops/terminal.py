@@ -149,7 +149,9 @@ class _Frame:
         if self._status.reconnects:
             text += f"  reconnects {self._status.reconnects}"
         text += "  position "
-        text += _shortened(self._status.position or "none yet", width - len(text))
+        text += _shortened(
+            self._status.place or self._status.position or "none yet", width - len(text)
+        )
         return Text(text, style="dim", overflow="ellipsis", no_wrap=True)
 
 

@@ -218,11 +218,13 @@ class Pipeline:
     def status(self) -> Status:
         """The status now. ``lag_bytes`` is unknown: only the source can tell it."""
         attempt, counters, letters = self._attempt, self.counters, self._shared.unlogged.letters
+        position = counters.position if attempt is None else attempt.writer.position
         return Status(
             pipeline=self.name,
             state=self.state,
             epoch=self._epoch,
-            position=(counters.position if attempt is None else attempt.writer.position) or None,
+            position=position or None,
+            place=self._shared.place(position) if position else "",
             committed_position=(counters.position if attempt is None else attempt.writer.committed)
             or None,
             rows=counters.rows,

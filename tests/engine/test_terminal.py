@@ -153,6 +153,16 @@ def test_findings_are_sorted_by_level_and_say_what_to_type() -> None:
     assert "1 error, 1 warning, 1 ok" in text
 
 
+def test_the_place_is_shown_where_the_source_has_one() -> None:
+    """The form of errors and of `tailrace skip` is for people; a checkpoint has another one."""
+    shown = status(position='{"server":"3f1c","file":"b.000001"}', place="b.000001:827")
+    text = draw(TerminalView().render(shown))
+    assert "position b.000001:827" in text
+    table = draw(status_table(msgspec.structs.replace(shown, state=None)))
+    assert "b.000001:827" in table
+    assert "server" not in text + table
+
+
 def test_the_status_table_shows_the_whole_position_and_every_table() -> None:
     position = ",".join(f"3f1c1e6a-0000-11f0-9a00-0242ac11000{n}:1-99999999" for n in range(5))
     stored = status(position=position, state=None, rows=None, backfilled_rows=None, epoch=3)
