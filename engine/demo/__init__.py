@@ -44,12 +44,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plain", action="store_true", help="print lines instead of the live view")
     parser.add_argument(
-        "--record", type=_svg_file, metavar="FILE", help="write a picture of the demo, as SVG"
+        "--record",
+        type=_file_in_a_folder,
+        metavar="FILE",
+        help="write a picture of the demo, as SVG",
     )
 
     parser.add_argument(
         "--report",
-        type=Path,
+        type=_report_file,
         metavar="FILE",
         help="keep the report of the cutover, as FILE.html or FILE.json",
     )
@@ -62,7 +65,13 @@ def _rows(text: str) -> int:
     return count
 
 
-def _svg_file(text: str) -> Path:
+def _report_file(text: str) -> Path:
+    if not text.endswith((".html", ".json")):
+        raise argparse.ArgumentTypeError("the report has to end with .html or .json")
+    return _file_in_a_folder(text)
+
+
+def _file_in_a_folder(text: str) -> Path:
     path = Path(text)
     if not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"the folder {path.parent} does not exist")

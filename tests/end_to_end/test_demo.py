@@ -203,10 +203,18 @@ def test_an_interrupted_demo_leaves_nothing_behind(folder: Path) -> None:
     assert not any(str(folder).encode() in command for command in running)
 
 
-def test_record_needs_an_existing_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "file", "said"),
+    [
+        ("--record", "none/demo.svg", "does not exist"),
+        ("--report", "none/cutover.html", "does not exist"),
+        ("--report", "cutover.pdf", "has to end with .html or .json"),
+    ],
+)
+def test_files_are_refused_before_the_demo(
+    option: str, file: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["demo", "--record", str(tmp_path / "none" / "demo.svg")])
+        main(["demo", option, str(tmp_path / file)])
     assert stopped.value.code == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert said in capsys.readouterr().err

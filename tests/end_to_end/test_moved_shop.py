@@ -106,7 +106,7 @@ def called(shop: MirroredShop) -> list[str]:
 
 
 def test_a_cutover_that_is_killed_in_every_state(moved: tuple[MirroredShop, Writes]) -> None:
-    """GIVEN a cutover that was killed and aborted, and one that is killed in each of its states,
+    """GIVEN a cutover that was killed in its abort, too, and one that is killed in each state,
     when the source has just been frozen, and by the hook that has switched the software WHEN it is
     typed again THEN each transaction is there once, and the software was switched once."""
     shop, writes = moved
@@ -117,7 +117,10 @@ def test_a_cutover_that_is_killed_in_every_state(moved: tuple[MirroredShop, Writ
 
     killed_at(shop.config, "verify")
     wait_until(lambda: shop.writer.counts.refused, what="a refused writer")
-    shop.cut_over("--abort")
+    killed_at(shop.config, "abort", "--abort")
+    assert record(shop.target)["state"] in ("verify", "abort", "aborted")
+    if record(shop.target)["state"] != "aborted":
+        shop.cut_over("--abort")
     assert writes() == before
     assert writes_on(shop, new=False)
 
@@ -164,7 +167,7 @@ def test_the_downtime_is_seconds_and_predicted(
         print(f"\n  downtime {downtime:.2f} s, predicted {predicted:.2f} s, away {away:.2f} s")
     assert downtime < 5
     assert away < 5
-    assert predicted / 2 < downtime < 2 * predicted
+    assert predicted / 3 < downtime < 3 * predicted
     content: dict[str, Any] = json.loads(document.read_text())["content"]
     assert content["outcome"] == "switched"
     assert content["downtime_milliseconds"] == round(1000 * downtime)

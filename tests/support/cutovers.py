@@ -45,11 +45,11 @@ def thawed_at_the_end(server: AnyServer) -> Iterator[Callable[[], dict[str, str]
                     query(connection, f"SET GLOBAL {name} = {before[name]}")
 
 
-def killed_at(config: Path, step: str) -> None:
+def killed_at(config: Path, step: str, *options: str) -> None:
     """Run the cutover in the folder of its configuration, and send SIGKILL as soon as it says that
     it begins a step.
     """
-    command = [sys.executable, "-P", "-m", "engine.cli", "cutover", str(config)]
+    command = [sys.executable, "-P", "-m", "engine.cli", "cutover", str(config), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=config.parent) as process:
         assert process.stdout is not None
         lines = []
