@@ -83,7 +83,9 @@ class ProvenTable(msgspec.Struct, frozen=True):
     comparison before it holds: the log has no change of the table after its ``position``.
 
     ``began_at`` is when the comparison began, in Unix seconds, ``position`` the end of the source's
-    log then, and ``method`` how rows were compared. A proof from before has no ``checksum``.
+    log then, and ``method`` how rows were compared. ``replaced`` says what value policies changed,
+    which is no difference, such as ``zero dates that became NULL in due: 17``. A proof from before
+    has neither it nor a ``checksum``.
     """
 
     table: str
@@ -94,6 +96,7 @@ class ProvenTable(msgspec.Struct, frozen=True):
     method: str
     compared: bool = True
     checksum: str = ""
+    replaced: tuple[str, ...] = ()
 
 
 class Cutover(msgspec.Struct, frozen=True):

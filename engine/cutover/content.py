@@ -50,6 +50,7 @@ class Proven(msgspec.Struct, frozen=True):
     milliseconds: int
     position: str
     checksum: str
+    replaced: tuple[str, ...]
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +126,7 @@ def _step(step: StepRecord, predicted: float | None) -> Step:
 def _proven(table: ProvenTable) -> Proven:
     return Proven(
         *(table.table, table.rows, table.method, table.compared, moment(table.began_at)),
-        *(milliseconds(table.seconds), table.position, table.checksum),
+        *(milliseconds(table.seconds), table.position, table.checksum, table.replaced),
     )
 
 

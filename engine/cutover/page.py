@@ -123,10 +123,16 @@ def _tables(content: Content) -> Iterator[str]:
     if not content.tables:
         return
     rows = sum(it.rows for it in content.tables)
+    replaced = [(it.table, text) for it in content.tables for text in it.replaced]
+    besides = ", besides what value policies changed on purpose" if replaced else ""
     yield f"<h2>Proofs</h2><p>{count(len(content.tables))} tables with {count(rows)} rows"
-    yield " have the same values on both sides.</p>"
+    yield f" have the same values on both sides{besides}.</p>"
     names = ("Table", "Rows", "Took", "Compared by", "Checksum", "Position of the log")
     yield from grid(names, (_table(it, content.end) for it in content.tables), range(1, 3))
+    if replaced:
+        yield "<h2>Changed on purpose</h2>"
+        lines = (tuple(map(as_text, line)) for line in replaced)
+        yield from grid(("Table", "What value policies changed"), lines, range(0))
 
 
 def _table(table: Proven, end: str) -> tuple[str, ...]:

@@ -122,6 +122,9 @@ def _compared(table: TableReport) -> ProvenTable:
     return ProvenTable(
         *(table.table, table.rows, table.started_at, table.seconds, table.position, table.method),
         checksum=table.target_checksum,
+        replaced=tuple(
+            f"{it.changed} in {it.column}: {it.values:,}" for it in table.replaced if it.values
+        ),
     )
 
 

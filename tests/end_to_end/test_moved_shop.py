@@ -173,5 +173,6 @@ def test_the_downtime_is_seconds_and_predicted(
     assert content["downtime_milliseconds"] == round(1000 * downtime)
     assert [it["step"] for it in content["steps"]] == list(RECORDED)
     assert len(content["tables"]) == 14
+    assert any("zero dates that became NULL" in str(it["replaced"]) for it in content["tables"])
     for file in (page, document):
         assert main(["report", "verify", str(file)]) == 0
