@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from engine.cutover.parts import Parts
-from engine.errors import SourceError, TailraceError
+from engine.errors import ConfigError, DecodeError, SourceError, TailraceError
 from engine.handover import ProvenTable
 from engine.proof import TableProof, read_proofs
 from engine.schema import TableId
@@ -63,7 +63,7 @@ async def holding(parts: Parts) -> Holding:
         since = {tables[id]: proof.position for id, proof in proofs.items()}
         try:
             changed = await asyncio.to_thread(parts.freezer.changed, since, LOG_SECONDS)
-        except SourceError as error:
+        except (SourceError, DecodeError, ConfigError) as error:  # then all are compared
             proofs, reason = {}, error.message
         else:
             proofs = {id: it for id, it in proofs.items() if id not in changed.tables}

@@ -4,15 +4,18 @@ The hooks of a cutover and what its steps find out: with real servers and a runn
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import psycopg
 import pymysql
 import pytest
@@ -20,6 +23,9 @@ from standardwebhooks.webhooks import Webhook
 
 from engine.cli.main import main
 from engine.databases.mysql.connect import query
+from engine.handover import Cutover
+from sinks.postgres.settings import PostgresSettings
+from sinks.postgres.sink import PostgresSink
 from tests.support.cutovers import killed_at, record, thawed_at_the_end
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import FreshDatabase
@@ -200,6 +206,23 @@ def assert_aborted_in_time(run: list[str], target: str, capsys: pytest.CaptureFi
     assert [it["step"] for it in found["steps"]] == ["check", "freeze", "abort"]
     assert main([*run, "--back"]) == 1
     assert "there is nothing to switch back" in capsys.readouterr().err
+    back = Cutover("cutover_back", "drain", time.time(), "test", direction="back")
+    store(target, back)
+    for words in (run, [*run, "--abort"]):
+        assert main(words) == 1
+        assert "this version cannot go on with it" in capsys.readouterr().err
+    assert msgspec.convert(record(target), Cutover) == back
+    store(target, msgspec.structs.replace(back, state="aborted"))
+
+
+def store(target: str, cutover: Cutover) -> None:
+    """Store a record, as another version may have."""
+
+    async def save() -> None:
+        async with PostgresSink(PostgresSettings(target), "mirror").cutover_store() as kept:
+            await kept.save(cutover)
+
+    asyncio.run(save())
 
 
 @pytest.mark.slow
