@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Final
 
@@ -26,6 +26,7 @@ from engine.mapping.reader import MappedReader, SharesReader
 from engine.ops.log_fields import error_fields
 from engine.ops.metrics import Metrics
 from engine.proof import ProofStore, TableProof
+from engine.recovery import PassesOver
 from engine.remedies import rendered
 from engine.schema import Table, TableId
 from engine.settings.loader import Settings
@@ -133,15 +134,18 @@ class ContinuousVerify:
                 await record.store()
         if record.refused is not None:
             raise record.refused
-        self._tell(record.stored, settings.pipeline.name)
+        place = source.place if isinstance(source, PassesOver) else str
+        self._tell(record.stored, settings.pipeline.name, place)
         self._metrics.tables.proven(await sink.proofs())
         return 0.0 if record.stored else LOOK_SECONDS
 
     async def _committed(self) -> str | None:
         return self._engine.status().committed_position
 
-    def _tell(self, stored: Mapping[TableId, TableProof], pipeline: str) -> None:
-        """Log which tables differ."""
+    def _tell(
+        self, stored: Mapping[TableId, TableProof], pipeline: str, place: Callable[[str], str]
+    ) -> None:
+        """Log which tables differ. ``place`` is the form of a position that people read."""
         for id, proof in stored.items():
             if proof.outcome != "different":
                 continue
@@ -149,7 +153,7 @@ class ContinuousVerify:
             extra = {
                 "pipeline": pipeline,
                 "table": str(id),
-                "position": proof.position,
+                "position": place(proof.position),
                 "count": proof.differences,
                 "hint": rendered(line, config=str(self._engine.config), table=str(id)),
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -127,3 +128,4 @@ def test_an_engine_compares_its_tables_again_and_again(
     different = [it for it in lines if it["message"] == "rows of the table differ from the source"]
     assert {it["table"] for it in different} == {f"{database}.still"}
     assert different[0]["count"] == 1
+    assert re.fullmatch(r"[^{]+\.\d+:\d+", different[0]["position"])
