@@ -13,7 +13,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from typing import Final, NamedTuple
 
 import msgspec
@@ -86,24 +86,31 @@ def verify(options: argparse.Namespace) -> int:
         limit_of(options)
         return asyncio.run(_repair(settings, options, wanted))
     report = asyncio.run(_compare(settings, options, wanted))
+    _show(report, options)
     return 0 if report.equal else 3
 
 
 async def _repair(settings: Settings, options: argparse.Namespace, wanted: Wanted | None) -> int:
     """Compare, repair, and compare again. Returns the exit status."""
-    found = Differing()
-    report = await _compare(settings, options, wanted, found)
-    for _ in range(REPAIRS):
-        if not (found.counts or found.refused):
-            break
-        status = await repair(make_sink(settings), found, options)
-        if status is not None:
-            return status
-        # Rows that changed meanwhile are repaired again, but no others: nobody agreed to those.
-        options.yes, asked, found = True, found, Differing()
+    found, status, texts = Differing(), None, not options.json
+    # What is said besides is not part of the JSON, which has the last result.
+    with redirect_stdout(sys.stdout if texts else sys.stderr):
         report = await _compare(settings, options, wanted, found)
-        found.limit_to(asked)
-    return 0 if report.equal else 3
+        for _ in range(REPAIRS):
+            if not (found.counts or found.refused):
+                break
+            if texts:
+                _show(report, options)
+            status = await repair(make_sink(settings), found, options)
+            if status is not None:
+                break
+            # Rows that changed meanwhile are repaired again, but no others: nobody agreed to those.
+            options.yes, asked, found = True, found, Differing()
+            report = await _compare(settings, options, wanted, found)
+            found.limit_to(asked)
+    if status is None or not texts:
+        _show(report, options)
+    return status or (0 if report.equal else 3)
 
 
 async def _compare(
@@ -112,8 +119,7 @@ async def _compare(
     wanted: Wanted | None,
     found: Differing | None = None,
 ) -> VerifyReport:
-    """Compare as the options say, and show the result."""
-    report = await compare(
+    return await compare(
         settings,
         str(options.config),
         names=options.table,
@@ -124,13 +130,15 @@ async def _compare(
         found=found,
         sample=options.sample,
     )
+
+
+def _show(report: VerifyReport, options: argparse.Namespace) -> None:
     if options.json:
         print_json(_without_values(report))
     else:
         from engine.cli.tables import verify_table
 
         print_tables(verify_table(report))
-    return report
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -103,8 +103,9 @@ class TableRepair:
             case Rows(table=table):
                 if table.id == self.table.id:
                     self._watch_rows(change)
-            case Cascade():
-                self._leave_all()
+            case Cascade(tables=tables):
+                if self.table.id in {it.id for it in tables}:
+                    self._leave_all()
             case SchemaChange(before=before, after=after):
                 if self.table.id in {it.id for it in (before, after) if it is not None}:
                     self._leave_all()

@@ -1,12 +1,19 @@
-"""A repair leaves out what the log touches. Pure."""
+"""Which rows a repair takes, and leaves out because the log touches them. Pure."""
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
-from engine.change import Change, Rows, SchemaChange, Truncate
+from engine.change import Cascade, Change, Rows, SchemaChange, Truncate
+from engine.cli.repair import Differing
+from engine.contract import RowReader, StoredText
+from engine.mapping.changes import Mapping
 from engine.pipeline.repair import TableRepair
+from engine.recovery import RepairKeys
 from engine.schema import Column, Table, TableId, Type
+from engine.verify.report import Difference, TableReport, VerifyReport
 
 ID = TableId("shop", "goods")
 NUMBER, TEXT = Column("id", Type("int32"), "int"), Column("id", Type("text"), "varchar(9)")
@@ -47,6 +54,7 @@ def test_a_new_key_may_be_equal_to_a_deleted_one_if_keys_are_texts() -> None:
     [
         Truncate(table_of(NUMBER)),
         SchemaChange("", table_of(NUMBER), None),
+        Cascade(TableId("shop", "makers"), ("id",), [(1,)], None, (table_of(NUMBER),)),
         Rows(table_of(NUMBER), "delete", [(1, 0), (8, 0)], None, before_present=1),
     ],
 )
@@ -54,3 +62,51 @@ def test_a_change_of_the_whole_table_leaves_out_all(change: Change) -> None:
     repair = TableRepair(table_of(NUMBER), [(1,)], [(8,)], [(1, 1)], "")
     repair.watch(change)
     assert len(repair) == 0
+
+
+class Target:
+    """Stores the zero date of the key as another value."""
+
+    def stored(self, table: Table) -> list[StoredText | None]:
+        zero = {"0000-00-00": "-infinity"}
+        back = {"-infinity": "0000-00-00"}
+        return [StoredText(lambda it: zero.get(it, it), lambda it: back.get(it, it)), None]
+
+
+def found(table: Table, *differences: Difference) -> Differing:
+    report = TableReport("it", 9, 1, 1, 1, 0.0, equal=False, differences=differences)
+    result = Differing()
+    reader = cast("RowReader", Target())
+    result.take(VerifyReport(False, 0.0, (report,)), {"it": table}, Mapping(), reader)
+    return result
+
+
+def test_rows_whose_keys_a_policy_changes_are_not_repaired() -> None:
+    table = table_of(Column("day", Type("date"), "date"))
+    result = found(
+        table,
+        Difference("changed", ("-infinity",), ("v",)),
+        Difference("missing", ("2024-02-29",)),
+        Difference("extra", ("2024-03-01",)),
+    )
+    assert result.keys == {ID: RepairKeys((("2024-02-29",),), (("2024-03-01",),))}
+    assert result.counts == {str(ID): (1, 0, 1)}
+    assert "policy" in result.refused[str(ID)]
+
+
+def test_only_rows_that_were_agreed_to_are_repaired_again() -> None:
+    table = table_of(Column("day", Type("date"), "date"))
+    asked = found(table, Difference("missing", ("2024-02-29",)))
+    again = found(table, *(Difference("missing", (day,)) for day in ("2024-02-29", "2024-03-01")))
+    again.limit_to(asked)
+    assert again.keys == asked.keys
+    again = found(table, Difference("missing", ("2024-03-01",)))
+    again.limit_to(asked)
+    assert not again.counts
+    assert not again.keys
+
+
+def test_rows_without_a_key_are_not_repaired() -> None:
+    result = found(Table(ID, (NUMBER, VALUE), ()), Difference("extra", ()))
+    assert not result.keys
+    assert "key" in result.refused[str(ID)]
