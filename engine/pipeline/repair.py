@@ -10,9 +10,10 @@ never replaces a newer one, and no row is ahead of the stream, which unique valu
 could not bear.
 
 A row is deleted only if the comparison has found it on the target alone and the source still lacks
-it, or the mapping leaves it out. A database may take different texts of a key for equal, so the
-key of a row that is deleted may be that of another row. In such a table, nothing is deleted if one
-of the rows is touched, or a row gets a new key.
+it, or the mapping leaves it out. The target keeps two texts of a key apart even where the source
+takes them for equal, so a change of the log touches it only if it has the same text. Keys of other
+types, such as floats, may have several texts for one value. In such a table, nothing is deleted if
+one of the rows is touched, or a row gets a new key.
 
 Nothing is stored but the command and its keys. After a crash the command still waits, and the rows
 are read again.
@@ -43,12 +44,14 @@ from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
 from engine.recovery import ReadsKeys, RepairKeys
 from engine.schema import Table, TableId
-from engine.toolkit.key_order import is_ordered
+from engine.toolkit.key_order import ORDERED_KINDS
 
 __all__ = ["CannotRepair", "Repair", "TableRepair"]
 
 #: How long the stream may take to pass the reads.
 DEADLINE_SECONDS: Final = 60.0
+#: The types of which a value has one form in a row tuple, and is equal to no other one on a target.
+EXACT_KINDS: Final = ORDERED_KINDS | {"text", "enum", "set"}
 
 Reached = Callable[[str, str], bool]
 
@@ -77,8 +80,8 @@ class TableRepair:
         #: Keys of which a change was seen.
         self._touched: set[Row] = set()
         self._watched = self._extra.union(wanted, self._rows)
-        #: Whether keys that differ in Python are different keys for the databases.
-        self._exact = is_ordered(table)
+        #: Whether keys that differ in Python are different keys on the target.
+        self._exact = all(table.columns[n].type.kind in EXACT_KINDS for n in table.key)
 
     def __len__(self) -> int:
         """The number of rows that may be written or deleted."""

@@ -16,7 +16,8 @@ from engine.schema import Column, Table, TableId, Type
 from engine.verify.report import Difference, TableReport, VerifyReport
 
 ID = TableId("shop", "goods")
-NUMBER, TEXT = Column("id", Type("int32"), "int"), Column("id", Type("text"), "varchar(9)")
+NUMBER, FLOAT = Column("id", Type("int32"), "int"), Column("id", Type("float64"), "double")
+TEXT = Column("id", Type("text"), "varchar(9)")
 VALUE = Column("v", Type("int32"), "int")
 
 
@@ -35,16 +36,23 @@ def test_only_touched_rows_are_left_out() -> None:
     assert (repair.rows, repair.extra) == ({(2,): (2, 2)}, {(8,)})
 
 
-def test_a_new_key_may_be_equal_to_a_deleted_one_if_keys_are_texts() -> None:
+def test_texts_of_a_key_are_told_apart() -> None:
     table = table_of(TEXT)
+    repair = TableRepair(table, [], [("X",), ("Y",)], [], "")
+    repair.watch(Rows(table, "insert", None, [("x", 0), ("Y", 0)]))
+    assert repair.extra == {("X",)}
+
+
+def test_a_new_key_may_be_equal_to_a_deleted_one_if_a_value_has_several_forms() -> None:
+    table = table_of(FLOAT)
     for change in (
-        Rows(table, "insert", None, [("new", 0)]),
-        Rows(table, "update", [("b", 0)], [("B", 0)]),
-        Rows(table, "update", [("a", 1)], [("a", 2)]),
+        Rows(table, "insert", None, [(4.5, 0)]),
+        Rows(table, "update", [(5.5, 0)], [(6.5, 0)]),
+        Rows(table, "update", [(1.5, 1)], [(1.5, 2)]),
     ):
-        repair = TableRepair(table, [("a",)], [("X",)], [("a", 1)], "")
-        repair.watch(Rows(table, "update", [("other", 1)], [("other", 2)]))
-        assert repair.extra == {("X",)}
+        repair = TableRepair(table, [(1.5,)], [(2.5,)], [(1.5, 1)], "")
+        repair.watch(Rows(table, "update", [(3.5, 1)], [(3.5, 2)]))
+        assert repair.extra == {(2.5,)}
         repair.watch(change)
         assert not repair.extra
 
