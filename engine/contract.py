@@ -27,7 +27,6 @@ from engine.schema import Part, Table, TableId
 
 __all__ = [
     "Applied",
-    "AppliesAtOnce",
     "Capabilities",
     "ChecksPosition",
     "ComparesKeys",
@@ -385,19 +384,6 @@ class Sink(Protocol):
 
 
 @runtime_checkable
-class AppliesAtOnce(Protocol):
-    """A sink that can apply and commit in one round trip."""
-
-    async def apply_and_commit(
-        self, changes: Sequence[Change], in_backfill: Collection[TableId], checkpoint: Checkpoint
-    ) -> Applied | None:
-        """As ``apply``, then ``commit``. None, with nothing changed, if these changes need more
-        than one round trip; ``apply`` then tells the reason, too.
-        """
-        ...
-
-
-@runtime_checkable
 class ComparesKeys(Protocol):
     """A sink that may store keys in an order of its own, where a policy changes a type."""
 
@@ -405,16 +391,6 @@ class ComparesKeys(Protocol):
         """Why the rows of a table cannot be replaced by ranges of its key, whose own types are
         sorted alike everywhere; empty if they can.
         """
-        ...
-
-
-@runtime_checkable
-class KnowsDistance(Protocol):
-    """A sink that knows how far away its target is."""
-
-    @property
-    def round_trip_seconds(self) -> float:
-        """The time of a round trip to the target, as ``open`` has measured it."""
         ...
 
 

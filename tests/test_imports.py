@@ -22,7 +22,7 @@ PACKAGES = ("engine", "sources", "sinks", "benchmarks")
 VOCABULARY = (
     *("engine.remedies", "engine.errors", "engine.schema", "engine.change"),
     *("engine.checkpoint", "engine.contract", "engine.commands", "engine.recovery"),
-    *("engine.log_status", "engine.proof", "engine.rights", "engine.handover"),
+    *("engine.distance", "engine.log_status", "engine.proof", "engine.rights", "engine.handover"),
     "engine.structure",
 )
 ANYTHING = ("engine", "sources", "sinks", "benchmarks")

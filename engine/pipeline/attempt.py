@@ -18,13 +18,13 @@ from enum import Enum
 from engine.change import Heartbeat, SchemaChange
 from engine.checkpoint import Checkpoint
 from engine.contract import (
-    KnowsDistance,
     ReadsByPolicy,
     Sink,
     SnapshotSource,
     Source,
     State,
 )
+from engine.distance import KnowsDistance
 from engine.errors import ConfigError, SourceError, UnloggedChange
 from engine.log_status import MeasuresWaits, now_at
 from engine.mapping.changes import Mapping
@@ -142,7 +142,7 @@ class Attempt:
         )
         self._backfill = Backfill(
             *(source, writer, tracker, pipeline.backfill),
-            together=times,
+            times=times,
             others_wait=self._others_wait,
             interrupted=lambda: bool(stop),
             metrics=pipeline.metrics,
@@ -275,6 +275,7 @@ class Attempt:
         finally:
             self._source.stop()
             await self._queue.close()
+            await self._backfill.close()
 
     def _precedence(self) -> PipelineState:
         """The state, in order of precedence."""

@@ -3,7 +3,7 @@ The backfill of tables, in time slices between two batches of the stream.
 
 A slice starts and ends at a commit of the target. It lasts while the stream has nothing to write,
 else for ``slice_seconds``, and longer if the target is far away: what has been read ahead when it
-ends is read again, because the stream goes on in between. Small tables share work: chunks of
+ends is read again, if the stream changes something in between. Small tables share work: chunks of
 several tables share a target transaction, and tables that seem to be empty are checked many at a
 time, so one more empty table costs almost nothing.
 """
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing
-from itertools import islice
+from typing import NamedTuple
 
 from engine.change import Chunk, Truncate
 from engine.contract import FiltersRows, SnapshotSource, Source
 from engine.errors import ShapeChanged, SourceError, TableRecreated, UnloggedChange
 from engine.ops.metrics import Metrics
+from engine.pipeline.reads import UntilPause
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter, Transaction
 from engine.remedies import BACKFILL
@@ -28,19 +29,26 @@ from engine.settings.loader import BackfillSettings
 
 __all__ = ["Backfill", "filter_rows"]
 
-#: The least time between two commits of backfilled rows, unless the slice ends before; that many
-#: times longer if several chunks are written together.
+#: The least time between two commits of backfilled rows, unless the slice ends before.
 COMMIT_SECONDS = 0.2
 #: The number of tables that are checked for emptiness at a time.
 EMPTY_TABLES = 250
 
 
+class _Read(NamedTuple):
+    """The read of a table that goes on in the next slice; ``changes`` are the writer's before."""
+
+    table: Table
+    chunks: AsyncGenerator[Chunk, None]
+    changes: int
+
+
 class Backfill:
     """Backfills the tables of ``tracker`` from ``source`` through ``writer``.
 
-    ``together`` chunks of a table are written at a time, and slices are that many times as long.
-    ``others_wait`` tells whether the stream or the discovery waits, so that the slice should end
-    after its time; ``interrupted`` tells whether it should end at once.
+    Slices, and the times between commits, are ``times`` times as long as usual. ``others_wait``
+    tells whether the stream or the discovery waits, so that the slice should end after its time;
+    ``interrupted`` tells whether it should end at once.
     """
 
     def __init__(
@@ -50,7 +58,7 @@ class Backfill:
         tracker: ProgressTracker,
         settings: BackfillSettings,
         *,
-        together: int = 1,
+        times: int = 1,
         others_wait: Callable[[], bool],
         interrupted: Callable[[], bool],
         metrics: Metrics,
@@ -60,10 +68,11 @@ class Backfill:
         self._writer = writer
         self._tracker = tracker
         self._settings = settings
-        self._together = together
+        self._times = times
         self._others_wait = others_wait
         self._interrupted = interrupted
         self._started = 0.0
+        self._left: _Read | None = None
         self._checked: set[TableId] = set()  # for emptiness
         #: A table whose live shape is ahead of the stream (None: it may be the same shape), and the
         #: position that must be passed.
@@ -103,7 +112,7 @@ class Backfill:
         if self._interrupted():
             return True
         elapsed = time.monotonic() - self._started
-        return elapsed >= self._settings.slice_seconds * self._together and self._others_wait()
+        return elapsed >= self._settings.slice_seconds * self._times and self._others_wait()
 
     async def _make_live(self) -> None:
         """Make tables live whose high watermark the stream has already passed.
@@ -144,13 +153,34 @@ class Backfill:
 
     async def _read_chunks(self, table: Table) -> None:
         """Read a table with a key, chunk by chunk, until the slice is over."""
-        async with aclosing(self._chunks(table)) as chunks:
-            async for some in chunks:
-                await self._write(some)
-                if self._writer.seconds_since_commit >= COMMIT_SECONDS * self._together:
+        chunks, over = await self._take_read(table), False
+        try:
+            while not over and await self._write(table, chunks, self._pauses):
+                if self._commit_is_due():
                     await self._writer.commit()
-                if self._slice_is_over():
-                    break
+                over = self._slice_is_over()
+        finally:
+            if over:
+                self._left = _Read(table, chunks, self._writer.changes)
+            else:
+                await chunks.aclose()
+
+    async def _take_read(self, table: Table) -> AsyncGenerator[Chunk, None]:
+        """The read that the last slice has left, if the stream has changed nothing since; else a
+        new one.
+        """
+        left = self._left
+        if left is None or left.table is not table or left.changes != self._writer.changes:
+            await self.close()
+            return self._chunks(table)
+        self._left = None
+        return left.chunks
+
+    async def close(self) -> None:
+        """End the read that the last slice has left."""
+        left, self._left = self._left, None
+        if left is not None:
+            await left.chunks.aclose()
 
     async def _read_whole(self, table: Table) -> None:
         """Read a keyless table in one target transaction, because it is read at one position."""
@@ -160,8 +190,7 @@ class Backfill:
         try:
             await self._writer.apply([Truncate(table)])
             async with aclosing(self._chunks(table)) as chunks:
-                async for some in chunks:
-                    await self._write(some)
+                while await self._write(table, chunks, self._interrupted):
                     if self._interrupted():
                         break
             if self._tracker.progress[table.id].state == "catching_up":
@@ -172,12 +201,30 @@ class Backfill:
                 self._tracker.restart(table.id)
                 await self._writer.rollback()
 
-    async def _write(self, chunks: Sequence[Chunk]) -> None:
-        await self._writer.backfill(*chunks)
-        self._blocked = None
+    def _commit_is_due(self) -> bool:
+        return self._writer.seconds_since_commit >= COMMIT_SECONDS * self._times
 
-    async def _chunks(self, table: Table) -> AsyncGenerator[list[Chunk], None]:
-        """The table's chunks after its cursor. The next ones are read while some are written."""
+    def _pauses(self) -> bool:
+        return self._commit_is_due() or self._slice_is_over()
+
+    async def _write(
+        self, table: Table, chunks: AsyncGenerator[Chunk, None], pauses: Callable[[], bool]
+    ) -> bool:
+        """Write one chunk, or more of them until ``pauses``. Returns whether some may be left."""
+        if not self._writer.applies_reads(table):
+            chunk = await anext(chunks, None)
+            if chunk is not None:
+                await self._writer.backfill(chunk)
+                self._blocked = None
+            return chunk is not None
+        some = UntilPause(chunks, pauses)
+        await self._writer.backfill_reads(table, some.chunks())
+        left = some.finish()
+        self._blocked = None
+        return left
+
+    async def _chunks(self, table: Table) -> AsyncGenerator[Chunk, None]:
+        """The table's chunks after its cursor. The next one is read while one is written."""
         progress = self._tracker.progress[table.id]
         source = self._snapshot_source()
         filter_rows(source, self._writer, table)
@@ -191,24 +238,22 @@ class Backfill:
             columns=progress.columns,
         )
 
-        def read() -> asyncio.Future[list[Chunk]]:
-            return asyncio.ensure_future(
-                asyncio.to_thread(lambda: list(islice(chunks, self._together)))
-            )
+        def read() -> asyncio.Future[Chunk | None]:
+            return asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
 
         ahead = read()
         try:
             # Shielded: a generator cannot be closed while a thread runs it.
-            while some := await self._read(ahead):
+            while (chunk := await self._read(ahead)) is not None:
                 ahead = read()
-                yield some
+                yield chunk
         except asyncio.CancelledError:
             self._source.stop()  # so that a read that waits ends, too
             raise
         finally:
             await asyncio.shield(_close_after(ahead, chunks))
 
-    async def _read(self, ahead: asyncio.Future[list[Chunk]]) -> list[Chunk]:
+    async def _read(self, ahead: asyncio.Future[Chunk | None]) -> Chunk | None:
         with self._metrics.stage("chunk"):
             return await asyncio.shield(ahead)
 
@@ -248,7 +293,7 @@ def filter_rows(source: SnapshotSource, writer: TargetWriter, table: Table) -> N
 
 
 async def _close_after(
-    ahead: asyncio.Future[list[Chunk]], chunks: Generator[Chunk, None, None]
+    ahead: asyncio.Future[Chunk | None], chunks: Generator[Chunk, None, None]
 ) -> None:
     await asyncio.gather(ahead, return_exceptions=True)
     await asyncio.to_thread(chunks.close)

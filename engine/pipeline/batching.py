@@ -35,6 +35,9 @@ def times_larger(round_trip_seconds: float) -> int:
     return min(1 + int(round_trip_seconds / TIMES_SECONDS), MOST_TIMES)
 
 
+_WITHOUT_DATA = (Begin, Commit, Heartbeat)
+
+
 class Batch(msgspec.Struct, frozen=True):
     """Changes to apply together. ``end`` is their last ``Commit`` or ``Heartbeat``, or None for a
     piece of a transaction that continues in the next batch.
@@ -44,6 +47,11 @@ class Batch(msgspec.Struct, frozen=True):
     end: Commit | Heartbeat | None
     rows: int
     size: int
+
+    @property
+    def has_data(self) -> bool:
+        """Whether something changes."""
+        return any(type(change) not in _WITHOUT_DATA for change in self.changes)
 
 
 def weigh(changes: Sequence[Change]) -> tuple[int, int]:

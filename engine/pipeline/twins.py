@@ -23,6 +23,7 @@ passes every change on its way to the sink and puts the twin in the table's plac
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
@@ -44,10 +45,11 @@ from engine.change import (
 )
 from engine.checkpoint import TableProgress
 from engine.contract import Applied
-from engine.errors import UnloggedChange
+from engine.errors import TailraceError, UnloggedChange
 from engine.pipeline.columns import ColumnTwin, twin_id
 from engine.pipeline.keys import KeyTwin
 from engine.pipeline.parts import divided
+from engine.pipeline.shown_statements import locate
 from engine.schema import Part, Table, TableId
 from engine.toolkit.key_order import is_ordered
 
@@ -170,6 +172,20 @@ class Twins:
     def own_error(self, error: UnloggedChange) -> UnloggedChange:
         """The error of the sink, with the table's own name."""
         return error.about(_own_id(error.id))
+
+    @contextmanager
+    def own_errors(self, changes: Sequence[Change]) -> Iterator[None]:
+        """A block whose errors get the table's own name, and the place of ``changes``."""
+        try:
+            yield
+        except UnloggedChange as error:
+            own = self.own_error(error)
+            locate(own, changes)
+            raise own from error
+        except TailraceError as error:
+            error.table = own_name(error.table)
+            locate(error, changes)
+            raise
 
     def targets(self, changes: Sequence[Change]) -> Sequence[Change]:
         """The same changes, with a twin in the place of a table that has one."""

@@ -8,9 +8,8 @@ into the target has its place here.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from enum import Enum
 
 from engine.change import (
@@ -28,8 +27,9 @@ from engine.change import (
     UnloggedPart,
 )
 from engine.checkpoint import Cause, Checkpoint, LeftState
-from engine.contract import Applied, AppliesAtOnce, ReadsByPolicy, RowFilter, Sink, Source
-from engine.errors import ConfigError, TailraceError, UnloggedChange
+from engine.contract import Applied, ReadsByPolicy, RowFilter, Sink, Source
+from engine.distance import AppliesAtOnce, AppliesReads
+from engine.errors import ConfigError, TailraceError
 from engine.log_status import now_at
 from engine.mapping.changes import Mapping
 from engine.mapping.single_rows import deletion
@@ -41,17 +41,16 @@ from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.events import Events
 from engine.pipeline.impossible import refuse_impossible
 from engine.pipeline.in_place import others_of, why_not_in_place
-from engine.pipeline.shown_statements import locate
+from engine.pipeline.notices import note_columns, note_part, note_replaced
+from engine.pipeline.reads import Reads
 from engine.pipeline.table_progress import ProgressTracker
-from engine.pipeline.twins import Twins, own_name
+from engine.pipeline.twins import Twins
 from engine.recovery import DeadLetter
 from engine.schema import Table, TableId
 from engine.settings.loader import ErrorSettings
 from engine.toolkit.key_order import is_ordered
 
 __all__ = ["TargetWriter", "Transaction"]
-
-log = logging.getLogger("tailrace.pipeline")
 
 #: The changes that change the target.
 DATA = (Rows, SchemaChange, Truncate, DeletePart, UnloggedPart, Cascade, CaughtUp)
@@ -104,6 +103,7 @@ class TargetWriter:
         self._reads_by_policy = source if isinstance(source, ReadsByPolicy) else None
         self._sink = sink
         self._applies_at_once = sink if isinstance(sink, AppliesAtOnce) else None
+        self._applies_reads = sink if isinstance(sink, AppliesReads) else None
         self._tracker = tracker
         self._twins = twins
         self._pipeline = checkpoint.pipeline
@@ -128,6 +128,8 @@ class TargetWriter:
         self.transaction = Transaction.EMPTY
         #: Whether ``position`` or its time is newer than in the stored checkpoint.
         self.moved = False
+        #: The number of batches that have changed something on the source.
+        self.changes = 0
         #: The number of commits.
         self.commits = 0
         self._last_commit = self._times_stored = time.monotonic()
@@ -178,6 +180,7 @@ class TargetWriter:
         """
         if batch.end is None and self.transaction is not Transaction.PARTIAL and self.moved:
             await self.commit()
+        self.changes += batch.has_data
         in_backfill = self._tracker.in_backfill
         changes = self._tracker.admit(batch.changes)
         before = self.position
@@ -207,21 +210,50 @@ class TargetWriter:
         if self.commits > commits:
             self._note_commit()
 
-    async def backfill(self, *chunks: Chunk) -> None:
-        """Apply the rows of chunks of one table, and record the progress of the table."""
-        others = [others_of(it) for it in chunks if self._is_by_range(it.table)]
-        if others:
-            await self._apply(others, {others[0].table.id}, "backfill")
-        rows = [Rows(it.table, "read", None, it.rows, size=it.size) for it in chunks if it.rows]
-        if rows:
-            id = rows[0].table.id
+    async def backfill(self, chunk: Chunk) -> None:
+        """Apply the rows of a chunk, and record the progress of its table."""
+        table, id = chunk.table, chunk.table.id
+        if self._is_by_range(table):
+            await self._apply([others_of(chunk)], {id}, "backfill")
+        if chunk.rows:
+            rows = [Rows(table, "read", None, chunk.rows, size=chunk.size)]
             if self._tracker.progress[id].columns and self._letters.concern(rows):
                 self._tracker.restart(id)  # which raises: a letter has all columns
-            with self._tracing.inside("chunk", table=str(id), rows=sum(map(len, rows))):
+            with self._tracing.inside("chunk", table=str(id), rows=len(chunk.rows)):
                 self._counters.backfilled_rows += await self._apply(rows, {id}, "backfill")
-        for chunk in chunks:
-            self._tracker.backfilled(chunk, self._source.reached)
+        self._note_chunk(chunk)
         self.transaction = Transaction.WHOLE
+
+    def applies_reads(self, table: Table) -> bool:
+        """Whether chunks of a table can be applied while more of them are read."""
+        progress = self._tracker.progress[table.id]
+        apart = progress.in_place or progress.columns or table.id in self._letters.guarded
+        return self._applies_reads is not None and not apart
+
+    async def backfill_reads(self, table: Table, chunks: AsyncIterator[Chunk]) -> None:
+        """As ``backfill`` with each of these chunks, of a table for which ``applies_reads``."""
+        assert self._applies_reads is not None
+        reads = Reads(
+            chunks, self._twins, self._mapping, self._note_chunk, self._work, self._metrics
+        )
+        with (
+            self._tracing.inside("chunk", table=str(table.id)),
+            self._twins.own_errors(reads.last),
+            self._tracing.inside("apply"),
+        ):
+            try:
+                applied = await self._applies_reads.apply_reads(reads.rows())
+            except TailraceError as error:
+                own = self._mapping.own_error(error, reads.last)
+                if own is error:
+                    raise
+                raise own from error
+        reads.count(self._found(self._mapping.found(applied)))
+        self._counters.backfilled_rows += reads.read_rows
+        self.transaction = Transaction.WHOLE
+
+    def _note_chunk(self, chunk: Chunk) -> None:
+        self._tracker.backfilled(chunk, self._source.reached)
 
     async def apply(self, changes: Sequence[Change]) -> None:
         """Apply changes that are not part of the stream: tables that are created, emptied or live.
@@ -365,33 +397,30 @@ class TargetWriter:
         targets = self._twins.targets(changes)
         if targets is not changes:
             names = {*names, *self._twins.target_ids(in_backfill)} - divided - self._twins.divided
-        try:
+        with self._twins.own_errors(changes):
             applied = await self._apply_mapped(targets, names, stage, end)
-        except UnloggedChange as error:
-            own = self._twins.own_error(error)
-            locate(own, changes)
-            raise own from error
-        except TailraceError as error:
-            error.table = own_name(error.table)
-            locate(error, changes)
-            raise
         for change in changes:
             if type(change) is UnloggedPart:
-                self._note_part(change)
+                note_part(self._pipeline, change)
             elif type(change) is SchemaChange and change.unlogged:
-                self._note_columns(change)
-        found = self._twins.found(applied)
-        if self._reads_by_policy is not None:
-            for place, count in self._reads_by_policy.take_replaced().items():
-                found.replaced[place] = found.replaced.get(place, 0) + count
-        if found.replaced:
-            self._note_replaced(found.replaced)
+                note_columns(self._pipeline, change)
+        found = self._found(applied)
         work = self._work.count(changes)
         self._metrics.applied(work, found)
         if times := self._work.take_times():
             self._counters.changed.update(times)
             self._metrics.tables.changed(times)
         return sum(it.rows for it in work.values())
+
+    def _found(self, applied: Applied) -> Applied:
+        """What the sink and the source's policies have found, by the tables' own names."""
+        found = self._twins.found(applied)
+        if self._reads_by_policy is not None:
+            for place, count in self._reads_by_policy.take_replaced().items():
+                found.replaced[place] = found.replaced.get(place, 0) + count
+        if found.replaced:
+            note_replaced(self._pipeline, found.replaced, self._counters.replaced)
+        return found
 
     async def _apply_mapped(
         self,
@@ -423,28 +452,6 @@ class TargetWriter:
             found = found.joined(mapping.found(applied))
         return found
 
-    def _note_part(self, change: UnloggedPart) -> None:
-        log.warning(
-            "a part of the table is backfilled again",
-            extra={
-                "pipeline": self._pipeline,
-                "table": str(change.table.id),
-                "column": change.part.column,
-                "reason": change.reason,
-            },
-        )
-
-    def _note_columns(self, change: SchemaChange) -> None:
-        log.warning(
-            "new columns of the table are backfilled",
-            extra={
-                "pipeline": self._pipeline,
-                "table": str(change.after and change.after.id),
-                "column": ", ".join(change.unlogged),
-                "reason": change.reason,
-            },
-        )
-
     async def _apply_or_commit(
         self,
         targets: Sequence[Change],
@@ -459,22 +466,6 @@ class TargetWriter:
                 self.commits += 1
                 return applied
         return await self._sink.apply(targets, in_backfill)
-
-    def _note_replaced(self, replaced: Collection[tuple[TableId, str, str]]) -> None:
-        """Log the columns in which a policy has changed values for the first time."""
-        for place in replaced:
-            if place not in self._counters.replaced:
-                self._counters.replaced.add(place)
-                table, column, policy = place
-                log.warning(
-                    "values of a column are changed by a policy",
-                    extra={
-                        "pipeline": self._pipeline,
-                        "table": str(table),
-                        "column": column,
-                        "policy": policy,
-                    },
-                )
 
     def _note_end(self, end: Commit | Heartbeat, *, moved: bool) -> None:
         """Record the time up to which the target equals the source after the next commit.

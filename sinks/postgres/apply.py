@@ -19,16 +19,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from psycopg.errors import UniqueViolation
 
-from engine.change import Cascade, DeleteRange, KeepKeys, Row
+from engine.change import Cascade, DeleteRange, KeepKeys, Row, Rows
 from engine.contract import Applied
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.stored import Storage
 from engine.errors import TailraceError
 from engine.schema import Table, TableId
-from engine.toolkit.compaction import NetChanges
+from engine.toolkit.compaction import NetChanges, net_changes
 from sinks.postgres.cascades import Cascades
 from sinks.postgres.copy import LARGE_BYTES, Encoder, Parameters
-from sinks.postgres.session import MAX_WRITE_BYTES, Cursor, Session
+from sinks.postgres.session import MAX_WRITE_BYTES, Cursor, Session, Write
 from sinks.postgres.staging import StagingTables
 from sinks.postgres.statements import Statements
 
@@ -39,6 +39,8 @@ __all__ = ["Applier"]
 ANALYZED_ROWS = 10_000
 #: After a direct COPY has hit an existing row, inserts into the table are staged this many times.
 STAGED_INSERTS = 20
+#: How much text of a COPY is kept until its end.
+KEPT_BYTES = 32 << 20
 
 
 T = TypeVar("T")
@@ -77,6 +79,53 @@ class Applier:
                     else self._apply_multiset(net, sql, applied)
                 )
                 _count_drift(applied, net, drift)
+
+    async def apply_reads(self, reads: AsyncIterator[Rows], applied: Applied) -> None:
+        """Apply rows of a backfill, all of one table, by as few COPYs as possible."""
+        await self._session.begin()
+        rows = await anext(reads, None)
+        while rows is not None:
+            keyed = bool(rows.table.key)
+            if rows.size > KEPT_BYTES or (keyed and self._must_stage_inserts(rows.table.id)):
+                await self.apply(net_changes([rows]), applied)
+                rows = await anext(reads, None)
+            else:
+                rows = await self._copy_reads(rows, reads, applied)
+
+    async def _copy_reads(
+        self, first: Rows, reads: AsyncIterator[Rows], applied: Applied
+    ) -> Rows | None:
+        """Copy rows while more of them are read. Returns those that were read and not copied.
+
+        The text of the rows of a table with a key is kept until the COPY has ended: if one of them
+        exists already, all of them are merged.
+        """
+        id, sql = first.table.id, self._sql(first.table)
+        staging, kept = sql.rows(None), list[bytes]()
+        rest: Rows | None = first
+
+        async def send(write: Write) -> None:
+            nonlocal rest
+            size = 0
+            while rest is not None and rest.size + size <= KEPT_BYTES:
+                pieces = staging.encoder.pieces(rest.after or (), large=rest.size > LARGE_BYTES)
+                for piece in pieces:
+                    if first.table.key:
+                        kept.append(piece)
+                        size += len(piece)
+                    await write(piece)
+                rest = await anext(reads, None)
+
+        copying = partial(self._session.copy_from, sql.copy(None), send, table=id)
+        if not first.table.key:
+            await copying()
+        elif not await self._session.in_savepoint(copying, (UniqueViolation,)):
+            self._staged_inserts[id] = STAGED_INSERTS
+            staged = await self._staging.load_pieces(id, staging, kept)
+            query = sql.insert(staged, None, True, if_different=id in self._in_place)
+            await self._session.execute_bulk(query, table=id)
+        _count_replaced(applied, id, staging.encoder)
+        return rest
 
     def is_small(self, net: NetChanges) -> bool:
         """Whether statements for single rows apply it. There are none for key changes, nor for

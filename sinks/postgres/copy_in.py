@@ -10,8 +10,7 @@ Protocol: PostgreSQL manual, "Message Flow", "Simple Query" and "COPY Operations
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -20,15 +19,24 @@ from psycopg.generators import copy_end, copy_to, execute
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
-__all__ = ["CopyIn", "copy_in"]
+__all__ = ["CopyIn"]
 
 
 class CopyIn:
-    """A COPY that has begun; ``rows`` is the number of copied rows when it has ended."""
+    """A COPY on a connection whose lock the caller holds; ``rows`` is the number of copied rows
+    when it has ended. The methods raise psycopg's errors.
+    """
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
         self.rows = 0
+
+    async def begin(self, before: Sequence[str], query: str) -> None:
+        """Execute the statements of ``before``, then begin COPY … FROM STDIN."""
+        connection = self._connection
+        connection.pgconn.send_query("; ".join([*before, query]).encode())
+        for result in await connection.wait(execute(connection.pgconn)):
+            _raise_if_failed(result)
 
     async def write(self, data: bytes) -> None:
         """Send data, and wait until the network has taken it."""
@@ -38,29 +46,6 @@ class CopyIn:
         """End the data. With a ``reason`` the server raises it as an error."""
         result = await self._connection.wait(copy_end(self._connection.pgconn, reason))
         self.rows = result.command_tuples or 0
-
-
-@asynccontextmanager
-async def copy_in(
-    connection: psycopg.AsyncConnection[Any], before: Sequence[str], query: str
-) -> AsyncIterator[CopyIn]:
-    """Execute the statements of ``before``, then COPY … FROM STDIN, whose data the block writes.
-
-    Raises psycopg's errors, at the latest at the end of the block.
-    """
-    async with connection.lock:
-        connection.pgconn.send_query("; ".join([*before, query]).encode())
-        for result in await connection.wait(execute(connection.pgconn)):
-            _raise_if_failed(result)
-        copy, complete = CopyIn(connection), False
-        try:
-            yield copy
-            complete = True
-        finally:
-            if not complete:
-                with suppress(psycopg.Error):
-                    await copy.end(b"the client has given the COPY up")
-        await copy.end()
 
 
 def _raise_if_failed(result: PGresult) -> None:

@@ -29,12 +29,15 @@ from engine.databases.postgres.session_settings import set_statements
 from engine.databases.postgres.settings import guard
 from engine.databases.side import TARGET
 from engine.errors import ApplyError, SinkError, SinkLost, TailraceError
-from sinks.postgres.copy_in import copy_in
+from sinks.postgres.copy_in import CopyIn
 from sinks.postgres.settings import PostgresSettings
 
-__all__ = ["Cursor", "Session", "is_reachable"]
+__all__ = ["Cursor", "Session", "Write", "is_reachable"]
 
 Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
+
+#: Sends data of a COPY.
+Write = Callable[[bytes], Awaitable[None]]
 
 #: Settings for a session that writes. By the keepalives the server detects that this client is
 #: gone.
@@ -289,14 +292,46 @@ class Session:
 
     async def copy(self, query: str, pieces: Iterable[bytes], *, table: object = None) -> int:
         """Execute COPY … FROM STDIN; returns the number of rows."""
-        async with self.translate_errors(table, self._settings.statement_timeout_seconds):
-            before, self._later = self._later, []
-            async with copy_in(self.connection, before, query) as copy:
-                for piece in pieces:
-                    for start in range(0, len(piece), MAX_WRITE_BYTES):
-                        async with self.translate_errors(table):
-                            await copy.write(piece[start : start + MAX_WRITE_BYTES])
+
+        async def all_pieces(write: Write) -> None:
+            for piece in pieces:
+                await write(piece)
+
+        return await self.copy_from(query, all_pieces, table=table)
+
+    async def copy_from(
+        self, query: str, send: Callable[[Write], Awaitable[None]], *, table: object = None
+    ) -> int:
+        """Execute COPY … FROM STDIN of what ``send`` writes; returns the number of rows. ``send``
+        may wait for something else than the server, for as long as it likes.
+        """
+        seconds = self._settings.statement_timeout_seconds
+        before, self._later = self._later, []
+
+        async def write(data: bytes) -> None:
+            for start in range(0, len(data), MAX_WRITE_BYTES):
+                async with self.translate_errors(table):
+                    await copy.write(data[start : start + MAX_WRITE_BYTES])
+
+        copy = CopyIn(self.connection)
+        async with self.connection.lock:
+            async with self.translate_errors(table, seconds):
+                await copy.begin(before, query)
+            complete = False
+            try:
+                await send(write)
+                complete = True
+            finally:
+                if not complete:
+                    await self._give_copy_up(copy)
+            async with self.translate_errors(table, seconds):
+                await copy.end()
         return copy.rows
+
+    async def _give_copy_up(self, copy: CopyIn) -> None:
+        with suppress(TailraceError):
+            async with self.translate_errors():
+                await copy.end(b"the client has given the COPY up")
 
     async def in_savepoint(
         self, execute: Callable[[], Awaitable[int]], expected: tuple[type[psycopg.Error], ...]

@@ -149,6 +149,12 @@ class PostgresSink:
                 await self._follow(segment, applied)
         return applied
 
+    async def apply_reads(self, reads: AsyncIterator[Rows]) -> Applied:
+        """As ``AppliesReads.apply_reads``."""
+        applied = Applied()
+        await self._applier.apply_reads(reads, applied)
+        return applied
+
     async def commit(self, checkpoint: Checkpoint) -> None:
         """As ``Sink.commit``.
 

@@ -9,7 +9,7 @@ recently are kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from engine.change import Row
 from engine.databases.postgres.identifiers import quote
@@ -72,9 +72,13 @@ class StagingTables:
         """The name of the staging table, which holds ``rows`` and nothing else. ``large``: they may
         have large values.
         """
+        return await self.load_pieces(id, staging, staging.encoder.pieces(rows, large=large))
+
+    async def load_pieces(self, id: TableId, staging: StagingTable, pieces: Iterable[bytes]) -> str:
+        """As ``load``, with the text of the rows."""
         name = await self.create(id, staging)
         query = f"COPY {name} ({staging.columns}) FROM STDIN"
-        await self._session.copy(query, staging.encoder.pieces(rows, large=large), table=id)
+        await self._session.copy(query, pieces, table=id)
         return name
 
     async def drop(self, id: TableId) -> None:

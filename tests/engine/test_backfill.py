@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.change import Begin, Change, Chunk, Rows, SchemaChange
+from engine.change import Begin, Change, Chunk, SchemaChange
 from engine.checkpoint import Checkpoint, TableProgress
-from engine.contract import Applied, RowFilter, State
+from engine.contract import RowFilter, State
 from engine.errors import SinkLost, SourceError, UnloggedChange
 from engine.mapping.changes import Mapping
 from engine.pipeline.reader_queue import ReaderQueue
@@ -20,7 +20,7 @@ from engine.schema import Column, Part, Table, TableId, Type
 from engine.settings.loader import BackfillSettings, BatchSettings
 from engine.settings.mapping import TableRules
 from engine.toolkit.memory_table import MemoryTable
-from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
+from sinks.memory import MemoryStore
 from sources.memory import ABORT, END, MemoryDatabase, MemorySettings, MemorySource
 from tests.support.memory_pipeline import (
     ID,
@@ -284,33 +284,6 @@ def test_an_alteration_that_is_not_in_the_log_is_an_unlogged_change() -> None:
     assert caught.value.hint
     altered = make_pipeline(database, store)
     run(altered, until_caught_up=True)
-    assert_mirrored(database, store)
-
-
-class FarSink(MemorySink):
-    """A sink whose target is 20 ms away; ``chunks`` is how many each write of a backfill had."""
-
-    round_trip_seconds = 0.02
-
-    def __init__(self, store: MemoryStore) -> None:
-        super().__init__(MemorySinkSettings("memory:test"), "test", store)
-        self.chunks: list[int] = []
-
-    async def apply(
-        self, changes: Sequence[Change], in_backfill: Collection[TableId] = ()
-    ) -> Applied:
-        if isinstance(changes[0], Rows) and changes[0].op == "read":
-            self.chunks.append(len(changes))
-        return await super().apply(changes, in_backfill)
-
-
-@pytest.mark.parametrize("table", [KEYED, KEYLESS], ids=str)
-def test_chunks_are_written_together_on_a_far_target(table: Table) -> None:
-    database, store = MemoryDatabase(), MemoryStore()
-    database.load(table, [(n, "a") for n in range(15)])
-    sink = FarSink(store)
-    run(make_pipeline(database, store, sink=sink), until_caught_up=True)
-    assert sink.chunks == [3, 3, 2]
     assert_mirrored(database, store)
 
 

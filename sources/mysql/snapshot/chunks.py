@@ -40,6 +40,7 @@ from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.snapshot.keyset import Key, Keyset
 from sources.mysql.snapshot.live_tables import same_shape, without_rows
+from sources.mysql.snapshot.ranges import Range, RangePart, Split
 from sources.mysql.snapshot.result_set import query_rows
 from sources.mysql.snapshot.sessions import Sessions
 from sources.mysql.snapshot.text_rows import select_list, text_rows
@@ -188,24 +189,6 @@ class ChunkReader:
         self._sessions.close()
 
 
-class _Range(msgspec.Struct, frozen=True):
-    """Keys above ``after`` and up to ``last``; without ``last``, the next ``limit`` rows.
-    ``is_next``: its chunk is the next one to be delivered.
-    """
-
-    after: Key | None
-    last: Key | None
-    limit: int
-    is_next: threading.Event = msgspec.field(default_factory=threading.Event)
-
-
-class _Part(msgspec.Struct, frozen=True):
-    """The chunk that was read from a range, and the rest of the range."""
-
-    chunk: Chunk
-    rest: _Range | None
-
-
 class _Reading:
     """One read of one table; ``abandoned`` makes the reads that are running end."""
 
@@ -249,7 +232,7 @@ class _Reading:
             )
             self._check_keys(lease.connection)
             self._check_condition(lease.connection)
-        start = _Range(after, None, self._limit)
+        start = Range(after, None, self._limit)
         if count < start.limit and not self._where:
             # By the statistics, one read is enough.
             start.is_next.set()
@@ -258,7 +241,8 @@ class _Reading:
             if part.rest is None:
                 return
             start = part.rest
-        pool = ThreadPoolExecutor(readers, thread_name_prefix="tailrace-chunks")
+        # One thread more than readers, for the ends of the ranges.
+        pool = ThreadPoolExecutor(readers + 1, thread_name_prefix="tailrace-chunks")
         try:
             yield from self._in_order(pool, start, readers)
         finally:
@@ -303,9 +287,9 @@ class _Reading:
                 lease.spoiled = False
         yield Chunk(self._table, rows, None, high_watermark, size)
 
-    def _in_order(self, pool: ThreadPoolExecutor, start: _Range, readers: int) -> Iterator[Chunk]:
-        pending: deque[tuple[_Range, Future[_Part]]] = deque()
-        ahead: _Range | None = start
+    def _in_order(self, pool: ThreadPoolExecutor, start: Range, readers: int) -> Iterator[Chunk]:
+        pending: deque[tuple[Range, Future[RangePart]]] = deque()
+        ahead: Future[Split] | None = self._split_ahead(pool, start, readers)
         while ahead is not None or pending:
             ahead = self._fill(pool, pending, ahead, readers)
             piece, future = pending.popleft()
@@ -317,7 +301,8 @@ class _Reading:
                 pass
             elif part.rest.last is None:
                 # A range with an open end is the last one, so no other read is pending.
-                ahead = msgspec.structs.replace(part.rest, limit=self._limit)
+                rest = msgspec.structs.replace(part.rest, limit=self._limit)
+                ahead = self._split_ahead(pool, rest, readers)
             else:
                 pending.appendleft((part.rest, pool.submit(self._read, part.rest)))
             # Keep reading while the caller works on this chunk.
@@ -327,24 +312,32 @@ class _Reading:
     def _fill(
         self,
         pool: ThreadPoolExecutor,
-        pending: deque[tuple[_Range, Future[_Part]]],
-        ahead: _Range | None,
+        pending: deque[tuple[Range, Future[RangePart]]],
+        ahead: Future[Split] | None,
         readers: int,
-    ) -> _Range | None:
-        """Start reads until all readers are busy; return the range that is left."""
+    ) -> Future[Split] | None:
+        """Start reads until all readers are busy; return what is left, with its first range."""
         while ahead is not None and len(pending) < readers:
-            # With a condition, a read without an end might have to pass over the whole table.
-            splits = readers > 1 or bool(self._where)
-            piece, ahead = self._split(ahead) if splits else (ahead, None)
+            piece, rest = ahead.result()
             pending.append((piece, pool.submit(self._read, piece)))
+            ahead = None if rest is None else self._split_ahead(pool, rest, readers)
         return ahead
+
+    def _split_ahead(self, pool: ThreadPoolExecutor, ahead: Range, readers: int) -> Future[Split]:
+        """Find the range of the next chunk while chunks are read."""
+        # With a condition, a read without an end might have to pass over the whole table.
+        if readers > 1 or self._where:
+            return pool.submit(self._split, ahead)
+        whole: Future[Split] = Future()
+        whole.set_result((ahead, None))
+        return whole
 
     @property
     def _limit(self) -> int:
         """The number of rows of the next chunk."""
         return max(1, min(self._rows, int(_CHUNK_BYTES / self.row_bytes)))
 
-    def _split(self, ahead: _Range) -> tuple[_Range, _Range | None]:
+    def _split(self, ahead: Range) -> Split:
         """The range of the next chunk, and the range after it."""
         limit = self._limit
         query = (
@@ -356,11 +349,11 @@ class _Reading:
             pieces = list(self._rows_of(lease.connection, self._keys, query))
         found = [row for rows, _ in pieces for row in rows]
         if not found:
-            return _Range(ahead.after, None, limit), None
+            return Range(ahead.after, None, limit), None
         self._check_progress(ahead.after, found[0])
-        return _Range(ahead.after, found[0], limit), _Range(found[0], None, limit)
+        return Range(ahead.after, found[0], limit), Range(found[0], None, limit)
 
-    def _read(self, piece: _Range) -> _Part:
+    def _read(self, piece: Range) -> RangePart:
         """Read one chunk in a transaction of its own."""
         where = self._keyset.between(piece.after, piece.last, self._where)
         tail = f"{where} ORDER BY {self._keyset.order}"
@@ -403,17 +396,17 @@ class _Reading:
         return rows, size, True
 
     def _part(
-        self, piece: _Range, rows: list[Row], size: int, whole: bool, high_watermark: MySQLPosition
-    ) -> _Part:
+        self, piece: Range, rows: list[Row], size: int, whole: bool, high_watermark: MySQLPosition
+    ) -> RangePart:
         rest = None
         if not whole or (piece.last is None and len(rows) >= piece.limit):
-            rest = _Range(self._key_of(rows[-1]), piece.last, piece.limit) if rows else None
+            rest = Range(self._key_of(rows[-1]), piece.last, piece.limit) if rows else None
         if rest is not None:
             self._check_progress(piece.after, rest.after)
         end = piece.last if rest is None else rest.after
         cursor = None if end is None else self._keyset.cursor(end)
         keys = KeyRange(piece.after, end)
-        return _Part(Chunk(self._shown, rows, cursor, high_watermark, size, keys), rest)
+        return RangePart(Chunk(self._shown, rows, cursor, high_watermark, size, keys), rest)
 
     def _key_of(self, row: Row) -> Key:
         return tuple(row[ordinal] for ordinal in self._shown.key)
