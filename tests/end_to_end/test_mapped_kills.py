@@ -23,7 +23,7 @@ Fresh = Callable[[AnyServer], str]
 ROWS = 2_000
 MORE = """
 [backfill]
-chunk_rows = 15
+chunk_rows = 3
 slice_seconds = 0.05
 [mask]
 key = "a secret"
@@ -60,7 +60,7 @@ def test_kills_during_the_backfill_of_merged_tables(
             config = write_config(tmp_path, server.url, target_database, patterns, more=more)
             for number in range(kills):
                 with EngineProcess(config) as engine:
-                    status = engine.wait_status(lambda s: s["backfilled_rows"] >= 200)
+                    status = engine.wait_status(lambda s: s["backfilled_rows"] >= 50)
                     engine.kill()
                 assert any(it["state"] != "live" for it in status["tables"])
                 for source in sources:
