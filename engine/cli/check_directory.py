@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,9 +15,11 @@ import msgspec
 
 from engine.cli.address import check_address
 from engine.cli.checked import Checked
+from engine.cli.directory import supervisor_status
 from engine.cli.output import print_json, print_tables
 from engine.cli.supervise import read_directory
 from engine.contract import Finding
+from engine.errors import TailraceError
 from engine.ops.log import printable
 from engine.ops.supervisor.processes import Found, without_namesakes
 from engine.settings.api import ApiSettings
@@ -72,10 +76,19 @@ async def _check(directory: Path, check_one: CheckOne) -> tuple[list[CheckedFile
 
     results = await asyncio.gather(*map(check, files))
     api = msgspec.structs.replace(own.api, listen=own.listen)
-    address, status = await check_address(api, used=any(it.runs for it in results))
+    used = any(it.runs for it in results) or await _is_served(directory)
+    address, status = await check_address(api, used=used)
     checked = [
         CheckedFile(str(file.file), file.name, it.findings)
         for file, it in zip(files, results, strict=True)
     ]
     checked.append(CheckedFile(str(directory / FILE), None, address))
     return checked, max(status, *(it.exit_status for it in results))
+
+
+async def _is_served(directory: Path) -> bool:
+    """Whether the supervisor of the directory runs, perhaps without engines."""
+    with suppress(TailraceError):
+        await supervisor_status(directory, argparse.Namespace(token_file=None, tls_ca=None))
+        return True
+    return False

@@ -24,7 +24,13 @@ from engine.settings.supervisor import load_supervisor
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["give_supervisor", "is_directory", "pipelines_of", "show_status"]
+__all__ = [
+    "give_supervisor",
+    "is_directory",
+    "pipelines_of",
+    "show_status",
+    "supervisor_status",
+]
 
 
 def is_directory(options: argparse.Namespace) -> bool:
@@ -47,7 +53,7 @@ def give_supervisor(command: Literal["reload", "stop"], options: argparse.Namesp
 
 def show_status(options: argparse.Namespace) -> int:
     """Print the state of all pipelines. Returns the exit status: 1 if one does not go on."""
-    found = asyncio.run(_status(options.config, options))
+    found = asyncio.run(supervisor_status(options.config, options))
     if options.json:
         print_json(found)
     else:
@@ -58,7 +64,7 @@ def show_status(options: argparse.Namespace) -> int:
 def pipelines_of(directory: Path, options: argparse.Namespace) -> list[tuple[str, str, ApiAddress]]:
     """The name, the configuration and the API of each pipeline that the supervisor has."""
     address = _address(directory, options)
-    found = asyncio.run(_status(directory, options))
+    found = asyncio.run(supervisor_status(directory, options))
     return [
         (
             it.pipeline,
@@ -75,7 +81,8 @@ def _address(directory: Path, options: argparse.Namespace) -> ApiAddress:
     return configured_address(api, options)
 
 
-async def _status(directory: Path, options: argparse.Namespace) -> SupervisorStatus:
+async def supervisor_status(directory: Path, options: argparse.Namespace) -> SupervisorStatus:
+    """What the supervisor of a directory says of its pipelines. Raises ApiError without one."""
     from engine.cli.api_client import connect
 
     async with connect(_address(directory, options), user()) as client:

@@ -205,6 +205,13 @@ def test_one_source_into_several_targets(
             shops.assert_arrived("first")
         # Neither takes the connection of the other one.
         assert {it["status"]["reconnects"] for it in server.pipelines().values()} == {0}
+        # The address is that of the supervisor, which also runs without engines.
+        listen = f'listen = "127.0.0.1:{engine.port}"\n'
+        (directory / "supervisor.toml").write_text(TOKENS + listen)
+        for name in ("first", "second"):
+            tailrace(0, "stop", directory / f"{name}.toml")
+            server.wait(name, lambda it: it["process"] == "ended")
+        assert f"127.0.0.1:{engine.port} can be used" in tailrace(0, "check", directory)
         assert engine.terminate() == 0, engine.tail()
 
 
