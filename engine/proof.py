@@ -12,9 +12,17 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from engine.schema import TableId
+from engine.schema import Table, TableId
 
-__all__ = ["ProofOutcome", "ProofStore", "TableProof", "read_proofs"]
+__all__ = [
+    "ProofOutcome",
+    "ProofStore",
+    "Resumes",
+    "TableProof",
+    "Unfinished",
+    "UnfinishedStore",
+    "read_proofs",
+]
 
 ProofOutcome = Literal["equal", "different", "inconclusive"]
 
@@ -44,6 +52,56 @@ class TableProof(msgspec.Struct, frozen=True):
     sampled: bool = False
     reason: str = ""
     equal_at: float | None = None
+
+
+class Unfinished(msgspec.Struct, frozen=True):
+    """How far the comparison of a table has got: the rows with keys up to ``after`` have been
+    compared, and none of them is undecided.
+
+    ``started_at``, ``position`` and ``seconds`` are as in the outcome, which counts from there:
+    when the comparison began, the end of the source's log then, and how long it has lasted.
+    ``rows`` of the source have been compared, ``read`` of them one by one, with ``counts`` of
+    differences by kind. ``source`` and ``target`` are the checksums so far. ``version`` tells
+    whether the table is still the same.
+    """
+
+    started_at: float
+    position: str
+    seconds: float
+    after: tuple[str | None, ...]
+    rows: int
+    read: int
+    counts: dict[str, int]
+    source: tuple[int, int, int]
+    target: tuple[int, int, int]
+    version: str = ""
+
+
+class Resumes(Protocol):
+    """Keeps how far comparisons have got."""
+
+    def unfinished(self, table: Table) -> Unfinished | None:
+        """Where the comparison of this table goes on; None if it begins."""
+
+    def is_time(self) -> bool:
+        """Whether it is time to save."""
+
+    async def save(self, table: Table, unfinished: Unfinished) -> None:
+        """Keep this."""
+
+
+@runtime_checkable
+class UnfinishedStore(Protocol):
+    """A sink that keeps the comparisons that have not ended, each method over its own connection.
+    It forgets that of a table which is not live any more, because its rows may be others then."""
+
+    async def save_unfinished(self, id: TableId, unfinished: Unfinished | None) -> None:
+        """Store how far the comparison of a table has got; None if it has ended."""
+        ...
+
+    async def unfinished(self) -> dict[TableId, Unfinished]:
+        """What is stored."""
+        ...
 
 
 @runtime_checkable

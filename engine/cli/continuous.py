@@ -4,7 +4,8 @@ The comparison that an engine makes by itself (``[verify] continuous = true``).
 It is a task beside the pipeline, with connections of its own. It knows of the pipeline only its
 status: the committed position, for which a comparison waits, and whether there is work to do, while
 which it rests. The outcome of each table is stored in the target, so a restart goes on with the
-table whose last comparison is oldest.
+table whose last comparison is oldest. So is how far its comparison by ranges has got, and a restart
+goes on there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from hashlib import sha256
 from typing import Final
+
+import msgspec
 
 from engine.checkpoint import TableProgress
 from engine.cli.engine import Engine
@@ -25,7 +29,7 @@ from engine.errors import ConfigError, TailraceError
 from engine.mapping.reader import MappedReader, SharesReader
 from engine.ops.log_fields import error_fields
 from engine.ops.metrics import Metrics
-from engine.proof import ProofStore, TableProof
+from engine.proof import ProofStore, TableProof, Unfinished, UnfinishedStore
 from engine.recovery import PassesOver
 from engine.remedies import rendered
 from engine.schema import Table, TableId
@@ -33,6 +37,7 @@ from engine.settings.loader import Settings
 from engine.settings.verify import VerifySettings
 from engine.verify import comparison
 from engine.verify.pace import Pace
+from engine.verify.report import TableReport
 
 __all__ = ["ContinuousVerify", "due"]
 
@@ -52,8 +57,67 @@ STATUS_SECONDS: Final = 0.25
 #: duration of its comparison, if that is sooner than it would be otherwise.
 AGAIN_SECONDS: Final = 3600.0
 AGAIN_TIMES: Final = 10.0
+#: How often it is stored how far a comparison has got.
+SAVE_SECONDS: Final = 5.0
 #: Rows of a chunk: few, because the pipeline shares the interpreter with the comparison.
 CHUNK_ROWS: Final = 1000
+
+
+class _Resuming:
+    """Keeps how far the comparisons of a round have got (``engine.proof.Resumes``). ``known`` is
+    what was stored before. What is too old is not used, so that a proof says something of today."""
+
+    def __init__(
+        self,
+        sink: UnfinishedStore,
+        known: Mapping[TableId, Unfinished],
+        record: Record,
+        oldest: float,
+    ) -> None:
+        self._sink = sink
+        self._record = record
+        self._known = known
+        self._oldest = oldest
+        self._kept = set(known)
+        self._saved_at = time.monotonic()
+
+    def unfinished(self, table: Table) -> Unfinished | None:
+        """As ``Resumes.unfinished``."""
+        found = self._known.get(table.sources[0].id)
+        if found is None or found.version != _version(table) or found.started_at < self._oldest:
+            return None
+        return found
+
+    def is_time(self) -> bool:
+        """As ``Resumes.is_time``."""
+        return time.monotonic() - self._saved_at > SAVE_SECONDS
+
+    async def save(self, table: Table, unfinished: Unfinished) -> None:
+        """As ``Resumes.save``."""
+        self._saved_at = time.monotonic()
+        kept = msgspec.structs.replace(unfinished, version=_version(table))
+        await self._sink.save_unfinished(table.sources[0].id, kept)
+        self._kept.add(table.sources[0].id)
+
+    async def found(self, table: Table, report: TableReport) -> None:
+        """Note the outcome, and forget a comparison that has ended."""
+        await self._record.add(table, report)
+        id = table.sources[0].id
+        if id in self._kept:
+            await self._sink.save_unfinished(id, None)
+            self._kept.remove(id)
+
+
+async def _resuming(sink: object, record: Record, rules: VerifySettings) -> _Resuming | None:
+    if not isinstance(sink, UnfinishedStore):
+        return None
+    oldest = time.time() - max(rules.every_seconds, AGAIN_SECONDS)
+    return _Resuming(sink, await sink.unfinished(), record, oldest)
+
+
+def _version(table: Table) -> str:
+    """What tells a table from one of another shape."""
+    return sha256(msgspec.json.encode(table)).hexdigest()
 
 
 class ContinuousVerify:
@@ -118,6 +182,7 @@ class ContinuousVerify:
         ):
             waiting = Waiting(source, self._committed)
             record = Record(sink, state)
+            resumes = await _resuming(sink, record, rules)
             try:
                 await comparison.verify(
                     _for_a_while(tables),
@@ -127,8 +192,9 @@ class ContinuousVerify:
                     passed=waiting.passed,
                     chunk_rows=CHUNK_ROWS,
                     progress=progress,
-                    found=record.add,
+                    found=record.add if resumes is None else resumes.found,
                     pace=pace,
+                    resumes=resumes,
                 )
             finally:
                 await record.store()

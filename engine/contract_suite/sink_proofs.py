@@ -10,13 +10,16 @@ import pytest
 from engine.checkpoint import TableProgress
 from engine.contract import Sink
 from engine.contract_suite.target import KEYLESS, TABLE, Engine, Target, create, rule
-from engine.proof import ProofStore, TableProof
+from engine.proof import ProofStore, TableProof, Unfinished, UnfinishedStore
 from engine.recovery import Resettable
 
 __all__ = ["ProofRules"]
 
 EQUAL = TableProof("equal", 1000.25, 1002.5, "7", rows=5, equal_at=1000.25)
 DIFFERENT = TableProof("different", 2000.0, 2001.0, "8", 5, 1, 2, reason="hot", sampled=True)
+UNFINISHED = Unfinished(
+    1000.5, "7", 2.25, ("é", None), 10, 3, {"changed": 2}, (10, 2**64 - 1, 0), (9, 1, 2), "v"
+)
 LIVE = TableProgress("live")
 
 
@@ -59,6 +62,32 @@ class ProofRules:
             await engine.commit(item=LIVE, remark=LIVE)
             again = msgspec.structs.replace(EQUAL, position="")
             assert await store.proofs() == {TABLE.id: again, KEYLESS.id: EQUAL}
+
+    @rule()
+    async def test_an_unfinished_comparison_is_kept_while_its_table_is_live(
+        self, target: Target
+    ) -> None:
+        store = target.sink()
+        if not isinstance(store, UnfinishedStore):
+            pytest.skip("the sink keeps no comparisons that have not ended")
+        again = TableProgress("pending", again=True)
+        async with Engine(target) as engine:
+            await engine.apply(*create(TABLE), *create(KEYLESS))
+            await engine.commit(item=LIVE, remark=again)
+            for id in (TABLE.id, KEYLESS.id):
+                await store.save_unfinished(id, UNFINISHED)
+            assert await store.unfinished() == {TABLE.id: UNFINISHED}
+            await engine.commit(item=again, remark=LIVE)
+            assert await store.unfinished() == {}
+            await store.save_unfinished(KEYLESS.id, UNFINISHED)
+            farther = msgspec.structs.replace(UNFINISHED, after=("9", None))
+            await store.save_unfinished(KEYLESS.id, farther)
+            assert await store.unfinished() == {KEYLESS.id: farther}
+            await store.save_unfinished(KEYLESS.id, None)
+            assert await store.unfinished() == {}
+            await store.save_unfinished(KEYLESS.id, UNFINISHED)
+            await engine.commit(item=again)
+            assert await store.unfinished() == {}
 
     @rule()
     async def test_a_reset_removes_the_proofs(self, target: Target) -> None:

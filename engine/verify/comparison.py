@@ -46,9 +46,10 @@ from msgspec import UNSET
 
 from engine.contract import RowReader
 from engine.errors import SinkRejected, SourceRejected, TailraceError
+from engine.proof import Resumes, Unfinished
 from engine.schema import Table
 from engine.toolkit.checksums import EVERYTHING, Checksum, is_ordered
-from engine.toolkit.sampling import SampleSize, batches
+from engine.toolkit.sampling import SampleSize
 from engine.verify.multisets import (
     Deviation,
     Multiset,
@@ -62,6 +63,7 @@ from engine.verify.ranges import RangeComparison
 from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
 from engine.verify.recheck import Passed, PipelineWaiter, Rechecker
 from engine.verify.report import Difference, Key, Sample, TableReport, VerifyReport
+from engine.verify.samples import compare_sample, shares_of
 
 __all__ = ["verify"]
 
@@ -93,6 +95,7 @@ async def verify(
     found: Found | None = None,
     pace: Pace | None = None,
     sample: SampleSize | None = None,
+    resumes: Resumes | None = None,
 ) -> VerifyReport:
     """Compare ``tables``, one after the other. ``found`` is called with the result of each;
     ``pace`` is the budget of all reads.
@@ -104,7 +107,8 @@ async def verify(
     is called with a table's name and the number of its rows that have been compared. ``by_rows``
     reads all rows, also where both databases can compute checksums. ``in_detail``: the reports
     have values of rows that differ. ``sample``: only so many random rows of each table are
-    compared, but all of a table with no more rows, or without a key. The readers are called from
+    compared, but all of a table with no more rows, or without a key. ``resumes`` keeps how far the
+    comparison of a table has got, so that another run can go on there. The readers are called from
     threads, each by one at a time.
 
     Raises the errors of the readers' connections, after ``found`` has got the result of the table
@@ -120,6 +124,7 @@ async def verify(
         kind = _KeyedComparison if table.key else _KeylessComparison
         comparison = kind(table, source_reader, target_reader, pipeline, chunk_rows, progress)
         comparison.in_detail, comparison.sample_size = in_detail, sample
+        comparison.resumes = resumes
         try:
             if not by_rows:
                 await comparison.choose_method()
@@ -160,6 +165,7 @@ class _Comparison(ABC):
         self.in_detail = False
         self.sample_size: SampleSize | None = None
         self.sampled = False  # only random rows are compared
+        self.resumes: Resumes | None = None
         self.rows = 0
         self.target_rows = 0
         self.checksums = ("", "")  # those of the source and of the target
@@ -279,9 +285,14 @@ class _KeyedComparison(_Comparison):
             *(self.table, self.source, self.target, self.pipeline, self.chunk_rows),
             with_values=self.in_detail,
         )
-        shares = await self._shares()
+        shares = await shares_of(self.table, self.source, self.target, self.sample_size)
         if shares is not None:
-            await self._by_sample(rechecker, *shares)
+            self.sampled, self.method, self.reason = True, "rows", ""
+            self.target_rows = await compare_sample(
+                *(self.table, self.source, self.target, shares, self.chunk_rows),
+                check=partial(self._check, rechecker),
+                compared=self.count_read,
+            )
         elif self.method == "checksums" and is_ordered(self.table):
             await self._by_ranges(rechecker)
         elif self.method == "rows" or not await self._by_parts(rechecker):
@@ -289,38 +300,6 @@ class _KeyedComparison(_Comparison):
             await self._backward(rechecker)
         await self._add(rechecker.hot_differences())
         self.hot = len(rechecker.hot)
-
-    async def _shares(self) -> tuple[float, float] | None:
-        """The shares of both sides that are drawn; None if all rows are compared."""
-        if self.sample_size is None:
-            return None
-        sizes = [await reader.size(self.table) for reader in (self.source, self.target)]
-        in_source, in_target = map(self.sample_size.share_of, sizes)
-        return None if max(in_source, in_target) >= 1 else (in_source, in_target)
-
-    async def _by_sample(self, rechecker: Rechecker, in_source: float, in_target: float) -> None:
-        """Compare random rows: those of the source as ``_forward``, and those of the target as
-        ``_backward``. A row that no lookup finds has been deleted, and leaves the sample."""
-        self.sampled, self.method, self.reason = True, "rows", ""
-        gone = 0
-
-        async def not_again(keys: set[Key]) -> set[Key]:
-            nonlocal gone
-            gone += len(keys)
-            return set()
-
-        for keys in batches(await self.source.sample(self.table, in_source), self.chunk_rows):
-            source = await self.source.rows(self.table, keys, counts=True)
-            target = await self.target.rows(self.table, keys)
-            wrong = {key for key in keys if key not in source or source[key] != target.get(key)}
-            gone = 0
-            await self._check(rechecker, wrong, not_again)
-            self.count_read(len(keys) - gone)
-        for keys in batches(await self.target.sample(self.table, in_target), self.chunk_rows):
-            extra = set(keys).difference(await self.source.keys(self.table, keys))
-            gone = 0
-            await self._check(rechecker, extra, not_again)
-            self.target_rows += len(keys) - gone
 
     async def _by_ranges(self, rechecker: Rechecker) -> None:
         """Compare checksums of ranges, and the rows where they differ."""
@@ -332,9 +311,28 @@ class _KeyedComparison(_Comparison):
             compared=self.count_compared,
             check=partial(self._check, rechecker),
         )
-        await ranges.run()
+        before = None if self.resumes is None else self.resumes.unfinished(self.table)
+        if before is not None:
+            self.started_at, self.position = before.started_at, before.position
+            self._started -= before.seconds
+            self.counts.update(before.counts)
+            ranges.resume(before)
+            self.count_compared(before.rows)
+        async for after in ranges.run():
+            if self.resumes is not None and self.resumes.is_time():
+                await ranges.flush()
+                if not (rechecker.hot or self.unfound):
+                    await self.resumes.save(self.table, self._unfinished(ranges, after))
         self.read = ranges.read
         self._summed(ranges.in_source, ranges.in_target)
+
+    def _unfinished(self, ranges: RangeComparison, after: Key) -> Unfinished:
+        """How far the comparison has got. No row up to ``after`` is undecided."""
+        seconds, counts = time.monotonic() - self._started, dict(self.counts)
+        return Unfinished(
+            *(self.started_at, self.position, seconds, after, self.rows, ranges.read, counts),
+            *(ranges.in_source, ranges.in_target),
+        )
 
     async def _by_parts(self, rechecker: Rechecker) -> bool:
         """Compare checksums of parts, and the rows of those that differ. False if all rows have to

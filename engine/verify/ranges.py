@@ -23,8 +23,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
+from engine.proof import Unfinished
 from engine.schema import Table
-from engine.toolkit.checksums import EVERYTHING, Checksum, KeyRange, most_rows
+from engine.toolkit.checksums import Checksum, KeyRange, most_rows
 from engine.verify.reader import AsyncReader, SourceReader, by_key, comparable_rows
 from engine.verify.report import Key
 
@@ -67,6 +68,7 @@ class RangeComparison:
         self._compared = compared
         self._check = check
         self._comparable = comparable_rows(table)
+        self._after: Key | None = None
         #: The range of each candidate.
         self._candidates: dict[Key, KeyRange] = {}
         #: The sums of the checksums of all ranges so far, or of their pieces.
@@ -76,11 +78,18 @@ class RangeComparison:
         self._rows = 0
         self.read = 0
 
-    async def run(self) -> None:
-        """Compare the table, range by range."""
+    def resume(self, before: Unfinished) -> None:
+        """Begin where another comparison of the table has got to."""
+        self._after = before.after
+        self._rows, self.read = before.rows, before.read
+        self.in_source, self.in_target = Checksum(*before.source), Checksum(*before.target)
+
+    async def run(self) -> AsyncIterator[Key]:
+        """Compare the table, range by range. Yields the end of each range but the last; its rows
+        are compared, up to ``flush``."""
         most = min(MOST_CHUNKS * self._chunk_rows, most_rows(self._table))
         rows = most
-        after, upto = None, await self._end(EVERYTHING, rows)
+        after, upto = self._after, await self._end(KeyRange(self._after), rows)
         while True:
             range, started = KeyRange(after, upto), time.monotonic()
             source, target, following, _ = await asyncio.gather(
@@ -105,8 +114,9 @@ class RangeComparison:
             self._compared(source.rows)
             if upto is None:
                 break
+            yield upto
             after, upto = upto, following
-        await self._flush()
+        await self.flush()
 
     async def _following(self, after: Key | None, rows: int) -> Key | None:
         """The end of the range after ``after``, found while the source still sums the last one."""
@@ -164,7 +174,7 @@ class RangeComparison:
                 if one != other and self._comparable(one) != self._comparable(other):
                     self._candidates[key] = piece
             if len(self._candidates) >= self._chunk_rows:
-                await self._flush()
+                await self.flush()
 
     async def _pieces(
         self, range: KeyRange, reader: AsyncReader, rows: int
@@ -179,7 +189,8 @@ class RangeComparison:
             yield KeyRange(after, upto)
             after = upto
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Decide about the candidates so far."""
         candidates, self._candidates = self._candidates, {}
 
         async def read_again(keys: set[Key]) -> set[Key]:

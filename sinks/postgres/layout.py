@@ -9,6 +9,7 @@ The tables of the schema ``tailrace``: their layout, and the upgrade of an older
     tailrace.dead_letter      the rows that the target refused, or that wait behind them
     tailrace.repair_key       the keys of rows that commands repair, until these are concluded
     tailrace.proof            the last comparison of each table
+    tailrace.comparison       the comparisons that have not ended
     tailrace.cutover          the cutovers of a pipeline
 
 All pipelines of a database share these tables, so one upgrade moves them all. It is one
@@ -103,6 +104,13 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.proof (
   PRIMARY KEY (pipeline, source_schema, source_name)
 )"""
 
+_COMPARISON = f"""
+CREATE TABLE IF NOT EXISTS {SCHEMA}.comparison (
+  pipeline text, source_schema text, source_name text,
+  unfinished text NOT NULL,
+  PRIMARY KEY (pipeline, source_schema, source_name)
+)"""
+
 _CUTOVER = f"""
 CREATE TABLE IF NOT EXISTS {SCHEMA}.cutover (
   id text PRIMARY KEY,
@@ -130,14 +138,16 @@ ALTER TABLE {SCHEMA}.table_version ALTER COLUMN indexed DROP NOT NULL;
 {_DEAD_LETTER};
 {_REPAIR_KEY};
 {_PROOF};
+{_COMPARISON};
 {_CUTOVER}"""
 #: Whether ``_ADD`` was executed: its newest columns are there.
 _IS_COMPLETE = f"""
-SELECT count(*) = 7 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+SELECT count(*) = 8 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
 JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND ((relname, attname) IN
   (('checkpoint', 'paused'), ('table_progress', 'changed_at'), ('dead_letter', 'id'),
-  ('proof', 'equal_at'), ('cutover', 'id'), ('repair_key', 'keys'))
+  ('proof', 'equal_at'), ('cutover', 'id'), ('repair_key', 'keys'),
+  ('comparison', 'unfinished'))
   OR (relname, attname) = ('table_version', 'indexed') AND NOT attnotnull)"""
 
 _CREATE = f"""
@@ -177,6 +187,7 @@ CREATE TABLE {SCHEMA}.table_version (
 {_DEAD_LETTER};
 {_REPAIR_KEY};
 {_PROOF};
+{_COMPARISON};
 {_CUTOVER}"""
 
 # These read the catalog instead of calling to_regclass and to_regnamespace, because a session's

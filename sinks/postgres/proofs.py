@@ -8,15 +8,19 @@ which removes the proofs of dropped tables.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
 
 from engine.errors import SinkError
-from engine.proof import TableProof
+from engine.proof import TableProof, Unfinished
 from engine.schema import TableId
 from sinks.postgres.layout import SCHEMA
 from sinks.postgres.session import Session
 
-__all__ = ["ProofTable"]
+__all__ = ["KeepsProofs", "ProofTable"]
 
 _READ = f"""
 SELECT source_schema, source_name, outcome, extract(epoch FROM started_at)::float8,
@@ -39,6 +43,17 @@ ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
 
 # A state of an older version, which no engine of this one has taken over, has no such table.
 _EXISTS = f"SELECT to_regclass('{SCHEMA}.proof') IS NOT NULL"
+
+
+_SAVE_UNFINISHED = f"""
+INSERT INTO {SCHEMA}.comparison (pipeline, source_schema, source_name, unfinished)
+SELECT $1, $2, $3, $4 FROM {SCHEMA}.table_progress
+WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3 AND state = 'live'
+ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET unfinished = excluded.unfinished"""
+_FORGET_UNFINISHED = f"""
+DELETE FROM {SCHEMA}.comparison WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3"""
+_READ_UNFINISHED = f"""
+SELECT source_schema, source_name, unfinished FROM {SCHEMA}.comparison WHERE pipeline = $1"""
 
 
 class ProofTable:
@@ -75,5 +90,52 @@ class ProofTable:
             for schema, name, *values in await cursor.fetchall()
         }
 
+    async def save_unfinished(self, id: TableId, unfinished: Unfinished | None) -> None:
+        """As ``UnfinishedStore.save_unfinished``."""
+        place = (self._pipeline, id.schema, id.name)
+        if unfinished is None:
+            await self._session.execute(_FORGET_UNFINISHED, place)
+        else:
+            text = msgspec.json.encode(unfinished).decode()
+            await self._session.execute(_SAVE_UNFINISHED, (*place, text))
+
+    async def read_unfinished(self) -> dict[TableId, Unfinished]:
+        """As ``UnfinishedStore.unfinished``."""
+        cursor = await self._session.execute(_READ_UNFINISHED, (self._pipeline,))
+        return {
+            TableId(schema, name): msgspec.json.decode(text, type=Unfinished)
+            for schema, name, text in await cursor.fetchall()
+        }
+
     async def _exists(self) -> bool:
         return await (await self._session.execute(_EXISTS)).fetchone() == (True,)
+
+
+class KeepsProofs(ABC):
+    """The part of a sink that is a ``ProofStore`` and an ``UnfinishedStore``."""
+
+    _pipeline: str
+
+    @abstractmethod
+    def _own_session(self) -> AbstractAsyncContextManager[Session]:
+        """A session besides that of the engine."""
+
+    async def save_proofs(self, proofs: Mapping[TableId, TableProof]) -> None:
+        """As ``ProofStore.save_proofs``."""
+        async with self._own_session() as session:
+            await ProofTable(session, self._pipeline).save(proofs)
+
+    async def save_unfinished(self, id: TableId, unfinished: Unfinished | None) -> None:
+        """As ``UnfinishedStore.save_unfinished``."""
+        async with self._own_session() as session:
+            await ProofTable(session, self._pipeline).save_unfinished(id, unfinished)
+
+    async def unfinished(self) -> dict[TableId, Unfinished]:
+        """As ``UnfinishedStore.unfinished``."""
+        async with self._own_session() as session:
+            return await ProofTable(session, self._pipeline).read_unfinished()
+
+    async def proofs(self) -> dict[TableId, TableProof]:
+        """As ``ProofStore.proofs``."""
+        async with self._own_session() as session:
+            return await ProofTable(session, self._pipeline).read()

@@ -28,7 +28,7 @@ _REMOVE_KEYS = (
     f" WHERE command IN (SELECT id FROM {SCHEMA}.command WHERE pipeline = $1)"
 )
 
-_STATE = ("checkpoint", "table_progress", "table_version", "proof")
+_STATE = ("checkpoint", "table_progress", "table_version", "proof", "comparison")
 
 
 async def reset(

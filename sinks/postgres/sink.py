@@ -38,7 +38,6 @@ from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
 from engine.handover import Client, Cutover, Finished, Obstacle
-from engine.proof import TableProof
 from engine.recovery import DeadLetter, RepairKeys
 from engine.rights import Grants
 from engine.schema import Table, TableId
@@ -52,7 +51,7 @@ from sinks.postgres.cutovers import CutoverTable
 from sinks.postgres.dead_letters import DeadLetterTable
 from sinks.postgres.finishing import clients, finish, obstacles
 from sinks.postgres.preflight import check
-from sinks.postgres.proofs import ProofTable
+from sinks.postgres.proofs import KeepsProofs
 from sinks.postgres.repairs import RepairTable
 from sinks.postgres.reset import reset
 from sinks.postgres.rights import read_grants
@@ -70,7 +69,7 @@ __all__ = ["PostgresSink"]
 _WITHOUT_DATA = (Begin, Commit, Heartbeat)
 
 
-class PostgresSink:
+class PostgresSink(KeepsProofs):
     """A ``Sink`` on PostgreSQL 13 to 18.
 
     *Guarantee*: exactly once. Rows, tables, position and epoch commit together. A newer engine
@@ -302,16 +301,6 @@ class PostgresSink:
         """As ``DeadLetterStore.count_dead_letters``."""
         async with self._own_session() as session:
             return await DeadLetterTable(session, self._pipeline).count()
-
-    async def save_proofs(self, proofs: Mapping[TableId, TableProof]) -> None:
-        """As ``ProofStore.save_proofs``."""
-        async with self._own_session() as session:
-            await ProofTable(session, self._pipeline).save(proofs)
-
-    async def proofs(self) -> dict[TableId, TableProof]:
-        """As ``ProofStore.proofs``."""
-        async with self._own_session() as session:
-            return await ProofTable(session, self._pipeline).read()
 
     @asynccontextmanager
     async def cutover_store(self) -> AsyncIterator[CutoverTable]:

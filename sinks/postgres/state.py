@@ -78,7 +78,10 @@ WITH it AS (SELECT * FROM json_to_recordset($2::json) AS it (source_schema text,
   changed_at double precision)),
 proofs AS (UPDATE {SCHEMA}.proof SET position = '' FROM it
   WHERE proof.pipeline = $1 AND proof.source_schema = it.source_schema
-  AND proof.source_name = it.source_name AND it.state <> 'live' AND proof.position <> '')
+  AND proof.source_name = it.source_name AND it.state <> 'live' AND proof.position <> ''),
+unfinished AS (DELETE FROM {SCHEMA}.comparison c USING it
+  WHERE c.pipeline = $1 AND c.source_schema = it.source_schema
+  AND c.source_name = it.source_name AND it.state <> 'live')
 INSERT INTO {SCHEMA}.table_progress SELECT $1, it.* FROM it
 ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   state = excluded.state, cursor = excluded.cursor, rows = excluded.rows,
@@ -90,6 +93,8 @@ ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
 _FORGET_PROGRESS = f"""
 WITH gone AS (SELECT * FROM json_to_recordset($2::json) AS it (schema text, name text)),
 proofs AS (DELETE FROM {SCHEMA}.proof USING gone
+  WHERE pipeline = $1 AND source_schema = gone.schema AND source_name = gone.name),
+unfinished AS (DELETE FROM {SCHEMA}.comparison USING gone
   WHERE pipeline = $1 AND source_schema = gone.schema AND source_name = gone.name)
 DELETE FROM {SCHEMA}.table_progress USING gone
 WHERE pipeline = $1 AND source_schema = gone.schema AND source_name = gone.name"""

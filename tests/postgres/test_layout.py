@@ -156,7 +156,7 @@ def test_the_first_open_upgrades(url: str, caplog: pytest.LogCaptureFixture) -> 
     assert "upgraded" in line.getMessage()
     assert vars(line).items() >= {"from_layout": 1, "to_layout": 2, "tables": 5}.items()
     found = everything(url)
-    tables = ["checkpoint", "command", "cutover", "dead_letter", "layout", "proof"]
+    tables = ["checkpoint", "command", "comparison", "cutover", "dead_letter", "layout", "proof"]
     assert sorted(found) == [*tables, "repair_key", "table_progress", "table_version"]
     other = ("other", "s", "t", "live", None, 7, 8, None, False, None, None, False, [], 0.0)
     assert other in found["table_progress"]
@@ -184,7 +184,7 @@ def test_columns_and_tables_that_layout_2_lacks_are_added(url: str) -> None:
         )
         connection.execute("ALTER TABLE tailrace.table_version ALTER indexed SET NOT NULL")
         connection.execute("DROP TABLE tailrace.command, tailrace.dead_letter, tailrace.proof")
-        connection.execute("DROP TABLE tailrace.cutover")
+        connection.execute("DROP TABLE tailrace.cutover, tailrace.comparison")
     with pytest.raises(SinkError, match="lacks columns") as raised:
         asyncio.run(sink(url).state())
     assert "tailrace run CONFIG" in raised.value.hint

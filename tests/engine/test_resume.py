@@ -1,0 +1,99 @@
+"""
+A comparison by ranges goes on where another one has got to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+
+from engine.proof import Unfinished
+from engine.schema import Table
+from engine.verify.report import Difference
+from tests.support.servers import AnyServer
+from tests.support.sides import Sides
+
+
+class Killed(Exception):
+    """The process ends."""
+
+
+class Kept:
+    """Keeps what is saved, and ends the process after so many times."""
+
+    def __init__(self, saves: int) -> None:
+        self.saves = saves
+        self.last: Unfinished | None = None
+
+    def unfinished(self, table: Table) -> Unfinished | None:
+        return self.last
+
+    def is_time(self) -> bool:
+        return True
+
+    async def save(self, table: Table, unfinished: Unfinished) -> None:
+        self.last = unfinished
+        self.saves -= 1
+        if not self.saves:
+            raise Killed
+
+
+@pytest.fixture
+def sides(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> Iterator[Sides]:
+    schema = fresh_mysql_database(mysql)
+    with closing(Sides(mysql, schema, fresh_postgres_database(postgres))) as made:
+        yield made
+
+
+def test_no_row_is_left_out_or_counted_twice(sides: Sides) -> None:
+    """The comparison ends after each of its ranges in turn."""
+    table = sides.make("t", "a INT, b DATETIME(3), v INT, PRIMARY KEY (a, b)")
+    rows = [f"({id // 3}, '2024-01-01 00:00:00.{id % 3:03}', 1)" for id in range(100)]
+    for run, shown in ((sides.on_source, rows[:-1]), (sides.on_target, rows[1:])):
+        run(f"INSERT INTO t VALUES {', '.join(shown)}")
+    sides.on_target("UPDATE t SET v = 2 WHERE a % 8 = 5")
+    whole = sides.compare(table, chunk_rows=2)
+    assert (whole.missing, whole.extra, whole.differing) == (1, 1, 12)
+    kept = Kept(1)
+    runs = 1
+    while True:
+        kept.saves, before = 1, kept.last
+        try:
+            report = sides.compare(table, chunk_rows=2, resumes=kept)
+        except Killed:
+            runs += 1
+            assert kept.last is not None
+            assert before is None or kept.last.rows > before.rows
+            continue
+        break
+    assert runs > 4
+    assert (report.missing, report.extra, report.differing) == (1, 1, 12)
+    assert (report.rows, report.target_rows) == (whole.rows, whole.target_rows) == (99, 99)
+    assert before is not None
+    assert (report.started_at, report.position) == (before.started_at, before.position)
+
+
+def test_rows_behind_the_place_are_compared_and_those_before_it_are_not(sides: Sides) -> None:
+    table = sides.make("t", "id INT PRIMARY KEY, v INT")
+    for run in (sides.on_source, sides.on_target):
+        run(f"INSERT INTO t VALUES {', '.join(f'({id}, 1)' for id in range(100))}")
+    kept = Kept(2)
+    with pytest.raises(Killed):
+        sides.compare(table, chunk_rows=5, resumes=kept)
+    assert kept.last is not None
+    (after,) = kept.last.after
+    place = int(after or 0)
+    assert kept.last.rows == place + 1
+    sides.on_target(f"UPDATE t SET v = 2 WHERE id IN (0, {place}, {place + 1}, 99)")
+    report = sides.compare(table, chunk_rows=5, resumes=kept)
+    wrong = {Difference("changed", (str(id),), ("v",)) for id in (place + 1, 99)}
+    assert set(report.differences) == wrong
+    assert report.rows == 100
+    assert sides.compare(table, chunk_rows=5).differing == 4
