@@ -25,9 +25,9 @@ from engine.cli.main import main
 from engine.report.seal import BEFORE, BEHIND, check, content_hash, document
 from engine.verify.content import Content
 from engine.verify.page import page
-from engine.verify.report import ColumnValues
+from engine.verify.report import ColumnValues, Sample
 from tests.support.engine_process import write_config
-from tests.support.record_report import DIFFERENT, EQUAL, ORDERS, content, written
+from tests.support.record_report import DIFFERENT, EQUAL, ORDERS, SAME, content, written
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
@@ -139,6 +139,16 @@ def test_hostile_values_are_harmless() -> None:
     assert "\\u202e" in "".join(found.seen)
     assert embedded(report)["content"]["pipeline"] == HOSTILE
     assert check(report, KEY.public_key()).problems == ()
+
+
+def test_a_sample_is_not_called_equal() -> None:
+    sample = Sample.of(1_000, 990, {}, 0)
+    made = content(SAME[0], msgspec.structs.replace(SAME[1], sample=sample))
+    assert made.outcome == "sampled"
+    assert [it.outcome for it in made.tables] == ["equal", "sampled"]
+    seen = " ".join(Elements(written(made)).seen)
+    assert "with 95% confidence less than 0.30 % of" in seen
+    assert "not all rows were compared" in seen
 
 
 def test_a_page_needs_nothing_else() -> None:

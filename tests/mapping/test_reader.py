@@ -45,6 +45,15 @@ class Rows:
     def count(self, table: Table) -> int:
         return len(self._rows)
 
+    def size(self, table: Table) -> int:
+        return len(self._rows)
+
+    def sample(self, table: Table, share: float) -> list[Key]:
+        return self._found(self._rows[: round(share * len(self._rows))], keys_only=True)
+
+    def read_policies(self, table: Table) -> Sequence[str]:
+        return [f"{table.id.schema}.{name}" for name in table.names]
+
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         return (None,) * len(table.columns)
 
@@ -103,3 +112,21 @@ def test_rows_of_a_table_that_is_not_followed_any_more_are_passed_over() -> None
     assert [row for some in reader.scan(kept) for row in some] == shown
     assert (reader.count(kept), reader.count(SHOPS[0])) == (len(shown), len(rows))
     assert reader.by_keys(kept, [("a", "1")]) == [("a", "1", "x")]
+
+
+def test_rows_are_drawn_as_the_target_has_them() -> None:
+    reader, table = merged(*SHOPS)
+    assert reader.size(table) == 9
+    assert reader.sample(table, 2 / 3) == [("a", "1"), ("b", "1"), ("c", "1")]
+    assert reader.sample(table, 1.0) == [(shop, row) for shop in "abc" for row in "13"]
+    target = SharesReader(Rows([("a", "1", "x"), ("b", "1", "x")], key=2))
+    left = with_sources(table, {SHOPS[0].id})
+    assert (target.size(left), target.sample(left, 1.0)) == (2, [("a", "1")])
+    plain = Rows()
+    assert MappedReader(plain, Mapping({})).sample(SHOPS[0], 1 / 3) == [("1",)]
+
+
+def test_columns_that_stay_as_they_are_keep_the_policy_by_which_they_are_read() -> None:
+    reader, table = merged(SHOPS[0])
+    assert reader.read_policies(table) == ["", "a.id", "a.name"]
+    assert MappedReader(Rows(), Mapping({})).read_policies(SHOPS[1]) == ["b.id", "b.name"]
