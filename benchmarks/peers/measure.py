@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 import psycopg
 import pymysql
 
+from benchmarks.peers.data_diff import DATA_DIFF, RELADIFF
 from benchmarks.peers.debezium import Debezium
 from benchmarks.peers.logical import LogicalReplication
 from benchmarks.peers.mysql_replication import MySQLReplication
 from benchmarks.peers.peer import Peer, PeerResult, Scenario
 from benchmarks.peers.pg_chameleon import PgChameleon
 from benchmarks.peers.pgloader import Pgloader
-from benchmarks.peers.reladiff import Reladiff
 from engine.errors import TailraceError
 
 __all__ = ["PEERS", "measure_peers"]
@@ -26,7 +26,8 @@ PEERS: tuple[Peer, ...] = (
     PgChameleon(),
     Pgloader(),
     MySQLReplication(),
-    Reladiff(),
+    RELADIFF,
+    DATA_DIFF,
 )
 HINT_LINES = 3
 #: Errors of a peer, its programs and its servers. They become the reason in the peer's result, and

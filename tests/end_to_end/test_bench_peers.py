@@ -25,7 +25,8 @@ from benchmarks.measurements.bench import Bench
 from benchmarks.measurements.decode import measure_decode
 from benchmarks.measurements.stream import measure_snapshot, measure_stream
 from benchmarks.measurements.verify import measure_verify
-from benchmarks.peers import debezium, pg_chameleon, pgloader, reladiff
+from benchmarks.peers import debezium, pg_chameleon, pgloader
+from benchmarks.peers.data_diff import DATA_DIFF, RELADIFF, DataDiff
 from benchmarks.peers.environments import Environment
 from benchmarks.peers.logical import LogicalReplication
 from benchmarks.peers.measure import PEERS
@@ -265,7 +266,8 @@ def test_pgloader_loads_a_table(target: Target) -> None:
 
 
 @pytest.mark.slow
-def test_reladiff_compares_a_table(target: Target) -> None:
-    need(reladiff.ENVIRONMENT.folder)
-    bench = Bench(target, repeat=1, peers=(reladiff.Reladiff(),))
+@pytest.mark.parametrize("peer", [RELADIFF, DATA_DIFF], ids=lambda it: it.name)
+def test_the_peers_of_verify_compare_a_table(target: Target, peer: DataDiff) -> None:
+    need(peer.environment.folder)
+    bench = Bench(target, repeat=1, peers=(peer,))
     measured(measure_verify(bench, "verify", WORKLOADS["insert"]))
