@@ -185,8 +185,8 @@ async def give(sink: Sink | None, command: PipelineCommand, options: argparse.Na
         return _unanswered(command, id, options)
     run = rendered("`tailrace run CONFIG`", config=str(options.config))
     print(
-        f"no engine is connected to the target: {run} executes the command at its start, and an"
-        " engine that runs when it has connected again"
+        "the command is stored, because no engine is connected to the target: an engine executes it"
+        f" when it connects; if none runs, type {run}"
     )
     return 0
 

@@ -23,13 +23,17 @@ from engine.contract import Sink, SnapshotSource, State
 from engine.errors import ConfigError, SinkLost, TailraceError
 from engine.mapping.structure import wanted_tables
 from engine.ops.log import printable
+from engine.ops.words import counted
 from engine.remedies import rendered
 from engine.schema import Table
 from engine.settings.loader import Settings
 from engine.structure import ComparesSchema, DescribesSchema
 from engine.toolkit.schema_diff import Difference, differences
 
-__all__ = ["SCHEMA", "schema_differences"]
+__all__ = ["SCHEMA", "SchemaReport", "schema_differences", "schema_lines"]
+
+#: The kind of differences that `apply` leaves alone without --foreign-keys.
+FOREIGN_KEY = "foreign key"
 
 
 class SchemaReport(msgspec.Struct, frozen=True):
@@ -102,7 +106,7 @@ async def _diff(settings: Settings, options: argparse.Namespace) -> int:
         print_json(report)
     else:
         config = str(options.config)
-        write_records([f"{line}\n".encode() for line in _lines(report, config)])
+        write_records([f"{line}\n".encode() for line in schema_lines(report, config)])
     return 0 if report.equal else 3
 
 
@@ -112,8 +116,8 @@ async def _apply(settings: Settings, options: argparse.Namespace) -> int:
     assert isinstance(sink, ComparesSchema)
     chosen = [
         it
-        for it in sorted(found.report.differences, key=lambda it: it.kind == "foreign key")
-        if it.statements and (options.foreign_keys or it.kind != "foreign key")
+        for it in sorted(found.report.differences, key=lambda it: it.kind == FOREIGN_KEY)
+        if it.statements and (options.foreign_keys or it.kind != FOREIGN_KEY)
     ]
     if options.dry_run:
         lines = [f"{printable(sql)};" for it in chosen for sql in it.statements]
@@ -127,7 +131,9 @@ async def _apply(settings: Settings, options: argparse.Namespace) -> int:
     if chosen:
         count = sum(len(it.statements) for it in chosen)
         if not options.yes or not options.json:
-            print(f"{count:,} statements for {len(chosen):,} differences; --dry-run prints them")
+            statements = counted(count, "statement", "statements")
+            removed = counted(len(chosen), "difference", "differences")
+            print(f"{statements} for {removed}; --dry-run prints them")
         if not options.yes and not agreed("The target's tables are altered", options):
             return 1
         for difference in chosen:
@@ -183,7 +189,8 @@ def _not_live(table: Table) -> Difference:
     return Difference("table", str(table.id), "", "missing", advice=advice)
 
 
-def _lines(report: SchemaReport, config: str) -> Iterator[str]:
+def schema_lines(report: SchemaReport, config: str) -> Iterator[str]:
+    """The differences of each table, and what creates what the target lacks."""
     for table, members in groupby(report.differences, key=lambda it: it.table):
         yield printable(table)
         for it in members:
@@ -197,13 +204,19 @@ def _lines(report: SchemaReport, config: str) -> Iterator[str]:
                 yield f"    {printable(sql)};"
             if it.advice and not it.statements:
                 yield f"    {printable(rendered(it.advice, config=config))}"
-    counted = sum(not it.note for it in report.differences)
+    tables = counted(report.tables, "table", "tables")
     if report.equal:
-        yield f"the schemas are equal: {report.tables:,} tables"
+        yield f"the schemas are equal: {tables}"
         return
-    yield f"{counted:,} differences in {report.tables:,} tables"
-    if any(it.statements for it in report.differences):
-        yield f"to create what the target lacks: tailrace schema apply {printable(config)}"
+    number = sum(not it.note for it in report.differences)
+    yield f"{counted(number, 'difference', 'differences')} in {tables}"
+    ways = {
+        "to create what the target lacks: `tailrace schema apply CONFIG`": False,
+        "to create its foreign keys, too: `tailrace schema apply CONFIG --foreign-keys`": True,
+    }
+    for way, foreign in ways.items():
+        if any(it.statements and foreign == (it.kind == FOREIGN_KEY) for it in report.differences):
+            yield printable(rendered(way, config=config))
 
 
 def _outcome_line(outcome: Outcome) -> str:

@@ -18,7 +18,7 @@ from engine.handover import Cutover
 from engine.ops.log import printable
 from engine.ops.status import Status, TableStatus
 from engine.ops.terminal import tables_table
-from engine.ops.words import duration, headline, shown_clock, size
+from engine.ops.words import counted, duration, headline, shown_clock, size
 from engine.verify.report import TableReport, VerifyReport
 
 __all__ = ["cutover_table", "findings_table", "progress_table", "status_table", "verify_table"]
@@ -113,10 +113,9 @@ def findings_table(findings: Sequence[Finding]) -> RenderableType:
         lines += [heading, Padding(message, (0, 0, 0, INDENT))]
         if finding.action:
             lines.append(_remedy(finding.action, INDENT))
-    counts = ", ".join(
-        f"{sum(finding.level == level for finding in findings)} {level}" for level in order
-    )
-    return Group(*lines, Text(counts, style="dim"))
+    errors, warnings, fine = (sum(it.level == level for it in findings) for level in order)
+    counts = f"{counted(errors, 'error', 'errors')}, {counted(warnings, 'warning', 'warnings')}"
+    return Group(*lines, Text(f"{counts}, {fine:,} ok", style="dim"))
 
 
 def verify_table(report: VerifyReport) -> RenderableType:
@@ -133,7 +132,8 @@ def verify_table(report: VerifyReport) -> RenderableType:
         table.add_row(Text(printable(each.table)), f"{each.rows:,}", *how, _result(each))
         notes += _notes(each)
     rows = sum(each.rows for each in report.tables)
-    summary = f"{len(report.tables):,} tables, {rows:,} rows, {duration(report.seconds)}"
+    tables = counted(len(report.tables), "table", "tables")
+    summary = f"{tables}, {counted(rows, 'row', 'rows')}, {duration(report.seconds)}"
     return Group(table, *notes, Text(summary, style="dim"))
 
 

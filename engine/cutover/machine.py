@@ -323,7 +323,7 @@ class Machine:
         done = await sink.finish(tables, self._settings.sequence_margin)
         left = f"; as they were: {'; '.join(done.left)}" if done.left else ""
         return cutover, (
-            f"{done.sequences} sequences set, {done.constraints} constraints validated,"
+            f"sequences set: {done.sequences}, constraints validated: {done.constraints},"
             f" statistics of {done.tables} tables{left}"
         )
 

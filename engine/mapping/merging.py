@@ -29,6 +29,7 @@ def joined(tables: Sequence[Table]) -> Table:
     tables = sorted(tables, key=lambda table: table.origins[0].table.id)
     first = tables[0]
     columns = {column.name: column for column in first.columns}
+    owners = dict.fromkeys(columns, first)
     indexes = {
         index.name: [first.columns[n].name for n in index.columns] for index in first.indexes
     }
@@ -37,12 +38,20 @@ def joined(tables: Sequence[Table]) -> Table:
         if shares.count(table.origins[0].share) > 1:
             raise _wrong(table, "another table has the same name in the column of merge")
         for column in table.columns:
-            known = columns.get(column.name)
-            columns[column.name] = column if known is None else _common(table, known, column)
+            owner = owners.setdefault(column.name, table)
+            known = columns.setdefault(column.name, column)
+            if (common := _common(known, column)) is None:
+                raise _wrong(
+                    table,
+                    f"the column {column.name} is {known.type} in {_source(owner)}, and"
+                    f" {column.type} in {_source(table)}",
+                )
+            columns[column.name] = common
         for index in table.indexes:
             indexes.setdefault(index.name, [table.columns[n].name for n in index.columns])
         if _key(table) != _key(first):
-            raise _wrong(table, f"its key is not that of {first.origins[0].table.id}")
+            problem = f"the keys of {_source(first)} and of {_source(table)} are not the same"
+            raise _wrong(table, problem)
     names = list(columns)
     everywhere = set.intersection(*(set(table.names) for table in tables))
     made = tuple(
@@ -75,7 +84,8 @@ def refused(known: Sequence[Table], tables: Sequence[Table]) -> dict[TableId, Co
         try:
             joined([*good, table])
         except ConfigError as error:
-            errors[table.origins[0].table.id] = error
+            error.table = str(_source(table))
+            errors[_source(table)] = error
         else:
             good.append(table)
     return errors
@@ -132,11 +142,12 @@ def _key(table: Table) -> list[str]:
     return [table.columns[ordinal].name for ordinal in table.key]
 
 
-def _common(table: Table, one: Column, other: Column) -> Column:
+def _common(one: Column, other: Column) -> Column | None:
+    """A column for the values of both; None if no type holds all of them."""
     wide = one if _holds(one.type, other.type) else other
     narrow = other if wide is one else one
     if not _holds(wide.type, narrow.type):
-        raise _wrong(table, f"its column {one.name} is {other.type}, and elsewhere {one.type}")
+        return None
     return msgspec.structs.replace(wide, nullable=one.nullable or other.nullable)
 
 
@@ -153,11 +164,14 @@ def _holds(wide: Type, narrow: Type) -> bool:
     )
 
 
+def _source(table: Table) -> TableId:
+    return table.origins[0].table.id
+
+
 def _wrong(table: Table, problem: str) -> ConfigError:
-    source = table.origins[0].table.id
     return ConfigError(
         f"the table cannot be merged into {table.id}: {problem}",
         hint="select the columns that the tables have in common, or give them common types in"
         " [mapping]",
-        table=source,
+        table=_source(table),
     )

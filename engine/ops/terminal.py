@@ -38,6 +38,8 @@ STATE_STYLE = {
 }
 #: Quarantined tables and those in backfill come first, because there may be no room for all.
 STATE_ORDER = ("quarantined", "backfilling", "catching_up", "pending", "live", "excluded")
+#: The states in which the number of rows that a backfill expects says how far it is.
+UNFINISHED = ("backfilling", "catching_up", "pending")
 
 
 class RateMeter:
@@ -176,8 +178,8 @@ def tables_table(tables: Sequence[TableStatus], room: int, *, changes: bool = Fa
     # A view that is redrawn has columns that stay.
     width = None if changes else 11
     result.add_column("state", min_width=width)
-    result.add_column("rows", justify="right", min_width=width)
-    expects = not changes or any(table.state != "live" for table in shown)
+    result.add_column("backfilled", justify="right", min_width=width)
+    expects = not changes or any(table.state in UNFINISHED for table in shown)
     if expects:
         result.add_column("expected", justify="right", min_width=width)
     if changes:
@@ -190,7 +192,7 @@ def tables_table(tables: Sequence[TableStatus], room: int, *, changes: bool = Fa
             Text(f"{table.rows:,}" if table.rows or table.state == "live" else ""),
         ]
         if expects:
-            cells.append(Text("" if table.state == "live" else f"{table.total:,}"))
+            cells.append(Text(f"{table.total:,}" if table.state in UNFINISHED else ""))
         if changes:
             changed = "" if table.changed_at is None else age(now - table.changed_at)
             cells += [Text(changed), _proven(table, now)]

@@ -19,6 +19,7 @@ __all__ = [
     "Headline",
     "Level",
     "age",
+    "counted",
     "duration",
     "headline",
     "proof_words",
@@ -51,12 +52,14 @@ def headline(status: Status, now: datetime, *, config: str = "") -> Headline:
     different = sum(table.differs for table in status.tables)
     more = []  # each with a command that shows it
     if left_out:
-        more.append((f"{_count(left_out, 'table is', 'tables are')} quarantined.", "tables CONFIG"))
+        more.append(
+            (f"{counted(left_out, 'table is', 'tables are')} quarantined.", "tables CONFIG")
+        )
     if status.dead_letters:
-        letters = _count(status.dead_letters, "dead letter waits", "dead letters wait")
+        letters = counted(status.dead_letters, "dead letter waits", "dead letters wait")
         more.append((f"{letters}.", "dead-letters CONFIG list"))
     if different:
-        tables = _count(different, "table was", "tables were")
+        tables = counted(different, "table was", "tables were")
         more.append((f"{tables} found different from the source.", "tables CONFIG"))
     if not more:
         return found
@@ -104,7 +107,7 @@ def _streaming(status: Status, now: datetime, behind: str) -> Headline:
 def _backfills(status: Status, now: datetime) -> str:
     open_tables = [table for table in status.tables if table.state not in FINISHED]
     done, total = sum(it.rows for it in open_tables), sum(it.total for it in open_tables)
-    text = f"Backfilling {_count(len(open_tables), 'table', 'tables')}"
+    text = f"Backfilling {counted(len(open_tables), 'table', 'tables')}"
     if total:
         text += f": {done:,} of about {total:,} rows"
     done_at = _at(now, status.backfill_left_seconds)
@@ -125,7 +128,8 @@ def _at(now: datetime, seconds: float | None) -> str:
     return f"{at:%H:%M}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M}"
 
 
-def _count(number: int, one: str, several: str) -> str:
+def counted(number: int, one: str, several: str) -> str:
+    """``1 table``, ``2 tables``."""
     return f"{number:,} {one if number == 1 else several}"
 
 

@@ -83,9 +83,10 @@ def letter_line(letter: DeadLetter, *, values: bool) -> str:
     """A letter in one line, with the values of its images if asked for."""
     state = "open" if letter.outcome is None else letter.outcome
     key = "(no key)" if letter.key == NO_KEY else letter.key
+    error = "" if letter.error in letter.message else f" ({letter.error})"
     line = (
-        f"{letter.id}  {letter.table}  {letter.operation} {key}  {letter.message}"
-        f" ({letter.error}) at {letter.position or 'its backfill'}, {state}"
+        f"{letter.id}  {letter.table}  {letter.operation} {key}  {letter.message}{error}"
+        f" at {letter.position or 'its backfill'}, {state}"
     )
     if values and letter.images:
         images = msgspec.msgpack.decode(letter.images, type=_Images)

@@ -31,6 +31,7 @@ from engine.commands import (
     Skip,
     Stop,
     StoredCommand,
+    in_words,
 )
 from engine.contract import PreparesTransactions, Sink, Source
 from engine.errors import ConfigError, Fenced, SinkLost, TailraceError
@@ -195,7 +196,7 @@ class StoredCommands:
             extra={
                 "pipeline": self._name,
                 "command_id": stored.id,
-                "command": stored.command,
+                "command": in_words(stored.command),
                 "by": stored.by,
                 "outcome": outcome,
             },

@@ -152,6 +152,6 @@ def test_tables_that_cannot_be_merged(shops: Shops, capsys: pytest.CaptureFixtur
     shops.execute(1, "UPDATE customer SET email = NULL", "ALTER TABLE customer MODIFY email INT")
     with EngineProcess(shops.config, "--until-caught-up") as engine:
         assert engine.wait() == 2
-        assert "cannot be merged into crm.customer: its column email" in engine.tail()
+        assert "cannot be merged into crm.customer: the column email" in engine.tail()
     assert main(["check", str(shops.config)]) != 0
     assert "cannot be merged" in capsys.readouterr().out.replace("\n", " ")

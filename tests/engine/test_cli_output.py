@@ -18,9 +18,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from engine.cli.schema import SchemaReport, schema_lines
 from engine.cli.tables import findings_table, verify_table
 from engine.contract import Finding
 from engine.ops.log import TextFormatter, printable
+from engine.toolkit.schema_diff import Difference as SchemaDifference
 from engine.verify.report import TableReport, VerifyReport
 from tests.support.recorded_logs import FIXTURES
 
@@ -155,3 +157,11 @@ def test_children_do_not_import_from_the_current_folder() -> None:
         for path in (root / folder).rglob("*.py"):
             for command in re.findall(r'.{0,60}"-m",', path.read_text(), re.DOTALL):
                 assert '"-P"' in command, path
+
+
+def test_missing_foreign_keys_alone_name_the_option_that_creates_them() -> None:
+    """`tailrace schema apply` alone leaves foreign keys as they are."""
+    lacks = [SchemaDifference("foreign key", "shop.item", "fk", "missing", statements=("ALTER …",))]
+    *_, count, way = schema_lines(SchemaReport(False, 1, lacks), "my shop.toml")
+    assert count == "1 difference in 1 table"
+    assert way.endswith("`tailrace schema apply 'my shop.toml' --foreign-keys`")

@@ -322,7 +322,9 @@ def test_a_closed_letter_keeps_no_values() -> None:
         ("[50]", b"", "discarded by ann"),
         ("[]", b"", "applied"),
     ]
-    assert "insert [50]" in letter_line(closed[0], values=True)
+    line = letter_line(closed[0], values=True)
+    assert "insert [50]" in line
+    assert line.count(closed[0].error) == 1
     assert "insert (no key)" in letter_line(closed[1], values=True)
 
 

@@ -151,6 +151,7 @@ def test_findings_are_sorted_by_level_and_say_what_to_type() -> None:
     assert order == sorted(order, reverse=True)
     assert "→ SET GLOBAL binlog_format = 'ROW'" in text
     assert "1 error, 1 warning, 1 ok" in text
+    assert "0 errors, 2 warnings, 0 ok" in draw(findings_table(findings[1:2] * 2))
 
 
 def test_the_place_is_shown_where_the_source_has_one() -> None:
@@ -170,6 +171,18 @@ def test_the_status_table_shows_the_whole_position_and_every_table() -> None:
     assert position in "".join(text.split())
     for state in STATES:
         assert f"shop.{state}" in text
+
+
+def test_only_tables_in_backfill_have_a_number_of_expected_rows() -> None:
+    """GIVEN no table in backfill THEN the column is left out: it says nothing of the others."""
+    names: tuple[TableState, ...] = ("quarantined", "live", "excluded")
+    tables = tuple(TableStatus(f"shop.{state}", state, 7, 9) for state in names)
+    assert "expected" not in draw(status_table(status(tables=tables, state=None)))
+    lines = draw(status_table(status(state=None))).splitlines()
+    heading = next(line.split() for line in lines if "table" in line.split())
+    assert heading[:4] == ["table", "state", "backfilled", "expected"]
+    pending = next(line for line in lines if "shop.pending" in line)
+    assert pending.split() == ["shop.pending", "pending", "100"]
 
 
 def test_differences_are_named_by_key_and_column() -> None:

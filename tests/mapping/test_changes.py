@@ -308,6 +308,15 @@ def test_a_new_table_that_its_mapping_does_not_fit_is_quarantined() -> None:
     assert len(store.rows(SOUTH.id)) == 4
 
 
+def test_a_table_that_cannot_be_merged_is_named_with_its_own_type() -> None:
+    """Also one whose name comes before those of the tables that are merged already."""
+    text = msgspec.structs.replace(ID, type=NAME.type)
+    east = Table(TableId("east", "orders"), (text, NAME), key=(0,))
+    (error,) = Mapping(MERGED).misfits([ORDERS, SOUTH], [east]).values()
+    assert error.table == east.id
+    assert f"id is {NAME.type} in east.orders, and {ID.type} in north.orders" in str(error)
+
+
 def test_the_tables_that_do_not_fit_are_those_of_a_check_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

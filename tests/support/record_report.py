@@ -141,7 +141,7 @@ STEPS = (
     ("freeze", "the log stood still for 1 s", 1.043, 1.0),
     ("drain", "the target has the whole log", 0.052, 0.031),
     ("verify", "3 tables with 221,250 rows are equal", 0.493, 0.801),
-    ("finish", "2 sequences set, 4 constraints validated, statistics of 3 tables", 0.152, 0.261),
+    ("finish", "sequences set: 2, constraints validated: 4, statistics of 3 tables", 0.152, 0.261),
     (
         *("arm", "no reverse pipeline is configured: what applications write to the target after"),
         *(0.001, 0.0),

@@ -382,7 +382,8 @@ def _check_name(kind: str, old: TableId, new: TableId, followed: _Followed) -> N
     if not followed.wanted(new):
         raise UnloggedChange(
             f"{kind} renames it to {new}, which the pipeline does not select",
-            hint=f'add "{new}" to tables in [source], or "TABLE" to exclude',
+            hint=f'add "TABLE" to exclude in [source], and "{new}" to tables if it is needed; then'
+            " `tailrace reload CONFIG` or `tailrace run CONFIG`",
             table=old,
             moved=True,
         )

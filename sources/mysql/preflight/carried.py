@@ -18,31 +18,25 @@ from sources.mysql.structure import read_structure
 
 __all__ = ["CARRIED_CHECKS"]
 
-#: The names of kinds of programs in the list.
-_PROGRAMS: Final = {
-    "view": "views",
-    "trigger": "triggers",
-    "procedure": "procedures",
-    "function": "functions",
-    "event": "events",
-}
+#: The kinds of programs in the list.
+_PROGRAMS: Final = ("view", "trigger", "procedure", "function", "event")
 
 
 def _carried(context: Context) -> Iterator[Finding]:
     columns = [column for table in context.tables for column in table.columns]
     counts = {
-        "defaults that are expressions": sum(map(_is_computed, columns)),
-        "generated columns (plain there)": sum(column.generated for column in columns),
-        "ENUM columns (text there)": sum(column.type.kind == "enum" for column in columns),
+        "computed default": sum(map(_is_computed, columns)),
+        "generated column": sum(column.generated for column in columns),
+        "ENUM column": sum(column.type.kind == "enum" for column in columns),
     }
     structure = read_structure(context.session, context.tables)
     details = structure.tables.values()
-    counts["AUTO_INCREMENT columns"] = sum(bool(it.numbered) for it in details)
-    counts["foreign keys"] = sum(len(table.foreign_keys or ()) for table in context.tables)
-    counts["checks"] = sum(len(it.checks) for it in details)
-    for kind, name in _PROGRAMS.items():
-        counts[name] = sum(program.kind == kind for program in structure.programs)
-    found = [f"{count} {name}" for name, count in counts.items() if count]
+    counts["AUTO_INCREMENT column"] = sum(bool(it.numbered) for it in details)
+    counts["foreign key"] = sum(len(table.foreign_keys or ()) for table in context.tables)
+    counts["check"] = sum(len(it.checks) for it in details)
+    for kind in _PROGRAMS:
+        counts[kind] = sum(program.kind == kind for program in structure.programs)
+    found = [f"{n} {name}{'s' if n > 1 else ''}" for name, n in counts.items() if n]
     if not found:
         return
     yield Finding(
