@@ -42,6 +42,7 @@ CutoverState = Literal[
     "switch",
     "stop",
     "done",
+    "switch_back",
     "abort",
     "aborted",
     "rehearsed",
@@ -110,8 +111,8 @@ class Cutover(msgspec.Struct, frozen=True):
     that in which the pipeline replicates.
 
     ``predicted`` has the seconds of each step of the downtime that the last rehearsal took, and
-    ``predicted_at`` when that was. ``warnings`` are those of the check. ``proofs`` say how each
-    table was proven equal.
+    ``predicted_at`` when that was. ``warnings`` are those of the steps. ``proofs`` say how each
+    table was proven equal. ``freezes`` counts the calls of the hook ``freeze``.
     """
 
     id: str
@@ -133,6 +134,7 @@ class Cutover(msgspec.Struct, frozen=True):
     predicted_at: float | None = None
     warnings: tuple[str, ...] = ()
     proofs: tuple[ProvenTable, ...] = ()
+    freezes: int = 0
 
     @property
     def ended(self) -> bool:

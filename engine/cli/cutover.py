@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import sys
 import time
 import uuid
 from collections import Counter
@@ -28,7 +30,7 @@ from engine.contract import Sink, Source
 from engine.cutover.machine import Machine
 from engine.cutover.parts import Engine, Line, Parts
 from engine.cutover.readiness import Refused
-from engine.cutover.steps import STEPS
+from engine.cutover.steps import NOT_STORED, STEPS
 from engine.errors import ConfigError, TailraceError
 from engine.handover import Cutover, CutoverStore, Freezable, Freezer, KeepsCutovers, Sides
 from engine.ops.log import printable
@@ -51,7 +53,8 @@ def cutover(options: argparse.Namespace) -> int:
     the guide.
 
     Typed again after a crash, it goes on at the step that was under way. An error before the switch
-    aborts: the source takes writes as before.
+    aborts: the source takes writes as before. The exit status is 0 only for a cutover that is done,
+    a rehearsal that is done, and an abort that was asked for and is done.
 
     --dry-run looks whether a cutover could begin, and says what each step would do. --rehearse does
     all but the freeze and the switch, and predicts the downtime. --abort puts the source back.
@@ -85,6 +88,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--abort", action="store_true", help="put the source back as it was")
     what.add_argument(
+        "--switched",
+        action="store_true",
+        help="go on after the step switch, which was begun: the applications write to the target",
+    )
+    what.add_argument(
         "--back", action="store_true", help="switch back after a cutover: says what that takes"
     )
     what.add_argument("--status", action="store_true", help="show the newest cutover")
@@ -114,8 +122,12 @@ class _Shown:
 
     def say(self, text: str) -> None:
         """Print a line for people, at once."""
-        if not self._json:
+        if self._json:
+            return
+        try:
             print(printable(rendered(text, config=self._config)), flush=True)
+        except OSError:  # nobody reads it any more; what is under way goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def line(self, line: Line) -> None:
         """What a step will do, or what it did and how to undo it."""
@@ -152,8 +164,10 @@ class _Shown:
                 f"rehearsed: the downtime would be {done.predicted_seconds or 0.0:.2f} s"
                 f" ({seconds}), and the time of the hooks"
             )
-        else:
+        elif done.ended:
             self.say(f"{done.state}{f': {done.reason}' if done.reason else ''}")
+        else:
+            self.say(f"the source takes writes as before; {NOT_STORED}")
 
 
 def described(cutover: Cutover | None) -> dict[str, object] | None:
@@ -263,12 +277,15 @@ async def _work(machine: Machine, options: argparse.Namespace, shown: _Shown) ->
                 shown.say(f"  undo: {words.undo}")
         if options.json:
             print_json({"ready": True, "warnings": ready.warnings})
-    elif options.rehearse:
-        shown.ended(await machine.rehearse())
-    elif options.abort:
-        shown.ended(await machine.abort(force=options.force))
     else:
-        shown.ended(await machine.run())
+        if options.rehearse:
+            wanted, ended = "rehearsed", await machine.rehearse()
+        elif options.abort:
+            wanted, ended = "aborted", await machine.abort(force=options.force)
+        else:
+            wanted, ended = "done", await machine.run(switched=options.switched)
+        shown.ended(ended)
+        return int(ended.state != wanted)
     return 0
 
 

@@ -1,8 +1,9 @@
 """
 The programs and web servers that a cutover calls: one call, with a deadline.
 
-A hook may be called again with the same id, because a process that was killed cannot know whether
-its call has arrived. So a hook has to do nothing if it is done already.
+A hook may be called again, because a process that was killed cannot know whether its call has
+arrived. A repeated request to a web server has the same id, so that it can be dropped. One that has
+to have its effect anew, such as a freeze after the source was restarted, has an id of its own.
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ class Hooks:
         """Whether this hook is configured."""
         return self._of(name).given
 
-    async def call(self, name: HookName, cutover: Cutover) -> None:
-        """Call a hook and wait for its end. Raises TailraceError if it fails."""
+    async def call(self, name: HookName, cutover: Cutover, count: int = 1) -> None:
+        """Call a hook and wait for its end. A web server has the same id for the same ``count``.
+        Raises TailraceError if it fails.
+        """
         hook, seconds = self._of(name), self._settings.hook_seconds
         about = {"action": name, "cutover": cutover.id, "pipeline": self._pipeline}
         body = msgspec.json.encode({**about, "position": cutover.end}) + b"\n"
         if hook.url:
             async with httpx.AsyncClient(timeout=seconds) as client:
-                id = f"{cutover.id}_{name}"
+                id = f"{cutover.id}_{name}" + (f"_{count}" if count > 1 else "")
                 failure = await post(
                     client, hook.url, id, body, secret=hook.secret, seconds=seconds
                 )

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.contract import PreparesTransactions, Sink, Source
-from engine.errors import TailraceError
+from engine.errors import ConfigError, DecodeError, SourceError, TailraceError
 from engine.handover import Cutover, CutoverStore, Freezer, Sides
 from engine.settings.cutover import CutoverSettings
 from engine.toolkit.schema_diff import Difference
@@ -19,12 +19,22 @@ from engine.verify.report import VerifyReport
 if TYPE_CHECKING:  # the client for HTTP takes a while to import
     from engine.cutover.hooks import Hooks
 
-__all__ = ["BY_HOOK", "Engine", "Line", "Parts", "Waits"]
+__all__ = ["BY_HOOK", "GONE_SECONDS", "Engine", "Line", "Parts", "Waits"]
 
 #: How often a position is asked for.
 POLL_SECONDS: Final = 0.05
 #: The ``before`` of a source that a hook has frozen.
 BY_HOOK: Final = "hook"
+#: An engine that is not connected to the target for so long is gone.
+GONE_SECONDS: Final = 5.0
+#: How often it is asked whether the engine is connected, while the target does not catch up.
+ASK_SECONDS: Final = 0.5
+#: How long a running engine may take where no downtime is too long.
+NO_LIMIT_SECONDS: Final = 3600.0
+#: How long the log may be read for the tables that it has changed.
+LOG_SECONDS: Final = 30.0
+#: So many tables are named that the log has changed.
+NAMED: Final = 5
 
 
 class Line(NamedTuple):
@@ -73,10 +83,12 @@ class Waits:
         self._source = parts.source
         self._settings = parts.settings
 
-    @property
-    def limit(self) -> float:
-        """How long a step may wait for the engine."""
-        return self._settings.max_downtime_seconds or 3600.0
+    def left(self, cutover: Cutover) -> float | None:
+        """The seconds that are left of the longest downtime; None without a limit."""
+        limit = self._settings.max_downtime_seconds
+        if not limit or cutover.frozen_at is None:
+            return limit or None
+        return max(0.0, cutover.frozen_at + limit - time.time())
 
     async def position(self) -> str:
         """The end of the log now."""
@@ -112,27 +124,61 @@ class Waits:
                 hint="find out who writes; then `tailrace cutover CONFIG --abort`, and begin again",
             )
 
-    async def caught_up(self, seconds: float) -> float:
+    async def written(self, position: str, end: str) -> str:
+        """What the log may have changed from ``position`` to ``end``, its end, in words; empty if
+        it has changed no table. A restart of the source, and a hook that revokes rights, write to
+        the log, too.
+        """
+        state = await self._parts.sink.state()
+        tables = [] if state is None else [it for of in state.tables for it in of.sources]
+        if self._source.reached(position, end) or not tables:
+            return ""
+        since = dict.fromkeys(tables, position)
+        try:
+            changed = await asyncio.to_thread(self._parts.freezer.changed, since, LOG_SECONDS)
+        except (SourceError, DecodeError, ConfigError) as error:  # then it may be anything
+            return error.message
+        names = sorted(map(str, changed.tables))
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        return changed.reason or ", ".join(names[:NAMED]) + more
+
+    async def caught_up(self, seconds: float | None) -> float:
         """How long the target takes to have the log up to its end now."""
         began = time.monotonic()
         await self.passed(await self.position(), seconds)
         return time.monotonic() - began
 
-    async def passed(self, position: str, seconds: float) -> None:
+    async def passed(self, position: str, seconds: float | None) -> None:
         """Wait until the target has the log up to ``position``. Raises TailraceError if it has not
-        in time.
+        in time, and if no engine is there that applies it.
         """
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        seconds = NO_LIMIT_SECONDS if seconds is None else seconds
+        began = seen = asked = time.monotonic()
+        while True:
             state = await self._parts.sink.state()
             checkpoint = None if state is None else state.checkpoint
             if checkpoint is not None and self._source.reached(checkpoint.position, position):
                 return
+            now = time.monotonic()
+            if checkpoint is not None and checkpoint.paused:
+                raise TailraceError(
+                    "the pipeline is paused, so the target does not catch up",
+                    hint="`tailrace resume CONFIG`",
+                )
+            if now - asked >= ASK_SECONDS:
+                asked = now
+                seen = now if await self._parts.engine.runs() else seen
+            if now - seen >= GONE_SECONDS:
+                raise TailraceError(
+                    "no engine is connected to the target any more, so it does not catch up",
+                    hint="`tailrace run CONFIG` starts one; leave it running",
+                )
+            if now - began >= seconds:
+                raise TailraceError(
+                    f"the target has not caught up within {round(seconds, 1):g} s",
+                    hint="`tailrace status CONFIG` shows the lag",
+                )
             await asyncio.sleep(POLL_SECONDS)
-        raise TailraceError(
-            f"the target has not caught up within {seconds:g} s",
-            hint="`tailrace status CONFIG` shows the lag, and whether the engine runs",
-        )
 
     def prepared(self, position: str) -> list[str]:
         """The transactions that are prepared at ``position``, the end of the log."""

@@ -1,12 +1,12 @@
 """
-What each step of a cutover will do and how it is undone, in words.
+What each step of a cutover will do and how it is undone, in words, and what a person can do.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["STEPS", "Words"]
+__all__ = ["CHOICE", "LONGER", "NO_WAY_BACK", "NOT_STORED", "STEPS", "Words"]
 
 
 class Words(NamedTuple):
@@ -48,3 +48,23 @@ STEPS: Final[dict[str, Words]] = {
     ),
     "abort": Words("put the source back as it was before the freeze", "begin a cutover again"),
 }
+
+#: What is told of steps, and the hints of errors.
+NO_WAY_BACK: Final = (
+    "no reverse pipeline is configured: what applications write to the target after the switch does"
+    " not reach the source, so going back then loses it. Decide about the switch by that"
+)
+NOT_STORED: Final = (
+    "the target could not store that the cutover is aborted: type `tailrace cutover CONFIG --abort`"
+    " when it is back"
+)
+LONGER: Final = (
+    "`tailrace cutover CONFIG --rehearse` tells what takes so long; or set a longer"
+    " max_downtime_seconds in [cutover]"
+)
+CHOICE: Final = (
+    "find out where the applications write. If they write to the source: `tailrace cutover CONFIG"
+    " --abort`, and begin again. If they write to the target: `tailrace cutover CONFIG --switched`"
+    " goes on without another call of the hook, and what the source has got since is not on the"
+    " target"
+)

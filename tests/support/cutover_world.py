@@ -1,0 +1,236 @@
+"""
+A source, a target and an engine without servers, for tests of a cutover's order of steps.
+
+The log of the source is a number that grows with each write. What happens in the middle of a step
+is planted by ``at``: it is called when the step is told, as a person or a crash would act then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
+
+import msgspec
+
+from engine.checkpoint import Checkpoint, TableProgress
+from engine.contract import Sink, Source, State
+from engine.cutover.hooks import HookName, Hooks
+from engine.cutover.machine import Machine
+from engine.cutover.parts import Engine, Line, Parts
+from engine.errors import SinkLost, TailraceError
+from engine.handover import Changed, Client, Cutover, Finished, Obstacle, Sides
+from engine.schema import Table, TableId
+from engine.settings.cutover import CutoverSettings, HookSettings
+from engine.toolkit.schema_diff import Difference
+from engine.verify.report import TableReport, VerifyReport
+
+__all__ = ["LEDGER", "World"]
+
+LEDGER = TableId("shop", "ledger")
+HOOK = HookSettings(("true",))
+QUICK = CutoverSettings(
+    quiet_seconds=0.01, freeze_seconds=0.1, switch=HOOK, max_downtime_seconds=60.0
+)
+
+
+class World:
+    """Both sides, the store, and what was called."""
+
+    def __init__(self, settings: CutoverSettings = QUICK) -> None:
+        self.settings = settings
+        self.end = 7
+        #: The end of the log after the last change of rows.
+        self.changed_at = 7
+        self.applied: int | None = None
+        self.read_only = False
+        self.runs = True
+        self.paused = False
+        self.record: Cutover | None = None
+        self.target_is_lost = False
+        #: What was called, in order: hooks with the number of the call, freeze, thaw, stop.
+        self.calls: list[str] = []
+        self.failing: set[str] = set()
+        self.prepared: list[str] = []
+        self.lines: list[Line] = []
+        self.at: dict[str, Callable[[], None]] = {}
+        self.comparing: Callable[[], None] = lambda: None
+
+    def begin(self, state: str, **fields: object) -> None:
+        """A record as a process that was killed has left it."""
+        record = Cutover("cutover_1", "freeze", 1.0, "test", end="7", frozen_at=None)
+        self.record = msgspec.structs.replace(record, **{"state": state, "before": "OFF", **fields})
+        self.read_only = True
+
+    def write(self, *, rows: bool = True) -> None:
+        """The log of the source grows, by changed rows or by something else."""
+        self.end += 1
+        if rows:
+            self.changed_at = self.end
+
+    def run(self, **options: bool) -> Cutover:
+        """``tailrace cutover``."""
+        return asyncio.run(self.machine().run(**options))
+
+    def abort(self, *, force: bool = False) -> Cutover:
+        """``tailrace cutover --abort``."""
+        return asyncio.run(self.machine().abort(force=force))
+
+    def machine(self) -> Machine:
+        """A process that works on the cutover."""
+        return Machine(
+            Parts(
+                source=cast(Source, _Source(self)),
+                sink=cast(Sink, _Sink(self)),
+                freezer=_Freezer(self),
+                store=_Store(self),
+                engine=Engine(self._runs, self._stop),
+                hooks=_Hooks(self),
+                settings=self.settings,
+                compare=self._compare,
+                differences=self._differences,
+                tell=self._tell,
+                by="test",
+                pipeline="mirror",
+                sides=self._sides,
+            )
+        )
+
+    def note(self, call: str) -> None:
+        """Note a call. It fails if that is planted."""
+        self.calls.append(call)
+        if planted := self.at.get(call):
+            planted()
+        if call.split()[0] in self.failing:
+            raise TailraceError(f"{call} fails")
+
+    def _tell(self, line: Line) -> None:
+        self.lines.append(line)
+        if not line.did and (planted := self.at.get(f"step {line.step}")):
+            planted()
+
+    async def _runs(self) -> bool:
+        return self.runs
+
+    async def _stop(self) -> str:
+        self.note("stop")
+        self.runs = False
+        return "the engine ends"
+
+    async def _compare(self, names: Sequence[str]) -> VerifyReport:
+        self.comparing()
+        await asyncio.sleep(0)
+        table = TableReport(str(LEDGER), 2, 0, 0, 0, 0.1, True)
+        return VerifyReport(True, 0.1, (table,))
+
+    async def _differences(self) -> list[Difference]:
+        return []
+
+    async def _sides(self) -> Sides:
+        return Sides()
+
+
+class _Source:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def position(self) -> str:
+        return str(self._world.end)
+
+    def reached(self, position: str, goal: str) -> bool:
+        return int(position) >= int(goal)
+
+    def unresolved(self, position: str) -> list[str]:
+        return self._world.prepared
+
+
+class _Sink:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def state(self) -> State:
+        world = self._world
+        if world.target_is_lost:
+            raise SinkLost("the connection to the target is lost")
+        applied = world.end if world.applied is None else world.applied
+        progress = {LEDGER: TableProgress("live")}
+        checkpoint = Checkpoint("mirror", 1, str(applied), progress=progress, paused=world.paused)
+        return State(1, checkpoint, (Table(LEDGER, ()),))
+
+    @asynccontextmanager
+    async def cutover_store(self) -> AsyncIterator[_Store]:
+        yield _Store(self._world)
+
+    async def newest_cutover(self) -> Cutover | None:
+        return self._world.record
+
+    async def finish(self, tables: Sequence[TableId], margin: int) -> Finished:
+        return Finished(1, 0, 1)
+
+    async def obstacles(self, tables: Sequence[TableId], margin: int) -> list[Obstacle]:
+        return []
+
+    async def clients(self, tables: Sequence[TableId]) -> list[Client]:
+        return []
+
+
+class _Store:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def save(self, cutover: Cutover) -> None:
+        world = self._world
+        if world.target_is_lost:
+            raise SinkLost("the connection to the target is lost")
+        if planted := world.at.get(f"save {cutover.state}"):
+            planted()
+        world.record = cutover
+
+    async def newest(self) -> Cutover | None:
+        if self._world.target_is_lost:
+            raise SinkLost("the connection to the target is lost")
+        return self._world.record
+
+
+class _Freezer:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def before(self) -> str:
+        return "OFF"
+
+    def why_not(self) -> str:
+        return ""
+
+    def freeze(self, seconds: float) -> None:
+        self._world.note("freeze")
+        self._world.read_only = True
+
+    def is_frozen(self) -> bool:
+        return self._world.read_only
+
+    def thaw(self, before: str) -> None:
+        self._world.note("thaw")
+        self._world.read_only = before == "ON"
+
+    def clients(self) -> list[str]:
+        return []
+
+    def changed(self, since: Mapping[Table, str], seconds: float) -> Changed:
+        changed = self._world.changed_at
+        return Changed(
+            frozenset(it.id for it, position in since.items() if changed > int(position))
+        )
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Hooks(Hooks):
+    def __init__(self, world: World) -> None:
+        super().__init__(world.settings, "mirror")
+        self._world = world
+
+    async def call(self, name: HookName, cutover: Cutover, count: int = 1) -> None:
+        self._world.note(f"hook_{name} {count}")
