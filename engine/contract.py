@@ -69,6 +69,9 @@ class State(msgspec.Struct, frozen=True):
     ``outdated`` has the tables whose rows are stored in another form than the sink's settings say,
     each with the reason. The pipeline treats them as after a change that the log does not show.
 
+    ``generations`` has a number for each table, another one whenever the table is not live any
+    more: what was found of its rows under one number says nothing of those under another.
+
     ``running`` says whether an engine is connected to the target for this pipeline; None if that
     is unknown. ``Sink.open`` need not set it.
     """
@@ -78,6 +81,7 @@ class State(msgspec.Struct, frozen=True):
     tables: tuple[Table, ...]
     outdated: Mapping[TableId, str] = {}
     running: bool | None = None
+    generations: Mapping[TableId, int] = {}
 
 
 class Applied(msgspec.Struct):

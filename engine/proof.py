@@ -31,11 +31,12 @@ class TableProof(msgspec.Struct, frozen=True):
     """The outcome of the last comparison of a table.
 
     ``position`` is the end of the source's log when the comparison began, at ``started_at``: each
-    row was compared as of this place or a later one. It is empty once rows of the table are
-    backfilled again, because then the proof is not one of the rows that are there. ``rows`` were
-    read from the source, ``differences`` of them or of the target's are different, and ``hot``
-    changed too fast to be compared. ``reason`` says why an ``inconclusive`` comparison proves
-    nothing. ``method`` says how rows were compared, and ``sampled`` that only some were.
+    row was compared as of this place or a later one. It is empty once the table has another
+    generation (``State.generations``), because then the proof is not one of the rows that are
+    there. ``rows`` were read from the source, ``differences`` of them or of the target's are
+    different, and ``hot`` changed too fast to be compared. ``reason`` says why an ``inconclusive``
+    comparison proves nothing. ``method`` says how rows were compared, and ``sampled`` that only
+    some were.
 
     ``equal_at`` is when the last comparison began that found the table equal; None if none did.
     Times are Unix seconds.
@@ -108,14 +109,21 @@ class UnfinishedStore(Protocol):
 class ProofStore(Protocol):
     """A sink that keeps the last proof of each table, each method over its own connection."""
 
-    async def save_proofs(self, proofs: Mapping[TableId, TableProof]) -> None:
-        """Store the proofs of some tables. One without ``equal_at`` leaves the table's value as it
-        is. Raises SinkError if the pipeline has no state in today's layout, or for want of a right.
+    async def save_proofs(
+        self, proofs: Mapping[TableId, TableProof], generations: Mapping[TableId, int]
+    ) -> None:
+        """Store the proofs of some tables, each with the generation that the table had when the
+        comparison began. One without ``equal_at`` leaves the table's value as it is. Raises
+        SinkError if the pipeline has no state in today's layout, or for want of a right.
         """
         ...
 
     async def proofs(self) -> dict[TableId, TableProof]:
         """The stored proofs."""
+        ...
+
+    async def void_proofs(self) -> None:
+        """Give each table another generation, because others may have written to the target."""
         ...
 
 

@@ -62,8 +62,10 @@ class MemoryStore:
         self.commands: list[tuple[str, StoredCommand]] = []
         #: The dead letters of all pipelines.
         self.letters: list[tuple[str, DeadLetter]] = []
-        #: The last comparison of each table of each pipeline.
-        self.proofs: dict[tuple[str, TableId], TableProof] = {}
+        #: The last comparison of each table of each pipeline, with the table's generation.
+        self.proofs: dict[tuple[str, TableId], tuple[TableProof, int]] = {}
+        #: The last generation of a table.
+        self.generation = 0
         #: The pipelines that a sink has open.
         self.running: set[str] = set()
 
@@ -139,7 +141,7 @@ class MemorySink:
         self._open = None
         stored = self.store.states.get(self._pipeline, State(0, None, ()))
         if epoch is None:
-            stored = State(stored.epoch + 1, stored.checkpoint, stored.tables)
+            stored = msgspec.structs.replace(stored, epoch=stored.epoch + 1)
             self.store.states[self._pipeline] = stored
         elif epoch != stored.epoch:
             raise Fenced(f"epoch {stored.epoch} has taken over from epoch {epoch}")
@@ -196,13 +198,18 @@ class MemorySink:
             raise Fenced(f"epoch {newest} has taken over from epoch {checkpoint.epoch}")
         self.store.contents = self._transaction()
         tables = tuple(contents.table for contents in self.store.contents.values())
-        before = self.store.states[self._pipeline].checkpoint
-        self.store.states[self._pipeline] = State(newest, checkpoint, tables)
-        self._forget_proofs(set(before.progress if before else ()) - set(checkpoint.progress))
-        for (name, id), proof in self.store.proofs.items():
-            now = checkpoint.progress.get(id)
-            if name == self._pipeline and now is not None and now.state != "live":
-                self.store.proofs[name, id] = msgspec.structs.replace(proof, position="")
+        known = self.store.states[self._pipeline].generations
+        self.store.generation += 1
+        generations = {
+            id: known.get(id, self.store.generation)
+            if it.state == "live"
+            else self.store.generation
+            for id, it in checkpoint.progress.items()
+        }
+        self.store.states[self._pipeline] = State(
+            newest, checkpoint, tables, generations=generations
+        )
+        self._forget_proofs(set(known) - set(generations))
         self._open = None
 
         for done in self._concluded:
@@ -268,16 +275,33 @@ class MemorySink:
         letters = await self.read_dead_letters()
         return dict(Counter(letter.table for letter in letters if letter.outcome is None))
 
-    async def save_proofs(self, proofs: Mapping[TableId, TableProof]) -> None:
+    async def save_proofs(
+        self, proofs: Mapping[TableId, TableProof], generations: Mapping[TableId, int]
+    ) -> None:
         stored = self.store.proofs
         for id, proof in proofs.items() if self._pipeline in self.store.states else ():
             before = stored.get((self._pipeline, id))
             if proof.equal_at is None and before is not None:
-                proof = msgspec.structs.replace(proof, equal_at=before.equal_at)
-            stored[self._pipeline, id] = proof
+                proof = msgspec.structs.replace(proof, equal_at=before[0].equal_at)
+            stored[self._pipeline, id] = proof, generations[id]
 
     async def proofs(self) -> dict[TableId, TableProof]:
-        return {id: it for (name, id), it in self.store.proofs.items() if name == self._pipeline}
+        state = self.store.states.get(self._pipeline, State(0, None, ()))
+        return {
+            id: it
+            if state.generations.get(id) == generation
+            else msgspec.structs.replace(it, position="")
+            for (name, id), (it, generation) in self.store.proofs.items()
+            if name == self._pipeline
+        }
+
+    async def void_proofs(self) -> None:
+        self.store.generation += 1
+        state = self.store.states.get(self._pipeline)
+        if state is not None:
+            self.store.states[self._pipeline] = msgspec.structs.replace(
+                state, generations=dict.fromkeys(state.generations, self.store.generation)
+            )
 
     async def reset(self, *, drop: bool) -> int:
         state = await self.open()

@@ -25,6 +25,7 @@ from engine.cli.engine import Engine
 from engine.cli.stored import stored_state
 from engine.cli.verify import Record, Waiting, choose, rows_of
 from engine.cli.wiring import make_mapping, make_sink, make_source
+from engine.contract import State
 from engine.errors import ConfigError, TailraceError
 from engine.mapping.reader import MappedReader, SharesReader
 from engine.ops.log_fields import error_fields
@@ -65,17 +66,20 @@ CHUNK_ROWS: Final = 1000
 
 class _Resuming:
     """Keeps how far the comparisons of a round have got (``engine.proof.Resumes``). ``known`` is
-    what was stored before. What is too old is not used, so that a proof says something of today."""
+    what was stored before. What is too old is not used, so that a proof says something of today.
+    ``state`` is that of the beginning."""
 
     def __init__(
         self,
         sink: UnfinishedStore,
         known: Mapping[TableId, Unfinished],
         record: Record,
+        state: State,
         oldest: float,
     ) -> None:
         self._sink = sink
         self._record = record
+        self._state = state
         self._known = known
         self._oldest = oldest
         self._kept = set(known)
@@ -84,9 +88,9 @@ class _Resuming:
     def unfinished(self, table: Table) -> Unfinished | None:
         """As ``Resumes.unfinished``."""
         found = self._known.get(table.sources[0].id)
-        if found is None or found.version != _version(table) or found.started_at < self._oldest:
+        if found is None or found.started_at < self._oldest:
             return None
-        return found
+        return found if found.version == _version(table, self._state) else None
 
     def is_time(self) -> bool:
         """As ``Resumes.is_time``."""
@@ -95,7 +99,7 @@ class _Resuming:
     async def save(self, table: Table, unfinished: Unfinished) -> None:
         """As ``Resumes.save``."""
         self._saved_at = time.monotonic()
-        kept = msgspec.structs.replace(unfinished, version=_version(table))
+        kept = msgspec.structs.replace(unfinished, version=_version(table, self._state))
         await self._sink.save_unfinished(table.sources[0].id, kept)
         self._kept.add(table.sources[0].id)
 
@@ -108,16 +112,19 @@ class _Resuming:
             self._kept.remove(id)
 
 
-async def _resuming(sink: object, record: Record, rules: VerifySettings) -> _Resuming | None:
+async def _resuming(
+    sink: object, record: Record, state: State, rules: VerifySettings
+) -> _Resuming | None:
     if not isinstance(sink, UnfinishedStore):
         return None
     oldest = time.time() - max(rules.every_seconds, AGAIN_SECONDS)
-    return _Resuming(sink, await sink.unfinished(), record, oldest)
+    return _Resuming(sink, await sink.unfinished(), record, state, oldest)
 
 
-def _version(table: Table) -> str:
-    """What tells a table from one of another shape."""
-    return sha256(msgspec.json.encode(table)).hexdigest()
+def _version(table: Table, state: State) -> str:
+    """What tells a table from one of another shape, or of another generation."""
+    generations = [state.generations.get(it.id, 0) for it in table.sources]
+    return sha256(msgspec.json.encode([table, generations])).hexdigest()
 
 
 class ContinuousVerify:
@@ -182,7 +189,7 @@ class ContinuousVerify:
         ):
             waiting = Waiting(source, self._committed)
             record = Record(sink, state)
-            resumes = await _resuming(sink, record, rules)
+            resumes = await _resuming(sink, record, state, rules)
             try:
                 await comparison.verify(
                     _for_a_while(tables),

@@ -365,7 +365,8 @@ class Record:
     connection. ``state`` is that of the beginning.
 
     An outcome is stored only if the table is live and has the same version at the end. Else the
-    rows on the target may be known to be old, or were read as what they are not.
+    rows on the target may be known to be old, or were read as what they are not. It is stored with
+    the table's generation of the beginning.
 
     ``stored`` has what was stored. ``refused`` is the error of a target that does not store it; the
     comparison goes on.
@@ -383,6 +384,7 @@ class Record:
         self._sink = sink
         self._stores = stores
         self._live = _live(state)
+        self._generations = {id: state.generations.get(id, 0) for id in self._live}
         self._found: dict[TableId, TableProof] = {}
         self._stored_at = time.monotonic()
 
@@ -409,7 +411,7 @@ class Record:
                 now = _live(state)
                 found = {id: it for id, it in found.items() if now.get(id) == self._live[id]}
             if found:
-                await sink.save_proofs(found)
+                await sink.save_proofs(found, self._generations)
                 self.stored |= found
         except SinkError as error:
             self.refused = error

@@ -19,14 +19,17 @@ from sinks.postgres.session import Session
 __all__ = ["CutoverTable"]
 
 # A state of an older version, which no engine of this one has taken over, has no such table.
-_EXISTS: Final = f"SELECT to_regclass('{SCHEMA}.cutover') IS NOT NULL"
+_EXISTS: Final = f"""
+SELECT EXISTS (SELECT FROM pg_attribute
+WHERE attrelid = to_regclass('{SCHEMA}.cutover') AND attname = 'number')"""
 _LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('tailrace.cutover ' || $1, 0))"
 _SAVE: Final = f"""
 INSERT INTO {SCHEMA}.cutover (id, pipeline, state, record) VALUES ($1, $2, $3, $4)
 ON CONFLICT (id) DO UPDATE
 SET state = excluded.state, record = excluded.record, updated_at = now()"""
+# By number, because the clock of the target may have been set back.
 _NEWEST: Final = f"""
-SELECT record FROM {SCHEMA}.cutover WHERE pipeline = $1 ORDER BY started_at DESC, id LIMIT 1"""
+SELECT record FROM {SCHEMA}.cutover WHERE pipeline = $1 ORDER BY number DESC LIMIT 1"""
 
 
 class CutoverTable:

@@ -101,6 +101,7 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.proof (
   rows bigint NOT NULL, differences bigint NOT NULL, hot bigint NOT NULL,
   method text NOT NULL, sampled boolean NOT NULL, reason text NOT NULL,
   equal_at timestamptz,
+  generation bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (pipeline, source_schema, source_name)
 )"""
 
@@ -118,7 +119,8 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.cutover (
   state text NOT NULL,
   started_at timestamptz NOT NULL DEFAULT now(),
   updated_at timestamptz NOT NULL DEFAULT now(),
-  record text NOT NULL
+  record text NOT NULL,
+  number bigint GENERATED ALWAYS AS IDENTITY
 )"""
 
 #: What layout 2 has besides the tables of layout 1. States of layout 2 that were written before its
@@ -132,21 +134,26 @@ ALTER TABLE {SCHEMA}.table_progress
   ADD COLUMN IF NOT EXISTS part json,
   ADD COLUMN IF NOT EXISTS in_place boolean NOT NULL DEFAULT false,
   ADD COLUMN IF NOT EXISTS columns json NOT NULL DEFAULT '[]',
-  ADD COLUMN IF NOT EXISTS changed_at double precision NOT NULL DEFAULT 0;
+  ADD COLUMN IF NOT EXISTS changed_at double precision NOT NULL DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS generation bigint NOT NULL DEFAULT 0;
 ALTER TABLE {SCHEMA}.table_version ALTER COLUMN indexed DROP NOT NULL;
 {_COMMAND};
 {_DEAD_LETTER};
 {_REPAIR_KEY};
 {_PROOF};
+ALTER TABLE {SCHEMA}.proof
+  ADD COLUMN IF NOT EXISTS generation bigint NOT NULL DEFAULT 0;
 {_COMPARISON};
-{_CUTOVER}"""
+{_CUTOVER};
+ALTER TABLE {SCHEMA}.cutover
+  ADD COLUMN IF NOT EXISTS number bigint GENERATED ALWAYS AS IDENTITY"""
 #: Whether ``_ADD`` was executed: its newest columns are there.
 _IS_COMPLETE = f"""
 SELECT count(*) = 8 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
 JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND ((relname, attname) IN
-  (('checkpoint', 'paused'), ('table_progress', 'changed_at'), ('dead_letter', 'id'),
-  ('proof', 'equal_at'), ('cutover', 'id'), ('repair_key', 'keys'),
+  (('checkpoint', 'paused'), ('table_progress', 'generation'), ('dead_letter', 'id'),
+  ('proof', 'generation'), ('cutover', 'number'), ('repair_key', 'keys'),
   ('comparison', 'unfinished'))
   OR (relname, attname) = ('table_version', 'indexed') AND NOT attnotnull)"""
 
@@ -173,6 +180,7 @@ CREATE TABLE {SCHEMA}.table_progress (
   in_place boolean NOT NULL DEFAULT false,
   columns json NOT NULL DEFAULT '[]',
   changed_at double precision NOT NULL DEFAULT 0,
+  generation bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (pipeline, source_schema, source_name)
 );
 CREATE TABLE {SCHEMA}.table_version (
@@ -328,6 +336,18 @@ async def read_progress(
                 upgrade_progress(fields) if layout == 1 else fields, TableProgress
             )
     return progress
+
+
+async def read_generations(session: Session, pipeline: str, layout: int) -> dict[TableId, int]:
+    """The generation of each of the pipeline's tables; none in layout 1."""
+    if layout == 1:
+        return {}
+    cursor = await session.execute(
+        f"SELECT source_schema, source_name, generation FROM {SCHEMA}.table_progress"
+        " WHERE pipeline = $1",
+        (pipeline,),
+    )
+    return {TableId(schema, name): it for schema, name, it in await cursor.fetchall()}
 
 
 async def read_owners(session: Session, layout: int) -> dict[tuple[str, str], str]:

@@ -24,25 +24,38 @@ __all__ = ["KeepsProofs", "ProofTable"]
 
 _READ = f"""
 SELECT source_schema, source_name, outcome, extract(epoch FROM started_at)::float8,
-  extract(epoch FROM ended_at)::float8, position, rows, differences, hot, method, sampled, reason,
-  extract(epoch FROM equal_at)::float8
-FROM {SCHEMA}.proof WHERE pipeline = $1 ORDER BY 1, 2"""
+  extract(epoch FROM ended_at)::float8,
+  CASE proof.generation WHEN p.generation THEN position ELSE '' END,
+  proof.rows, differences, hot, method, sampled, reason, extract(epoch FROM equal_at)::float8
+FROM {SCHEMA}.proof LEFT JOIN {SCHEMA}.table_progress p
+  USING (pipeline, source_schema, source_name)
+WHERE pipeline = $1 ORDER BY 1, 2"""
 
 # Not after a reset, which has removed the checkpoint.
 _SAVE = f"""
 INSERT INTO {SCHEMA}.proof (pipeline, source_schema, source_name, outcome, started_at, ended_at,
-  position, rows, differences, hot, method, sampled, reason, equal_at)
+  position, rows, differences, hot, method, sampled, reason, equal_at,
+  generation)
 SELECT $1, $2, $3, $4, to_timestamp($5::float8), to_timestamp($6::float8), $7, $8::bigint,
-  $9::bigint, $10::bigint, $11, $12::boolean, $13, to_timestamp($14::float8)
+  $9::bigint, $10::bigint, $11, $12::boolean, $13, to_timestamp($14::float8),
+  $15::bigint
 WHERE EXISTS (SELECT FROM {SCHEMA}.checkpoint WHERE pipeline = $1)
 ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   outcome = excluded.outcome, started_at = excluded.started_at, ended_at = excluded.ended_at,
   position = excluded.position, rows = excluded.rows, differences = excluded.differences,
   hot = excluded.hot, method = excluded.method, sampled = excluded.sampled,
-  reason = excluded.reason, equal_at = coalesce(excluded.equal_at, proof.equal_at)"""
+  reason = excluded.reason, equal_at = coalesce(excluded.equal_at, proof.equal_at),
+  generation = excluded.generation"""
+
+# In the order of the engine's commit, which writes the checkpoint first: the two cannot wait in a
+# circle.
+_LOCK = f"SELECT FROM {SCHEMA}.checkpoint WHERE pipeline = $1 FOR UPDATE"
+_VOID = f"UPDATE {SCHEMA}.table_progress SET generation = txid_current() WHERE pipeline = $1"
 
 # A state of an older version, which no engine of this one has taken over, has no such table.
-_EXISTS = f"SELECT to_regclass('{SCHEMA}.proof') IS NOT NULL"
+_EXISTS = f"""
+SELECT EXISTS (SELECT FROM pg_attribute
+WHERE attrelid = to_regclass('{SCHEMA}.proof') AND attname = 'generation')"""
 
 
 _SAVE_UNFINISHED = f"""
@@ -63,7 +76,9 @@ class ProofTable:
         self._session = session
         self._pipeline = pipeline
 
-    async def save(self, proofs: Mapping[TableId, TableProof]) -> None:
+    async def save(
+        self, proofs: Mapping[TableId, TableProof], generations: Mapping[TableId, int]
+    ) -> None:
         """As ``ProofStore.save_proofs``."""
         if not await self._exists():
             raise SinkError(
@@ -77,8 +92,16 @@ class ProofTable:
                 *(repr(proof.started_at), repr(proof.ended_at), proof.position),
                 *(*map(str, numbers), proof.method, str(proof.sampled), proof.reason),
                 None if proof.equal_at is None else repr(proof.equal_at),
+                str(generations[id]),
             )
             await self._session.execute(_SAVE, values)
+
+    async def void(self) -> None:
+        """As ``ProofStore.void_proofs``."""
+        await self._session.begin()
+        await self._session.execute(_LOCK, (self._pipeline,))
+        await self._session.execute(_VOID, (self._pipeline,))
+        await self._session.commit()
 
     async def read(self) -> dict[TableId, TableProof]:
         """As ``ProofStore.proofs``."""
@@ -120,10 +143,17 @@ class KeepsProofs(ABC):
     def _own_session(self) -> AbstractAsyncContextManager[Session]:
         """A session besides that of the engine."""
 
-    async def save_proofs(self, proofs: Mapping[TableId, TableProof]) -> None:
+    async def save_proofs(
+        self, proofs: Mapping[TableId, TableProof], generations: Mapping[TableId, int]
+    ) -> None:
         """As ``ProofStore.save_proofs``."""
         async with self._own_session() as session:
-            await ProofTable(session, self._pipeline).save(proofs)
+            await ProofTable(session, self._pipeline).save(proofs, generations)
+
+    async def void_proofs(self) -> None:
+        """As ``ProofStore.void_proofs``."""
+        async with self._own_session() as session:
+            await ProofTable(session, self._pipeline).void()
 
     async def save_unfinished(self, id: TableId, unfinished: Unfinished | None) -> None:
         """As ``UnfinishedStore.save_unfinished``."""

@@ -27,6 +27,7 @@ from sinks.postgres.commands import COMMANDS_WAIT
 from sinks.postgres.layout import (
     SCHEMA,
     prepare,
+    read_generations,
     read_layout,
     read_owners,
     read_progress,
@@ -70,25 +71,25 @@ WITH saved AS (
   RETURNING {COMMANDS_WAIT} AS waits)
 SELECT bool_or(waits), 1 / count(*) FROM saved"""
 
-# What is backfilled after a comparison is not as the comparison has found it.
+# A table that is not live gets another generation. The number of the transaction is a new one also
+# after the table was dropped and created again.
 _SAVE_PROGRESS = f"""
 WITH it AS (SELECT * FROM json_to_recordset($2::json) AS it (source_schema text, source_name text,
   state text, cursor text, rows bigint, estimate bigint, high_watermark text, again boolean,
   cause json, part json, in_place boolean, columns json,
   changed_at double precision)),
-proofs AS (UPDATE {SCHEMA}.proof SET position = '' FROM it
-  WHERE proof.pipeline = $1 AND proof.source_schema = it.source_schema
-  AND proof.source_name = it.source_name AND it.state <> 'live' AND proof.position <> ''),
 unfinished AS (DELETE FROM {SCHEMA}.comparison c USING it
   WHERE c.pipeline = $1 AND c.source_schema = it.source_schema
   AND c.source_name = it.source_name AND it.state <> 'live')
-INSERT INTO {SCHEMA}.table_progress SELECT $1, it.* FROM it
+INSERT INTO {SCHEMA}.table_progress SELECT $1, it.*, txid_current() FROM it
 ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   state = excluded.state, cursor = excluded.cursor, rows = excluded.rows,
   estimate = excluded.estimate, high_watermark = excluded.high_watermark,
   again = excluded.again, cause = excluded.cause, part = excluded.part,
   in_place = excluded.in_place, columns = excluded.columns,
-  changed_at = excluded.changed_at"""
+  changed_at = excluded.changed_at,
+  generation = CASE excluded.state WHEN 'live' THEN table_progress.generation
+    ELSE excluded.generation END"""
 
 _FORGET_PROGRESS = f"""
 WITH gone AS (SELECT * FROM json_to_recordset($2::json) AS it (schema text, name text)),
@@ -285,12 +286,13 @@ class StateStore:
             return None
         epoch, position, committed_at, paused = row
         progress = await read_progress(self._session, self.pipeline, layout)
+        generations = await read_generations(self._session, self.pipeline, layout)
         versions = await read_versions(self._session, self.pipeline, layout)
         tables = tuple(table for _, table in versions)
         if position is None:
             return State(epoch, None, tables)
         checkpoint = Checkpoint(self.pipeline, epoch, position, committed_at, progress, paused)
-        return State(epoch, checkpoint, tables)
+        return State(epoch, checkpoint, tables, generations=generations)
 
     async def save(self, checkpoint: Checkpoint) -> Cursor:
         """Write the checkpoint and the changed progress of tables, in an open pipeline that goes on

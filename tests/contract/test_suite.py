@@ -145,8 +145,9 @@ def test_a_sink_is_asked_only_for_what_it_declares() -> None:
     found = outcomes(SinkContract(), lambda: TargetOf(AtLeastOnce))
     assert failed(found) == set()
     skipped = {name for name, outcome in found.items() if outcome == "skipped"}
-    # 2 of transactions, 8 of backfill, 7 of changes, 3 of parts, 1 of columns
-    assert len(skipped) == 21
+    # 2 of transactions, 8 of backfill, 7 of changes, 3 of parts, 1 of columns, 4 of cutovers, 1 of
+    # comparisons
+    assert len(skipped) == 26
 
 
 class OriginOf(MemoryOrigin):

@@ -15,6 +15,7 @@ from engine.cli.continuous import (
     AGAIN_SECONDS,
     LOOK_SECONDS,
     ContinuousVerify,
+    _version,
     due,
     only_live,
 )
@@ -154,6 +155,34 @@ def test_the_outcome_of_a_table_that_was_changed_meanwhile_is_not_stored() -> No
     for found in (report(3), report(hot=2), report()):
         assert recorded(found, state=TableProgress("pending", again=True)) is None
         assert recorded(found, after=msgspec.structs.replace(A, version=2)) is None
+
+
+def test_a_proof_from_before_a_backfill_has_no_position() -> None:
+    """GIVEN a comparison WHEN the table is backfilled again, and is live again when the outcome is
+    stored THEN the outcome is not one of the rows that are there."""
+
+    async def run() -> tuple[TableProof, str]:
+        sink = MemorySink(MemorySinkSettings("memory:x"), "p", MemoryStore())
+        epoch = (await sink.open()).epoch
+
+        async def commit(progress: TableProgress) -> State:
+            await sink.commit(Checkpoint("p", epoch, "5", 0.0, {A.id: progress}))
+            state = await sink.state()
+            assert state is not None
+            return msgspec.structs.replace(state, tables=(A,))
+
+        before = await commit(LIVE)
+        record = Record(sink, before)
+        await record.add(A, msgspec.structs.replace(report(), position="5"))
+        await commit(TableProgress("pending", again=True))
+        sink.store.states["p"] = after = await commit(LIVE)
+        assert _version(A, before) != _version(A, after)
+        await record.store()
+        return (await sink.proofs())[A.id], _version(A, before)
+
+    proof, version = asyncio.run(run())
+    assert (proof.outcome, proof.position) == ("equal", "")
+    assert version == _version(A, State(1, None, (A,), generations={A.id: 1}))
 
 
 def test_a_target_that_holds_a_position_has_passed_it_after_the_deadline_too() -> None:

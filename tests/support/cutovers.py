@@ -66,7 +66,7 @@ def record(target: str) -> dict[str, Any]:
     """The newest record."""
     with psycopg.connect(target) as connection:
         row = connection.execute(
-            "SELECT record FROM tailrace.cutover ORDER BY started_at DESC LIMIT 1"
+            "SELECT record FROM tailrace.cutover ORDER BY number DESC LIMIT 1"
         ).fetchone()
     assert row is not None
     found: dict[str, Any] = json.loads(row[0])
