@@ -179,3 +179,15 @@ def test_values_of_rows_that_differ_are_counted_once(sides: Sides) -> None:
                 ("zero", 50),
                 ("lost", 50),
             ], (name, options, report)
+
+
+def test_a_zero_date_that_became_null_is_no_reason_to_read_rows(sides: Sides) -> None:
+    """Also in a column that has no NULL on the source."""
+    for name, key in KEYS.items():
+        table = sides.make(name, f"id {key}, day DATE NOT NULL, moment DATETIME(3) NOT NULL")
+        rows = [f"({id}, 0, 0)" for id in range(20)], [f"({id}, NULL, NULL)" for id in range(20)]
+        sides.on_source(f"INSERT INTO {name} VALUES {', '.join(rows[0])}")
+        sides.on_target(f"INSERT INTO {name} VALUES {', '.join(rows[1])}")
+        report = sides.compare(table)
+        assert (report.equal, report.method, report.read) == (True, "checksums", 0)
+        assert [it.values for it in report.replaced] == [20, 20]

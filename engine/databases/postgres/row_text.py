@@ -4,7 +4,8 @@ The text of a row as an expression of PostgreSQL (``engine.toolkit.checksums``).
 The expression depends on settings of the session (``session_settings``): ``datestyle``,
 ``intervalstyle``, ``timezone`` and ``extra_float_digits``. ``concat_ws`` leaves out NULL and its
 comma. So a NULL in a column that cannot have one makes a text with a field too few, which is that
-of no row.
+of no row. Columns of dates can have one on the target, where a policy may store an invalid date as
+NULL.
 
 Sources: "String Functions and Operators", "Binary String Functions and Operators" and "Bit String
 Types" in PostgreSQL's manual.
@@ -84,7 +85,7 @@ def _field(column: Column) -> str:
         text = _float(f"{name}::float8")
     else:
         text = name
-    return f"coalesce({text}::text, '')" if column.nullable else text
+    return f"coalesce({text}::text, '')" if column.nullable or kind in TEMPORAL else text
 
 
 def _long(column: Column, value: str, text: str, bytes: str) -> str:
