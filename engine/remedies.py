@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKFILL",
     "BACKFILL_ALL",
+    "REPAIR",
     "SKIP_STATEMENT",
     "SKIP_TRANSACTION",
     "and_then",
@@ -31,6 +32,10 @@ __all__ = [
 
 #: The remedy for a table whose rows on the target are not those of the source.
 BACKFILL: Final = "`tailrace backfill CONFIG TABLE` reads the table again"
+#: The remedy for rows that a comparison has found different.
+REPAIR: Final = (
+    "`tailrace verify CONFIG --table TABLE --repair` shows the rows, and asks to repair them"
+)
 #: The remedy for a log that cannot be followed from the checkpoint on.
 BACKFILL_ALL: Final = (
     "`tailrace backfill CONFIG --all` reads all tables again, and goes on at the end of the log"

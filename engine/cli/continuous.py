@@ -32,7 +32,7 @@ from engine.ops.log_fields import error_fields
 from engine.ops.metrics import Metrics
 from engine.proof import ProofStore, TableProof, Unfinished, UnfinishedStore
 from engine.recovery import PassesOver
-from engine.remedies import rendered
+from engine.remedies import REPAIR, rendered
 from engine.schema import Table, TableId
 from engine.settings.loader import Settings
 from engine.settings.verify import VerifySettings
@@ -222,13 +222,12 @@ class ContinuousVerify:
         for id, proof in stored.items():
             if proof.outcome != "different":
                 continue
-            line = "`tailrace verify CONFIG --table TABLE`"
             extra = {
                 "pipeline": pipeline,
                 "table": str(id),
                 "position": place(proof.position),
                 "count": proof.differences,
-                "hint": rendered(line, config=str(self._engine.config), table=str(id)),
+                "hint": rendered(REPAIR, config=str(self._engine.config), table=str(id)),
             }
             log.warning("rows of the table differ from the source", extra=extra)
 

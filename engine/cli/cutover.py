@@ -119,6 +119,7 @@ class _Shown:
     def __init__(self, options: argparse.Namespace) -> None:
         self._json: bool = options.json
         self._config = str(options.config)
+        self._rehearses: bool = options.rehearse
 
     def say(self, text: str) -> None:
         """Print a line for people, at once."""
@@ -138,7 +139,8 @@ class _Shown:
             self.say(f"  did: {line.did} ({line.seconds:.2f} s)")
             for warning in line.warnings:
                 self.say(f"  warning: {warning}")
-            self.say(f"  undo: {words.undo}")
+            if not self._rehearses:
+                self.say(f"  undo: {words.undo}")
 
     def refused(self, refused: Refused) -> None:
         """Why a cutover cannot begin, and what to do."""
@@ -359,6 +361,6 @@ def _engine(sink: Sink) -> Engine:
                     f"the engine has not ended within {STOP_SECONDS:.0f} s",
                     hint="end it, and type `tailrace cutover CONFIG` again",
                 )
-        return "the engine has ended" if done is None else f"the engine: {done.outcome}"
+        return "the engine has ended" if done is None else done.outcome
 
     return Engine(runs, stop)

@@ -334,7 +334,9 @@ async def _reset(settings: Settings, options: argparse.Namespace) -> int:
     if isinstance(sink, CommandStore):
         async with sink.command_client() as client:
             if await client.engine_runs():
-                raise ConfigError("an engine runs this pipeline", hint="stop it first")
+                raise ConfigError(
+                    "an engine runs this pipeline", hint="stop it first: `tailrace stop CONFIG`"
+                )
     count = sum(not table.id.name.startswith(TWIN_PREFIX) for table in state.tables)
     what = f"the position of the pipeline {name} and the progress of {count:,} tables are forgotten"
     if options.drop:

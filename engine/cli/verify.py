@@ -32,7 +32,7 @@ from engine.mapping.changes import Mapping as TableMappings
 from engine.mapping.reader import MappedReader, SharesReader, compared, with_sources
 from engine.pipeline.twins import current_tables
 from engine.proof import ProofOutcome, ProofStore, TableProof
-from engine.remedies import remedy_of
+from engine.remedies import remedy_of, rendered
 from engine.schema import Table, TableId
 from engine.settings.loader import Settings
 from engine.toolkit.sampling import SampleSize, SamplesKeys
@@ -139,6 +139,9 @@ def _show(report: VerifyReport, options: argparse.Namespace) -> None:
         from engine.cli.tables import verify_table
 
         print_tables(verify_table(report))
+        if not options.repair and any(it.differing + it.missing + it.extra for it in report.tables):
+            way = rendered("`tailrace verify CONFIG --repair`", config=str(options.config))
+            print(f"to write the source's rows in their place: {way}")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -109,7 +109,7 @@ def proof_refusals(
     ]
     found: list[Refusal] = []
     if different:
-        remedy = "`tailrace verify CONFIG` lists the rows; `tailrace backfill CONFIG TABLE` repairs"
+        remedy = "`tailrace verify CONFIG --repair` shows the rows, and asks to repair them"
         found.append(Refusal(f"different from the source: {_names(different)}", remedy))
     if old:
         text = f"not found equal within {most_seconds:g} s: {_names(old)}"

@@ -30,7 +30,7 @@ from engine.cutover.checks import table_refusals
 from engine.cutover.parts import BY_HOOK, Line, Parts, Waits
 from engine.cutover.proving import prove
 from engine.cutover.readiness import Ready, Refused, require_ready
-from engine.cutover.steps import CHOICE, LONGER, NO_WAY_BACK, NOT_STORED, STEPS
+from engine.cutover.steps import CHOICE, LONGER, NO_WAY_BACK, NOT_STORED, REHEARSED, STEPS
 from engine.errors import TailraceError
 from engine.handover import (
     BEFORE_SWITCH,
@@ -157,7 +157,7 @@ class Machine:
             else:
                 cutover, did = await self._work[step](cutover)
             predicted[step] = time.monotonic() - began
-            cutover = _with_step(cutover, step, at, predicted[step], did)
+            cutover = _with_step(cutover, step, at, predicted[step], did, undo=REHEARSED)
             self._tell(Line(step, did, predicted[step]))
         now = time.time()
         cutover = msgspec.structs.replace(
@@ -482,7 +482,9 @@ def _warned(cutover: Cutover, warnings: Sequence[str]) -> Cutover:
     return msgspec.structs.replace(cutover, warnings=(*cutover.warnings, *warnings))
 
 
-def _with_step(cutover: Cutover, step: str, at: float, seconds: float, did: str) -> Cutover:
+def _with_step(
+    cutover: Cutover, step: str, at: float, seconds: float, did: str, *, undo: str = ""
+) -> Cutover:
     words = STEPS[step]
-    done = StepRecord(step, at, seconds, did, words.will, words.undo)
+    done = StepRecord(step, at, seconds, did, words.will, undo or words.undo)
     return msgspec.structs.replace(cutover, steps=(*cutover.steps, done))

@@ -113,12 +113,16 @@ class Waits:
                 end, since = now, time.monotonic()
         return end
 
+    async def frozen(self, cutover: Cutover) -> bool:
+        """Whether the source takes no writes, and has taken none since the freeze."""
+        by_hook = cutover.before == BY_HOOK
+        if not (by_hook or await asyncio.to_thread(self._parts.freezer.is_frozen)):
+            return False
+        return self._source.reached(cutover.end, await self.position())
+
     async def require_frozen(self, cutover: Cutover) -> None:
         """Raise TailraceError if the source takes writes, or has taken some since the freeze."""
-        by_hook = cutover.before == BY_HOOK
-        frozen = by_hook or await asyncio.to_thread(self._parts.freezer.is_frozen)
-        end = await self.position()
-        if not frozen or not self._source.reached(cutover.end, end):
+        if not await self.frozen(cutover):
             raise TailraceError(
                 "the source was written after it was frozen, or takes writes again",
                 hint="find out who writes; then `tailrace cutover CONFIG --abort`, and begin again",

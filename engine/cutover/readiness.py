@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from engine.contract import State
 from engine.cutover.checks import (
@@ -29,6 +29,13 @@ from engine.structure import ComparesSchema
 __all__ = ["Ready", "Refused", "require_ready"]
 
 
+#: After a cutover that is done. An engine that is started then has nothing to apply.
+SWITCHED: Final = Refusal(
+    "the applications are switched to the target already, and the source is still frozen",
+    "`tailrace cutover CONFIG --status` shows that cutover; keep the engine from being started",
+)
+
+
 class Refused(TailraceError):
     """A cutover cannot begin. Nothing was changed."""
 
@@ -48,6 +55,9 @@ class Ready(NamedTuple):
 async def require_ready(parts: Parts, waits: Waits) -> Ready:
     """What was found. Raises Refused unless a cutover can begin."""
     settings = parts.settings
+    newest = await parts.store.newest()
+    if newest is not None and newest.state == "done" and await waits.frozen(newest):
+        raise Refused([SWITCHED])
     found = hook_refusals(settings)
     warnings: list[str] = []
     state = await parts.sink.state()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["CHOICE", "LONGER", "NO_WAY_BACK", "NOT_STORED", "STEPS", "Words"]
+__all__ = ["CHOICE", "LONGER", "NOT_STORED", "NO_WAY_BACK", "REHEARSED", "STEPS", "Words"]
 
 
 class Words(NamedTuple):
@@ -17,6 +17,9 @@ class Words(NamedTuple):
 
 
 _ABORT: Final = "`tailrace cutover CONFIG --abort` lets the source take writes again"
+
+#: How a step of a rehearsal is undone.
+REHEARSED: Final = "nothing is to be undone: the source takes writes as before"
 
 #: The steps in their order, and what an abort does.
 STEPS: Final[dict[str, Words]] = {
@@ -40,7 +43,7 @@ STEPS: Final[dict[str, Words]] = {
     "arm": Words("make the way back ready", _ABORT),
     "switch": Words(
         "call the hook that sends the applications to the target; the downtime ends",
-        "`tailrace cutover CONFIG --abort` calls switch_back, before the step stop only",
+        "`tailrace cutover CONFIG --abort` calls switch_back; it works until the step stop begins",
     ),
     "stop": Words(
         "end the engine; the source stays frozen",

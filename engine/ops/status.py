@@ -18,7 +18,7 @@ from engine.ops.metric_list import Stage
 from engine.ops.recent_errors import ErrorStatus
 from engine.ops.table_counters import TableCounters
 from engine.proof import TableProof
-from engine.remedies import rendered
+from engine.remedies import REPAIR, rendered
 from engine.schema import TableId
 
 __all__ = [
@@ -253,6 +253,6 @@ def table_status(
         return msgspec.structs.replace(
             status,
             reason=f"the last comparison found {rows} different from the source",
-            remedy=rendered("`tailrace verify CONFIG --table TABLE`", config=config, table=table),
+            remedy=rendered(REPAIR, config=config, table=table),
         )
     return status

@@ -184,6 +184,8 @@ def test_a_cutover_loses_nothing(
             insert = f"INSERT INTO {database}.ledger (note) VALUES ('new side') RETURNING id"
             assert there.execute(insert.encode()).fetchall() == [(max(source) + 500 + 1,)]
         assert main(["cutover", str(config), "--abort"]) == 1
+        assert main(["cutover", str(config)]) == 1
+        assert "switched to the target already" in capsys.readouterr().out
 
 
 def killed_while_it_waits(server: AnyServer, database: str, run: list[str]) -> None:
