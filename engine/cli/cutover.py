@@ -361,6 +361,6 @@ def _engine(sink: Sink) -> Engine:
                     f"the engine has not ended within {STOP_SECONDS:.0f} s",
                     hint="end it, and type `tailrace cutover CONFIG` again",
                 )
-        return "the engine has ended" if done is None else done.outcome
+        return (done and done.outcome) or "the engine has ended"
 
     return Engine(runs, stop)

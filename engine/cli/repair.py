@@ -22,6 +22,7 @@ from engine.contract import RowReader, Sink, StoredText
 from engine.databases.mysql.types import INTEGER_KINDS
 from engine.errors import ConfigError
 from engine.mapping.changes import Mapping as TableMappings
+from engine.ops.words import counted
 from engine.recovery import RepairKeys, RepairStore
 from engine.remedies import rendered
 from engine.schema import Table, TableId
@@ -193,7 +194,7 @@ async def repair(sink: Sink, found: Differing, options: argparse.Namespace) -> i
         )
     if not found.keys:
         return 3
-    if not agreed(f"{found.rows:,} rows of the target are to be repaired", options):
+    if not agreed(f"{counted(found.rows, 'row', 'rows')} of the target to repair", options):
         return 1
     return await _give(sink, found, options)
 

@@ -168,9 +168,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sample",
         type=_sample_size,
-        metavar="N|P%",
-        help="compare about N random rows of each table, or P percent of them, and say which share"
-        " of the rows may differ with 95%% confidence; tables without a key are compared whole",
+        metavar="N|PERCENT",
+        help="compare about N random rows of each table, or such a share of them, as in 0.5%%,"
+        " and say which share of the rows may differ with 95%% confidence; tables without a key are"
+        " compared whole",
     )
     parser.add_argument(
         "--no-record", action="store_true", help="do not store the outcome in the target"

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from engine.cli.main import make_parser
 from engine.cli.schema import SchemaReport, schema_lines
 from engine.cli.tables import findings_table, verify_table
 from engine.contract import Finding
@@ -165,3 +166,14 @@ def test_missing_foreign_keys_alone_name_the_option_that_creates_them() -> None:
     *_, count, way = schema_lines(SchemaReport(False, 1, lacks), "my shop.toml")
     assert count == "1 difference in 1 table"
     assert way.endswith("`tailrace schema apply 'my shop.toml' --foreign-keys`")
+
+
+def test_every_command_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse formats a usage line by %, so a name of an option's value cannot have one."""
+    names = re.findall(r"^    ([a-z][a-z-]+)", make_parser().format_help(), re.MULTILINE)
+    assert {"verify", "dead-letters", "cutover"} <= set(names)
+    for name in names:
+        with pytest.raises(SystemExit) as ended:
+            make_parser().parse_args([name, "--help"])
+        assert ended.value.code == 0
+        assert f"usage: tailrace {name}" in capsys.readouterr().out
