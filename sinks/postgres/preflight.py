@@ -378,8 +378,12 @@ def _limits(table: Table) -> Iterator[Finding]:
         )
     indexes = [("key", table.key)] if table.key else []
     indexes += [(f"index {it.name}", it.columns) for it in table.indexes if indexable(table, it)]
+    shares = [len(it.share.encode()) for it in table.origins if it.share]
     for name, ordinals in indexes:
-        widest = sum(_widest_bytes(table.columns[ordinal].type) for ordinal in ordinals)
+        widest = sum(
+            max(shares) if shares and ordinal == 0 else _widest_bytes(table.columns[ordinal].type)
+            for ordinal in ordinals
+        )
         if widest > MAX_INDEX_ROW_BYTES:
             yield Finding(
                 "warning",

@@ -117,6 +117,13 @@ def assert_complete(done: dict[str, Any], table: str) -> None:
     assert (name, rows > 2) == (table, True)
 
 
+def assert_ended(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cutover that is done is neither aborted nor begun again."""
+    assert main(["cutover", str(config), "--abort"]) == 1
+    assert main(["cutover", str(config)]) == 1
+    assert "switched to the target already" in capsys.readouterr().out
+
+
 def outcome(report: Path) -> str:
     """What a report tells, which is as it was written."""
     assert main(["report", "verify", str(report)]) == 0
@@ -183,9 +190,7 @@ def test_a_cutover_loses_nothing(
         with psycopg.connect(target_database) as there:
             insert = f"INSERT INTO {database}.ledger (note) VALUES ('new side') RETURNING id"
             assert there.execute(insert.encode()).fetchall() == [(max(source) + 500 + 1,)]
-        assert main(["cutover", str(config), "--abort"]) == 1
-        assert main(["cutover", str(config)]) == 1
-        assert "switched to the target already" in capsys.readouterr().out
+        assert_ended(config, capsys)
 
 
 def killed_while_it_waits(server: AnyServer, database: str, run: list[str]) -> None:

@@ -129,9 +129,13 @@ def test_shops_are_merged(shops: Shops) -> None:
     shops.check("id, email, state, vip, more", {0: columns[0]})
 
 
-def test_one_of_the_shops_is_not_followed_any_more(shops: Shops) -> None:
+def test_one_of_the_shops_is_not_followed_any_more(
+    shops: Shops, capsys: pytest.CaptureFixture[str]
+) -> None:
     """GIVEN two shops that are merged WHEN one is excluded, and both change THEN the target keeps
     its rows as they are, and `verify` compares those of the other."""
+    assert main(["check", str(shops.config)]) == 0
+    assert "PG018" not in capsys.readouterr().out, "the names of shops are short"
     catch_up(shops.config)
     shops.select(shops.names[1])
     shops.execute(0, "UPDATE customer SET state = 'other'")
