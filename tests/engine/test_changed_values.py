@@ -190,4 +190,4 @@ def test_a_zero_date_that_became_null_is_no_reason_to_read_rows(sides: Sides) ->
         sides.on_target(f"INSERT INTO {name} VALUES {', '.join(rows[1])}")
         report = sides.compare(table)
         assert (report.equal, report.method, report.read) == (True, "checksums", 0)
-        assert [it.values for it in report.replaced] == [20, 20]
+        assert [it.values for it in report.replaced if it.values] == [20, 20]
