@@ -22,6 +22,7 @@ __all__ = [
     "Unfinished",
     "UnfinishedStore",
     "read_proofs",
+    "void_proofs",
 ]
 
 ProofOutcome = Literal["equal", "different", "inconclusive"]
@@ -130,3 +131,9 @@ class ProofStore(Protocol):
 async def read_proofs(sink: object) -> dict[TableId, TableProof]:
     """The stored proofs. A sink may keep none."""
     return await sink.proofs() if isinstance(sink, ProofStore) else {}
+
+
+async def void_proofs(sink: object) -> None:
+    """Void the stored proofs. A sink may keep none."""
+    if isinstance(sink, ProofStore):
+        await sink.void_proofs()

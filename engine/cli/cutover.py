@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -24,9 +24,15 @@ from engine.cli.output import print_json
 from engine.cli.report import Wanted, add_report_options, server_of, wanted_report
 from engine.cli.schema import schema_differences
 from engine.cli.verify import compare, rows_of
-from engine.cli.wiring import load_settings, make_sink, make_source, version_and_codecs
+from engine.cli.wiring import (
+    load_settings,
+    make_mapping,
+    make_sink,
+    make_source,
+    version_and_codecs,
+)
 from engine.commands import Stop
-from engine.contract import Sink, Source
+from engine.contract import ReadsByPolicy, Sink, Source, State
 from engine.cutover.machine import Machine
 from engine.cutover.parts import Engine, Line, Parts
 from engine.cutover.readiness import Refused
@@ -37,6 +43,7 @@ from engine.ops.log import printable
 from engine.ops.notifications import Notification, NotificationData
 from engine.remedies import rendered
 from engine.report.parts import Server
+from engine.schema import TableId
 from engine.settings.loader import Settings
 
 __all__ = ["CUTOVER", "described"]
@@ -262,11 +269,19 @@ def _parts(
         settings=settings.cutover,
         compare=lambda names: compare(settings, config, names=names),
         differences=lambda: schema_differences(settings, sink),
+        outdated=lambda state: _outdated(settings, source, state),
         tell=tell,
         by=user(),
         pipeline=settings.pipeline.name,
         sides=lambda: _sides(settings, source, sink),
     )
+
+
+def _outdated(settings: Settings, source: Source, state: State) -> Mapping[TableId, str]:
+    """The tables whose stored rows the configuration of now would make otherwise, and why."""
+    state = make_mapping(settings).restore(state)
+    own = source.outdated(state.tables) if isinstance(source, ReadsByPolicy) else {}
+    return {**own, **state.outdated}
 
 
 async def _work(machine: Machine, options: argparse.Namespace, shown: _Shown) -> int:

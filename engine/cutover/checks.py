@@ -75,7 +75,7 @@ def table_refusals(
     open_ = [
         id
         for id, it in followed.items()
-        if id not in quarantined and (it.state != "live" or it.again or id in outdated)
+        if id not in quarantined and (it.state != "live" or it.again)
     ]
     found: list[Refusal] = []
     if not followed:
@@ -86,6 +86,13 @@ def table_refusals(
     if open_:
         remedy = "wait until `tailrace status CONFIG` shows them live"
         found.append(Refusal(f"not backfilled to the end: {_names(open_)}", remedy))
+    for id, reason in sorted(outdated.items()):
+        if id in followed:
+            remedy = (
+                "`tailrace check CONFIG` says what becomes of its rows: start the engine again with"
+                " this configuration and wait until the table is live, or undo the edit"
+            )
+            found.append(Refusal(f"{id}: {reason}", remedy))
     if letters:
         text = f"{sum(letters.values())} open dead letters of {_names(letters)}"
         found.append(Refusal(text, "`tailrace dead-letters CONFIG list` shows them"))

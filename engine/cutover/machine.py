@@ -26,11 +26,18 @@ from uuid import uuid4
 
 import msgspec
 
-from engine.cutover.checks import table_refusals
 from engine.cutover.parts import BY_HOOK, Line, Parts, Waits
 from engine.cutover.proving import prove
-from engine.cutover.readiness import Ready, Refused, require_ready
-from engine.cutover.steps import CHOICE, LONGER, NO_WAY_BACK, NOT_STORED, REHEARSED, STEPS
+from engine.cutover.readiness import Ready, require_alone, require_drained, require_ready
+from engine.cutover.steps import (
+    CHOICE,
+    COMPARE_AGAIN,
+    LONGER,
+    NO_WAY_BACK,
+    NOT_STORED,
+    REHEARSED,
+    STEPS,
+)
 from engine.errors import TailraceError
 from engine.handover import (
     BEFORE_SWITCH,
@@ -39,7 +46,7 @@ from engine.handover import (
     KeepsCutovers,
     StepRecord,
 )
-from engine.recovery import count_dead_letters
+from engine.proof import void_proofs
 from engine.verify.report import VerifyReport
 
 __all__ = ["Machine"]
@@ -180,7 +187,9 @@ class Machine:
             start=ready.position,
             warnings=ready.warnings,
         )
-        if newest is not None and newest.state != "done":
+        if newest is not None and newest.state == "done":
+            await void_proofs(self._sink)
+        elif newest is not None:
             cutover = msgspec.structs.replace(
                 cutover, predicted=newest.predicted, predicted_at=newest.predicted_at
             )
@@ -278,6 +287,9 @@ class Machine:
             failure = await self._switch_back(cutover, force=force)
             did += [] if failure else ["switched the applications back"]
             warnings += [failure] if failure else []
+        if not before_switch and cutover.state != "abort":
+            await void_proofs(self._sink)  # what applications have written there is not in the log
+            warnings.insert(0, COMPARE_AGAIN)
         cutover = msgspec.structs.replace(cutover, state="abort")
         stored = await self._save_if(cutover, required=not before_switch)
         if cutover.before == BY_HOOK:
@@ -378,13 +390,8 @@ class Machine:
 
     async def _drain(self, cutover: Cutover) -> tuple[Cutover, str]:
         await self._waits.passed(cutover.end, self._waits.left(cutover))
-        state = await self._sink.state()
-        letters = await count_dead_letters(self._sink)
-        if state is not None and state.checkpoint is not None:
-            found = table_refusals(state.checkpoint.progress, state.outdated, letters)
-            if found:
-                raise Refused(found)
         await self._waits.require_frozen(cutover)
+        await require_drained(self._parts, cutover.end)
         return cutover, "the target has the whole log"
 
     async def _verify(self, cutover: Cutover) -> tuple[Cutover, str]:
@@ -416,6 +423,7 @@ class Machine:
     async def _arm(self, cutover: Cutover) -> tuple[Cutover, str]:
         if cutover.before is not None:  # no rehearsal
             await self._waits.require_frozen(cutover)
+        await require_alone(self._parts)
         return cutover, NO_WAY_BACK
 
     async def _switch(self, cutover: Cutover) -> tuple[Cutover, str]:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from engine.contract import PreparesTransactions, Sink, Source
+from engine.contract import PreparesTransactions, Sink, Source, State
 from engine.errors import ConfigError, DecodeError, SourceError, TailraceError
 from engine.handover import Cutover, CutoverStore, Freezer, Sides
+from engine.schema import TableId
 from engine.settings.cutover import CutoverSettings
 from engine.toolkit.schema_diff import Difference
 from engine.verify.report import VerifyReport
@@ -57,7 +58,8 @@ class Engine(NamedTuple):
 class Parts(NamedTuple):
     """What a cutover works with. ``tell`` is called before and after each step. ``compare``
     compares the tables of these names, all if there are none. ``differences`` are those of the
-    schemas; none if one side cannot tell.
+    schemas; none if one side cannot tell. ``outdated`` has the tables whose stored rows the
+    configuration would make otherwise, each with the reason.
     """
 
     source: Source
@@ -69,6 +71,7 @@ class Parts(NamedTuple):
     settings: CutoverSettings
     compare: Callable[[Sequence[str]], Awaitable[VerifyReport]]
     differences: Callable[[], Awaitable[Sequence[Difference]]]
+    outdated: Callable[[State], Mapping[TableId, str]]
     tell: Callable[[Line], None]
     by: str
     pipeline: str

@@ -50,13 +50,18 @@ async def holding(parts: Parts) -> Holding:
     checkpoint = None if state is None else state.checkpoint
     if state is None or checkpoint is None:
         return Holding({}, [])
+    outdated = parts.outdated(state)
     live = {id for id, it in checkpoint.progress.items() if it.state == "live"}
     targets = [[it for it in target.sources if it.id in live] for target in state.tables]
     tables = {it.id: it for sources in targets for it in sources}
     proofs = {
         id: proof
         for id, proof in (await read_proofs(parts.sink)).items()
-        if id in tables and proof.outcome == "equal" and not proof.sampled and proof.position
+        if id in tables
+        and id not in outdated
+        and proof.outcome == "equal"
+        and not proof.sampled
+        and proof.position
     }
     reason = ""
     if proofs:

@@ -26,7 +26,7 @@ from engine.proof import read_proofs
 from engine.recovery import count_dead_letters
 from engine.structure import ComparesSchema
 
-__all__ = ["Ready", "Refused", "require_ready"]
+__all__ = ["Ready", "Refused", "require_alone", "require_drained", "require_ready"]
 
 
 #: After a cutover that is done. An engine that is started then has nothing to apply.
@@ -65,7 +65,7 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
     if state is not None and state.checkpoint is not None:
         progress = state.checkpoint.progress
         letters = await count_dead_letters(parts.sink)
-        found += table_refusals(progress, state.outdated, letters)
+        found += table_refusals(progress, parts.outdated(state), letters)
         proofs = await read_proofs(parts.sink)
         found += proof_refusals(progress, proofs, time.time(), settings.proof_age_seconds)
         for refusals, texts in (await _schema(parts), await _target(parts, state)):
@@ -87,6 +87,35 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
     clients = await asyncio.to_thread(parts.freezer.clients)
     others = f"; connected to the source: {', '.join(clients)}" if clients else ""
     return Ready(f"ready, {lag:.2f} s behind{others}", tuple(warnings), position)
+
+
+async def require_drained(parts: Parts, end: str) -> None:
+    """Raise TailraceError unless the target has the source's log up to ``end``, where that ends,
+    and Refused unless its tables are as the source has them.
+    """
+    state = await parts.sink.state()
+    if state is None or state.checkpoint is None:
+        raise Refused(engine_refusals(state, runs=True))
+    if not parts.source.reached(end, state.checkpoint.position):
+        raise TailraceError(
+            "the target has more of the log than the source, whose log was reset",
+            hint="`tailrace status CONFIG` says whether the engine can go on",
+        )
+    letters = await count_dead_letters(parts.sink)
+    found = table_refusals(state.checkpoint.progress, parts.outdated(state), letters)
+    if found:
+        raise Refused(found)
+
+
+async def require_alone(parts: Parts) -> None:
+    """Raise Refused if another session is about to commit rows to the target's tables."""
+    state = await parts.sink.state()
+    sink = parts.sink
+    assert isinstance(sink, KeepsCutovers)
+    tables = [] if state is None else [table.id for table in state.tables]
+    refusals, _ = client_findings(await sink.clients(tables))
+    if refusals:
+        raise Refused(refusals)
 
 
 async def _schema(parts: Parts) -> tuple[list[Refusal], list[str]]:

@@ -6,7 +6,16 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["CHOICE", "LONGER", "NOT_STORED", "NO_WAY_BACK", "REHEARSED", "STEPS", "Words"]
+__all__ = [
+    "CHOICE",
+    "COMPARE_AGAIN",
+    "LONGER",
+    "NOT_STORED",
+    "NO_WAY_BACK",
+    "REHEARSED",
+    "STEPS",
+    "Words",
+]
 
 
 class Words(NamedTuple):
@@ -64,6 +73,10 @@ NOT_STORED: Final = (
 LONGER: Final = (
     "`tailrace cutover CONFIG --rehearse` tells what takes so long; or set a longer"
     " max_downtime_seconds in [cutover]"
+)
+COMPARE_AGAIN: Final = (
+    "applications may have written to the target: run `tailrace verify CONFIG`. The next cutover"
+    " compares every table"
 )
 CHOICE: Final = (
     "find out where the applications write. If they write to the source: `tailrace cutover CONFIG"

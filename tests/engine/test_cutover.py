@@ -50,7 +50,8 @@ def test_tables_that_are_not_live(
 
 def test_outdated_tables_and_dead_letters() -> None:
     found = table_refusals({A: LIVE, B: LIVE}, {A: "another policy"}, {B: 3})
-    assert reasons(found) == ["not backfilled to the end: shop.a", "3 open dead letters of shop.b"]
+    assert reasons(found) == ["shop.a: another policy", "3 open dead letters of shop.b"]
+    assert "`tailrace check CONFIG`" in found[0].remedy
 
 
 def test_proofs() -> None:

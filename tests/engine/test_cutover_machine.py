@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from engine.cutover import parts
+from engine.cutover.readiness import Refused
 from engine.errors import TailraceError
-from engine.handover import BEFORE_SWITCH, Cutover
+from engine.handover import BEFORE_SWITCH, Client, Cutover
+from engine.proof import TableProof
 from engine.settings.cutover import CutoverSettings
-from tests.support.cutover_world import HOOK, QUICK, World
+from tests.support.cutover_world import HOOK, LEDGER, QUICK, World
 
 BACK = msgspec.structs.replace(QUICK, switch_back=HOOK)
 HOOKS = msgspec.structs.replace(QUICK, freeze=HOOK, thaw=HOOK)
@@ -245,6 +247,75 @@ def test_a_repeated_freeze_has_a_number_of_its_own() -> None:
     world.record = msgspec.structs.replace(world.record, before="hook", freezes=1)
     assert world.run().state == "done"
     assert world.calls[0] == "hook_freeze 2"
+
+
+def proven(settings: CutoverSettings = QUICK) -> tuple[World, list[str]]:
+    """A table that was found equal, which the log has not changed since. The list gets an item at
+    each comparison."""
+    world = World(msgspec.structs.replace(settings, verify="changed"))
+    now = time.time()
+    world.proof = TableProof("equal", now, now, position="7", equal_at=now)
+    compared: list[str] = []
+    world.comparing = lambda: compared.append("compared")
+    return world, compared
+
+
+def test_a_table_that_did_not_change_is_not_compared() -> None:
+    world, compared = proven()
+    assert (world.run().state, compared) == ("done", [])
+
+
+@pytest.mark.parametrize("switch_back", [False, True])
+def test_after_a_switch_that_is_aborted_every_table_is_compared(switch_back: bool) -> None:
+    """GIVEN applications that have written to the target, which the source's log does not show."""
+    world, compared = proven(BACK if switch_back else QUICK)
+    world.begin("switch")
+    done = world.abort(force=True)
+    assert "run `tailrace verify CONFIG`" in "".join(world.lines[-1].warnings)
+    assert done.state == "aborted"
+    assert (world.run().state, compared) == ("done", ["compared"])
+
+
+def test_after_a_cutover_every_table_is_compared() -> None:
+    """GIVEN a cutover that is done, and was given up by hand."""
+    world, compared = proven()
+    assert world.run().state == "done"
+    world.runs, world.read_only = True, False
+    assert (world.run().state, compared) == ("done", ["compared"])
+
+
+# -- what is looked for -------------------------------------------------------------------------
+
+
+def test_an_edited_mapping_is_refused() -> None:
+    """GIVEN a mapping that was edited, and an engine that was not started again."""
+    world, compared = proven()
+    world.outdated = {LEDGER: "the mapping of the table has changed"}
+    with pytest.raises(Refused, match="mapping of the table has changed"):
+        world.run()
+    assert world.record is None
+    world.begin("drain")
+    with pytest.raises(Refused, match="mapping of the table has changed"):
+        world.run()
+    world.begin("verify")
+    assert world.run().state == "done"
+    assert compared == ["compared"]
+
+
+def test_a_target_that_is_beyond_a_log_that_was_reset() -> None:
+    world = begun("drain")
+    world.applied = 9
+    with pytest.raises(TailraceError, match="log was reset"):
+        world.run()
+    assert not world.read_only
+
+
+def test_others_that_write_to_the_target_after_the_check() -> None:
+    world, _ = proven()
+    world.at = {"step arm": lambda: world.clients.append(Client("etl", 1, writes=True))}
+    with pytest.raises(Refused, match="another session writes to the target's tables: etl"):
+        world.run()
+    assert (world.read_only, "hook_switch 1" in world.calls) == (False, False)
 
 
 # -- waiting --------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from engine.cutover.machine import Machine
 from engine.cutover.parts import Engine, Line, Parts
 from engine.errors import SinkLost, TailraceError
 from engine.handover import Changed, Client, Cutover, Finished, Obstacle, Sides
+from engine.proof import TableProof
 from engine.schema import Table, TableId
 from engine.settings.cutover import CutoverSettings, HookSettings
 from engine.toolkit.schema_diff import Difference
@@ -53,6 +54,9 @@ class World:
         self.calls: list[str] = []
         self.failing: set[str] = set()
         self.prepared: list[str] = []
+        self.proof: TableProof | None = None
+        self.outdated: dict[TableId, str] = {}
+        self.clients: list[Client] = []
         self.lines: list[Line] = []
         self.at: dict[str, Callable[[], None]] = {}
         self.comparing: Callable[[], None] = lambda: None
@@ -90,6 +94,7 @@ class World:
                 settings=self.settings,
                 compare=self._compare,
                 differences=self._differences,
+                outdated=lambda state: self.outdated,
                 tell=self._tell,
                 by="test",
                 pipeline="mirror",
@@ -172,7 +177,20 @@ class _Sink:
         return []
 
     async def clients(self, tables: Sequence[TableId]) -> list[Client]:
-        return []
+        return self._world.clients
+
+    async def save_proofs(
+        self, proofs: Mapping[TableId, TableProof], generations: Mapping[TableId, int]
+    ) -> None:
+        raise NotImplementedError
+
+    async def proofs(self) -> dict[TableId, TableProof]:
+        proof = self._world.proof
+        return {} if proof is None else {LEDGER: proof}
+
+    async def void_proofs(self) -> None:
+        if self._world.proof is not None:
+            self._world.proof = msgspec.structs.replace(self._world.proof, position="")
 
 
 class _Store:
