@@ -219,9 +219,11 @@ class Backfill:
             return chunk is not None
         some = UntilPause(chunks, pauses)
         await self._writer.backfill_reads(table, some.chunks())
-        left = some.finish()
-        self._blocked = None
-        return left
+        if some.found:
+            self._blocked = None
+            if some.error is not None and table.key:
+                await self._writer.commit()
+        return some.finish()
 
     async def _chunks(self, table: Table) -> AsyncGenerator[Chunk, None]:
         """The table's chunks after its cursor. The next one is read while one is written."""

@@ -22,31 +22,35 @@ __all__ = ["Reads", "UntilPause"]
 class UntilPause:
     """The next ones of ``chunks``, until ``pauses`` is true after one of them.
 
-    An error of the source is an end, too, so that what came before can be written; ``finish`` then
-    raises it.
+    An error of the source is an end, too, so that what came before can be written and committed;
+    ``finish`` then raises it.
     """
 
     def __init__(self, chunks: AsyncIterator[Chunk], pauses: Callable[[], bool]) -> None:
         self._chunks = chunks
         self._pauses = pauses
         self._ended = False
-        self._error: TailraceError | None = None
+        #: Whether there was one.
+        self.found = False
+        #: The error of the source that ended them.
+        self.error: TailraceError | None = None
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         """The chunks."""
         try:
             async for chunk in self._chunks:
+                self.found = True
                 yield chunk
                 if self._pauses():
                     return
             self._ended = True
         except TailraceError as error:
-            self._error = error
+            self.error = error
 
     def finish(self) -> bool:
         """Whether chunks are left."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return not self._ended
 
 
@@ -78,6 +82,8 @@ class Reads:
         self.last: list[Change] = []
         #: The number of rows that were read.
         self.read_rows = 0
+        #: The error of the mapping that ended them, which has the name of the source's table.
+        self.error: TailraceError | None = None
 
     async def rows(self) -> AsyncIterator[Rows]:
         """For ``AppliesReads.apply_reads``."""
@@ -101,8 +107,12 @@ class Reads:
         targets = self._twins.targets(self.last)
         if not self._mapping.active:
             return targets
-        with self._metrics.stage("map"):
-            return self._mapping.targets(targets)
+        try:
+            with self._metrics.stage("map"):
+                return self._mapping.targets(targets)
+        except TailraceError as error:
+            self.error = error
+            raise
 
     def count(self, found: Applied) -> None:
         """Count what was applied, and its time without the waits for the source."""

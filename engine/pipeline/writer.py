@@ -244,6 +244,8 @@ class TargetWriter:
             try:
                 applied = await self._applies_reads.apply_reads(reads.rows())
             except TailraceError as error:
+                if error is reads.error:
+                    raise
                 own = self._mapping.own_error(error, reads.last)
                 if own is error:
                     raise

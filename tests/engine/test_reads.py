@@ -5,15 +5,18 @@ time slice.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Sequence
 from typing import Any
 
 import pytest
 
 from engine.change import Chunk, Rows
 from engine.contract import Applied
-from engine.errors import ShapeChanged
+from engine.errors import ShapeChanged, SourceLost, TailraceError
+from engine.mapping.changes import Mapping
 from engine.schema import Table
+from engine.settings.loader import BackfillSettings
+from engine.settings.mapping import TableRules
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import MemoryDatabase, MemorySettings, MemorySource
 from tests.support.memory_pipeline import (
@@ -22,9 +25,13 @@ from tests.support.memory_pipeline import (
     assert_mirrored,
     insert,
     make_pipeline,
+    many_tables,
     run,
     update,
 )
+
+
+OTHER = many_tables(1)[0]
 
 
 class ReadingSink(MemorySink):
@@ -59,29 +66,71 @@ def test_chunks_are_applied_while_more_are_read(
 
 
 class FailingRead(MemorySource):
-    """The read of its table fails once, after two chunks."""
+    """Reads of its table fail with ``errors``, after as many chunks as ``yielded`` says."""
 
-    failures = 1
+    def __init__(
+        self,
+        database: MemoryDatabase,
+        errors: Sequence[type[TailraceError]],
+        yielded: Sequence[int],
+    ) -> None:
+        super().__init__(MemorySettings("memory:test"), database)
+        self._failures = iter(zip(errors, yielded, strict=True))
 
     def chunks(self, *arguments: Any, **more: Any) -> Generator[Chunk, None, None]:
+        error, yielded = next(self._failures, (None, None))
         for number, chunk in enumerate(super().chunks(*arguments, **more)):
-            if number == 2 and self.failures:
-                self.failures -= 1
-                raise ShapeChanged("the live table has another shape", table=KEYED.id)
+            if error is not None and number == yielded:
+                raise error("the live table is not read", table=KEYED.id)
             yield chunk
 
 
-def test_chunks_before_an_error_of_the_source_are_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """GIVEN a table that is altered while it is read WHEN the stream has passed the place THEN its
-    backfill goes on after the chunks before the error."""
+@pytest.mark.parametrize("table", [KEYED, KEYLESS], ids=str)
+@pytest.mark.parametrize("error", [ShapeChanged, SourceLost])
+def test_chunks_before_an_error_of_the_source_are_applied(
+    error: type[TailraceError], table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN a table that is altered while it is read, or whose server is lost THEN its backfill
+    goes on after the chunks before the error; without a key it begins again."""
+    monkeypatch.setattr("engine.pipeline.backfill.COMMIT_SECONDS", 60.0)
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(table, [(n, "a") for n in range(15)])
+    sink = ReadingSink(store)
+    source = FailingRead(database, [error], [2])
+    run(make_pipeline(database, store, source=source, sink=sink), until_caught_up=True)
+    assert sink.runs == ([2, 6] if table.key else [2, 8])
+    assert_mirrored(database, store)
+
+
+def test_a_table_that_is_altered_again_waits_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN a table that is altered without the log, and altered back THEN it is read; WHEN it is
+    altered once more, the log may have the change."""
     monkeypatch.setattr("engine.pipeline.backfill.COMMIT_SECONDS", 60.0)
     database, store = MemoryDatabase(), MemoryStore()
     database.load(KEYED, [(n, "a") for n in range(15)])
+    source = FailingRead(database, [ShapeChanged, ShapeChanged], [0, 2])
     sink = ReadingSink(store)
-    source = FailingRead(MemorySettings("memory:test"), database)
-    run(make_pipeline(database, store, source=source, sink=sink), until_caught_up=True)
-    assert sink.runs == [2, 6]
+    settings = BackfillSettings(chunk_rows=2, slice_seconds=0.0, unlogged_change="stop")
+    pipeline = make_pipeline(database, store, source=source, sink=sink, backfill=settings)
+    run(pipeline, until_caught_up=True)
+    assert sink.runs == [0, 2, 6]
     assert_mirrored(database, store)
+
+
+def test_an_error_of_the_mapping_concerns_the_table_that_is_read() -> None:
+    """GIVEN two tables that have each other's names on the target WHEN a row of one breaks its
+    assert THEN this one is quarantined."""
+    database, store = MemoryDatabase(), MemoryStore()
+    database.load(KEYED, [(n, "a") for n in range(15)])
+    database.load(OTHER, [(1, "b")])
+    rules = {
+        str(KEYED.id): TableRules(to=str(OTHER.id), assert_="id < 9"),
+        str(OTHER.id): TableRules(to=str(KEYED.id)),
+    }
+    pipeline = make_pipeline(database, store, sink=ReadingSink(store), mapping=Mapping(rules))
+    run(pipeline, until_caught_up=True)
+    states = {it.table: it.state for it in pipeline.status().tables}
+    assert states == {str(KEYED.id): "quarantined", str(OTHER.id): "live"}
 
 
 class CountedReads(MemorySource):
