@@ -30,7 +30,6 @@ from tests.support.memory_pipeline import (
     update,
 )
 
-
 OTHER = many_tables(1)[0]
 
 

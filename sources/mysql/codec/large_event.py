@@ -21,15 +21,16 @@ _SLICE_BYTES: Final = 1 << 20
 #: More than the C library ever takes from its heap, which it does not always give back (mallopt(3),
 #: M_MMAP_THRESHOLD): a value that begins with less would leave copies of its beginnings there.
 _FIRST_BYTES: Final = 33 << 20
-#: Only Linux drops the pages at once. Elsewhere the memory is freed with the event.
+#: Linux drops the pages at once. Another system may take it as advice, or not have it: then the
+#: memory is freed with the event.
 _DROP: Final = getattr(mmap, "MADV_DONTNEED", None)
 
 
 class LargeEvent(mmap.mmap):
     """``size`` bytes, to be written from the beginning on, and then read like ``bytes``.
 
-    ``take`` reads bytes for the last time. ``spent`` is set by whoever takes some, because nobody
-    may read the event again after that.
+    ``take`` reads bytes for the last time. ``spent`` is set by the decoder, which takes some:
+    nobody may read the event again after it.
     """
 
     spent: bool

@@ -1,10 +1,10 @@
 """
-The rows of a large event, read value by value.
+Large rows of a large event, read value by value.
 
 The event's memory is given back while its values are made (``large_event``), so the rows take the
 place of the event. A large value that an update has not changed is one object in both images.
 Values are made by the expressions of the generated decoder (``cells``), so they are the same. That
-is slow for each value, but an event with a large value has few rows.
+is slow for each value, but an event with large rows has few of them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ __all__ = ["LargeRows"]
 
 #: Values of this size are kept once if they are equal.
 _LARGE: Final = 1 << 20
+
+#: An event has large rows if its first row has this size. An event that begins with a smaller row
+#: is at most as large as ``binlog_row_event_max_size``: the server puts a row that would exceed it
+#: into another event.
+LARGE_ROW_BYTES: Final = 1 << 20
 
 #: Where the stored values of an image begin and end, by ordinal; None for NULL.
 _Spans = dict[int, tuple[int, int] | None]
@@ -46,13 +51,22 @@ class LargeRows:
         """The column whose value was being made when an error was raised; None if there is none."""
         return next((it.ordinal for it in self._images if it.ordinal is not None), None)
 
+    def begins(self, event: LargeEvent, at: int, end: int) -> bool:
+        """Whether the row at ``at``, with all of its images, is large."""
+        start = at
+        try:
+            for image in self._images if at < end else ():
+                _, at = image.spans(event, at, end)
+        except ValueError:  # the decoder of small rows tells what is wrong
+            return False
+        return at - start >= LARGE_ROW_BYTES
+
     def decode(
         self, event: LargeEvent, at: int, end: int
     ) -> tuple[list[Row] | None, list[Row] | None, int]:
         """The rows from ``at`` to ``end``, as ``Decode`` of the accelerator; for the last time."""
         before, after = self._before, self._after
         befores, afters = list[Row](), list[Row]()
-        event.spent = True
         for image in self._images:
             image.ordinal = None
         while at < end:

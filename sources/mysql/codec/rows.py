@@ -50,7 +50,7 @@ image must end exactly where the event ends; otherwise the event is refused with
 
 Where the C accelerator is built (``accelerator``), it decodes each event first. The generated
 function decodes again what the accelerator refuses: it defines which bytes are valid, and its
-errors name the column. The rows of large events are read by ``large_rows``, to save memory.
+errors name the column. Large rows of large events are read by ``large_rows``, to save memory.
 
 The format is that of MySQL's ``Rows_event`` (``WRITE_ROWS``, ``UPDATE_ROWS``, ``DELETE_ROWS``, v1
 and v2 alike from the column count on).
@@ -95,7 +95,7 @@ class _Compiled:
 
     ``decode`` is tried first: the accelerator's decoder, or ``function`` where there is none.
     ``function`` is the generated function, ``ordinals`` the column that each of its lines reads.
-    ``large`` reads large events; it is made for the first one.
+    ``large`` reads large rows; it is made for the first large event.
     """
 
     def __init__(
@@ -173,6 +173,11 @@ class RowDecoder:
         if compiled is None:
             compiled = self._compile(op, header, partial_json=partial_json)
         at = start + len(header)
+        if isinstance(data, LargeEvent):
+            assert not data.spent, "a large event is decoded twice"
+            data.spent = True
+            if not self._large_rows(compiled).begins(data, at, end):
+                data = data.take(0, end)
         try:
             if isinstance(data, LargeEvent):
                 before, after, stop = self._decode_large(compiled, data, at, end)
@@ -197,13 +202,10 @@ class RowDecoder:
             end - start,
         )
 
-    def _decode_large(
-        self, compiled: _Compiled, event: LargeEvent, start: int, end: int
-    ) -> tuple[list[Row] | None, list[Row] | None, int]:
-        """The rows of a large event. Its bytes are gone after that, so it is not decoded again with
-        the policies for invalid text: they are used from the beginning.
+    def _large_rows(self, compiled: _Compiled) -> LargeRows:
+        """The reader of large rows. It uses the policies for invalid text from the beginning: the
+        bytes are gone after it, so they are not decoded again.
         """
-        assert not event.spent, "a large event is decoded twice"
         if compiled.large is None:
             cells = self._cells
             if self._invalid_text is not None:
@@ -211,10 +213,16 @@ class RowDecoder:
             images = compiled.images
             before, after = images.get("before"), images.get("after")
             compiled.large = LargeRows(cells, self._nullable, before, after)
+        return compiled.large
+
+    def _decode_large(
+        self, compiled: _Compiled, event: LargeEvent, start: int, end: int
+    ) -> tuple[list[Row] | None, list[Row] | None, int]:
+        large = self._large_rows(compiled)
         try:
-            return compiled.large.decode(event, start, end)
+            return large.decode(event, start, end)
         except _MALFORMED as error:
-            raise self._explain(error, compiled.large.ordinal) from error
+            raise self._explain(error, large.ordinal) from error
 
     def _accept_invalid_text(self) -> bool:
         """Make the decoders again, with the policies for invalid text; False if that is done."""
