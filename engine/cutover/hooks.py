@@ -57,7 +57,7 @@ class Hooks:
         if failure is not None:
             raise TailraceError(
                 f"the hook {name} failed: {failure.reason}",
-                hint=f"correct {name} in [cutover], or what it calls",
+                hint=f"correct {name} in [cutover], or what it calls, and type the command again",
             )
 
     def _of(self, name: HookName) -> HookSettings:
