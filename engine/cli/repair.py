@@ -19,6 +19,7 @@ from engine.cli.inbox import outcome_of, store_of, user
 from engine.cli.recovery import add_yes, agreed
 from engine.commands import RepairRows
 from engine.contract import RowReader, Sink, StoredText
+from engine.databases.mysql.key_values import finds_row
 from engine.databases.mysql.types import INTEGER_KINDS
 from engine.errors import ConfigError
 from engine.mapping.changes import Mapping as TableMappings
@@ -97,7 +98,10 @@ class Differing:
         texts = [stored[ordinal] for ordinal in table.key]
         plain = [it for it in report.differences if _is_plain(it.key, table, texts)]
         if len(plain) < len(report.differences):
-            self.refused[name] = "a policy changes values of the keys of some"
+            self.refused[name] = (
+                "a policy changes values of the keys of some, or the source's columns cannot hold"
+                " them"
+            )
         if plain:
             kinds = Counter(it.kind for it in plain)
             self.counts[name] = _Counts(kinds["missing"], kinds["changed"], kinds["extra"])
@@ -108,17 +112,20 @@ class Differing:
 
 
 def _is_plain(key: Key, table: Table, texts: Sequence[StoredText | None]) -> bool:
-    """Whether the source's key is that of the target: no policy changes it."""
-    kinds = (table.columns[ordinal].type.kind for ordinal in table.key)
+    """Whether the source's key is that of the target: no policy changes it, there or here."""
+    columns = (table.columns[ordinal] for ordinal in table.key)
     return all(
-        text is None
-        or (
-            part is not None
-            # A number may stand for a larger one.
-            and kind not in INTEGER_KINDS
-            and text.store(part) == part == text.restore(part)
+        (part is None or finds_row(column, part))
+        and (
+            text is None
+            or (
+                part is not None
+                # A number may stand for a larger one.
+                and column.type.kind not in INTEGER_KINDS
+                and text.store(part) == part == text.restore(part)
+            )
         )
-        for part, text, kind in zip(key, texts, kinds, strict=True)
+        for part, text, column in zip(key, texts, columns, strict=True)
     )
 
 

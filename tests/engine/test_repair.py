@@ -102,6 +102,14 @@ def test_rows_whose_keys_a_policy_changes_are_not_repaired() -> None:
     assert "policy" in result.refused[str(ID)]
 
 
+@pytest.mark.parametrize("text", ["\U000f00d9", "ж"])
+def test_a_row_is_not_deleted_if_its_key_may_stand_for_bytes_of_the_source(text: str) -> None:
+    table = table_of(Column("id", Type("text"), "varchar(9) character set hebrew"))
+    result = found(table, Difference("extra", (text,)), Difference("extra", ("\u05d0",)))
+    assert result.keys == {ID: RepairKeys((), (("\u05d0",),))}
+    assert "cannot hold" in result.refused[str(ID)]
+
+
 def test_only_rows_that_were_agreed_to_are_repaired_again() -> None:
     table = table_of(Column("day", Type("date"), "date"))
     asked = found(table, Difference("missing", ("2024-02-29",)))

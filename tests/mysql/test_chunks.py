@@ -125,6 +125,44 @@ def test_a_backfill_that_does_not_advance_is_an_error(
             list(make_reader(mysql).chunks(table, None, low_watermark, rows=1, readers=readers))
 
 
+def test_rows_are_found_by_their_labels(
+    mysql_family: AnyServer, fresh_mysql_database: Fresh, make_reader: MakeReader
+) -> None:
+    """Plain labels by an index; others, also an invalid value, by their numbers."""
+    database = fresh_mysql_database(mysql_family)
+    with connect_mysql(mysql_family, database) as connection:
+        query(connection, "SET sql_mode = ''")
+        query(connection, "CREATE TABLE t (k ENUM('a b','z'), s SET('m','n'), PRIMARY KEY (k, s))")
+        query(connection, "CREATE TABLE u (k ENUM('a','A','1') PRIMARY KEY)")
+        query(connection, "INSERT INTO t VALUES ('a b','m,n'), ('z',''), ('invalid','m')")
+        query(connection, "INSERT INTO u VALUES (2), (3)")
+        t, u = (live_table(connection, database, name) for name in "tu")
+        low = current_position(connection)
+        where = Keyset(t).among([("z", "m,n"), ("a b", "n,m")])
+        (plan,) = query(connection, f"EXPLAIN FORMAT = TRADITIONAL SELECT * FROM t{where}")
+        possible_keys = plan[-6 if len(plan) == 10 else -7]
+    reader, keys = make_reader(mysql_family), [("a b", "n,m"), ("z", ""), ("", "m"), ("z", "none")]
+    assert sorted(reader.rows_of_keys(t, keys, low).rows) == [("", "m"), ("a b", "m,n"), ("z", "")]
+    found = reader.rows_of_keys(u, [("a",), ("A",), ("1",), ("b",)], low).rows
+    assert sorted(found) == [("1",), ("A",)]
+    assert possible_keys == "PRIMARY"
+
+
+def test_keys_that_may_stand_for_bytes_are_not_looked_up(
+    mysql: AnyServer, fresh_mysql_database: Fresh, make_reader: MakeReader
+) -> None:
+    """Else a row that the source has would be taken for one that it lacks, and deleted."""
+    database = fresh_mysql_database(mysql)
+    with connect_mysql(mysql, database) as connection:
+        query(connection, "CREATE TABLE t (k VARCHAR(9) CHARACTER SET hebrew PRIMARY KEY)")
+        query(connection, "INSERT INTO t VALUES (_hebrew x'D9'), (_hebrew x'E0')")
+        table, low = live_table(connection, database, "t"), current_position(connection)
+    reader = make_reader(mysql)
+    assert reader.rows_of_keys(table, [("\u05d0",), ("none",)], low).rows == [("\u05d0",)]
+    with pytest.raises(SourceError, match="cannot be looked up"):
+        reader.rows_of_keys(table, [("\u05d0",), ("\U000f00d9",)], low)
+
+
 def test_a_cursor_of_another_key_is_refused(
     mysql: AnyServer, fresh_mysql_database: Fresh, make_reader: MakeReader
 ) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.databases.mysql.key_values import can_hold, nearest
+from engine.databases.mysql.key_values import can_hold, finds_row, nearest
 from engine.databases.mysql.types import neutral_type
 from engine.schema import Column
 
@@ -51,3 +51,24 @@ def test_the_nearest_value_keeps_the_order() -> None:
     assert nearest(day, "12024-01-01") == nearest(day, "infinity") == "9999-12-31"
     assert nearest(day, "0044-01-01 BC") == nearest(day, "-infinity") == "0000-00-00"
     assert nearest(number, "NaN") == "9" * 65
+
+
+@pytest.mark.parametrize(
+    ("type", "found", "others"),
+    [
+        ("varchar(9) character set hebrew", ["\u05d0"], ["\U000f00d9", "ж"]),
+        ("varchar(9) character set gb18030", ["ж"], ["a\U000f00d9"]),
+        (
+            "varchar(9) character set utf8mb4",
+            ["\U0001f600", "\ue000"],
+            ["\U000f0000", "\U000fffff"],
+        ),
+        ("inet6", ["::1", "::ffff:1.2.3.4"], ["", "::1' OR '1"]),
+        ("date", ["2024-01-01"], ["infinity"]),
+        ("enum('a')", ["a", "b"], []),
+    ],
+)
+def test_values_that_may_stand_for_bytes_are_no_sure_keys(
+    type: str, found: list[str], others: list[str]
+) -> None:
+    assert [text for text in (*found, *others) if finds_row(column(type), text)] == found

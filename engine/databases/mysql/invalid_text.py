@@ -10,10 +10,11 @@ from engine.databases.mysql.charset import Errors
 from engine.schema import Column, Table
 from engine.toolkit.policies import ReadPolicies
 
-__all__ = ["invalid_text"]
+__all__ = ["has_substitutes", "invalid_text"]
 
 #: Supplementary Private Use Area-A of Unicode.
 _PRIVATE_USE: Final = 0xF0000
+_LAST_OF_PRIVATE_USE: Final = 0xFFFFF
 
 
 def invalid_text(policies: ReadPolicies, table: Table, column: Column) -> Errors:
@@ -29,6 +30,11 @@ def invalid_text(policies: ReadPolicies, table: Table, column: Column) -> Errors
     if in_key:
         return _private_use
     return "escape" if policy == "escape" else _replacement
+
+
+def has_substitutes(text: str) -> bool:
+    """Whether a text of a key has characters that may stand for bytes."""
+    return any(_PRIVATE_USE <= ord(it) <= _LAST_OF_PRIVATE_USE for it in text)
 
 
 def _private_use(found: bytes) -> str:

@@ -13,14 +13,16 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.databases.mysql.charset import text_encoder
+from engine.databases.mysql.invalid_text import has_substitutes
 from engine.databases.mysql.types import parse_type
 from engine.schema import Column
 
-__all__ = ["can_hold", "nearest"]
+__all__ = ["can_hold", "finds_row", "nearest"]
 
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d\Z")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?\Z")
 _SPAN: Final = re.compile(r"-?(\d{2,3}):(\d\d:\d\d\.\d{6})\Z")
+_ADDRESS: Final = re.compile(r"[0-9a-fA-F:.]+\Z")
 #: The longest TIME is 838:59:59.
 _MOST_HOURS: Final = 838
 _LAST_OF_HOUR: Final = "59:59.000000"
@@ -61,6 +63,16 @@ def can_hold(column: Column, text: str | None) -> bool:
             return _has_characters(parse_type(column.source_type).encoding, text)
         case _:
             return True
+
+
+def finds_row(column: Column, text: str) -> bool:
+    """Whether a lookup by this value of a key is sure to find the row that has it, if there is one.
+
+    It is not where characters may stand for bytes, by the policy ``invalid_text``.
+    """
+    if column.source_type.startswith("inet"):
+        return _ADDRESS.match(text) is not None
+    return can_hold(column, text) and not (column.type.kind == "text" and has_substitutes(text))
 
 
 def nearest(column: Column, text: str | None) -> str | None:

@@ -8,15 +8,18 @@ because only the server knows its collations.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from engine.databases.mysql.charset import text_encoder
 from engine.databases.mysql.identifiers import quote_name
+from engine.databases.mysql.key_values import finds_row
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
-from engine.errors import ConfigError
+from engine.errors import ConfigError, SourceError
 from engine.remedies import BACKFILL
 from engine.schema import Column, Part, Table
 from sources.mysql.codec.invalid_text import SubstitutedText
@@ -25,6 +28,7 @@ from sources.mysql.snapshot.parts import part_condition
 __all__ = ["Keyset"]
 
 Key = tuple[Any, ...]
+_PLAIN_LABEL = re.compile(r"[A-Za-z]([A-Za-z0-9_. -]*[A-Za-z0-9_])?\Z")
 _QUOTED = frozenset(("date", "datetime", "timestamp", "interval", "uuid"))
 
 
@@ -76,15 +80,24 @@ class Keyset:
         return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
     def among(self, keys: Sequence[Key]) -> str:
-        """The WHERE clause for rows with one of these keys."""
-        alternatives = (
-            " AND ".join(
-                f"{name} = {_literal(column, value)}"
-                for name, column, value in zip(self._names, self.columns, key, strict=True)
+        """The WHERE clause for rows with one of these keys. Raises SourceError if it might miss a
+        row that has one of them: such a row would be taken for one that was deleted.
+        """
+        if not all(map(self._finds_row, keys)):
+            raise SourceError(
+                "rows with invalid text in their key, or with text that the charset of the key's"
+                " column does not have, cannot be looked up",
+                hint=BACKFILL,
+                table=self._table.id,
             )
-            for key in keys
-        )
+        alternatives = (" AND ".join(map(_equals, self._names, self.columns, key)) for key in keys)
         return f" WHERE {' OR '.join(f'({it})' for it in alternatives)}"
+
+    def _finds_row(self, key: Key) -> bool:
+        return all(
+            column.type.kind != "text" or finds_row(column, str(value))
+            for column, value in zip(self.columns, key, strict=True)
+        )
 
     def _compare(self, key: Key, beyond: str, at_end: str) -> str:
         literals = [
@@ -149,6 +162,43 @@ def _operand(column: Column) -> str:
     return f"{name}+0" if column.type.kind in ("enum", "set") else name
 
 
+def _equals(operand: str, column: Column, value: Any) -> str:
+    """The condition for rows with this value of a column of the key."""
+    if column.type.kind in ("enum", "set"):
+        return _has_labels(operand, column, value)
+    return f"{operand} = {_literal(column, value)}"
+
+
+def _has_labels(operand: str, column: Column, value: str) -> str:
+    """The condition for the labels of an ENUM or SET.
+
+    Labels are compared as such if that is exact, because a comparison of numbers uses no index.
+    """
+    members = column.type.members
+    labels = [value] if column.type.kind == "enum" else value.split(",")
+    if value and not set(labels) <= set(members):
+        return "FALSE"
+    if value and _are_plain(members):
+        in_order = ",".join(label for label in members if label in labels)
+        return f"{quote_name(column.name)} = {_text(in_order)}"
+    return f"{operand} = {_literal(column, value)}"
+
+
+@lru_cache(maxsize=64)
+def _are_plain(members: tuple[str, ...]) -> bool:
+    """Whether the server finds each label by its text. It might not find those that are equal in
+    the column's collation, that it reads as numbers, or that it shows with question marks.
+    """
+    return all(map(_PLAIN_LABEL.match, members)) and len({it.lower() for it in members}) == len(
+        members
+    )
+
+
+def _text(value: str) -> str:
+    # A hexadecimal literal needs no escapes, whatever sql_mode is.
+    return f"_utf8mb4 0x{value.encode().hex()}" if value else "_utf8mb4''"
+
+
 def _literal(column: Column, value: Any) -> str:
     type = column.type
     if type.kind in INTEGER_KINDS or type.kind == "bit":
@@ -173,5 +223,4 @@ def _literal(column: Column, value: Any) -> str:
     if source_type.holds and value:
         data = text_encoder(source_type.holds)(value)
         return f"_{source_type.charset} 0x{data.hex()}"
-    # A hexadecimal literal needs no escapes, whatever sql_mode is.
-    return f"_utf8mb4 0x{value.encode().hex()}" if value else "_utf8mb4''"
+    return _text(value)
