@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from engine.cli.command import Command
+from engine.cli.cutover_engine import engine_of
 from engine.cli.cutover_report import reported, write_cutover
-from engine.cli.inbox import outcome_of, store_of, user
+from engine.cli.inbox import store_of, user
 from engine.cli.output import print_json
 from engine.cli.report import Wanted, add_report_options, server_of, wanted_report
 from engine.cli.schema import schema_differences
@@ -31,10 +32,9 @@ from engine.cli.wiring import (
     make_source,
     version_and_codecs,
 )
-from engine.commands import Stop
 from engine.contract import ReadsByPolicy, Sink, Source, State
 from engine.cutover.machine import Machine
-from engine.cutover.parts import Engine, Line, Parts
+from engine.cutover.parts import Line, Parts
 from engine.cutover.readiness import Refused
 from engine.cutover.steps import NOT_STORED, STEPS
 from engine.errors import ConfigError, TailraceError
@@ -47,9 +47,6 @@ from engine.schema import TableId
 from engine.settings.loader import Settings
 
 __all__ = ["CUTOVER", "described"]
-
-#: How long the engine may take to end.
-STOP_SECONDS = 60.0
 
 
 def cutover(options: argparse.Namespace) -> int:
@@ -264,7 +261,7 @@ def _parts(
         sink=sink,
         freezer=freezer,
         store=store,
-        engine=_engine(sink),
+        engine=engine_of(store_of(sink)),
         hooks=Hooks(settings.cutover, settings.pipeline.name),
         settings=settings.cutover,
         compare=lambda names: compare(settings, config, names=names),
@@ -355,27 +352,3 @@ def _telling(
         send([Notification(id, f"cutover.{line.step}", datetime.now(UTC), data)])
 
     return tell
-
-
-def _engine(sink: Sink) -> Engine:
-    """The engine, known and ended through the commands in the target."""
-    store = store_of(sink)
-
-    async def runs() -> bool:
-        async with store.command_client() as client:
-            return await client.engine_runs()
-
-    async def stop() -> str:
-        async with store.command_client() as client:
-            if not await client.engine_runs():
-                return "no engine is connected to the target any more"
-            id = await client.submit(msgspec.json.encode(Stop()).decode(), user())
-            done = await outcome_of(client, id, STOP_SECONDS)
-            if done is None and await client.engine_runs():
-                raise TailraceError(
-                    f"the engine has not ended within {STOP_SECONDS:.0f} s",
-                    hint="end it, and type `tailrace cutover CONFIG` again",
-                )
-        return (done and done.outcome) or "the engine has ended"
-
-    return Engine(runs, stop)

@@ -18,6 +18,7 @@ from contextlib import suppress
 from engine.checkpoint import Cause, TableProgress
 from engine.contract import SelectsTables, Sink, SnapshotSource, Source
 from engine.errors import ConfigError, SinkError, SourceLost
+from engine.handover import KeepsCutovers
 from engine.mapping.changes import Mapping
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
@@ -60,10 +61,27 @@ async def refuse_wrong_configuration(source: Source, sink: Sink, mapping: Mappin
     if state is None or state.checkpoint is None:
         return
     mapping.restore(state)
+    await _refuse_switched(sink)
     with suppress(SourceLost):
         if isinstance(source, SnapshotSource):
             await asyncio.to_thread(source.position)  # a source that rejects the user says so here
         await _select(source, mapping, state.checkpoint.progress)
+
+
+async def _refuse_switched(sink: Sink) -> None:
+    """Raise ConfigError if the applications write to the target since a cutover."""
+    newest = None
+    if isinstance(sink, KeepsCutovers):
+        with suppress(SinkError):  # a record of a newer version
+            newest = await sink.newest_cutover()
+    if newest is not None and newest.state == "done" and newest.direction == "forward":
+        raise ConfigError(
+            "a cutover has switched the applications to the target, and this engine would write"
+            " the source's changes over theirs",
+            hint="start no engine of this pipeline. To give up what applications have written to"
+            " the target, and replicate into it again: `tailrace reset CONFIG`, then"
+            " `tailrace run CONFIG`",
+        )
 
 
 async def follow_selection(

@@ -30,6 +30,7 @@ SET state = excluded.state, record = excluded.record, updated_at = now()"""
 # By number, because the clock of the target may have been set back.
 _NEWEST: Final = f"""
 SELECT record FROM {SCHEMA}.cutover WHERE pipeline = $1 ORDER BY number DESC LIMIT 1"""
+_FORGET: Final = f"DELETE FROM {SCHEMA}.cutover WHERE pipeline = $1 AND state = 'done'"
 
 
 class CutoverTable:
@@ -69,6 +70,13 @@ class CutoverTable:
                 f"the stored record of the cutover cannot be read: {error}",
                 hint="use the version of Tailrace that has written it",
             ) from error
+
+    async def forget_done(self) -> None:
+        """Remove the records of cutovers that are done, for a pipeline that begins anew: its
+        engine may run again.
+        """
+        if await self._is_true(_EXISTS):
+            await self._session.execute(_FORGET, (self._pipeline,))
 
     async def _is_true(self, query: str, *parameters: str) -> bool:
         return await (await self._session.execute(query, parameters)).fetchone() == (True,)

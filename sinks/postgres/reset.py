@@ -10,6 +10,7 @@ from engine.change import TWIN_PREFIX, SchemaChange
 from engine.errors import SinkError, UnloggedChange
 from engine.schema import Table
 from sinks.postgres.commands import CommandTable
+from sinks.postgres.cutovers import CutoverTable
 from sinks.postgres.dead_letters import CLOSE
 from sinks.postgres.layout import SCHEMA
 from sinks.postgres.schema import SchemaFollower
@@ -42,8 +43,9 @@ async def reset(
     """Remove the state of a pipeline, and drop unfinished twins of ``tables``, with ``drop`` all of
     them. Returns the number of tables that were dropped, without the twins.
 
-    The commands of the pipeline stay as a record. Raises SinkError if a table cannot be dropped:
-    the tables that were dropped before are gone, and it can be called again.
+    The commands of the pipeline stay as a record, and so do its cutovers that are not done. Raises
+    SinkError if a table cannot be dropped: the tables that were dropped before are gone, and it can
+    be called again.
     """
     dropped = [table for table in tables if drop or table.id.name.startswith(TWIN_PREFIX)]
     for start in range(0, len(dropped), DROPPED_TABLES):
@@ -62,6 +64,7 @@ async def reset(
     await session.begin()
     for name in _STATE:
         await session.execute(f"DELETE FROM {SCHEMA}.{name} WHERE pipeline = $1", (pipeline,))
+    await CutoverTable(session, pipeline).forget_done()
     await session.execute(CLOSE, (pipeline, _OUTCOME))
     if await CommandTable(session, pipeline).has_keys():
         await session.execute(_REMOVE_KEYS, (pipeline,))

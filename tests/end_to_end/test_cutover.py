@@ -118,10 +118,13 @@ def assert_complete(done: dict[str, Any], table: str) -> None:
 
 
 def assert_ended(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A cutover that is done is neither aborted nor begun again."""
+    """A cutover that is done is neither aborted nor begun again, and no engine writes the source's
+    changes over those of the applications."""
     assert main(["cutover", str(config), "--abort"]) == 1
     assert main(["cutover", str(config)]) == 1
     assert "switched to the target already" in capsys.readouterr().out
+    assert main(["run", str(config), "--until-caught-up", "--no-progress"]) == 2
+    assert "a cutover has switched the applications" in capsys.readouterr().err
 
 
 def outcome(report: Path) -> str:

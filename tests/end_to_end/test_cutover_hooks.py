@@ -286,5 +286,13 @@ def test_what_happens_while_a_cutover_is_left(
         assert {it["table"]: it["compared"] for it in done["proofs"]} == tables
         assert notes(target_database, database)[-1] == "slipped in"
         assert writes()["read_only"] == "ON"
-        assert main([*run, "--back"]) == 1
-        assert "there is no way back" in capsys.readouterr().err
+        assert_begins_anew(config, capsys)
+
+
+def assert_begins_anew(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a cutover an engine of the pipeline runs only if its state was reset."""
+    assert main(["cutover", str(config), "--back"]) == 1
+    assert "there is no way back" in capsys.readouterr().err
+    again = ["run", str(config), "--until-caught-up", "--no-progress"]
+    statuses = [main(again), main(["reset", str(config), "--yes"]), main(again), main(again)]
+    assert statuses == [2, 0, 0, 0]
