@@ -244,8 +244,10 @@ class SnapshotSource(Source, Protocol):
         Rows have the columns of ``table``. The last chunk has no cursor, and an empty table yields
         one empty chunk. A keyless table is read whole at one position. Raises ``ShapeChanged`` if
         the live table has another shape than ``table``, and ``TableRecreated`` if it was created
-        anew during the read, such as by TRUNCATE, so that its shape may be the same. Closing the
-        iterator stops the reading; ``close`` closes the connections.
+        anew during the read, such as by TRUNCATE, so that its shape may be the same. Each wait for
+        the source's server has a deadline, because the chunks before may be in a transaction of the
+        target that is open until the next one is there. Closing the iterator stops the reading;
+        ``close`` closes the connections.
         """
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:

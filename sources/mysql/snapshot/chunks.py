@@ -53,6 +53,7 @@ _CHUNK_BYTES = 8 << 20
 _CUT_BYTES = 2 * _CHUNK_BYTES
 #: The number of keys in one condition.
 _KEYS_TOGETHER = 200
+#: How long a read waits for the next byte of its rows.
 _READ_TIMEOUT_SECONDS = 60.0
 #: How often a read that waits looks whether its caller has abandoned it.
 _ABANDONED_SECONDS = 0.1
