@@ -85,9 +85,12 @@ class Applier:
         await self._session.begin()
         rows = await anext(reads, None)
         while rows is not None:
-            keyed = bool(rows.table.key)
-            if rows.size > KEPT_BYTES or (keyed and self._must_stage_inserts(rows.table.id)):
-                await self.apply(net_changes([rows]), applied)
+            staged = bool(rows.table.key) and self._must_stage_inserts(rows.table.id)
+            if staged or rows.size > KEPT_BYTES:
+                nets = net_changes([rows])
+                for net in nets:
+                    net.direct = not staged
+                await self.apply(nets, applied)
                 rows = await anext(reads, None)
             else:
                 rows = await self._copy_reads(rows, reads, applied)

@@ -69,7 +69,8 @@ CONNECTION_CHECK_VERSION = 140_000
 _CONNECTION_CHECK = "5s"
 
 #: The classes of SQLSTATEs for which the values of rows are the reason: data errors, violated
-#: constraints, and the limits of the program, such as the length of an index entry.
+#: constraints, and the limits of the program, such as the length of an index entry. Not class 21,
+#: equal keys in one statement: alone, each of these rows would replace the one before.
 _OF_ROWS = ("22", "23", "54")
 
 #: A slow network can send this much within the deadline of a small statement.
@@ -438,7 +439,7 @@ def _apply_hint(error: psycopg.Error) -> str:
                 " source, drop the index there; `tailrace check CONFIG` lists such"
                 " keys and indexes."
             )
-        case pg.UniqueViolation():
+        case pg.UniqueViolation() | pg.CardinalityViolation():
             return (
                 "Two rows of the source have the same key or unique value in PostgreSQL, or another"
                 " client changed the target. `tailrace verify CONFIG --table TABLE` compares it."

@@ -92,6 +92,32 @@ def test_rows_that_exist_are_replaced(
     assert shared.rows(table) == sorted([*rows(*range(22)), (1000, "other")], key=repr)
 
 
+def test_a_copy_is_tried_again_after_some_runs(
+    shared: Target, table: Table, copies: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN a COPY that has met a row that exists THEN as many runs as are set are staged."""
+    monkeypatch.setattr(apply, "STAGED_INSERTS", 3)
+    monkeypatch.setattr(shared.sink._session, "single_rows", 0)
+    shared.query(f"INSERT INTO {table.id} VALUES (0, 'old')")
+    apply_reads(shared, read(table, *rows(0)))
+    copies.clear()
+    apply_reads(shared, *runs_of(table, 6))
+    assert ["pg_temp" in query for query in copies] == [True, True, True, False]
+    shared.run(shared.sink.rollback())
+    shared.open(shared.epoch)
+
+
+def test_equal_keys_in_one_copy_are_refused_with_a_remedy(shared: Target, table: Table) -> None:
+    """And not tried row by row, because one would replace the other in silence."""
+    with pytest.raises(ApplyError, match="a second time") as raised:
+        apply_reads(shared, read(table, (1, "a")), read(table, (1, "b")))
+    assert not raised.value.of_rows
+    assert raised.value.table == str(table.id)
+    assert "Two rows of the source have the same key" in raised.value.hint
+    shared.run(shared.sink.rollback())
+    shared.open(shared.epoch)
+
+
 def test_what_is_kept_of_a_copy_is_bounded(
     shared: Target, table: Table, copies: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
