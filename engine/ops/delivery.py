@@ -23,6 +23,9 @@ from engine.settings.notify import secret_bytes
 __all__ = ["Failure", "execute", "post", "signed"]
 
 STANDARD_ERROR = 2
+#: Kills its process group if its standard input ends without a line: the process that would have
+#: written that is gone.
+_GUARD = ("/bin/sh", "-c", "read -r _ || kill -KILL 0")
 #: The answers that say that a request will never be taken.
 REFUSED = (
     HTTPStatus.BAD_REQUEST,
@@ -73,29 +76,39 @@ async def execute(
 ) -> Failure | None:
     """Run a command, with ``body`` on its standard input, and ``about`` in its environment. Its
     output is dropped, or ``shown`` on standard error.
+
+    If this process is killed, so are the command and the processes that it has started, because
+    nobody would learn what they do later. What they leave running when the command ends goes on.
     """
     output = STANDARD_ERROR if shown else asyncio.subprocess.DEVNULL
+    pipe = asyncio.subprocess.PIPE
+    guard: asyncio.subprocess.Process | None = None
+    process: asyncio.subprocess.Process | None = None
     try:
+        # A group of its own: Ctrl-C is for the caller.
+        guard = await asyncio.create_subprocess_exec(*_GUARD, stdin=pipe, process_group=0)
         process = await asyncio.create_subprocess_exec(
             *command,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=pipe,
             stdout=output,
             stderr=output,
             env={**os.environ, **about},
-            start_new_session=True,  # Ctrl-C is for the caller
+            process_group=guard.pid,
         )
-    except OSError as error:
-        return Failure(f"the command cannot be started: {error.strerror}")
-    try:
         async with asyncio.timeout(seconds):
             await process.communicate(body)
+        await guard.communicate(b"\n")
     except TimeoutError:
         return Failure("the command does not end in time")
+    except OSError as error:
+        return Failure(f"the command cannot be started: {error.strerror}")
     finally:
-        if process.returncode is None:
+        if guard is not None and guard.returncode is None:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+                os.killpg(guard.pid, signal.SIGKILL)
+        for started in (process, guard):
+            if started is not None:
+                await started.wait()
     if process.returncode:
         return Failure(f"the command ends with status {process.returncode}")
     return None
