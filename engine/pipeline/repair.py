@@ -46,10 +46,10 @@ from engine.recovery import ReadsKeys, RepairKeys
 from engine.schema import Table, TableId
 from engine.toolkit.key_order import ORDERED_KINDS
 
-__all__ = ["CannotRepair", "Repair", "TableRepair"]
+__all__ = ["REPAIR_SECONDS", "CannotRepair", "Repair", "TableRepair"]
 
-#: How long the stream may take to pass the reads.
-DEADLINE_SECONDS: Final = 60.0
+#: How long the reads may take, and the stream to pass them.
+REPAIR_SECONDS: Final = 60.0
 #: The types of which a value has one form in a row tuple, and is equal to no other one on a target.
 EXACT_KINDS: Final = ORDERED_KINDS | {"text", "enum", "set"}
 
@@ -130,11 +130,13 @@ class TableRepair:
 class Repair:
     """The rows that a command repairs, from their reads until they are written."""
 
-    def __init__(self, stored: StoredCommand, tables: Iterable[TableRepair]) -> None:
+    def __init__(
+        self, stored: StoredCommand, tables: Iterable[TableRepair], deadline: float
+    ) -> None:
         self.stored = stored
         self._tables = tuple(tables)
         self._asked = sum(map(len, self._tables))
-        self._deadline = time.monotonic() + DEADLINE_SECONDS
+        self._deadline = deadline
 
     @classmethod
     async def begin(
@@ -145,9 +147,11 @@ class Repair:
         writer: TargetWriter,
         tracker: ProgressTracker,
         letters: Mapping[TableId, int],
+        *,
+        deadline: float,
     ) -> Repair:
-        """Read the rows. The target is at a commit, and the stream goes on from there. Raises
-        CannotRepair.
+        """Read the rows. The target is at a commit, and the stream goes on from there, and has to
+        pass the reads before ``deadline``, a time of ``time.monotonic``. Raises CannotRepair.
         """
         if not isinstance(source, ReadsKeys):
             raise CannotRepair("this source cannot read single rows")
@@ -168,7 +172,7 @@ class Repair:
                 ) from None
             high = str(chunk.high_watermark)
             tables.append(TableRepair(table, differing, extra, chunk.rows, high))
-        return cls(stored, tables)
+        return cls(stored, tables, deadline)
 
     def watch(self, changes: Iterable[Change]) -> None:
         """Leave out rows that these changes of the log touch. Call it with each that is applied."""
@@ -185,7 +189,7 @@ class Repair:
         if time.monotonic() > self._deadline:
             raise CannotRepair(
                 f"the pipeline has not come to the source's rows of now within"
-                f" {DEADLINE_SECONDS:.0f} seconds; type the command again when it lags less"
+                f" {REPAIR_SECONDS:.0f} seconds; type the command again when it lags less"
             )
         return False
 

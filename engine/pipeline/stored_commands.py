@@ -36,7 +36,7 @@ from engine.commands import (
 from engine.contract import PreparesTransactions, Sink, Source
 from engine.errors import ConfigError, Fenced, SinkLost, TailraceError
 from engine.ops.tracing import NO_TRACING, Tracing
-from engine.pipeline.repair import CannotRepair, Repair
+from engine.pipeline.repair import REPAIR_SECONDS, CannotRepair, Repair
 from engine.pipeline.stop_request import StopRequest
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.unlogged import UnloggedChanges
@@ -49,12 +49,21 @@ __all__ = ["StoredCommands", "find_tables"]
 
 log = logging.getLogger("tailrace.pipeline")
 
-#: A command during which the connection to the target is lost so often fails.
+#: A command during which the connection to the target is lost so often fails. So does a repair that
+#: has begun so often.
 MOST_LOSSES = 3
 
 
 class _Refused(Exception):
     """A command cannot be executed. The message is its outcome."""
+
+
+class _Tries(msgspec.Struct):
+    """How often a repair has begun, until when it may begin, and its last error."""
+
+    deadline: float
+    count: int = 0
+    error: str = "the pipeline was interrupted each time before the rows were written"
 
 
 class StoredCommands:
@@ -82,7 +91,8 @@ class StoredCommands:
         self._unlogged = unlogged
         self._stop = stop
         self._reload = reload
-        #: The repair that waits for the stream. Until it ends, later commands wait behind it.
+        #: The repair that waits for the stream. Until it ends, or the next attempt starts, later
+        #: commands wait behind it.
         self.repair: Repair | None = None
         #: Whether the pipeline ends so that one with another configuration can start.
         self.reloading = False
@@ -91,6 +101,8 @@ class StoredCommands:
         #: Why commands have failed, by number. They are concluded by the next attempt.
         self._failed: dict[int, str] = {}
         self._losses: dict[int, int] = {}
+        #: The repairs that have begun, by number.
+        self._tries: dict[int, _Tries] = {}
 
     @property
     def wait(self) -> bool:
@@ -108,22 +120,36 @@ class StoredCommands:
     async def execute(self, writer: TargetWriter, tracker: ProgressTracker) -> bool:
         """Execute the commands that wait. The target is at a commit before and after.
 
+        Repairs come last, one in each attempt. One that begins again and again keeps no other
+        command waiting, such as the one that passes over what interrupts the stream.
+
         False if one fails with anything but a refusal: it was rolled back, and the next attempt has
         to start, which concludes it with its error. So it does not block the others.
         """
         self.repair = None
         if self._store is None:
             return True
-        for stored in await self._store.waiting_commands():
+        for stored in sorted(await self._store.waiting_commands(), key=_repairs_rows):
+            if _repairs_rows(stored):
+                if self._is_pending or self._stop:
+                    break
+                self._count_try(stored.id)
             if not await self._try(self._store, stored, writer, tracker):
                 return False
-            if self._is_pending:
-                break
         return True
 
     @property
     def _is_pending(self) -> bool:
         return self.repair is not None
+
+    def _count_try(self, id: int) -> None:
+        """Note that a repair begins, or that it fails because it has begun too often or too long
+        ago. Each of its reads may take a minute, during which the stream stands still.
+        """
+        tries = self._tries.setdefault(id, _Tries(time.monotonic() + REPAIR_SECONDS))
+        if tries.count >= MOST_LOSSES or (tries.count and time.monotonic() > tries.deadline):
+            self._failed.setdefault(id, f"{tries.error}; type the command again")
+        tries.count += 1
 
     async def go_on(self, writer: TargetWriter, tracker: ProgressTracker) -> bool:
         """Write the rows of the repair that waits, if the stream has passed their reads. The target
@@ -156,7 +182,9 @@ class StoredCommands:
         except Fenced:
             raise
         except TailraceError as error:
-            if isinstance(error, SinkLost):
+            if stored.id in self._tries:
+                self._tries[stored.id].error = error.message
+            elif isinstance(error, SinkLost):
                 losses = self._losses[stored.id] = self._losses.get(stored.id, 0) + 1
                 if losses >= MOST_LOSSES:
                     self._failed[stored.id] = error.message
@@ -279,7 +307,10 @@ class StoredCommands:
         keys, letters = await self._repairs.repair_keys(stored.id), self._unlogged.letters.counts
         if not keys:
             raise _Refused("the target has no keys of the rows to repair")
-        self.repair = await Repair.begin(stored, keys, self._source, writer, tracker, letters)
+        source, deadline = self._source, self._tries[stored.id].deadline
+        self.repair = await Repair.begin(
+            stored, keys, source, writer, tracker, letters, deadline=deadline
+        )
         return ""
 
     async def _quarantine(
@@ -344,6 +375,14 @@ class StoredCommands:
                 " RECOVER lists them, and type the command again"
             )
         return end
+
+
+def _repairs_rows(stored: StoredCommand) -> bool:
+    try:
+        msgspec.json.decode(stored.command, type=RepairRows)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def find_tables(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import pytest
 
+from engine.change import Change, Chunk, Row
 from engine.commands import (
     BackfillTables,
     Letters,
@@ -14,14 +16,17 @@ from engine.commands import (
     PipelineCommand,
     QuarantineTables,
     Reload,
+    RepairRows,
     Resume,
     Skip,
     Stop,
     StoredCommand,
     in_words,
 )
-from engine.errors import ConfigError, SinkLost, SourceError
-from engine.schema import TableId
+from engine.errors import ConfigError, SinkLost, SourceError, SourceLost
+from engine.pipeline import stored_commands
+from engine.recovery import RepairKeys
+from engine.schema import Table, TableId
 from engine.settings.loader import BackfillSettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
 from sources.memory import END, MemoryDatabase, MemorySettings, MemorySource, Unlogged
@@ -370,3 +375,99 @@ def test_a_stop_is_not_lost_beside_a_reload(commands: tuple[PipelineCommand, ...
     asyncio.run(scenario())
     assert not outcome(store, 1).refused
     assert outcome(store, 1 + commands.index(Stop())).outcome == "the engine ends"
+
+
+# -- repairs ---------------------------------------------------------------------------------------
+
+
+class RepairSink(MemorySink):
+    """A target that keeps the keys of repairs."""
+
+    async def submit_repair(self, command: str, by: str, keys: Mapping[TableId, RepairKeys]) -> int:
+        raise NotImplementedError
+
+    async def repair_keys(self, id: int) -> dict[TableId, RepairKeys]:
+        return {KEYED.id: RepairKeys((("1",),))}
+
+
+class RepairSource(MemorySource):
+    """A source that reads single rows, and whose connection is lost in the reads of rows, or in
+    the streams, as often as it is told."""
+
+    def __init__(self, database: MemoryDatabase, *, reads: int = 0, streams: int = 0) -> None:
+        super().__init__(MemorySettings("memory:test"), database)
+        self._reads, self._streams = reads, streams
+        self.read = 0
+
+    def rows_of_keys(self, table: Table, keys: Sequence[Row], low_watermark: str) -> Chunk:
+        self.read += 1
+        if self.read <= self._reads:
+            raise SourceLost("the read was lost")
+        return Chunk(table, [(1, "old")], None, self.position())
+
+    def stream(
+        self,
+        position: str | None,
+        tables: Sequence[Table],
+        discovered: Sequence[Table] = (),
+        ignored: Sequence[TableId] = (),
+    ) -> Iterator[Sequence[Change]]:
+        self._streams -= 1
+        if self._streams >= 0:
+            raise SourceLost("the stream was lost")
+        return super().stream(position, tables, discovered, ignored)
+
+
+def run_repair(*, reads: int = 0, streams: int = 0) -> tuple[MemoryStore, RepairSource]:
+    """Run a pipeline with a repair that waits."""
+    database, store = live()
+    submit(sink_of(store), RepairRows({str(KEYED.id): 1}))
+    source = RepairSource(database, reads=reads, streams=streams)
+    sink = RepairSink(MemorySinkSettings("memory:test"), "test", store)
+    run(make_pipeline(database, store, source=source, sink=sink), until_caught_up=True)
+    return store, source
+
+
+@pytest.mark.parametrize("lost", [{"reads": 2}, {"streams": 2}])
+def test_a_repair_begins_again_after_a_lost_connection(lost: dict[str, int]) -> None:
+    store, source = run_repair(**lost)
+    assert outcome(store, 1).outcome == f"{KEYED.id}: rows written: 1, deleted: 0"
+    assert source.read == 3
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        ({"reads": 100}, "it failed: the read was lost; type the command again"),
+        ({"streams": 9}, "the pipeline was interrupted each time before the rows were written"),
+    ],
+)
+def test_a_repair_that_begins_too_often_fails(lost: dict[str, int], reason: str) -> None:
+    store, source = run_repair(**lost)
+    assert reason in (outcome(store, 1).outcome or "")
+    assert source.read == 3
+
+
+def test_a_repair_that_began_too_long_ago_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_commands, "REPAIR_SECONDS", 0.0)
+    store, source = run_repair(reads=100)
+    assert "the read was lost" in (outcome(store, 1).outcome or "")
+    assert source.read == 1
+
+
+def test_a_repair_keeps_no_other_command_waiting() -> None:
+    """Not even a repair whose attempts all fail."""
+    order: list[int] = []
+    database, store = live()
+    submit(sink_of(store), RepairRows({str(KEYED.id): 1}))
+    submit(sink_of(store), QuarantineTables(("shop.none",)))
+    source = RepairSource(database, streams=1)
+
+    class Sink(RepairSink):
+        async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:
+            order.append(id)
+            await super().conclude_command(id, outcome, refused=refused)
+
+    sink = Sink(MemorySinkSettings("memory:test"), "test", store)
+    run(make_pipeline(database, store, source=source, sink=sink), until_caught_up=True)
+    assert order == [2, 1]
