@@ -7,12 +7,15 @@ keeps its part as long as it keeps its key, so a part that differs has the wrong
 read later.
 
 In a keyless table a change moves a row from one part to another. Parts that are read later are
-equal, or the whole table is read.
+equal, or the whole table is read. A part of a keyless table may get a row that equals others. If
+the target lacks such a row, its sum is equal to that of the source a moment before. So the source's
+parts are summed before the target's and after them, and a part is equal only if all three sums are.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from functools import reduce
 from typing import Final, NamedTuple
 
@@ -28,6 +31,11 @@ __all__ = ["MOST_ROWS", "Parts", "candidates", "differing_parts"]
 MOST_ROWS: Final = 50_000_000
 #: Rows of parts that differ which are read into memory.
 _MOST_READ: Final = 100_000
+#: How often a keyless table is summed again if many of its parts change.
+_MORE_SUMS: Final = 2
+
+#: The checksums of parts, by their names.
+Sums = dict[str, Checksum]
 
 
 class Parts(NamedTuple):
@@ -47,15 +55,40 @@ class Parts(NamedTuple):
 
 async def differing_parts(table: Table, source: AsyncReader, target: AsyncReader) -> Parts:
     """Compare the checksums of all parts."""
-    in_source, in_target = await asyncio.gather(source.sum_parts(table), target.sum_parts(table))
-    nothing = Checksum()
-    pairs = {
-        part: (in_source.get(part, nothing), in_target.get(part, nothing))
-        for part in in_source.keys() | in_target.keys()
+    if table.key:
+        sums = await asyncio.gather(source.sum_parts(table), target.sum_parts(table))
+        return _compared(*sums)
+    before = await source.sum_parts(table)
+    in_target = await target.sum_parts(table)
+    parts = _compared(before, in_target, await source.sum_parts(table))
+    for _ in range(_MORE_SUMS):
+        if not parts.are_many:
+            break
+        # Many parts have changed meanwhile. Each has to be equal once.
+        before = await source.sum_parts(table)
+        in_target = await target.sum_parts(table)
+        after = await source.sum_parts(table)
+        parts = _compared(before, in_target, after, among=parts.names)
+    return parts
+
+
+def _compared(
+    source: Sums, target: Sums, again: Sums | None = None, among: Collection[str] | None = None
+) -> Parts:
+    """The result of the checksums of both sides. ``again``: those of the source afterwards;
+    ``among``: the parts that may differ."""
+    last, nothing = source if again is None else again, Checksum()
+    triples = {
+        part: tuple(sums.get(part, nothing) for sums in (source, target, last))
+        for part in source.keys() | target.keys() | last.keys()
     }
-    names = sorted(part for part, (one, other) in pairs.items() if one != other)
-    to_read = sum(max(one.rows for one in pairs[part]) for part in names)
-    one, other = (reduce(Checksum.plus, it.values(), nothing) for it in (in_source, in_target))
+    names = sorted(
+        part
+        for part, sums in triples.items()
+        if len(set(sums)) > 1 and (among is None or part in among)
+    )
+    to_read = sum(max(one.rows for one in triples[part]) for part in names)
+    one, other = (reduce(Checksum.plus, it.values(), nothing) for it in (last, target))
     return Parts(tuple(names), one, other, to_read)
 
 

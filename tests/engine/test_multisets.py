@@ -50,9 +50,33 @@ def multiset_result(
     return found.missing.total(), found.extra.total(), found.hot
 
 
-def test_multisets_may_have_any_count_between_two_readings() -> None:
-    assert multiset_result([{b"a": 1}, {b"a": 3}], [{b"a": 2}]) == (0, 0, 0)
+def test_a_number_between_two_readings_proves_nothing() -> None:
+    """GIVEN a number of equal rows that grows during a recheck, and the target's in between
+    THEN the recheck in which it stands still decides."""
+    growing: list[dict[bytes, int]] = [{b"a": 1}, {b"a": 3}]
+    assert multiset_result(growing, [{b"a": 2}, {b"a": 3}]) == (0, 0, 0)
+    assert multiset_result(growing, [{b"a": 2}]) == (1, 0, 0)
+    assert multiset_result(growing, [{b"a": 3}, {b"a": 4}]) == (0, 1, 0)
     assert multiset_result([{b"a": 2}], [{b"a": 2}]) == (0, 0, 0)
+
+
+def test_a_number_that_never_stands_still_is_hot() -> None:
+    """A target that lacks a row shows a number that the source has shown before."""
+    growing: list[dict[bytes, int]] = [{b"a": number} for number in range(1000, 2000)]
+    for less in (0, 1, 2):
+        # A recheck reads the source three times.
+        targets: list[dict[bytes, int]] = [{b"a": 1001 + 2 * n - less} for n in range(400)]
+        missing, extra, hot = multiset_result(growing, targets, seconds=0.0)
+        assert (missing, extra) == (0, 0)
+        assert hot
+
+
+def test_a_number_that_goes_to_and_fro_has_to_be_right_in_twelve_rechecks() -> None:
+    """GIVEN a number that goes to and fro, and a target that shows one less
+    THEN it is not right because the target shows the source's lower number once."""
+    readings: list[dict[bytes, int]] = [{b"a": n} for n in (5, 6, 6, 5, 5, 5, 5, 5, 5, 6)]
+    targets: list[dict[bytes, int]] = [{b"a": n} for n in (5, 5, 5, 5)]
+    assert multiset_result(readings, targets) == (1, 0, 0)
 
 
 def test_rows_missing_or_extra_in_every_recheck_differ() -> None:
