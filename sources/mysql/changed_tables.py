@@ -49,9 +49,11 @@ _QUERIES: Final = {
 _HARMLESS: Final = frozenset(
     (
         *("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "XA"),
-        *("ANALYZE", "FLUSH", "GRANT", "REVOKE"),
+        *("FLUSH", "GRANT", "REVOKE"),
     )
 )
+#: ANALYZE before another word executes a statement (MariaDB).
+_STATISTICS: Final = frozenset(("TABLE", "TABLES"))
 _WITHOUT_CHANGES: Final = frozenset((*ev.WITHOUT_CHANGES, *STARTS, *ev.ROWS, ev.XID, ev.XA_PREPARE))
 
 
@@ -129,9 +131,10 @@ class ChangedNames:
     def _note_statement(self, statement: bytes) -> None:
         words = first_words(statement)
         first = words[0] if words else ""
-        if first not in _HARMLESS:
+        second = words[1].upper() if words[1:] else ""
+        if first not in _HARMLESS and not (first == "ANALYZE" and second in _STATISTICS):
             self._note_all("a statement that may change any table")
-        elif first == "XA" and [it.upper() for it in words[1:2]] == ["COMMIT"]:
+        elif first == "XA" and second == "COMMIT":
             self._note_all("an XA COMMIT")
 
     def _note_all(self, what: str) -> None:
@@ -157,8 +160,10 @@ class ChangedNames:
 
 def oldest(positions: Sequence[MySQLPosition], end: MySQLPosition) -> MySQLPosition:
     """A position that includes nothing that one of these does not. Raises SourceError if they are
-    not all of the log that has ``end``.
+    not all of the log up to ``end``.
     """
+    if not all(map(end.at_or_after, positions)):
+        raise SourceError("a position is not one of this server's log, or its log was reset")
     sets = [it.gtids for it in positions]
     if isinstance(end.gtids, GtidSet):
         known = [it for it in sets if isinstance(it, GtidSet)]

@@ -18,7 +18,7 @@ from engine.schema import Table, TableId
 from sources.mysql.changed_tables import oldest
 from sources.mysql.freeze import MySQLFreezer
 from sources.mysql.gtid import DomainState, GtidSet
-from sources.mysql.position import MySQLPosition
+from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 from tests.support.servers import AnyServer, connect_mysql
@@ -74,6 +74,43 @@ def assert_each_by_its_own(
     assert freezer.changed({quiet: after, other: after}, SECONDS).tables == {other.id}
 
 
+def test_a_position_beyond_a_log_that_was_reset(
+    mariadb_10: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """GIVEN positions of which one is not in the log WHEN the log is asked for changes since THEN
+    that is an error, so every table is compared."""
+    name = fresh_mysql_database(mariadb_10)
+    settings = MySQLSettings(url=mariadb_10.url, tables=(f"{name}.*",))
+    with (
+        connect_mysql(mariadb_10, name) as session,
+        closing(MySQLSource(settings)) as source,
+        closing(source.freezer()) as freezer,
+    ):
+        for sql in TABLES[:2]:
+            query(session, sql)
+        one, other = source.catalog()
+        before = parse_position(source.position())
+        query(session, "INSERT INTO other VALUES (1)")
+        beyond = source.position()
+        for proven in ({one: beyond}, {one: beyond, other: str(before)}):
+            assert freezer.changed(proven, SECONDS).reason == ""
+        monkeypatch.setattr("sources.mysql.changed_tables.log_end", lambda *_: before)
+        for proven in ({one: beyond}, {one: beyond, other: str(before)}):
+            with pytest.raises(SourceError, match="log was reset"):
+                freezer.changed(proven, SECONDS)
+
+
+def hidden_changes(session: pymysql.Connection[Any]) -> list[str]:
+    """Statements that the log has as such, in statement format where that is so."""
+    found = ["ALTER TABLE quiet ADD note TEXT"]
+    if is_mariadb(session):
+        query(session, "SET binlog_format = STATEMENT")
+        found += ["ANALYZE UPDATE other SET id = id + 100", "ANALYZE FORMAT=JSON DELETE FROM quiet"]
+    return found
+
+
 def test_what_the_log_has_changed(
     mysql_family: AnyServer, fresh_mysql_database: Callable[[AnyServer], str]
 ) -> None:
@@ -119,9 +156,11 @@ def test_what_the_log_has_changed(
 
         assert_each_by_its_own(source, freezer, session, tables)
 
-        found = changed("ALTER TABLE quiet ADD note TEXT")
-        assert found.tables == tables.keys()
-        assert "a statement that may change any table" in found.reason
+        for sql in hidden_changes(session):
+            found = changed(sql)
+            assert found.tables == tables.keys()
+            assert "a statement that may change any table" in found.reason
+        query(session, "SET binlog_format = ROW")
         query(session, "XA START 'x'")
         query(session, "INSERT INTO quiet (id) VALUES (7)")
         query(session, "XA END 'x'")

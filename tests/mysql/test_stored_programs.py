@@ -15,7 +15,12 @@ from engine.errors import SourceError, UnloggedChange
 from engine.schema import TableId
 from sources.mysql.ddl.dialect import Dialect
 from sources.mysql.ddl.statements import read_statement
-from sources.mysql.ddl.stored_programs import Program, Programs, may_change_programs
+from sources.mysql.ddl.stored_programs import (
+    Program,
+    Programs,
+    may_change_programs,
+    may_use_programs,
+)
 from tests.support.following import Following
 from tests.support.mysql_sessions import FreshDatabase, Writer, source_of, with_user
 from tests.support.servers import AnyServer
@@ -82,6 +87,8 @@ def through(sql: str, programs: Programs = PROGRAMS) -> str:
     [
         ("INSERT INTO v VALUES (1)", "v"),
         ("DELETE FROM d.vv", "v"),
+        ("ANALYZE DELETE FROM d.vv", "v"),
+        ("ANALYZE INSERT INTO x SELECT total()", "total"),
         ("UPDATE w SET orders = 1", ""),
         ("REPLACE INTO t VALUES (1)", "on_t"),
         ("INSERT INTO u VALUES (1)", "on_t"),
@@ -114,6 +121,21 @@ def test_an_unreadable_body_writes_all_that_it_names() -> None:
 def test_programs_can_use_each_other_in_a_circle() -> None:
     programs = Programs([procedure("p", "CALL q()"), function("q", "BEGIN CALL p(); END")])
     assert through("SELECT q()", programs) == ""
+
+
+@pytest.mark.parametrize(
+    ("sql", "used"),
+    [
+        ("ANALYZE DELETE FROM t", True),
+        ("SET STATEMENT max_statement_time = 1 FOR DELETE FROM t", True),
+        ("SET STATEMENT max_statement_time = 1 FOR SELECT f()", True),
+        ("ANALYZE TABLE t", False),
+        ("TRUNCATE t", False),
+    ],
+)
+def test_statements_that_may_use_programs(sql: str, used: bool) -> None:
+    verb = Dialect().tokens(sql).peek().word
+    assert may_use_programs(verb, read_statement(sql, "d")) is used
 
 
 def test_what_the_user_may_not_see_stops_with_the_right_to_grant() -> None:
@@ -197,6 +219,37 @@ def test_changes_under_another_name_are_seen(database: Writer) -> None:
         database("CREATE TRIGGER tr AFTER DELETE ON plain FOR EACH ROW DELETE FROM orders")
         database("INSERT INTO plain VALUES (11)")
         assert "the trigger" in following.failure().message
+
+
+#: Statements whose first word does not say that they change rows. MariaDB has all of them.
+DISGUISED = (
+    "ANALYZE UPDATE orders SET id = id + 10",
+    "ANALYZE FORMAT = JSON DELETE FROM orders WHERE id < 0",
+    "SET STATEMENT max_statement_time = 9 FOR UPDATE orders SET id = id + 10",
+    "EXECUTE IMMEDIATE 'UPDATE orders SET id = id + 10'",
+    "BEGIN NOT ATOMIC UPDATE orders SET id = id + 10; END",
+    "ANALYZE SELECT f(1001)",
+    "SHOW TABLES WHERE f(1002)",
+    "VALUES (f(1003))",
+)
+
+
+def test_changes_behind_another_first_word_are_seen(
+    mariadb_10: AnyServer, fresh_mysql_database: FreshDatabase
+) -> None:
+    writer = Writer(mariadb_10, fresh_mysql_database(mariadb_10))
+    query(writer.connection, "SET @@GLOBAL.log_bin_trust_function_creators = 1")
+    writer(*OBJECTS, "INSERT INTO orders VALUES (1)", "SET binlog_format = STATEMENT")
+    source = source_of(writer.server, writer.database, tables=(f"{writer.database}.orders",))
+    tables = source.catalog()
+    for sql in DISGUISED:
+        with Following(source, source.position(), tables) as following:
+            writer("ANALYZE TABLE orders", sql)
+            error = following.failure()
+        assert isinstance(error, UnloggedChange), sql
+        assert str(error.table) == f"{writer.database}.orders", sql
+    source.close()
+    writer.connection.close()
 
 
 @pytest.fixture

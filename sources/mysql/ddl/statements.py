@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 _HARMLESS: Final = (
-    frozenset(("ANALYZE", "BEGIN", "BINLOG", "CACHE", "CALL", "CHANGE", "CHECK", "CHECKSUM"))
+    frozenset(("BEGIN", "BINLOG", "CACHE", "CALL", "CHANGE", "CHECK", "CHECKSUM"))
     | frozenset(("COMMIT", "DEALLOCATE", "DO", "END", "EXECUTE", "FLUSH", "GRANT", "INSTALL"))
     | frozenset(("KILL", "LOCK", "PREPARE", "PURGE", "RELEASE", "RESET"))
     | frozenset(("REVOKE", "ROLLBACK", "SAVEPOINT", "SELECT", "SET", "SHOW", "START", "STOP"))
@@ -427,16 +427,16 @@ def _read_load(context: _Context) -> Statement | None:
     return Statement(context.verb)
 
 
-def _read_with(context: _Context) -> Statement | None:
-    """Skip the common table expressions before DML."""
+def _read_inner(context: _Context) -> Statement | None:
+    """The DML after common table expressions, or that MariaDB's ANALYZE executes."""
     tokens = context.tokens
     while not tokens.ended:
         verb = tokens.peek().word
-        if verb in ("UPDATE", "DELETE"):
+        if verb in ("UPDATE", "DELETE", "INSERT", "REPLACE"):
             tokens.next()
             read = _READERS[verb]
             return read(_Context(tokens, context.schema, context.dialect, verb))
-        if verb == "SELECT":
+        if verb in ("SELECT", "TABLE") or (verb == "TABLES" and context.verb == "ANALYZE"):
             return None
         tokens.skip()
     return Statement(context.verb)
@@ -495,5 +495,5 @@ _READERS: Final[Mapping[str, Callable[[_Context], Statement | None]]] = {
     "UPDATE": _read_update,
     "DELETE": _read_delete,
     "LOAD": _read_load,
-    "WITH": _read_with,
+    **dict.fromkeys(("ANALYZE", "WITH"), _read_inner),
 }

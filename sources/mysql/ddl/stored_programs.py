@@ -178,7 +178,7 @@ def may_use_programs(verb: str, statement: Statement | None) -> bool:
         return verb in ("CALL", "DO", "SELECT", "SET")
     if isinstance(statement, CreateTable):
         return bool(statement.problem)  # it may have a query
-    return isinstance(statement, WriteRows) or verb in _WRITES or verb == "WITH"
+    return isinstance(statement, WriteRows) or statement.kind in (*_WRITES, "WITH", "ANALYZE")
 
 
 def may_change_programs(verb: str, statement: Statement | None) -> bool:
