@@ -241,7 +241,8 @@ def _no_way_back(newest: Cutover | None) -> TailraceError:
         "there is no way back: no reverse pipeline exists, so the source lacks what applications"
         " have written to the target since the switch",
         hint="to give these changes up, have the applications use the source again, and let it take"
-        " writes: set super_read_only and read_only to OFF, or call your hook thaw",
+        " writes: set super_read_only and read_only to OFF, or call your hook thaw. Then"
+        " `tailrace reset CONFIG --drop` lets an engine begin anew",
     )
 
 

@@ -108,6 +108,8 @@ async def execute(
                 os.killpg(guard.pid, signal.SIGKILL)
         for started in (process, guard):
             if started is not None:
+                with suppress(ProcessLookupError):
+                    started.kill()  # it has ended, unless somebody has ended the guard
                 await started.wait()
     if process.returncode:
         return Failure(f"the command ends with status {process.returncode}")

@@ -79,7 +79,7 @@ async def _refuse_switched(sink: Sink) -> None:
             "a cutover has switched the applications to the target, and this engine would write"
             " the source's changes over theirs",
             hint="start no engine of this pipeline. To give up what applications have written to"
-            " the target, and replicate into it again: `tailrace reset CONFIG`, then"
+            " the target, and replicate into it again: `tailrace reset CONFIG --drop`, then"
             " `tailrace run CONFIG`",
         )
 

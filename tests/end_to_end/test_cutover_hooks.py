@@ -294,5 +294,10 @@ def assert_begins_anew(config: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["cutover", str(config), "--back"]) == 1
     assert "there is no way back" in capsys.readouterr().err
     again = ["run", str(config), "--until-caught-up", "--no-progress"]
-    statuses = [main(again), main(["reset", str(config), "--yes"]), main(again), main(again)]
+    statuses = [
+        main(again),
+        main(["reset", str(config), "--drop", "--yes"]),
+        main(again),
+        main(again),
+    ]
     assert statuses == [2, 0, 0, 0]
