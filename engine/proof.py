@@ -64,7 +64,8 @@ class Unfinished(msgspec.Struct, frozen=True):
     when the comparison began, the end of the source's log then, and how long it has lasted.
     ``rows`` of the source have been compared, ``read`` of them one by one, with ``counts`` of
     differences by kind. ``source`` and ``target`` are the checksums so far. ``version`` tells
-    whether the table is still the same.
+    whether the table is still the same. Neither the rows that differ nor the values that policies
+    have replaced are kept: a comparison that goes on from here lists those of its own part alone.
     """
 
     started_at: float

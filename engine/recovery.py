@@ -124,14 +124,6 @@ class RepairKeys(msgspec.Struct, frozen=True):
         """The number of keys."""
         return len(self.differing) + len(self.extra)
 
-    def among(self, others: RepairKeys) -> RepairKeys:
-        """Those of the keys that ``others`` has, too."""
-        known = {*others.differing, *others.extra}
-        differing, extra = (
-            tuple(key for key in keys if key in known) for keys in (self.differing, self.extra)
-        )
-        return RepairKeys(differing, extra)
-
 
 @runtime_checkable
 class RepairStore(Protocol):

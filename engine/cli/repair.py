@@ -45,9 +45,14 @@ class _Counts(NamedTuple):
 
 
 class Differing:
-    """The rows that a comparison has found to differ, as a repair needs them."""
+    """The rows that a comparison has found to differ, as a repair needs them; of those that the
+    user was ``asked`` about, if that is not None.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Differing | None = None) -> None:
+        self._asked = asked
+        #: The keys of the rows to repair as the target has them, by the name to show.
+        self._taken: dict[str, frozenset[Key]] = {}
         #: What is to be done, by the name to show; that of a merged table has its sources.
         self.counts: dict[str, _Counts] = {}
         self.keys: dict[TableId, RepairKeys] = {}
@@ -73,36 +78,29 @@ class Differing:
             if it.differing or it.missing or it.extra:
                 self._take(it, compared[it.table], mapping, target)
 
-    def limit_to(self, asked: Differing) -> None:
-        """Leave out rows that the user was not asked about."""
-        self.refused.clear()
-        self.differences = 0
-        kept = {id: it.among(asked.keys[id]) for id, it in self.keys.items() if id in asked.keys}
-        self.keys = {id: it for id, it in kept.items() if len(it)}
-        names = {str(id) for id in self.keys}
-        self.counts = {
-            name: counts
-            for name, counts in self.counts.items()
-            if not names.isdisjoint(name.split(" + "))
-        }
-
     def _take(
         self, report: TableReport, table: Table, mapping: TableMappings, target: RowReader
     ) -> None:
         name = " + ".join(str(source.id) for source in table.sources)
         stored = target.stored(table)
+        if self._asked is not None and name not in self._asked._taken:
+            return
         if not table.key:
             self.refused[name] = "no key tells which rows of both sides belong together"
             return
-        self.differences += report.missing + report.differing + report.extra
         texts = [stored[ordinal] for ordinal in table.key]
         plain = [it for it in report.differences if _is_plain(it.key, table, texts)]
-        if len(plain) < len(report.differences):
+        if self._asked is not None:
+            plain = [it for it in plain if it.key in self._asked._taken[name]]
+        else:
+            self.differences += report.missing + report.differing + report.extra
+        if self._asked is None and len(plain) < len(report.differences):
             self.refused[name] = (
                 "a policy changes values of the keys of some, or the source's columns cannot hold"
                 " them"
             )
         if plain:
+            self._taken[name] = frozenset(it.key for it in plain)
             kinds = Counter(it.kind for it in plain)
             self.counts[name] = _Counts(kinds["missing"], kinds["changed"], kinds["extra"])
             for source in table.sources:

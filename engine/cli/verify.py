@@ -76,7 +76,7 @@ def verify(options: argparse.Namespace) -> int:
     compared or repaired.
 
     --sample compares random rows alone, and says how many rows may differ. The outcome is not
-    stored then.
+    stored then, and nothing can be repaired.
 
     --report writes a page, or JSON, with all of the result and the values of rows that differ, for
     people who have to rely on it; `tailrace report verify FILE` checks that it was not changed.
@@ -84,6 +84,12 @@ def verify(options: argparse.Namespace) -> int:
     settings, wanted = load_settings(options.config), wanted_report(options)
     if options.repair:
         limit_of(options)
+        if options.sample is not None:
+            raise ConfigError(
+                "--repair and --sample exclude each other: the comparison after a repair would be"
+                " of other rows",
+                hint="leave --sample out",
+            )
         return asyncio.run(_repair(settings, options, wanted))
     report = asyncio.run(_compare(settings, options, wanted))
     _show(report, options)
@@ -105,9 +111,8 @@ async def _repair(settings: Settings, options: argparse.Namespace, wanted: Wante
             if status is not None:
                 break
             # Rows that changed meanwhile are repaired again, but no others: nobody agreed to those.
-            options.yes, asked, found = True, found, Differing()
+            options.yes, found = True, Differing(found)
             report = await _compare(settings, options, wanted, found)
-            found.limit_to(asked)
     if status is None or not texts:
         _show(report, options)
     return status or (0 if report.equal else 3)

@@ -201,9 +201,9 @@ class Repair:
             if known is None or known.state != "live" or tracker.table(it.table.id) != it.table:
                 continue
             left -= len(it)
-            written = it.rows
-            deleted = await writer.repair(it.table, it.extra, list(written.values()))
-            lines.append(f"{it.table.id}: rows written: {len(written):,}, deleted: {deleted:,}")
+            rows = list(it.rows.values())
+            written, deleted = await writer.repair(it.table, it.extra, rows)
+            lines.append(f"{it.table.id}: rows written: {written:,}, deleted: {deleted:,}")
         if left:
             lines.append(f"rows left out, because they changed meanwhile: {left:,}")
         return "; ".join(lines) or "there is nothing to repair"

@@ -32,7 +32,7 @@ from engine.distance import AppliesAtOnce, AppliesReads
 from engine.errors import ConfigError, TailraceError
 from engine.log_status import now_at
 from engine.mapping.changes import Mapping
-from engine.mapping.single_rows import deletion
+from engine.mapping.single_rows import deletion, mapped
 from engine.ops.metrics import Metrics, Stage
 from engine.ops.tracing import NO_TRACING, Tracing
 from engine.pipeline.batching import Batch, first_commit
@@ -354,18 +354,22 @@ class TargetWriter:
 
         return await self._letters.retry(chosen, self._tracker.tables, apply)
 
-    async def repair(self, table: Table, keys: Collection[Row], rows: Sequence[Row]) -> int:
+    async def repair(
+        self, table: Table, keys: Collection[Row], rows: Sequence[Row]
+    ) -> tuple[int, int]:
         """Write rows of the source over those of the target, and remove the target's rows with
-        these keys that the source does not have. Returns the number of the latter.
+        these keys that the source does not have, or that the mapping leaves out. Returns the
+        numbers of rows that were written and removed.
         """
-        gone = deletion(self._mapping, table, keys, rows)
+        written = mapped(self._mapping, table, rows)
+        gone = deletion(self._mapping, table, keys, written)
         if gone is not None:
             await self._sink.apply([gone], {gone.table.id})
         if rows:
             read = [Rows(table, "read", None, list(rows))]
             self._counters.backfilled_rows += await self._apply(read, {table.id}, "backfill")
         self.transaction = Transaction.WHOLE
-        return 0 if gone is None else len(gone)
+        return len(written), 0 if gone is None else len(gone)
 
     async def _apply(
         self,

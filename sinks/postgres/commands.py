@@ -30,6 +30,16 @@ ON a.pid = c.owner_pid AND a.backend_start = c.owner_started WHERE c.pipeline = 
 
 #: Remove the keys of rows that the command $1 repairs.
 REMOVE_KEYS = f"DELETE FROM {SCHEMA}.repair_key WHERE command = $1::bigint"
+_CANCEL = (
+    f"UPDATE {SCHEMA}.command SET done_at = now(), outcome = $3, refused = true"
+    " WHERE pipeline = $1 AND id = $2::bigint AND done_at IS NULL RETURNING id"
+)
+# In one statement, so that no key of a row stays after a command that does not wait.
+_CANCEL_WITH_KEYS = (
+    f"WITH cancelled AS ({_CANCEL}), removed AS"
+    f" (DELETE FROM {SCHEMA}.repair_key USING cancelled WHERE command = cancelled.id)"
+    " SELECT id FROM cancelled"
+)
 # A state of an older version, which no engine of this one has taken over, has no such table.
 _HAS_KEYS = f"SELECT to_regclass('{SCHEMA}.repair_key') IS NOT NULL"
 
@@ -86,14 +96,8 @@ class CommandTable:
     async def cancel(self, id: int, outcome: str) -> bool:
         """Conclude a command that waits, as refused. False if there is none."""
         await self._require_layout()
-        cancelled = await self._one(
-            f"UPDATE {SCHEMA}.command SET done_at = now(), outcome = $3, refused = true"
-            " WHERE pipeline = $1 AND id = $2::bigint AND done_at IS NULL RETURNING id",
-            *(str(id), outcome),
-        ) == (id,)
-        if cancelled and await self.has_keys():
-            await self._session.execute(REMOVE_KEYS, (str(id),))
-        return cancelled
+        query = _CANCEL_WITH_KEYS if await self.has_keys() else _CANCEL
+        return await self._one(query, str(id), outcome) == (id,)
 
     async def has_keys(self) -> bool:
         """Whether the target has the table for the keys of repairs."""

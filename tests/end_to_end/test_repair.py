@@ -116,6 +116,8 @@ def check_repair(server: AnyServer, database: str, target: str, folder: Path) ->
             assert sorted(there.execute(still).fetchall()) == before
             done = tailrace(0, "verify", config, "--repair", "--yes")
             assert f"{database}.order_north: rows written: 1, deleted: 1" in done
+            # The source has one of the two extra rows, and the mapping leaves it out.
+            assert f"{database}.people: rows written: 2, deleted: 2" in done
             audit = there.execute(
                 "SELECT command, submitted_by, outcome, refused FROM tailrace.command"
             ).fetchall()
@@ -174,9 +176,11 @@ def test_a_repair_makes_both_sides_equal(
                 f"INSERT INTO {database}.plain VALUES (4, 3)",  # with a unique value of another row
             ):
                 there.execute(statement.encode())
+            assert main([*verify, "--yes", "--sample", "50%"]) == 2
             assert main([*verify, "--yes"]) == 0
             assert rows() == [(1, 1), (2, 2), (3, 3)]
     shown = capsys.readouterr()
+    assert "leave --sample out" in shown.err
     assert f"{database}.plain: rows to insert: 1, to update: 1, to delete: 1" in shown.out
     assert f"{database}.plain: rows written: 2, deleted: 1" in shown.out
 

@@ -81,9 +81,9 @@ class Target:
         return [StoredText(lambda it: zero.get(it, it), lambda it: back.get(it, it)), None]
 
 
-def found(table: Table, *differences: Difference) -> Differing:
+def found(table: Table, *differences: Difference, asked: Differing | None = None) -> Differing:
     report = TableReport("it", 9, 1, 1, 1, 0.0, equal=False, differences=differences)
-    result = Differing()
+    result = Differing(asked)
     reader = cast("RowReader", Target())
     result.take(VerifyReport(False, 0.0, (report,)), {"it": table}, Mapping(), reader)
     return result
@@ -113,13 +113,13 @@ def test_a_row_is_not_deleted_if_its_key_may_stand_for_bytes_of_the_source(text:
 def test_only_rows_that_were_agreed_to_are_repaired_again() -> None:
     table = table_of(Column("day", Type("date"), "date"))
     asked = found(table, Difference("missing", ("2024-02-29",)))
-    again = found(table, *(Difference("missing", (day,)) for day in ("2024-02-29", "2024-03-01")))
-    again.limit_to(asked)
-    assert again.keys == asked.keys
-    again = found(table, Difference("missing", ("2024-03-01",)))
-    again.limit_to(asked)
-    assert not again.counts
-    assert not again.keys
+    others = Difference("missing", ("2024-03-01",)), Difference("extra", ("-infinity",))
+    again = found(table, Difference("extra", ("2024-02-29",)), *others, asked=asked)
+    assert again.keys == {ID: RepairKeys((), (("2024-02-29",),))}
+    assert again.counts == {str(ID): (0, 0, 1)}
+    assert (again.differences, again.refused) == (0, {})
+    again = found(table, *others, asked=asked)
+    assert (again.counts, again.keys, again.refused) == ({}, {}, {})
 
 
 def test_rows_without_a_key_are_not_repaired() -> None:

@@ -283,7 +283,7 @@ class _TableLock:
             if not waits:
                 waits = True
                 log.warning(
-                    "the backfill of a table waits for a lock on it",
+                    "a read of a table waits for a lock on it",
                     extra={"table": str(self._table.id), "hint": _WAY_ON},
                 )
             time.sleep(_PAUSE_SECONDS)
@@ -299,7 +299,7 @@ class _TableLock:
     def _denied(self) -> SourceError:
         where = database(self._table.id.schema)
         return SourceError(
-            "the user may not lock the table, which its backfill needs",
+            "the user may not lock the table, as reads of it by the engine have to",
             hint=f"GRANT LOCK TABLES, SELECT ON {where} TO the user of the source's url",
             table=self._table.id,
         )
