@@ -242,18 +242,18 @@ class Machine:
             return await work
         except Exception as error:
             if cutover.state in BEFORE_SWITCH:
-                await self._give_up(error)
+                known = self._last or cutover  # it may have the next state, which is not begun
+                await self._give_up(msgspec.structs.replace(known, state=cutover.state), error)
             raise
 
-    async def _give_up(self, error: Exception) -> None:
+    async def _give_up(self, cutover: Cutover, error: Exception) -> None:
         """Abort because of an error, by what this process knows: the target may be lost. The error
         says what became of that.
         """
         ours = error if isinstance(error, TailraceError) else None
         reason = ours.message if ours else f"a bug in Tailrace ({type(error).__name__})"
         try:
-            assert self._last is not None
-            done = await self._put_back(self._last, reason)
+            done = await self._put_back(cutover, reason)
         except Exception as second:  # noqa: BLE001 - whatever it is, a person has to know
             what = second.message if isinstance(second, TailraceError) else type(second).__name__
             hint = (

@@ -86,7 +86,9 @@ def test_what_cannot_be_told_fails_no_step(aborts: bool) -> None:
     assert world.read_only != aborts
 
 
-@pytest.mark.parametrize("when", ["save drain", "save verify", "step drain", "save arm"])
+@pytest.mark.parametrize(
+    "when", ["save drain", "save verify", "step drain", "save arm", "save switch"]
+)
 def test_a_lost_target_does_not_leave_the_source_frozen(when: str) -> None:
     """GIVEN a target that is lost WHEN its record cannot be saved, or its position read THEN the
     source takes writes, the error says what is left to do, and a later command does it."""
