@@ -9,12 +9,14 @@ import msgspec
 import pytest
 
 from engine.cutover import parts
+from engine.cutover.hooks import Hooks
 from engine.cutover.readiness import Refused
 from engine.errors import TailraceError
 from engine.handover import BEFORE_SWITCH, Client, Cutover
 from engine.proof import TableProof
-from engine.settings.cutover import CutoverSettings
+from engine.settings.cutover import CutoverSettings, HookSettings
 from tests.support.cutover_world import HOOK, LEDGER, QUICK, World
+from tests.support.web_hooks import Hook
 
 BACK = msgspec.structs.replace(QUICK, switch_back=HOOK)
 HOOKS = msgspec.structs.replace(QUICK, freeze=HOOK, thaw=HOOK)
@@ -368,3 +370,16 @@ def test_a_check_names_the_cutover_that_is_under_way(state: str) -> None:
         asyncio.run(world.machine().check())
     with pytest.raises(TailraceError, match=f"it stands at {state}"):
         asyncio.run(world.machine().rehearse())
+
+
+def test_a_repeated_request_has_the_same_id() -> None:
+    hook = Hook()
+    try:
+        settings = msgspec.structs.replace(QUICK, freeze=HookSettings(url=hook.url), thaw=HOOK)
+        hooks, cutover = Hooks(settings, "mirror"), Cutover("cutover_1", "freeze", 1.0, "test")
+        for count in (1, 1, 2):
+            asyncio.run(hooks.call("freeze", cutover, count))
+        ids = [headers["webhook-id"] for headers, _ in hook.requests]
+    finally:
+        hook.close()
+    assert ids == ["cutover_1_freeze", "cutover_1_freeze", "cutover_1_freeze_2"]
