@@ -31,8 +31,9 @@ ProofOutcome = Literal["equal", "different", "inconclusive"]
 class TableProof(msgspec.Struct, frozen=True):
     """The outcome of the last comparison of a table.
 
-    ``position`` is the end of the source's log when the comparison began, at ``started_at``: each
-    row was compared as of this place or a later one. It is empty once the table has another
+    ``position`` is the place of the source's log that the target had reached when the comparison
+    began, at ``started_at``: each row was compared as of this place or a later one, and what the
+    pipeline has applied since is in the log after it. It is empty once the table has another
     generation (``State.generations``), because then the proof is not one of the rows that are
     there. ``rows`` were read from the source, ``differences`` of them or of the target's are
     different, and ``hot`` changed too fast to be compared. ``reason`` says why an ``inconclusive``
@@ -61,7 +62,8 @@ class Unfinished(msgspec.Struct, frozen=True):
     compared, and none of them is undecided.
 
     ``started_at``, ``position`` and ``seconds`` are as in the outcome, which counts from there:
-    when the comparison began, the end of the source's log then, and how long it has lasted.
+    when the comparison began, the place that the target had reached then, and how long it has
+    lasted.
     ``rows`` of the source have been compared, ``read`` of them one by one, with ``counts`` of
     differences by kind. ``source`` and ``target`` are the checksums so far. ``version`` tells
     whether the table is still the same. Neither the rows that differ nor the values that policies

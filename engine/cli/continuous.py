@@ -197,6 +197,7 @@ class ContinuousVerify:
                     SharesReader(target_rows),
                     source_position=source.position,
                     passed=waiting.passed,
+                    held=self._committed,
                     chunk_rows=CHUNK_ROWS,
                     progress=progress,
                     found=record.add if resumes is None else resumes.found,

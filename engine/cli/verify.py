@@ -231,11 +231,10 @@ async def compare(
 
     with closing(make_source(settings)) as source:
         record = Record(sink, state, stores=records)
-        expected = await _expected(source, chosen)
         with (
             closing(rows_of("source", source)) as source_rows,
             closing(rows_of("sink", sink)) as target_rows,
-            comparison_progress(expected) as update,
+            comparison_progress(await _expected(source, chosen)) as update,
         ):
             sides = (source_rows, target_rows)
             _require_random(sample, sides)
@@ -249,6 +248,7 @@ async def compare(
                     SharesReader(target_rows),
                     source_position=source.position,
                     passed=Waiting(source, committed).passed,
+                    held=committed,
                     by_rows=by_rows,
                     in_detail=plan is not None,
                     deadline_seconds=deadline_seconds,

@@ -3,9 +3,10 @@ The step *verify*: every table is compared, or those that the log may have chang
 proof.
 
 A table is left out if a comparison of all its rows has found it equal, and the source's log has no
-change of it after the position of that comparison. Then the source has the rows of then, and the
-pipeline has applied nothing to the table since. What neither shows in the log is not noticed: a
-session that does not log its changes, and others that write to the target.
+change of it after the position that the target had reached when that comparison began. Then the
+source has the rows of then, and the pipeline has applied nothing to the table since. What neither
+shows in the log is not noticed: a session that does not log its changes, and others that write to
+the target.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ from engine.verify.pace import Pace
 from engine.verify.parts import MOST_ROWS, Parts, candidates, differing_parts
 from engine.verify.ranges import RangeComparison
 from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
-from engine.verify.recheck import Passed, PipelineWaiter, Rechecker
+from engine.verify.recheck import Held, Passed, PipelineWaiter, Rechecker
 from engine.verify.report import Difference, Key, Sample, TableReport, VerifyReport
 from engine.verify.samples import compare_sample, shares_of
 
@@ -87,6 +87,7 @@ async def verify(
     *,
     source_position: Callable[[], str],
     passed: Passed,
+    held: Held | None = None,
     chunk_rows: int = 5000,
     by_rows: bool = False,
     in_detail: bool = False,
@@ -102,9 +103,10 @@ async def verify(
 
     ``source_position`` returns the position of the end of the source's log now; it may block.
     ``passed`` gets a position and a time of ``time.monotonic``, waits until the target holds the
-    log up to the position, and returns false if the time comes first. ``deadline_seconds`` limits
-    each such wait, and for each table the time for which its hot rows are rechecked. ``progress``
-    is called with a table's name and the number of its rows that have been compared. ``by_rows``
+    log up to the position, and returns false if the time comes first; ``held`` returns what it
+    holds. ``deadline_seconds`` limits each such wait, and for each table the time for which its hot
+    rows are rechecked. ``progress`` is called with a table's name and the number of its rows that
+    have been compared. ``by_rows``
     reads all rows, also where both databases can compute checksums. ``in_detail``: the reports
     have values of rows that differ. ``sample``: only so many random rows of each table are
     compared, but all of a table with no more rows, or without a key. ``resumes`` keeps how far the
@@ -115,14 +117,13 @@ async def verify(
     if the connection was lost. Another error makes its table inconclusive.
     """
     started = time.monotonic()
-    pipeline = PipelineWaiter(source_position, passed, deadline_seconds)
-    source_reader = SourceReader(source, target, pace)
-    target_reader = AsyncReader(target, pace)
+    pipeline = PipelineWaiter(source_position, passed, deadline_seconds, held)
+    readers = SourceReader(source, target, pace), AsyncReader(target, pace)
     reports: list[TableReport] = []
     for table in tables:
         pipeline.stalled = ""
         kind = _KeyedComparison if table.key else _KeylessComparison
-        comparison = kind(table, source_reader, target_reader, pipeline, chunk_rows, progress)
+        comparison = kind(table, *readers, pipeline, chunk_rows, progress)
         comparison.in_detail, comparison.sample_size = in_detail, sample
         comparison.resumes = resumes
         try:
@@ -137,8 +138,8 @@ async def verify(
         reports.append(report)
         if found is not None:
             await found(table, report)
-    seconds = time.monotonic() - started
-    return VerifyReport(all(report.equal for report in reports), seconds, tuple(reports))
+    equal = all(it.equal for it in reports)
+    return VerifyReport(equal, time.monotonic() - started, tuple(reports))
 
 
 class _Comparison(ABC):
@@ -179,7 +180,7 @@ class _Comparison(ABC):
 
     async def report(self) -> TableReport:
         """Compare the table and return the result."""
-        self.position = await self.pipeline.end_of_log()
+        self.position = await self.pipeline.beginning()
         inconclusive = ""
         try:
             try:

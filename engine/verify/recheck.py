@@ -58,12 +58,15 @@ from engine.verify.report import ColumnValues, Difference, Key
 
 __all__ = [
     "Passed",
+    "Held",
     "PipelineWaiter",
     "Rechecker",
 ]
 
 #: Waits until the target holds the log up to a position; false at the deadline (monotonic clock).
 Passed = Callable[[str, float], Awaitable[bool]]
+#: The position up to which the target holds the log; None if that is unknown.
+Held = Callable[[], Awaitable[str | None]]
 
 #: Rechecks in a row that each of many candidates must fail before they are rechecked a few at a
 #: time. Candidates of which none stands still are given up for now after so many.
@@ -86,9 +89,14 @@ class PipelineWaiter:
     """
 
     def __init__(
-        self, source_position: Callable[[], str], passed: Passed, deadline_seconds: float
+        self,
+        source_position: Callable[[], str],
+        passed: Passed,
+        deadline_seconds: float,
+        held: Held | None = None,
     ) -> None:
         self._source_position = source_position
+        self._held = held
         self._passed = passed
         self.deadline_seconds = deadline_seconds
         self.stalled = ""
@@ -96,6 +104,13 @@ class PipelineWaiter:
     async def end_of_log(self) -> str:
         """The position of the end of the source's log now."""
         return await asyncio.to_thread(self._source_position)
+
+    async def beginning(self) -> str:
+        """A position that the target holds now, so that the pipeline applies nothing from before
+        it to rows that are read from now on; the end of the log if that is unknown.
+        """
+        held = None if self._held is None else await self._held()
+        return held or await self.end_of_log()
 
     async def wait(self) -> None:
         """Wait until the target holds the source's log up to its end as of this call.

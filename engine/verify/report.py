@@ -146,8 +146,9 @@ class TableReport(msgspec.Struct, frozen=True):
     before the deadline, or the pipeline did not reach the end of the log. They are not counted as
     differences. ``equal`` is false if the table is inconclusive.
 
-    ``started_at`` is when the comparison began, in Unix seconds, and ``position`` the end of the
-    source's log then: each row was compared as of this place or a later one.
+    ``started_at`` is when the comparison began, in Unix seconds, and ``position`` the place
+    of the source's log that the target had reached then: each row was compared as of this place or
+    a later one.
 
     ``method`` says how the rows were compared: by ``checksums`` that both databases computed, or as
     ``rows`` that were all read; ``reason`` then says why. ``read`` is the number of rows that were

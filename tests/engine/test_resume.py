@@ -52,6 +52,18 @@ def sides(
         yield made
 
 
+def test_the_position_is_what_the_target_had_reached(sides: Sides) -> None:
+    """GIVEN a pipeline that lags THEN the position is before all that it applies meanwhile."""
+    table = sides.make("t", "a INT PRIMARY KEY")
+    for known, position in (("there", "there"), (None, "here")):
+
+        async def held(known: str | None = known) -> str | None:
+            return known
+
+        assert sides.compare(table, held=held).position == position
+    assert sides.compare(table).position == "here"
+
+
 def test_no_row_is_left_out_or_counted_twice(sides: Sides) -> None:
     """The comparison ends after each of its ranges in turn."""
     table = sides.make("t", "a INT, b DATETIME(3), v INT, PRIMARY KEY (a, b)")
