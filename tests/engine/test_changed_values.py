@@ -12,6 +12,7 @@ import pytest
 
 from engine.cli.tables import verify_table
 from engine.toolkit.policies import ReadPolicies, StoragePolicies
+from engine.toolkit.sampling import SampleSize
 from engine.verify.report import VerifyReport
 from tests.support.servers import AnyServer
 from tests.support.sides import Sides
@@ -191,3 +192,27 @@ def test_a_zero_date_that_became_null_is_no_reason_to_read_rows(sides: Sides) ->
         report = sides.compare(table)
         assert (report.equal, report.method, report.read) == (True, "checksums", 0)
         assert [it.values for it in report.replaced if it.values] == [20, 20]
+
+
+@pytest.mark.parametrize("charset", ["hebrew", "cp1251"])
+def test_keys_with_invalid_text_are_found_by_a_reader_that_has_not_read_them(
+    sides: Sides, charset: str
+) -> None:
+    text = f"VARCHAR(9) CHARACTER SET {charset} COLLATE {charset}_bin"
+    table = sides.make("t", f"`escaped` {text}, n INT, PRIMARY KEY (`escaped`, n)")
+    texts = [f"_{charset} x'{it}'" for it in ("98D9", "61D998FB62", "3F", "3F98", "61", "FC9898")]
+    rows = ", ".join(f"({text}, {n})" for n in range(10) for text in texts)
+    sides.on_source(f"INSERT INTO t VALUES {rows}")
+    keys = sides.source_reader.chunk(table, None, 100, keys_only=True)
+    assert len(keys) == 10 * len(texts)
+    assert any(it >= "\U000f0000" for key in keys for it in key[0] or "")
+    for key in keys:
+        sides.target.execute("INSERT INTO t VALUES (%s, %s)", key)
+    sides.source_reader = sides.new_source_reader()
+    found = sides.source_reader.by_keys(table, keys, keys_only=True)
+    assert sorted(found, key=str) == sorted(keys, key=str)
+    for _ in range(3):
+        sides.source_reader = sides.new_source_reader()
+        report = sides.compare(table, sample=SampleSize(share=0.5))
+        assert report.equal, report
+    assert sides.compare(table).equal

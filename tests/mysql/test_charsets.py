@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,13 @@ from engine.databases.mysql.charset import (
     BYTES_PER_CHARACTER,
     collation_charset,
     text_decoder,
+    text_encoder,
 )
+from engine.databases.mysql.invalid_text import bytes_of, invalid_text
 from engine.errors import DecodeError, SchemaError
 from engine.sandbox import Server
+from engine.schema import Column, Table, TableId, Type
+from engine.toolkit.policies import ReadPolicies
 from tests.support.mysql_log import live_table, logged_rows, selected_rows
 from tests.support.servers import AnyServer, connect_mysql
 
@@ -294,3 +299,28 @@ def test_labels_that_are_no_text_are_refused(
         with pytest.raises(SchemaError, match="the column e: ") as error:
             live_table(connection, database, "t")
     assert error.value.table == f"{database}.t"
+
+
+@pytest.mark.parametrize("charset", sorted(set(BYTES_PER_CHARACTER) - {"binary"}))
+def test_a_key_with_substitutes_stands_for_bytes_that_are_read_as_it(charset: str) -> None:
+    column = Column("k", Type("text"), False, f"varchar(9) character set {charset}")
+    table = Table(TableId("s", "t"), (column,), key=(0,))
+    errors = invalid_text(ReadPolicies(invalid_text="escape"), table, column)
+    decode = text_decoder(charset, errors)
+    dice = random.Random(charset)
+    for _ in range(300):
+        text = decode(dice.randbytes(4 * dice.randrange(1, 4)))
+        data = bytes_of(text, charset)
+        assert data is not None
+        assert decode(data) == text
+
+
+@pytest.mark.parametrize("charset", ["big5", "eucjpms", "euckr", "gbk", "sjis", "ujis"])
+def test_each_character_of_two_bytes_is_encoded(charset: str) -> None:
+    decode, encode = text_decoder(charset), text_encoder(charset)
+    for code in range(0x8100, 0xFF00):
+        try:
+            text = decode(code.to_bytes(2))
+        except UnicodeDecodeError:
+            continue
+        assert decode(encode(text)) == text

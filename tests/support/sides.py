@@ -52,9 +52,14 @@ class Sides:
         self.target.execute("SET timezone = 'UTC'")
         self.target.execute(f'CREATE SCHEMA "{schema}"')
         self.target.execute(f'SET search_path = "{schema}"')
-        self.source_reader = MySQLRowReader(MySQLSettings(url=server.url), reads)
+        self._settings, self._reads = MySQLSettings(url=server.url), reads
+        self.source_reader = self.new_source_reader()
         target = PostgresSettings(url=target_url)
         self.target_reader = PostgresRowReader(target, Naming(), self._storage)
+
+    def new_source_reader(self) -> MySQLRowReader:
+        """A reader of the source that has read nothing."""
+        return MySQLRowReader(self._settings, self._reads)
 
     def on_source(self, *statements: str) -> None:
         with self.source.cursor() as cursor:

@@ -17,6 +17,7 @@ import codecs
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import product
 from typing import Any, Final, Literal, TypeAlias
 
 from engine.errors import DecodeError
@@ -419,12 +420,38 @@ def text_encoder(charset: str) -> Callable[[str], bytes]:
     codec = _CODECS.get(charset) or _SAME.get(charset, "utf-8")
 
     def encode(text: str) -> bytes:
-        data = text.encode(codec)
+        try:
+            data = text.encode(codec)
+        except UnicodeEncodeError:
+            if charset not in _EXTENDED:
+                raise
+            added = _added(charset)
+            data = b"".join(added.get(it) or it.encode(codec) for it in text)
         if decode(data) != text:
             raise UnicodeEncodeError(codec, text, 0, len(text), f"no character of {charset}")
         return data
 
     return encode
+
+
+#: The charsets with characters that Python's codec does not have.
+_EXTENDED: Final = ("big5", "eucjpms", "ujis")
+
+
+@lru_cache(maxsize=8)
+def _added(charset: str) -> dict[str, bytes]:
+    """The bytes of the characters that Python's codec does not have."""
+    decode, codec = text_decoder(charset), _CODECS.get(charset) or _SAME.get(charset, charset)
+    added: dict[str, bytes] = {}
+    for lead, *code in product((b"", b"\x8f"), range(0xA1, 0xFF), range(0x40, 0xFF)):
+        data = lead + bytes(code)
+        try:
+            character = decode(data)
+        except UnicodeDecodeError:
+            continue
+        if len(character) == 1 and not character.encode(codec, "ignore"):
+            added.setdefault(character, data)
+    return added
 
 
 def _substituting(charset: str, errors: Errors) -> Callable[[bytes], str]:

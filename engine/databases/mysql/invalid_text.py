@@ -4,17 +4,18 @@ The policy ``invalid_text``: what stands for bytes that are no character in thei
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-from engine.databases.mysql.charset import Errors
+from engine.databases.mysql.charset import Errors, text_decoder, text_encoder
 from engine.schema import Column, Table
 from engine.toolkit.policies import ReadPolicies
 
-__all__ = ["has_substitutes", "invalid_text"]
+__all__ = ["bytes_of", "has_substitutes", "invalid_text"]
 
 #: Supplementary Private Use Area-A of Unicode.
 _PRIVATE_USE: Final = 0xF0000
-_LAST_OF_PRIVATE_USE: Final = 0xFFFFF
+_SUBSTITUTE: Final = re.compile("([\U000f0000-\U000fffff])")
 
 
 def invalid_text(policies: ReadPolicies, table: Table, column: Column) -> Errors:
@@ -34,7 +35,32 @@ def invalid_text(policies: ReadPolicies, table: Table, column: Column) -> Errors
 
 def has_substitutes(text: str) -> bool:
     """Whether a text of a key has characters that may stand for bytes."""
-    return any(_PRIVATE_USE <= ord(it) <= _LAST_OF_PRIVATE_USE for it in text)
+    return _SUBSTITUTE.search(text) is not None
+
+
+def bytes_of(text: str, charset: str) -> bytes | None:
+    """The bytes that are read as this text of a key; None if there are none.
+
+    A substitute below U+F0100 stands for one byte, or for two in a charset with zero bytes.
+    """
+    decode, encode = text_decoder(charset, _private_use), text_encoder(charset)
+    pieces = _SUBSTITUTE.split(text)
+    for shortest in (1, 2):
+        try:
+            found = b"".join(
+                encode(piece) if n % 2 == 0 else _stood_for(piece, shortest)
+                for n, piece in enumerate(pieces)
+            )
+        except UnicodeEncodeError:
+            return None
+        if decode(found) == text:
+            return found
+    return None
+
+
+def _stood_for(substitute: str, shortest: int) -> bytes:
+    value = ord(substitute) - _PRIVATE_USE
+    return value.to_bytes(shortest if value < 256 else 2)
 
 
 def _private_use(found: bytes) -> str:

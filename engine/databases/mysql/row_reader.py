@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product, repeat
 from typing import Any, Final
 
 from pymysql.connections import Connection
@@ -29,7 +30,7 @@ from engine.databases.mysql.connect import (
     translate_errors,
 )
 from engine.databases.mysql.identifiers import quote_name, quote_table
-from engine.databases.mysql.invalid_text import invalid_text
+from engine.databases.mysql.invalid_text import bytes_of, has_substitutes, invalid_text
 from engine.databases.mysql.key_values import can_hold, nearest
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.row_filter import accepts, condition
@@ -93,7 +94,8 @@ class MySQLRowReader:
     ) -> None:
         self._settings = settings
         self._policies = policies or ReadPolicies()
-        #: The bytes of each text that is read as bytes, by charset and text.
+        #: The bytes of each text of a key that is read as bytes, and has no others, by charset and
+        #: text.
         self._bytes: dict[tuple[str, str], str] = {}
         self._side = side
         #: The conditions of ``filter``; empty if the server does not accept one.
@@ -136,12 +138,12 @@ class MySQLRowReader:
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
         """The rows that this server finds by these keys, or their keys."""
-        keys = [key for key in keys if self._can_hold(table, key)]
-        if not keys:
-            return []
         columns = [table.columns[ordinal] for ordinal in table.key]
+        literals = (map(self._literals, repeat(table), columns, key) for key in keys)
+        rows = ", ".join(f"({', '.join(row)})" for each in literals for row in product(*each))
+        if not rows:
+            return []
         names = ", ".join(map(_operand, columns))
-        rows = ", ".join(f"({', '.join(map(self._literal, columns, key))})" for key in keys)
         found = [f"({names}) IN ({rows})", *filter(None, [self._conditions.get(table)])]
         return self._select(table, _where(found), keys_only=keys_only)
 
@@ -290,8 +292,9 @@ class MySQLRowReader:
         decode = self._decoder(table, column)
         if decode is None:
             return _CONVERTS.get(kind)
-        charset, decoded = parse_type(column.source_type).charset, decode
-        strict = text_decoder(parse_type(column.source_type).encoding)
+        source_type, decoded = parse_type(column.source_type), decode
+        charset, encoding = source_type.charset, source_type.encoding
+        strict = text_decoder(encoding)
 
         def text_of(text: str) -> str:
             if text[:1] != "\0":
@@ -301,32 +304,32 @@ class MySQLRowReader:
                 found = strict(raw)
             except UnicodeDecodeError:
                 found = ReplacedText(decoded(raw))
-            if table.ordinal(column.name) in table.key:
+            if table.ordinal(column.name) in table.key and bytes_of(found, encoding) != raw:
                 self._bytes[charset, found] = text[1:]
             return found
 
         return text_of
 
-    def _literal(self, column: Column, text: str | None) -> str:
+    def _literals(self, table: Table, column: Column, text: str | None) -> list[str]:
+        """The SQL literals of the values that are read as a canonical text; none if the server can
+        hold none. A character for private use may be one of the charset, or stand for bytes."""
+        plain = [_literal(column, text)] if can_hold(column, text) else []
+        read = self._as_read(table, column, text)
+        return [*plain, read] if read else plain
+
+    def _literal(self, table: Table, column: Column, text: str | None) -> str:
         """A canonical text as an SQL literal."""
-        read = self._as_read(column, text)
-        return read or _literal(column, text)
+        return self._as_read(table, column, text) or _literal(column, text)
 
-    def _as_read(self, column: Column, text: str | None) -> str:
-        """The literal of a text that was read as bytes; empty for others."""
-        if text is None or not self._bytes or column.type.kind != "text":
+    def _as_read(self, table: Table, column: Column, text: str | None) -> str:
+        """The literal of a text that is read as bytes; empty for others."""
+        if text is None or column.type.kind != "text" or not (self._bytes or has_substitutes(text)):
             return ""
-        charset = parse_type(column.source_type).charset
-        raw = self._bytes.get((charset, text))
-        return "" if raw is None else f"_{charset} x'{raw}'"
-
-    def _can_hold(self, table: Table, key: Key) -> bool:
-        """Whether this server can hold the key."""
-        columns = (table.columns[ordinal] for ordinal in table.key)
-        return all(
-            can_hold(column, text) or self._as_read(column, text)
-            for column, text in zip(columns, key, strict=True)
-        )
+        source_type = parse_type(column.source_type)
+        digits = self._bytes.get((source_type.charset, text), "")
+        if not digits and has_substitutes(text) and self._decoder(table, column):
+            digits = (bytes_of(text, source_type.encoding) or b"").hex()
+        return f"_{source_type.charset} x'{digits}'" if digits else ""
 
     def _in_range(self, table: Table, range: KeyRange) -> list[str]:
         """The conditions for the keys of a range."""
@@ -343,7 +346,7 @@ class MySQLRowReader:
         """
         columns = [table.columns[ordinal] for ordinal in table.key]
         parts = [
-            (_operand(column), self._literal(column, nearest(column, text)))
+            (_operand(column), self._literal(table, column, nearest(column, text)))
             for column, text in zip(columns, key, strict=True)
         ]
         name, value = parts[-1]
