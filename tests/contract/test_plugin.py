@@ -216,5 +216,6 @@ def test_the_shipped_suite_passes_on_the_plug_in(installed: Installed) -> None:
     lacking = (
         *("schema changes", "cascades", "parts", "in place", "columns"),
         *("keeps no commands", "keeps no dead letters", "keeps no proofs"),
+        *("keeps no comparisons", "applications cannot be switched"),
     )
-    assert all(any(name in line for name in lacking) for line in skipped)
+    assert [line for line in skipped if not any(name in line for name in lacking)] == []
