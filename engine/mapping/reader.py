@@ -253,8 +253,8 @@ class MappedReader(_PlainSums):
         found: list[_Key] = []
         for mapping, convert in self._parts_of(table):
             for keys in batches(reader.sample(mapping.source, share), _LOOKED_UP):
-                rows = self._reader.by_keys(mapping.source, keys)
-                own = [row for row in rows if _keys(mapping.source, [row])[0] in keys]
+                rows, drawn = self._reader.by_keys(mapping.source, keys), set(keys)
+                own = [row for row in rows if _keys(mapping.source, [row])[0] in drawn]
                 found += _keys(table, convert(own))
         return found
 

@@ -39,7 +39,6 @@ from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from engine.schema import Column, Table
-from engine.toolkit.key_order import ORDERED_KINDS
 
 __all__ = [
     "EVERYTHING",
@@ -51,7 +50,6 @@ __all__ = [
     "SumsRows",
     "hashed",
     "is_never_longer",
-    "is_ordered",
     "most_rows",
 ]
 
@@ -149,12 +147,6 @@ class SumsRows(Protocol):
 def hashed(table: Table) -> Table:
     """The columns of a table whose text decides about a row's part: those of the key, or all."""
     return table.narrowed(()) if table.key else table
-
-
-def is_ordered(table: Table) -> bool:
-    """Whether both sides sort the keys of a table alike, so that a range has the same rows."""
-    kinds = [table.columns[ordinal].type.kind for ordinal in table.key]
-    return bool(kinds) and ORDERED_KINDS.issuperset(kinds)
 
 
 def is_never_longer(column: Column) -> bool:

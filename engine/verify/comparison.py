@@ -48,7 +48,8 @@ from engine.contract import RowReader
 from engine.errors import SinkRejected, SourceRejected, TailraceError
 from engine.proof import Resumes, Unfinished
 from engine.schema import Table
-from engine.toolkit.checksums import EVERYTHING, Checksum, is_ordered
+from engine.toolkit.checksums import EVERYTHING, Checksum
+from engine.toolkit.key_order import is_ordered
 from engine.toolkit.sampling import SampleSize
 from engine.verify.multisets import (
     Deviation,
@@ -60,7 +61,7 @@ from engine.verify.multisets import (
 from engine.verify.pace import Pace
 from engine.verify.parts import MOST_ROWS, Parts, candidates, differing_parts
 from engine.verify.ranges import RangeComparison
-from engine.verify.reader import AsyncReader, SourceReader, TextRow, key_of
+from engine.verify.reader import AsyncReader, RowLimit, SourceReader, TextRow, key_of
 from engine.verify.recheck import Held, Passed, PipelineWaiter, Rechecker
 from engine.verify.report import Difference, Key, Sample, TableReport, VerifyReport
 from engine.verify.samples import compare_sample, shares_of
@@ -356,10 +357,12 @@ class _KeyedComparison(_Comparison):
     async def _forward(self, rechecker: Rechecker) -> None:
         """Look up every row of the source in the target."""
         candidates: set[Key] = set()
-        next_chunk = self._start_chunk(self.source, None, keys_only=False)
+        limit = RowLimit(self.chunk_rows)
+        next_chunk = self._start_chunk(self.source, None, limit.rows, keys_only=False)
         while rows := await next_chunk:
+            limit.add(rows)
             last_key = key_of(self.table, rows[-1])
-            next_chunk = self._start_chunk(self.source, last_key, keys_only=False)
+            next_chunk = self._start_chunk(self.source, last_key, limit.rows, keys_only=False)
             in_source = {key_of(self.table, row): row for row in rows}
             in_target = await self.target.rows(self.table, list(in_source))
             candidates |= {key for key, row in in_source.items() if in_target.get(key) != row}
@@ -372,9 +375,9 @@ class _KeyedComparison(_Comparison):
     async def _backward(self, rechecker: Rechecker) -> None:
         """Look up every key of the target in the source."""
         candidates: set[Key] = set()
-        next_chunk = self._start_chunk(self.target, None, keys_only=True)
+        next_chunk = self._start_chunk(self.target, None, self.chunk_rows, keys_only=True)
         while keys := await next_chunk:
-            next_chunk = self._start_chunk(self.target, keys[-1], keys_only=True)
+            next_chunk = self._start_chunk(self.target, keys[-1], self.chunk_rows, keys_only=True)
             self.target_rows += len(keys)
             candidates |= set(keys).difference(await self.source.keys(self.table, keys))
             if len(candidates) >= self.chunk_rows:
@@ -383,12 +386,10 @@ class _KeyedComparison(_Comparison):
         await self._check(rechecker, candidates, self._keys_among)
 
     def _start_chunk(
-        self, reader: AsyncReader, after: Key | None, *, keys_only: bool
+        self, reader: AsyncReader, after: Key | None, limit: int, *, keys_only: bool
     ) -> asyncio.Task[list[TextRow]]:
         """Start to read the chunk after ``after``, while the one before it is looked up."""
-        return asyncio.create_task(
-            reader.chunk(self.table, after, self.chunk_rows, keys_only=keys_only)
-        )
+        return asyncio.create_task(reader.chunk(self.table, after, limit, keys_only=keys_only))
 
     async def _check(
         self,

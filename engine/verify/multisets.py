@@ -38,12 +38,11 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Set
-from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from engine.contract import RowReader
 from engine.schema import Table
-from engine.verify.reader import AsyncReader, TextRow, closed_after
+from engine.verify.reader import AsyncReader, TextRow, closed_after, row_digest
 from engine.verify.recheck import READING_INTERVAL_SECONDS, RECHECKS, PipelineWaiter
 
 __all__ = ["Deviation", "Multiset", "MultisetReader", "confirm_multiset", "recheck_multiset"]
@@ -54,7 +53,6 @@ _Read = Callable[[], Awaitable[Multiset]]
 
 #: Different rows of a keyless table that are counted in one pass over it.
 MULTISET_ROWS: Final = 1_000_000
-_DIGEST_BYTES: Final = 16
 
 
 class MultisetReader:
@@ -100,16 +98,12 @@ def _count(
     rows = 0
     for chunk in chunks:
         rows += len(chunk)
-        multiset.update(it for it in map(_digest, chunk) if _part(it, parts) == part)
+        multiset.update(it for it in map(row_digest, chunk) if _part(it, parts) == part)
         while grow and len(multiset) > MULTISET_ROWS:
             parts *= 2
             kept = {one: n for one, n in multiset.items() if _part(one, parts) == part}
             multiset = Counter(kept)
     return multiset, parts, rows
-
-
-def _digest(row: TextRow) -> bytes:
-    return blake2b(repr(row).encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest()
 
 
 def _part(digest: bytes, parts: int) -> int:

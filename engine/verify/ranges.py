@@ -26,7 +26,7 @@ from typing import Final
 from engine.proof import Unfinished
 from engine.schema import Table
 from engine.toolkit.checksums import Checksum, KeyRange, most_rows
-from engine.verify.reader import AsyncReader, SourceReader, by_key, comparable_rows
+from engine.verify.reader import AsyncReader, RowLimit, SourceReader, by_key, comparable_rows
 from engine.verify.report import Key
 
 __all__ = ["RangeComparison"]
@@ -65,6 +65,7 @@ class RangeComparison:
         self._source = source
         self._target = target
         self._chunk_rows = chunk_rows
+        self._limit = RowLimit(chunk_rows)
         self._compared = compared
         self._check = check
         self._comparable = comparable_rows(table)
@@ -141,7 +142,7 @@ class RangeComparison:
         count = 0
         sums = Checksum(), Checksum()
         found: list[tuple[KeyRange, Checksum, Checksum]] = []
-        async for piece in self._pieces(range, larger, -(-rows // PIECES)):
+        async for piece in self._pieces(range, larger, lambda: -(-rows // PIECES)):
             count += 1
             source, target = await asyncio.gather(
                 self._source.sum_range(self._table, piece),
@@ -161,11 +162,12 @@ class RangeComparison:
 
     async def _read(self, range: KeyRange, larger: AsyncReader) -> None:
         """Compare the rows of a range one by one; ``larger`` is the side with more of them."""
-        async for piece in self._pieces(range, larger, self._chunk_rows):
+        async for piece in self._pieces(range, larger, lambda: self._limit.rows):
             source, target = await asyncio.gather(
                 self._source.range_rows(self._table, piece),
                 self._target.range_rows(self._table, piece),
             )
+            self._limit.add(source or target)
             self.read += len(source)
             in_source, in_target = by_key(self._table, source), by_key(self._table, target)
             self._candidates |= dict.fromkeys(in_source.keys() ^ in_target.keys(), piece)
@@ -177,12 +179,12 @@ class RangeComparison:
                 await self.flush()
 
     async def _pieces(
-        self, range: KeyRange, reader: AsyncReader, rows: int
+        self, range: KeyRange, reader: AsyncReader, rows: Callable[[], int]
     ) -> AsyncIterator[KeyRange]:
         """Ranges of so many rows on one side, which make up ``range``."""
         after = range.after
         while True:
-            upto = await reader.boundary(self._table, KeyRange(after, range.upto), rows)
+            upto = await reader.boundary(self._table, KeyRange(after, range.upto), rows())
             if upto is None or upto == range.upto:
                 yield KeyRange(after, range.upto)
                 return

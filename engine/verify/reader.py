@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Final, TypeVar
 
 from engine.contract import RowReader, StoredText
@@ -28,6 +29,7 @@ from engine.verify.report import Key, Replaced
 
 __all__ = [
     "AsyncReader",
+    "RowLimit",
     "Rows",
     "RowsByKey",
     "SourceReader",
@@ -36,6 +38,7 @@ __all__ = [
     "closed_after",
     "comparable_rows",
     "key_of",
+    "row_digest",
 ]
 
 #: The canonical text of each column of a row; None is NULL.
@@ -44,6 +47,14 @@ RowsByKey = dict[Key, TextRow]
 Answer = TypeVar("Answer")
 #: Reads rows from a blocking reader.
 Rows = Callable[[RowReader], Iterator[list[TextRow]]]
+
+_DIGEST_BYTES: Final = 16
+#: The characters of rows that are read at once on one side.
+MOST_READ_BYTES: Final = 16 << 20
+#: The rows that are read at first, before their size is known.
+_FIRST_ROWS: Final = 100
+#: Rows that are read at once are at most so many times as many as before.
+_GROWTH: Final = 8
 
 #: The canonical text of the zero date, by the kind of its type.
 _ZERO: Final = {
@@ -397,6 +408,22 @@ def closed_after(chunks: Iterator[list[TextRow]]) -> Iterator[Iterator[list[Text
             chunks.close()
 
 
+class RowLimit:
+    """How many rows are read at once: few enough that they surely have ``MOST_READ_BYTES``, as far
+    as the rows before them tell."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.rows = min(most, _FIRST_ROWS)
+
+    def add(self, rows: Collection[TextRow]) -> None:
+        """Learn the size of rows from those that were read."""
+        if rows:
+            size = sum(len(text) for row in rows for text in row if text) // len(rows)
+            fitting = max(1, MOST_READ_BYTES // max(1, size))
+            self.rows = min(self._most, fitting, _GROWTH * max(self.rows, _FIRST_ROWS))
+
+
 def key_of(table: Table, row: TextRow) -> Key:
     """The key of a row."""
     return tuple(row[ordinal] for ordinal in table.key)
@@ -414,6 +441,11 @@ def by_key(table: Table, rows: list[TextRow]) -> RowsByKey:
         for row in sorted(rows, key=repr):
             found[key_of(table, row)] += row
     return found
+
+
+def row_digest(row: TextRow) -> bytes:
+    """A digest of a row; equal rows have equal ones."""
+    return blake2b(repr(row).encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest()
 
 
 def _json(text: str) -> str:

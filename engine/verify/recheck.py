@@ -53,7 +53,13 @@ from typing import Final, NamedTuple
 from msgspec import UNSET, UnsetType
 
 from engine.schema import Table
-from engine.verify.reader import AsyncReader, RowsByKey, TextRow, comparable_rows
+from engine.verify.reader import (
+    AsyncReader,
+    RowsByKey,
+    TextRow,
+    comparable_rows,
+    row_digest,
+)
 from engine.verify.report import ColumnValues, Difference, Key
 
 __all__ = [
@@ -77,8 +83,11 @@ RECHECKS: Final = 12
 FEW_ROWS: Final = 32
 #: The mean time between two readings of few rows on the source.
 READING_INTERVAL_SECONDS: Final = 0.005
-#: The newest readings of a recheck that are kept, besides its first.
+#: The newest readings of a recheck whose digests are kept, besides its first.
 KEPT_READINGS: Final = 200
+
+#: The digests of rows, by their keys.
+Digests = dict[Key, bytes]
 
 
 class PipelineWaiter:
@@ -128,23 +137,26 @@ class PipelineWaiter:
 
 
 class Recheck(NamedTuple):
-    """The readings of one recheck: those of the source in order, and that of the target."""
+    """The readings of one recheck: those of the source in order, the last one of them as a whole,
+    and that of the target."""
 
-    source: tuple[RowsByKey, ...]
+    source: tuple[Digests, ...]
+    last: RowsByKey
     target: RowsByKey
-
-    @property
-    def last(self) -> RowsByKey:
-        """The last reading of the source."""
-        return self.source[-1]
+    in_target: Digests
 
     def is_hot(self, key: Key, previous: Recheck | None) -> bool:
         """Whether the row changed on the source during the recheck, or on the target since the
         previous one."""
         first = self.source[0].get(key)
         return any(rows.get(key) != first for rows in self.source) or (
-            previous is not None and previous.target.get(key) != self.target.get(key)
+            previous is not None and previous.in_target.get(key) != self.in_target.get(key)
         )
+
+    def is_right(self, key: Key) -> bool:
+        """Whether the target shows a value that the source has shown."""
+        target = self.in_target.get(key)
+        return any(rows.get(key) == target for rows in self.source)
 
 
 class Rechecker:
@@ -241,31 +253,35 @@ class Rechecker:
         previous recheck, which serves as the first one of this recheck."""
         if first is None:
             first = await self._source.rows(self._table, keys)
-        readings = deque([first], KEPT_READINGS)
+        begin = self._digests(first)
+        readings: deque[Digests] = deque(maxlen=KEPT_READINGS)
         wait = asyncio.create_task(self._pipeline.wait())
         try:
             while not wait.done() and len(keys) <= FEW_ROWS:
-                readings.append(await self._source.rows(self._table, keys))
+                readings.append(self._digests(await self._source.rows(self._table, keys)))
                 interval = random.uniform(0.0, 2 * READING_INTERVAL_SECONDS)
                 await asyncio.wait({wait}, timeout=interval)
             await wait
         finally:
             wait.cancel()
         target = await self._target.rows(self._table, keys)
-        readings.append(await self._source.rows(self._table, keys))
-        return Recheck((first, *readings), target)
+        last = await self._source.rows(self._table, keys)
+        readings.append(self._digests(last))
+        return Recheck((begin, *readings), last, target, self._digests(target))
+
+    def _digests(self, rows: RowsByKey) -> Digests:
+        """Digests of rows, which may be large. Equal rows have equal ones."""
+        width = len(self._table.columns)
+        return {
+            key: row_digest(self._comparable(row) if len(row) == width else row)
+            for key, row in rows.items()
+        }
 
     def _is_right(self, recheck: Recheck, key: Key) -> bool:
         """Whether the target shows a value that the source has shown in this recheck."""
-        target = recheck.target.get(key)
-        if target is None and not any(key in rows for rows in recheck.source):
+        if key not in recheck.in_target and not any(key in rows for rows in recheck.source):
             self.unfound.add(key)
-        return any(self._are_equal(target, rows.get(key)) for rows in recheck.source)
-
-    def _are_equal(self, one: TextRow | None, other: TextRow | None) -> bool:
-        if one == other or one is None or other is None:
-            return one == other
-        return self._comparable(one) == self._comparable(other)
+        return recheck.is_right(key)
 
     def _difference(self, key: Key, source: TextRow | None, target: TextRow | None) -> Difference:
         one, other, width = source or (), target or (), len(self._table.columns)

@@ -26,6 +26,7 @@ from engine.verify.recheck import (
     Rechecker,
 )
 from engine.verify.report import Difference, Key, TableReport, VerifyReport
+from tests.support.waiting import wait_until_async
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 VALUE = Column("value", Type("int32"), "int")
@@ -105,6 +106,44 @@ def recheck(
         return [found async for found in rechecker.differences({KEY})], rechecker.hot
 
     return asyncio.run(run())
+
+
+class Wide(str):
+    """A text that counts how many there are."""
+
+    live = 0
+
+    def __init__(self, text: str) -> None:
+        Wide.live += 1
+
+    def __del__(self) -> None:
+        Wide.live -= 1
+
+
+def test_a_recheck_keeps_no_rows_of_its_many_readings() -> None:
+    """They may have megabytes."""
+
+    class Changing(Scripted):
+        def by_keys(
+            self, table: Table, keys: Sequence[Key], *, keys_only: bool = False
+        ) -> list[TextRow]:
+            self.readings += 1
+            return [(*KEY, Wide(str(self.readings)))]
+
+    most = 0
+    source = Changing("")
+
+    async def passed(position: str, deadline: float) -> bool:
+        nonlocal most
+        wanted = source.readings + 30
+        await wait_until_async(lambda: source.readings >= wanted)
+        most = max(most, Wide.live)
+        return True
+
+    differences, hot = recheck(source, Scripted("x"), waiter(passed))
+    assert (differences, hot) == ([], {KEY})
+    assert source.readings > 90
+    assert most < 10
 
 
 @pytest.mark.parametrize(

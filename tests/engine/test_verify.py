@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -456,3 +456,31 @@ def test_a_row_that_no_lookup_finds_is_not_equal(
         assert report.inconclusive == "rows that are read, and not found by their keys: 1"
     sides.on_target("DELETE FROM t WHERE id = '2'")
     assert sides.compare(table).equal
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_fewer_wide_rows_are_read_at_once(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch, by_rows: bool
+) -> None:
+    monkeypatch.setattr("engine.verify.reader.MOST_READ_BYTES", 10_000)
+    table = sides.make("t", "id INT PRIMARY KEY, w TEXT")
+    rows = ", ".join(f"({id}, REPEAT('x', 1000))" for id in range(1000))
+    sides.on_source(f"INSERT INTO t VALUES {rows}")
+    sides.on_target(f"INSERT INTO t VALUES {rows.replace('x', 'y')}")
+    sizes: list[int] = []
+    name = "chunk" if by_rows else "range_rows"
+    read = getattr(sides.source_reader, name)
+
+    def counted(*args: Any, **options: Any) -> Any:
+        rows = read(*args, **options)
+        if not options.get("keys_only"):
+            sizes.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(sides.source_reader, name, counted)
+    report = sides.compare(table, by_rows=by_rows, chunk_rows=600)
+    assert (report.differing, report.rows) == (1000, 1000)
+    assert sum(sizes) >= 1000
+    # The size of the rows is not known when the first ones are read.
+    assert sizes[0] <= 100
+    assert all(size <= 10 for size in sizes[2:]), sizes
