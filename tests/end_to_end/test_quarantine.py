@@ -148,7 +148,7 @@ TROUBLES: dict[str, Trouble] = {
         "SELECT",
         ("RENAME TABLE {table} TO {aside}.{table}",),
         mended="RENAME TABLE {aside}.{table} TO {table}",
-        remedy="to tables in [source]",
+        remedy="to exclude in [source]",
     ),
     "mapped": Trouble("SELECT", ("ALTER TABLE {table} RENAME COLUMN a TO c",)),
     # Other ways out than to remove the cause.
