@@ -8,11 +8,12 @@ over after a crash knows what may have happened, and how the source took writes 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from engine.errors import SinkError
 from engine.schema import Table, TableId
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ProvenTable",
     "Sides",
     "StepRecord",
+    "is_switched",
 ]
 
 CutoverState = Literal[
@@ -112,7 +114,8 @@ class Cutover(msgspec.Struct, frozen=True):
 
     ``predicted`` has the seconds of each step of the downtime that the last rehearsal took, and
     ``predicted_at`` when that was. ``warnings`` are those of the steps. ``proofs`` say how each
-    table was proven equal. ``freezes`` counts the calls of the hook ``freeze``.
+    table was proven equal. ``freezes`` counts the calls of the hook ``freeze``. ``reset_at`` is
+    when the pipeline was reset after it was done, so that an engine may run again.
     """
 
     id: str
@@ -135,6 +138,7 @@ class Cutover(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     proofs: tuple[ProvenTable, ...] = ()
     freezes: int = 0
+    reset_at: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -280,3 +284,14 @@ class KeepsCutovers(Protocol):
     async def clients(self, tables: Sequence[TableId]) -> list[Client]:
         """The others who may write these tables and are connected now."""
         ...
+
+
+async def is_switched(sink: object) -> bool:
+    """Whether a cutover of the pipeline is done, so that applications write to the target."""
+    newest = None
+    if isinstance(sink, KeepsCutovers):
+        with suppress(SinkError):  # a record of a newer version
+            newest = await sink.newest_cutover()
+    if newest is None or newest.reset_at is not None:
+        return False
+    return newest.state == "done" and newest.direction == "forward"

@@ -22,6 +22,7 @@ from engine.cli.wiring import load_settings, make_sink, make_source
 from engine.commands import BackfillTables, CommandStore, Letters, QuarantineTables, Skip
 from engine.contract import Sink
 from engine.errors import ConfigError, DecodeError, SourceError
+from engine.handover import is_switched
 from engine.ops.log import printable
 from engine.ops.status import TableStatus, table_status
 from engine.pipeline.dead_letters import letter_line
@@ -341,6 +342,8 @@ async def _reset(settings: Settings, options: argparse.Namespace) -> int:
     what = f"the position of the pipeline {name} and the progress of {count:,} tables are forgotten"
     if options.drop:
         what += f", and these {count:,} tables are dropped from the target with all their rows"
+        if await is_switched(sink):
+            what += ", also those that applications have written since the cutover"
     if not agreed(what, options):
         return 1
     dropped = await sink.reset(drop=options.drop)

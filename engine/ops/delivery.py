@@ -10,8 +10,10 @@ import hashlib
 import hmac
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http import HTTPStatus
 from typing import NamedTuple
@@ -80,40 +82,50 @@ async def execute(
     If this process is killed, so are the command and the processes that it has started, because
     nobody would learn what they do later. What they leave running when the command ends goes on.
     """
-    output = STANDARD_ERROR if shown else asyncio.subprocess.DEVNULL
-    pipe = asyncio.subprocess.PIPE
-    guard: asyncio.subprocess.Process | None = None
-    process: asyncio.subprocess.Process | None = None
+    output = STANDARD_ERROR if shown else subprocess.DEVNULL
+    started: list[subprocess.Popen[bytes]] = []
+    loop = asyncio.get_running_loop()
+    # Threads of its own: those of the loop are for the databases. The second one ends the first.
+    threads = ThreadPoolExecutor(2, "command")
     try:
-        # A group of its own: Ctrl-C is for the caller.
-        guard = await asyncio.create_subprocess_exec(*_GUARD, stdin=pipe, process_group=0)
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=pipe,
+        # A group of its own: Ctrl-C is for the caller. Not by asyncio, because the processes of
+        # uvloop have no process_group.
+        guard = subprocess.Popen(_GUARD, stdin=subprocess.PIPE, process_group=0)
+        started.append(guard)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             env={**os.environ, **about},
             process_group=guard.pid,
         )
-        async with asyncio.timeout(seconds):
-            await process.communicate(body)
-        await guard.communicate(b"\n")
-    except TimeoutError:
+        started.append(process)
+        await loop.run_in_executor(threads, process.communicate, body, seconds)
+        await loop.run_in_executor(threads, guard.communicate, b"\n", seconds)
+    except subprocess.TimeoutExpired:
         return Failure("the command does not end in time")
     except OSError as error:
         return Failure(f"the command cannot be started: {error.strerror}")
     finally:
-        if guard is not None and guard.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(guard.pid, signal.SIGKILL)
-        for started in (process, guard):
-            if started is not None:
-                with suppress(ProcessLookupError):
-                    started.kill()  # it has ended, unless somebody has ended the guard
-                await started.wait()
+        await loop.run_in_executor(threads, _end, started)
+        threads.shutdown(wait=False)
     if process.returncode:
         return Failure(f"the command ends with status {process.returncode}")
     return None
+
+
+def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End a guard and a command that have not ended by themselves. Blocks, briefly."""
+    if started and started[0].poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(started[0].pid, signal.SIGKILL)
+    for process in started:
+        process.kill()  # it has ended, unless somebody has ended the guard
+        process.wait()
+        if process.stdin is not None:
+            with suppress(OSError):  # what was not read is lost
+                process.stdin.close()
 
 
 def signed(id: str, at: int, body: bytes, secret: str) -> dict[str, str]:

@@ -30,7 +30,10 @@ SET state = excluded.state, record = excluded.record, updated_at = now()"""
 # By number, because the clock of the target may have been set back.
 _NEWEST: Final = f"""
 SELECT record FROM {SCHEMA}.cutover WHERE pipeline = $1 ORDER BY number DESC LIMIT 1"""
-_FORGET: Final = f"DELETE FROM {SCHEMA}.cutover WHERE pipeline = $1 AND state = 'done'"
+_RESET: Final = f"""
+UPDATE {SCHEMA}.cutover
+SET record = (record::jsonb || jsonb_build_object('reset_at', extract(epoch FROM now())))::text
+WHERE pipeline = $1 AND state = 'done'"""
 
 
 class CutoverTable:
@@ -71,12 +74,12 @@ class CutoverTable:
                 hint="use the version of Tailrace that has written it",
             ) from error
 
-    async def forget_done(self) -> None:
-        """Remove the records of cutovers that are done, for a pipeline that begins anew: its
-        engine may run again.
+    async def reset(self) -> None:
+        """Note in the cutovers that are done that the pipeline begins anew: its engine may run
+        again.
         """
         if await self._is_true(_EXISTS):
-            await self._session.execute(_FORGET, (self._pipeline,))
+            await self._session.execute(_RESET, (self._pipeline,))
 
     async def _is_true(self, query: str, *parameters: str) -> bool:
         return await (await self._session.execute(query, parameters)).fetchone() == (True,)

@@ -43,7 +43,7 @@ async def reset(
     """Remove the state of a pipeline, and drop unfinished twins of ``tables``, with ``drop`` all of
     them. Returns the number of tables that were dropped, without the twins.
 
-    The commands of the pipeline stay as a record, and so do its cutovers that are not done. Raises
+    The commands and the cutovers of the pipeline stay as a record. Raises
     SinkError if a table cannot be dropped: the tables that were dropped before are gone, and it can
     be called again.
     """
@@ -64,7 +64,7 @@ async def reset(
     await session.begin()
     for name in _STATE:
         await session.execute(f"DELETE FROM {SCHEMA}.{name} WHERE pipeline = $1", (pipeline,))
-    await CutoverTable(session, pipeline).forget_done()
+    await CutoverTable(session, pipeline).reset()
     await session.execute(CLOSE, (pipeline, _OUTCOME))
     if await CommandTable(session, pipeline).has_keys():
         await session.execute(_REMOVE_KEYS, (pipeline,))
