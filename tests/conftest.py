@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from uuid import uuid4
@@ -69,6 +70,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in LONG and "mariadb" in item.name:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C end the processes that tests start. A shell that runs the tests in the background
+    has them ignore it, and what ignores a signal passes that on.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
