@@ -20,6 +20,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from uuid import uuid4
 
 import pytest
@@ -27,6 +28,7 @@ import pytest
 from engine.ops.log import StandardError
 from engine.sandbox import Server, start_mariadb, start_mysql, start_postgres
 from engine.toolkit.accelerator import python_only
+from engine.toolkit.policies import ReadPolicies, StoragePolicies
 from sinks.postgres import accelerator as encoder
 from sources.mysql.codec import accelerator as decoder
 from tests.support.old_servers import OLD_SERVERS
@@ -40,6 +42,7 @@ from tests.support.servers import (
     obtain_old,
 )
 from tests.support.shops import Shop, load_new_shop
+from tests.support.sides import Sides
 
 #: The data survive a killed server, and need not survive a power failure.
 FAST_POSTGRES = ("fsync=off",)
@@ -273,3 +276,35 @@ def target_database(
 ) -> str:
     """The URL of a new database on `postgres`."""
     return fresh_postgres_database(postgres)
+
+
+@pytest.fixture
+def new_sides(
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> Iterator[Callable[..., Sides]]:
+    """A function that makes `Sides` on a server and on `postgres`, with new databases. Further
+    arguments are those of `Sides`.
+    """
+    with ExitStack() as made:
+
+        def make(
+            server: AnyServer,
+            *,
+            values: StoragePolicies | None = None,
+            reads: ReadPolicies | None = None,
+        ) -> Sides:
+            schema, target = fresh_mysql_database(server), fresh_postgres_database(postgres)
+            sides = Sides(server, schema, target, values=values, reads=reads)
+            return made.enter_context(closing(sides))
+
+        yield make
+
+
+@pytest.fixture
+def sides(mysql: AnyServer, new_sides: Callable[..., Sides]) -> Sides:
+    """`Sides` on `mysql` and on `postgres`. A module whose tests need other servers or policies has
+    a fixture of this name.
+    """
+    return new_sides(mysql)

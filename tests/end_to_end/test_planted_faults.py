@@ -7,8 +7,7 @@ else. The tests write the target by hand, so the faults are known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -123,15 +122,8 @@ def check(report: TableReport, name: str, wrong: set[Difference]) -> None:
 
 
 @pytest.fixture
-def sides(
-    mysql_family: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-) -> Iterator[Sides]:
-    schema = fresh_mysql_database(mysql_family)
-    with closing(Sides(mysql_family, schema, fresh_postgres_database(postgres))) as made:
-        yield made
+def sides(mysql_family: AnyServer, new_sides: Callable[..., Sides]) -> Sides:
+    return new_sides(mysql_family)
 
 
 def test_every_planted_fault_is_found_and_nothing_else(sides: Sides) -> None:

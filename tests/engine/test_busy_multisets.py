@@ -5,30 +5,16 @@ Keyless tables on real servers, compared while equal rows come and go.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from engine.schema import Table
-from tests.support.servers import AnyServer
 from tests.support.sides import Mirror, Sides
 
 FAULTS = {
     "missing": ("DELETE FROM t WHERE ctid = (SELECT min(ctid) FROM t)", (1, 0)),
     "extra": ("INSERT INTO t VALUES (1, 1)", (0, 1)),
 }
-
-
-@pytest.fixture
-def sides(
-    mysql: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-) -> Iterator[Sides]:
-    made = Sides(mysql, fresh_mysql_database(mysql), fresh_postgres_database(postgres))
-    yield made
-    made.close()
 
 
 def make(sides: Sides) -> Table:

@@ -4,8 +4,7 @@ A comparison counts the values that a policy changes, whichever way it compares 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -104,15 +103,8 @@ VARIANTS: tuple[dict[str, Any], ...] = ({}, {"by_rows": True}, {"chunk_rows": 10
 
 
 @pytest.fixture
-def sides(
-    mysql_family: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-) -> Iterator[Sides]:
-    schema, target = fresh_mysql_database(mysql_family), fresh_postgres_database(postgres)
-    with closing(Sides(mysql_family, schema, target, values=VALUES, reads=READS)) as made:
-        yield made
+def sides(mysql_family: AnyServer, new_sides: Callable[..., Sides]) -> Sides:
+    return new_sides(mysql_family, values=VALUES, reads=READS)
 
 
 def test_what_policies_change_is_counted_and_no_difference(sides: Sides) -> None:

@@ -4,8 +4,7 @@ Comparisons by checksums on real servers: what is read, and what is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -19,18 +18,6 @@ from engine.verify.report import Difference
 from sources.mysql.settings import MySQLSettings
 from tests.support.servers import AnyServer
 from tests.support.sides import Sides
-
-
-@pytest.fixture
-def sides(
-    mysql: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-) -> Iterator[Sides]:
-    made = Sides(mysql, fresh_mysql_database(mysql), fresh_postgres_database(postgres))
-    yield made
-    made.close()
 
 
 def test_sums_of_signed_and_unsigned_hashes_are_equal() -> None:
@@ -178,26 +165,22 @@ def test_rows_are_joined_in_the_order_of_the_key(sides: Sides, definition: str, 
 
 
 def test_columns_that_cannot_be_null_are_joined_as_they_are(
-    mysql_family: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
+    mysql_family: AnyServer, new_sides: Callable[..., Sides]
 ) -> None:
     many = "".join(f", n{n} INT NOT NULL DEFAULT 1" for n in range(250))
     definition = "id BIGINT UNSIGNED PRIMARY KEY, v VARCHAR(99) NOT NULL, c CHAR(9) NOT NULL"
     rows = "(1, '', ''), (2, ' a ', 'b'), (3, 'a,b:1,', '😀'), (18446744073709551615, 'é', ',')"
-    database = fresh_mysql_database(mysql_family)
-    with closing(Sides(mysql_family, database, fresh_postgres_database(postgres))) as sides:
-        for name, columns in (("few", ""), ("mixed", ", n DOUBLE, t TEXT"), ("many", many)):
-            table = sides.make(name, definition + columns)
-            for run in (sides.on_source, sides.on_target):
-                run(f"INSERT INTO {name} (id, v, c) VALUES {rows}")
-            one, other = sides.sums(table)
-            assert one == other
-            sides.on_target(f"UPDATE {name} SET v = ' a' WHERE id = 2")
-            one, other = sides.sums(table)
-            assert one != other
-            assert one.rows == other.rows
+    sides = new_sides(mysql_family)
+    for name, columns in (("few", ""), ("mixed", ", n DOUBLE, t TEXT"), ("many", many)):
+        table = sides.make(name, definition + columns)
+        for run in (sides.on_source, sides.on_target):
+            run(f"INSERT INTO {name} (id, v, c) VALUES {rows}")
+        one, other = sides.sums(table)
+        assert one == other
+        sides.on_target(f"UPDATE {name} SET v = ' a' WHERE id = 2")
+        one, other = sides.sums(table)
+        assert one != other
+        assert one.rows == other.rows
 
 
 def test_a_joined_text_that_is_cut_off_hides_nothing(

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from engine.verify.multisets import Deviation, Multiset, confirm_multiset, recheck_multiset
 from engine.verify.recheck import PipelineWaiter
-from tests.support.servers import AnyServer
 from tests.support.sides import Sides
 
 
@@ -136,18 +135,6 @@ def test_what_a_last_recheck_among_more_rows_does_not_find_is_no_difference() ->
     target: dict[bytes, int] = {b"a": 1, b"b": 1, b"c": 1, b"e": 1}
     now = asyncio.run(confirm_multiset(found, reading(source), reading(target), waiter()))
     assert now == Deviation(Counter({b"b": 1}), Counter({b"c": 1}), 3)
-
-
-@pytest.fixture
-def sides(
-    mysql: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-) -> Iterator[Sides]:
-    made = Sides(mysql, fresh_mysql_database(mysql), fresh_postgres_database(postgres))
-    yield made
-    made.close()
 
 
 def test_rows_of_a_keyless_table_are_counted(sides: Sides) -> None:

@@ -4,15 +4,11 @@ A comparison by ranges goes on where another one has got to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
-
 import pytest
 
 from engine.proof import Unfinished
 from engine.schema import Table
 from engine.verify.report import Difference
-from tests.support.servers import AnyServer
 from tests.support.sides import Sides
 
 
@@ -38,18 +34,6 @@ class Kept:
         self.saves -= 1
         if not self.saves:
             raise Killed
-
-
-@pytest.fixture
-def sides(
-    mysql: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-) -> Iterator[Sides]:
-    schema = fresh_mysql_database(mysql)
-    with closing(Sides(mysql, schema, fresh_postgres_database(postgres))) as made:
-        yield made
 
 
 def test_the_position_is_what_the_target_had_reached(sides: Sides) -> None:

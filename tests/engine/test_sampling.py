@@ -7,8 +7,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -75,15 +74,8 @@ def test_a_size_that_is_none_is_refused(text: str) -> None:
 
 
 @pytest.fixture
-def sides(
-    mysql_family: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-) -> Iterator[Sides]:
-    schema = fresh_mysql_database(mysql_family)
-    with closing(Sides(mysql_family, schema, fresh_postgres_database(postgres))) as made:
-        yield made
+def sides(mysql_family: AnyServer, new_sides: Callable[..., Sides]) -> Sides:
+    return new_sides(mysql_family)
 
 
 def fill(sides: Sides, name: str, rows: int) -> None:

@@ -5,7 +5,7 @@ The comparison on real servers. The tests write the target by hand, so no codec 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,18 +14,6 @@ from engine.schema import Table
 from engine.verify.report import ColumnValues, Difference, Key, Replaced
 from tests.support.servers import AnyServer
 from tests.support.sides import Mirror, Sides
-
-
-@pytest.fixture
-def sides(
-    mysql: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-) -> Iterator[Sides]:
-    made = Sides(mysql, fresh_mysql_database(mysql), fresh_postgres_database(postgres))
-    yield made
-    made.close()
 
 
 class Example(NamedTuple):
@@ -399,23 +387,14 @@ def test_a_table_missing_in_the_target_is_inconclusive(sides: Sides) -> None:
     assert (report.equal, report.inconclusive) == (False, "the target has no such table")
 
 
-def test_mariadb_types(
-    mariadb_10: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-) -> None:
-    schema = fresh_mysql_database(mariadb_10)
-    sides = Sides(mariadb_10, schema, fresh_postgres_database(postgres))
-    try:
-        table = sides.make("t", "u UUID PRIMARY KEY, i INET6, c TEXT COMPRESSED, f FLOAT, j JSON")
-        row = "'6CCD780C-BABA-1026-9564-5B8C656024DB', '2001:db8::ff00', 'long text', 0.1, '[1]'"
-        for run in (sides.on_source, sides.on_target):
-            run(f"INSERT INTO t VALUES ({row})")
-        report = sides.compare(table)
-        assert (report.rows, report.equal) == (1, True), report
-    finally:
-        sides.close()
+def test_mariadb_types(mariadb_10: AnyServer, new_sides: Callable[..., Sides]) -> None:
+    sides = new_sides(mariadb_10)
+    table = sides.make("t", "u UUID PRIMARY KEY, i INET6, c TEXT COMPRESSED, f FLOAT, j JSON")
+    row = "'6CCD780C-BABA-1026-9564-5B8C656024DB', '2001:db8::ff00', 'long text', 0.1, '[1]'"
+    for run in (sides.on_source, sides.on_target):
+        run(f"INSERT INTO t VALUES ({row})")
+    report = sides.compare(table)
+    assert (report.rows, report.equal) == (1, True), report
 
 
 def test_a_reader_connects_again_after_a_lost_connection(sides: Sides) -> None:
