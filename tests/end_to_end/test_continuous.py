@@ -6,13 +6,13 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from tests.support.background import Background
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import FreshDatabase, Writer
 from tests.support.servers import AnyServer
@@ -23,12 +23,10 @@ STOP_SECONDS = 20.0
 CONTINUOUS = "[verify]\ncontinuous = true\nevery_seconds = 0.2\nbudget = 1.0\n"
 
 
-@contextmanager
-def written(server: AnyServer, database: str) -> Iterator[None]:
+def written(server: AnyServer, database: str) -> Background:
     """Meanwhile, rows of ``moving`` are inserted, changed and deleted."""
-    ended = threading.Event()
 
-    def write() -> None:
+    def write(ended: threading.Event) -> None:
         writer = Writer(server, database)
         number = 0
         while not ended.is_set():
@@ -39,13 +37,7 @@ def written(server: AnyServer, database: str) -> Iterator[None]:
                 f"DELETE FROM moving WHERE id < {number - 50}",
             )
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return Background(write)
 
 
 def outcomes(status: dict[str, Any]) -> dict[str, str | None]:

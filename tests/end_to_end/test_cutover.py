@@ -18,7 +18,7 @@ import pytest
 from engine.cli.main import main
 from engine.databases.mysql.connect import error_code, query
 from engine.errors import TailraceError
-from tests.support.cutovers import RECORDED, killed_at, record, thawed_at_the_end
+from tests.support.cutovers import RECORDED, become_ready, killed_at, record, thawed_at_the_end
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import FreshDatabase
 from tests.support.servers import AnyServer, connect_mysql
@@ -92,10 +92,6 @@ def prepare(
     return write_config(folder, server.url, target, f"{database}.*", more=more), called
 
 
-def all_live(status: dict[str, Any]) -> bool:
-    return bool(status["tables"]) and all(it["state"] == "live" for it in status["tables"])
-
-
 def sides(server: AnyServer, database: str, target: str) -> tuple[list[Any], list[Any]]:
     """The numbers in the ledger on both sides."""
     with connect_mysql(server, database) as connection:
@@ -149,7 +145,7 @@ def test_a_cutover_loses_nothing(
     report = tmp_path / "report.json"
     with thawed_at_the_end(mysql) as writes, EngineProcess(config) as engine:
         before = writes()
-        engine.wait_status(all_live)
+        engine.wait_live()
         assert main(["cutover", str(config), "--report", str(report)]) == 1
         assert not report.exists()
         refused = capsys.readouterr().out
@@ -229,9 +225,7 @@ def test_what_fails_puts_the_source_back(
     run = ["cutover", str(config)]
     with thawed_at_the_end(server) as writes, EngineProcess(config) as engine:
         before = writes()
-        engine.wait_status(all_live)
-        assert main(["schema", "apply", str(config), "--yes"]) == 0
-        assert main(["verify", str(config)]) == 0
+        become_ready(engine, config)
         if source != "mysql":
             with Application(server, database):
                 assert main(run) == 1

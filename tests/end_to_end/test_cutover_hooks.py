@@ -26,7 +26,7 @@ from engine.databases.mysql.connect import query
 from engine.handover import Cutover
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
-from tests.support.cutovers import killed_at, record, thawed_at_the_end
+from tests.support.cutovers import become_ready, killed_at, record, thawed_at_the_end
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import FreshDatabase
 from tests.support.servers import AnyServer, connect_mysql
@@ -59,10 +59,6 @@ def hook() -> Iterator[Hook]:
     made = Hook()
     yield made
     made.close()
-
-
-def all_live(status: dict[str, Any]) -> bool:
-    return bool(status["tables"]) and all(it["state"] == "live" for it in status["tables"])
 
 
 def make_ready(server: AnyServer, database: str) -> None:
@@ -151,7 +147,7 @@ def test_hooks_freeze_by_rights_and_switch_by_a_signed_webhook(
     plain = base.read_text()
     run = ["cutover", str(base)]
     with application_of(mysql, database) as user, EngineProcess(base) as engine:
-        engine.wait_status(all_live)
+        engine.wait_live()
         rights = rights_hook(mysql, database, user, tmp_path)
         web = f'{{ url = "{hook.url}", secret = "{SECRET}" }}'
         receiver = f'\n[notify.team]\nurl = "{hook.url}"\nevents = ["cutover"]\n'
@@ -249,9 +245,7 @@ def test_what_happens_while_a_cutover_is_left(
     run = ["cutover", str(config)]
     with thawed_at_the_end(server) as writes, EngineProcess(config) as engine:
         before = writes()
-        engine.wait_status(all_live)
-        assert main(["schema", "apply", str(config), "--yes"]) == 0
-        assert main(["verify", str(config)]) == 0
+        become_ready(engine, config)
         config.write_text(plain + "max_downtime_seconds = 0.1\n")
         assert_aborted_in_time(run, target_database, capsys)
         assert writes() == before

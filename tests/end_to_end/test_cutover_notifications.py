@@ -10,9 +10,9 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from engine.cli.main import main
-from tests.end_to_end.test_cutover import all_live, prepare
+from tests.end_to_end.test_cutover import prepare
 from tests.engine.test_notify import SECRET, Hook
-from tests.support.cutovers import RECORDED, thawed_at_the_end
+from tests.support.cutovers import RECORDED, become_ready, thawed_at_the_end
 from tests.support.engine_process import EngineProcess
 from tests.support.mysql_sessions import FreshDatabase
 from tests.support.servers import AnyServer
@@ -39,9 +39,7 @@ def test_a_webhook_is_told_of_each_step(
         file.write(f'[notify.pager]\nurl = "{failing.url}"\nsecret = "{SECRET}"\n')
         file.write('events = ["cutover"]\n')
     with thawed_at_the_end(mysql), EngineProcess(config) as engine:
-        engine.wait_status(all_live)
-        assert main(["schema", "apply", str(config), "--yes"]) == 0
-        assert main(["verify", str(config)]) == 0
+        become_ready(engine, config)
         assert main(["cutover", str(config)]) == 0
         assert engine.wait() == 0
     told: dict[str, str] = {}

@@ -5,13 +5,12 @@ A cutover that was killed at the switch, and a source that takes writes again, a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from engine.cli.main import main
 from engine.databases.mysql.connect import query
-from tests.support.cutovers import killed_at, record, thawed_at_the_end
+from tests.support.cutovers import become_ready, killed_at, record, thawed_at_the_end
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import FreshDatabase
 from tests.support.servers import AnyServer, connect_mysql
@@ -21,10 +20,6 @@ SETTINGS = """
 quiet_seconds = 0.3
 switch = {{ command = ["sh", "-c", "cat >> {called}"] }}
 """
-
-
-def all_live(status: dict[str, Any]) -> bool:
-    return bool(status["tables"]) and all(it["state"] == "live" for it in status["tables"])
 
 
 def restarted(server: AnyServer, database: str, *, written: bool) -> None:
@@ -61,9 +56,7 @@ def test_a_source_that_was_restarted_at_the_switch(
     config = write_config(tmp_path, server.url, target_database, f"{database}.*", more=more)
     run = ["cutover", str(config)]
     with thawed_at_the_end(server) as writes, EngineProcess(config) as engine:
-        engine.wait_status(all_live)
-        assert main(["schema", "apply", str(config), "--yes"]) == 0
-        assert main(["verify", str(config)]) == 0
+        become_ready(engine, config)
         killed_at(config, "switch")
         restarted(server, database, written=written)
         capsys.readouterr()

@@ -229,7 +229,7 @@ def test_another_engine(
 ) -> None:
     config = write_config(tmp_path, mysql.url, target_database, f"{database}.*", more=GIVE_UP)
     with EngineProcess(config) as engine:
-        engine.wait_status(lambda it: it["tables"] and it["tables"][0]["state"] == "live")
+        engine.wait_live()
         found = outcome("reset", config, "--yes")
         assert (found.status, "an engine runs this pipeline" in found.said) == (2, True)
         assert outcome("run", config, *options("run", database)).status == 0

@@ -168,7 +168,7 @@ def test_rows_are_replaced_by_key(
                 engine.wait_status(in_backfill)
                 engine.kill()
             with EngineProcess(config) as engine:
-                engine.wait_status(lambda it: {t["state"] for t in it["tables"]} == {"live"})
+                engine.wait_live()
                 assert engine.terminate() == 0
         assert not load.missing
         assert load.reads > 20

@@ -165,9 +165,7 @@ def test_all_kinds_of_tables(
                 cursor.execute("ALTER TABLE computed ADD COLUMN more INT DEFAULT (a + 1)")
                 engine.kill()
             with EngineProcess(config) as engine:
-                engine.wait_status(
-                    lambda it: {t["state"] for t in it["tables"]} == {"live"}, timeout=120
-                )
+                engine.wait_live(120)
                 done = load.done
                 wait_until(lambda: load.done > done + 20)
                 assert engine.terminate() == 0

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from engine.cli.main import main
+from tests.support.background import Background
 from tests.support.commands import tailrace
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import FreshDatabase, Writer
@@ -41,12 +40,10 @@ STILL = 20
 ROWS = 60
 
 
-@contextmanager
-def written(server: AnyServer, database: str) -> Iterator[None]:
+def written(server: AnyServer, database: str) -> Background:
     """Meanwhile, rows of all tables are inserted, changed and deleted."""
-    ended = threading.Event()
 
-    def write() -> None:
+    def write(ended: threading.Event) -> None:
         writer, number = Writer(server, database), 0
         while not ended.wait(0.005):
             number += 1
@@ -58,13 +55,7 @@ def written(server: AnyServer, database: str) -> Iterator[None]:
                 f"UPDATE {table} SET v = -{n} WHERE v = {n}",
             )
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(30)
+    return Background(write)
 
 
 def create(writer: Writer) -> None:
@@ -102,7 +93,7 @@ def check_repair(server: AnyServer, database: str, target: str, folder: Path) ->
     create(writer)
     config = write_config(folder, server.url, target, f"{database}.*", more=MAPPING)
     with psycopg.connect(target, autocommit=True) as there, EngineProcess(config) as engine:
-        engine.wait_status(lambda it: {t["state"] for t in it["tables"]} == {"live"})
+        engine.wait_live()
         with written(server, database):
             plant(there, database)
             still = f"SELECT id, v FROM {database}.plain WHERE id < {STILL} OR id > {ROWS}".encode()
@@ -169,7 +160,7 @@ def test_a_repair_makes_both_sides_equal(
             return there.execute(f"SELECT * FROM {database}.plain ORDER BY 1".encode()).fetchall()
 
         with EngineProcess(config) as engine:
-            engine.wait_status(lambda it: {t["state"] for t in it["tables"]} == {"live"})
+            engine.wait_live()
             for statement in (
                 f"UPDATE {database}.plain SET u = 7 WHERE id = 1",
                 f"DELETE FROM {database}.plain WHERE id = 3",

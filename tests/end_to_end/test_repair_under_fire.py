@@ -8,8 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -22,6 +21,7 @@ from engine.recovery import RepairKeys
 from engine.schema import TableId
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
+from tests.support.background import Background
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import FreshDatabase, Writer
 from tests.support.servers import AnyServer
@@ -50,13 +50,11 @@ BEGIN
 END $$"""
 
 
-@contextmanager
-def written(server: AnyServer, database: str, image: str) -> Iterator[None]:
+def written(server: AnyServer, database: str, image: str) -> Background:
     """Meanwhile, the hot rows change: their values grow, unique values move from row to row, and
     rows are deleted and inserted again."""
-    ended = threading.Event()
 
-    def write() -> None:
+    def write(ended: threading.Event) -> None:
         writer, chance, v = Writer(server, database), random.Random(5), 1000
         writer(f"SET SESSION binlog_row_image = '{image}'")
         while not ended.is_set():
@@ -78,13 +76,7 @@ def written(server: AnyServer, database: str, image: str) -> Iterator[None]:
                 )
             )
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(30)
+    return Background(write)
 
 
 def submit(target: str, database: str, chance: random.Random) -> int:
@@ -123,12 +115,6 @@ def rows_of(writer: Writer, query: str) -> list[tuple[object, ...]]:
         return list(cursor.fetchall())
 
 
-def is_live(status: dict[str, object]) -> bool:
-    tables = status["tables"]
-    assert isinstance(tables, list)
-    return {it["state"] for it in tables} == {"live"}
-
-
 def test_a_command_that_is_killed_leaves_all_or_nothing(
     mysql: AnyServer, fresh_mysql_database: FreshDatabase, target_database: str, tmp_path: Path
 ) -> None:
@@ -142,7 +128,7 @@ def test_a_command_that_is_killed_leaves_all_or_nothing(
         EngineProcess(config) as engine,
         psycopg.connect(target_database, autocommit=True) as there,
     ):
-        engine.wait_status(is_live)
+        engine.wait_live()
         for number in range(8):
             plant(there, database, chance)
             with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -208,7 +194,7 @@ def test_a_repair_never_puts_an_older_value_over_a_newer_one(
                     assert engine.wait() == 4, engine.tail()
                     engine = newer
                 wait_until(lambda id=id: concluded(id), what="the repair")
-            engine.wait_status(is_live)
+            engine.wait_live()
         assert engine.terminate() == 0
         assert main(["run", str(config), "--until-caught-up"]) == 0
         for table in KINDS:
@@ -216,7 +202,7 @@ def test_a_repair_never_puts_an_older_value_over_a_newer_one(
             hot = [row for row in there.execute(query.encode()) if int(row[0]) in HOT]
             assert hot == [row for row in rows_of(writer, query) if int(row[0]) in HOT]
         with EngineProcess(config) as engine:
-            engine.wait_status(is_live)
+            engine.wait_live()
             assert main(["verify", str(config), "--repair", "--yes"]) == 0
         assert there.execute("SELECT * FROM older").fetchall() == []
         outcomes = [row for (row,) in there.execute("SELECT outcome FROM tailrace.command")]

@@ -48,7 +48,7 @@ def test_a_table_is_quarantined_by_command(
         assert "there is no command 9" in tailrace(1, "commands", config, "cancel", "9")
         tailrace(2, "commands", config, "cancel")
         with EngineProcess(config) as engine:
-            engine.wait_status(lambda it: {t["state"] for t in it["tables"]} == {"live"})
+            engine.wait_live()
             assert f"{table}: quarantined" in tailrace(0, "quarantine", config, table)
             for name in ("orders", "other"):
                 cursor.execute(f"INSERT INTO {name} VALUES (2)")

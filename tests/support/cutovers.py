@@ -15,11 +15,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from engine.cli.main import main
 from engine.databases.mysql.connect import query
+from tests.support.engine_process import EngineProcess
 from tests.support.global_variables import variables
 from tests.support.servers import AnyServer, connect_mysql
 
-__all__ = ["RECORDED", "STEPS", "killed_at", "record", "thawed_at_the_end"]
+__all__ = ["RECORDED", "STEPS", "become_ready", "killed_at", "record", "thawed_at_the_end"]
 
 STEPS = ("freeze", "drain", "verify", "finish", "arm", "switch", "stop")
 #: The steps in a record.
@@ -43,6 +45,13 @@ def thawed_at_the_end(server: AnyServer) -> Iterator[Callable[[], dict[str, str]
             for name in names:
                 if name in before:
                     query(connection, f"SET GLOBAL {name} = {before[name]}")
+
+
+def become_ready(engine: EngineProcess, config: Path) -> None:
+    """Do what a cutover requires: all tables are live and equal, and the schema is complete."""
+    engine.wait_live()
+    assert main(["schema", "apply", str(config), "--yes"]) == 0
+    assert main(["verify", str(config)]) == 0
 
 
 def killed_at(config: Path, step: str, *options: str) -> None:

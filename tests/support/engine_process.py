@@ -84,6 +84,14 @@ class EngineProcess:
         wait_until(fulfilled, timeout=timeout, what=what or "the status")
         return last
 
+    def wait_live(self, timeout: float = 60) -> None:
+        """Wait until there are tables, and all of them are live."""
+        self.wait_status(
+            lambda it: {table["state"] for table in it["tables"]} == {"live"},
+            timeout,
+            what="live tables",
+        )
+
     def wait(self, timeout: float = 60) -> int:
         """Wait until the process ends. Returns its exit status."""
         return self.process.wait(timeout)
