@@ -36,7 +36,7 @@ from engine.contract import ReadsByPolicy, Sink, Source, State
 from engine.cutover.machine import Machine
 from engine.cutover.parts import Line, Parts
 from engine.cutover.readiness import Refused
-from engine.cutover.steps import NOT_STORED, STEPS
+from engine.cutover.steps import NOT_STORED, STEPS, way_on
 from engine.errors import ConfigError, TailraceError
 from engine.handover import Cutover, CutoverStore, Freezable, Freezer, KeepsCutovers, Sides
 from engine.ops.log import printable
@@ -79,7 +79,7 @@ def cutover(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         shown.say(
             "interrupted: if the freeze has begun, the source is still frozen."
-            " `tailrace cutover CONFIG` goes on, --abort puts it back"
+            " `tailrace cutover CONFIG --status` says how to go on"
         )
         raise
 
@@ -207,9 +207,11 @@ async def _cutover(
         newest = await sink.newest_cutover()
         if wanted is not None:
             write_cutover(wanted, newest)
-        return _show_status(newest, shown, as_json=options.json)
+        switch_back = settings.cutover.switch_back.given
+        return _show_status(newest, shown, as_json=options.json, switch_back=switch_back)
     if options.back:
-        raise _no_way_back(await sink.newest_cutover())
+        newest, switch_back = await sink.newest_cutover(), settings.cutover.switch_back.given
+        raise _no_way_back(newest, switch_back=switch_back)
     if options.force and not options.abort:
         raise ConfigError("--force belongs to --abort")
     with closing(make_source(settings)) as source:
@@ -230,18 +232,19 @@ async def _cutover(
                 return await reported(lambda: _work(machine, options, shown), store, wanted)
 
 
-def _no_way_back(newest: Cutover | None) -> TailraceError:
+def _no_way_back(newest: Cutover | None, *, switch_back: bool) -> TailraceError:
     """Why nothing can be switched back, as things stand."""
     if newest is None or newest.switched_at is None:
         return TailraceError(
             "there is nothing to switch back: no cutover of this pipeline has switched",
-            hint="`tailrace cutover CONFIG --abort` ends one that is under way",
+            hint="" if newest is None else way_on(newest, switch_back=switch_back),
         )
+    first = "" if newest.ended else "`tailrace cutover CONFIG` ends the cutover first; "
     return TailraceError(
         "there is no way back: no reverse pipeline exists, so the source lacks what applications"
         " have written to the target since the switch",
-        hint="to give these changes up, have the applications use the source again, and let it take"
-        " writes: set super_read_only and read_only to OFF, or call your hook thaw. Then"
+        hint=f"{first}to give these changes up, have the applications use the source again, and let"
+        " it take writes: set super_read_only and read_only to OFF, or call your hook thaw. Then"
         " `tailrace reset CONFIG --drop` lets an engine begin anew",
     )
 
@@ -304,7 +307,7 @@ async def _work(machine: Machine, options: argparse.Namespace, shown: _Shown) ->
     return 0
 
 
-def _show_status(found: Cutover | None, shown: _Shown, *, as_json: bool) -> int:
+def _show_status(found: Cutover | None, shown: _Shown, *, as_json: bool, switch_back: bool) -> int:
     if as_json:
         print_json(described(found))
     elif found is None:
@@ -316,9 +319,11 @@ def _show_status(found: Cutover | None, shown: _Shown, *, as_json: bool) -> int:
             shown.say(f"  {step.step}: {step.did} ({step.seconds:.2f} s)")
         if found.reason:
             shown.say(f"  reason: {found.reason}")
-        if not found.ended and found.frozen_at is not None and found.switched_at is None:
-            shown.say(f"  the source has been frozen for {time.time() - found.frozen_at:.0f} s")
-            shown.say("`tailrace cutover CONFIG` goes on, --abort puts the source back")
+        if not found.ended and found.frozen_at is not None:
+            shown.say(f"  the source was frozen {time.time() - found.frozen_at:.0f} s ago")
+        if way := way_on(found, switch_back=switch_back):
+            when = "" if found.ended else "when no process works on it any more: "
+            shown.say(f"{when}{way}")
     return 0
 
 

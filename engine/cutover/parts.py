@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.contract import PreparesTransactions, Sink, Source, State
@@ -20,7 +21,7 @@ from engine.verify.report import VerifyReport
 if TYPE_CHECKING:  # the client for HTTP takes a while to import
     from engine.cutover.hooks import Hooks
 
-__all__ = ["BY_HOOK", "GONE_SECONDS", "Engine", "Line", "Parts", "Waits"]
+__all__ = ["BY_HOOK", "GONE_SECONDS", "Engine", "Line", "Parts", "Waits", "tell"]
 
 #: How often a position is asked for.
 POLL_SECONDS: Final = 0.05
@@ -76,6 +77,12 @@ class Parts(NamedTuple):
     by: str
     pipeline: str
     sides: Callable[[], Awaitable[Sides]]
+
+
+def tell(parts: Parts, line: Line) -> None:
+    """Tell a line. Whatever the terminal or a receiver does, the step goes on."""
+    with suppress(Exception):
+        parts.tell(line)
 
 
 class Waits:

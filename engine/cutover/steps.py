@@ -1,10 +1,12 @@
 """
-What each step of a cutover will do and how it is undone, in words, and what a person can do.
+What each step of a cutover will do and how it is undone, in words, and what a person can do. Pure.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
+
+from engine.handover import BEFORE_SWITCH, Cutover
 
 __all__ = [
     "CHOICE",
@@ -15,6 +17,8 @@ __all__ = [
     "REHEARSED",
     "STEPS",
     "Words",
+    "way_back",
+    "way_on",
 ]
 
 
@@ -84,3 +88,44 @@ CHOICE: Final = (
     " goes on without another call of the hook, and what the source has got since is not on the"
     " target"
 )
+
+
+def way_on(cutover: Cutover, *, switch_back: bool) -> str:
+    """The commands that go on with a cutover in its state, or what is left to know once it is done.
+    ``switch_back``: that hook is configured.
+    """
+    if cutover.state == "done":
+        return "`tailrace cutover CONFIG --back` says what going back takes"
+    if cutover.ended:
+        return ""
+    if cutover.direction != "forward":
+        return "use the version of Tailrace that has begun it"
+    if cutover.state in BEFORE_SWITCH:
+        return (
+            "`tailrace cutover CONFIG` goes on, and `tailrace cutover CONFIG --abort` puts the"
+            " source back"
+        )
+    if cutover.state == "stop":
+        return (
+            "`tailrace cutover CONFIG` ends it. There is no abort any more, because the"
+            " applications are switched"
+        )
+    if cutover.state == "abort":
+        return "`tailrace cutover CONFIG --abort` puts the source back"
+    back = way_back(switch_back=switch_back)
+    if cutover.state == "switch_back":
+        return back
+    return (
+        f"`tailrace cutover CONFIG` calls the hook switch again; {back}. If the applications write"
+        " to the target already, `tailrace cutover CONFIG --switched` goes on without another call"
+    )
+
+
+def way_back(*, switch_back: bool) -> str:
+    """The command that aborts a cutover whose switch was begun."""
+    if switch_back:
+        return "`tailrace cutover CONFIG --abort` puts the applications and the source back"
+    return (
+        "`tailrace cutover CONFIG --abort --force` puts the source back: make sure before that no"
+        " application writes to the target"
+    )

@@ -354,7 +354,8 @@ def test_a_comparison_has_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch)
     async def compare(names: object) -> None:
         await asyncio.Event().wait()
 
-    machine._parts = machine._parts._replace(compare=compare)  # type: ignore[arg-type]
+    work = machine._work
+    work._parts = work._parts._replace(compare=compare)  # type: ignore[arg-type]
     with pytest.raises(TailraceError, match="not compared within"):
         asyncio.run(machine.run())
     assert not world.read_only
