@@ -5,7 +5,7 @@ are passed over, dead letters, repairs of rows, and a reset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
@@ -24,6 +24,7 @@ __all__ = [
     "RepairStore",
     "Resettable",
     "count_dead_letters",
+    "places_of",
 ]
 
 
@@ -59,6 +60,11 @@ class PassesOver(Protocol):
         ConfigError if there is nothing at the place, and SourceError if that cannot be read.
         """
         ...
+
+
+def places_of(source: object) -> Callable[[str], str]:
+    """``PassesOver.place`` of a source. Positions of one without it stay as they are."""
+    return source.place if isinstance(source, PassesOver) else str
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
@@ -30,6 +31,7 @@ from engine.cli.wiring import (
     make_mapping,
     make_sink,
     make_source,
+    places,
     version_and_codecs,
 )
 from engine.contract import ReadsByPolicy, Sink, Source, State
@@ -41,6 +43,7 @@ from engine.errors import ConfigError, TailraceError
 from engine.handover import Cutover, CutoverStore, Freezable, Freezer, KeepsCutovers, Sides
 from engine.ops.log import printable
 from engine.ops.notifications import Notification, NotificationData
+from engine.recovery import places_of
 from engine.remedies import rendered
 from engine.report.parts import Server
 from engine.schema import TableId
@@ -206,7 +209,7 @@ async def _cutover(
     if options.status:
         newest = await sink.newest_cutover()
         if wanted is not None:
-            write_cutover(wanted, newest)
+            write_cutover(wanted, newest, places(settings))
         switch_back = settings.cutover.switch_back.given
         return _show_status(newest, shown, as_json=options.json, switch_back=switch_back)
     if options.back:
@@ -229,7 +232,8 @@ async def _cutover(
                 config = str(options.config)
                 parts = _parts(settings, config, (source, sink), freezer, store, tell)
                 machine = Machine(parts)
-                return await reported(lambda: _work(machine, options, shown), store, wanted)
+                work = partial(_work, machine, options, shown)
+                return await reported(work, store, wanted, places_of(source))
 
 
 def _no_way_back(newest: Cutover | None, *, switch_back: bool) -> TailraceError:

@@ -18,7 +18,7 @@ import msgspec
 
 from engine.checkpoint import Checkpoint
 from engine.cli.command import Command
-from engine.cli.wiring import version_and_codecs
+from engine.cli.wiring import places, version_and_codecs
 from engine.contract import NamesServer
 from engine.errors import ConfigError, OutputError
 from engine.ops.log import printable
@@ -128,7 +128,8 @@ class Plan(NamedTuple):
         from engine.verify.page import page
 
         content = make_content(report, self._compared(report))
-        write_report(self.wanted, content, lambda digest, key: page(content, digest, key))
+        place = places(self.settings)
+        write_report(self.wanted, content, lambda digest, key: page(content, digest, key, place))
 
     def _compared(self, report: VerifyReport) -> Compared:
         settings, progress = self.settings, self.checkpoint.progress

@@ -4,6 +4,8 @@ A configuration → its source and its sink. This is the only place that uses th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +14,20 @@ import msgspec
 
 from engine.contract import Sink, Source
 from engine.mapping.changes import Mapping
+from engine.recovery import places_of
 from engine.settings import registry
 from engine.settings.loader import Settings, load
 from sinks import SINKS
 from sources import SOURCES
 
-__all__ = ["load_settings", "make_mapping", "make_sink", "make_source", "version_and_codecs"]
+__all__ = [
+    "load_settings",
+    "make_mapping",
+    "make_sink",
+    "make_source",
+    "places",
+    "version_and_codecs",
+]
 
 
 def source_class(scheme: str) -> Any:
@@ -42,6 +52,12 @@ def load_settings(path: Path) -> Settings:
 def make_source(settings: Settings) -> Source:
     """The configured source, not connected."""
     return cast("Source", source_class(settings.source_scheme)(settings.source))
+
+
+def places(settings: Settings) -> Callable[[str], str]:
+    """A function that returns the place of a position in the form that people read."""
+    with closing(make_source(settings)) as source:
+        return places_of(source)
 
 
 def make_mapping(settings: Settings) -> Mapping:

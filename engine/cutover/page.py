@@ -4,7 +4,7 @@ The report of a cutover as a page of HTML.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from engine.cutover.content import Content, Outcome, Proven, Step
@@ -29,27 +29,30 @@ _VERDICTS: Final[dict[Outcome, tuple[str, str]]] = {
 _DOWNTIME: Final = ("freeze", "drain", "verify", "finish", "arm", "switch")
 
 
-def page(content: Content, digest: str, key: str) -> tuple[bytes, bytes]:
+def page(
+    content: Content, digest: str, key: str, place: Callable[[str], str] = str
+) -> tuple[bytes, bytes]:
     """The page in two pieces, between which the document stands. ``digest`` is the hash of the
-    content, ``key`` the public key of the signature, empty if there is none."""
+    content, ``key`` the public key of the signature, empty if there is none. ``place`` returns the
+    form of a position that people read."""
     what = "Rehearsal of the cutover" if content.outcome == "rehearsed" else "Cutover"
-    return page_of(f"{what} of {content.pipeline}", _body(content), _MEANING, digest, key)
+    return page_of(f"{what} of {content.pipeline}", _body(content, place), _MEANING, digest, key)
 
 
-def _body(content: Content) -> Iterator[str]:
+def _body(content: Content, place: Callable[[str], str]) -> Iterator[str]:
     kind, words = _VERDICTS[content.outcome]
     downtime = content.downtime_milliseconds
     if content.outcome == "switched" and downtime is not None:
         words += f" The downtime was {seconds(downtime, 2)}."
     yield f'<p class="verdict {kind}">{words}</p>'
     yield '<p class="caution">This report holds no values of rows.</p>'
-    yield from _summary(content)
+    yield from _summary(content, place)
     yield from _bars(content)
     yield from _steps(content)
-    yield from _tables(content)
+    yield from _tables(content, place)
 
 
-def _summary(content: Content) -> Iterator[str]:
+def _summary(content: Content, place: Callable[[str], str]) -> Iterator[str]:
     downtime, predicted = content.downtime_milliseconds, content.predicted_milliseconds
     measured = "" if downtime is None else seconds(downtime, 2)
     rehearsed = f" by the rehearsal of {content.predicted_at}" if content.predicted_at else ""
@@ -65,8 +68,8 @@ def _summary(content: Content) -> Iterator[str]:
             ("Ended", as_text(content.ended)),
             ("Downtime, measured", measured),
             ("Downtime, predicted", f"{seconds(predicted, 2)}{rehearsed}" if predicted else ""),
-            ("Log at the beginning", code(content.start)),
-            ("Log when it was frozen", code(content.end)),
+            ("Log at the beginning", code(place(content.start))),
+            ("Log when it was frozen", code(place(content.end))),
             ("Writes before", "frozen by the hook" if by_hook else code(content.before)),
             ("Warnings", "<br>".join(map(prose, content.warnings))),
             ("Cutover", code(content.cutover)),
@@ -119,7 +122,7 @@ def _step(step: Step) -> tuple[str, ...]:
     )
 
 
-def _tables(content: Content) -> Iterator[str]:
+def _tables(content: Content, place: Callable[[str], str]) -> Iterator[str]:
     if not content.tables:
         return
     rows = sum(it.rows for it in content.tables)
@@ -128,14 +131,14 @@ def _tables(content: Content) -> Iterator[str]:
     yield f"<h2>Proofs</h2><p>{count(len(content.tables))} tables with {count(rows)} rows"
     yield f" have the same values on both sides{besides}.</p>"
     names = ("Table", "Rows", "Took", "Compared by", "Checksum", "Position of the log")
-    yield from grid(names, (_table(it, content.end) for it in content.tables), range(1, 3))
+    yield from grid(names, (_table(it, content.end, place) for it in content.tables), range(1, 3))
     if replaced:
         yield "<h2>Changed on purpose</h2>"
         lines = (tuple(map(as_text, line)) for line in replaced)
         yield from grid(("Table", "What value policies changed"), lines, range(0))
 
 
-def _table(table: Proven, end: str) -> tuple[str, ...]:
+def _table(table: Proven, end: str, place: Callable[[str], str]) -> tuple[str, ...]:
     earlier = "" if table.compared else f"<br><small>before, at {as_text(table.began)}</small>"
     return (
         as_text(table.table),
@@ -143,5 +146,5 @@ def _table(table: Proven, end: str) -> tuple[str, ...]:
         seconds(table.milliseconds, 2),
         f"{as_text(table.method)}{earlier}",
         code(table.checksum),
-        "where it was frozen" if table.position == end else code(table.position),
+        "where it was frozen" if table.position == end else code(place(table.position)),
     )

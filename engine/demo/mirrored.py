@@ -103,9 +103,9 @@ class MirroredShop:
         done = self._run("schema", "apply", "--yes", "--json")
         return len(msgspec.json.decode(done.stdout, type=list[object]))
 
-    def verify(self) -> VerifyReport:
+    def verify(self, *options: str) -> VerifyReport:
         """``tailrace verify``: compare both sides."""
-        done = self._run("verify", "--json", may_end_with=DIFFERENT)
+        done = self._run("verify", "--json", *options, may_end_with=DIFFERENT)
         return msgspec.json.decode(done.stdout, type=VerifyReport)
 
     def rehearse(self) -> None:

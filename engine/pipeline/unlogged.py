@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from engine.checkpoint import Cause, LeftState
@@ -24,7 +24,7 @@ from engine.pipeline.dead_letters import DeadLetters
 from engine.pipeline.events import Events
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
-from engine.recovery import PassesOver
+from engine.recovery import places_of
 from engine.remedies import BACKFILL, and_then
 from engine.schema import TableId
 from engine.settings.loader import BackfillSettings, ErrorSettings
@@ -63,7 +63,7 @@ class UnloggedChanges:
         self._errors = errors
         self._events = events
         #: The place of a position in the source's log, in the form that people read.
-        self.place: Callable[[str], str] = source.place if isinstance(source, PassesOver) else str
+        self.place = places_of(source)
         #: The rows that the target refuses.
         self.letters = DeadLetters(name, sink, errors, self.place)
         #: Why a table cannot be backfilled again; empty if it can.

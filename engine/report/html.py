@@ -33,6 +33,8 @@ __all__ = [
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"
 _CODE: Final = re.compile("`([^`]*)`")
+#: An option of a command, which is not to be broken at its hyphens.
+_OPTION: Final = re.compile(r"(?<= )-[\w-]+")
 
 
 def page_of(
@@ -83,7 +85,12 @@ def code(text: str) -> str:
 
 def prose(text: str) -> str:
     """A text as HTML, in which backquotes mark code."""
-    return _CODE.sub(r"<code>\1</code>", as_text(text))
+    return _CODE.sub(_command, as_text(text))
+
+
+def _command(found: re.Match[str]) -> str:
+    words = _OPTION.sub(r'<span class="option">\g<0></span>', found[1])
+    return f"<code>{words}</code>"
 
 
 def badge(outcome: str) -> str:

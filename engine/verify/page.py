@@ -4,7 +4,7 @@ The report of a comparison as a page of HTML.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from engine.report.html import as_text, badge, code, count, facts, grid, page_of, seconds, server
@@ -36,14 +36,17 @@ _MEANING: Final = (
 )
 
 
-def page(content: Content, digest: str, key: str) -> tuple[bytes, bytes]:
+def page(
+    content: Content, digest: str, key: str, place: Callable[[str], str] = str
+) -> tuple[bytes, bytes]:
     """The page in two pieces, between which the document stands. ``digest`` is the hash of the
-    content, ``key`` the public key of the signature, empty if there is none."""
+    content, ``key`` the public key of the signature, empty if there is none. ``place`` returns the
+    form of a position that people read."""
     title = f"Comparison of {content.pipeline}"
-    return page_of(title, _body(content), _MEANING, digest, key)
+    return page_of(title, _body(content, place), _MEANING, digest, key)
 
 
-def _body(content: Content) -> Iterator[str]:
+def _body(content: Content, place: Callable[[str], str]) -> Iterator[str]:
     tables = sorted(content.tables, key=lambda table: _ORDER.index(table.outcome))
     yield from _summary(content)
     yield from _overview(tables)
@@ -51,7 +54,7 @@ def _body(content: Content) -> Iterator[str]:
     if tables:
         yield "<h2>Tables in detail</h2>"
     for number, table in enumerate(tables, 1):
-        yield from _table(table, number)
+        yield from _table(table, number, place)
 
 
 def _summary(content: Content) -> Iterator[str]:
@@ -107,7 +110,7 @@ def _left_out(content: Content) -> Iterator[str]:
     yield from grid(("Table", "State", "Reason"), rows, range(0))
 
 
-def _table(table: ComparedTable, number: int) -> Iterator[str]:
+def _table(table: ComparedTable, number: int, place: Callable[[str], str]) -> Iterator[str]:
     yield f'<section id="t{number}"><header><h3>{as_text(table.table)}</h3>'
     yield f"{badge(table.outcome)}</header>"
     how = as_text(table.method)
@@ -123,7 +126,7 @@ def _table(table: ComparedTable, number: int) -> Iterator[str]:
             ("Sample", as_text(table.sample)),
             ("Checksum", _checksums(table)),
             ("Began", f"{as_text(table.began)}, took {seconds(table.milliseconds)}"),
-            ("Source position", code(table.position)),
+            ("Source position", code(place(table.position))),
             ("State on the target", as_text(table.state)),
             ("Not decided", as_text(table.inconclusive)),
             ("Policies", "<br>".join(_policies(table.policies))),

@@ -169,6 +169,7 @@ def test_the_demo_ends_with_the_shop_on_the_new_side(
     assert report.name in output
     assert not list(folder.iterdir())
     assert main(["report", "verify", str(report)]) == 0
+    assert re.search(r"Log when it was frozen</dt><dd><code>binlog\.\d+:\d+<", report.read_text())
     assert "changed" not in capsys.readouterr().out
     check_picture(picture, folder)
 

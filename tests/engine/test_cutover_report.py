@@ -17,7 +17,7 @@ from engine.cutover.page import page
 from engine.handover import Cutover
 from engine.report.seal import check, content_hash, document
 from tests.support.engine_process import write_config
-from tests.support.record_report import CUTOVER, REHEARSAL, cutover_page
+from tests.support.sample_reports import CUTOVER, REHEARSAL, cutover_page
 
 HOSTILE = "</script><script>alert(1)</script>\u202e\x1b[2J'\"&<!--"
 
@@ -50,6 +50,13 @@ def test_the_page_needs_nothing_else_and_has_a_seal(shown: Cutover) -> None:
     assert "table shop.customer was changed" in check(changed).problems[0]
     changed = report.replace(b'"by":"ana@console"', b'"by":"eve@console"')
     assert "besides its tables" in check(changed).problems[0]
+
+
+def test_the_page_has_positions_as_people_read_them() -> None:
+    content = make_content(CUTOVER)
+    before, _ = page(content, "", "", lambda position: f"the place of {position}")
+    for position in (CUTOVER.start, CUTOVER.end, CUTOVER.proofs[-1].position):
+        assert f"<code>the place of {position}</code>".encode() in before
 
 
 def test_what_an_aborted_cutover_tells() -> None:

@@ -27,10 +27,15 @@ from engine.verify.content import Content
 from engine.verify.page import page
 from engine.verify.report import ColumnValues, Sample
 from tests.support.engine_process import write_config
-from tests.support.record_report import DIFFERENT, EQUAL, ORDERS, SAME, content, written
+from tests.support.sample_reports import DIFFERENT, EQUAL, ORDERS, SAME, content, written
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+
+
+def test_the_page_has_positions_as_people_read_them() -> None:
+    before, _ = page(DIFFERENT, "", "", lambda position: f"the place of {position}")
+    assert f"<code>the place of {ORDERS.position}</code>".encode() in before
 
 
 def signed(shown: Content, key: Ed25519PrivateKey | None = KEY) -> bytes:
