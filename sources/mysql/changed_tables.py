@@ -26,9 +26,9 @@ from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.foreign_keys import ancestors
 from sources.mysql.binlog.inspection import first_words
-from sources.mysql.binlog.passing import STARTS, STATEMENTS
-from sources.mysql.binlog.query_event import read_load_query, read_query
-from sources.mysql.binlog.stream_position import StreamPosition
+from sources.mysql.binlog.log_place import LogPlace
+from sources.mysql.binlog.passing import STARTS
+from sources.mysql.binlog.query_event import QUERIES
 from sources.mysql.catalog import all_foreign_keys
 from sources.mysql.gtid import GtidSet
 from sources.mysql.merge_tables import all_merge_tables
@@ -39,11 +39,6 @@ from sources.mysql.settings import MySQLSettings
 __all__ = ["ChangedNames", "oldest", "read_changed"]
 
 _POLL_SECONDS: Final = 0.5
-_QUERIES: Final = {
-    ev.QUERY: read_query,
-    ev.EXECUTE_LOAD_QUERY: read_load_query,
-    ev.MARIADB_QUERY_COMPRESSED: compression.read_compressed_query,
-}
 #: The statements that leave all rows alone, by their first word: those that begin and end
 #: transactions, whose rows are in events, and those about rights and statistics.
 _HARMLESS: Final = frozenset(
@@ -77,10 +72,9 @@ class ChangedNames:
         self.reason = ""
         self._since = since
         self._reach = reach
-        self._position = StreamPosition(start)
+        self._place = LogPlace(start, checksum=checksum)
         self._end = file_number(end.file), end.offset
         self._server = end.server
-        self._checksum = checksum
         #: The GTID of MySQL of the current transaction: its source and its number.
         self._gtid: tuple[str, int] | None = None
 
@@ -89,22 +83,11 @@ class ChangedNames:
         return any(map(self._feed, events))
 
     def _feed(self, event: bytes) -> bool:
-        _, kind, _, size, log_pos, flags = ev.read_header(event)
-        position = self._position
-        if kind == ev.FORMAT_DESCRIPTION:
-            self._checksum = ev.read_format(event, len(event)).checksum
-            # A server that sends the log from the middle of a file first sends its beginning.
-            position.offset = max(position.offset, log_pos)
-        elif kind == ev.ROTATE:
-            good = ev.checksum_is_good(event, kind)
-            rotated = ev.read_rotate(event, len(event) - (4 if good else 0))
-            position.file, position.offset = rotated
-        elif kind not in ev.LOG_EVENTS and not flags & ev.ARTIFICIAL:
-            position.offset += size
-            if log_pos and log_pos != position.offset:
-                position.synchronise(log_pos)
-            self._note(kind, event, size - (4 if self._checksum else 0))
-        return (file_number(position.file), position.offset) >= self._end
+        found = self._place.pass_event(event)
+        if found is not None:
+            kind, end = found
+            self._note(kind, event, end)
+        return self._place.numbers >= self._end
 
     def _note(self, kind: int, event: bytes, end: int) -> None:
         try:
@@ -117,8 +100,8 @@ class ChangedNames:
                 read = ev.read_gtid if kind == ev.GTID else ev.read_tagged_gtid
                 source, number, _ = read(event, end)
                 self._gtid = ev.source_text(source), number
-            elif kind in STATEMENTS:
-                self._note_statement(_QUERIES[kind](event, end).statement)
+            elif kind in QUERIES:
+                self._note_statement(QUERIES[kind](event, end).statement)
             elif kind == ev.TRANSACTION_PAYLOAD:
                 for events in compression.payload_events(event, end):
                     for each in events:
@@ -141,7 +124,7 @@ class ChangedNames:
         before = len(self.changed)
         self._note_change(self._since)
         if len(self.changed) > before:
-            self.reason = f"the log has {what} at {self._position}"
+            self.reason = f"the log has {what} at {self._place}"
 
     def _note_change(self, ids: Collection[TableId]) -> None:
         for id in ids:
@@ -153,9 +136,8 @@ class ChangedNames:
         executed = position.gtids
         if isinstance(executed, GtidSet):
             return self._gtid is not None and executed.contains(*self._gtid)
-        place = file_number(self._position.file), self._position.offset
         own = file_number(position.file), position.offset
-        return position.server == self._server and own >= place
+        return position.server == self._server and own >= self._place.numbers
 
 
 def oldest(positions: Sequence[MySQLPosition], end: MySQLPosition) -> MySQLPosition:

@@ -21,7 +21,13 @@ from sources.mysql.binlog import compression as packed
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.events import Format
 from sources.mysql.binlog.packets import Packets
-from sources.mysql.binlog.query_event import Query, read_load_query, read_query, session_of
+from sources.mysql.binlog.query_event import (
+    Query,
+    read_compressed_query,
+    read_load_query,
+    read_query,
+    session_of,
+)
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.binlog.tracking import Tracking
 from sources.mysql.ddl.definitions import Definitions
@@ -44,7 +50,7 @@ EVENT_READERS = (
     lambda event: read_query(event, len(event)),
     lambda event: read_load_query(event, len(event)),
     lambda event: session_of(Query("", event[19:], b""), Format("11.8.6-MariaDB", True)),
-    lambda event: packed.read_compressed_query(event, len(event)),
+    lambda event: read_compressed_query(event, len(event)),
     lambda event: ev.read_table_name(event, len(event)),
     lambda event: packed.decompressed_rows(event, 19, len(event), 2),
     lambda event: list(packed.payload_events(event, len(event))),

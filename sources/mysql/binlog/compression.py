@@ -24,7 +24,6 @@ from sources.mysql.binlog.events import (
     length_encoded,
     take,
 )
-from sources.mysql.binlog.query_event import Query, read_query
 from sources.mysql.codec.large_event import LARGE_BYTES, EventBuffer, complete, event_buffer
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "decompress",
     "decompressed_rows",
     "payload_events",
-    "read_compressed_query",
 ]
 
 _PIECE_BYTES: Final = 1 << 20
@@ -41,12 +39,6 @@ _EVENT_KIND: Final = 4
 _EVENT_SIZE: Final = struct.Struct("<9xI")  # after the timestamp, type and server id
 _ZSTD, _PLAIN = 0, 255
 _PAYLOAD_END, _COMPRESSION, _SIZE = 0, 2, 3
-
-
-def read_compressed_query(event: bytes, end: int) -> Query:
-    """MariaDB's QUERY_COMPRESSED_EVENT: a QUERY whose statement is compressed."""
-    query = read_query(event, end)
-    return query._replace(statement=decompress(query.statement))
 
 
 @decoding("compressed rows event")

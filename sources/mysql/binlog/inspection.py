@@ -16,19 +16,14 @@ from engine.recovery import LostChanges
 from engine.schema import TableId
 from sources.mysql.binlog import compression
 from sources.mysql.binlog import events as ev
+from sources.mysql.binlog.log_place import LogPlace
 from sources.mysql.binlog.passed_over import count_rows, row_decoder
-from sources.mysql.binlog.passing import STARTS, STATEMENTS
-from sources.mysql.binlog.query_event import read_load_query, read_query
-from sources.mysql.binlog.stream_position import StreamPosition
-from sources.mysql.position import MySQLPosition, file_number, split_place
+from sources.mysql.binlog.passing import STARTS
+from sources.mysql.binlog.query_event import QUERIES
+from sources.mysql.position import MySQLPosition, split_place
 
 __all__ = ["Inspection", "first_words"]
 
-_QUERIES: Final = {
-    ev.QUERY: read_query,
-    ev.EXECUTE_LOAD_QUERY: read_load_query,
-    ev.MARIADB_QUERY_COMPRESSED: compression.read_compressed_query,
-}
 _ENDS: Final = frozenset((ev.XID, ev.XA_PREPARE, ev.TRANSACTION_PAYLOAD))
 #: The statements that begin or end a transaction, by their first word.
 _BEGIN: Final = frozenset(("BEGIN", "XA"))
@@ -49,11 +44,10 @@ class Inspection:
 
     def __init__(self, start: MySQLPosition, place: str, *, whole: bool, checksum: bool) -> None:
         self.lost = LostChanges(whole=whole)
-        self._position = StreamPosition(start)
-        self._place = place
+        self._place = LogPlace(start, checksum=checksum)
+        self._wanted = place
         self._at = split_place(place)
         self._whole = whole
-        self._checksum = checksum
         #: Whether the last event is inside a transaction, and whether that is the one.
         self._inside = self._found = False
         self._maps: dict[bytes, tuple[bytes, int]] = {}
@@ -74,18 +68,14 @@ class Inspection:
         return self.lost
 
     def _feed(self, event: bytes) -> bool:
-        _, kind, _, size, log_pos, flags = ev.read_header(event)
-        position = self._position
-        if kind in ev.LOG_EVENTS:
-            return self._on_log_event(kind, event, log_pos)
-        if not flags & ev.ARTIFICIAL:
-            position.offset += size
-            if log_pos and log_pos != position.offset:
-                position.synchronise(log_pos)
-        end = size - (4 if self._checksum else 0)
-        start = file_number(position.file), position.offset - size
+        found = self._place.pass_event(event)
+        place = self._place.numbers
+        if found is None:
+            return self._on_log_event(event[4], place[0])
+        kind, end = found
+        start = place[0], place[1] - len(event)
         words = self._words(kind, event, end)
-        if kind in STARTS or (kind in STATEMENTS and not self._inside):
+        if kind in STARTS or (kind in QUERIES and not self._inside):
             if self._found:
                 return True
             self._inside = True
@@ -93,8 +83,8 @@ class Inspection:
             self._found = self._whole and start == self._at
             if start > self._at:
                 raise self._missing()
-        if not (self._whole or self._found) and (start[0], position.offset) >= self._at:
-            if (start[0], position.offset) > self._at:
+        if not (self._whole or self._found) and place >= self._at:
+            if place > self._at:
                 raise self._missing()
             self._found = True
             self._mapped = event[19:25] if kind == ev.TABLE_MAP else b""
@@ -107,27 +97,18 @@ class Inspection:
             return self._found
         return False
 
-    def _on_log_event(self, kind: int, event: bytes, log_pos: int) -> bool:
-        position = self._position
-        if kind == ev.FORMAT_DESCRIPTION:
-            self._checksum = ev.read_format(event, len(event)).checksum
-            # A server that sends the log from the middle of a file first sends its beginning.
-            position.offset = max(position.offset, log_pos)
-        elif kind == ev.ROTATE:
-            good = ev.checksum_is_good(event, kind)
-            rotated = ev.read_rotate(event, len(event) - (4 if good else 0))
-            position.file, position.offset = rotated
-        else:  # a heartbeat: the log has nothing more
+    def _on_log_event(self, kind: int, file: int) -> bool:
+        if kind in (ev.HEARTBEAT, ev.HEARTBEAT_2):  # the log has nothing more
             self.end()
             return True
-        if not self._found and file_number(position.file) > self._at[0]:
+        if not self._found and file > self._at[0]:
             raise self._missing()
         return False
 
     def _missing(self) -> ConfigError:
         what = "transaction begins" if self._whole else "event ends"
         return ConfigError(
-            f"no {what} at {self._place} of the source's log",
+            f"no {what} at {self._wanted} of the source's log",
             hint="copy the position from the message of the stop",
         )
 
@@ -146,10 +127,10 @@ class Inspection:
 
     def _words(self, kind: int, event: bytes, end: int) -> list[str]:
         """The first words of a statement."""
-        if kind not in _QUERIES:
+        if kind not in QUERIES:
             return []
         try:
-            statement = _QUERIES[kind](event, end).statement
+            statement = QUERIES[kind](event, end).statement
         except DecodeError:
             return []
         return first_words(statement)

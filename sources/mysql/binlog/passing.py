@@ -14,10 +14,11 @@ from collections.abc import Callable
 from typing import Final
 
 from sources.mysql.binlog import events as ev
+from sources.mysql.binlog.query_event import QUERIES
 from sources.mysql.binlog.stream_position import StreamPosition
 from sources.mysql.position import file_number, split_place
 
-__all__ = ["STARTS", "STATEMENTS", "Handler", "passing"]
+__all__ = ["STARTS", "Handler", "passing"]
 
 log = logging.getLogger("tailrace.source")
 
@@ -25,7 +26,6 @@ Handler = Callable[[int, bytes, int, int], None]
 
 #: The events with which a group begins, where the log has them.
 STARTS: Final = frozenset((ev.GTID, ev.GTID_TAGGED, ev.ANONYMOUS_GTID, ev.MARIADB_GTID))
-STATEMENTS: Final = frozenset((ev.QUERY, ev.EXECUTE_LOAD_QUERY, ev.MARIADB_QUERY_COMPRESSED))
 _CHANGES: Final = frozenset((*ev.ROWS, ev.TABLE_MAP, ev.INCIDENT))
 
 
@@ -80,7 +80,7 @@ class _Passing:
             one = not self._whole and self._take(str(self._position))
             if not (self._whole or one):
                 handler(kind, event, end, timestamp)
-            elif kind in STATEMENTS:
+            elif kind in QUERIES:
                 self._defer(True)
                 handler(kind, event, end, timestamp)
                 if one:
@@ -97,7 +97,7 @@ class _Passing:
         return handle
 
     def _starts(self, kind: int) -> bool:
-        return kind in STARTS or (kind in STATEMENTS and self._position.group < 0)
+        return kind in STARTS or (kind in QUERIES and self._position.group < 0)
 
     def _take(self, place: str) -> bool:
         """Whether the stream is at one of the places, which leaves the position then."""

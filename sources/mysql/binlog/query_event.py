@@ -11,13 +11,25 @@ Format: https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from engine.databases.mysql.charset import collation_charset, text_decoder
 from engine.errors import DecodeError
+from sources.mysql.binlog import events as ev
+from sources.mysql.binlog.compression import decompress
 from sources.mysql.binlog.events import Format, read_header
 
-__all__ = ["Query", "Session", "read_load_query", "read_query", "session_of", "statement_text"]
+__all__ = [
+    "QUERIES",
+    "Query",
+    "Session",
+    "read_compressed_query",
+    "read_load_query",
+    "read_query",
+    "session_of",
+    "statement_text",
+]
 
 _QUERY: Final = struct.Struct("<IIBHH")
 _LOAD_QUERY_EXTRA: Final = 13  # file id, two offsets, how duplicates are handled
@@ -116,6 +128,20 @@ def read_query(event: bytes, end: int) -> Query:
 def read_load_query(event: bytes, end: int) -> Query:
     """EXECUTE_LOAD_QUERY_EVENT: a LOAD DATA statement. Its file came in the events before it."""
     return _read_statement(event, end, _LOAD_QUERY_EXTRA)
+
+
+def read_compressed_query(event: bytes, end: int) -> Query:
+    """MariaDB's QUERY_COMPRESSED_EVENT: a QUERY whose statement is compressed."""
+    query = read_query(event, end)
+    return query._replace(statement=decompress(query.statement))
+
+
+#: How the statement of an event is read, by the event's type.
+QUERIES: Final[Mapping[int, Callable[[bytes, int], Query]]] = {
+    ev.QUERY: read_query,
+    ev.EXECUTE_LOAD_QUERY: read_load_query,
+    ev.MARIADB_QUERY_COMPRESSED: read_compressed_query,
+}
 
 
 def _read_statement(event: bytes, end: int, extra: int) -> Query:

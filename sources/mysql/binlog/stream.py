@@ -21,7 +21,7 @@ from sources.mysql.binlog import compression
 from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.cascades import Decoder
 from sources.mysql.binlog.passing import Handler, passing
-from sources.mysql.binlog.query_event import Query, read_load_query, read_query
+from sources.mysql.binlog.query_event import QUERIES, Query
 from sources.mysql.binlog.replay import Replay
 from sources.mysql.binlog.stream_position import Gtid, StreamPosition
 from sources.mysql.binlog.tracking import Tracking
@@ -38,11 +38,6 @@ _MOST_TABLE_MAPS: Final = 10_000
 _MOST_BEGINS: Final = 1_000
 _LAST_PLAIN_ROWS: Final = ev.DELETE_ROWS_2
 _ROWS: Final = ev.ROWS
-_QUERIES: Final = {
-    ev.QUERY: read_query,
-    ev.EXECUTE_LOAD_QUERY: read_load_query,
-    ev.MARIADB_QUERY_COMPRESSED: compression.read_compressed_query,
-}
 
 
 class Stream:
@@ -91,7 +86,7 @@ class Stream:
             handlers[kind] = self._on_ignored
         for kind in _ROWS:
             handlers[kind] = self._on_rows
-        for kind in _QUERIES:
+        for kind in QUERIES:
             handlers[kind] = self._on_query
         handlers[ev.XID] = self._on_xid
         handlers[ev.TABLE_MAP] = self._on_table_map
@@ -302,7 +297,7 @@ class Stream:
             # The BEGINs of a session differ only in their headers, so they are compared as bytes.
             self._explicit = True
             return
-        query = _QUERIES[kind](event, end)
+        query = QUERIES[kind](event, end)
         statement = query.statement
         if statement == b"BEGIN":
             self._explicit = True
