@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Final, Literal, Protocol, runtime_checkable
+from math import inf
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -31,6 +32,7 @@ __all__ = [
     "Obstacle",
     "ProvenTable",
     "Sides",
+    "Since",
     "StepRecord",
     "is_switched",
 ]
@@ -188,6 +190,15 @@ class Client(msgspec.Struct, frozen=True):
     writes: bool
 
 
+class Since(NamedTuple):
+    """A position of the log, and a moment at which the log had it, in Unix seconds of this host:
+    a log with the same place may have been begun after that. ``inf``: it was not.
+    """
+
+    position: str
+    at: float = inf
+
+
 class Changed(msgspec.Struct, frozen=True):
     """The tables that the log may have changed. ``reason`` says why that are all, if they are."""
 
@@ -226,10 +237,10 @@ class Freezer(Protocol):
         """The other users that are connected to the source, each with the number of connections."""
         ...
 
-    def changed(self, since: Mapping[Table, str], seconds: float) -> Changed:
+    def changed(self, since: Mapping[Table, Since], seconds: float) -> Changed:
         """Those of the tables that the log up to its end now may have changed after the position of
         each. A table that is left out was not changed by anything that the log shows. Raises
-        SourceError if the log cannot be read from there, or not in ``seconds``.
+        SourceError if the log cannot be read from there, or not in ``seconds``, or was reset.
         """
         ...
 

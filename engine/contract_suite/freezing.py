@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 
 from engine.contract_suite.origin import Origin, insert, snapshot_of, tables_of
 from engine.contract_suite.sources import SourceContract
-from engine.handover import Freezable, Freezer
+from engine.handover import Freezable, Freezer, Since
 
 __all__ = ["FreezableContract"]
 
@@ -56,12 +56,12 @@ class FreezableContract(SourceContract):
         with snapshot_of(origin) as source:
             tables = tables_of(source)
             item, remark = tables["item"], tables["remark"]
-            start = source.position()
+            start = Since(source.position())
             assert isinstance(source, Freezable)
             with frozen_at_most(source) as freezer:
                 assert freezer.changed({}, SECONDS).tables == frozenset()
                 origin.execute(insert("item", (1, "a", None)))
-                between = source.position()
+                between = Since(source.position())
                 assert item.id in freezer.changed({item: start, remark: start}, SECONDS).tables
                 origin.execute(insert("remark", ("b", None)))
                 found = freezer.changed({item: between, remark: between}, SECONDS)

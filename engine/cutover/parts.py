@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engine.contract import PreparesTransactions, Sink, Source, State
 from engine.errors import ConfigError, DecodeError, SourceError, TailraceError
-from engine.handover import Cutover, CutoverStore, Freezer, Sides
+from engine.handover import Cutover, CutoverStore, Freezer, Sides, Since
 from engine.schema import TableId
 from engine.settings.cutover import CutoverSettings
 from engine.toolkit.schema_diff import Difference
@@ -21,7 +21,7 @@ from engine.verify.report import VerifyReport
 if TYPE_CHECKING:  # the client for HTTP takes a while to import
     from engine.cutover.hooks import Hooks
 
-__all__ = ["BY_HOOK", "GONE_SECONDS", "Engine", "Line", "Parts", "Waits", "tell"]
+__all__ = ["BY_HOOK", "GONE_SECONDS", "LOG_SECONDS", "Engine", "Line", "Parts", "Waits", "tell"]
 
 #: How often a position is asked for.
 POLL_SECONDS: Final = 0.05
@@ -33,7 +33,7 @@ GONE_SECONDS: Final = 5.0
 ASK_SECONDS: Final = 0.5
 #: How long a running engine may take where no downtime is too long.
 NO_LIMIT_SECONDS: Final = 3600.0
-#: How long the log may be read for the tables that it has changed.
+#: How long the log is read for the tables that it has changed, if nothing else limits it.
 LOG_SECONDS: Final = 30.0
 #: So many tables are named that the log has changed.
 NAMED: Final = 5
@@ -147,7 +147,7 @@ class Waits:
         tables = [] if state is None else [it for of in state.tables for it in of.sources]
         if self._source.reached(position, end) or not tables:
             return ""
-        since = dict.fromkeys(tables, position)
+        since = dict.fromkeys(tables, Since(position))
         try:
             changed = await asyncio.to_thread(self._parts.freezer.changed, since, LOG_SECONDS)
         except (SourceError, DecodeError, ConfigError) as error:  # then it may be anything

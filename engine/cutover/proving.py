@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from engine.cutover.parts import Parts
+from engine.cutover.parts import LOG_SECONDS, Parts
 from engine.errors import ConfigError, DecodeError, SourceError, TailraceError
-from engine.handover import ProvenTable
+from engine.handover import ProvenTable, Since
 from engine.proof import TableProof, read_proofs
 from engine.schema import TableId
 from engine.verify.report import TableReport
 
 __all__ = ["Holding", "Proven", "divided", "holding", "prove"]
-
-#: How long the log may be read for the tables that it has changed.
-LOG_SECONDS: Final = 30.0
 
 
 class Holding(NamedTuple):
@@ -45,8 +42,8 @@ class Proven(NamedTuple):
     did: str
 
 
-async def holding(parts: Parts) -> Holding:
-    """The proofs that hold up to the end of the log now."""
+async def holding(parts: Parts, seconds: float) -> Holding:
+    """The proofs that hold up to the end of the log now, which is read for ``seconds`` at most."""
     state = await parts.sink.state()
     checkpoint = None if state is None else state.checkpoint
     if state is None or checkpoint is None:
@@ -66,9 +63,9 @@ async def holding(parts: Parts) -> Holding:
     }
     reason = ""
     if proofs:
-        since = {tables[id]: proof.position for id, proof in proofs.items()}
+        since = {tables[id]: Since(it.position, it.started_at) for id, it in proofs.items()}
         try:
-            changed = await asyncio.to_thread(parts.freezer.changed, since, LOG_SECONDS)
+            changed = await asyncio.to_thread(parts.freezer.changed, since, seconds)
         except (SourceError, DecodeError, ConfigError) as error:  # then all are compared
             proofs, reason = {}, error.message
         else:
@@ -88,13 +85,15 @@ def divided(
     return Holding({id: proofs[id] for id in sorted(kept)}, names, reason)
 
 
-async def prove(parts: Parts, *, frozen: bool) -> Proven:
+async def prove(parts: Parts, seconds: float | None, *, frozen: bool) -> Proven:
     """Compare the tables. Raises TailraceError unless each is equal; while the source is not
-    ``frozen``, rows that change all the time do not matter.
+    ``frozen``, rows that change all the time do not matter. ``seconds`` are left for all of it;
+    None is no limit. At most half of them go to the log, so that a comparison has the rest.
     """
     held = Holding({}, [])
     if parts.settings.verify == "changed":
-        held = await holding(parts)
+        half = LOG_SECONDS if seconds is None else min(LOG_SECONDS, seconds / 2)
+        held = await holding(parts, half)
     tables: list[TableReport] = []
     if held.names or not held.proofs:
         tables += (await parts.compare(held.names if held.proofs else ())).tables

@@ -18,7 +18,7 @@ from engine.cutover.checks import (
     schema_findings,
     table_refusals,
 )
-from engine.cutover.parts import Parts, Waits
+from engine.cutover.parts import LOG_SECONDS, Parts, Waits
 from engine.cutover.proving import holding
 from engine.errors import TailraceError
 from engine.handover import KeepsCutovers
@@ -71,7 +71,7 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
         for refusals, texts in (await _schema(parts), await _target(parts, state)):
             found += refusals
             warnings += texts
-        if settings.verify == "changed" and (reason := (await holding(parts)).reason):
+        if settings.verify == "changed" and (reason := (await holding(parts, LOG_SECONDS)).reason):
             warnings.append(f"tables that did not change would be compared, too, because {reason}")
     if not parts.hooks.given("freeze"):
         reason = await asyncio.to_thread(parts.freezer.why_not)

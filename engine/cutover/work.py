@@ -77,7 +77,8 @@ class Work:
                 ) from error
 
         parts = self._parts._replace(compare=compare)
-        proven = await prove(parts, frozen=cutover.before is not None)
+        left = self._waits.left(cutover)
+        proven = await prove(parts, left, frozen=cutover.before is not None)
         return msgspec.structs.replace(cutover, proofs=proven.tables), proven.did
 
     async def _finish(self, cutover: Cutover) -> tuple[Cutover, str]:

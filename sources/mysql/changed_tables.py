@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import reduce
+from math import inf
 from typing import Any, Final
 
 import msgspec
 from pymysql.connections import Connection
 
 from engine.errors import DecodeError, SourceError, SourceLost
-from engine.handover import Changed
+from engine.handover import Changed, Since
 from engine.schema import Table, TableId
 from sources.mysql.binlog import compression
 from sources.mysql.binlog import events as ev
@@ -30,7 +30,7 @@ from sources.mysql.binlog.log_place import LogPlace
 from sources.mysql.binlog.passing import STARTS
 from sources.mysql.binlog.query_event import QUERIES
 from sources.mysql.catalog import all_foreign_keys
-from sources.mysql.gtid import GtidSet
+from sources.mysql.clock import ServerClock
 from sources.mysql.merge_tables import all_merge_tables
 from sources.mysql.position import MySQLPosition, file_number, parse_position
 from sources.mysql.server_info import has_native_foreign_keys, log_end, read_server_info
@@ -53,30 +53,37 @@ _WITHOUT_CHANGES: Final = frozenset((*ev.WITHOUT_CHANGES, *STARTS, *ev.ROWS, ev.
 
 
 class ChangedNames:
-    """Reads events from ``start`` up to the place of ``end``. ``since`` has the position of each
-    table; ``reach`` has the tables that a change of a table may change, by its name in lower case,
-    because a server may fold the names in its log.
+    """Reads events from the first position of ``span`` up to the place of the second. ``since`` has
+    the position of each table, and ``moments`` when the log had it, by the server's clock;
+    ``reach`` has the tables that a change of a table may change, by its name in lower case, because
+    a server may fold the names in its log.
+
+    After a reset the log has the same places and the same GTIDs again, for other transactions. But
+    its files were begun later than the moment of a position in a file of the same name.
     """
 
     def __init__(
         self,
         since: Mapping[TableId, MySQLPosition],
+        moments: Mapping[TableId, float],
         reach: Mapping[tuple[str, str], Collection[TableId]],
-        start: MySQLPosition,
-        end: MySQLPosition,
+        span: tuple[MySQLPosition, MySQLPosition],
         *,
         checksum: bool,
     ) -> None:
         self.changed: set[TableId] = set()
         #: Why all tables may have changed that are not in ``changed`` by themselves.
         self.reason = ""
-        self._since = since
+        self._since = {id: place(position) for id, position in since.items()}
         self._reach = reach
+        start, end = span
         self._place = LogPlace(start, checksum=checksum)
-        self._end = file_number(end.file), end.offset
-        self._server = end.server
-        #: The GTID of MySQL of the current transaction: its source and its number.
-        self._gtid: tuple[str, int] | None = None
+        self._end = place(end)
+        #: The first moment at which a file was known, by its number.
+        self._known: dict[int, float] = {}
+        for id, moment in moments.items():
+            file = self._since[id][0]
+            self._known[file] = min(moment, self._known.get(file, moment))
 
     def feed(self, events: Iterable[bytes]) -> bool:
         """Read these events. True when the end is reached."""
@@ -84,22 +91,26 @@ class ChangedNames:
 
     def _feed(self, event: bytes) -> bool:
         found = self._place.pass_event(event)
-        if found is not None:
+        if found is None:
+            self._check_file()
+        else:
             kind, end = found
             self._note(kind, event, end)
-        return self._place.numbers >= self._end
+        return self._place.format is not None and self._place.numbers >= self._end
+
+    def _check_file(self) -> None:
+        """Raise SourceError if the file was begun after its place was known, to the second."""
+        format, (file, _) = self._place.format, self._place.numbers
+        if format is not None and format.begun + 1 > self._known.get(file, inf):
+            raise SourceError(
+                f"the log was reset: {self._place.file} was begun after the tables were compared"
+            )
 
     def _note(self, kind: int, event: bytes, end: int) -> None:
         try:
             if kind == ev.TABLE_MAP:
                 schema, name = ev.read_table_name(event, end)
                 self._note_change(self._reach.get((schema.lower(), name.lower()), ()))
-            elif kind == ev.ANONYMOUS_GTID:
-                self._gtid = None
-            elif kind in (ev.GTID, ev.GTID_TAGGED):
-                read = ev.read_gtid if kind == ev.GTID else ev.read_tagged_gtid
-                source, number, _ = read(event, end)
-                self._gtid = ev.source_text(source), number
             elif kind in QUERIES:
                 self._note_statement(QUERIES[kind](event, end).statement)
             elif kind == ev.TRANSACTION_PAYLOAD:
@@ -127,64 +138,52 @@ class ChangedNames:
             self.reason = f"the log has {what} at {self._place}"
 
     def _note_change(self, ids: Collection[TableId]) -> None:
-        for id in ids:
-            if id not in self.changed and not self._included(self._since[id]):
-                self.changed.add(id)
-
-    def _included(self, position: MySQLPosition) -> bool:
-        """Whether a position includes the current transaction."""
-        executed = position.gtids
-        if isinstance(executed, GtidSet):
-            return self._gtid is not None and executed.contains(*self._gtid)
-        own = file_number(position.file), position.offset
-        return position.server == self._server and own >= self._place.numbers
+        at = self._place.numbers
+        self.changed.update(id for id in ids if self._since[id] < at)
 
 
 def oldest(positions: Sequence[MySQLPosition], end: MySQLPosition) -> MySQLPosition:
-    """A position that includes nothing that one of these does not. Raises SourceError if they are
-    not all of the log up to ``end``.
+    """The first of these positions in the log up to ``end``. Raises SourceError if they are not all
+    of that log.
     """
+    if not all(it.file and it.server == end.server for it in positions):
+        raise SourceError("a position is not one of this server's log")
     if not all(map(end.at_or_after, positions)):
-        raise SourceError("a position is not one of this server's log, or its log was reset")
-    sets = [it.gtids for it in positions]
-    if isinstance(end.gtids, GtidSet):
-        known = [it for it in sets if isinstance(it, GtidSet)]
-        if len(known) == len(sets):
-            least = reduce(lambda one, other: one.minus(one.minus(other)), known)
-            return MySQLPosition(end.server, "", 0, least)
-    elif all(it.file and it.server == end.server for it in positions):
-        return min(positions, key=lambda it: (file_number(it.file), it.offset))
-    raise SourceError("a position is not one of this server's log")
+        raise SourceError("a position is beyond the log, which was reset")
+    return min(positions, key=place)
+
+
+def place(position: MySQLPosition) -> tuple[int, int]:
+    """The place of a position, which orders those of one log."""
+    return file_number(position.file), position.offset
 
 
 def read_changed(
     settings: MySQLSettings,
     session: Connection[Any],
-    since: Mapping[Table, str],
+    since: Mapping[Table, Since],
     seconds: float,
 ) -> Changed:
-    """As ``Freezer.changed``. Queries go over ``session``."""
+    """As ``Freezer.changed``."""
     if not since:
         return Changed(frozenset())
+    deadline = time.monotonic() + seconds
     info = read_server_info(session)
     end = log_end(session, info)
-    positions = {table.id: parse_position(text) for table, text in since.items()}
+    clock = ServerClock()
+    clock.compare(session)
+    positions = {table.id: parse_position(it.position) for table, it in since.items()}
+    moments = {table.id: it.at + (clock.ahead_seconds or 0.0) for table, it in since.items()}
     start = oldest(list(positions.values()), end)
     reach = _reach(session, list(since), native=has_native_foreign_keys(session, info))
     # Another id than the engine's: the server ends the older of two streams with the same id.
     replica = BinlogConnection(msgspec.structs.replace(settings, server_id=0))
     try:
         replica.open()
-        names = ChangedNames(positions, reach, start, end, checksum=replica.checksum)
-        if start.at_or_after(end):
-            return Changed(frozenset())
-        if isinstance(start.executed, GtidSet):
-            replica.dump_from_gtids(start.executed)
-        else:
-            replica.dump_from_file(start.file, start.offset)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if names.feed(replica.receive(_POLL_SECONDS)):
+        names = ChangedNames(positions, moments, reach, (start, end), checksum=replica.checksum)
+        replica.dump_from_file(start.file, start.offset)
+        while (left := deadline - time.monotonic()) > 0:
+            if names.feed(replica.receive(min(left, _POLL_SECONDS))):
                 return Changed(frozenset(names.changed), names.reason)
     finally:
         replica.close()

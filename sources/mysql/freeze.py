@@ -17,7 +17,7 @@ from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import connect, error_code, query
 from engine.errors import SourceDenied, SourceError
-from engine.handover import Changed
+from engine.handover import Changed, Since
 from engine.schema import Table
 from sources.mysql.changed_tables import read_changed
 from sources.mysql.settings import MySQLSettings
@@ -113,7 +113,7 @@ class MySQLFreezer:
         """As ``Freezer.clients``. Without the right PROCESS there are none."""
         return [f"{user} ({count})" for user, count in query(self._connection, _CLIENTS)]
 
-    def changed(self, since: Mapping[Table, str], seconds: float) -> Changed:
+    def changed(self, since: Mapping[Table, Since], seconds: float) -> Changed:
         """As ``Freezer.changed``."""
         return read_changed(self._settings, self._connection, since, seconds)
 

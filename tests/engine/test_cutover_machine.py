@@ -269,6 +269,13 @@ def test_a_table_that_did_not_change_is_not_compared() -> None:
     assert (world.run().state, compared) == ("done", [])
 
 
+def test_the_log_is_read_in_a_part_of_the_time_that_is_left() -> None:
+    world, _ = proven()
+    world.begin("verify", frozen_at=time.time() - 50.0)
+    assert world.run().state == "done"
+    assert 4.0 < world.log_seconds < 5.1
+
+
 @pytest.mark.parametrize("switch_back", [False, True])
 def test_after_a_switch_that_is_aborted_every_table_is_compared(switch_back: bool) -> None:
     """GIVEN applications that have written to the target, which the source's log does not show."""

@@ -4,8 +4,9 @@ Which tables the log may have changed since a position: never one too few, and n
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pymysql
@@ -13,18 +14,20 @@ import pytest
 
 from engine.databases.mysql.connect import is_mariadb, query
 from engine.errors import SourceError
-from engine.handover import Changed
+from engine.handover import Changed, Since
+from engine.sandbox import start_mariadb, start_mysql
 from engine.schema import Table, TableId
 from sources.mysql.changed_tables import oldest
 from sources.mysql.freeze import MySQLFreezer
-from sources.mysql.gtid import DomainState, GtidSet
+from sources.mysql.gtid import DomainState
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
-from tests.support.servers import AnyServer, connect_mysql
+from tests.support.servers import AnyServer, connect_mysql, obtain
+from tests.support.waiting import wait_until
 
-ONE, TWO = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
 SECONDS = 20.0
+NEWER = r"log was reset: \S+ was begun after the tables were compared"
 CASCADE = "FOREIGN KEY (up) REFERENCES parent (id) ON DELETE CASCADE"
 TABLES = (
     "CREATE TABLE quiet (id INT PRIMARY KEY)",
@@ -39,20 +42,15 @@ TABLES = (
 )
 
 
-def test_the_oldest_position_includes_nothing_that_another_lacks() -> None:
-    def at(text: str) -> MySQLPosition:
-        return MySQLPosition("s", "", 0, GtidSet.parse(text))
-
-    end = at(f"{ONE}:1-9,{TWO}:1-9")
-    start = oldest([at(f"{ONE}:1-5,{TWO}:1-2"), at(f"{ONE}:1-3:7,{TWO}:1-8"), end], end)
-    assert str(start.executed) == f"{ONE}:1-3,{TWO}:1-2"
-    places = [MySQLPosition("s", f"bin.{n}", 4, DomainState.parse("0-1-5")) for n in (9, 10)]
-    assert oldest(places[::-1], places[1]) == places[0]
+def test_the_oldest_position_is_the_first_in_the_log() -> None:
+    end = MySQLPosition("s", "bin.10", 4, DomainState.parse("0-1-5"))
+    first = MySQLPosition("s", "bin.9", 400, DomainState.parse("0-1-4"))
+    assert oldest([end, first], end) == first
     for other in (MySQLPosition("t", "bin.9", 4), MySQLPosition("s", "", 0)):
         with pytest.raises(SourceError, match="not one of this server"):
-            oldest([places[0], other], places[1])
-    with pytest.raises(SourceError, match="not one of this server"):
-        oldest([places[0]], end)
+            oldest([first, other], end)
+    with pytest.raises(SourceError, match="log, which was reset"):
+        oldest([first, end], first)
 
 
 def assert_each_by_its_own(
@@ -62,9 +60,9 @@ def assert_each_by_its_own(
     tables: Mapping[TableId, Table],
 ) -> None:
     """Each table has a position of its own."""
-    before = source.position()
+    before = Since(source.position())
     query(session, "INSERT INTO quiet VALUES (5)")
-    after = source.position()
+    after = Since(source.position())
     query(session, "INSERT INTO other VALUES (5)")
     (other, quiet) = (tables[it] for it in sorted(tables) if it.name in ("other", "quiet"))
     assert freezer.changed({quiet: before, other: after}, SECONDS).tables == {
@@ -93,12 +91,55 @@ def test_a_position_beyond_a_log_that_was_reset(
         one, other = source.catalog()
         before = parse_position(source.position())
         query(session, "INSERT INTO other VALUES (1)")
-        beyond = source.position()
-        for proven in ({one: beyond}, {one: beyond, other: str(before)}):
+        beyond = Since(source.position())
+        for proven in ({one: beyond}, {one: beyond, other: Since(str(before))}):
             assert freezer.changed(proven, SECONDS).reason == ""
         monkeypatch.setattr("sources.mysql.changed_tables.log_end", lambda *_: before)
-        for proven in ({one: beyond}, {one: beyond, other: str(before)}):
-            with pytest.raises(SourceError, match="log was reset"):
+        for proven in ({one: beyond}, {one: beyond, other: Since(str(before))}):
+            with pytest.raises(SourceError, match="which was reset"):
+                freezer.changed(proven, SECONDS)
+        monkeypatch.undo()
+        with pytest.raises(SourceError, match=NEWER):
+            freezer.changed({one: beyond, other: beyond._replace(at=1.0)}, SECONDS)
+
+
+RESETS = {"mysql": "RESET BINARY LOGS AND GTIDS", "mariadb": "RESET MASTER"}
+
+
+def is_known(freezer: MySQLFreezer, proven: dict[Table, Since]) -> bool:
+    """Whether the log is older than the positions."""
+    with suppress(SourceError):
+        return freezer.changed(proven, SECONDS).tables == frozenset()
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mysql", "mysql without GTIDs", "mariadb"])
+def test_a_log_that_was_reset_and_has_grown(kind: str) -> None:
+    """GIVEN a log that was reset WHEN it has the same places and GTIDs again, and more THEN the
+    positions of before are not taken for positions of it."""
+    off = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"] if "without" in kind else []
+    start = start_mariadb if kind == "mariadb" else start_mysql
+    with obtain(lambda: start(options=off)) as server, connect_mysql(server) as session:
+        for sql in ("CREATE DATABASE shop", "USE shop", *TABLES[:2]):
+            query(session, sql)
+        settings = MySQLSettings(url=server.url, tables=("shop.*",))
+        with closing(MySQLSource(settings)) as source, closing(source.freezer()) as freezer:
+            tables = source.catalog()
+            for number in range(3):
+                query(session, f"INSERT INTO other VALUES ({number})")
+            position = source.position()
+
+            def since() -> dict[Table, Since]:
+                return dict.fromkeys(tables, Since(position, time.time()))
+
+            wait_until(lambda: is_known(freezer, since()), what="a second after the log's begin")
+            proven = since()
+            query(session, RESETS[server.kind])
+            for number in range(300):
+                query(session, f"INSERT INTO quiet VALUES ({number})")
+            assert parse_position(source.position()).at_or_after(parse_position(position))
+            with pytest.raises(SourceError, match=NEWER):
                 freezer.changed(proven, SECONDS)
 
 
@@ -129,10 +170,10 @@ def test_what_the_log_has_changed(
             query(session, sql)
         tables: dict[TableId, Table] = {table.id: table for table in source.catalog()}
         assert len(tables) == 5
-        start = source.position()
+        start = Since(source.position())
 
         def changed(*statements: str) -> Changed:
-            position = source.position()
+            position = Since(source.position())
             for sql in statements:
                 query(session, sql)
             return freezer.changed(dict.fromkeys(tables.values(), position), SECONDS)

@@ -20,7 +20,7 @@ from engine.cutover.hooks import HookName, Hooks
 from engine.cutover.machine import Machine
 from engine.cutover.parts import Engine, Line, Parts
 from engine.errors import SinkLost, TailraceError
-from engine.handover import Changed, Client, Cutover, Finished, Obstacle, Sides
+from engine.handover import Changed, Client, Cutover, Finished, Obstacle, Sides, Since
 from engine.proof import TableProof
 from engine.schema import Table, TableId
 from engine.settings.cutover import CutoverSettings, HookSettings
@@ -45,6 +45,8 @@ class World:
         #: The end of the log after the last change of rows.
         self.changed_at = 7
         self.applied: int | None = None
+        #: How long the log could be read at last for changed tables.
+        self.log_seconds = 0.0
         self.read_only = False
         self.runs = True
         self.paused = False
@@ -235,10 +237,11 @@ class _Freezer:
     def clients(self) -> list[str]:
         return []
 
-    def changed(self, since: Mapping[Table, str], seconds: float) -> Changed:
-        changed = self._world.changed_at
+    def changed(self, since: Mapping[Table, Since], seconds: float) -> Changed:
+        world = self._world
+        world.log_seconds = seconds
         return Changed(
-            frozenset(it.id for it, position in since.items() if changed > int(position))
+            frozenset(it.id for it, at in since.items() if world.changed_at > int(at.position))
         )
 
     def close(self) -> None:

@@ -19,9 +19,16 @@ class LogPlace:
     def __init__(self, start: MySQLPosition, *, checksum: bool) -> None:
         self._position = StreamPosition(start)
         self._checksum = checksum
+        #: The format of the file, with which it begins; None before the server has sent it.
+        self.format: ev.Format | None = None
 
     def __str__(self) -> str:
         return str(self._position)
+
+    @property
+    def file(self) -> str:
+        """The name of the file."""
+        return self._position.file
 
     @property
     def numbers(self) -> tuple[int, int]:
@@ -35,13 +42,15 @@ class LogPlace:
         _, kind, _, size, log_pos, flags = ev.read_header(event)
         position = self._position
         if kind == ev.FORMAT_DESCRIPTION:
-            self._checksum = ev.read_format(event, len(event)).checksum
+            self.format = ev.read_format(event, len(event))
+            self._checksum = self.format.checksum
             # A server that sends the log from the middle of a file first sends its beginning.
             position.offset = max(position.offset, log_pos)
         elif kind == ev.ROTATE:
             good = ev.checksum_is_good(event, kind)
             rotated = ev.read_rotate(event, len(event) - (4 if good else 0))
             position.file, position.offset = rotated
+            self.format = None
         elif kind not in ev.LOG_EVENTS and not flags & ev.ARTIFICIAL:
             position.offset += size
             if log_pos and log_pos != position.offset:
