@@ -26,6 +26,7 @@ __all__ = [
     "Skip",
     "Stop",
     "StoredCommand",
+    "WholeCommand",
     "in_words",
 ]
 
@@ -104,9 +105,9 @@ class Stop(_Command, frozen=True, tag="stop"):
     """End the engine that runs. Refused if none ran when the command was given."""
 
 
-PipelineCommand = (
-    BackfillTables | QuarantineTables | Skip | Letters | RepairRows | Pause | Resume | Reload | Stop
-)
+#: The commands that are whole without anything beside them.
+WholeCommand = BackfillTables | QuarantineTables | Skip | Letters | Pause | Resume | Reload | Stop
+PipelineCommand = WholeCommand | RepairRows
 
 
 def in_words(command: str) -> str:

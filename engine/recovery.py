@@ -145,6 +145,15 @@ class RepairStore(Protocol):
     async def repair_keys(self, id: int) -> dict[TableId, RepairKeys]:
         """The keys of a command. Called by the engine."""
 
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """As ``DeadLetterStore.savepoint``."""
+        ...
+
+    async def deletes_alone(self, id: TableId) -> bool:
+        """Whether nothing but the row happens when a row of the target's table is deleted in the
+        open transaction: no foreign key and no trigger acts. Called by the engine.
+        """
+
 
 @runtime_checkable
 class ReadsKeys(Protocol):

@@ -74,7 +74,7 @@ async def _commands(sink: Sink | None, options: argparse.Namespace) -> int:
     elif not found:
         print("no command was given to this pipeline")
     else:
-        print_tables(_table(found))
+        print_tables(_table(found, "" if options.api else str(options.config)))
     return 0
 
 
@@ -87,7 +87,7 @@ async def _cancel(client: CommandClient, number: int) -> int:
     return 1
 
 
-def _table(commands: list[StoredCommand]) -> Table:
+def _table(commands: list[StoredCommand], config: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -96,7 +96,7 @@ def _table(commands: list[StoredCommand]) -> Table:
     for name in ("given", "by", "command", "outcome"):
         table.add_column(name, overflow="fold")
     for it in commands:
-        outcome = "waits" if it.outcome is None else it.outcome
+        outcome = rendered(it.outcome or "waits", config=config)
         table.add_row(
             str(it.id),
             f"{datetime.fromtimestamp(it.at, UTC):%Y-%m-%d %H:%M:%S}",

@@ -116,7 +116,9 @@ async def _backfill(sink: Sink | None, options: argparse.Namespace) -> int:
 
 
 def _add_backfill_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="schema.table on the source")
+    parser.add_argument(
+        "tables", nargs="*", default=[], metavar="TABLE", help="schema.table on the source"
+    )
     parser.add_argument("--all", action="store_true", help="all tables, from the log's end on")
     parser.add_argument("--in-place", action="store_true", help="without a second table")
     add_deadline(parser)
@@ -298,8 +300,11 @@ def _with_numbers(letters: list[DeadLetter], options: argparse.Namespace) -> lis
 
 
 def _add_letter_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("list", "show", "retry", "discard"))
-    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="the number of a letter")
+    actions = ("list", "show", "retry", "discard")
+    parser.add_argument("action", choices=actions, metavar="|".join(actions))
+    parser.add_argument(
+        "ids", nargs="*", default=[], type=int, metavar="ID", help="the number of a letter"
+    )
     add_yes(parser)
     add_deadline(parser)
 

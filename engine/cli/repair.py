@@ -30,7 +30,7 @@ from engine.schema import Table, TableId
 from engine.verify.comparison import LISTED_DIFFERENCES
 from engine.verify.report import Difference, Key, TableReport, VerifyReport
 
-__all__ = ["Differing", "add_repair_options", "limit_of", "repair"]
+__all__ = ["Differing", "Planned", "add_repair_options", "limit_of", "repair"]
 
 #: How many rows are repaired unless another limit is set.
 LIMIT: Final = 1000
@@ -42,6 +42,19 @@ class _Counts(NamedTuple):
     inserted: int
     updated: int
     deleted: int
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """What a repair does with the rows of a table on the target. ``refused`` says why it leaves the
+    table, or rows of it, as they are, and ``remedy`` is the command line that reads it again.
+    """
+
+    table: str
+    insert: int = 0
+    update: int = 0
+    delete: int = 0
+    refused: str = ""
+    remedy: str = ""
 
 
 class Differing:
@@ -66,6 +79,16 @@ class Differing:
         """The number of rows to repair."""
         return sum(map(len, self.keys.values()))
 
+    def plan(self, config: str) -> list[Planned]:
+        """What is to be done, with the tables by their names."""
+        plan = []
+        for name in sorted(self.counts.keys() | self.refused.keys()):
+            counts, reason = self.counts.get(name, _Counts(0, 0, 0)), self.refused.get(name, "")
+            words = " ".join(map(shlex.quote, name.split(" + ")))
+            remedy = rendered(f"`tailrace backfill CONFIG {words}`", config=config).strip("`")
+            plan.append(Planned(name, *counts, reason, remedy if reason else ""))
+        return plan
+
     def take(
         self,
         report: VerifyReport,
@@ -86,7 +109,7 @@ class Differing:
         if self._asked is not None and name not in self._asked._taken:
             return
         if not table.key:
-            self.refused[name] = "no key tells which rows of both sides belong together"
+            self.refused[name] = "the table has no key, or a masked one"
             return
         texts = [stored[ordinal] for ordinal in table.key]
         plain = [it for it in report.differences if _is_plain(it.key, table, texts)]
@@ -94,10 +117,10 @@ class Differing:
             plain = [it for it in plain if it.key in self._asked._taken[name]]
         else:
             self.differences += report.missing + report.differing + report.extra
-        if self._asked is None and len(plain) < len(report.differences):
+        if self._asked is None and (left := len(report.differences) - len(plain)):
             self.refused[name] = (
-                "a policy changes values of the keys of some, or the source's columns cannot hold"
-                " them"
+                f"a policy changes the keys of {counted(left, 'row', 'rows')}, or the source's"
+                " columns cannot hold them"
             )
         if plain:
             self._taken[name] = frozenset(it.key for it in plain)
@@ -162,6 +185,9 @@ def add_repair_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"with --repair: refuse to repair more rows (default {LIMIT:,})",
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with --repair: show what it would do, no more"
+    )
     add_yes(parser)
 
 
@@ -177,19 +203,21 @@ def limit_of(options: argparse.Namespace) -> int:
 
 
 async def repair(sink: Sink, found: Differing, options: argparse.Namespace) -> int | None:
-    """Show what is to be done, ask, and have it done. Returns None if the engine has done it, else
-    the exit status. Raises ConfigError if there are too many rows, or nobody to ask.
+    """Show what is to be done, ask, and have it done; with --dry-run, show it alone. Returns None
+    if the engine has done it, else the exit status. Raises ConfigError if there are too many rows,
+    or nobody to ask.
     """
-    config = str(options.config)
-    for name, counts in sorted(found.counts.items()):
-        print(
-            f"{name}: rows to insert: {counts.inserted:,}, to update: {counts.updated:,},"
-            f" to delete: {counts.deleted:,}"
-        )
-    for name, reason in sorted(found.refused.items()):
-        words = " ".join(map(shlex.quote, name.split(" + ")))
-        remedy = rendered(f"`tailrace backfill CONFIG {words}`", config=config)
-        print(f"{name}: rows cannot be repaired: {reason}. {remedy} reads the table again")
+    for it in found.plan(str(options.config)):
+        if it.insert or it.update or it.delete:
+            print(
+                f"{it.table}: rows to insert: {it.insert:,}, to update: {it.update:,},"
+                f" to delete: {it.delete:,}"
+            )
+        if it.refused:
+            print(
+                f"{it.table}: rows cannot be repaired: {it.refused}. `{it.remedy}` reads the table"
+                " again"
+            )
     limit, rows = limit_of(options), found.differences
     if rows > limit:
         raise ConfigError(
@@ -198,6 +226,9 @@ async def repair(sink: Sink, found: Differing, options: argparse.Namespace) -> i
             " --repair-limit sets another limit",
         )
     if not found.keys:
+        return 3
+    if options.dry_run:
+        print(f"{counted(found.rows, 'row', 'rows')} of the target to repair; nothing is changed")
         return 3
     if not agreed(f"{counted(found.rows, 'row', 'rows')} of the target to repair", options):
         return 1
@@ -215,14 +246,15 @@ async def _give(sink: Sink, found: Differing, options: argparse.Namespace) -> in
         runs = await client.engine_runs()
         id = await sink.submit_repair(text, user(), found.keys)
         done = await outcome_of(client, id, options.deadline_seconds) if runs else None
-    if done is not None:
-        print(f"refused: {done.outcome}" if done.refused else done.outcome)
-        return 1 if done.refused else None
     config = str(options.config)
+    if done is not None:
+        outcome = rendered(done.outcome or "", config=config)
+        print(f"refused: {outcome}" if done.refused else outcome)
+        return 1 if done.refused else None
     run = rendered("`tailrace run CONFIG`", config=config)
     cancel = rendered(f"`tailrace commands CONFIG cancel {id}`", config=config)
     print(
-        f"no engine has executed the repair yet: {run} does at its start. It stays stored as"
-        f" command {id} until then, or until {cancel}"
+        f"no engine has executed the repair yet; it stays stored as command {id} until one does,"
+        f" such as {run} at its start, or until {cancel}"
     )
     return 1

@@ -237,7 +237,9 @@ def report(options: argparse.Namespace) -> int:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("verify",), help="what to do with the report")
+    parser.add_argument(
+        "action", choices=("verify",), metavar="verify", help="what to do with the report"
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="the report")
     parser.add_argument(
         "--key", type=Path, metavar="PUB.pem", help="the public key that the report is signed with"

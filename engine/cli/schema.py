@@ -77,7 +77,7 @@ def schema(options: argparse.Namespace) -> int:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("diff", "apply"))
+    parser.add_argument("action", choices=("diff", "apply"), metavar="diff|apply")
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the TOML configuration")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--dry-run", action="store_true", help="apply: print the SQL alone")

@@ -71,9 +71,9 @@ def verify(options: argparse.Namespace) -> int:
 
     --repair shows how many rows of which tables would be inserted, updated and deleted, and asks.
     Then the engine writes the source's rows, in the order of the log, and the tables are compared
-    again. Exit status 0: equal after it; 1: not agreed, or the engine refused it, or has not done
-    it in time; 2: too many rows, or nobody to ask; 3: rows differ still, or tables cannot be
-    compared or repaired.
+    again. With --dry-run it shows, and does no more. Exit status 0: equal after it; 1: not agreed,
+    or the engine refused it, or has not done it in time; 2: too many rows, or nobody to ask; 3:
+    rows differ still, or tables cannot be compared or repaired.
 
     --sample compares random rows alone, and says how many rows may differ. The outcome is not
     stored then, and nothing can be repaired.
@@ -82,6 +82,8 @@ def verify(options: argparse.Namespace) -> int:
     people who have to rely on it; `tailrace report verify FILE` checks that it was not changed.
     """
     settings, wanted = load_settings(options.config), wanted_report(options)
+    if options.dry_run and not options.repair:
+        raise ConfigError("--dry-run goes with --repair", hint="without both, nothing is written")
     if options.repair:
         limit_of(options)
         if options.sample is not None:
@@ -98,10 +100,10 @@ def verify(options: argparse.Namespace) -> int:
 
 async def _repair(settings: Settings, options: argparse.Namespace, wanted: Wanted | None) -> int:
     """Compare, repair, and compare again. Returns the exit status."""
-    found, status, texts = Differing(), None, not options.json
+    first, status, texts = Differing(), None, not options.json
     # What is said besides is not part of the JSON, which has the last result.
     with redirect_stdout(sys.stdout if texts else sys.stderr):
-        report = await _compare(settings, options, wanted, found)
+        found, report = first, await _compare(settings, options, wanted, first)
         for _ in range(REPAIRS):
             if not (found.counts or found.refused):
                 break
@@ -113,7 +115,10 @@ async def _repair(settings: Settings, options: argparse.Namespace, wanted: Wante
             # Rows that changed meanwhile are repaired again, but no others: nobody agreed to those.
             options.yes, found = True, Differing(found)
             report = await _compare(settings, options, wanted, found)
-    if status is None or not texts:
+    if not texts:
+        plan = first.plan(str(options.config))
+        print_json(msgspec.to_builtins(_without_values(report)) | {"repair": plan})
+    elif status is None:
         _show(report, options)
     return status or (0 if report.equal else 3)
 
@@ -365,7 +370,7 @@ def choose(
     by_target = {
         with_sources(target, followed): of for target, of in compared(mapping, tables).items()
     }
-    shown = {str(it.id): " + ".join(str(table.id) for table in of) for it, of in by_target.items()}
+    shown = {str(it.id): " + ".join(str(source.id) for source in it.sources) for it in by_target}
     return Chosen(by_target, shown, left)
 
 

@@ -5,7 +5,7 @@ The HTTP API of a running engine, as a Starlette application.
     GET  /health/live     200 while the process serves requests
     GET  /health/ready    200 {"status": "ok", …} or 503 {"status": "failing", "reason": …}
     GET  /status          the status as one JSON object, as `tailrace status --json` prints it
-    POST /commands        a ``PipelineCommand`` as JSON; 202 {"id": …, "href": "/commands/…"}
+    POST /commands        a ``WholeCommand`` as JSON; 202 {"id": …, "href": "/commands/…"}
     GET  /commands        the last commands, the latest first
     GET  /commands/ID     a command with its outcome, which is null while it waits
     DELETE /commands/ID   cancels a command that waits; 409 if it does not
@@ -40,7 +40,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from engine.commands import CommandClient, CommandStore, PipelineCommand, StoredCommand
+from engine.commands import (
+    CommandClient,
+    CommandStore,
+    PipelineCommand,
+    RepairRows,
+    StoredCommand,
+    WholeCommand,
+)
 from engine.errors import TailraceError
 from engine.ops.access import Access, Role
 from engine.ops.dashboard import Dashboard
@@ -255,7 +262,7 @@ class Api:
         return json_response(content, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-async def _read_command(request: Request) -> PipelineCommand:
+async def _read_command(request: Request) -> WholeCommand:
     """The command in a request's body."""
     try:
         command: PipelineCommand = msgspec.json.decode(
@@ -266,6 +273,12 @@ async def _read_command(request: Request) -> PipelineCommand:
         raise HTTPException(HTTPStatus.BAD_REQUEST, f"not a command: {problem}") from None
     except RecursionError:
         raise HTTPException(HTTPStatus.BAD_REQUEST, "not a command: it is nested") from None
+    if isinstance(command, RepairRows):
+        raise HTTPException(
+            HTTPStatus.BAD_REQUEST,
+            "not a command by itself: the keys of rows to repair are stored beside it, by `tailrace"
+            " verify CONFIG --repair`",
+        )
     return command
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, NewType
 
 import msgspec
 
-from engine.commands import PipelineCommand
+from engine.commands import PipelineCommand, WholeCommand
 from engine.ops.history import History
 from engine.ops.status import Status
 
@@ -127,7 +127,7 @@ OPERATIONS = (
         *("post", "/commands", "submit", "Store a command. The engine executes it at a commit."),
         {202: ("it is stored", Submitted)},
         {"parameters": [USER]},
-        PipelineCommand,
+        WholeCommand,
     ),
     Operation(
         *("get", "/commands/{id}", "command", "A command with its outcome."),

@@ -38,11 +38,11 @@ from engine.change import (
 )
 from engine.commands import StoredCommand
 from engine.contract import Source
-from engine.errors import ShapeChanged
+from engine.errors import ApplyError, ShapeChanged
 from engine.mapping.reader import decoder
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
-from engine.recovery import ReadsKeys, RepairKeys
+from engine.recovery import ReadsKeys, RepairKeys, RepairStore
 from engine.schema import Table, TableId
 from engine.toolkit.key_order import ORDERED_KINDS
 
@@ -193,20 +193,42 @@ class Repair:
             )
         return False
 
-    async def write(self, writer: TargetWriter, tracker: ProgressTracker) -> str:
-        """Write the rows in the open transaction, or a new one. Returns what was done."""
+    async def write(
+        self, writer: TargetWriter, tracker: ProgressTracker, store: RepairStore
+    ) -> str:
+        """Write the rows in the open transaction, or a new one. Returns what was done. Raises
+        ApplyError if the target refuses rows.
+        """
         lines, left = [], self._asked
         for it in self._tables:
             known = tracker.progress.get(it.table.id)
             if known is None or known.state != "live" or tracker.table(it.table.id) != it.table:
                 continue
             left -= len(it)
-            rows = list(it.rows.values())
-            written, deleted = await writer.repair(it.table, it.extra, rows)
+            written, deleted = await _write(it, writer, store)
             lines.append(f"{it.table.id}: rows written: {written:,}, deleted: {deleted:,}")
         if left:
             lines.append(f"rows left out, because they changed meanwhile: {left:,}")
         return "; ".join(lines) or "there is nothing to repair"
+
+
+async def _write(it: TableRepair, writer: TargetWriter, store: RepairStore) -> tuple[int, int]:
+    """Write the rows of a table. Returns the numbers of rows that were written and deleted."""
+    rows, id = list(it.rows.values()), it.table.id
+    try:
+        try:
+            async with store.savepoint():
+                return await writer.repair(it.table, it.extra, rows)
+        except ApplyError as error:
+            if not (error.of_rows and await store.deletes_alone(writer.target(it.table).id)):
+                raise
+        # Rows may have each other's unique values on the target.
+        return await writer.repair(it.table, it.extra, rows, anew=True)
+    except ApplyError as error:
+        raise ApplyError(
+            f"no row is repaired, because the target refuses rows of {id}: {error.message}."
+            f" `tailrace backfill CONFIG {id}` reads the table again"
+        ) from error
 
 
 def _repairable(

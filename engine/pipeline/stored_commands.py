@@ -300,10 +300,10 @@ class StoredCommands:
         self, stored: StoredCommand, writer: TargetWriter, tracker: ProgressTracker
     ) -> str:
         """Write the rows that were read; if none were, read them. Empty then."""
-        if self.repair is not None:
-            return await self.repair.write(writer, tracker)
         if self._repairs is None:
             raise _Refused("rows of this target cannot be repaired")
+        if self.repair is not None:
+            return await self.repair.write(writer, tracker, self._repairs)
         keys, letters = await self._repairs.repair_keys(stored.id), self._unlogged.letters.counts
         if not keys:
             raise _Refused("the target has no keys of the rows to repair")

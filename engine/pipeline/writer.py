@@ -283,6 +283,10 @@ class TargetWriter:
             return "they have no key by which they are found"
         return self._mapping.why_not_in_place(table, table)
 
+    def target(self, table: Table) -> Table:
+        """The target's table that has the rows of a live table."""
+        return self._mapping.now(table)
+
     async def leave(
         self, id: TableId, cause: Cause, state: LeftState, *, in_place: bool | None = None
     ) -> None:
@@ -355,16 +359,19 @@ class TargetWriter:
         return await self._letters.retry(chosen, self._tracker.tables, apply)
 
     async def repair(
-        self, table: Table, keys: Collection[Row], rows: Sequence[Row]
+        self, table: Table, keys: Collection[Row], rows: Sequence[Row], *, anew: bool = False
     ) -> tuple[int, int]:
         """Write rows of the source over those of the target, and remove the target's rows with
         these keys that the source does not have, or that the mapping leaves out. Returns the
-        numbers of rows that were written and removed.
+        numbers of rows that were written and removed. With ``anew``, the rows that are written are
+        removed first, so they may have each other's unique values on the target.
         """
-        written = mapped(self._mapping, table, rows)
+        written, target = mapped(self._mapping, table, rows), self.target(table)
         gone = deletion(self._mapping, table, keys, written)
-        if gone is not None:
-            await self._sink.apply([gone], {gone.table.id})
+        removed = [] if gone is None else [gone]
+        if anew:
+            removed.append(Rows(target, "delete", list(written), None))
+        await self._sink.apply(removed, {target.id})
         if rows:
             read = [Rows(table, "read", None, list(rows))]
             self._counters.backfilled_rows += await self._apply(read, {table.id}, "backfill")

@@ -19,6 +19,12 @@ from sinks.postgres.session import Session
 
 __all__ = ["RepairTable"]
 
+# Triggers for DELETE (bit 3 of ``tgtype``), among them those of foreign keys that refer to the
+# table. https://www.postgresql.org/docs/current/catalog-pg-trigger.html
+_ACTS_ON_DELETE = """
+SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1::regclass AND tgtype & 8 <> 0
+AND tgenabled IN ('O', 'A'))"""
+
 
 class RepairTable:
     """The repairs of one pipeline, through a session."""
@@ -58,3 +64,11 @@ class RepairTable:
             TableId(schema, name): msgspec.json.decode(keys, type=RepairKeys)
             for schema, name, keys in await cursor.fetchall()
         }
+
+    async def deletes_alone(self, name: str) -> bool:
+        """As ``RepairStore.deletes_alone``, of the table with this quoted name."""
+        session = self._session
+        if session.replica_role:
+            return True
+        cursor = await session.execute(_ACTS_ON_DELETE, (name,))
+        return await cursor.fetchone() == (False,)

@@ -276,6 +276,11 @@ class PostgresSink(KeepsProofs):
         """As ``RepairStore.repair_keys``."""
         return await RepairTable(self._session, self._pipeline).read(id)
 
+    async def deletes_alone(self, id: TableId) -> bool:
+        """As ``RepairStore.deletes_alone``."""
+        table = RepairTable(self._session, self._pipeline)
+        return await table.deletes_alone(self._naming.sql(id))
+
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """As ``DeadLetterStore.savepoint``."""
         return self._applier.savepoint()

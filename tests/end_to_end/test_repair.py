@@ -17,6 +17,10 @@ from tests.support.mysql_sessions import FreshDatabase, Writer
 from tests.support.servers import AnyServer
 
 MAPPING = """
+[mask]
+key = "0123456789abcdef0123456789abcdef"
+[mapping."*.mails"]
+mask = { mail = "hash" }
 [mapping."*.people"]
 to = "crm.*"
 select = "CONCAT(name, '!') AS called, id AS number, kept"
@@ -32,6 +36,7 @@ TABLES = {
              "('2024-01-01 00:00:00.120', {n}.5, {n})"),
     "lettered": ("id VARCHAR(20) PRIMARY KEY, v INT", "('Key {n}', {n})"),
     "people": ("id INT PRIMARY KEY, name VARCHAR(20), kept INT, v INT", "({n}, 'x', 1, {n})"),
+    "mails": ("id INT PRIMARY KEY, mail VARCHAR(20), v INT", "({n}, 'x', {n})"),
     "order_north": ("id INT PRIMARY KEY, v INT", "({n}, {n})"),
     "order_south": ("id INT PRIMARY KEY, v INT", "({n}, {n})"),
 }  # fmt: skip
@@ -74,6 +79,9 @@ def plant(there: psycopg.Connection, database: str) -> None:
         ):
             there.execute(statement.encode())
     for statement in (
+        f"UPDATE {database}.plain SET u = 0 WHERE id = 6",
+        f"UPDATE {database}.plain SET u = 6 WHERE id = 7",  # each has the other one's unique value
+        f"UPDATE {database}.plain SET u = 7 WHERE id = 6",
         f"INSERT INTO {database}.plain VALUES (5000, 5000, 4)",  # has the other row's unique value
         f"INSERT INTO {database}.pair VALUES ('2024-02-01 00:00:00.120', 5, 5)",
         f"INSERT INTO {database}.lettered VALUES ('extra', 5)",
@@ -81,6 +89,9 @@ def plant(there: psycopg.Connection, database: str) -> None:
         "DELETE FROM crm.people WHERE number = 4",
         "INSERT INTO crm.people VALUES ('left out!', 1000, 0)",  # the source has it
         "INSERT INTO crm.people VALUES ('extra', 5000, 1)",
+        f"UPDATE {database}.mails SET mail = 'x' WHERE id = 3",
+        f"DELETE FROM {database}.mails WHERE id = 4",
+        f"INSERT INTO {database}.mails VALUES (5000, 'extra', 5)",
         f"UPDATE {database}.orders SET v = 77 WHERE id = 3",  # in both shops
         f"DELETE FROM {database}.orders WHERE id = 4 AND shop = 'order_south'",
         f"INSERT INTO {database}.orders VALUES ('order_north', 5000, 5)",
@@ -99,7 +110,7 @@ def check_repair(server: AnyServer, database: str, target: str, folder: Path) ->
             still = f"SELECT id, v FROM {database}.plain WHERE id < {STILL} OR id > {ROWS}".encode()
             before = sorted(there.execute(still).fetchall())
             shown = tailrace(2, "verify", config, "--repair")
-            assert f"{database}.plain: rows to insert: 1, to update: 1, to delete: 1" in shown
+            assert f"{database}.plain: rows to insert: 1, to update: 3, to delete: 1" in shown
             assert f"{database}.people: rows to insert: 1, to update: 1, to delete: 2" in shown
             refused = tailrace(2, "verify", config, "--repair", "--repair-limit", "5", "--yes")
             assert "the limit of a repair is 5" in refused
@@ -107,6 +118,7 @@ def check_repair(server: AnyServer, database: str, target: str, folder: Path) ->
             assert sorted(there.execute(still).fetchall()) == before
             done = tailrace(0, "verify", config, "--repair", "--yes")
             assert f"{database}.order_north: rows written: 1, deleted: 1" in done
+            assert f"{database}.mails: rows written: 2, deleted: 1" in done
             # The source has one of the two extra rows, and the mapping leaves it out.
             assert f"{database}.people: rows written: 2, deleted: 2" in done
             audit = there.execute(
@@ -122,7 +134,7 @@ def check_repair(server: AnyServer, database: str, target: str, folder: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("server", ["mysql", "mariadb_11"])
+@pytest.mark.parametrize("server", ["mysql", "mariadb_10", "mariadb_11"])
 def test_rows_that_differ_are_repaired_while_rows_change(
     server: str,
     request: pytest.FixtureRequest,
@@ -150,7 +162,7 @@ def test_a_repair_makes_both_sides_equal(
     writer = Writer(mysql, database)
     writer(
         "CREATE TABLE plain (id INT PRIMARY KEY, u INT UNIQUE)",
-        "INSERT INTO plain VALUES (1, 1), (2, 2), (3, 3)",
+        "INSERT INTO plain VALUES (1, 1), (2, 2), (3, 3), (5, 5), (6, 6)",
     )
     config = write_config(tmp_path, mysql.url, target_database, f"{database}.*")
     verify = ["verify", str(config), "--repair"]
@@ -165,15 +177,23 @@ def test_a_repair_makes_both_sides_equal(
                 f"UPDATE {database}.plain SET u = 7 WHERE id = 1",
                 f"DELETE FROM {database}.plain WHERE id = 3",
                 f"INSERT INTO {database}.plain VALUES (4, 3)",  # with a unique value of another row
+                f"UPDATE {database}.plain SET u = 0 WHERE id = 5",
+                f"UPDATE {database}.plain SET u = 5 WHERE id = 6",  # with each other's
+                f"UPDATE {database}.plain SET u = 6 WHERE id = 5",
             ):
                 there.execute(statement.encode())
             assert main([*verify, "--yes", "--sample", "50%"]) == 2
+            assert main([*verify, "--dry-run", "--json"]) == 3
+            shown = capsys.readouterr()
+            assert "leave --sample out" in shown.err
+            assert "5 rows of the target to repair; nothing is changed" in shown.err
+            (plan,) = json.loads(shown.out)["repair"]
+            assert (plan["insert"], plan["update"], plan["delete"]) == (1, 3, 1)
             assert main([*verify, "--yes"]) == 0
-            assert rows() == [(1, 1), (2, 2), (3, 3)]
+            assert rows() == [(1, 1), (2, 2), (3, 3), (5, 5), (6, 6)]
     shown = capsys.readouterr()
-    assert "leave --sample out" in shown.err
-    assert f"{database}.plain: rows to insert: 1, to update: 1, to delete: 1" in shown.out
-    assert f"{database}.plain: rows written: 2, deleted: 1" in shown.out
+    assert f"{database}.plain: rows to insert: 1, to update: 3, to delete: 1" in shown.out
+    assert f"{database}.plain: rows written: 4, deleted: 1" in shown.out
 
 
 @pytest.mark.slow
@@ -208,3 +228,55 @@ def test_a_stopped_pipeline_repairs_at_its_next_start(
         assert "no engine has executed the repair yet" in shown.err
         assert main(["run", str(config), "--until-caught-up"]) == 0
         assert there.execute(f"SELECT * FROM {database}.plain".encode()).fetchall() == [(1,)]
+
+
+@pytest.mark.slow
+def test_a_repair_deletes_no_row_to_which_a_foreign_key_refers(
+    mysql: AnyServer,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """GIVEN a role that cannot switch foreign keys off, and rows that have each other's unique
+    values THEN they are repaired; not where a foreign key would act, and then nothing is changed.
+    """
+    database = fresh_mysql_database(mysql)
+    for table in ("free", "referred"):
+        Writer(mysql, database)(
+            f"CREATE TABLE {table} (id INT PRIMARY KEY, u INT UNIQUE)",
+            f"INSERT INTO {table} VALUES (1, 1), (2, 2)",
+        )
+    with psycopg.connect(target_database, autocommit=True) as there:
+
+        def rows(table: str) -> list[tuple[int, int]]:
+            query = f"SELECT * FROM {database}.{table} ORDER BY 1"
+            return there.execute(query.encode()).fetchall()
+
+        role, at = f"role_{database}", there.info
+        there.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'".encode())
+        there.execute(f"GRANT CREATE, TEMPORARY ON DATABASE {at.dbname} TO {role}".encode())
+        try:
+            target = f"postgresql://{role}:x@{at.host}:{at.port}/{at.dbname}"
+            config = write_config(tmp_path, mysql.url, target, f"{database}.*")
+            with EngineProcess(config) as engine:
+                engine.wait_status(lambda it: {t["state"] for t in it["tables"]} == {"live"})
+                there.execute(
+                    f"CREATE TABLE child (id int REFERENCES {database}.referred ON DELETE CASCADE);"
+                    "INSERT INTO child VALUES (1)".encode()
+                )
+                for table in ("free", "referred"):
+                    for u, id in ((0, 1), (1, 2), (2, 1)):
+                        there.execute(
+                            f"UPDATE {database}.{table} SET u = {u} WHERE id = {id}".encode()
+                        )
+                repair = ["verify", str(config), "--repair", "--yes"]
+                assert main(repair) == 1
+                assert (rows("free"), rows("referred")) == ([(1, 2), (2, 1)], [(1, 2), (2, 1)])
+                way = f"tailrace backfill {config} {database}.referred` reads the table again"
+                assert way in capsys.readouterr().out
+                assert main([*repair, "--table", f"{database}.free"]) == 0
+                assert rows("free") == [(1, 1), (2, 2)]
+                assert there.execute("SELECT count(*) FROM child").fetchone() == (1,)
+        finally:
+            there.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())

@@ -148,7 +148,8 @@ def test_a_command_that_is_killed_leaves_all_or_nothing(
 
 
 @pytest.mark.parametrize(
-    ("server", "image"), [("mysql", "FULL"), ("mysql", "MINIMAL"), ("mariadb_11", "FULL")]
+    ("server", "image"),
+    [("mysql", "FULL"), ("mysql", "MINIMAL"), ("mariadb_10", "FULL"), ("mariadb_11", "FULL")],
 )
 def test_a_repair_never_puts_an_older_value_over_a_newer_one(
     server: str,

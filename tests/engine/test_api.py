@@ -280,6 +280,7 @@ def test_commands(store: MemorySink) -> None:
         (b'{"command":"dead_letters","action":"discard","id":[5]}', 400),
         (b'{"command":"dead_letters","action":"discard","ids":[5],"all":true}', 400),
         (b'{"command":"quarantine"}', 400),
+        (b'{"command":"repair","rows":{"shop.orders":1}}', 400),
         (b'{"command":"pause","tables":["shop.orders"]}', 400),
         (b'{"command":"skip","whole":true}', 400),
         (b'{"command":"backfill","tables":["\xff"]}', 400),

@@ -425,3 +425,20 @@ def test_init_writes_a_file_for_log_files(tmp_path: Path) -> None:
 def test_options_stand_anywhere(words: str) -> None:
     options = make_parser().parse_args(words.split())
     assert (options.action, options.ids, options.yes) == ("discard", [17, 18], True)
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ("dead-letters shop.toml", "list|show|retry|discard"),
+        ("dead-letters", "CONFIG, list|show|retry|discard"),
+        ("backfill", "CONFIG"),
+        ("schema", "diff|apply, CONFIG"),
+    ],
+)
+def test_what_is_missing_on_a_command_line(
+    words: str, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(words.split())
+    assert capsys.readouterr().err.endswith(f"arguments are required: {missing}\n")

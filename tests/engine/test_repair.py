@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import cast
 
 import pytest
@@ -12,7 +13,7 @@ from engine.contract import RowReader, StoredText
 from engine.mapping.changes import Mapping
 from engine.pipeline.repair import TableRepair
 from engine.recovery import RepairKeys
-from engine.schema import Column, Table, TableId, Type
+from engine.schema import Column, Origin, Table, TableId, Type
 from engine.verify.report import Difference, TableReport, VerifyReport
 
 ID = TableId("shop", "goods")
@@ -99,7 +100,7 @@ def test_rows_whose_keys_a_policy_changes_are_not_repaired() -> None:
     )
     assert result.keys == {ID: RepairKeys((("2024-02-29",),), (("2024-03-01",),))}
     assert result.counts == {str(ID): (1, 0, 1)}
-    assert "policy" in result.refused[str(ID)]
+    assert "policy changes the keys of 1 row," in result.refused[str(ID)]
 
 
 @pytest.mark.parametrize("text", ["\U000f00d9", "ж"])
@@ -126,3 +127,12 @@ def test_rows_without_a_key_are_not_repaired() -> None:
     result = found(Table(ID, (NUMBER, VALUE), ()), Difference("extra", ()))
     assert not result.keys
     assert "key" in result.refused[str(ID)]
+
+
+def test_the_remedy_reads_all_tables_that_are_merged() -> None:
+    sources = [Table(TableId("shop", name), (NUMBER, VALUE), ()) for name in ("it's", "two")]
+    merged = Table(ID, (NUMBER, VALUE), (), origins=tuple(Origin(it, "") for it in sources))
+    (plan,) = found(merged, Difference("extra", ())).plan("my shop.toml")
+    assert (plan.table, plan.insert, plan.refused != "") == ("shop.it's + shop.two", 0, True)
+    words = ["tailrace", "backfill", "my shop.toml", "shop.it's", "shop.two"]
+    assert shlex.split(plan.remedy) == words

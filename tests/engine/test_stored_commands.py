@@ -389,6 +389,9 @@ class RepairSink(MemorySink):
     async def repair_keys(self, id: int) -> dict[TableId, RepairKeys]:
         return {KEYED.id: RepairKeys((("1",),))}
 
+    async def deletes_alone(self, id: TableId) -> bool:
+        return True
+
 
 class RepairSource(MemorySource):
     """A source that reads single rows, and whose connection is lost in the reads of rows, or in
