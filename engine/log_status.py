@@ -1,5 +1,5 @@
 """
-What a source may tell of its log and its clock for the status, beside the log's size
+What a source may tell of its log, its clock and its load, beside the log's size
 (``Source.backlog``). A source need not tell any of it.
 """
 
@@ -16,6 +16,7 @@ __all__ = [
     "LogAhead",
     "MeasuresWaits",
     "TellsHeartbeat",
+    "TellsLoad",
     "clock_ahead_of",
     "now_at",
 ]
@@ -58,6 +59,16 @@ class TellsHeartbeat(Protocol):
     """
 
     heartbeat_seconds: float
+
+
+@runtime_checkable
+class TellsLoad(Protocol):
+    """A source that tells how busy it is with the work of others."""
+
+    def threads_running(self) -> int:
+        """How many threads of the server execute a statement now, without those of Tailrace: the
+        one that asks, and the one that sends the log to the engine. May block.
+        """
 
 
 @runtime_checkable

@@ -3,9 +3,9 @@ The comparison that an engine makes by itself (``[verify] continuous = true``).
 
 It is a task beside the pipeline, with connections of its own. It knows of the pipeline only its
 status: the committed position, for which a comparison waits, and whether there is work to do, while
-which it rests. The outcome of each table is stored in the target, so a restart goes on with the
-table whose last comparison is oldest. So is how far its comparison by ranges has got, and a restart
-goes on there.
+which it rests (``engine.cli.pauses``). The outcome of each table is stored in the target, so a
+restart goes on with the table whose last comparison is oldest. So is how far its comparison by
+ranges has got (``engine.cli.resuming``), and a restart goes on there.
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from hashlib import sha256
 from typing import Final
-
-import msgspec
 
 from engine.checkpoint import TableProgress
 from engine.cli.engine import Engine
+from engine.cli.pauses import Pauses
+from engine.cli.resuming import resuming
 from engine.cli.stored import stored_state
 from engine.cli.verify import Record, Waiting, choose, rows_of
 from engine.cli.wiring import make_mapping, make_sink, make_source
-from engine.contract import State
 from engine.errors import ConfigError, TailraceError
 from engine.mapping.reader import MappedReader, SharesReader
 from engine.ops.log_fields import error_fields
 from engine.ops.metrics import Metrics
-from engine.proof import ProofStore, TableProof, Unfinished, UnfinishedStore
+from engine.proof import ProofStore, TableProof
 from engine.recovery import PassesOver
 from engine.remedies import REPAIR, rendered
 from engine.schema import Table, TableId
@@ -38,7 +36,6 @@ from engine.settings.loader import Settings
 from engine.settings.verify import VerifySettings
 from engine.verify import comparison
 from engine.verify.pace import Pace
-from engine.verify.report import TableReport
 
 __all__ = ["ContinuousVerify", "due"]
 
@@ -46,85 +43,17 @@ log = logging.getLogger("tailrace.verify")
 
 #: The longest wait until the stored state is read again: a table may be due, or live, before.
 LOOK_SECONDS: Final = 60.0
-#: The wait while the pipeline does not follow.
+#: The wait while the pipeline does not follow, and how often it is seen whether the configuration
+#: has changed.
 BUSY_SECONDS: Final = 1.0
 #: After this time a round begins no other table, so that the stored state is never old.
 ROUND_SECONDS: Final = 60.0
-#: A pipeline that is farther behind has work to do.
-BUSY_LAG_SECONDS: Final = 5.0
-#: How often the status is asked for.
-STATUS_SECONDS: Final = 0.25
 #: A table that was not found equal is compared again after this time, or after so many times the
 #: duration of its comparison, if that is sooner than it would be otherwise.
 AGAIN_SECONDS: Final = 3600.0
 AGAIN_TIMES: Final = 10.0
-#: How often it is stored how far a comparison has got.
-SAVE_SECONDS: Final = 5.0
 #: Rows of a chunk: few, because the pipeline shares the interpreter with the comparison.
 CHUNK_ROWS: Final = 1000
-
-
-class _Resuming:
-    """Keeps how far the comparisons of a round have got (``engine.proof.Resumes``). ``known`` is
-    what was stored before. What is too old is not used, so that a proof says something of today.
-    ``state`` is that of the beginning."""
-
-    def __init__(
-        self,
-        sink: UnfinishedStore,
-        known: Mapping[TableId, Unfinished],
-        record: Record,
-        state: State,
-        oldest: float,
-    ) -> None:
-        self._sink = sink
-        self._record = record
-        self._state = state
-        self._known = known
-        self._oldest = oldest
-        self._kept = set(known)
-        self._saved_at = time.monotonic()
-
-    def unfinished(self, table: Table) -> Unfinished | None:
-        """As ``Resumes.unfinished``."""
-        found = self._known.get(table.sources[0].id)
-        if found is None or found.started_at < self._oldest:
-            return None
-        return found if found.version == _version(table, self._state) else None
-
-    def is_time(self) -> bool:
-        """As ``Resumes.is_time``."""
-        return time.monotonic() - self._saved_at > SAVE_SECONDS
-
-    async def save(self, table: Table, unfinished: Unfinished) -> None:
-        """As ``Resumes.save``."""
-        self._saved_at = time.monotonic()
-        kept = msgspec.structs.replace(unfinished, version=_version(table, self._state))
-        await self._sink.save_unfinished(table.sources[0].id, kept)
-        self._kept.add(table.sources[0].id)
-
-    async def found(self, table: Table, report: TableReport) -> None:
-        """Note the outcome, and forget a comparison that has ended."""
-        await self._record.add(table, report)
-        id = table.sources[0].id
-        if id in self._kept:
-            await self._sink.save_unfinished(id, None)
-            self._kept.remove(id)
-
-
-async def _resuming(
-    sink: object, record: Record, state: State, rules: VerifySettings
-) -> _Resuming | None:
-    if not isinstance(sink, UnfinishedStore):
-        return None
-    oldest = time.time() - max(rules.every_seconds, AGAIN_SECONDS)
-    return _Resuming(sink, await sink.unfinished(), record, state, oldest)
-
-
-def _version(table: Table, state: State) -> str:
-    """What tells a table from one of another shape, or of another generation."""
-    generations = [state.generations.get(it.id, 0) for it in table.sources]
-    return sha256(msgspec.json.encode([table, generations])).hexdigest()
 
 
 class ContinuousVerify:
@@ -133,7 +62,7 @@ class ContinuousVerify:
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._known: tuple[float, bool] = (0.0, True)
+        self._pauses = Pauses(engine)
 
     async def run(self) -> None:
         """Compare tables as they are due. Returns when it is cancelled."""
@@ -142,28 +71,35 @@ class ContinuousVerify:
             wait_seconds = LOOK_SECONDS
             if settings.verify.continuous:
                 try:
-                    wait_seconds = await self._round(settings)
+                    wait_seconds = await self._until_changed(settings)
                 except TailraceError as error:
                     _tell_error(settings, error_fields(error))
                 except (ArithmeticError, RecursionError, ValueError) as error:
                     # Its text may have a value.
                     _tell_error(settings, {"error_class": type(error).__name__})
-            await asyncio.sleep(wait_seconds)
+            end = time.monotonic() + wait_seconds
+            while (left := end - time.monotonic()) > 0 and self._engine.settings == settings:
+                await asyncio.sleep(min(left, BUSY_SECONDS))
 
-    def _busy(self) -> bool:
-        """Whether the pipeline has work to do."""
-        at, busy = self._known
-        if time.monotonic() - at > STATUS_SECONDS:
-            status = self._engine.status()
-            busy = status.state != "streaming" or (status.lag_seconds or 0.0) > BUSY_LAG_SECONDS
-            self._known = time.monotonic(), busy
-        return busy
+    async def _until_changed(self, settings: Settings) -> float:
+        """A round, which a change of the configuration ends. Returns the seconds until the next
+        one."""
+        round = asyncio.create_task(self._round(settings))
+        try:
+            while self._engine.settings == settings:
+                done, _ = await asyncio.wait({round}, timeout=BUSY_SECONDS)
+                if done:
+                    return round.result()
+            return 0.0
+        finally:
+            round.cancel()
+            await asyncio.gather(round, return_exceptions=True)
 
     async def _round(self, settings: Settings) -> float:
         """Compare the tables that are due, as far as a round goes. Returns the seconds until the
         next round.
         """
-        if self._busy():
+        if self._pauses.pipeline_is_busy():
             return BUSY_SECONDS
         sink, mapping = make_sink(settings), make_mapping(settings)
         if not isinstance(sink, ProofStore):
@@ -171,25 +107,24 @@ class ContinuousVerify:
         state, checkpoint = await stored_state(sink)
         chosen = choose(mapping.restore(state), checkpoint.progress, mapping, ())
         live = only_live(chosen.tables, checkpoint.progress)
-        waits, tables = due(live, await sink.proofs(), settings.verify, time.time())
+        rules = settings.verify
+        waits, tables = due(live, await sink.proofs(), rules, time.time())
         if not tables:
             return min(waits, LOOK_SECONDS)
-        rules = settings.verify
-        pace = Pace(rules.budget, rules.rows_per_second, self._busy)
-        read: dict[str, int] = {}
-
-        def progress(table: str, rows: int) -> None:
-            pace.count(rows - read.get(table, 0))
-            read[table] = rows
-
+        source = make_source(settings)
+        pace = Pace(
+            rules.budget, rules.rows_per_second, lambda: self._pauses.until_idle(settings, source)
+        )
         with (
-            closing(make_source(settings)) as source,
+            closing(source),
             closing(rows_of("source", source)) as source_rows,
             closing(rows_of("sink", sink)) as target_rows,
+            closing(pace),
         ):
             waiting = Waiting(source, self._committed)
             record = Record(sink, state)
-            resumes = await _resuming(sink, record, state, rules)
+            longest_seconds = max(rules.every_seconds, AGAIN_SECONDS)
+            resumes = await resuming(sink, record, state, longest_seconds)
             try:
                 await comparison.verify(
                     _for_a_while(tables),
@@ -199,7 +134,6 @@ class ContinuousVerify:
                     passed=waiting.passed,
                     held=self._committed,
                     chunk_rows=CHUNK_ROWS,
-                    progress=progress,
                     found=record.add if resumes is None else resumes.found,
                     pace=pace,
                     resumes=resumes,

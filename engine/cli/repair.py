@@ -27,7 +27,7 @@ from engine.ops.words import counted
 from engine.recovery import RepairKeys, RepairStore
 from engine.remedies import rendered
 from engine.schema import Table, TableId
-from engine.verify.comparison import LISTED_DIFFERENCES
+from engine.verify.keyed import LISTED_DIFFERENCES
 from engine.verify.report import Difference, Key, TableReport, VerifyReport
 
 __all__ = ["Differing", "Planned", "add_repair_options", "limit_of", "repair"]

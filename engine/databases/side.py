@@ -4,7 +4,7 @@ The side that uses a database: its name in messages, and the errors that it rais
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from engine.errors import (
     SinkDenied,
@@ -17,7 +17,11 @@ from engine.errors import (
     SourceRejected,
 )
 
-__all__ = ["SOURCE", "TARGET", "Side"]
+__all__ = ["IDLE_SECONDS", "SOURCE", "TARGET", "Side"]
+
+#: A connection that has answered nothing for so long is opened again before the next read, because
+#: a server or a firewall may have ended it.
+IDLE_SECONDS: Final = 30.0
 
 
 class Side(NamedTuple):

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Set
 from typing import Final, NamedTuple
@@ -230,14 +229,14 @@ async def recheck_multiset(
     Ends when each row is decided; and at the deadline, but not before a row that was wrong in each
     recheck is decided. So a difference is always that of twelve rechecks, however long they take.
     """
-    deadline = time.monotonic() + pipeline.deadline_seconds
+    deadline = pipeline.clock() + pipeline.deadline_seconds
     rows = _Rows()
     found = await _recheck(first, read_source, read_target, pipeline)
     while True:
         if pipeline.stalled:
             return Deviation(Counter(), Counter(), _stalled(found))
         rows.add(found)
-        over = time.monotonic() > deadline and not rows.may_be_different
+        over = pipeline.clock() > deadline and not rows.may_be_different
         if rows.are_decided or over:
             return Deviation(rows.missing, rows.extra, rows.hot(found))
         await asyncio.sleep(random.uniform(0.0, READING_INTERVAL_SECONDS))
@@ -250,7 +249,7 @@ async def confirm_multiset(
     """Recheck once more what was found, among other rows than before, and again while their number
     changes. What changes until the deadline is hot, and all of it if the pipeline does not reach
     the end of the log."""
-    deadline = time.monotonic() + pipeline.deadline_seconds
+    deadline = pipeline.clock() + pipeline.deadline_seconds
     first = await read_source()
     while True:
         now = await _recheck(first, read_source, read_target, pipeline)
@@ -259,7 +258,7 @@ async def confirm_multiset(
         moving = [
             it for it in found.missing + found.extra if it in now.moving and it not in now.wrong
         ]
-        if not moving or time.monotonic() > deadline:
+        if not moving or pipeline.clock() > deadline:
             common = found.common(Deviation(now.missing, now.extra))
             return common._replace(hot=found.hot + sum(map(now.rows, moving)))
         first = now.last

@@ -73,10 +73,17 @@ class AsyncReader:
         self._pace = pace or Pace()
         self._lock = asyncio.Lock()
 
-    async def run(self, call: Callable[[RowReader], Answer]) -> Answer:
-        """Return the result of ``call``, which runs on a thread and gets the blocking reader."""
-        async with self._lock, self._pace.turn():
-            return await asyncio.to_thread(call, self._reader)
+    async def run(self, call: Callable[[RowReader], Answer], *, lookup: bool = False) -> Answer:
+        """Return the result of ``call``, which runs on a thread and gets the blocking reader.
+
+        A ``lookup`` of rows by their keys does not wait until there is no other work: it decides
+        about rows that were read before, and the longer a recheck lasts, the more rows are hot.
+        """
+        with self._pace.read():
+            if not lookup:
+                await self._pace.until_idle()  # without the lock, so that lookups go on meanwhile
+            async with self._lock, self._pace.turn():
+                return await asyncio.to_thread(call, self._reader)
 
     async def chunk(
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool
@@ -100,7 +107,7 @@ class AsyncReader:
         A database also finds keys that its collation takes for equal (``a`` and ``A``); those rows
         are left out.
         """
-        found = await self.run(lambda reader: reader.by_keys(table, keys))
+        found = await self.run(lambda reader: reader.by_keys(table, keys), lookup=True)
         wanted = set(keys)
         return by_key(table, [row for row in found if key_of(table, row) in wanted])
 
@@ -147,7 +154,9 @@ class AsyncReader:
 
     async def keys(self, table: Table, keys: Sequence[Key]) -> list[Key]:
         """The keys that the database finds for ``keys``, also those equal only by collation."""
-        return await self.run(lambda reader: reader.by_keys(table, keys, keys_only=True))
+        return await self.run(
+            lambda reader: reader.by_keys(table, keys, keys_only=True), lookup=True
+        )
 
 
 class SourceReader(AsyncReader):
@@ -199,7 +208,7 @@ class SourceReader(AsyncReader):
         them are counted."""
         form = self._form(table)
         on_source = form.on_source(keys)
-        found = await self.run(lambda reader: reader.by_keys(table, on_source))
+        found = await self.run(lambda reader: reader.by_keys(table, on_source), lookup=True)
         wanted = set(keys)
         pairs = zip(found, form.stored(found, keys_only=False), strict=True)
         own = [(old, new) for old, new in pairs if key_of(table, new) in wanted]

@@ -94,7 +94,8 @@ class PipelineWaiter:
     """Waits for the pipeline between source and target.
 
     ``stalled`` is the reason why nothing can be decided now; it is empty as long as the pipeline
-    keeps up.
+    keeps up. ``clock`` stands still while no row may be read (``Pace.clock``): the deadlines of
+    rechecks are times of it.
     """
 
     def __init__(
@@ -103,7 +104,9 @@ class PipelineWaiter:
         passed: Passed,
         deadline_seconds: float,
         held: Held | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.clock = clock
         self._source_position = source_position
         self._held = held
         self._passed = passed
@@ -208,9 +211,10 @@ class Rechecker:
 
         Rows that stand still leave ``hot``.
         """
-        deadline = time.monotonic() + self._pipeline.deadline_seconds
+        clock = self._pipeline.clock
+        deadline = clock() + self._pipeline.deadline_seconds
         queue = deque(sorted(self.hot, key=str))
-        while queue and time.monotonic() < deadline and not self._pipeline.stalled:
+        while queue and clock() < deadline and not self._pipeline.stalled:
             keys = [queue.popleft() for _ in range(min(FEW_ROWS, len(queue)))]
             self.hot.difference_update(keys)
             for difference in await self._decide(keys):

@@ -50,6 +50,7 @@ from sources.mysql.clock import ServerClock
 from sources.mysql.codec.invalid_text import InvalidText
 from sources.mysql.ddl.databases import DatabaseCharsets
 from sources.mysql.freeze import MySQLFreezer
+from sources.mysql.load import accepts_connections, other_threads_running
 from sources.mysql.log_ahead import bytes_after, log_ahead
 from sources.mysql.log_watch import EndOfLog, LogWatch
 from sources.mysql.lost_changes import read_lost_changes
@@ -82,8 +83,6 @@ T = TypeVar("T")
 _QUIET_SECONDS: Final = 0.05
 #: How often a position is reported while only changes that are not followed come.
 _PASSING_SECONDS: Final = 0.9
-#: How long the server may take to accept a connection when it is probed.
-_PROBE_SECONDS: Final = 2.0
 
 
 class MySQLSource(TableReads):
@@ -217,13 +216,11 @@ class MySQLSource(TableReads):
 
     def reachable(self) -> bool:
         """As ``Reachable.reachable``."""
-        connection = prepare(self._settings, timeout_seconds=_PROBE_SECONDS)
-        try:
-            establish(connection)
-        except SourceError:
-            return False
-        connection.close()
-        return True
+        return accepts_connections(self._settings)
+
+    def threads_running(self) -> int:
+        """As ``TellsLoad.threads_running``."""
+        return self._ask(other_threads_running)
 
     def acknowledge(self, position: str) -> None:
         """Do nothing: a server purges its log by age, whatever its replicas have read."""

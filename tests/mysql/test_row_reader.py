@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from pymysql.connections import Connection
 
 from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.errors import SourceLost
@@ -12,6 +13,7 @@ from engine.toolkit.checksums import KeyRange
 from sources.mysql.settings import MySQLSettings
 from tests.support.mysql_sessions import FreshDatabase, Writer, source_of
 from tests.support.servers import AnyServer
+from tests.support.sides import Sides
 from tests.support.waiting import wait_until
 
 WAITING = "SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE '%metadata lock%'"
@@ -43,3 +45,30 @@ def test_closing_ends_a_read_that_waits(
     with pytest.raises(SourceLost):
         reader.count(table)
     writer.connection.close()
+
+
+def test_a_connection_that_was_idle_is_opened_again(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN a comparison that has rested WHEN the servers have ended its connections THEN it goes
+    on with other ones. A connection that is lost between two reads is an error.
+    """
+    table = sides.make("t", "id INT PRIMARY KEY")
+    readers = sides.source_reader, sides.target_reader
+    for idle_seconds, error in ((-1.0, None), (30.0, SourceLost)):
+        for name in ("mysql", "postgres"):
+            module = f"engine.databases.{name}.row_reader.IDLE_SECONDS"
+            monkeypatch.setattr(module, idle_seconds)
+        assert [reader.count(table) for reader in readers] == [0, 0]
+        connection = sides.source_reader._connection
+        assert isinstance(connection, Connection)
+        sides.on_source(f"KILL {connection.thread_id()}")
+        sides.on_target(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE '%verify' AND datname = current_database()"
+        )
+        if error is None:
+            assert [reader.count(table) for reader in readers] == [0, 0]
+            continue
+        with pytest.raises(error):
+            sides.source_reader.count(table)

@@ -9,6 +9,7 @@ hide itself.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product, repeat
@@ -43,7 +44,7 @@ from engine.databases.mysql.row_text import (
 )
 from engine.databases.mysql.settings import ConnectionSettings
 from engine.databases.mysql.types import parse_type
-from engine.databases.side import SOURCE, Side
+from engine.databases.side import IDLE_SECONDS, SOURCE, Side
 from engine.schema import Column, Table
 from engine.toolkit.canonical import (
     Convert,
@@ -107,6 +108,7 @@ class MySQLRowReader:
         #: Guards the attributes below, and who frees the connection.
         self._lock = threading.Lock()
         self._reads = self._closed = False
+        self._used_at = 0.0
 
     def chunk(
         self, table: Table, after: Key | None, limit: int, *, keys_only: bool = False
@@ -367,7 +369,10 @@ class MySQLRowReader:
         """The connection, for one read. It is freed if the read fails."""
         with self._lock:
             self._refuse_closed()
-            known = self._connection
+            known, used_at, self._used_at = self._connection, self._used_at, time.monotonic()
+            if known is not None and self._used_at - used_at > IDLE_SECONDS:
+                force_close(known)
+                known = None
             # From here on ``close`` interrupts it.
             connection = self._connection = known or prepare(
                 self._settings, timeout_seconds=TIMEOUT_SECONDS

@@ -9,6 +9,7 @@ otherwise hide itself.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -31,7 +32,7 @@ from engine.databases.postgres.session_settings import set_statements
 from engine.databases.postgres.settings import ConnectionSettings, guard
 from engine.databases.postgres.stored import Storage
 from engine.databases.postgres.types import EnumColumn, type_name
-from engine.databases.side import TARGET, Side
+from engine.databases.side import IDLE_SECONDS, TARGET, Side
 from engine.schema import Column, Table
 from engine.toolkit.canonical import (
     Convert,
@@ -87,6 +88,7 @@ class PostgresRowReader:
         self._storage = storage or Storage()
         self._side = side
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._used_at = 0.0
         self._closed = False
 
     def chunk(
@@ -254,6 +256,9 @@ class PostgresRowReader:
         return [stored.columns[ordinal] for ordinal in table.key]
 
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
+        used_at, self._used_at = self._used_at, time.monotonic()
+        if self._used_at - used_at > IDLE_SECONDS:
+            self._disconnect()
         if self._connection is None:
             self._refuse_closed()
             settings = self._settings
