@@ -197,12 +197,9 @@ class Machine:
             return await work
         except Exception as error:
             if cutover.state in BEFORE_SWITCH:
-                known = (
-                    self._record.last or cutover
-                )  # it may have the next state, which is not begun
-                await self._abort.give_up(
-                    msgspec.structs.replace(known, state=cutover.state), error
-                )
+                # What was saved last may have the next state, which is not begun.
+                known = msgspec.structs.replace(self._record.last or cutover, state=cutover.state)
+                await self._abort.give_up(known, error)
             raise
 
     async def _confirm(self, cutover: Cutover) -> Cutover:

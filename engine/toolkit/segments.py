@@ -60,12 +60,11 @@ class CaughtUpTables(msgspec.Struct, frozen=True, gc=False):
     tables: list[Table]
 
 
-#: The changes that take effect exactly at their place.
-_Cut = (
+#: Changes of one table of the target that are segments as they are.
+_TableChange = (
     SchemaChange
     | Truncate
     | DeletePart
-    | CaughtUp
     | Replace
     | ReplacePart
     | ReplaceColumns
@@ -73,22 +72,12 @@ _Cut = (
     | KeepKeys
     | DeleteRange
 )
+#: The changes that take effect exactly at their place.
+_Cut = _TableChange | CaughtUp
 _CUTS = frozenset(get_args(_Cut))
 
 #: Changes of the target's tables. A ``SchemaChange`` alters, renames or drops a table.
-SchemaSegment = (
-    NewTables
-    | CaughtUpTables
-    | SchemaChange
-    | Truncate
-    | DeletePart
-    | Replace
-    | ReplacePart
-    | ReplaceColumns
-    | InPlace
-    | KeepKeys
-    | DeleteRange
-)
+SchemaSegment = NewTables | CaughtUpTables | _TableChange
 Segment = RowRuns | Cascade | SchemaSegment
 
 
