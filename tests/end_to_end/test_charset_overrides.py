@@ -4,28 +4,24 @@ Columns whose bytes have another charset than the declared one: the policy ``cha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 
-from engine.databases.mysql.row_reader import MySQLRowReader
-from engine.databases.postgres.identifiers import Naming
-from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.errors import ConfigError
 from engine.ops.metrics import Metrics
 from engine.pipeline.loop import Pipeline
 from engine.settings.loader import BackfillSettings, BatchSettings, RetrySettings
 from engine.toolkit.policies import ReadPolicies
-from engine.verify import comparison
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 from tests.support.mirror import catch_up
 from tests.support.mysql_sessions import Writer
+from tests.support.policy_mirror import verify_stopped
 from tests.support.servers import AnyServer
 
 Fresh = Callable[[AnyServer], str]
@@ -68,26 +64,7 @@ class Mirror:
 
     def differences(self) -> int:
         """The number of rows that `tailrace verify` finds different."""
-        state = asyncio.run(PostgresSink(self.settings, "mirror").state())
-        assert state is not None
-        source = MySQLRowReader(MySQLSettings(url=self.writer.server.url))
-        target = PostgresRowReader(self.settings, Naming())
-
-        async def passed(position: str, deadline: float) -> bool:
-            return True
-
-        try:
-            report = asyncio.run(
-                comparison.verify(
-                    *(state.tables, source, target),
-                    source_position=lambda: "",
-                    passed=passed,
-                    chunk_rows=2,
-                )
-            )
-        finally:
-            source.close()
-            target.close()
+        report = verify_stopped(self.writer.server, self.settings)
         return sum(len(table.differences) for table in report.tables)
 
 

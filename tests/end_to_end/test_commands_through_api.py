@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,19 +39,17 @@ def wait_for(engine: EngineProcess, *states: str) -> None:
 @pytest.mark.slow
 def test_each_command(
     mysql: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
+    source_database: str,
+    target_database: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql)
-    table = f"{database}.orders"
-    with connect_mysql(mysql, database) as source, source.cursor() as cursor:
+    table = f"{source_database}.orders"
+    with connect_mysql(mysql, source_database) as source, source.cursor() as cursor:
         cursor.execute("CREATE TABLE orders (id INT PRIMARY KEY)")
         cursor.execute("INSERT INTO orders VALUES (1)")
         source.commit()
-    config = write_config(tmp_path, mysql.url, target, f"{database}.*", more=TOKENS)
+    config = write_config(tmp_path, mysql.url, target_database, f"{source_database}.*", more=TOKENS)
     token = tmp_path / "token"
     token.write_text(CONTROL)
     monkeypatch.setenv("TAILRACE_TOKEN", READ)

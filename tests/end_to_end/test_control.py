@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +69,15 @@ def assert_told(told: Path) -> None:
 
 
 def test_an_engine_is_controlled(
-    mysql: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-    tmp_path: Path,
+    mysql: AnyServer, source_database: str, target_database: str, tmp_path: Path
 ) -> None:
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql)
-    told = notified(config := write_config(tmp_path, mysql.url, target, f"{database}.orders"))
+    told = notified(
+        config := write_config(tmp_path, mysql.url, target_database, f"{source_database}.orders")
+    )
     with (
-        connect_mysql(mysql, database) as source,
+        connect_mysql(mysql, source_database) as source,
         source.cursor() as cursor,
-        psycopg.connect(target, autocommit=True) as there,
+        psycopg.connect(target_database, autocommit=True) as there,
     ):
 
         def change() -> None:
@@ -90,7 +86,9 @@ def test_an_engine_is_controlled(
             source.commit()
 
         def count() -> int:
-            row = there.execute(f'SELECT count(*) FROM "{database}".orders'.encode()).fetchone()
+            row = there.execute(
+                f'SELECT count(*) FROM "{source_database}".orders'.encode()
+            ).fetchone()
             return int(row[0]) if row else 0
 
         for name in ("orders", "other"):
@@ -114,7 +112,7 @@ def test_an_engine_is_controlled(
             assert_mistakes_are_refused(engine, config, good)
             change()
             wait_until(lambda: count() == 3, what="the change")
-            config.write_text(good.replace(f"{database}.orders", f"{database}.*"))
+            config.write_text(good.replace(f"{source_database}.orders", f"{source_database}.*"))
             assert "read again" in post(engine, "reload")
             engine.wait_status(lambda it: [t["state"] for t in it["tables"]] == ["live", "live"])
             change()
@@ -128,4 +126,4 @@ def test_an_engine_is_controlled(
         with EngineProcess(config) as engine:  # which is not connected yet
             assert "the engine ends" in tailrace(0, "stop", config)
             assert engine.wait() == 0
-        assert_equal(source, there, database)
+        assert_equal(source, there, source_database)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -28,18 +27,13 @@ def assert_it_outlasts_the_engine(page: Page, engine: EngineProcess, config: Pat
 
 
 def test_the_dashboard_of_an_engine(
-    mysql: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-    tmp_path: Path,
+    mysql: AnyServer, source_database: str, target_database: str, tmp_path: Path
 ) -> None:
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql)
-    config = write_config(tmp_path, mysql.url, target, f"{database}.*")
+    config = write_config(tmp_path, mysql.url, target_database, f"{source_database}.*")
     with (
-        connect_mysql(mysql, database) as source,
+        connect_mysql(mysql, source_database) as source,
         source.cursor() as cursor,
-        psycopg.connect(target, autocommit=True) as there,
+        psycopg.connect(target_database, autocommit=True) as there,
     ):
 
         def insert() -> None:
@@ -47,7 +41,9 @@ def test_the_dashboard_of_an_engine(
             source.commit()
 
         def count() -> int:
-            row = there.execute(f'SELECT count(*) FROM "{database}".orders'.encode()).fetchone()
+            row = there.execute(
+                f'SELECT count(*) FROM "{source_database}".orders'.encode()
+            ).fetchone()
             return int(row[0]) if row else 0
 
         cursor.execute("CREATE TABLE orders (id INT AUTO_INCREMENT PRIMARY KEY)")
@@ -57,7 +53,7 @@ def test_the_dashboard_of_an_engine(
         with open_page(f"http://127.0.0.1:{engine.port}/", tmp_path / "browser") as page:
             page.wait_text("#headline", "Following.")
             insert()
-            page.wait_text("#tables tbody tr", f"{database}.orders", "live", "1")
+            page.wait_text("#tables tbody tr", f"{source_database}.orders", "live", "1")
 
             # A command asks first. No changes nothing.
             page.click('[data-command="pause"]')
@@ -72,7 +68,7 @@ def test_the_dashboard_of_an_engine(
             page.click("#confirm-yes")
             page.wait_text("#headline", "Following.")
             wait_until(lambda: count() == 3, what="the row")
-            page.click(f'[data-row="backfill {database}.orders"]')
+            page.click(f'[data-row="backfill {source_database}.orders"]')
             page.click("#confirm-yes")
             page.wait_text("#outcome", "read again")
             page.click("#record summary")

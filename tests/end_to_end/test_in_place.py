@@ -14,6 +14,7 @@ import psycopg
 import pymysql
 import pytest
 
+from tests.support.background import Background
 from tests.support.commands import tailrace
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
@@ -47,30 +48,19 @@ UNFIT = {
 }
 
 
-class Load:
+class Load(Background):
     """Changes rows of all tables at random, and reads those that do not change."""
 
     def __init__(self, server: AnyServer, database: str, target: str) -> None:
+        super().__init__(self._write, self._read)
         self._server, self._database, self._target = server, database, target
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=it) for it in (self._write, self._read)]
         self.missing: set[str] = set()
         self.reads = 0
 
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(30)
-
-    def _write(self) -> None:
+    def _write(self, stopping: threading.Event) -> None:
         chance = random.Random(7)
         with connect_mysql(self._server, self._database) as session, session.cursor() as cursor:
-            while not self._stopping.wait(0.005):
+            while not stopping.wait(0.005):
                 for table, (_, row) in TABLES.items():
                     n, other = (chance.randrange(ROWS // 2, ROWS * 3 // 2) for _ in range(2))
                     statements = (
@@ -86,9 +76,9 @@ class Load:
                         continue
                 session.commit()
 
-    def _read(self) -> None:
+    def _read(self, stopping: threading.Event) -> None:
         with psycopg.connect(self._target, autocommit=True) as session:
-            while not self._stopping.wait(0.005):
+            while not stopping.wait(0.005):
                 for table in TABLES:
                     query = (
                         f'SELECT count(*) FROM "{self._database}".{table}'

@@ -16,6 +16,7 @@ import pymysql
 import pytest
 
 from engine.cli.main import main
+from tests.support.background import Background
 from tests.support.commands import tailrace
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.servers import AnyServer, connect_mysql
@@ -91,27 +92,18 @@ def change_without_log(cursor: pymysql.cursors.Cursor) -> None:
     cursor.execute("SET SESSION sql_log_bin = 1")
 
 
-class Load:
+class Load(Background):
     """Changes rows of all tables at random."""
 
     def __init__(self, server: AnyServer, database: str) -> None:
+        super().__init__(self._write)
         self._server, self._database = server, database
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._write)
         self.done = 0
 
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stopping.set()
-        self._thread.join(30)
-
-    def _write(self) -> None:
+    def _write(self, stopping: threading.Event) -> None:
         chance = random.Random(11)
         with connect_mysql(self._server, self._database) as session, session.cursor() as cursor:
-            while not self._stopping.wait(0.01):
+            while not stopping.wait(0.01):
                 table = chance.choice(list(TABLES))
                 n, other = (chance.randrange(STILL + 1, ROWS + 200) for _ in range(2))
                 statements = [
@@ -153,7 +145,7 @@ def test_all_kinds_of_tables(
         session.commit()
         assert main(["verify", str(config), "--deadline-seconds", "3", "--no-record"]) == 3
         told = tailrace(0, "backfill", config, f"{database}.*", "--in-place")
-        assert "executes the command" in told
+        assert "the command is stored" in told
         with Load(source, database) as load:
             with EngineProcess(config) as engine:
                 engine.wait_status(

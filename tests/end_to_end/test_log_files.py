@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.support.commands import run_tailrace
 from tests.support.log_files import record
 from tests.support.servers import AnyServer, connect_mysql
 
 DATABASE = "archive"
-DEADLINE_SECONDS = 60
 SHAPES = (
     "CREATE TABLE good (id INT PRIMARY KEY, name TEXT, size ENUM('s','m'), paid DECIMAL(8,2))",
     "CREATE TABLE forgotten (id INT PRIMARY KEY, v INT)",
@@ -89,15 +87,6 @@ def write_config(folder: Path, archive: Path, schema: Path, target: str, tables:
     return config
 
 
-def tailrace(command: str, config: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "engine.cli", command, str(config), *options],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-    )
-
-
 def rows(target: str, table: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(target) as connection:
         return connection.execute(
@@ -107,14 +96,14 @@ def rows(target: str, table: str) -> list[tuple[Any, ...]]:
 
 def test_the_rows_arrive(archive: Path, target_database: str, tmp_path: Path) -> None:
     config = write_config(tmp_path, archive, archive / "schema.sql", target_database, "good")
-    done = tailrace("run", config)
+    done = run_tailrace("run", config)
     assert done.returncode == 0, done.stderr
     assert [(id, name, str(paid)) for id, name, _, paid, _ in rows(target_database, "good")] == [
         (1, "é", "1.50"),
         (2, "€", "None"),
         (3, "ü", "3.00"),
     ]
-    assert tailrace("run", config).returncode == 0
+    assert run_tailrace("run", config).returncode == 0
 
 
 def test_a_table_that_cannot_be_followed_stops_alone(
@@ -132,13 +121,13 @@ def test_a_table_that_cannot_be_followed_stops_alone(
     config = write_config(tmp_path, archive, schema, target_database, "*")
     values = 'values = { invalid_text = "error" }\n'
     config.write_text(config.read_text().replace("[sink]", f"{values}[sink]"))
-    check = tailrace("check", config, "--json")
+    check = run_tailrace("check", config, "--json")
     found = json.loads(check.stdout)
     warned = {finding["subject"] for finding in found if finding["level"] == "warning"}
     left_out = {"forgotten", "differing", "stated"}
     assert {f"{DATABASE}.{name}" for name in left_out} <= warned
     assert check.returncode == 0
-    done = tailrace("run", config)
+    done = run_tailrace("run", config)
     assert done.returncode == 3, done.stderr
     counts = dict(
         re.findall(r"rows of a quarantined table.* table=\S+\.(\w+) rows=(\d+)", done.stderr)
@@ -147,7 +136,7 @@ def test_a_table_that_cannot_be_followed_stops_alone(
     assert [row[0] for row in rows(target_database, "good")] == [1, 2, 3]
     assert rows(target_database, "later") == [(1, "ü")]
     assert rows(target_database, "child") == [(2, None), (3, 3)]
-    status = json.loads(tailrace("status", config, "--json").stdout)
+    status = json.loads(run_tailrace("status", config, "--json").stdout)
     reasons = {table["table"]: table["reason"] for table in status["tables"] if table["reason"]}
     assert {name.partition(".")[2] for name in reasons} == {*left_out, "misread"}
     assert "not valid utf8mb4 text" in reasons[f"{DATABASE}.misread"]
@@ -155,6 +144,6 @@ def test_a_table_that_cannot_be_followed_stops_alone(
     assert "varchar(30)" in reasons[f"{DATABASE}.differing"]
     assert "VARCHAR or VARBINARY of 20 bytes" in reasons[f"{DATABASE}.differing"]
     assert reasons[f"{DATABASE}.stated"] == "UPDATE was logged as a statement, not as rows"
-    shown = tailrace("status", config).stdout
+    shown = run_tailrace("status", config).stdout
     assert "quarantined: UPDATE was logged as a statement" in shown
-    assert tailrace("run", config).returncode == 3
+    assert run_tailrace("run", config).returncode == 3

@@ -4,28 +4,17 @@ A pipeline whose log is lost goes on by a command, and a pipeline is forgotten b
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 from pymysql.cursors import Cursor
 
+from tests.support.commands import run_tailrace
 from tests.support.compare import assert_equal
 from tests.support.engine_process import write_config
 from tests.support.servers import AnyServer, connect_mysql
 from tests.support.waiting import wait_until
-
-
-def tailrace(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "engine.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def purge(cursor: Cursor) -> None:
@@ -60,27 +49,27 @@ def test_after_a_purged_log_all_tables_are_read_again(
             cursor.execute(f"INSERT INTO {table} VALUES (1, 1), (2, 2)")
         cursor.execute("CREATE TABLE keyless (x INT)")
         source.commit()
-        assert tailrace("run", config, "--until-caught-up").returncode == 0
+        assert run_tailrace("run", config, "--until-caught-up").returncode == 0
         cursor.execute("UPDATE a SET x = 5 WHERE id = 1")
         cursor.execute("DELETE FROM b WHERE id = 2")
         cursor.execute("INSERT INTO keyless VALUES (1), (1)")
         source.commit()
         purge(cursor)
-        stopped = tailrace("run", config, "--until-caught-up")
+        stopped = run_tailrace("run", config, "--until-caught-up")
         assert stopped.returncode == 1, stopped.stderr
         remedy = f"`tailrace backfill {config} --all`"
         assert remedy in stopped.stderr
-        assert "no engine" in tailrace("backfill", config, "--all").stdout
-        done = tailrace("run", config, "--until-caught-up")
+        assert "no engine" in run_tailrace("backfill", config, "--all").stdout
+        done = run_tailrace("run", config, "--until-caught-up")
         assert done.returncode == 0, done.stderr
         assert_equal(source, there, database)
 
-        asked = tailrace("reset", config)
+        asked = run_tailrace("reset", config)
         assert asked.returncode == 2
         assert "3 tables are forgotten" in asked.stdout
         assert "--yes" in asked.stderr
-        assert tailrace("tables", config).returncode == 0
-        assert "3 tables are dropped" in tailrace("reset", config, "--drop", "--yes").stdout
-        assert "no state" in tailrace("reset", config, "--yes").stdout
-        assert tailrace("run", config, "--until-caught-up").returncode == 0
+        assert run_tailrace("tables", config).returncode == 0
+        assert "3 tables are dropped" in run_tailrace("reset", config, "--drop", "--yes").stdout
+        assert "no state" in run_tailrace("reset", config, "--yes").stdout
+        assert run_tailrace("run", config, "--until-caught-up").returncode == 0
         assert_equal(source, there, database)

@@ -5,14 +5,13 @@ A log that is purged, or reset under a running engine: `run`, `check` and `statu
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.sandbox import Server, start_mysql
+from tests.support.commands import run_tailrace
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import Writer
 from tests.support.servers import obtain
@@ -29,10 +28,9 @@ def writer() -> Iterator[Writer]:
         writer.connection.close()
 
 
-def tailrace(*words: object) -> tuple[int, str]:
+def tailrace(*words: str | Path) -> tuple[int, str]:
     """The exit status of a command, and all that it prints."""
-    command = [sys.executable, "-m", "engine.cli", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = run_tailrace(*words)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -19,6 +19,7 @@ import pymysql
 import pytest
 
 from engine.cli.main import main
+from tests.support.background import Background
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.global_variables import set_globally
@@ -165,29 +166,18 @@ BACKFILLED = [table for table in TROUBLES if table not in EXCLUDED]
 AT_ONCE = [table for table in BACKFILLED[::2] if table != "mapped"]
 
 
-class Load:
+class Load(Background):
     """Writes to all tables, and reads those in trouble on the target all the time."""
 
     def __init__(self, server: AnyServer, database: str, target: str) -> None:
+        super().__init__(self._write, self._read)
         self._server, self._database, self._target = server, database, target
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=it) for it in (self._write, self._read)]
         self.fewest = ROWS
 
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(30)
-
-    def _write(self) -> None:
+    def _write(self, stopping: threading.Event) -> None:
         number = ROWS
         with connect_mysql(self._server, self._database) as session, session.cursor() as cursor:
-            while not self._stopping.wait(0.1):
+            while not stopping.wait(0.1):
                 number += 1
                 for table in TROUBLES:
                     try:
@@ -198,10 +188,10 @@ class Load:
                 cursor.execute("INSERT INTO other VALUES (%s)", (number,))
                 session.commit()
 
-    def _read(self) -> None:
+    def _read(self, stopping: threading.Event) -> None:
         tables = [table for table, trouble in TROUBLES.items() if trouble.readable]
         with psycopg.connect(self._target, autocommit=True) as session:
-            while not self._stopping.wait(0.02):
+            while not stopping.wait(0.02):
                 for table in tables:
                     query = f'SELECT count(*) FROM "{self._database}".{table}'
                     (count,) = session.execute(query.encode()).fetchone() or (0,)

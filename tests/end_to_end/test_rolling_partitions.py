@@ -15,6 +15,7 @@ import psycopg
 import pymysql
 import pytest
 
+from tests.support.background import Background
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mirror import catch_up, make_pipeline
@@ -28,28 +29,19 @@ DAYS = 4
 EXPECTED = (1205, 1213, 1526, 1062, 1412, 1748)
 
 
-class Load:
+class Load(Background):
     """Inserts, updates, deletes and moves rows all the time, with whole and partial images."""
 
     def __init__(self, server: AnyServer, database: str, seed: int) -> None:
+        super().__init__(self._write)
         self._server, self._database = server, database
         self._dice = random.Random(seed)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._write)
         self.first = 0
 
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stopping.set()
-        self._thread.join(30)
-
-    def _write(self) -> None:
+    def _write(self, stopping: threading.Event) -> None:
         dice = self._dice
         with connect_mysql(self._server, self._database) as session, session.cursor() as cursor:
-            while not self._stopping.wait(0.005):
+            while not stopping.wait(0.005):
                 if dice.random() < 0.02:
                     image = dice.choice(["FULL", "FULL", "MINIMAL"])
                     cursor.execute(f"SET SESSION binlog_row_image = '{image}'")

@@ -9,7 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 
 from engine.databases.mysql.connect import query
 from engine.sandbox import start_mysql
+from tests.support.background import Background
 from tests.support.commands import tailrace
 from tests.support.engine_process import EngineProcess
 from tests.support.faults import Mirror
@@ -46,23 +47,16 @@ def wait_over(prometheus: Prometheus, *names: str) -> None:
     )
 
 
-@contextmanager
-def writing(server: AnyServer, database: str, statement: str, seconds: float) -> Iterator[None]:
+def writing(server: AnyServer, database: str, statement: str, seconds: float) -> Background:
     """Meanwhile an application commits a statement at intervals."""
-    writer, stopped = Writer(server, database), threading.Event()
 
-    def run() -> None:
-        while not stopped.wait(seconds):
-            writer(statement)
+    def write(stopping: threading.Event) -> None:
+        writer = Writer(server, database)
+        with closing(writer.connection):
+            while not stopping.wait(seconds):
+                writer(statement)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join(20)
-        writer.connection.close()
+    return Background(write)
 
 
 # -- TailraceLagHigh, TailraceLagNotFalling, TailraceQueueFull -------------------------------------

@@ -11,15 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
-import pymysql
 import pytest
 
 from tests.end_to_end.test_schema_command import LACKS, TABLES
+from tests.support.background import Background
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.servers import AnyServer, connect_mysql
@@ -80,35 +79,18 @@ class Sides:
             assert table in ("customer", "purchase")
         self.target.execute("ALTER TABLE customer ALTER COLUMN name DROP DEFAULT")
 
-    @contextmanager
-    def load(self) -> Iterator[None]:
+    def load(self) -> Background:
         """Purchases of the three customers, one by one, until the end."""
-        stop = threading.Event()
-        failures: list[pymysql.err.Error] = []
 
-        def write() -> None:
+        def write(stopping: threading.Event) -> None:
+            insert = "INSERT INTO purchase (customer, amount, code) VALUES (%s, %s, %s)"
             with connect_mysql(self.server, self.database) as source, source.cursor() as cursor:
                 number = 0
-                while not stop.is_set():
+                while not stopping.is_set():
                     number += 1
-                    values = (number % 3 + 1, number % 1000 + 1, f"P{number}")
-                    try:
-                        cursor.execute(
-                            "INSERT INTO purchase (customer, amount, code) VALUES (%s, %s, %s)",
-                            values,
-                        )
-                    except pymysql.err.Error as error:
-                        failures.append(error)
-                        return
+                    cursor.execute(insert, (number % 3 + 1, number % 1000 + 1, f"P{number}"))
 
-        thread = threading.Thread(target=write)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join(30)
-        assert failures == []
+        return Background(write)
 
     def assert_equal(self) -> None:
         """Fail unless all rows are equal, after the engine has caught up."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import psycopg
 import pytest
 
 from engine.ops.log_fields import FIELDS
+from tests.support.commands import run_tailrace
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.servers import AnyServer, connect_mysql
 from tests.support.waiting import wait_until
@@ -318,10 +318,5 @@ def assert_commands_are_clean(config: Path) -> None:
 
 def run(*words: str | Path) -> tuple[int, str]:
     """A command line's exit status and output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "engine.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
+    done = run_tailrace(*words)
     return done.returncode, done.stdout + done.stderr

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,26 +19,21 @@ from tests.support.servers import AnyServer, connect_mysql
 
 
 def test_a_table_is_quarantined_by_command(
-    mysql: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-    tmp_path: Path,
+    mysql: AnyServer, source_database: str, target_database: str, tmp_path: Path
 ) -> None:
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql)
-    config = write_config(tmp_path, mysql.url, target, f"{database}.*")
-    table = f"{database}.orders"
+    config = write_config(tmp_path, mysql.url, target_database, f"{source_database}.*")
+    table = f"{source_database}.orders"
     with (
-        connect_mysql(mysql, database) as source,
+        connect_mysql(mysql, source_database) as source,
         source.cursor() as cursor,
-        psycopg.connect(target, autocommit=True) as there,
+        psycopg.connect(target_database, autocommit=True) as there,
     ):
         for name in ("orders", "other"):
             cursor.execute(f"CREATE TABLE {name} (id INT PRIMARY KEY)")
             cursor.execute(f"INSERT INTO {name} VALUES (1)")
         source.commit()
         assert "no checkpoint" in tailrace(2, "quarantine", config, table)
-        catch_up(make_pipeline(mysql.url, target, [f"{database}.*"]))
+        catch_up(make_pipeline(mysql.url, target_database, [f"{source_database}.*"]))
         assert "no command was given" in tailrace(0, "commands", config)
         assert "follows no table shop.none" in tailrace(2, "quarantine", config, "shop.none")
         assert "no engine" in tailrace(0, "quarantine", config, table)
@@ -58,8 +52,8 @@ def test_a_table_is_quarantined_by_command(
         started = time.time()
         cursor.execute("INSERT INTO other VALUES (3)")
         source.commit()
-        catch_up(make_pipeline(mysql.url, target, [f"{database}.*"]))
-        rows = [f'SELECT count(*) FROM "{database}".{name}' for name in ("orders", "other")]
+        catch_up(make_pipeline(mysql.url, target_database, [f"{source_database}.*"]))
+        rows = [f'SELECT count(*) FROM "{source_database}".{name}' for name in ("orders", "other")]
         assert [there.execute(it.encode()).fetchall() for it in rows] == [[(1,)], [(3,)]]
         shown = tailrace(3, "tables", config)
         assert "a command of" in shown
@@ -74,5 +68,5 @@ def test_a_table_is_quarantined_by_command(
         found = json.loads(tailrace(0, "commands", config, "--json"))
         assert [(it["id"], it["refused"]) for it in found] == [(1, True), (2, False)]
         tailrace(0, "backfill", config, table)
-        catch_up(make_pipeline(mysql.url, target, [f"{database}.*"]))
-        assert_equal(source, there, database)
+        catch_up(make_pipeline(mysql.url, target_database, [f"{source_database}.*"]))
+        assert_equal(source, there, source_database)

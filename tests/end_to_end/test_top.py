@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 from textual.widgets import Static
@@ -17,17 +16,12 @@ from tests.support.waiting import wait_until_async
 
 
 def test_an_engine_is_paused_killed_and_back(
-    mysql: AnyServer,
-    postgres: AnyServer,
-    fresh_mysql_database: Callable[[AnyServer], str],
-    fresh_postgres_database: Callable[[AnyServer], str],
-    tmp_path: Path,
+    mysql: AnyServer, source_database: str, target_database: str, tmp_path: Path
 ) -> None:
-    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql)
-    with connect_mysql(mysql, database) as source, source.cursor() as cursor:
+    with connect_mysql(mysql, source_database) as source, source.cursor() as cursor:
         cursor.execute("CREATE TABLE orders (id INT PRIMARY KEY)")
         source.commit()
-    config = write_config(tmp_path, mysql.url, target, f"{database}.*")
+    config = write_config(tmp_path, mysql.url, target_database, f"{source_database}.*")
 
     async def run(engine: EngineProcess) -> None:
         listen = f"127.0.0.1:{engine.port}"

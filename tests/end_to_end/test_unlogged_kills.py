@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.support.background import Background
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mirror import catch_up, make_pipeline
@@ -90,40 +91,29 @@ NEW_COLUMNS = (
 ADD = "ALTER TABLE t ADD g BIGINT AS (CRC32(id)) VIRTUAL, ADD u INT NOT NULL DEFAULT (CRC32(7) % 9)"
 
 
-class Load:
+class Load(Background):
     """Writes to the table ``t`` and to another one, and reads ``t`` on the target all the time."""
 
     def __init__(self, server: AnyServer, database: str, target: str, counts: str = COUNTS) -> None:
+        super().__init__(self._write, self._read)
         self._server, self._database, self._target = server, database, target
         self._counts = counts
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=it) for it in (self._write, self._read)]
         self.fewest = ROWS
         self.mixed = 1
 
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(30)
-
-    def _write(self) -> None:
+    def _write(self, stopping: threading.Event) -> None:
         number = ROWS
         with connect_mysql(self._server, self._database) as session, session.cursor() as cursor:
-            while not self._stopping.wait(0.005):
+            while not stopping.wait(0.005):
                 number += 1
                 cursor.execute("INSERT INTO t (id, a) VALUES (%s, %s)", (number, number))
                 cursor.execute("UPDATE t SET a = a + 1 WHERE id = %s", (number % ROWS,))
                 cursor.execute("INSERT INTO other VALUES (%s)", (number,))
                 session.commit()
 
-    def _read(self) -> None:
+    def _read(self, stopping: threading.Event) -> None:
         with psycopg.connect(self._target, autocommit=True) as session:
-            while not self._stopping.wait(0.002):
+            while not stopping.wait(0.002):
                 row = session.execute(
                     self._counts.format(database=self._database).encode()
                 ).fetchone()
@@ -241,26 +231,17 @@ def test_kills_at_each_step_of_new_columns_in_long_rows(
     assert "the table is backfilled again" not in log
 
 
-class Counts:
+class Counts(Background):
     """Reads the number of rows of a table on the target all the time."""
 
     def __init__(self, target: str, table: str) -> None:
+        super().__init__(self._read)
         self._target, self._table = target, table
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._read)
         self.seen: set[int] = set()
 
-    def __enter__(self) -> Counts:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stopping.set()
-        self._thread.join(30)
-
-    def _read(self) -> None:
+    def _read(self, stopping: threading.Event) -> None:
         with psycopg.connect(self._target, autocommit=True) as session:
-            while not self._stopping.wait(0.002):
+            while not stopping.wait(0.002):
                 row = session.execute(f"SELECT count(*) FROM {self._table}".encode()).fetchone()
                 assert row is not None
                 self.seen.add(row[0])

@@ -35,6 +35,7 @@ from engine.sandbox import Server, start_postgres
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from sources.mysql.codec import accelerator
+from tests.support.commands import run_tailrace
 from tests.support.engine_process import write_config
 from tests.support.recorded_logs import FIXTURES
 from tests.support.servers import AnyServer, connect_mysql, obtain
@@ -55,13 +56,7 @@ class CommandResult:
 
 def tailrace(*words: str | Path) -> CommandResult:
     """Run a command to its end. Fails if it prints the secret or a traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", "engine.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        env=os.environ | {"COLUMNS": "200"},
-    )
+    done = run_tailrace(*words)
     assert SECRET not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return CommandResult(done.returncode, done.stdout, done.stderr)

@@ -11,22 +11,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from engine.verify.multisets import Deviation, Multiset, confirm_multiset, recheck_multiset
-from engine.verify.recheck import PipelineWaiter
+from tests.support.passing import never, waiter
 from tests.support.sides import Sides
-
-
-async def at_once(position: str, deadline: float) -> bool:
-    return True
-
-
-async def never(position: str, deadline: float) -> bool:
-    return False
-
-
-def waiter(
-    passed: Callable[[str, float], Awaitable[bool]] = at_once, seconds: float = 60.0
-) -> PipelineWaiter:
-    return PipelineWaiter(lambda: "here", passed, seconds)
 
 
 def reading(*readings: dict[bytes, int]) -> Callable[[], Awaitable[Multiset]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import InvalidOperation
 
 import msgspec
@@ -26,26 +26,13 @@ from engine.verify.recheck import (
     Rechecker,
 )
 from engine.verify.report import Difference, Key, TableReport, VerifyReport
+from tests.support.passing import at_once, never, waiter
 from tests.support.waiting import wait_until_async
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 VALUE = Column("value", Type("int32"), "int")
 TABLE = Table(TableId("shop", "items"), (ID, VALUE), key=(0,))
 KEY = ("1",)
-
-
-async def at_once(position: str, deadline: float) -> bool:
-    return True
-
-
-async def never(position: str, deadline: float) -> bool:
-    return False
-
-
-def waiter(
-    passed: Callable[[str, float], Awaitable[bool]] = at_once, seconds: float = 60.0
-) -> PipelineWaiter:
-    return PipelineWaiter(lambda: "here", passed, seconds)
 
 
 class Scripted:

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,21 +18,12 @@ from sources.mysql.binlog import events as ev
 from sources.mysql.binlog.stream import Stream
 from sources.mysql.gtid import GtidSet
 from sources.mysql.position import MySQLPosition, parse_position, place_of
+from tests.support.commands import run_tailrace
 from tests.support.engine_process import write_config
 from tests.support.servers import AnyServer, connect_mysql
 from tests.support.written_log import START, UUID, Log, fed, inserted, stream_at
 
 STOP = '[errors]\non_error = "stop"\n[backfill]\nunlogged_change = "stop"\n'
-
-
-def tailrace(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "engine.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def test_a_place_is_part_of_the_position() -> None:
@@ -146,15 +135,15 @@ def test_a_statement_or_a_transaction_is_passed_over(
     config = write_config(tmp_path, there_is.url, target, f"{database}.*", more=STOP)
 
     def skip(option: str, lost: str) -> None:
-        stopped = tailrace("run", config, "--until-caught-up")
+        stopped = run_tailrace("run", config, "--until-caught-up")
         assert stopped.returncode == 1
         command = f"tailrace skip {config} {option}"
         (line,) = [line for line in stopped.stderr.split("`") if command in line]
-        asked = tailrace(*line.split()[1:])
+        asked = run_tailrace(*line.split()[1:])
         assert asked.returncode == 2
         assert "will not be applied" in asked.stdout
         assert lost in asked.stdout
-        assert "no engine" in tailrace(*line.split()[1:], "--yes").stdout
+        assert "no engine" in run_tailrace(*line.split()[1:], "--yes").stdout
 
     with (
         connect_mysql(there_is, database) as source,
@@ -165,7 +154,7 @@ def test_a_statement_or_a_transaction_is_passed_over(
         cursor.execute("CREATE TABLE other (id INT PRIMARY KEY)")
         cursor.execute("INSERT INTO t VALUES (1, 1), (2, 2)")
         source.commit()
-        assert tailrace("run", config, "--until-caught-up").returncode == 0
+        assert run_tailrace("run", config, "--until-caught-up").returncode == 0
         with connect_mysql(there_is, database) as session, session.cursor() as loose:
             loose.execute("SET SESSION binlog_format = 'STATEMENT'")
             loose.execute("UPDATE t SET a = 77 WHERE id = 1")
@@ -181,7 +170,7 @@ def test_a_statement_or_a_transaction_is_passed_over(
         source.commit()
         skip("--statement", "the statement UPDATE t SET …\n")
         skip("--transaction", "the statement UPDATE t SET …\n  the statement INSERT INTO t …\n")
-        done = tailrace("run", config, "--until-caught-up")
+        done = run_tailrace("run", config, "--until-caught-up")
         assert done.returncode == 0, done.stderr
         rows = there.execute(f'SELECT id, a FROM "{database}".t ORDER BY 1'.encode()).fetchall()
         assert rows == [(1, 1), (2, 2), (4, 4)]
@@ -192,7 +181,7 @@ def test_a_statement_or_a_transaction_is_passed_over(
         assert "passing" not in position[0]
         commands = there.execute("SELECT count(*) FROM tailrace.command WHERE NOT refused")
         assert commands.fetchone() == (2,)
-        assert tailrace("verify", config, "--deadline-seconds", "3").returncode == 3
+        assert run_tailrace("verify", config, "--deadline-seconds", "3").returncode == 3
 
 
 @pytest.mark.parametrize(
@@ -214,11 +203,11 @@ def test_the_command_of_a_stop_inside_a_transaction(
     config = write_config(tmp_path, there_is.url, target, f"{database}.*", more=STOP)
 
     def skip(lost: str) -> None:
-        stopped = tailrace("run", config, "--until-caught-up")
+        stopped = run_tailrace("run", config, "--until-caught-up")
         assert stopped.returncode == 1, stopped.stderr
         command = f"tailrace skip {config} --statement"
         (line,) = {line for line in stopped.stderr.split("`") if command in line}
-        done = tailrace(*line.split()[1:], "--yes")
+        done = run_tailrace(*line.split()[1:], "--yes")
         assert done.returncode == 0, done.stdout + done.stderr
         assert lost in done.stdout
 
@@ -231,7 +220,7 @@ def test_the_command_of_a_stop_inside_a_transaction(
         cursor.execute("CREATE TABLE other (id INT PRIMARY KEY)")
         cursor.execute("INSERT INTO t VALUES (1, 1)")
         source.commit()
-        assert tailrace("run", config, "--until-caught-up").returncode == 0
+        assert run_tailrace("run", config, "--until-caught-up").returncode == 0
         cursor.execute("SET SESSION binlog_format = 'MIXED'")
         for text in (
             "INSERT INTO t VALUES (10, length(uuid()))",
@@ -250,7 +239,7 @@ def test_the_command_of_a_stop_inside_a_transaction(
         source.commit()
         skip("the statement UPDATE t SET …\n")
         skip(f"{database}.other: 2 rows inserted\n")
-        done = tailrace("run", config, "--until-caught-up")
+        done = run_tailrace("run", config, "--until-caught-up")
         assert done.returncode == 0, done.stderr
         rows = there.execute(f'SELECT id, a FROM "{database}".t ORDER BY 1'.encode()).fetchall()
         assert rows == [(1, 1), (10, 36), (11, 36), (12, 12), (13, 13)]

@@ -9,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +28,7 @@ from sinks.postgres.sink import PostgresSink
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
 from tests.conftest import AnyServer
+from tests.support.commands import run_tailrace
 from tests.support.compare import assert_equal
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.servers import connect_mysql, drop_mysql_database
@@ -374,16 +372,6 @@ def execute(server: AnyServer, *texts: str) -> None:
             cursor.execute(text)
 
 
-def tailrace(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "engine.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"COLUMNS": "200"},
-    )
-
-
 def test_a_pipeline_of_version_0_1_0_goes_on(
     source: AnyServer, postgres: AnyServer, fresh_postgres_database: Fresh, tmp_path: Path
 ) -> None:
@@ -419,14 +407,14 @@ def test_a_pipeline_of_version_0_1_0_goes_on(
         assert engine.wait() == 0, engine.tail()
     with connect_mysql(source) as left, psycopg.connect(url, autocommit=True) as right:
         assert_equal(left, right, "legacy_shop")
-    verified = tailrace("verify", config)
+    verified = run_tailrace("verify", config)
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 def look_at_layout_1(config: Path, url: str) -> None:
     """The commands that only read understand layout 1, and leave it."""
     before = everything(url)
-    status = tailrace("status", config, "--json")
+    status = run_tailrace("status", config, "--json")
     assert status.returncode == 0, status.stderr
     states = {table["table"]: table["state"] for table in json.loads(status.stdout)["tables"]}
     assert states == {
@@ -435,8 +423,8 @@ def look_at_layout_1(config: Path, url: str) -> None:
         str(ORDERS.id): "catching_up",
         str(VISIT.id): "pending",
     }
-    verified = tailrace("verify", config, "--table", str(ORDERS.id))
+    verified = run_tailrace("verify", config, "--table", str(ORDERS.id))
     assert verified.returncode == 0, verified.stdout + verified.stderr
-    checked = tailrace("check", config)
+    checked = run_tailrace("check", config)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert everything(url) == before

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.commands import CommandStore, PipelineCommand
 
-__all__ = ["submit", "submit_now", "tailrace"]
+__all__ = ["run_tailrace", "submit", "submit_now", "tailrace"]
 
 
 async def submit_now(sink: CommandStore, command: PipelineCommand | str) -> int:
@@ -28,16 +28,22 @@ def submit(sink: CommandStore, command: PipelineCommand | str) -> int:
     return asyncio.run(submit_now(sink, command))
 
 
-def tailrace(status: int, *words: str | Path, environment: Mapping[str, str] | None = None) -> str:
-    """Run a command line, whose exit status must be this one. Returns what it prints.
-    ``environment`` has more variables of its environment.
-    """
-    done = subprocess.run(
+def run_tailrace(
+    *words: str | Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command line to its end. ``environment`` has more variables of its environment."""
+    return subprocess.run(
         [sys.executable, "-m", "engine.cli", *map(str, words)],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=90,
         env={**os.environ, "COLUMNS": "200", **(environment or {})},
     )
+
+
+def tailrace(status: int, *words: str | Path, environment: Mapping[str, str] | None = None) -> str:
+    """The same for a command whose exit status must be this one. Returns what it prints."""
+    done = run_tailrace(*words, environment=environment)
     assert done.returncode == status, done.stderr or done.stdout
     return done.stdout + done.stderr

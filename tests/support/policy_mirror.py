@@ -5,6 +5,7 @@ A mirrored database for the tests of value policies.
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -22,9 +23,10 @@ from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 from sources.mysql.settings import MySQLSettings
 from tests.support.mirror import catch_up, make_pipeline
+from tests.support.passing import at_once
 from tests.support.servers import AnyServer, connect_mysql
 
-__all__ = ["Mirror", "Rows"]
+__all__ = ["Mirror", "Rows", "verify_stopped"]
 
 Rows = list[tuple[Any, ...]]
 
@@ -94,32 +96,29 @@ class Mirror:
         self, values: StoragePolicies | None = None, reads: ReadPolicies | None = None
     ) -> VerifyReport:
         settings = PostgresSettings(self.target_url, values=values or StoragePolicies())
-        state = asyncio.run(PostgresSink(settings, "mirror").state())
-        assert state is not None
-        source = MySQLRowReader(MySQLSettings(url=self.server.url), reads)
-        target = PostgresRowReader(settings, Naming(), Storage(settings.values))
-
-        async def passed(position: str, deadline: float) -> bool:
-            return True
-
-        try:
-            return asyncio.run(
-                comparison.verify(
-                    state.tables,
-                    source,
-                    target,
-                    source_position=lambda: "",
-                    passed=passed,
-                    chunk_rows=2,
-                )
-            )
-        finally:
-            source.close()
-            target.close()
+        return verify_stopped(self.server, settings, reads)
 
     def close(self) -> None:
         self.source.close()
         self.target.close()
+
+
+def verify_stopped(
+    server: AnyServer, settings: PostgresSettings, reads: ReadPolicies | None = None
+) -> VerifyReport:
+    """Compare the tables of a pipeline that has caught up and does not run."""
+    state = asyncio.run(PostgresSink(settings, "mirror").state())
+    assert state is not None
+    source = MySQLRowReader(MySQLSettings(url=server.url), reads)
+    target = PostgresRowReader(settings, Naming(), Storage(settings.values))
+    compared = comparison.verify(
+        *(state.tables, source, target),
+        source_position=lambda: "",
+        passed=at_once,
+        chunk_rows=2,
+    )
+    with closing(source), closing(target):
+        return asyncio.run(compared)
 
 
 def _text(value: Any) -> Any:

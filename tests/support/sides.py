@@ -24,6 +24,8 @@ from sinks.postgres.ddl import create_table
 from sinks.postgres.settings import PostgresSettings
 from sources.mysql.catalog import read_table
 from sources.mysql.settings import MySQLSettings
+from tests.support.background import Background
+from tests.support.passing import at_once
 from tests.support.servers import AnyServer, connect_mysql
 from tests.support.waiting import wait_until_async
 
@@ -93,9 +95,6 @@ class Sides:
         chunk_rows: int = 3,
         **options: Any,
     ) -> VerifyReport:
-        async def at_once(position: str, deadline: float) -> bool:
-            return True
-
         comparison = verify(
             tables,
             self.source_reader,
@@ -120,23 +119,22 @@ class Sides:
         self.target.close()
 
 
-class Mirror:
+class Mirror(Background):
     """A writer that never pauses, and a pipeline that is a few statements behind it.
 
     ``statement`` returns the n-th change. If it is empty, the writer waits for the pipeline.
     """
 
     def __init__(self, sides: Sides, statement: Callable[[int], str]) -> None:
+        super().__init__(self._run)
         self._sides = sides
         self._statement = statement
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self.done = 0
 
-    def _run(self) -> None:
+    def _run(self, stopping: threading.Event) -> None:
         queue: list[str] = []
         number = 0
-        while not self._stop.is_set():
+        while not stopping.is_set():
             number += 1
             statement = self._statement(number)
             if statement:
@@ -152,11 +150,3 @@ class Mirror:
         wanted = self.done + 10
         await wait_until_async(lambda: self.done >= wanted)
         return True
-
-    def __enter__(self) -> Mirror:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
