@@ -16,7 +16,7 @@ import msgspec
 from pymysql.connections import Connection
 
 from engine.databases.mysql.connect import connect, error_code, query
-from engine.errors import SourceDenied, SourceError
+from engine.errors import SourceDenied, SourceError, SourceLost
 from engine.handover import Changed, Since
 from engine.schema import Table
 from sources.mysql.changed_tables import read_changed
@@ -125,7 +125,13 @@ class MySQLFreezer:
 
     @property
     def _connection(self) -> Connection[Any]:
-        if self._open is None or not self._open.open:
+        """A connection that answers. The server may have been restarted since the last question."""
+        if self._open is not None:
+            try:
+                query(self._open, "DO 0")
+            except SourceLost:
+                self.close()
+        if self._open is None:
             self._open = connect(self._settings)
         return self._open
 

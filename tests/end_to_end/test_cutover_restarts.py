@@ -1,19 +1,29 @@
 """
-A cutover that was killed at the switch, and a source that takes writes again, as after a restart.
+A source that is restarted during a cutover, and takes writes again.
 """
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
+import pymysql
 import pytest
 
 from engine.cli.main import main
 from engine.databases.mysql.connect import query
-from tests.support.cutovers import become_ready, killed_at, record, thawed_at_the_end
+from engine.sandbox import Server, start_mariadb, start_mysql
+from tests.support.cutovers import killed_at, record
 from tests.support.engine_process import EngineProcess, write_config
-from tests.support.mysql_sessions import FreshDatabase
-from tests.support.servers import AnyServer, connect_mysql
+from tests.support.global_variables import variables
+from tests.support.servers import connect_mysql, obtain
+from tests.support.waiting import wait_until
 
 SETTINGS = """
 [cutover]
@@ -21,52 +31,207 @@ quiet_seconds = 0.3
 switch = {{ command = ["sh", "-c", "cat >> {called}"] }}
 """
 
-
-def restarted(server: AnyServer, database: str, *, written: bool) -> None:
-    """The source has a new log file, and takes writes."""
-    with connect_mysql(server, database) as connection:
-        query(connection, "SET GLOBAL read_only = OFF")
-        query(connection, "FLUSH BINARY LOGS")
-        if written:
-            query(connection, "INSERT INTO ledger VALUES (2)")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.fixture(params=["mysql", "mariadb"])
+def source(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server with a table, which the test may restart, and a user without rights beyond that."""
+    with obtain(start_mysql if request.param == "mysql" else start_mariadb) as server:
+        with connect_mysql(server) as connection:
+            query(connection, "CREATE DATABASE shop")
+            query(connection, "CREATE TABLE shop.ledger (id INT PRIMARY KEY AUTO_INCREMENT)")
+            query(connection, "INSERT INTO shop.ledger VALUES (1)")
+            query(connection, "CREATE USER app@'%' IDENTIFIED BY 'app'")
+            query(connection, "GRANT SELECT, INSERT ON shop.* TO app@'%'")
+        yield server
+
+
+@pytest.fixture
+def config(source: Server, target_database: str, tmp_path: Path) -> Path:
+    """The configuration. Its hook adds a line to the file ``called``."""
+    more = SETTINGS.format(called=tmp_path / "called")
+    return write_config(tmp_path, source.url, target_database, "shop.*", more=more)
+
+
+class Application:
+    """Writes rows, and goes on whenever the server lets it: it knows neither of a restart nor of a
+    cutover. ``written`` has the numbers of its rows.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.written: list[int] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._write()
+            except pymysql.MySQLError:  # the server is away, or read only
+                self._ended.wait(0.01)
+
+    def _write(self) -> None:
+        at = self._server
+        with (
+            pymysql.connect(
+                host=at.host, port=at.port, user="app", password="app", autocommit=True
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            while not self._ended.is_set():
+                cursor.execute("INSERT INTO shop.ledger VALUES ()")
+                self.written.append(cursor.lastrowid)
+                self._ended.wait(0.002)
+
+    def wait_more(self) -> None:
+        """Wait until it has written another row."""
+        before = len(self.written)
+        wait_until(lambda: len(self.written) > before, what="another row")
+
+    def __enter__(self) -> Application:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(30)
+
+
+def restart(server: Server, how: str) -> None:
+    """Restart a server. What SET GLOBAL has set is lost."""
+    if how == "kill":
+        server.kill()
+    else:
+        server.shutdown()
+    server.start()
+    assert read_only(server) == "OFF"
+
+
+def read_only(server: Server) -> str:
+    with connect_mysql(server) as connection:
+        return variables(connection, "GLOBAL")["read_only"]
+
+
+def made_ready(config: Path, engine: EngineProcess) -> None:
+    """The cutover can begin."""
+    engine.wait_live()
+    assert main(["schema", "apply", str(config), "--yes"]) == 0
+    assert main(["verify", str(config)]) == 0
+
+
+def numbers(server: Server, target: str) -> tuple[list[int], list[int]]:
+    """The rows of both sides."""
+    with connect_mysql(server) as connection:
+        there = [row[0] for row in query(connection, "SELECT id FROM shop.ledger ORDER BY id")]
+    with psycopg.connect(target) as connection:
+        rows = connection.execute("SELECT id FROM shop.ledger ORDER BY id").fetchall()
+    return there, [row[0] for row in rows]
+
+
+def restarted_after_the_freeze(
+    config: Path, server: Server, how: str, application: Application
+) -> str:
+    """The command sees nothing of a restart until it is over. Returns its error."""
+    command = [sys.executable, "-P", "-m", "engine.cli", "cutover", str(config)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("drain: ") for line in process.stdout)
+        process.send_signal(signal.SIGSTOP)
+        restart(server, how)
+        application.wait_more()
+        process.send_signal(signal.SIGCONT)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 1, said
+    return said
+
+
+@pytest.mark.parametrize("how", ["kill", "shutdown"])
+def test_a_source_that_is_restarted_after_the_freeze(
+    source: Server, how: str, config: Path, target_database: str
+) -> None:
+    """GIVEN a source that is restarted after the freeze, and written at once WHEN the command runs
+    on THEN it aborts; WHEN it was killed and is typed again THEN it freezes, drains and compares
+    again. The target has each row."""
+    with EngineProcess(config) as engine, Application(source) as application:
+        made_ready(config, engine)
+        said = restarted_after_the_freeze(config, source, how, application)
+        assert "the source takes writes as before" in said
+        aborted = record(target_database)
+        assert (aborted["state"], read_only(source)) == ("aborted", "OFF")
+        application.wait_more()
+
+        killed_at(config, "drain")
+        wait_until(lambda: read_only(source) == "ON")
+        restart(source, how)
+        application.wait_more()
+        engine.wait_status(lambda it: it["state"] == "streaming")
+        assert main(["cutover", str(config)]) == 0
+        assert engine.wait() == 0
+        assert read_only(source) == "ON"
+        there, here = numbers(source, target_database)
+    assert there == here
+    assert set(application.written) <= set(here)
+    done = record(target_database)
+    steps = [it["step"] for it in done["steps"]]
+    assert steps[:3] == ["check", "freeze", "drain"]
+    assert (done["state"], done["warnings"], done["id"] == aborted["id"]) == ("done", [], False)
+
+
+def restarted_at_the_switch(server: Server, *, written: bool) -> None:
+    restart(server, "kill")
+    if written:
+        with connect_mysql(server) as connection:
+            query(connection, "INSERT INTO shop.ledger VALUES (2)")
+
+
 @pytest.mark.parametrize("written", [False, True])
-@pytest.mark.parametrize("source", ["mysql", "mariadb_10"])
-def test_a_source_that_was_restarted_at_the_switch(
-    source: str,
+def test_a_source_that_is_restarted_at_the_switch(
+    source: Server,
     written: bool,
-    request: pytest.FixtureRequest,
-    fresh_mysql_database: FreshDatabase,
+    config: Path,
     target_database: str,
-    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """GIVEN a restart that changed no row THEN the cutover goes on; else it names the table, and
     goes on when a person says that the applications are switched."""
-    server: AnyServer = request.getfixturevalue(source)
-    database = fresh_mysql_database(server)
-    with connect_mysql(server, database) as connection:
-        query(connection, "CREATE TABLE ledger (id INT PRIMARY KEY)")
-        query(connection, "INSERT INTO ledger VALUES (1)")
-    called = tmp_path / "called"
-    more = SETTINGS.format(called=called)
-    config = write_config(tmp_path, server.url, target_database, f"{database}.*", more=more)
     run = ["cutover", str(config)]
-    with thawed_at_the_end(server) as writes, EngineProcess(config) as engine:
-        become_ready(engine, config)
+    with EngineProcess(config) as engine:
+        made_ready(config, engine)
         killed_at(config, "switch")
-        restarted(server, database, written=written)
+        restarted_at_the_switch(source, written=written)
+        engine.wait_status(lambda it: it["state"] == "streaming")
         capsys.readouterr()
         assert main(run) == int(written)
         if written:
-            assert f"{database}.ledger" in capsys.readouterr().err
-            assert writes()["read_only"] == "ON"
+            assert "shop.ledger" in capsys.readouterr().err
+            assert read_only(source) == "ON"
             assert main([*run, "--switched"]) == 0
         assert engine.wait() == 0
-        assert writes()["read_only"] == "ON"
-        done = record(target_database)
+        assert read_only(source) == "ON"
+        done: dict[str, Any] = record(target_database)
         assert done["state"] == "done"
-        assert (f"{database}.ledger" in "".join(done["warnings"])) == written
+        assert ("shop.ledger" in "".join(done["warnings"])) == written
+
+
+def test_a_source_that_is_restarted_by_the_hook(
+    source: Server, config: Path, target_database: str, tmp_path: Path
+) -> None:
+    """GIVEN a source that is restarted while the hook switches the applications THEN the source is
+    frozen again."""
+    go, waits = tmp_path / "go", tmp_path / "waits"
+    wait = f"touch {waits}; while [ ! -e {go} ]; do sleep 0.05; done"
+    config.write_text(config.read_text().replace(f"cat >> {tmp_path / 'called'}", wait))
+    with EngineProcess(config) as engine:
+        made_ready(config, engine)
+        with subprocess.Popen([sys.executable, "-m", "engine.cli", "cutover", str(config)]) as one:
+            wait_until(waits.exists, 60, "the hook switch")
+            restart(source, "shutdown")
+            go.touch()
+            assert one.wait(60) == 0
+        assert engine.wait() == 0
+        assert read_only(source) == "ON"
+        assert record(target_database)["warnings"] == []
