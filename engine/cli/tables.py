@@ -156,6 +156,9 @@ def _notes(report: TableReport) -> list[Text]:
     if report.reason:
         reason = f"{report.table}: all rows are read: {report.reason}"
         notes.append(Text(printable(reason), style="dim"))
+    if report.method == "checksums" and report.read:
+        reason = f"{report.table}: {counted(report.read, 'row', 'rows')} compared one by one"
+        notes.append(Text(printable(reason), style="dim"))
     if report.sample is not None:
         notes.append(Text(printable(f"{report.table}: {report.sample.text}")))
     for each in report.replaced:

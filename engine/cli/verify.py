@@ -35,7 +35,7 @@ from engine.proof import ProofOutcome, ProofStore, TableProof
 from engine.remedies import remedy_of, rendered
 from engine.schema import Table, TableId
 from engine.settings.loader import Settings
-from engine.toolkit.sampling import SampleSize, SamplesKeys
+from engine.toolkit.sampling import MOST_DRAWN, SampleSize, SamplesKeys
 from engine.verify import comparison
 from engine.verify.report import TableReport, VerifyReport
 
@@ -180,8 +180,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=_sample_size,
         metavar="N|PERCENT",
         help="compare about N random rows of each table, or such a share of them, as in 0.5%%,"
-        " and say which share of the rows may differ with 95%% confidence; tables without a key are"
-        " compared whole",
+        " and say which share of the rows may differ with 95%% confidence; at most"
+        f" {MOST_DRAWN:,} rows of a table are drawn, and tables without a key are compared whole",
     )
     parser.add_argument(
         "--no-record", action="store_true", help="do not store the outcome in the target"

@@ -22,6 +22,7 @@ from engine.schema import Table, TableId, Type
 from engine.toolkit.canonical import NamesReadPolicies, clock, interval_text, number_text
 from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
 from engine.toolkit.codegen import compile_function
+from engine.toolkit.row_limit import RowLimit
 from engine.toolkit.sampling import SamplesKeys, batches
 
 __all__ = ["MappedReader", "SharesReader", "compared", "decoder", "with_sources"]
@@ -76,6 +77,10 @@ class _PlainSums(ABC):
         if isinstance(self._reader, SumsRows):
             return self._reader.why_not_summed(plain)
         return "the database computes no checksums"
+
+    def longest_text(self) -> int:
+        """As ``SumsRows.longest_text``."""
+        return self._sums.longest_text()
 
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
         """As ``SumsRows.sum_range``."""
@@ -252,8 +257,10 @@ class MappedReader(_PlainSums):
             return reader.sample(table, share)
         found: list[_Key] = []
         for mapping, convert in self._parts_of(table):
-            for keys in batches(reader.sample(mapping.source, share), _LOOKED_UP):
+            limit = RowLimit(_LOOKED_UP)
+            for keys in batches(reader.sample(mapping.source, share), limit):
                 rows, drawn = self._reader.by_keys(mapping.source, keys), set(keys)
+                limit.add(rows)
                 own = [row for row in rows if _keys(mapping.source, [row])[0] in drawn]
                 found += _keys(table, convert(own))
         return found

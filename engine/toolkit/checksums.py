@@ -118,6 +118,9 @@ class SumsRows(Protocol):
     def why_not_summed(self, table: Table) -> str:
         """Why there are no checksums of this table; empty if there are. May block."""
 
+    def longest_text(self) -> int:
+        """The bytes of the longest joined text that the database makes. May block."""
+
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
         """The checksum of the rows with these keys. They are at most ``most_rows``, or far fewer on
         the other side."""
@@ -154,9 +157,10 @@ def is_never_longer(column: Column) -> bool:
     return 0 < _declared(column) <= LONGEST
 
 
-def most_rows(table: Table) -> int:
-    """The number of rows whose joined text surely has at most ``MOST_BYTES`` bytes."""
-    return max(1, MOST_BYTES // sum(map(_field_bytes, table.columns)))
+def most_rows(table: Table, longest: int = MOST_BYTES) -> int:
+    """The number of rows whose joined text surely has at most ``longest`` bytes, and at most
+    ``MOST_BYTES``."""
+    return max(1, min(longest, MOST_BYTES) // sum(map(_field_bytes, table.columns)))
 
 
 #: The length of a field, but for the text of a long one: of 65 digits, 64 bits, or a length.

@@ -15,9 +15,10 @@ from msgspec import UNSET
 
 from engine.proof import Unfinished
 from engine.toolkit.key_order import is_ordered
+from engine.toolkit.row_limit import RowLimit
 from engine.verify.parts import candidates
 from engine.verify.ranges import RangeComparison
-from engine.verify.reader import AsyncReader, RowLimit, TextRow, key_of
+from engine.verify.reader import AsyncReader, TextRow, key_of
 from engine.verify.recheck import Rechecker
 from engine.verify.report import Difference, Key
 from engine.verify.samples import compare_sample, shares_of
@@ -56,7 +57,7 @@ class KeyedComparison(TableComparison):
             await self._forward(rechecker)
             await self._backward(rechecker)
         await self._add(rechecker.hot_differences())
-        self.hot = len(rechecker.hot)
+        self.hot = rechecker.left_open
 
     async def _by_ranges(self, rechecker: Rechecker) -> None:
         """Compare checksums of ranges, and the rows where they differ."""

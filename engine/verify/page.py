@@ -117,7 +117,7 @@ def _table(table: ComparedTable, number: int, place: Callable[[str], str]) -> It
     if table.read_because:
         how += f"; all rows were read: {as_text(table.read_because)}"
     elif table.method == "checksums":
-        how += f"; {count(table.read_rows)} rows were read"
+        how += f"; {count(table.read_rows)} rows were read and compared one by one"
     rows = f"{count(table.source_rows)} on the source, {count(table.target_rows)} on the target"
     yield from facts(
         [

@@ -22,14 +22,14 @@ from typing import Final, NamedTuple
 from engine.contract import RowReader
 from engine.schema import Table
 from engine.toolkit.checksums import Checksum
-from engine.verify.reader import AsyncReader, RowsByKey, by_key, closed_after
+from engine.verify.reader import AsyncReader, closed_after, key_of, row_digest
 from engine.verify.report import Key
 
 __all__ = ["MOST_ROWS", "Parts", "candidates", "differing_parts"]
 
 #: Rows of a table that is summed in one statement, which has a deadline.
 MOST_ROWS: Final = 50_000_000
-#: Rows of parts that differ which are read into memory.
+#: Rows of parts that differ which are read, and whose keys and digests are held in memory.
 _MOST_READ: Final = 100_000
 #: How often a keyless table is summed again if many of its parts change.
 _MORE_SUMS: Final = 2
@@ -106,12 +106,19 @@ async def candidates(
 
 async def _read(
     table: Table, reader: AsyncReader, parts: Parts, *, counts: bool = False
-) -> RowsByKey:
+) -> dict[Key, Checksum]:
+    """The digests of the rows of these parts, by their keys; of several rows of one key their sum.
+    The rows themselves may be too large to be held."""
     comparable = reader.comparable_rows(table, counts=counts)
     rows_of = reader.rows_of(table, parts.names)
 
-    def read(blocking: RowReader) -> RowsByKey:
+    def read(blocking: RowReader) -> dict[Key, Checksum]:
+        found: dict[Key, Checksum] = {}
         with closed_after(rows_of(blocking)) as chunks:
-            return by_key(table, [row for rows in chunks for row in comparable(rows)])
+            for row in (row for rows in chunks for row in comparable(rows)):
+                key, digest = key_of(table, row), row_digest(row).hex()
+                one = Checksum.of_text(1, digest)
+                found[key] = found[key].plus(one) if key in found else one
+        return found
 
     return await reader.run(read)

@@ -25,8 +25,9 @@ from typing import Final
 
 from engine.proof import Unfinished
 from engine.schema import Table
-from engine.toolkit.checksums import Checksum, KeyRange, most_rows
-from engine.verify.reader import AsyncReader, RowLimit, SourceReader, by_key, comparable_rows
+from engine.toolkit.checksums import Checksum, KeyRange
+from engine.toolkit.row_limit import RowLimit
+from engine.verify.reader import AsyncReader, SourceReader, by_key, comparable_rows
 from engine.verify.report import Key
 
 __all__ = ["RangeComparison"]
@@ -88,7 +89,8 @@ class RangeComparison:
     async def run(self) -> AsyncIterator[Key]:
         """Compare the table, range by range. Yields the end of each range but the last; its rows
         are compared, up to ``flush``."""
-        most = min(MOST_CHUNKS * self._chunk_rows, most_rows(self._table))
+        fitting = [await side.most_rows(self._table) for side in (self._source, self._target)]
+        most = min(MOST_CHUNKS * self._chunk_rows, *fitting)
         rows = most
         after, upto = self._after, await self._end(KeyRange(self._after), rows)
         while True:
@@ -107,9 +109,6 @@ class RangeComparison:
             self._rows += source.rows
             if source != target:
                 source, target = await self._cut(range, source, target)
-                if source == target:  # for example because a server cut the joined text off
-                    most = max(most // 2, min(self._chunk_rows, most))
-                    rows = min(rows, most)
             self.in_source = self.in_source.plus(source)
             self.in_target = self.in_target.plus(target)
             self._compared(source.rows)

@@ -22,14 +22,13 @@ from engine.toolkit.canonical import (
     canonical_json,
     canonical_rows,
 )
-from engine.toolkit.checksums import Checksum, KeyRange, SumsRows
+from engine.toolkit.checksums import Checksum, KeyRange, SumsRows, most_rows
 from engine.toolkit.sampling import SamplesKeys
 from engine.verify.pace import Pace
 from engine.verify.report import Key, Replaced
 
 __all__ = [
     "AsyncReader",
-    "RowLimit",
     "Rows",
     "RowsByKey",
     "SourceReader",
@@ -49,13 +48,6 @@ Answer = TypeVar("Answer")
 Rows = Callable[[RowReader], Iterator[list[TextRow]]]
 
 _DIGEST_BYTES: Final = 16
-#: The characters of rows that are read at once on one side.
-MOST_READ_BYTES: Final = 16 << 20
-#: The rows that are read at first, before their size is known.
-_FIRST_ROWS: Final = 100
-#: Rows that are read at once are at most so many times as many as before.
-_GROWTH: Final = 8
-
 #: The canonical text of the zero date, by the kind of its type.
 _ZERO: Final = {
     "date": "0000-00-00",
@@ -116,6 +108,10 @@ class AsyncReader:
         if isinstance(self._reader, SumsRows):
             return await self._sums(lambda reader: reader.why_not_summed(table))
         return "the database computes no checksums"
+
+    async def most_rows(self, table: Table) -> int:
+        """The most rows whose joined text the database surely makes."""
+        return await self._sums(lambda reader: most_rows(table, reader.longest_text()))
 
     async def sum_range(self, table: Table, range: KeyRange) -> Checksum:
         """The checksum of the rows of a range."""
@@ -415,22 +411,6 @@ def closed_after(chunks: Iterator[list[TextRow]]) -> Iterator[Iterator[list[Text
     finally:
         if isinstance(chunks, Generator):
             chunks.close()
-
-
-class RowLimit:
-    """How many rows are read at once: few enough that they surely have ``MOST_READ_BYTES``, as far
-    as the rows before them tell."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.rows = min(most, _FIRST_ROWS)
-
-    def add(self, rows: Collection[TextRow]) -> None:
-        """Learn the size of rows from those that were read."""
-        if rows:
-            size = sum(len(text) for row in rows for text in row if text) // len(rows)
-            fitting = max(1, MOST_READ_BYTES // max(1, size))
-            self.rows = min(self._most, fitting, _GROWTH * max(self.rows, _FIRST_ROWS))
 
 
 def key_of(table: Table, row: TextRow) -> Key:

@@ -47,12 +47,13 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from typing import Final, NamedTuple
 
 from msgspec import UNSET, UnsetType
 
 from engine.schema import Table
+from engine.toolkit.row_limit import RowLimit
 from engine.verify.reader import (
     AsyncReader,
     RowsByKey,
@@ -83,6 +84,8 @@ RECHECKS: Final = 12
 FEW_ROWS: Final = 32
 #: The mean time between two readings of few rows on the source.
 READING_INTERVAL_SECONDS: Final = 0.005
+#: Hot rows of a table that are rechecked again; the others are only counted.
+MOST_HOT: Final = 100_000
 #: The newest readings of a recheck whose digests are kept, besides its first.
 KEPT_READINGS: Final = 200
 
@@ -166,7 +169,8 @@ class Rechecker:
     """Rechecks the candidates of one table with a key. ``with_values``: differences have the values
     of both sides.
 
-    ``hot`` holds the keys of the rows that no recheck could decide about so far.
+    ``hot`` holds the keys of the rows that no recheck could decide about so far, up to
+    ``MOST_HOT``; ``left_open`` is the number of all.
     """
 
     def __init__(
@@ -180,6 +184,7 @@ class Rechecker:
         with_values: bool = False,
     ) -> None:
         self.hot: set[Key] = set()
+        self._more_hot = 0
         #: Candidates that were dismissed because neither side finds a row by their key.
         self.unfound: set[Key] = set()
         self._with_values = with_values
@@ -189,14 +194,14 @@ class Rechecker:
         self._source = source
         self._target = target
         self._pipeline = pipeline
-        self._batch_rows = batch_rows
+        self._limit = RowLimit(batch_rows)
         self._comparable = comparable_rows(table)
 
     async def differences(self, candidates: set[Key]) -> AsyncIterator[Difference]:
         """Yield the candidates that differ, and add those that are hot to ``hot``."""
         ordered = sorted(candidates, key=str)
-        for start in range(0, len(ordered), self._batch_rows):
-            keys = ordered[start : start + self._batch_rows]
+        while ordered:
+            keys, ordered = ordered[: self._limit.rows], ordered[self._limit.rows :]
             if len(keys) > FEW_ROWS and not self._is_different:
                 keys = [it.key for it in await self._decide(keys, FIRST_RECHECKS)]
             while keys:
@@ -231,6 +236,7 @@ class Rechecker:
             keys = [key for key in keys if not self._is_right(recheck, key)]
             hot.update(key for key in keys if recheck.is_hot(key, previous))
             previous = recheck
+            self._limit.add([*recheck.last.values(), *recheck.target.values()])
             if self._pipeline.stalled:
                 hot.update(keys)
             if (
@@ -243,7 +249,7 @@ class Rechecker:
             few = len(keys) <= FEW_ROWS
             longest = READING_INTERVAL_SECONDS if few else time.monotonic() - started
             await asyncio.sleep(random.uniform(0.0, longest))
-        self.hot.update(key for key in keys if key in hot)
+        self._leave_open(key for key in keys if key in hot)
         if previous is None:
             return []
         return [
@@ -251,6 +257,18 @@ class Rechecker:
             for key in keys
             if key not in hot
         ]
+
+    @property
+    def left_open(self) -> int:
+        """The number of rows that no recheck could decide about so far."""
+        return len(self.hot) + self._more_hot
+
+    def _leave_open(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            if key in self.hot or len(self.hot) < MOST_HOT:
+                self.hot.add(key)
+            else:
+                self._more_hot += 1
 
     async def _recheck(self, keys: list[Key], first: RowsByKey | None) -> Recheck:
         """Read these rows as the module describes. ``first``: the last reading of the source in the

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from engine.cli.verify import VERIFY
-from engine.toolkit.sampling import CONFIDENCE, SampleSize, highest_share, percent
+from engine.toolkit.sampling import CONFIDENCE, MOST_DRAWN, SampleSize, highest_share, percent
 from engine.verify.report import Difference, Sample
 from tests.support.servers import AnyServer
 from tests.support.sides import Mirror, Sides
@@ -59,6 +59,14 @@ def test_the_size_is_a_number_of_rows_or_a_share() -> None:
     assert SampleSize(rows=100).share_of(1_000) == 0.1
     assert SampleSize(rows=100).share_of(100) == SampleSize(rows=100).share_of(0) == 1.0
     assert SampleSize(share=0.25).share_of(10) == 0.25
+    assert SampleSize(share=1.0).share_of(10**9) == 1.0
+
+
+@pytest.mark.parametrize("size", [SampleSize(share=0.5), SampleSize(rows=3 * MOST_DRAWN)])
+def test_no_more_rows_are_drawn_than_fit_into_memory(size: SampleSize) -> None:
+    rows = 1_000_000_000
+    assert size.share_of(rows) * rows == pytest.approx(MOST_DRAWN)
+    assert size.share_of(2 * MOST_DRAWN) >= 0.5
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "101%", "0%", "%", "1.5"])

@@ -45,6 +45,7 @@ class Sides:
         values: StoragePolicies | None = None,
         reads: ReadPolicies | None = None,
     ) -> None:
+        self.server = server
         self.schema = schema
         self._storage = Storage(values or StoragePolicies())
         self.source = connect_mysql(server, schema)

@@ -27,6 +27,7 @@ __all__ = [
     "Errors",
     "Substitute",
     "collation_charset",
+    "is_ambiguous",
     "may_be_invalid",
     "text_decoder",
     "text_encoder",
@@ -406,8 +407,17 @@ def text_decoder(charset: str, errors: Errors = "strict") -> Callable[[bytes], s
 
 @lru_cache(maxsize=64)
 def may_be_invalid(charset: str) -> bool:
-    """Whether some bytes are no character. In latin1, for example, all are."""
-    return charset not in _SINGLE or _UNDEFINED in _single_byte_table(charset)
+    """Whether the servers may show a question mark for bytes of a charset: those that are no
+    character, and eight characters of cp1256."""
+    return (
+        charset not in _SINGLE or charset == "cp1256" or _UNDEFINED in _single_byte_table(charset)
+    )
+
+
+@lru_cache(maxsize=64)
+def is_ambiguous(charset: str) -> bool:
+    """Whether several bytes of a charset may be one character."""
+    return charset not in _SINGLE or len(set(_single_byte_table(charset))) < 256
 
 
 @lru_cache(maxsize=64)
@@ -415,7 +425,10 @@ def text_encoder(charset: str) -> Callable[[str], bytes]:
     """The inverse of ``text_decoder``: it raises UnicodeEncodeError for a text that has none."""
     decode = text_decoder(charset)
     if charset in _SINGLE:
-        map = codecs.charmap_build(_single_byte_table(charset))
+        table = _single_byte_table(charset)
+        # Of several bytes of one character the servers take the lowest.
+        firsts = (_UNDEFINED if it in table[:n] else it for n, it in enumerate(table))
+        map = codecs.charmap_build("".join(firsts))
         return lambda text: codecs.charmap_encode(text, "strict", map)[0]
     codec = _CODECS.get(charset) or _SAME.get(charset, "utf-8")
 

@@ -19,7 +19,7 @@ from pymysql.connections import Connection
 from pymysql.cursors import SSCursor
 
 from engine.contract import RowFilter, StoredText
-from engine.databases.mysql.charset import may_be_invalid, text_decoder, text_encoder
+from engine.databases.mysql.charset import is_ambiguous, may_be_invalid, text_decoder
 from engine.databases.mysql.clustering import is_clustered
 from engine.databases.mysql.connect import (
     establish,
@@ -33,6 +33,7 @@ from engine.databases.mysql.connect import (
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.invalid_text import bytes_of, has_substitutes, invalid_text
 from engine.databases.mysql.key_values import can_hold, nearest
+from engine.databases.mysql.literals import bytes_literal, literal
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.row_filter import accepts, condition
 from engine.databases.mysql.row_text import (
@@ -59,18 +60,19 @@ from engine.toolkit.canonical import (
 )
 from engine.toolkit.checksums import Checksum, KeyRange
 from engine.toolkit.policies import ReadPolicies
+from engine.toolkit.row_limit import RowLimit
 
 __all__ = ["MySQLRowReader"]
 
 #: The longest wait for an answer, which may need a read of the whole table.
 TIMEOUT_SECONDS: Final = 600.0
+#: Rows of a scan that are fetched at once.
 SCAN_ROWS: Final = 2000
 
 _EWKB_HAS_SRID: Final = 0x20000000
 _INTEGERS: Final = frozenset(
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 24, 32, 64)
 )
-_WITH_DATE: Final = frozenset(("date", "datetime", "timestamp"))
 
 _UNICODE: Final = ("", "utf8mb3", "utf8mb4")
 
@@ -82,8 +84,8 @@ class MySQLRowReader:
     """A ``RowReader`` with a connection of its own, which is opened at the first read and again
     after it is lost. Raises ``side.lost`` and ``side.refused``.
 
-    ``policies``: how invalid text is read. The server shows a question mark for it, so a text with
-    a question mark is read as bytes.
+    ``policies``: how invalid text is read. The server shows other characters for it, so a text that
+    the server does not convert back to the same bytes is read as bytes.
     """
 
     def __init__(
@@ -95,9 +97,12 @@ class MySQLRowReader:
     ) -> None:
         self._settings = settings
         self._policies = policies or ReadPolicies()
-        #: The bytes of each text of a key that is read as bytes, and has no others, by charset and
-        #: text.
-        self._bytes: dict[tuple[str, str], str] = {}
+        #: The bytes of texts of keys that are not those of the charset's encoder, as hexadecimal
+        #: digits, by charset and text. Several bytes may be one character.
+        self._bytes: dict[tuple[str, str], set[str]] = {}
+        #: The last text that was read of each column of a key, by its name, with its bytes if they
+        #: were read.
+        self._last: dict[str, tuple[str, str]] = {}
         self._side = side
         #: The conditions of ``filter``; empty if the server does not accept one.
         self._conditions: dict[Table, str] = {}
@@ -155,14 +160,15 @@ class MySQLRowReader:
 
     def _scan(self, table: Table, where: str = "") -> Iterator[list[Text]]:
         converts = [self._convert(table, column) for column in table.columns]
-        names = self._list(table, table.columns)
+        names, limit = self._list(table, table.columns), RowLimit(SCAN_ROWS)
         with (
             self._reading() as connection,
             translate_errors(self._side),
             connection.cursor(SSCursor) as cursor,
         ):
             cursor.execute(f"SELECT {names} FROM {quote_table(table)}{where}")
-            while rows := cursor.fetchmany(SCAN_ROWS):
+            while rows := cursor.fetchmany(limit.rows):
+                limit.add(rows)
                 yield canonical_rows(rows, converts)
 
     def count(self, table: Table) -> int:
@@ -192,7 +198,8 @@ class MySQLRowReader:
         """As ``NamesReadPolicies.read_policies``."""
         return [
             f'invalid_text = "{self._policies.of(table.id, column.name).invalid_text}"'
-            if self._decoder(table, column)
+            if may_be_invalid(parse_type(column.source_type).encoding)
+            and self._decoder(table, column)
             else ""
             for column in table.columns
         ]
@@ -202,6 +209,10 @@ class MySQLRowReader:
         if self._hashes is None:  # a server that was built without SSL has no SHA2
             self._hashes = self._query("SELECT SHA2('', 256) IS NOT NULL")[0][0] == "1"
         return why_no_text(table) if self._hashes else "the server has no SHA-256"
+
+    def longest_text(self) -> int:
+        """As ``SumsRows.longest_text``. GROUP_CONCAT has both limits."""
+        return min(map(int, self._query("SELECT @@group_concat_max_len, @@max_allowed_packet")[0]))
 
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
         """As ``SumsRows.sum_range``."""
@@ -276,10 +287,14 @@ class MySQLRowReader:
         )
 
     def _decoder(self, table: Table, column: Column) -> Callable[[bytes], str] | None:
-        """The function that reads the bytes of a text that may be invalid; None if it cannot be."""
+        """The function that reads the bytes of a text that may be invalid, or of a key that may be
+        one of several bytes; None if it cannot be."""
         source_type = parse_type(column.source_type)
         charset = source_type.encoding
-        if column.type.kind != "text" or not may_be_invalid(charset):
+        in_key = table.ordinal(column.name) in table.key
+        if column.type.kind != "text" or not (
+            may_be_invalid(charset) or (in_key and is_ambiguous(charset))
+        ):
             return None
         if charset in _UNICODE and not source_type.holds:
             return None
@@ -298,16 +313,21 @@ class MySQLRowReader:
         charset, encoding = source_type.charset, source_type.encoding
         strict = text_decoder(encoding)
 
+        in_key = table.ordinal(column.name) in table.key
+
         def text_of(text: str) -> str:
-            if text[:1] != "\0":
-                return text
-            raw = bytes.fromhex(text[1:])
-            try:
-                found = strict(raw)
-            except UnicodeDecodeError:
-                found = ReplacedText(decoded(raw))
-            if table.ordinal(column.name) in table.key and bytes_of(found, encoding) != raw:
-                self._bytes[charset, found] = text[1:]
+            found, digits = text, ""
+            if text[:1] == "\0":
+                digits = text[1:]
+                raw = bytes.fromhex(digits)
+                try:
+                    found = strict(raw)
+                except UnicodeDecodeError:
+                    found = ReplacedText(decoded(raw))
+                if in_key and bytes_of(found, encoding) != raw:
+                    self._bytes.setdefault((charset, found), set()).add(digits)
+            if in_key:
+                self._last[column.name] = found, digits
             return found
 
         return text_of
@@ -315,23 +335,25 @@ class MySQLRowReader:
     def _literals(self, table: Table, column: Column, text: str | None) -> list[str]:
         """The SQL literals of the values that are read as a canonical text; none if the server can
         hold none. A character for private use may be one of the charset, or stand for bytes."""
-        plain = [_literal(column, text)] if can_hold(column, text) else []
-        read = self._as_read(table, column, text)
-        return [*plain, read] if read else plain
+        plain = [literal(column, text)] if can_hold(column, text) else []
+        return [*plain, *self._as_read(table, column, text)]
 
     def _literal(self, table: Table, column: Column, text: str | None) -> str:
-        """A canonical text as an SQL literal."""
-        return self._as_read(table, column, text) or _literal(column, text)
+        """A canonical text as an SQL literal; of several bytes those that were read last."""
+        last, digits = self._last.get(column.name, ("", ""))
+        if text == last:
+            return bytes_literal(column, digits) if digits else literal(column, text)
+        return next(iter(self._as_read(table, column, text)), literal(column, text))
 
-    def _as_read(self, table: Table, column: Column, text: str | None) -> str:
-        """The literal of a text that is read as bytes; empty for others."""
+    def _as_read(self, table: Table, column: Column, text: str | None) -> list[str]:
+        """The literals of a text that is read as bytes; none for others."""
         if text is None or column.type.kind != "text" or not (self._bytes or has_substitutes(text)):
-            return ""
+            return []
         source_type = parse_type(column.source_type)
-        digits = self._bytes.get((source_type.charset, text), "")
-        if not digits and has_substitutes(text) and self._decoder(table, column):
-            digits = (bytes_of(text, source_type.encoding) or b"").hex()
-        return f"_{source_type.charset} x'{digits}'" if digits else ""
+        found = self._bytes.get((source_type.charset, text), set())
+        if not found and has_substitutes(text) and self._decoder(table, column):
+            found = {(bytes_of(text, source_type.encoding) or b"").hex()} - {""}
+        return [bytes_literal(column, digits) for digits in sorted(found)]
 
     def _in_range(self, table: Table, range: KeyRange) -> list[str]:
         """The conditions for the keys of a range."""
@@ -424,13 +446,14 @@ def _text(column: Column) -> str:
 
 def _or_bytes(column: Column) -> str:
     """The expression for a text, or for U+0000 and its bytes as hexadecimal digits if the server
-    shows a question mark."""
-    name, text = quote_name(column.name), _text(column)
-    shown = f"LOCATE('?', CONVERT({text} USING utf8mb4)) OR ORD({name}) = 0"
-    if text != name:  # the server may also drop what is invalid
-        shown = f"{text} IS NULL OR CAST({text} AS BINARY) <> CAST({name} AS BINARY) OR {shown}"
+    does not convert the text back to these bytes, or shows U+FFFD: they are invalid, or have the
+    character of other bytes."""
+    name, text = quote_name(column.name), f"CONVERT({_text(column)} USING utf8mb4)"
+    again = f"CONVERT({text} USING {parse_type(column.source_type).encoding})"
+    lost = f"NOT (CAST({again} AS BINARY) <=> CAST({name} AS BINARY))"
+    marked = f"LOCATE(_utf8mb4 x'EFBFBD', {text}) OR ORD({name}) = 0"
     # Old servers do not join a text in ascii with a constant in the connection's charset.
-    return f"IF({shown}, CONCAT('\\0', HEX({name})), CONVERT({text} USING utf8mb4))"
+    return f"IF({lost} OR {marked}, CONCAT('\\0', HEX({name})), {text})"
 
 
 def _ewkb(text: str) -> str:
@@ -462,39 +485,3 @@ def _order(table: Table) -> str:
 def _operand(column: Column) -> str:
     """A column of the key as the server compares and orders it: an enum or set by its number."""
     return quote_name(column.name) + (" + 0" if column.type.kind in ("enum", "set") else "")
-
-
-def _literal(column: Column, text: str | None) -> str:
-    """A canonical text as an SQL literal."""
-    kind = column.type.kind
-    if text is None:
-        return "NULL"
-    if kind in _INTEGERS or kind in ("decimal", "bit", "boolean"):
-        return text
-    if kind in ("float32", "float64"):
-        return f"{text}e0" if "e" not in text else text
-    if kind == "binary":
-        return f"x'{text}'"
-    if kind in _WITH_DATE:
-        return f"'{text}'"
-    if kind in ("time", "interval"):
-        return f"TIME'{text}'"  # as a plain string it would be compared as text
-    if kind in ("enum", "set"):
-        return _number(column, text)
-    source_type = parse_type(column.source_type)
-    if source_type.holds:
-        return f"_{source_type.charset} x'{text_encoder(source_type.holds)(text).hex()}'"
-    return f"_utf8mb4 x'{text.encode().hex()}'"
-
-
-def _number(column: Column, text: str) -> str:
-    """The number of an enum's label, or the bits of a set's labels; -1, which matches no row, for
-    an unknown label.
-    """
-    members = column.type.members
-    try:
-        if column.type.kind == "enum":
-            return str(members.index(text) + 1 if text else 0)
-        return str(sum(1 << members.index(label) for label in text.split(",") if label))
-    except ValueError:
-        return "-1"

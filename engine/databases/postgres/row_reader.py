@@ -44,12 +44,14 @@ from engine.toolkit.canonical import (
     interval_text,
     number_text,
 )
-from engine.toolkit.checksums import Checksum, KeyRange
+from engine.toolkit.checksums import MOST_BYTES, Checksum, KeyRange
+from engine.toolkit.row_limit import RowLimit
 
 __all__ = ["PostgresRowReader"]
 
 #: The longest wait for an answer, which may need a read of the whole table.
 TIMEOUT_SECONDS: Final = 600
+#: Rows of a scan that are fetched at once.
 SCAN_ROWS: Final = 2000
 
 _READER_SETTINGS: Final = {
@@ -129,12 +131,13 @@ class PostgresRowReader:
     ) -> Iterator[list[Text]]:
         columns = self._storage.table(table).columns
         sql = f"SELECT {_list(columns)} FROM {self._naming.sql(table.id)} AS t{where}"
-        converts = list(map(_convert, columns))
+        converts, limit = list(map(_convert, columns)), RowLimit(SCAN_ROWS)
         with self._translate_errors(table):
             connection = self._open()
             with connection.transaction(), connection.cursor("tailrace_scan") as cursor:
                 cursor.execute(sql, parameters)
-                while rows := cursor.fetchmany(SCAN_ROWS):
+                while rows := cursor.fetchmany(limit.rows):
+                    limit.add(rows)
                     yield canonical_rows(rows, converts)
 
     def count(self, table: Table) -> int:
@@ -162,6 +165,10 @@ class PostgresRowReader:
     def why_not_summed(self, table: Table) -> str:
         """As ``SumsRows.why_not_summed``."""
         return why_no_text(table, self._storage.table(table))
+
+    def longest_text(self) -> int:
+        """As ``SumsRows.longest_text``."""
+        return MOST_BYTES
 
     def sum_range(self, table: Table, range: KeyRange, nulled: Collection[int] = ()) -> Checksum:
         """As ``SumsRows.sum_range``. PostgreSQL has no zero dates."""

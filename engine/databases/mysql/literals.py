@@ -1,0 +1,62 @@
+"""
+Canonical texts (``engine.toolkit.canonical``) as SQL literals of MySQL and MariaDB. Pure.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+from engine.databases.mysql.charset import text_encoder
+from engine.databases.mysql.types import INTEGER_KINDS, parse_type
+from engine.schema import Column
+
+__all__ = ["bytes_literal", "literal"]
+
+_NUMBERS: Final = INTEGER_KINDS | {"decimal", "bit", "boolean"}
+_WITH_DATE: Final = frozenset(("date", "datetime", "timestamp"))
+#: The charsets whose texts the server compares with those in utf8mb4 as they are.
+_UTF8: Final = ("", "utf8mb3", "utf8mb4")
+
+
+def literal(column: Column, text: str | None) -> str:
+    """A canonical text as an SQL literal."""
+    kind = column.type.kind
+    if text is None:
+        return "NULL"
+    if kind in _NUMBERS:
+        return text
+    if kind in ("float32", "float64"):
+        return f"{text}e0" if "e" not in text else text
+    if kind == "binary":
+        return f"x'{text}'"
+    if kind in _WITH_DATE:
+        return f"'{text}'"
+    if kind in ("time", "interval"):
+        return f"TIME'{text}'"  # as a plain string it would be compared as text
+    if kind in ("enum", "set"):
+        return _number(column, text)
+    source_type = parse_type(column.source_type)
+    if source_type.encoding not in _UTF8 or source_type.holds:
+        # The server does not convert each character of the charset back to its bytes.
+        with suppress(UnicodeEncodeError):
+            return bytes_literal(column, text_encoder(source_type.encoding)(text).hex())
+    return f"_utf8mb4 x'{text.encode().hex()}'"
+
+
+def bytes_literal(column: Column, digits: str) -> str:
+    """A text with these bytes, which are hexadecimal digits, as an SQL literal."""
+    return f"_{parse_type(column.source_type).charset} x'{digits}'"
+
+
+def _number(column: Column, text: str) -> str:
+    """The number of an enum's label, or the bits of a set's labels; -1, which matches no row, for
+    an unknown label.
+    """
+    members = column.type.members
+    try:
+        if column.type.kind == "enum":
+            return str(members.index(text) + 1 if text else 0)
+        return str(sum(1 << members.index(label) for label in text.split(",") if label))
+    except ValueError:
+        return "-1"
