@@ -1,8 +1,8 @@
 """
 The gauges of ``/metrics``, derived from ``Status``. A value that is unknown has no sample.
 
-The number of samples does not grow with the number of tables: live tables are only counted, and of
-the others at most ``MOST_TABLES`` are named.
+The number of samples does not grow with the number of tables: of each kind at most ``MOST_TABLES``
+are named.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from heapq import nsmallest
 from typing import get_args
 
 from engine.checkpoint import TableState
@@ -60,7 +61,14 @@ def _tables(tables: Sequence[TableStatus]) -> dict[str, list[Sample]]:
         table for state in _IN_BACKFILL if states[state] for table in tables if table.state == state
     ]
     quarantined = [table for table in tables if table.state == "quarantined"]
+    now = time.time()
     live = [table.proof for table in tables if table.state == "live"]
+    # Tables that were not found equal are the first, then the oldest ones.
+    compared = (
+        (it.proof.outcome == "equal", it.proof.started_at, it.table, it.proof.outcome)
+        for it in tables
+        if it.state == "live" and it.proof is not None
+    )
     outcomes: Counter[str] = Counter("none" if it is None else it.outcome for it in live)
     equal = [it.equal_at for it in live if it is not None and it.equal_at is not None]
     return {
@@ -74,7 +82,11 @@ def _tables(tables: Sequence[TableStatus]) -> dict[str, list[Sample]]:
         "tailrace_different_rows": _named(
             (it.table, it.proof.differences) for it in tables if it.proof and it.proof.differences
         ),
-        "tailrace_proof_age_seconds": _one(max(0.0, time.time() - min(equal)) if equal else None),
+        "tailrace_proof_age_seconds": _one(max(0.0, now - min(equal)) if equal else None),
+        "tailrace_comparison_age_seconds": [
+            ((table, outcome), max(0.0, now - at))
+            for _, at, table, outcome in nsmallest(MOST_TABLES, compared)
+        ],
     }
 
 

@@ -231,6 +231,14 @@ METRICS: Final = (
         " table for which it is longest; tables without one do not count.",
     ),
     Metric(
+        "tailrace_comparison_age_seconds",
+        "gauge",
+        "seconds",
+        "The time since the beginning of the last comparison of a live table, with its outcome. At"
+        " most 100 tables are named: those that were not found equal, then the oldest.",
+        ("table", "outcome"),
+    ),
+    Metric(
         "tailrace_dead_letters",
         "gauge",
         "rows",

@@ -9,6 +9,7 @@ import re
 import subprocess
 import time
 
+import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -23,6 +24,7 @@ from engine.ops.metric_list import METRICS, OTHER
 from engine.ops.metrics import Metrics
 from engine.ops.status import Status, TableStatus
 from engine.ops.table_counters import MOST_TABLES, TableCounters
+from engine.proof import TableProof
 from engine.sandbox import SandboxUnavailable, prometheus_command
 from engine.schema import TableId
 from tests.support.metric_samples import OPEN_METRICS, samples
@@ -118,6 +120,12 @@ def test_reported_values_are_rendered() -> None:
     assert shown["tailrace_different_rows{shop.b}"] == 7
     assert "tailrace_different_rows{shop.a}" not in shown
     assert shown["tailrace_proof_age_seconds"] == pytest.approx(time.time() - 50.0, abs=60.0)
+    ages = {name for name in shown if name.startswith("tailrace_comparison_age_seconds")}
+    assert ages == {
+        f"tailrace_comparison_age_seconds{{{it}}}" for it in ("equal,shop.a", "different,shop.b")
+    }
+    age = shown["tailrace_comparison_age_seconds{equal,shop.a}"]
+    assert age == pytest.approx(time.time() - 90.0, abs=60.0)
     assert shown["tailrace_table_quarantined{shop.part}"] == 1
 
 
@@ -193,6 +201,19 @@ def test_ten_thousand_tables_have_a_bounded_number_of_series() -> None:
     names = {labels[0] for labels, _ in gauges(status)["tailrace_backfill_rows"]}
     assert len(names) == MOST_TABLES + 1
     assert "shop.t00002" in names  # it is backfilled now, t00001 is pending
+
+
+def test_the_comparisons_that_matter_most_are_named() -> None:
+    """Tables that were not found equal come first, then those whose comparison is oldest."""
+    tables = tuple(
+        TableStatus(f"shop.t{n:03}", "live", proof=TableProof("equal", 1000.0 + n, 2000.0))
+        for n in range(MOST_TABLES + 5)
+    )
+    hot = TableStatus("shop.hot", "live", proof=TableProof("inconclusive", 5000.0, 5001.0))
+    status = msgspec.structs.replace(STATUS, tables=(*tables, hot))
+    found = dict(gauges(status)["tailrace_comparison_age_seconds"])
+    assert list(found)[:2] == [("shop.hot", "inconclusive"), ("shop.t000", "equal")]
+    assert len(found) == MOST_TABLES
 
 
 def test_the_busiest_tables_have_names_and_no_counter_falls() -> None:

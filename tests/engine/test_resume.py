@@ -8,6 +8,7 @@ import pytest
 
 from engine.proof import Unfinished
 from engine.schema import Table
+from engine.verify.pace import Pace
 from engine.verify.report import Difference
 from tests.support.sides import Sides
 
@@ -93,3 +94,22 @@ def test_rows_behind_the_place_are_compared_and_those_before_it_are_not(sides: S
     assert set(report.differences) == wrong
     assert report.rows == 100
     assert sides.compare(table, chunk_rows=5).differing == 4
+
+
+def test_rows_of_another_run_are_not_paid_again(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison that goes on rests for the rows that it compares, not for those before."""
+    table = sides.make("t", "id INT PRIMARY KEY, v INT")
+    for run in (sides.on_source, sides.on_target):
+        run(f"INSERT INTO t VALUES {', '.join(f'({id}, 1)' for id in range(100))}")
+    kept = Kept(2)
+    with pytest.raises(Killed):
+        sides.compare(table, chunk_rows=5, resumes=kept)
+    assert kept.last is not None
+    before = kept.last.rows
+    counted: list[int] = []
+    monkeypatch.setattr(Pace, "count", lambda _, rows: counted.append(rows))
+    assert sides.compare(table, chunk_rows=5, resumes=kept).rows == 100
+    assert 0 < before < 100
+    assert sum(counted) == 100 - before
