@@ -8,13 +8,11 @@ ratio says how much faster checksums are.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import msgspec
-
 from benchmarks.harness import target
-from benchmarks.harness.processes import Usage, cpu_seconds, difference, measure
+from benchmarks.harness.comparison import compare
+from benchmarks.harness.processes import cpu_seconds, difference, measure
 from benchmarks.measurements.bench import (
     Bench,
     Source,
@@ -26,8 +24,6 @@ from benchmarks.peers.measure import measure_peers
 from benchmarks.peers.peer import Scenario
 from benchmarks.reporting.result import Repetition, Result
 from benchmarks.workloads import DATABASE, Workload
-from engine.errors import TailraceError
-from engine.verify.report import VerifyReport
 
 __all__ = ["measure_verify"]
 
@@ -49,7 +45,7 @@ def measure_verify(bench: Bench, name: str, workload: Workload) -> Result:
         target.execute(url, f"VACUUM ANALYZE {DATABASE}.{workload.table.name}")
         for number in range(1, bench.repeat + 1):
             bench.notify(f"{name}: {BY_ROWS} ({number} of {bench.repeat})")
-            report, _ = _compare(config, result.rows, "--rows")
+            report, _ = compare(config, result.rows, "--rows")
             result.limits.setdefault(BY_ROWS, []).append(report.seconds)
             bench.notify(f"{name}: tailrace ({number} of {bench.repeat})")
             result.repetitions.append(_repetition(bench, source, config, result.rows))
@@ -63,7 +59,7 @@ def measure_verify(bench: Bench, name: str, workload: Workload) -> Result:
 def _repetition(bench: Bench, source: Source, config: Path, rows: int) -> Repetition:
     source_before = cpu_seconds(source.process_id)
     target_before = cpu_seconds(bench.target.process_id)
-    report, usage = _compare(config, rows)
+    report, usage = compare(config, rows)
     return Repetition(
         seconds=report.seconds,
         wall_seconds=usage.wall_seconds,
@@ -72,15 +68,3 @@ def _repetition(bench: Bench, source: Source, config: Path, rows: int) -> Repeti
         source_cpu_seconds=difference(source_before, lambda: cpu_seconds(source.process_id)),
         target_cpu_seconds=difference(target_before, lambda: cpu_seconds(bench.target.process_id)),
     )
-
-
-def _compare(config: Path, rows: int, *options: str) -> tuple[VerifyReport, Usage]:
-    """Run the comparison. Raises TailraceError if it did not find all rows to be equal."""
-    log = config.parent / "verify.json"
-    command: list[str | Path] = [sys.executable, "-P", "-m", "engine.cli", "verify", config]
-    usage = measure([*command, "--json", "--no-record", *options], log)
-    report = msgspec.json.decode(log.read_bytes(), type=VerifyReport)
-    method = "rows" if "--rows" in options else "checksums"
-    if not report.equal or [(it.rows, it.method) for it in report.tables] != [(rows, method)]:
-        raise TailraceError(f"the comparison by {method} did not find {rows} equal rows")
-    return report, usage

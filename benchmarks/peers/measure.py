@@ -16,6 +16,7 @@ from benchmarks.peers.mysql_replication import MySQLReplication
 from benchmarks.peers.peer import Peer, PeerResult, Scenario
 from benchmarks.peers.pg_chameleon import PgChameleon
 from benchmarks.peers.pgloader import Pgloader
+from benchmarks.peers.tailrace_on_mariadb import TailraceOnMariaDB
 from engine.errors import TailraceError
 
 __all__ = ["PEERS", "measure_peers"]
@@ -26,6 +27,7 @@ PEERS: tuple[Peer, ...] = (
     PgChameleon(),
     Pgloader(),
     MySQLReplication(),
+    TailraceOnMariaDB(),
     RELADIFF,
     DATA_DIFF,
 )

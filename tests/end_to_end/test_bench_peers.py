@@ -42,6 +42,7 @@ from benchmarks.peers.peer import (
     address,
     start_position,
 )
+from benchmarks.peers.tailrace_on_mariadb import TailraceOnMariaDB
 from benchmarks.reporting.result import Result
 from benchmarks.reporting.terminal import notes, show_peers
 from benchmarks.suite import measurements
@@ -263,6 +264,12 @@ def test_pgloader_loads_a_table(target: Target) -> None:
     if shutil.which("pgloader") is None:
         need(cache_folder() / "debian" / f"{pgloader.BUNDLE.suite}-{pgloader.BUNDLE.packages[0]}")
     snapshot(target, pgloader.Pgloader())
+
+
+@pytest.mark.slow
+def test_tailrace_compares_the_table_of_the_peers(target: Target) -> None:
+    bench = Bench(target, repeat=1, peers=(TailraceOnMariaDB(),))
+    measured(measure_verify(bench, "verify", WORKLOADS["insert"]))
 
 
 @pytest.mark.slow

@@ -27,10 +27,16 @@ from engine.verify.content import Content
 from engine.verify.page import page
 from engine.verify.report import ColumnValues, Sample
 from tests.support.engine_process import write_config
+from tests.support.record_report import IMAGES, PICTURES
 from tests.support.sample_reports import DIFFERENT, EQUAL, ORDERS, SAME, content, written
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+
+
+def test_each_picture_of_a_report_is_in_the_docs() -> None:
+    names = {f"report-{name}.png" for name in PICTURES}
+    assert names == {path.name for path in IMAGES.glob("report-*.png")}
 
 
 def test_the_page_has_positions_as_people_read_them() -> None:

@@ -27,7 +27,7 @@ from engine.sandbox import start_mysql, start_postgres
 from tests.support.browser import Page, open_page
 from tests.support.waiting import wait_until
 
-__all__ = ["record", "record_pages"]
+__all__ = ["IMAGES", "PICTURES", "record", "record_pages"]
 
 IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"
 #: The highest picture, in pixels of the page.
