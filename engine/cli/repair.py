@@ -84,8 +84,7 @@ class Differing:
         plan = []
         for name in sorted(self.counts.keys() | self.refused.keys()):
             counts, reason = self.counts.get(name, _Counts(0, 0, 0)), self.refused.get(name, "")
-            words = " ".join(map(shlex.quote, name.split(" + ")))
-            remedy = rendered(f"`tailrace backfill CONFIG {words}`", config=config).strip("`")
+            remedy = rendered(_backfill(name), config=config).strip("`")
             plan.append(Planned(name, *counts, reason, remedy if reason else ""))
         return plan
 
@@ -202,6 +201,12 @@ def limit_of(options: argparse.Namespace) -> int:
     return limit
 
 
+def _backfill(*names: str) -> str:
+    """The command line that reads tables again, by their names in a result."""
+    tables = (table for name in names for table in name.split(" + "))
+    return f"`tailrace backfill CONFIG {' '.join(map(shlex.quote, tables))}`"
+
+
 async def repair(sink: Sink, found: Differing, options: argparse.Namespace) -> int | None:
     """Show what is to be done, ask, and have it done; with --dry-run, show it alone. Returns None
     if the engine has done it, else the exit status. Raises ConfigError if there are too many rows,
@@ -218,15 +223,15 @@ async def repair(sink: Sink, found: Differing, options: argparse.Namespace) -> i
                 f"{it.table}: rows cannot be repaired: {it.refused}. `{it.remedy}` reads the table"
                 " again"
             )
+    if not found.keys:
+        return 3
     limit, rows = limit_of(options), found.differences
     if rows > limit:
         raise ConfigError(
             f"{rows:,} rows differ, and the limit of a repair is {limit:,}; nothing is changed",
-            hint="`tailrace backfill CONFIG TABLE --in-place` reads a whole table again;"
-            " --repair-limit sets another limit",
+            hint=f"{_backfill(*sorted(found.counts))} reads these tables again; --repair-limit"
+            " sets another limit",
         )
-    if not found.keys:
-        return 3
     if options.dry_run:
         print(f"{counted(found.rows, 'row', 'rows')} of the target to repair; nothing is changed")
         return 3

@@ -114,6 +114,7 @@ def check_repair(server: AnyServer, database: str, target: str, folder: Path) ->
             assert f"{database}.people: rows to insert: 1, to update: 1, to delete: 2" in shown
             refused = tailrace(2, "verify", config, "--repair", "--repair-limit", "5", "--yes")
             assert "the limit of a repair is 5" in refused
+            assert f"{database}.order_north {database}.order_south" in refused
             assert there.execute("SELECT count(*) FROM tailrace.command").fetchone() == (0,)
             assert sorted(there.execute(still).fetchall()) == before
             done = tailrace(0, "verify", config, "--repair", "--yes")
