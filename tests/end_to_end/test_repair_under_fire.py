@@ -147,6 +147,7 @@ def test_a_command_that_is_killed_leaves_all_or_nothing(
         )
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("server", "image"),
     [("mysql", "FULL"), ("mysql", "MINIMAL"), ("mariadb_10", "FULL"), ("mariadb_11", "FULL")],
