@@ -38,7 +38,7 @@ from engine.contract import ReadsByPolicy, Sink, Source, State
 from engine.cutover.machine import Machine
 from engine.cutover.parts import Line, Parts
 from engine.cutover.readiness import Refused
-from engine.cutover.steps import NOT_STORED, STEPS, way_on
+from engine.cutover.steps import NOT_STORED, STEPS, undo_now, way_on
 from engine.errors import ConfigError, TailraceError
 from engine.handover import Cutover, CutoverStore, Freezable, Freezer, KeepsCutovers, Sides
 from engine.ops.log import printable
@@ -126,7 +126,6 @@ class _Shown:
     def __init__(self, options: argparse.Namespace) -> None:
         self._json: bool = options.json
         self._config = str(options.config)
-        self._rehearses: bool = options.rehearse
 
     def say(self, text: str) -> None:
         """Print a line for people, at once."""
@@ -139,15 +138,13 @@ class _Shown:
 
     def line(self, line: Line) -> None:
         """What a step will do, or what it did and how to undo it."""
-        words = STEPS[line.step]
         if not line.did:
-            self.say(f"{line.step}: {words.will}")
+            self.say(f"{line.step}: {STEPS[line.step].will}")
         else:
             self.say(f"  did: {line.did} ({line.seconds:.2f} s)")
             for warning in line.warnings:
                 self.say(f"  warning: {warning}")
-            if not self._rehearses:
-                self.say(f"  undo: {words.undo}")
+            self.say(f"  undo: {line.undo}")
 
     def refused(self, refused: Refused) -> None:
         """Why a cutover cannot begin, and what to do."""
@@ -296,7 +293,7 @@ async def _work(machine: Machine, options: argparse.Namespace, shown: _Shown) ->
         for name, words in STEPS.items():
             if name not in ("check", "abort"):
                 shown.say(f"{name}: {words.will}")
-                shown.say(f"  undo: {words.undo}")
+                shown.say(f"  undo: {machine.undo(name)}")
         if options.json:
             print_json({"ready": True, "warnings": ready.warnings})
     else:
@@ -321,6 +318,8 @@ def _show_status(found: Cutover | None, shown: _Shown, *, as_json: bool, switch_
         shown.say(f"{found.state}, begun {began:%Y-%m-%d %H:%M:%S} UTC by {found.by}")
         for step in found.steps:
             shown.say(f"  {step.step}: {step.did} ({step.seconds:.2f} s)")
+            if undo := undo_now(found, step):
+                shown.say(f"    undo: {undo}")
         if found.reason:
             shown.say(f"  reason: {found.reason}")
         if not found.ended and found.frozen_at is not None:

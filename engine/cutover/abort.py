@@ -11,7 +11,7 @@ import msgspec
 
 from engine.cutover.parts import BY_HOOK, Line, Parts, tell
 from engine.cutover.record import Record, warned, with_step
-from engine.cutover.steps import COMPARE_AGAIN, NOT_STORED, way_back
+from engine.cutover.steps import COMPARE_AGAIN, NOT_STORED, STEPS, way_back
 from engine.errors import TailraceError
 from engine.handover import BEFORE_SWITCH, Cutover
 from engine.proof import void_proofs
@@ -79,10 +79,11 @@ class Abort:
             await asyncio.to_thread(self._parts.freezer.thaw, cutover.before)
             did.append("put the source back as it was")
         text, seconds = " and ".join(did) or "nothing was to be undone", time.monotonic() - began
-        ended = with_step(warned(cutover, warnings), "abort", at, seconds, text)
+        undo = STEPS["abort"].undo
+        ended = with_step(warned(cutover, warnings), "abort", at, seconds, text, undo)
         ended = msgspec.structs.replace(ended, state="aborted", ended_at=time.time())
         stored = stored and await self._record.save_if(ended, required=not before_switch)
-        tell(self._parts, Line("abort", text, seconds, tuple(warnings)))
+        tell(self._parts, Line("abort", text, seconds, tuple(warnings), undo))
         return ended if stored else cutover
 
     async def _switch_back(self, cutover: Cutover, *, force: bool) -> str:

@@ -19,7 +19,7 @@ __all__ = [
     "Refusal",
     "client_findings",
     "engine_refusals",
-    "hook_refusals",
+    "hook_findings",
     "proof_refusals",
     "schema_findings",
     "table_refusals",
@@ -36,16 +36,30 @@ class Refusal(NamedTuple):
     remedy: str
 
 
-def hook_refusals(settings: CutoverSettings) -> list[Refusal]:
-    """What the configuration lacks."""
-    if settings.switch.given:
-        return []
-    return [
-        Refusal(
-            "nothing is configured that switches the applications",
-            "set switch = { command = [...] } or { url = ... } in [cutover]",
+def hook_findings(settings: CutoverSettings) -> tuple[list[Refusal], list[str]]:
+    """The refusals and the warnings about what the configuration lacks."""
+    refusals: list[Refusal] = []
+    warnings: list[str] = []
+    if not settings.switch.given:
+        refusals.append(
+            Refusal(
+                "nothing is configured that switches the applications",
+                "set switch = { command = [...] } or { url = ... } in [cutover]",
+            )
         )
-    ]
+    elif not settings.switch_back.given:
+        warnings.append(
+            "no hook switch_back is configured: once the switch was begun, an abort needs --force,"
+            " and puts the source back, but not the applications"
+        )
+    unsigned = [name for name, hook in settings.hooks.items() if hook.url and not hook.secret]
+    if unsigned:
+        names = ", ".join(unsigned)
+        warnings.append(
+            f"webhooks without a signature: {names}: give each a secret, so that the receiver can"
+            " tell that Tailrace has sent it"
+        )
+    return refusals, warnings
 
 
 def engine_refusals(state: State | None, *, runs: bool) -> list[Refusal]:

@@ -8,19 +8,15 @@ to have its effect anew, such as a freeze after the source was restarted, has an
 
 from __future__ import annotations
 
-from typing import Literal
-
 import httpx
 import msgspec
 
 from engine.errors import TailraceError
 from engine.handover import Cutover
 from engine.ops.delivery import execute, post
-from engine.settings.cutover import CutoverSettings, HookSettings
+from engine.settings.cutover import CutoverSettings, HookName
 
-__all__ = ["HookName", "Hooks"]
-
-HookName = Literal["freeze", "thaw", "switch", "switch_back"]
+__all__ = ["Hooks"]
 
 
 class Hooks:
@@ -32,13 +28,13 @@ class Hooks:
 
     def given(self, name: HookName) -> bool:
         """Whether this hook is configured."""
-        return self._of(name).given
+        return self._settings.hooks[name].given
 
     async def call(self, name: HookName, cutover: Cutover, count: int = 1) -> None:
         """Call a hook and wait for its end. A web server has the same id for the same ``count``.
         Raises TailraceError if it fails.
         """
-        hook, seconds = self._of(name), self._settings.hook_seconds
+        hook, seconds = self._settings.hooks[name], self._settings.hook_seconds
         about = {"action": name, "cutover": cutover.id, "pipeline": self._pipeline}
         body = msgspec.json.encode({**about, "position": cutover.end}) + b"\n"
         if hook.url:
@@ -59,7 +55,3 @@ class Hooks:
                 f"the hook {name} failed: {failure.reason}",
                 hint=f"correct {name} in [cutover], or what it calls, and type the command again",
             )
-
-    def _of(self, name: HookName) -> HookSettings:
-        hook: HookSettings = getattr(self._settings, name)
-        return hook

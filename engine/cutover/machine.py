@@ -26,9 +26,17 @@ import msgspec
 
 from engine.cutover.abort import Abort
 from engine.cutover.parts import Line, Parts, Waits, tell
-from engine.cutover.readiness import Ready, require_ready
+from engine.cutover.readiness import Ready, Refused, require_ready
 from engine.cutover.record import Record, require_ended, with_step
-from engine.cutover.steps import CHOICE, LONGER, REHEARSED, way_back, way_on
+from engine.cutover.steps import (
+    CHOICE,
+    LONGER,
+    REHEARSED,
+    REHEARSED_FINISH,
+    undo_of,
+    way_back,
+    way_on,
+)
 from engine.cutover.work import Work
 from engine.errors import TailraceError
 from engine.handover import BEFORE_SWITCH, Cutover, CutoverState
@@ -113,6 +121,10 @@ class Machine:
         await self._require_ended()
         return await self._check()
 
+    def undo(self, step: str) -> str:
+        """How to undo a step."""
+        return undo_of(step, switch_back=self._parts.hooks.given("switch_back"))
+
     async def _require_ended(self) -> Cutover | None:
         newest = await self._parts.store.newest()
         require_ended(newest, switch_back=self._parts.hooks.given("switch_back"))
@@ -122,7 +134,8 @@ class Machine:
         tell(self._parts, Line("check"))
         started = time.monotonic()
         ready = await require_ready(self._parts, self._waits)
-        tell(self._parts, Line("check", ready.text, time.monotonic() - started, ready.warnings))
+        seconds, undo = time.monotonic() - started, self.undo("check")
+        tell(self._parts, Line("check", ready.text, seconds, ready.warnings, undo))
         return ready
 
     async def rehearse(self) -> Cutover:
@@ -139,16 +152,26 @@ class Machine:
             if step == "drain":
                 did = f"caught up in {await self._waits.caught_up(self._waits.left(cutover)):.2f} s"
             else:
-                cutover, did = await self._work.do(step, cutover)
+                cutover, did = await self._rehearsed(step, cutover)
             predicted[step] = time.monotonic() - began
-            cutover = with_step(cutover, step, at, predicted[step], did, undo=REHEARSED)
-            tell(self._parts, Line(step, did, predicted[step]))
+            undo = REHEARSED_FINISH if step == "finish" else REHEARSED
+            cutover = with_step(cutover, step, at, predicted[step], did, undo)
+            tell(self._parts, Line(step, did, predicted[step], undo=undo))
         now = time.time()
         cutover = msgspec.structs.replace(
             cutover, state="rehearsed", predicted=predicted, predicted_at=now, ended_at=now
         )
         await self._parts.store.save(cutover)
         return cutover
+
+    async def _rehearsed(self, step: CutoverState, cutover: Cutover) -> tuple[Cutover, str]:
+        """The work of a step. If it is refused, the error says what was done before."""
+        try:
+            return await self._work.do(step, cutover)
+        except Refused as refused:
+            if any(it.step == "finish" for it in cutover.steps):
+                refused.hint = f"the step finish was done on the target; {REHEARSED_FINISH}"
+            raise
 
     async def _begin(self, state: CutoverState, newest: Cutover | None) -> Cutover:
         """A record that begins, if all is ready. A prediction holds until a cutover is done."""
@@ -170,7 +193,8 @@ class Machine:
             cutover = msgspec.structs.replace(
                 cutover, predicted=newest.predicted, predicted_at=newest.predicted_at
             )
-        return with_step(cutover, "check", at, time.monotonic() - began, ready.text)
+        seconds = time.monotonic() - began
+        return with_step(cutover, "check", at, seconds, ready.text, self.undo("check"))
 
     # -- from step to step -------------------------------------------------------------------------
 
@@ -181,14 +205,14 @@ class Machine:
         self._require_time(cutover)
         tell(self._parts, Line(state))
         cutover, did = await self._work.do(state, cutover)
-        seconds = time.monotonic() - began
-        cutover = with_step(cutover, state, at, seconds, did)
+        seconds, undo = time.monotonic() - began, self.undo(state)
+        cutover = with_step(cutover, state, at, seconds, did, undo)
         cutover = msgspec.structs.replace(cutover, state=_NEXT[state])
         if cutover.ended:
             cutover = msgspec.structs.replace(cutover, ended_at=time.time())
         await self._record.save(cutover)
         self._work.left = False
-        tell(self._parts, Line(state, did, seconds, cutover.warnings[known:]))
+        tell(self._parts, Line(state, did, seconds, cutover.warnings[known:], undo))
         return cutover
 
     async def _or_abort(self, cutover: Cutover, work: Awaitable[Cutover]) -> Cutover:
@@ -230,7 +254,7 @@ class Machine:
             )
         self._work.left, now = True, time.time()
         did = "the applications are switched, as a person has said"
-        cutover = with_step(cutover, "switch", now, 0.0, did)
+        cutover = with_step(cutover, "switch", now, 0.0, did, self.undo("switch"))
         cutover = msgspec.structs.replace(cutover, state="stop", switched_at=now)
         await self._record.save(cutover)
         return cutover

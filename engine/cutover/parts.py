@@ -40,12 +40,13 @@ NAMED: Final = 5
 
 
 class Line(NamedTuple):
-    """What is told of a step: before it (``did`` is empty), and after it."""
+    """What is told of a step: before it (``did`` is empty), and after it, with how to undo it."""
 
     step: str
     did: str = ""
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    undo: str = ""
 
 
 class Engine(NamedTuple):

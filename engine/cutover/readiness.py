@@ -13,7 +13,7 @@ from engine.cutover.checks import (
     Refusal,
     client_findings,
     engine_refusals,
-    hook_refusals,
+    hook_findings,
     proof_refusals,
     schema_findings,
     table_refusals,
@@ -37,7 +37,7 @@ SWITCHED: Final = Refusal(
 
 
 class Refused(TailraceError):
-    """A cutover cannot begin. Nothing was changed."""
+    """A cutover cannot begin, or go on. Nothing was changed, unless the hint says what was."""
 
     def __init__(self, refusals: list[Refusal]) -> None:
         super().__init__("; ".join(it.reason for it in refusals))
@@ -58,8 +58,7 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
     newest = await parts.store.newest()
     if newest is not None and newest.state == "done" and await waits.frozen(newest):
         raise Refused([SWITCHED])
-    found = hook_refusals(settings)
-    warnings: list[str] = []
+    found, warnings = hook_findings(settings)
     state = await parts.sink.state()
     found += engine_refusals(state, runs=await parts.engine.runs())
     if state is not None and state.checkpoint is not None:

@@ -67,9 +67,8 @@ def warned(cutover: Cutover, warnings: Sequence[str]) -> Cutover:
 
 
 def with_step(
-    cutover: Cutover, step: str, at: float, seconds: float, did: str, *, undo: str = ""
+    cutover: Cutover, step: str, at: float, seconds: float, did: str, undo: str
 ) -> Cutover:
     """The record with a step that was done."""
-    words = STEPS[step]
-    done = StepRecord(step, at, seconds, did, words.will, undo or words.undo)
+    done = StepRecord(step, at, seconds, did, STEPS[step].will, undo)
     return msgspec.structs.replace(cutover, steps=(*cutover.steps, done))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from engine.handover import BEFORE_SWITCH, Cutover
+from engine.handover import BEFORE_SWITCH, Cutover, StepRecord
 
 __all__ = [
     "CHOICE",
@@ -15,8 +15,11 @@ __all__ = [
     "NOT_STORED",
     "NO_WAY_BACK",
     "REHEARSED",
+    "REHEARSED_FINISH",
     "STEPS",
     "Words",
+    "undo_now",
+    "undo_of",
     "way_back",
     "way_on",
 ]
@@ -30,9 +33,23 @@ class Words(NamedTuple):
 
 
 _ABORT: Final = "`tailrace cutover CONFIG --abort` lets the source take writes again"
+_SWITCHED: Final = "after that it is not undone: the target may have writes that the source lacks"
+#: How the step switch is undone, with the hook switch_back and without it.
+_BY_HOOK: Final = (
+    "until the hook has succeeded, `tailrace cutover CONFIG --abort` calls switch_back;"
+    f" {_SWITCHED}"
+)
+_BY_HAND: Final = (
+    "until the hook has succeeded, `tailrace cutover CONFIG --abort --force` puts the source back;"
+    f" no hook switch_back puts the applications back; {_SWITCHED}"
+)
 
 #: How a step of a rehearsal is undone.
 REHEARSED: Final = "nothing is to be undone: the source takes writes as before"
+#: The same of the step finish, which is done on the target also in a rehearsal.
+REHEARSED_FINISH: Final = (
+    f"{REHEARSED}, and sequences that were set and constraints that were validated do no harm"
+)
 
 #: The steps in their order, and what an abort does.
 STEPS: Final[dict[str, Words]] = {
@@ -56,7 +73,7 @@ STEPS: Final[dict[str, Words]] = {
     "arm": Words("make the way back ready", _ABORT),
     "switch": Words(
         "call the hook that sends the applications to the target; the downtime ends",
-        "`tailrace cutover CONFIG --abort` calls switch_back; it works until the step stop begins",
+        _BY_HOOK,
     ),
     "stop": Words(
         "end the engine; the source stays frozen",
@@ -88,6 +105,19 @@ CHOICE: Final = (
     " goes on without another call of the hook, and what the source has got since is not on the"
     " target"
 )
+
+
+def undo_of(step: str, *, switch_back: bool) -> str:
+    """How to undo a step. ``switch_back``: that hook is configured."""
+    return _BY_HAND if step == "switch" and not switch_back else STEPS[step].undo
+
+
+def undo_now(cutover: Cutover, step: StepRecord) -> str:
+    """How to undo a step of a record as things stand; empty if only a later one can be undone, or
+    if ``way_on`` says it.
+    """
+    holds = cutover.state in (*BEFORE_SWITCH, "rehearsed")
+    return step.undo if holds or (cutover.ended and step is cutover.steps[-1]) else ""
 
 
 def way_on(cutover: Cutover, *, switch_back: bool) -> str:

@@ -11,7 +11,9 @@ from msgspec import Meta, Struct
 from engine.errors import ConfigError
 from engine.settings.notify import secret_bytes
 
-__all__ = ["CutoverSettings", "HookSettings"]
+__all__ = ["CutoverSettings", "HookName", "HookSettings"]
+
+HookName = Literal["freeze", "thaw", "switch", "switch_back"]
 
 
 class HookSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +68,16 @@ class CutoverSettings(Struct, frozen=True, forbid_unknown_fields=True):
     thaw: HookSettings = HookSettings()
     switch: HookSettings = HookSettings()
     switch_back: HookSettings = HookSettings()
+
+    @property
+    def hooks(self) -> dict[HookName, HookSettings]:
+        """All hooks by name."""
+        return {
+            "freeze": self.freeze,
+            "thaw": self.thaw,
+            "switch": self.switch,
+            "switch_back": self.switch_back,
+        }
 
     def __post_init__(self) -> None:
         if self.freeze.given != self.thaw.given:

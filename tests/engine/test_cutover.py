@@ -10,7 +10,7 @@ from engine.cutover.checks import (
     Refusal,
     client_findings,
     engine_refusals,
-    hook_refusals,
+    hook_findings,
     proof_refusals,
     schema_findings,
     table_refusals,
@@ -23,6 +23,7 @@ from engine.schema import TableId
 from engine.settings.cutover import CutoverSettings, HookSettings
 from engine.structure import ItemKind
 from engine.toolkit.schema_diff import Difference
+from tests.support.web_hooks import SECRET
 
 A, B = TableId("shop", "a"), TableId("shop", "b")
 LIVE = TableProgress("live")
@@ -123,8 +124,24 @@ def test_the_engine_and_the_hook() -> None:
     assert reasons(engine_refusals(paused, runs=True)) == ["the pipeline is paused"]
     assert reasons(engine_refusals(None, runs=False)) == ["the pipeline has never run"]
     assert "no engine" in engine_refusals(state, runs=False)[0].reason
-    assert "nothing is configured" in hook_refusals(CutoverSettings())[0].reason
-    assert hook_refusals(CutoverSettings(switch=HookSettings(("true",)))) == []
+
+
+def test_hooks_that_are_missing_or_not_signed() -> None:
+    call, web = HookSettings(("true",)), HookSettings(url="http://127.0.0.1/switch")
+    signed = HookSettings(url=web.url, secret=SECRET)
+    refusals, warnings = hook_findings(CutoverSettings())
+    assert (reasons(refusals), warnings) == (
+        ["nothing is configured that switches the applications"],
+        [],
+    )
+    refusals, (back,) = hook_findings(CutoverSettings(switch=call))
+    assert refusals == []
+    assert "no hook switch_back is configured" in back
+    assert "--force" in back
+    assert hook_findings(CutoverSettings(switch=signed, switch_back=call)) == ([], [])
+    some = CutoverSettings(switch=web, switch_back=web, freeze=call, thaw=signed)
+    _, (unsigned,) = hook_findings(some)
+    assert "without a signature: switch, switch_back: give each a secret" in unsigned
 
 
 def test_hooks_that_are_wrong() -> None:

@@ -16,14 +16,14 @@ import msgspec
 
 from engine.checkpoint import Checkpoint, TableProgress
 from engine.contract import Sink, Source, State
-from engine.cutover.hooks import HookName, Hooks
+from engine.cutover.hooks import Hooks
 from engine.cutover.machine import Machine
 from engine.cutover.parts import Engine, Line, Parts
 from engine.errors import SinkLost, TailraceError
 from engine.handover import Changed, Client, Cutover, Finished, Obstacle, Sides, Since
 from engine.proof import TableProof
 from engine.schema import Table, TableId
-from engine.settings.cutover import CutoverSettings, HookSettings
+from engine.settings.cutover import CutoverSettings, HookName, HookSettings
 from engine.toolkit.schema_diff import Difference
 from engine.verify.report import TableReport, VerifyReport
 
@@ -60,6 +60,8 @@ class World:
         self.outdated: dict[TableId, str] = {}
         self.clients: list[Client] = []
         self.lines: list[Line] = []
+        #: What prints the lines.
+        self.shown: Callable[[Line], None] = lambda line: None
         self.at: dict[str, Callable[[], None]] = {}
         self.comparing: Callable[[], None] = lambda: None
 
@@ -114,6 +116,7 @@ class World:
 
     def _tell(self, line: Line) -> None:
         self.lines.append(line)
+        self.shown(line)
         if not line.did and (planted := self.at.get(f"step {line.step}")):
             planted()
 
