@@ -54,7 +54,6 @@ _DIGITS = {
     "int64": 19,
     "uint64": 20,
 }
-_BIGINT_DIGITS = 18
 _LARGEST_PRECISION = 65
 _TEMPORAL: dict[str, Kind] = {"datetime": "datetime", "timestamp": "datetime", "interval": "time"}
 

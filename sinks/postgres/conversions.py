@@ -81,7 +81,7 @@ def _same_kind(before: Column, after: Column, name: str) -> Conversion | None:
             kept = tuple(member for member in new.members if member in old.members)
             return KEEP if kept == old.members else None
         case "binary":
-            return _binary(before, after, name)
+            return _binary(after, name)
         case "bit":
             wider = f"lpad({name}::text, {new.length}, '0')::{column_type(after)}"
             return None if new.length < old.length else Conversion(wider)
@@ -125,7 +125,7 @@ def _to_labels(after: Column, name: str) -> Conversion | None:
     return Conversion(f"{name}::text", f'{name}::text COLLATE "C" NOT IN ({labels})')
 
 
-def _binary(before: Column, after: Column, name: str) -> Conversion:
+def _binary(after: Column, name: str) -> Conversion:
     length = after.type.length
     guard = f"octet_length({name}) > {length}" if length else ""
     if _word(after) == "binary" and length:
