@@ -22,7 +22,7 @@ FIELDS: Final = {
     "before": "The state of the pipeline before.",
     "error": "The message of an error.",
     "error_class": "The class of the error, as in the metric `tailrace_errors_total`.",
-    "reason": "Why a table is backfilled again, quarantined or treated in another way.",
+    "reason": "Why a table is backfilled again, quarantined or treated in another way, or waits.",
     "statement": "The statement in the log that is concerned, up to its first literal.",
     "hint": "What to do. Command lines are complete.",
     "places": "The places of `tailrace skip` at which the log has no event.",

@@ -95,15 +95,14 @@ async def verify(
     readers = SourceReader(source, target, pace), AsyncReader(target, pace)
     reports: list[TableReport] = []
     for table in tables:
+        await pace.until_idle()  # so that a proof is not older than its first read
         pipeline.stalled = ""
         kind = KeyedComparison if table.key else KeylessComparison
         comparison = kind(table, *readers, pipeline, pace, chunk_rows, progress)
         comparison.in_detail, comparison.sample_size = in_detail, sample
         comparison.resumes = resumes
         try:
-            if not by_rows:
-                await comparison.choose_method()
-            report = await comparison.report()
+            report = await comparison.report(by_rows=by_rows)
         except TailraceError as error:
             # A statement may have lasted too long, so the next run begins with another table.
             if error.retryable and found is not None:

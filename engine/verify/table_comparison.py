@@ -67,8 +67,10 @@ class TableComparison(ABC):
         self._pace = pace
         self._progress = progress
 
-    async def report(self) -> TableReport:
-        """Compare the table and return the result."""
+    async def report(self, *, by_rows: bool) -> TableReport:
+        """Compare the table and return the result. ``by_rows``: all rows are read."""
+        if not by_rows:
+            await self._choose_method()
         self.position = await self.pipeline.beginning()
         inconclusive = ""
         try:
@@ -119,7 +121,7 @@ class TableComparison(ABC):
             else None,
         )
 
-    async def choose_method(self) -> None:
+    async def _choose_method(self) -> None:
         """Compare by checksums, unless there is a reason against it."""
         readers = self.source, self.target
         reasons = [await reader.why_not_summed(self.table) for reader in readers]

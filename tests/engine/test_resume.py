@@ -4,6 +4,8 @@ A comparison by ranges goes on where another one has got to.
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from engine.proof import Unfinished
@@ -47,6 +49,18 @@ def test_the_position_is_what_the_target_had_reached(sides: Sides) -> None:
 
         assert sides.compare(table, held=held).position == position
     assert sides.compare(table).position == "here"
+
+
+def test_a_comparison_that_waits_begins_afterwards(sides: Sides) -> None:
+    """A wait before the first read does not make the proof older."""
+    idle_at: list[float] = []
+
+    async def until_idle() -> None:
+        idle_at.append(time.time())
+
+    table = sides.make("t", "a INT PRIMARY KEY")
+    report = sides.compare(table, pace=Pace(until_idle=until_idle))
+    assert report.started_at >= idle_at[0]
 
 
 def test_no_row_is_left_out_or_counted_twice(sides: Sides) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
-from pymysql.connections import Connection
 
 from engine.databases.mysql.row_reader import MySQLRowReader
-from engine.errors import SourceLost
+from engine.errors import SinkLost, SourceLost
 from engine.toolkit.checksums import KeyRange
 from sources.mysql.settings import MySQLSettings
 from tests.support.mysql_sessions import FreshDatabase, Writer, source_of
@@ -47,28 +47,25 @@ def test_closing_ends_a_read_that_waits(
     writer.connection.close()
 
 
+@pytest.mark.parametrize(("idle_seconds", "goes_on"), [(-1.0, True), (30.0, False)])
 def test_a_connection_that_was_idle_is_opened_again(
-    sides: Sides, monkeypatch: pytest.MonkeyPatch
+    sides: Sides, monkeypatch: pytest.MonkeyPatch, idle_seconds: float, *, goes_on: bool
 ) -> None:
-    """GIVEN a comparison that has rested WHEN the servers have ended its connections THEN it goes
-    on with other ones. A connection that is lost between two reads is an error.
+    """GIVEN readers that have rested WHEN the servers have ended their connections THEN they go on
+    with other ones. A connection that is lost between two reads is an error.
     """
+    for name in ("mysql", "postgres"):
+        monkeypatch.setattr(f"engine.databases.{name}.row_reader.IDLE_SECONDS", idle_seconds)
     table = sides.make("t", "id INT PRIMARY KEY")
     readers = sides.source_reader, sides.target_reader
-    for idle_seconds, error in ((-1.0, None), (30.0, SourceLost)):
-        for name in ("mysql", "postgres"):
-            module = f"engine.databases.{name}.row_reader.IDLE_SECONDS"
-            monkeypatch.setattr(module, idle_seconds)
-        assert [reader.count(table) for reader in readers] == [0, 0]
-        connection = sides.source_reader._connection
-        assert isinstance(connection, Connection)
-        sides.on_source(f"KILL {connection.thread_id()}")
-        sides.on_target(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name LIKE '%verify' AND datname = current_database()"
-        )
-        if error is None:
-            assert [reader.count(table) for reader in readers] == [0, 0]
-            continue
-        with pytest.raises(error):
-            sides.source_reader.count(table)
+    assert [reader.count(table) for reader in readers] == [0, 0]
+    connection = sides.source_reader._connection
+    assert connection is not None
+    sides.on_source(f"KILL {connection.thread_id()}")
+    sides.on_target(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE '%verify' AND datname = current_database()"
+    )
+    for reader, lost in zip(readers, (SourceLost, SinkLost), strict=True):
+        with nullcontext() if goes_on else pytest.raises(lost):
+            assert reader.count(table) == 0
