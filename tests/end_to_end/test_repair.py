@@ -43,6 +43,8 @@ TABLES = {
 #: Rows above are changed all the time.
 STILL = 20
 ROWS = 60
+#: More rows than are written one by one.
+SWAPPED = 400
 
 
 def written(server: AnyServer, database: str) -> Background:
@@ -242,11 +244,11 @@ def test_a_repair_deletes_no_row_to_which_a_foreign_key_refers(
     """GIVEN a role that cannot switch foreign keys off, and rows that have each other's unique
     values THEN they are repaired; not where a foreign key would act, and then nothing is changed.
     """
-    database = fresh_mysql_database(mysql)
+    database, right = fresh_mysql_database(mysql), [(n, n) for n in range(1, SWAPPED + 1)]
     for table in ("free", "referred"):
         Writer(mysql, database)(
             f"CREATE TABLE {table} (id INT PRIMARY KEY, u INT UNIQUE)",
-            f"INSERT INTO {table} VALUES (1, 1), (2, 2)",
+            f"INSERT INTO {table} VALUES {str(right)[1:-1]}",
         )
     with psycopg.connect(target_database, autocommit=True) as there:
 
@@ -267,17 +269,15 @@ def test_a_repair_deletes_no_row_to_which_a_foreign_key_refers(
                     "INSERT INTO child VALUES (1)".encode()
                 )
                 for table in ("free", "referred"):
-                    for u, id in ((0, 1), (1, 2), (2, 1)):
-                        there.execute(
-                            f"UPDATE {database}.{table} SET u = {u} WHERE id = {id}".encode()
-                        )
+                    for u in ("-id", f"{SWAPPED + 1} - id"):
+                        there.execute(f"UPDATE {database}.{table} SET u = {u}".encode())
                 repair = ["verify", str(config), "--repair", "--yes"]
                 assert main(repair) == 1
-                assert (rows("free"), rows("referred")) == ([(1, 2), (2, 1)], [(1, 2), (2, 1)])
+                assert rows("free") == rows("referred") == [(n, SWAPPED + 1 - n) for n, _ in right]
                 way = f"tailrace backfill {config} {database}.referred` reads the table again"
                 assert way in capsys.readouterr().out
                 assert main([*repair, "--table", f"{database}.free"]) == 0
-                assert rows("free") == [(1, 1), (2, 2)]
+                assert rows("free") == right
                 assert there.execute("SELECT count(*) FROM child").fetchone() == (1,)
         finally:
             there.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())
