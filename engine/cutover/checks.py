@@ -21,6 +21,7 @@ __all__ = [
     "engine_refusals",
     "hook_findings",
     "proof_refusals",
+    "proof_warnings",
     "schema_findings",
     "table_refusals",
 ]
@@ -136,6 +137,21 @@ def proof_refusals(
         text = f"not found equal within {most_seconds:g} s: {_names(old)}"
         found.append(Refusal(text, "`tailrace verify CONFIG` compares them"))
     return found
+
+
+def proof_warnings(
+    progress: Mapping[TableId, TableProgress], proofs: Mapping[TableId, TableProof]
+) -> list[str]:
+    """The tables whose rows are not those that were found equal, which has no position then."""
+    other = [
+        id
+        for id, it in progress.items()
+        if it.state == "live" and id in proofs and proofs[id].equal_at and not proofs[id].position
+    ]
+    if not other:
+        return []
+    what = "backfilled again, or open to applications by a switch, since they were found equal"
+    return [f"{what}: {_names(other)}: `tailrace verify CONFIG` compares them"]
 
 
 def schema_findings(

@@ -15,6 +15,7 @@ from engine.cutover.checks import (
     engine_refusals,
     hook_findings,
     proof_refusals,
+    proof_warnings,
     schema_findings,
     table_refusals,
 )
@@ -67,6 +68,7 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
         found += table_refusals(progress, parts.outdated(state), letters)
         proofs = await read_proofs(parts.sink)
         found += proof_refusals(progress, proofs, time.time(), settings.proof_age_seconds)
+        warnings += proof_warnings(progress, proofs)
         for refusals, texts in (await _schema(parts), await _target(parts, state)):
             found += refusals
             warnings += texts

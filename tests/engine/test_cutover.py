@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from engine.checkpoint import Checkpoint, TableProgress
@@ -12,6 +13,7 @@ from engine.cutover.checks import (
     engine_refusals,
     hook_findings,
     proof_refusals,
+    proof_warnings,
     schema_findings,
     table_refusals,
 )
@@ -68,6 +70,14 @@ def test_proofs() -> None:
         "different from the source: shop.a",
         "not found equal within 60 s: shop.b, shop.c",
     ]
+
+
+def test_a_table_that_was_backfilled_after_its_proof() -> None:
+    progress = {A: LIVE, B: LIVE}
+    proof = TableProof("equal", 950.0, 951.0, "7", equal_at=950.0)
+    assert proof_warnings(progress, {A: proof, B: proof}) == []
+    (text,) = proof_warnings(progress, {A: proof, B: msgspec.structs.replace(proof, position="")})
+    assert "found equal: shop.b: `tailrace verify CONFIG`" in text
 
 
 def missing(kind: ItemKind, name: str, *statements: str) -> Difference:
