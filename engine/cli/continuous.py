@@ -18,11 +18,12 @@ from contextlib import closing
 from typing import Final
 
 from engine.checkpoint import TableProgress
+from engine.cli.chosen import choose
 from engine.cli.engine import Engine
 from engine.cli.pauses import Pauses
 from engine.cli.resuming import resuming
 from engine.cli.stored import stored_state
-from engine.cli.verify import Record, Waiting, choose, rows_of
+from engine.cli.verify import Record, Waiting, rows_of
 from engine.cli.wiring import make_mapping, make_sink, make_source
 from engine.errors import ConfigError, TailraceError
 from engine.mapping.reader import MappedReader, SharesReader
@@ -129,7 +130,7 @@ class ContinuousVerify:
                 await comparison.verify(
                     _for_a_while(tables),
                     MappedReader(source_rows, mapping),
-                    SharesReader(target_rows),
+                    SharesReader(target_rows, chosen.others),
                     source_position=source.position,
                     passed=waiting.passed,
                     held=self._committed,

@@ -23,6 +23,7 @@ from engine.databases.mysql.key_values import finds_row
 from engine.databases.mysql.types import INTEGER_KINDS
 from engine.errors import ConfigError
 from engine.mapping.changes import Mapping as TableMappings
+from engine.mapping.reader import shares_of
 from engine.ops.words import counted
 from engine.recovery import RepairKeys, RepairStore
 from engine.remedies import rendered
@@ -46,7 +47,8 @@ class _Counts(NamedTuple):
 
 class Planned(msgspec.Struct, frozen=True):
     """What a repair does with the rows of a table on the target. ``refused`` says why it leaves the
-    table, or rows of it, as they are, and ``remedy`` is the command line that reads it again.
+    table, or rows of it, as they are, and ``remedy`` is the command line that reads it again, if
+    that helps.
     """
 
     table: str
@@ -71,6 +73,8 @@ class Differing:
         self.keys: dict[TableId, RepairKeys] = {}
         #: Why tables, or rows of them, that differ cannot be repaired.
         self.refused: dict[str, str] = {}
+        #: What is said of rows in merged tables that are of no table of the source.
+        self.strange: dict[str, str] = {}
         #: The number of rows that differ in tables with a key.
         self.differences = 0
 
@@ -82,10 +86,11 @@ class Differing:
     def plan(self, config: str) -> list[Planned]:
         """What is to be done, with the tables by their names."""
         plan = []
-        for name in sorted(self.counts.keys() | self.refused.keys()):
+        for name in sorted(self.counts.keys() | self.refused.keys() | self.strange.keys()):
             counts, reason = self.counts.get(name, _Counts(0, 0, 0)), self.refused.get(name, "")
             remedy = rendered(_backfill(name), config=config).strip("`")
-            plan.append(Planned(name, *counts, reason, remedy if reason else ""))
+            said = "; ".join(filter(None, (self.strange.get(name), reason)))
+            plan.append(Planned(name, *counts, said, remedy if reason else ""))
         return plan
 
     def take(
@@ -111,12 +116,13 @@ class Differing:
             self.refused[name] = "the table has no key, or a masked one"
             return
         texts = [stored[ordinal] for ordinal in table.key]
-        plain = [it for it in report.differences if _is_plain(it.key, table, texts)]
+        differences = self._of_sources(name, report.differences, table)
+        plain = [it for it in differences if _is_plain(it.key, table, texts)]
         if self._asked is not None:
             plain = [it for it in plain if it.key in self._asked._taken[name]]
         else:
             self.differences += report.missing + report.differing + report.extra
-        if self._asked is None and (left := len(report.differences) - len(plain)):
+        if self._asked is None and (left := len(differences) - len(plain)):
             self.refused[name] = (
                 f"a policy changes the keys of {counted(left, 'row', 'rows')}, or the source's"
                 " columns cannot hold them"
@@ -129,6 +135,21 @@ class Differing:
                 keys = _keys(plain, table, source, mapping)
                 if len(keys):
                     self.keys[source.id] = keys
+
+    def _of_sources(
+        self, name: str, differences: Sequence[Difference], table: Table
+    ) -> Sequence[Difference]:
+        """Those rows of a merged table that are of one of its tables."""
+        shares = shares_of(table)
+        if not shares:
+            return differences
+        found = [it for it in differences if it.key[0] in shares]
+        if strange := len(differences) - len(found):
+            self.strange[name] = (
+                f"{counted(strange, 'row', 'rows')} of {table.id} on the target alone, whose"
+                f" {table.names[0]} is that of no table: delete them there"
+            )
+        return found
 
 
 def _is_plain(key: Key, table: Table, texts: Sequence[StoredText | None]) -> bool:
@@ -219,10 +240,8 @@ async def repair(sink: Sink, found: Differing, options: argparse.Namespace) -> i
                 f" to delete: {it.delete:,}"
             )
         if it.refused:
-            print(
-                f"{it.table}: rows cannot be repaired: {it.refused}. `{it.remedy}` reads the table"
-                " again"
-            )
+            again = f". `{it.remedy}` reads the table again" if it.remedy else ""
+            print(f"{it.table}: rows cannot be repaired: {it.refused}{again}")
     if not found.keys:
         return 3
     limit, rows = limit_of(options), found.differences

@@ -14,23 +14,22 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing, redirect_stdout
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final
 
 import msgspec
 
-from engine.checkpoint import TableProgress
+from engine.cli.chosen import Chosen, choose
 from engine.cli.command import Command
 from engine.cli.output import print_json, print_tables, print_warning
 from engine.cli.progress import comparison_progress
 from engine.cli.repair import Differing, add_repair_options, limit_of, repair
 from engine.cli.report import Plan, Wanted, add_report_options, make_plan, wanted_report
-from engine.cli.stored import refuse_unknown, stored_state
+from engine.cli.stored import stored_state
 from engine.cli.wiring import load_settings, make_mapping, make_sink, make_source
 from engine.contract import Readable, RowReader, Sink, SnapshotSource, Source, State
 from engine.errors import ConfigError, SinkError
-from engine.mapping.changes import Mapping as TableMappings
-from engine.mapping.reader import MappedReader, SharesReader, compared, with_sources
-from engine.pipeline.twins import current_tables
+from engine.mapping.reader import MappedReader, SharesReader
 from engine.proof import ProofOutcome, ProofStore, TableProof
 from engine.remedies import remedy_of, rendered
 from engine.schema import Table, TableId
@@ -41,10 +40,8 @@ from engine.verify.report import TableReport, VerifyReport
 
 __all__ = [
     "VERIFY",
-    "Chosen",
     "Record",
     "Waiting",
-    "choose",
     "compare",
     "require_comparable",
     "rows_of",
@@ -105,7 +102,7 @@ async def _repair(settings: Settings, options: argparse.Namespace, wanted: Wante
     with redirect_stdout(sys.stdout if texts else sys.stderr):
         found, report = first, await _compare(settings, options, wanted, first)
         for _ in range(REPAIRS):
-            if not (found.counts or found.refused):
+            if not (found.counts or found.refused or found.strange):
                 break
             if texts:
                 _show(report, options)
@@ -230,10 +227,6 @@ async def compare(
     mapping = make_mapping(settings)
     chosen = choose(mapping.restore(state), checkpoint.progress, mapping, names)
 
-    async def committed() -> str | None:
-        state = await sink.state()
-        return None if state is None or state.checkpoint is None else state.checkpoint.position
-
     with closing(make_source(settings)) as source:
         record = Record(sink, state, stores=records)
         with (
@@ -243,6 +236,8 @@ async def compare(
         ):
             sides = (source_rows, target_rows)
             _require_random(sample, sides)
+            shares = SharesReader(target_rows, chosen.others)
+            committed = partial(_committed, sink, shares)
             plan: Plan | None = None
             if wanted is not None:
                 plan = await make_plan(wanted, settings, checkpoint, _named(chosen), sides, names)
@@ -250,7 +245,7 @@ async def compare(
                 report = await comparison.verify(
                     chosen.tables,
                     MappedReader(source_rows, mapping),
-                    SharesReader(target_rows),
+                    shares,
                     source_position=source.position,
                     passed=Waiting(source, committed).passed,
                     held=committed,
@@ -271,6 +266,15 @@ async def compare(
     if plan is not None:
         plan.write(report)
     return report
+
+
+async def _committed(sink: Sink, shares: SharesReader) -> str | None:
+    """The position that the target holds. ``shares`` learns which tables it has by now."""
+    state = await sink.state()
+    if state is None or state.checkpoint is None:
+        return None
+    shares.learn(state.tables)
+    return state.checkpoint.position
 
 
 def _require_random(sample: SampleSize | None, sides: Sequence[RowReader]) -> None:
@@ -331,47 +335,6 @@ class Waiting:
             if time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(POLL_SECONDS)
-
-
-class Chosen(NamedTuple):
-    """The tables to compare.
-
-    ``tables`` are those by which both sides are compared, each with those of the source; ``names``
-    has the names to show, by the name of a table of the target. ``left`` has the tables whose rows
-    on the target are known to be old, each with the reason.
-    """
-
-    tables: Mapping[Table, Sequence[Table]]
-    names: Mapping[str, str]
-    left: Mapping[str, str]
-
-
-def choose(
-    state: State,
-    progress: Mapping[TableId, TableProgress],
-    mapping: TableMappings,
-    names: Sequence[str],
-) -> Chosen:
-    """The tables of these names on the source, all if there are none."""
-    left = {
-        str(id): it.reason
-        for id, it in progress.items()
-        if it.state != "excluded" and (it.again or it.reason)
-    }
-    left |= {str(id): reason for id, reason in state.outdated.items()}
-    current = [it for it in current_tables(state.tables, progress) if it.id not in state.outdated]
-    known = {str(table.id): table for table in current}
-    if names:
-        unknown = [name for name in names if name not in known and name not in left]
-        refuse_unknown(unknown, progress)
-        left = {name: left[name] for name in names if name in left}
-    tables = [known[name] for name in names if name in known] if names else current
-    followed = {table.id for table in current}
-    by_target = {
-        with_sources(target, followed): of for target, of in compared(mapping, tables).items()
-    }
-    shown = {str(it.id): " + ".join(str(source.id) for source in it.sources) for it in by_target}
-    return Chosen(by_target, shown, left)
 
 
 class Record:

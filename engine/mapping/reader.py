@@ -9,13 +9,13 @@ by the code that the pipeline uses, and converted back.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from engine.contract import FiltersRows, RowReader, StoredText
-from engine.mapping.changes import Mapping
+from engine.mapping.changes import Mapping as TableMappings
 from engine.mapping.runtime import RUNTIME
 from engine.mapping.table import TableMapping
 from engine.schema import Table, TableId, Type
@@ -25,7 +25,7 @@ from engine.toolkit.codegen import compile_function
 from engine.toolkit.row_limit import RowLimit
 from engine.toolkit.sampling import SamplesKeys, batches
 
-__all__ = ["MappedReader", "SharesReader", "compared", "decoder", "with_sources"]
+__all__ = ["MappedReader", "SharesReader", "compared", "decoder", "shares_of", "with_sources"]
 
 _Key = tuple[str | None, ...]
 _Text = tuple[str | None, ...]
@@ -36,7 +36,7 @@ _SECOND: Final = len("YYYY-MM-DD HH:MM:SS")
 _FRACTION: Final = 6
 
 
-def compared(mapping: Mapping, sources: Sequence[Table]) -> dict[Table, list[Table]]:
+def compared(mapping: TableMappings, sources: Sequence[Table]) -> dict[Table, list[Table]]:
     """The tables by which both sides are compared, each with those of the source.
 
     A table has no key if the target's is masked, because a row of the target cannot be looked up on
@@ -52,6 +52,11 @@ def compared(mapping: Mapping, sources: Sequence[Table]) -> dict[Table, list[Tab
                 target = msgspec.structs.replace(target, key=())
         found.setdefault(target, []).append(source)
     return found
+
+
+def shares_of(table: Table) -> set[str]:
+    """The shares of a merged table; empty if it is not merged."""
+    return {it.share for it in table.origins if it.share}
 
 
 def with_sources(target: Table, ids: Collection[TableId]) -> Table:
@@ -115,22 +120,31 @@ class _PlainSums(ABC):
 
 
 class SharesReader(_PlainSums):
-    """A ``RowReader`` of the target that shows of a merged table only the rows of its sources: the
-    target also has those of tables that are not followed any more.
+    """A ``RowReader`` of the target that leaves out rows of merged tables: those of the shares in
+    ``left``, whose tables are not compared. Rows of a share that no table has are shown.
     """
 
-    def __init__(self, reader: RowReader) -> None:
+    def __init__(self, reader: RowReader, left: Mapping[Table, Collection[str]]) -> None:
         self._reader = reader
+        self._left = {table: set(shares) for table, shares in left.items()}
+
+    def learn(self, stored: Iterable[Table]) -> None:
+        """Leave out the shares of tables that were merged with others during the comparison.
+        ``stored`` are the tables of the target by now."""
+        for target in stored if self._left else ():
+            for table, left in self._left.items():
+                if table.id == target.id:
+                    left |= shares_of(target) - shares_of(table)
 
     def _plain(self, table: Table) -> Table | None:
-        return None if _shares(table) else table
+        return None if shares_of(table) else table
 
     def chunk(
         self, table: Table, after: _Key | None, limit: int, *, keys_only: bool = False
     ) -> list[_Text]:
-        """As ``RowReader.chunk``. Rows of other tables are passed over."""
+        """As ``RowReader.chunk``. Rows that are left out are passed over."""
         while rows := self._reader.chunk(table, after, limit, keys_only=keys_only):
-            if shown := _of_shares(table, rows):
+            if shown := self._shown(table, rows):
                 return shown
             after = rows[-1] if keys_only else _keys(table, rows[-1:])[0]
         return []
@@ -139,24 +153,26 @@ class SharesReader(_PlainSums):
         self, table: Table, keys: Sequence[_Key], *, keys_only: bool = False
     ) -> list[_Text]:
         """As ``RowReader.by_keys``."""
-        return self._reader.by_keys(table, keys, keys_only=keys_only)
+        return self._shown(table, self._reader.by_keys(table, keys, keys_only=keys_only))
 
     def scan(self, table: Table) -> Iterator[list[_Text]]:
         """As ``RowReader.scan``."""
         for rows in self._reader.scan(table):
-            yield _of_shares(table, rows)
+            yield self._shown(table, rows)
 
     def count(self, table: Table) -> int:
         """As ``RowReader.count``."""
-        return sum(map(len, self.scan(table))) if _shares(table) else self._reader.count(table)
+        if self._left.get(table):
+            return sum(map(len, self.scan(table)))
+        return self._reader.count(table)
 
     def size(self, table: Table) -> int:
-        """As ``SamplesKeys.size``. Rows of other shares are counted, too."""
+        """As ``SamplesKeys.size``. Rows that are left out are counted, too."""
         return _sampling(self._reader).size(table)
 
     def sample(self, table: Table, share: float) -> list[_Key]:
         """As ``SamplesKeys.sample``."""
-        return _of_shares(table, _sampling(self._reader).sample(table, share))
+        return self._shown(table, _sampling(self._reader).sample(table, share))
 
     def stored(self, table: Table) -> Sequence[StoredText | None]:
         """As ``RowReader.stored``."""
@@ -166,20 +182,15 @@ class SharesReader(_PlainSums):
         """As ``RowReader.close``."""
         self._reader.close()
 
+    def _shown(self, table: Table, rows: list[_Text]) -> list[_Text]:
+        """The column of the shares is the first one of the table, and of its key."""
+        left = self._left.get(table)
+        return [row for row in rows if row[0] not in left] if left else rows
+
 
 def _sampling(reader: RowReader) -> SamplesKeys:
     assert isinstance(reader, SamplesKeys)
     return reader
-
-
-def _shares(table: Table) -> set[str | None]:
-    return {it.share for it in table.origins if it.share}
-
-
-def _of_shares(table: Table, rows: list[_Text]) -> list[_Text]:
-    """The column of the shares is the first one of the table, and of its key."""
-    shares = _shares(table)
-    return [row for row in rows if row[0] in shares] if shares else rows
 
 
 class _Part(NamedTuple):
@@ -192,7 +203,7 @@ class _Part(NamedTuple):
 class MappedReader(_PlainSums):
     """A ``RowReader`` of the source that shows its rows as those of the target's tables."""
 
-    def __init__(self, reader: RowReader, mapping: Mapping) -> None:
+    def __init__(self, reader: RowReader, mapping: TableMappings) -> None:
         self._reader = reader
         self._mapping = mapping
         self._parts: dict[Table, list[_Part]] = {}

@@ -4,6 +4,7 @@ Tables of several databases that a mapping merges into one, from end to end.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -149,6 +150,39 @@ def test_one_of_the_shops_is_not_followed_any_more(
     assert main(["verify", str(shops.config)]) == 0
     shops.target.execute("DELETE FROM crm.customer WHERE id = 9")
     assert main(["verify", str(shops.config)]) == 3
+
+
+@pytest.mark.parametrize("shops", ["mysql"], indirect=True)
+def test_a_row_that_no_table_has_is_extra(shops: Shops, capsys: pytest.CaptureFixture[str]) -> None:
+    """GIVEN two shops that are merged WHEN the target gets a row of a third one THEN each kind of
+    comparison finds it, and a repair says how to remove it; `--table` compares one shop alone."""
+    catch_up(shops.config)
+    north, south = shops.names
+    shops.target.execute("INSERT INTO crm.customer (shop, id, state) VALUES ('junk', 1, 'new')")
+    shops.target.execute("DELETE FROM crm.customer WHERE shop = %s AND id = 5", [south])
+
+    def compare(*options: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert main(["verify", str(shops.config), "--json", *options]) == 3
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        (table,) = result["tables"]
+        return {**table, **result}
+
+    both = " + ".join(sorted(f"{name}.customer" for name in shops.names))
+    junk = {"kind": "extra", "key": ["junk", "1"], "columns": []}
+    for options in ((), ("--sample", "99.999%")):
+        found = compare(*options)
+        assert (found["table"], found["extra"], found["missing"]) == (both, 1, 1), options
+        assert junk in found["differences"]
+    found = compare("--table", f"{north}.customer")
+    assert (found["table"], found["rows"], found["target_rows"]) == (f"{north}.customer", 1, 2)
+    assert (found["extra"], found["missing"], found["differences"]) == (1, 0, [junk])
+    (plan,) = compare("--repair", "--dry-run")["repair"]
+    assert (plan["insert"], plan["delete"]) == (1, 0)
+    assert plan["refused"] == (
+        "1 row of crm.customer on the target alone, whose shop is that of no table: delete them"
+        " there"
+    )
 
 
 def test_tables_that_cannot_be_merged(shops: Shops, capsys: pytest.CaptureFixture[str]) -> None:

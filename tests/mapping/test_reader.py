@@ -101,17 +101,32 @@ def test_the_rows_after_a_key_of_a_table_that_has_left(left: Table) -> None:
 
 def test_rows_of_a_table_that_is_not_followed_any_more_are_passed_over() -> None:
     """GIVEN merged tables of which one is not followed WHEN the target is read THEN the rows of the
-    others are shown."""
+    others are shown, and those that no table has."""
     _, table = merged(*SHOPS)
-    rows: list[Key] = [(shop, *row) for shop in "abc" for row in ROWS]
-    reader = SharesReader(Rows(rows, key=2))
-    assert read(reader, table, None) == [row[:2] for row in rows]
+    rows: list[Key] = [(shop, *row) for shop in "abcx" for row in ROWS]
     kept = with_sources(table, {SHOPS[0].id, SHOPS[2].id})
+    reader = SharesReader(Rows(rows, key=2), {kept: {"b"}})
+    assert read(reader, table, None) == [row[:2] for row in rows]
     shown = [row for row in rows if row[0] != "b"]
     assert read(reader, kept, None) == [row[:2] for row in shown]
     assert [row for some in reader.scan(kept) for row in some] == shown
     assert (reader.count(kept), reader.count(SHOPS[0])) == (len(shown), len(rows))
-    assert reader.by_keys(kept, [("a", "1")]) == [("a", "1", "x")]
+    assert reader.sample(kept, 1.0) == [row[:2] for row in shown]
+    assert reader.by_keys(kept, [("a", "1"), ("b", "1")]) == [("a", "1", "x")]
+    assert reader.by_keys(kept, [("x", "1"), ("b", "1")], keys_only=True) == [("x", "1")]
+
+
+def test_rows_of_a_table_that_is_merged_meanwhile_are_passed_over() -> None:
+    """GIVEN two merged tables that are compared WHEN the pipeline starts to follow a third one THEN
+    its rows are left out from then on."""
+    _, table = merged(*SHOPS[:2])
+    _, then = merged(*SHOPS)
+    rows: list[Key] = [(shop, "1", "x") for shop in "abc"]
+    reader = SharesReader(Rows(rows, key=2), {table: set()})
+    assert reader.by_keys(table, [("c", "1")]) == [("c", "1", "x")]
+    reader.learn([SHOPS[0], then])
+    assert reader.by_keys(table, [("c", "1")]) == []
+    assert read(reader, table, None) == [("a", "1"), ("b", "1")]
 
 
 def test_rows_are_drawn_as_the_target_has_them() -> None:
@@ -119,8 +134,8 @@ def test_rows_are_drawn_as_the_target_has_them() -> None:
     assert reader.size(table) == 9
     assert reader.sample(table, 2 / 3) == [("a", "1"), ("b", "1"), ("c", "1")]
     assert reader.sample(table, 1.0) == [(shop, row) for shop in "abc" for row in "13"]
-    target = SharesReader(Rows([("a", "1", "x"), ("b", "1", "x")], key=2))
     left = with_sources(table, {SHOPS[0].id})
+    target = SharesReader(Rows([("a", "1", "x"), ("b", "1", "x")], key=2), {left: {"b", "c"}})
     assert (target.size(left), target.sample(left, 1.0)) == (2, [("a", "1")])
     plain = Rows()
     assert MappedReader(plain, Mapping({})).sample(SHOPS[0], 1 / 3) == [("1",)]
