@@ -38,7 +38,7 @@ from engine.remedies import rendered
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["COMMANDS", "add_deadline", "give", "outcome_of", "target_of", "user"]
+__all__ = ["COMMANDS", "add_deadline", "awaited", "give", "outcome_of", "target_of", "user"]
 
 #: How often the target is asked for the outcome of a command.
 POLL_SECONDS = 0.2
@@ -169,13 +169,13 @@ async def give(sink: Sink | None, command: PipelineCommand, options: argparse.Na
                 print("no engine is connected to the target, so there is none to stop")
                 return 1
         id = await client.submit(msgspec.json.encode(command).decode(), user())
-        done = await outcome_of(client, id, options.deadline_seconds) if runs else None
+        cancel = _line(f"tailrace commands CONFIG cancel {id}", options)
+        done = await awaited(client, id, options.deadline_seconds, cancel) if runs else None
         runs = done is None and await client.engine_runs()
     if done is not None:
         print(f"refused: {done.outcome}" if done.refused else done.outcome)
         return int(done.refused)
     if runs:
-        cancel = _line(f"tailrace commands CONFIG cancel {id}", options)
         print(
             "the engine has not executed the command yet; it stays stored until then, or until"
             f" {cancel}"
@@ -229,6 +229,19 @@ def user() -> str:
     except (KeyError, OSError):  # a container whose user has no name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
+
+
+async def awaited(
+    client: CommandClient, id: int, seconds: float, cancel: str
+) -> StoredCommand | None:
+    """As ``outcome_of``. Ctrl-C ends that alone, so it says what becomes of the command, and which
+    command line cancels it.
+    """
+    try:
+        return await outcome_of(client, id, seconds)
+    except asyncio.CancelledError:
+        print(f"the command stays stored, and an engine executes it unless {cancel} comes before")
+        raise
 
 
 async def outcome_of(client: CommandClient, id: int, seconds: float) -> StoredCommand | None:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from engine.cli.inbox import outcome_of, store_of, user
+from engine.cli.inbox import awaited, store_of, user
 from engine.cli.recovery import add_yes, agreed
 from engine.commands import RepairRows
 from engine.contract import RowReader, Sink, StoredText
@@ -266,17 +266,17 @@ async def _give(sink: Sink, found: Differing, options: argparse.Namespace) -> in
         raise ConfigError("rows of this target cannot be repaired", hint="PostgreSQL's can")
     command = RepairRows({str(id): len(keys) for id, keys in sorted(found.keys.items())})
     text = msgspec.json.encode(command).decode()
+    config = str(options.config)
     async with store.command_client() as client:
         runs = await client.engine_runs()
         id = await sink.submit_repair(text, user(), found.keys)
-        done = await outcome_of(client, id, options.deadline_seconds) if runs else None
-    config = str(options.config)
+        cancel = rendered(f"`tailrace commands CONFIG cancel {id}`", config=config)
+        done = await awaited(client, id, options.deadline_seconds, cancel) if runs else None
     if done is not None:
         outcome = rendered(done.outcome or "", config=config)
         print(f"refused: {outcome}" if done.refused else outcome)
         return 1 if done.refused else None
     run = rendered("`tailrace run CONFIG`", config=config)
-    cancel = rendered(f"`tailrace commands CONFIG cancel {id}`", config=config)
     print(
         f"no engine has executed the repair yet; it stays stored as command {id} until one does,"
         f" such as {run} at its start, or until {cancel}"

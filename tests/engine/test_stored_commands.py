@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from engine.change import Change, Chunk, Row
+from engine.cli.inbox import awaited
 from engine.commands import (
     BackfillTables,
     Letters,
@@ -375,6 +376,24 @@ def test_a_stop_is_not_lost_beside_a_reload(commands: tuple[PipelineCommand, ...
     asyncio.run(scenario())
     assert not outcome(store, 1).refused
     assert outcome(store, 1 + commands.index(Stop())).outcome == "the engine ends"
+
+
+def test_an_interrupted_command_line_says_that_the_command_stays(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, store = live()
+
+    async def scenario() -> None:
+        async with sink_of(store).command_client() as client:
+            id = await client.submit(msgspec.json.encode(Pause()).decode(), "ann")
+            waiting = asyncio.create_task(awaited(client, id, 60, "`this`"))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    asyncio.run(scenario())
+    assert "stays stored, and an engine executes it unless `this`" in capsys.readouterr().out
 
 
 # -- repairs ---------------------------------------------------------------------------------------
