@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -69,3 +70,35 @@ def test_a_connection_that_was_idle_is_opened_again(
     for reader, lost in zip(readers, (SourceLost, SinkLost), strict=True):
         with nullcontext() if goes_on else pytest.raises(lost):
             assert reader.count(table) == 0
+
+
+#: Names of aliases that the statements of comparisons may have.
+ALIASES = "part x h s t w k n v w0 w1 k0 k1 b0 v0 r0 c0 i f name"
+
+
+@pytest.mark.parametrize("key", ["id INT PRIMARY KEY", "id VARCHAR(9) PRIMARY KEY", "id INT"])
+def test_columns_named_like_aliases_hide_no_row(
+    mysql_family: AnyServer, new_sides: Callable[..., Sides], key: str
+) -> None:
+    """GIVEN columns with the names of aliases, which are equal in all rows WHEN rows are missing
+    and changed on the target THEN every method finds these rows.
+    """
+    sides = new_sides(mysql_family)
+    names = ALIASES.split()
+    table = sides.make("t", ", ".join([key, *(f"`{name}` INT" for name in names)]))
+    ones = ", 1" * len(names)
+    rows = ", ".join(f"({number}{ones})" for number in range(40))
+    sides.on_source(f"INSERT INTO t VALUES {rows}")
+    sides.on_target(f"INSERT INTO t VALUES {rows}")
+    parts = [it.sum_parts(table) for it in (sides.source_reader, sides.target_reader)]
+    assert parts[0] == parts[1]
+    assert sum(it.rows for it in parts[0].values()) == 40
+    for by_rows in (False, True):
+        assert sides.compare(table, by_rows=by_rows).equal
+    sides.on_target(
+        "DELETE FROM t WHERE id IN ('17', '23')", "UPDATE t SET part = 2 WHERE id = '5'"
+    )
+    for by_rows in (False, True):
+        report = sides.compare(table, by_rows=by_rows)
+        changed = (1, 2, 0) if table.key else (0, 3, 1)
+        assert (report.differing, report.missing, report.extra) == changed, by_rows

@@ -244,7 +244,8 @@ class MySQLRowReader:
     def sum_parts(self, table: Table, nulled: Collection[int] = ()) -> dict[str, Checksum]:
         """As ``SumsRows.sum_parts``."""
         part, sums = row_part(table, nulled), row_sums(row_digest(table, nulled))
-        sql = f"SELECT {part} AS part, {sums} FROM {quote_table(table)} GROUP BY part"
+        # By position: a name would be that of a column, if there is one, and not of the alias.
+        sql = f"SELECT {part}, {sums} FROM {quote_table(table)} GROUP BY 1"
         return {str(name): Checksum.of(*numbers) for name, *numbers in self._query(sql)}
 
     def part_rows(

@@ -112,7 +112,7 @@ class PostgresRowReader:
         arrays = ", ".join(f"${n}::text[]" for n in range(1, len(columns) + 1))
         names = ", ".join(f"k{n}" for n in range(len(columns)))
         casts = ", ".join(_cast(f"k{n}", column) for n, column in enumerate(columns))
-        pairs = " AND ".join(f"{_reference(column)} = w{n}" for n, column in enumerate(columns))
+        pairs = " AND ".join(f"{_reference(column)} = w.w{n}" for n, column in enumerate(columns))
         wanted = ", ".join(f"w{n}" for n in range(len(columns)))
         rest = (
             f" JOIN (SELECT {casts} FROM unnest({arrays}) AS k({names})) AS w({wanted}) ON {pairs}"
