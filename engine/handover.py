@@ -22,6 +22,7 @@ __all__ = [
     "ENDED",
     "Changed",
     "Client",
+    "Connected",
     "Cutover",
     "CutoverState",
     "CutoverStore",
@@ -190,6 +191,15 @@ class Client(msgspec.Struct, frozen=True):
     writes: bool
 
 
+class Connected(NamedTuple):
+    """The other users that are connected to a source, each with the number of sessions. ``hidden``
+    says why there may be more; empty if there are not.
+    """
+
+    users: tuple[str, ...] = ()
+    hidden: str = ""
+
+
 class Since(NamedTuple):
     """A position of the log, and a moment at which the log had it, in Unix seconds of this host:
     a log with the same place may have been begun after that. ``inf``: it was not.
@@ -233,8 +243,14 @@ class Freezer(Protocol):
         """Put the source back as it was ``before``. May be called again."""
         ...
 
-    def clients(self) -> list[str]:
-        """The other users that are connected to the source, each with the number of connections."""
+    def newest_session(self) -> int:
+        """The number of a session that begins now. Later ones have greater numbers."""
+        ...
+
+    def clients(self, until: int | None = None) -> Connected:
+        """The other users that are connected to the source; ``until``: by sessions with numbers up
+        to this one.
+        """
         ...
 
     def changed(self, since: Mapping[Table, Since], seconds: float) -> Changed:

@@ -11,7 +11,7 @@ import msgspec
 
 from engine.schema import Table
 
-__all__ = ["Grant", "Grants", "SinkRights", "SourceRights"]
+__all__ = ["Grant", "Grants", "HandoverRights", "SinkRights", "SourceRights"]
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -31,13 +31,21 @@ class Grants(msgspec.Struct, frozen=True):
     grants: list[Grant]
 
 
+class HandoverRights(msgspec.Struct, frozen=True):
+    """What a cutover needs of the source's user, besides what a pipeline does. ``freezes``: it
+    stops the writes itself, and no hook does.
+    """
+
+    freezes: bool
+
+
 @runtime_checkable
 class SourceRights(Protocol):
     """A source whose user needs rights."""
 
-    def grants(self) -> Grants:
-        """The rights, also of a user that does not exist yet. May block. Raises ``SourceLost`` if
-        the server cannot be reached.
+    def grants(self, handover: HandoverRights | None = None) -> Grants:
+        """The rights, also of a user that does not exist yet, with those of a cutover if one is
+        configured. May block. Raises ``SourceLost`` if the server cannot be reached.
         """
 
 

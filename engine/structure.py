@@ -20,6 +20,7 @@ __all__ = [
     "Check",
     "ComparesSchema",
     "DescribesSchema",
+    "Hidden",
     "Item",
     "ItemKind",
     "Program",
@@ -86,11 +87,22 @@ class Program(msgspec.Struct, frozen=True, order=True):
     table: TableId | None = None
 
 
+class Hidden(msgspec.Struct, frozen=True, order=True):
+    """The programs of one kind in a schema that the user may not see, and the beginning of the
+    statement that shows them, without the user's name.
+    """
+
+    kind: ProgramKind
+    schema: str
+    grant: str
+
+
 class Structure(msgspec.Struct, frozen=True):
-    """What a source has besides the columns and rows of its tables."""
+    """What a source has besides the columns and rows of its tables, and what of it is hidden."""
 
     tables: Mapping[TableId, TableDetails]
     programs: tuple[Program, ...]
+    hidden: tuple[Hidden, ...] = ()
 
 
 class WantedTable(msgspec.Struct, frozen=True):

@@ -15,8 +15,9 @@ from engine.cli.wiring import make_mapping, make_sink, make_source
 from engine.contract import SnapshotSource
 from engine.errors import TailraceError
 from engine.ops.log import printable
-from engine.rights import Grants, SinkRights, SourceRights
+from engine.rights import Grants, HandoverRights, SinkRights, SourceRights
 from engine.schema import Table
+from engine.settings.cutover import CutoverSettings
 from engine.settings.loader import Settings
 
 __all__ = ["show_grants"]
@@ -48,7 +49,7 @@ async def _needed(settings: Settings) -> NeededGrants:
     tables: list[Table] = []
     with closing(make_source(settings)) as source:
         if isinstance(source, SourceRights):
-            found = await asyncio.to_thread(source.grants)
+            found = await asyncio.to_thread(source.grants, _handover(settings.cutover))
         if isinstance(source, SnapshotSource):
             # The user may not exist yet.
             with suppress(TailraceError):
@@ -58,6 +59,13 @@ async def _needed(settings: Settings) -> NeededGrants:
     if isinstance(sink, SinkRights):
         target = await sink.grants(make_mapping(settings).check(tables))
     return NeededGrants(found, target)
+
+
+def _handover(settings: CutoverSettings) -> HandoverRights | None:
+    """The rights of a cutover, if one is configured."""
+    if settings == CutoverSettings():
+        return None
+    return HandoverRights(freezes=not settings.freeze.given)
 
 
 def _sql(side: str, grants: Grants) -> Iterator[str]:

@@ -27,7 +27,7 @@ from engine.ops.words import counted
 from engine.remedies import rendered
 from engine.schema import Table
 from engine.settings.loader import Settings
-from engine.structure import ComparesSchema, DescribesSchema
+from engine.structure import ComparesSchema, DescribesSchema, Hidden
 from engine.toolkit.schema_diff import Difference, differences
 
 __all__ = ["SCHEMA", "SchemaReport", "schema_differences", "schema_lines"]
@@ -179,7 +179,8 @@ async def _find(settings: Settings, sink: Sink) -> _Found:
     live = [it for it in tables if it.id in progress and progress[it.id].state == "live"]
     wanted = wanted_tables(make_mapping(settings), live, structure)
     found = differences(*await sink.schema_items(wanted, structure.programs))
-    found = [*map(_not_live, (it for it in tables if it not in live)), *found]
+    not_live = map(_not_live, (it for it in tables if it not in live))
+    found = [*not_live, *map(_hidden, structure.hidden), *found]
     equal = all(it.note for it in found)
     return _Found(SchemaReport(equal, len(wanted), found), state)
 
@@ -187,6 +188,12 @@ async def _find(settings: Settings, sink: Sink) -> _Found:
 def _not_live(table: Table) -> Difference:
     advice = "it is not live on the target yet: `tailrace tables CONFIG` shows its state"
     return Difference("table", str(table.id), "", "missing", advice=advice)
+
+
+def _hidden(it: Hidden) -> Difference:
+    """What cannot be compared. The target has no events, so it lacks nothing that it could have."""
+    advice = f"the user of the source may not see them: {it.grant} TO <user>"
+    return Difference(it.kind, it.schema, "", "unknown", advice=advice, note=it.kind == "event")
 
 
 def schema_lines(report: SchemaReport, config: str) -> Iterator[str]:

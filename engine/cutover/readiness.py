@@ -85,8 +85,9 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
     if found:
         raise Refused(found)
     lag = await waits.caught_up(settings.max_lag_seconds)
-    clients = await asyncio.to_thread(parts.freezer.clients)
-    others = f"; connected to the source: {', '.join(clients)}" if clients else ""
+    connected = await asyncio.to_thread(parts.freezer.clients)
+    others = f"; connected to the source: {', '.join(connected.users)}" if connected.users else ""
+    warnings += [connected.hidden] if connected.hidden else []
     return Ready(f"ready, {lag:.2f} s behind{others}", tuple(warnings), position)
 
 

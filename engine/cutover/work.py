@@ -35,6 +35,8 @@ class Work:
         self._freezer = parts.freezer
         self._hooks = parts.hooks
         self._settings = parts.settings
+        #: The newest session of the source when the hook freeze was called last.
+        self._newest: int | None = None
         #: Whether another process has begun the step that is under way.
         self.left = False
         self._of: Mapping[CutoverState, Callable[[Cutover], Awaitable[tuple[Cutover, str]]]] = {
@@ -58,6 +60,7 @@ class Work:
             cutover = msgspec.structs.replace(cutover, before=before, frozen_at=time.time())
             await self._record.save(cutover)
         cutover = await self.stand_still(cutover)
+        cutover = warned(cutover, await self._older())
         return cutover, f"the log stood still for {self._settings.quiet_seconds:g} s"
 
     async def _drain(self, cutover: Cutover) -> tuple[Cutover, str]:
@@ -121,6 +124,7 @@ class Work:
             if self.left or not await self._waits.frozen(cutover):
                 frozen = await self.stand_still(cutover)
             written = await self._waits.written(cutover.end, frozen.end)
+            cutover = warned(cutover, await self._older())
         except TailraceError as error:
             warning = (
                 f"the source could not be frozen again: {error.message}. Make sure that no"
@@ -135,6 +139,21 @@ class Work:
             return warned(cutover, [warning]), did
         return cutover, did
 
+    async def _older(self) -> list[str]:
+        """The warning about sessions of the source from before the freeze by a hook. They keep the
+        rights on databases that they had, so they can write although the log stands still.
+        """
+        if self._newest is None:
+            return []
+        found = await asyncio.to_thread(self._freezer.clients, self._newest)
+        if not found.users:
+            return []
+        text = (
+            f"connected to the source since before the freeze: {', '.join(found.users)}. A session"
+            " keeps rights that were revoked: end those that can write (KILL), in the hook freeze"
+        )
+        return [text]
+
     async def stand_still(self, cutover: Cutover) -> Cutover:
         """Have the source refuse writes, also if it does already, and wait until its log stands
         still. Returns the record with this end of the log.
@@ -142,6 +161,7 @@ class Work:
         if cutover.before == BY_HOOK:
             cutover = msgspec.structs.replace(cutover, freezes=cutover.freezes + 1)
             await self._record.save(cutover)
+            self._newest = await asyncio.to_thread(self._freezer.newest_session)
             await self._hooks.call("freeze", cutover, cutover.freezes)
         else:
             await asyncio.to_thread(self._freezer.freeze, self._settings.freeze_seconds)

@@ -27,12 +27,13 @@ _BY_DEFINITION: Final = frozenset({"index", "check", "foreign key"})
 #: The kinds that a statement replaces; of the others, a different one has to be dropped first.
 _REPLACED: Final = frozenset({"default", "comment", "sequence"})
 
-State = Literal["missing", "different", "unfinished", "extra"]
+State = Literal["missing", "different", "unfinished", "extra", "unknown"]
 
 
 class Difference(msgspec.Struct, frozen=True):
     """A difference. ``missing`` on the target, ``extra`` there, ``different`` on both sides, or
-    ``unfinished``, such as an index that is not valid.
+    ``unfinished``, such as an index that is not valid. ``unknown``: what the source has of a kind
+    cannot be seen.
 
     ``statements`` remove it, in order. Without any, ``advice`` says what to do. ``note``: nothing
     is wrong, and the schemas count as equal.

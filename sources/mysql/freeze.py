@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any, Final
 
 import msgspec
 from pymysql.connections import Connection
 
-from engine.databases.mysql.connect import connect, error_code, query
+from engine.databases.mysql.connect import connect, error_code, is_mariadb, query, version_number
 from engine.errors import SourceDenied, SourceError, SourceLost
-from engine.handover import Changed, Since
+from engine.handover import Changed, Connected, Since
 from engine.schema import Table
 from sources.mysql.changed_tables import read_changed
+from sources.mysql.rights import freeze
 from sources.mysql.settings import MySQLSettings
+from sources.mysql.stored_programs import may_see_sessions
 
 __all__ = ["MySQLFreezer"]
 
@@ -31,16 +34,17 @@ _CLIENTS: Final = """
 SELECT user, count(*) FROM information_schema.processlist
 WHERE command NOT IN ('Binlog Dump', 'Binlog Dump GTID', 'Daemon')
 AND user NOT IN ('system user', 'event_scheduler')
-AND user <> SUBSTRING_INDEX(CURRENT_USER(), '@', 1)
+AND user <> SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND id <= %s
 GROUP BY user ORDER BY user"""
 _PENDING: Final = """
 SELECT id FROM information_schema.processlist
 WHERE info LIKE 'SET GLOBAL %read_only = ON' AND id <> CONNECTION_ID()"""
 _NO_SUCH_THREAD: Final = 1094
+#: No session has a greater number.
+_LAST_SESSION: Final = 2**64 - 1
 _POLL_SECONDS: Final = 0.05
-_RIGHT: Final = (
-    "grant the source's user SYSTEM_VARIABLES_ADMIN (MySQL 8.0 or newer), READ ONLY ADMIN (MariaDB"
-    " 10.5 or newer) or SUPER, or set hooks in [cutover.freeze] and [cutover.thaw]"
+_PROCESS: Final = (
+    "the source's user cannot see the sessions of others: GRANT PROCESS ON *.* TO <user>"
 )
 _OFF: Final = "OFF"
 
@@ -61,7 +65,9 @@ class MySQLFreezer:
         try:
             query(self._connection, _PROBE)
         except SourceDenied as error:
-            return f"{error.message}; {_RIGHT}"
+            server = self._connection
+            right = freeze(is_mariadb(server), version_number(server))
+            return f"{error.message}; GRANT {right} ON *.* TO <user>, or set hooks in [cutover]"
         return ""
 
     def freeze(self, seconds: float) -> None:
@@ -109,9 +115,20 @@ class MySQLFreezer:
                         raise
             time.sleep(_POLL_SECONDS)
 
-    def clients(self) -> list[str]:
-        """As ``Freezer.clients``. Without the right PROCESS there are none."""
-        return [f"{user} ({count})" for user, count in query(self._connection, _CLIENTS)]
+    def newest_session(self) -> int:
+        """As ``Freezer.newest_session``: the server numbers sessions in the order of their
+        beginning.
+        """
+        with closing(connect(self._settings)) as session:
+            ((number,),) = query(session, "SELECT CONNECTION_ID()")
+        return int(number)
+
+    def clients(self, until: int | None = None) -> Connected:
+        """As ``Freezer.clients``. Without the right PROCESS, a user sees its own sessions alone."""
+        server = self._connection
+        found = query(server, _CLIENTS, (_LAST_SESSION if until is None else until,))
+        users = tuple(f"{user} ({count})" for user, count in found)
+        return Connected(users, "" if may_see_sessions(server) else _PROCESS)
 
     def changed(self, since: Mapping[Table, Since], seconds: float) -> Changed:
         """As ``Freezer.changed``."""

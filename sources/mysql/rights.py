@@ -16,9 +16,11 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from engine.databases.mysql.identifiers import quote_name
+from engine.rights import HandoverRights
 
 __all__ = [
     "database",
+    "freeze",
     "has_routine_table",
     "read_log_end",
     "read_replication",
@@ -36,6 +38,7 @@ _PARTS: Final = re.compile(r"\*|\?|\[!?+\]?+[^]]*+\]|.", re.DOTALL)
 _MARIADB_MONITORS: Final = (10, 5, 2)
 _MYSQL_DYNAMIC: Final = (8, 0)
 _MYSQL_SHOW_ROUTINE: Final = (8, 0, 20)
+_MARIADB_READ_ONLY: Final = (10, 5, 2)
 
 
 def read_log_end(mariadb: bool, version: tuple[int, ...]) -> str:
@@ -46,6 +49,13 @@ def read_log_end(mariadb: bool, version: tuple[int, ...]) -> str:
 def read_replication(mariadb: bool, version: tuple[int, ...]) -> str:
     """The right to ask whether the server is a replica."""
     return "SLAVE MONITOR" if mariadb and version >= _MARIADB_MONITORS else "REPLICATION CLIENT"
+
+
+def freeze(mariadb: bool, version: tuple[int, ...]) -> str:
+    """The right to set ``read_only``, and ``super_read_only`` of MySQL."""
+    if mariadb:
+        return "READ ONLY ADMIN" if version >= _MARIADB_READ_ONLY else "SUPER"
+    return "SYSTEM_VARIABLES_ADMIN" if version >= _MYSQL_DYNAMIC else "SUPER"
 
 
 def read_routines(mariadb: bool, version: tuple[int, ...]) -> str:
@@ -72,10 +82,11 @@ def rights(
     *,
     locks: bool = True,
     may_replicate: bool = True,
+    handover: HandoverRights | None = None,
 ) -> list[tuple[str, str]]:
     """The rights, with their scopes, that it takes to follow the tables of these patterns, each
     with what needs it. ``locks``: backfills lock tables. ``may_replicate``: the server may be a
-    replica that does not log what it replicates.
+    replica that does not log what it replicates. ``handover``: the tables are cut over.
     """
     patterns = [_split(pattern) for pattern in tables]
     schemas = _schemas(patterns)
@@ -103,7 +114,16 @@ def rights(
     reason = "Sees the triggers, views and stored functions that a statement in the log may use."
     for right in ("TRIGGER", "SHOW VIEW"):
         found += [(f"{right} ON {it}", reason) for it in schemas]
-    return [*found, (read_routines(mariadb, version), reason)]
+    found.append((read_routines(mariadb, version), reason))
+    if handover is not None:
+        reason = "Sees the other sessions, which a cutover names."
+        found.append(("PROCESS ON *.*", reason))
+        reason = "Sees the events, which `tailrace schema diff` lists."
+        found += [(f"EVENT ON {it}", reason) for it in schemas]
+        if handover.freezes:
+            reason = "Has the server refuse writes in a cutover."
+            found.append((f"{freeze(mariadb, version)} ON *.*", reason))
+    return found
 
 
 def _split(pattern: str) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.errors import SchemaError, SourceError, SourceLost
 from engine.log_status import LogAhead
 from engine.recovery import LostChanges
-from engine.rights import Grants
+from engine.rights import Grants, HandoverRights
 from engine.schema import Part, Table, TableId
 from engine.structure import Structure
 from sources.mysql.binlog.connection import BinlogConnection
@@ -122,9 +122,9 @@ class MySQLSource(TableReads):
         """The findings of ``sources.mysql.preflight``."""
         return self._ask(lambda it: preflight(it, self._server_info(it), self._settings))
 
-    def grants(self) -> Grants:
+    def grants(self, handover: HandoverRights | None = None) -> Grants:
         """As ``SourceRights.grants``."""
-        return read_grants(self._settings)
+        return read_grants(self._settings, handover)
 
     def catalog(self, known: Collection[TableId] = ()) -> list[Table]:
         """The current definitions of the followed tables, without those that are ``known``."""

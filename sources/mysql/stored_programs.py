@@ -9,19 +9,27 @@ known.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
 from pymysql.connections import Connection
 
-from engine.databases.mysql.connect import query
+from engine.databases.mysql.connect import is_mariadb, query, version_number
 from engine.schema import TableId
+from engine.structure import Hidden
 from sources.mysql.ddl.dialect import NO_BACKSLASH_ESCAPES, Dialect
 from sources.mysql.ddl.stored_programs import Program, Programs
-from sources.mysql.rights import has_routine_table
+from sources.mysql.rights import database, has_routine_table, read_routines
 from sources.mysql.server_info import ServerInfo
 
-__all__ = ["hidden_triggers", "hidden_views", "read_programs", "shows_routines"]
+__all__ = [
+    "hidden_programs",
+    "hidden_triggers",
+    "hidden_views",
+    "may_see_sessions",
+    "read_programs",
+    "shows_routines",
+]
 
 _OTHER: Final = "NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys')"
 _VIEWS: Final = f"""
@@ -43,6 +51,8 @@ _ON_ROUTINES: Final = re.compile(
     r"GRANT [^`\"]*\b(?:SELECT|ALL PRIVILEGES)\b[^`\"]* ON"
     r" [`\"]mysql[`\"]\.(?:\*|[`\"]proc[`\"]) TO "
 )
+#: The rights on a schema of which one shows the names of its routines.
+_SHOW_NAMES: Final = ("EXECUTE", "ALTER ROUTINE", "CREATE ROUTINE")
 _WILDCARDS: Final = {"%": ".*", "_": "."}
 
 
@@ -74,28 +84,55 @@ def _dialect(info: ServerInfo, mode: str) -> Dialect:
 
 def hidden_triggers(session: Connection[Any], schemas: Iterable[str]) -> list[str]:
     """Those of the schemas whose triggers the user may not see (the right TRIGGER)."""
-    return _without(session, "TRIGGER", schemas)
+    return _without(session, ("TRIGGER",), schemas)
 
 
 def hidden_views(session: Connection[Any], schemas: Iterable[str]) -> list[str]:
     """Those of the schemas whose views' definitions the user may not see (SHOW VIEW)."""
-    return _without(session, "SHOW VIEW", schemas)
+    return _without(session, ("SHOW VIEW",), schemas)
 
 
-def _without(session: Connection[Any], right: str, schemas: Iterable[str]) -> list[str]:
-    """Those of the schemas on which the user does not have a right."""
-    seen = [where for rights, where in _grants(session) if rights & {right, "ALL PRIVILEGES"}]
+def hidden_programs(session: Connection[Any], schemas: Collection[str]) -> Iterator[Hidden]:
+    """The programs of the schemas whose names the user may not see. Some of them may be visible all
+    the same, such as those that it has created.
+    """
+    mariadb, version = is_mariadb(session), version_number(session)
+    for schema in _without(session, ("SELECT", "SHOW VIEW"), schemas):
+        yield Hidden("view", schema, f"GRANT SHOW VIEW ON {database(schema)}")
+    for schema in hidden_triggers(session, schemas):
+        yield Hidden("trigger", schema, f"GRANT TRIGGER ON {database(schema)}")
+    if not shows_routines(session):
+        for schema in _without(session, _SHOW_NAMES, schemas):
+            right = f"GRANT {read_routines(mariadb, version)}"
+            yield Hidden("procedure", schema, right)
+            yield Hidden("function", schema, right)
+    for schema in _without(session, ("EVENT",), schemas):
+        yield Hidden("event", schema, f"GRANT EVENT ON {database(schema)}")
+
+
+def may_see_sessions(session: Connection[Any]) -> bool:
+    """Whether the user may see the sessions of others (the right PROCESS)."""
+    needed = {"PROCESS", "ALL PRIVILEGES"}
+    return any(rights & needed and where.pattern == ".*" for rights, where in _grants(session))
+
+
+def _without(
+    session: Connection[Any], sufficient: Collection[str], schemas: Iterable[str]
+) -> list[str]:
+    """Those of the schemas on which the user has none of some rights."""
+    enough = {*sufficient, "ALL PRIVILEGES"}
+    seen = [where for rights, where in _grants(session) if rights & enough]
     return sorted(
         schema for schema in set(schemas) if not any(where.fullmatch(schema) for where in seen)
     )
 
 
-def shows_routines(session: Connection[Any], info: ServerInfo) -> bool:
+def shows_routines(session: Connection[Any]) -> bool:
     """Whether the user may see all stored functions and procedures, and their bodies."""
     needed = {"SELECT", "SHOW_ROUTINE", "SHOW CREATE ROUTINE", "ALL PRIVILEGES"}
     if any(rights & needed and where.pattern == ".*" for rights, where in _grants(session)):
         return True
-    if has_routine_table(info.mariadb, info.version):
+    if has_routine_table(is_mariadb(session), version_number(session)):
         return any(_ON_ROUTINES.match(line) for (line,) in query(session, "SHOW GRANTS"))
     return False
 

@@ -2,7 +2,7 @@
 What the schemas of a server have besides columns and rows, from ``information_schema``: comments,
 AUTO_INCREMENT, checks, indexes over other things than columns, views, triggers, routines, events.
 
-What the user may not see is left out.
+What the user may not see is left out, and named as hidden.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from engine.structure import Check, Program, Structure, TableDetails
 from sources.mysql.catalog import among
 from sources.mysql.ddl.computed import exact_condition
 from sources.mysql.ddl.expressions import shown_expression
+from sources.mysql.stored_programs import hidden_programs
 
 __all__ = ["read_programs_of", "read_structure"]
 
@@ -80,8 +81,9 @@ def read_structure(connection: Connection[Any], tables: Sequence[Table]) -> Stru
         )
         for table in tables
     }
-    programs = read_programs_of(connection, {id.schema for id in ids})
-    return Structure(found, tuple(programs))
+    schemas = {id.schema for id in ids}
+    programs = read_programs_of(connection, schemas)
+    return Structure(found, tuple(programs), tuple(hidden_programs(connection, schemas)))
 
 
 def read_programs_of(connection: Connection[Any], schemas: Collection[str]) -> list[Program]:

@@ -38,7 +38,8 @@ COMMON = """
 quiet_seconds = 0.3
 freeze_seconds = 5.0
 """
-#: Takes the right to write from the application, or gives it back, and notes that.
+#: Takes the right to write from the application, and ends its sessions if {ends}, or gives the
+#: right back, and notes that.
 RIGHTS = """
 import json, os, pymysql, sys
 action = os.environ["TAILRACE_CUTOVER_ACTION"]
@@ -49,6 +50,11 @@ words = "REVOKE INSERT ON {database}.* FROM" if action == "freeze" else (
 with pymysql.connect(host="{host}", port={port}, user="{user}", password="{password}") as server:
     with server.cursor() as cursor:
         cursor.execute(words + " {application}@'%'")
+        if {ends} and action == "freeze":
+            cursor.execute("SELECT id FROM information_schema.processlist WHERE user = %s",
+                ("{application}",))
+            for number, in cursor.fetchall():
+                cursor.execute("KILL %s", (number,))
 with open("{called}", "a") as file:
     print(action, told["cutover"], file=file)
 """
@@ -108,13 +114,75 @@ def may_write(server: AnyServer, database: str, user: str) -> bool:
     return False
 
 
-def rights_hook(server: AnyServer, database: str, user: str, folder: Path) -> str:
+def rights_hook(
+    server: AnyServer, database: str, user: str, folder: Path, *, ends: bool = True
+) -> str:
     """The configuration of a hook that takes the rights of a user, or gives them back."""
-    names = {"database": database, "application": user, "called": folder / "called"}
+    names = {"database": database, "application": user, "called": folder / "called", "ends": ends}
     of_server = {key: getattr(server, key) for key in ("host", "port", "user", "password")}
     script = folder / "rights.py"
     script.write_text(RIGHTS.format(**names, **of_server))
     return f'{{ command = ["{sys.executable}", "{script}"] }}'
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("source", ["mysql", "mariadb_10"])
+def test_a_session_keeps_its_rights_until_it_ends(
+    source: str,
+    request: pytest.FixtureRequest,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """GIVEN a pool with an open session WHEN a hook only revokes rights THEN a warning names the
+    user, and the session can write; WHEN the hook ends sessions, too THEN nobody can."""
+    server: AnyServer = request.getfixturevalue(source)
+    database = fresh_mysql_database(server)
+    make_ready(server, database)
+    config = write_config(tmp_path, server.url, target_database, f"{database}.*", more=COMMON)
+    plain = f'{config.read_text()}switch = {{ command = ["false"] }}\n'
+    run = ["cutover", str(config)]
+    with application_of(server, database) as user, EngineProcess(config) as engine:
+        become_ready(engine, config)
+        for ends in (False, True):
+            hook = rights_hook(server, database, user, tmp_path, ends=ends)
+            config.write_text(f"{plain}freeze = {hook}\nthaw = {hook}\n")
+            with session_of(server, database, user) as session:
+                assert write(session)
+                capsys.readouterr()
+                assert main(run) == 1
+                told = capsys.readouterr()
+                assert "the hook switch failed" in told.err
+                named = f"connected to the source since before the freeze: {user} (1)" in told.out
+                assert (named, write(session)) == (not ends, not ends)
+                assert not may_write(server, database, user)
+            assert main([*run, "--abort", "--force"]) == 0
+            assert main(["verify", str(config)]) == 0
+        assert engine.terminate() == 0
+
+
+@contextmanager
+def session_of(server: AnyServer, database: str, user: str) -> Iterator[pymysql.Connection]:
+    """A session of the application, which may be ended by others."""
+    session = pymysql.connect(
+        host=server.host, port=server.port, user=user, password=user, database=database
+    )
+    session.autocommit(True)
+    try:
+        yield session
+    finally:
+        with suppress(pymysql.err.Error):
+            session.close()
+
+
+def write(session: pymysql.Connection) -> bool:
+    """Whether a session can still write."""
+    with suppress(pymysql.err.OperationalError), session.cursor() as cursor:
+        cursor.execute("INSERT INTO ledger (note) VALUES ('application')")
+        return True
+    return False
 
 
 def signed(hook: Hook, action: str) -> list[dict[str, Any]]:

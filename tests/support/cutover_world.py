@@ -20,7 +20,7 @@ from engine.cutover.hooks import Hooks
 from engine.cutover.machine import Machine
 from engine.cutover.parts import Engine, Line, Parts
 from engine.errors import SinkLost, TailraceError
-from engine.handover import Changed, Client, Cutover, Finished, Obstacle, Sides, Since
+from engine.handover import Changed, Client, Connected, Cutover, Finished, Obstacle, Sides, Since
 from engine.proof import TableProof
 from engine.schema import Table, TableId
 from engine.settings.cutover import CutoverSettings, HookName, HookSettings
@@ -59,6 +59,10 @@ class World:
         self.proof: TableProof | None = None
         self.outdated: dict[TableId, str] = {}
         self.clients: list[Client] = []
+        #: The sessions of others on the source, with their numbers, and the newest of all.
+        self.sessions: dict[str, int] = {}
+        self.newest_session = 7
+        self.hidden = ""
         self.lines: list[Line] = []
         #: What prints the lines.
         self.shown: Callable[[Line], None] = lambda line: None
@@ -237,8 +241,12 @@ class _Freezer:
         self._world.note("thaw")
         self._world.read_only = before == "ON"
 
-    def clients(self) -> list[str]:
-        return []
+    def newest_session(self) -> int:
+        return self._world.newest_session
+
+    def clients(self, until: int | None = None) -> Connected:
+        found = [name for name, number in self._world.sessions.items() if number <= (until or 99)]
+        return Connected(tuple(found), self._world.hidden)
 
     def changed(self, since: Mapping[Table, Since], seconds: float) -> Changed:
         world = self._world

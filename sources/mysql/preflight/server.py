@@ -277,7 +277,7 @@ def _programs(context: Context) -> Iterator[Finding]:
             f"GRANT SHOW VIEW ON {database(schema)} TO <user>",
             code="MY029",
         )
-    if not shows_routines(context.session, context.info):
+    if not shows_routines(context.session):
         right = read_routines(context.info.mariadb, context.info.version)
         yield Finding(
             "warning",
