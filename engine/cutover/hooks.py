@@ -8,6 +8,8 @@ to have its effect anew, such as a freeze after the source was restarted, has an
 
 from __future__ import annotations
 
+import shutil
+
 import httpx
 import msgspec
 
@@ -29,6 +31,14 @@ class Hooks:
     def given(self, name: HookName) -> bool:
         """Whether this hook is configured."""
         return self._settings.hooks[name].given
+
+    def missing(self) -> list[tuple[HookName, str]]:
+        """The hooks whose command is no program that can be executed here, with its name."""
+        return [
+            (name, hook.command[0])
+            for name, hook in self._settings.hooks.items()
+            if hook.command and shutil.which(hook.command[0]) is None
+        ]
 
     async def call(self, name: HookName, cutover: Cutover, count: int = 1) -> None:
         """Call a hook and wait for its end. A web server has the same id for the same ``count``.

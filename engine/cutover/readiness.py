@@ -60,6 +60,10 @@ async def require_ready(parts: Parts, waits: Waits) -> Ready:
     if newest is not None and newest.state == "done" and await waits.frozen(newest):
         raise Refused([SWITCHED])
     found, warnings = hook_findings(settings)
+    found += [
+        Refusal(f"the hook {name} cannot be executed: {program}", f"correct {name} in [cutover]")
+        for name, program in parts.hooks.missing()
+    ]
     state = await parts.sink.state()
     found += engine_refusals(state, runs=await parts.engine.runs())
     if state is not None and state.checkpoint is not None:

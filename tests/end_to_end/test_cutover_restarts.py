@@ -29,6 +29,7 @@ SETTINGS = """
 [cutover]
 quiet_seconds = 0.3
 switch = {{ command = ["sh", "-c", "cat >> {called}"] }}
+switch_back = {{ command = ["true"] }}
 """
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]

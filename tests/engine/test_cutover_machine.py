@@ -313,6 +313,13 @@ def test_an_edited_mapping_is_refused() -> None:
     assert compared == ["compared"]
 
 
+def test_a_hook_that_does_not_exist_is_found_before_the_freeze() -> None:
+    world, _ = proven(msgspec.structs.replace(QUICK, switch_back=HookSettings(("./nothing",))))
+    with pytest.raises(Refused, match=r"hook switch_back cannot be executed: \./nothing"):
+        world.run()
+    assert (world.record, world.read_only) == (None, False)
+
+
 def test_a_target_that_is_beyond_a_log_that_was_reset() -> None:
     world = begun("drain")
     world.applied = 9
