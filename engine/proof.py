@@ -59,7 +59,8 @@ class TableProof(msgspec.Struct, frozen=True):
 
 class Unfinished(msgspec.Struct, frozen=True):
     """How far the comparison of a table has got: the rows with keys up to ``after`` have been
-    compared, and none of them is undecided.
+    compared, and none of them is undecided but those with the keys ``hot``, which are rechecked at
+    the end, and ``unfound`` rows that are read and that no lookup finds.
 
     ``started_at``, ``position`` and ``seconds`` are as in the outcome, which counts from there:
     when the comparison began, the place that the target had reached then, and how long it has
@@ -80,6 +81,8 @@ class Unfinished(msgspec.Struct, frozen=True):
     source: tuple[int, int, int]
     target: tuple[int, int, int]
     version: str = ""
+    hot: tuple[tuple[str | None, ...], ...] = ()
+    unfound: int = 0
 
 
 class Resumes(Protocol):

@@ -22,7 +22,9 @@ EQUAL = TableProof("equal", 1000.25, 1002.5, "7", rows=5, equal_at=1000.25)
 DIFFERENT = TableProof("different", 2000.0, 2001.0, "8", 5, 1, 2, reason="hot", sampled=True)
 VOIDED = msgspec.structs.replace(EQUAL, position="")
 UNFINISHED = Unfinished(
-    1000.5, "7", 2.25, ("é", None), 10, 3, {"changed": 2}, (10, 2**64 - 1, 0), (9, 1, 2), "v"
+    *(1000.5, "7", 2.25, ("é", None), 10, 3, {"changed": 2}, (10, 2**64 - 1, 0), (9, 1, 2), "v"),
+    hot=(("a", None), ("b", "")),
+    unfound=1,
 )
 LIVE = TableProgress("live")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import partial
 from typing import Final
 
@@ -30,6 +30,8 @@ __all__ = ["LISTED_DIFFERENCES", "KeyedComparison"]
 LISTED_DIFFERENCES: Final = 10_000
 #: Those of them that have values, if values are asked for.
 DETAILED_DIFFERENCES: Final = 1_000
+#: Hot rows that are kept with how far a comparison has got; with more, it is not kept.
+KEPT_HOT: Final = 1_000
 #: How often a row is read that no lookup finds, before it is left open.
 _READS: Final = 3
 
@@ -74,22 +76,28 @@ class KeyedComparison(TableComparison):
             self.started_at, self.position = before.started_at, before.position
             self._started -= before.seconds
             self.counts.update(before.counts)
+            rechecker.hot.update(before.hot)
+            self.unfound = before.unfound
             ranges.resume(before)
             self.count_known(before.rows)
         async for after in ranges.run():
             if self.resumes is not None and self.resumes.is_time():
                 await ranges.flush()
-                if not (rechecker.hot or self.unfound):
-                    await self.resumes.save(self.table, self._unfinished(ranges, after))
+                if rechecker.left_open <= KEPT_HOT:
+                    unfinished = self._unfinished(ranges, after, rechecker.hot)
+                    await self.resumes.save(self.table, unfinished)
         self.read = ranges.read
         self.add_sums(ranges.in_source, ranges.in_target)
 
-    def _unfinished(self, ranges: RangeComparison, after: Key) -> Unfinished:
-        """How far the comparison has got. No row up to ``after`` is undecided."""
+    def _unfinished(self, ranges: RangeComparison, after: Key, hot: Collection[Key]) -> Unfinished:
+        """How far the comparison has got. Of the rows up to ``after``, those that are ``hot`` are
+        undecided."""
         seconds, counts = time.monotonic() - self._started, dict(self.counts)
         return Unfinished(
             *(self.started_at, self.position, seconds, after, self.rows, ranges.read, counts),
             *(ranges.in_source, ranges.in_target),
+            hot=tuple(sorted(hot, key=str)),
+            unfound=self.unfound,
         )
 
     async def _by_parts(self, rechecker: Rechecker) -> bool:

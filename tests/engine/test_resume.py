@@ -5,6 +5,7 @@ A comparison by ranges goes on where another one has got to.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -127,3 +128,41 @@ def test_rows_of_another_run_are_not_paid_again(
     assert sides.compare(table, chunk_rows=5, resumes=kept).rows == 100
     assert 0 < before < 100
     assert sum(counted) == 100 - before
+
+
+def make_hot_rows(sides: Sides) -> tuple[Table, Callable[[str, float], Awaitable[bool]]]:
+    """A table whose first two rows are wrong, and a pipeline during whose waits they change."""
+    table = sides.make("t", "id INT PRIMARY KEY, v INT")
+    for run in (sides.on_source, sides.on_target):
+        run(f"INSERT INTO t VALUES {', '.join(f'({id}, 1)' for id in range(100))}")
+    sides.on_target("UPDATE t SET v = 0 WHERE id < 2")
+
+    async def passed(position: str, deadline: float) -> bool:
+        sides.on_source("UPDATE t SET v = v + 1 WHERE id < 2")
+        return True
+
+    return table, passed
+
+
+def test_hot_rows_are_decided_by_the_run_that_goes_on(sides: Sides) -> None:
+    table, passed = make_hot_rows(sides)
+    kept = Kept(2)
+    with pytest.raises(Killed):
+        sides.compare(table, chunk_rows=5, resumes=kept, passed=passed)
+    assert kept.last is not None
+    assert kept.last.hot == (("0",), ("1",))
+    for run in (sides.on_source, sides.on_target):
+        run("UPDATE t SET v = 50 WHERE id = 1")
+    report = sides.compare(table, chunk_rows=5, resumes=kept)
+    assert report.differences == (Difference("changed", ("0",), ("v",)),)
+    assert (report.rows, report.hot, report.inconclusive) == (100, 0, "")
+
+
+def test_nothing_is_kept_with_more_hot_rows_than_are_kept(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.verify.keyed.KEPT_HOT", 1)
+    table, passed = make_hot_rows(sides)
+    kept = Kept(1)
+    report = sides.compare(table, chunk_rows=5, resumes=kept, passed=passed, deadline_seconds=0.0)
+    assert (kept.last, report.hot) == (None, 2)
