@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from psycopg import IntegrityError
+
 from engine.databases.postgres.identifiers import Naming, quote
-from engine.errors import SinkError
+from engine.errors import ApplyError, SinkError
 from engine.handover import Client, Finished, Obstacle
 from engine.schema import TableId
 from sinks.postgres.session import Session
@@ -88,8 +90,14 @@ async def finish(
         left += found.left
         for constraint in await _not_valid(session, name):
             statement = f"ALTER TABLE {name} VALIDATE CONSTRAINT {quote(constraint)}"
-            await session.execute_bulk(statement, table=id)
-            constraints += 1
+            try:
+                await session.execute_bulk(statement, table=id)
+            except ApplyError as error:
+                if not isinstance(error.__cause__, IntegrityError):
+                    raise
+                left.append(f"{constraint} of {name} stays NOT VALID, because rows violate it")
+            else:
+                constraints += 1
         await session.execute_bulk(f"ANALYZE {name}", table=id)
     return Finished(sequences, constraints, len(tables), tuple(left))
 

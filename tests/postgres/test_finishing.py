@@ -10,7 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from engine.errors import ApplyError, SinkError
+from engine.errors import SinkError
 from engine.handover import Client, Finished, Obstacle
 from engine.schema import TableId
 from sinks.postgres.settings import PostgresSettings
@@ -70,9 +70,9 @@ def test_sequences_constraints_and_statistics(
             finish(url, 1000, PART)
         assert "sequence_margin" in raised.value.hint
         connection.execute("ALTER TABLE s.part ADD CHECK (id < 5) NOT VALID")
-        with pytest.raises(ApplyError, match="part_id_check1") as refused:
-            finish(url, 0, PART)
-        assert refused.value.table == "s.part"
+        found = finish(url, 0, PART)
+        assert found.constraints == 0
+        assert "part_id_check1" in found.left[0]
 
 
 def test_who_else_may_write_and_writes(

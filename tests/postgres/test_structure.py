@@ -8,9 +8,10 @@ import asyncio
 
 import psycopg
 
+from engine.errors import ApplyError
 from engine.schema import Column, Expression, ForeignKey, Index, Table, TableId, Type
 from engine.structure import Check, TableDetails, WantedTable
-from engine.toolkit.schema_diff import differences
+from engine.toolkit.schema_diff import Difference, differences
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
 
@@ -19,6 +20,7 @@ NUMBER = Column("n", Type("decimal", precision=8, scale=2), "decimal(8,2)", defa
 KEY = ForeignKey("up", ("id",), TableId("shop", "t"), ("id",), on_delete="cascade")
 TABLE = Table(TableId("shop", "t"), (ID, NUMBER), (0,), (Index("by_n", (1,)),))
 POSITIVE = Expression("less", (Expression("number", text="0"), Expression("column", text="n")))
+ABOVE_ZERO = Expression("less", (Expression("number", text="0"), Expression("column", text="id")))
 WANTED = WantedTable(
     TABLE,
     TableDetails("ours", {"n": "it's"}, "id", checks=(Check("positive", "", POSITIVE),)),
@@ -54,3 +56,76 @@ def test_a_mirrored_table_is_completed(url: str) -> None:
             assert "act on every row" in asyncio.run(sink.why_no_foreign_keys())
         finally:
             target.execute("DROP ROLE tailrace_plain")
+
+
+ALIKE = "SELECT conname FROM pg_constraint WHERE conrelid = 'shop.child'::regclass ORDER BY conname"
+
+
+def completed(url: str, *tables: WantedTable) -> tuple[dict[str, ApplyError], list[Difference]]:
+    """Create what can be created. Returns what is refused by name, and what is left."""
+
+    async def complete() -> tuple[dict[str, ApplyError], list[Difference]]:
+        sink = PostgresSink(PostgresSettings(url), "p")
+        refused = {}
+        found = differences(*await sink.schema_items(tables, []))
+        for difference in sorted(found, key=lambda it: it.kind == "foreign key"):
+            try:
+                await sink.execute_alone(difference.statements)
+            except ApplyError as error:
+                refused[difference.name] = error
+        return refused, differences(*await sink.schema_items(tables, []))
+
+    return asyncio.run(complete())
+
+
+def test_constraints_whose_names_collide_get_other_names(url: str) -> None:
+    """GIVEN a check and a foreign key of one name, and a check named as the target's key WHEN the
+    target is completed THEN it has all of them, and nothing differs."""
+    child = TableId("shop", "child")
+    key = ForeignKey("same", ("up",), child, ("id",))
+    up = Column("up", Type("int32"), "int")
+    checks = (Check("same", "", ABOVE_ZERO), Check("child_pkey", "", ABOVE_ZERO))
+    wanted = WantedTable(Table(child, (ID, up), (0,)), TableDetails(checks=checks), (key,))
+    with psycopg.connect(url, autocommit=True) as target:
+        target.execute("CREATE SCHEMA shop; CREATE TABLE shop.child (id int PRIMARY KEY, up int)")
+        assert completed(url, wanted) == ({}, [])
+        names = [name for (name,) in target.execute(ALIKE) if not name.endswith("_not_null")]
+        assert len(names) == 4
+        assert {"same", "child_pkey"} < set(names)
+
+
+def test_a_foreign_key_that_postgresql_refuses_is_explained(url: str) -> None:
+    """GIVEN a foreign key to columns that are not unique, and one whose texts are equal only in
+    the source's collation THEN a person is asked for the first, and the second is refused with a
+    remedy. A cutover leaves that as it is, and says so."""
+    parent, child = TableId("shop", "parent"), TableId("shop", "child")
+    name = Column("name", Type("text", length=9), "varchar(9)")
+    number = Column("n", Type("int32"), "int")
+    parents = Table(parent, (ID, name, number), (0,), (Index("by_name", (1,), unique=True),))
+    keys = (
+        ForeignKey("by_n", ("n",), parent, ("n",)),
+        ForeignKey("by_name", ("name",), parent, ("name",)),
+    )
+    children = Table(child, (ID, name, number), (0,))
+    with psycopg.connect(url, autocommit=True) as target:
+        target.execute("""
+            CREATE SCHEMA shop;
+            CREATE TABLE shop.parent (id int PRIMARY KEY, name varchar(9), n int);
+            CREATE TABLE shop.child (LIKE shop.parent INCLUDING INDEXES);
+            INSERT INTO shop.parent VALUES (1, 'A', 1);
+            INSERT INTO shop.child VALUES (1, 'a', 1);
+        """)
+        refused, left = completed(
+            url, WantedTable(parents, TableDetails()), WantedTable(children, TableDetails(), keys)
+        )
+        assert list(refused) == ["by_name"]
+        assert "collation" in refused["by_name"].hint
+        assert [(it.name, it.state, bool(it.statements)) for it in left] == [
+            ("by_n", "missing", False),
+            ("by_name", "unfinished", True),
+        ]
+        assert "unique index of shop.parent over exactly (n)" in left[0].advice
+        sink = PostgresSink(PostgresSettings(url), "p")
+        finished = asyncio.run(sink.finish([parent, child], 0))
+        assert finished.constraints == 0
+        assert "by_name" in finished.left[0]
