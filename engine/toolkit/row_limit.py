@@ -12,9 +12,9 @@ __all__ = ["MOST_READ_BYTES", "RowLimit"]
 #: The characters of rows that are read at once on one side.
 MOST_READ_BYTES: Final = 16 << 20
 #: The rows that are read at first, before their size is known.
-_FIRST_ROWS: Final = 100
+_FIRST_ROWS: Final = 10
 #: Rows that are read at once are at most so many times as many as before.
-_GROWTH: Final = 8
+_GROWTH: Final = 10
 
 
 class RowLimit:
@@ -30,4 +30,4 @@ class RowLimit:
         if rows:
             size = sum(len(text) for row in rows for text in row if text) // len(rows)
             fitting = max(1, MOST_READ_BYTES // max(1, size))
-            self.rows = min(self._most, fitting, _GROWTH * max(self.rows, _FIRST_ROWS))
+            self.rows = min(self._most, fitting, _GROWTH * self.rows)

@@ -4,18 +4,17 @@ Comparisons by checksums on real servers: what is read, and what is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 import pytest
 
 from engine.databases.mysql import session_variables
-from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.databases.mysql.session_variables import Variable
 from engine.schema import Column, Table, TableId, Type
 from engine.toolkit.checksums import LONGEST, Checksum, most_rows
 from engine.verify.report import Difference
-from sources.mysql.settings import MySQLSettings
 from tests.support.servers import AnyServer
 from tests.support.sides import Sides
 
@@ -89,10 +88,37 @@ def test_a_row_with_more_columns_than_a_function_has_arguments(sides: Sides) -> 
     assert sides.compare(table).differences == (Difference("changed", ("3",), ("c119",)),)
 
 
+@contextmanager
+def new_reader_with_packets_of(sides: Sides, size: int) -> Iterator[None]:
+    """In the body, the source's reader has this max_allowed_packet, as soon as it has read."""
+    with sides.source.cursor() as cursor:
+        cursor.execute("SELECT @@global.max_allowed_packet")
+        [(before,)] = cursor.fetchall()
+        cursor.execute(f"SET GLOBAL max_allowed_packet = {size}")
+        try:
+            sides.source_reader.close()  # a session keeps the limit that it began with
+            sides.source_reader = sides.new_source_reader()
+            yield
+        finally:
+            cursor.execute(f"SET GLOBAL max_allowed_packet = {before}")
+
+
+def test_wide_rows_are_compared_by_checksums_of_as_many_as_fit_into_a_packet(sides: Sides) -> None:
+    """Also if these are fewer than are read at once."""
+    table = sides.make("t", "id INT PRIMARY KEY, a TEXT, b TEXT")
+    rows = ", ".join(f"({id}, repeat('a', 1000), repeat('b', 1024))" for id in range(200))
+    for run in (sides.on_source, sides.on_target):
+        run(f"INSERT INTO t VALUES {rows}")
+    with new_reader_with_packets_of(sides, 1 << 16):
+        report = sides.compare(table, chunk_rows=150)
+    assert (report.equal, report.method, report.read) == (True, "checksums", 0)
+    sides.on_target("UPDATE t SET b = a WHERE id = 77")
+    report = sides.compare(table, chunk_rows=150)
+    assert (report.differing, report.read < 50) == (1, True)
+
+
 @pytest.mark.parametrize("wrong", ["NULL", "repeat('x', 1020)"])
-def test_a_row_that_is_too_long_for_a_checksum_is_read(
-    mysql: AnyServer, sides: Sides, wrong: str
-) -> None:
+def test_a_row_that_is_too_long_for_a_checksum_is_read(sides: Sides, wrong: str) -> None:
     """GIVEN a row that is longer than max_allowed_packet
     THEN it has no text on the source, and looks like no row of the target, also not one of NULLs.
     """
@@ -102,16 +128,8 @@ def test_a_row_that_is_too_long_for_a_checksum_is_read(
     values = ", ".join(f"repeat('{name}', 1000)" for name in texts)
     for run in (sides.on_source, sides.on_target):
         run(f"INSERT INTO t VALUES (1, 1, {values})")
-    with sides.source.cursor() as cursor:
-        cursor.execute("SELECT @@global.max_allowed_packet")
-        [(before,)] = cursor.fetchall()
-        cursor.execute("SET GLOBAL max_allowed_packet = 4096")
-        try:
-            sides.source_reader.close()  # a session keeps the limit that it began with
-            sides.source_reader = MySQLRowReader(MySQLSettings(url=mysql.url))
-            sums = sides.sums(table)
-        finally:
-            cursor.execute(f"SET GLOBAL max_allowed_packet = {before}")
+    with new_reader_with_packets_of(sides, 4096):
+        sums = sides.sums(table)
     assert sums[0].rows == sums[1].rows == 1
     assert sums[0] != sums[1]
     report = sides.compare(table)

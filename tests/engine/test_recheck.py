@@ -200,6 +200,20 @@ def test_after_a_row_that_differs_the_others_are_rechecked_together() -> None:
     assert target.readings == FIRST_RECHECKS + RECHECKS + RECHECKS
 
 
+def test_of_many_hot_rows_some_are_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the memory does not grow with a table whose pipeline has stalled."""
+    monkeypatch.setattr("engine.verify.recheck.MOST_HOT", 30)
+
+    async def run() -> None:
+        readers = AsyncReader(Many("1")), AsyncReader(Many("2"))
+        rechecker = Rechecker(TABLE, *readers, waiter(never), batch_rows=100)
+        keys: set[Key] = {(str(number),) for number in range(100)}
+        assert [it async for it in rechecker.differences(keys)] == []
+        assert (len(rechecker.hot), rechecker.left_open) == (30, 100)
+
+    asyncio.run(run())
+
+
 def test_a_stalled_pipeline_ends_the_rechecks_and_is_waited_for_once() -> None:
     pipeline = waiter(never)
     target = Scripted("2")

@@ -45,7 +45,7 @@ class Sides:
         values: StoragePolicies | None = None,
         reads: ReadPolicies | None = None,
     ) -> None:
-        self.server = server
+        self.server, self.target_url = server, target_url
         self.schema = schema
         self._storage = Storage(values or StoragePolicies())
         self.source = connect_mysql(server, schema)

@@ -434,7 +434,8 @@ def text_encoder(charset: str) -> Callable[[str], bytes]:
 
     def encode(text: str) -> bytes:
         try:
-            data = text.encode(codec)
+            # The servers make 81 5F of a backslash, and a backslash of it and of 5C.
+            data = (text.replace("\\", "＼") if charset == "sjis" else text).encode(codec)
         except UnicodeEncodeError:
             if charset not in _EXTENDED:
                 raise

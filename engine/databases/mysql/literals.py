@@ -11,7 +11,11 @@ from engine.databases.mysql.charset import text_encoder
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.schema import Column
 
-__all__ = ["bytes_literal", "literal"]
+__all__ = ["INVALID_LABEL", "bytes_literal", "literal"]
+
+#: The number of an invalid value of an enum, whose text is empty ("The ENUM Type" in MySQL's
+#: manual).
+INVALID_LABEL: Final = "0"
 
 _NUMBERS: Final = INTEGER_KINDS | {"decimal", "bit", "boolean"}
 _WITH_DATE: Final = frozenset(("date", "datetime", "timestamp"))
@@ -51,12 +55,14 @@ def bytes_literal(column: Column, digits: str) -> str:
 
 def _number(column: Column, text: str) -> str:
     """The number of an enum's label, or the bits of a set's labels; -1, which matches no row, for
-    an unknown label.
+    an unknown label. An enum may have a label that is empty, as the text of an invalid one is.
     """
     members = column.type.members
+    if column.type.kind == "enum" and not text and text not in members:
+        return INVALID_LABEL
     try:
         if column.type.kind == "enum":
-            return str(members.index(text) + 1 if text else 0)
+            return str(members.index(text) + 1)
         return str(sum(1 << members.index(label) for label in text.split(",") if label))
     except ValueError:
         return "-1"

@@ -33,7 +33,7 @@ from engine.databases.mysql.connect import (
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.invalid_text import bytes_of, has_substitutes, invalid_text
 from engine.databases.mysql.key_values import can_hold, nearest
-from engine.databases.mysql.literals import bytes_literal, literal
+from engine.databases.mysql.literals import INVALID_LABEL, bytes_literal, literal
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.row_filter import accepts, condition
 from engine.databases.mysql.row_text import (
@@ -337,6 +337,8 @@ class MySQLRowReader:
         """The SQL literals of the values that are read as a canonical text; none if the server can
         hold none. A character for private use may be one of the charset, or stand for bytes."""
         plain = [literal(column, text)] if can_hold(column, text) else []
+        if column.type.kind == "enum" and text == "":
+            plain.append(INVALID_LABEL)
         return [*plain, *self._as_read(table, column, text)]
 
     def _literal(self, table: Table, column: Column, text: str | None) -> str:
@@ -484,5 +486,7 @@ def _order(table: Table) -> str:
 
 
 def _operand(column: Column) -> str:
-    """A column of the key as the server compares and orders it: an enum or set by its number."""
-    return quote_name(column.name) + (" + 0" if column.type.kind in ("enum", "set") else "")
+    """A column of the key as the server compares and orders it: an enum or set by its number. That
+    of a set may have 64 bits."""
+    name = quote_name(column.name)
+    return f"CAST({name} AS UNSIGNED)" if column.type.kind in ("enum", "set") else name

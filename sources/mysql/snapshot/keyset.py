@@ -157,9 +157,10 @@ def _parsed(column: Column, value: Any) -> Any:
 
 
 def _operand(column: Column) -> str:
-    """The operand of a comparison; labels are compared by number, as the server sorts them."""
+    """The operand of a comparison. Labels are compared by number, as the server sorts them; the
+    number of a set may have 64 bits."""
     name = quote_name(column.name)
-    return f"{name}+0" if column.type.kind in ("enum", "set") else name
+    return f"CAST({name} AS UNSIGNED)" if column.type.kind in ("enum", "set") else name
 
 
 def _equals(operand: str, column: Column, value: Any) -> str:
