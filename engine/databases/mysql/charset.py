@@ -28,6 +28,7 @@ __all__ = [
     "Substitute",
     "collation_charset",
     "is_ambiguous",
+    "is_single_byte",
     "may_be_invalid",
     "text_decoder",
     "text_encoder",
@@ -414,6 +415,11 @@ def may_be_invalid(charset: str) -> bool:
     )
 
 
+def is_single_byte(charset: str) -> bool:
+    """Whether each character of a charset is one byte."""
+    return charset in _SINGLE
+
+
 @lru_cache(maxsize=64)
 def is_ambiguous(charset: str) -> bool:
     """Whether several bytes of a charset may be one character."""
@@ -434,8 +440,7 @@ def text_encoder(charset: str) -> Callable[[str], bytes]:
 
     def encode(text: str) -> bytes:
         try:
-            # The servers make 81 5F of a backslash, and a backslash of it and of 5C.
-            data = (text.replace("\\", "＼") if charset == "sjis" else text).encode(codec)
+            data = text.encode(codec)
         except UnicodeEncodeError:
             if charset not in _EXTENDED:
                 raise

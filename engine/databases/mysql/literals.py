@@ -7,20 +7,19 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
-from engine.databases.mysql.charset import text_encoder
+from engine.databases.mysql.charset import is_single_byte, text_encoder
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.schema import Column
 
-__all__ = ["INVALID_LABEL", "bytes_literal", "literal"]
+__all__ = ["bytes_literal", "literal", "literals"]
 
 #: The number of an invalid value of an enum, whose text is empty ("The ENUM Type" in MySQL's
 #: manual).
-INVALID_LABEL: Final = "0"
+_INVALID_LABEL: Final = "0"
 
 _NUMBERS: Final = INTEGER_KINDS | {"decimal", "bit", "boolean"}
-_WITH_DATE: Final = frozenset(("date", "datetime", "timestamp"))
-#: The charsets whose texts the server compares with those in utf8mb4 as they are.
 _UTF8: Final = ("", "utf8mb3", "utf8mb4")
+_WITH_DATE: Final = frozenset(("date", "datetime", "timestamp"))
 
 
 def literal(column: Column, text: str | None) -> str:
@@ -41,11 +40,26 @@ def literal(column: Column, text: str | None) -> str:
     if kind in ("enum", "set"):
         return _number(column, text)
     source_type = parse_type(column.source_type)
-    if source_type.encoding not in _UTF8 or source_type.holds:
-        # The server does not convert each character of the charset back to its bytes.
+    if is_single_byte(source_type.encoding) or source_type.holds:
+        # The server does not convert each character of the charset back to its byte.
         with suppress(UnicodeEncodeError):
             return bytes_literal(column, text_encoder(source_type.encoding)(text).hex())
-    return f"_utf8mb4 x'{text.encode().hex()}'"
+    plain = f"_utf8mb4 x'{text.encode().hex()}'"
+    if source_type.encoding in _UTF8:
+        return plain
+    # A comparison would fail with a character that the server does not convert.
+    collation = f" COLLATE {source_type.collation}" if source_type.collation else ""
+    return f"CONVERT({plain} USING {source_type.charset}){collation}"
+
+
+def literals(column: Column, text: str | None) -> list[str]:
+    """The literals of all values that are read as a canonical text, which the column can have."""
+    found, charset = [literal(column, text)], parse_type(column.source_type).encoding
+    if column.type.kind == "enum" and text == "":
+        found.append(_INVALID_LABEL)
+    if column.type.kind == "text" and text and charset not in _UTF8:
+        found.append(bytes_literal(column, text_encoder(charset)(text).hex()))
+    return list(dict.fromkeys(found))
 
 
 def bytes_literal(column: Column, digits: str) -> str:
@@ -59,7 +73,7 @@ def _number(column: Column, text: str) -> str:
     """
     members = column.type.members
     if column.type.kind == "enum" and not text and text not in members:
-        return INVALID_LABEL
+        return _INVALID_LABEL
     try:
         if column.type.kind == "enum":
             return str(members.index(text) + 1)

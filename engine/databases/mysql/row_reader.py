@@ -19,7 +19,12 @@ from pymysql.connections import Connection
 from pymysql.cursors import SSCursor
 
 from engine.contract import RowFilter, StoredText
-from engine.databases.mysql.charset import is_ambiguous, may_be_invalid, text_decoder
+from engine.databases.mysql.charset import (
+    is_ambiguous,
+    is_single_byte,
+    may_be_invalid,
+    text_decoder,
+)
 from engine.databases.mysql.clustering import is_clustered
 from engine.databases.mysql.connect import (
     establish,
@@ -33,7 +38,7 @@ from engine.databases.mysql.connect import (
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.invalid_text import bytes_of, has_substitutes, invalid_text
 from engine.databases.mysql.key_values import can_hold, nearest
-from engine.databases.mysql.literals import INVALID_LABEL, bytes_literal, literal
+from engine.databases.mysql.literals import bytes_literal, literal, literals
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.row_filter import accepts, condition
 from engine.databases.mysql.row_text import (
@@ -97,8 +102,8 @@ class MySQLRowReader:
     ) -> None:
         self._settings = settings
         self._policies = policies or ReadPolicies()
-        #: The bytes of texts of keys that are not those of the charset's encoder, as hexadecimal
-        #: digits, by charset and text. Several bytes may be one character.
+        #: The bytes of texts of keys that are not those of their literal, as hexadecimal digits, by
+        #: charset and text. Several bytes may be one character.
         self._bytes: dict[tuple[str, str], set[str]] = {}
         #: The last text that was read of each column of a key, by its name, with its bytes if they
         #: were read.
@@ -314,7 +319,7 @@ class MySQLRowReader:
         charset, encoding = source_type.charset, source_type.encoding
         strict = text_decoder(encoding)
 
-        in_key = table.ordinal(column.name) in table.key
+        in_key, single = table.ordinal(column.name) in table.key, is_single_byte(encoding)
 
         def text_of(text: str) -> str:
             found, digits = text, ""
@@ -325,7 +330,8 @@ class MySQLRowReader:
                     found = strict(raw)
                 except UnicodeDecodeError:
                     found = ReplacedText(decoded(raw))
-                if in_key and bytes_of(found, encoding) != raw:
+                others = bytes_of(found, encoding) != raw or not (single or has_substitutes(found))
+                if in_key and others:
                     self._bytes.setdefault((charset, found), set()).add(digits)
             if in_key:
                 self._last[column.name] = found, digits
@@ -336,9 +342,7 @@ class MySQLRowReader:
     def _literals(self, table: Table, column: Column, text: str | None) -> list[str]:
         """The SQL literals of the values that are read as a canonical text; none if the server can
         hold none. A character for private use may be one of the charset, or stand for bytes."""
-        plain = [literal(column, text)] if can_hold(column, text) else []
-        if column.type.kind == "enum" and text == "":
-            plain.append(INVALID_LABEL)
+        plain = literals(column, text) if can_hold(column, text) else []
         return [*plain, *self._as_read(table, column, text)]
 
     def _literal(self, table: Table, column: Column, text: str | None) -> str:
