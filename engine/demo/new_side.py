@@ -27,8 +27,9 @@ class NewSide:
     """
 
     def __init__(self, connection: psycopg.Connection[Any], schema: str, seed: int) -> None:
+        # Else a query outside of ``transaction()`` would begin one that lasts to the end.
+        connection.autocommit = True
         connection.execute("SELECT set_config('search_path', %s, false)", (schema,))
-        connection.commit()
         self._connection = connection
         self._random = Random(seed)
         self._number = self._value("SELECT max(number) FROM ledger")

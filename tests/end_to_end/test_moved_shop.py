@@ -93,6 +93,7 @@ def assert_nothing_lost(shop: MirroredShop) -> None:
     """The software ends. Fail unless the target has each transaction of both sides once."""
     shop.engine.wait_ended()
     assert writes_on(shop, new=True)
+    assert shop.count().applied > shop.writer.counts.transactions, "no transaction is committed"
     written = shop.writer.stop()
     found = shop.count()
     assert found.differences == []
