@@ -14,6 +14,7 @@ from engine.mapping.changes import Mapping as TableMappings
 from engine.mapping.reader import compared, shares_of, with_sources
 from engine.pipeline.twins import current_tables
 from engine.schema import Table, TableId
+from engine.toolkit.sampling import SampleSize
 
 __all__ = ["Chosen", "choose"]
 
@@ -32,6 +33,18 @@ class Chosen(NamedTuple):
     names: Mapping[str, str]
     left: Mapping[str, str]
     others: Mapping[Table, Collection[str]]
+
+    def expected(
+        self, estimates: Mapping[TableId, int], sample: SampleSize | None
+    ) -> dict[str, int]:
+        """About how many rows of each table are compared, by the names to show, as the rows of the
+        source's tables are estimated."""
+        found = {}
+        for target, of in self.tables.items():
+            rows = sum(estimates.get(it.id, 0) for it in of)
+            share = sample.share_of(rows) if sample is not None and target.key else 1.0
+            found[self.names[str(target.id)]] = round(min(share, 1.0) * rows)
+        return found
 
 
 def choose(

@@ -232,7 +232,7 @@ async def compare(
         with (
             closing(rows_of("source", source)) as source_rows,
             closing(rows_of("sink", sink)) as target_rows,
-            comparison_progress(await _expected(source, chosen)) as update,
+            comparison_progress(await _expected(source, chosen, sample)) as update,
         ):
             sides = (source_rows, target_rows)
             _require_random(sample, sides)
@@ -283,12 +283,13 @@ def _require_random(sample: SampleSize | None, sides: Sequence[RowReader]) -> No
         raise ConfigError("the databases draw no random rows", hint="leave --sample out")
 
 
-async def _expected(source: Source, chosen: Chosen) -> Mapping[TableId, int]:
-    """The number of rows of the tables, for the progress, if a terminal shows it."""
+async def _expected(source: Source, chosen: Chosen, sample: SampleSize | None) -> Mapping[str, int]:
+    """About how many rows of each table are compared, by the names to show, for the progress, if a
+    terminal shows it."""
     if not (sys.stderr.isatty() and isinstance(source, SnapshotSource)):
         return {}
     tables = [table for of in chosen.tables.values() for table in of]
-    return await asyncio.to_thread(source.estimates, tables)
+    return chosen.expected(await asyncio.to_thread(source.estimates, tables), sample)
 
 
 def _named(chosen: Chosen) -> dict[str, tuple[Table, Sequence[Table]]]:

@@ -72,6 +72,7 @@ class TableComparison(ABC):
         if not by_rows:
             await self._choose_method()
         self.position = await self.pipeline.beginning()
+        self.count_known(0)
         inconclusive = ""
         try:
             try:
