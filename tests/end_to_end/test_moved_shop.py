@@ -144,7 +144,8 @@ def test_a_cutover_that_is_killed_in_every_state(moved: tuple[MirroredShop, Writ
     killed_at(shop.config, "stop")
     done = shop.cut_over()
     assert (done.state, [it.step for it in done.steps]) == ("done", list(RECORDED))
-    assert called(shop) == [done.id] * 2
+    # The command that was killed at the switch may have called the hook just before.
+    assert called(shop) in ([done.id] * 2, [done.id] * 3)
     assert writes()["read_only"] == "ON"
     assert_nothing_lost(shop)
 
