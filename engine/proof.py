@@ -41,7 +41,8 @@ class TableProof(msgspec.Struct, frozen=True):
     some were.
 
     ``equal_at`` is when the last comparison began that found the table equal; None if none did.
-    Times are Unix seconds.
+    ``first_at`` is when the first comparison of the table began, which the store adds. Times are
+    Unix seconds.
     """
 
     outcome: ProofOutcome
@@ -55,6 +56,7 @@ class TableProof(msgspec.Struct, frozen=True):
     sampled: bool = False
     reason: str = ""
     equal_at: float | None = None
+    first_at: float | None = None
 
 
 class Unfinished(msgspec.Struct, frozen=True):
@@ -120,8 +122,9 @@ class ProofStore(Protocol):
         self, proofs: Mapping[TableId, TableProof], generations: Mapping[TableId, int]
     ) -> None:
         """Store the proofs of some tables, each with the generation that the table had when the
-        comparison began. One without ``equal_at`` leaves the table's value as it is. Raises
-        SinkError if the pipeline has no state in today's layout, or for want of a right.
+        comparison began. One without ``equal_at`` leaves the table's value as it is, and
+        ``first_at`` is that of the first one. Raises SinkError if the pipeline has no state in
+        today's layout, or for want of a right.
         """
         ...
 

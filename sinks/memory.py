@@ -281,8 +281,11 @@ class MemorySink:
         stored = self.store.proofs
         for id, proof in proofs.items() if self._pipeline in self.store.states else ():
             before = stored.get((self._pipeline, id))
-            if proof.equal_at is None and before is not None:
-                proof = msgspec.structs.replace(proof, equal_at=before[0].equal_at)
+            equal_at, first_at = proof.equal_at, proof.started_at
+            if before is not None:
+                first_at = before[0].first_at or first_at
+                equal_at = before[0].equal_at if equal_at is None else equal_at
+            proof = msgspec.structs.replace(proof, equal_at=equal_at, first_at=first_at)
             stored[self._pipeline, id] = proof, generations[id]
 
     async def proofs(self) -> dict[TableId, TableProof]:

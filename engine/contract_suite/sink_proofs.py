@@ -18,8 +18,10 @@ from engine.schema import TableId
 
 __all__ = ["ProofRules"]
 
-EQUAL = TableProof("equal", 1000.25, 1002.5, "7", rows=5, equal_at=1000.25)
-DIFFERENT = TableProof("different", 2000.0, 2001.0, "8", 5, 1, 2, reason="hot", sampled=True)
+EQUAL = TableProof("equal", 1000.25, 1002.5, "7", rows=5, equal_at=1000.25, first_at=1000.25)
+DIFFERENT = TableProof(
+    "different", 2000.0, 2001.0, "8", 5, 1, 2, reason="hot", sampled=True, first_at=2000.0
+)
 VOIDED = msgspec.structs.replace(EQUAL, position="")
 UNFINISHED = Unfinished(
     *(1000.5, "7", 2.25, ("é", None), 10, 3, {"changed": 2}, (10, 2**64 - 1, 0), (9, 1, 2), "v"),
@@ -44,7 +46,9 @@ async def save(sink: Sink, proofs: Mapping[TableId, TableProof]) -> None:
 
 
 class ProofRules:
-    """The last comparison of each table is kept, and when the table was last found equal."""
+    """The last comparison of each table is kept, and when it was last found equal, and compared
+    first.
+    """
 
     @rule()
     async def test_the_last_proof_of_each_table_is_kept(self, target: Target) -> None:
@@ -57,7 +61,8 @@ class ProofRules:
             await save(sink, {TABLE.id: EQUAL, KEYLESS.id: DIFFERENT})
             assert await store.proofs() == {TABLE.id: EQUAL, KEYLESS.id: DIFFERENT}
             await save(sink, {TABLE.id: DIFFERENT})
-            kept = msgspec.structs.replace(DIFFERENT, equal_at=EQUAL.equal_at)
+            first = EQUAL.started_at
+            kept = msgspec.structs.replace(DIFFERENT, equal_at=first, first_at=first)
             assert await store.proofs() == {TABLE.id: kept, KEYLESS.id: DIFFERENT}
         async with Engine(target) as engine:
             await engine.commit(item=LIVE)

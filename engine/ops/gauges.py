@@ -70,7 +70,7 @@ def _tables(tables: Sequence[TableStatus]) -> dict[str, list[Sample]]:
         if it.state == "live" and it.proof is not None
     )
     outcomes: Counter[str] = Counter("none" if it is None else it.outcome for it in live)
-    equal = [it.equal_at for it in live if it is not None and it.equal_at is not None]
+    since = [it.equal_at or it.first_at or it.started_at for it in live if it is not None]
     return {
         "tailrace_tables": [((state,), float(states[state])) for state in get_args(TableState)],
         "tailrace_backfill_rows": _named((it.table, it.rows) for it in unfinished),
@@ -82,7 +82,7 @@ def _tables(tables: Sequence[TableStatus]) -> dict[str, list[Sample]]:
         "tailrace_different_rows": _named(
             (it.table, it.proof.differences) for it in tables if it.proof and it.proof.differences
         ),
-        "tailrace_proof_age_seconds": _one(max(0.0, now - min(equal)) if equal else None),
+        "tailrace_proof_age_seconds": _one(max(0.0, now - min(since)) if since else None),
         "tailrace_comparison_age_seconds": [
             ((table, outcome), max(0.0, now - at))
             for _, at, table, outcome in nsmallest(MOST_TABLES, compared)

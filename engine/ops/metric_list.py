@@ -228,7 +228,8 @@ METRICS: Final = (
         "gauge",
         "seconds",
         "The time since the beginning of the last comparison that found a table equal, of the live"
-        " table for which it is longest; tables without one do not count.",
+        " table for which it is longest. One that was never found equal counts from its first"
+        " comparison; tables without any do not count.",
     ),
     Metric(
         "tailrace_comparison_age_seconds",

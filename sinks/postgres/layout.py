@@ -102,6 +102,7 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.proof (
   method text NOT NULL, sampled boolean NOT NULL, reason text NOT NULL,
   equal_at timestamptz,
   generation bigint NOT NULL DEFAULT 0,
+  first_at timestamptz,
   PRIMARY KEY (pipeline, source_schema, source_name)
 )"""
 
@@ -142,7 +143,8 @@ ALTER TABLE {SCHEMA}.table_version ALTER COLUMN indexed DROP NOT NULL;
 {_REPAIR_KEY};
 {_PROOF};
 ALTER TABLE {SCHEMA}.proof
-  ADD COLUMN IF NOT EXISTS generation bigint NOT NULL DEFAULT 0;
+  ADD COLUMN IF NOT EXISTS generation bigint NOT NULL DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS first_at timestamptz;
 {_COMPARISON};
 {_CUTOVER};
 ALTER TABLE {SCHEMA}.cutover
@@ -153,7 +155,7 @@ SELECT count(*) = 8 FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
 JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = '{SCHEMA}' AND NOT attisdropped AND ((relname, attname) IN
   (('checkpoint', 'paused'), ('table_progress', 'generation'), ('dead_letter', 'id'),
-  ('proof', 'generation'), ('cutover', 'number'), ('repair_key', 'keys'),
+  ('proof', 'first_at'), ('cutover', 'number'), ('repair_key', 'keys'),
   ('comparison', 'unfinished'))
   OR (relname, attname) = ('table_version', 'indexed') AND NOT attnotnull)"""
 

@@ -26,7 +26,8 @@ _READ = f"""
 SELECT source_schema, source_name, outcome, extract(epoch FROM started_at)::float8,
   extract(epoch FROM ended_at)::float8,
   CASE proof.generation WHEN p.generation THEN position ELSE '' END,
-  proof.rows, differences, hot, method, sampled, reason, extract(epoch FROM equal_at)::float8
+  proof.rows, differences, hot, method, sampled, reason, extract(epoch FROM equal_at)::float8,
+  extract(epoch FROM coalesce(first_at, started_at))::float8
 FROM {SCHEMA}.proof LEFT JOIN {SCHEMA}.table_progress p
   USING (pipeline, source_schema, source_name)
 WHERE pipeline = $1 ORDER BY 1, 2"""
@@ -35,17 +36,17 @@ WHERE pipeline = $1 ORDER BY 1, 2"""
 _SAVE = f"""
 INSERT INTO {SCHEMA}.proof (pipeline, source_schema, source_name, outcome, started_at, ended_at,
   position, rows, differences, hot, method, sampled, reason, equal_at,
-  generation)
+  generation, first_at)
 SELECT $1, $2, $3, $4, to_timestamp($5::float8), to_timestamp($6::float8), $7, $8::bigint,
   $9::bigint, $10::bigint, $11, $12::boolean, $13, to_timestamp($14::float8),
-  $15::bigint
+  $15::bigint, to_timestamp($5::float8)
 WHERE EXISTS (SELECT FROM {SCHEMA}.checkpoint WHERE pipeline = $1)
 ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET
   outcome = excluded.outcome, started_at = excluded.started_at, ended_at = excluded.ended_at,
   position = excluded.position, rows = excluded.rows, differences = excluded.differences,
   hot = excluded.hot, method = excluded.method, sampled = excluded.sampled,
   reason = excluded.reason, equal_at = coalesce(excluded.equal_at, proof.equal_at),
-  generation = excluded.generation"""
+  generation = excluded.generation, first_at = coalesce(proof.first_at, proof.started_at)"""
 
 # In the order of the engine's commit, which writes the checkpoint first: the two cannot wait in a
 # circle.
@@ -55,7 +56,7 @@ _VOID = f"UPDATE {SCHEMA}.table_progress SET generation = txid_current() WHERE p
 # A state of an older version, which no engine of this one has taken over, has no such table.
 _EXISTS = f"""
 SELECT EXISTS (SELECT FROM pg_attribute
-WHERE attrelid = to_regclass('{SCHEMA}.proof') AND attname = 'generation')"""
+WHERE attrelid = to_regclass('{SCHEMA}.proof') AND attname = 'first_at')"""
 
 
 _SAVE_UNFINISHED = f"""

@@ -163,6 +163,63 @@ def test_a_session_keeps_its_rights_until_it_ends(
         assert engine.terminate() == 0
 
 
+#: Switches the applications, which fails, or back, which waits.
+BACK_AND_FORTH = """
+echo "$TAILRACE_CUTOVER_ACTION" >> {called}
+[ "$TAILRACE_CUTOVER_ACTION" = switch_back ] || exit 1
+touch {waits}; while [ ! -e {go} ]; do sleep 0.05; done
+echo "back on the old side" >> {called}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("source", ["mysql", "mariadb_10"])
+def test_sigkill_while_the_applications_are_switched_back(
+    source: str,
+    request: pytest.FixtureRequest,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """GIVEN a switch that has failed WHEN the abort is killed during the hook switch_back THEN the
+    hook ends with it, and the next process calls it again, also if it was not asked to abort."""
+    server: AnyServer = request.getfixturevalue(source)
+    database = fresh_mysql_database(server)
+    make_ready(server, database)
+    called, waits, go, script = (tmp_path / it for it in ("called", "waits", "go", "hook.sh"))
+    script.write_text(BACK_AND_FORTH.format(called=called, waits=waits, go=go))
+    config = write_config(tmp_path, server.url, target_database, f"{database}.*", more=COMMON)
+    hook = f'{{ command = ["sh", "{script}"] }}'
+    config.write_text(f"{config.read_text()}switch = {hook}\nswitch_back = {hook}\n")
+    run = ["cutover", str(config)]
+    with thawed_at_the_end(server) as writes, EngineProcess(config) as engine:
+        before = writes()
+        become_ready(engine, config)
+        assert main(run) == 1
+        with subprocess.Popen([sys.executable, "-m", "engine.cli", *run, "--abort"]) as process:
+            wait_until(waits.exists, 60, "the hook switch_back")
+            process.kill()
+        assert record(target_database)["state"] == "switch_back"
+        assert writes()["read_only"] == "ON"
+        capsys.readouterr()
+        assert main([*run, "--switched"]) == 1
+        assert "no cutover stands at the step switch" in capsys.readouterr().err
+        go.touch()
+        assert main(run) == 1
+        aborted = record(target_database)
+        assert (aborted["state"], writes()) == ("aborted", before)
+        assert "switched the applications back" in aborted["steps"][-1]["did"]
+        expected = ["switch", "switch_back", "switch_back", "back on the old side"]
+        assert called.read_text().splitlines() == expected
+        insert(server, database, "on the old side")
+        wait_until(
+            lambda: notes(target_database, database)[-1] == "on the old side", what="the row"
+        )
+        assert engine.terminate() == 0
+
+
 @contextmanager
 def session_of(server: AnyServer, database: str, user: str) -> Iterator[pymysql.Connection]:
     """A session of the application, which may be ended by others."""

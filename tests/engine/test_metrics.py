@@ -216,6 +216,22 @@ def test_the_comparisons_that_matter_most_are_named() -> None:
     assert len(found) == MOST_TABLES
 
 
+@pytest.mark.parametrize(("equal_at", "since"), [(None, 1000.0), (1800.0, 1800.0)])
+def test_a_table_that_was_never_found_equal_counts_from_its_first_comparison(
+    equal_at: float | None, since: float
+) -> None:
+    """The alert TailraceProofOld is about it, too."""
+    proof = TableProof("inconclusive", 2000.0, 2001.0, equal_at=equal_at, first_at=1000.0)
+    fresh = TableProof("equal", 3000.0, 3001.0, equal_at=3000.0, first_at=500.0)
+    tables = (
+        TableStatus("shop.hot", "live", proof=proof),
+        TableStatus("shop.t", "live", proof=fresh),
+        TableStatus("shop.new", "live"),
+    )
+    ((_, age),) = gauges(Status(tables=tables))["tailrace_proof_age_seconds"]
+    assert age == pytest.approx(time.time() - since, abs=60.0)
+
+
 def test_the_busiest_tables_have_names_and_no_counter_falls() -> None:
     now = 0.0
     counters = TableCounters(most=3, clock=lambda: now)
