@@ -142,8 +142,8 @@ def recorded(
 def test_the_outcome_of_a_live_table_is_stored() -> None:
     equal, different, hot = (recorded(it) for it in (report(), report(3), report(hot=2)))
     assert equal == TableProof("equal", 7.0, 8.0, rows=10, equal_at=7.0, first_at=7.0)
-    assert different == TableProof("different", 7.0, 8.0, rows=10, differences=3)
-    assert hot == TableProof("inconclusive", 7.0, 8.0, rows=10, hot=2)
+    assert different == TableProof("different", 7.0, 8.0, rows=10, differences=3, first_at=7.0)
+    assert hot == TableProof("inconclusive", 7.0, 8.0, rows=10, hot=2, first_at=7.0)
 
 
 def test_the_outcome_of_a_table_that_was_changed_meanwhile_is_not_stored() -> None:
