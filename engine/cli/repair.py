@@ -23,7 +23,7 @@ from engine.databases.mysql.key_values import finds_row
 from engine.databases.mysql.types import INTEGER_KINDS
 from engine.errors import ConfigError
 from engine.mapping.changes import Mapping as TableMappings
-from engine.mapping.reader import shares_of
+from engine.mapping.reader import has_masked_key, shares_of
 from engine.ops.words import counted
 from engine.recovery import RepairKeys, RepairStore
 from engine.remedies import rendered
@@ -113,7 +113,8 @@ class Differing:
         if self._asked is not None and name not in self._asked._taken:
             return
         if not table.key:
-            self.refused[name] = "the table has no key, or a masked one"
+            masked = has_masked_key(table)
+            self.refused[name] = "its key is masked" if masked else "the table has no key"
             return
         texts = [stored[ordinal] for ordinal in table.key]
         differences = self._of_sources(name, report.differences, table)

@@ -171,8 +171,11 @@ def _notes(report: TableReport) -> list[Text]:
         notes.append(Text(printable(f"{report.table} ({key}): {row.kind}{columns}"), style="red"))
     wrong = report.differing + report.missing + report.extra
     more = wrong - min(len(report.differences), LISTED_DIFFERENCES)
-    if more:
+    if more and report.differences:
         notes.append(Text(printable(f"{report.table}: {more:,} more rows differ"), style="red"))
+    elif more:
+        why = "no row is named, because the table has no key, or a masked one"
+        notes.append(Text(printable(f"{report.table}: {why}"), style="dim"))
     return notes
 
 

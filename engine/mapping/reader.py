@@ -25,7 +25,15 @@ from engine.toolkit.codegen import compile_function
 from engine.toolkit.row_limit import RowLimit
 from engine.toolkit.sampling import SamplesKeys, batches
 
-__all__ = ["MappedReader", "SharesReader", "compared", "decoder", "shares_of", "with_sources"]
+__all__ = [
+    "MappedReader",
+    "SharesReader",
+    "compared",
+    "decoder",
+    "has_masked_key",
+    "shares_of",
+    "with_sources",
+]
 
 _Key = tuple[str | None, ...]
 _Text = tuple[str | None, ...]
@@ -52,6 +60,11 @@ def compared(mapping: TableMappings, sources: Sequence[Table]) -> dict[Table, li
                 target = msgspec.structs.replace(target, key=())
         found.setdefault(target, []).append(source)
     return found
+
+
+def has_masked_key(table: Table) -> bool:
+    """Whether a table by which both sides are compared has no key because a mask changes it."""
+    return not table.key and any(source.key for source in table.sources)
 
 
 def shares_of(table: Table) -> set[str]:
@@ -207,6 +220,12 @@ class MappedReader(_PlainSums):
         self._reader = reader
         self._mapping = mapping
         self._parts: dict[Table, list[_Part]] = {}
+
+    def why_not_summed(self, table: Table) -> str:
+        """As ``SumsRows.why_not_summed``."""
+        if has_masked_key(table):
+            return "its key is masked, so no row of the target can be looked up on the source"
+        return super().why_not_summed(table)
 
     def chunk(
         self, table: Table, after: _Key | None, limit: int, *, keys_only: bool = False

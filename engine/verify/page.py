@@ -168,7 +168,8 @@ def _rows(table: ComparedTable) -> Iterator[str]:
         listed = f"{len(shown):,} of {differing:,} rows that differ are listed here"
         if len(table.rows) > len(shown):
             listed += f", {len(table.rows):,} in the JSON"
-        yield f'<p class="faint">{listed}. A table without a key has no list.</p>'
+        without = "A table without a key, or with a masked one, has no list."
+        yield f'<p class="faint">{listed}. {without}</p>'
 
 
 def _lines(row: DifferingRow) -> Iterator[Sequence[str]]:

@@ -196,15 +196,18 @@ def test_differences_are_named_by_key_and_column() -> None:
     )
     unread = TableReport("shop.log", 0, 0, 0, 0, 0.1, False, inconclusive="it was dropped")
     equal = TableReport("shop.stock", 10, 0, 0, 0, 0.1, True)
-    text = draw(verify_table(VerifyReport(False, 75.0, (different, unread, equal))))
-    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[1:4]}
+    keyless = TableReport("shop.visit", 0, 0, 2, 1, 0.1, False)
+    text = draw(verify_table(VerifyReport(False, 75.0, (different, unread, equal, keyless))))
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[1:5]}
     assert lines == {
         "shop.orders": ["1,234", "rows", "0.5", "s", "12", "differ,", "1", "missing"],
         "shop.log": ["0", "rows", "0.1", "s", "inconclusive"],
         "shop.stock": ["10", "rows", "0.1", "s", "equal"],
+        "shop.visit": ["0", "rows", "0.1", "s", "2", "missing,", "1", "extra"],
     }
     assert "shop.orders (7, [bold]): changed in total, due" in text
     assert "shop.orders (8, NULL): missing" in text
     assert "shop.orders: 3 more rows differ" in text
     assert "shop.log: not compared to its end: it was dropped" in text
-    assert "3 tables, 1,244 rows, 1 min 15 s" in text
+    assert "shop.visit: no row is named, because the table has no key" in text
+    assert "4 tables, 1,244 rows, 1 min 15 s" in text

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 
+from engine.contract import RowReader
 from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
@@ -56,7 +57,7 @@ class Sides:
         self.target.execute(f'CREATE SCHEMA "{schema}"')
         self.target.execute(f'SET search_path = "{schema}"')
         self._settings, self._reads = MySQLSettings(url=server.url), reads
-        self.source_reader = self.new_source_reader()
+        self.source_reader: RowReader = self.new_source_reader()
         target = PostgresSettings(url=target_url)
         self.target_reader = PostgresRowReader(target, Naming(), self._storage)
 
@@ -76,7 +77,10 @@ class Sides:
     def make(self, name: str, definition: str) -> Table:
         """Create the table, empty, in both databases."""
         self.on_source(f"CREATE TABLE `{name}` ({definition}) CHARACTER SET utf8mb4")
-        table = self.table(name)
+        return self.make_target(self.table(name))
+
+    def make_target(self, table: Table) -> Table:
+        """Create the table, empty, on the target."""
         self.on_target(create_table(self._storage.table(table), Naming().sql(table.id)))
         return table
 
