@@ -16,6 +16,7 @@ import msgspec
 
 from engine.errors import SinkError
 from engine.schema import Table, TableId
+from engine.structure import Counter
 
 __all__ = [
     "BEFORE_SWITCH",
@@ -30,6 +31,7 @@ __all__ = [
     "Freezable",
     "Freezer",
     "KeepsCutovers",
+    "Numbers",
     "Obstacle",
     "ProvenTable",
     "Sides",
@@ -161,10 +163,19 @@ class Cutover(msgspec.Struct, frozen=True):
         return sum(self.predicted.values()) if self.predicted else None
 
 
+class Numbers(msgspec.Struct, frozen=True):
+    """How far the sequences of a target have to go: ``margin`` past the maximum of their column,
+    and past what the source's ``counters`` have given, by table of the target.
+    """
+
+    margin: int
+    counters: Mapping[TableId, Counter] = {}
+
+
 class Finished(msgspec.Struct, frozen=True):
     """What was done so that applications can write to the target.
 
-    ``sequences`` were set past the maximum of their column, ``constraints`` were validated, and
+    ``sequences`` were set past all numbers of their column, ``constraints`` were validated, and
     ``tables`` have new statistics. ``left`` names what is as it was, with the reason.
     """
 
@@ -298,13 +309,13 @@ class KeepsCutovers(Protocol):
         """The newest cutover, also while a process works on it."""
         ...
 
-    async def finish(self, tables: Sequence[TableId], margin: int) -> Finished:
-        """Make tables ready for writers: set each sequence of a column ``margin`` past the column's
-        maximum, validate constraints, and collect statistics. May be called again.
+    async def finish(self, tables: Sequence[TableId], numbers: Numbers) -> Finished:
+        """Make tables ready for writers: set each sequence of a column past all ``numbers``,
+        validate constraints, and collect statistics. May be called again.
         """
         ...
 
-    async def obstacles(self, tables: Sequence[TableId], margin: int) -> list[Obstacle]:
+    async def obstacles(self, tables: Sequence[TableId], numbers: Numbers) -> list[Obstacle]:
         """What would keep ``finish`` from its end now. Changes nothing."""
         ...
 

@@ -19,6 +19,7 @@ from engine.schema import Expression, ForeignKey, Table, TableId
 __all__ = [
     "Check",
     "ComparesSchema",
+    "Counter",
     "DescribesSchema",
     "Hidden",
     "Item",
@@ -63,12 +64,22 @@ class Check(msgspec.Struct, frozen=True):
     enforced: bool = True
 
 
+class Counter(msgspec.Struct, frozen=True):
+    """The column that gets a number where an INSERT gives none, and the number of the next row.
+    That is not past the column's maximum alone: it is also past numbers of deleted rows.
+    """
+
+    column: str
+    next: int
+
+
 class TableDetails(msgspec.Struct, frozen=True):
     """What a table has that its ``Table`` does not tell.
 
     ``comments`` are those of columns, by name. ``numbered`` is the column that gets a number where
     an INSERT gives none; ``touched`` are those that an UPDATE sets to the time. ``other_indexes``
-    are the indexes that are not in ``Table.indexes``, each with what it is.
+    are the indexes that are not in ``Table.indexes``, each with what it is. ``next_number`` is the
+    number of the next row, as in ``Counter``, 0 if it is not known.
     """
 
     comment: str = ""
@@ -77,6 +88,7 @@ class TableDetails(msgspec.Struct, frozen=True):
     touched: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     other_indexes: Mapping[str, str] = {}
+    next_number: int = 0
 
 
 class Program(msgspec.Struct, frozen=True, order=True):
@@ -144,6 +156,9 @@ class DescribesSchema(Protocol):
 
     def structure(self, tables: Sequence[Table]) -> Structure:
         """That of these tables and of their schemas. May block."""
+
+    def counters(self, tables: Sequence[Table]) -> Mapping[TableId, Counter]:
+        """Those of the tables that number their rows, as they are now. May block."""
 
 
 @runtime_checkable

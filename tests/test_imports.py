@@ -22,8 +22,8 @@ PACKAGES = ("engine", "sources", "sinks", "benchmarks")
 VOCABULARY = (
     *("engine.remedies", "engine.errors", "engine.schema", "engine.change"),
     *("engine.checkpoint", "engine.contract", "engine.commands", "engine.recovery"),
-    *("engine.distance", "engine.log_status", "engine.proof", "engine.rights", "engine.handover"),
-    "engine.structure",
+    *("engine.distance", "engine.log_status", "engine.proof", "engine.rights"),
+    *("engine.structure", "engine.handover"),
 )
 ANYTHING = ("engine", "sources", "sinks", "benchmarks")
 

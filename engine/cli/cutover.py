@@ -18,6 +18,7 @@ from functools import partial
 
 import msgspec
 
+from engine import structure
 from engine.cli.command import Command
 from engine.cli.cutover_engine import engine_of
 from engine.cli.cutover_report import reported, write_cutover
@@ -41,6 +42,7 @@ from engine.cutover.readiness import Refused
 from engine.cutover.steps import NOT_STORED, STEPS, undo_now, way_on
 from engine.errors import ConfigError, TailraceError
 from engine.handover import Cutover, CutoverStore, Freezable, Freezer, KeepsCutovers, Sides
+from engine.mapping.structure import wanted_counters
 from engine.ops.log import printable
 from engine.ops.notifications import Notification, NotificationData
 from engine.recovery import places_of
@@ -271,12 +273,24 @@ def _parts(
         settings=settings.cutover,
         compare=lambda names: compare(settings, config, names=names),
         differences=lambda: schema_differences(settings, sink),
+        counters=lambda state: _counters(settings, source, state),
         outdated=lambda state: _outdated(settings, source, state),
         tell=tell,
         by=user(),
         pipeline=settings.pipeline.name,
         sides=lambda: _sides(settings, source, sink),
     )
+
+
+async def _counters(
+    settings: Settings, source: Source, state: State
+) -> Mapping[TableId, structure.Counter]:
+    """The counters of the source now, by table of the target."""
+    if not isinstance(source, structure.DescribesSchema):
+        return {}
+    tables = [it for table in state.tables for it in table.sources]
+    found = await asyncio.to_thread(source.counters, tables)
+    return wanted_counters(make_mapping(settings), tables, found)
 
 
 def _outdated(settings: Settings, source: Source, state: State) -> Mapping[TableId, str]:

@@ -11,7 +11,7 @@ from engine.checkpoint import TableProgress
 from engine.contract import Sink
 from engine.contract_suite.target import TABLE, Engine, Target, create, rule
 from engine.errors import SinkError
-from engine.handover import Cutover, KeepsCutovers, ProvenTable, Sides, StepRecord
+from engine.handover import Cutover, KeepsCutovers, Numbers, ProvenTable, Sides, StepRecord
 
 __all__ = ["CutoverRules"]
 
@@ -96,9 +96,9 @@ class CutoverRules:
     async def test_tables_are_made_ready_again_and_again(self, target: Target) -> None:
         sink = keeper_of(target.sink())
         await begin(target)
-        assert await sink.obstacles([TABLE.id], 10) == []
+        assert await sink.obstacles([TABLE.id], Numbers(10)) == []
         assert await sink.clients([TABLE.id]) == []
-        first = await sink.finish([TABLE.id], 10)
+        first = await sink.finish([TABLE.id], Numbers(10))
         assert first.tables == 1
-        again = await sink.finish([TABLE.id], 10)
+        again = await sink.finish([TABLE.id], Numbers(10))
         assert (again.tables, again.constraints) == (1, 0)

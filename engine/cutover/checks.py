@@ -161,10 +161,12 @@ def schema_findings(
 
     What ``tailrace schema apply`` can create is a refusal if it is ``required``. The rest are
     warnings: comments, on which no application relies; what a person has to create or to decide;
-    and foreign keys that have to wait until the engine has ended. A sequence behind its column is
-    neither, because the cutover sets it.
+    and foreign keys that have to wait until the engine has ended. A sequence that a statement sets
+    is neither, because the cutover sets it.
     """
-    open_ = [it for it in differences if not it.note and it.kind != "sequence"]
+    open_ = [
+        it for it in differences if not it.note and not (it.kind == "sequence" and it.statements)
+    ]
     ours = [it for it in open_ if it.statements and it.kind != "comment"]
     keys = [it for it in ours if it.kind == "foreign key"]
     parts = [it for it in ours if it.kind != "foreign key"]

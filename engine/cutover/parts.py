@@ -15,6 +15,7 @@ from engine.errors import ConfigError, DecodeError, SourceError, TailraceError
 from engine.handover import Cutover, CutoverStore, Freezer, Sides, Since
 from engine.schema import TableId
 from engine.settings.cutover import CutoverSettings
+from engine.structure import Counter
 from engine.toolkit.schema_diff import Difference
 from engine.verify.report import VerifyReport
 
@@ -60,7 +61,8 @@ class Engine(NamedTuple):
 class Parts(NamedTuple):
     """What a cutover works with. ``tell`` is called before and after each step. ``compare``
     compares the tables of these names, all if there are none. ``differences`` are those of the
-    schemas; none if one side cannot tell. ``outdated`` has the tables whose stored rows the
+    schemas; none if one side cannot tell. ``counters`` are those of the source now, by table of the
+    target. ``outdated`` has the tables whose stored rows the
     configuration would make otherwise, each with the reason.
     """
 
@@ -73,6 +75,7 @@ class Parts(NamedTuple):
     settings: CutoverSettings
     compare: Callable[[Sequence[str]], Awaitable[VerifyReport]]
     differences: Callable[[], Awaitable[Sequence[Difference]]]
+    counters: Callable[[State], Awaitable[Mapping[TableId, Counter]]]
     outdated: Callable[[State], Mapping[TableId, str]]
     tell: Callable[[Line], None]
     by: str

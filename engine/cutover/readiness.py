@@ -22,7 +22,7 @@ from engine.cutover.checks import (
 from engine.cutover.parts import LOG_SECONDS, Parts, Waits
 from engine.cutover.proving import holding
 from engine.errors import TailraceError
-from engine.handover import KeepsCutovers
+from engine.handover import KeepsCutovers, Numbers
 from engine.proof import read_proofs
 from engine.recovery import count_dead_letters
 from engine.structure import ComparesSchema
@@ -141,6 +141,7 @@ async def _target(parts: Parts, state: State) -> tuple[list[Refusal], list[str]]
     sink = parts.sink
     assert isinstance(sink, KeepsCutovers)
     ids = [table.id for table in state.tables]
-    obstacles = await sink.obstacles(ids, parts.settings.sequence_margin)
+    numbers = Numbers(parts.settings.sequence_margin, await parts.counters(state))
+    obstacles = await sink.obstacles(ids, numbers)
     refusals, warnings = client_findings(await sink.clients(ids))
     return [*(Refusal(it.reason, it.remedy) for it in obstacles), *refusals], warnings

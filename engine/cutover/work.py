@@ -16,7 +16,7 @@ from engine.cutover.readiness import require_alone, require_drained
 from engine.cutover.record import Record, warned
 from engine.cutover.steps import CHOICE, LONGER, NO_WAY_BACK, way_back
 from engine.errors import TailraceError
-from engine.handover import BEFORE_SWITCH, Cutover, CutoverState, KeepsCutovers
+from engine.handover import BEFORE_SWITCH, Cutover, CutoverState, KeepsCutovers, Numbers
 from engine.verify.report import VerifyReport
 
 __all__ = ["Work"]
@@ -89,7 +89,8 @@ class Work:
         sink = self._sink
         assert isinstance(sink, KeepsCutovers)
         tables = [] if state is None else [table.id for table in state.tables]
-        done = await sink.finish(tables, self._settings.sequence_margin)
+        counters = {} if state is None else await self._parts.counters(state)
+        done = await sink.finish(tables, Numbers(self._settings.sequence_margin, counters))
         left = f"; as they were: {'; '.join(done.left)}" if done.left else ""
         return cutover, (
             f"sequences set: {done.sequences}, constraints validated: {done.constraints},"

@@ -13,9 +13,9 @@ import msgspec
 
 from engine.mapping.changes import Mapping as TableMappings
 from engine.schema import Expression, ForeignKey, Table, TableId
-from engine.structure import Check, Structure, TableDetails, WantedTable
+from engine.structure import Check, Counter, Structure, TableDetails, WantedTable
 
-__all__ = ["wanted_tables"]
+__all__ = ["wanted_counters", "wanted_tables"]
 
 _MERGED = (
     "several tables are merged in it: identity, comments, checks and foreign keys are left out"
@@ -28,6 +28,21 @@ def wanted_tables(
     """What the target should have for these tables of the source. Raises ConfigError."""
     places = {table.id: _Place(mapping, table) for table in tables}
     return [_wanted(target, places, structure) for target in mapping.check(tables)]
+
+
+def wanted_counters(
+    mapping: TableMappings, tables: Sequence[Table], counters: Mapping[TableId, Counter]
+) -> dict[TableId, Counter]:
+    """The counters of tables of the source, by table of the target, in the names of its columns.
+    Raises ConfigError.
+    """
+    found = {}
+    for table in tables:
+        counter = counters.get(table.id)
+        place = _Place(mapping, table)
+        if counter is not None and not place.merged and counter.column in place.names:
+            found[place.target.id] = Counter(place.names[counter.column], counter.next)
+    return found
 
 
 class _Place:

@@ -12,18 +12,22 @@ from typing import Final, NamedTuple
 
 from psycopg import IntegrityError
 
-from engine.databases.postgres.identifiers import Naming, quote
+from engine.databases.postgres.identifiers import Naming, fitted, quote
 from engine.errors import ApplyError, SinkError
-from engine.handover import Client, Finished, Obstacle
+from engine.handover import Client, Finished, Numbers, Obstacle
 from engine.schema import TableId
+from sinks.postgres.defaults import literal
 from sinks.postgres.session import Session
 
-__all__ = ["advance_sequences", "clients", "finish", "obstacles"]
+__all__ = ["clients", "finish", "obstacles"]
 
 #: The sequences that belong to columns of a table: those of identity columns and of ``serial``.
+#: ``room`` is the largest number that a sequence could have for the column.
 _SEQUENCES: Final = """
 SELECT n.nspname, s.relname, a.attname, q.seqincrement, q.seqmax,
-  has_sequence_privilege(s.oid, 'UPDATE')
+  CASE a.atttypid WHEN 'int2'::regtype THEN 32767 WHEN 'int4'::regtype THEN 2147483647
+    ELSE 9223372036854775807 END AS room,
+  has_sequence_privilege(s.oid, 'UPDATE') AND has_sequence_privilege(s.oid, 'SELECT')
 FROM pg_depend d
 JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
 JOIN pg_namespace n ON n.oid = s.relnamespace
@@ -69,25 +73,26 @@ _ENFORCED_VERSION: Final = 180_000
 _RESET: Final = "RESET default_statistics_target; RESET enable_hashjoin; RESET enable_mergejoin"
 
 
-class Sequences(NamedTuple):
-    """How many sequences of a table were set, and those that are as they were, with the reason."""
-
-    moved: int
-    left: list[str]
-
-
 async def finish(
-    session: Session, naming: Naming, tables: Sequence[TableId], margin: int
+    session: Session, naming: Naming, tables: Sequence[TableId], numbers: Numbers
 ) -> Finished:
     """As ``KeepsCutovers.finish``. Each statement is committed by itself."""
     await session.execute(_RESET)
-    sequences = constraints = 0
+    moved = constraints = 0
     left: list[str] = []
     for id in tables:
         name = naming.sql(id)
-        found = await advance_sequences(session, name, margin)
-        sequences += found.moved
-        left += found.left
+        for sequence in await _sequences(session, name, id, numbers):
+            if sequence.counts_down:
+                left.append(f"the sequence {sequence.name} of {name} counts down")
+                continue
+            await _advance(session, sequence, id)
+            moved += 1
+            if sequence.is_exhausted:
+                left.append(
+                    f"the sequence {sequence.name} is at its end: {sequence.column} of {name} has"
+                    " its largest number"
+                )
         for constraint in await _not_valid(session, name):
             statement = f"ALTER TABLE {name} VALIDATE CONSTRAINT {quote(constraint)}"
             try:
@@ -99,36 +104,11 @@ async def finish(
             else:
                 constraints += 1
         await session.execute_bulk(f"ANALYZE {name}", table=id)
-    return Finished(sequences, constraints, len(tables), tuple(left))
-
-
-async def advance_sequences(session: Session, table: str, margin: int) -> Sequences:
-    """Set the sequences of the columns of a table, named in SQL, so that they go on ``margin`` past
-    the column's maximum; one that is further stays. Raises SinkError if a sequence cannot go so
-    far.
-    """
-    moved = 0
-    left: list[str] = []
-    cursor = await session.execute(_SEQUENCES, (table,))
-    for schema, name, column, increment, most, _ in await cursor.fetchall():
-        sequence = quote(schema, name)
-        if increment < 0:
-            left.append(f"the sequence {sequence} of {table} counts down")
-            continue
-        goal = _goal(table, column, sequence, margin)
-        if not await _fits(session, goal, most):
-            short = _too_short(sequence, column)
-            raise SinkError(short.reason, hint=short.remedy, table=table)
-        await session.execute_bulk(
-            f"SELECT setval('{sequence.replace(chr(39), chr(39) * 2)}', ({goal})::bigint)",
-            table=table,
-        )
-        moved += 1
-    return Sequences(moved, left)
+    return Finished(moved, constraints, len(tables), tuple(left))
 
 
 async def obstacles(
-    session: Session, naming: Naming, tables: Sequence[TableId], margin: int
+    session: Session, naming: Naming, tables: Sequence[TableId], numbers: Numbers
 ) -> list[Obstacle]:
     """As ``KeepsCutovers.obstacles``."""
     found: list[Obstacle] = []
@@ -142,34 +122,85 @@ async def obstacles(
                     f"ALTER TABLE {table} OWNER TO, or make it a member of the owner's role",
                 )
             )
-        cursor = await session.execute(_SEQUENCES, (table,))
-        for schema, name, column, increment, most, may in await cursor.fetchall():
-            sequence = quote(schema, name)
-            if not may:
-                reason = f"Tailrace's user may not set the sequence {sequence}"
-                found.append(Obstacle(reason, f"GRANT UPDATE ON SEQUENCE {sequence} TO it"))
-            elif increment > 0:
-                goal = _goal(table, column, sequence, margin)
-                if not await _fits(session, goal, most):
-                    found.append(_too_short(sequence, column))
+        for sequence in await _sequences(session, table, id, numbers):
+            if not sequence.may_set:
+                reason = f"Tailrace's user may not set the sequence {sequence.name}"
+                remedy = f"GRANT SELECT, UPDATE ON SEQUENCE {sequence.name} TO it"
+                found.append(Obstacle(reason, remedy))
+            elif not sequence.counts_down and (short := sequence.too_short()):
+                found.append(short)
     return found
 
 
-def _goal(table: str, column: str, sequence: str, margin: int) -> str:
-    """The expression of the number from which a sequence goes on."""
-    top = f"SELECT coalesce(max({quote(column)}), 0)::numeric + {margin} FROM {table}"
-    return f"greatest(({top}), (SELECT last_value FROM {sequence}))"
+class _Sequence(NamedTuple):
+    """A sequence of a column, which has numbers up to ``used``. It should go on after ``goal``, and
+    ends at ``most``. ``can_grow``: the column has room for more.
+    """
+
+    name: str
+    column: str
+    counts_down: bool
+    may_set: bool
+    used: int
+    goal: int
+    most: int
+    can_grow: bool
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether no number is left, as on the source."""
+        return self.used >= self.most and not self.can_grow
+
+    def too_short(self) -> Obstacle | None:
+        """Why the sequence cannot go so far; None if it can, or if no number is left anyway."""
+        if self.goal < self.most or self.is_exhausted:
+            return None
+        return Obstacle(
+            f"the sequence {self.name} ends before the maximum of {self.column} and the margin",
+            f"ALTER SEQUENCE {self.name} AS bigint MAXVALUE …, or set a smaller sequence_margin in"
+            " [cutover]",
+        )
 
 
-async def _fits(session: Session, goal: str, most: int) -> bool:
-    return await (await session.execute(f"SELECT {goal} < {most}")).fetchone() == (True,)
+async def _sequences(
+    session: Session, table: str, id: TableId, numbers: Numbers
+) -> list[_Sequence]:
+    """Those of the columns of a table, which is named in SQL."""
+    counter = numbers.counters.get(id)
+    found = []
+    rows = await (await session.execute(_SEQUENCES, (table,))).fetchall()
+    for schema, name, column, increment, most, room, may in rows:
+        sequence = quote(schema, name)
+        last, maximum = 0, 0
+        if may:
+            cursor = await session.execute(
+                f"SELECT last_value, (SELECT coalesce(max({quote(column)}), 0)::numeric"
+                f" FROM {table}) FROM {sequence}"
+            )
+            last, maximum = await cursor.fetchone() or (0, 0)
+        given = counter.next - 1 if counter and fitted(counter.column) == column else 0
+        used = max(int(maximum), given)
+        goal = max(used + numbers.margin, last)
+        found.append(
+            _Sequence(
+                *(sequence, column, increment < 0, may, max(used, last), goal, most),
+                can_grow=most < room,
+            )
+        )
+    return found
 
 
-def _too_short(sequence: str, column: str) -> Obstacle:
-    return Obstacle(
-        f"the sequence {sequence} ends before the maximum of {column} and the margin",
-        f"ALTER SEQUENCE {sequence} AS bigint MAXVALUE …, or set a smaller sequence_margin in"
-        " [cutover]",
+async def _advance(session: Session, sequence: _Sequence, table: TableId) -> None:
+    """Set a sequence so that it goes on after its goal; one that is further stays. Raises SinkError
+    if it cannot go so far.
+    """
+    short = sequence.too_short()
+    if short is not None:
+        raise SinkError(short.reason, hint=short.remedy, table=table)
+    await session.execute_bulk(
+        f"SELECT setval({literal(sequence.name)}, greatest({min(sequence.goal, sequence.most)},"
+        f" (SELECT last_value FROM {sequence.name})))",
+        table=table,
     )
 
 

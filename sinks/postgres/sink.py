@@ -37,7 +37,7 @@ from engine.databases.postgres.identifiers import Naming
 from engine.databases.postgres.row_reader import PostgresRowReader
 from engine.databases.postgres.stored import Storage
 from engine.errors import Fenced, SinkError, SinkLost, TailraceError
-from engine.handover import Client, Cutover, Finished, Obstacle
+from engine.handover import Client, Cutover, Finished, Numbers, Obstacle
 from engine.recovery import DeadLetter, RepairKeys
 from engine.rights import Grants
 from engine.schema import Table, TableId
@@ -320,15 +320,15 @@ class PostgresSink(KeepsProofs):
         async with self._own_session() as session:
             return await CutoverTable(session, self._pipeline).newest()
 
-    async def finish(self, tables: Sequence[TableId], margin: int) -> Finished:
+    async def finish(self, tables: Sequence[TableId], numbers: Numbers) -> Finished:
         """As ``KeepsCutovers.finish``."""
         async with self._own_session() as session:
-            return await finish(session, self._naming, tables, margin)
+            return await finish(session, self._naming, tables, numbers)
 
-    async def obstacles(self, tables: Sequence[TableId], margin: int) -> list[Obstacle]:
+    async def obstacles(self, tables: Sequence[TableId], numbers: Numbers) -> list[Obstacle]:
         """As ``KeepsCutovers.obstacles``."""
         async with self._own_session() as session:
-            return await obstacles(session, self._naming, tables, margin)
+            return await obstacles(session, self._naming, tables, numbers)
 
     async def clients(self, tables: Sequence[TableId]) -> list[Client]:
         """As ``KeepsCutovers.clients``."""

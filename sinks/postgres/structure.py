@@ -18,6 +18,7 @@ from engine.databases.postgres.stored import Storage
 from engine.errors import ApplyError, SinkError, SinkLost
 from engine.structure import Item, Program, ProgramKind, WantedTable
 from sinks.postgres.cascades import FOLDED_INDEX
+from sinks.postgres.defaults import literal
 from sinks.postgres.session import Session
 from sinks.postgres.structure_parts import NUMBERS, TEMPORARY, Parts
 
@@ -32,7 +33,7 @@ ACTING_FOREIGN_KEYS: Final = (
 _LOCK_TIMEOUT: Final = "2s"
 _BUILD_TIMEOUT: Final = "30s"
 
-_PAST: Final = "past the maximum"
+_PAST: Final = "past all numbers of the source"
 _EXISTS: Final = "SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind IN ('r', 'p')"
 #: The constraints whose names neither a check nor a foreign key of the table can have.
 _TAKEN: Final = """
@@ -172,13 +173,20 @@ class SchemaReader:
         if sequence is None:
             return [], []
         cursor = await self._session.execute(
-            f"SELECT (SELECT last_value + is_called::integer FROM {sequence}),"
-            f" (SELECT coalesce(max({quote(column)}), 0) FROM {name})"
+            f"SELECT last_value::numeric + is_called::integer, (SELECT seqmax FROM pg_sequence"
+            f" WHERE seqrelid = {literal(sequence)}::regclass),"
+            f" (SELECT coalesce(max({quote(column)}), 0) FROM {name}) FROM {sequence}"
         )
-        number, maximum = await cursor.fetchone() or (0, 0)
-        found = _PAST if number > maximum else f"the next number is {number}"
-        wanted = Item("sequence", place, fitted(column), _PAST, (parts.set_sequence(),))
-        return [wanted], [Item("sequence", place, fitted(column), found)]
+        number, most, maximum = await cursor.fetchone() or (0, 0, 0)
+        ended = number > most
+        found = "it has no next number" if ended else f"the next number is {number}"
+        wanted = Item(
+            *("sequence", place, fitted(column), _PAST, () if ended else (parts.set_sequence(),)),
+            advice=f"the sequence ends at {most}, and the source goes on after that: give it a"
+            " larger MAXVALUE, or the column another default",
+        )
+        past = number > max(maximum, parts.given)
+        return [wanted], [Item("sequence", place, fitted(column), _PAST if past else found)]
 
     async def _compare_programs(
         self, tables: Sequence[WantedTable], programs: Sequence[Program]

@@ -67,6 +67,8 @@ class Parts:
         self._name = naming.sql(wanted.table.id)
         self._place = ".".join(naming.place(wanted.table.id))
         self.numbered = wanted.details.numbered
+        #: The largest number that the source has given.
+        self.given = max(0, wanted.details.next_number - 1)
 
     def expected(self) -> list[str]:
         """The statements that create the temporary table."""
@@ -106,15 +108,19 @@ class Parts:
             yield self._item("table", f"note {number}", advice=note, harmless=True)
 
     def set_sequence(self) -> str:
-        """The statement that sets the next number past the maximum."""
+        """The statement that sets the next number past all that the source has given. A sequence
+        that ends before that has none then, so it gives no number twice.
+        """
         column = quote(self.numbered)
         sequence = (
             f"pg_get_serial_sequence({literal(self._name)}, {literal(fitted(self.numbered))})"
         )
-        used = f"coalesce(pg_sequence_last_value({sequence}::regclass), 0)"  # it never goes back
+        used = f"pg_sequence_last_value({sequence}::regclass)"  # it never goes back
+        most = f"(SELECT seqmax FROM pg_sequence WHERE seqrelid = {sequence}::regclass)"
         return (
-            f"SELECT setval({sequence}, (greatest(max({column}), {used}) + 1)::bigint, false)"
-            f" FROM {self._name}"
+            f"SELECT setval({sequence}, greatest(used, 1)::bigint, used > 0) FROM (SELECT"
+            f" least(greatest(max({column}), {used}, {self.given}), {most}) AS used"
+            f" FROM {self._name}) AS it"
         )
 
     def _item(

@@ -30,7 +30,7 @@ from engine.log_status import LogAhead
 from engine.recovery import LostChanges
 from engine.rights import Grants, HandoverRights
 from engine.schema import Part, Table, TableId
-from engine.structure import Structure
+from engine.structure import Counter, Structure
 from sources.mysql.binlog.connection import BinlogConnection
 from sources.mysql.binlog.foreign_keys import ancestors
 from sources.mysql.binlog.stream import Stream
@@ -73,7 +73,7 @@ from sources.mysql.snapshot.chunks import ChunkReader
 from sources.mysql.snapshot.table_reads import TableReads
 from sources.mysql.statistics import are_narrow, row_estimates
 from sources.mysql.stored_programs import read_programs
-from sources.mysql.structure import read_structure
+from sources.mysql.structure import read_counters, read_structure
 
 __all__ = ["MySQLSource"]
 
@@ -155,6 +155,10 @@ class MySQLSource(TableReads):
     def structure(self, tables: Sequence[Table]) -> Structure:
         """As ``DescribesSchema.structure``."""
         return self._ask(lambda session: read_structure(session, tables))
+
+    def counters(self, tables: Sequence[Table]) -> Mapping[TableId, Counter]:
+        """As ``DescribesSchema.counters``."""
+        return self._ask(lambda session: read_counters(session, tables))
 
     def selected(self, ids: Collection[TableId]) -> set[TableId]:
         """Those of ``ids`` that the configuration selects."""

@@ -12,9 +12,10 @@ from engine.cutover import parts
 from engine.cutover.hooks import Hooks
 from engine.cutover.readiness import Refused
 from engine.errors import TailraceError
-from engine.handover import BEFORE_SWITCH, Client, Cutover
+from engine.handover import BEFORE_SWITCH, Client, Cutover, Numbers
 from engine.proof import TableProof
 from engine.settings.cutover import CutoverSettings, HookSettings
+from engine.structure import Counter
 from tests.support.cutover_world import HOOK, LEDGER, QUICK, World
 from tests.support.web_hooks import Hook
 
@@ -54,6 +55,15 @@ def test_all_steps() -> None:
     done = world.run()
     assert (done.state, steps(done), world.read_only) == ("done", STEPS, True)
     assert world.calls == ["freeze", "hook_switch 1", "stop"]
+
+
+def test_sequences_go_past_the_counters_of_the_frozen_source() -> None:
+    """GIVEN rows that are numbered and deleted until the freeze THEN the step finish gets the
+    counters of the frozen source."""
+    world = begun(before=None)
+    world.at["step drain"] = lambda: world.counters.update({LEDGER: Counter("id", 5001)})
+    world.run()
+    assert world.finished == Numbers(world.settings.sequence_margin, {LEDGER: Counter("id", 5001)})
 
 
 def test_a_bug_before_the_switch_aborts() -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 import msgspec
 
 from engine.mapping.changes import Mapping
-from engine.mapping.structure import wanted_tables
+from engine.mapping.structure import wanted_counters, wanted_tables
 from engine.schema import Column, Expression, ForeignKey, Table, TableId, Type
 from engine.settings.mapping import TableRules
-from engine.structure import Check, Item, Structure, TableDetails
+from engine.structure import Check, Counter, Item, Structure, TableDetails
 from engine.toolkit.schema_diff import Difference, differences
 
 MAKE = ("CREATE it",)
@@ -98,6 +98,21 @@ def test_a_table_that_is_not_mapped_gets_everything() -> None:
     child, _ = wanted_tables(Mapping(), [CHILD, PARENT], STRUCTURE)
     assert (child.details, child.foreign_keys) == (DETAILS, (KEY,))
     assert child.notes == ("the foreign key far is left out: s.unknown is not followed",)
+
+
+def test_counters_have_the_names_of_the_target() -> None:
+    """GIVEN a table that is renamed with its column, one whose column is left out, and two that
+    are merged THEN the first has its counter."""
+    ids = [TableId("s", name) for name in ("a", "b", "m1", "m2")]
+    tables = [Table(id, (column("id"), column("n")), (0,)) for id in ids]
+    rules = {
+        "s.a": TableRules(to="t.x", rename={"n": "number"}),
+        "s.b": TableRules(drop=("n",)),
+        "s.m*": TableRules(to="t.merged", merge={"origin": "table"}),
+    }
+    counters = {id: Counter("n", 7) for id in ids}
+    found = wanted_counters(Mapping(rules), tables, counters)
+    assert found == {TableId("t", "x"): Counter("number", 7)}
 
 
 def test_a_mapping_renames_and_leaves_out() -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 import asyncio
 
 import psycopg
+import pytest
 
 from engine.errors import ApplyError
+from engine.handover import Numbers
 from engine.schema import Column, Expression, ForeignKey, Index, Table, TableId, Type
 from engine.structure import Check, TableDetails, WantedTable
 from engine.toolkit.schema_diff import Difference, differences
@@ -126,6 +128,50 @@ def test_a_foreign_key_that_postgresql_refuses_is_explained(url: str) -> None:
         ]
         assert "unique index of shop.parent over exactly (n)" in left[0].advice
         sink = PostgresSink(PostgresSettings(url), "p")
-        finished = asyncio.run(sink.finish([parent, child], 0))
+        finished = asyncio.run(sink.finish([parent, child], Numbers(0)))
         assert finished.constraints == 0
         assert "by_name" in finished.left[0]
+
+
+def numbered(name: str, type: Type, next: int) -> WantedTable:
+    """A table of one column, which the source numbers."""
+    table = Table(TableId("shop", name), (Column("id", type, "", nullable=False),), (0,))
+    return WantedTable(table, TableDetails(numbered="id", next_number=next))
+
+
+@pytest.mark.parametrize(
+    ("stored", "type", "row", "next", "given"),
+    [
+        ("integer", Type("int32"), None, 5001, 5001),
+        ("integer", Type("int32"), None, 0, 1),
+        ("integer", Type("int32"), -7, 1, 1),
+        ("integer", Type("int32"), 7, 3, 8),
+        ("integer", Type("int32"), 2147483647, 2147483647, None),
+        ("numeric(20)", Type("uint64"), 2**64 - 6, 2**64 - 5, None),
+    ],
+)
+def test_numbers_go_on_where_the_source_goes_on(
+    url: str, stored: str, type: Type, row: int | None, next: int, given: int | None
+) -> None:
+    """GIVEN the number that the source gives next WHEN the target is completed THEN it gives that
+    one. Where a sequence has none so large, it gives none, and a person is told."""
+    insert = "INSERT INTO shop.t DEFAULT VALUES RETURNING id"
+    with psycopg.connect(url, autocommit=True) as target:
+        target.execute("CREATE SCHEMA shop")
+        target.execute(f"CREATE TABLE shop.t (id {stored} PRIMARY KEY)")  # type: ignore[call-overload]
+        if row is not None:
+            target.execute("INSERT INTO shop.t VALUES (%s)", (row,))
+        refused, left = completed(url, numbered("t", type, next))
+        assert refused == {}
+        beyond = type.kind == "uint64"
+        assert [(it.kind, it.statements) for it in left] == [("sequence", ())] * beyond
+        assert all("MAXVALUE" in it.advice for it in left)
+        if given is not None:
+            assert target.execute(insert).fetchone() == (given,)
+            return
+        with pytest.raises(psycopg.errors.SequenceGeneratorLimitExceeded):
+            target.execute(insert)
+        sink = PostgresSink(PostgresSettings(url), "p")
+        assert asyncio.run(sink.obstacles([TableId("shop", "t")], Numbers(1000))) == []
+        finished = asyncio.run(sink.finish([TableId("shop", "t")], Numbers(1000)))
+        assert "is at its end" in finished.left[0]

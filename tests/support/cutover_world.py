@@ -20,10 +20,21 @@ from engine.cutover.hooks import Hooks
 from engine.cutover.machine import Machine
 from engine.cutover.parts import Engine, Line, Parts
 from engine.errors import SinkLost, TailraceError
-from engine.handover import Changed, Client, Connected, Cutover, Finished, Obstacle, Sides, Since
+from engine.handover import (
+    Changed,
+    Client,
+    Connected,
+    Cutover,
+    Finished,
+    Numbers,
+    Obstacle,
+    Sides,
+    Since,
+)
 from engine.proof import TableProof
 from engine.schema import Table, TableId
 from engine.settings.cutover import CutoverSettings, HookName, HookSettings
+from engine.structure import Counter
 from engine.toolkit.schema_diff import Difference
 from engine.verify.report import TableReport, VerifyReport
 
@@ -59,6 +70,9 @@ class World:
         self.proof: TableProof | None = None
         self.outdated: dict[TableId, str] = {}
         self.clients: list[Client] = []
+        self.counters: dict[TableId, Counter] = {}
+        #: What the target's sequences were set past.
+        self.finished: Numbers | None = None
         #: The sessions of others on the source, with their numbers, and the newest of all.
         self.sessions: dict[str, int] = {}
         self.newest_session = 7
@@ -102,6 +116,7 @@ class World:
                 settings=self.settings,
                 compare=self._compare,
                 differences=self._differences,
+                counters=self._counters,
                 outdated=lambda state: self.outdated,
                 tell=self._tell,
                 by="test",
@@ -141,6 +156,9 @@ class World:
     async def _differences(self) -> list[Difference]:
         return []
 
+    async def _counters(self, state: State) -> dict[TableId, Counter]:
+        return self.counters
+
     async def _sides(self) -> Sides:
         return Sides()
 
@@ -179,10 +197,11 @@ class _Sink:
     async def newest_cutover(self) -> Cutover | None:
         return self._world.record
 
-    async def finish(self, tables: Sequence[TableId], margin: int) -> Finished:
+    async def finish(self, tables: Sequence[TableId], numbers: Numbers) -> Finished:
+        self._world.finished = numbers
         return Finished(1, 0, 1)
 
-    async def obstacles(self, tables: Sequence[TableId], margin: int) -> list[Obstacle]:
+    async def obstacles(self, tables: Sequence[TableId], numbers: Numbers) -> list[Obstacle]:
         return []
 
     async def clients(self, tables: Sequence[TableId]) -> list[Client]:

@@ -1,0 +1,41 @@
+"""What a source tells of its tables besides columns and rows."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from engine.schema import TableId
+from engine.structure import Counter
+from sources.mysql.settings import MySQLSettings
+from sources.mysql.source import MySQLSource
+from tests.support.mysql_sessions import FreshDatabase, Writer
+from tests.support.servers import AnyServer
+
+
+def test_counters_are_those_of_now(
+    mysql_family: AnyServer, fresh_mysql_database: FreshDatabase
+) -> None:
+    """GIVEN counters that were read before WHEN rows are inserted and deleted THEN the counter is
+    past the deleted rows at once, although MySQL shows statistics of a day ago."""
+    database = Writer(mysql_family, fresh_mysql_database(mysql_family))
+    name = database.database
+    numbered, unused = TableId(name, "numbered"), TableId(name, "unused")
+    database(
+        "CREATE TABLE numbered (n INT, id INT AUTO_INCREMENT PRIMARY KEY)",
+        "CREATE TABLE unused (id INT AUTO_INCREMENT PRIMARY KEY)",
+        "CREATE TABLE plain (id INT PRIMARY KEY)",
+        "INSERT INTO numbered (n) VALUES (1)",
+        "SELECT AUTO_INCREMENT FROM information_schema.TABLES",
+    )
+    settings = MySQLSettings(url=mysql_family.url, tables=(f"{name}.*",))
+    with closing(MySQLSource(settings)) as source:
+        tables = source.catalog()
+        assert source.counters(tables)[numbered] == Counter("id", 2)
+        database("INSERT INTO numbered VALUES (1, 5000)", "DELETE FROM numbered")
+        found = source.counters(tables)
+        assert found[numbered] == Counter("id", 5001)
+        assert found.keys() <= {numbered, unused}
+        details = source.structure(tables).tables
+        assert (details[numbered].numbered, details[numbered].next_number) == ("id", 5001)
+        assert details[unused].next_number in (0, 1)
+    database.connection.close()
