@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from engine.schema import Table
+from engine.toolkit.sampling import SampleSize
 from engine.verify.report import Difference, TableReport
 from tests.support.releases import Since, version_of
 from tests.support.servers import AnyServer
@@ -187,16 +188,31 @@ def sides(mysql_family: AnyServer, new_sides: Callable[..., Sides]) -> Sides:
     return new_sides(mysql_family)
 
 
-def test_every_planted_fault_is_found_and_nothing_else(sides: Sides) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"by_rows": True}, marks=pytest.mark.slow),
+        pytest.param({"sample": SampleSize(share=1 - 1e-12)}, marks=pytest.mark.slow),
+    ],
+    ids=["checksums", "rows", "sample"],
+)
+def test_every_planted_fault_is_found_and_nothing_else(
+    sides: Sides, options: dict[str, Any]
+) -> None:
+    """The sample has all rows."""
     faults = faults_on(sides)
     tables = [make(sides, name, faults) for name in KEYS]
     with Mirror(sides, change) as mirror:
-        reports = sides.compare_all(tables, passed=mirror.passed, chunk_rows=20).tables
+        reports = sides.compare_all(tables, passed=mirror.passed, chunk_rows=20, **options).tables
         assert mirror.done > 0
     for report, name in zip(reports, KEYS, strict=True):
         check(report, name, expected(faults))
-        assert report.method == "checksums"
-        assert report.read < report.rows / 2
+        sampled = "sample" in options and name != "keyless"
+        assert (report.sample is not None) is sampled
+        assert report.method == ("rows" if sampled or options.get("by_rows") else "checksums")
+        if report.method == "checksums":
+            assert report.read < report.rows / 2
 
 
 def test_the_rows_of_a_cascade_that_is_missing_are_found(sides: Sides) -> None:
