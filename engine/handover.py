@@ -38,6 +38,7 @@ __all__ = [
     "Since",
     "StepRecord",
     "is_switched",
+    "known_cutover",
 ]
 
 CutoverState = Literal[
@@ -324,12 +325,15 @@ class KeepsCutovers(Protocol):
         ...
 
 
-async def is_switched(sink: object) -> bool:
-    """Whether a cutover of the pipeline is done, so that applications write to the target."""
+async def known_cutover(sink: object) -> Cutover | None:
+    """The newest cutover of the pipeline as it is; None if there is none."""
     newest = None
     if isinstance(sink, KeepsCutovers):
         with suppress(SinkError):  # a record of a newer version
             newest = await sink.newest_cutover()
-    if newest is None or newest.reset_at is not None:
-        return False
-    return newest.state == "done" and newest.direction == "forward"
+    return None if newest is None or newest.reset_at is not None else newest
+
+
+def is_switched(cutover: Cutover | None) -> bool:
+    """Whether a cutover is done, so that applications write to the target."""
+    return cutover is not None and cutover.state == "done" and cutover.direction == "forward"

@@ -22,7 +22,7 @@ from engine.cli.wiring import load_settings, make_sink, make_source
 from engine.commands import BackfillTables, CommandStore, Letters, QuarantineTables, Skip
 from engine.contract import Sink
 from engine.errors import ConfigError, DecodeError, SourceError
-from engine.handover import is_switched
+from engine.handover import is_switched, known_cutover
 from engine.ops.log import printable
 from engine.ops.status import TableStatus, table_status
 from engine.pipeline.dead_letters import letter_line
@@ -37,7 +37,7 @@ from engine.recovery import (
     count_dead_letters,
 )
 from engine.remedies import BACKFILL as BACKFILL_TABLE
-from engine.remedies import BACKFILL_ALL
+from engine.remedies import BACKFILL_ALL, rendered
 from engine.settings.loader import Settings
 
 __all__ = [
@@ -344,11 +344,18 @@ async def _reset(settings: Settings, options: argparse.Namespace) -> int:
                     "an engine runs this pipeline", hint="stop it first: `tailrace stop CONFIG`"
                 )
     count = sum(not table.id.name.startswith(TWIN_PREFIX) for table in state.tables)
+    cutover = await known_cutover(sink)
     what = f"the position of the pipeline {name} and the progress of {count:,} tables are forgotten"
     if options.drop:
         what += f", and these {count:,} tables are dropped from the target with all their rows"
-        if await is_switched(sink):
+        if is_switched(cutover):
             what += ", also those that applications have written since the cutover"
+    if cutover is not None and not cutover.ended:
+        status = rendered("`tailrace cutover CONFIG --status`", config=str(options.config))
+        what += (
+            f". A cutover is under way, which stands at {cutover.state}, and the source may be"
+            f" frozen: {status} says what ends it"
+        )
     if not agreed(what, options):
         return 1
     dropped = await sink.reset(drop=options.drop)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from engine.checkpoint import Cause, TableProgress
 from engine.contract import SelectsTables, Sink, SnapshotSource, Source
 from engine.errors import ConfigError, SinkError, SourceLost
-from engine.handover import is_switched
+from engine.handover import is_switched, known_cutover
 from engine.mapping.changes import Mapping
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
@@ -70,7 +70,7 @@ async def refuse_wrong_configuration(source: Source, sink: Sink, mapping: Mappin
 
 async def _refuse_switched(sink: Sink) -> None:
     """Raise ConfigError if the applications write to the target since a cutover."""
-    if await is_switched(sink):
+    if is_switched(await known_cutover(sink)):
         raise ConfigError(
             "a cutover has switched the applications to the target, and this engine would write"
             " the source's changes over theirs",

@@ -4,6 +4,7 @@ The cutover, with real servers, a running engine, and a writer that stops only w
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import pymysql
 import pytest
 
 from engine.cli.main import main
+from engine.cli.wiring import load_settings, make_sink
 from engine.databases.mysql.connect import error_code, query
 from engine.errors import TailraceError
+from engine.handover import Cutover, KeepsCutovers
 from tests.support.cutovers import RECORDED, become_ready, killed_at, record, thawed_at_the_end
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import FreshDatabase
@@ -190,6 +193,31 @@ def test_a_cutover_loses_nothing(
             insert = f"INSERT INTO {database}.ledger (note) VALUES ('new side') RETURNING id"
             assert there.execute(insert.encode()).fetchall() == [(max(source) + 500 + 1,)]
         assert_ended(config, capsys)
+
+
+def test_a_reset_tells_of_a_cutover_that_is_under_way(
+    mysql: AnyServer,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    database = fresh_mysql_database(mysql)
+    config, _ = prepare(mysql, database, target_database, tmp_path)
+    assert main(["run", str(config), "--until-caught-up", "--no-progress"]) == 0
+    sink = make_sink(load_settings(config))
+    assert isinstance(sink, KeepsCutovers)
+
+    async def begin() -> None:
+        async with sink.cutover_store() as store:
+            await store.save(Cutover("cutover_1", "switch", 1.0, "a person"))
+
+    asyncio.run(begin())
+    capsys.readouterr()
+    assert main(["reset", str(config), "--drop"]) == 2  # there is nobody to ask
+    asked = capsys.readouterr().out
+    assert "A cutover is under way, which stands at switch, and the source may be frozen" in asked
+    assert f"tailrace cutover {config} --status" in asked
 
 
 def killed_while_it_waits(server: AnyServer, database: str, run: list[str]) -> None:
