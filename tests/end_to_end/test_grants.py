@@ -53,13 +53,14 @@ def test_all_works_with_the_printed_grants(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """GIVEN the users with these rights alone WHEN a pipeline is checked, backfills, follows
-    changed and new tables, and is compared THEN nothing lacks a right."""
+    changed and new tables, is compared, and is about to be cut over THEN nothing lacks a right."""
     info = target.info
     config = write_config(
         tmp_path,
         f"mysql://{USER}:{PASSWORD}@{source.server.host}:{source.server.port}/",
         f"postgresql://{USER}:{PASSWORD}@{info.host}:{info.port}/{info.dbname}",
         f"{source.database}.*",
+        more='[cutover]\nswitch = { command = ["true"] }\n',
     )
 
     def printed(*words: str, status: int = 0) -> str:
@@ -94,6 +95,8 @@ def test_all_works_with_the_printed_grants(
         printed("backfill", "*.log")
         engine.wait_status(lambda status: are_live(status, 3))
         printed("verify")
+        ready = json.loads(printed("cutover", "--dry-run", "--json"))
+        assert [it for it in ready["warnings"] if "GRANT" in it] == []
         assert engine.terminate() == 0, engine.tail()
     assert "denied" not in engine.log.read_text()
 
