@@ -79,7 +79,9 @@ class TableDetails(msgspec.Struct, frozen=True):
     ``comments`` are those of columns, by name. ``numbered`` is the column that gets a number where
     an INSERT gives none; ``touched`` are those that an UPDATE sets to the time. ``other_indexes``
     are the indexes that are not in ``Table.indexes``, each with what it is. ``next_number`` is the
-    number of the next row, as in ``Counter``, 0 if it is not known.
+    number of the next row, as in ``Counter``, 0 if it is not known. ``defaults`` are those of
+    columns that are expressions, by name, as people write them; none where the ``Table`` has them
+    so.
     """
 
     comment: str = ""
@@ -89,6 +91,7 @@ class TableDetails(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...] = ()
     other_indexes: Mapping[str, str] = {}
     next_number: int = 0
+    defaults: Mapping[str, str] = {}
 
 
 class Program(msgspec.Struct, frozen=True, order=True):

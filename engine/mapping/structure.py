@@ -74,6 +74,7 @@ def _wanted(target: Table, places: Mapping[TableId, _Place], structure: Structur
         details = msgspec.structs.replace(
             details,
             comments={names[it]: text for it, text in details.comments.items() if it in names},
+            defaults={names[it]: text for it, text in details.defaults.items() if it in names},
             numbered=names.get(details.numbered, ""),
             touched=tuple(names[it] for it in details.touched if it in names),
             checks=tuple(_renamed(check, names) for check in details.checks),

@@ -83,7 +83,9 @@ class Parts:
             if indexable(stored, index)
         )
         for column in stored.columns:
-            if (default := _expression(column)) is not None:
+            if column.generated or column.default is None or constant_default(column) is not None:
+                continue  # the column's definition has it
+            if (default := self._default(column)) is not None:
                 statements.append(_set_default(TEMPORARY, column, default))
         for check in self._checks:
             if check.enforced and (sql := self._condition(check)[0]):
@@ -142,11 +144,20 @@ class Parts:
             harmless=harmless,
         )
 
+    def _default(self, column: Column) -> str | None:
+        """The default of a column that has one, as SQL; None if it is not exact. An expression may
+        be a constant, unless it is a text of another charset.
+        """
+        shown = self._wanted.details.defaults.get(column.name, "")
+        if shown and not shown.startswith("_"):
+            column = msgspec.structs.replace(column, default=shown)
+        return constant_default(column) or time_default(column)
+
     def _defaults(self) -> Iterator[Item]:
         for column in self._stored.columns:
             if column.default is None or column.generated:
                 continue
-            default = constant_default(column) or _expression(column)
+            default = self._default(column)
             if default == NULL:
                 continue
             if default is not None:
@@ -154,7 +165,8 @@ class Parts:
                 yield self._item("default", column.name, statements=(statement,))
             else:
                 advice = "it is no constant, and cannot be said exactly: set one that does the same"
-                text = f"DEFAULT {column.default}"
+                shown = self._wanted.details.defaults.get(column.name, column.default)
+                text = f"DEFAULT {shown}"
                 yield self._item("default", column.name, text, advice=advice, by_name=True)
 
     def _indexes(self) -> Iterator[Item]:
@@ -261,13 +273,6 @@ class Parts:
 
     def _validate(self, name: str) -> str:
         return f"ALTER TABLE {self._name} VALIDATE CONSTRAINT {quote(name)}"
-
-
-def _expression(column: Column) -> str | None:
-    """A default that is no constant, as SQL; None if there is none, or it is not exact."""
-    if column.generated or column.default is None or constant_default(column) is not None:
-        return None
-    return time_default(column)
 
 
 def _set_default(table: str, column: Column, default: str) -> str:

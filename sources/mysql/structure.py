@@ -19,7 +19,7 @@ from engine.schema import Table, TableId
 from engine.structure import Check, Counter, Program, Structure, TableDetails
 from sources.mysql.catalog import among
 from sources.mysql.ddl.computed import exact_condition
-from sources.mysql.ddl.expressions import shown_expression
+from sources.mysql.ddl.expressions import shown_expression, written_expression
 from sources.mysql.stored_programs import hidden_programs
 
 __all__ = ["read_counters", "read_programs_of", "read_structure"]
@@ -28,6 +28,11 @@ _COLUMNS: Final = """
 SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, EXTRA, COLUMN_COMMENT FROM information_schema.COLUMNS
 WHERE {where} AND (COLUMN_COMMENT <> '' OR EXTRA LIKE '%%auto_increment%%'
   OR EXTRA LIKE '%%on update%%')
+"""
+#: MySQL's manual, "The INFORMATION_SCHEMA COLUMNS Table". MariaDB shows defaults as SQL.
+_EXPRESSIONS: Final = """
+SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, COLUMN_DEFAULT FROM information_schema.COLUMNS
+WHERE {where} AND EXTRA LIKE '%%DEFAULT_GENERATED%%'
 """
 _COMMENTS: Final = """
 SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_COMMENT FROM information_schema.TABLES
@@ -77,6 +82,7 @@ def read_structure(connection: Connection[Any], tables: Sequence[Table]) -> Stru
     numbered, numbers = _numbered(columns), _next_numbers(connection, ids)
     indexes = _grouped(_rows(connection, _INDEXES, ids))
     mariadb = is_mariadb(connection)
+    defaults = _grouped(() if mariadb else _rows(connection, _EXPRESSIONS, ids))
     checks = _grouped(_visible(connection, _CHECKS[mariadb], ids))
     found = {
         table.id: TableDetails(
@@ -87,6 +93,11 @@ def read_structure(connection: Connection[Any], tables: Sequence[Table]) -> Stru
             tuple(_check(table, mariadb, *it) for it in sorted(checks[table.id])),
             {name: _index_kind(kind) for name, kind in indexes[table.id]},
             numbers.get(table.id, 0),
+            {
+                name: written_expression(text, mariadb=mariadb)
+                for name, text in defaults[table.id]
+                if text is not None
+            },
         )
         for table in tables
     }
@@ -136,7 +147,8 @@ def _next_numbers(connection: Connection[Any], ids: Collection[TableId]) -> dict
 
 def _check(table: Table, mariadb: bool, name: str, clause: str, enforced: str) -> Check:
     condition = exact_condition(table.columns, shown_expression(clause, mariadb=mariadb))
-    return Check(name, clause, condition, enforced == "YES")
+    text = written_expression(clause, mariadb=mariadb)
+    return Check(name, text, condition, enforced == "YES")
 
 
 def _index_kind(kind: str) -> str:

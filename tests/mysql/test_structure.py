@@ -39,3 +39,24 @@ def test_counters_are_those_of_now(
         assert (details[numbered].numbered, details[numbered].next_number) == ("id", 5001)
         assert details[unused].next_number in (0, 1)
     database.connection.close()
+
+
+def test_expressions_are_shown_as_people_write_them(
+    mysql_family: AnyServer, fresh_mysql_database: FreshDatabase
+) -> None:
+    database = Writer(mysql_family, fresh_mysql_database(mysql_family))
+    name = database.database
+    database(
+        """CREATE TABLE t (id INT PRIMARY KEY, `ü` INT,
+        a VARCHAR(30) DEFAULT (CONCAT('é\\'\\\\', 'Ã©', '_utf8mb4')),
+        CONSTRAINT c CHECK (a <> 'é''_utf8mb4' AND `ü` > 0))"""
+    )
+    settings = MySQLSettings(url=mysql_family.url, tables=(f"{name}.*",))
+    with closing(MySQLSource(settings)) as source:
+        (table,) = source.catalog()
+        details = source.structure([table]).tables[table.id]
+    default = details.defaults.get("a", table.columns[2].default)
+    assert default == "concat('é\\'\\\\','Ã©','_utf8mb4')"
+    text = details.checks[0].text.replace("(", "").replace(")", "")
+    assert text == "`a` <> 'é\\'_utf8mb4' and `ü` > 0"
+    database.connection.close()

@@ -175,3 +175,22 @@ def test_numbers_go_on_where_the_source_goes_on(
         assert asyncio.run(sink.obstacles([TableId("shop", "t")], Numbers(1000))) == []
         finished = asyncio.run(sink.finish([TableId("shop", "t")], Numbers(1000)))
         assert "is at its end" in finished.left[0]
+
+
+def test_an_expression_that_is_a_constant_becomes_a_default(url: str) -> None:
+    """GIVEN defaults that MySQL keeps as expressions, as of every TEXT WHEN the target is completed
+    THEN it has those that are constants, and a person is asked for the others."""
+    texts = {"a": "'it''s \\\\ é'", "b": "_latin1'é'", "c": "uuid()", "d": "5"}
+    columns = [Column(name, Type("text"), "text", default="raw()") for name in texts]
+    table = Table(TableId("shop", "t"), (ID, *columns), (0,))
+    with psycopg.connect(url, autocommit=True) as target:
+        target.execute("CREATE SCHEMA shop")
+        target.execute("CREATE TABLE shop.t (id int PRIMARY KEY, a text, b text, c text, d text)")
+        refused, left = completed(url, WantedTable(table, TableDetails(defaults=texts)))
+        assert refused == {}
+        assert [(it.name, it.wanted, it.statements) for it in left] == [
+            ("b", "DEFAULT _latin1'é'", ()),
+            ("c", "DEFAULT uuid()", ()),
+        ]
+        found = target.execute("INSERT INTO shop.t (id) VALUES (1) RETURNING a, c, d").fetchone()
+        assert found == ("it's \\ é", None, "5")

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from engine.schema import Expression
 from sources.mysql.ddl.dialect import HIGH_NOT_PRECEDENCE
 from sources.mysql.ddl.tokens import Token, Tokens, Unreadable
 
-__all__ = ["inexact", "read_expression", "shown_expression"]
+__all__ = ["inexact", "read_expression", "shown_expression", "written_expression"]
 
 _COMPARISONS: Final = frozenset("<>=!")
 _FUNCTIONS: Final = {
@@ -39,6 +40,8 @@ _OF_MANY: Final = {"CONCAT": "concat", "COALESCE": "coalesce"}
 _PRODUCTS: Final = {"*": "multiply", "DIV": "divide", "%": "modulo", "MOD": "modulo"}
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+#: The charsets before texts that mean what is written.
+_UTF8: Final = frozenset(("_UTF8MB4", "_UTF8MB3", "_UTF8"))
 #: The most levels of an expression. Deeper ones could exceed Python's stack.
 _MOST_LEVELS: Final = 100
 #: Words that begin or continue an expression, and so are no names of columns.
@@ -94,6 +97,25 @@ def shown_expression(text: str, *, mariadb: bool) -> Expression:
     if not mariadb:
         text = _ESCAPED.sub(r"\1", text)
     return read_expression(Tokens(text, mariadb=mariadb))
+
+
+def written_expression(text: str, *, mariadb: bool) -> str:
+    """An expression of ``information_schema`` as people write it.
+
+    MySQL shows the bytes of its UTF-8 as characters of latin1, escapes them once more, as a string,
+    and puts its charset before each text.
+    """
+    if mariadb:
+        return text
+    text = _ESCAPED.sub(r"\1", text)
+    with suppress(UnicodeError):  # a text of another charset
+        text = text.encode("latin-1").decode()
+    tokens, kept, place = Tokens(text), "", 0
+    while not tokens.ended:
+        token = tokens.next()
+        if token.word in _UTF8 and tokens.peek().kind == "string":
+            kept, place = kept + text[place : token.start], token.end
+    return kept + text[place:]
 
 
 class _Unknown(Exception):
