@@ -30,7 +30,6 @@ SETTINGS = """
 quiet_seconds = 0.3
 switch = {{ command = ["sh", "-c", "cat >> {called}"] }}
 switch_back = {{ command = ["true"] }}
-switch_back = {{ command = ["true"] }}
 """
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
