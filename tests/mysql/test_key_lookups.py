@@ -4,13 +4,14 @@ Keys of text in every charset: a lookup by the text that a read shows finds the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import product
 
 import pytest
 
-from engine.databases.mysql.connect import query
+from engine.databases.mysql.connect import is_mariadb, query
 from engine.databases.mysql.row_reader import MySQLRowReader
 from engine.schema import Table, TableId
 from sources.mysql.catalog import read_table
@@ -84,3 +85,79 @@ def test_every_pair_of_bytes_of_every_charset_is_found(
         # One pair of gb18030, of 24,000, is not found.
         if longest in (2, 3) and charset not in UNICODE:
             check_lookups(settings, fill(writer, charset, pairs), 1000)
+
+
+#: Types of keys, and values of them as SQL.
+TYPES = {
+    "TINYINT": "-1 0 7",
+    "BIGINT UNSIGNED": "0 1 18446744073709551615",
+    "BOOLEAN": "0 1",
+    "DECIMAL(20,5)": "-1.5 0 12345678901234.56789",
+    "FLOAT": "0.1 -2.5 3e30",
+    "DOUBLE": "0.1 -2.5 1e300",
+    "BIT(64)": "0 1 18446744073709551615",
+    "YEAR": "2024 1999 0",
+    "DATE": "'2024-01-02' '0000-00-00' '9999-12-31'",
+    "DATETIME": "'2024-01-02 03:04:05' '0000-00-00' '9999-12-31 23:59:59'",
+    "DATETIME(6)": "'2024-01-02 03:04:05.000001' '2024-01-02 03:04:05' '0000-00-00'",
+    "TIMESTAMP": "'2024-01-02 03:04:05' '2030-01-01 00:00:00' '0000-00-00'",
+    "TIMESTAMP(3)": "'2024-01-02 03:04:05.125' '2030-01-01 00:00:00' '0000-00-00'",
+    "TIME": "'10:00:00' '-838:59:59' '00:00:00'",
+    "TIME(6)": "'10:00:00.000001' '-838:59:58.999999' '00:00:00'",
+    "BINARY(3)": "x'00' x'ff00ff' ''",
+    "VARBINARY(9)": "x'00' x'ff00ff' ''",
+    "CHAR(5)": "'a' 'é€' ''",
+    "VARCHAR(5)": "'a' 'é€' ' ' '😀'",
+    "ENUM('a','é','')": "'a' 'é' ''",
+    "SET('a','é','c')": "'a' 'a,é' ''",
+    f"SET{tuple(f'm{n}' for n in range(64))}": "1 18446744073709551615 0",
+}
+OF_MARIADB = {
+    "UUID": "'12345678-9abc-11ef-8000-0123456789ab' 'ffffffff-ffff-ffff-ffff-ffffffffffff'",
+    "INET6": "'::1' '2001:db8::ff'",
+    "INET4": "'1.2.3.4' '255.255.255.255'",
+}
+
+
+def check_together(settings: MySQLSettings, table: Table) -> None:
+    """A reader that has read nothing finds all rows by one lookup, and each by one of its own."""
+    with closing(MySQLRowReader(settings)) as reader:
+        keys = [key for rows in reader.scan(table) for key in rows]
+    with closing(MySQLRowReader(settings)) as reader:
+        assert len(keys) > 1
+        assert sorted(reader.by_keys(table, keys)) == sorted(keys), table.columns
+        assert [reader.by_keys(table, [key]) for key in keys] == [[key] for key in keys]
+
+
+def make_pairs(writer: Writer, type: str, values: list[str], name: str) -> Table:
+    """A table with a key of an integer and this type."""
+    writer(f"CREATE TABLE {name} (a INT, k {type} NOT NULL, PRIMARY KEY (a, k))")
+    rows = ", ".join(f"({number}, {value})" for number in (1, 2) for value in values)
+    writer(f"INSERT IGNORE INTO {name} VALUES {rows}")
+    table = read_table(writer.connection, TableId(writer.database, name))
+    assert table is not None
+    return table
+
+
+def test_keys_of_two_columns_of_every_type_are_found_together(
+    mysql_family: AnyServer, writer: Writer
+) -> None:
+    settings = MySQLSettings(url=mysql_family.url)
+    types = TYPES | (OF_MARIADB if is_mariadb(writer.connection) else {})
+    for number, (type, values) in enumerate(types.items()):
+        quoted = re.findall(r"x?'[^']*'|\S+", values)
+        check_together(settings, make_pairs(writer, type, quoted, f"t{number}"))
+
+
+@pytest.mark.slow
+def test_keys_of_two_columns_of_every_charset_are_found_together(
+    mysql_family: AnyServer, writer: Writer
+) -> None:
+    settings = MySQLSettings(url=mysql_family.url)
+    texts = [f"'{text}'" for text in ("a", "b c", "é", "€", "я", "漢", "א", "ก", "😀", "Ω")]
+    for (charset, _), enum in product(query(writer.connection, CHARSETS), (False, True)):
+        if charset != "binary":
+            type = "ENUM('a', 'b c')" if enum else "VARCHAR(9)"
+            type = f"{type} CHARACTER SET {charset}"
+            table = make_pairs(writer, type, texts[:2] if enum else texts, f"{charset}{int(enum)}")
+            check_together(settings, table)
