@@ -54,6 +54,7 @@ def choose(
     names: Sequence[str],
 ) -> Chosen:
     """The tables of these names on the source, all if there are none."""
+    names = tuple(dict.fromkeys(names))
     left = {
         str(id): it.reason
         for id, it in progress.items()

@@ -1,5 +1,6 @@
 """
 The description of a ``tailrace`` command. Each module of commands defines its own next to the code.
+``seconds`` is a type of their options.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["Command"]
+__all__ = ["Command", "seconds"]
 
 
 class Command(NamedTuple):
@@ -23,3 +24,11 @@ class Command(NamedTuple):
     takes_config: bool = True
     #: Whether it can work through the API of the engine, without the configuration.
     takes_api: bool = False
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.cli.api_address import address_of
-from engine.cli.command import Command
+from engine.cli.command import Command, seconds
 from engine.cli.output import print_json, print_tables
 from engine.cli.wiring import load_settings, make_sink
 from engine.commands import (
@@ -150,7 +150,7 @@ def add_deadline(parser: argparse.ArgumentParser) -> None:
     """Add the option that says how long ``give`` waits."""
     parser.add_argument(
         "--deadline-seconds",
-        type=float,
+        type=seconds,
         default=60.0,
         metavar="N",
         help="how long to wait for a running engine (default 60)",

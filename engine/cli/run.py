@@ -31,7 +31,7 @@ import uvloop
 
 import benchmarks as bench_command
 from engine import demo as demo_command
-from engine.cli.command import Command
+from engine.cli.command import Command, seconds
 from engine.cli.continuous import ContinuousVerify
 from engine.cli.engine import Engine
 from engine.cli.output import write_records
@@ -118,14 +118,6 @@ def run(options: argparse.Namespace) -> int:
 
             tell_supervisor(error, options.config)
         raise
-
-
-def seconds(text: str) -> float:
-    """A positive number of seconds."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError
-    return value
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

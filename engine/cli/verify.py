@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from engine.cli.chosen import Chosen, choose
-from engine.cli.command import Command
+from engine.cli.command import Command, seconds
 from engine.cli.output import print_json, print_tables, print_warning
 from engine.cli.progress import comparison_progress
 from engine.cli.repair import Differing, add_repair_options, limit_of, repair
@@ -162,7 +162,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--deadline-seconds",
-        type=float,
+        type=seconds,
         default=60.0,
         metavar="N",
         help="how long to recheck rows that keep changing (default 60)",

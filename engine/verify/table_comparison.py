@@ -4,13 +4,15 @@ The comparison of one table: what tables with a key and without one have in comm
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal
 
-from engine.errors import SinkRejected, SourceRejected, TailraceError
+from engine.errors import SinkRejected, SourceError, SourceRejected, TailraceError
 from engine.proof import Resumes
 from engine.schema import Table
 from engine.toolkit.checksums import EVERYTHING, Checksum
@@ -27,6 +29,10 @@ Progress = Callable[[str, int], None]
 
 #: Why all rows are read where checksums could be computed.
 MANY_DIFFER: Final = "many rows differ, or change"
+#: How often the rows of both sides are counted, and the longest time between two counts. A server
+#: may show a transaction a moment after its log has it, so one count proves nothing.
+_COUNTS: Final = 3
+_PAUSE_SECONDS: Final = 0.1
 
 
 class TableComparison(ABC):
@@ -76,12 +82,12 @@ class TableComparison(ABC):
         inconclusive = ""
         try:
             try:
-                await self.compare()
+                await self._compare_all()
             except TailraceError as error:
                 if self.method == "rows" or _is_of_connection(error):
                     raise
                 self.read_instead(error.message)
-                await self.compare()
+                await self._compare_all()
         except TailraceError as error:
             if _is_of_connection(error):
                 raise
@@ -90,6 +96,33 @@ class TableComparison(ABC):
             # Its text may have the value.
             inconclusive = f"a value cannot be compared ({type(error).__name__})"
         return self.result(inconclusive)
+
+    async def _compare_all(self) -> None:
+        """Compare the table. Raises SourceError if no row differs, and yet the source has another
+        number of rows than the target."""
+        await self.compare()
+        undecided = self.sampled or self.hot or self.unfound or self.counts.total()
+        if undecided or self.rows == self.target_rows:
+            return
+        for number in range(_COUNTS):
+            if number:
+                await asyncio.sleep(random.uniform(0.0, _PAUSE_SECONDS))
+            position = await self.pipeline.end_of_log()
+            await self.pipeline.wait()
+            if self.pipeline.stalled:
+                return
+            source, target = await asyncio.gather(
+                *(
+                    side.run(lambda reader: reader.count(self.table))
+                    for side in (self.source, self.target)
+                )
+            )
+            if source == target or await self.pipeline.end_of_log() != position:
+                return  # rows were written meanwhile
+        raise SourceError(
+            f"no row differs, but the source has {source:,} rows and the target {target:,}",
+            table=self.table.id,
+        )
 
     def result(self, inconclusive: str) -> TableReport:
         """The result so far. ``inconclusive``: why the table could not be compared to its end."""

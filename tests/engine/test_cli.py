@@ -334,8 +334,10 @@ def test_from_check_to_verify(database: str, target_database: str, config: Path)
 
     with psycopg.connect(target_database, autocommit=True) as there:
         there.execute("DROP TABLE tailrace.proof")  # as in a state of an older version
-    shown = tailrace("verify", config, "--deadline-seconds", "5", "--table", f"{database}.pets")
+    pets = "--table", f"{database}.pets"
+    shown = tailrace("verify", config, "--deadline-seconds", "5", *pets, *pets)
     assert f"{database}.pets (4): changed in name" in shown.out
+    assert " + " not in shown.out
     assert "Max" not in shown.out + verify.out
     assert "the outcome is not stored" in shown.err
     assert str(config) in shown.err
@@ -437,3 +439,11 @@ def test_what_is_missing_on_a_command_line(
     with pytest.raises(SystemExit):
         make_parser().parse_args(words.split())
     assert capsys.readouterr().err.endswith(f"arguments are required: {missing}\n")
+
+
+@pytest.mark.parametrize("seconds", ["-5", "0", "nan", "inf", "soon"])
+@pytest.mark.parametrize("words", ["verify shop.toml", "pause shop.toml"])
+def test_a_time_is_a_positive_number(words: str, seconds: str) -> None:
+    with pytest.raises(SystemExit) as refused:
+        make_parser().parse_args([*words.split(), f"--deadline-seconds={seconds}"])
+    assert refused.value.code == 2

@@ -98,13 +98,14 @@ class Sides:
         *,
         passed: Callable[[str, float], Awaitable[bool]] | None = None,
         chunk_rows: int = 3,
+        source_position: Callable[[], str] = lambda: "here",
         **options: Any,
     ) -> VerifyReport:
         comparison = verify(
             tables,
             self.source_reader,
             self.target_reader,
-            source_position=lambda: "here",
+            source_position=source_position,
             passed=passed or at_once,
             chunk_rows=chunk_rows,
             **options,

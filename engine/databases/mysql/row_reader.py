@@ -129,7 +129,8 @@ class MySQLRowReader:
             if not where:
                 found = _where(self._in_range(table, KeyRange(after)))
                 rest = f"{found} ORDER BY {_order(table)} LIMIT {limit}"
-                return self._select(table, rest, keys_only=keys_only)
+                rows = self._select(table, rest, keys_only=keys_only)
+                return self._side.later(table, after, rows, keys_only=keys_only)
             # The end of the range first, so that a read does not pass over the whole table.
             end = self.boundary(table, KeyRange(after), limit)
             found = _where([*self._in_range(table, KeyRange(after, end)), where])
@@ -240,7 +241,8 @@ class MySQLRowReader:
         """As ``SumsRows.boundary``."""
         where = _where(self._in_range(table, range))
         rest = f"{where} ORDER BY {_order(table)} LIMIT 1 OFFSET {rows - 1}"
-        return next(iter(self._select(table, rest, keys_only=True)), None)
+        found = self._select(table, rest, keys_only=True)
+        return next(iter(self._side.later(table, range.after, found, keys_only=True)), None)
 
     def range_rows(self, table: Table, range: KeyRange) -> list[Text]:
         """As ``SumsRows.range_rows``."""

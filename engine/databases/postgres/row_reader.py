@@ -99,7 +99,8 @@ class PostgresRowReader:
         """Up to ``limit`` rows, or keys, after the key ``after``, in this server's key order."""
         where, parameters = self._in_range(table, KeyRange(after))
         rest = f"{where} ORDER BY {self._order(table)} LIMIT {limit}"
-        return self._select(table, rest, parameters, keys_only=keys_only)
+        rows = self._select(table, rest, parameters, keys_only=keys_only)
+        return self._side.later(table, after, rows, keys_only=keys_only)
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
         """The rows that have one of these keys, or their keys. A key that PostgreSQL cannot store
@@ -207,7 +208,8 @@ class PostgresRowReader:
         """As ``SumsRows.boundary``."""
         where, parameters = self._in_range(table, range)
         rest = f"{where} ORDER BY {self._order(table)} LIMIT 1 OFFSET {rows - 1}"
-        return next(iter(self._select(table, rest, parameters, keys_only=True)), None)
+        found = self._select(table, rest, parameters, keys_only=True)
+        return next(iter(self._side.later(table, range.after, found, keys_only=True)), None)
 
     def range_rows(self, table: Table, range: KeyRange) -> list[Text]:
         """As ``SumsRows.range_rows``."""
