@@ -114,6 +114,7 @@ TYPES = {
 }
 OF_MARIADB = {
     "UUID": "'12345678-9abc-11ef-8000-0123456789ab' 'ffffffff-ffff-ffff-ffff-ffffffffffff'",
+    "POINT": "POINT(1,2) POINT(1e-300,1e300) x'e6100000010100000000000000000008400000000000001040'",
     "INET6": "'::1' '2001:db8::ff'",
     "INET4": "'1.2.3.4' '255.255.255.255'",
 }

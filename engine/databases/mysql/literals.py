@@ -18,6 +18,8 @@ __all__ = ["bytes_literal", "literal", "literals"]
 _INVALID_LABEL: Final = "0"
 
 _NUMBERS: Final = INTEGER_KINDS | {"decimal", "bit", "boolean"}
+#: The mark of an SRID in the highest byte of the type in EWKB.
+_HAS_SRID: Final = 0x20
 _UTF8: Final = ("", "utf8mb3", "utf8mb4")
 _WITH_DATE: Final = frozenset(("date", "datetime", "timestamp"))
 
@@ -33,6 +35,8 @@ def literal(column: Column, text: str | None) -> str:
         return f"{text}e0" if "e" not in text else text
     if kind == "binary":
         return f"x'{text}'"
+    if kind == "geometry":
+        return f"x'{_with_srid(text)}'"
     if kind in _WITH_DATE:
         return f"'{text}'"
     if kind in ("time", "interval"):
@@ -65,6 +69,14 @@ def literals(column: Column, text: str | None) -> list[str]:
 def bytes_literal(column: Column, digits: str) -> str:
     """A text with these bytes, which are hexadecimal digits, as an SQL literal."""
     return f"_{parse_type(column.source_type).charset} x'{digits}'"
+
+
+def _with_srid(text: str) -> str:
+    """EWKB as MySQL's SRID and WKB ("Internal Geometry Storage Format" in its manual)."""
+    order, kind, rest = text[:2], text[2:10], text[10:]
+    if order == "01" and int(kind[-2:] or "0", 16) & _HAS_SRID:
+        return f"{rest[:8]}{order}{kind[:6]}{int(kind[-2:], 16) & ~_HAS_SRID:02x}{rest[8:]}"
+    return f"00000000{text}"
 
 
 def _number(column: Column, text: str) -> str:

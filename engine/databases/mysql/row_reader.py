@@ -81,6 +81,8 @@ _INTEGERS: Final = frozenset(
 
 _UNICODE: Final = ("", "utf8mb3", "utf8mb4")
 
+_CASTS: Final = {"enum": "UNSIGNED", "set": "UNSIGNED", "geometry": "BINARY"}
+
 Key = tuple[str | None, ...]
 Text = tuple[str | None, ...]
 
@@ -492,7 +494,7 @@ def _order(table: Table) -> str:
 
 
 def _operand(column: Column) -> str:
-    """A column of the key as the server compares and orders it: an enum or set by its number. That
-    of a set may have 64 bits."""
-    name = quote_name(column.name)
-    return f"CAST({name} AS UNSIGNED)" if column.type.kind in ("enum", "set") else name
+    """A column of the key as the server compares and orders it: an enum or set by its number, which
+    may have 64 bits, and a geometry by its bytes."""
+    name, cast = quote_name(column.name), _CASTS.get(column.type.kind)
+    return f"CAST({name} AS {cast})" if cast else name
