@@ -230,4 +230,4 @@ def _outcome_line(outcome: Outcome) -> str:
     what = f"{outcome.table}: {outcome.kind} {outcome.name}".rstrip()
     if not outcome.error:
         return printable(f"done     {what}")
-    return printable(f"refused  {what}: {outcome.error} {outcome.hint}".rstrip())
+    return printable(f"refused  {what}: {outcome.error.rstrip('.')}. {outcome.hint}".rstrip())

@@ -164,7 +164,7 @@ class Parts:
                 statement = _set_default(self._name, column, default)
                 yield self._item("default", column.name, statements=(statement,))
             else:
-                advice = "it is no constant, and cannot be said exactly: set one that does the same"
+                advice = "it cannot be said exactly: set one that does the same"
                 shown = self._wanted.details.defaults.get(column.name, column.default)
                 text = f"DEFAULT {shown}"
                 yield self._item("default", column.name, text, advice=advice, by_name=True)
