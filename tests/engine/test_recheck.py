@@ -164,6 +164,12 @@ def test_a_wrong_row_that_changes_on_either_database_is_hot() -> None:
     assert recheck(Scripted("-1"), Scripted(*changing)) == ([], {KEY})
 
 
+@pytest.fixture
+def hundred_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many rows are rechecked together before their size is known."""
+    monkeypatch.setattr("engine.toolkit.row_limit._FIRST_ROWS", 100)
+
+
 class Many(Scripted):
     """A reader of any rows. All have the first of ``values`` if more than ``FEW_ROWS`` of them are
     read, else the next one at each reading, in turn."""
@@ -189,11 +195,13 @@ def recheck_many(source: Many, target: Many) -> tuple[int, int]:
     return asyncio.run(run())
 
 
+@pytest.mark.usefixtures("hundred_at_first")
 def test_many_rows_that_change_to_and_fro_are_rechecked_a_few_at_a_time() -> None:
     """All readings of many rows at once may show the same by chance."""
     assert recheck_many(Many("0", "1"), Many("1")) == (0, 0)
 
 
+@pytest.mark.usefixtures("hundred_at_first")
 def test_after_a_row_that_differs_the_others_are_rechecked_together() -> None:
     target = Many("2")
     assert recheck_many(Many("1"), target) == (100, 0)
