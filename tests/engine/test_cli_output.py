@@ -19,10 +19,11 @@ import pytest
 from rich.console import Console
 
 from engine.cli.main import make_parser
-from engine.cli.schema import SchemaReport, schema_lines
+from engine.cli.schema import SchemaReport, _hidden, schema_lines
 from engine.cli.tables import findings_table, verify_table
 from engine.contract import Finding
 from engine.ops.log import TextFormatter, printable
+from engine.structure import Hidden
 from engine.toolkit.schema_diff import Difference as SchemaDifference
 from engine.verify.report import TableReport, VerifyReport
 from tests.support.recorded_logs import FIXTURES
@@ -166,6 +167,21 @@ def test_missing_foreign_keys_alone_name_the_option_that_creates_them() -> None:
     *_, count, way = schema_lines(SchemaReport(False, 1, lacks), "my shop.toml")
     assert count == "1 difference in 1 table"
     assert way.endswith("`tailrace schema apply 'my shop.toml' --foreign-keys`")
+
+
+def test_programs_that_the_user_may_not_see_are_no_equality() -> None:
+    """GIVEN hidden triggers and events THEN both are named, and only the triggers may be missing on
+    the target, which has no events."""
+    trigger, event = (
+        _hidden(Hidden(kind, "shop", f"GRANT {kind.upper()} ON `shop`.*"))
+        for kind in ("trigger", "event")
+    )
+    assert (trigger.note, event.note) == (False, True)
+    lines = list(schema_lines(SchemaReport(False, 1, [trigger, event]), "shop.toml"))
+    assert lines[:2] == ["shop", "  unknown    trigger"]
+    assert lines[2].endswith("may not see them: GRANT TRIGGER ON `shop`.* TO <user>")
+    assert lines[3] == "  note       event"
+    assert lines[-1] == "1 difference in 1 table"
 
 
 def test_every_command_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
