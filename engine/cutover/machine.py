@@ -7,7 +7,8 @@ The state machine of a cutover.
 A state is stored in the target before its step begins. So whatever kills the process, the next one
 repeats the step that was under way; every step may be repeated. First it freezes the source again,
 because that may have been restarted in between. If its log has grown, what was drained and compared
-counts no more. At the switch, and after it, applications may write to the target already, so
+counts no more. If the log has less than before, it was reset, or is that of another server, and the
+cutover is aborted. At the switch, and after it, applications may write to the target already, so
 nothing can be compared: a table that the log has changed since is told to a person, who decides.
 
 An error before the switch aborts: the downtime must not go on without a result. An error of the
@@ -228,14 +229,16 @@ class Machine:
 
     async def _confirm(self, cutover: Cutover) -> Cutover:
         """Freeze the source again for a cutover that was left. If its log has grown, go back to the
-        drain. At the switch this is possible only if no table was changed.
+        drain. At the switch this is possible only if no table was changed. A log that has less than
+        before does not show what was written.
         """
         if cutover.before is None or cutover.state in ("freeze", "stop"):
             return cutover
         frozen = await self._work.stand_still(cutover)
-        if self._parts.source.reached(cutover.end, frozen.end):
+        if cutover.end == frozen.end:
             return frozen
         if cutover.state != "switch":
+            self._waits.require_whole(cutover.end, frozen.end)
             frozen = msgspec.structs.replace(frozen, state="drain")
         elif written := await self._waits.written(cutover.end, frozen.end):
             raise TailraceError(

@@ -38,6 +38,10 @@ NO_LIMIT_SECONDS: Final = 3600.0
 LOG_SECONDS: Final = 30.0
 #: So many tables are named that the log has changed.
 NAMED: Final = 5
+#: A log that ends before the place where it was frozen does not show what was written since.
+WENT_BACK: Final = (
+    "the source's log has less than when it was frozen: it was reset, or another server answers"
+)
 
 
 class Line(NamedTuple):
@@ -132,24 +136,45 @@ class Waits:
         by_hook = cutover.before == BY_HOOK
         if not (by_hook or await asyncio.to_thread(self._parts.freezer.is_frozen)):
             return False
-        return self._source.reached(cutover.end, await self.position())
+        now = await self.position()
+        return self._source.reached(cutover.end, now) and not self._went_back(cutover.end, now)
 
     async def require_frozen(self, cutover: Cutover) -> None:
-        """Raise TailraceError if the source takes writes, or has taken some since the freeze."""
+        """Raise TailraceError if the source takes writes, or may have taken some since the
+        freeze.
+        """
+        self.require_whole(cutover.end, await self.position())
         if not await self.frozen(cutover):
             raise TailraceError(
                 "the source was written after it was frozen, or takes writes again",
                 hint="find out who writes; then `tailrace cutover CONFIG --abort`, and begin again",
             )
 
+    def require_whole(self, position: str, end: str) -> None:
+        """Raise TailraceError if the log up to ``end`` lacks something of that at ``position``. It
+        does not show what was written since.
+        """
+        if self._went_back(position, end):
+            raise TailraceError(
+                WENT_BACK,
+                hint="`tailrace status CONFIG` says whether the engine can go on; then begin again",
+            )
+
+    def _went_back(self, position: str, end: str) -> bool:
+        return not self._source.reached(end, position)
+
     async def written(self, position: str, end: str) -> str:
         """What the log may have changed from ``position`` to ``end``, its end, in words; empty if
         it has changed no table. A restart of the source, and a hook that revokes rights, write to
         the log, too.
         """
+        if position == end:
+            return ""
+        if self._went_back(position, end):
+            return WENT_BACK
         state = await self._parts.sink.state()
         tables = [] if state is None else [it for of in state.tables for it in of.sources]
-        if self._source.reached(position, end) or not tables:
+        if not tables:
             return ""
         since = dict.fromkeys(tables, Since(position))
         try:

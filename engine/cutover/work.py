@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -20,6 +21,13 @@ from engine.handover import BEFORE_SWITCH, Cutover, CutoverState, KeepsCutovers,
 from engine.verify.report import VerifyReport
 
 __all__ = ["Work"]
+
+#: The warning about sessions from before the freeze, around their users.
+_OLDER: Final = "connected to the source since before the freeze: "
+_END_THEM: Final = (
+    ". A session keeps rights that were revoked: end those that can write (KILL), in the hook"
+    " freeze"
+)
 
 
 class Work:
@@ -35,7 +43,7 @@ class Work:
         self._freezer = parts.freezer
         self._hooks = parts.hooks
         self._settings = parts.settings
-        #: The newest session of the source when the hook freeze was called last.
+        #: The newest session of the source when the hook freeze had ended last.
         self._newest: int | None = None
         #: Whether another process has begun the step that is under way.
         self.left = False
@@ -60,7 +68,7 @@ class Work:
             cutover = msgspec.structs.replace(cutover, before=before, frozen_at=time.time())
             await self._record.save(cutover)
         cutover = await self.stand_still(cutover)
-        cutover = warned(cutover, await self._older())
+        cutover = warned(cutover, await self._older(cutover))
         return cutover, f"the log stood still for {self._settings.quiet_seconds:g} s"
 
     async def _drain(self, cutover: Cutover) -> tuple[Cutover, str]:
@@ -125,7 +133,6 @@ class Work:
             if self.left or not await self._waits.frozen(cutover):
                 frozen = await self.stand_still(cutover)
             written = await self._waits.written(cutover.end, frozen.end)
-            cutover = warned(cutover, await self._older())
         except TailraceError as error:
             warning = (
                 f"the source could not be frozen again: {error.message}. Make sure that no"
@@ -137,23 +144,24 @@ class Work:
                 f"THE SOURCE WAS WRITTEN AFTER THE FREEZE: {written}. The target lacks these"
                 " changes, or has them over newer rows: compare both before the source is given up"
             )
-            return warned(cutover, [warning]), did
-        return cutover, did
+            cutover = warned(cutover, [warning])
+        try:
+            older = await self._older(cutover)
+        except TailraceError as error:
+            older = [f"it is not known who is connected to the source: {error.message}"]
+        return warned(cutover, older), did
 
-    async def _older(self) -> list[str]:
+    async def _older(self, cutover: Cutover) -> list[str]:
         """The warning about sessions of the source from before the freeze by a hook. They keep the
-        rights on databases that they had, so they can write although the log stands still.
+        rights on databases that they had, so they can write although the log stands still. Users
+        that the record names already are left out.
         """
         if self._newest is None:
             return []
         found = await asyncio.to_thread(self._freezer.clients, self._newest)
-        if not found.users:
-            return []
-        text = (
-            f"connected to the source since before the freeze: {', '.join(found.users)}. A session"
-            " keeps rights that were revoked: end those that can write (KILL), in the hook freeze"
-        )
-        return [text]
+        known = _named(cutover.warnings)
+        users = [it for it in found.users if _user(it) not in known]
+        return [f"{_OLDER}{', '.join(users)}{_END_THEM}"] if users else []
 
     async def stand_still(self, cutover: Cutover) -> Cutover:
         """Have the source refuse writes, also if it does already, and wait until its log stands
@@ -162,8 +170,8 @@ class Work:
         if cutover.before == BY_HOOK:
             cutover = msgspec.structs.replace(cutover, freezes=cutover.freezes + 1)
             await self._record.save(cutover)
-            self._newest = await asyncio.to_thread(self._freezer.newest_session)
             await self._hooks.call("freeze", cutover, cutover.freezes)
+            self._newest = await asyncio.to_thread(self._freezer.newest_session)
         else:
             await asyncio.to_thread(self._freezer.freeze, self._settings.freeze_seconds)
         end = await self._waits.still()
@@ -174,3 +182,14 @@ class Work:
                 hint="XA COMMIT or XA ROLLBACK them",
             )
         return msgspec.structs.replace(cutover, end=end)
+
+
+def _named(warnings: Sequence[str]) -> set[str]:
+    """The users that these warnings about earlier sessions name."""
+    texts = [it.removeprefix(_OLDER) for it in warnings if it.startswith(_OLDER)]
+    return {_user(it) for text in texts for it in text.removesuffix(_END_THEM).split(", ")}
+
+
+def _user(name: str) -> str:
+    """A user of ``Connected``, without the number of its sessions."""
+    return name.rpartition(" (")[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import product
 from math import inf
 from typing import Any, Final
 
@@ -40,15 +41,22 @@ __all__ = ["ChangedNames", "oldest", "read_changed"]
 
 _POLL_SECONDS: Final = 0.5
 #: The statements that leave all rows alone, by their first word: those that begin and end
-#: transactions, whose rows are in events, and those about rights and statistics.
+#: transactions, whose rows are in events, and those about rights.
 _HARMLESS: Final = frozenset(
     (
         *("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "XA"),
         *("FLUSH", "GRANT", "REVOKE"),
     )
 )
-#: ANALYZE before another word executes a statement (MariaDB).
-_STATISTICS: Final = frozenset(("TABLE", "TABLES"))
+#: Others by their first two words: those about users and roles, and about statistics. ANALYZE
+#: before another word executes a statement (MariaDB). SET DEFAULT has the word ROLE after it.
+_HARMLESS_PAIRS: Final = frozenset(
+    (
+        *product(("CREATE", "ALTER", "DROP", "RENAME"), ("USER", "ROLE")),
+        *product(("SET",), ("PASSWORD", "DEFAULT", "ROLE")),
+        *product(("ANALYZE",), ("TABLE", "TABLES")),
+    )
+)
 _WITHOUT_CHANGES: Final = frozenset((*ev.WITHOUT_CHANGES, *STARTS, *ev.ROWS, ev.XID, ev.XA_PREPARE))
 
 
@@ -126,7 +134,7 @@ class ChangedNames:
         words = first_words(statement)
         first = words[0] if words else ""
         second = words[1].upper() if words[1:] else ""
-        if first not in _HARMLESS and not (first == "ANALYZE" and second in _STATISTICS):
+        if first not in _HARMLESS and (first, second) not in _HARMLESS_PAIRS:
             self._note_all("a statement that may change any table")
         elif first == "XA" and second == "COMMIT":
             self._note_all("an XA COMMIT")
@@ -145,12 +153,21 @@ class ChangedNames:
 def oldest(positions: Sequence[MySQLPosition], end: MySQLPosition) -> MySQLPosition:
     """The first of these positions in the log up to ``end``. Raises SourceError if they are not all
     of that log.
+
+    Neither GTIDs nor places are enough. After a reset both begin again, and the one may have
+    passed a position that the other has not. Places are ordered only in files of one name.
     """
     if not all(it.file and it.server == end.server for it in positions):
         raise SourceError("a position is not one of this server's log")
-    if not all(map(end.at_or_after, positions)):
+    if not all(_base_name(it) == _base_name(end) for it in positions):
+        raise SourceError("a position is in a log with another name of its files")
+    if not all(end.at_or_after(it) and place(it) <= place(end) for it in positions):
         raise SourceError("a position is beyond the log, which was reset")
     return min(positions, key=place)
+
+
+def _base_name(position: MySQLPosition) -> str:
+    return position.file.rpartition(".")[0]
 
 
 def place(position: MySQLPosition) -> tuple[int, int]:

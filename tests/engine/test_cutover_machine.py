@@ -354,17 +354,6 @@ def test_others_that_cannot_be_seen_on_the_source() -> None:
     assert "connected to the source: shop (2)" in done.steps[0].did
 
 
-@pytest.mark.parametrize("number", [5, 8])
-def test_sessions_from_before_the_freeze_by_a_hook(number: int) -> None:
-    """GIVEN a session that is open since before the hook, or one that began after it."""
-    world = begun(settings=HOOKS, before=None)
-    world.read_only, world.sessions = True, {"shop (2)": number}
-    done = world.run()
-    told = [it for line in world.lines for it in line.warnings if "since before" in it]
-    assert ["shop (2)" in it for it in told] == ([True, True] if number == 5 else [])
-    assert done.warnings == tuple(told)
-
-
 # -- waiting --------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from engine.sandbox import start_mariadb, start_mysql
 from engine.schema import Table, TableId
 from sources.mysql.changed_tables import oldest
 from sources.mysql.freeze import MySQLFreezer
-from sources.mysql.gtid import DomainState
+from sources.mysql.gtid import DomainState, GtidSet
 from sources.mysql.position import MySQLPosition, parse_position
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.source import MySQLSource
@@ -51,6 +51,30 @@ def test_the_oldest_position_is_the_first_in_the_log() -> None:
             oldest([first, other], end)
     with pytest.raises(SourceError, match="log, which was reset"):
         oldest([first, end], first)
+
+
+UUID = "00000000-0000-0000-0000-000000000001"
+
+
+def of_mysql(file: str, offset: int, last: int) -> MySQLPosition:
+    return MySQLPosition("s", file, offset, GtidSet.parse(f"{UUID}:1-{last}"))
+
+
+def test_a_position_that_only_the_gtids_have_passed() -> None:
+    """GIVEN a table that was proven before a reset, and one after it WHEN the log has more GTIDs
+    again THEN the first position is not taken for one of the log."""
+    proven, end = of_mysql("bin.000001", 5000, 40), of_mysql("bin.000001", 9000, 60)
+    assert oldest([proven], end) == proven
+    for positions in ([of_mysql("bin.000005", 100, 30)], [of_mysql("bin.000001", 9001, 30)]):
+        with pytest.raises(SourceError, match="log, which was reset"):
+            oldest([*positions, proven], end)
+
+
+def test_a_position_in_a_log_of_another_name() -> None:
+    """GIVEN an edited log_bin: the files are numbered from 1 again."""
+    proven, end = of_mysql("new.000003", 5000, 40), of_mysql("new.000003", 9000, 60)
+    with pytest.raises(SourceError, match="another name"):
+        oldest([of_mysql("old.000002", 100, 30), proven], end)
 
 
 def assert_each_by_its_own(
@@ -152,6 +176,39 @@ def hidden_changes(session: pymysql.Connection[Any]) -> list[str]:
     return found
 
 
+def about_users(session: pymysql.Connection[Any], user: str) -> list[str]:
+    """Statements about a user and a role, which change no row of a table, and which the log has."""
+    password = "PASSWORD('two')" if is_mariadb(session) else "'two'"
+    role = f"{user}_role"
+    default = f"'{role}' FOR" if is_mariadb(session) else f"'{role}' TO"
+    return [
+        f"CREATE USER {user}@'%' IDENTIFIED BY 'one'",
+        f"CREATE ROLE {role}",
+        f"GRANT {role} TO {user}@'%'",
+        f"SET DEFAULT ROLE {default} {user}@'%'",
+        *[f"ALTER USER {user}@'%' ACCOUNT LOCK"] * 2,
+        f"ALTER USER {user}@'%' ACCOUNT UNLOCK",
+        f"SET PASSWORD FOR {user}@'%' = {password}",
+        f"RENAME USER {user}@'%' TO {user}_b@'%'",
+        f"DROP ROLE {role}",
+        f"DROP USER {user}_b@'%'",
+    ]
+
+
+def assert_users_change_none(
+    source: MySQLSource,
+    freezer: MySQLFreezer,
+    session: pymysql.Connection[Any],
+    tables: Mapping[TableId, Table],
+) -> None:
+    before = Since(source.position())
+    for sql in about_users(session, next(iter(tables)).schema):
+        query(session, sql)
+    assert source.position() != before.position
+    found = freezer.changed(dict.fromkeys(tables.values(), before), SECONDS)
+    assert (found.tables, found.reason) == (set(), "")
+
+
 def test_what_the_log_has_changed(
     mysql_family: AnyServer, fresh_mysql_database: Callable[[AnyServer], str]
 ) -> None:
@@ -195,6 +252,7 @@ def test_what_the_log_has_changed(
             assert names(f"{on}ON", f"{many} WHERE i < 99) SELECT i FROM n") == ["quiet"]
             query(session, f"{on}OFF")
 
+        assert_users_change_none(source, freezer, session, tables)
         assert_each_by_its_own(source, freezer, session, tables)
 
         for sql in hidden_changes(session):
