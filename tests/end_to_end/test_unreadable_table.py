@@ -54,3 +54,34 @@ def test_a_crashed_table(
         submit(sink, BackfillTables((crashed.table,)))
         catch_up(make_pipeline(mysql_family.url, target, [f"{database}.*"]))
         assert_equal(source, there, database)
+
+
+def test_a_table_whose_keys_read_the_same(
+    mysql: AnyServer,
+    postgres: AnyServer,
+    fresh_mysql_database: Callable[[AnyServer], str],
+    fresh_postgres_database: Callable[[AnyServer], str],
+) -> None:
+    """An invalid value of an ENUM reads like its empty member."""
+    target, database = fresh_postgres_database(postgres), fresh_mysql_database(mysql)
+    with (
+        connect_mysql(mysql, database) as source,
+        source.cursor() as cursor,
+        psycopg.connect(target, autocommit=True) as there,
+    ):
+        cursor.execute("SET sql_mode = ''")
+        cursor.execute("CREATE TABLE alike (k ENUM('a', '') PRIMARY KEY)")
+        cursor.execute("CREATE TABLE sound (id INT PRIMARY KEY)")
+        cursor.execute("INSERT INTO alike VALUES ('invalid'), ('')")
+        cursor.execute("INSERT INTO sound VALUES (1)")
+        source.commit()
+        catch_up(pipeline := make_pipeline(mysql.url, target, [f"{database}.*"]))
+        alike, sound = pipeline.status().tables
+        assert (alike.state, sound.state) == ("quarantined", "live"), alike.reason
+        assert "reads like its member ''" in alike.reason
+        assert "backfill" in alike.remedy
+        cursor.execute("DELETE FROM alike WHERE k + 0 = 0")
+        source.commit()
+        submit(PostgresSink(PostgresSettings(target), "mirror"), BackfillTables((alike.table,)))
+        catch_up(make_pipeline(mysql.url, target, [f"{database}.*"]))
+        assert_equal(source, there, database)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engine.databases.mysql.connect import prepare, query
-from engine.errors import ConfigError, ShapeChanged, SourceError
+from engine.errors import ConfigError, ShapeChanged, SourceError, TableUnreadable
 from sources.mysql.position import parse_position
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.snapshot import chunks as chunks_module
@@ -55,6 +55,7 @@ KEYS: dict[str, tuple[str, Callable[[int], str]]] = {
 MARIADB_KEYS: dict[str, tuple[str, Callable[[int], str]]] = {
     "uuid": ("k UUID", lambda n: f"'{n * 7919 % 256:02x}3e4567-e89b-12d3-a456-4266554400{n:02x}'"),
     "inet6": ("k INET6", lambda n: f"'{n:x}::{n:x}'"),
+    "point": ("k POINT", lambda n: f"ST_GeomFromText('POINT({n - 70} {n})', {n % 3 * 4326})"),
 }
 ROWS_PER_TABLE = 150
 
@@ -89,6 +90,10 @@ def test_keys_of_every_type(
                 read += len(chunk.rows)
                 rest = reader.chunks(table, chunk.cursor, low_watermark, rows=1000, readers=1)
                 assert (kind, rows_of(list(rest))) == (kind, expected[read:])
+            found_again = reader.rows_of_keys(
+                table, [tuple(row[it] for it in table.key) for row in expected[:9]], low_watermark
+            )
+            assert (kind, sorted(found_again.rows)) == (kind, sorted(expected[:9]))
 
 
 def test_keys_that_read_the_same_are_refused(
@@ -101,7 +106,7 @@ def test_keys_that_read_the_same_are_refused(
         cursor.execute("CREATE TABLE t (k ENUM('a','') PRIMARY KEY)")
         cursor.execute("INSERT INTO t VALUES ('invalid'), ('a')")
         table, low_watermark = live_table(connection, database, "t"), current_position(connection)
-    with pytest.raises(SourceError, match="reads like") as stop:
+    with pytest.raises(TableUnreadable, match="reads like") as stop:
         list(reader.chunks(table, None, low_watermark, rows=1, readers=1))
     assert "CAST(`k` AS UNSIGNED) = 0" in stop.value.hint
 

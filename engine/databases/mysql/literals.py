@@ -11,7 +11,7 @@ from engine.databases.mysql.charset import is_single_byte, text_encoder
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.schema import Column
 
-__all__ = ["bytes_literal", "literal", "literals"]
+__all__ = ["bytes_literal", "literal", "literals", "with_srid"]
 
 #: The number of an invalid value of an enum, whose text is empty ("The ENUM Type" in MySQL's
 #: manual).
@@ -36,7 +36,7 @@ def literal(column: Column, text: str | None) -> str:
     if kind == "binary":
         return f"x'{text}'"
     if kind == "geometry":
-        return f"x'{_with_srid(text)}'"
+        return f"x'{with_srid(text)}'"
     if kind in _WITH_DATE:
         return f"'{text}'"
     if kind in ("time", "interval"):
@@ -71,9 +71,11 @@ def bytes_literal(column: Column, digits: str) -> str:
     return f"_{parse_type(column.source_type).charset} x'{digits}'"
 
 
-def _with_srid(text: str) -> str:
+def with_srid(text: str) -> str:
     """EWKB as MySQL's SRID and WKB ("Internal Geometry Storage Format" in its manual)."""
     order, kind, rest = text[:2], text[2:10], text[10:]
+    if not text:
+        return text
     if order == "01" and int(kind[-2:] or "0", 16) & _HAS_SRID:
         return f"{rest[:8]}{order}{kind[:6]}{int(kind[-2:], 16) & ~_HAS_SRID:02x}{rest[8:]}"
     return f"00000000{text}"

@@ -418,17 +418,18 @@ class _Reading:
         return f"SELECT {columns} FROM {quote_table(self._table)}{tail}"
 
     def _check_keys(self, connection: Connection[Any]) -> None:
-        """Raise SourceError if rows have a key that cannot be told from another key."""
+        """Raise TableUnreadable if rows have a key that cannot be told from another key."""
         ambiguous = self._keyset.ambiguous
         if not ambiguous:
             return
         query = f"SELECT 1 FROM {quote_table(self._table)} WHERE {ambiguous} LIMIT 1"
         with connection.cursor() as cursor:
             if cursor.execute(query):
-                raise SourceError(
+                remedy = f"give the rows a valid value; find them with WHERE {ambiguous}"
+                raise TableUnreadable(
                     "rows have an invalid value in an ENUM column of their key, which reads like"
                     " its member ''",
-                    hint=f"give the rows a valid value; find them with WHERE {ambiguous}",
+                    hint=and_then(remedy, BACKFILL),
                     table=self._table.id,
                 )
 

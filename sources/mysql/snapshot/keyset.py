@@ -18,6 +18,7 @@ import msgspec
 from engine.databases.mysql.charset import text_encoder
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.key_values import finds_row
+from engine.databases.mysql.literals import with_srid
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.errors import ConfigError, SourceError
 from engine.remedies import BACKFILL
@@ -29,6 +30,7 @@ __all__ = ["Keyset"]
 
 Key = tuple[Any, ...]
 _PLAIN_LABEL = re.compile(r"[A-Za-z]([A-Za-z0-9_. -]*[A-Za-z0-9_])?\Z")
+_CASTS = {"enum": "UNSIGNED", "set": "UNSIGNED", "geometry": "BINARY"}
 _QUOTED = frozenset(("date", "datetime", "timestamp", "interval", "uuid"))
 
 
@@ -144,7 +146,7 @@ def _parsed(column: Column, value: Any) -> Any:
         text = SubstitutedText(value[0])
         text.raw = bytes.fromhex(value[1])
         return text
-    if kind == "binary":
+    if kind in ("binary", "geometry"):
         return bytes.fromhex(value)
     expected: Any = str
     if kind in INTEGER_KINDS or kind == "bit":
@@ -157,10 +159,10 @@ def _parsed(column: Column, value: Any) -> Any:
 
 
 def _operand(column: Column) -> str:
-    """The operand of a comparison. Labels are compared by number, as the server sorts them; the
-    number of a set may have 64 bits."""
-    name = quote_name(column.name)
-    return f"CAST({name} AS UNSIGNED)" if column.type.kind in ("enum", "set") else name
+    """The operand of a comparison. Labels are compared by number, as the server sorts them, and
+    geometries by their bytes; the number of a set may have 64 bits."""
+    name, cast = quote_name(column.name), _CASTS.get(column.type.kind)
+    return f"CAST({name} AS {cast})" if cast else name
 
 
 def _equals(operand: str, column: Column, value: Any) -> str:
@@ -216,6 +218,8 @@ def _literal(column: Column, value: Any) -> str:
         return str(sum(1 << type.members.index(member) for member in chosen))
     if type.kind == "binary":
         return f"0x{value.hex()}" if value else "_binary''"
+    if type.kind == "geometry":
+        return f"x'{with_srid(value.hex())}'"
     if type.kind in _QUOTED or column.source_type.startswith("inet"):
         return f"'{value}'"
     source_type = parse_type(column.source_type)
