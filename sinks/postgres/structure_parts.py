@@ -5,7 +5,7 @@ what a person can do. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from engine.databases.postgres.expressions import Inexact
 from engine.databases.postgres.identifiers import Naming, digested, fitted, quote
 from engine.databases.postgres.stored import Storage
+from engine.databases.postgres.types import EnumColumn, type_name
 from engine.schema import Column, ForeignKey, Table, TableId
 from engine.structure import Check, Item, ItemKind, WantedTable
 from sinks.postgres.ddl import (
@@ -33,6 +34,14 @@ NUMBERS: Final = "numbers for new rows"
 _INTEGERS: Final = frozenset(
     ("int8", "int16", "int24", "int32", "int64", "uint8", "uint16", "uint24", "uint32")
 )
+#: The types between which foreign keys exist, besides equal ones (PostgreSQL's operator families).
+_FAMILIES: Final = {
+    "smallint": "integer",
+    "bigint": "integer",
+    "varchar": "text",
+    "real": "double precision",
+    "timestamptz": "timestamp",
+}
 
 
 class Parts:
@@ -244,12 +253,7 @@ class Parts:
         )
         own, other = (", ".join(map(fitted, names)) for names in (key.columns, key.parent_columns))
         definition = f"({own}) -> {'.'.join(parent)} ({other}){actions}"
-        if not self._is_unique(key.parent, key.parent_columns):
-            advice = (
-                f"PostgreSQL needs a unique index of {'.'.join(parent)} over exactly ({other}), and"
-                " the source has none: create the index and the foreign key on the target if these"
-                " values are unique, else a trigger that does the same"
-            )
+        if advice := self._why_not(key, f"{'.'.join(parent)} ({other})"):
             return self._item("foreign key", key.name, definition, advice=advice)
         own, other = (", ".join(map(quote, names)) for names in (key.columns, key.parent_columns))
         add = (
@@ -259,17 +263,31 @@ class Parts:
         validate = self._validate(key.name)
         return self._item("foreign key", key.name, definition, (add, validate), (validate,))
 
-    def _is_unique(self, id: TableId, names: Collection[str]) -> bool:
-        """Whether a table has a key, or a unique index that it gets on the target, over exactly
-        these columns; also if the table is not known.
+    def _why_not(self, key: ForeignKey, parent: str) -> str:
+        """Why PostgreSQL cannot have a foreign key, and what to do; empty if it can, as far as the
+        other table is known.
         """
-        table = self._tables.get(id)
+        table = self._tables.get(key.parent)
         if table is None:
-            return True
+            return ""
         stored = self._storage.table(table)
         uniques = [stored.key, *(it.columns for it in stored.uniques if indexable(stored, it))]
-        columns = {stored.ordinal(name) for name in names}
-        return any(set(unique) == columns for unique in uniques)
+        others = [stored.ordinal(name) for name in key.parent_columns]
+        if not any(set(unique) == set(others) for unique in uniques):
+            return (
+                f"PostgreSQL needs a unique index over exactly {parent}, and the source has none:"
+                " create the index and the foreign key on the target if these values are unique,"
+                " else a trigger that does the same"
+            )
+        for name, ordinal in zip(key.columns, others, strict=True):
+            pair = (self._stored.columns[self._stored.ordinal(name)], stored.columns[ordinal])
+            own, other = map(_family, pair)
+            if own != other and (own, other) != ("integer", "numeric"):
+                return (
+                    f"PostgreSQL does not compare {name} with {parent}, which has another type:"
+                    " create a trigger that does the same"
+                )
+        return ""
 
     def _validate(self, name: str) -> str:
         return f"ALTER TABLE {self._name} VALIDATE CONSTRAINT {quote(name)}"
@@ -292,3 +310,11 @@ def _free(name: str, kind: ItemKind, taken: set[str]) -> str:
         found, whole = digested(name, whole), f"{whole}\0"
     taken.add(found)
     return found
+
+
+def _family(column: Column) -> str:
+    """What a column's type has in common with those that a foreign key compares it with."""
+    if isinstance(column, EnumColumn):
+        return column.enum_type
+    name = type_name(column.type).partition("(")[0]
+    return _FAMILIES.get(name, name)

@@ -97,23 +97,25 @@ def test_constraints_whose_names_collide_get_other_names(url: str) -> None:
 
 
 def test_a_foreign_key_that_postgresql_refuses_is_explained(url: str) -> None:
-    """GIVEN a foreign key to columns that are not unique, and one whose texts are equal only in
-    the source's collation THEN a person is asked for the first, and the second is refused with a
-    remedy. A cutover leaves that as it is, and says so."""
+    """GIVEN foreign keys to columns that are not unique, or of another type, and one whose texts
+    are equal only in the source's collation THEN a person is asked for the first two, and the last
+    is refused with a remedy. A cutover leaves that as it is, and says so."""
     parent, child = TableId("shop", "parent"), TableId("shop", "child")
     name = Column("name", Type("text", length=9), "varchar(9)")
     number = Column("n", Type("int32"), "int")
     parents = Table(parent, (ID, name, number), (0,), (Index("by_name", (1,), unique=True),))
+    day = Column("day", Type("date"), "date")
     keys = (
+        ForeignKey("by_day", ("day",), parent, ("id",)),
         ForeignKey("by_n", ("n",), parent, ("n",)),
         ForeignKey("by_name", ("name",), parent, ("name",)),
     )
-    children = Table(child, (ID, name, number), (0,))
+    children = Table(child, (ID, name, number, day), (0,))
     with psycopg.connect(url, autocommit=True) as target:
         target.execute("""
             CREATE SCHEMA shop;
             CREATE TABLE shop.parent (id int PRIMARY KEY, name varchar(9), n int);
-            CREATE TABLE shop.child (LIKE shop.parent INCLUDING INDEXES);
+            CREATE TABLE shop.child (LIKE shop.parent INCLUDING INDEXES, day date);
             INSERT INTO shop.parent VALUES (1, 'A', 1);
             INSERT INTO shop.child VALUES (1, 'a', 1);
         """)
@@ -123,10 +125,12 @@ def test_a_foreign_key_that_postgresql_refuses_is_explained(url: str) -> None:
         assert list(refused) == ["by_name"]
         assert "collation" in refused["by_name"].hint
         assert [(it.name, it.state, bool(it.statements)) for it in left] == [
+            ("by_day", "missing", False),
             ("by_n", "missing", False),
             ("by_name", "unfinished", True),
         ]
-        assert "unique index of shop.parent over exactly (n)" in left[0].advice
+        assert "another type" in left[0].advice
+        assert "unique index over exactly shop.parent (n)" in left[1].advice
         sink = PostgresSink(PostgresSettings(url), "p")
         finished = asyncio.run(sink.finish([parent, child], Numbers(0)))
         assert finished.constraints == 0
