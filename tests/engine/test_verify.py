@@ -432,6 +432,7 @@ def test_a_row_that_no_lookup_finds_is_not_equal(
     for by_rows in (False, True):
         report = sides.compare(table, by_rows=by_rows)
         assert (report.equal, report.extra, report.hot) == (False, 0, 0)
+        assert report.method == ("rows" if by_rows else "checksums")
         assert report.inconclusive == "rows that are read, and not found by their keys: 1"
     sides.on_target("DELETE FROM t WHERE id = '2'")
     assert sides.compare(table).equal
