@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from engine.contract import RowReader, StoredText
 from engine.schema import Table
 from engine.toolkit.canonical import (
+    Convert,
     NamesReadPolicies,
     ReplacedText,
     canonical_json,
@@ -319,6 +320,7 @@ class _StoredForm:
         self.last: tuple[Key, Key] = ((), ())
         self._table = table
         self.texts = texts
+        self._stores = [text and _unless_equal(text.store) for text in texts]
         #: For each column the source's policy that makes a text of a value that has none.
         self._policies = policies
         #: The number of values of each column that the target's policy changes, and the source's.
@@ -328,6 +330,7 @@ class _StoredForm:
         #: if they are counted in the rows that are read.
         self.zeros: list[int] | None = None
         self._key_texts = [texts[ordinal] for ordinal in table.key]
+        self._key_stores = [self._stores[ordinal] for ordinal in table.key]
         #: The ordinals of the columns in which a zero date is stored as NULL.
         self.nulled = [
             ordinal
@@ -337,10 +340,10 @@ class _StoredForm:
 
     def stored(self, rows: list[TextRow], *, keys_only: bool) -> list[TextRow]:
         """The source's rows, or keys, as the target stores them."""
-        texts = self._key_texts if keys_only else self.texts
-        if not any(texts):
+        stores = self._key_stores if keys_only else self._stores
+        if not any(stores):
             return rows
-        stored = canonical_rows(rows, [text and text.store for text in texts])
+        stored = canonical_rows(rows, stores)
         if any(self._key_texts):
             for old, new in zip(rows, stored, strict=True):
                 key, other = (
@@ -360,7 +363,7 @@ class _StoredForm:
                 if self.zeros is not None and n in self.nulled:
                     self._stored[n] -= changed.count(_ZERO[self._table.columns[n].type.kind])
             if self._policies[n]:
-                self._read[n] += sum(type(row[n]) is ReplacedText for row in rows)
+                self._read[n] += sum(isinstance(row[n], ReplacedText) for row in rows)
 
     def count_anew(self) -> None:
         """Forget what was counted."""
@@ -400,6 +403,17 @@ class _StoredForm:
             part if text is None or part is None else text.restore(part)
             for text, part in zip(self._key_texts, key, strict=True)
         )
+
+
+def _unless_equal(store: Convert) -> Convert:
+    """A function that returns a text that is stored as it is itself: that of a key may know its
+    place on the source."""
+
+    def kept(text: str) -> str | None:
+        stored = store(text)
+        return text if stored == text else stored
+
+    return kept
 
 
 @contextmanager

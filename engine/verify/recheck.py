@@ -307,6 +307,8 @@ class Rechecker:
 
     def _difference(self, key: Key, source: TextRow | None, target: TextRow | None) -> Difference:
         one, other, width = source or (), target or (), len(self._table.columns)
+        # A text that a reader has made of bytes is of a class that no report can hold.
+        key = tuple(None if text is None else str(text) for text in key)
         if len(one) < len(other):
             return Difference("extra", key, values=self._values(None, other[-width:]))
         if len(one) > len(other):

@@ -67,7 +67,7 @@ def _first_difference(one: str, other: str) -> int:
 
 def _shortened(text: str | None, start: int) -> str | None:
     if text is None or len(text) <= LONGEST:
-        return text
+        return None if text is None else str(text)
     begin = max(0, min(start - _CONTEXT, len(text) - LONGEST))
     end = begin + LONGEST
     marks = "…" if begin else "", "…" if end < len(text) else ""

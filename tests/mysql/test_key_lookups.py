@@ -5,19 +5,23 @@ Keys of text in every charset: a lookup by the text that a read shows finds the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import product
 
+import msgspec
 import pytest
 
 from engine.databases.mysql.connect import is_mariadb, query
 from engine.databases.mysql.row_reader import MySQLRowReader
-from engine.schema import Table, TableId
+from engine.schema import Column, Table, TableId, Type
+from engine.toolkit.policies import ReadPolicies
 from sources.mysql.catalog import read_table
+from sources.mysql.overrides import Overrides
 from sources.mysql.settings import MySQLSettings
 from tests.support.mysql_sessions import FreshDatabase, Writer
 from tests.support.servers import AnyServer
+from tests.support.sides import Sides
 
 CHARSETS = "SELECT character_set_name, maxlen FROM information_schema.character_sets"
 UNICODE = ("utf8", "utf8mb3", "utf8mb4", "ucs2", "utf16", "utf16le", "utf32", "binary")
@@ -162,3 +166,67 @@ def test_keys_of_two_columns_of_every_charset_are_found_together(
             type = f"{type} CHARACTER SET {charset}"
             table = make_pairs(writer, type, texts[:2] if enum else texts, f"{charset}{int(enum)}")
             check_together(settings, table)
+
+
+def test_a_chunk_begins_behind_the_bytes_that_were_read(sides: Sides) -> None:
+    """GIVEN two bytes of one character WHEN the row of one is looked up between two chunks THEN the
+    second chunk still begins behind the byte with which the first one ended.
+    """
+    text = "VARCHAR(3) CHARACTER SET armscii8 COLLATE armscii8_bin"
+    table = sides.make("t", f"a INT, k {text}, PRIMARY KEY (a, k)")
+    sides.on_source("INSERT INTO t VALUES (1, x'A5'), (2, x'28'), (2, 'A'), (2, 'B')")
+    reader = sides.source_reader
+    first = reader.chunk(table, None, 2)
+    assert first == [("1", "("), ("2", "(")]
+    assert reader.by_keys(table, first[:1]) == first[:1]
+    assert reader.chunk(table, first[-1], 2) == [("2", "A"), ("2", "B")]
+    assert reader.chunk(table, first[0], 1) == first[1:]
+    assert reader.chunk(table, first[-1], 1, keys_only=True) == [("2", "A")]
+
+
+@pytest.mark.parametrize("policy", ["error", "replace"])
+def test_letters_that_the_server_hides_are_read(
+    new_sides: Callable[..., Sides], mysql: AnyServer, policy: str
+) -> None:
+    """GIVEN letters of cp1256 that the server shows as question marks THEN they are equal to those
+    of the target, whatever the policy is for invalid text.
+    """
+    sides = new_sides(mysql, reads=ReadPolicies(invalid_text=policy))
+    letters = bytes(range(0x80, 0x100))
+    table = sides.make("t", "k VARCHAR(9) CHARACTER SET cp1256 COLLATE cp1256_bin PRIMARY KEY")
+    rows = ", ".join(f"(x'{letter:02x}')" for letter in letters)
+    sides.on_source(f"INSERT INTO t VALUES {rows}")
+    for letter in letters.decode("cp1256"):
+        sides.target.execute("INSERT INTO t VALUES (%s)", (letter,))
+    for by_rows in (False, True):
+        report = sides.compare(table, by_rows=by_rows, chunk_rows=50)
+        assert (report.equal, report.rows) == (True, 128)
+        assert not any("invalid_text" in it.policy for it in report.replaced)
+
+
+def test_a_row_with_invalid_text_in_its_key_is_reported(sides: Sides) -> None:
+    """GIVEN rows with invalid text in the key and in a value, of which the target lacks one and has
+    another value in the other THEN a report in detail can be written.
+    """
+    text = "VARCHAR(9) CHARACTER SET cp1251 COLLATE cp1251_bin"
+    table = sides.make("t", f"k {text} PRIMARY KEY, v {text}, n INT")
+    sides.on_source("INSERT INTO t VALUES (x'98', x'98', 1), (x'9898', x'98', 1)")
+    sides.target.execute("INSERT INTO t VALUES (%s, 'x', 1)", ("\U000f0098",))
+    report = msgspec.json.decode(msgspec.json.encode(sides.compare(table, in_detail=True)))
+    found = {it["kind"]: (it["key"], it["values"][0]["source"]) for it in report["differences"]}
+    assert found == {
+        "changed": (["\U000f0098"], "\ufffd"),
+        "missing": (["\U000f0098\U000f0098"], "\U000f0098\U000f0098"),
+    }
+
+
+def test_a_charset_whose_bytes_are_all_characters_has_no_policy_for_others() -> None:
+    """GIVEN tables that were backfilled by another policy for invalid text THEN only the one whose
+    charset has invalid bytes is backfilled again. Eight letters of cp1256 are valid, though the
+    servers show question marks."""
+    tables = [
+        Table(TableId("shop", name), (Column("v", Type("text", 9), f"varchar(9) charset {name}"),))
+        for name in ("cp1256", "cp1251", "latin1")
+    ]
+    outdated = Overrides(ReadPolicies(invalid_text="escape")).outdated(tables)
+    assert [id.name for id in outdated] == ["cp1251"]

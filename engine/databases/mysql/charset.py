@@ -29,6 +29,7 @@ __all__ = [
     "collation_charset",
     "is_ambiguous",
     "is_single_byte",
+    "may_be_hidden",
     "may_be_invalid",
     "text_decoder",
     "text_encoder",
@@ -408,11 +409,14 @@ def text_decoder(charset: str, errors: Errors = "strict") -> Callable[[bytes], s
 
 @lru_cache(maxsize=64)
 def may_be_invalid(charset: str) -> bool:
-    """Whether the servers may show a question mark for bytes of a charset: those that are no
-    character, and eight characters of cp1256."""
-    return (
-        charset not in _SINGLE or charset == "cp1256" or _UNDEFINED in _single_byte_table(charset)
-    )
+    """Whether some bytes are no character. In latin1, for example, all are."""
+    return charset not in _SINGLE or _UNDEFINED in _single_byte_table(charset)
+
+
+def may_be_hidden(charset: str) -> bool:
+    """Whether the servers may show a question mark for bytes of a charset: for those that are no
+    character, and for eight characters of cp1256."""
+    return charset == "cp1256" or may_be_invalid(charset)
 
 
 def is_single_byte(charset: str) -> bool:

@@ -5,13 +5,14 @@ Canonical texts (``engine.toolkit.canonical``) as SQL literals of MySQL and Mari
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
+from typing import Final, Self
 
 from engine.databases.mysql.charset import is_single_byte, text_encoder
 from engine.databases.mysql.types import INTEGER_KINDS, parse_type
 from engine.schema import Column
+from engine.toolkit.canonical import ReplacedText
 
-__all__ = ["bytes_literal", "literal", "literals", "with_srid"]
+__all__ = ["KeyText", "ReplacedKeyText", "bytes_literal", "literal", "literals", "with_srid"]
 
 #: The number of an invalid value of an enum, whose text is empty ("The ENUM Type" in MySQL's
 #: manual).
@@ -24,11 +25,32 @@ _UTF8: Final = ("", "utf8mb3", "utf8mb4")
 _WITH_DATE: Final = frozenset(("date", "datetime", "timestamp"))
 
 
+class KeyText(str):
+    """A text of a key that was read as bytes, with their hexadecimal digits."""
+
+    __slots__ = ("digits",)
+
+    digits: str
+
+    def __new__(cls, text: str, digits: str) -> Self:
+        made = super().__new__(cls, text)
+        made.digits = digits
+        return made
+
+
+class ReplacedKeyText(KeyText, ReplacedText):
+    """A ``ReplacedText`` of a key."""
+
+    __slots__ = ()
+
+
 def literal(column: Column, text: str | None) -> str:
     """A canonical text as an SQL literal."""
     kind = column.type.kind
     if text is None:
         return "NULL"
+    if isinstance(text, KeyText):
+        return bytes_literal(column, text.digits)
     if kind in _NUMBERS:
         return text
     if kind in ("float32", "float64"):

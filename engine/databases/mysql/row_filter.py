@@ -12,7 +12,7 @@ from pymysql.cursors import DictCursor
 from pymysql.err import MySQLError
 
 from engine.contract import RowFilter
-from engine.databases.mysql.charset import may_be_invalid
+from engine.databases.mysql.charset import may_be_hidden, may_be_invalid
 from engine.databases.mysql.connect import is_mariadb
 from engine.databases.mysql.identifiers import quote_table
 from engine.databases.mysql.invalid_text import invalid_text
@@ -39,12 +39,9 @@ def condition(table: Table, rows: RowFilter, policies: ReadPolicies) -> str:
         charset = source_type.encoding
         if source_type.holds:
             return ""
-        may_differ = charset not in _UNICODE and may_be_invalid(charset)
-        if (
-            column.type.kind == "text"
-            and may_differ
-            and invalid_text(policies, table, column) != "strict"
-        ):
+        if column.type.kind != "text" or charset in _UNICODE or not may_be_hidden(charset):
+            continue
+        if not may_be_invalid(charset) or invalid_text(policies, table, column) != "strict":
             return ""
     return f"({rows.sql}\n)"
 

@@ -22,6 +22,7 @@ from engine.contract import RowFilter, StoredText
 from engine.databases.mysql.charset import (
     is_ambiguous,
     is_single_byte,
+    may_be_hidden,
     may_be_invalid,
     text_decoder,
 )
@@ -38,7 +39,13 @@ from engine.databases.mysql.connect import (
 from engine.databases.mysql.identifiers import quote_name, quote_table
 from engine.databases.mysql.invalid_text import bytes_of, has_substitutes, invalid_text
 from engine.databases.mysql.key_values import can_hold, nearest
-from engine.databases.mysql.literals import bytes_literal, literal, literals
+from engine.databases.mysql.literals import (
+    KeyText,
+    ReplacedKeyText,
+    bytes_literal,
+    literal,
+    literals,
+)
 from engine.databases.mysql.pymysql_adapter import force_close, return_text
 from engine.databases.mysql.row_filter import accepts, condition
 from engine.databases.mysql.row_text import (
@@ -107,9 +114,6 @@ class MySQLRowReader:
         #: The bytes of texts of keys that are not those of their literal, as hexadecimal digits, by
         #: charset and text. Several bytes may be one character.
         self._bytes: dict[tuple[str, str], set[str]] = {}
-        #: The last text that was read of each column of a key, by its name, with its bytes if they
-        #: were read.
-        self._last: dict[str, tuple[str, str]] = {}
         self._side = side
         #: The conditions of ``filter``; empty if the server does not accept one.
         self._conditions: dict[Table, str] = {}
@@ -204,12 +208,14 @@ class MySQLRowReader:
 
     def read_policies(self, table: Table) -> Sequence[str]:
         """As ``NamesReadPolicies.read_policies``."""
+        policies = (self._policies.of(table.id, it.name).invalid_text for it in table.columns)
         return [
-            f'invalid_text = "{self._policies.of(table.id, column.name).invalid_text}"'
-            if may_be_invalid(parse_type(column.source_type).encoding)
+            f'invalid_text = "{policy}"'
+            if policy != "error"
+            and may_be_invalid(parse_type(column.source_type).encoding)
             and self._decoder(table, column)
             else ""
-            for column in table.columns
+            for column, policy in zip(table.columns, policies, strict=True)
         ]
 
     def why_not_summed(self, table: Table) -> str:
@@ -297,19 +303,20 @@ class MySQLRowReader:
         )
 
     def _decoder(self, table: Table, column: Column) -> Callable[[bytes], str] | None:
-        """The function that reads the bytes of a text that may be invalid, or of a key that may be
-        one of several bytes; None if it cannot be."""
+        """The function that reads the bytes of a text that the server may not show, or of a key
+        that may be one of several bytes; None if there is none. By the policy ``error`` the target
+        has no invalid text: a question mark stands for it, as the server shows it."""
         source_type = parse_type(column.source_type)
         charset = source_type.encoding
         in_key = table.ordinal(column.name) in table.key
         if column.type.kind != "text" or not (
-            may_be_invalid(charset) or (in_key and is_ambiguous(charset))
+            may_be_hidden(charset) or (in_key and is_ambiguous(charset))
         ):
             return None
         if charset in _UNICODE and not source_type.holds:
             return None
         errors = invalid_text(self._policies, table, column)
-        return None if errors == "strict" else text_decoder(charset, errors)
+        return text_decoder(charset, "replace" if errors == "strict" else errors)
 
     def _convert(self, table: Table, column: Column) -> Convert | None:
         """The function that makes the client's text canonical; None if it is so already."""
@@ -326,20 +333,19 @@ class MySQLRowReader:
         in_key, single = table.ordinal(column.name) in table.key, is_single_byte(encoding)
 
         def text_of(text: str) -> str:
-            found, digits = text, ""
-            if text[:1] == "\0":
-                digits = text[1:]
-                raw = bytes.fromhex(digits)
-                try:
-                    found = strict(raw)
-                except UnicodeDecodeError:
-                    found = ReplacedText(decoded(raw))
-                others = bytes_of(found, encoding) != raw or not (single or has_substitutes(found))
-                if in_key and others:
-                    self._bytes.setdefault((charset, found), set()).add(digits)
-            if in_key:
-                self._last[column.name] = found, digits
-            return found
+            if text[:1] != "\0":
+                return text
+            digits = text[1:]
+            raw = bytes.fromhex(digits)
+            try:
+                found, is_valid = strict(raw), True
+            except UnicodeDecodeError:
+                found, is_valid = decoded(raw), False
+            if not in_key:
+                return found if is_valid else ReplacedText(found)
+            if bytes_of(found, encoding) != raw or not (single or has_substitutes(found)):
+                self._bytes.setdefault((charset, found), set()).add(digits)
+            return (KeyText if is_valid else ReplacedKeyText)(found, digits)
 
         return text_of
 
@@ -348,13 +354,6 @@ class MySQLRowReader:
         hold none. A character for private use may be one of the charset, or stand for bytes."""
         plain = literals(column, text) if can_hold(column, text) else []
         return [*plain, *self._as_read(table, column, text)]
-
-    def _literal(self, table: Table, column: Column, text: str | None) -> str:
-        """A canonical text as an SQL literal; of several bytes those that were read last."""
-        last, digits = self._last.get(column.name, ("", ""))
-        if text == last:
-            return bytes_literal(column, digits) if digits else literal(column, text)
-        return next(iter(self._as_read(table, column, text)), literal(column, text))
 
     def _as_read(self, table: Table, column: Column, text: str | None) -> list[str]:
         """The literals of a text that is read as bytes; none for others."""
@@ -381,7 +380,7 @@ class MySQLRowReader:
         """
         columns = [table.columns[ordinal] for ordinal in table.key]
         parts = [
-            (_operand(column), self._literal(table, column, nearest(column, text)))
+            (_operand(column), literal(column, nearest(column, text)))
             for column, text in zip(columns, key, strict=True)
         ]
         name, value = parts[-1]

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from engine.databases.mysql.charset import may_be_invalid
+from engine.databases.mysql.charset import may_be_hidden
 from engine.databases.mysql.identifiers import quote_name
 from engine.databases.mysql.types import INTEGER_KINDS, MySQLType, parse_type
 from engine.schema import Column, Table
@@ -189,9 +189,8 @@ def _long(column: Column, name: str) -> str:
     else:
         text = f"CONVERT({name} USING utf8mb4)"
     field = _bounded(column, f"LENGTH({text})", f"CAST({text} AS BINARY)")
-    if charset in _UTF8 or not charset or not may_be_invalid(charset):
+    if charset in _UTF8 or not charset or not may_be_hidden(charset):
         return field
-    # The server shows a question mark for bytes without a character.
     again = f"CAST(CONVERT({text} USING {charset}) AS BINARY)"
     return f"IF({again} = CAST({name} AS BINARY), {field}, CONCAT('?', SHA2({name}, 256)))"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine.databases.mysql.charset import BYTES_PER_CHARACTER, may_be_invalid
+from engine.databases.mysql.charset import BYTES_PER_CHARACTER, may_be_hidden
 from engine.databases.mysql.types import MySQLType
 
 __all__ = ["FORMATS", "loss"]
@@ -76,8 +76,8 @@ def _loss_of_text(old: MySQLType, new: MySQLType) -> str:
 def _has_all_characters(new: str, old: str) -> bool:
     if new == old:
         return True
-    if not (new and old) or may_be_invalid(old):
-        return False  # bytes that are no character become question marks
+    if not (new and old) or may_be_hidden(old):
+        return False  # what the server shows as a question mark becomes one
     if new == "utf8mb3":
         return old not in _ALL_OF_UNICODE
     return new in _ALL_OF_UNICODE or old == "ascii"
