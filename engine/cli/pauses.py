@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from typing import Final
 
@@ -30,6 +31,8 @@ STATUS_SECONDS: Final = 0.25
 LOAD_SECONDS: Final = 1.0
 #: How often it is seen whether a pause is over.
 LOOK_SECONDS: Final = 0.5
+#: An error that may pass is raised when the source has answered nothing else for so long.
+FAILING_SECONDS: Final = 60.0
 #: A line of the log says why, when the source was busy for so long within twice this time …
 LONG_SECONDS: Final = 600.0
 #: … and not more often than this.
@@ -41,10 +44,10 @@ class Pauses:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._status_at = self._load_at = -TOLD_SECONDS
+        self._status_at = self._load_at = -math.inf
         self._pipeline_busy = self._source_busy = True
         #: Since when the pauses for the source are summed up, and their sum.
-        self._since = 0.0
+        self._since = -math.inf
         self._waited = 0.0
         self._told_at: float | None = None
 
@@ -58,28 +61,34 @@ class Pauses:
         return self._pipeline_busy
 
     async def until_idle(self, settings: Settings, source: object) -> None:
-        """Return when neither the pipeline nor ``source`` is busy."""
+        """Return when neither the pipeline nor ``source`` is busy. A source that cannot be asked is
+        asked again for ``FAILING_SECONDS``.
+        """
+        failing_since: float | None = None
         while True:
-            if not self.pipeline_is_busy():
-                if not await self._is_busy(source, settings.verify.busy_threads):
-                    return
-                self._note(LOOK_SECONDS, settings)
+            if self.pipeline_is_busy():
+                failing_since = None
+            else:
+                try:
+                    busy = await self._is_busy(source, settings.verify.busy_threads)
+                except SourceError as error:
+                    now = time.monotonic()
+                    failing_since = now if failing_since is None else failing_since
+                    if not error.retryable or now - failing_since >= FAILING_SECONDS:
+                        raise
+                else:
+                    if not busy:
+                        return
+                    failing_since = None
+                    self._note(LOOK_SECONDS, settings)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _is_busy(self, source: object, most: int) -> bool:
-        """Whether more threads than ``most`` are at work on the source. A source that cannot be
-        reached is asked again."""
+        """Whether more threads than ``most`` are at work on the source."""
         if not most or not isinstance(source, TellsLoad):
             return False
         if time.monotonic() - self._load_at > LOAD_SECONDS:
-            try:
-                running = await asyncio.to_thread(source.threads_running)
-            except SourceError as error:
-                if not error.retryable:
-                    raise
-                self._source_busy = True
-            else:
-                self._source_busy = running > most
+            self._source_busy = await asyncio.to_thread(source.threads_running) > most
             self._load_at = time.monotonic()
         return self._source_busy
 
@@ -87,7 +96,7 @@ class Pauses:
         """Sum up the pauses for the source, and say so when they are long."""
         now = time.monotonic()
         if now - self._since > 2 * LONG_SECONDS:
-            self._since, self._waited = now, 0.0
+            self._since, self._waited = now - seconds, 0.0
         self._waited += seconds
         told = self._told_at is not None and now - self._told_at < TOLD_SECONDS
         if self._waited < LONG_SECONDS or told:

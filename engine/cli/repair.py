@@ -75,7 +75,7 @@ class Differing:
         self.refused: dict[str, str] = {}
         #: What is said of rows in merged tables that are of no table of the source.
         self.strange: dict[str, str] = {}
-        #: The number of rows that differ in tables with a key.
+        #: The number of rows that differ, but for those that are known to be left as they are.
         self.differences = 0
 
     @property
@@ -122,7 +122,8 @@ class Differing:
         if self._asked is not None:
             plain = [it for it in plain if it.key in self._asked._taken[name]]
         else:
-            self.differences += report.missing + report.differing + report.extra
+            left = len(report.differences) - len(plain)
+            self.differences += report.missing + report.differing + report.extra - left
         if self._asked is None and (left := len(differences) - len(plain)):
             self.refused[name] = (
                 f"a policy changes the keys of {counted(left, 'row', 'rows')}, or the source's"
@@ -148,7 +149,8 @@ class Differing:
         if strange := len(differences) - len(found):
             self.strange[name] = (
                 f"{counted(strange, 'row', 'rows')} of {table.id} on the target alone, whose"
-                f" {table.names[0]} is that of no table: delete them there"
+                f" {table.names[0]} is that of no table: delete {'it' if strange == 1 else 'them'}"
+                " there"
             )
         return found
 

@@ -180,8 +180,7 @@ def test_a_row_that_no_table_has_is_extra(shops: Shops, capsys: pytest.CaptureFi
     (plan,) = compare("--repair", "--dry-run")["repair"]
     assert (plan["insert"], plan["delete"]) == (1, 0)
     assert plan["refused"] == (
-        "1 row of crm.customer on the target alone, whose shop is that of no table: delete them"
-        " there"
+        "1 row of crm.customer on the target alone, whose shop is that of no table: delete it there"
     )
 
 

@@ -90,6 +90,49 @@ def test_it_goes_on_when_the_source_has_less_to_do() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_source_that_cannot_be_asked_is_no_busy_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """GIVEN a source that has no connection to spare THEN its error is raised after a minute, and
+    the log blames no load. The minute begins again when the source answers."""
+    now = 100_000.0
+
+    async def pass_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(module, "LOOK_SECONDS", 20.0)
+    monkeypatch.setattr(module, "LONG_SECONDS", 50.0)
+    monkeypatch.setattr(module.asyncio, "sleep", pass_by)
+    full = SourceLost("Too many connections")
+    source = Busy(full, full, full, 99, full, 99, full)
+    with pytest.raises(SourceLost, match="Too many connections"):
+        asyncio.run(pauses().until_idle(settings(25), source))
+    assert (source.asked, now) == (10, 100_180.0)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("booted_seconds", [0.0, 700.0])
+def test_pauses_are_counted_from_the_first_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, booted_seconds: float
+) -> None:
+    """The steady clock begins when the host boots."""
+    now = booted_seconds
+
+    async def pass_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(module, "LOOK_SECONDS", 60.0)
+    monkeypatch.setattr(module.asyncio, "sleep", pass_by)
+    asyncio.run(pauses().until_idle(settings(25), Busy(*[30] * 10, 0)))
+    (record,) = caplog.records
+    assert "10 of the last 10 minutes" in record.__dict__["reason"]
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_source_is_not_asked_while_the_pipeline_is_busy_or_if_it_tells_nothing() -> None:
     source = Busy(0)
     assert not asyncio.run(goes_on(pauses("backfilling"), settings(5), source))

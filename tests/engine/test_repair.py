@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from typing import cast
 
 import pytest
@@ -83,7 +84,9 @@ class Target:
 
 
 def found(table: Table, *differences: Difference, asked: Differing | None = None) -> Differing:
-    report = TableReport("it", 9, 1, 1, 1, 0.0, equal=False, differences=differences)
+    kinds = Counter(it.kind for it in differences)
+    numbers = kinds["changed"], kinds["missing"], kinds["extra"]
+    report = TableReport("it", 9, *numbers, 0.0, equal=False, differences=differences)
     result = Differing(asked)
     reader = cast("RowReader", Target())
     result.take(VerifyReport(False, 0.0, (report,)), {"it": table}, Mapping(), reader)
@@ -101,6 +104,7 @@ def test_rows_whose_keys_a_policy_changes_are_not_repaired() -> None:
     assert result.keys == {ID: RepairKeys((("2024-02-29",),), (("2024-03-01",),))}
     assert result.counts == {str(ID): (1, 0, 1)}
     assert "policy changes the keys of 1 row," in result.refused[str(ID)]
+    assert result.differences == 2
 
 
 @pytest.mark.parametrize("text", ["\U000f00d9", "ж"])
@@ -127,6 +131,19 @@ def test_rows_without_a_key_are_not_repaired() -> None:
     result = found(Table(ID, (NUMBER, VALUE), ()), Difference("extra", ()))
     assert not result.keys
     assert "key" in result.refused[str(ID)]
+
+
+def test_rows_of_no_table_do_not_count_towards_the_limit() -> None:
+    share = Column("shop", Type("text"), "varchar(9)")
+    sources = [Table(TableId("shop", name), (share, NUMBER, VALUE), (1,)) for name in ("a", "b")]
+    merged = Table(
+        *(ID, (share, NUMBER, VALUE), (0, 1)),
+        origins=tuple(Origin(it, "", it.id.name) for it in sources),
+    )
+    strange = [Difference("extra", ("none", str(n))) for n in range(5)]
+    result = found(merged, Difference("missing", ("a", "1")), *strange)
+    assert result.differences == 1
+    assert result.strange["shop.a + shop.b"].startswith("5 rows of shop.goods on the target alone")
 
 
 def test_the_remedy_reads_all_tables_that_are_merged() -> None:

@@ -21,11 +21,10 @@ def test_the_threads_of_others_are_counted(mysql_family: AnyServer) -> None:
         query(control, "CREATE USER nobody IDENTIFIED BY 'secret'")
         try:
             with closing(connect(with_user(mysql_family, "nobody:secret"))) as session:
-                idle = other_threads_running(session)
                 with at_work(mysql_family, 8):
                     # The log of the server is not sent, so one of them is taken for this thread.
                     assert other_threads_running(session) >= 7
-                wait_until(lambda: other_threads_running(session) <= idle)
+                wait_until(lambda: other_threads_running(session) < 7)
         finally:
             query(control, "DROP USER nobody")
 
@@ -36,9 +35,9 @@ def test_neither_the_question_nor_the_log_is_counted(mysql_family: AnyServer) ->
         closing(source_of(mysql_family, "none")) as asking,
     ):
         assert isinstance(asking, TellsLoad)
-        alone = asking.threads_running()
         stream = source.stream(None, [])
         next(stream)
-        assert asking.threads_running() <= alone + 1
+        # The server has threads of its own now and then.
+        wait_until(lambda: asking.threads_running() <= 1)
         with at_work(mysql_family, 5):
             assert asking.threads_running() >= 5

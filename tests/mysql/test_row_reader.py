@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +71,24 @@ def test_a_connection_that_was_idle_is_opened_again(
     for reader, lost in zip(readers, (SourceLost, SinkLost), strict=True):
         with nullcontext() if goes_on else pytest.raises(lost):
             assert reader.count(table) == 0
+
+
+def test_a_long_read_is_no_idle_time(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is kept after a read that takes longer than it may be idle."""
+    now = 100_000.0
+    for name in ("mysql", "postgres"):
+        clock = SimpleNamespace(monotonic=lambda: now)
+        monkeypatch.setattr(f"engine.databases.{name}.row_reader.time", clock)
+    source, target = sides.source_reader, sides.target_reader
+    table = sides.make("t", "id INT PRIMARY KEY")
+    for _ in range(2):
+        with source._reading() as connection, target._translate_errors(table):
+            session = target._open()
+            now += 31.0
+        now += 29.0
+        assert (source._connection, target._connection) == (connection, session)
+        with source._reading() as again, target._translate_errors(table):
+            assert (again, target._open()) == (connection, session)
 
 
 #: Names of aliases that the statements of comparisons may have.

@@ -401,8 +401,8 @@ class MySQLRowReader:
         """The connection, for one read. It is freed if the read fails."""
         with self._lock:
             self._refuse_closed()
-            known, used_at, self._used_at = self._connection, self._used_at, time.monotonic()
-            if known is not None and self._used_at - used_at > IDLE_SECONDS:
+            known = self._connection
+            if known is not None and time.monotonic() - self._used_at > IDLE_SECONDS:
                 force_close(known)
                 known = None
             # From here on ``close`` interrupts it.
@@ -420,7 +420,7 @@ class MySQLRowReader:
             well = True
         finally:
             with self._lock:
-                self._reads = False
+                self._reads, self._used_at = False, time.monotonic()
                 if self._closed or not well:
                     self._connection = None
                     force_close(connection)

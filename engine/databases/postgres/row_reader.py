@@ -265,9 +265,9 @@ class PostgresRowReader:
         return [stored.columns[ordinal] for ordinal in table.key]
 
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
-        used_at, self._used_at = self._used_at, time.monotonic()
-        if self._used_at - used_at > IDLE_SECONDS:
+        if time.monotonic() - self._used_at > IDLE_SECONDS:
             self._disconnect()
+        self._used_at = time.monotonic()
         if self._connection is None:
             self._refuse_closed()
             settings = self._settings
@@ -314,6 +314,8 @@ class PostgresRowReader:
             if translated.retryable:
                 self._disconnect()
             raise translated from error
+        finally:
+            self._used_at = time.monotonic()
 
 
 def _reference(column: Column) -> str:
