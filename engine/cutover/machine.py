@@ -149,7 +149,7 @@ class Machine:
         steps: tuple[CutoverState, ...] = ("drain", "verify", "finish", "arm")
         for step in steps:
             tell(self._parts, Line(step))
-            began, at = time.monotonic(), time.time()
+            began, at, known = time.monotonic(), time.time(), len(cutover.warnings)
             if step == "drain":
                 did = f"caught up in {await self._waits.caught_up(self._waits.left(cutover)):.2f} s"
             else:
@@ -157,7 +157,8 @@ class Machine:
             predicted[step] = time.monotonic() - began
             undo = REHEARSED_FINISH if step == "finish" else REHEARSED
             cutover = with_step(cutover, step, at, predicted[step], did, undo)
-            tell(self._parts, Line(step, did, predicted[step], undo=undo))
+            told = Line(step, did, predicted[step], cutover.warnings[known:], undo)
+            tell(self._parts, told)
         now = time.time()
         cutover = msgspec.structs.replace(
             cutover, state="rehearsed", predicted=predicted, predicted_at=now, ended_at=now

@@ -99,10 +99,9 @@ class Work:
         tables = [] if state is None else [table.id for table in state.tables]
         counters = {} if state is None else await self._parts.counters(state)
         done = await sink.finish(tables, Numbers(self._settings.sequence_margin, counters))
-        left = f"; as they were: {'; '.join(done.left)}" if done.left else ""
-        return cutover, (
+        return warned(cutover, done.left), (
             f"sequences set: {done.sequences}, constraints validated: {done.constraints},"
-            f" statistics of {done.tables} tables{left}"
+            f" statistics of {done.tables} tables"
         )
 
     async def _arm(self, cutover: Cutover) -> tuple[Cutover, str]:
@@ -132,6 +131,7 @@ class Work:
             frozen = cutover
             if self.left or not await self._waits.frozen(cutover):
                 frozen = await self.stand_still(cutover)
+                cutover = msgspec.structs.replace(cutover, freezes=frozen.freezes)
             written = await self._waits.written(cutover.end, frozen.end)
         except TailraceError as error:
             warning = (

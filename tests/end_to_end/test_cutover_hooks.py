@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import psycopg
@@ -26,13 +28,22 @@ from engine.databases.mysql.connect import query
 from engine.handover import Cutover
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
-from tests.support.cutovers import become_ready, killed_at, record, thawed_at_the_end
+from tests.support.cutovers import (
+    application_of,
+    become_ready,
+    killed_at,
+    record,
+    session_of,
+    thawed_at_the_end,
+)
 from tests.support.engine_process import EngineProcess, write_config
+from tests.support.mysql_client import put_client
 from tests.support.mysql_sessions import FreshDatabase
 from tests.support.servers import AnyServer, connect_mysql
 from tests.support.waiting import wait_until
 from tests.support.web_hooks import SECRET, Hook
 
+GUIDE = Path(__file__).parents[2] / "docs" / "cutover.md"
 COMMON = """
 [cutover]
 quiet_seconds = 0.3
@@ -85,19 +96,6 @@ def notes(target: str, database: str) -> list[str]:
     with psycopg.connect(target) as there:
         rows = there.execute(f"SELECT note FROM {database}.ledger ORDER BY id".encode()).fetchall()
     return [note for (note,) in rows]
-
-
-@contextmanager
-def application_of(server: AnyServer, database: str) -> Iterator[str]:
-    """A user that may write, by name; the name is the password, too."""
-    name = f"u_{uuid4().hex[:12]}"
-    with connect_mysql(server) as connection:
-        query(connection, f"CREATE USER {name}@'%' IDENTIFIED BY '{name}'")
-        query(connection, f"GRANT SELECT, INSERT ON {database}.* TO {name}@'%'")
-        try:
-            yield name
-        finally:
-            query(connection, f"DROP USER {name}@'%'")
 
 
 def may_write(server: AnyServer, database: str, user: str) -> bool:
@@ -163,6 +161,91 @@ def test_a_session_keeps_its_rights_until_it_ends(
         assert engine.terminate() == 0
 
 
+def script_of_the_guide(server: AnyServer, user: str, folder: Path) -> Path:
+    """The hook of docs/cutover.md, for this server and this user."""
+    found = re.search(r"```sh\n(.*?TAILRACE_CUTOVER_ACTION.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert found is not None
+    text = textwrap.dedent(" " * 3 + found[1].lstrip())
+    names = {"app@": f"{user}@", "'app'": f"'{user}'", "of app ": f"of {user} "}
+    options = {"/etc/tailrace/admin.cnf": str(put_client(server, folder))}
+    for name, here in (names | options).items():
+        assert name in text
+        text = text.replace(name, here)
+    script = folder / "freeze.sh"
+    script.write_text(text)
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_hook_of_the_guide_fails_if_it_ends_no_session(
+    mysql: AnyServer, fresh_mysql_database: FreshDatabase, tmp_path: Path
+) -> None:
+    """GIVEN a user that may lock the account, and may not end its session."""
+    database = fresh_mysql_database(mysql)
+    make_ready(mysql, database)
+    with application_of(mysql, database) as user, application_of(mysql, database) as locks:
+        script, options = script_of_the_guide(mysql, user, tmp_path), tmp_path / "admin.cnf"
+        with connect_mysql(mysql) as connection:
+            query(connection, f"GRANT CREATE USER, PROCESS ON *.* TO {locks}@'%'")
+        at = f"[client]\nhost = {mysql.host}\nport = {mysql.port}\n"
+        options.write_text(f"{at}user = {locks}\npassword = {locks}\n")
+        variables = {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "TAILRACE_CUTOVER_ACTION": "freeze",
+        }
+        with session_of(mysql, database, user) as session:
+            done = subprocess.run(
+                [script], env=variables, capture_output=True, text=True, timeout=90
+            )
+            assert write(session)
+    assert done.returncode == 1
+    assert f"sessions of {user} could not be ended" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("source", ["mysql", "mariadb_10"])
+def test_the_hook_of_the_guide(
+    source: str,
+    request: pytest.FixtureRequest,
+    fresh_mysql_database: FreshDatabase,
+    target_database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """GIVEN the hook that locks the account WHEN the cutover is killed at the switch, and in the
+    step stop THEN it goes on, and warns of nothing; proofs hold, and the user's session has
+    ended."""
+    server: AnyServer = request.getfixturevalue(source)
+    database = fresh_mysql_database(server)
+    make_ready(server, database)
+    config = write_config(tmp_path, server.url, target_database, f"{database}.*", more=COMMON)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with application_of(server, database) as user, EngineProcess(config) as engine:
+        become_ready(engine, config)
+        script = script_of_the_guide(server, user, tmp_path)
+        hook = f'{{ command = ["{script}"] }}'
+        switches = 'switch = { command = ["true"] }\nswitch_back = { command = ["true"] }\n'
+        hooks = f'freeze = {hook}\nthaw = {hook}\nverify = "changed"\n'
+        config.write_text(f"{config.read_text()}{switches}{hooks}")
+        with session_of(server, database, user) as session:
+            killed_at(config, "switch")
+            assert not write(session)
+        with pytest.raises(pymysql.err.OperationalError, match="lock"):
+            may_write(server, database, user)
+        killed_at(config, "stop")
+        assert main(["cutover", str(config)]) == 0
+        assert engine.wait() == 0
+    done = record(target_database)
+    assert (done["state"], done["warnings"], done["freezes"]) == ("done", [], 3)
+    assert {it["table"]: it["compared"] for it in done["proofs"]} == {
+        f"{database}.ledger": False,
+        f"{database}.quiet": False,
+    }
+
+
 #: Switches the applications, which fails, or back, which waits.
 BACK_AND_FORTH = """
 echo "$TAILRACE_CUTOVER_ACTION" >> {called}
@@ -218,20 +301,6 @@ def test_sigkill_while_the_applications_are_switched_back(
             lambda: notes(target_database, database)[-1] == "on the old side", what="the row"
         )
         assert engine.terminate() == 0
-
-
-@contextmanager
-def session_of(server: AnyServer, database: str, user: str) -> Iterator[pymysql.Connection]:
-    """A session of the application, which may be ended by others."""
-    session = pymysql.connect(
-        host=server.host, port=server.port, user=user, password=user, database=database
-    )
-    session.autocommit(True)
-    try:
-        yield session
-    finally:
-        with suppress(pymysql.err.Error):
-            session.close()
 
 
 def write(session: pymysql.Connection) -> bool:

@@ -71,6 +71,21 @@ def test_a_rehearsal_says_that_nothing_is_to_be_undone(capsys: pytest.CaptureFix
     assert shown.count("    undo: nothing is to be undone") == 4
 
 
+@pytest.mark.parametrize("chosen", ["", "rehearse"])
+def test_a_constraint_that_rows_violate_is_a_warning(
+    chosen: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = ready(switch_back=True)
+    world.left = ("c1 of ledger stays NOT VALID, because rows violate it",)
+    options = argparse.Namespace(**{**vars(OPTIONS), **({chosen: True} if chosen else {})})
+    shown = command._Shown(options)
+    world.shown = shown.line
+    assert asyncio.run(command._work(world.machine(), options, shown)) == 0
+    assert capsys.readouterr().out.count("warning: c1 of ledger stays NOT VALID") == 1
+    assert world.record is not None
+    assert world.record.warnings == world.left
+
+
 def status(world: World, capsys: pytest.CaptureFixture[str]) -> str:
     """What ``--status`` prints."""
     assert (

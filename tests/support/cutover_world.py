@@ -73,6 +73,8 @@ class World:
         self.counters: dict[TableId, Counter] = {}
         #: What the target's sequences were set past.
         self.finished: Numbers | None = None
+        #: What the step finish leaves as it is.
+        self.left: tuple[str, ...] = ()
         #: The sessions of others on the source, with their numbers, and the newest of all.
         self.sessions: dict[str, int] = {}
         self.newest_session = 7
@@ -206,7 +208,7 @@ class _Sink:
 
     async def finish(self, tables: Sequence[TableId], numbers: Numbers) -> Finished:
         self._world.finished = numbers
-        return Finished(1, 0, 1)
+        return Finished(1, 0, 1, self._world.left)
 
     async def obstacles(self, tables: Sequence[TableId], numbers: Numbers) -> list[Obstacle]:
         return []

@@ -1,5 +1,6 @@
 """
-What tests of the cutover share: a source that is not left frozen, SIGKILL at a step, the record.
+What tests of the cutover share: a source that is not left frozen, an application's user, SIGKILL at
+a step, the record.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
+import pymysql
 import pytest
 
 from engine.cli.main import main
@@ -21,7 +24,16 @@ from tests.support.engine_process import EngineProcess
 from tests.support.global_variables import variables
 from tests.support.servers import AnyServer, connect_mysql
 
-__all__ = ["RECORDED", "STEPS", "become_ready", "killed_at", "record", "thawed_at_the_end"]
+__all__ = [
+    "RECORDED",
+    "STEPS",
+    "application_of",
+    "become_ready",
+    "killed_at",
+    "record",
+    "session_of",
+    "thawed_at_the_end",
+]
 
 STEPS = ("freeze", "drain", "verify", "finish", "arm", "switch", "stop")
 #: The steps in a record.
@@ -80,3 +92,30 @@ def record(target: str) -> dict[str, Any]:
     assert row is not None
     found: dict[str, Any] = json.loads(row[0])
     return found
+
+
+@contextmanager
+def application_of(server: AnyServer, database: str) -> Iterator[str]:
+    """A user that may write, by name; the name is the password, too."""
+    name = f"u_{uuid4().hex[:12]}"
+    with connect_mysql(server) as connection:
+        query(connection, f"CREATE USER {name}@'%' IDENTIFIED BY '{name}'")
+        query(connection, f"GRANT SELECT, INSERT ON {database}.* TO {name}@'%'")
+        try:
+            yield name
+        finally:
+            query(connection, f"DROP USER {name}@'%'")
+
+
+@contextmanager
+def session_of(server: AnyServer, database: str, user: str) -> Iterator[pymysql.Connection]:
+    """A session of the application, which may be ended by others."""
+    session = pymysql.connect(
+        host=server.host, port=server.port, user=user, password=user, database=database
+    )
+    session.autocommit(True)
+    try:
+        yield session
+    finally:
+        with suppress(pymysql.err.Error):
+            session.close()
