@@ -213,8 +213,9 @@ class Connected(NamedTuple):
 
 
 class Since(NamedTuple):
-    """A position of the log, and a moment at which the log had it, in Unix seconds of this host:
-    a log with the same place may have been begun after that. ``inf``: it was not.
+    """A position of the log, and a moment at which the log had it, in Unix seconds of the host that
+    compared, whose clock is taken for that of this one: a log with the same place may have been
+    begun after that. ``inf``: it was not.
     """
 
     position: str
@@ -268,7 +269,8 @@ class Freezer(Protocol):
     def changed(self, since: Mapping[Table, Since], seconds: float) -> Changed:
         """Those of the tables that the log up to its end now may have changed after the position of
         each. A table that is left out was not changed by anything that the log shows. Raises
-        SourceError if the log cannot be read from there, or not in ``seconds``, or was reset.
+        SourceError if the log cannot be read from there, or not in ``seconds``, or may have been
+        reset.
         """
         ...
 

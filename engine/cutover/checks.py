@@ -135,7 +135,11 @@ def proof_refusals(
         found.append(Refusal(f"different from the source: {_names(different)}", remedy))
     if old:
         text = f"not found equal within {most_seconds:g} s: {_names(old)}"
-        found.append(Refusal(text, "`tailrace verify CONFIG` compares them"))
+        remedy = "`tailrace verify CONFIG` compares them"
+        if not proofs:
+            # A table of an older layout is not read.
+            remedy += "; after an upgrade, start the engine of this version once before that"
+        found.append(Refusal(text, remedy))
     return found
 
 

@@ -78,6 +78,7 @@ class TableComparison(ABC):
         if not by_rows:
             await self._choose_method()
         self.position = await self.pipeline.beginning()
+        self.started_at = time.time()  # the log has that position by now
         self.count_known(0)
         inconclusive = ""
         try:

@@ -111,7 +111,8 @@ class ChangedNames:
         format, (file, _) = self._place.format, self._place.numbers
         if format is not None and format.begun + 1 > self._known.get(file, inf):
             raise SourceError(
-                f"the log was reset: {self._place.file} was begun after the tables were compared"
+                f"the log may have been reset: {self._place.file} was begun after the tables were"
+                " compared"
             )
 
     def _note(self, kind: int, event: bytes, end: int) -> None:

@@ -5,6 +5,7 @@ or go on for ever. A reader with a defect stands for such a read.
 
 from __future__ import annotations
 
+import time
 from functools import reduce
 from itertools import count
 
@@ -50,6 +51,18 @@ def test_parts_that_do_not_have_all_rows_are_read_instead(
     report = sides.compare(table)
     assert (report.missing, report.equal, report.method) == (1, False, "rows")
     assert report.reason == f"no row differs, but the source has {ROWS} rows and the target 11"
+
+
+def test_a_comparison_begins_when_its_position_is_known(sides: Sides) -> None:
+    """A log file that is begun later than the comparison is then not that of its position."""
+    asked: list[float] = []
+
+    def position() -> str:
+        asked.append(time.time())
+        return "0"
+
+    report = sides.compare(make(sides, "id INT PRIMARY KEY"), source_position=position)
+    assert report.started_at >= asked[0]
 
 
 @pytest.mark.parametrize("log_grows", [False, True])

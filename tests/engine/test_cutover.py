@@ -70,6 +70,9 @@ def test_proofs() -> None:
         "different from the source: shop.a",
         "not found equal within 60 s: shop.b, shop.c",
     ]
+    assert "after an upgrade" not in found[1].remedy
+    (none,) = proof_refusals(progress, {}, 1000.0, 60.0)
+    assert "after an upgrade, start the engine" in none.remedy
 
 
 def test_a_table_that_was_backfilled_after_its_proof() -> None:
