@@ -149,10 +149,12 @@ class RepairStore(Protocol):
         """As ``DeadLetterStore.savepoint``."""
         ...
 
-    async def deletes_alone(self, id: TableId) -> bool:
-        """Whether nothing but the row happens when a row of the target's table is deleted in the
-        open transaction: no foreign key and no trigger acts. Called by the engine.
+    async def why_not_anew(self, table: Table) -> str:
+        """Why rows of the target's table cannot be deleted and inserted in the open transaction: a
+        foreign key or a trigger acts, or the target alone has columns, which lose their values.
+        Empty if nothing but the row is concerned. Called by the engine.
         """
+        ...
 
 
 @runtime_checkable

@@ -214,19 +214,22 @@ class Repair:
 
 async def _write(it: TableRepair, writer: TargetWriter, store: RepairStore) -> tuple[int, int]:
     """Write the rows of a table. Returns the numbers of rows that were written and deleted."""
-    rows, id = list(it.rows.values()), it.table.id
+    rows, id, reason = list(it.rows.values()), it.table.id, ""
     try:
         try:
             async with store.savepoint():
                 return await writer.repair(it.table, it.extra, rows)
         except ApplyError as error:
-            if not (error.of_rows and await store.deletes_alone(writer.target(it.table).id)):
+            if not error.of_rows:
                 raise
-        # Rows may have each other's unique values on the target.
+            # Rows may have each other's unique values on the target.
+            if reason := await store.why_not_anew(writer.target(it.table)):
+                raise
         return await writer.repair(it.table, it.extra, rows, anew=True)
     except ApplyError as error:
+        kept = f", and they are not deleted and inserted, because {reason}" if reason else ""
         raise ApplyError(
-            f"no row is repaired, because the target refuses rows of {id}: {error.message}."
+            f"no row is repaired, because the target refuses rows of {id}: {error.message}{kept}."
             f" `tailrace backfill CONFIG {id}` reads the table again"
         ) from error
 

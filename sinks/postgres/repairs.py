@@ -6,7 +6,7 @@ They are stored with the command, and removed when it is concluded or cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -19,11 +19,15 @@ from sinks.postgres.session import Session
 
 __all__ = ["RepairTable"]
 
-# Triggers for DELETE (bit 3 of ``tgtype``), among them those of foreign keys that refer to the
-# table. https://www.postgresql.org/docs/current/catalog-pg-trigger.html
-_ACTS_ON_DELETE = """
+# Whether there are triggers for DELETE (bit 3 of ``tgtype``), among them those of foreign keys that
+# refer to the table, which fire in a session of this ``session_replication_role``; and the columns
+# besides some. https://www.postgresql.org/docs/current/catalog-pg-trigger.html
+_CONCERNED = """
 SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = $1::regclass AND tgtype & 8 <> 0
-AND tgenabled IN ('O', 'A'))"""
+    AND tgenabled IN (CASE current_setting('session_replication_role')
+                      WHEN 'replica' THEN 'R'::"char" ELSE 'O' END, 'A')),
+  ARRAY (SELECT attname::text FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0
+    AND NOT attisdropped AND attgenerated = '' AND attname <> ALL ($2::text[]) ORDER BY attnum)"""
 
 
 class RepairTable:
@@ -65,10 +69,14 @@ class RepairTable:
             for schema, name, keys in await cursor.fetchall()
         }
 
-    async def deletes_alone(self, name: str) -> bool:
-        """As ``RepairStore.deletes_alone``, of the table with this quoted name."""
-        session = self._session
-        if session.replica_role:
-            return True
-        cursor = await session.execute(_ACTS_ON_DELETE, (name,))
-        return await cursor.fetchone() == (False,)
+    async def why_not_anew(self, name: str, columns: Sequence[str]) -> str:
+        """As ``RepairStore.why_not_anew``, of the table with this quoted name and these columns of
+        the source."""
+        cursor = await self._session.execute(_CONCERNED, (name, list(columns)))
+        ((acts, others),) = await cursor.fetchall()
+        if others:
+            return (
+                "the values of columns that the target alone has would be lost:"
+                f" {', '.join(others)} (a backfill keeps them only with --in-place)"
+            )
+        return "a trigger or a foreign key of the target acts on each delete" if acts else ""

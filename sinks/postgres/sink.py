@@ -276,10 +276,10 @@ class PostgresSink(KeepsProofs):
         """As ``RepairStore.repair_keys``."""
         return await RepairTable(self._session, self._pipeline).read(id)
 
-    async def deletes_alone(self, id: TableId) -> bool:
-        """As ``RepairStore.deletes_alone``."""
-        table = RepairTable(self._session, self._pipeline)
-        return await table.deletes_alone(self._naming.sql(id))
+    async def why_not_anew(self, table: Table) -> str:
+        """As ``RepairStore.why_not_anew``."""
+        repairs = RepairTable(self._session, self._pipeline)
+        return await repairs.why_not_anew(self._naming.sql(table.id), table.names)
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """As ``DeadLetterStore.savepoint``."""

@@ -15,6 +15,7 @@ from tests.support.commands import tailrace
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.mysql_sessions import FreshDatabase, Writer
 from tests.support.servers import AnyServer
+from tests.support.waiting import wait_until
 
 MAPPING = """
 [mask]
@@ -233,6 +234,22 @@ def test_a_stopped_pipeline_repairs_at_its_next_start(
         assert there.execute(f"SELECT * FROM {database}.plain".encode()).fetchall() == [(1,)]
 
 
+def check_columns_of_the_target(
+    there: psycopg.Connection, database: str, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Values of a column that the target alone has stay, and the remedy keeps them."""
+    there.execute(f"ALTER TABLE {database}.free ADD note text".encode())
+    for u in ("-id", f"{SWAPPED + 1} - id"):
+        there.execute(f"UPDATE {database}.free SET u = {u}, note = 'mine'".encode())
+    free = ("--table", f"{database}.free")
+    assert main(["verify", config, "--repair", "--yes", *free]) == 1
+    assert "would be lost: note (" in capsys.readouterr().out
+    assert main(["backfill", config, f"{database}.free", "--in-place"]) == 0
+    wait_until(lambda: main(["verify", config, *free]) == 0, what="equal tables")
+    notes = there.execute(f"SELECT count(*) FROM {database}.free WHERE note = 'mine'".encode())
+    assert notes.fetchone() == (SWAPPED,)
+
+
 @pytest.mark.slow
 def test_a_repair_deletes_no_row_to_which_a_foreign_key_refers(
     mysql: AnyServer,
@@ -279,5 +296,6 @@ def test_a_repair_deletes_no_row_to_which_a_foreign_key_refers(
                 assert main([*repair, "--table", f"{database}.free"]) == 0
                 assert rows("free") == right
                 assert there.execute("SELECT count(*) FROM child").fetchone() == (1,)
+                check_columns_of_the_target(there, database, str(config), capsys)
         finally:
             there.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())

@@ -408,8 +408,8 @@ class RepairSink(MemorySink):
     async def repair_keys(self, id: int) -> dict[TableId, RepairKeys]:
         return {KEYED.id: RepairKeys((("1",),))}
 
-    async def deletes_alone(self, id: TableId) -> bool:
-        return True
+    async def why_not_anew(self, table: Table) -> str:
+        return ""
 
 
 class RepairSource(MemorySource):
