@@ -4,7 +4,6 @@ A source that is restarted during a cutover, and takes writes again.
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +18,8 @@ import pytest
 from engine.cli.main import main
 from engine.databases.mysql.connect import query
 from engine.sandbox import Server, start_mariadb, start_mysql
-from tests.support.cutovers import killed_at, record
+from tests.support.background import Background
+from tests.support.cutovers import become_ready, killed_at, record
 from tests.support.engine_process import EngineProcess, write_config
 from tests.support.global_variables import variables
 from tests.support.servers import connect_mysql, obtain
@@ -55,25 +55,24 @@ def config(source: Server, target_database: str, tmp_path: Path) -> Path:
     return write_config(tmp_path, source.url, target_database, "shop.*", more=more)
 
 
-class Application:
+class Application(Background):
     """Writes rows, and goes on whenever the server lets it: it knows neither of a restart nor of a
     cutover. ``written`` has the numbers of its rows.
     """
 
     def __init__(self, server: Server) -> None:
+        super().__init__(self._run)
         self._server = server
         self.written: list[int] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def _run(self) -> None:
-        while not self._ended.is_set():
+    def _run(self, ended: threading.Event) -> None:
+        while not ended.is_set():
             try:
-                self._write()
+                self._write(ended)
             except pymysql.MySQLError:  # the server is away, or read only
-                self._ended.wait(0.01)
+                ended.wait(0.01)
 
-    def _write(self) -> None:
+    def _write(self, ended: threading.Event) -> None:
         at = self._server
         with (
             pymysql.connect(
@@ -81,23 +80,15 @@ class Application:
             ) as connection,
             connection.cursor() as cursor,
         ):
-            while not self._ended.is_set():
+            while not ended.is_set():
                 cursor.execute("INSERT INTO shop.ledger VALUES ()")
                 self.written.append(cursor.lastrowid)
-                self._ended.wait(0.002)
+                ended.wait(0.002)
 
     def wait_more(self) -> None:
         """Wait until it has written another row."""
         before = len(self.written)
         wait_until(lambda: len(self.written) > before, what="another row")
-
-    def __enter__(self) -> Application:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join(30)
 
 
 def restart(server: Server, how: str) -> None:
@@ -115,13 +106,6 @@ def read_only(server: Server) -> str:
         return variables(connection, "GLOBAL")["read_only"]
 
 
-def made_ready(config: Path, engine: EngineProcess) -> None:
-    """The cutover can begin."""
-    engine.wait_live()
-    assert main(["schema", "apply", str(config), "--yes"]) == 0
-    assert main(["verify", str(config)]) == 0
-
-
 def numbers(server: Server, target: str) -> tuple[list[int], list[int]]:
     """The rows of both sides."""
     with connect_mysql(server) as connection:
@@ -131,20 +115,28 @@ def numbers(server: Server, target: str) -> tuple[list[int], list[int]]:
     return there, [row[0] for row in rows]
 
 
+#: The sessions that wait for a lock on the table.
+WAITING = "SELECT count(*) FROM pg_locks WHERE relation = 'shop.ledger'::regclass AND NOT granted"
+
+
 def restarted_after_the_freeze(
-    config: Path, server: Server, how: str, application: Application
+    config: Path, server: Server, how: str, application: Application, target: str
 ) -> str:
-    """The command sees nothing of a restart until it is over. Returns its error."""
+    """The step finish waits for a lock on the table until the server has been restarted, and is
+    written. Returns the error of the command.
+    """
     command = [sys.executable, "-P", "-m", "engine.cli", "cutover", str(config)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert any(line.startswith("drain: ") for line in process.stdout)
-        process.send_signal(signal.SIGSTOP)
+    with (
+        psycopg.connect(target) as holder,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        holder.execute("LOCK TABLE shop.ledger IN SHARE UPDATE EXCLUSIVE MODE")
+        wait_until(lambda: holder.execute(WAITING).fetchone() == (1,), 60, "the step finish")
         restart(server, how)
         application.wait_more()
-        process.send_signal(signal.SIGCONT)
+        holder.rollback()
         _, said = process.communicate(timeout=60)
         assert process.returncode == 1, said
     return said
@@ -158,8 +150,8 @@ def test_a_source_that_is_restarted_after_the_freeze(
     on THEN it aborts; WHEN it was killed and is typed again THEN it freezes, drains and compares
     again. The target has each row."""
     with EngineProcess(config) as engine, Application(source) as application:
-        made_ready(config, engine)
-        said = restarted_after_the_freeze(config, source, how, application)
+        become_ready(engine, config)
+        said = restarted_after_the_freeze(config, source, how, application, target_database)
         assert "the source takes writes as before" in said
         aborted = record(target_database)
         assert (aborted["state"], read_only(source)) == ("aborted", "OFF")
@@ -201,7 +193,7 @@ def test_a_source_that_is_restarted_at_the_switch(
     goes on when a person says that the applications are switched."""
     run = ["cutover", str(config)]
     with EngineProcess(config) as engine:
-        made_ready(config, engine)
+        become_ready(engine, config)
         killed_at(config, "switch")
         restarted_at_the_switch(source, written=written)
         engine.wait_status(lambda it: it["state"] == "streaming")
@@ -227,7 +219,7 @@ def test_a_source_that_is_restarted_by_the_hook(
     wait = f"touch {waits}; while [ ! -e {go} ]; do sleep 0.05; done"
     config.write_text(config.read_text().replace(f"cat >> {tmp_path / 'called'}", wait))
     with EngineProcess(config) as engine:
-        made_ready(config, engine)
+        become_ready(engine, config)
         with subprocess.Popen([sys.executable, "-m", "engine.cli", "cutover", str(config)]) as one:
             wait_until(waits.exists, 60, "the hook switch")
             restart(source, "shutdown")
@@ -236,3 +228,38 @@ def test_a_source_that_is_restarted_by_the_hook(
         assert engine.wait() == 0
         assert read_only(source) == "ON"
         assert record(target_database)["warnings"] == []
+
+
+RESETS = {"mysql": "RESET BINARY LOGS AND GTIDS", "mariadb": "RESET MASTER"}
+
+
+@pytest.mark.parametrize("step", ["arm", "switch"])
+def test_a_log_that_is_reset_while_the_cutover_is_left(
+    source: Server,
+    step: str,
+    config: Path,
+    target_database: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """GIVEN a log that begins again, with a row that the target lacks, and has fewer GTIDs than the
+    frozen one WHEN the cutover goes on THEN it is aborted, or a person decides and is warned."""
+    run = ["cutover", str(config)]
+    with EngineProcess(config) as engine:
+        become_ready(engine, config)
+        killed_at(config, step)
+        with connect_mysql(source) as connection:
+            query(connection, "SET GLOBAL read_only = OFF")
+            query(connection, RESETS[source.kind])
+            query(connection, "INSERT INTO shop.ledger VALUES (2)")
+        capsys.readouterr()
+        assert main(run) == 1
+        assert "log has less than when it was frozen" in capsys.readouterr().err
+        found = record(target_database)
+        if step == "arm":
+            assert (found["state"], read_only(source)) == ("aborted", "OFF")
+            return
+        assert (found["state"], read_only(source)) == ("switch", "ON")
+        assert main([*run, "--switched"]) == 0
+        done = record(target_database)
+        assert done["state"] == "done"
+        assert "log has less than when it was frozen" in done["warnings"][-1]
