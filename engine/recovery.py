@@ -23,6 +23,7 @@ __all__ = [
     "RepairKeys",
     "RepairStore",
     "Resettable",
+    "TooLarge",
     "count_dead_letters",
     "places_of",
 ]
@@ -157,14 +158,21 @@ class RepairStore(Protocol):
         ...
 
 
+class TooLarge(Exception):
+    """Rows are too large to be held in memory together."""
+
+
 @runtime_checkable
 class ReadsKeys(Protocol):
     """A source that reads single rows of its tables."""
 
-    def rows_of_keys(self, table: Table, keys: Sequence[Row], low_watermark: str) -> Chunk:
+    def rows_of_keys(
+        self, table: Table, keys: Sequence[Row], low_watermark: str, most_bytes: int
+    ) -> Chunk:
         """The rows with these keys, also such as only the source's collation takes for equal, in a
-        chunk with the watermarks of ``SnapshotSource.chunks``. A key has the values of the key's
-        columns. Raises ``ShapeChanged``. May block.
+        chunk with its size and with the watermarks of ``SnapshotSource.chunks``. A key has the
+        values of the key's columns. Raises ``ShapeChanged``, and ``TooLarge`` as soon as it has
+        received more than ``most_bytes``. May block.
         """
 
 

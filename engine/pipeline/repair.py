@@ -42,7 +42,7 @@ from engine.errors import ApplyError, ShapeChanged
 from engine.mapping.reader import decoder
 from engine.pipeline.table_progress import ProgressTracker
 from engine.pipeline.writer import TargetWriter
-from engine.recovery import ReadsKeys, RepairKeys, RepairStore
+from engine.recovery import ReadsKeys, RepairKeys, RepairStore, TooLarge
 from engine.schema import Table, TableId
 from engine.toolkit.key_order import ORDERED_KINDS
 
@@ -50,6 +50,8 @@ __all__ = ["REPAIR_SECONDS", "CannotRepair", "Repair", "TableRepair"]
 
 #: How long the reads may take, and the stream to pass them.
 REPAIR_SECONDS: Final = 60.0
+#: The most bytes of rows that a repair holds in memory until they are written.
+MOST_BYTES: Final = 64 << 20
 #: The types of which a value has one form in a row tuple, and is equal to no other one on a target.
 EXACT_KINDS: Final = ORDERED_KINDS | {"text", "enum", "set"}
 
@@ -157,19 +159,26 @@ class Repair:
             raise CannotRepair("this source cannot read single rows")
         if writer.paused:
             raise CannotRepair("the pipeline is paused; `tailrace resume CONFIG` goes on")
-        tables = []
+        tables, bytes_left = [], MOST_BYTES
         for id, wanted in sorted(keys.items()):
             table = _repairable(id, writer, tracker, letters)
             differing, extra = _values(table, wanted.differing), _values(table, wanted.extra)
+            both = [*differing, *extra]
             try:
                 chunk = await asyncio.to_thread(
-                    source.rows_of_keys, table, [*differing, *extra], writer.position
+                    source.rows_of_keys, table, both, writer.position, bytes_left
                 )
+            except TooLarge:
+                raise CannotRepair(
+                    f"the rows to repair have more than {MOST_BYTES >> 20} MiB, up to those of"
+                    f" {id}. `tailrace backfill CONFIG {id}` reads that table again"
+                ) from None
             except ShapeChanged:
                 raise CannotRepair(
                     f"{id} was altered on the source, and the pipeline has not come to that yet;"
                     " type the command again"
                 ) from None
+            bytes_left -= chunk.size
             high = str(chunk.high_watermark)
             tables.append(TableRepair(table, differing, extra, chunk.rows, high))
         return cls(stored, tables, deadline)

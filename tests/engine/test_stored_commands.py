@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -26,7 +27,7 @@ from engine.commands import (
 )
 from engine.errors import ConfigError, SinkLost, SourceError, SourceLost
 from engine.pipeline import stored_commands
-from engine.recovery import RepairKeys
+from engine.recovery import RepairKeys, TooLarge
 from engine.schema import Table, TableId
 from engine.settings.loader import BackfillSettings
 from sinks.memory import MemorySink, MemorySinkSettings, MemoryStore
@@ -413,38 +414,35 @@ class RepairSink(MemorySink):
 
 
 class RepairSource(MemorySource):
-    """A source that reads single rows, and whose connection is lost in the reads of rows, or in
-    the streams, as often as it is told."""
+    """A source whose connection is lost in reads of rows, or in streams, as often as it is told."""
 
-    def __init__(self, database: MemoryDatabase, *, reads: int = 0, streams: int = 0) -> None:
+    def __init__(self, database: MemoryDatabase, reads: int, streams: int, size: int = 0) -> None:
         super().__init__(MemorySettings("memory:test"), database)
-        self._reads, self._streams = reads, streams
+        self._reads, self._streams, self._size = reads, streams, size
         self.read = 0
 
-    def rows_of_keys(self, table: Table, keys: Sequence[Row], low_watermark: str) -> Chunk:
+    def rows_of_keys(
+        self, table: Table, keys: Sequence[Row], low_watermark: str, most_bytes: int
+    ) -> Chunk:
         self.read += 1
+        if self._size > most_bytes:
+            raise TooLarge
         if self.read <= self._reads:
             raise SourceLost("the read was lost")
         return Chunk(table, [(1, "old")], None, self.position())
 
-    def stream(
-        self,
-        position: str | None,
-        tables: Sequence[Table],
-        discovered: Sequence[Table] = (),
-        ignored: Sequence[TableId] = (),
-    ) -> Iterator[Sequence[Change]]:
+    def stream(self, *arguments: Any, **others: Any) -> Iterator[Sequence[Change]]:
         self._streams -= 1
         if self._streams >= 0:
             raise SourceLost("the stream was lost")
-        return super().stream(position, tables, discovered, ignored)
+        return super().stream(*arguments, **others)
 
 
-def run_repair(*, reads: int = 0, streams: int = 0) -> tuple[MemoryStore, RepairSource]:
+def run_repair(reads: int = 0, streams: int = 0, size: int = 0) -> tuple[MemoryStore, RepairSource]:
     """Run a pipeline with a repair that waits."""
     database, store = live()
     submit(sink_of(store), RepairRows({str(KEYED.id): 1}))
-    source = RepairSource(database, reads=reads, streams=streams)
+    source = RepairSource(database, reads, streams, size)
     sink = RepairSink(MemorySinkSettings("memory:test"), "test", store)
     run(make_pipeline(database, store, source=source, sink=sink), until_caught_up=True)
     return store, source
@@ -477,13 +475,20 @@ def test_a_repair_that_began_too_long_ago_fails(monkeypatch: pytest.MonkeyPatch)
     assert source.read == 1
 
 
+def test_a_repair_of_rows_beyond_all_bounds_is_refused() -> None:
+    """Once and for all: else the engine would try it again at each start."""
+    store, source = run_repair(size=65 << 20)
+    assert (outcome(store, 1).refused, source.read) == (True, 1)
+    assert "more than 64 MiB, up to those of" in (outcome(store, 1).outcome or "")
+
+
 def test_a_repair_keeps_no_other_command_waiting() -> None:
     """Not even a repair whose attempts all fail."""
     order: list[int] = []
     database, store = live()
     submit(sink_of(store), RepairRows({str(KEYED.id): 1}))
     submit(sink_of(store), QuarantineTables(("shop.none",)))
-    source = RepairSource(database, streams=1)
+    source = RepairSource(database, 0, 1)
 
     class Sink(RepairSink):
         async def conclude_command(self, id: int, outcome: str, *, refused: bool = False) -> None:

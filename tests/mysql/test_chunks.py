@@ -9,6 +9,7 @@ import pytest
 
 from engine.databases.mysql.connect import prepare, query
 from engine.errors import ConfigError, ShapeChanged, SourceError, TableUnreadable
+from engine.recovery import TooLarge
 from sources.mysql.position import parse_position
 from sources.mysql.settings import MySQLSettings
 from sources.mysql.snapshot import chunks as chunks_module
@@ -19,6 +20,7 @@ from tests.support.mysql_log import live_table, selected_rows
 from tests.support.servers import AnyServer, connect_mysql
 
 Fresh = Callable[[AnyServer], str]
+MANY = 1 << 20
 
 
 # Kind of key → the definitions of its columns, and the SQL values of row n.
@@ -91,7 +93,10 @@ def test_keys_of_every_type(
                 rest = reader.chunks(table, chunk.cursor, low_watermark, rows=1000, readers=1)
                 assert (kind, rows_of(list(rest))) == (kind, expected[read:])
             found_again = reader.rows_of_keys(
-                table, [tuple(row[it] for it in table.key) for row in expected[:9]], low_watermark
+                table,
+                [tuple(row[it] for it in table.key) for row in expected[:9]],
+                low_watermark,
+                MANY,
             )
             assert (kind, sorted(found_again.rows)) == (kind, sorted(expected[:9]))
 
@@ -147,8 +152,9 @@ def test_rows_are_found_by_their_labels(
         (plan,) = query(connection, f"EXPLAIN FORMAT = TRADITIONAL SELECT * FROM t{where}")
         possible_keys = plan[-6 if len(plan) == 10 else -7]
     reader, keys = make_reader(mysql_family), [("a b", "n,m"), ("z", ""), ("", "m"), ("z", "none")]
-    assert sorted(reader.rows_of_keys(t, keys, low).rows) == [("", "m"), ("a b", "m,n"), ("z", "")]
-    found = reader.rows_of_keys(u, [("a",), ("A",), ("1",), ("b",)], low).rows
+    found = reader.rows_of_keys(t, keys, low, MANY).rows
+    assert sorted(found) == [("", "m"), ("a b", "m,n"), ("z", "")]
+    found = reader.rows_of_keys(u, [("a",), ("A",), ("1",), ("b",)], low, MANY).rows
     assert sorted(found) == [("1",), ("A",)]
     assert possible_keys == "PRIMARY"
 
@@ -168,7 +174,22 @@ def test_a_set_of_64_labels_is_read_in_its_order(
         reader = make_reader(mysql_family)
         chunks = list(reader.chunks(table, None, low, rows=1, readers=1))
         assert [row for chunk in chunks for row in chunk.rows] == wanted
-        assert sorted(reader.rows_of_keys(table, wanted, low).rows) == sorted(wanted)
+        assert sorted(reader.rows_of_keys(table, wanted, low, MANY).rows) == sorted(wanted)
+
+
+def test_rows_of_keys_that_are_too_large_together_are_not_held(
+    mysql: AnyServer, fresh_mysql_database: Fresh, make_reader: MakeReader
+) -> None:
+    """GIVEN rows of 4 MB WHEN fewer bytes are allowed THEN the read ends within the first row."""
+    with connect_mysql(mysql, database := fresh_mysql_database(mysql)) as connection:
+        query(connection, "CREATE TABLE t (k INT PRIMARY KEY, v LONGTEXT)")
+        query(connection, "INSERT INTO t SELECT 1, REPEAT('x', 4000000) UNION SELECT 2, 'y'")
+        table, low = live_table(connection, database, "t"), current_position(connection)
+    reader = make_reader(mysql)
+    with pytest.raises(TooLarge):
+        reader.rows_of_keys(table, [(1,), (2,)], low, 100_000)
+    chunk = reader.rows_of_keys(table, [(2,)], low, 100_000)
+    assert (chunk.rows, 0 < chunk.size < 100_000) == ([(2, "y")], True)
 
 
 def test_keys_that_may_stand_for_bytes_are_not_looked_up(
@@ -181,9 +202,9 @@ def test_keys_that_may_stand_for_bytes_are_not_looked_up(
         query(connection, "INSERT INTO t VALUES (_hebrew x'D9'), (_hebrew x'E0')")
         table, low = live_table(connection, database, "t"), current_position(connection)
     reader = make_reader(mysql)
-    assert reader.rows_of_keys(table, [("\u05d0",), ("none",)], low).rows == [("\u05d0",)]
+    assert reader.rows_of_keys(table, [("\u05d0",), ("none",)], low, MANY).rows == [("\u05d0",)]
     with pytest.raises(SourceError, match="cannot be looked up"):
-        reader.rows_of_keys(table, [("\u05d0",), ("\U000f00d9",)], low)
+        reader.rows_of_keys(table, [("\u05d0",), ("\U000f00d9",)], low, MANY)
 
 
 def test_a_cursor_of_another_key_is_refused(

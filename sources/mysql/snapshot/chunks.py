@@ -33,6 +33,7 @@ from engine.errors import (
     TableRecreated,
     TableUnreadable,
 )
+from engine.recovery import TooLarge
 from engine.remedies import BACKFILL, and_then
 from engine.schema import Part, Table
 from sources.mysql.catalog import read_columns
@@ -136,7 +137,9 @@ class ChunkReader:
             if not columns:
                 self._measured = (table, reading.row_bytes)
 
-    def rows_of_keys(self, table: Table, keys: Sequence[Key], low_watermark: str) -> Chunk:
+    def rows_of_keys(
+        self, table: Table, keys: Sequence[Key], low_watermark: str, most_bytes: int
+    ) -> Chunk:
         """See ``engine.recovery.ReadsKeys.rows_of_keys``."""
         self._sessions.resume()
         low = parse_position(low_watermark)
@@ -144,7 +147,7 @@ class ChunkReader:
             *(self._sessions, self._watermarks, table, low, _KEYS_TOGETHER),
             *(self._invalid_text, None, (), ""),
         )
-        return reading.of_keys(keys)
+        return reading.of_keys(keys, most_bytes)
 
     def empty(self, tables: Sequence[Table], low_watermark: str) -> list[Chunk]:
         """See ``engine.contract.SnapshotSource.empty``.
@@ -249,9 +252,10 @@ class _Reading:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def of_keys(self, keys: Sequence[Key]) -> Chunk:
+    def of_keys(self, keys: Sequence[Key], most_bytes: int) -> Chunk:
         """The rows with these keys, in one transaction."""
         found: dict[Key, Row] = {}
+        size = 0
         with self._sessions.lease() as lease, self._errors():
             connection, low = lease.connection, self._low_watermark
             self._watermarks.wait_until_visible(connection, [self._table], low)
@@ -260,10 +264,12 @@ class _Reading:
             for start in range(0, len(keys), self._rows):
                 where = self._keyset.among(keys[start : start + self._rows])
                 query = self._query(connection, where)
-                for rows, _ in self._rows_of(connection, self._table, query):
+                for rows, received in self._rows_of(connection, self._table, query):
                     found |= {self._key_of(row): row for row in rows}
+                    if (size := size + received) > most_bytes:
+                        raise TooLarge
             high_watermark = self._watermarks.high(connection)
-        return Chunk(self._table, list(found.values()), None, str(high_watermark))
+        return Chunk(self._table, list(found.values()), None, str(high_watermark), size)
 
     def whole(self) -> Iterator[Chunk]:
         """All rows as of one position in the log, in the order in which the server sends them."""

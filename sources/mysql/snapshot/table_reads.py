@@ -25,6 +25,8 @@ class TableReads(ABC):
         """One chunk for each of the tables that has no row; see ``SnapshotSource.empty``."""
         return self._chunk_reader().empty(tables, low_watermark)
 
-    def rows_of_keys(self, table: Table, keys: Sequence[Row], low_watermark: str) -> Chunk:
+    def rows_of_keys(
+        self, table: Table, keys: Sequence[Row], low_watermark: str, most_bytes: int
+    ) -> Chunk:
         """The rows with these keys; see ``ReadsKeys.rows_of_keys``."""
-        return self._chunk_reader().rows_of_keys(table, keys, low_watermark)
+        return self._chunk_reader().rows_of_keys(table, keys, low_watermark, most_bytes)
