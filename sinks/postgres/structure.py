@@ -238,7 +238,7 @@ async def execute_alone(session: Session, statements: Sequence[str]) -> None:
 
 
 def _remedy(cause: BaseException | None) -> str:
-    """What to do about a statement that PostgreSQL refuses; empty if that is said already."""
+    """What to do about a statement that PostgreSQL refuses; empty if the session's hint holds."""
     match cause:
         case pg.ForeignKeyViolation():
             return (
@@ -262,11 +262,22 @@ def _remedy(cause: BaseException | None) -> str:
             )
         case pg.DuplicateObject() | pg.DuplicateTable():
             return "Rename or drop what has this name on the target, then repeat the command"
-        case pg.ProgramLimitExceeded() | pg.UniqueViolation() | pg.UndefinedTable():
-            return ""
-        case pg.UndefinedColumn() | pg.RaiseException() | pg.TriggeredActionException():
-            return ""
-    return "`tailrace schema diff CONFIG` shows both sides: create on the target what does the same"
+        case (
+            pg.FeatureNotSupported()
+            | pg.SyntaxError()
+            | pg.UndefinedFunction()
+            | pg.AmbiguousFunction()
+            | pg.IndeterminateDatatype()
+            | pg.CannotCoerce()
+            | pg.WrongObjectType()
+            | pg.InvalidObjectDefinition()
+            | pg.DataError()
+        ):
+            return (
+                "`tailrace schema diff CONFIG` shows both sides: create on the target what does the"
+                " same"
+            )
+    return ""
 
 
 def _described(item: Item, definition: str) -> Item:

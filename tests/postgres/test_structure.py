@@ -8,6 +8,7 @@ import asyncio
 
 import psycopg
 import pytest
+from psycopg import errors as pg
 
 from engine.errors import ApplyError
 from engine.handover import Numbers
@@ -16,6 +17,7 @@ from engine.structure import Check, TableDetails, WantedTable
 from engine.toolkit.schema_diff import Difference, differences
 from sinks.postgres.settings import PostgresSettings
 from sinks.postgres.sink import PostgresSink
+from sinks.postgres.structure import _remedy
 
 ID = Column("id", Type("int32"), "int", nullable=False)
 NUMBER = Column("n", Type("decimal", precision=8, scale=2), "decimal(8,2)", default="1.50")
@@ -198,3 +200,22 @@ def test_an_expression_that_is_a_constant_becomes_a_default(url: str) -> None:
         ]
         found = target.execute("INSERT INTO shop.t (id) VALUES (1) RETURNING a, c, d").fetchone()
         assert found == ("it's \\ é", None, "5")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (pg.FeatureNotSupported(), "does the same"),
+        (pg.InvalidTextRepresentation(), "does the same"),
+        (pg.DuplicateObject(), "Rename or drop"),
+        (pg.UniqueViolation(), ""),
+        (pg.ObjectInUse(), ""),
+        (pg.ObjectNotInPrerequisiteState(), ""),
+    ],
+)
+def test_a_refusal_that_no_other_statement_ends_keeps_its_hint(
+    refusal: psycopg.Error, said: str
+) -> None:
+    """What a table that is in use lacks is not another statement."""
+    remedy = _remedy(refusal)
+    assert (said in remedy, bool(remedy)) == (True, bool(said))
