@@ -19,7 +19,6 @@ side sorts, and a row that the other side has in another range is a candidate on
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
@@ -94,14 +93,14 @@ class RangeComparison:
         rows = most
         after, upto = self._after, await self._end(KeyRange(self._after), rows)
         while True:
-            range, started = KeyRange(after, upto), time.monotonic()
+            range = KeyRange(after, upto)
             source, target, following, _ = await asyncio.gather(
                 self._source.sum_range(self._table, range),
                 self._target.sum_range(self._table, range),
                 self._following(upto, rows),
                 self._source.count_zeros(self._table, range),
             )
-            seconds = time.monotonic() - started
+            seconds = max(self._source.range_seconds, self._target.range_seconds)
             if seconds < SHORT_SECONDS:
                 rows = min(2 * rows, most)
             elif seconds > LONG_SECONDS:

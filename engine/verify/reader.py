@@ -8,6 +8,7 @@ makes each wait for the one before it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,8 @@ class AsyncReader:
         self._reader = reader
         self._pace = pace or Pace()
         self._lock = asyncio.Lock()
+        #: How long the database took for the last range, without the waits before.
+        self.range_seconds = 0.0
 
     async def run(self, call: Callable[[RowReader], Answer], *, lookup: bool = False) -> Answer:
         """Return the result of ``call``, which runs on a thread and gets the blocking reader.
@@ -116,7 +119,18 @@ class AsyncReader:
 
     async def sum_range(self, table: Table, range: KeyRange) -> Checksum:
         """The checksum of the rows of a range."""
-        return await self._sums(lambda reader: reader.sum_range(table, range))
+        return await self._sum_range(table, range)
+
+    async def _sum_range(
+        self, table: Table, range: KeyRange, nulled: Collection[int] = ()
+    ) -> Checksum:
+        def timed(reader: SumsRows) -> Checksum:
+            started = time.monotonic()
+            checksum = reader.sum_range(table, range, nulled)
+            self.range_seconds = time.monotonic() - started
+            return checksum
+
+        return await self._sums(timed)
 
     async def boundary(self, table: Table, range: KeyRange, rows: int) -> Key | None:
         """The key of the row with this number in a range."""
@@ -221,8 +235,7 @@ class SourceReader(AsyncReader):
     async def sum_range(self, table: Table, range: KeyRange) -> Checksum:
         """The checksum of the rows of a range."""
         form = self._form(table)
-        on_source = form.range_on_source(range)
-        return await self._sums(lambda reader: reader.sum_range(table, on_source, form.nulled))
+        return await self._sum_range(table, form.range_on_source(range), form.nulled)
 
     async def sum_parts(self, table: Table) -> dict[str, Checksum]:
         """The checksums of the parts of a table."""

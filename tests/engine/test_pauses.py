@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,10 +17,14 @@ from engine.contract import RowReader
 from engine.errors import SourceError, SourceLost
 from engine.schema import Column, Table, TableId, Type
 from engine.settings.verify import VerifySettings
+from engine.toolkit.checksums import Checksum, KeyRange
+from engine.verify.comparison import verify
 from engine.verify.multisets import recheck_multiset
 from engine.verify.pace import Pace
 from engine.verify.reader import AsyncReader
 from engine.verify.recheck import PipelineWaiter
+from tests.engine.test_comparison_retries import KEYED, Side, rows
+from tests.support.passing import at_once
 
 TABLE = Table(TableId("shop", "t"), (Column("id", Type("int32"), "int"),), (0,))
 
@@ -247,6 +251,48 @@ def test_a_read_for_which_nobody_waits_ends_with_the_comparison() -> None:
 
     asyncio.run(run())
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("pause", "statement", "ranges"), [(9.0, 0.0, [8] * 5), (0.0, 9.0, [8, 8, 4, 2, 2])]
+)
+def test_a_pause_makes_no_range_smaller(
+    monkeypatch: pytest.MonkeyPatch, pause: float, statement: float, ranges: list[int]
+) -> None:
+    """A slow statement does."""
+    now, summed = 100.0, list[int]()
+
+    def pass_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    class Slow(Side):
+        def sum_range(
+            self, table: Table, range: KeyRange, nulled: Collection[int] = ()
+        ) -> Checksum:
+            pass_by(statement)
+            checksum = super().sum_range(table, range, nulled)
+            summed.append(checksum.rows)
+            return checksum
+
+    async def until_idle() -> None:
+        pass_by(pause)
+
+    for name in ("reader", "ranges"):
+        clock = SimpleNamespace(monotonic=lambda: now)
+        monkeypatch.setattr(f"engine.verify.{name}.time", clock, raising=False)
+    source, target = Slow({"": rows(*range(1, 41))}), Side({"": rows(*range(1, 41))})
+    comparison = verify(
+        [KEYED],
+        source,
+        target,
+        source_position=lambda: "here",
+        passed=at_once,
+        chunk_rows=2,
+        pace=Pace(until_idle=until_idle),
+    )
+    assert asyncio.run(comparison).equal
+    assert summed[:5] == ranges
 
 
 def test_the_clock_of_deadlines_stands_still_during_a_pause(
