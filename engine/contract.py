@@ -452,7 +452,7 @@ class RowReader(Protocol):
         keys_only: bool = False,
     ) -> list[tuple[str | None, ...]]:
         """Up to ``limit`` whole rows, or keys, after the key ``after``, in this side's own key
-        order. Fewer than ``limit`` means the end of the table.
+        order. They are fewer if they are large; none means the end of the table.
         """
 
     def by_keys(

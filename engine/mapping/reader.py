@@ -112,7 +112,7 @@ class _PlainSums(ABC):
         """As ``SumsRows.boundary``."""
         return self._sums.boundary(self._plain(table) or table, range, rows)
 
-    def range_rows(self, table: Table, range: KeyRange) -> list[_Text]:
+    def range_rows(self, table: Table, range: KeyRange) -> tuple[list[_Text], _Key | None]:
         """As ``SumsRows.range_rows``."""
         return self._sums.range_rows(self._plain(table) or table, range)
 

@@ -133,8 +133,9 @@ class SumsRows(Protocol):
         """The key of the row with this number in a range, counted from 1 in this side's key order;
         None if the range has fewer rows."""
 
-    def range_rows(self, table: Table, range: KeyRange) -> list[_Text]:
-        """The rows of a range."""
+    def range_rows(self, table: Table, range: KeyRange) -> tuple[list[_Text], _Key | None]:
+        """The first rows of a range, which have about ``MOST_READ_BYTES`` at most
+        (``engine.toolkit.row_limit``). The key is that of the last one if there are more."""
 
     def sum_parts(self, table: Table, nulled: Collection[int] = ()) -> dict[str, Checksum]:
         """The checksums of all parts that have rows, in one statement. The part of a row is the

@@ -161,20 +161,39 @@ class RangeComparison:
     async def _read(self, range: KeyRange, larger: AsyncReader) -> None:
         """Compare the rows of a range one by one; ``larger`` is the side with more of them."""
         async for piece in self._pieces(range, larger, lambda: self._limit.rows):
-            source, target = await asyncio.gather(
-                self._source.range_rows(self._table, piece),
-                self._target.range_rows(self._table, piece),
-            )
-            self._limit.add(source or target)
-            self.read += len(source)
-            in_source, in_target = by_key(self._table, source), by_key(self._table, target)
-            self._candidates |= dict.fromkeys(in_source.keys() ^ in_target.keys(), piece)
-            for key in in_source.keys() & in_target.keys():
-                one, other = in_source[key], in_target[key]
-                if one != other and self._comparable(one) != self._comparable(other):
+            rest: KeyRange | None = piece
+            while rest is not None:
+                rest = await self._read_piece(rest)
+                if len(self._candidates) >= self._chunk_rows:
+                    await self.flush()
+
+    async def _read_piece(self, piece: KeyRange) -> KeyRange | None:
+        """Compare the rows of a piece. If they are too large to be read at once, the piece is cut
+        behind the source's first ones; returns the rest, or None."""
+        read, (target, more) = await asyncio.gather(
+            self._source.range_rows(self._table, piece, counts=True),
+            self._target.range_rows(self._table, piece),
+        )
+        source, upto = read
+        self._limit.add(source or target)
+        self.read += len(source)
+        in_source = by_key(self._table, source)
+        rest = None if upto is None else KeyRange(upto, piece.upto)
+        if upto is not None:
+            piece = KeyRange(piece.after, upto)
+            target, more = await self._target.range_rows(self._table, piece)
+        while True:
+            for key, other in by_key(self._table, target).items():
+                one = in_source.pop(key, None)
+                if one is None or (
+                    one != other and self._comparable(one) != self._comparable(other)
+                ):
                     self._candidates[key] = piece
-            if len(self._candidates) >= self._chunk_rows:
-                await self.flush()
+            if more is None:
+                break
+            target, more = await self._target.range_rows(self._table, KeyRange(more, piece.upto))
+        self._candidates |= dict.fromkeys(in_source, piece)
+        return rest
 
     async def _pieces(
         self, range: KeyRange, reader: AsyncReader, rows: Callable[[], int]

@@ -31,6 +31,7 @@ from engine.verify.report import Key, Replaced
 
 __all__ = [
     "AsyncReader",
+    "RangeRows",
     "Rows",
     "RowsByKey",
     "SourceReader",
@@ -45,6 +46,8 @@ __all__ = [
 #: The canonical text of each column of a row; None is NULL.
 TextRow = tuple[str | None, ...]
 RowsByKey = dict[Key, TextRow]
+#: The first rows of a range, and the key of the last one if there are more.
+RangeRows = tuple[list[TextRow], Key | None]
 Answer = TypeVar("Answer")
 #: Reads rows from a blocking reader.
 Rows = Callable[[RowReader], Iterator[list[TextRow]]]
@@ -136,13 +139,20 @@ class AsyncReader:
         """The key of the row with this number in a range."""
         return await self._sums(lambda reader: reader.boundary(table, range, rows))
 
-    async def range_rows(self, table: Table, range: KeyRange) -> list[TextRow]:
-        """The rows of a range."""
+    async def range_rows(self, table: Table, range: KeyRange, *, counts: bool = False) -> RangeRows:
+        """The first rows of a range, and the key of the last one if there are more. ``counts``: the
+        source counts the values that policies change in them."""
         return await self._sums(lambda reader: reader.range_rows(table, range))
 
     async def range_keys(self, table: Table, range: KeyRange) -> list[Key]:
-        """The keys of the rows of a range."""
-        return [key_of(table, row) for row in await self.range_rows(table, range)]
+        """The keys of all rows of a range."""
+        found: list[Key] = []
+        rest: KeyRange | None = range
+        while rest is not None:
+            rows, upto = await self.range_rows(table, rest)
+            found += [key_of(table, row) for row in rows]
+            rest = None if upto is None else KeyRange(upto, range.upto)
+        return found
 
     async def sum_parts(self, table: Table) -> dict[str, Checksum]:
         """The checksums of the parts of a table."""
@@ -176,10 +186,10 @@ class SourceReader(AsyncReader):
     ``target`` tells how (``RowReader.stored``). Keys that a policy changes are remembered, so they
     are found on the source again.
 
-    The values that a policy changes are counted in the whole rows of ``chunk`` and ``range_rows``,
-    and where ``comparable_rows`` is asked to. If checksums are compared, all other rows have no
-    such value, because it has another text than the target's, but for the zero dates that both
-    sides count as NULL: the database counts these (``count_zeros``).
+    The values that a policy changes are counted in the whole rows of ``chunk``, and where
+    ``range_rows``, ``rows`` and ``comparable_rows`` are asked to. If checksums are compared, all
+    other rows have no such value, because it has another text than the target's, but for the zero
+    dates that both sides count as NULL: the database counts these (``count_zeros``).
     """
 
     def __init__(
@@ -253,19 +263,14 @@ class SourceReader(AsyncReader):
         found = await super().boundary(table, form.range_on_source(range), rows)
         return None if found is None else form.stored([found], keys_only=True)[0]
 
-    async def range_rows(self, table: Table, range: KeyRange) -> list[TextRow]:
-        """The rows of a range."""
+    async def range_rows(self, table: Table, range: KeyRange, *, counts: bool = False) -> RangeRows:
+        """The first rows of a range, and the key of the last one if there are more."""
         form = self._form(table)
-        rows = await super().range_rows(table, form.range_on_source(range))
+        rows, upto = await super().range_rows(table, form.range_on_source(range))
         stored = form.stored(rows, keys_only=False)
-        form.count(rows, stored)
-        return stored
-
-    async def range_keys(self, table: Table, range: KeyRange) -> list[Key]:
-        """The keys of the rows of a range."""
-        form = self._form(table)
-        rows = await super().range_rows(table, form.range_on_source(range))
-        return form.stored([key_of(table, row) for row in rows], keys_only=True)
+        if counts:
+            form.count(rows, stored)
+        return stored, None if upto is None else key_of(table, stored[-1])
 
     def comparable_rows(
         self, table: Table, *, counts: bool = False

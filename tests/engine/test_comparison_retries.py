@@ -20,7 +20,7 @@ from engine.toolkit.checksums import Checksum, KeyRange
 from engine.verify.comparison import verify
 from engine.verify.multisets import Deviation, Multiset, confirm_multiset
 from engine.verify.parts import differing_parts
-from engine.verify.reader import AsyncReader, TextRow, row_digest
+from engine.verify.reader import AsyncReader, RangeRows, TextRow, row_digest
 from engine.verify.report import Difference, Key, TableReport
 from engine.verify.table_comparison import MANY_DIFFER
 from tests.engine.test_multisets import reading
@@ -86,8 +86,8 @@ class Side:
         found = self._range(range)
         return found[rows - 1][:1] if len(found) >= rows else None
 
-    def range_rows(self, table: Table, range: KeyRange) -> list[TextRow]:
-        return self._range(range)
+    def range_rows(self, table: Table, range: KeyRange) -> RangeRows:
+        return self._range(range), None
 
     def sum_parts(self, table: Table, nulled: Collection[int] = ()) -> Sums:
         shown = self._sums.pop(0) if self._sums else None

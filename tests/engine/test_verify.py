@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -436,43 +436,3 @@ def test_a_row_that_no_lookup_finds_is_not_equal(
         assert report.inconclusive == "rows that are read, and not found by their keys: 1"
     sides.on_target("DELETE FROM t WHERE id = '2'")
     assert sides.compare(table).equal
-
-
-@pytest.mark.parametrize("name", ["range_rows", "chunk", "by_keys"])
-def test_fewer_wide_rows_are_read_at_once(
-    sides: Sides, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr("engine.toolkit.row_limit.MOST_READ_BYTES", 50_000)
-    table = sides.make("t", "id INT PRIMARY KEY, w TEXT")
-    rows = ", ".join(f"({id}, REPEAT('x', 1000))" for id in range(1000))
-    for run in (sides.on_source, sides.on_target):
-        run(f"INSERT INTO t VALUES {rows}")
-    sides.on_target("UPDATE t SET w = REPEAT('y', 1000) WHERE id < 300")
-    sizes: list[int] = []
-    read = getattr(sides.source_reader, name)
-
-    def counted(*args: Any, **options: Any) -> Any:
-        rows = read(*args, **options)
-        if not options.get("keys_only"):
-            sizes.append(len(rows))
-        return rows
-
-    monkeypatch.setattr(sides.source_reader, name, counted)
-    report = sides.compare(table, by_rows=name == "chunk", chunk_rows=600)
-    assert (report.differing, report.rows) == (300, 1000)
-    assert sum(sizes) >= 300
-    # The size of the rows is not known when the first ones are read.
-    assert sizes[0] <= 10
-    assert max(sizes[len(sizes) // 2 :]) <= 50, sizes
-
-
-def test_a_scan_fetches_fewer_wide_rows_at_once(
-    sides: Sides, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("engine.toolkit.row_limit.MOST_READ_BYTES", 50_000)
-    table = sides.make("t", "id INT, w TEXT")
-    rows = ", ".join(f"({id}, REPEAT('x', 1000))" for id in range(300))
-    for run in (sides.on_source, sides.on_target):
-        run(f"INSERT INTO t VALUES {rows}")
-    for reader in (sides.source_reader, sides.target_reader):
-        assert [len(each) for each in reader.scan(table)] == [10, *(5 * [49]), 45]

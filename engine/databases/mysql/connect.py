@@ -20,6 +20,7 @@ from typing import Any, Final
 import pymysql
 from pymysql.connections import Connection
 from pymysql.constants import CLIENT
+from pymysql.cursors import SSCursor
 
 from engine.databases.mysql.pymysql_adapter import (
     CLEAR_TEXT,
@@ -238,14 +239,31 @@ def query_all(
 
     Raises as ``query`` does. What follows a statement that fails is not executed.
     """
+    with _undamaged(connection, side), connection.cursor() as cursor:
+        texts = [cursor.mogrify(sql, tuple(each) or None) for sql, each in statements]
+        cursor.execute("; ".join(texts))
+        found = [list(cursor.fetchall())]
+        while cursor.nextset():
+            found.append(list(cursor.fetchall()))
+        return found
+
+
+@contextmanager
+def streamed(
+    connection: Connection[Any], sql: str, side: Side = SOURCE
+) -> Iterator[Iterator[tuple[Any, ...]]]:
+    """The rows of a statement, which are received as they are asked for. At the end the client
+    reads those that are left. Raises as ``query`` does."""
+    with _undamaged(connection, side), connection.cursor(SSCursor) as cursor:
+        cursor.execute(sql)
+        yield iter(cursor.fetchone, None)
+
+
+@contextmanager
+def _undamaged(connection: Connection[Any], side: Side) -> Iterator[None]:
     try:
-        with translate_errors(side), connection.cursor() as cursor:
-            texts = [cursor.mogrify(sql, tuple(each) or None) for sql, each in statements]
-            cursor.execute("; ".join(texts))
-            found = [list(cursor.fetchall())]
-            while cursor.nextset():
-                found.append(list(cursor.fetchall()))
-            return found
+        with translate_errors(side):
+            yield
     except (AssertionError, IndexError, RuntimeError, UnicodeDecodeError, struct.error) as error:
         # PyMySQL's errors for packets that do not follow the protocol; a RuntimeError if the server
         # asks for a file of this machine (LOAD DATA LOCAL).

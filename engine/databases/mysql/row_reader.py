@@ -16,7 +16,6 @@ from itertools import product, repeat
 from typing import Any, Final
 
 from pymysql.connections import Connection
-from pymysql.cursors import SSCursor
 
 from engine.contract import RowFilter, StoredText
 from engine.databases.mysql.charset import (
@@ -34,6 +33,7 @@ from engine.databases.mysql.connect import (
     prepare,
     query,
     server_version,
+    streamed,
     translate_errors,
 )
 from engine.databases.mysql.identifiers import quote_name, quote_table
@@ -55,6 +55,7 @@ from engine.databases.mysql.row_text import (
     rows_digest,
     why_no_text,
 )
+from engine.databases.mysql.selected import CONVERTS, text_of_value, text_or_bytes
 from engine.databases.mysql.settings import ConnectionSettings
 from engine.databases.mysql.types import parse_type
 from engine.databases.side import IDLE_SECONDS, SOURCE, Side
@@ -63,16 +64,11 @@ from engine.toolkit.canonical import (
     Convert,
     ReplacedText,
     canonical_rows,
-    clock,
-    float32_text,
-    float64_text,
     integer_text,
-    interval_text,
-    number_text,
 )
 from engine.toolkit.checksums import Checksum, KeyRange
 from engine.toolkit.policies import ReadPolicies
-from engine.toolkit.row_limit import RowLimit
+from engine.toolkit.row_limit import batches_of, first_of
 
 __all__ = ["MySQLRowReader"]
 
@@ -81,7 +77,6 @@ TIMEOUT_SECONDS: Final = 600.0
 #: Rows of a scan that are fetched at once.
 SCAN_ROWS: Final = 2000
 
-_EWKB_HAS_SRID: Final = 0x20000000
 _INTEGERS: Final = frozenset(
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 24, 32, 64)
 )
@@ -135,12 +130,12 @@ class MySQLRowReader:
             if not where:
                 found = _where(self._in_range(table, KeyRange(after)))
                 rest = f"{found} ORDER BY {_order(table)} LIMIT {limit}"
-                rows = self._select(table, rest, keys_only=keys_only)
+                rows, _ = self._first(table, rest, keys_only=keys_only)
                 return self._side.later(table, after, rows, keys_only=keys_only)
             # The end of the range first, so that a read does not pass over the whole table.
             end = self.boundary(table, KeyRange(after), limit)
             found = _where([*self._in_range(table, KeyRange(after, end)), where])
-            rows = self._select(table, f"{found} ORDER BY {_order(table)}", keys_only=keys_only)
+            rows, _ = self._first(table, f"{found} ORDER BY {_order(table)}", keys_only=keys_only)
             if rows or end is None:
                 return rows
             after = end
@@ -172,16 +167,9 @@ class MySQLRowReader:
 
     def _scan(self, table: Table, where: str = "") -> Iterator[list[Text]]:
         converts = [self._convert(table, column) for column in table.columns]
-        names, limit = self._list(table, table.columns), RowLimit(SCAN_ROWS)
-        with (
-            self._reading() as connection,
-            translate_errors(self._side),
-            connection.cursor(SSCursor) as cursor,
-        ):
-            cursor.execute(f"SELECT {names} FROM {quote_table(table)}{where}")
-            while rows := cursor.fetchmany(limit.rows):
-                limit.add(rows)
-                yield canonical_rows(rows, converts)
+        with self._stream(table, table.columns, where) as rows:
+            for batch in batches_of(rows, SCAN_ROWS):
+                yield canonical_rows(batch, converts)
 
     def count(self, table: Table) -> int:
         """The exact number of rows now."""
@@ -252,9 +240,11 @@ class MySQLRowReader:
         found = self._select(table, rest, keys_only=True)
         return next(iter(self._side.later(table, range.after, found, keys_only=True)), None)
 
-    def range_rows(self, table: Table, range: KeyRange) -> list[Text]:
+    def range_rows(self, table: Table, range: KeyRange) -> tuple[list[Text], Key | None]:
         """As ``SumsRows.range_rows``."""
-        return self._select(table, _where(self._in_range(table, range)), keys_only=False)
+        found = _where(self._in_range(table, range))
+        rows, more = self._first(table, f"{found} ORDER BY {_order(table)}", keys_only=False)
+        return rows, tuple(rows[-1][ordinal] for ordinal in table.key) if more else None
 
     def sum_parts(self, table: Table, nulled: Collection[int] = ()) -> dict[str, Checksum]:
         """As ``SumsRows.sum_parts``."""
@@ -290,15 +280,30 @@ class MySQLRowReader:
         return self._clustered[table]
 
     def _select(self, table: Table, rest: str, *, keys_only: bool) -> list[Text]:
-        ordinals = table.key if keys_only else range(len(table.columns))
-        columns = [table.columns[ordinal] for ordinal in ordinals]
+        columns = _columns(table, keys_only=keys_only)
         sql = f"SELECT {self._list(table, columns)} FROM {quote_table(table)}{rest}"
         converts = [self._convert(table, column) for column in columns]
         return canonical_rows(self._query(sql), converts)
 
+    def _first(self, table: Table, rest: str, *, keys_only: bool) -> tuple[list[Text], bool]:
+        """The first rows, and whether there are more."""
+        columns = _columns(table, keys_only=keys_only)
+        with self._stream(table, columns, rest) as rows:
+            found, more = first_of(rows, range(len(table.key)) if keys_only else table.key)
+        return canonical_rows(found, [self._convert(table, column) for column in columns]), more
+
+    @contextmanager
+    def _stream(
+        self, table: Table, columns: Sequence[Column], rest: str
+    ) -> Iterator[Iterator[Text]]:
+        """Rows, one by one. At the end the client reads those that are left."""
+        sql = f"SELECT {self._list(table, columns)} FROM {quote_table(table)}{rest}"
+        with self._reading() as connection, streamed(connection, sql, self._side) as rows:
+            yield rows
+
     def _list(self, table: Table, columns: Sequence[Column]) -> str:
         return ", ".join(
-            _or_bytes(column) if self._decoder(table, column) else _expression(column)
+            text_or_bytes(column) if self._decoder(table, column) else text_of_value(column)
             for column in columns
         )
 
@@ -325,7 +330,7 @@ class MySQLRowReader:
             return integer_text
         decode = self._decoder(table, column)
         if decode is None:
-            return _CONVERTS.get(kind)
+            return CONVERTS.get(kind)
         source_type, decoded = parse_type(column.source_type), decode
         charset, encoding = source_type.charset, source_type.encoding
         strict = text_decoder(encoding)
@@ -430,61 +435,13 @@ class MySQLRowReader:
             raise self._side.lost(f"the read of the {self._side.name} was stopped")
 
 
+def _columns(table: Table, *, keys_only: bool) -> list[Column]:
+    ordinals = table.key if keys_only else range(len(table.columns))
+    return [table.columns[ordinal] for ordinal in ordinals]
+
+
 def _where(conditions: Sequence[str]) -> str:
     return f" WHERE {' AND '.join(f'({each})' for each in conditions)}" if conditions else ""
-
-
-def _expression(column: Column) -> str:
-    """The expression that the server returns as the text of the whole value."""
-    name, kind = quote_name(column.name), column.type.kind
-    if kind in ("binary", "geometry"):
-        return f"LOWER(HEX({name}))"
-    if kind == "bit":
-        return f"CAST({name} AS UNSIGNED)"
-    if kind in ("float32", "float64"):
-        # A FLOAT is printed with six digits, a product with all; a sum would change -0.
-        return f"{name} * 1e0"
-    if kind in ("enum", "set", "uuid") or column.source_type.startswith("inet"):
-        return f"CAST({name} AS CHAR)"
-    return _text(column)
-
-
-def _text(column: Column) -> str:
-    name, holds = quote_name(column.name), parse_type(column.source_type).holds
-    return f"CONVERT(CAST({name} AS BINARY) USING {holds})" if holds else name
-
-
-def _or_bytes(column: Column) -> str:
-    """The expression for a text, or for U+0000 and its bytes as hexadecimal digits if the server
-    does not convert the text back to these bytes, or shows U+FFFD: they are invalid, or have the
-    character of other bytes."""
-    name, text = quote_name(column.name), f"CONVERT({_text(column)} USING utf8mb4)"
-    again = f"CONVERT({text} USING {parse_type(column.source_type).encoding})"
-    lost = f"NOT (CAST({again} AS BINARY) <=> CAST({name} AS BINARY))"
-    marked = f"LOCATE(_utf8mb4 x'EFBFBD', {text}) OR ORD({name}) = 0"
-    # Old servers do not join a text in ascii with a constant in the connection's charset.
-    return f"IF({lost} OR {marked}, CONCAT('\\0', HEX({name})), {text})"
-
-
-def _ewkb(text: str) -> str:
-    """MySQL's SRID and WKB as PostGIS's EWKB; both are little-endian. The SRID 0 is left out."""
-    srid, order, rest = text[:8], text[8:10], text[10:]
-    if srid == "00000000" or order != "01":
-        return order + rest
-    kind = int.from_bytes(bytes.fromhex(rest[:8]), "little") | _EWKB_HAS_SRID
-    return order + kind.to_bytes(4, "little").hex() + srid + rest[8:]
-
-
-_CONVERTS: Final[dict[str, Convert]] = {
-    "decimal": number_text,
-    "float32": float32_text,
-    "float64": float64_text,
-    "datetime": clock,
-    "timestamp": clock,
-    "time": interval_text,
-    "interval": interval_text,
-    "geometry": _ewkb,
-}
 
 
 def _order(table: Table) -> str:

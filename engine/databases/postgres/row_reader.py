@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, Final, cast
 
 import psycopg
 from psycopg import errors as pg
@@ -45,7 +45,7 @@ from engine.toolkit.canonical import (
     number_text,
 )
 from engine.toolkit.checksums import MOST_BYTES, Checksum, KeyRange
-from engine.toolkit.row_limit import RowLimit
+from engine.toolkit.row_limit import batches_of, first_of
 
 __all__ = ["PostgresRowReader"]
 
@@ -53,6 +53,8 @@ __all__ = ["PostgresRowReader"]
 TIMEOUT_SECONDS: Final = 600
 #: Rows of a scan that are fetched at once.
 SCAN_ROWS: Final = 2000
+#: Rows that the client holds while they are received. Before version 17 it receives single rows.
+_STREAMED: Final = 8 if psycopg.pq.version() >= 170000 else 1
 
 _READER_SETTINGS: Final = {
     "default_transaction_read_only": "on",
@@ -99,7 +101,7 @@ class PostgresRowReader:
         """Up to ``limit`` rows, or keys, after the key ``after``, in this server's key order."""
         where, parameters = self._in_range(table, KeyRange(after))
         rest = f"{where} ORDER BY {self._order(table)} LIMIT {limit}"
-        rows = self._select(table, rest, parameters, keys_only=keys_only)
+        rows, _ = self._first(table, rest, parameters, keys_only=keys_only)
         return self._side.later(table, after, rows, keys_only=keys_only)
 
     def by_keys(self, table: Table, keys: Sequence[Key], *, keys_only: bool = False) -> list[Text]:
@@ -132,14 +134,14 @@ class PostgresRowReader:
     ) -> Iterator[list[Text]]:
         columns = self._storage.table(table).columns
         sql = f"SELECT {_list(columns)} FROM {self._naming.sql(table.id)} AS t{where}"
-        converts, limit = list(map(_convert, columns)), RowLimit(SCAN_ROWS)
+        converts = list(map(_convert, columns))
         with self._translate_errors(table):
             connection = self._open()
-            with connection.transaction(), connection.cursor("tailrace_scan") as cursor:
-                cursor.execute(sql, parameters)
-                while rows := cursor.fetchmany(limit.rows):
-                    limit.add(rows)
-                    yield canonical_rows(rows, converts)
+            with connection.transaction():
+                connection.execute(f"DECLARE tailrace_scan CURSOR FOR {sql}", parameters)
+                for batch in batches_of(_fetched(connection), SCAN_ROWS):
+                    yield canonical_rows(batch, converts)
+                connection.execute("CLOSE tailrace_scan")
 
     def count(self, table: Table) -> int:
         """The exact number of rows now."""
@@ -211,9 +213,12 @@ class PostgresRowReader:
         found = self._select(table, rest, parameters, keys_only=True)
         return next(iter(self._side.later(table, range.after, found, keys_only=True)), None)
 
-    def range_rows(self, table: Table, range: KeyRange) -> list[Text]:
+    def range_rows(self, table: Table, range: KeyRange) -> tuple[list[Text], Key | None]:
         """As ``SumsRows.range_rows``."""
-        return self._select(table, *self._in_range(table, range), keys_only=False)
+        where, parameters = self._in_range(table, range)
+        rest = f"{where} ORDER BY {self._order(table)}"
+        rows, more = self._first(table, rest, parameters, keys_only=False)
+        return rows, tuple(rows[-1][ordinal] for ordinal in table.key) if more else None
 
     def close(self) -> None:
         """As ``RowReader.close``."""
@@ -234,13 +239,30 @@ class PostgresRowReader:
         keys_only: bool,
         once: str = "",
     ) -> list[Text]:
-        ordinals = table.key if keys_only else range(len(table.columns))
-        stored = self._storage.table(table)
-        columns = [stored.columns[ordinal] for ordinal in ordinals]
+        columns = self._columns(table, keys_only=keys_only)
         sql = f"SELECT {once}{_list(columns)} FROM {self._naming.sql(table.id)} AS t{rest}"
         with self._translate_errors(table):
             rows = self._open().execute(sql, parameters).fetchall()
         return canonical_rows(rows, list(map(_convert, columns)))
+
+    def _first(
+        self, table: Table, rest: str, parameters: Sequence[Any], *, keys_only: bool
+    ) -> tuple[list[Text], bool]:
+        """The first rows, and whether there are more."""
+        columns = self._columns(table, keys_only=keys_only)
+        sql = f"SELECT {_list(columns)} FROM {self._naming.sql(table.id)} AS t{rest}"
+        key = range(len(table.key)) if keys_only else table.key
+        with self._translate_errors(table):
+            streamed = self._open().cursor().stream(sql, parameters, size=_STREAMED)
+            # A read that ends early is cancelled.
+            with closing(cast("Generator[Text]", streamed)) as rows:
+                found, more = first_of(rows, key)
+        return canonical_rows(found, list(map(_convert, columns))), more
+
+    def _columns(self, table: Table, *, keys_only: bool) -> list[Column]:
+        ordinals = table.key if keys_only else range(len(table.columns))
+        stored = self._storage.table(table)
+        return [stored.columns[ordinal] for ordinal in ordinals]
 
     def _in_range(self, table: Table, range: KeyRange) -> tuple[str, tuple[str | None, ...]]:
         """The WHERE clause for the keys of a range, and its parameters."""
@@ -316,6 +338,18 @@ class PostgresRowReader:
             raise translated from error
         finally:
             self._used_at = time.monotonic()
+
+
+def _fetched(connection: psycopg.Connection[tuple[Any, ...]]) -> Iterator[Text]:
+    """The rows of the scan. Each FETCH is a statement, which has a deadline; its rows are received
+    as they are asked for."""
+    count = SCAN_ROWS
+    while count == SCAN_ROWS:
+        count = 0
+        sql = f"FETCH {SCAN_ROWS} FROM tailrace_scan"
+        rows = connection.cursor().stream(sql, size=_STREAMED)
+        for count, row in enumerate(rows, 1):  # noqa: B007
+            yield row
 
 
 def _reference(column: Column) -> str:
