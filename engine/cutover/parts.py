@@ -40,7 +40,8 @@ LOG_SECONDS: Final = 30.0
 NAMED: Final = 5
 #: A log that ends before the place where it was frozen does not show what was written since.
 WENT_BACK: Final = (
-    "the source's log has less than when it was frozen: it was reset, or another server answers"
+    "the source's log has less than when it was frozen, because it was reset or another server"
+    " answers"
 )
 
 

@@ -367,7 +367,7 @@ def test_hooks_freeze_by_rights_and_switch_by_a_signed_webhook(
         actions = [line.split() for line in (tmp_path / "called").read_text().splitlines()]
         assert actions == [["freeze", aborted["id"]], ["thaw", aborted["id"]]]
 
-        late = 'switch = { command = ["sleep", "60"] }\nhook_seconds = 0.5\n'
+        late = 'switch = { command = ["sleep", "60"] }\nhook_seconds = 5.0\n'
         base.write_text(f"{plain}{hooks}{late}{receiver}")
         assert main(run) == 1
         assert "does not end in time" in capsys.readouterr().err

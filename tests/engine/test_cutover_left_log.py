@@ -33,7 +33,7 @@ def test_a_log_that_went_back_before_the_switch_aborts(state: str) -> None:
     row WHEN the cutover goes on THEN it does not take the log for one without a change."""
     world = left_at(state)
     world.go_back()
-    with pytest.raises(TailraceError, match="less than when it was frozen: it was reset"):
+    with pytest.raises(TailraceError, match="less than when it was frozen, because it was reset"):
         world.run()
     assert world.record is not None
     assert (world.record.state, world.read_only) == ("aborted", False)
@@ -52,7 +52,7 @@ def test_a_log_that_went_back_at_the_switch() -> None:
     """A person decides, and is warned."""
     world = left_at("switch", BACK)
     world.go_back()
-    with pytest.raises(TailraceError, match="was frozen: it was reset") as raised:
+    with pytest.raises(TailraceError, match="was frozen, because it was reset") as raised:
         world.run()
     assert "--switched" in raised.value.hint
     assert "hook_switch 1" not in world.calls
