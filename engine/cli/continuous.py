@@ -69,6 +69,7 @@ class ContinuousVerify:
         """Compare tables as they are due. Returns when it is cancelled."""
         while True:
             settings = self._engine.settings
+            self._metrics.continuous = settings.verify.continuous
             wait_seconds = LOOK_SECONDS
             if settings.verify.continuous:
                 try:

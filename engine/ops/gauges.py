@@ -28,8 +28,8 @@ Sample = tuple[tuple[str, ...], float]
 _IN_BACKFILL: Sequence[TableState] = ("backfilling", "catching_up", "pending")
 
 
-def gauges(status: Status) -> dict[str, list[Sample]]:
-    """The samples of each gauge, by name."""
+def gauges(status: Status, *, continuous: bool = False) -> dict[str, list[Sample]]:
+    """The samples of each gauge, by name. ``continuous``: the engine compares tables by itself."""
     connected = status.state not in (None, "connecting", "stopped")
     return {
         "tailrace_up": _one(connected),
@@ -47,7 +47,7 @@ def gauges(status: Status) -> dict[str, list[Sample]]:
         "tailrace_checkpoint_age_seconds": _one(status.checkpoint_age_seconds),
         "tailrace_backfill_ratio": _one(status.fraction if status.tables else None),
         "tailrace_dead_letters": _one(status.dead_letters),
-        **_tables(status.tables),
+        **_tables(status.tables, continuous=continuous),
     }
 
 
@@ -55,7 +55,7 @@ def _one(value: float | None) -> list[Sample]:
     return [] if value is None else [((), float(value))]
 
 
-def _tables(tables: Sequence[TableStatus]) -> dict[str, list[Sample]]:
+def _tables(tables: Sequence[TableStatus], *, continuous: bool) -> dict[str, list[Sample]]:
     states = Counter(table.state for table in tables)
     unfinished = [
         table for state in _IN_BACKFILL if states[state] for table in tables if table.state == state
@@ -79,6 +79,7 @@ def _tables(tables: Sequence[TableStatus]) -> dict[str, list[Sample]]:
         "tailrace_compared_tables": [
             ((outcome,), float(outcomes[outcome])) for outcome in (*get_args(ProofOutcome), "none")
         ],
+        "tailrace_uncompared_tables": _one(outcomes["none"] if continuous else None),
         "tailrace_different_rows": _named(
             (it.table, it.proof.differences) for it in tables if it.proof and it.proof.differences
         ),

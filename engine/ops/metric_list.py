@@ -217,6 +217,13 @@ METRICS: Final = (
         ("outcome",),
     ),
     Metric(
+        "tailrace_uncompared_tables",
+        "gauge",
+        "tables",
+        "Live tables that were not compared yet, if the engine compares tables by itself"
+        " (`[verify] continuous`); else there is no sample.",
+    ),
+    Metric(
         "tailrace_different_rows",
         "gauge",
         "rows",

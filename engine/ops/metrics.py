@@ -86,6 +86,8 @@ class Metrics(Collector):
         self._batch_rows = Histogram(bounds["tailrace_batch_rows"])
         self._batch_bytes = Histogram(bounds["tailrace_batch_bytes"])
         self._status = Status()
+        #: Whether the engine compares tables by itself.
+        self.continuous = False
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._of_process = (
@@ -175,7 +177,7 @@ class Metrics(Collector):
             "tailrace_build_info": [((version("tailrace"),), 1)],
             **self._counters(),
             **self._histograms(),
-            **gauges(status),
+            **gauges(status, continuous=self.continuous),
         }
         return ((metric, found[metric.name]) for metric in METRICS)
 

@@ -232,6 +232,21 @@ def test_a_table_that_was_never_found_equal_counts_from_its_first_comparison(
     assert age == pytest.approx(time.time() - since, abs=60.0)
 
 
+@pytest.mark.parametrize(("continuous", "shown"), [(False, []), (True, [((), 1.0)])])
+def test_tables_that_wait_for_their_first_comparison_are_counted(
+    continuous: bool, shown: list[object]
+) -> None:
+    """Only if the engine compares tables by itself: else nobody waits."""
+    proof = TableProof("equal", 2000.0, 2001.0)
+    tables = (
+        TableStatus("shop.new", "live"),
+        TableStatus("shop.t", "live", proof=proof),
+        TableStatus("shop.later", "pending"),
+    )
+    found = gauges(Status(tables=tables), continuous=continuous)
+    assert found["tailrace_uncompared_tables"] == shown
+
+
 def test_the_busiest_tables_have_names_and_no_counter_falls() -> None:
     now = 0.0
     counters = TableCounters(most=3, clock=lambda: now)

@@ -24,6 +24,7 @@ def work(rows: int, size: int = 0, transactions: int = 1) -> Work:
 def used() -> Metrics:
     """The metrics of the pipeline ``p``."""
     metrics = Metrics("p")
+    metrics.continuous = True
     metrics.applied(
         {(ITEM, "insert"): work(5, 500, 3), (ITEM, "read"): work(7, 70)},
         Applied({ITEM: 2}, {(ITEM, "note", "nul_byte"): 3}),
