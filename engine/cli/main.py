@@ -149,7 +149,7 @@ def make_parser(*, through_api: bool = False) -> argparse.ArgumentParser:
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, api="")
         if command.takes_api:
             add_api(sub)
         elif through_api:

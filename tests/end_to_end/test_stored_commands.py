@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -61,7 +60,7 @@ def test_a_table_is_quarantined_by_command(
         changed = [it["changed_at"] for it in json.loads(tailrace(3, "tables", config, "--json"))]
         assert changed[0] is None
         assert started - 1 <= changed[1] <= time.time()
-        assert f"{datetime.fromtimestamp(changed[1], UTC):%Y-%m-%d %H:%M:%S}" in shown
+        assert "just now" in shown
         listed = tailrace(0, "commands", config)
         assert f"quarantine {table}" in listed
         assert "refused: cancelled by" in listed
