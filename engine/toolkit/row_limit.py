@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-__all__ = ["MOST_READ_BYTES", "RowLimit", "batches_of", "first_of"]
+__all__ = ["MOST_READ_BYTES", "RowLimit", "batches_of", "first_of", "is_large", "size_of"]
 
 #: The characters of rows after which a read ends. So many rows are asked for that they have half of
 #: them, because rows differ in size.
@@ -31,7 +31,7 @@ class RowLimit:
     def add(self, rows: Collection[_Row]) -> None:
         """Learn the size of rows from those that were read."""
         if rows:
-            size = sum(map(_size, rows)) // len(rows)
+            size = sum(map(size_of, rows)) // len(rows)
             fitting = max(1, MOST_READ_BYTES // 2 // max(1, size))
             self.rows = min(self._most, fitting, _GROWTH * self.rows)
 
@@ -45,7 +45,7 @@ def first_of(rows: Iterator[_Row], key: Sequence[int]) -> tuple[list[_Row], bool
         if size >= MOST_READ_BYTES and any(row[n] != found[-1][n] for n in key):
             return found, True
         found.append(row)
-        size += _size(row)
+        size += size_of(row)
     return found, False
 
 
@@ -55,7 +55,7 @@ def batches_of(rows: Iterator[_Row], most: int) -> Iterator[list[_Row]]:
     size = 0
     for row in rows:
         batch.append(row)
-        size += _size(row)
+        size += size_of(row)
         if len(batch) >= most or size >= MOST_READ_BYTES:
             yield batch
             batch, size = [], 0
@@ -63,5 +63,11 @@ def batches_of(rows: Iterator[_Row], most: int) -> Iterator[list[_Row]]:
         yield batch
 
 
-def _size(row: _Row) -> int:
+def is_large(size: int) -> bool:
+    """Whether rows with so many characters should not be held with others."""
+    return size >= MOST_READ_BYTES
+
+
+def size_of(row: _Row) -> int:
+    """The characters of a row."""
     return sum(map(len, filter(None, row)))

@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from engine.proof import Unfinished
 from engine.toolkit.key_order import is_ordered
-from engine.toolkit.row_limit import RowLimit
+from engine.toolkit.row_limit import RowLimit, is_large, size_of
 from engine.verify.parts import candidates
 from engine.verify.ranges import RangeComparison
 from engine.verify.reader import AsyncReader, TextRow, key_of
@@ -121,6 +121,7 @@ class KeyedComparison(TableComparison):
     async def _forward(self, rechecker: Rechecker) -> None:
         """Look up every row of the source in the target."""
         candidates: set[Key] = set()
+        size = 0  # of their rows, which a recheck may hold all at once
         limit = RowLimit(self.chunk_rows)
         next_chunk = self._start_chunk(self.source, None, limit.rows, keys_only=False)
         while rows := await next_chunk:
@@ -129,11 +130,13 @@ class KeyedComparison(TableComparison):
             next_chunk = self._start_chunk(self.source, last_key, limit.rows, keys_only=False)
             in_source = {key_of(self.table, row): row for row in rows}
             in_target = await self.target.rows(self.table, list(in_source))
-            candidates |= {key for key, row in in_source.items() if in_target.get(key) != row}
+            wrong = {key for key, row in in_source.items() if in_target.get(key) != row}
+            candidates |= wrong
+            size += sum(size_of(in_source[key]) + size_of(in_target.get(key, ())) for key in wrong)
             self.count_read(len(rows))
-            if len(candidates) >= self.chunk_rows:
+            if len(candidates) >= self.chunk_rows or is_large(size):
                 await self._check(rechecker, candidates, self._keys_among)
-                candidates = set()
+                candidates, size = set(), 0
         await self._check(rechecker, candidates, self._keys_among)
 
     async def _backward(self, rechecker: Rechecker) -> None:

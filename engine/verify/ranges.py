@@ -25,7 +25,7 @@ from typing import Final
 from engine.proof import Unfinished
 from engine.schema import Table
 from engine.toolkit.checksums import Checksum, KeyRange
-from engine.toolkit.row_limit import RowLimit
+from engine.toolkit.row_limit import RowLimit, is_large, size_of
 from engine.verify.reader import AsyncReader, SourceReader, by_key, comparable_rows
 from engine.verify.report import Key
 
@@ -72,6 +72,8 @@ class RangeComparison:
         self._after: Key | None = None
         #: The range of each candidate.
         self._candidates: dict[Key, KeyRange] = {}
+        #: The characters of their rows, which a recheck may hold all at once.
+        self._size = 0
         #: The sums of the checksums of all ranges so far, or of their pieces.
         self.in_source = Checksum()
         self.in_target = Checksum()
@@ -164,7 +166,7 @@ class RangeComparison:
             rest: KeyRange | None = piece
             while rest is not None:
                 rest = await self._read_piece(rest)
-                if len(self._candidates) >= self._chunk_rows:
+                if len(self._candidates) >= self._chunk_rows or is_large(self._size):
                     await self.flush()
 
     async def _read_piece(self, piece: KeyRange) -> KeyRange | None:
@@ -189,10 +191,12 @@ class RangeComparison:
                     one != other and self._comparable(one) != self._comparable(other)
                 ):
                     self._candidates[key] = piece
+                    self._size += size_of(one or ()) + size_of(other)
             if more is None:
                 break
             target, more = await self._target.range_rows(self._table, KeyRange(more, piece.upto))
         self._candidates |= dict.fromkeys(in_source, piece)
+        self._size += sum(map(size_of, in_source.values()))
         return rest
 
     async def _pieces(
@@ -210,7 +214,7 @@ class RangeComparison:
 
     async def flush(self) -> None:
         """Decide about the candidates so far."""
-        candidates, self._candidates = self._candidates, {}
+        candidates, self._candidates, self._size = self._candidates, {}, 0
 
         async def read_again(keys: set[Key]) -> set[Key]:
             found: set[Key] = set()
