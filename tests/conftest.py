@@ -49,19 +49,13 @@ FAST_POSTGRES = ("fsync=off",)
 
 #: Modules whose tests take long, and whose tests on MariaDB are left to `make slow`.
 LONG = (
-    *("test_cascade_histories", "test_changed_values", "test_crash", "test_dead_letters"),
-    *("test_grants", "test_in_place"),
-    *(
-        "test_lost_changes",
-        "test_mapped_kills",
-        "test_mapping",
-        "test_passing",
-        "test_planted_faults",
-    ),
-    *("test_policies", "test_prepared_transactions", "test_pushdown", "test_quarantine"),
-    *("test_random_histories", "test_sampling", "test_sandbox", "test_schema_command"),
-    *("test_statement_format",),
-    *("test_unknown_foreign_keys", "test_unlogged_changes", "test_unlogged_kills", "test_vectors"),
+    *("test_alters_in_two_parts", "test_cascade_histories", "test_changed_values", "test_crash"),
+    *("test_dead_letters", "test_grants", "test_in_place", "test_lost_changes", "test_lost_log"),
+    *("test_mapped_kills", "test_mapping", "test_merged_tables", "test_passing"),
+    *("test_planted_faults", "test_policies", "test_prepared_transactions", "test_pushdown"),
+    *("test_quarantine", "test_random_histories", "test_sampling", "test_sandbox"),
+    *("test_schema_command", "test_statement_format", "test_unknown_foreign_keys"),
+    *("test_unlogged_changes", "test_unlogged_kills", "test_vectors"),
 )
 
 _used: list[AnyServer] = []
