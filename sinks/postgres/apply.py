@@ -200,9 +200,10 @@ class Applier:
             yield
         except TailraceError as error:
             if not error.retryable:
-                self._session.later(
-                    "ROLLBACK TO SAVEPOINT tailrace_rows", "RELEASE SAVEPOINT tailrace_rows"
-                )
+                # Alone: psycopg forgets its prepared statements then, also those that are sent with
+                # it in a pipeline, and executes them later all the same.
+                await self._session.execute_bulk("ROLLBACK TO SAVEPOINT tailrace_rows")
+                self._session.later("RELEASE SAVEPOINT tailrace_rows")
                 self._staging.restore(names)
             raise
         self._session.later("RELEASE SAVEPOINT tailrace_rows")
